@@ -1,4 +1,4 @@
-"""Causes that tests give to what they do."""
+"""Command contexts for tests."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
 class FixedClock:
-    """It is always noon, until a test says otherwise."""
+    """A clock that stays at noon until a test sets it."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.time = now
 
     def now(self) -> datetime:
-        """The time that was set."""
+        """Return the set time."""
         return self.time
 
     def at(self, moment: datetime) -> datetime:
-        """The moment itself, such as the database's."""
+        """Return a moment, such as the database's."""
         return moment
 
 
 @contextmanager
 def command(command_id: str = "command-1") -> Iterator[Cause]:
-    """What happens inside happens because of this command."""
+    """Run the block as one command."""
     with because(Cause("account:test", command_id, NOW)) as cause:
         yield cause

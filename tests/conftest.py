@@ -1,4 +1,4 @@
-"""The servers that the tests run on: containers where a Docker engine answers, else embedded."""
+"""Test servers: containers if a Docker engine is available, otherwise embedded servers."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from tests.running import EcoLinkUnderTest, running_ecolink
 
 TEMPLATE = "ecolink_template"
 CI = "ECOLINK_CI"
-"""Set where nothing may be skipped for want of a program."""
+"""Set if a missing program must fail a test instead of skipping it."""
 EXHIBITION = {"test_states.py", "test_budget.py", "test_job_page.py"}
-"""What looks at pages of a platform where nothing moves."""
+"""Modules that share the exhibition and its browser."""
 
 OWN_STACK = "tests/e2e/test_auto_pause.py"
 LONGEST = ("exhibition", "tests/e2e", OWN_STACK, "tests/browser")
-"""Begun first, so that no worker is left alone with one in the end."""
+"""Modules that start first, because they take longest."""
 
 STACK_SECONDS = 900
-"""For a test that may be the first to start a stack or a browser: what it starts is in its time."""
+"""Timeout of a test that may start a stack or a browser first."""
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 
-# A busy machine is no failure, and what fails can be made again.
+# No deadline, because the machine may be busy. The printed blob reproduces a failure.
 hypothesis.settings.register_profile(
     "patient",
     deadline=None,
@@ -57,13 +57,17 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How thorough the search for undocumented answers is, and where to put pictures."""
-    parser.addoption("--fuzz-requests", type=int, default=250, help="At least so many requests.")
-    parser.addoption("--screenshots", type=Path, help="Folder for a picture of each page's states.")
+    """Add options for the number of fuzz requests and the folder of screenshots."""
+    parser.addoption(
+        "--fuzz-requests", type=int, default=250, help=("Minimum number of fuzz requests.")
+    )
+    parser.addoption(
+        "--screenshots", type=Path, help=("Folder for a screenshot of each page's states.")
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of the whole product their time, if they say nothing of it."""
+    """Give tests of the whole product a longer timeout, unless they set their own."""
     for item in items:
         whole = item.path.parent.name in ("e2e", "browser")
         if whole and item.get_closest_marker("timeout") is None:
@@ -72,9 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A module is one worker's; so are modules that share what takes long to start.
+    """Run each module on one worker.
 
-    That is a stack, and the exhibition with its browser.
+    Modules that share a slow fixture also run on one worker: those with the stack, and those with
+    the exhibition and its browser.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -97,7 +102,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what tests have measured, whichever worker ran them: no test asserts a time."""
+    """Print the measurements of all workers. No test asserts a time."""
     reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
     told = [text for each in reports for name, text in each.user_properties if name == "measured"]
     if told:
@@ -107,12 +112,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_configure() -> None:
-    """Keep the developer's own configuration out of the tests."""
+    """Isolate the tests from the developer's configuration."""
     for name in [name for name in os.environ if name.startswith("ECOLINK_") and name != CI]:
         del os.environ[name]
-    os.environ["XDG_CONFIG_HOME"] = os.devnull  # there is no login in a folder that cannot be
+    os.environ["XDG_CONFIG_HOME"] = os.devnull  # the null device has no login
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        # Chosen long before a server binds it, a port must not be another worker's choice.
+        # Servers bind their ports late, so workers must not choose the same ports.
         number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         own = ports.candidates()[number::count]
         ports.candidates = lambda: own
@@ -120,20 +125,20 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the tiny base model."""
+    """Return the directory of the tiny base model."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A new home directory."""
+    """Return a new home directory."""
     with _home() as path:
         yield path
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Settings]:
-    """A PostgreSQL with a migrated database and a NATS with JetStream, for the whole run."""
+    """Run a PostgreSQL with a migrated database and a NATS with JetStream for the whole session."""
     with _home() as path:
         settings = Settings(home=path, test_payments=True)
         if docker_answers():
@@ -148,7 +153,7 @@ def servers() -> Iterator[Settings]:
 
 @pytest.fixture(scope="session")
 def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
-    """One stack for all tests of the whole product, with short minutes and quick heartbeats."""
+    """Run one stack for all tests of the whole product, with short minutes and fast heartbeats."""
     home = tmp_path_factory.mktemp("home")
     settings = Settings(
         home=home,
@@ -163,18 +168,18 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
 
 @pytest.fixture
 def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
-    """Settings of one test: a migrated database of its own, no streams, its own home."""
+    """Settings of one test: its own migrated database, no streams, its own home."""
     with own_database(servers, tmp_path) as own:
         yield own
 
 
 @contextmanager
 def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
-    """The servers with a migrated database of one's own, without streams, and a home."""
+    """Yield settings with a separate migrated database, no streams, and a home."""
     name = f"test_{uuid4().hex}"
-    with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever loop the test uses
+    with ThreadPoolExecutor(1) as thread:  # a separate event loop, whatever loop the test uses
         thread.submit(asyncio.run, _delete_streams(servers)).result()
-    # Copied as files: page by page, through the log, takes twice as long.
+    # Copying files takes half the time of copying pages through the WAL.
     _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
     yield servers.model_copy(
         update={
@@ -189,7 +194,7 @@ def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def unseeded(settings: Settings) -> None:
-    """Empties the event store, which has the catalog, for tests that count what they write."""
+    """Empty the event store, which contains the catalog, for tests that count their writes."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as connection:
         connection.execute("TRUNCATE ecolink_events RESTART IDENTITY")
@@ -212,7 +217,7 @@ def pool(settings: Settings) -> Iterator[ConnectionPool[Connection]]:
 
 @pytest.fixture
 async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
-    """JetStream, in which nothing is provisioned yet."""
+    """JetStream without streams."""
     connection = await bus.connect(settings)
     yield connection.jetstream()
     await connection.close()
@@ -220,10 +225,10 @@ async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
 
 @contextmanager
 def _home() -> Iterator[Path]:
-    """A folder that any user may reach, as the embedded PostgreSQL may need.
+    """Return a folder that any user can access, as the embedded PostgreSQL may need.
 
-    In memory where there is enough: the servers then do all that they do elsewhere, without the
-    wait for a disk. What these tests kill are processes, and the kernel keeps what those wrote.
+    The folder is in memory if there is enough, to avoid waiting for a disk. Tests kill only
+    processes, so the kernel keeps all writes.
     """
     roomy = MEMORY.exists() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
     with TemporaryDirectory(prefix="ecolink-", dir=MEMORY if roomy else None) as folder:
@@ -242,7 +247,7 @@ async def _delete_streams(settings: Settings) -> None:
 
 
 def _make_template(settings: Settings) -> None:
-    """A copy of the migrated database that nobody is ever connected to, so it can be cloned."""
+    """Create a copy of the migrated database without connections, so that it can be cloned."""
     _administer(settings, "CREATE DATABASE {} TEMPLATE {}", TEMPLATE, "ecolink")
 
 

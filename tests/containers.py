@@ -1,4 +1,4 @@
-"""The servers of the tests in containers, set up as the embedded ones are."""
+"""Test servers in containers, configured like the embedded ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NATS_PORT = 4222
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine can be used here."""
+    """Return True if a Docker engine is available."""
     try:
         return docker.from_env(timeout=5).ping()
     except DockerException:
@@ -34,7 +34,7 @@ def docker_answers() -> bool:
 
 @contextmanager
 def containers(settings: Settings) -> Iterator[Settings]:
-    """PostgreSQL with a migrated database, and NATS with JetStream and both accounts."""
+    """Run PostgreSQL with a migrated database, and NATS with JetStream and both accounts."""
     passwords = Passwords()
     database = PostgresContainer(
         POSTGRES_IMAGE, username=postgres.OWNER, password=passwords.postgres_owner, driver=None

@@ -1,4 +1,4 @@
-"""Event logs as tests need them: of some length, with holes, and as the bus carries them."""
+"""Event logs for tests: with many events, with holes, or as messages on the bus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMIT_EVENTS = 500
 
 
 def grow(log: EventLog, events: int, account_id: UUID = ACCOUNT_ID) -> None:
-    """Append some events of one account."""
+    """Append a number of events of one account."""
     account = log.find(Account, account_id)
     start = 0 if account is None else account.version
     with command(f"grow from {start}"):
@@ -33,7 +33,7 @@ def grow(log: EventLog, events: int, account_id: UUID = ACCOUNT_ID) -> None:
 
 
 def leave_hole(log: EventLog) -> None:
-    """Use up a notification id: a writer that comes too late is rolled back."""
+    """Use up a notification ID, as a writer does whose transaction is rolled back."""
     late = log.load(Account, ACCOUNT_ID)
     grow(log, 1)
     with command("late"):
@@ -46,7 +46,7 @@ def leave_hole(log: EventLog) -> None:
 
 
 def notifications(log: EventLog) -> list[Notification]:
-    """The whole log."""
+    """Return all notifications of the log."""
     found: list[Notification] = []
     while batch := log.recorder.select_notifications(
         start=found[-1].id if found else None, limit=1000, inclusive_of_start=False
@@ -56,7 +56,7 @@ def notifications(log: EventLog) -> list[Notification]:
 
 
 def envelopes(log: EventLog) -> list[Envelope]:
-    """The whole log, as the relay publishes it."""
+    """Return the whole log as the relay publishes it."""
     found = notifications(log)
     return [
         Envelope.of(item, prev_id)
@@ -65,10 +65,10 @@ def envelopes(log: EventLog) -> list[Envelope]:
 
 
 def ids(log: EventLog) -> list[int]:
-    """Notification ids of the whole log."""
+    """Return the notification IDs of the whole log."""
     return [item.id for item in notifications(log)]
 
 
 def has_holes(positions: list[int]) -> bool:
-    """Whether some ids between the first and the last are missing."""
+    """Return True if IDs between the first and the last are missing."""
     return any(after != before + 1 for before, after in pairwise(positions))

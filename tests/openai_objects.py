@@ -1,6 +1,6 @@
-"""Whether what the `openai` client was answered is what its own typed models promise.
+"""Validation of responses against the `openai` client's own models.
 
-The client builds its models without validating: a field that is missing shows only when it is read.
+The client does not validate. A missing field would show only when it is read.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pydantic import ValidationError
 M = TypeVar("M", bound=openai.BaseModel)
 
 OURS: dict[tuple[int | str, ...], set[str]] = {("status",): {"paused"}}
-"""Values beyond the client's enumerations, which it passes on as they are."""
+"""Values outside the client's enumerations, which it returns unchanged."""
 
 
 def whole(answered: M) -> M:
-    """The object itself, validated against its class: every required field is there and typed."""
+    """Validate an object against its class and return it."""
     try:
         type(answered).model_validate(answered.to_dict(mode="json", exclude_unset=True))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Waiting for a condition, for at most so long."""
+"""Polling for a condition with a deadline."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 60.0  # what takes a second takes ten on a machine that does other things too
+TIMEOUT_SECONDS = 60.0  # generous, because the machine may be busy
 
 
 def eventually(condition: Callable[[], T], timeout: float = TIMEOUT_SECONDS) -> T:
-    """The first true result of the condition; fails after `timeout` seconds with the last one."""
+    """Return the first true result of a condition. Fails after `timeout` seconds."""
     deadline, pause = time.monotonic() + timeout, 0.02
     while not (result := condition()):
         assert time.monotonic() < deadline, f"still {result!r} after {timeout} s"
         time.sleep(pause)
-        pause = min(1.1 * pause, 0.2)  # whoever waits long takes less from what it waits for
+        pause = min(1.1 * pause, 0.2)  # long waits poll less often
     return result
 
 
 async def eventually_async(condition: Callable[[], Awaitable[T]]) -> T:
-    """As `eventually`, of a condition that is awaited."""
+    """Like `eventually`, for an awaitable condition."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not (result := await condition()):
         assert time.monotonic() < deadline, f"still {result!r} after {TIMEOUT_SECONDS} s"

@@ -1,4 +1,4 @@
-"""Projections beside a test, brought up to date all at once: the projector takes each by itself."""
+"""Projections for tests, updated together. The projector updates each separately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOK_SECONDS, AT_ONCE = 0.2, 500
 
 
 def project(log: EventLog, connection: Connection) -> None:
-    """Fold what the log has and the rows lack, every projection's position with its rows."""
+    """Project new events of the log, and store the position of every projection."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('project'))")
         rows = cursor.execute("SELECT name, position FROM projection_positions").fetchall()
@@ -43,7 +43,7 @@ def project(log: EventLog, connection: Connection) -> None:
 
 @contextmanager
 def projecting(settings: Settings) -> Iterator[None]:
-    """Projections that follow the log, until the end."""
+    """Follow the log with all projections until the end of the block."""
     ended = Event()
     with (
         open_log(settings, pool_size=1) as log,

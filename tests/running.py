@@ -1,4 +1,4 @@
-"""A whole EcoLink for tests of the product: every process, a tiny base model, accounts."""
+"""A complete EcoLink for tests: every process, a tiny base model and accounts."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from infrastructure.settings import Settings
 from tests.builders.tiny_model import TINY_SHAPE, make_tiny_model
 from tests.polling import eventually
 
-TIMEOUT_SECONDS = 300.0  # of a job on a machine that does other things too
+TIMEOUT_SECONDS = 300.0  # generous, because the machine may be busy
 
 GPUS = {"region": "local", "gpu_type": "cpu"}
-"""Of a job's form. Left open, they would be those where the job costs least."""
+"""Region and GPU type of a job. Without them, EcoLink picks the cheapest."""
 
 
 class PatientClient(Client):
-    """Asks again where the read models are late, as it is told to, and as a person would."""
+    """A client that retries while read models are late."""
 
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
-        """As the client's, once there is an answer."""
+        """GET, with retries."""
         ask = super().get
         return _once_visible(lambda: ask(path, **params))
 
     def post(
         self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """As the client's, once there is an answer; what is posted here may be repeated."""
+        """POST, with retries. Every POST of these tests is safe to repeat."""
         ask = super().post
         return _once_visible(lambda: ask(path, body, idempotency_key=idempotency_key))
 
@@ -89,7 +89,7 @@ class EcoLinkUnderTest:
 
     @contextmanager
     def newcomer(self, dollars: float = 25) -> Iterator[EcoLinkUnderTest]:
-        """The same stack as a new account with so much money sees it."""
+        """Return the stack with a client of a new account with this balance."""
         account = fresh_account(self.settings, "newcomer")
         assert self.settings.gateway_url is not None
         with PatientClient(Endpoint(self.settings.gateway_url, account.key)) as client:
@@ -98,7 +98,7 @@ class EcoLinkUnderTest:
             yield theirs
 
     def top_up(self, dollars: float) -> None:
-        """Confirm that money arrived, and wait until the balance has it; none is no payment."""
+        """Confirm a payment, if any, and wait until the balance includes it."""
         if dollars == 0:
             return
         micros = round(dollars * 1_000_000)
@@ -107,15 +107,15 @@ class EcoLinkUnderTest:
         eventually(lambda: self.balance_micros() >= before + micros)
 
     def balance_micros(self) -> int:
-        """What the account has, as its page would say it."""
+        """Return the balance as the account's page shows it."""
         return self.client.get("/account")["balance"]["micros"]
 
     def sign_in_link(self) -> str:
-        """Where a browser is signed in as the account, once."""
+        """Return a one-time link that signs in as the account."""
         return sign_in_link(self.settings, self.account)
 
     def dataset(self, folder: Path, examples: int) -> str:
-        """Upload some small chats; wait until they are ready and counted. Returns the id."""
+        """Upload some small chats and wait until they are ready and counted. Return the ID."""
         path = folder / "chats.jsonl"
         path.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
         uploaded = self.client.upload(path, "chats")
@@ -123,7 +123,7 @@ class EcoLinkUnderTest:
         return uploaded["id"]
 
     def approve(self, dataset: str, gpu_count: int = 1, **hyperparameters: Any) -> str:
-        """Approve a job on the tiny base; returns its path in the API."""
+        """Approve a job on the tiny base model. Return its path in the API."""
         body = {
             "dataset": dataset,
             "base_model": "tiny",
@@ -136,17 +136,17 @@ class EcoLinkUnderTest:
         return f"/jobs/{job['id']}"
 
     def events(self, path: str, topic: str) -> list[dict[str, Any]]:
-        """Fields of a job's events of one topic, in order."""
+        """Return the fields of a job's events of one topic, in order."""
         timeline = self.client.get(f"{path}/timeline")["data"]
         return [event["fields"] for event in timeline if event["topic"] == topic]
 
     def await_events(self, path: str, topic: str, count: int) -> list[dict[str, Any]]:
-        """Wait until a job has so many events of a topic."""
+        """Wait until a job has this many events of a topic."""
         eventually(lambda: len(self.events(path, topic)) >= count, TIMEOUT_SECONDS)
         return self.events(path, topic)
 
     def await_status(self, path: str, status: str) -> dict[str, Any]:
-        """Wait until a job stands in a state, with all its meters closed."""
+        """Wait until a job is in a state and all of its meters are closed."""
 
         def reached() -> bool:
             job = self.client.get(path)
@@ -157,7 +157,7 @@ class EcoLinkUnderTest:
         return self.client.get(path)
 
     def await_end(self, path: str) -> dict[str, Any]:
-        """Wait until a job is registered or failed, and all its meters are closed."""
+        """Wait until a job is registered or failed and all of its meters are closed."""
 
         def ended() -> bool:
             job = self.client.get(path)
@@ -170,13 +170,13 @@ class EcoLinkUnderTest:
         return self.client.get(path)
 
     def trainer(self) -> psutil.Process:
-        """The trainer's process of the one pod that runs: the child of its shim."""
+        """Return the trainer process of the only running pod. It is the child of the pod's shim."""
         (shim,) = living_pods(Home(self.settings.home))
         (child,) = shim.children()
         return child
 
     def kill(self, name: str) -> None:
-        """kill -9 a process of the stack, and wait until the supervisor has it running again."""
+        """Kill a process of the stack with SIGKILL and wait until the supervisor restarts it."""
         before = self._child(name)
         assert before.pid is not None
         psutil.Process(before.pid).kill()
@@ -190,7 +190,7 @@ class EcoLinkUnderTest:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """While this lasts, a process of the stack does nothing."""
+        """Stop a process of the stack with SIGSTOP during the block."""
         process = psutil.Process(self._child(name).pid)
         process.suspend()
         try:
@@ -199,7 +199,7 @@ class EcoLinkUnderTest:
             process.resume()
 
     def spend_all_but(self, seconds: int, job: str) -> None:
-        """Use up the balance, but for so much time of a job; as if by others of the account."""
+        """Spend the balance except for some seconds of a job, as if by the account's other jobs."""
         rate = self.client.get(job)["rate_per_hour"]["micros"]
         with acting_for_the_demo(self.settings) as use_cases:
             account = use_cases.log.load(Account, self.account.account_id)
@@ -224,12 +224,12 @@ def _chat(n: int) -> dict[str, Any]:
 
 @contextmanager
 def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTest]:
-    """A stack with the tiny base model and a client of its demo account."""
+    """Run a stack with the tiny base model and a client of its demo account."""
     settings.home.chmod(0o755)
     model = make_tiny_model(folder / "tiny")
     with ExitStack() as running:
         with pytest.MonkeyPatch.context() as environment:
-            # A tiny model only waits for a second thread, which takes a core from others meanwhile.
+            # A second thread does not speed up a tiny model, and takes a core from others.
             environment.setenv("OMP_NUM_THREADS", "1")
             started = running.enter_context(stack.up(settings))
         manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)

@@ -1,4 +1,4 @@
-"""What happens on the platform, told with the real aggregates and written to a log."""
+"""Histories of the platform, written to a log with the real aggregates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOUND_AT = NOW + timedelta(seconds=5)
 
 
 class Story:
-    """Chapters that can be told one by one; each is one or more commands."""
+    """Steps of a history. Each is one or more commands."""
 
     def __init__(self, log: EventLog, account_id: UUID = ACCOUNT_ID, job_id: UUID = JOB_ID) -> None:
         self.log = log
@@ -51,27 +51,27 @@ class Story:
 
     @property
     def account(self) -> Account:
-        """The account as the log has it."""
+        """Return the account from the log."""
         return self.log.load(Account, self.account_id)
 
     @property
     def job(self) -> Job:
-        """The job as the log has it."""
+        """Return the job from the log."""
         return self.log.load(Job, self.job_id)
 
     def meter(self, segment: int) -> Meter:
-        """A segment's meter as the log has it."""
+        """Return a segment's meter from the log."""
         return self.log.load(Meter, meter_id(self.job_id, segment))
 
     def open_account(self, balance_micros: int) -> None:
-        """A customer with credit."""
+        """Open an account with credit."""
         with command(f"open account {self.account_id} with {balance_micros}"):
             account = Account.open(self.account_id, Role.USER, "UTC")
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)
 
     def top_up(self, amount_micros: int, reference: str, provider: str = "manual") -> None:
-        """A payment that arrived."""
+        """Confirm a payment."""
         receipt = Receipt(provider=provider, reference=reference, amount_micros=amount_micros)
         with command(f"top up {reference}"):
             account, payment = self.account, Payment.receive(self.account_id, receipt)
@@ -79,14 +79,14 @@ class Story:
             self.log.commit(payment, account)
 
     def issue_key(self) -> ApiKey:
-        """An API key."""
+        """Issue an API key."""
         with command("issue key"):
             key = ApiKey.issue(self.account_id, Role.USER, SECRET)
             self.log.commit(key)
         return key
 
     def import_base(self, name: str = "tiny") -> BaseModel:
-        """A base model."""
+        """Import a base model."""
         with command("import base"):
             base = BaseModel.imported(
                 name, PLAN.base_ref, "b" * 64, "llama", 50_000, 256, TINY_SHAPE
@@ -95,33 +95,33 @@ class Story:
         return base
 
     def deploy_base(self, name: str = "tiny") -> None:
-        """The base's deployment, which was proven to work."""
+        """Deploy the base model and activate the deployment."""
         with command(f"deploy {name}"):
             deployment = base_deployment(self.log, self.log.load(BaseModel, base_model_id(name)))
             deployment.activate()
             self.log.commit(deployment)
 
     def deploy_checkpoint(self, step: int) -> str:
-        """A checkpoint shall answer, under the name that this returns."""
+        """Deploy a checkpoint and return its name."""
         with command(f"deploy {step}"):
             return Deploying(self.log).deploy_checkpoint(self.account_id, self.job_id, step).model
 
     def activate(self, model: str) -> None:
-        """What the account deployed has proven to work."""
+        """Activate the account's deployment."""
         with command(f"activate {model}"):
             deployment = self._deployment(model)
             deployment.activate()
             self.log.commit(deployment)
 
     def fail_deployment(self, model: str) -> None:
-        """What the account deployed cannot be served."""
+        """Fail the account's deployment."""
         with command(f"fail {model}"):
             deployment = self._deployment(model)
             deployment.fail("no_room", "It does not fit.")
             self.log.commit(deployment)
 
     def undeploy(self, model: str) -> None:
-        """What the account deployed answers no more."""
+        """Undeploy the account's deployment."""
         with command(f"undeploy {model}"):
             Deploying(self.log).undeploy(self.account_id, model)
 
@@ -129,14 +129,14 @@ class Story:
         return self.log.load(Deployment, deployment_id(self.account_id, model))
 
     def prepare_dataset(self) -> None:
-        """A dataset that is uploaded and ready."""
+        """Upload and validate a dataset."""
         with command("upload"):
             dataset = Dataset.uploaded(DATASET_ID, self.account_id, "uploads/a", "a" * 64, 1000)
             dataset.validate(PLAN.dataset_ref, PLAN.dataset_sha256, 100, 3, "datasets/a/report")
             self.log.commit(dataset)
 
     def open_pool(self, capacity: int = 1) -> None:
-        """GPUs."""
+        """Add GPUs to a pool."""
         with command("open pool"):
             pool = GpuPool.open(PLAN.region, PLAN.gpu_type)
             pool.change_capacity(capacity)
@@ -144,25 +144,25 @@ class Story:
 
     @property
     def pool(self) -> GpuPool:
-        """The GPU pool as the log has it."""
+        """Return the GPU pool from the log."""
         return self.log.load(GpuPool, gpu_pool_id(PLAN.region, PLAN.gpu_type))
 
     def approve_job(self) -> None:
-        """A job that stands in the queue."""
+        """Approve a job, which is queued."""
         with command("approve"):
             job, pool = Job.approve(self.job_id, self.account_id, PLAN, ESTIMATE), self.pool
             pool.request(Claim(self.account_id, self.job_id, 1, PLAN.gpu_count))
             self.log.commit(job, pool)
 
     def request_gpus(self, segment: int) -> None:
-        """The next segment stands in the queue."""
+        """Queue the next segment."""
         with command(f"request {segment}"):
             pool = self.pool
             pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
             self.log.commit(pool)
 
     def allocate_segment(self, segment: int) -> None:
-        """The next segment has its GPUs."""
+        """Allocate GPUs to the next segment."""
         with command(f"allocate {segment}"):
             job, pool = self.job, self.pool
             pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
@@ -173,7 +173,7 @@ class Story:
             self.log.commit(pool, job)
 
     def grant_lease(self, segment: int, seconds: int = LEASE_SECONDS) -> None:
-        """The segment's meter, with its first lease."""
+        """Open the segment's meter with its first lease."""
         with command(f"lease {segment}"):
             account = self.account
             meter = Meter.open(
@@ -184,21 +184,21 @@ class Story:
             self.log.commit(meter, account)
 
     def start_pod(self, segment: int, host: str | None = None) -> None:
-        """The launcher bound the GPUs, on a host."""
+        """Bind the GPUs on a host."""
         with command(f"pod {segment}"):
             job = self.job
             job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT, host)
             self.log.commit(job)
 
     def start_training(self, segment: int, step: int = 0) -> None:
-        """Model and data are loaded."""
+        """Start training."""
         with command(f"train {segment}"):
             job = self.job
             job.start_training(segment, step, 30, 95, 5)
             self.log.commit(job)
 
     def save_checkpoint(self, segment: int, step: int, elapsed_seconds: int) -> None:
-        """A checkpoint."""
+        """Save a checkpoint."""
         with command(f"checkpoint {segment} {step}"):
             job = self.job
             ref = f"checkpoints/{segment}/{step}"
@@ -208,21 +208,21 @@ class Story:
             self.log.commit(job)
 
     def reject_checkpoint(self, segment: int, ref: str) -> None:
-        """A segment could not resume from a checkpoint."""
+        """Reject a checkpoint that a segment could not resume from."""
         with command(f"reject {ref}"):
             job = self.job
             job.reject_checkpoint(segment, ref, RejectionReason.CORRUPT)
             self.log.commit(job)
 
     def prune_checkpoints(self, number: int) -> None:
-        """What the scheduler does after a checkpoint, for the n-th time."""
+        """Prune checkpoints, as the scheduler does after the n-th checkpoint."""
         with command(f"prune {number}"):
             job = self.job
             job.prune_checkpoints(deployed_refs(self.log, job))
             self.log.commit(job)
 
     def bill(self, segment: int, elapsed_seconds: int) -> None:
-        """The ticker's work."""
+        """Bill the elapsed time, as the ticker does."""
         with command(f"tick {segment} {elapsed_seconds}"):
             account, meter = self.account, self.meter(segment)
             captured = meter.post_minutes(elapsed_seconds, MINUTE_SECONDS)
@@ -230,14 +230,14 @@ class Story:
             self.log.commit(account, meter)
 
     def start_evaluation(self, segment: int) -> None:
-        """All steps are done."""
+        """Start the evaluation after the last step."""
         with command(f"evaluate {segment}"):
             job = self.job
             job.start_evaluation(segment, 30)
             self.log.commit(job)
 
     def complete(self, segment: int) -> None:
-        """Evaluated and registered."""
+        """Evaluate and register the job."""
         with command(f"complete {segment}"):
             job = self.job
             job.start_evaluation(segment, 30)
@@ -260,7 +260,7 @@ class Story:
         error_class: str | None = None,
         can_pay: bool = True,
     ) -> None:
-        """The process is over, the GPUs are free, and the meter is settled."""
+        """End the segment: release the GPUs and settle the meter."""
         with command(f"end {segment}"):
             job, pool = self.job, self.pool
             job.end_segment(
@@ -284,42 +284,42 @@ class Story:
             self._settle(segment, elapsed_seconds, ended.kept_seconds)
 
     def pause(self) -> None:
-        """The owner asks for a pause."""
+        """Request a pause as the owner."""
         with command("pause"):
             job = self.job
             job.pause()
             self._save_stopping(job)
 
     def resume(self, rate_micros_per_hour: int = PLAN.rate_micros_per_hour) -> None:
-        """The owner resumes, through gates that are not this story's."""
+        """Resume as the owner. The gates are not checked."""
         with command("resume"):
             job = self.job
             job.resume(ESTIMATE, rate_micros_per_hour, "test")
             self.log.commit(job)
 
     def cancel(self) -> None:
-        """The owner cancels."""
+        """Cancel as the owner."""
         with command("cancel"):
             job = self.job
             job.cancel(RETENTION)
             self._save_stopping(job)
 
     def promote(self) -> None:
-        """The owner makes a model of what was saved."""
+        """Promote the last checkpoint to a model."""
         with command("promote"):
             job = self.job
             job.promote()
             self.log.commit(job)
 
     def expire_adapter(self) -> None:
-        """The retention time passes."""
+        """Expire the adapter at the end of its retention."""
         with because(Cause("service:scheduler", "expire", NOW + RETENTION)):
             job = self.job
             job.expire_adapter()
             self.log.commit(job)
 
     def _save_stopping(self, job: Job) -> None:
-        """Save; a job that waits leaves the queue, one that runs is yet to stop."""
+        """Save the job. A queued job leaves the queue, and a running one is stopping."""
         pool = self.pool
         if job.running is None:
             pool.withdraw(job.id)
@@ -335,7 +335,7 @@ class Story:
         self.log.commit(account, meter)
 
     def run_until(self, chapter: str) -> None:
-        """The beginning of every job, up to and including a chapter."""
+        """Run a job's history up to and including a step."""
         for name, tell in (
             ("account", lambda: self.open_account(1_000_000)),
             ("pool", self.open_pool),
@@ -351,7 +351,7 @@ class Story:
         raise AssertionError(f"there is no chapter {chapter}")
 
     def run_with_a_crash(self) -> None:
-        """A whole life: a crash after 100 s whose last 60 s are credited, then 130 s to the end."""
+        """Run a job with a crash after 100 s, of which 60 s are credited, then 130 s to the end."""
         self.import_base()
         self.deploy_base()
         self.prepare_dataset()

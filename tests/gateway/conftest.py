@@ -1,4 +1,4 @@
-"""A gateway on a database of its own, with people who call it and a projector beside it."""
+"""A gateway with its own database, account holders and a projector."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.projecting import projecting as following_projections
 BASE_MODEL = "tiny"
 DOLLAR = 1_000_000
 MEBIBYTE = 1024**2
-START_SECONDS = 60.0  # of a process on a machine that has other things to do
+START_SECONDS = 60.0  # generous, because the machine may be busy
 UPLOAD_BYTES = int(os.environ.get("ECOLINK_TEST_UPLOAD_MIB", "60")) * MEBIBYTE
 """Of the large file that is uploaded to a gateway process; 512 MiB by hand."""
 
@@ -69,7 +69,7 @@ LENGTHS = TokenLengths.of([50] * 10).model_copy(
 
 @dataclass
 class World:
-    """Makes what a test is given, straight through the use cases."""
+    """Creates test data directly through the use cases."""
 
     settings: Settings
     log: EventLog
@@ -108,7 +108,7 @@ class World:
         return dataset_id
 
     def validate(self, dataset_id: UUID, *, counted: bool = True) -> None:
-        """A dataset's ten examples are validated, and counted in tokens of the base."""
+        """Validate a dataset with ten examples, and count its tokens for the base model."""
         with because(self.cause):
             dataset = self.log.load(Dataset, dataset_id)
             content, report = dataset_id.hex * 2, "datasets/x/report.json"
@@ -118,7 +118,7 @@ class World:
             self.log.commit(dataset)
 
     def count(self, dataset_id: UUID) -> None:
-        """A validated dataset is counted in tokens of the base."""
+        """Count the tokens of a validated dataset for the base model."""
         with because(self.cause):
             dataset = self.log.load(Dataset, dataset_id)
             dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
@@ -133,7 +133,7 @@ class World:
         self.open_pool("cpu", 2)
 
     def deploy_base(self, name: str = BASE_MODEL) -> None:
-        """What serves has proven that it can."""
+        """Deploy the base model and activate the deployment."""
         with because(self.cause):
             self.activate(self.deploying.deploy_base(name))
 
@@ -143,7 +143,7 @@ class World:
             self.log.commit(deployment)
 
     def open_pool(self, gpu_type: str, capacity: int) -> None:
-        """GPUs that nobody holds yet."""
+        """Add free GPUs to a pool."""
         with because(self.cause):
             if self.log.find(GpuPool, gpu_pool_id("local", gpu_type)) is None:
                 pool = GpuPool.open("local", gpu_type)
@@ -155,7 +155,7 @@ class World:
             self.ecolink.grant_credit(person.account_id, amount_micros, str(uuid4()))
 
     def spend(self, person: Person) -> None:
-        """A segment uses up the balance."""
+        """Use up the balance with a segment."""
         with because(self.cause):
             account = self.log.load(Account, person.account_id)
             spent = account.available_micros
@@ -163,11 +163,11 @@ class World:
             self.log.commit(account)
 
     def topics(self) -> list[str]:
-        """Of every event in the log."""
+        """Return the topics of all events in the log."""
         return [each.topic for each in self.log.recorder.select_notifications(start=1, limit=1000)]
 
     def occupy(self, count: int = 1) -> None:
-        """Somebody else's segment holds some GPUs."""
+        """Occupy GPUs with a segment of another account."""
         with because(self.cause):
             pool = self.log.load(GpuPool, gpu_pool_id("local", "cpu"))
             claim = Claim(uuid4(), uuid4(), 1, count)
@@ -176,21 +176,21 @@ class World:
             self.log.commit(pool)
 
     def project(self) -> None:
-        """Bring every projection up to date."""
+        """Update every projection."""
         with connect(self.settings) as connection:
             project(self.log, connection)
 
 
 @pytest.fixture
 def world(settings: Settings) -> Iterator[World]:
-    """The store behind the gateway."""
+    """The store of the gateway."""
     with open_log(settings, pool_size=1) as log:
         yield World(settings, log)
 
 
 @pytest.fixture
 def projecting(settings: Settings) -> Iterator[None]:
-    """Projections that follow the log, as the projector process does."""
+    """Projections that follow the log, like the projector process."""
     with following_projections(settings):
         yield
 
@@ -208,9 +208,10 @@ def _prepared() -> FastAPI:
 
 
 def application(settings: Settings) -> FastAPI:
-    """A gateway's application, for one test at a time: FastAPI reads the signatures once for all.
+    """Return an application of the gateway for one test at a time.
 
-    That takes longer, at the first call of each route, than most tests.
+    FastAPI analyses each route at its first call, which takes longer than most tests. So all tests
+    share the application.
     """
     app = _prepared()
     app.router.lifespan_context = create_app(settings).router.lifespan_context
@@ -219,13 +220,13 @@ def application(settings: Settings) -> FastAPI:
 
 @pytest.fixture
 def client(late_client: TestClient, projecting: None) -> TestClient:
-    """A client of a gateway, with no key of its own."""
+    """A client of a gateway, without a key."""
     return late_client
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that runs as a process."""
+    """A gateway process."""
 
     process: psutil.Process
     url: str
@@ -240,7 +241,7 @@ def gateway(settings: Settings, projecting: None) -> Iterator[Gateway]:
 
 @contextmanager
 def running_gateway(settings: Settings) -> Iterator[Gateway]:
-    """A gateway process, which must end well on SIGTERM."""
+    """Run a gateway process, which must exit cleanly on SIGTERM."""
     filled = settings.model_copy(
         update={"gateway_port": free_port(0), "dataset_max_bytes": UPLOAD_BYTES + 4 * MEBIBYTE}
     )

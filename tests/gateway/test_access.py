@@ -1,4 +1,4 @@
-"""Keys, roles, and other people's things."""
+"""Keys, roles, and objects of other accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credits, the balance and the ledger: integers of micro-dollars everywhere."""
+"""Credits, balance and ledger in integer micro-dollars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Top-ups, statements and CSV."""
+"""Top-ups, statements and CSV downloads."""
 
 from __future__ import annotations
 

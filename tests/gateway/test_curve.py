@@ -1,4 +1,4 @@
-"""The curve of a job: thin enough for a screen, and with every spike."""
+"""The reduced loss curve of a job keeps every spike."""
 
 from __future__ import annotations
 

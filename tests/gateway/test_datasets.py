@@ -1,4 +1,4 @@
-"""Uploads: what is kept, what is refused, and that a refusal leaves nothing behind."""
+"""Uploads through the native API. A refused upload leaves nothing behind."""
 
 from __future__ import annotations
 

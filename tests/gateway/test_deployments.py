@@ -1,4 +1,4 @@
-"""Deploying and undeploying, as a model's owner, a stranger and the operator call them."""
+"""Deploy and undeploy as a model's owner, another account and the operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.gateway.test_job_commands import Owner
 
 
 class Deployer(Owner):
-    """A person whose job registered a model and still has a checkpoint."""
+    """A person whose job registered a model and has a checkpoint."""
 
     def __init__(self, client: TestClient, world: World, *, deploy: bool = False) -> None:
         super().__init__(client, world, deploy=deploy)
@@ -40,7 +40,7 @@ class Deployer(Owner):
         return {each["model"]: each["status"] for each in answer.json()["data"]}
 
     def serve(self, model: str) -> None:
-        """What serves has it in memory."""
+        """Load the deployment in the serving process."""
         self.world.activate(
             self.world.log.load(Deployment, deployment_id(self.person.account_id, model))
         )

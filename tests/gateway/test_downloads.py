@@ -1,4 +1,4 @@
-"""Downloads: files of checkpoints, models and datasets, whole and in parts."""
+"""Downloads of checkpoints, models and datasets, complete and by range."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
 
 @pytest.fixture
 def owner(client: TestClient, world: World, tmp_path: Path) -> Owner:
-    """The owner of a job with one checkpoint, whose files are in the store."""
+    """The owner of a job with one checkpoint, whose files are stored."""
     owner, folder = Owner(client, world), tmp_path / "adapter"
     (folder / "more").mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
@@ -37,7 +37,7 @@ def owner(client: TestClient, world: World, tmp_path: Path) -> Owner:
 
 @pytest.fixture
 def files(owner: Owner) -> str:
-    """Path of the files of the one checkpoint, once it is visible."""
+    """Return the path of the checkpoint's files once it is visible."""
     path = f"{owner.path}/checkpoints/10/files"
     owner.world.project()
     return path
@@ -45,7 +45,7 @@ def files(owner: Owner) -> str:
 
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is passed on in several parts."""
+    """Read files in several parts."""
     monkeypatch.setattr(stored, "RANGE_BYTES", 1000)
 
 

@@ -1,4 +1,4 @@
-"""One shape for every error, and nothing of the inside on the outside."""
+"""Error responses have one format and hide internal details."""
 
 from __future__ import annotations
 

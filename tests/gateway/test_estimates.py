@@ -1,4 +1,4 @@
-"""Pricing a job before it is approved."""
+"""Quotes of a job before its approval."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_examples_that_lose_their_end_are_warned_of_before_and_after_the_approva
 
 
 def machine_is(world: World, **changed: object) -> None:
-    """The scheduler found this of the machine behind the CPU-backed pool."""
+    """Record the scheduler's measurements of the machine behind the CPU pool."""
     machine = Machine(host="elsewhere", processor="test", cores=2, dtype=Dtype.BF16, tflops={})
     with because(world.cause):
         pool = world.log.load(GpuPool, gpu_pool_id("local", "cpu"))

@@ -1,4 +1,4 @@
-"""The stream of events: what was missed first, then what happens, and how it ends."""
+"""The event stream: missed events first, then new ones, then its end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def received(socket: WebSocketTestSession, count: int) -> list[dict[str, Any]]:
 
 
 def refusal(client: TestClient, query: str = "", **handshake: Any) -> tuple[int, str]:
-    """Code and reason with which a socket is closed that was refused."""
+    """Return the close code and reason of a refused socket."""
     with client.websocket_connect(f"{STREAM}{query}", **handshake) as socket:
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()
@@ -112,7 +112,7 @@ def test_a_key_that_is_revoked_while_its_stream_opens_gets_none(
         admission = admitted(*asking)
         world.revoke(person)
         head = world.log.recorder.max_notification_id()
-        eventually(lambda: feed.position >= head)  # nobody follows yet whom it could tell
+        eventually(lambda: feed.position >= head)  # no client follows yet
         return admission
 
     monkeypatch.setattr(events, "_admitted", revoked_behind)
@@ -120,7 +120,7 @@ def test_a_key_that_is_revoked_while_its_stream_opens_gets_none(
 
 
 class Stalled:
-    """A socket whose client takes three messages, and then none."""
+    """A socket whose client reads three messages and then stops."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -177,7 +177,7 @@ async def test_a_gateway_that_ends_tells_where_to_go_on(world: World) -> None:
 async def test_however_far_behind_nobody_misses_an_event(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three clients of different haste, on a feed that keeps less than they are behind."""
+    """Three clients of different speed on a feed that keeps fewer events than they miss."""
     monkeypatch.setattr(event_feed, "KEPT_EVENTS", 10)
     monkeypatch.setattr(event_feed, "BATCH_EVENTS", 7)
     total, stranger = 150, uuid4()
@@ -208,7 +208,7 @@ async def test_however_far_behind_nobody_misses_an_event(
         await asyncio.to_thread(write)
         got = [await each for each in clients]
     expected = everything_of(world, ACCOUNT_ID)
-    assert feed.floor > expected[20]  # it did forget
+    assert feed.floor > expected[20]  # the feed dropped old events
     assert [each[:total] for each in got] == [expected[:total]] * 3
 
 
@@ -235,7 +235,7 @@ def test_a_gateway_that_is_started_anew_goes_on_where_the_other_ended(
 
 
 def everything_of(world: World, account_id: UUID) -> list[int]:
-    """The sequences of all of an account's events."""
+    """Return the sequences of all events of an account."""
     return [
         each.id
         for each in notifications(world.log)
@@ -244,13 +244,13 @@ def everything_of(world: World, account_id: UUID) -> list[int]:
 
 
 class Broken:
-    """A listener that cannot be told anything."""
+    """A listener that raises an error."""
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         raise KeyError(len(batch))
 
     def wake(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
 async def test_a_listener_that_breaks_takes_nothing_from_the_others(
@@ -262,7 +262,7 @@ async def test_a_listener_that_breaks_takes_nothing_from_the_others(
         nobody = Interest(uuid4())
         with contextlib.ExitStack() as stack:
             followers = []
-            for _ in range(10):  # whatever the order in which they are told
+            for _ in range(10):  # in any order of listeners
                 stack.enter_context(feed.tells(Broken()))
                 followers.append(
                     stack.enter_context(feed.follow(nobody, feed.position, person.key_id))

@@ -1,4 +1,4 @@
-"""Events since a sequence: whose, in what order, none missed and none twice."""
+"""Events after a sequence: filtered by account, in order, without gaps or repeats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(client: TestClient, person: Person, **asked: Any) -> dict[str, Any]:
 
 
 def everything(client: TestClient, person: Person, limit: int, **asked: Any) -> list[Any]:
-    """Page by page until there are no more."""
+    """Read all pages."""
     found, after = [], 0
     while True:
         got = page(client, person, after=after, limit=limit, **asked)
@@ -106,7 +106,7 @@ def test_who_has_seen_a_job_follows_it_from_there(client: TestClient, world: Wor
 def test_pages_neither_miss_nor_repeat(
     late_client: TestClient, world: World, projects: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the projector works or not."""
+    """The projector may be running or not."""
     monkeypatch.setattr(event_feed, "BATCH_EVENTS", 20)
     monkeypatch.setattr(event_feed, "SCANNED_EVENTS", 40)
     person = world.person()

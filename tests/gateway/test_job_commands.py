@@ -1,4 +1,4 @@
-"""Pause, resume, cancel and promote, as an account holder calls them."""
+"""Pause, resume, cancel and promote as an account holder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Owner:
         return [event["topic"] for event in timeline.json()["data"]]
 
     def train(self, segment: int = 1, *, checkpoint: int | None = 10) -> None:
-        """A segment trains, and saves."""
+        """Train a segment and save a checkpoint."""
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.allocate_segment(segment)
@@ -92,7 +92,7 @@ def test_a_job_resumes_on_as_many_gpus_as_are_asked_for(client: TestClient, worl
     owner = Owner(client, world)
     rate = client.get(owner.path, headers=owner.person.headers).json()["rate_per_hour"]["micros"]
     owner.give("pause")
-    for count in (0, 3):  # the region has two
+    for count in (0, 3):  # the region has two GPUs
         refused = owner.give("resume", gpu_count=count)
         assert refused.status_code == 422
         assert "gpu_count" in refused.text

@@ -1,4 +1,4 @@
-"""What a job shows of its training: steps, evaluations, checkpoints, and its log."""
+"""A job's steps, evaluations, checkpoints and log."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
         world.log.commit(job)
     world.project()
     (listed,) = client.get("/api/jobs", headers=person.headers).json()["data"]
-    assert (listed["status"], listed["step"]) == ("failed", 2)  # the list says what its page does
+    assert (listed["status"], listed["step"]) == (
+        "failed",
+        2,
+    )  # the list shows what the job's page shows
 
 
 def test_evaluations_come_from_the_measurements(client: TestClient, world: World) -> None:

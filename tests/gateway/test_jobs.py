@@ -1,4 +1,4 @@
-"""Approving jobs and reading them back."""
+"""Approval and retrieval of jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGET_MODULES = "hyperparameters.target_modules"
 
 
 def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
-    """A person with a ready dataset, and the body of a job on it."""
+    """A person with a ready dataset, and the request body of a job on it."""
     person = world.person(dollars=dollars)
     world.base_model()
     return person, {"dataset": str(world.dataset(person)), "base_model": BASE_MODEL}

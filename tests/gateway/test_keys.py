@@ -1,4 +1,4 @@
-"""The caller's own API keys."""
+"""The caller's API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates, quotas and lockouts: what is refused, with which headers, and that others are not."""
+"""Rate limits, quotas and lockouts: refusals, headers, and accounts that are not affected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1.0
@@ -39,7 +39,7 @@ def limited(settings: Settings, **changed: int) -> Iterator[TestClient]:
     """A client of a gateway with other limits."""
     app = create_app(settings.model_copy(update={"limits": changed}))
     with TestClient(app, raise_server_exceptions=False) as client:
-        app.state.lockout._clock = Clock()  # a lockout must not end while a slow test looks
+        app.state.lockout._clock = Clock()  # a lockout must not end during a slow test
         yield client
 
 
@@ -206,7 +206,7 @@ def test_sign_in_guesses_lock_out_too(settings: Settings, person: Person, how: s
 
 
 class Trace(list[tuple[str, str, str]]):
-    """Security events as they are recorded."""
+    """Recorded security events."""
 
     def __call__(self, kind: str, address: str, detail: str) -> None:
         self.append((kind, address, detail))

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document and the reference page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def document() -> dict[str, Any]:
 
 
 def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every body in the document by a name for it."""
+    """Yield every body in the document with a name for it."""
     for method, path, operation in operations(document):
         if "requestBody" in operation:
             yield f"{method} {path}", operation["requestBody"]
@@ -95,7 +95,7 @@ def test_what_an_event_says_is_what_its_schema_says(path: Path, document: dict[s
 
 
 class Links(HTMLParser):
-    """What a page defines and refers to."""
+    """The anchors and links of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

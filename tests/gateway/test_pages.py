@@ -1,4 +1,4 @@
-"""Lists page by page: nothing is missed, nothing comes twice, and the end is told."""
+"""Paged lists have no gaps and no repeats, and mark their end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def by_pages(
     cursor: Callable[[Any], Any],
     key: str = "data",
 ) -> list[Any]:
-    """All of a list, two at a time."""
+    """Read a whole list, two objects a page."""
     found: list[Any] = []
     asked: dict[str, Any] = {"limit": 2}
     while True:

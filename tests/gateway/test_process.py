@@ -1,4 +1,4 @@
-"""The gateway as a process: real sockets, bounded memory, and its end."""
+"""The gateway process: real sockets, bounded memory, and its exit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.polling import eventually
 
 
 def _peak_bytes(process: psutil.Process) -> int:
-    """The most memory that a process has held."""
+    """Return the peak memory of a process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -93,7 +93,7 @@ def test_what_does_not_become_a_dataset_leaves_nothing(gateway: Gateway, world: 
 
 
 def _go_away(url: str, world: World) -> None:
-    """A client that goes away in the middle of an upload leaves nothing either."""
+    """Disconnect in the middle of an upload, which must leave nothing behind."""
     host, port = url.removeprefix("http://").split(":")
     head = (
         "POST /api/datasets?name=cut HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n"
@@ -101,6 +101,6 @@ def _go_away(url: str, world: World) -> None:
     )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + b"x" * (20 * MEBIBYTE))
-        eventually(lambda: _files(world.settings))  # it is being written
+        eventually(lambda: _files(world.settings))  # the file is being written
     eventually(lambda: not _files(world.settings))
     assert healthy(url)

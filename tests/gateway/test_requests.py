@@ -1,4 +1,4 @@
-"""What a request may hold: no text that the database cannot keep, no date that cannot be."""
+"""Rejected request contents: text that the database cannot store, and impossible dates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITH_NUL: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def test_null_characters_are_refused(client: TestClient, world: World) -> None:
-    """PostgreSQL keeps none, so that an event with one would stop every projection of it."""
+    """PostgreSQL stores no NUL. An event with one would stop every projection that processes it."""
     operator = world.person(Role.OPERATOR)
     for method, path, further in WITH_NUL:
         own = path.replace("{own}", str(operator.account_id))

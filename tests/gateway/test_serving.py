@@ -1,4 +1,4 @@
-"""The gateway's client of a serving process that sends malformed or incomplete output."""
+"""The client of a serving process that sends malformed or incomplete output."""
 
 from __future__ import annotations
 

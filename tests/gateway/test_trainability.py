@@ -1,4 +1,4 @@
-"""What a dataset lacks to be trained on is the same on pages and in both APIs."""
+"""Pages and both APIs give the same reason why a dataset cannot be trained on."""
 
 from __future__ import annotations
 

@@ -45,19 +45,19 @@ class StalledUpload:
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + body[:-20])
 
     def answer(self) -> tuple[int, str]:
-        """Wait for the answer; returns its status and all of its text so far."""
+        """Wait for the response. Return its status and its text so far."""
         text = self.socket.recv(65536).decode()
         return int(text.split()[1]), text
 
     def finish(self) -> int:
-        """Send the rest; returns the status."""
+        """Send the rest and return the status."""
         self.socket.sendall(self._rest)
         return self.answer()[0]
 
 
 @contextmanager
 def stalled(requests: list[httpx.Request]) -> Iterator[list[StalledUpload]]:
-    """Uploads that stall at the same time."""
+    """Yield uploads that stall at the same time."""
     uploads = [StalledUpload(each) for each in requests]
     with ExitStack() as stack:
         for each in uploads:

@@ -1,4 +1,4 @@
-"""The pages of the worst files: they open, and the gateway serves others meanwhile."""
+"""Pages of the worst files load, and the gateway serves other clients meanwhile."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ WORST: dict[str, Callable[[], str]] = {
 
 
 def stored(world: World, person: Person, content: bytes) -> UUID:
-    """A dataset as the service makes it of an upload."""
+    """Store a dataset as the dataset service does."""
     dataset_id, artifacts = uuid4(), Artifacts(world.settings.artifacts)
     home, kept = f"datasets/{dataset_id}", bytearray()
     report = validate([content], kept.extend, on_progress=id, max_bytes=10**9)
@@ -88,7 +88,7 @@ def stored(world: World, person: Person, content: bytes) -> UUID:
 
 
 def opened(client: httpx.Client, dataset_id: UUID, base: str) -> str:
-    """The page of a dataset, and its examples if it has any."""
+    """Load the page of a dataset, and its examples if it has any."""
     page = client.get(f"/datasets/{dataset_id}").raise_for_status().text
     state = client.get(f"/api/datasets/{dataset_id}").json()["status"]
     if state == "rejected":
@@ -98,7 +98,7 @@ def opened(client: httpx.Client, dataset_id: UUID, base: str) -> str:
 
 
 def judged(client: httpx.Client, dataset_id: UUID) -> bool:
-    """Whether the read models know the verdict."""
+    """Return True once the read models have the result of the validation."""
     return client.get(f"/api/datasets/{dataset_id}").json().get("status") != "validating"
 
 
@@ -112,7 +112,7 @@ class Neighbour:
 
 @contextmanager
 def another_account(url: str, person: Person) -> Iterator[Neighbour]:
-    """Somebody who lists their datasets and asks for the gateway's health all the time."""
+    """List the datasets of another account and request the gateway's health repeatedly."""
     neighbour, over = Neighbour(), threading.Event()
 
     def ask() -> None:
@@ -158,7 +158,7 @@ def test_the_worst_files_are_shown_and_disturb_no_other_account(
         eventually(lambda: all(judged(client, each) for each in datasets.values()))
         small = stored(world, owner, chat(USER, ASSISTANT).encode())
         eventually(lambda: judged(client, small))
-        opened(client, small, base.name)  # the first call of a route takes longer than any other
+        opened(client, small, base.name)  # the first call of a route takes longer
         with another_account(gateway.url, other):
             pass
         before = gateway.process.memory_info().rss

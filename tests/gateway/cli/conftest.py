@@ -1,4 +1,4 @@
-"""The `ecolink` command as a person gives it, and what it answers."""
+"""The `ecolink` command and a gateway for its tests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.polling import eventually
 
 
 def ecolink(*arguments: str, stdin: str | None = None, columns: int = 80) -> Result:
-    """Run a command; the output of a pipe is never cut, whatever the columns."""
+    """Run a command. The output of a pipe is never truncated."""
     return CliRunner().invoke(main, arguments, input=stdin, env={"COLUMNS": str(columns)})
 
 
 def plain(shown: str) -> str:
-    """Text without the escape sequences that colour it."""
+    """Return text without colour escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
@@ -38,37 +38,37 @@ class CommandLine:
     key: str
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """What a command prints on standard output, once its exit code is the expected one."""
+        """Return the standard output of a command with the expected exit code."""
         result = ecolink("--url", self.url, "--key", self.key, *arguments)
         assert result.exit_code == code, (result.output, result.exception)
         assert "Traceback" not in result.output
         return result.stdout
 
     def refused(self, *arguments: str, code: int) -> str:
-        """What a command says on standard error, when it prints nothing else."""
+        """Return the standard error of a command that prints nothing else."""
         result = ecolink("--url", self.url, "--key", self.key, *arguments)
         assert result.exit_code == code, (result.output, result.exception)
         assert result.stdout == ""
         return result.stderr
 
     def read(self, *arguments: str, code: int = 0) -> Any:
-        """The one JSON document that a command prints."""
+        """Return the only JSON document that a command prints."""
         return json.loads(self.run(*arguments, "--json", code=code))
 
     def lines(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
-        """The lines of JSON that a command prints while it follows."""
+        """Return the JSON lines that a command prints while it follows a job."""
         printed = self.run(*arguments, "--json", code=code)
         return [json.loads(line) for line in printed.splitlines()]
 
 
 @dataclass(frozen=True)
 class Served:
-    """A gateway that serves real HTTP from a thread of this process, where it starts at once."""
+    """A gateway that serves HTTP from a thread of this process, because it starts faster."""
 
     url: str
 
     def as_person(self, person: Person) -> CommandLine:
-        """The commands of a person on it."""
+        """Return the commands of a person on this gateway."""
         return CommandLine(self.url, person.key)
 
 

@@ -1,4 +1,4 @@
-"""Talking to a model on the command line, answered by a real engine with a tiny model."""
+"""`ecolink models chat` with a real engine and a tiny model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.services.serving.listening import SECRET, listening
 
 @pytest.fixture
 def settings(settings: Settings, serving_url: str) -> Settings:
-    """Settings of a gateway that finds the engine."""
+    """Settings of a gateway with an engine."""
     return settings.model_copy(update={"serving_url": serving_url, "serving_secret": SECRET})
 
 

@@ -1,4 +1,4 @@
-"""Uploading datasets on the command line, and payments."""
+"""Dataset uploads and payments on the command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def me(served: Served, world: World) -> CommandLine:
 def while_it_validates(
     me: CommandLine, world: World, conclude: Callable[[Dataset], None]
 ) -> Thread:
-    """What the validation of the one dataset comes to, while a command follows it."""
+    """Finish the validation of the only dataset while a command follows it."""
 
     def wait_and_conclude() -> None:
         with Client(Endpoint(me.url, me.key)) as client:

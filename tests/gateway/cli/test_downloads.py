@@ -1,4 +1,4 @@
-"""Downloading on the command line: whole, in parts, damaged, and what cannot be downloaded."""
+"""Downloads on the command line: complete, resumed, damaged and refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def me(served: Served, world: World) -> CommandLine:
 
 @pytest.fixture
 def job(me: CommandLine, world: World, tmp_path: Path) -> str:
-    """A job with a checkpoint and a model, which have the same files."""
+    """A job with a checkpoint and a model that have the same files."""
     folder = tmp_path / "stored"
     (folder / "more").mkdir(parents=True)
     (folder / WEIGHTS_NAME).write_bytes(WEIGHTS)
@@ -66,7 +66,7 @@ def job(me: CommandLine, world: World, tmp_path: Path) -> str:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What of which file the gateway was asked for: its name and the first byte."""
+    """Return the requested files, each with its name and first byte."""
     asked: list[tuple[str, int]] = []
     file = Client.file
 

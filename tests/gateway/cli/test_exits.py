@@ -1,4 +1,4 @@
-"""The exit codes that scripts go by."""
+"""Exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_codes_are_told_where_people_look() -> None:
 
 
 def commands(group: Any, *names: str) -> Generator[tuple[tuple[str, ...], Any]]:
-    """Every command behind a group, with the words that name it."""
+    """Yield every command below a group, with its full name."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, *names, name)

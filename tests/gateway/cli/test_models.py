@@ -1,4 +1,4 @@
-"""Deploying models on the command line."""
+"""Deployments on the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def me(served: Served, person: Person) -> CommandLine:
 
 @pytest.fixture
 def job(me: CommandLine, world: World, person: Person) -> str:
-    """A job that registered a model and still has a checkpoint."""
+    """A job with a registered model and a checkpoint."""
     dataset = str(world.dataset(person))
     world.project()
     name = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]

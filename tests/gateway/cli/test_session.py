@@ -1,4 +1,4 @@
-"""Signing in, and the keys of an account."""
+"""Login and API keys on the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world
     assert not login_file().exists()
     assert json.loads(ecolink("logout", "--json").stdout) == {"signed_out": False}
     assert ecolink("logout").exit_code == 0
-    assert ecolink("whoami").exit_code == 7  # no stack runs here either
+    assert ecolink("whoami").exit_code == 7  # no stack runs here
 
 
 def test_a_key_that_does_not_work_is_not_kept(served: Served) -> None:
@@ -63,7 +63,7 @@ def test_what_is_told_goes_before_what_is_kept(served: Served, world: World) -> 
     ecolink("login", served.url, "--key", kept.key)
     assert str(kept.account_id) in ecolink("whoami").stdout
     assert str(told.account_id) in ecolink("--key", told.key, "whoami").stdout
-    # The kept key is for its own gateway only.
+    # The saved key is used only for its own gateway.
     elsewhere = ecolink("--url", "http://127.0.0.1:9", "whoami")
     assert elsewhere.exit_code == 3
     assert "ecolink login" in elsewhere.output

@@ -1,4 +1,4 @@
-"""The tables of the command line."""
+"""Tables of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following a job on the command line."""
+"""Commands that follow a job."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What a command has shown so far: the phase and the step of each state."""
+    """Return the phase and step of each state that a command has shown."""
     seen: list[tuple[str, int]] = []
 
     def noting(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def me(served: Served, person: Person) -> CommandLine:
 
 @pytest.fixture
 def launch(world: World, person: Person, me: CommandLine) -> tuple[str, ...]:
-    """The words that launch a job."""
+    """Return the arguments that launch a job."""
     world.base_model()
     dataset = str(world.dataset(person))
     return ("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)
@@ -85,7 +85,7 @@ def test_a_long_list_is_read_page_by_page() -> None:
 
 
 def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
-    """Things that happen to a job, each committed; the read models show them."""
+    """Commands on a job. Each is committed and projected."""
     for step in steps:
         with because(world.cause):
             job = world.log.load(Job, UUID(name.removeprefix("ftjob-")))
@@ -95,7 +95,7 @@ def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
 
 
 def train(world: World, person: Person, name: str, *losses: float) -> None:
-    """The first segment trains some of its 30 steps."""
+    """Train some of the 30 steps in the first segment."""
     now = datetime.now(UTC)
     with connect(world.settings) as connection:
         for n, loss in enumerate(losses, start=1):
@@ -131,7 +131,7 @@ def register(job: Job) -> None:
 
 
 def only_job(me: CommandLine) -> str:
-    """The one job of the account, once it is there; asked without a command: one is running."""
+    """Return the only job of the account, once it exists."""
     with Client(Endpoint(me.url, me.key)) as client:
         eventually(lambda: client.get("/jobs")["data"] != [])
         (job,) = client.get("/jobs")["data"]
@@ -139,7 +139,7 @@ def only_job(me: CommandLine) -> str:
 
 
 def meanwhile(act_now: Callable[[], None]) -> Thread:
-    """Something that happens while a command follows."""
+    """Run a function while a command follows the job."""
     thread = Thread(target=act_now)
     thread.start()
     return thread
@@ -266,7 +266,7 @@ def test_a_terminal_shows_a_panel_within_its_width(
 
 
 def tell(world: World, person: Person, name: str, *numbers: int) -> None:
-    """The trainer of the first segment logs lines with these numbers."""
+    """Log lines with these numbers in the first segment."""
     with connect(world.settings) as connection:
         for n in numbers:
             line = LogLine(
@@ -299,7 +299,7 @@ def test_a_log_is_followed_line_by_line(
         log(3)
         act(world, job, register)
 
-    between = iter([end, partial(log, 4)])  # the last line comes after the state
+    between = iter([end, partial(log, 4)])  # the last line arrives after the state
     monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())
     assert me.run("jobs", "logs", job, "-f").splitlines() == [
         f"line {n} [of many]" for n in (1, 2, 3, 4)
@@ -339,7 +339,7 @@ def test_the_last_lines_of_a_failed_job_are_followed_too(
     monkeypatch: pytest.MonkeyPatch,
     live: int,
 ) -> None:
-    """Some of the lines came live before the failure, of which the process printed more."""
+    """The process printed more lines than arrived live before the failure."""
     job = me.read(*launch)["id"]
     train(world, person, job, 3.0)
     tell(world, person, job, 1, 2)

@@ -1,4 +1,4 @@
-"""A gateway that has everything behind it: also a process that holds a base in memory."""
+"""A gateway with a serving process that has a base model in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE = dict.fromkeys(
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of a gateway that finds an engine with a tiny base."""
+    """Settings of a gateway with an engine."""
     directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
     base_id = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
     engine = Engine(EngineOptions(rows=4, queue_limit=8, precision="fp32", device="cpu", threads=1))

@@ -1,4 +1,4 @@
-"""An account with something in every state, so that requests reach past 404."""
+"""An account with objects in every state, so that requests do not all return 404."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADAPTER_REF, CHECKPOINT_REF = "jobs/a/adapter", "checkpoints/1"
 
 
 class JobOf(Owner):
-    """One more job of a person."""
+    """Another job of a person."""
 
     def __init__(
         self, client: httpx.Client | TestClient, world: World, person: Person, dataset: UUID
@@ -45,7 +45,7 @@ class JobOf(Owner):
         self.job_id, self.path = uuid_of(approved.json()), f"/api/jobs/{approved.json()['id']}"
 
     def register(self) -> str:
-        """The job is done; returns the name of its model."""
+        """Register the job and return its model's name."""
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.start_evaluation(1, 30)
@@ -55,7 +55,7 @@ class JobOf(Owner):
         return job.model_name
 
     def measure(self) -> None:
-        """What a trainer sends beside its reports."""
+        """Send the measurements of a trainer."""
         now, own = datetime.now(UTC), self.person.account_id
         with connect(self.world.settings) as connection:
             for step in (1, 2):
@@ -89,7 +89,7 @@ class JobOf(Owner):
 
 
 def seed(client: httpx.Client | TestClient, world: World) -> dict[str, Any]:
-    """Fill the gateway's database; returns the callers' keys and, by parameter, what there is."""
+    """Fill the gateway's database. Return the callers' keys and the existing IDs by parameter."""
     operator, user = world.person(Role.OPERATOR, dollars=1000), world.person(dollars=1)
     world.base_model()
     _store_files(world)
@@ -136,7 +136,7 @@ STATES = ("waiting", "training", "paused", "cancelled", "promoted", "registered"
 
 
 def _bring_into_states(jobs: Mapping[str, JobOf]) -> str:
-    """Every job but the waiting one goes on to its state; returns a model's name."""
+    """Move every job but the queued one to its state. Return a model's name."""
     for state in STATES[1:]:
         if state != "paused":
             jobs[state].train()

@@ -32,7 +32,7 @@ RANKS = ModeDifference(setting="ranks", saved="2", now="1")
 
 @pytest.fixture(autouse=True)
 def cause() -> Iterator[Cause]:
-    """Every command of a test has this cause."""
+    """Run every command of a test in one context."""
     with command() as cause:
         yield cause
 
@@ -84,7 +84,7 @@ def test_a_resume_names_what_differs_from_the_saved_state(
 
 
 def test_a_rejection_mentions_a_credit_only_if_there_is_one(given: Job) -> None:
-    """A later checkpoint holds the work of an earlier one."""
+    """A later checkpoint contains the work of an earlier one."""
     for step in (10, 20):
         given.reject_checkpoint(2, f"checkpoints/1/{step}", RejectionReason.CORRUPT)
     earlier, last = (describe(event) for event in given.collect_events())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The events of a job, by the API and on their page."""
+"""A job's events in the API and on their page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real `openai` client, speaking to a gateway in this process."""
+"""The real `openai` client with a gateway in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ClientOf = Callable[[Person], OpenAI]
 
 @pytest.fixture
 def client_of(client: TestClient) -> ClientOf:
-    """Makes the client of a person; it does not try again by itself."""
+    """Return a client of a person, without automatic retries."""
 
     def make(person: Person) -> OpenAI:
         return OpenAI(

@@ -1,4 +1,4 @@
-"""Chat completions through the real client, answered by a real engine with a tiny model."""
+"""Chat completions through the real client, with a real engine and a tiny model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature":
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine that holds the base."""
+    """An engine with the base model in memory."""
     directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
     engine = Engine(EngineOptions(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
     engine.attach(served(directory, deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)))
@@ -62,7 +62,7 @@ def serving_url(engine: Engine) -> Iterator[str]:
 
 @pytest.fixture
 def settings(settings: Settings, serving_url: str) -> Settings:
-    """Settings of a gateway that finds the engine."""
+    """Settings of a gateway with an engine."""
     return settings.model_copy(update={"serving_url": serving_url, "serving_secret": SECRET})
 
 
@@ -74,7 +74,7 @@ def person(world: World) -> Person:
 
 @pytest.fixture
 def chat(person: Person, client_of: ClientOf) -> OpenAI:
-    """The client of someone who may use the base."""
+    """The client of a person who can use the base model."""
     return client_of(person)
 
 
@@ -220,7 +220,7 @@ def test_only_deployed_models_of_the_caller_answer(
         return refusal.value
 
     def seen(deployment: Deployment) -> None:
-        """It is saved, and the gateway knows."""
+        """Save it and wait until the gateway has it."""
         world.log.commit(deployment)
         status, account_id = deployment.status, deployment.account_id
         with pool.connection() as connection:
@@ -303,7 +303,7 @@ def test_a_silent_generation_is_abandoned(
 ) -> None:
     (running,) = engine._batches.values()
     monkeypatch.setattr(running, "step", lambda: time.sleep(0.01))
-    monkeypatch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)  # also until it begins
+    monkeypatch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)  # also before it begins
     with TestClient(create_app(settings)) as http:
         chat = OpenAI(
             api_key=person.key, base_url="http://testserver/v1", http_client=http, max_retries=0
@@ -351,5 +351,5 @@ def test_a_tool_call_that_is_nested_too_deep_is_refused(
         headers=person.headers,
     )
     assert answer.status_code == 400
-    if answer.json()["error"]["param"] is not None:  # else the parser itself refused it
+    if answer.json()["error"]["param"] is not None:  # otherwise the parser refused it
         assert answer.json()["error"]["param"] == "messages.1.tool_calls"

@@ -1,4 +1,4 @@
-"""Every error under /v1 has OpenAI's shape, and the client makes of it what it should."""
+"""Errors under /v1 have OpenAI's format, and the client raises the right exceptions."""
 
 from __future__ import annotations
 

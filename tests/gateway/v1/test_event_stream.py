@@ -20,7 +20,7 @@ async def never(*_: Any) -> Any:
 
 
 class Closes:
-    """Counts how often a stream was closed."""
+    """Counts the calls that close a stream."""
 
     count = 0
 

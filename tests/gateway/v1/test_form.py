@@ -1,4 +1,4 @@
-"""A form is read the same however its body is cut into chunks."""
+"""The chunks of a form's body do not affect its contents."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ CHECKPOINT = 4
 
 
 class Trained:
-    """A person's job that has trained six steps, with a checkpoint and an evaluation at the 4th."""
+    """A job after six steps, with a checkpoint and an evaluation at step 4."""
 
     def __init__(self, client_of: ClientOf, client: TestClient, world: World) -> None:
         self.world, self.http = world, client
@@ -96,13 +96,13 @@ class Trained:
             keep_evaluations(pool, [evaluation.model_dump(mode="json")])
 
     def timeline(self) -> list[dict[str, Any]]:
-        """The entries of the native timeline that /v1 has, too."""
+        """Return the entries of the native timeline that /v1 also has."""
         path = f"/api/jobs/{self.name}/timeline"
         entries = self.http.get(path, headers=self.person.headers).json()["data"]
         return [each for each in entries if each["topic"] not in MINOR_TOPICS]
 
     def register(self) -> None:
-        """The job succeeds."""
+        """Register the job's model."""
         with because(self.cause(STEPS + 1)):
             job = self.world.log.load(Job, self.job_id)
             job.start_evaluation(1, STEPS)

@@ -1,4 +1,4 @@
-"""OpenAI's form of a job becomes ours, and its numbers come back as they were sent."""
+"""OpenAI's job fields map to EcoLink's, and responses return the sent numbers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.openai_objects import whole
 
 
 def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
-    """A person with a file, and what a job on it needs at least."""
+    """A person with a file, and the minimal request for a job on it."""
     person = world.person(dollars=dollars)
     world.base_model()
     return person, {"training_file": file_name(world.dataset(person)), "model": BASE_MODEL}
@@ -59,7 +59,7 @@ def test_a_job_is_made_listed_and_read(client_of: ClientOf, world: World) -> Non
     assert job.to_dict()["ecolink"]["hyperparameters"]["lora_r"] == 8  # type: ignore[index]
 
     read = whole(client.fine_tuning.jobs.retrieve(job.id))
-    # Nothing trains yet: its end moves on as time passes.
+    # Nothing trains yet, so the expected end moves with the time.
     assert read.estimated_finish is not None
     assert read.estimated_finish >= job.estimated_finish
     assert read == job.model_copy(update={"estimated_finish": read.estimated_finish})

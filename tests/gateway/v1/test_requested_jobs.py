@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def early(world: World, dollars: int = 10) -> tuple[Person, UUID, dict[str, Any]]:
-    """A person with a file that is being validated, and what a job on it needs at least."""
+    """A person with a file that is being validated, and the minimal request for a job on it."""
     person = world.person(dollars=dollars)
     world.base_model()
     dataset_id = world.dataset(person, ready=False)
@@ -44,7 +44,7 @@ def early(world: World, dollars: int = 10) -> tuple[Person, UUID, dict[str, Any]
 
 
 def reached(client: OpenAI, job: FineTuningJob, status: str) -> FineTuningJob:
-    """The job once it has a status, polled as a user does."""
+    """Poll until the job has a status, and return it."""
     eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == status, DEADLINE_SECONDS)
     return whole(client.fine_tuning.jobs.retrieve(job.id))
 

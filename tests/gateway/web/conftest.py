@@ -1,4 +1,4 @@
-"""Who uses the pages, what they uploaded, and somebody at the wizard or a job."""
+"""Users of the pages and their uploads."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.gateway.web.wizard_form import Wizard
 
 @pytest.fixture
 def browser(client: TestClient, world: World) -> Browser:
-    """The browser of somebody with twenty dollars."""
+    """The browser of a user with $20."""
     return signed_in(client, world.person(dollars=20))
 
 
 @pytest.fixture
 def wizard(browser: Browser, world: World) -> Wizard:
-    """The wizard of somebody with a dataset of ten examples and twenty dollars."""
+    """The wizard of a user with a dataset of ten examples and $20."""
     world.base_model()
     wizard = Wizard(browser, world, world.dataset(browser.person))
     world.project()
@@ -43,19 +43,19 @@ def wizard(browser: Browser, world: World) -> Wizard:
 
 @pytest.fixture
 def reader(client: TestClient, world: World) -> Reader:
-    """Somebody with ten dollars who looks at the page of their job."""
+    """A user with $10 on the page of their job."""
     return Reader(client, world)
 
 
 @pytest.fixture
 def base(world: World, tmp_path: Path) -> BaseModel:
-    """A base with a tokenizer in the store."""
+    """A base model with a tokenizer in the store."""
     return import_base(world, tmp_path / "tiny")
 
 
 @pytest.fixture
 def upload(browser: Browser, world: World) -> Callable[..., UUID]:
-    """Makes a dataset of lines, as the datasets service does; `validated` or still to be."""
+    """Create a dataset from lines, validated or not."""
 
     def made(*lines: Any, name: str = "chats", validated: bool = True) -> UUID:
         texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]

@@ -1,4 +1,4 @@
-"""A dataset as it is given, and what its page says of it."""
+"""A dataset and its page."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def count(world: World, dataset_id: UUID, base: BaseModel, *lengths: int) -> Non
 
 
 def settle(browser: Browser) -> None:
-    """Wait until the read models hold all that was written."""
+    """Wait until the read models have all events."""
     assert caught_up(browser.client.app.state.backend, *PROJECTIONS)  # type: ignore[attr-defined]
 
 
 def words(html: str) -> str:
-    """What is read of a page, with single spaces."""
+    """Return the text of a page with single spaces."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
 def learnt(html: str) -> list[str]:
-    """The highlighted texts of the examples, without that of the legend."""
+    """Return the highlighted texts of the examples, without the legend."""
     marks = re.findall(r'<mark class="learnt">(.*?)</mark>', html, flags=re.DOTALL)
     return [unescape(mark) for mark in marks[1:]]
 

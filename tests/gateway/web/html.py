@@ -1,4 +1,4 @@
-"""What a page shows, as a person or a browser finds it: texts by id, and what a form would send."""
+"""A small HTML reader: text by element ID, and the fields that a form would send."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Node:
     children: list[Node | str] = field(default_factory=list)
 
     def all(self) -> Iterator[Node]:
-        """This element and those in it, in order."""
+        """Yield this element and its descendants in order."""
         yield self
         for child in self.children:
             if isinstance(child, Node):
                 yield from child.all()
 
     def find(self, element_id: str) -> Node | None:
-        """The element with an id."""
+        """Return the element with an ID."""
         return next((each for each in self.all() if each.attributes.get("id") == element_id), None)
 
     def __getitem__(self, element_id: str) -> Node:
@@ -35,18 +35,18 @@ class Node:
 
     @property
     def text(self) -> str:
-        """What it says, with single spaces."""
+        """Return its text with single spaces."""
         parts = [child if isinstance(child, str) else f" {child.text} " for child in self.children]
         return " ".join("".join(parts).split())
 
     @property
     def raw(self) -> str:
-        """Its own text, as it is."""
+        """Return its own text unchanged."""
         return "".join(child for child in self.children if isinstance(child, str))
 
     @property
     def fields(self) -> dict[str, str | list[str]]:
-        """What a browser would send of the form fields in it."""
+        """Return the form fields in it as a browser would send them."""
         sent: dict[str, str | list[str]] = {}
         for each in self.all():
             name, value = each.attributes.get("name"), each.attributes.get("value", "")
@@ -88,7 +88,7 @@ class _Reader(HTMLParser):
 
 
 def read_html(text: str) -> Node:
-    """The root of a page or of a part of one; its elements have to be closed in order."""
+    """Parse a page or a part of one. Elements must be closed in order."""
     reader = _Reader()
     reader.feed(text)
     assert len(reader.open) == 1, f"<{reader.open[-1].tag}> is not closed"

@@ -1,4 +1,4 @@
-"""Somebody who looks at the page of their job, and what a trainer measured of it."""
+"""A user on the page of their job, and measurements of its trainer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.gateway.web.signed_in import Browser, signed_in
 
 
 def notes_in(page: str) -> set[str]:
-    """The codes of the notes in some HTML."""
+    """Return the codes of the notes in some HTML."""
     return set(re.findall(r'data-note="([^"]+)"', page))
 
 
 class Reader(Owner):
-    """Somebody who looks at the page of their job."""
+    """A user on the page of their job."""
 
     def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
         super().__init__(client, world, dollars)
@@ -34,7 +34,7 @@ class Reader(Owner):
         self.page_path = f"/fine-tune/ftjob-{self.job_id.hex}"
 
     def text(self) -> str:
-        """What the page says, without its tags."""
+        """Return the page without tags."""
         self.world.project()
         answer = self.client.get(self.page_path)
         assert answer.status_code == 200, answer.text
@@ -42,16 +42,16 @@ class Reader(Owner):
         return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
 
     def page(self) -> str:
-        """The HTML of the page."""
+        """Return the HTML of the page."""
         self.world.project()
         return self.client.get(self.page_path).text
 
     def notes(self) -> set[str]:
-        """The codes of the notes on the page."""
+        """Return the codes of the notes on the page."""
         return notes_in(self.page())
 
     def topics(self) -> list[str]:
-        """The topics of the page's timeline, newest first."""
+        """Return the topics of the page's timeline, newest first."""
         return re.findall(r'data-topic="([^"]+)"', self.page())
 
     def post(self, command: str, **fields: str) -> str:
@@ -88,7 +88,7 @@ class Reader(Owner):
             self.world.log.commit(job)
 
     def serve(self, model: str) -> None:
-        """What is deployed under a name answers."""
+        """Activate the deployment of a name."""
         own = deployment_id(self.person.account_id, model)
         self.world.activate(self.world.log.load(Deployment, own))
 

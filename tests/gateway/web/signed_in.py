@@ -1,4 +1,4 @@
-"""A browser, as far as cookies go, that is signed in at the gateway."""
+"""A test client with the session cookie of a browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.gateway.conftest import Person
 
 @dataclass(frozen=True)
 class Browser:
-    """A client with a person's session, and what its commands have to show."""
+    """A client with a person's session and CSRF token."""
 
     client: TestClient
     person: Person
@@ -19,7 +19,7 @@ class Browser:
 
     @property
     def htmx(self) -> dict[str, str]:
-        """Headers of what htmx sends."""
+        """Return the headers of an htmx request."""
         return {"hx-request": "true", "x-csrf-token": self.csrf_token}
 
 

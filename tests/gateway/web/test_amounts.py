@@ -1,4 +1,4 @@
-"""How pages write amounts of money."""
+"""Amounts of money on pages."""
 
 from __future__ import annotations
 

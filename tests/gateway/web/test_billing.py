@@ -27,14 +27,14 @@ from tests.gateway.web.signed_in import Browser, signed_in
 
 @contextmanager
 def at(settings: Settings, world: World, **change: object) -> Iterator[Browser]:
-    """The browser of a new account, at a gateway with other settings."""
+    """The browser of a new account on a gateway with other settings."""
     changed = settings.model_copy(update=change)
     with local_client(changed) as client:
         yield signed_in(client, world.person())
 
 
 def local_client(settings: Settings) -> TestClient:
-    """A client on the gateway's own host, which connects to it directly."""
+    """A client on the gateway's own host that connects to it directly."""
     return TestClient(
         create_app(settings),
         base_url="http://127.0.0.1:8080",
@@ -45,14 +45,14 @@ def local_client(settings: Settings) -> TestClient:
 
 @pytest.fixture
 def paying(settings: Settings, projecting: None, world: World) -> Iterator[Browser]:
-    """At a gateway that takes test payments."""
+    """A browser on a gateway that accepts test payments."""
     with at(settings, world, test_payments=True) as browser:
         yield browser
 
 
 @pytest.fixture
 def asking(settings: Settings, projecting: None, world: World) -> Iterator[Browser]:
-    """At a gateway whose operator confirms payments, and says how to pay."""
+    """A browser on a gateway whose operator confirms payments."""
     how = "Transfer to <IBAN>."
     with at(settings, world, test_payments=False, payment_instructions=how) as browser:
         yield browser
@@ -83,7 +83,7 @@ def approved_job(browser: Browser, world: World) -> UUID:
 
 
 def run_a_minute(world: World, person: Person, job_id: UUID, segment: int = 1) -> None:
-    """A segment runs for a minute of sixty cents an hour, and ends."""
+    """Run a segment for a minute at $0.60 an hour, and end it."""
     with because(world.cause):
         meter = Meter.open(person.account_id, job_id, segment, 600_000)
         account = world.log.load(Account, person.account_id)

@@ -1,4 +1,4 @@
-"""What a browser is told of a problem: as a page, or as a notice on the page that is shown."""
+"""Problems in a browser: a page, or a notice on the current page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.gateway.web.signed_in import Browser
 
 
 def asked(path: str, query: bytes = b"", **headers: str) -> Request:
-    """A request of a browser."""
+    """Return a browser's request."""
     named = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
     scope = {"type": "http", "method": "GET", "path": path, "query_string": query}
     return Request(scope | {"headers": named, "server": ("testserver", 80), "scheme": "http"})

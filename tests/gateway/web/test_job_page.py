@@ -383,7 +383,7 @@ def resume_button(reader: Reader) -> str:
 
 
 def quoted(reader: Reader, gpu_count: int | str) -> str:
-    """What a resume would cost on so many GPUs."""
+    """Return the quote of a resume on this many GPUs."""
     answer = reader.client.get(
         f"{reader.page_path}/resume",
         params={"gpu_count": gpu_count},

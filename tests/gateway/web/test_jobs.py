@@ -1,4 +1,4 @@
-"""The page of jobs: each state in plain words, filters, pages, and what comes while one runs."""
+"""The list of jobs: states, filters, pages and polling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = "1\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}CPU (this machine)"
 
 
 def approved(browser: Browser, world: World, *suffixes: str | None) -> list[UUID]:
-    """A job with each suffix, one after the other; all wait for a GPU."""
+    """Approve a job for each suffix. All are queued."""
     world.base_model()
     dataset = str(world.dataset(browser.person))
     jobs: list[UUID] = []

@@ -83,7 +83,7 @@ def test_creating_a_key_needs_a_csrf_token(browser: Browser) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> list[dict[str, Any]]:
-    """Requests of the `openai` package, which get a response without a network."""
+    """Requests of the `openai` package, answered without a network."""
     requests: list[dict[str, Any]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""A job's page as it changes: every event once, the newest view, and who may look."""
+"""Live updates of a job's page: every event once, the newest view, and access control."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def live(
 
 
 def frames(socket: WebSocketTestSession, enough: Callable[[list[Frame]], bool]) -> list[Frame]:
-    """What comes until it is enough."""
+    """Receive frames until a condition is true."""
     got: list[Frame] = []
     while not enough(got):
         got.append(json.loads(socket.receive_text()))
@@ -58,7 +58,7 @@ def content(got: list[Frame]) -> str:
 
 
 def of_the_job(reader: Reader) -> list[int]:
-    """Sequences of the job's events."""
+    """Return the sequences of the job's events."""
     answer = reader.client.get(
         "/api/events", params={"job": reader.path.rpartition("/")[2], "limit": 1000}
     )
@@ -66,7 +66,7 @@ def of_the_job(reader: Reader) -> list[int]:
 
 
 def shown(reader: Reader) -> int:
-    """Up to which event the page shows its job."""
+    """Return the last event that the page shows."""
     reader.world.project()
     page = reader.client.get(reader.page_path).text
     return int(page.partition('data-sequence="')[2].partition('"')[0])
@@ -236,7 +236,7 @@ def test_a_view_that_breaks_leaves_those_of_others_alone(
     monkeypatch.setattr(live_jobs, "RETRY_SECONDS", 0.2)
     with live(reader) as socket:
         frames(socket, lambda got: len(sequences(got)) == 5)
-        client.cookies.clear()  # to sign in again would end that session
+        client.cookies.clear()  # another sign-in would end that session
         other = Reader(client, world)
         with live(other) as fine:
             other.train()

@@ -1,4 +1,4 @@
-"""The models page: each state of a deployment, and the commands."""
+"""The models page: states of deployments, and commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway behind a reverse proxy, which its operator says the address of."""
+"""A gateway behind a reverse proxy with a public address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSIDE = "http://10.0.0.7:8000"
 
 @pytest.fixture
 def proxied(settings: Settings, projecting: None) -> Iterator[TestClient]:
-    """As the proxy asks: by another name, and without TLS."""
+    """A request from the proxy: with another host name, and without TLS."""
     public = settings.model_copy(update={"public_url": PUBLIC})
     with TestClient(application(public), INSIDE, raise_server_exceptions=False) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Sessions: how they begin, what they allow, and how they end."""
+"""Sessions: start, permissions and end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_plain_form_shows_the_token_in_a_field(browser: Browser) -> None:
 
 @pytest.mark.parametrize("path", ["/api/datasets", "/v1/files", "/sign-out", "/nowhere"])
 def test_nothing_is_read_for_a_stranger(client: TestClient, path: str) -> None:
-    """An upload has no bound of its own before it is known whose it is."""
+    """An upload has no size limit until its user is known."""
     assert asked_with_an_endless_form(client, path, {"cookie": f"{COOKIE}=x"}) == 0
 
 
@@ -118,7 +118,7 @@ def test_an_upload_shows_the_token_in_its_header_only(browser: Browser, path: st
 
 
 def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str, str]) -> int:
-    """How many parts of a form's body were read before the request was refused."""
+    """Return the parts of a form's body that were read before the refusal."""
     read, statuses = 0, list[int]()
     headers = headers | {"host": "testserver", "content-type": "application/x-www-form-urlencoded"}
     scope = {
@@ -189,7 +189,7 @@ def test_a_link_works_once(client: TestClient, world: World, settings: Settings)
 def test_a_link_that_is_only_looked_at_stays_good(
     client: TestClient, world: World, settings: Settings
 ) -> None:
-    """Chats and mail programs load what is sent in them."""
+    """Chat and mail programs load the links that they show."""
     person = world.person()
     with connect(settings) as connection:
         add_account_name(connection, person.account_id, "Ada & Co")
@@ -250,7 +250,7 @@ def test_a_token_is_replaced_and_the_old_one_ends(browser: Browser, settings: Se
     new = browser.client.cookies[COOKIE]
     assert new != old
 
-    # Until the new one was shown the old one is good, as the answer may have been lost.
+    # The old token is valid until the new one is used, because the response may be lost.
     _later(settings, minutes=20)
     assert browser.client.get("/api/account", headers=_only(old)).status_code == 200
     assert browser.client.get("/api/account", headers=_only(new)).status_code == 200

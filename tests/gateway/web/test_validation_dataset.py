@@ -1,4 +1,4 @@
-"""A job that is evaluated on a dataset of its own: wherever its dataset is named, that is too."""
+"""Pages that name a job's dataset also name its validation dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.gateway.web.signed_in import Browser
 
 @dataclass(frozen=True)
 class Judged:
-    """A job with a validation dataset, and two of the same dataset without."""
+    """A job with a validation dataset, and two on the same dataset without."""
 
     browser: Browser
     world: World
@@ -32,12 +32,12 @@ class Judged:
         return answer.text
 
     def settings(self, job: str) -> Node:
-        """What the job's page says of its settings."""
+        """Return the settings on the job's page."""
         return read_html(self.page(f"/fine-tune/{job}"))["job-settings"]
 
     @property
     def link(self) -> str:
-        """The validation dataset as pages name it."""
+        """Return the validation dataset as pages show it."""
         return f'<a href="/datasets/{self.validation}">judges &lt;1&gt;</a>'
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a job for those who look at it: the newest view, and every event."""
+"""The kept changes of a job for its viewers: the newest view, and every event."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
     assert frame["events"] == [11, 12, 13, 14, 15]
     assert frame["content"].count("view") == 1
     assert "view 15" in frame["content"]
-    assert job.frame_since(0) is job.frame_since(0)  # made once for all who are as slow
+    assert job.frame_since(0) is job.frame_since(0)  # rendered once for all equally slow viewers
     assert not job.show({"head": "view 15"})
 
 
@@ -66,7 +66,7 @@ def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_who_misses_more_than_was_read_asks_anew() -> None:
-    """After minutes without the database, or a burst of a log, only the newest are read."""
+    """After an outage of the database or a burst of log lines, only the newest rows are read."""
     job = watched(0)
     job.measure(steps(1, 3) | lines(1, 3), KEPT)
     before = job.tick

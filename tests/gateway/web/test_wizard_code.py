@@ -1,4 +1,4 @@
-"""The same choices as a command line and as Python."""
+"""The wizard's choices as a command line and as Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drafts of the wizard: what they save, for how long, and how they start."""
+"""Drafts of the wizard: content, lifetime and start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.gateway.web.wizard_form import PATH, Wizard
 
 
 def entered(shown: Node) -> dict[str, Any]:
-    """The fields, without what tells one loading of the page from another."""
+    """Return the fields without the ID of the page load."""
     return {name: value for name, value in shown.fields.items() if name not in ("tab", "revision")}
 
 

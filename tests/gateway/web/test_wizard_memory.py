@@ -1,4 +1,4 @@
-"""The memory that the wizard shows: what a job needs of each GPU, and settings that fit."""
+"""Memory on the wizard: the need of each GPU, and settings that fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_memory_is_the_same_figure_everywhere(wizard: Wizard) -> None:
 
 
 def memory_of(wizard: Wizard, gib: float) -> None:
-    """The catalog says that the GPU has so much memory."""
+    """Set a GPU's memory in the catalog."""
     with because(wizard.world.cause):
         catalog = wizard.world.log.load(Catalog, CATALOG_ID)
         catalog.offer_gpu_type(catalog.gpu_types["cpu"].model_copy(update={"vram_gib": gib}))
@@ -46,7 +46,7 @@ def memory_of(wizard: Wizard, gib: float) -> None:
 
 
 def least_gib(wizard: Wizard, precision: Precision) -> float:
-    """Memory that the default job needs in a precision."""
+    """Return the memory that the default job needs in a precision."""
     gpu = wizard.world.log.load(Catalog, CATALOG_ID).gpu_types["cpu"]
     layout = Layout(TINY_SHAPE, Hyperparameters(), 50, 1)
     return sum(memory_items(layout, precision, True, gpu).values()) / GIB

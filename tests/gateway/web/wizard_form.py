@@ -17,7 +17,7 @@ PATH = "/fine-tune/new"
 
 @dataclass
 class Wizard:
-    """The page as somebody uses it: what it shows, and what they change."""
+    """The page in use: its content and the user's changes."""
 
     browser: Browser
     world: World
@@ -31,11 +31,11 @@ class Wizard:
         return self.shown
 
     def change(self, **fields: Any) -> Node:
-        """Fill in some fields, which is kept."""
+        """Fill in some fields, which saves the draft."""
         return self._estimate({}, self._next() | fields)
 
     def click(self, choice: str) -> Node:
-        """Click on what sets several fields at once."""
+        """Click a button that sets several fields."""
         return self._estimate({"choose": choice}, self._next())
 
     def _next(self) -> dict[str, str]:
@@ -44,7 +44,7 @@ class Wizard:
         return {"revision": str(int(revision) + 1)}
 
     def look(self, **fields: Any) -> Node:
-        """What the page asks for by itself, now and then."""
+        """Load the parts that the page polls."""
         return self._estimate({"keep": "false"}, fields)
 
     def _estimate(self, query: dict[str, str], fields: dict[str, Any]) -> Node:
@@ -59,11 +59,11 @@ class Wizard:
         return self.shown
 
     def complete(self) -> Node:
-        """Choose what has no default."""
+        """Choose a value for each field without a default."""
         return self.change(dataset=str(self.dataset), base_model=BASE_MODEL)
 
     def approve(self, **fields: Any) -> UUID | None:
-        """The job that it leads to; None if it shows the form again."""
+        """Approve and return the job, or None if the form is shown again."""
         leads_to = self.send(**fields)
         if not leads_to.startswith("/fine-tune/ftjob-"):
             self.shown = read_html(leads_to)
@@ -71,7 +71,7 @@ class Wizard:
         return UUID(leads_to.removeprefix("/fine-tune/ftjob-"))
 
     def send(self, **fields: Any) -> str:
-        """Where an approval leads, or the form that it shows."""
+        """Approve and return the location, or the form that is shown."""
         form = self.shown.fields | fields
         answer = self.browser.client.post(PATH, data=form, headers=self.browser.htmx)
         assert answer.status_code == 200, answer.text
@@ -99,7 +99,7 @@ class Wizard:
 
 
 def problem(shown: Node, name: str) -> str:
-    """What the page says beside a field, to which its control points."""
+    """Return the problem that the page shows beside a field."""
     control = shown[name].attributes
     assert control["aria-invalid"] == "true"
     assert f"{name}-problem" in control["aria-describedby"].split()
