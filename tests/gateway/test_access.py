@@ -15,7 +15,7 @@ def test_health_needs_no_key(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok", "disk": "ok"}
 
 
-def test_without_a_valid_key_nothing_is_answered(client: TestClient) -> None:
+def test_requests_without_a_valid_key_are_refused(client: TestClient) -> None:
     for header in (None, "Bearer eco_wrong", "Basic eco_wrong", "Bearer"):
         headers = {} if header is None else {"authorization": header}
         answer = client.get("/api/account", headers=headers)
@@ -31,7 +31,7 @@ def test_a_revoked_key_is_refused_at_once(client: TestClient, world: World) -> N
     assert client.get("/api/account", headers=person.headers).status_code == 401
 
 
-def test_a_user_is_no_operator(client: TestClient, world: World) -> None:
+def test_a_user_cannot_call_operator_routes(client: TestClient, world: World) -> None:
     person = world.person()
     credits = client.post(
         f"/api/accounts/{person.account_id}/credits",
@@ -42,9 +42,7 @@ def test_a_user_is_no_operator(client: TestClient, world: World) -> None:
     assert client.get("/api/operator/parked", headers=person.headers).status_code == 403
 
 
-def test_another_accounts_things_are_as_if_they_did_not_exist(
-    client: TestClient, world: World
-) -> None:
+def test_objects_of_another_account_are_not_found(client: TestClient, world: World) -> None:
     owner, other = world.person(dollars=1), world.person(dollars=1)
     world.base_model()
     dataset = world.dataset(owner)

@@ -69,7 +69,7 @@ def test_the_days_of_a_statement_are_bounded(client: TestClient, world: World) -
         assert answer.status_code == 422, days
 
 
-def test_an_operator_confirms_no_test_payment_where_they_are_off(
+def test_an_operator_cannot_confirm_test_payments_while_they_are_off(
     settings: Settings, projecting: None, world: World
 ) -> None:
     operator, person = world.person(Role.OPERATOR), world.person()

@@ -34,7 +34,7 @@ def test_ranges_without_a_step_are_left_out() -> None:
     assert [each.step for each in thinned(measured, 20)] == [1, 10_000]
 
 
-def test_what_a_launch_had_behind_the_beginning_of_a_later_one_is_undone() -> None:
+def test_a_later_launch_discards_later_points_of_earlier_ones() -> None:
     standing = [MeasuredStep(n, 1 if n <= 50 else 2, 1.0, 1.0) for n in range(1, 56)]
     evaluated = ((0, 1), (50, 1), (52, 1), (52, 2), (60, 1))
     assert [undone(standing, *each) for each in evaluated] == [False, False, True, False, True]

@@ -98,7 +98,7 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
     assert uploads(settings) == []
 
 
-def test_a_name_is_needed(client: TestClient, world: World) -> None:
+def test_an_upload_without_a_name_is_refused(client: TestClient, world: World) -> None:
     person = world.person()
     for query in ("", "?name=", "?name=%20"):
         answer = client.post(f"/api/datasets{query}", content=LINE, headers=person.headers)
@@ -107,7 +107,7 @@ def test_a_name_is_needed(client: TestClient, world: World) -> None:
     assert uploads(world.settings) == []
 
 
-def test_a_stranger_stores_nothing(client: TestClient, world: World) -> None:
+def test_an_upload_without_a_key_stores_nothing(client: TestClient, world: World) -> None:
     assert client.post("/api/datasets?name=x", content=LINE).status_code == 401
     assert client.get(f"/api/datasets/{uuid4()}").status_code == 401
     assert uploads(world.settings) == []

@@ -69,9 +69,7 @@ def test_a_model_is_deployed_served_and_undeployed(client: TestClient, world: Wo
     assert shown.json()["status"] == "deploying"
 
 
-def test_the_story_of_a_job_tells_what_became_of_its_deployments(
-    client: TestClient, world: World
-) -> None:
+def test_the_timeline_of_a_job_includes_its_deployments(client: TestClient, world: World) -> None:
     owner = Deployer(client, world)
     owner.post(f"/models/{owner.model}/deploy")
     owner.serve(owner.model)
@@ -103,7 +101,7 @@ def test_a_checkpoint_is_deployed_under_a_name_of_its_own(client: TestClient, wo
     assert owner.post(f"/models/{deployed['model']}/deploy").json()["status"] == "deploying"
 
 
-def test_a_failure_tells_why(client: TestClient, world: World) -> None:
+def test_a_failed_deployment_has_its_reason(client: TestClient, world: World) -> None:
     owner = Deployer(client, world)
     owner.post(f"/models/{owner.model}/deploy")
     with because(world.cause):
@@ -125,7 +123,7 @@ def test_every_failure_has_its_advice() -> None:
     assert advice_on("unknown") == AGAIN
 
 
-def test_strangers_find_nothing_of_it(client: TestClient, world: World) -> None:
+def test_other_accounts_cannot_find_the_model(client: TestClient, world: World) -> None:
     owner, stranger = Deployer(client, world), world.person()
     owner.post(f"/models/{owner.model}/deploy")
     path = owner.path.removeprefix("/api")

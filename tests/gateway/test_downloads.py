@@ -80,7 +80,7 @@ def test_the_adapter_of_a_checkpoint_is_one_archive(owner: Owner, files: str) ->
     assert get(owner, f"{owner.path}/checkpoints/11/archive").status_code == 404
 
 
-def test_a_download_that_was_cut_off_goes_on(owner: Owner, files: str) -> None:
+def test_an_interrupted_download_resumes(owner: Owner, files: str) -> None:
     path = f"{files}/adapter_model.safetensors"
     rest = get(owner, path, range="bytes=3001-", if_range=ETAG)
     assert rest.status_code == 206
@@ -93,7 +93,7 @@ def test_a_download_that_was_cut_off_goes_on(owner: Owner, files: str) -> None:
     assert "content-range" not in other.headers
 
 
-def test_a_part_that_a_file_does_not_have_is_refused(owner: Owner, files: str) -> None:
+def test_a_range_outside_the_file_is_refused(owner: Owner, files: str) -> None:
     for path, size in (("adapter_model.safetensors", len(WEIGHTS)), ("more/empty.txt", 0)):
         beyond = get(owner, f"{files}/{path}", range=f"bytes={size}-")
         assert beyond.status_code == 416
@@ -101,7 +101,7 @@ def test_a_part_that_a_file_does_not_have_is_refused(owner: Owner, files: str) -
         assert f"has {size} bytes" in beyond.json()["error"]["message"]
 
 
-def test_a_file_that_is_there_already_is_not_sent(owner: Owner, files: str) -> None:
+def test_an_unchanged_file_is_not_sent(owner: Owner, files: str) -> None:
     path = f"{files}/adapter_model.safetensors"
     for known in (ETAG, f"W/{ETAG}", f'"other", {ETAG}', "*"):
         answer = get(owner, path, if_none_match=known)
@@ -128,18 +128,18 @@ def test_a_file_that_is_there_already_is_not_sent(owner: Owner, files: str) -> N
         ("", None),
     ],
 )
-def test_what_a_range_header_names(header: str | None, expected: tuple[int, int] | None) -> None:
+def test_valid_range_headers(header: str | None, expected: tuple[int, int] | None) -> None:
     assert span(header, 10) == expected
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", "bytes=-0", f"bytes={10**18}-"])
-def test_what_a_range_header_cannot_name(header: str) -> None:
+def test_invalid_range_headers(header: str) -> None:
     with pytest.raises(HTTPException) as refused:
         span(header, 10)
     assert refused.value.status_code == 416
 
 
-def test_what_is_not_there_or_not_ones_own_is_not_found(owner: Owner, files: str) -> None:
+def test_missing_files_and_files_of_other_accounts_are_not_found(owner: Owner, files: str) -> None:
     stranger = owner.world.person()
     for path in (files, f"{files}/adapter_model.safetensors"):
         answer = owner.client.get(path, headers=stranger.headers)
@@ -155,7 +155,7 @@ def test_what_is_not_there_or_not_ones_own_is_not_found(owner: Owner, files: str
     assert get(owner, f"{files}/%2e%2e%2fmanifest.json").status_code == 404
 
 
-def test_files_that_were_deleted_are_not_found(owner: Owner, files: str) -> None:
+def test_deleted_files_are_not_found(owner: Owner, files: str) -> None:
     store = Artifacts(owner.world.settings.artifacts)
     store.delete("checkpoints/1/adapter_model.safetensors")
     assert get(owner, f"{files}/adapter_model.safetensors").status_code == 404

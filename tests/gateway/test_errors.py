@@ -31,7 +31,7 @@ def test_every_refusal_has_a_status() -> None:
     assert kinds <= STATUSES.keys()
 
 
-def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -> None:
+def test_an_error_lists_all_problems_of_a_form(client: TestClient, world: World) -> None:
     answer = client.post(
         "/api/jobs",
         json={
@@ -64,9 +64,7 @@ def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -
         (2.5, "Input should be 'auto' or a valid integer"),
     ],
 )
-def test_a_field_that_may_be_one_of_several_things_has_one_problem(
-    value: float, ought: str
-) -> None:
+def test_a_field_with_alternatives_has_one_problem(value: float, ought: str) -> None:
     body = {
         "model": "tiny",
         "training_file": "file-x",
@@ -80,7 +78,7 @@ def test_a_field_that_may_be_one_of_several_things_has_one_problem(
     assert told == {"hyperparameters.batch_size": ought, "seed": "Input should be a valid integer"}
 
 
-def test_what_the_framework_refuses_has_the_same_shape(client: TestClient) -> None:
+def test_framework_errors_have_the_same_format(client: TestClient) -> None:
     for answer, status, code in (
         (client.get("/api/nothing"), 404, "not_found"),
         (client.delete("/api/jobs"), 405, "method_not_allowed"),
@@ -89,7 +87,7 @@ def test_what_the_framework_refuses_has_the_same_shape(client: TestClient) -> No
         assert answer.headers["x-request-id"]
 
 
-def test_a_failure_says_its_id_and_nothing_else(
+def test_an_internal_error_shows_only_its_request_id(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(self: EcoLink, secret: str) -> None:
@@ -117,7 +115,7 @@ def test_an_unreachable_store_is_named(client: TestClient, monkeypatch: pytest.M
         assert answer.headers["retry-after"]
 
 
-def test_a_body_that_is_read_whole_is_bounded(client: TestClient, world: World) -> None:
+def test_the_size_of_a_body_is_limited(client: TestClient, world: World) -> None:
     answer = client.post(
         "/api/jobs",
         content=b'"' + b"x" * JSON_BYTES + b'"',

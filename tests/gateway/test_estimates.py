@@ -80,7 +80,7 @@ def test_two_gpus_cost_twice_the_rate(client: TestClient, world: World) -> None:
     assert rates == [600_000, 1_200_000]
 
 
-def test_an_estimate_of_what_does_not_exist_is_refused(client: TestClient, world: World) -> None:
+def test_an_estimate_of_an_unknown_object_is_refused(client: TestClient, world: World) -> None:
     person, body = ready(world)
     answer = client.post(
         "/api/estimates", json=body | {"base_model": "none"}, headers=person.headers
@@ -91,7 +91,7 @@ def test_an_estimate_of_what_does_not_exist_is_refused(client: TestClient, world
     assert (answer.status_code, answer.json()["error"]["field"]) == (404, "dataset")
 
 
-def test_a_base_that_is_not_counted_yet_is_said_so(client: TestClient, world: World) -> None:
+def test_a_base_without_token_counts_is_refused(client: TestClient, world: World) -> None:
     person, body = ready(world)
     world.base_model("other")
     answer = client.post(
@@ -117,7 +117,7 @@ def test_a_base_that_cannot_read_the_dataset_is_refused_for_good(
     assert "refuses example 3" in answer.json()["error"]["message"]
 
 
-def test_what_the_catalog_does_not_offer_is_not_trained(client: TestClient, world: World) -> None:
+def test_a_choice_outside_the_catalog_is_refused(client: TestClient, world: World) -> None:
     person, body = ready(world)
     listed = CatalogBase(
         name=BASE_MODEL, repository="tests/tiny", shape=TINY_SHAPE, eligible=False, source="test"
@@ -148,7 +148,7 @@ def test_a_base_without_an_active_deployment_is_not_trained(
     assert client.post("/api/estimates", json=body, headers=person.headers).status_code == 200
 
 
-def test_what_a_region_has_none_of_is_told_by_its_title(client: TestClient, world: World) -> None:
+def test_a_missing_gpu_type_is_named_by_its_title(client: TestClient, world: World) -> None:
     person, body = ready(world)
     asked = body | {"region": "local", "gpu_type": "l4"}
     refused = client.post("/api/estimates", json=asked, headers=person.headers).json()["error"]
@@ -158,7 +158,7 @@ def test_what_a_region_has_none_of_is_told_by_its_title(client: TestClient, worl
     assert "NVIDIA L4 24 GB" in anywhere.json()["error"]["message"]
 
 
-def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World) -> None:
+def test_free_gpus_elsewhere_include_only_those_that_fit(client: TestClient, world: World) -> None:
     person, body = ready(world)
     world.open_pool("cpu-small", 1)
     world.open_pool("l4", 1)
@@ -274,7 +274,7 @@ def test_hyperparameters_that_rarely_work_are_cautioned_against_everywhere(
     assert high in created["message"]
 
 
-def test_a_busy_machine_is_said_and_raises_the_upper_bound(
+def test_a_busy_machine_raises_the_upper_bound(
     client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person, body = ready(world)

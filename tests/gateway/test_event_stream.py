@@ -46,7 +46,7 @@ def refusal(client: TestClient, query: str = "", **handshake: Any) -> tuple[int,
     return closed.value.code, closed.value.reason
 
 
-def test_first_what_was_missed_and_then_what_happens(client: TestClient, world: World) -> None:
+def test_missed_events_are_sent_before_new_ones(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
     missed = page(client, owner.person)["data"]
     after = missed[1]["sequence"]
@@ -78,7 +78,7 @@ def test_a_browser_sends_its_key_as_a_subprotocol(client: TestClient, world: Wor
         assert names(received(socket, 2)) == ["AccountOpened", "ApiKeyIssued"]
 
 
-def test_a_socket_that_is_refused_says_why(client: TestClient, world: World) -> None:
+def test_a_refused_socket_has_a_close_code(client: TestClient, world: World) -> None:
     person = world.person()
     assert refusal(client)[0] == 4401
     assert refusal(client, headers={"authorization": "Bearer eco_wrong"})[0] == 4401
@@ -148,7 +148,7 @@ async def following(settings: Settings) -> AsyncIterator[EventFeed]:
             await asyncio.wait([task])
 
 
-async def test_a_client_that_takes_nothing_is_told_where_to_go_on(
+async def test_a_stalled_client_is_closed_with_its_position(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "SEND_SECONDS", 0.05)
@@ -161,7 +161,7 @@ async def test_a_client_that_takes_nothing_is_told_where_to_go_on(
     assert socket.closed == (4408, f"too slow; continue with after={third}")
 
 
-async def test_a_gateway_that_ends_tells_where_to_go_on(world: World) -> None:
+async def test_a_stopping_gateway_closes_with_the_position(world: World) -> None:
     grow(world.log, 2)
     socket = Stalled()
     async with following(world.settings) as feed:
@@ -174,7 +174,7 @@ async def test_a_gateway_that_ends_tells_where_to_go_on(world: World) -> None:
     assert socket.closed == (1012, events.GOODBYE.format(last))
 
 
-async def test_however_far_behind_nobody_misses_an_event(
+async def test_clients_far_behind_miss_no_event(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three clients of different speed on a feed that keeps fewer events than they miss."""
@@ -213,9 +213,7 @@ async def test_however_far_behind_nobody_misses_an_event(
 
 
 @pytest.mark.full
-def test_a_gateway_that_is_started_anew_goes_on_where_the_other_ended(
-    world: World, projecting: None
-) -> None:
+def test_a_restarted_gateway_continues_at_the_position(world: World, projecting: None) -> None:
     person, found = world.person(), list[int]()
     for credits in (3, 4):
         for _ in range(credits):
@@ -253,9 +251,7 @@ class Broken:
         """Do nothing."""
 
 
-async def test_a_listener_that_breaks_takes_nothing_from_the_others(
-    settings: Settings, world: World
-) -> None:
+async def test_a_failing_listener_does_not_affect_others(settings: Settings, world: World) -> None:
     person = world.person()
     async with following(settings) as feed:
         await feed.follows.wait()

@@ -39,9 +39,7 @@ def names(data: list[dict[str, Any]]) -> list[str]:
     return [each["event"] for each in data]
 
 
-def test_an_event_says_where_it_stands_and_what_it_is_about(
-    client: TestClient, world: World
-) -> None:
+def test_an_event_has_its_sequence_and_its_job(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
     owner.train()
     (saved,) = [
@@ -55,9 +53,7 @@ def test_an_event_says_where_it_stands_and_what_it_is_about(
     assert not saved["fields"].keys() & {"actor", "command_id", "timestamp", "account_id"}
 
 
-def test_only_ones_own_events_come_and_in_the_order_of_the_log(
-    client: TestClient, world: World
-) -> None:
+def test_only_own_events_are_returned_in_log_order(client: TestClient, world: World) -> None:
     owner, other = Owner(client, world), world.person(dollars=1)
     assert names(page(client, other)["data"]) == ["AccountOpened", "CreditGranted", "ApiKeyIssued"]
     assert names(page(client, owner.person)["data"]) == [
@@ -90,7 +86,7 @@ def test_the_events_of_one_job(client: TestClient, world: World) -> None:
     assert stranger.status_code == 404
 
 
-def test_who_has_seen_a_job_follows_it_from_there(client: TestClient, world: World) -> None:
+def test_events_continue_after_the_sequence_of_a_job(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
     owner.train()
     seen = client.get(owner.path, headers=owner.person.headers).json()
@@ -123,7 +119,7 @@ def test_pages_neither_miss_nor_repeat(
     ]
 
 
-def test_what_cannot_be_is_refused(client: TestClient, world: World) -> None:
+def test_invalid_filters_are_refused(client: TestClient, world: World) -> None:
     person = world.person()
     for asked, field in (
         ({"after": -1}, "after"),

@@ -102,7 +102,9 @@ def test_a_job_resumes_on_as_many_gpus_as_are_asked_for(client: TestClient, worl
     assert (job.gpu_count, job.plan.gpu_count) == (2, 1)
 
 
-def test_a_lack_of_memory_is_shown_with_what_was_tried(client: TestClient, world: World) -> None:
+def test_an_out_of_memory_failure_shows_the_tried_micro_batches(
+    client: TestClient, world: World
+) -> None:
     owner = Owner(client, world)
     for segment in (1, 2):
         owner.train(segment)
@@ -188,7 +190,7 @@ def test_cancelled_before_any_checkpoint_keeps_nothing(client: TestClient, world
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
 
 
-def test_nobody_commands_another_accounts_job(client: TestClient, world: World) -> None:
+def test_commands_on_another_accounts_job_are_refused(client: TestClient, world: World) -> None:
     owner, stranger = Owner(client, world), world.person(dollars=10)
     for command in ("pause", "resume", "cancel", "promote"):
         assert owner.give(command, stranger).status_code == 404

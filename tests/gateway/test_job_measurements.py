@@ -160,7 +160,7 @@ def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
     assert client.get(f"{path}/checkpoints", headers=stranger.headers).status_code == 404
 
 
-def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: World) -> None:
+def test_a_failed_job_shows_its_kept_log_lines(client: TestClient, world: World) -> None:
     person, body = ready(world)
     job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
     line = LogLine(

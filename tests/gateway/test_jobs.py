@@ -141,7 +141,7 @@ def test_an_empty_account_is_refused(client: TestClient, world: World) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "insufficient_balance")
 
 
-def test_what_was_chosen_must_exist(client: TestClient, world: World) -> None:
+def test_unknown_choices_are_refused(client: TestClient, world: World) -> None:
     person, body = ready(world)
     validating = str(world.dataset(person, ready=False))
     for change, status, field in (
@@ -198,7 +198,7 @@ def test_a_validation_dataset_is_frozen_in_the_plan_and_frees_the_dataset(
     assert split["estimate"]["tokens"] < 0.91 * whole["estimate"]["tokens"]
 
 
-def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -> None:
+def test_an_error_lists_all_problems_of_a_form(client: TestClient, world: World) -> None:
     person, other = world.person(dollars=1), world.person()
     form = {
         "dataset": str(world.dataset(other)),

@@ -35,7 +35,7 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{method} {path} {status}", answer
 
 
-def test_every_example_is_what_it_is_an_example_of(document: dict[str, Any]) -> None:
+def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
     shown = 0
     for name, body in bodies(document):
         for content in body.get("content", {}).values():
@@ -57,7 +57,7 @@ def test_every_json_answer_has_a_type_and_an_example(document: dict[str, Any]) -
     assert untyped == []
 
 
-def test_operations_have_names_of_their_own_and_say_what_they_do(document: dict[str, Any]) -> None:
+def test_operations_have_unique_names_and_descriptions(document: dict[str, Any]) -> None:
     found = [operation for _, _, operation in operations(document)]
     ids = [operation["operationId"] for operation in found]
     assert len(ids) == len(set(ids)) > 50
@@ -83,7 +83,7 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
-def test_what_an_event_says_is_what_its_schema_says(path: Path, document: dict[str, Any]) -> None:
+def test_events_match_their_schemas(path: Path, document: dict[str, Any]) -> None:
     event = MAPPER.to_domain_event(stored(path))
     assert isinstance(event, Event)
     fields = json.loads(EventAnswer.of(Recorded(1, event), None).model_dump_json())["fields"]

@@ -58,7 +58,7 @@ def test_jobs_and_datasets(client: TestClient, world: World) -> None:
         assert by_pages(client, person, path, lambda each: each["id"]) == every
 
 
-def test_what_is_made_meanwhile_is_on_no_later_page(client: TestClient, world: World) -> None:
+def test_new_objects_are_not_on_later_pages(client: TestClient, world: World) -> None:
     person, form = ready(world)
     for _ in range(3):
         client.post("/api/jobs", json=form, headers=person.headers)
@@ -163,7 +163,7 @@ NOBODYS = UUID("0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f")
         ("/api/deployments", "ft:none:1"),
     ],
 )
-def test_nothing_comes_after_what_is_not_there(
+def test_a_page_after_an_unknown_object_is_not_found(
     client: TestClient, world: World, path: str, after: str
 ) -> None:
     answer = client.get(path, params={"after": after}, headers=world.person().headers)

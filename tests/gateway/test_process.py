@@ -74,7 +74,7 @@ def test_downloads_are_streamed(gateway: Gateway, world: World) -> None:
     assert _peak_bytes(process) - before < 40 * MEBIBYTE
 
 
-def test_what_does_not_become_a_dataset_leaves_nothing(gateway: Gateway, world: World) -> None:
+def test_a_failed_upload_leaves_nothing(gateway: Gateway, world: World) -> None:
     url = gateway.url
     chunk = b"x" * MEBIBYTE
     headers = world.person().headers

@@ -82,7 +82,7 @@ def upload(prepare: Prepare, url: str, person: Person) -> int:
 
 
 @pytest.mark.parametrize("prepare", [as_body, as_form])
-def test_an_account_has_so_many_uploads_at_a_time(
+def test_simultaneous_uploads_of_an_account_are_limited(
     settings: Settings, world: World, projecting: None, prepare: Prepare
 ) -> None:
     person, other, most = world.person(), world.person(), LIMITS["uploads"].default
@@ -113,7 +113,7 @@ def _holds(gateway: Gateway, prepare: Prepare, person: Person, count: int) -> bo
         return all(each.finish() < 300 for each in uploads)
 
 
-def test_a_gateway_has_so_many_uploads_at_a_time(
+def test_simultaneous_uploads_of_a_gateway_are_limited(
     settings: Settings, world: World, projecting: None
 ) -> None:
     people = [world.person() for _ in range(3)]

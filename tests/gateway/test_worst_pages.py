@@ -188,7 +188,7 @@ def test_the_worst_files_are_shown_and_disturb_no_other_account(
         ("growing", "data-problem"),
     ],
 )
-def test_what_is_not_shown_is_said(
+def test_missing_content_has_a_note(
     gateway: Gateway, world: World, tmp_path: Path, name: str, note: str
 ) -> None:
     owner = world.person()

@@ -38,7 +38,7 @@ def serving_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine.close()
 
 
-def test_a_base_answers_as_it_speaks_and_as_one_document(served: Served, world: World) -> None:
+def test_an_answer_is_streamed_or_one_document(served: Served, world: World) -> None:
     world.base_model()
     world.project()
     me = served.as_person(world.person())
@@ -49,17 +49,17 @@ def test_a_base_answers_as_it_speaks_and_as_one_document(served: Served, world: 
     assert whole["usage"]["completion_tokens"] == 9
     piped = ecolink("--url", me.url, "--key", me.key, "models", "chat", BASE_MODEL, stdin="Hello!")
     assert piped.exit_code == 0
-    _what_does_not_answer_says_so(me)
+    _check_refusals(me)
 
 
-def _what_does_not_answer_says_so(me: CommandLine) -> None:
+def _check_refusals(me: CommandLine) -> None:
     me.refused("models", "chat", "none", "Hello!", code=4)
     assert "prompt" in me.refused("models", "chat", BASE_MODEL, "", code=2)
     hot = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "3")
     assert "--temperature" in me.refused(*hot, code=2)
 
 
-def test_comments_to_who_waits_and_ends_of_lines_in_a_text_are_no_events() -> None:
+def test_comments_and_line_separators_are_not_events() -> None:
     piece = {"choices": [{"delta": {"content": "a\u2028b\x85"}}]}
     events = [
         f": {PING}\n\n",
@@ -71,5 +71,5 @@ def test_comments_to_who_waits_and_ends_of_lines_in_a_text_are_no_events() -> No
         assert list(client.chat({"stream": True})) == [piece]
 
 
-def test_what_would_control_a_terminal_is_left_out() -> None:
+def test_terminal_control_characters_are_removed() -> None:
     assert tame("a\x1b[31m\tb\x07\nc\r") == "a[31m\tb\nc"

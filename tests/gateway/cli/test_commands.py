@@ -67,7 +67,7 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert me.read("billing", "ledger", "--job", job["id"])["data"] == []
 
 
-def test_what_is_no_id_says_what_one_looks_like(served: Served, world: World) -> None:
+def test_an_invalid_id_prints_an_example(served: Served, world: World) -> None:
     me = served.as_person(world.person())
     for refusal in (
         me.refused("jobs", "show", "nope", code=2),
@@ -107,7 +107,7 @@ def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) ->
     assert me.read("jobs", "list")["data"] == []
 
 
-def test_a_truncation_is_warned_of_and_one_that_leaves_nothing_is_refused(
+def test_truncation_has_a_warning_and_is_refused_without_trainable_tokens(
     served: Served, world: World
 ) -> None:
     person = world.person(dollars=5)
@@ -182,7 +182,7 @@ def test_nothing_is_cut_in_a_pipe_and_ids_never_on_a_terminal(served: Served, wo
         assert all(cell_len(line) <= 80 for line in plain(shown).splitlines())
 
 
-def test_without_a_stack_it_says_how_to_start_one(
+def test_without_a_stack_the_error_names_the_start_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ECOLINK_HOME", str(tmp_path))

@@ -69,7 +69,7 @@ def test_an_upload_is_followed_until_it_is_ready_and_counted(
     assert me.refused("datasets", "delete", dataset["id"], code=4)
 
 
-def test_a_rejected_upload_tells_the_lines_and_exits_with_1(
+def test_a_rejected_upload_prints_the_lines_and_exits_with_1(
     me: CommandLine, world: World, tmp_path: Path
 ) -> None:
     Artifacts(world.settings.artifacts).put("datasets/x/report.json", REPORT)

@@ -96,7 +96,7 @@ def test_a_model_and_a_checkpoint_arrive_whole(me: CommandLine, job: str, tmp_pa
     assert str(tmp_path / "0") in me.run("jobs", "download", job, "--to", str(tmp_path / "0"))
 
 
-def test_what_was_cut_off_goes_on_and_what_is_there_is_not_asked_for(
+def test_an_interrupted_download_requests_only_missing_bytes(
     me: CommandLine, job: str, tmp_path: Path, asked: list[tuple[str, int]]
 ) -> None:
     folder = tmp_path / "here"
@@ -111,7 +111,7 @@ def test_what_was_cut_off_goes_on_and_what_is_there_is_not_asked_for(
     assert asked == []
 
 
-def test_a_damaged_part_is_fetched_anew(
+def test_a_damaged_part_is_downloaded_again(
     me: CommandLine, job: str, tmp_path: Path, asked: list[tuple[str, int]]
 ) -> None:
     folder = tmp_path / "here"
@@ -123,7 +123,7 @@ def test_a_damaged_part_is_fetched_anew(
     assert asked == [(WEIGHTS_NAME, 3000), (WEIGHTS_NAME, 0), ("manifest.json", 0)]
 
 
-def test_a_connection_that_breaks_is_taken_up_again(
+def test_a_broken_connection_is_resumed(
     me: CommandLine,
     job: str,
     tmp_path: Path,
@@ -152,7 +152,7 @@ def test_a_connection_that_breaks_is_taken_up_again(
     assert asked == [(WEIGHTS_NAME, 0), (WEIGHTS_NAME, 1000), ("manifest.json", 0)]
 
 
-def test_what_arrives_damaged_is_not_kept(
+def test_a_damaged_download_is_not_kept(
     me: CommandLine, job: str, tmp_path: Path, world: World
 ) -> None:
     Artifacts(world.settings.artifacts).put(f"stored/{WEIGHTS_NAME}", b"?" * len(WEIGHTS))

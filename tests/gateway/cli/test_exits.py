@@ -40,7 +40,7 @@ def test_each_kind_of_error_has_its_code(error: ClientError | OSError, code: Exi
 
 
 @pytest.mark.parametrize(("status", "code"), [(502, ExitCode.UNREACHABLE), (200, ExitCode.FAILED)])
-def test_what_answers_instead_of_ecolink_is_told_from_what_is_only_away(
+def test_another_server_and_an_unreachable_gateway_have_different_exit_codes(
     status: int, code: ExitCode
 ) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
@@ -50,7 +50,7 @@ def test_what_answers_instead_of_ecolink_is_told_from_what_is_only_away(
     assert exit_code_of(caught.value) is code
 
 
-def test_the_codes_are_told_where_people_look() -> None:
+def test_exit_codes_are_documented_in_the_help() -> None:
     for arguments in ((), ("jobs",), ("datasets",)):
         shown = ecolink(*arguments, "--help").output
         for code in ExitCode:

@@ -77,7 +77,7 @@ def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
     assert me.refused("models", "deploy", "ft:tiny:none", code=4)
 
 
-def test_a_checkpoint_that_cannot_be_served_says_why(
+def test_a_failed_checkpoint_deployment_prints_the_reason(
     me: CommandLine, world: World, person: Person, job: str
 ) -> None:
     name = me.read("jobs", "deploy", job, "--step", "10", "--no-follow")["model"]

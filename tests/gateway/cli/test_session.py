@@ -57,7 +57,7 @@ def test_a_key_that_does_not_work_is_not_kept(served: Served) -> None:
         assert not login_file().exists()
 
 
-def test_what_is_told_goes_before_what_is_kept(served: Served, world: World) -> None:
+def test_options_override_the_saved_login(served: Served, world: World) -> None:
     kept, told = world.person(), world.person()
     world.project()
     ecolink("login", served.url, "--key", kept.key)
@@ -69,7 +69,7 @@ def test_what_is_told_goes_before_what_is_kept(served: Served, world: World) -> 
     assert "ecolink login" in elsewhere.output
 
 
-def test_a_broken_login_says_how_to_get_rid_of_it() -> None:
+def test_a_damaged_login_names_the_command_that_deletes_it() -> None:
     login_file().parent.mkdir(parents=True)
     login_file().write_text("{")
     result = ecolink("whoami")

@@ -195,7 +195,7 @@ def test_json_lines_begin_with_the_approval(
     assert (lines[0]["status"], lines[-1]["status"]) == ("training", "cancelled")
 
 
-def test_the_exit_code_tells_a_pause_from_a_failure(
+def test_a_pause_and_a_failure_have_different_exit_codes(
     me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
 ) -> None:
     paused, failed = me.read(*launch)["id"], me.read(*launch)["id"]
@@ -226,7 +226,7 @@ def test_the_exit_code_tells_a_pause_from_a_failure(
     assert f"ecolink jobs logs {failed}" in told
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_so(
+def test_ctrl_c_leaves_the_job_running_with_a_note(
     me: CommandLine, launch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt() -> None:
@@ -309,7 +309,7 @@ def test_a_log_is_followed_line_by_line(
     assert (topics[0], topics[-1]) == ("JobApproved", "Registered")
 
 
-def test_a_log_that_was_deleted_is_told(
+def test_a_deleted_log_is_reported(
     me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
 ) -> None:
     job = me.read(*launch)["id"]

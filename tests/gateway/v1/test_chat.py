@@ -91,7 +91,7 @@ def test_a_chat_is_answered(chat: OpenAI) -> None:
     assert answer.model == BASE_MODEL
 
 
-def test_a_stream_says_the_same_in_pieces(chat: OpenAI) -> None:
+def test_a_stream_has_the_same_text_as_a_completion(chat: OpenAI) -> None:
     expected = chat.chat.completions.create(**GREEDY, max_tokens=12, n=2)
     chunks = [
         whole(chunk)

@@ -55,7 +55,7 @@ def test_only_a_lost_race_is_tried_again() -> None:
     assert "x-should-retry" not in raced.headers
 
 
-def test_all_problems_of_a_form_are_told_and_the_first_is_the_parameter() -> None:
+def test_an_error_lists_all_problems_and_its_parameter_is_the_first() -> None:
     problems = [
         FieldProblem(field="suffix", message="too long"),
         FieldProblem(field="seed", message="no"),

@@ -96,7 +96,7 @@ def test_a_page_of_files_has_its_most(
     assert [each.id for each in first] == made[::-1]
 
 
-def test_a_rejected_file_says_why(client_of: ClientOf, world: World) -> None:
+def test_a_rejected_file_has_its_errors(client_of: ClientOf, world: World) -> None:
     person = world.person()
     client = client_of(person)
     file = client.files.create(file=FILE, purpose="fine-tune")
@@ -167,7 +167,9 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
     assert stored(settings) == []
 
 
-def test_a_name_keeps_what_can_be_stored(client: TestClient, world: World) -> None:
+def test_characters_that_cannot_be_stored_are_removed_from_a_name(
+    client: TestClient, world: World
+) -> None:
     person = world.person()
 
     def upload(disposition: bytes) -> Any:

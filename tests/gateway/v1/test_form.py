@@ -50,12 +50,12 @@ contents = st.binary(max_size=40).map(lambda each: each.replace(b"\r\n--b", b"")
 
 
 @given(st.lists(contents, max_size=3), st.lists(st.integers(0, 10_000), max_size=30))
-def test_what_was_sent_is_read(sent: list[bytes], cuts: list[int]) -> None:
+def test_sent_fields_are_read(sent: list[bytes], cuts: list[int]) -> None:
     parts: Parts = [(f"n{n}", f"{n} ä.jsonl", content) for n, content in enumerate(sent)]
     assert read(encoded(parts), cuts) == parts
 
 
-def test_a_part_that_nobody_reads_is_skipped() -> None:
+def test_an_unread_part_is_skipped() -> None:
     async def names() -> list[str]:
         body = cut(encoded([("a", None, b"1"), ("b", "f", b"2" * 100)]), list(range(0, 200, 7)))
         return [part.name async for part in Form(TYPE, body).parts()]
@@ -75,7 +75,7 @@ def test_a_part_that_nobody_reads_is_skipped() -> None:
         b"--b\r\n" + b"h" * 10_000,
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes) -> None:
+def test_a_malformed_form_is_refused(body: bytes) -> None:
     with pytest.raises(Invalid):
         read(body, [])
 
@@ -87,7 +87,7 @@ def test_another_type_is_refused(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("value", [b"x" * (FIELD_BYTES + 1), b"\xff"])
-def test_a_field_is_a_short_text(value: bytes) -> None:
+def test_a_field_must_be_short_text(value: bytes) -> None:
     async def run() -> None:
         async for part in Form(TYPE, cut(encoded([("purpose", None, value)]), [])).parts():
             await part.text()

@@ -125,7 +125,7 @@ def trained(client_of: ClientOf, client: TestClient, world: World) -> Trained:
     return Trained(client_of, client, world)
 
 
-def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) -> None:
+def test_events_include_the_metrics_of_each_step(trained: Trained) -> None:
     trained.register()
     events = list(trained.client.fine_tuning.jobs.list_events(trained.name, limit=3))
     assert len({whole(each).id for each in events}) == len(events)
@@ -144,7 +144,7 @@ def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) ->
         trained.client.fine_tuning.jobs.list_events(trained.name, after="ftevent-none")
 
 
-def test_events_tell_what_became_of_a_deployment(trained: Trained) -> None:
+def test_events_include_the_deployment(trained: Trained) -> None:
     trained.register()
     deploying, account_id = trained.world.deploying, trained.person.account_id
     with because(trained.cause(STEPS + 2)):
@@ -172,7 +172,7 @@ def test_a_checkpoint_has_its_metrics_and_its_name(trained: Trained) -> None:
     assert (metrics.valid_loss, metrics.valid_mean_token_accuracy) == (2.25, 0.5)
 
 
-def test_checkpoints_after_one_that_was_pruned_are_the_older_ones(trained: Trained) -> None:
+def test_a_page_after_a_pruned_checkpoint_has_the_older_ones(trained: Trained) -> None:
     trained.world.project()
     checkpoints = trained.client.fine_tuning.jobs.checkpoints
     (saved,) = checkpoints.list(trained.name)
@@ -185,7 +185,7 @@ def test_checkpoints_after_one_that_was_pruned_are_the_older_ones(trained: Train
             checkpoints.list(trained.name, after=after)
 
 
-def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
+def test_a_running_job_has_an_estimated_finish(trained: Trained) -> None:
     trained.world.project()
     job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
     assert job.status == "running"
@@ -193,7 +193,7 @@ def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
     assert (job.trained_tokens, job.finished_at, job.result_files) == (None, None, [])
 
 
-def test_a_job_that_is_tried_again_later_is_queued(trained: Trained) -> None:
+def test_a_job_that_waits_to_retry_is_queued(trained: Trained) -> None:
     trained.crash(FailureClass.NODE_LOST)
     with because(trained.cause(STEPS + 2)):
         job = trained.world.log.load(Job, trained.job_id)
@@ -233,7 +233,7 @@ def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -
         files.delete(result)
 
 
-def test_tokens_are_told_when_the_last_step_is_measured(
+def test_trained_tokens_appear_with_the_last_step(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measured, "WAIT_SECONDS", 0.05)
@@ -257,7 +257,7 @@ def test_pages_of_events_have_each_once_and_in_order(trained: Trained, limit: in
     assert [each.id for each in list_events(trained.name, limit=limit)] == whole_story
 
 
-def test_a_job_that_failed_says_why(trained: Trained) -> None:
+def test_a_failed_job_has_its_error(trained: Trained) -> None:
     trained.crash(FailureClass.BAD_DATA)
     job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
     assert job.status == "failed"

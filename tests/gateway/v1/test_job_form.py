@@ -35,7 +35,7 @@ def test_auto_is_the_wizards_default(fields: dict[str, Any]) -> None:
     assert form(**fields).translated() == Hyperparameters()
 
 
-def test_numbers_are_taken_from_either_place() -> None:
+def test_numbers_are_accepted_in_either_place() -> None:
     numbers = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
     for given in ({"hyperparameters": numbers}, {"method": supervised(**numbers)}):
         found = form(**given, seed=7).translated()
@@ -45,7 +45,7 @@ def test_numbers_are_taken_from_either_place() -> None:
 
 @pytest.mark.parametrize("gpus", [1, 2, 3])
 @pytest.mark.parametrize("each", [1, 2, 3, 5, 6, 7, 12, 64, 100])
-def test_a_batch_comes_back_as_it_was_sent(each: int, gpus: int) -> None:
+def test_the_response_has_the_sent_batch_size(each: int, gpus: int) -> None:
     parts = vocabulary.batch(each * gpus, gpus)
     assert vocabulary.batch_size(parts, gpus) == each * gpus
     assert parts["micro_batch_size"] <= vocabulary.MOST_IN_A_MICRO_BATCH
@@ -66,7 +66,7 @@ def test_a_batch_must_be_dealt_out_evenly() -> None:
         ("learning_rate_multiplier", 5000, 5001, "at most 5,000"),
     ],
 )
-def test_what_is_too_large_is_told_in_what_was_sent(
+def test_a_number_that_is_too_large_is_refused_under_the_sent_name(
     name: str, accepted: float, refused: float, most: str
 ) -> None:
     form(hyperparameters={name: accepted}).translated()
@@ -76,12 +76,12 @@ def test_what_is_too_large_is_told_in_what_was_sent(
 
 
 @pytest.mark.parametrize("multiplier", [0.1, 0.3, 1, 1.7, 2, 10, 0.123456789])
-def test_a_multiplier_comes_back_as_it_was_sent(multiplier: float) -> None:
+def test_the_response_has_the_sent_multiplier(multiplier: float) -> None:
     rate = vocabulary.learning_rate(multiplier)
     assert vocabulary.learning_rate_multiplier({"learning_rate": rate}) == multiplier
 
 
-def test_our_own_fields_come_at_top_level() -> None:
+def test_our_own_fields_are_at_the_top_level() -> None:
     found = form(lora_r=8, target_modules=["q_proj"], warmup_share=0.1).translated()
     assert (found.lora_r, found.target_modules, found.warmup_share) == (8, ("q_proj",), 0.1)
 
@@ -96,7 +96,7 @@ def test_our_own_fields_come_at_top_level() -> None:
         ({"seed": -1}, "seed"),
     ],
 )
-def test_what_is_wrong_is_named_as_it_was_sent(fields: dict[str, Any], named: str) -> None:
+def test_problems_have_the_sent_field_names(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestValidationError) as refused:
         form(**fields).translated()
     assert {each["loc"][1] for each in refused.value.errors()} == {named}
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_named_as_it_was_sent(fields: dict[str, Any], named: st
         {"hyperparameters": {"batch_size": 8}, "micro_batch_size": 2},
     ],
 )
-def test_one_thing_is_said_once(fields: dict[str, Any]) -> None:
+def test_a_number_that_is_given_twice_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
         form(**fields).translated()
 
@@ -128,6 +128,6 @@ def test_one_thing_is_said_once(fields: dict[str, Any]) -> None:
         {"gpu_count": 0},
     ],
 )
-def test_what_is_malformed_is_refused(fields: dict[str, Any]) -> None:
+def test_a_malformed_request_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         form(**fields)

@@ -27,7 +27,7 @@ def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
     return person, {"training_file": file_name(world.dataset(person)), "model": BASE_MODEL}
 
 
-def test_a_job_is_made_listed_and_read(client_of: ClientOf, world: World) -> None:
+def test_a_job_is_created_listed_and_retrieved(client_of: ClientOf, world: World) -> None:
     person, form = ready(world)
     client = client_of(person)
     job = whole(
@@ -68,7 +68,7 @@ def test_a_job_is_made_listed_and_read(client_of: ClientOf, world: World) -> Non
     assert stored.model_name.startswith(f"ft:{BASE_MODEL}:support:")
 
 
-def test_jobs_are_found_by_their_notes_and_in_pages(client_of: ClientOf, world: World) -> None:
+def test_jobs_are_filtered_by_metadata_and_paged(client_of: ClientOf, world: World) -> None:
     person, form = ready(world)
     jobs = client_of(person).fine_tuning.jobs
     noted = [{"team": "a"}, {"team": "b", "run": "1"}, {"team": "b"}, None]
@@ -133,7 +133,7 @@ def test_another_accounts_job_is_not_found(client_of: ClientOf, world: World) ->
     assert list(theirs.list()) == []
 
 
-def test_a_short_balance_is_402_and_says_what_is_missing(client_of: ClientOf, world: World) -> None:
+def test_a_low_balance_is_402_with_the_missing_amount(client_of: ClientOf, world: World) -> None:
     person, form = ready(world, dollars=0)
     world.credit(person, 1)
     with pytest.raises(openai.APIStatusError) as refused:
@@ -203,9 +203,7 @@ def place_of(client: OpenAI, form: dict[str, Any], **chosen: Any) -> tuple[str, 
     return job["ecolink"]["gpu_type"], job["ecolink"]["gpu_count"]
 
 
-def test_gpus_that_are_left_open_are_the_cheapest_that_are_free(
-    client_of: ClientOf, world: World
-) -> None:
+def test_omitted_gpus_default_to_the_cheapest_free_ones(client_of: ClientOf, world: World) -> None:
     person, form = ready(world, dollars=1000)
     client = client_of(person)
     assert place_of(client, form) == ("cpu", 1)
@@ -222,7 +220,7 @@ def test_gpus_that_are_left_open_are_the_cheapest_that_are_free(
         assert {refused.value.param} == wrong.keys()
 
 
-def test_a_model_that_does_not_exist_is_named(client_of: ClientOf, world: World) -> None:
+def test_an_unknown_model_is_named(client_of: ClientOf, world: World) -> None:
     person, form = ready(world)
     with pytest.raises(openai.BadRequestError) as refused:
         client_of(person).fine_tuning.jobs.create(
@@ -242,7 +240,7 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused(
     assert not client.fine_tuning.jobs.list().data
 
 
-def test_a_field_that_there_is_not_is_named(client_of: ClientOf, world: World) -> None:
+def test_an_unknown_field_is_named(client_of: ClientOf, world: World) -> None:
     person, form = ready(world)
     with pytest.raises(openai.BadRequestError) as refused:
         client_of(person).fine_tuning.jobs.create(**form, extra_body={"lora_rank": 8})

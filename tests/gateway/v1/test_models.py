@@ -19,7 +19,7 @@ def trained(client_of: ClientOf, client: TestClient, world: World) -> Trained:
     return done
 
 
-def test_bases_come_first(trained: Trained, client_of: ClientOf) -> None:
+def test_base_models_are_listed_first(trained: Trained, client_of: ClientOf) -> None:
     models = [whole(each) for each in trained.client.models.list()]
     base, own = models
     assert (base.id, base.owned_by) == (BASE_MODEL, "ecolink")

@@ -7,7 +7,7 @@ from gateway.schemas import Money
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
 
 
-def test_what_was_rounded_says_the_exact_amount() -> None:
+def test_a_rounded_amount_shows_the_exact_one() -> None:
     assert written_amount(Money.of(25_000_000)) == "$25.00"
     expected = '<data value="1.234567" title="$1.234567">$1.23</data>'
     assert written_amount(Money.of(1_234_567)) == expected

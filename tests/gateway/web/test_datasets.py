@@ -228,9 +228,7 @@ def test_a_dataset_in_use_is_not_deleted(browser: Browser, world: World) -> None
     assert answer.headers["hx-retarget"] == "#notices"
 
 
-def test_the_page_tells_the_script_the_upload_limit_and_path(
-    browser: Browser, world: World
-) -> None:
+def test_the_page_has_the_upload_limit_and_path(browser: Browser, world: World) -> None:
     html = opened(browser, "/datasets")
     assert f'data-limit="{world.settings.dataset_max_bytes}"' in html
     assert 'data-path="/api/datasets"' in html

@@ -20,7 +20,7 @@ def asked(path: str, query: bytes = b"", **headers: str) -> Request:
 
 
 @pytest.mark.parametrize(("status", "swap"), [(409, "innerHTML"), (503, "innerMorph")])
-def test_what_passes_is_not_said_with_each_poll(status: int, swap: str) -> None:
+def test_a_passing_problem_is_announced_once(status: int, swap: str) -> None:
     problem = Problem(code="x", message="it is not so now; try again")
     notice = answer(asked("/billing/now", hx_request="true"), status, problem, {})
     assert (notice.status_code, notice.headers["hx-retarget"]) == (200, "#notices")
@@ -30,7 +30,7 @@ def test_what_passes_is_not_said_with_each_poll(status: int, swap: str) -> None:
     assert (b"data-passing" in notice.body) == (status == 503)
 
 
-def test_a_page_that_cannot_be_shown_yet_is_asked_for_again() -> None:
+def test_a_page_that_is_not_yet_visible_reloads() -> None:
     problem = Problem(code="not_yet_visible", message="EcoLink is still writing this down")
     page = answer(asked("/fine-tune/ftjob-1", b"a=1&b=2"), 503, problem, {"retry-after": "1"})
     assert (page.headers["refresh"], page.headers["retry-after"]) == ("2", "1")
@@ -43,7 +43,7 @@ def test_a_page_that_cannot_be_shown_yet_is_asked_for_again() -> None:
     assert "refresh" not in answer(asked("/nowhere"), 404, problem, {}).headers
 
 
-def test_who_is_signed_in_stays_in_the_frame(browser: Browser) -> None:
+def test_error_pages_keep_the_layout_of_a_signed_in_user(browser: Browser) -> None:
     for path, status in (
         ("/nowhere", 404),
         ("/fine-tune/ftjob-" + "0" * 32, 404),

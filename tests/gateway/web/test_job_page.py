@@ -32,13 +32,13 @@ from tests.gateway.web.reader import Reader, evaluated, line, measured, notes_in
 from tests.gateway.web.signed_in import signed_in
 
 
-def test_a_job_of_somebody_else_is_not_there(reader: Reader, world: World) -> None:
+def test_another_accounts_job_is_not_found(reader: Reader, world: World) -> None:
     signed_in(reader.client, world.person())
     for path in ("", "/curve", "/log"):
         assert reader.client.get(reader.page_path + path).status_code == 404
 
 
-def test_a_job_is_called_as_in_the_list_and_leads_on(reader: Reader, settings: Settings) -> None:
+def test_the_heading_matches_the_list(reader: Reader, settings: Settings) -> None:
     dataset_id = reader.world.log.load(Job, reader.job_id).plan.dataset_id
     with connect(settings) as connection:
         set_dataset_name(connection, dataset_id, "chats <1>")
@@ -100,7 +100,7 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
 
 
 @pytest.mark.parametrize(("gpu_type", "told"), [("cpu", True), ("cpu-small", True), ("l4", False)])
-def test_memory_of_a_cpu_is_said_to_be_the_host_s(
+def test_memory_of_a_cpu_is_labelled_as_host_memory(
     reader: Reader, settings: Settings, gpu_type: str, told: bool
 ) -> None:
     reader.train()
@@ -111,9 +111,7 @@ def test_memory_of_a_cpu_is_said_to_be_the_host_s(
     assert "GiB predicted" in reader.text()
 
 
-def test_a_job_past_its_estimate_says_by_how_much_and_why(
-    reader: Reader, settings: Settings
-) -> None:
+def test_a_job_past_its_estimate_shows_the_overrun(reader: Reader, settings: Settings) -> None:
     reader.train()
     reader.world.project()
 
@@ -142,7 +140,7 @@ def test_a_job_past_its_estimate_says_by_how_much_and_why(
     assert captured.get().count("$0.01 and 60 s") == 2
 
 
-def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:
+def test_a_deleted_log_is_reported(reader: Reader, settings: Settings) -> None:
     reader.register()
     assert "log-deleted" not in reader.notes()
     with connect(settings) as connection:
@@ -150,7 +148,7 @@ def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> N
     assert "log-deleted" in reader.notes()
 
 
-def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Settings) -> None:
+def test_steps_lost_in_a_crash_are_not_in_the_curve(reader: Reader, settings: Settings) -> None:
     with connect(settings) as connection:
         for step, segment in [*((n, 1) for n in range(1, 8)), (6, 2)]:
             add_step(connection, measured(reader, step, segment))
@@ -162,7 +160,7 @@ def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Sett
     assert (curve["eval_steps"], curve["last"]) == ([5], [2, 6])
 
 
-def test_evaluating_and_registering_say_how_long_they_take(reader: Reader) -> None:
+def test_evaluation_and_registration_have_notes(reader: Reader) -> None:
     reader.train()
     reader.evaluate()
     assert "evaluating" in reader.notes()
@@ -185,7 +183,7 @@ def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
     assert 'id="deploy" data-deployment="deploying"' in reader.post("deploy")
 
 
-def test_the_timeline_tells_what_became_of_deployments(reader: Reader, world: World) -> None:
+def test_the_timeline_includes_deployments(reader: Reader, world: World) -> None:
     reader.register()
     world.project()
     reader.post("deploy")
@@ -204,7 +202,7 @@ def test_the_timeline_tells_what_became_of_deployments(reader: Reader, world: Wo
     assert timeline.count(f"{saved} failed. It died with {saved}.") == 1
 
 
-def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
+def test_a_failed_deployment_shows_the_reason(reader: Reader) -> None:
     reader.register()
     reader.world.project()
     checkpoint = 'id="deploy-1-10" class="plain link" data-deployment'
@@ -246,14 +244,14 @@ def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
     assert "waiting-for-gpu" in notes_in(reader.post("resume", wait="true", gpu_count="1"))
 
 
-def test_paused_by_its_owner_there_is_no_banner(reader: Reader) -> None:
+def test_a_job_paused_by_its_owner_has_no_banner(reader: Reader) -> None:
     assert "paused-owner" in notes_in(reader.post("pause"))
     notes = reader.notes()
     assert "paused-owner" in notes
     assert "balance-zero" not in notes
 
 
-def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) -> None:
+def test_a_job_paused_for_lack_of_gpus_has_a_note(reader: Reader, world: World) -> None:
     with because(world.cause):
         job = world.log.load(Job, reader.job_id)
         job.lose_capacity()
@@ -263,7 +261,7 @@ def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) 
     assert "balance-zero" not in notes
 
 
-def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
+def test_a_job_can_resume_on_fewer_gpus(reader: Reader) -> None:
     reader.post("pause")
     assert 'data-note="resume-quote" data-gpus="1"' in reader.page()
     assert 'data-note="resume-quote" data-gpus="2"' in quoted(reader, 2)
@@ -276,7 +274,7 @@ def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
     assert reader.world.log.load(Job, reader.job_id).gpu_count == 2
 
 
-def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Settings) -> None:
+def test_a_failed_job_shows_reason_payer_and_advice(reader: Reader, settings: Settings) -> None:
     reader.train()
     with connect(settings) as connection:
         add_log_line(connection, line(reader, 1, "loss is nan"))
@@ -288,14 +286,14 @@ def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Setti
     assert 'id="promote-dialog"' in reader.page()
 
 
-def test_a_crash_that_is_tried_again_is_told_while_it_waits(reader: Reader) -> None:
+def test_a_retried_crash_has_a_note_during_the_wait(reader: Reader) -> None:
     reader.train()
     reader.crash(FailureClass.NODE_LOST)
     assert 'data-note="retrying" data-failure="node_lost"' in reader.page()
     assert FAILURES[FailureClass.NODE_LOST].sentence in reader.text()
 
 
-def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
+def test_a_delayed_retry_shows_its_time(reader: Reader) -> None:
     for segment in (1, 2):
         reader.train(segment, checkpoint=None)
         reader.crash(FailureClass.NODE_LOST, segment)
@@ -306,20 +304,20 @@ def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
     assert 0 < shown["wait_seconds"] <= 30
 
 
-def test_a_job_that_waits_again_has_no_trainer_to_ask(reader: Reader) -> None:
+def test_a_job_that_waits_again_has_no_trainer_to_stop(reader: Reader) -> None:
     reader.train(checkpoint=None)
     assert {"pause-saves", "cancel-saves"} <= reader.notes()
     reader.crash(FailureClass.NODE_LOST)
     assert {"pause-leaves-queue", "cancel-keeps-nothing"} <= reader.notes()
 
 
-def test_a_halved_micro_batch_is_told(reader: Reader) -> None:
+def test_a_halved_micro_batch_has_a_note(reader: Reader) -> None:
     reader.train()
     reader.run_out_of_memory(1)
     assert "micro-batch-halved" in reader.notes()
 
 
-def test_cancelled_says_what_is_kept_and_can_be_promoted(reader: Reader) -> None:
+def test_a_cancelled_job_shows_its_kept_checkpoint_and_can_be_promoted(reader: Reader) -> None:
     reader.train()
     assert "cancelling" in notes_in(reader.post("cancel"))
     reader.end()
@@ -328,7 +326,7 @@ def test_cancelled_says_what_is_kept_and_can_be_promoted(reader: Reader) -> None
     assert "promote-deletes" in reader.notes()
 
 
-def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
+def test_settings_have_the_wizards_titles(reader: Reader) -> None:
     text = reader.text()
     for said in (
         "GPUs 1 × CPU (this machine), $",
@@ -339,9 +337,7 @@ def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
         assert said in text
 
 
-def test_minutes_that_are_left_out_are_in_the_ledger(
-    reader: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_minutes_link_to_the_ledger(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     reader.train()
     assert "earlier-minutes" not in reader.notes()
     monkeypatch.setattr(job_page, "SHOWN_ENTRIES", 2)
@@ -352,7 +348,7 @@ def test_minutes_that_are_left_out_are_in_the_ledger(
     assert ledger in reader.client.get(reader.page_path).text
 
 
-def test_a_page_connects_again_after_what_passes(reader: Reader) -> None:
+def test_a_page_reconnects_after_passing_problems(reader: Reader) -> None:
     page = reader.client.get(reader.page_path).text
     config = page.partition("hx-config='")[2].partition("'")[0]
     codes = json.loads(config)["ws"]["reconnectCodes"]
@@ -366,7 +362,7 @@ def test_a_refused_command_is_a_notice(reader: Reader) -> None:
     assert is_refused(reader.post("pause"))
 
 
-def test_a_command_of_another_site_does_nothing(reader: Reader) -> None:
+def test_a_command_of_another_site_is_refused(reader: Reader) -> None:
     answer = reader.client.post(f"{reader.page_path}/pause", headers={"hx-request": "true"})
     assert is_refused(answer.text)
     assert "waiting-for-gpu" in reader.notes()

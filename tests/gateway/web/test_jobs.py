@@ -53,14 +53,14 @@ def test_without_jobs_the_page_leads_to_the_first(browser: Browser) -> None:
     assert browser.client.get(path, headers=browser.htmx).status_code == 204
 
 
-def test_the_first_job_comes_to_a_page_without_any(browser: Browser, world: World) -> None:
+def test_the_first_job_appears_on_an_empty_page(browser: Browser, world: World) -> None:
     path = polled(browser.client.get("/fine-tune").text)
     approved(browser, world, "first")
     assert path is not None
     assert browser.client.get(path, headers=browser.htmx).headers["hx-refresh"] == "true"
 
 
-def test_a_row_says_what_the_job_is_and_does(
+def test_a_row_shows_the_job_and_its_state(
     browser: Browser, world: World, settings: Settings
 ) -> None:
     (job_id,) = approved(browser, world, "support")
@@ -76,14 +76,12 @@ def test_a_row_says_what_the_job_is_and_does(
     assert f'href="/fine-tune/ftjob-{job_id.hex}"' in page
 
 
-def test_a_job_without_a_suffix_goes_by_the_beginning_of_its_id(
-    browser: Browser, world: World
-) -> None:
+def test_a_job_without_a_suffix_is_named_by_its_id(browser: Browser, world: World) -> None:
     (job_id,) = approved(browser, world, None)
     assert titles(browser.client.get("/fine-tune").text) == [job_id.hex[:8]]
 
 
-def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: World) -> None:
+def test_states_have_labels_and_filters(browser: Browser, world: World) -> None:
     waits, mine, empty, over = approved(browser, world, "waits", "mine", "empty", "over")
     command(browser, mine, "pause")
     command(browser, over, "cancel")
@@ -112,7 +110,7 @@ def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: Wo
     assert waits.hex in page
 
 
-def test_polling_tells_what_changed_and_slows_down_when_nothing_runs(
+def test_polling_returns_changes_and_slows_down_without_running_jobs(
     browser: Browser, world: World
 ) -> None:
     (job_id,) = approved(browser, world, "live")
@@ -125,7 +123,7 @@ def test_polling_tells_what_changed_and_slows_down_when_nothing_runs(
     assert 'hx-trigger="every 15s"' in answer.text
 
 
-def test_pages_go_on_after_the_last_job(browser: Browser, world: World) -> None:
+def test_a_page_continues_after_the_last_job(browser: Browser, world: World) -> None:
     names = [f"job-{number}" for number in range(27)]
     approved(browser, world, *names)
     first = browser.client.get("/fine-tune").text
@@ -137,7 +135,7 @@ def test_pages_go_on_after_the_last_job(browser: Browser, world: World) -> None:
     assert ">Newest jobs</a>" in second
 
 
-def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -> None:
+def test_a_comparison_shows_the_differences(browser: Browser, world: World) -> None:
     first, second = approved(browser, world, "first", "second")
     body = {"dataset": browser.client.get(f"/api/jobs/{first}").json()["dataset_id"]}
     body |= {"base_model": "tiny", "wait": True, "hyperparameters": {"epochs": 5}}
@@ -156,7 +154,7 @@ def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -
     assert 'data-note="same-settings"' in same
 
 
-def test_two_jobs_of_one_name_are_told_apart(browser: Browser, world: World) -> None:
+def test_jobs_of_the_same_name_show_their_ids(browser: Browser, world: World) -> None:
     jobs = approved(browser, world, "same", "same")
     shown = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})
     for job in jobs:
@@ -164,7 +162,7 @@ def test_two_jobs_of_one_name_are_told_apart(browser: Browser, world: World) -> 
         assert f">same {job.hex[:8]}</a>" in shown.text
 
 
-def test_what_is_not_two_jobs_is_asked_for_again(browser: Browser, world: World) -> None:
+def test_a_comparison_needs_two_jobs(browser: Browser, world: World) -> None:
     (job_id,) = approved(browser, world, "only")
     for jobs in ([], [job_id], [job_id, job_id]):
         page = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})

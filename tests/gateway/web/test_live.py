@@ -72,7 +72,7 @@ def shown(reader: Reader) -> int:
     return int(page.partition('data-sequence="')[2].partition('"')[0])
 
 
-def test_a_page_goes_on_from_what_it_shows(reader: Reader) -> None:
+def test_a_page_continues_from_its_position(reader: Reader) -> None:
     reader.train()
     after = shown(reader)
     reader.evaluate()  # before it connects
@@ -87,7 +87,7 @@ def test_a_page_goes_on_from_what_it_shows(reader: Reader) -> None:
     assert rest[-1]["sequence"] == of_the_job(reader)[-1]
 
 
-def test_no_event_is_missed_and_none_comes_twice(reader: Reader) -> None:
+def test_every_event_is_sent_exactly_once(reader: Reader) -> None:
     with live(reader) as first, live(reader) as second:
         for segment in range(1, 6):
             reader.train(segment)
@@ -99,7 +99,7 @@ def test_no_event_is_missed_and_none_comes_twice(reader: Reader) -> None:
             assert content(got).count("data-sequence") == len(wanted)
 
 
-def test_a_gateway_that_starts_again_goes_on(reader: Reader, settings: Settings) -> None:
+def test_a_page_continues_after_a_gateway_restart(reader: Reader, settings: Settings) -> None:
     with live(reader) as socket:
         reader.train()
         before = frames(socket, lambda got: len(sequences(got)) == 5)
@@ -112,7 +112,7 @@ def test_a_gateway_that_starts_again_goes_on(reader: Reader, settings: Settings)
     assert sequences(before) + sequences(rest) == of_the_job(reader)
 
 
-def test_what_is_measured_and_logged_comes_once(reader: Reader, settings: Settings) -> None:
+def test_metrics_and_log_lines_are_sent_once(reader: Reader, settings: Settings) -> None:
     reader.train()
     with connect(settings) as connection:
         add_step(connection, measured(reader, 1))
@@ -158,14 +158,14 @@ def closed(socket: WebSocketTestSession) -> int:
         return ended.code
 
 
-def test_a_revoked_key_ends_it(reader: Reader, world: World) -> None:
+def test_a_revoked_key_ends_the_updates(reader: Reader, world: World) -> None:
     with live(reader) as socket:
         frames(socket, bool)
         world.revoke(reader.person)
         assert closed(socket) == 4401
 
 
-def test_signing_out_ends_it(
+def test_signing_out_ends_the_updates(
     reader: Reader, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_jobs, "SESSIONS_SECONDS", 0.1)
@@ -176,7 +176,7 @@ def test_signing_out_ends_it(
         assert closed(socket) == 4401
 
 
-def test_only_its_owner_looks_at_a_job(reader: Reader, world: World) -> None:
+def test_only_the_owner_can_watch_a_job(reader: Reader, world: World) -> None:
     signed_in(reader.client, world.person())
     with live(reader) as socket:
         assert closed(socket) == 4404
@@ -188,13 +188,13 @@ def test_only_its_owner_looks_at_a_job(reader: Reader, world: World) -> None:
             assert closed(socket) == 4422
 
 
-def test_another_site_cannot_look(reader: Reader) -> None:
+def test_another_site_cannot_connect(reader: Reader) -> None:
     headers = {"origin": "https://evil.example"}
     with reader.client.websocket_connect(f"{reader.page_path}/live", headers=headers) as socket:
         assert closed(socket) == 4403
 
 
-def test_a_page_that_is_too_old_is_told_to_load_again(
+def test_a_page_that_is_too_old_must_reload(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_jobs, "KEPT", 3)
@@ -206,7 +206,7 @@ def test_a_page_that_is_too_old_is_told_to_load_again(
         assert closed(socket) == 4422
 
 
-def test_a_gateway_that_ends_says_so(reader: Reader) -> None:
+def test_a_stopping_gateway_closes_the_socket(reader: Reader) -> None:
     with live(reader) as socket:
         frames(socket, bool)
         app: Any = reader.client.app
@@ -214,14 +214,14 @@ def test_a_gateway_that_ends_says_so(reader: Reader) -> None:
         assert closed(socket) == 1012
 
 
-def test_the_path_says_which_job_it_is(reader: Reader) -> None:
+def test_the_path_names_the_job(reader: Reader) -> None:
     path = f"{reader.page_path}/live?job_id={uuid4().hex}"
     with reader.client.websocket_connect(path) as socket:
         (frame,) = frames(socket, bool)
     assert frame["sequence"]
 
 
-def test_a_view_that_breaks_leaves_those_of_others_alone(
+def test_a_failing_view_does_not_affect_other_views(
     reader: Reader, client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader.train()
@@ -246,7 +246,7 @@ def test_a_view_that_breaks_leaves_those_of_others_alone(
         assert "#job-progress" in content(got)
 
 
-def test_checkpoints_are_read_when_they_change(
+def test_checkpoints_are_read_only_after_a_change(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -268,7 +268,7 @@ def test_checkpoints_are_read_when_they_change(
     assert "#job-checkpoints" not in content(rest)
 
 
-def test_the_title_of_the_log_and_the_settings_follow(reader: Reader) -> None:
+def test_the_log_title_and_the_settings_are_updated(reader: Reader) -> None:
     reader.train()
     with live(reader) as socket:
         frames(socket, lambda got: "1 held out" in content(got))
@@ -277,7 +277,7 @@ def test_the_title_of_the_log_and_the_settings_follow(reader: Reader) -> None:
     assert 'hx-target="#job-log-title"' in content(got)
 
 
-def test_what_becomes_of_a_deployment_is_told_as_it_happens(reader: Reader) -> None:
+def test_changes_of_a_deployment_are_sent(reader: Reader) -> None:
     reader.register()
     model = reader.world.log.load(Job, reader.job_id).model_name
     with live(reader, after=shown(reader)) as socket:
@@ -288,7 +288,7 @@ def test_what_becomes_of_a_deployment_is_told_as_it_happens(reader: Reader) -> N
     assert 'data-topic="DeploymentActivated"' in content(got)
 
 
-def test_the_evaluation_of_the_base_comes_although_it_is_made_last(
+def test_the_evaluation_of_the_base_is_sent_out_of_order(
     reader: Reader, settings: Settings
 ) -> None:
     reader.train()

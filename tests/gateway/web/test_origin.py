@@ -24,7 +24,7 @@ def proxied(settings: Settings, projecting: None) -> Iterator[TestClient]:
         yield client
 
 
-def test_the_public_address_is_the_only_one_that_commands_come_from(
+def test_commands_are_accepted_only_from_the_public_address(
     proxied: TestClient, world: World
 ) -> None:
     person = world.person()
@@ -38,13 +38,15 @@ def test_the_public_address_is_the_only_one_that_commands_come_from(
         assert answer.status_code == status, origin
 
 
-def test_its_scheme_decides_whether_the_cookie_is_secure(proxied: TestClient, world: World) -> None:
+def test_the_cookie_is_secure_if_the_public_address_is_https(
+    proxied: TestClient, world: World
+) -> None:
     form = {"api_key": world.person().key}
     secured = proxied.post("/sign-in", data=form, follow_redirects=False)
     assert "; secure" in secured.headers["set-cookie"].lower()
 
 
-def test_programs_are_told_the_public_address(proxied: TestClient, world: World) -> None:
+def test_snippets_have_the_public_address(proxied: TestClient, world: World) -> None:
     person = world.person(dollars=20)
     world.base_model()
     answer = proxied.post("/sign-in", data={"api_key": person.key}, follow_redirects=False)
@@ -69,13 +71,15 @@ def test_programs_are_told_the_public_address(proxied: TestClient, world: World)
         (None, None),
     ],
 )
-def test_an_address_is_kept_as_browsers_say_it(written: str | None, meant: str | None) -> None:
+def test_an_address_is_normalised_like_an_origin_header(
+    written: str | None, meant: str | None
+) -> None:
     assert Settings(public_url=written).public_url == meant
 
 
 @pytest.mark.parametrize(
     "written", ["ecolink.example.org", "ftp://x", "https://x/ecolink", "https://x?y", "https://u@x"]
 )
-def test_what_is_no_origin_is_refused(written: str) -> None:
+def test_an_invalid_origin_is_refused(written: str) -> None:
     with pytest.raises(ValidationError, match="public_url"):
         Settings(public_url=written)

@@ -23,7 +23,7 @@ def sign_in(client: TestClient, key: str, **fields: str) -> int:
     return answer.status_code
 
 
-def test_a_stranger_is_led_to_the_sign_in_page_and_back(client: TestClient, world: World) -> None:
+def test_sign_in_returns_to_the_requested_page(client: TestClient, world: World) -> None:
     asked = client.get("/datasets?status=ready", follow_redirects=False)
     assert asked.status_code == 303
     assert asked.headers["location"] == "/sign-in?next=/datasets%3Fstatus%3Dready"
@@ -49,7 +49,7 @@ def test_a_stranger_is_led_to_the_sign_in_page_and_back(client: TestClient, worl
         (None, "/sign-in"),
     ],
 )
-def test_a_page_whose_session_ended_leads_back_to_itself(
+def test_sign_in_after_a_session_ended_returns_to_the_page(
     client: TestClient, shown: str | None, leads_to: str
 ) -> None:
     headers = {"hx-request": "true"} | ({"hx-current-url": shown} if shown else {})
@@ -58,7 +58,9 @@ def test_a_page_whose_session_ended_leads_back_to_itself(
 
 
 @pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
-def test_nobody_is_led_to_another_site(client: TestClient, world: World, elsewhere: str) -> None:
+def test_sign_in_never_redirects_to_another_site(
+    client: TestClient, world: World, elsewhere: str
+) -> None:
     answer = client.post(
         "/sign-in",
         data={"api_key": world.person().key, "next_page": elsewhere},
@@ -74,7 +76,7 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(client: TestClient, wor
     assert "samesite=lax" in cookie
 
 
-def test_a_wrong_key_begins_nothing(client: TestClient) -> None:
+def test_a_wrong_key_starts_no_session(client: TestClient) -> None:
     answer = client.post("/sign-in", data={"api_key": "eco_wrong"})
     assert "unknown or was revoked" in answer.text
     assert COOKIE not in client.cookies
@@ -106,7 +108,7 @@ def test_a_plain_form_shows_the_token_in_a_field(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/datasets", "/v1/files", "/sign-out", "/nowhere"])
-def test_nothing_is_read_for_a_stranger(client: TestClient, path: str) -> None:
+def test_no_form_is_read_without_a_session(client: TestClient, path: str) -> None:
     """An upload has no size limit until its user is known."""
     assert asked_with_an_endless_form(client, path, {"cookie": f"{COOKIE}=x"}) == 0
 
@@ -152,7 +154,7 @@ def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
     assert browser.client.get("/api/account").status_code == 401
 
 
-def test_a_browser_whose_session_ended_is_told_so(browser: Browser, world: World) -> None:
+def test_the_sign_in_page_reports_an_ended_session(browser: Browser, world: World) -> None:
     ended = 'data-note="session-ended"'
     assert ended not in browser.client.get("/sign-in").text
     world.revoke(browser.person)
@@ -186,7 +188,7 @@ def test_a_link_works_once(client: TestClient, world: World, settings: Settings)
         assert client.get("/api/account").status_code == 401
 
 
-def test_a_link_that_is_only_looked_at_stays_good(
+def test_loading_a_link_does_not_use_it(
     client: TestClient, world: World, settings: Settings
 ) -> None:
     """Chat and mail programs load the links that they show."""
@@ -201,7 +203,7 @@ def test_a_link_that_is_only_looked_at_stays_good(
     assert client.post(link, follow_redirects=False).status_code == 303
 
 
-def test_a_link_of_a_key_that_was_revoked_is_worth_nothing(
+def test_a_link_of_a_revoked_key_is_refused(
     client: TestClient, world: World, settings: Settings
 ) -> None:
     person = world.person()
@@ -212,7 +214,7 @@ def test_a_link_of_a_key_that_was_revoked_is_worth_nothing(
         assert COOKIE not in client.cookies
 
 
-def test_another_site_cannot_use_a_link_up(
+def test_another_site_cannot_use_a_link(
     client: TestClient, world: World, settings: Settings
 ) -> None:
     link = link_for(settings, world.person())
@@ -222,7 +224,7 @@ def test_another_site_cannot_use_a_link_up(
     assert client.post(link, follow_redirects=False).status_code == 303
 
 
-def test_who_signs_in_as_somebody_else_is_no_longer_signed_in(
+def test_a_second_sign_in_ends_the_first_session(
     browser: Browser, world: World, settings: Settings
 ) -> None:
     before, other = browser.client.cookies[COOKIE], world.person()
@@ -260,12 +262,12 @@ def test_a_token_is_replaced_and_the_old_one_ends(browser: Browser, settings: Se
     assert browser.client.get("/api/account", headers=_only(new)).status_code == 200
 
 
-def test_a_session_that_nobody_uses_ends(browser: Browser, settings: Settings) -> None:
+def test_an_idle_session_ends(browser: Browser, settings: Settings) -> None:
     _later(settings, minutes=8 * 24 * 60)
     assert browser.client.get("/api/account").status_code == 401
 
 
-def test_a_session_ends_however_much_it_is_used(browser: Browser, settings: Settings) -> None:
+def test_a_used_session_ends_at_its_maximum_age(browser: Browser, settings: Settings) -> None:
     for day in range(1, LONGEST_SESSION_DAYS):
         _later(settings, minutes=24 * 60)
         assert browser.client.get("/datasets", follow_redirects=False).status_code == 200, day

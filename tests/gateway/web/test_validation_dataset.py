@@ -56,21 +56,21 @@ def judged(browser: Browser, world: World) -> Judged:
     return Judged(browser, world, validation, *jobs)
 
 
-def test_the_settings_name_it(judged: Judged) -> None:
+def test_the_settings_name_the_validation_dataset(judged: Judged) -> None:
     settings = judged.settings(judged.with_own)
     assert "Dataset chats Validation dataset judges <1> Base model" in settings.text
     assert judged.link in judged.page(f"/fine-tune/{judged.with_own}")
     assert "Validation dataset" not in judged.settings(judged.without).text
 
 
-def test_one_that_was_deleted_has_no_name(judged: Judged) -> None:
+def test_a_deleted_validation_dataset_has_no_name(judged: Judged) -> None:
     with connect(judged.world.settings) as connection:
         delete_dataset_name(connection, judged.validation)
     settings = judged.settings(judged.with_own)
     assert "Dataset chats Validation dataset a deleted dataset Base model" in settings.text
 
 
-def test_a_comparison_tells_what_each_was_evaluated_on(judged: Judged) -> None:
+def test_a_comparison_names_each_validation_dataset(judged: Judged) -> None:
     path = "/fine-tune/compare?jobs={}&jobs={}"
     page = judged.page(path.format(judged.with_own, judged.without))
     row = '<th scope="row">Validation dataset</th>'
@@ -78,6 +78,6 @@ def test_a_comparison_tells_what_each_was_evaluated_on(judged: Judged) -> None:
     assert row not in judged.page(path.format(judged.without, judged.without_either))
 
 
-def test_a_duplicate_takes_it_over(judged: Judged) -> None:
+def test_a_duplicate_keeps_the_validation_dataset(judged: Judged) -> None:
     wizard = read_html(judged.page(f"/fine-tune/new?like={judged.with_own}"))
     assert wizard.fields["validation_dataset"] == str(judged.validation)

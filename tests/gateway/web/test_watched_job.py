@@ -26,7 +26,7 @@ def entry(sequence: int) -> Entry:
     return Entry(sequence, NOW, events.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
 
 
-def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
+def test_a_slow_viewer_gets_the_newest_view_and_every_event() -> None:
     job = watched(10)
     for sequence in range(11, 16):
         job.tell([entry(sequence)], sequence)
@@ -39,7 +39,7 @@ def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
     assert not job.show({"head": "view 15"})
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_kept_changes_are_bounded() -> None:
     job = watched(0)
     for sequence in range(1, 4 * KEPT):
         job.tell([entry(sequence)], sequence)
@@ -65,7 +65,7 @@ def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def test_who_misses_more_than_was_read_asks_anew() -> None:
+def test_a_gap_in_the_read_rows_reloads_the_curve_and_the_log() -> None:
     """After an outage of the database or a burst of log lines, only the newest rows are read."""
     job = watched(0)
     job.measure(steps(1, 3) | lines(1, 3), KEPT)
@@ -81,7 +81,7 @@ def test_who_misses_more_than_was_read_asks_anew() -> None:
     assert json.loads(job.frame_since(now))["curve"]["steps"] == [[1, 10 + KEPT, 2.0, 2.5]]
 
 
-def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
+def test_a_viewer_behind_the_kept_rows_reloads_the_curve_and_the_log() -> None:
     job = watched(0)
     job.measure({}, KEPT)
     ticks: list[int] = []
@@ -97,7 +97,7 @@ def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
     assert in_time["line"] == [1, 2 * KEPT + 1]
 
 
-def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> None:
+def test_a_viewer_behind_the_kept_events_reloads_the_page() -> None:
     job = watched(0)
     job.measure({name: [] for name in job.series}, KEPT)
     viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)), ended=False)
@@ -109,7 +109,7 @@ def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> Non
 
 
 @pytest.mark.full
-def test_what_is_recalled_and_rendered_is_bounded() -> None:
+def test_recalled_events_and_frames_are_bounded() -> None:
     job = watched(10 * KEPT)
     first, second, third = 9 * KEPT, 8 * KEPT, 7 * KEPT
     assert job.recall([entry(n + 1) for n in range(first, 10 * KEPT)], first)
@@ -120,7 +120,7 @@ def test_what_is_recalled_and_rendered_is_bounded() -> None:
     assert len(job._frames) <= KEPT_FRAMES  # pyright: ignore[reportPrivateUsage]
 
 
-def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
+def test_recalled_events_are_sent_only_to_the_viewer_that_asked() -> None:
     job = watched(10)
     job.tell([entry(11)], 11)
     job.recall([entry(8), entry(9), entry(10), entry(11)], 7)

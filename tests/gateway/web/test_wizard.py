@@ -50,7 +50,7 @@ def test_a_new_form_has_the_default_of_each_hyperparameter(wizard: Wizard) -> No
     assert not wizard.is_clickable
 
 
-def test_it_has_the_sentences_of_the_specification(wizard: Wizard) -> None:
+def test_the_page_has_the_specified_sentences(wizard: Wizard) -> None:
     text = wizard.complete().text
     for sentence in (
         "The dataset has 10 examples; 1,000 or more are recommended.",
@@ -130,7 +130,7 @@ def test_a_length_that_leaves_no_trainable_token_offers_a_longer_one(
     assert wizard.is_clickable
 
 
-def test_alpha_follows_r_until_it_is_touched(wizard: Wizard) -> None:
+def test_alpha_follows_r_until_the_user_sets_it(wizard: Wizard) -> None:
     wizard.complete()
     assert wizard.change(lora_r="64").fields["lora_alpha"] == "128"
     assert wizard.change(lora_r="8").fields["lora_alpha"] == "16"
@@ -140,7 +140,7 @@ def test_alpha_follows_r_until_it_is_touched(wizard: Wizard) -> None:
     assert wizard.change(lora_r="4").fields["lora_alpha"] == "8"
 
 
-def test_alpha_stays_while_r_is_no_number(wizard: Wizard) -> None:
+def test_alpha_stays_while_r_is_not_a_number(wizard: Wizard) -> None:
     assert wizard.change(lora_r="1o").fields["lora_alpha"] == "32"
     assert wizard.change(lora_r="10").fields["lora_alpha"] == "20"
 
@@ -318,7 +318,7 @@ def test_a_chosen_dataset_is_found_beyond_the_newest(
         assert wizard.is_clickable
 
 
-def test_a_job_is_approved_with_what_was_chosen(wizard: Wizard) -> None:
+def test_a_job_is_approved_with_the_chosen_values(wizard: Wizard) -> None:
     wizard.complete()
     own = wizard.world.dataset(wizard.browser.person)
     wizard.change(suffix="support", validation_dataset=str(own), epochs="2", lora_r="8")

@@ -31,7 +31,7 @@ def test_a_draft_survives_and_ends_with_its_job(wizard: Wizard) -> None:
     assert wizard.open().fields["epochs"] == "3"
 
 
-def test_what_was_sent_before_the_approval_is_not_kept_after_it(wizard: Wizard) -> None:
+def test_a_change_sent_before_the_approval_is_not_saved_after_it(wizard: Wizard) -> None:
     wizard.complete()
     late = wizard.shown.fields
     wizard.change(epochs="2")
@@ -56,7 +56,7 @@ def other_tab(wizard: Wizard) -> Wizard:
     return second
 
 
-def test_what_another_tab_holds_survives_an_approval(wizard: Wizard) -> None:
+def test_the_draft_of_another_tab_survives_an_approval(wizard: Wizard) -> None:
     wizard.complete()
     second = other_tab(wizard)
     assert second.shown.fields["command_key"] == wizard.shown.fields["command_key"]
@@ -76,7 +76,7 @@ def test_one_draft_in_two_tabs_makes_one_job(wizard: Wizard) -> None:
     assert wizard.open().fields["dataset"] == ""
 
 
-def test_looking_at_the_catalog_keeps_nothing(wizard: Wizard) -> None:
+def test_refreshing_the_quote_saves_nothing(wizard: Wizard) -> None:
     wizard.complete()
     wizard.look(epochs="9")
     draft = wizard.draft()
@@ -84,7 +84,7 @@ def test_looking_at_the_catalog_keeps_nothing(wizard: Wizard) -> None:
     assert draft["epochs"] == "3"
 
 
-def test_starting_over_forgets_the_draft(wizard: Wizard) -> None:
+def test_starting_over_deletes_the_draft(wizard: Wizard) -> None:
     wizard.complete()
     answer = wizard.browser.client.post(f"{PATH}/start-over", headers=wizard.browser.htmx)
     assert answer.headers["hx-redirect"] == PATH
@@ -92,7 +92,7 @@ def test_starting_over_forgets_the_draft(wizard: Wizard) -> None:
     assert wizard.open().fields["dataset"] == ""
 
 
-def test_drafts_are_their_owners(wizard: Wizard, world: World, client: TestClient) -> None:
+def test_drafts_are_separate_by_account(wizard: Wizard, world: World, client: TestClient) -> None:
     wizard.complete()
     wizard.change(epochs="7")
     other = Wizard(signed_in(client, world.person(dollars=1)), world, uuid4())
@@ -129,7 +129,7 @@ def test_an_address_alone_changes_no_draft(wizard: Wizard) -> None:
     assert wizard.open().fields["dataset"] == str(other)
 
 
-def test_a_job_is_duplicated_with_all_that_it_had(wizard: Wizard, settings: Settings) -> None:
+def test_a_duplicate_has_all_choices_of_the_job(wizard: Wizard, settings: Settings) -> None:
     tuned = {"epochs": 2, "learning_rate": 5e-5, "lora_r": 8, "lora_alpha": 8, "eval_steps": 7}
     body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL, "suffix": "mine"}
     body |= {"region": "local", "gpu_type": "cpu"}

@@ -16,7 +16,7 @@ from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.web.wizard_form import Wizard, problem
 
 
-def test_a_parameter_takes_what_the_fit_reckons_with(wizard: Wizard) -> None:
+def test_bytes_of_a_parameter_match_the_memory_fit(wizard: Wizard) -> None:
     wizard.world.open_pool("l4", 1)
     purpose = wizard.complete()["base_model-purpose"]
     of_cpu = bytes_per_parameter(TINY_SHAPE, Precision.NF4, FLOAT32)
@@ -29,7 +29,7 @@ def test_a_parameter_takes_what_the_fit_reckons_with(wizard: Wizard) -> None:
     assert "bytes" not in wizard.change(gpu_type="")["base_model-purpose"].text
 
 
-def test_memory_is_the_same_figure_everywhere(wizard: Wizard) -> None:
+def test_memory_figures_agree_across_the_page(wizard: Wizard) -> None:
     shown = wizard.complete()
     said = re.search(r"([\d.]+) of [\d.]+ GiB", shown["precision"].text)
     assert said is not None
@@ -52,7 +52,7 @@ def least_gib(wizard: Wizard, precision: Precision) -> float:
     return sum(memory_items(layout, precision, True, gpu).values()) / GIB
 
 
-def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
+def test_a_large_base_is_loaded_in_four_bits(wizard: Wizard) -> None:
     four, full = (least_gib(wizard, each) for each in (Precision.NF4, Precision.BF16))
     memory_of(wizard, (four + full) / 2)
     shown = wizard.complete()
@@ -60,7 +60,7 @@ def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
     assert "4-bit QLoRA" in shown["step-6"].text
 
 
-def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
+def test_a_job_that_does_not_fit_offers_settings_that_do(wizard: Wizard) -> None:
     memory_of(wizard, 1.0001 * least_gib(wizard, Precision.NF4))
     wizard.complete()
     shown = wizard.change(micro_batch_size="64", gradient_accumulation="1")
