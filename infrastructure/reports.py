@@ -1,7 +1,7 @@
-"""What a trainer says and hears over NATS: reports, telemetry, log lines and control messages.
+"""Messages between trainers and services over NATS: reports, telemetry, log lines and control.
 
-Reports are cumulative and keyed by (job, segment, n), so that losing one loses nothing: the next
-carries it all. Times are seconds of the trainer's own monotonic clock since its program started.
+Reports are keyed by (job, segment, n) and cumulative, so that the next report replaces a lost one.
+Times are seconds of the trainer's monotonic clock since its program started.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
 
-LAST_WORD = "last_word.json"
-"""File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
+FINAL_REPORT = "final_report.json"
+"""File beside the spec, in which a trainer keeps the report of its last checkpoint or its end."""
 
 BEAT = "beat"
 """File beside the spec that a trainer touches in each round of its reporter."""
 
 SAMPLE = "sample.json"
-"""File of a checkpoint with the fixed prompt (messages) and its answer there, if it was asked."""
+"""File of a checkpoint with the fixed prompt (messages) and its answer, if sampling is enabled."""
 
 
 Seconds = Annotated[float, Field(ge=0, lt=2**31)]
-"""Seconds that every read model has room for."""
+"""Seconds that fit into every read model."""
 
 
 class Message(BaseModel):
-    """Base of everything that crosses the wire between a trainer and the services."""
+    """Base of all messages between a trainer and the services."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Text(Message):
-    """A message with text of a trainer's. A NUL in it, which no table takes, is replaced."""
+    """A message with text of a trainer. It replaces NUL, which PostgreSQL does not store."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,56 +62,56 @@ def _without_nul(value: Any) -> Any:
 
 
 class Credentials(Message):
-    """A NATS user: its signed JWT, and the seed of the key that proves it."""
+    """A NATS user: its signed JWT, and the seed of its key."""
 
     jwt: str
     seed: str
 
 
 class SegmentSpec(Message):
-    """All that a trainer is told at launch. References name artifacts, never paths of a host."""
+    """The launch parameters of a trainer. References are artifacts, never paths of a host."""
 
     account_id: UUID
     job_id: UUID
     segment: int
-    credentials: Credentials | None = None  # for NATS; None: the server asks for none
-    dataset_ref: str  # artifact: normalised chat JSONL, one example a line
+    credentials: Credentials | None = None  # for NATS; None: the server requires none
+    dataset_ref: str  # artifact: normalised chat JSONL, one example per line
     dataset_sha256: str
-    validation_ref: str | None = None  # of the user's own examples to evaluate on, if there are
+    validation_ref: str | None = None  # artifact of the validation dataset, if there is one
     validation_sha256: str | None = None
     base_model: str
     base_ref: str  # artifact prefix of the base model's directory, with its manifest
-    base_manifest_sha256: str | None = None  # what the base's manifest must be; None: any
+    base_manifest_sha256: str | None = None  # required hash; None: any
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
-    dtype: Dtype | None = None  # computed with; None: what this machine is good at
+    dtype: Dtype | None = None  # of computations; None: the fastest on this machine
     gradient_checkpointing: bool = False
     gpu_type: str = "cpu"  # of the catalog
     gpu_count: int = 1  # ranks of data parallelism
-    approved_gpu_count: int | None = None  # that a step's batch was approved for; None: gpu_count
-    micro_batch_split: int = 1  # parts that each micro batch is cut into; 2 after a lack of memory
-    batch_tokens: int | None = None  # that may run at once, padding included; None: a micro batch's
+    approved_gpu_count: int | None = None  # determines the batch of a step; None: gpu_count
+    micro_batch_split: int = 1  # parts of each micro-batch; 2 after running out of memory
+    batch_tokens: int | None = None  # limit of tokens at once, with padding; None: a micro-batch
     required_bytes: int | None = None  # predicted peak of each rank's memory; None: not predicted
-    approved_on: date | None = None  # for chat templates that write a date; None: the launch's
-    resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
+    approved_on: date | None = None  # for chat templates with a date; None: date of the launch
+    resume_from: tuple[SavedCheckpoint, ...] = ()  # newest first; the first intact one is used
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int
     heartbeat_seconds: float
-    stall_seconds: float = 900.0  # without any progress, after which the trainer ends itself
-    clock_speed: float = 1.0  # seconds of segment time in a second of real time; 1 but in tests
+    stall_seconds: float = 900.0  # the trainer exits after this time without progress
+    clock_speed: float = 1.0  # ratio of segment time to real time; 1 except in tests
     checkpoint_prefix: str  # artifact prefix under which this segment writes step-<n>/
     adapter_prefix: str  # artifact prefix of the finished adapter
 
 
 class RejectedCheckpoint(Message):
-    """A checkpoint that the segment should have resumed from, and could not."""
+    """A checkpoint that the segment could not resume from."""
 
     ref: str
     reason: RejectionReason
 
 
 class Report(Text):
-    """One heartbeat. The final one has the ending and repeats until it is answered."""
+    """One heartbeat. The final report has the ending and repeats until it is answered."""
 
     account_id: UUID
     job_id: UUID
@@ -120,22 +120,20 @@ class Report(Text):
     sent_at: datetime
     elapsed_seconds: Seconds
     phase: Phase
-    phase_seconds: dict[Phase, float] = {}  # of this segment, up to now, its present phase included
+    phase_seconds: dict[Phase, float] = {}  # of this segment, its current phase included
     step: Count = 0  # optimizer steps done, over all segments
     total_steps: Count = 0
     train_examples: Count = 0
     eval_examples: Count = 0
-    trained_tokens: int = 0  # label and prompt tokens seen, without padding, over all segments
+    trained_tokens: int = 0  # label and prompt tokens without padding, over all segments
     train_loss: float | None = None
     tokens_per_second: float | None = None
-    peak_memory_bytes: int | None = None  # of this segment's largest rank, as far as it is known
+    peak_memory_bytes: int | None = None  # of this segment's largest rank, if known
     grace_seconds: Seconds = 0.0  # time used beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
     checkpoint: SavedCheckpoint | None = None
-    earlier: tuple[
-        SavedCheckpoint, ...
-    ] = ()  # of this segment, that are still needed, oldest first
+    earlier: tuple[SavedCheckpoint, ...] = ()  # of this segment, still needed, oldest first
     evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
@@ -149,24 +147,24 @@ class Report(Text):
     @model_validator(mode="after")
     def _own_checkpoints(self) -> Self:
         if any(each.segment != self.segment for each in self.checkpoints):
-            raise ValueError(f"a checkpoint is not of segment {self.segment}")
+            raise ValueError(f"A checkpoint is not of segment {self.segment}.")
         return self
 
     @property
     def checkpoints(self) -> tuple[SavedCheckpoint, ...]:
-        """All reported checkpoints, the oldest first."""
+        """All reported checkpoints, oldest first."""
         return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 
 class StepMeasured(Message):
-    """Telemetry of one optimizer step; a measurement, kept for a limited time."""
+    """Metrics of one optimizer step, which are kept for a limited time."""
 
     account_id: UUID
     job_id: UUID
     segment: int
     step: int
     total_steps: int
-    train_loss: float  # of this step: mean over its label tokens, nats
+    train_loss: float  # of this step, in nats per label token
     smoothed_loss: float  # debiased exponential average up to this step
     learning_rate: float
     tokens: int
@@ -182,7 +180,7 @@ class StepMeasured(Message):
 
 
 class EvaluationMeasured(Message):
-    """Telemetry of one evaluation on the held-out examples; at step 0 it is of the base alone."""
+    """Metrics of one evaluation on the held-out examples. Step 0 is the base model."""
 
     account_id: UUID
     job_id: UUID
@@ -192,7 +190,7 @@ class EvaluationMeasured(Message):
     accuracy: float  # share of the label tokens that were the model's first choice
     examples: int
     label_tokens: int
-    seconds: float  # that it took
+    seconds: float  # duration of the evaluation
     elapsed_seconds: float
     measured_at: datetime
 
@@ -203,7 +201,7 @@ class EvaluationMeasured(Message):
 
 
 class LogLine(Text):
-    """One line of a trainer's log; n counts from 1 within a segment."""
+    """One line of a trainer's log. In each segment, `n` counts from 1."""
 
     account_id: UUID
     job_id: UUID
@@ -220,7 +218,7 @@ class LogLine(Text):
 
 
 class PodSeen(Message):
-    """The launcher's evidence that a segment's process lives, until its first report."""
+    """The launcher's report that a segment's process runs, until the trainer's first report."""
 
     account_id: UUID
     job_id: UUID
@@ -234,10 +232,10 @@ class PodSeen(Message):
 
 
 class Control(Message):
-    """What the scheduler wants of a segment; the last message on its subject is in force.
+    """The scheduler's instructions to a segment. The last message on the subject is valid.
 
-    `paid_seconds` only grows. `answered` acknowledges the final report. `jwt` replaces that of the
-    segment's credentials, which expires after the lease; empty: the one before stays.
+    `paid_seconds` never decreases. `answered` acknowledges the final report. `jwt` replaces the JWT
+    of the segment's credentials, which expires after the lease. An empty one changes nothing.
     """
 
     job_id: UUID
@@ -254,10 +252,10 @@ class Control(Message):
 
 
 def control_subject(job_id: UUID, segment: int) -> str:
-    """Subject on which a segment hears its Control messages."""
+    """Return the subject of a segment's Control messages."""
     return f"control.{job_id}.{segment}"
 
 
 def report_subject(account_id: UUID, job_id: UUID, segment: int) -> str:
-    """Subject on which a segment publishes its reports."""
+    """Return the subject of a segment's reports."""
     return f"reports.{account_id}.{job_id}.{segment}"

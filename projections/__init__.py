@@ -1,4 +1,4 @@
-"""The read models. PROJECTIONS lists each; the projector runs them and an audit refolds them."""
+"""The read models. The projector runs `PROJECTIONS`, and an audit compares them with the log."""
 
 from projections.account_events import ACCOUNT_EVENTS
 from projections.accounts import ACCOUNTS

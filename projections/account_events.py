@@ -1,7 +1,7 @@
-"""Which events of the log are an account's and a job's: an index of the log, without their content.
+"""Index of the event log by account and by job.
 
-The content is read from the log itself, so that it is stored once, and shown as today's code
-understands it. An event's sequence is its notification id: it grows along the log, with holes.
+The content of an event is read from the log. The sequence of an event is its notification id, which
+grows along the log and has gaps.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ CREATE INDEX IF NOT EXISTS account_events_job ON account_events (job_id, sequenc
 """
 
 
-LOOKED_AT = 5000
+MAX_NEWEST = 5000
+"""Limit of the index entries that `newest_events` reads."""
 
 
 @dataclass(frozen=True)
 class Interest:
-    """Whose events somebody wants: of one account or of all, of one job or of all."""
+    """A filter of events by account and by job. None includes all."""
 
     account_id: UUID | None
     job_id: UUID | None = None
 
     def includes(self, account_id: UUID, job_id: UUID | None) -> bool:
-        """Whether an event of an account, about a job if about one, is among them."""
+        """Return True if an event of an account, and of a job if it has one, passes the filter."""
         return self.account_id in (None, account_id) and self.job_id in (None, job_id)
 
 
 def job_of(event: Event) -> UUID | None:
-    """The job that an event says that it is about; of a deployment's only the first one does."""
+    """Return the job of an event. Of the events of a deployment, only the first has it."""
     return (
         event.originator_id
         if isinstance(event, events.JobEvent)
@@ -55,7 +56,7 @@ def job_of(event: Event) -> UUID | None:
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Note one event; the log, which is in the same database, has its sequence."""
+    """Index one event, with its sequence from the log."""
     job_id = job_of(event)
     if isinstance(event, Deployment.Event) and event.originator_version > 1:
         job_id = _job_of_deployment(cursor, event.originator_id)
@@ -67,7 +68,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
-    """The job that a deployment's first event was noted with."""
+    """Return the job of a deployment, from the entry of its first event."""
     cursor.execute(
         f"SELECT job_id FROM account_events JOIN public.{EVENTS_TABLE} "
         "ON notification_id = sequence WHERE originator_id = %s AND originator_version = 1",
@@ -78,16 +79,16 @@ def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
     return row["job_id"]
 
 
-ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply, fold=2)
+ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
 
 
 def indexed_events(
     connection: Connection, interest: Interest, after: int, limit: int
 ) -> tuple[Sequence[Notification], int]:
-    """Events with a higher sequence, in order, and up to which sequence they are known.
+    """Return events after a sequence, in order, and the last sequence that the index has.
 
-    Beyond that the log may have more that are not in the index yet. With `limit` events, there may
-    be more in the index.
+    The log may have later events that are not indexed yet. If there are `limit` events, the index
+    may have more.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
     wanted = {"account_id": interest.account_id, "job_id": interest.job_id}
@@ -118,17 +119,17 @@ def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, 
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:
-    """The events of an account about a job, in order: its own, and others of the last 5,000.
+    """Return the events of a job and its deployments, and the newest other events about the job.
 
-    Its own are also those of the deployments of what it made; its meters' are others. Those of some
-    topics are left out beyond the newest `limit`: a long job has tens of thousands
-    of minutes. Also says up to which sequence these are all that there are.
+    Other events, such as those of its meters, are among the last 5,000. Beyond the newest `limit`,
+    events of `topics` are omitted, because a long job has tens of thousands of minutes. Also
+    returns the last sequence that the index has.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
     rows = connection.execute(
         f"SELECT log.* FROM (SELECT sequence, row_number() OVER (ORDER BY sequence DESC) AS n "  # type: ignore[arg-type]
         "FROM account_events WHERE job_id = %(job)s AND account_id = %(account)s "
-        "AND sequence <= %(known)s ORDER BY sequence DESC LIMIT %(looked_at)s) AS newest "
+        "AND sequence <= %(known)s ORDER BY sequence DESC LIMIT %(max_newest)s) AS newest "
         f"JOIN public.{EVENTS_TABLE} AS log ON notification_id = sequence "
         "WHERE n <= %(limit)s OR log.topic <> ALL(%(topics)s) "
         f"UNION SELECT log.* FROM public.{EVENTS_TABLE} AS log JOIN account_events "
@@ -140,7 +141,7 @@ def newest_events(
             "job": job_id,
             "account": account_id,
             "known": known,
-            "looked_at": LOOKED_AT,
+            "max_newest": MAX_NEWEST,
             "limit": limit,
             "topics": list(topics),
         },

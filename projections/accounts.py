@@ -1,4 +1,4 @@
-"""Accounts with their balance, as the account holder and the operator see them."""
+"""Accounts with their balance."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _set_low(cursor: Cursor, account_id: UUID, runway_seconds: int | None) -> None:
-    """Keep the runway that the holder was warned of, until there is no warning."""
+    """Set the runway of a warning. None ends the warning."""
     cursor.execute(
         "UPDATE accounts SET low = %(runway)s::bigint IS NOT NULL, runway_seconds = %(runway)s "
         "WHERE account_id = %(account)s",
@@ -76,12 +76,12 @@ ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)
 
 
 def account(connection: Connection, account_id: UUID) -> Row | None:
-    """One account's row."""
+    """Return the row of an account."""
     return accounts_of(connection, [account_id]).get(account_id)
 
 
 def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Row]:
-    """The rows of some accounts."""
+    """Return the rows of some accounts."""
     rows = connection.execute(
         "SELECT * FROM accounts WHERE account_id = ANY(%s)", [list(account_ids)]
     ).fetchall()
@@ -89,5 +89,5 @@ def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[U
 
 
 def all_accounts(connection: Connection) -> list[Row]:
-    """Every account, the oldest first."""
+    """Return all accounts, oldest first."""
     return connection.execute("SELECT * FROM accounts ORDER BY opened_at, account_id").fetchall()

@@ -1,4 +1,4 @@
-"""API keys of each account, told apart by their last characters."""
+"""API keys of each account, with their last characters."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)
 
 
 def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """An account's keys, the oldest first."""
+    """Return the keys of an account, oldest first."""
     return connection.execute(
         "SELECT * FROM api_keys WHERE account_id = %s ORDER BY issued_at, key_id", [account_id]
     ).fetchall()
 
 
 def active_keys(connection: Connection, account_id: UUID) -> int:
-    """How many keys of an account are not revoked."""
+    """Return the number of keys of an account that are not revoked."""
     row = connection.execute(
         "SELECT count(*) AS keys FROM api_keys WHERE account_id = %s AND revoked_at IS NULL",
         [account_id],

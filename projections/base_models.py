@@ -1,4 +1,4 @@
-"""Base models that can be fine-tuned."""
+"""Base models in the model store."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)
 
 
 def all_base_models(connection: Connection) -> list[Row]:
-    """Every base model by name, without those that were deleted."""
+    """Return all base models that are not deleted, by name."""
     return connection.execute(
         "SELECT * FROM base_models WHERE NOT deleted ORDER BY name"
     ).fetchall()

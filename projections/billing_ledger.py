@@ -1,9 +1,9 @@
-"""The double-entry ledger: one posting for each event that moves money, and nothing else.
+"""The double-entry ledger, with one posting for each event that moves money.
 
-Accounts: `cash` (what was paid in), `test money` (payments without money behind them), `credits`
-(what the operator gave), `customer:<id>` (free balance), `reserved:<id>` (held by leases) and
-`revenue`. A posting debits one account and credits another with the same amount, so that the trial
-balance is zero by construction; a wrong posting is corrected by a reversal alone.
+Its accounts are `cash` (payments), `test money` (test payments), `credits` (from the operator),
+`customer:<id>` (free balance), `reserved:<id>` (reserved by leases) and `revenue`. A posting debits
+one account and credits another with the same amount, so the trial balance is always zero. Only a
+reversal corrects a wrong posting.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CREATE INDEX IF NOT EXISTS billing_ledger_time ON billing_ledger (account_id, po
 
 
 class Reason(StrEnum):
-    """What a posting is for."""
+    """Reasons of postings."""
 
     TOPPED_UP = "topped up"
     CREDIT_GRANTED = "credit granted"
@@ -107,20 +107,20 @@ BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 @dataclass(frozen=True)
 class Only:
-    """Which of an account's postings are asked for; what is None is not asked."""
+    """A filter of postings. None includes all."""
 
     job_id: UUID | None = None
     reasons: Sequence[Reason] | None = None
     first: date | None = None
     last: date | None = None
     time_zone: str = "UTC"
-    """What a day is: that of the account."""
+    """Time zone of the account, which defines its days."""
 
     @property
     def condition(self) -> LiteralString:
-        """The part of a WHERE clause; a filter that is not asked for costs nothing.
+        """The conditions of a WHERE clause.
 
-        A day is that of the time zone; its bounds in UTC, which are wider, are for the index.
+        Days are days of the time zone. The wider bounds in UTC let PostgreSQL use the index.
         """
         parts: list[LiteralString] = ["account_id = %(account)s"]
         if self.job_id is not None:
@@ -137,7 +137,7 @@ class Only:
 
     @property
     def asked(self) -> dict[str, object]:
-        """The values of the condition."""
+        """Parameters of the condition."""
         reasons = None if self.reasons is None else list(self.reasons)
         return {**vars(self), "reasons": reasons}
 
@@ -152,10 +152,10 @@ def postings_of(
     after: int = 0,
     limit: int | None = None,
 ) -> list[Row]:
-    """An account's postings in order, those that are asked for or all.
+    """Return the postings of an account that pass a filter, in order.
 
-    A page has up to `limit` of them beyond the position `after`; the next one begins after the
-    position of its last. Postings are only ever added, so pages neither miss nor repeat one.
+    A page has up to `limit` postings after the position `after`. Postings are never changed or
+    removed, so pages neither miss nor repeat one.
     """
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} AND position > %(after)s "
@@ -167,7 +167,7 @@ def postings_of(
 def newest_postings(
     connection: Connection, account_id: UUID, only: Only, before: int | None, limit: int | None
 ) -> list[Row]:
-    """The same, the newest first; a page has up to `limit` that are before a position."""
+    """Return up to `limit` postings before a position that pass a filter, newest first."""
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} "
         "AND (%(before)s::bigint IS NULL OR position < %(before)s) "
@@ -179,7 +179,7 @@ def newest_postings(
 def balances_after(
     connection: Connection, account_id: UUID, positions: Sequence[int]
 ) -> dict[int, int]:
-    """The whole balance after each of some postings, micro-dollars; leases do not change it."""
+    """Return the balance after each of some postings, in micro-dollars, reserves included."""
     rows = connection.execute(
         "SELECT position, micros FROM (SELECT position, sum(CASE "
         "WHEN debit IN ('cash', 'test money', 'credits', 'revenue') THEN amount_micros "
@@ -192,7 +192,7 @@ def balances_after(
 
 
 def last_position(connection: Connection, account_id: UUID) -> int:
-    """Of the newest posting of an account; 0 if there is none."""
+    """Return the position of an account's newest posting; 0 if it has none."""
     row = connection.execute(
         "SELECT coalesce(max(position), 0) AS position FROM billing_ledger WHERE account_id = %s",
         [account_id],
@@ -202,7 +202,7 @@ def last_position(connection: Connection, account_id: UUID) -> int:
 
 
 def balances(connection: Connection) -> dict[str, int]:
-    """Credits less debits of every ledger account, micro-dollars; they sum to the trial balance."""
+    """Return credits minus debits of every ledger account. Their sum is the trial balance."""
     rows = connection.execute(
         "SELECT account, sum(amount)::bigint AS micros FROM ("
         "SELECT credit AS account, amount_micros AS amount FROM billing_ledger UNION ALL "

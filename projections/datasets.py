@@ -1,4 +1,4 @@
-"""Datasets with their status and counts, and their lengths in tokens of each base."""
+"""Datasets with their status and counts, and their lengths in tokens by base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 
 Pair = tuple[UUID, str, str]
-"""A dataset, a base and the hash of the base's manifest."""
+"""A dataset, a base model and the hash of its manifest."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -160,7 +160,7 @@ DATASETS = Projection("datasets", TABLES, DDL, apply)
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
-    """Id and examples of an account's datasets that can be trained on, the newest first."""
+    """Return id and examples of an account's valid datasets, newest first."""
     return connection.execute(
         "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
@@ -171,14 +171,14 @@ def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list
 def datasets_of(
     connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
 ) -> list[Row]:
-    """An account's datasets, the newest first; those after one of them, at most so many."""
+    """Return up to `limit` datasets of an account after one of them, newest first."""
     return newest_first(
         connection, "datasets", "uploaded_at", "dataset_id", account_id, after, limit
     )
 
 
 def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row | None:
-    """One dataset of an account."""
+    """Return a dataset of an account."""
     return connection.execute(
         "SELECT * FROM datasets WHERE account_id = %s AND dataset_id = %s",
         [account_id, dataset_id],
@@ -186,14 +186,14 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
 
 
 def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Some datasets, of those that there are."""
+    """Return those of some datasets that exist."""
     return connection.execute(
         "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
     ).fetchall()
 
 
 def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Lengths of some datasets, by base model."""
+    """Return the lengths of some datasets, by base model."""
     return connection.execute(
         "SELECT dataset_id, base_model, tokens, longest_example FROM dataset_tokens "
         "WHERE dataset_id = ANY(%s) ORDER BY base_model",
@@ -209,14 +209,14 @@ UNCOUNTED = (
     "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
     "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
 )
-"""Pairs of a dataset that is ready and a base's present revision that lack a token count.
+"""Pairs of a valid dataset and the current revision of a base that were not counted.
 
-A refusal by the base's chat template counts as a count.
+A refusal of the base's chat template counts as counted.
 """
 
 
 def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
-    """The oldest dataset of each account that waits for its validation, but for some datasets."""
+    """Return the oldest dataset of each account to validate, except for the datasets `without`."""
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
         "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
@@ -228,10 +228,9 @@ def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
 def uncounted(
     connection: Connection, without: Sequence[Pair] = (), last: Sequence[str] = ()
 ) -> list[Row]:
-    """One pair of each account that lacks a token count, but for some pairs.
+    """Return one pair of each account to count, except for the pairs `without`.
 
-    It is of the account's oldest dataset, and of a base whose manifest is not among the `last` if
-    there is one.
+    It has the oldest dataset of the account. Bases whose manifest is not in `last` come first.
     """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
@@ -252,7 +251,7 @@ def uncounted(
 
 
 def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """The bases under which some datasets lack a token count."""
+    """Return the bases under which some datasets were not counted."""
     return connection.execute(
         "SELECT dataset_id, name AS base_model "
         + UNCOUNTED
@@ -262,7 +261,7 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
 
 
 def stored(connection: Connection, account_id: UUID) -> tuple[int, int]:
-    """How many datasets an account has, and their size in bytes as uploaded."""
+    """Return the number of an account's datasets and their uploaded bytes."""
     row = connection.execute(
         "SELECT count(*) AS datasets, coalesce(sum(total_bytes), 0)::bigint AS bytes "
         "FROM datasets WHERE account_id = %s",

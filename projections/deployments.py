@@ -1,4 +1,4 @@
-"""Deployments: every name that was ever asked to answer requests, and whether it does."""
+"""Deployments of base models, models and checkpoints, with their status."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _source(weights: Weights) -> tuple[str, UUID | None, int | None]:
-    """Base, job and step of what is served."""
+    """Return base model, job and step of some weights."""
     adapter = weights.adapter
     if adapter is None:
         return weights.base_model, None, None
@@ -92,7 +92,7 @@ DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
 def deployments_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """The bases' deployments, then an account's own, by name; those after one, at most so many."""
+    """Return up to `limit` deployments after a name: of bases, then of the account, by name."""
     return connection.execute(
         "SELECT row.* FROM deployments AS row LEFT JOIN deployments AS last "
         "ON last.model = %(after)s AND last.account_id = ANY(%(accounts)s) "
@@ -109,7 +109,7 @@ def deployments_of(
 
 
 def deployment_named(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """What a name stands for to an account: a base's deployment, or one of its own."""
+    """Return the deployment of a name, of a base or of the account."""
     return connection.execute(
         "SELECT * FROM deployments WHERE account_id = ANY(%s) AND model = %s",
         [[PLATFORM_ACCOUNT_ID, account_id], model],
@@ -119,9 +119,9 @@ def deployment_named(connection: Connection, account_id: UUID, model: str) -> Ro
 def deployed_checkpoints(
     connection: Connection, account_id: UUID, model: str | None = None
 ) -> list[Row]:
-    """An account's checkpoints that shall answer under names of their own, by name.
+    """Return an account's wanted deployments of checkpoints, by name.
 
-    With `model` only the one of this name, if it is one.
+    `model` selects the one with this name.
     """
     return connection.execute(
         "SELECT * FROM deployments AS row WHERE account_id = %(account)s AND job_id IS NOT NULL "
@@ -135,7 +135,7 @@ def deployed_checkpoints(
 def deployments_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Row]]:
-    """Of what each job made, and was ever deployed, the rows by its name."""
+    """Return the deployments of each job, by name."""
     rows = connection.execute(
         "SELECT * FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -148,7 +148,7 @@ def deployments_of_jobs(
 def statuses_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, DeploymentStatus]]:
-    """Of what each job made, and was ever deployed, the status by its name."""
+    """Return the statuses of each job's deployments, by name."""
     return {
         job_id: {model: DeploymentStatus(row["status"]) for model, row in rows.items()}
         for job_id, rows in deployments_of_jobs(connection, job_ids).items()
@@ -156,13 +156,13 @@ def statuses_of_jobs(
 
 
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:
-    """Status of the bases' deployments and of an account's own, by model."""
+    """Return the statuses of all bases' deployments and of an account's own, by name."""
     rows = deployments_of(connection, account_id)
     return {row["model"]: DeploymentStatus(row["status"]) for row in rows}
 
 
 def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
-    """Names of the adapters, of all accounts, that shall answer on a base."""
+    """Return the names of all accounts' wanted adapters on a base."""
     rows = connection.execute(
         "SELECT model FROM deployments WHERE base_model = %s AND job_id IS NOT NULL "
         "AND status = ANY(%s) ORDER BY model",
@@ -172,7 +172,7 @@ def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
 
 
 def adapters_on(connection: Connection, base_model: str) -> int:
-    """How many adapters, of all accounts, shall answer on a base."""
+    """Return the number of all accounts' wanted adapters on a base."""
     row = connection.execute(
         "SELECT count(*) AS adapters FROM deployments "
         "WHERE base_model = %s AND job_id IS NOT NULL AND status = ANY(%s)",

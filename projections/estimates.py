@@ -1,4 +1,4 @@
-"""The estimate of each job as it was approved, what the job took, and what that teaches."""
+"""The approved estimate and the actual time of each job, and the calibration from them."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ CREATE INDEX IF NOT EXISTS estimates_scored
 """
 
 LEARNED_FROM = 8
-"""Jobs behind a calibration: enough for a median that one odd job does not move, few enough to
-follow a machine that changes."""
+"""Newest jobs of a calibration: enough for a robust median, few enough to follow a change of the
+machine."""
 
 LEAST_FACTOR, LARGEST_FACTOR = 0.05, 20.0
-"""Bounds of a factor; beyond them a measurement is wrong, not a constant."""
+"""Bounds of a factor. Outside them, the measurement is wrong and not the constant."""
 
 LEAST_SECONDS = 0.001
-"""A modelled phase this short teaches nothing."""
+"""Shortest modelled phase that is used for a calibration."""
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -103,16 +103,16 @@ def _insert(cursor: Cursor, event: events.JobApproved, estimate: Estimate) -> No
     )
 
 
-ESTIMATES = Projection("estimates", ("estimates",), DDL, apply, fold=2)
+ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
 
 
 def calibration(
     connection: Connection, base_model: str, gpu_type: str, precision: Precision, gpu_count: int
 ) -> Calibration:
-    """What the last jobs of this kind teach: by phase, the median of actual over modelled seconds.
+    """Return the medians of actual over modelled seconds, by phase, of the last similar jobs.
 
-    Only jobs that ran in one segment count: another one starts up again, or repeats lost work. So
-    do only those that ran on the GPUs that they were estimated for.
+    Only jobs with a single segment count, because other segments repeat the start and lost work.
+    The jobs must have run on the GPUs of their estimate.
     """
     rows = connection.execute(
         "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
@@ -132,7 +132,7 @@ def calibration(
 
 
 def _ratios(rows: list[Row], phase: Phase) -> list[float]:
-    """Actual over modelled seconds of a phase, of each job that measured it."""
+    """Return the ratios of actual to modelled seconds of a phase."""
     return [
         row["phase_seconds"][phase] / row["model_seconds"][phase]
         for row in rows
@@ -142,5 +142,5 @@ def _ratios(rows: list[Row], phase: Phase) -> list[float]:
 
 
 def report_rows(connection: Connection) -> list[Row]:
-    """Every estimate, in the order of approval; those that are not scored yet have no actuals."""
+    """Return all estimates in the order of approval. Those of unfinished jobs have no actuals."""
     return connection.execute("SELECT * FROM estimates ORDER BY approved_at, job_id").fetchall()

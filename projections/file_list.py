@@ -1,4 +1,4 @@
-"""An account's files as one list: its uploads, and the metrics of its jobs that are over."""
+"""The files of an account: its uploads, and the metrics of its finished jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from projections.job_timeline import ENDINGS
 
 
 class FileKey(NamedTuple):
-    """Where a file stands in the list; of metrics `id` is the job's, else the dataset's."""
+    """Position of a file in the list. `id` is that of the job or of the dataset."""
 
     at: datetime
     is_result: bool
@@ -42,9 +42,9 @@ def files_of(
     ascending: bool = False,
     result: bool | None = None,
 ) -> list[FileKey]:
-    """Up to `limit` files by their time, those after a place, also if nothing stands there now.
+    """Return up to `limit` files by time after a key, which may no longer exist.
 
-    `result` True are only metrics, False only uploads.
+    `result` selects metrics if True, and uploads if False.
     """
     query = {
         "account": account_id,

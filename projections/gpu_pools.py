@@ -1,4 +1,4 @@
-"""GPU pools: capacity, what is held and by whom, and who waits in which order."""
+"""GPU pools with their capacity, and the claims that hold GPUs or are queued."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _request(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """Stand behind everyone who is in the pool, whether they hold GPUs or wait."""
+    """Add a claim behind all others of the pool."""
     cursor.execute(
         "INSERT INTO gpu_claims SELECT %(pool)s, %(job)s, %(segment)s, %(count)s, %(state)s, "
         "coalesce(max(position), 0) + 1 FROM gpu_claims WHERE pool_id = %(pool)s",
@@ -95,26 +95,26 @@ GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, apply)
 
 
 def all_gpu_pools(connection: Connection) -> list[Row]:
-    """Every pool, by region and type."""
+    """Return all pools, by region and GPU type."""
     return connection.execute("SELECT * FROM gpu_pools ORDER BY region, gpu_type").fetchall()
 
 
 def capacities(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many GPUs there are at all, by (region, GPU type)."""
+    """Return the capacity by (region, GPU type)."""
     return {
         (pool["region"], pool["gpu_type"]): pool["capacity"] for pool in all_gpu_pools(connection)
     }
 
 
 def claims(connection: Connection) -> list[Row]:
-    """Who holds GPUs and who waits for them, pool by pool in order, with what a wait depends on.
+    """Return all claims, by pool and position, with the columns that their wait depends on.
 
-    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`); the job's
-    status, phase and rate_micros_per_hour; its estimate (JSON) as approved; step (of the last
-    checkpoint, or where the segment began), measured_step, with its segment and that segment's
-    time then (measured_segment, measured_seconds), and total_steps; and of a segment that holds
-    GPUs bound_at, training_since (None before) and segment_step, the step at which it began
-    to train. The job's columns are None while the projection of jobs is behind.
+    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`). Columns of
+    the job are status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the last
+    checkpoint or the start of the segment) and total_steps. The last measured step is
+    measured_step, in measured_segment at measured_seconds. A segment that holds GPUs has bound_at,
+    training_since and segment_step, the step from which it trains. The columns of the job are None
+    while its projection is behind.
     """
     return connection.execute(
         "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "

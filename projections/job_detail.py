@@ -1,4 +1,4 @@
-"""One row for each job: everything the detail page says about it."""
+"""Jobs, with one row each."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _apply_end(cursor: Cursor, event: Event) -> None:
-    """Fold what follows from the end of a segment, and what ends a job by itself."""
+    """Fold an event at the end of a segment or a job."""
     match event:
         case events.Registered():
             update(
@@ -104,11 +104,11 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 log_ref=event.log_ref,
             )
         case _:
-            raise AssertionError(f"{type(event).__name__} ends nothing")
+            raise AssertionError(f"unexpected event {type(event).__name__}")
 
 
 def _apply_command(cursor: Cursor, event: Event) -> None:
-    """Fold what its owner, or an empty balance, did to a job."""
+    """Fold a command of the owner or of the platform."""
     match event:
         case events.PauseRequested():
             update(cursor, event, phase=PAUSING)
@@ -171,7 +171,7 @@ def _apply_money(cursor: Cursor, event: Meter.MinuteMetered | Meter.LostWorkCred
 
 
 def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """What was put off stands in its queue; any other job that waits does so anyway."""
+    """Queue a job whose relaunch was postponed. Other jobs are already queued."""
     cursor.execute(
         "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
         "WHERE job_id = %s AND relaunch_at IS NOT NULL",
@@ -239,11 +239,11 @@ def _resume(cursor: Cursor, event: events.JobResumed) -> None:
     )
 
 
-JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=4)
+JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
-    """One job of an account, and the `sequence` of the last event that its row has seen."""
+    """Return a job of an account, with the `sequence` of the last event in its row."""
     return connection.execute(
         "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
         "WHERE account_id = %s AND job_id = %s AND name = %s",
@@ -252,7 +252,7 @@ def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
 
 
 def rows_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Row]:
-    """Some jobs, of whichever accounts, as `job` has each."""
+    """Return some jobs of any account, with the same columns as `job`."""
     return connection.execute(
         "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
         "WHERE job_id = ANY(%s) AND name = %s",
@@ -267,7 +267,7 @@ def jobs_of(
     limit: int | None = None,
     statuses: Sequence[JobStatus] | None = None,
 ) -> list[Row]:
-    """An account's jobs, the newest first; those after one of them, of some statuses, so many."""
+    """Return up to `limit` jobs of an account after one of them, newest first."""
     among: LiteralString = "true"
     if statuses is not None:
         among = "row.status = ANY(%(statuses)s)"
@@ -285,7 +285,7 @@ def jobs_of(
 
 
 def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, int]:
-    """How many jobs an account has in each status that any of them is in."""
+    """Return the number of an account's jobs by status."""
     rows = connection.execute(
         "SELECT status, count(*) AS jobs FROM job_detail WHERE account_id = %s GROUP BY status",
         [account_id],
@@ -294,7 +294,7 @@ def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, 
 
 
 def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
-    """An account's jobs that are paused for this reason, the one that is paused longest first."""
+    """Return an account's jobs that are paused for a reason, in the order of their pauses."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE account_id = %s AND status = %s "
         "AND pause_reason = %s ORDER BY paused_at, job_id",
@@ -304,7 +304,7 @@ def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReaso
 
 
 def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UUID]) -> list[Row]:
-    """Some jobs of an account, in no order."""
+    """Return some jobs of an account, in any order."""
     return connection.execute(
         "SELECT * FROM job_detail WHERE account_id = %s AND job_id = ANY(%s)",
         [account_id, list(job_ids)],
@@ -312,8 +312,7 @@ def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UU
 
 
 def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> list[Row]:
-    """An account's cancelled and failed jobs whose checkpoint is kept and no model yet, the newest
-    first."""
+    """Return an account's cancelled and failed jobs that can be promoted, newest first."""
     return connection.execute(
         "SELECT * FROM job_detail WHERE account_id = %s AND status = ANY(%s) AND NOT promoted "
         "AND NOT expired AND checkpoint_ref IS NOT NULL "
@@ -323,7 +322,7 @@ def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> li
 
 
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
-    """An account's jobs that train or evaluate on a dataset and are not over, the oldest first."""
+    """Return an account's unfinished jobs that use a dataset, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE account_id = %s AND status <> ALL(%s) "
         "AND %s IN (dataset_id, validation_dataset_id) ORDER BY approved_at, job_id",
@@ -333,7 +332,7 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
-    """Jobs of all accounts that train on a base and are not over, the oldest first."""
+    """Return all accounts' unfinished jobs on a base, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE status <> ALL(%s) AND base_model = %s "
         "ORDER BY approved_at, job_id",
@@ -343,7 +342,7 @@ def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
-    """Jobs whose relaunch was put off until a time that has come, in the order of those times."""
+    """Return the jobs whose postponed relaunch is due, in the order of their times."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE relaunch_at <= %s ORDER BY relaunch_at, job_id", [now]
     ).fetchall()
@@ -351,7 +350,7 @@ def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
 
 
 def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
-    """Jobs that were over before a moment and still have log lines, the oldest ones first."""
+    """Return up to `limit` jobs that ended before a time and have log lines, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE status = ANY(%s) AND changed_at < %s "
         "AND EXISTS (SELECT FROM log_lines WHERE log_lines.job_id = job_detail.job_id) "
@@ -362,9 +361,10 @@ def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int)
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
-    """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
+    """Return cancelled jobs whose retention time is over, oldest first.
 
-    No more than one round deletes, and none of which a checkpoint is deployed, or was and failed.
+    Promoted jobs and jobs with a deployed checkpoint, also a failed one, are not included. At most
+    `EXPIRED_AT_ONCE` are returned.
     """
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "

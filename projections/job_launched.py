@@ -1,4 +1,4 @@
-"""The part of a job's row that its segments make, from their GPUs to their end."""
+"""Changes of a job's row by the events of its segments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SegmentEvent = (
 
 
 def apply_segment(cursor: Cursor, event: SegmentEvent) -> None:
-    """Fold what moves a segment on."""
+    """Fold an event of a segment."""
     match event:
         case events.SegmentAllocated():
             update(
@@ -75,7 +75,7 @@ def _complete_evaluation(cursor: Cursor, event: events.EvaluationCompleted) -> N
 
 
 def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
-    """A segment that finds all steps done goes on with the evaluation."""
+    """Start the training, or the evaluation if all steps are done."""
     if event.step < event.total_steps:
         update(cursor, event, status=JobStatus.TRAINING)
         advance(cursor, event, "training")
@@ -90,14 +90,14 @@ def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
         total_steps=event.total_steps,
         train_examples=event.train_examples,
         eval_examples=event.eval_examples,
-        failure=None,  # of a segment before, which this one has got over
+        failure=None,  # of the previous segment
         shortage=None,
         error_class=None,
     )
 
 
 def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
-    """Until an event beside it says otherwise, the job waits for its next segment."""
+    """End a segment. The job waits for its next one, unless a later event changes this."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
         "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "

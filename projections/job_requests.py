@@ -1,6 +1,6 @@
-"""Job requests: jobs that were ordered before their files were ready, and when.
+"""Job requests: jobs that wait for the validation of their files.
 
-The rows of approved ones stay: a job counts as created when it was requested.
+The rows of approved requests stay, because the time of the request counts as a job's creation.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
 
 
 def open_requests(connection: Connection) -> list[UUID]:
-    """The jobs of all open requests, the oldest first."""
+    """Return the jobs of all open requests, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_requests WHERE status = 'validating_files' "
         "ORDER BY requested_at, job_id"
@@ -70,7 +70,7 @@ def open_requests(connection: Connection) -> list[UUID]:
 
 
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """When jobs were requested, of those that were before they were approved."""
+    """Return the times of the requests of some jobs. Jobs without a request have none."""
     rows = connection.execute(
         "SELECT job_id, requested_at FROM job_requests WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -92,9 +92,9 @@ def ordered_jobs(
     limit: int,
     noted: Mapping[str, str] | None = None,
 ) -> list[UUID]:
-    """An account's jobs and requests, the newest order first; those after one, at most so many.
+    """Return up to `limit` jobs and requests of an account after one of them, newest first.
 
-    With `noted`, those with these notes of their owner among others; with none, those without any.
+    `noted` selects jobs whose metadata include these entries; an empty mapping, those without any.
     """
     among: LiteralString = "true"
     if noted:

@@ -1,4 +1,4 @@
-"""A job's row: its columns, and how an event sets some of them."""
+"""The row of a job."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
 CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
     WHERE relaunch_at IS NOT NULL
 """
-# checkpoints: those that exist, the oldest first; the columns before it are of the newest.
-# estimate and its bounds are those of the approval; the rate is that of the last resume.
-# approved_gpu_count stays, also if it goes on with another number: a step's batch is of that many.
-# relaunch_at: of a job that is put off and stands in no queue; waiting_since is the failure's time.
-# segment_step and training_since: where and when the running segment began to train.
+# checkpoints: existing ones, oldest first; the columns checkpoint_* are of the newest.
+# estimate and its bounds are of the approval; the rate is of the last resume.
+# approved_gpu_count never changes, because it determines the batch of a step.
+# relaunch_at: set while the relaunch is postponed; waiting_since is then the time of the failure.
+# segment_step and training_since: start of training in the running segment.
 
 WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
     "waiting to retry",
@@ -99,7 +99,7 @@ PAUSING, CANCELLING = "pausing", "cancelling"
 
 
 def advance(cursor: Cursor, event: Event, phase: str, job_id: UUID | None = None) -> None:
-    """Enter a phase, unless the job is on its way to a pause or a cancel."""
+    """Set the phase, unless the job is about to pause or to be cancelled."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %s, "
         "phase = CASE WHEN phase = ANY(%s) THEN phase ELSE %s END WHERE job_id = %s",
@@ -108,7 +108,7 @@ def advance(cursor: Cursor, event: Event, phase: str, job_id: UUID | None = None
 
 
 def update(cursor: Cursor, event: Event, **columns: object) -> None:
-    """Set columns of a job's row; the names are this module's own, never a user's."""
+    """Set columns of a job's row. The names must come from the code."""
     assignments = ", ".join(f"{name} = %s" for name in columns)
     cursor.execute(
         f"UPDATE job_detail SET {assignments}, changed_at = %s WHERE job_id = %s",  # type: ignore[arg-type]

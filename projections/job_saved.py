@@ -1,4 +1,4 @@
-"""The part of a job's row that its checkpoints make: those that exist, and the newest of them."""
+"""Changes of a job's row by the events of its checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def apply_checkpoint(
     cursor: Cursor,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
-    """Add a checkpoint to its job's row, or take one away."""
+    """Add a checkpoint to its job's row, or remove one."""
     if isinstance(event, events.CheckpointSaved):
         _add(cursor, event)
     else:
@@ -50,12 +50,12 @@ def apply_checkpoint(
 
 
 def score_last_checkpoint(cursor: Cursor, event: events.EvaluationCompleted) -> None:
-    """What was evaluated in the end is the state that the last checkpoint holds."""
+    """Set the loss of the final evaluation, which is that of the last checkpoint."""
     cursor.execute(SCORED, {"loss": event.loss_after, "job": event.originator_id})
 
 
 def give_up_checkpoints(cursor: Cursor, event: events.AdapterExpired | events.ModelDeleted) -> None:
-    """All of its files are deleted; what they were stays known."""
+    """Remove all checkpoints. The columns of the newest one stay."""
     cursor.execute(
         "UPDATE job_detail SET checkpoints = '[]', checkpoint_ref = NULL WHERE job_id = %s",
         [event.originator_id],

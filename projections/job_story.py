@@ -12,7 +12,7 @@ from projections.projection import Row
 
 
 class EntryKind(IntEnum):
-    """Where an entry comes from."""
+    """Kinds of entries."""
 
     EVENT = 0
     STEP = 1
@@ -20,11 +20,11 @@ class EntryKind(IntEnum):
 
 
 class EntryKey(NamedTuple):
-    """What names an entry of a job: of an event n is its position, else its step."""
+    """Key of an entry. `n` is the position of an event, or the step of a metric."""
 
     kind: EntryKind
     n: int
-    segment: int  # 0 of an event
+    segment: int  # 0: an event
 
 
 STORIES: dict[EntryKind, LiteralString] = {
@@ -44,7 +44,7 @@ STORIES: dict[EntryKind, LiteralString] = {
         LEFT JOIN step_measurements USING (job_id, step, segment)
         WHERE job_id = %(job)s AND step > 0""",
 }
-"""The entries of each kind. What was measured has the pod's time, the only one that is kept."""
+"""Queries of the entries by kind. Metrics have the pod's time, because no other is stored."""
 
 NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s"
 
@@ -58,8 +58,8 @@ def story_of(
 ) -> list[Row] | None:
     """Return the entries after one, newest first; None if there is no such entry.
 
-    An entry has happened_at, kind, n, segment and fields. Of an event it also has the event_id; of
-    a step or an evaluation the fields are the metrics. The base model's evaluation is left out.
+    An entry has happened_at, kind, n, segment and fields. An event also has the event_id. The
+    fields of a step or an evaluation are its metrics. The base model's evaluation is omitted.
     """
     query = {"job": job_id, "hidden_topics": list(hidden_topics), "limit": limit}
     where = ""
@@ -73,12 +73,12 @@ def story_of(
         if found is None:
             return None
         query |= key | {"at": found["happened_at"]}
-        # The first condition follows from the second, and is one that an index can serve.
+        # The first condition is redundant, but lets PostgreSQL use an index.
         where = (
             "WHERE happened_at <= %(at)s "
             "AND (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
         )
-    # Each kind gives no more than the page needs: a long job has a million steps.
+    # Limits each kind to the page, because a long job has a million steps.
     parts = [f"(SELECT * FROM ({story}) AS entry {where} {NEWEST})" for story in STORIES.values()]
     return connection.execute(
         f"{' UNION ALL '.join(parts)} {NEWEST}",  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""The story of each job: its own events, its request's, its meters' and its deployments', in order.
+"""The events of each job, its request, its meters and its deployments, in order.
 
-A deployment's first event names the job and the model that it serves; rows of the later ones have
-the same job, and the model among their fields.
+The first event of a deployment names its job and its model. The rows of later events have the same
+job, and the model in their fields.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ENVELOPE = frozenset(Event.model_fields) | {"originator_topic", "job_id"}
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Add one event to its job's story."""
+    """Add one event to the timeline of its job."""
     served: dict[str, str] = {}
     match event:
         case events.JobEvent():
@@ -50,7 +50,7 @@ def apply(cursor: Cursor, event: Event) -> None:
             job_id, served = _served(cursor, event.originator_id)
         case _:
             return
-    if job_id is None:  # a base is deployed
+    if job_id is None:  # the deployment of a base
         return
     cursor.execute(
         "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
@@ -67,7 +67,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str, str]]:
-    """Job and model of a deployment, from the row of its first event; neither of a base."""
+    """Return job and model of a deployment, from the row of its first event; none for a base."""
     cursor.execute(
         "SELECT job_id, fields ->> 'model' AS model FROM job_timeline WHERE event_id = %s",
         [f"{deployment_id}:1"],
@@ -76,13 +76,13 @@ def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str,
     return (row["job_id"], {"model": row["model"]}) if row else (None, {})
 
 
-JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply, fold=3)
+JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply)
 
 
 def timeline_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[Row]:
-    """A job's events after a position within it, in order, at most so many."""
+    """Return up to `limit` events of a job after a position, in order."""
     return connection.execute(
         "SELECT position, event_id, happened_at, topic, fields FROM job_timeline "
         "WHERE job_id = %s AND position > %s ORDER BY position LIMIT %s",
@@ -94,9 +94,9 @@ ENDINGS = [events.Registered.TOPIC, events.JobFailed.TOPIC, events.JobCancelled.
 
 
 def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
-    """When jobs were registered, failed or were cancelled, of the rows of those that are over.
+    """Return the end times of those jobs that have ended.
 
-    While this projection is behind that of the rows, their last change is the end.
+    While this projection is behind, the last change of a job's row is used.
     """
     over = {row["job_id"]: row["changed_at"] for row in jobs if JobStatus(row["status"]).is_final}
     rows = connection.execute(
@@ -108,7 +108,7 @@ def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime
 
 
 def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:
-    """When each checkpoint of a job was saved, by its ref."""
+    """Return the times of a job's checkpoints, by ref."""
     rows = connection.execute(
         "SELECT happened_at, fields ->> 'ref' AS ref FROM job_timeline "
         "WHERE job_id = %s AND topic = %s",

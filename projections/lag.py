@@ -1,4 +1,4 @@
-"""How far consumers are behind the event log: projections and reactions alike."""
+"""Lag of projections and reactions behind the event log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from projections.projection import Row
 
 
 def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:
-    """Of some consumers, those that have not seen every event, in the order given.
+    """Return those of some consumers that are behind, in the same order.
 
-    Each with how many `events` it has yet to see, and the moment (`since`) of the first of them.
+    A row has the number of unseen `events`, and the time of the first of them (`since`).
     """
     return connection.execute(
         "WITH known AS (SELECT 'projection-' || name AS consumer, position "

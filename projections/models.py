@@ -1,7 +1,7 @@
-"""Models: adapters with a name, of registered jobs and of stopped ones that were promoted.
+"""Models of registered and promoted jobs.
 
-A name tells twelve digits of its job's id, which whoever chooses idempotency keys can have twice:
-no event may be refused here because of its name.
+A name has only twelve digits of its job's id. A user who chooses idempotency keys can produce the
+same name twice, so names are not unique.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ MODELS = Projection("models", ("models",), DDL, apply)
 def models_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """An account's registered models, the newest first; those after one, at most so many."""
+    """Return up to `limit` models of an account after one of them, newest first."""
     return newest_first(connection, "models", "registered_at", "model", account_id, after, limit)
 
 
 def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """One registered model of an account; of several with a name, the first."""
+    """Return the first model of an account with this name."""
     return connection.execute(
         "SELECT * FROM models WHERE account_id = %s AND model = %s "
         "ORDER BY registered_at, job_id LIMIT 1",
@@ -67,7 +67,7 @@ def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None
 
 
 def job_of_model(connection: Connection, model: str) -> UUID | None:
-    """The job that made a model, the first one of several; None if there is no such model."""
+    """Return the job of the first model with this name, or None."""
     row = connection.execute(
         "SELECT job_id FROM models WHERE model = %s ORDER BY registered_at, job_id LIMIT 1", [model]
     ).fetchone()

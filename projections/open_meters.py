@@ -1,4 +1,4 @@
-"""Meters that run: what the billing ticker looks at."""
+"""Meters of running segments, for the billing ticker."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds FROM billing_ledger AS e
 WHERE open_meters.account_id = ANY(%s) AND open_meters.bound_at IS NOT NULL
 GROUP BY open_meters.account_id
 """
-"""A job's rate is that of its running segment."""
+"""The rate of a job is that of its running segment."""
 
 OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 
 
 def bound_segments(connection: Connection) -> list[Row]:
-    """Segments that run on bound GPUs: job_id and segment."""
+    """Return job_id and segment of all segments with bound GPUs."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL "
         "ORDER BY job_id, segment"
@@ -70,7 +70,7 @@ def bound_segments(connection: Connection) -> list[Row]:
 
 
 def unbound_segments(connection: Connection) -> list[Row]:
-    """Segments that have their GPUs, and are not launched yet: job_id and segment."""
+    """Return job_id and segment of all segments that are not launched yet."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NULL ORDER BY job_id, segment"
     ).fetchall()
@@ -78,20 +78,20 @@ def unbound_segments(connection: Connection) -> list[Row]:
 
 @dataclass(frozen=True)
 class Burn:
-    """What uses an account's balance up now."""
+    """Running costs of an account."""
 
     jobs: int
     rate_micros_per_hour: int
-    """Of all of them together."""
+    """Total rate of all jobs."""
     unbilled_micros: int
-    """Of time that is used already, and of which no minute is billed yet."""
+    """Price of the used time that is not billed yet."""
 
 
 NOTHING = Burn(0, 0, 0)
 
 
 def burns(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Burn]:
-    """What runs on bound GPUs for each account; of who runs nothing, nothing."""
+    """Return the running costs of some accounts."""
     rows = connection.execute(BURN, [list(account_ids)]).fetchall()
     found = {row.pop("account_id"): Burn(**row) for row in rows}
     return {each: found.get(each, NOTHING) for each in account_ids}

@@ -1,4 +1,4 @@
-"""What a projection is: its tables, its fold over events, and the effect that runs it."""
+"""Projections: their tables, their fold over events, and the effect that runs them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ CREATE TABLE IF NOT EXISTS projection_shapes (
 
 @dataclass(frozen=True)
 class Projection:
-    """A read model: tables that hold nothing but a fold of the event log.
+    """A read model: tables whose rows are a fold of the event log.
 
-    `ddl` names its tables without a schema, so that an audit can refold them elsewhere. `fold`
-    counts the changes of `apply` by which an old log has other rows.
+    `ddl` names the tables without a schema, so that an audit can fold the log into another schema.
+    Increment `fold` when `apply` changes, so that the tables are rebuilt.
     """
 
     name: str
@@ -47,13 +47,12 @@ class Projection:
 
     @property
     def shape(self) -> str:
-        """A hash of what rows have to be made anew for: their tables, and the count of `fold`."""
-        told = self.ddl if self.fold == 1 else f"{self.ddl}\nfold {self.fold}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        """Hash of `ddl` and `fold`. If it changes, the tables are rebuilt."""
+        return hashlib.sha256(f"{self.ddl}\nfold {self.fold}".encode()).hexdigest()
 
 
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:
-    """Whether the tables of a projection hold rows of its shape."""
+    """Return True if the tables of a projection have its shape."""
     found = connection.execute(
         "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
         [projection.name, projection.shape],
@@ -62,12 +61,12 @@ def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> 
 
 
 def consumer_name(projection: Projection) -> str:
-    """Name of the consumer that folds events into a projection."""
+    """Return the name of the consumer that folds events into a projection."""
     return f"projection-{projection.name}"
 
 
 class ProjectionEffect:
-    """Commits a projection's rows together with its position."""
+    """Commits the rows of a projection together with its position."""
 
     def __init__(
         self, projection: Projection, connect: Callable[[], AbstractContextManager[Connection]]
@@ -77,12 +76,12 @@ class ProjectionEffect:
         self._connect = connect
 
     def position(self) -> int:
-        """Notification id of the last event in the rows."""
+        """Return the notification id of the last event in the rows."""
         with self._connect() as connection:
             return lowest_position(connection, [self._projection])
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Fold a batch into the rows, in one transaction; what is in them already is skipped."""
+        """Fold a batch into the rows, in one transaction. Known events are skipped."""
         with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
             position = lock_position(cursor, self._projection)
             for recorded in batch:
@@ -92,7 +91,7 @@ class ProjectionEffect:
 
 
 def lock_position(cursor: Cursor, projection: Projection) -> int:
-    """Position of a projection's rows, which nobody else changes before the transaction ends."""
+    """Lock and return the position of a projection, until the transaction ends."""
     cursor.execute(
         "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", [projection.name]
     )
@@ -105,7 +104,7 @@ def lock_position(cursor: Cursor, projection: Projection) -> int:
 
 
 def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
-    """Say which event the rows have seen last; a position never goes back."""
+    """Set the position of a projection. It never decreases."""
     cursor.execute(
         "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
         [position, projection.name],
@@ -123,11 +122,10 @@ def newest_first(
     among: LiteralString = "true",
     **values: object,
 ) -> list[Row]:
-    """An account's rows by a moment, the newest first; at the same moment by their key.
+    """Return an account's rows by time, newest first, and by key at the same time.
 
-    A page has up to `limit` rows that come after the one whose key is `after`, of those that there
-    are: what is made meanwhile comes before, and is not on it. `among` is a further condition on
-    `row`, with values by name.
+    A page has up to `limit` rows after the row whose key is `after`. Newer rows come before it and
+    do not shift the page. `among` is a further condition on `row`, with its parameters in `values`.
     """
     return connection.execute(
         f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
@@ -141,7 +139,7 @@ def newest_first(
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
-    """Notification id of the last event that is in the rows of all of some projections."""
+    """Return the notification id of the last event that all of some projections have."""
     names = [projection.name for projection in projections]
     row = connection.execute(
         "SELECT min(coalesce(position, 0)) AS position FROM unnest(%s::text[]) AS wanted (name) "

@@ -1,9 +1,8 @@
-"""Folds a read model again into new tables, which then take the place of the old ones.
+"""Rebuilds a read model in new tables, which then replace the old ones.
 
-Until then readers see the old rows, and the projector goes on with them. The new tables are built
-in a schema of their own, batch by batch; one short transaction moves them to their place, together
-with their position. A rebuild that was killed leaves the old tables as they are, and the next one
-begins by dropping what it built.
+Meanwhile readers use the old tables, and the projector updates them. The new tables are built in
+their own schema, batch by batch. One short transaction replaces the old tables and the position. If
+a rebuild is killed, the old tables stay, and the next rebuild starts from the beginning.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, lock_position
 
 LOCK_MILLISECONDS = 500
-"""How long the swap waits for a table; less than PostgreSQL takes to look for a deadlock, so that
-it is the swap that gives up, and no reader."""
+"""Time that the swap waits for a table. It is below PostgreSQL's deadlock timeout, so that the swap
+gives up and not a reader."""
 
 PAUSE_SECONDS = 0.2
 SWAP_SECONDS = 600.0
-"""How long the swap is tried while somebody reads an old table all the time."""
+"""Time after which the swap gives up, if readers always lock an old table."""
 
 LOCK_CLASS = 0xEC1
-"""First half of the advisory locks' numbers; the second is the hash of the projection's name."""
+"""First key of the advisory locks. The second key is the hash of the projection's name."""
 
 Progress = Callable[[str, int, float], None]
-"""Takes a projection's name, how many events are folded, and which share of the log that is."""
+"""Takes a projection's name, the number of folded events, and their share of the log."""
 
 
 def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Progress) -> int:
-    """Replace a projection's tables by a fold of the whole log; returns how many events.
+    """Rebuild a projection from the whole log. Returns the number of events.
 
-    The URL is that of the tables' owner. Raises WrongState if the projection is being rebuilt.
+    The URL must be that of the owner of the tables. Raises WrongState if another rebuild runs.
     """
     with (
         Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection,
@@ -55,7 +54,7 @@ def _alone(connection: Connection, projection: Projection) -> Generator[None]:
     lock = [LOCK_CLASS, projection.name]
     row = connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s)) AS held", lock)
     if not (row.fetchone() or {}).get("held"):
-        raise WrongState(f"{projection.name} is being rebuilt already.")
+        raise WrongState(f"{projection.name} is already being rebuilt. Wait for the other rebuild.")
     yield
     connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", lock)
 
@@ -82,29 +81,29 @@ class _Rebuild:
         while not self._swapped():
             if time.monotonic() > deadline:
                 raise WrongState(
-                    f"{self._projection.name} was read all the time for {SWAP_SECONDS:.0f} s; its "
-                    "old tables stay. Try again when no audit or backup runs."
+                    f"Readers locked {self._projection.name} for {SWAP_SECONDS:.0f} s, so its old "
+                    "tables stay. Try again when no audit or backup runs."
                 )
             time.sleep(PAUSE_SECONDS)
             self._fold()
         return self._events
 
     def _create(self) -> None:
-        """Make the new tables; what an earlier attempt left is dropped."""
+        """Create the new tables. Those of an earlier attempt are dropped."""
         with self._connection.transaction():
             self._execute("DROP SCHEMA IF EXISTS {} CASCADE", self._schema)
             self._execute("CREATE SCHEMA {}", self._schema)
             self._execute("SET LOCAL search_path TO {}", self._schema)
             self._connection.execute(self._projection.ddl.encode())
         self._execute("SET search_path TO {}, public", self._schema)
-        # What a crash loses is built again; the swap waits for the disk.
+        # After a crash, the rebuild starts again. Only the swap waits for the disk.
         self._execute("SET synchronous_commit TO off")
 
     def _fold(self) -> None:
-        """Fold what the log has, one transaction for each batch."""
+        """Fold the events of the log, with one transaction for each batch."""
         while batch := self._after(self._position):
             with (
-                self._connection.pipeline(),  # a statement does not wait for the one before it
+                self._connection.pipeline(),  # statements do not wait for each other
                 self._connection.transaction(),
                 self._connection.cursor() as cursor,
             ):
@@ -116,7 +115,7 @@ class _Rebuild:
                 return
 
     def _swapped(self) -> bool:
-        """Put the new tables in place with their position; False if a reader is in the way."""
+        """Replace the old tables. Returns False if a reader locks one of them."""
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 self._execute(f"SET LOCAL lock_timeout TO '{LOCK_MILLISECONDS}ms'")
@@ -133,10 +132,7 @@ class _Rebuild:
         return True
 
     def _fold_rest(self, cursor: Cursor) -> tuple[int, int]:
-        """Fold what came since, which the projector may have in the old rows already.
-
-        That is up to the present end of the log: the projector has what comes later.
-        """
+        """Fold the events up to the current end of the log. The projector folds later events."""
         events, position = self._events, self._position
         head = self._log.recorder.max_notification_id() or 0
         while batch := self._after(position, head):

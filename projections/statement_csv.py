@@ -1,4 +1,4 @@
-"""The ledger and the statements as CSV, for spreadsheets and for programs."""
+"""CSV of the ledger and the statements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.projection import Row
 from projections.statements import DayOfStatement, JobOfStatement
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that begins so is a formula to a spreadsheet."""
+"""Spreadsheets read a cell with one of these prefixes as a formula."""
 
 LEDGER_COLUMNS = (
     *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
@@ -27,7 +27,7 @@ JOB_MOVEMENTS = ("charges", "reversals", "net")
 
 
 class _Line:
-    """What the csv module writes to; it keeps the line that was written last."""
+    """A file for the csv module that keeps the last line."""
 
     text = ""
 
@@ -37,7 +37,7 @@ class _Line:
 
 
 def ledger_csv(postings: Iterable[Row]) -> Iterator[str]:
-    """Lines of an account's postings, the header first; amounts in dollars and micro-dollars."""
+    """Yield the lines of an account's postings. Amounts are in dollars and in micro-dollars."""
     return _lines(
         LEDGER_COLUMNS,
         (
@@ -53,7 +53,7 @@ def ledger_csv(postings: Iterable[Row]) -> Iterator[str]:
 
 
 def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
-    """Lines of a statement by day, the header first."""
+    """Yield the lines of a daily statement."""
     return _lines(
         ("day", *_amount_columns(DAY_MOVEMENTS), "postings"),
         (
@@ -66,7 +66,7 @@ def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
 def job_csv(
     jobs: Iterable[JobOfStatement], names: Mapping[UUID, tuple[str | None, ...]]
 ) -> Iterator[str]:
-    """Lines of a statement by job, the header first; `names` has those of `JOB_NAMES` of each."""
+    """Yield the lines of a statement by job. `names` has the values of `JOB_NAMES` by job."""
     unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")
     return _lines(
@@ -110,7 +110,7 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell; text that a spreadsheet would run is quoted with an apostrophe."""
+    """Return the cell of a value. Formulas are escaped with an apostrophe."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):

@@ -1,6 +1,6 @@
-"""Statements of an account, by day and by job: sums over its ledger, and the postings behind them.
+"""Statements of an account by day and by job: sums over its ledger, with their postings.
 
-A statement speaks of the whole balance, so that what leases reserve and give back is no movement.
+A statement covers the whole balance, so reserving and releasing leases are no movements.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from uuid import UUID
 from infrastructure.store import Connection
 from projections.projection import Row
 
-# Each posting's movement follows from its ledger accounts, and its day from the account's own
-# time zone, so that a day that is 23 or 25 hours long is whole. The bounds in UTC, a day wider than
-# any zone needs, let the index find the days.
+# The movement of a posting follows from its ledger accounts. Its day is a day of the account's time
+# zone, which may have 23 or 25 hours. The wider bounds in UTC let PostgreSQL use the index.
 MOVEMENTS = """
 WITH movements AS (
     SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
@@ -48,7 +47,7 @@ GROUP BY job_id, movement ORDER BY position
 
 @dataclass
 class DayOfStatement:
-    """One day's movements, micro-dollars, and the events that each of them sums up."""
+    """The movements of one day in micro-dollars, and their events."""
 
     day: date
     opening_micros: int
@@ -61,7 +60,7 @@ class DayOfStatement:
 
     @property
     def closing_micros(self) -> int:
-        """What the day ended with, and the next one opens with."""
+        """Closing balance, which is the opening balance of the next day."""
         return (
             self.opening_micros
             + self.top_ups_micros
@@ -73,7 +72,7 @@ class DayOfStatement:
 
 @dataclass
 class JobOfStatement:
-    """What one job was charged for its minutes, and what of it was given back, micro-dollars."""
+    """Charges and reversals of one job, in micro-dollars."""
 
     job_id: UUID
     segments: int = 0
@@ -87,7 +86,7 @@ class JobOfStatement:
 
     @property
     def net_micros(self) -> int:
-        """What the job cost."""
+        """Cost of the job."""
         return self.charges_micros - self.reversals_micros
 
 
@@ -100,9 +99,9 @@ def daily_statement(
     *,
     ids: bool = True,
 ) -> list[DayOfStatement]:
-    """Every day from the first to the last, both of them included, in the account's time zone.
+    """Return all days from `first` to `last`, inclusive, in the account's time zone.
 
-    Without `ids` it is cheaper, and does not say which events are behind the movements.
+    Without `ids`, the days have no event ids, which is cheaper.
     """
     asked = _asked(account_id, time_zone, first, last, ids=ids, opening=True)
     balance = 0
@@ -132,9 +131,9 @@ def job_statement(
     *,
     ids: bool = True,
 ) -> list[JobOfStatement]:
-    """Every job that was billed on these days, the one that was billed earliest first.
+    """Return all jobs that were billed on these days, in the order of their first postings.
 
-    A minute so cheap that it rounds to nothing has no posting, and is not counted.
+    Minutes that round to 0 have no posting and are not counted.
     """
     jobs: dict[UUID, JobOfStatement] = {}
     asked = _asked(account_id, time_zone, first, last, ids=ids, opening=False)

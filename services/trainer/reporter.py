@@ -29,7 +29,7 @@ from infrastructure.customer_log import without_paths
 from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     BEAT,
-    LAST_WORD,
+    FINAL_REPORT,
     Control,
     EvaluationMeasured,
     LogLine,
@@ -79,7 +79,7 @@ class Reporter:
         self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str, scratch: Path
     ) -> None:
         self._spec, self._clock, self._lease, self._url = spec, clock, lease, url
-        self._last_word, self._beat = scratch / LAST_WORD, scratch / BEAT
+        self._final_report, self._beat = scratch / FINAL_REPORT, scratch / BEAT
         self._key = {
             "account_id": spec.account_id,
             "job_id": spec.job_id,
@@ -96,7 +96,7 @@ class Reporter:
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # of state that the training loop changes too
-        self._writing = threading.Lock()  # of the last word, which the disk may take its time for
+        self._writing = threading.Lock()  # of the final report; the disk may be slow
         self._needed: list[SavedCheckpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
@@ -155,7 +155,7 @@ class Reporter:
         with self._lock:
             times = self._times(self._clock.elapsed())
         self.update(now=True, checkpoint=checkpoint, earlier=tuple(self._needed[:-1]), **times)
-        self._keep_last_word()
+        self._keep_final_report()
 
     def keep_for_operator(self, text: str) -> None:
         """Write a stack trace to stdout only, where the job's owner does not see it."""
@@ -197,7 +197,7 @@ class Reporter:
             phase_seconds=times["phase_seconds"],
         )
         self.update(now=True, ending=ending, **times)
-        self._keep_last_word()
+        self._keep_final_report()
         stopped = reason is SegmentEnd.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
         remaining = self._clock.real_seconds(self._lease.remaining_seconds)
@@ -212,20 +212,20 @@ class Reporter:
             "grace_seconds": self._lease.grace_used(elapsed_seconds),
         }
 
-    def _keep_last_word(self) -> None:
+    def _keep_final_report(self) -> None:
         """Write the report beside the spec, because NATS may be away until this process has ended.
 
         The checkpoint thread and the main thread may both call it. A full disk is not an error,
         because the report is also sent.
         """
-        partial = self._last_word.with_suffix(".partial")
+        partial = self._final_report.with_suffix(".partial")
         try:
             with self._writing:
                 with partial.open("wb") as file:
                     file.write(_payload(self._draft))
                     file.flush()
                     os.fsync(file.fileno())
-                partial.rename(self._last_word)
+                partial.rename(self._final_report)
         except OSError as error:
             _print(f"WARNING the final report was not written: {error!r}")
 

@@ -34,7 +34,7 @@ from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import TELEMETRY, provision
 from infrastructure.reports import (
-    LAST_WORD,
+    FINAL_REPORT,
     Control,
     Report,
     SegmentSpec,
@@ -127,7 +127,7 @@ class Trainers:
         spec = self._spec(setting)
         folder, latency = self._run(setting, spec, point)
         assert latency is not None, f"{point} was not reached"
-        word = folder / LAST_WORD
+        word = folder / FINAL_REPORT
         last = Report.model_validate_json(word.read_text()).checkpoint if word.exists() else None
         again = spec.model_copy(
             update={

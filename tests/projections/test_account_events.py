@@ -55,7 +55,7 @@ def test_a_long_job_keeps_its_beginning(
 ) -> None:
     story.run_with_a_crash()
     fold(ACCOUNT_EVENTS)
-    monkeypatch.setattr(account_events, "LOOKED_AT", 3)
+    monkeypatch.setattr(account_events, "MAX_NEWEST", 3)
     with pool.connection() as connection:
         found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 2)
         about, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), 0, 1000)
@@ -85,7 +85,7 @@ def test_deployments_are_about_the_job_whose_model_they_serve(
     served = ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
     with pool.connection() as connection:
         about, _ = indexed_events(connection, Interest(None, JOB_ID), 0, 1000)
-        monkeypatch.setattr(account_events, "LOOKED_AT", 3)
+        monkeypatch.setattr(account_events, "MAX_NEWEST", 3)
         found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 3)
     minutes = ["MinuteMetered"] * 3
     assert [each.topic for each in about][-6:] == [*served, *minutes]

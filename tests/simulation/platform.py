@@ -371,7 +371,7 @@ class SimulatedPlatform:
         trainer.see_clock(ended.clock)
         trainer.see_clock(min(clock, trainer.age))
         kept = max(0, min(ended.kept, ended.clock))
-        self.oracle.end(key, ended.last_word, clock, kept)
+        self.oracle.end(key, ended.reported_seconds, clock, kept)
         self.faults.count_bill(trainer, self.oracle.segments[key])
 
     def _tell_oracle(self, event: Event) -> None:

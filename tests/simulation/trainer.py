@@ -113,7 +113,7 @@ class Ended:
     trainer: SimulatedTrainer
     true_seconds: int
     clock: int  # age by the clock that timed its end
-    last_word: int  # without grace
+    reported_seconds: int  # without grace
     kept: int  # time in a checkpoint, or all if nothing was lost
 
 

@@ -31,7 +31,7 @@ from domain.catalog.machine import Machine
 from infrastructure.bus import without_user
 from infrastructure.clock import Clock
 from infrastructure.liveness import kill_groups, living
-from infrastructure.reports import BEAT, LAST_WORD, SegmentSpec
+from infrastructure.reports import BEAT, FINAL_REPORT, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import (
     TRAINER,
@@ -307,7 +307,7 @@ class LocalLauncher:
     def kept_report(self, name: PodName) -> bytes | None:
         """The report that the trainer stored beside its spec."""
         try:
-            return (self._directory(name) / LAST_WORD).read_bytes()
+            return (self._directory(name) / FINAL_REPORT).read_bytes()
         except FileNotFoundError:
             return None
 

@@ -106,7 +106,7 @@ def test_a_foreign_report_is_dropped(
     assert log.load(Job, JOB_ID).checkpoints == ()
     running.record(failed(3).model_copy(update={"account_id": JOB_ID}))
     assert not running.heard_of(NAME)
-    assert control.answered == [], "it would be the last word to a segment that runs"
+    assert control.answered == [], "it acknowledges only a final report"
 
 
 def test_a_failing_report_does_not_block_later_ones(

@@ -17,7 +17,7 @@ from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 from infrastructure.bus import TELEMETRY
 from infrastructure.reports import (
-    LAST_WORD,
+    FINAL_REPORT,
     Control,
     Report,
     SegmentSpec,
@@ -259,7 +259,7 @@ def test_two_threads_write_the_final_report_in_turn(
         saving.join(60)
     assert errors == []
     assert "is not kept" not in capsys.readouterr().out
-    word = Report.model_validate_json((tmp_path / LAST_WORD).read_text())
+    word = Report.model_validate_json((tmp_path / FINAL_REPORT).read_text())
     assert (word.ending and word.ending.reason, word.checkpoint) == (
         SegmentEnd.COMPLETED,
         CHECKPOINT,
@@ -272,7 +272,7 @@ def test_a_full_disk_does_not_delay_reports(
     """Neither the report of a checkpoint nor the final one."""
     spec = make_spec()
     reporter, _ = reporter_of(spec, nats_server)
-    reporter._last_word.parent.rmdir()
+    reporter._final_report.parent.rmdir()
     with reporter:
         reporter.saved(CHECKPOINT)
         nats_server.control(control(spec, answered=True))
