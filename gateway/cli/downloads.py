@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 60.0  # with a gateway that sends nothing
 RETRY_SECONDS = 1.0
 
 Advance = Callable[[int], object]
-"""Takes the bytes by which the progress grows; they are negative if a part is discarded."""
+"""Takes the bytes by which the progress grows. They are negative if a part is discarded."""
 
 Directory = Annotated[
     Path | None,

@@ -50,7 +50,7 @@ def leaving_it_running(job_id: str) -> Generator[None]:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return the result of a call; repeat it for a while if the gateway is unavailable."""
+    """Return the result of a call. Repeat the call for a while if the gateway is unavailable."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -208,7 +208,7 @@ def _lines(following: Iterable[Job]) -> JobDetail:
 
 
 def _live(client: Client, job_id: str) -> JobDetail:
-    """Keep a panel up to date; its last state stays on the screen."""
+    """Keep a panel up to date. Its last state stays on the screen."""
     losses: list[float] = []
     last_step = 0
     job: JobDetail | None = None

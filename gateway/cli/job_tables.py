@@ -88,7 +88,7 @@ def state(job: JobSummary) -> str:
 
 
 def job(answer: JobSummary) -> RenderableType:
-    """Draw a job, one field on a line; also one that was just approved."""
+    """Draw a job, one field on a line. The job may be newly approved."""
     details = _details(answer) if isinstance(answer, JobDetail) else {"cost": answer.cost.text}
     table = pairs(
         {

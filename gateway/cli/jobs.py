@@ -227,7 +227,7 @@ def _checkpoints(client: Client, job: str) -> Reply[Listed[CheckpointAnswer]]:
 
 
 def _model_of(client: Client, job: str) -> str:
-    """Return the name of a job's model; exit if it has none."""
+    """Return the name of a job's model. Exit if it has none."""
     found = client.read(JobDetail, f"/jobs/{job}").model
     if found.model is None:
         steps = ", ".join(str(each.step) for each in _checkpoints(client, job).model.data)

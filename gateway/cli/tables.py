@@ -58,7 +58,7 @@ def listing(rows: Iterable[Row], empty: str = "") -> RenderableType:
 
 
 def cell(value: object) -> Text:
-    """Return one value for people; numbers and amounts are aligned to the right."""
+    """Return one value for people. Numbers and amounts are aligned to the right."""
     match value:
         case None | []:
             return Text()
@@ -104,7 +104,7 @@ class FittingTable:
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table with the columns that fit; the first column always does."""
+        """Yield the table with the columns that fit. The first column always fits."""
         columns = list(self._rows[0])
         while len(columns) > 1 and self._cells(columns) > options.max_width:
             columns.pop()

@@ -56,7 +56,7 @@ class Commands(TyperGroup):
 
 
 class Finder(Protocol):
-    """Finds the gateway; `ctx.obj` of the commands."""
+    """Finds the gateway. It is `ctx.obj` of the commands."""
 
     def endpoint(self) -> Endpoint:
         """Return the gateway and the API key. Raises ClientError."""
@@ -155,7 +155,7 @@ def show_line(document: dict[str, Any]) -> None:
 
 @contextmanager
 def bar(title: str, total_bytes: int) -> Generator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield a function that advances it by some bytes."""
+    """Show a progress bar on a terminal. Yield a function that advances it by some bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

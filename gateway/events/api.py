@@ -83,7 +83,7 @@ async def stream_events(websocket: WebSocket) -> None:
             feed.backend.quotas.slots.hold("sockets", caller.account_id),
             feed.follow(interest, asked.after, caller.key_id) as follower,
         ):
-            # The feed reports later revocations; an earlier one would go unnoticed.
+            # The feed reports later revocations. An earlier one would go unnoticed.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await while_connected(websocket, _send(websocket, feed, follower))
     except ValidationError as error:

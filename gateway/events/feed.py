@@ -189,7 +189,7 @@ class EventFeed:
             listener.wake()
 
     async def run(self) -> None:
-        """Follow the log until cancelled; after a failure, continue where it stopped.
+        """Follow the log until cancelled. After a failure, continue at the same position.
 
         Raises LogReplaced if the log lacks the last event that was sent to clients.
         """
@@ -294,7 +294,7 @@ def _events_after(log: EventLog, position: int) -> list[FeedEvent]:
 
 
 def _deployment(log: EventLog, event: Event) -> Deployment.DeploymentRequested | None:
-    """Return the first event of a deployment, which names the model; None for other events."""
+    """Return the first event of a deployment, which names the model, or None for other events."""
     if not isinstance(event, Deployment.Event):
         return None
     first = event if event.originator_version == 1 else log.first_event(event.originator_id)

@@ -13,7 +13,7 @@ VALUES: dict[str, Any] = {
     "adapter_ref": f"adapters/{JOB.removeprefix('ftjob-')}",
     "advice": "Choose a larger GPU, or fewer examples a micro batch.",
     "answer": "Your order is on its way.",
-    "banner": "The base fits in 16 bits; no quantisation is needed.",
+    "banner": "The base model fits in 16 bits. No quantization is needed.",
     "base_model": "smollm2-135m-instruct",
     "best_note": None,
     "bytes": 19_600_000,

@@ -57,7 +57,7 @@ def _kept_line(text: str) -> LogLine:
 
 
 def _start(live: Sequence[LogLine], logged: Sequence[LogLine]) -> int:
-    """Return the index of the first live line that was kept; the length if none was."""
+    """Return the index of the first live line that was kept, or the length if none was."""
     for start in range(len(live) if logged else 0):
         pairs = zip(live[start:], logged, strict=False)  # either may be longer
         # Live lines may be truncated.

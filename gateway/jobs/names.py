@@ -29,7 +29,7 @@ class JobNames:
     dataset: str | None
     """None if the dataset was deleted."""
     validation_dataset: str | None
-    """None also if a part of the training dataset is held out."""
+    """None if there is none, or if a part of the training dataset is held out."""
     has_suffix: bool
     base_model: str
 

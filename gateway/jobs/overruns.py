@@ -18,7 +18,9 @@ from gateway.schemas import Answer, Money
 class OverrunAnswer(Answer):
     """The excess over the upper bound of a job's estimate, with reasons."""
 
-    seconds: int = Field(description="Billed time beyond the upper bound; 0 if only late.")
+    seconds: int = Field(
+        description=("Billed time beyond the upper bound. It is 0 if the job is only late.")
+    )
     cost: Money = Field(description="Charges less credits beyond the upper bound.")
     late_seconds: int = Field(
         description="Time since the approval beyond the upper bound, with waits and pauses."
@@ -30,7 +32,7 @@ class OverrunAnswer(Answer):
 def overrun_of(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, now: datetime
 ) -> OverrunAnswer | None:
-    """Return the overrun of a job's row; None within the estimate or without one."""
+    """Return the overrun of a job's row, or None within the estimate or without one."""
     if row["estimate"] is None:
         return None
     ended = JobStatus(row["status"]).is_final or row["status"] == JobStatus.PAUSED

@@ -42,9 +42,10 @@ class FileRejected(Invalid):
 
 
 def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """Approve a job, or request it if its files are not ready; the same key orders one job.
+    """Approve a job, or request it if its files are not ready.
 
-    Raises FileRejected, NotFound, and what prevents a job whatever its files are.
+    The same key orders one job. Raises FileRejected, NotFound, and any error that does not depend
+    on the files.
     """
     account_id = caller.account_id
     known = backend.launching.made_before(account_id, key, order.request_sha256)
@@ -118,7 +119,7 @@ def _is_ready(
 
 
 async def settle_for_ever(backend: Backend) -> None:
-    """Settle open requests until cancelled; log failures and continue."""
+    """Settle open requests until cancelled. A failure is logged, and settling continues."""
     while True:
         try:
             await run_in_threadpool(settle_all, backend)
@@ -130,7 +131,7 @@ async def settle_for_ever(backend: Backend) -> None:
 
 
 def settle_all(backend: Backend) -> None:
-    """Settle each open request; a failure of one does not stop the others."""
+    """Settle each open request. A failure of one does not stop the others."""
     with backend.pool.connection() as connection:
         waiting = open_requests(connection)
     for job_id in waiting:

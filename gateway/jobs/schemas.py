@@ -95,7 +95,7 @@ class ResumeGate(Answer):
 
     allowed: bool
     needed: Money | None = Field(description="Upper bound of the remaining cost at today's rate.")
-    missing: Money | None = Field(description="The top-up needed first; zero if none.")
+    missing: Money | None = Field(description="The top-up needed first, or zero.")
     problem: str | None = Field(
         description="Another problem that prevents a resume, as a sentence."
     )
@@ -287,7 +287,7 @@ class CheckpointAnswer(Answer):
 
 
 class ResumeRequest(BaseModel):
-    """How to resume. The body may be empty."""
+    """Options of a resume. The body may be empty."""
 
     model_config = ConfigDict(extra="forbid")
 

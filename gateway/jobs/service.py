@@ -82,10 +82,10 @@ class Approval(NamedTuple):
 
 
 def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
-    """Approve a job. The same key makes one job; without a key each call makes one.
+    """Approve a job. The same key makes one job. Without a key, each call makes one.
 
-    Raises InsufficientBalance if the balance is below the estimate's upper bound, and NoCapacity if
-    no GPU is free and the form does not ask to wait.
+    Raises InsufficientBalance if the balance is below the estimate's upper bound. Raises NoCapacity
+    if no GPU is free and the form does not ask to wait.
     """
     command_key = key or str(uuid4())
     choices = form.choices
@@ -208,7 +208,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
 def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
     """Quote the rest of a paused job, or None if the job is not paused.
 
-    `gpu_count` is the number of GPUs to resume with; None keeps the present number.
+    `gpu_count` is the number of GPUs to resume with. None keeps the present number.
     """
     if row["status"] != JobStatus.PAUSED:
         return None
@@ -234,7 +234,9 @@ def quote_resume(
 
 
 def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
-    """Return the measured steps with a higher number, in order; of a repeated step, the last."""
+    """Return the measured steps with a higher number, in order. A repeated step appears once, as
+    the last.
+    """
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         read = partial(steps_of, connection, job_id, after)
@@ -282,7 +284,7 @@ def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Descriptio
 
 
 def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog:
-    """Return the last lines of a job's log; of a failed job, with the output that was kept."""
+    """Return the last lines of a job's log. A failed job's log includes the kept output."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         live = log_lines_of(connection, job_id, MOST_LINES)
@@ -295,7 +297,7 @@ def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog
 
 
 def _kept_output(backend: Backend, log_ref: str) -> str:
-    """The end of a failed job's output; empty until it is stored."""
+    """Return the end of a failed job's output. It is empty until it is stored."""
     try:
         return backend.artifacts.get(log_ref).decode(errors="replace")
     except FileNotFoundError:

@@ -117,7 +117,7 @@ class BalanceImpact(Answer):
 
     balance: Money
     left: Money = Field(description="Balance after a job that costs its upper bound.")
-    missing: Money = Field(description="The top-up needed first; zero if none.")
+    missing: Money = Field(description="The top-up needed first, or zero.")
 
     @classmethod
     def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:

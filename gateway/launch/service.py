@@ -31,7 +31,7 @@ RECOMMENDED_EXAMPLES = 1000
 def quote(
     backend: Backend, caller: Caller, form: JobRequest, *, patience_seconds: float = WAIT_SECONDS
 ) -> QuoteAnswer:
-    """Return the memory, estimate and gates of a job; nothing is stored.
+    """Return the memory, estimate and gates of a job. It stores nothing.
 
     `patience_seconds` limits the wait until the free GPUs are those of the event log. Raises the
     DomainError that prevents the job.

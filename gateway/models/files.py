@@ -15,7 +15,7 @@ from gateway.schemas import job_name
 from infrastructure.artifacts import MANIFEST, ManifestFile
 
 ADAPTER = "adapter_"
-"""Prefix of the files that PEFT loads; a checkpoint has others, which only a resume needs."""
+"""Prefix of the files that PEFT loads. Only a resume needs the other files of a checkpoint."""
 
 
 def model_ref(backend: Backend, caller: Caller, model: str) -> str:

@@ -67,7 +67,9 @@ class KeptAdapter(Answer):
     step: int = Field(description="Step of the checkpoint.")
     train_loss: float = Field(description="Mean loss over the label tokens of that step.")
     ended_at: datetime
-    expires_at: datetime | None = Field(description="When EcoLink deletes it; null means never.")
+    expires_at: datetime | None = Field(
+        description=("Time at which EcoLink deletes it, or null for never.")
+    )
 
 
 class Models(Answer):
@@ -97,7 +99,9 @@ class DeploymentAnswer(Answer):
     )
     status: DeploymentStatus
     base_model: str
-    job_id: JobId | None = Field(description="Job that trained the adapter; null: a base model.")
+    job_id: JobId | None = Field(
+        description=("Job that trained the adapter, or null for a base model.")
+    )
     step: int | None = Field(description="Step of a deployed checkpoint, otherwise null.")
     requested_at: datetime
     changed_at: datetime

@@ -21,7 +21,7 @@ UNSAID = "Successful Response"
 """FastAPI's default description of a response."""
 
 MOST_VARIANTS = 12
-"""Maximum number of values of a type that the page lists."""
+"""Maximum number of variants of a type that are listed. Events have many more."""
 
 LIMITS = {
     "minimum": "at least {}",

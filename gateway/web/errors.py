@@ -35,8 +35,8 @@ def recognise(request: Request) -> None:
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
     """Return the response for a problem.
 
-    For a part of a page it is a notice with status 200, because browsers log any other status to
-    the console as an error.
+    For a part of a page it is a notice with status 200. Browsers would log any other status to the
+    console as an error.
     """
     if status == HTTPStatus.UNAUTHORIZED:
         return _to_sign_in(request)

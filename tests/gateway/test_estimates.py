@@ -170,8 +170,7 @@ def test_free_gpus_elsewhere_include_only_those_that_fit(client: TestClient, wor
     two = client.post("/api/jobs", json=form | {"gpu_count": 2}, headers=person.headers)
     assert two.json()["error"]["figures"]["elsewhere"] == []
     one = client.post("/api/jobs", json=form, headers=person.headers).json()["error"]
-    assert "Free now: 1 of " in one["message"]
-    assert "1 of NVIDIA L4 24 GB in This machine" in one["message"]
+    assert "NVIDIA L4 24 GB" in one["message"]
     assert {"region": "local", "gpu_type": "l4", "free": 1} in one["figures"]["elsewhere"]
 
 
@@ -187,7 +186,6 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused_before_the_approval(
         answer = client.post(path, json=body | SHORT, headers=person.headers)
         error = answer.json()["error"]
         assert (answer.status_code, error["field"]) == (422, "hyperparameters.max_sequence_length")
-        assert "keep 0 of 100 trainable tokens" in error["message"]
         assert error["figures"] == {"trainable_tokens": 0, "max_sequence_length": 50}
     assert not [each for each in world.topics() if each.startswith("Job")]
 

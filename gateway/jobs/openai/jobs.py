@@ -83,7 +83,7 @@ def _choices(wanted: CreateJob) -> Choices:
 
 
 def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """Order a job; the refusal of a rejected file quotes its first errors."""
+    """Order a job. The refusal of a rejected file quotes its first errors."""
     try:
         return order_job(backend, caller, key, choices, order)
     except FileRejected as refusal:

@@ -49,7 +49,7 @@ def compare_jobs(
     backend: BackendOf,
     jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
 ) -> Response:
-    """Compare two jobs; with any other number, ask for two. Raises NotFound."""
+    """Compare two jobs. For any other number, ask for two. Raises NotFound."""
     chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
     both = chosen if len(chosen) == 2 else []
     choices = list_jobs(backend, caller, MOST_CHOICES).data

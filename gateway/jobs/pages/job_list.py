@@ -120,7 +120,7 @@ def show_now(
     seen: Annotated[str, Query()] = "",
     empty: Annotated[bool, Query(description="The page shows no jobs at all.")] = False,
 ) -> Response:
-    """Update the list if it has changed; else answer 204."""
+    """Update the list if it has changed. Otherwise return 204."""
     now = jobs_now(backend, caller, asked)
     if now.seen == seen:
         return Response(status_code=204)

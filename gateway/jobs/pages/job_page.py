@@ -69,9 +69,9 @@ def show_job_page(
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
-    """Return the newest entries of the timeline, in order.
+    """Return the newest entries of the timeline, in order, and two sequences.
 
-    Also return the sequence from which on minor events are included, None if all are; and the
+    Minor events are included from the first sequence on, or always if it is None. The second is the
     sequence of the last event that these entries cover.
     """
     with backend.pool.connection() as connection:
@@ -118,7 +118,7 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 @router.get("/log")
 def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Show the end of a job's log; of a failed job also its kept output."""
+    """Show the end of a job's log, and the kept output of a failed job."""
     lines = service.log_of(backend, caller, job_id, SHOWN_LINES).data
     return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
@@ -136,7 +136,7 @@ def quote_resume(
     backend: BackendOf,
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """Quote the rest of a job on some GPUs; empty if the job is no longer paused."""
+    """Quote the rest of a job on some GPUs. The quote is empty if the job is no longer paused."""
     service.own_job(backend, caller, job_id)
     count = gpu_count_of(gpu_count)
     return fragment(

@@ -2,7 +2,7 @@
 
 Each message is JSON. `sequence` is the last event that the page shows with it. `events` has the
 sequences of the new timeline entries. `content` replaces parts of the page. `curve` and `line`
-continue the chart and the log; if one is null, the page must load it again.
+continue the chart and the log. If one of them is null, the page must load it again.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class LiveJobs:
                 del self._viewers[job_id], self._jobs[job_id]
 
     async def recall(self, viewer: Viewer) -> bool:
-        """Have the job keep the events that a page missed; return False if there are too many."""
+        """Have the job keep the events that a page missed. Return False if there are too many."""
         job, after = viewer.job, viewer.seen.sequence
         if after >= job.floor:
             return True
@@ -180,7 +180,7 @@ class LiveJobs:
             self._wake(job)
 
     async def run(self) -> None:
-        """Read changes until cancelled; log failures and continue."""
+        """Read changes until cancelled. A failure is logged, and reading continues."""
         with self.feed.tells(self):
             while True:
                 try:
@@ -217,7 +217,7 @@ class LiveJobs:
             late_since = (late_since or now) if late and patient else None
 
     async def _wait(self, until: float, late_since: float | None) -> None:
-        """Wait for news, or until a time; if read models are late, only briefly."""
+        """Wait for news or until a time. If read models are late, wait only briefly."""
         loop = asyncio.get_running_loop()
         if late_since is not None:
             await asyncio.sleep(LAG_SECONDS)

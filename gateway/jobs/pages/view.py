@@ -46,7 +46,7 @@ PARTS = (
     "dialogs",
     "balance",
 )
-"""Templates of the elements `job-<name>`, and of the balance; the same for all sessions."""
+"""Templates of the elements `job-<name>` and of the balance, shared by all sessions."""
 
 VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
 """The projections of a view."""

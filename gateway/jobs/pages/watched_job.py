@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 class Series:
     """The kept measurements or log lines of a job, in order."""
 
-    floor: Place | None = None  # all later ones are kept; None: nothing was read yet
+    floor: Place | None = None  # all later ones are kept, or None if nothing was read yet
     last: Place = (0, 0)
 
     complete: int = 0  # all changes after this tick are kept

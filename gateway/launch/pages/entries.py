@@ -83,7 +83,7 @@ class Entries(_Hyperparameters):
     deploy: Entry = ""
     wait: Entry = ""
     alpha_followed: Entry = ""
-    """The alpha that was last set to 2 x r; empty once the user set another."""
+    """The alpha that was last set to 2 x r. It is empty once the user sets another."""
     command_key: Entry = ""
     """Idempotency key of the approval: the same form makes one job."""
     made: Entry = ""
@@ -211,7 +211,7 @@ class Reading:
 
 
 def read(entries: Entries) -> Reading:
-    """Read the entries; this does not check that what they name exists."""
+    """Read the entries. This does not check that the named objects exist."""
     given = entries.model_dump()
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}

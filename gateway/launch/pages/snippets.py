@@ -30,7 +30,7 @@ def command_line(wanted: JobRequest) -> str:
 
 
 def _options(name: str, value: Any) -> Iterator[str]:
-    """The options that set a choice; none for None."""
+    """Return the options that set a choice. There are none for None."""
     option = name.replace("_", "-")
     match value:
         case None:
@@ -45,7 +45,7 @@ def _options(name: str, value: Any) -> Iterator[str]:
 
 
 def python(wanted: JobRequest, base_url: str) -> str:
-    """Return the program that launches the same job; it reads its key from the environment.
+    """Return the program that launches the same job, with its key from the environment.
 
     The program queues the job if no GPU is free, and deploys the model after registration.
     """

@@ -239,7 +239,7 @@ class View:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """The checks before the job starts; none without a price."""
+        """The checks before the job starts. There are none without a price."""
         return (self.balance_gate, self.capacity_gate) if self.priced else ()
 
     @property

@@ -164,7 +164,7 @@ def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
 def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
-    """The form. `alert` is the result of an approval; None keeps the one on the page."""
+    """Return the form. `alert` is the result of an approval. None keeps the alert of the page."""
     return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
 
 

@@ -61,9 +61,9 @@ def test_a_batch_must_be_dealt_out_evenly() -> None:
 @pytest.mark.parametrize(
     ("name", "accepted", "refused", "most"),
     [
-        ("batch_size", 4096, 4100, "a multiple of 4 of at most 4,096"),
-        ("batch_size", 1023, 1025, "a multiple of 4 of at most 4,096"),
-        ("learning_rate_multiplier", 5000, 5001, "at most 5,000"),
+        ("batch_size", 4096, 4100, r"\b4\b.*4,096"),
+        ("batch_size", 1023, 1025, r"\b4\b.*4,096"),
+        ("learning_rate_multiplier", 5000, 5001, "5,000"),
     ],
 )
 def test_a_number_that_is_too_large_is_refused_under_the_sent_name(

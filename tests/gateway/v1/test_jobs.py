@@ -234,7 +234,7 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused(
 ) -> None:
     person, form = ready(world)
     client = client_of(person)
-    with pytest.raises(openai.BadRequestError, match="keep 0 of 100 trainable tokens") as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         client.fine_tuning.jobs.create(**form, extra_body={"max_sequence_length": 40})
     assert refused.value.param == "max_sequence_length"
     assert not client.fine_tuning.jobs.list().data
