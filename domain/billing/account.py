@@ -160,9 +160,13 @@ class Account(Aggregate):
         """Balance that no lease reserves, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
 
-    def can_pay(self, amount_micros: int) -> bool:
-        """Return True if the balance that no lease reserves covers this amount."""
-        return self.available_micros >= amount_micros
+    def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
+        """Return True if the account can pay an amount.
+
+        Money that leases reserve does not count, except for `released_micros`, which leases are
+        about to release.
+        """
+        return self.available_micros + released_micros >= amount_micros
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
         """Add credit, once for each reference. Raises CommandReused for another amount."""

@@ -209,9 +209,10 @@ class Launching:
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
-        """Raise InsufficientBalance if the balance does not cover an estimate."""
-        balance, needed = self._log.load(Account, account_id).balance_micros, wanted.high_micros
-        if balance < needed:
+        """Raise InsufficientBalance if the balance, reserves included, is below an estimate."""
+        account, needed = self._log.load(Account, account_id), wanted.high_micros
+        balance = account.balance_micros
+        if not account.can_pay(needed, released_micros=account.reserved_micros):
             raise InsufficientBalance(
                 f"The balance is {dollars(balance)}, but the upper bound of the estimate is "
                 f"{dollars(needed, Toward.UP)}. Top up {dollars(needed - balance, Toward.UP)} "

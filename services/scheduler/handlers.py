@@ -228,7 +228,7 @@ class Scheduling:
         lease then decides.
         """
         account = self._log.load(Account, job.account_id)
-        if account.available_micros >= job.launch_micros(self._settings.meter_minute_seconds):
+        if account.can_pay(job.launch_micros(self._settings.meter_minute_seconds)):
             return True
         if job.segment == 0:
             return False

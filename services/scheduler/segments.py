@@ -172,14 +172,14 @@ class Segments:
         self._end(job, report.segment, ending, can_pay=can_pay)
 
     def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
-        """True if the account can pay another launch, with `unused_micros` of the present lease.
+        """Return True if the account can pay another launch.
 
-        It needs as much as a first launch, because the ticker may not have found the balance
-        depleted yet. A depleted account cannot pay.
+        `unused_micros` of the current lease count. The needed amount is that of a first launch,
+        because the ticker may not have found the balance depleted yet.
         """
         account = self._log.load(Account, job.account_id)
         needed = job.launch_micros(self._minute_seconds)
-        return not account.depleted and account.available_micros + unused_micros >= needed
+        return account.can_pay(needed, released_micros=unused_micros)
 
     def _unused_micros(self, job: Job, ran_seconds: int) -> int:
         """Price of the leased but unused seconds of the running segment, in micro-dollars."""
