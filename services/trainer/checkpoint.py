@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from domain.estimating.estimate import Precision
 from domain.jobs.failures import FailureClass
@@ -18,7 +17,6 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.smoothed_loss import SmoothedLoss
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import SAMPLE, SegmentSpec
-from services.trainer import first_schema
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
 from services.trainer.model import describe_adapter
@@ -28,11 +26,8 @@ from services.trainer.state import TrainingState
 
 POSITION = "position.json"
 
-SCHEMA_VERSION = 3
-"""Of `position.json`. A field that an older trainer must not ignore needs a new version.
-
-1: torch's files. 2: packed files. 3: the data's position is also of the examples' content.
-"""
+SCHEMA_VERSION = 1
+"""Version of the files of a checkpoint."""
 
 
 class CheckpointMismatch(SegmentFailure):
@@ -57,41 +52,31 @@ class Position(BaseModel):
     schema_version: int = SCHEMA_VERSION
     step: int
     trained_tokens: int
-    train_loss: float  # of this step: mean over its label tokens, nats
+    train_loss: float  # of this step, in nats per label token
     smoothed_loss: SmoothedLoss = SmoothedLoss()
     dataset_sha256: str
     base_model: str
     hyperparameters: Hyperparameters
-    precision: Precision = Precision.BF16  # checkpoints that do not say had no other
+    precision: Precision
     mode: ExecutionMode
     state: StateHashes | None = None
-    validation_sha256: str | None = None  # of the user's own examples, if they are evaluated on
+    validation_sha256: str | None = None  # of the validation dataset, if there is one
     eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
     lowest_loss: float | None = None  # of an optimizer step up to here
-    starting_loss: float | None = None  # the highest of the first steps; None: an older trainer's
+    starting_loss: float | None = None  # highest loss of the first steps
     suspect_steps: int = 0  # in a row up to here that were above the line of divergence
     best_step: int | None = None  # the checkpoint of the lowest held-out loss up to here
     best_eval_loss: float | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_flat_mode(cls, fields: Any) -> Any:
-        """Checkpoints once named dtype, threads and ranks beside the rest."""
-        if not isinstance(fields, dict) or "mode" in fields:
-            return fields
-        flat = {name: fields[name] for name in ("dtype", "threads", "ranks") if name in fields}
-        rest = {name: value for name, value in fields.items() if name not in flat}
-        return rest | {"mode": flat}
 
     @classmethod
     def read(cls, path: Path) -> Position:
         """Read a file; raise CheckpointMismatch if another trainer wrote it."""
         content = json.loads(path.read_text())
-        version = content.setdefault("schema_version", 1)
-        if version > SCHEMA_VERSION:
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
             raise CheckpointMismatch(
-                f"A newer trainer wrote the checkpoint: its {POSITION} has schema version "
-                f"{version}. This trainer reads up to {SCHEMA_VERSION}; update it."
+                f"The checkpoint's {POSITION} has schema version {version}, but this trainer reads "
+                f"{SCHEMA_VERSION}. Use the trainer that wrote it."
             )
         try:
             return cls.model_validate(content)
@@ -154,7 +139,6 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
 
 def restore(
     directory: Path,
-    position: Position,
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     ranks: Ranks,
@@ -165,22 +149,6 @@ def restore(
     if the state does not fit this trainer.
     """
     try:
-        if position.schema_version == 1:
-            first_schema.put_back(directory, model, optimizer, ranks)
-        else:
-            TrainingState.read(directory).put_back(model, optimizer, ranks)
+        TrainingState.read(directory).put_back(model, optimizer, ranks)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointMismatch(f"The saved state does not fit this trainer: {error!r}") from error
-
-
-def live_hashes(
-    position: Position,
-    model: PeftModel,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-    data_position: str,
-) -> StateHashes:
-    """sha256 of the live state's parts, computed as for the checkpoint of a position."""
-    if position.schema_version == 1:
-        return first_schema.hashes(model, optimizer, ranks, data_position)
-    return TrainingState.of(model, optimizer, ranks).hashes(data_position)

@@ -66,12 +66,10 @@ class CheckpointLoader:
         fresh = TrainingState.of(model, optimizer, self._ranks)
         while (position := self._position) is not None:
             saved = self._candidates[0]
-            checkpoint.restore(self._directory, position, model, optimizer, self._ranks)
+            checkpoint.restore(self._directory, model, optimizer, self._ranks)
             self._seed_other_ranks(position)
-            data_position = data_position_sha256(
-                plan, position.step, with_content=position.schema_version > 2
-            )
-            live = checkpoint.live_hashes(position, model, optimizer, self._ranks, data_position)
+            data_position = data_position_sha256(plan, position.step)
+            live = TrainingState.of(model, optimizer, self._ranks).hashes(data_position)
             damage = self._damage(saved, position, live)
             if self._agreed(damage):
                 self._certify(saved, position, live, mode)

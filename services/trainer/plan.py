@@ -193,17 +193,19 @@ def content_sha256(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def data_position_sha256(plan: Plan, step: int, *, with_content: bool = True) -> str:
+def data_position_sha256(plan: Plan, step: int) -> str:
     """Hash of seed, epoch, step, the examples of every step of the epoch, and their content.
 
     It does not depend on the division into micro-batches and ranks, which may change on resume.
-    Without the content it is the hash in checkpoints of the first two schemas, which identify
-    examples by their lengths alone.
     """
     epoch = min(step // plan.steps_per_epoch, plan.epochs - 1)
-    position = {"seed": plan.seed, "epoch": epoch, "step": step, "plan": _epoch_sha256(plan, epoch)}
-    if with_content:
-        position["content"] = plan.content_sha256
+    position = {
+        "seed": plan.seed,
+        "epoch": epoch,
+        "step": step,
+        "plan": _epoch_sha256(plan, epoch),
+        "content": plan.content_sha256,
+    }
     return hashlib.sha256(json.dumps(position).encode()).hexdigest()
 
 

@@ -6,8 +6,6 @@ import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,21 +15,19 @@ from domain.training.checkpoint import (
     ModeDifference,
     RejectionReason,
     ResumeCertificate,
-    StateHashes,
 )
 from domain.training.phases import Phase
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
-from services.trainer import checkpoint, first_schema, segment
-from services.trainer import checkpoint_writer as saving
+from services.trainer import checkpoint, segment
 from services.trainer import plan as plan_module
-from services.trainer.checkpoint import CheckpointMismatch, Position
+from services.trainer.checkpoint import CheckpointMismatch
 from services.trainer.checkpoint_loader import CheckpointLoader
 from services.trainer.failures import classify
 from services.trainer.plan import Plan, content_sha256, data_position_sha256
-from services.trainer.state import FILES, TrainingState
+from services.trainer.state import TrainingState
 from services.trainer.tensor_file import TensorFile
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
@@ -90,7 +86,7 @@ def test_a_checkpoint_has_the_files_that_the_model_card_names(
         {file.path for file in artifacts.manifest(ref).files}
         for ref in (spec.adapter_prefix, saved.ref)
     )
-    assert files - adapter == set(RESUME_FILES) - {first_schema.STATE}
+    assert files - adapter == set(RESUME_FILES)
 
 
 @pytest.mark.parametrize(
@@ -245,81 +241,6 @@ def test_examples_that_render_differently_are_refused(
     monkeypatch.setattr(plan_module, "content_sha256", lambda examples: "0" * 64)
     with pytest.raises(CheckpointMismatch, match="order"):
         run(resuming(spec, before.checkpoints[-1]))
-
-
-def as_the_first_schema_has_it(directory: Path) -> dict[str, str]:
-    """Rewrite a checkpoint's state as older trainers wrote it; returns the hashes they gave it."""
-    state = TrainingState.read(directory)
-    moments: dict[int, dict] = {}
-    for key, tensor in state.optimizer.tensors.items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = tensor.clone()
-    groups = json.loads(state.optimizer.metadata["param_groups"])
-    for group in groups:
-        group["betas"] = tuple(group["betas"])
-    optimizer = {"state": moments, "param_groups": groups}
-    rng = state.random.tensors["rng"].clone()
-    torch.save({"optimizer": optimizer, "rng": rng}, directory / first_schema.STATE)
-    for name in FILES[1:]:
-        (directory / name).unlink()
-    weights = {
-        key.replace(".weight", ".default.weight"): tensor
-        for key, tensor in state.weights.tensors.items()
-    }
-    parts = {"weights": weights, "optimizer": optimizer, "random": {"rng": rng}}
-    return {name: first_schema._sha256(part) for name, part in parts.items()}
-
-
-def test_a_checkpoint_without_hashes_is_resumed_unchecked(
-    run, stopped, artifacts: Artifacts, tmp_path
-) -> None:
-    spec, before, whole = stopped
-    newest = before.checkpoints[-1]
-    artifacts.get_directory(newest.ref, tmp_path / "old")
-    as_the_first_schema_has_it(tmp_path / "old")
-    path = tmp_path / "old" / checkpoint.POSITION
-    fields = json.loads(path.read_text())
-    mode = fields.pop("mode")
-    del fields["state"], fields["schema_version"]
-    flat = {name: mode[name] for name in ("dtype", "threads", "ranks")}
-    path.write_text(json.dumps(fields | flat))
-    old = Position.model_validate_json(path.read_text())
-    assert (old.mode.threads, old.mode.compiled, old.mode.attention) == (1, False, None)
-    manifest = artifacts.put_directory(newest.ref, tmp_path / "old")
-    changed = {"manifest_sha256": manifest.sha256, "state": None}
-    again = run(resuming(spec, newest.model_copy(update=changed)))
-    assert again.fields["resumed"].unchecked == tuple(StateHashes.model_fields)
-    assert losses(again) == losses(whole)[5:]
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_checkpoint_of_an_older_schema_is_certified_by_its_own_hashes(
-    run,
-    make_spec: SpecMaker,
-    artifacts: Artifacts,
-    tmp_path,
-    monkeypatch: pytest.MonkeyPatch,
-    version: int,
-) -> None:
-    spec, whole = make_spec(CHOSEN), run(make_spec(CHOSEN))
-    with monkeypatch.context() as older:
-        of_lengths = partial(data_position_sha256, with_content=False)
-        older.setattr(saving, "data_position_sha256", of_lengths)
-        newest = run(spec, stop_after=5).checkpoints[-1]
-    directory = tmp_path / "older"
-    artifacts.get_directory(newest.ref, directory)
-    hashes = as_the_first_schema_has_it(directory) if version == 1 else {}
-    path = directory / checkpoint.POSITION
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
-    manifest = artifacts.put_directory(newest.ref, directory)
-    changed = {
-        "manifest_sha256": manifest.sha256,
-        "state": newest.state.model_copy(update=hashes),
-    }
-    again = run(resuming(spec, newest.model_copy(update=changed)))
-    assert rejected(again) == []
-    assert again.fields["resumed"].state == changed["state"]
-    assert losses(again) == losses(whole)[5:]
 
 
 def test_the_mode_of_the_checkpoint_is_kept_or_its_difference_reported(
