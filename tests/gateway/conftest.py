@@ -45,7 +45,7 @@ DOLLAR = 1_000_000
 MEBIBYTE = 1024**2
 START_SECONDS = 60.0  # generous, because the machine may be busy
 UPLOAD_BYTES = int(os.environ.get("ECOLINK_TEST_UPLOAD_MIB", "60")) * MEBIBYTE
-"""Of the large file that is uploaded to a gateway process; 512 MiB by hand."""
+"""Size of the large upload to a gateway process. Use 512 MiB for a manual run."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tests.polling import TIMEOUT_SECONDS, eventually
 
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 PATIENT = {"body_window_seconds": 3600}
-"""A stalled client is not ended while a slow test looks."""
+"""A slow test must not time out stalled clients."""
 
 Prepare = Callable[[str, Person], httpx.Request]
 

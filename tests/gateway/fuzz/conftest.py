@@ -17,7 +17,7 @@ from tests.services.serving.listening import SECRET, listening
 WIDE = dict.fromkeys(
     ("address_requests", "refused_credentials", "requests", "changes", "key_changes", "keys"), 10**6
 )
-"""Limits that thousands of requests from one address would meet, so that they met nothing else."""
+"""Limits raised for thousands of requests from one address."""
 
 
 @pytest.fixture
