@@ -10,7 +10,7 @@ from domain.training.hyperparameters import Hyperparameters
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user chose in the wizard."""
+    """The choices of a user for a job."""
 
     dataset_id: UUID
     base_model: str

@@ -13,7 +13,7 @@ from domain.training.phases import Phase
 
 
 class SegmentEnding(BaseModel):
-    """How a segment ended, and the time that it took."""
+    """The reason for the end of a segment, and its duration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -39,7 +39,7 @@ class Affects(StrEnum):
 
 @dataclass(frozen=True)
 class Use:
-    """How forms and quotes use a hyperparameter."""
+    """Use of a hyperparameter in forms and quotes."""
 
     group: Group
     affects: Affects = Affects.MEMORY

@@ -54,10 +54,10 @@ class TrainingPlan(BaseModel):
     # Results of the memory fit.
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype | None = None  # computed with; None: what the trainer's machine is good at
-    sequence_length: int | None  # tokens; None: not recorded by the first version
-    batch_tokens: int | None  # that may run at once, padding included; None: a micro batch's
-    required_bytes: int | None  # predicted peak of each GPU's memory; None: not recorded
+    dtype: Dtype  # of computations
+    sequence_length: int  # tokens
+    batch_tokens: int  # limit of tokens at once, padding included
+    required_bytes: int  # predicted peak of each GPU's memory
     truncation: Truncation | None = None  # of the dataset, by sequence_length; None: not recorded
 
     @property

@@ -137,7 +137,7 @@ class Quoting:
         """Return the quote for valid choices."""
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
         gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
-        if approved is not None and approved.dtype is not None:
+        if approved is not None:
             gpu = gpu.model_copy(update={"dtype": approved.dtype})
         others = self._others(catalog, choices)
         work = _work(dataset, validation, base, fields, approved)
@@ -371,8 +371,7 @@ def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
     if approved is None:
         return fit
     kept = {"precision", "gradient_checkpointing", "batch_tokens"}
-    recorded = {name: getattr(approved, name) for name in kept}
-    return fit.model_copy(update={n: each for n, each in recorded.items() if each is not None})
+    return fit.model_copy(update={name: getattr(approved, name) for name in kept})
 
 
 def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:

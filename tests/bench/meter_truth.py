@@ -23,6 +23,7 @@ from domain.estimating.estimate import Precision
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Dtype
 from domain.training.training_plan import TrainingPlan
 from services.billing.settlement import LeasePolicy
 from tests.simulation.memory_log import MemoryLog
@@ -59,8 +60,9 @@ PLAN = TrainingPlan(
     precision=Precision.BF16,
     gradient_checkpointing=False,
     sequence_length=512,
-    batch_tokens=None,
-    required_bytes=None,
+    dtype=Dtype.BF16,
+    batch_tokens=2048,
+    required_bytes=1_500_000_000,
 )
 
 
