@@ -21,7 +21,7 @@ from projections.job_row import CANCELLING, PAUSING
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0
-"""Assumed duration of a job without an estimate, which an older version approved."""
+"""Assumed duration of a job without an estimate."""
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
