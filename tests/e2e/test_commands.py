@@ -102,7 +102,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
     launch.send_signal(signal.SIGINT)
     told += launch.communicate(timeout=240)[0]
     assert launch.returncode == 130, told
-    name = told.split()[1].rstrip(";")
+    name = told.split()[1].rstrip(".;")
     assert f"ecolink jobs watch {name}" in told
 
     watch = command(ecolink, "jobs", "watch", name, "--json")

@@ -20,7 +20,7 @@ from tests.command_context import FixedClock
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import await_ready, living, shipped_catalog
 from tests.services.trainer.conftest import SpecMaker, chats
-from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.nats_server import ISSUER, NatsServer
 from tests.services.trainer.notes import resuming
 from tests.services.trainer.program import answer, reports
 
@@ -36,8 +36,10 @@ def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
 
 
 def again(spec: SegmentSpec, checkpoint: dict) -> SegmentSpec:
-    """The next segment of a job, from a reported checkpoint."""
-    return resuming(spec, SavedCheckpoint.model_validate(checkpoint))
+    """The next segment of a job, from a reported checkpoint, with credentials of its own."""
+    spec = resuming(spec, SavedCheckpoint.model_validate(checkpoint))
+    issued = ISSUER.issue(spec.account_id, spec.job_id, spec.segment)
+    return spec.model_copy(update={"credentials": issued})
 
 
 def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:
