@@ -40,9 +40,9 @@ log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
 SWITCH_SECONDS = 0.0005
-"""Time that a thread may hold the interpreter.
+"""Seconds that a thread may hold the interpreter lock.
 
-With Python's default of 5 ms, each send to a client waits that long for a thread that renders a
+With Python's default of 5 ms, each send to a client can wait that long for a thread that renders a
 view.
 """
 
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
         secret_below=f"{page_errors.SIGN_IN}/",
     )
-    assets.assets()  # a missing asset must prevent the start
+    assets.assets()  # fail at startup if an asset is missing
     app.include_router(routes.native)
     app.include_router(routes.openai)
     app.include_router(reference.router)
@@ -110,7 +110,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
 
 
 def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
-    """Store a security event. The process log, which has no retention, omits the address."""
+    """Store a security event. Omit the address from the process log, which is never deleted."""
     log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
     try:
         with backend.pool.connection() as connection:
@@ -129,7 +129,7 @@ async def _follow(feed: EventFeed) -> None:
 
 
 class Server(GuardedServer):
-    """An HTTP server that stops at once, even while clients wait for events."""
+    """An HTTP server that stops immediately, even while clients wait for events."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wake the waiting clients first, because uvicorn waits for their responses."""
@@ -152,7 +152,7 @@ def run(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        # Events are small. Compressing each for each client costs more than it saves.
+        # Events are small. Compressing every event for every client costs more than it saves.
         ws_per_message_deflate=False,
         ws_max_size=MESSAGE_BYTES,
         proxy_headers=bool(settings.proxies),

@@ -27,7 +27,7 @@ from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
 
 CACHED_AGGREGATES = 500
-"""Aggregates that many calls read (pools, catalog, keys). Each read fetches newer events."""
+"""Cached aggregates that many calls read (pools, catalog, keys). Each read applies newer events."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Backend:
 
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
-    """Open the connections, and close them at the end."""
+    """Open the connections, and close them on exit."""
     with (
         open_log(settings, pool_size=4, cached=CACHED_AGGREGATES) as log,
         open_pool(settings) as pool,

@@ -53,7 +53,7 @@ def top_up_own(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> AccountAnswer:
-    """Top up your balance. Requests with the same `Idempotency-Key` are one payment.
+    """Top up your balance. Repeating an `Idempotency-Key` creates no second payment.
 
     Returns 403 if self-service top-up is disabled. Test payments are accepted only from the host
     that runs EcoLink, without a proxy, and up to $1,000 a day.
@@ -66,7 +66,7 @@ def top_up_own(
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
-    """Grant a credit to an account. A reference counts once."""
+    """Grant a credit to an account. Each `reference` is credited only once."""
     return service.grant_credit(backend, caller, account_id, credit)
 
 
@@ -74,7 +74,7 @@ def grant_credit(
 def top_up(
     account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
-    """Add a received payment to an account. A reference counts once."""
+    """Add a received payment to an account. Each `reference` is added only once."""
     return service.confirm_top_up(backend, caller, account_id, payment)
 
 
@@ -125,7 +125,7 @@ def days_asked(
         date | None, Query(description="Last day, by default today in your time zone.")
     ] = None,
 ) -> Days:
-    """Return the days of a statement request. Raises Invalid."""
+    """Return the date range of a statement request. Raises Invalid."""
     return statements.days_asked(backend, caller, first, last)
 
 
@@ -146,7 +146,7 @@ def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Stre
 
 @billing.get("/statements/jobs")
 def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
-    """Show your statement by job, with the events of every charge."""
+    """Show your statement by job, with the events that caused each charge."""
     return Listed(data=statements.by_job(backend, caller, days))
 
 

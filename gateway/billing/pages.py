@@ -38,7 +38,7 @@ from projections.billing_ledger import Only, Reason, balances_after, last_positi
 from projections.job_detail import jobs_paused_for
 
 PAGE_POSTINGS = 50
-MAX_QUOTES = 3  # paused jobs whose resume is quoted for a banner
+MAX_QUOTES = 3  # paused jobs for which the banner quotes a resume
 
 router = APIRouter(prefix="/billing")
 
@@ -67,7 +67,7 @@ KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
 
 
 class DaysRefused(NamedTuple):
-    """Invalid days of a request. The page shows the last 30 days instead."""
+    """An invalid date range in a request. The page shows the last 30 days instead."""
 
     first: date | None
     last: date | None
@@ -75,7 +75,7 @@ class DaysRefused(NamedTuple):
 
 
 class AddressQuery(BaseModel):
-    """Query parameters of the page's address."""
+    """Query parameters of the page's URL."""
 
     job: Annotated[JobId | None, Given] = None
     kind: Annotated[Kind | None, Given] = None
@@ -93,7 +93,7 @@ class Asked:
     kind: Kind | None
     before: int | None
     days_given: bool
-    """True if the address names the days. Otherwise they move with the calendar."""
+    """True if the URL has a date range. Otherwise the range always ends today."""
     refused: DaysRefused | None = None
 
     @property
@@ -118,7 +118,7 @@ class Asked:
         return Only(self.job, reasons, self.first, self.last, self.time_zone)
 
     def query(self, **change: object) -> str:
-        """Return the query of the page's address, with a change."""
+        """Return the query string of the page's URL, with some parameters changed."""
         fields: dict[str, object] = {"kind": self.kind}
         if self.days_given:
             fields |= {"first": self.first, "last": self.last}
@@ -126,12 +126,12 @@ class Asked:
         return query_of(fields | change)
 
     def posted(self, now: MoneyNow) -> str:
-        """Return a key of the shown postings and days."""
+        """Return a key that changes when the page has new postings or a new day to show."""
         return f"{now.position} {self.last}"
 
     @property
     def csv_query(self) -> str:
-        """Query of the same postings for the API."""
+        """Query string that requests the same postings from the API."""
         job = [("job", job_name(self.job))] if self.job else []
         reasons = [("reason", str(reason)) for reason in self.only.reasons or ()]
         days = [("first", str(self.first)), ("last", str(self.last))]
@@ -139,7 +139,7 @@ class Asked:
 
 
 def asked(caller: CallerOf, backend: BackendOf, query: Annotated[AddressQuery, Query()]) -> Asked:
-    """Return what an address asks for, by default the last 30 days."""
+    """Return the days and postings that a URL requests, by default the last 30 days."""
     try:
         days, refused = statements.days_asked(backend, caller, query.first, query.last), None
     except Invalid as problem:
@@ -190,7 +190,7 @@ def money_now(backend: Backend, caller: Caller) -> MoneyNow:
 def show_billing(
     request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf
 ) -> Response:
-    """The billing page."""
+    """Show the billing page."""
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
@@ -205,9 +205,9 @@ def show_now(
     seen: Annotated[str, Query()] = "",
     posted: Annotated[str, Query()] = "",
 ) -> Response:
-    """The changed parts of the page, or 204 if nothing changed.
+    """Return the changed parts of the page, or 204 if nothing changed.
 
-    The statement and the ledger change only with a posting or a new day.
+    The statement and the ledger change only after a posting or at the start of a new day.
     """
     now = money_now(backend, caller)
     moved = posted != asked.posted(now)
@@ -228,7 +228,7 @@ def top_up(
     command_key: Annotated[str, Form(min_length=1, max_length=100)],
     amount: Annotated[str, Form(max_length=40)] = "",
 ) -> Response:
-    """Top up the balance. A form is one payment, even if it is sent twice."""
+    """Top up the balance. Submitting the same form twice creates one payment."""
     try:
         if not amount.strip():
             raise Invalid("Enter an amount in dollars.", field="amount")
@@ -280,7 +280,7 @@ def _has_movements(day: StatementDay) -> bool:
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
-    """Return the top-up form, filled with the amount that the paused jobs lack."""
+    """Return the top-up form, prefilled with the amount that the paused jobs need."""
     provider = own_provider(backend, local=on_this_host(request))
     missing = max((_missing_micros(each.gate) for each in paused), default=0)
     return {

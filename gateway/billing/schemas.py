@@ -34,7 +34,7 @@ class AccountAnswer(Answer):
 
 
 class Credit(BaseModel):
-    """A credit that an operator grants, once for each reference."""
+    """A credit that an operator grants. Each reference is credited only once."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -46,7 +46,7 @@ class Credit(BaseModel):
 
 
 class TopUp(BaseModel):
-    """A payment that an operator received. A reference counts once on the whole platform."""
+    """A payment that an operator received. References are unique across all accounts."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -67,7 +67,7 @@ class OwnTopUp(BaseModel):
 
 
 class Posting(Answer):
-    """A posting of the ledger, which moves an amount from one ledger account to another."""
+    """A ledger posting. It moves an amount from one ledger account to another."""
 
     event_id: str
     position: int = Field(description="Number of the posting within the account, from 1.")
@@ -85,7 +85,7 @@ class Posting(Answer):
 
 
 class StatementDay(Answer):
-    """The movements of one day: `closing` is `opening` plus what came in, less net charges."""
+    """One day of a statement. `closing` is `opening` plus incoming amounts minus net charges."""
 
     day: date
     opening: Money
@@ -98,7 +98,7 @@ class StatementDay(Answer):
 
 
 class StatementTotal(Answer):
-    """The movements of all days of a statement."""
+    """Totals over all days of a statement."""
 
     opening: Money
     top_ups: Money

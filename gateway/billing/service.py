@@ -43,17 +43,17 @@ def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
-    """Return how long the balance of an account pays for its running jobs."""
+    """Return how long the balance of an account covers its running jobs."""
     with backend.pool.connection() as connection:
         now = burns(connection, [account.id])[account.id]
     return Runway.of(account.balance.micros, now)
 
 
 def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
-    """Return the provider of self-service payments, if there is one.
+    """Return the provider of self-service payments, or None.
 
-    `local` says that the client connects directly from the gateway's host, which test payments
-    require.
+    `local` is true if the client connects directly from the gateway's host. Test payments require
+    this.
     """
     provider = holders_provider(backend.settings)
     is_test = provider is not None and provider.name == TEST_PROVIDER
@@ -63,7 +63,7 @@ def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
 def top_up_own(
     backend: Backend, caller: Caller, amount: str, key: str | None, *, local: bool
 ) -> AccountAnswer:
-    """Top up the caller's balance, once for each idempotency key.
+    """Top up the caller's balance. Repeating an idempotency key has no further effect.
 
     Raises Forbidden, Invalid with the field `amount`, and CommandReused.
     """
@@ -82,7 +82,7 @@ def top_up_own(
 def grant_credit(
     backend: Backend, operator: Caller, account_id: UUID, credit: Credit
 ) -> AccountAnswer:
-    """Grant a credit, once for each reference. Raises Invalid, NotFound and WrongState."""
+    """Grant a credit once per reference. Raises Invalid, NotFound and WrongState."""
     amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(operator.cause(backend)):
         account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
@@ -92,7 +92,7 @@ def grant_credit(
 def confirm_top_up(
     backend: Backend, operator: Caller, account_id: UUID, payment: TopUp
 ) -> AccountAnswer:
-    """Add a received payment, once for each reference. Raises Invalid, NotFound and WrongState."""
+    """Add a received payment once per reference. Raises Invalid, NotFound and WrongState."""
     amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
     receipt = provider.receipt(payment.reference, amount_micros)
@@ -107,7 +107,7 @@ def _changed(backend: Backend, account: Account) -> AccountAnswer:
 
 
 def _account(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
-    """Return the schema of an account's row, or of the fields of its aggregate."""
+    """Return the schema of an account, from its row or from the fields of its aggregate."""
     balance, reserved = state["balance_micros"], state["reserved_micros"]
     with backend.pool.connection() as connection:
         name = name_of_account(connection, account_id)

@@ -1,4 +1,4 @@
-"""The spend chart: an SVG with a bar for the charges of each day."""
+"""The spend chart: an SVG bar chart of charges per day."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.billing.schemas import StatementDay
 from gateway.schemas import Money
 
 HEIGHT, STEP, GAP, LEAST = 100.0, 10.0, 2.0, 1.0
-"""Sizes in units of the drawing. A day with a charge has at least LEAST."""
+"""Sizes in SVG units. The bar of a day with charges is at least LEAST high."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class SpendChart:
     width: float
     bars: tuple[Bar, ...]
     most: Money
-    """Highest charges of one day."""
+    """Charges of the most expensive day."""
     bar_width: float = STEP - GAP
     height: float = HEIGHT
 
 
 def spend_chart(days: Sequence[StatementDay]) -> SpendChart | None:
-    """Return the chart of days in order, or None if there were no charges."""
+    """Return the chart of some days in chronological order, or None without charges."""
     most = max(day.charges.micros for day in days)
     if most == 0:
         return None

@@ -28,11 +28,11 @@ from projections.statements import (
 
 DEFAULT_DAYS, MAX_DAYS = 30, 366
 CSV_PAGE = 1000
-"""Postings of one query of a CSV download."""
+"""Number of postings that a CSV download reads per query."""
 
 
 class Days(NamedTuple):
-    """The days of a statement, both included, in the account's time zone."""
+    """The date range of a statement, both ends inclusive, in the account's time zone."""
 
     time_zone: str
     first: date
@@ -45,7 +45,7 @@ def time_zone_of(backend: Backend, caller: Caller) -> str:
 
 
 def days_asked(backend: Backend, caller: Caller, first: date | None, last: date | None) -> Days:
-    """Return the days of a statement, by default the last 30. Raises Invalid."""
+    """Return the date range of a statement, by default the last 30 days. Raises Invalid."""
     zone = time_zone_of(backend, caller)
     last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
     try:
@@ -94,7 +94,7 @@ def _all_postings(backend: Backend, caller: Caller, only: Only) -> Iterator[Row]
 
 
 def by_day(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementDay]:
-    """Return the statement by day, with the ids of its events if wanted."""
+    """Return the statement by day, with event IDs if requested."""
     return [_day(day) for day in _days(backend, caller, days, ids=ids)]
 
 
@@ -104,7 +104,7 @@ def by_day_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]
 
 
 def by_job(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementJob]:
-    """Return the statement by job, with the ids of its events if wanted."""
+    """Return the statement by job, with event IDs if requested."""
     jobs = _jobs(backend, caller, days, ids=ids)
     names = names_by_id(backend, [job.job_id for job in jobs])
     return [_job(job, names.get(job.job_id)) for job in jobs]
@@ -119,7 +119,7 @@ def by_job_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]
 
 
 def total_of(days: Sequence[StatementDay]) -> StatementTotal:
-    """Return the total of one or more days in order."""
+    """Return the totals of one or more days in chronological order."""
 
     def total(movement: str) -> Money:
         return Money.of(sum(getattr(day, movement).micros for day in days))

@@ -1,1 +1,1 @@
-"""GPU types, regions and base models that can be chosen."""
+"""The catalog: available GPU types, regions and base models."""

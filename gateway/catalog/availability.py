@@ -1,4 +1,4 @@
-"""Load of GPU pools, from the estimates and the progress of running jobs."""
+"""Load of GPU pools, calculated from the estimates and progress of running jobs."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def pool_loads(backend: Backend) -> list[PoolLoad]:
 
 
 def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
-    """Wait until the read models have the present log, then return every pool.
+    """Wait until the read models are up to date with the log, then return every pool.
 
-    Estimates show these loads, and the capacity gate uses them.
+    Estimates and the capacity gate use these loads.
     """
     caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
     return pool_loads(backend)
 
 
 def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
-    """Return the expected seconds until queued jobs get their GPUs, or None if unknown."""
+    """Return the expected seconds until each queued job gets its GPUs, or None if unknown."""
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}
@@ -67,7 +67,7 @@ def _wait(
     wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
     if wait is None or job["relaunch_at"] is None:
         return wait
-    return max(wait, (job["relaunch_at"] - now).total_seconds())  # the job joins the queue then
+    return max(wait, (job["relaunch_at"] - now).total_seconds())  # it joins the queue then
 
 
 def remaining_seconds(
@@ -75,9 +75,9 @@ def remaining_seconds(
 ) -> float | None:
     """Return the expected seconds until a job is registered.
 
-    `wait` is its wait for GPUs in seconds. `last_step` is the measurement of the last optimizer
-    step, if any. The result is None for a paused, finished, pausing or cancelling job. It is also
-    None without an estimate, or if the wait is unknown.
+    `wait` is the expected wait for GPUs in seconds. `last_step` is the measurement of the last
+    optimizer step, if any. Return None for a paused, finished, pausing or cancelling job, without
+    an estimate, or if the wait is unknown.
     """
     resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
     if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:
@@ -122,7 +122,7 @@ def _seconds_left(row: Row, now: datetime) -> float:
 
 
 def _steps(row: Row) -> Steps:
-    """Return the steps of a row, and the times of the first and the last in its segment."""
+    """Return the step counts of a row, and the times of its segment's first and last step."""
     began = row["training_since"]
     here = row["measured_segment"] == row["segment"]
     return Steps(
@@ -134,7 +134,7 @@ def _steps(row: Row) -> Steps:
 
 
 def _seconds(row: Row) -> float:
-    """Return the expected seconds that the next segment of a row uses its GPUs."""
+    """Return the expected seconds of GPU use of a row's next segment."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     rest = _rest(row, row["step"])
@@ -155,7 +155,7 @@ def _rest(row: Row, step: int) -> Estimate:
 
 
 def _phase(row: Row) -> Phase | None:
-    """Return the phase of a segment, from the events of its job."""
+    """Return the current phase of a row's segment, derived from the events of its job."""
     if row["status"] == "evaluating":
         return Phase.EVALUATION
     if row["status"] == "trained_pending_register":

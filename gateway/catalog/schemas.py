@@ -24,7 +24,7 @@ class GpuTypeAnswer(Answer):
 
 
 class RegionAnswer(Answer):
-    """A region and the GPU types it has."""
+    """A region and its GPU types."""
 
     region: str = Field(examples=["local"])
     title: str

@@ -1,4 +1,4 @@
-"""The catalog as an account sees it: GPU types, regions, pools and base models."""
+"""The catalog that an account sees: GPU types, regions, pools and base models."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ router = APIRouter()
 async def create_completion(
     request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
 ) -> Response:
-    """Create a chat completion, whole or as a stream."""
+    """Create a chat completion. Set `stream` to receive it as server-sent events."""
     chat = await start_chat(request, form, caller, backend, serving)
     if form.stream:
         return EventStream(chat.events(), chat.close)

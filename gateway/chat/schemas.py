@@ -15,7 +15,7 @@ from infrastructure.generation import MAX_CHOICES, GenerationRequest
 SEEDS = 2**62
 
 MAX_DEPTH = 32
-"""Levels of lists and objects in a tool call. Templates and encoders recurse into them."""
+"""Maximum nesting depth of a tool call. Templates and encoders recurse into it."""
 
 MAX_STOPS = 16
 
@@ -50,7 +50,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
 }
-"""Unsupported fields with the values that ask for nothing. Other values are refused."""
+"""Unsupported fields and their accepted no-op values. Any other value is refused."""
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -79,7 +79,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of a chat request. `asked` checks the fields that are not declared here."""
+    """The body of a chat request. `asked` checks undeclared fields."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -96,7 +96,7 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
 
     def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationRequest:
-        """Translate to a request to the serving process. Raises Invalid for unsupported fields."""
+        """Return the request for the serving process. Raises Invalid for unsupported fields."""
         for name, value in (self.model_extra or {}).items():
             if name not in IGNORED and value not in NEUTRAL.get(name, (None,)):
                 raise Invalid(f"{name!r} is not supported. Remove it.", field=name)
@@ -129,7 +129,7 @@ class AnswerMessage(Answer):
 
 
 class AnswerChoice(Answer):
-    """One of the `n` choices."""
+    """One of the `n` generated choices."""
 
     index: int = Field(examples=[0])
     message: AnswerMessage
@@ -198,7 +198,7 @@ def _is_too_deep(call: dict[str, Any]) -> bool:
         except RecursionError:
             return True
         except ValueError:
-            pass  # not JSON: the chat template gets it as text
+            pass  # not JSON, so the chat template receives it as text
     for _ in range(MAX_DEPTH):
         levels = [inner for each in levels for inner in _inside(each)]
     return any(isinstance(each, dict | list) for each in levels)

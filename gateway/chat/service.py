@@ -44,7 +44,7 @@ class ModelNotFound(NotFound):
 async def start_chat(
     request: Request, form: ChatRequest, caller: Caller, backend: Backend, serving: Serving
 ) -> Chat:
-    """Start a completion, which the handler closes, and set the rate limit headers.
+    """Start a completion and set the rate limit headers. The caller must close the completion.
 
     Raises RateLimited, Invalid, Overloaded, ModelNotFound, WrongState, NotServing and
     NotYetVisible.
@@ -63,14 +63,14 @@ async def start_chat(
 
 @dataclass(frozen=True)
 class Frame:
-    """Fields that all objects of a completion share."""
+    """Fields shared by all objects of a completion."""
 
     request_id: str
     created: int  # seconds since 1970
     model: str
 
     def object(self, kind: str, choices: list[Object], **more: Any) -> Object:
-        """Return an object of a kind."""
+        """Return an object of the given type, such as `chat.completion.chunk`."""
         return {
             "id": f"chatcmpl-{self.request_id.replace('-', '')}",
             "object": kind,
@@ -98,7 +98,7 @@ class Choice:
     tokens: int = 0
 
     def add(self, piece: TextDelta) -> None:
-        """Append a piece."""
+        """Append a text delta."""
         self.texts.append(piece.text)
         self.finish_reason = piece.finish_reason
         self.tokens = piece.completion_tokens or 0
@@ -115,7 +115,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chat:
-    """A running completion, read either whole or as a stream."""
+    """A completion in progress, which the caller reads whole or as a stream."""
 
     generation: Generation
     frame: Frame
@@ -197,9 +197,10 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
 
 
 def _not_deployed(backend: Backend, caller: Caller, model: str) -> DomainError:
-    """Return the refusal of a name without a deployment.
+    """Return the error for a name without a deployment.
 
-    It is temporary for a model whose job deploys it, until the serving process reads that event.
+    The error is temporary if the model's job deploys it: the serving process has not yet read that
+    event.
     """
     with backend.pool.connection() as connection:
         own = model_of(connection, caller.account_id, model)

@@ -26,10 +26,10 @@ from infrastructure.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0
-"""Time without output after which a generation is abandoned. It may be queued that long."""
+"""Timeout of a generation without output. A generation can be queued this long."""
 
 CONNECTIONS = 1000
-"""Concurrent generations. The serving process refuses long before that."""
+"""Maximum concurrent generations. The serving process refuses requests well below it."""
 
 LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed)
 
@@ -48,13 +48,13 @@ UNREACHABLE = "The serving process cannot be reached. Try again soon."
 
 
 class GenerationInterrupted(NotServing):
-    """The generation ended before it was complete."""
+    """A generation ended before it was complete."""
 
     code = "broken_off"
 
 
 class Generation:
-    """A running generation."""
+    """A generation in progress."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Generation:
         self._lines = lines
 
     async def pieces(self) -> AsyncIterator[TextDelta]:
-        """Yield pieces of all choices. Raises GenerationInterrupted unless every choice ends."""
+        """Yield text deltas of all choices. Raises GenerationInterrupted if one does not end."""
         unfinished = set(range(self._choices))
         try:
             async for line in self._lines:
@@ -106,7 +106,7 @@ class Serving:
         self._client = client
 
     async def generate(self, asked: GenerationRequest) -> Generation:
-        """Start a generation, which the caller closes.
+        """Start a generation. The caller must close it.
 
         Raises Invalid, Overloaded and NotServing.
         """
@@ -155,7 +155,7 @@ def _refusal(status: int, body: bytes) -> DomainError:
 @asynccontextmanager
 async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
     """Open the connection pool for the lifetime of the gateway."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # requests are logged anyway
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the gateway already logs requests
     async with httpx.AsyncClient(
         base_url=settings.serving_url or "",
         headers={
@@ -164,7 +164,7 @@ async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
         },
         timeout=httpx.Timeout(5.0, read=SILENT_SECONDS),
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
-        trust_env=False,  # no proxy: it is on this network
+        trust_env=False,  # serving is on this network, so ignore proxy settings
     ) as client:
         yield Serving(client)
 

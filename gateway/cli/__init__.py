@@ -1,4 +1,4 @@
-"""Commands for datasets, jobs, models, billing and keys. They call the API."""
+"""Commands for datasets, jobs, models, billing and keys. All of them call the API."""
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets

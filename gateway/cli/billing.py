@@ -24,7 +24,7 @@ billing = typer.Typer(no_args_is_help=True, help="Show the balance, statements a
 
 
 class Cut(StrEnum):
-    """The rows of a statement."""
+    """Grouping of a statement's rows."""
 
     DAYS = "days"
     JOBS = "jobs"
@@ -48,7 +48,7 @@ def top_up(
     provider: Annotated[str, typer.Option(help="Receiver of the payment.")] = "manual",
     as_json: AsJson = False,
 ) -> None:
-    """Confirm a payment, as an operator. Repeating a reference adds nothing."""
+    """Confirm a payment. Requires an operator. Repeating a reference has no effect."""
     body = {"amount": amount, "reference": reference, "provider": provider}
     with client_of(ctx) as client:
         account_id = account or client.read(AccountAnswer, "/account").model.id
@@ -91,7 +91,7 @@ def _ledger(answer: Listed[Posting]) -> RenderableType:
 
 
 def _kind(account: str) -> str:
-    """A ledger account without its ID, which is the user's own."""
+    """Return the kind of a ledger account, without the ID, which is the user's own."""
     return account.partition(":")[0]
 
 
@@ -104,7 +104,7 @@ def statement(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show top-ups and charges. --json and --csv list the metered minutes of each amount."""
+    """Show top-ups and charges. --json and --csv include the metered minutes of each amount."""
     _one_format(as_csv, as_json)
     path, days = f"/statements/{by}", {"first": first, "last": last}
     with client_of(ctx) as client:
@@ -117,7 +117,7 @@ def statement(
 
 
 def _days(answer: Listed[StatementDay]) -> RenderableType:
-    """Draw the days with a movement, one on a line."""
+    """Render one line per day with a charge or top-up."""
     return listing_of_amounts(
         (
             {
@@ -137,7 +137,7 @@ def _days(answer: Listed[StatementDay]) -> RenderableType:
 
 
 def _jobs(answer: Listed[StatementJob]) -> RenderableType:
-    """Draw the billed jobs, one on a line."""
+    """Render one line per billed job."""
     return listing_of_amounts(
         (
             {
@@ -159,7 +159,7 @@ def _jobs(answer: Listed[StatementJob]) -> RenderableType:
 
 
 def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:
-    """Draw rows with exact amounts, all with the same number of decimals, so that they add up."""
+    """Render rows with exact amounts. All have the same number of decimals, so they add up."""
     rows = list(rows)
     amounts = [each.micros for row in rows for each in row.values() if isinstance(each, Money)]
     decimals = decimals_of(amounts)

@@ -1,4 +1,4 @@
-"""Client of the JSON API. It returns each document as JSON and as its schema."""
+"""Client of the JSON API. It returns each document as JSON and as a schema instance."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Reply(Generic[T_co]):
-    """A document of the API: as it was sent, for `--json`, and as its schema, for people."""
+    """A document of the API: the original JSON for `--json`, and the parsed schema for display."""
 
     document: dict[str, Any]
     model: T_co
 
     @classmethod
     def of(cls, schema: type[M], document: dict[str, Any]) -> Reply[M]:
-        """Return the reply with a document. Raises ClientError if the schema is another."""
+        """Return the reply with a document. Raises ClientError if it does not match the schema."""
         try:
             return Reply(document, schema.model_validate(document))
         except ValidationError as error:
@@ -55,16 +55,16 @@ class Reply(Generic[T_co]):
 
 
 def each_of(replies: Reply[Listed[T]]) -> list[Reply[T]]:
-    """Return each document of a list as a reply."""
+    """Return a reply for each document of a list."""
     return [Reply(*each) for each in zip(replies.document["data"], replies.model.data, strict=True)]
 
 
 class ClientError(Exception):
-    """A call that failed. Its text is a sentence for the user."""
+    """A failed call. The message is a sentence for the user."""
 
 
 class Refused(ClientError):
-    """An error that the gateway answered, with its HTTP status and the problem in its body."""
+    """An error response of the gateway, with its HTTP status and the problem in its body."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(sentence_of(status, problem))
@@ -73,15 +73,15 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """The gateway did not answer. A later call may succeed."""
+    """The gateway did not respond. A retry may succeed."""
 
 
 class NotSignedIn(ClientError):
-    """No API key is known."""
+    """No API key is configured."""
 
 
 class Client:
-    """Calls of one account. Each of them raises ClientError if it fails."""
+    """API client of one account. Every method raises ClientError on failure."""
 
     def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
         self._url = endpoint.url.rstrip("/")
@@ -99,7 +99,7 @@ class Client:
         self._http.close()
 
     def read(self, schema: type[M], path: str, **params: str | int | None) -> Reply[M]:
-        """GET a path under /api, as a schema."""
+        """GET a path under /api, and parse the response as a schema."""
         return Reply.of(schema, self.get(path, **params))
 
     def read_all(
@@ -111,7 +111,7 @@ class Client:
     def send(
         self, schema: type[M], path: str, body: dict[str, Any], idempotency_key: str | None = None
     ) -> Reply[M]:
-        """POST JSON to a path under /api, and read the answer as a schema."""
+        """POST JSON to a path under /api, and parse the response as a schema."""
         return Reply.of(schema, self.post(path, body, idempotency_key=idempotency_key))
 
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Client:
     def post(
         self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """POST JSON to a path under /api. With a key, the call is safe to repeat."""
+        """POST JSON to a path under /api. With an idempotency key, the call is safe to retry."""
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
         return self._call("POST", path, json=body, headers=headers)
 
@@ -154,10 +154,10 @@ class Client:
     def file(
         self, path: str, sha256: str, offset: int = 0
     ) -> Generator[tuple[int, Iterator[bytes]]]:
-        """GET a file under /api from an offset on: the offset of the first byte, and the bytes.
+        """GET a file under /api from an offset. Return the offset of the first byte, and the bytes.
 
         The offset is 0 if the hash of the file changed. Reading the bytes raises Unreachable if
-        the connection breaks.
+        the connection is lost.
         """
         headers = {"accept-encoding": "identity"}
         if offset:
@@ -178,7 +178,7 @@ class Client:
     ) -> dict[str, Any]:
         """Upload a dataset file as a stream. Raises OSError if the file cannot be read.
 
-        `sent` is called with the bytes of each part. `options` are query parameters.
+        `sent` is called with the number of bytes of each chunk. `options` are query parameters.
         """
         return self._call(
             "POST",
@@ -205,7 +205,7 @@ class Client:
                 return
             for line in lines_of(answer.iter_bytes()):
                 if not line.startswith(DATA) or line == DATA + b"[DONE]":
-                    continue  # the end of an event, or a comment that keeps the connection open
+                    continue  # the end of an event, or a keep-alive comment
                 piece = json.loads(line.removeprefix(DATA))
                 if "error" in piece:
                     raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
@@ -220,7 +220,7 @@ class Client:
 
     @contextmanager
     def _reaching(self) -> Generator[None]:
-        """Raise Unreachable if the connection cannot be made, or breaks."""
+        """Raise Unreachable if the connection fails or is lost."""
         try:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -248,7 +248,7 @@ class Client:
 def sentence_of(
     status: int, problem: dict[str, Any], called: Callable[[str], str] = lambda field: field
 ) -> str:
-    """Return an error's message. `called` returns the user's name of a field."""
+    """Return an error's message. `called` maps a field to the name that the user knows."""
     if fields := problem.get("fields"):
         return "; ".join(f"{called(field['field'])}: {field['message']}" for field in fields)
     message = problem.get("message", f"The gateway answered {status}.")

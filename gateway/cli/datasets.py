@@ -20,7 +20,7 @@ from gateway.datasets.schemas import DatasetAnswer, Excerpt, ValidationReport
 from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5
-COUNTING_SECONDS = 60.0  # limit of the wait for the token counts
+COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 
 datasets = typer.Typer(no_args_is_help=True, help="Upload, list and delete datasets.")
 
@@ -133,7 +133,7 @@ def show_dataset(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False
 
 @datasets.command()
 def report(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """Show the warnings and errors that the validation found."""
+    """Show the warnings and errors of the validation."""
     with client_of(ctx) as client:
         show(client.read(ValidationReport, f"/datasets/{dataset}/report"), as_json, _report)
 
@@ -164,14 +164,14 @@ def _excerpt(part: Excerpt) -> Text:
 
 @datasets.command("ignore-tools")
 def ignore_tools(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """Confirm that jobs ignore the tools that the lines of a dataset define."""
+    """Confirm that jobs ignore the tool definitions of a dataset."""
     with client_of(ctx) as client:
         show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), as_json, fields)
 
 
 @datasets.command()
 def delete(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """Delete a dataset and its file, unless an unfinished job uses it."""
+    """Delete a dataset and its file. Fails while an unfinished job uses it."""
     with client_of(ctx) as client:
         client.delete(f"/datasets/{dataset}")
     deleted = {"id": dataset, "deleted": True}

@@ -1,4 +1,4 @@
-"""Download models and checkpoints: continue broken downloads, and verify every hash."""
+"""Download models and checkpoints: resume interrupted downloads, and verify every hash."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MANIFEST = "manifest.json"
 PART = ".part"
 """Suffix of an incomplete file."""
 
-PATIENCE_SECONDS = 60.0  # with a gateway that sends nothing
+PATIENCE_SECONDS = 60.0  # timeout for a gateway that sends nothing
 RETRY_SECONDS = 1.0
 
 Advance = Callable[[int], object]
-"""Takes the bytes by which the progress grows. They are negative if a part is discarded."""
+"""Callback for bytes of progress. The number is negative if a partial file is discarded."""
 
 Directory = Annotated[
     Path | None,
@@ -43,7 +43,7 @@ Directory = Annotated[
 
 
 class Damaged(ClientError):
-    """A download that differs from its manifest."""
+    """A download that does not match its manifest."""
 
 
 class Downloaded(BaseModel):
@@ -88,7 +88,7 @@ def download(
 ) -> None:
     """Download files into a directory, and verify them against their manifest.
 
-    `advance` also counts the bytes of an earlier download. Raises ClientError, Damaged and OSError.
+    `advance` also counts bytes already on disk. Raises ClientError, Damaged and OSError.
     """
     for file in files:
         target = directory / _relative(file)
@@ -101,7 +101,7 @@ def download(
 
 
 def _relative(file: FileAnswer) -> PurePosixPath:
-    """The path below the directory. Raises Damaged for a path that leads out of it."""
+    """Return the path below the directory. Raises Damaged for a path outside it."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise Damaged(f"{file.path} is not a path below the directory")
@@ -109,7 +109,7 @@ def _relative(file: FileAnswer) -> PurePosixPath:
 
 
 def _fetch(client: Client, path: str, file: FileAnswer, target: Path, advance: Advance) -> None:
-    """Download one file. Continue an earlier part, and start again if the hash is wrong."""
+    """Download one file. Resume a partial download, or start over if its hash is wrong."""
     part = target.with_name(target.name + PART)
     continued = part.exists()
     _append(client, path, file, part, advance)
@@ -124,7 +124,7 @@ def _fetch(client: Client, path: str, file: FileAnswer, target: Path, advance: A
 
 
 def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Advance) -> None:
-    """Complete a part. Reconnect as long as bytes arrive."""
+    """Append the rest of a partial file. Reconnect as long as bytes arrive."""
     if part.exists() and part.stat().st_size > file.bytes:
         part.unlink()
     part.touch()

@@ -45,11 +45,11 @@ STATUSES: dict[int, ExitCode] = {
     HTTPStatus.TOO_MANY_REQUESTS: ExitCode.UNREACHABLE,
 }
 
-NO_CAPACITY = "no_capacity"  # a 409 that counts as a gate
+NO_CAPACITY = "no_capacity"  # a 409 that exits like a closed gate
 
 
 def exit_code_of(error: ClientError | OSError) -> ExitCode:
-    """Return the exit code for an error. OSErrors come from local files."""
+    """Return the exit code for an error. An OSError comes from a local file."""
     match error:
         case NotSignedIn():
             return ExitCode.NOT_ALLOWED
@@ -68,6 +68,6 @@ def exit_code_of(error: ClientError | OSError) -> ExitCode:
 
 
 def epilog() -> str:
-    """Return the table of exit codes, for the end of `--help`."""
+    """Return the table of exit codes that `--help` prints at its end."""
     lines = (f"{code:>3d}  {meaning}" for code, meaning in MEANINGS.items())
     return "\n".join(["Exit codes:", *lines])

@@ -1,4 +1,4 @@
-"""Follow a job until it ends or pauses: its states, its log or its events."""
+"""Follow the states, the log or the events of a job until it ends or pauses."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gateway.cli.terminal import interrupted, screen, show_line
 from gateway.jobs.schemas import JobDetail, JobLog, LogLine, Step, TimelineEntry
 
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0  # with a gateway that does not answer
-MOST_LINES = 1000  # of a log in one call of the API
-LINE_SECONDS = 5.0  # between two lines that differ only in the step
-SETTLING_SECONDS = 10.0  # for the bill of the last minute
+PATIENCE_SECONDS = 60.0  # timeout for a gateway that does not respond
+MOST_LINES = 1000  # log lines per API call
+LINE_SECONDS = 5.0  # interval of lines that differ only in the step
+SETTLING_SECONDS = 10.0  # maximum wait for the bill of the last minute
 SETTLING_POLL_SECONDS = 0.25
 
 ENDINGS = {
@@ -38,7 +38,7 @@ Job = Reply[JobDetail]
 
 @contextmanager
 def leaving_it_running(job_id: str) -> Generator[None]:
-    """On Ctrl-C, say that the job continues, and exit."""
+    """On Ctrl-C, print that the job continues, and exit."""
     try:
         yield
     except KeyboardInterrupt:
@@ -50,7 +50,7 @@ def leaving_it_running(job_id: str) -> Generator[None]:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return the result of a call. Repeat the call for a while if the gateway is unavailable."""
+    """Return the result of a call. If the gateway is unavailable, retry for a while."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -81,7 +81,7 @@ def _job(client: Client, job_id: str) -> Job:
 
 
 def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine]]:
-    """Yield a job's log from its last lines on, until the job ends. Raises ClientError."""
+    """Yield the last lines of a job's log, then new ones until it ends. Raises ClientError."""
     seen: tuple[int, int] | None = None
     for _ in _with_repeat(job_states(client, job_id)):
         wanted = last if seen is None else MOST_LINES
@@ -90,12 +90,12 @@ def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine
         new = lines[_count_seen(lines, seen) :]
         yield from new
         if any(line.model.n is None for line in lines):
-            return  # the kept output of a failed job, which is complete
+            return  # the stored output of a failed job, which does not grow
         seen = max([seen or (0, 0), *(_place(line) for line in new)])
 
 
 def _count_seen(lines: Sequence[Reply[LogLine]], seen: tuple[int, int] | None) -> int:
-    """Number of leading lines up to the last line that was already yielded."""
+    """Return the number of leading lines that were already yielded."""
     if seen is None:
         return 0
     for count in range(len(lines), 0, -1):
@@ -109,7 +109,7 @@ def _place(line: Reply[LogLine]) -> tuple[int, int]:
 
 
 def job_events(client: Client, job_id: str) -> Generator[Reply[TimelineEntry]]:
-    """Yield a job's events from the first on, until the job ends. Raises ClientError."""
+    """Yield all events of a job until it ends. Raises ClientError."""
     after = 0
     for _ in _with_repeat(job_states(client, job_id)):
         for event in _events(client, job_id, after):
@@ -125,7 +125,7 @@ def _events(client: Client, job_id: str, after: int) -> list[Reply[TimelineEntry
 
 
 def _with_repeat(states: Iterable[Job]) -> Generator[None]:
-    """Yield for each state, and again after the last: its lines and events may come later."""
+    """Yield after each state, and again after the last, whose lines and events may be late."""
     for _ in states:
         yield
     breathe()
@@ -162,7 +162,7 @@ def states(client: Client, job_id: str) -> Generator[Job]:
 
 
 class _Bill:
-    """Sum of a job's closed meters. Each look reads only the events since the last look."""
+    """Sum of a job's closed meters. Each check reads only the events since the last check."""
 
     def __init__(self, client: Client, job_id: str) -> None:
         self._client = client
@@ -181,7 +181,7 @@ class _Bill:
 
 
 def _json_lines(following: Iterable[Job]) -> JobDetail:
-    """Print each state that differs from the one before as a line of JSON, and return the last."""
+    """Print each changed state as a line of JSON, and return the last state."""
     shown: Job | None = None
     for job in following:
         if shown is None or job.document != shown.document:
@@ -192,7 +192,7 @@ def _json_lines(following: Iterable[Job]) -> JobDetail:
 
 
 def _lines(following: Iterable[Job]) -> JobDetail:
-    """Print a line at once for a new state or evaluation, else every few seconds."""
+    """Print a line for every new state or evaluation, otherwise one every few seconds."""
     shown: tuple[object, ...] = ()
     line, at = "", 0.0
     job: JobDetail | None = None
@@ -208,7 +208,7 @@ def _lines(following: Iterable[Job]) -> JobDetail:
 
 
 def _live(client: Client, job_id: str) -> JobDetail:
-    """Keep a panel up to date. Its last state stays on the screen."""
+    """Update a panel until the job ends or pauses. The last panel stays on the screen."""
     losses: list[float] = []
     last_step = 0
     job: JobDetail | None = None

@@ -1,4 +1,4 @@
-"""The progress of a job: as a line, or as a panel on a terminal."""
+"""Progress of a job as a line of text or a terminal panel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def line(job: JobDetail) -> str:
 
 
 def panel(job: JobDetail, losses: Sequence[float]) -> RenderableType:
-    """Draw a job for a terminal. `losses` are the train losses of its steps, in order."""
+    """Render a job as a terminal panel. `losses` are the train losses of its steps, in order."""
     head = Text.assemble((job_name(job.id), "bold"), (f"  {job.base_model}", "dim"))
     lines: list[RenderableType] = [head, _bar(job)]
     if measures := [*progress(job), *_left(job)]:
@@ -46,7 +46,7 @@ def panel(job: JobDetail, losses: Sequence[float]) -> RenderableType:
 
 
 def _bar(job: JobDetail) -> RenderableType:
-    """The state, and the steps as a bar."""
+    """Return the state and a progress bar of the steps."""
     row = Table.grid(padding=(0, 2, 0, 0))
     name = Text(state(job).replace("_", " "), style=STYLES.get(job.status, "cyan"))
     cells: list[RenderableType] = [name]
@@ -75,7 +75,7 @@ def _money(job: JobDetail) -> list[str]:
 
 
 def outcome(job: JobDetail) -> Text:
-    """Return how a job ended, and the commands to use next."""
+    """Return the outcome of a job, and commands to use next."""
     name = job_name(job.id)
     match job.status:
         case JobStatus.REGISTERED:
@@ -98,7 +98,7 @@ def outcome(job: JobDetail) -> Text:
 
 
 def sparkline(values: Sequence[float], cells: int) -> str:
-    """Return values as a row of bars, from lowest to highest. A bar is the mean of its values."""
+    """Return values as a sparkline scaled to their range. Each bar is the mean of its values."""
     count = min(cells, len(values))
     edges = [round(n * len(values) / count) for n in range(count + 1)]
     means = [sum(values[first:last]) / (last - first) for first, last in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Tables of GPUs, quotes, jobs, and of the events, evaluations and checkpoints of a job."""
+"""Tables of GPUs, quotes and jobs, and of a job's events, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEAST_GIB = 0.1
 
 
 def jobs(answer: Listed[ListedJob]) -> RenderableType:
-    """Draw jobs, one on a line."""
+    """Render one line per job."""
     return listing(
         (
             {
@@ -56,7 +56,7 @@ def jobs(answer: Listed[ListedJob]) -> RenderableType:
 
 
 def gpus(catalog: CatalogAnswer) -> RenderableType:
-    """Draw GPU types by region, with memory, price and expected wait."""
+    """Render GPU types by region, with memory, price and expected wait."""
     kinds = {each.gpu_type: each for each in catalog.gpu_types}
     return listing(
         (
@@ -83,12 +83,12 @@ def _wait(seconds: int | None) -> str:
 
 
 def state(job: JobSummary) -> str:
-    """Return the phase of a running job, else its status."""
+    """Return the phase of a running job, otherwise its status."""
     return job.phase if job.status in RUNNING else job.status
 
 
 def job(answer: JobSummary) -> RenderableType:
-    """Draw a job, one field on a line. The job may be newly approved."""
+    """Render a job, which may be newly approved, with one field per line."""
     details = _details(answer) if isinstance(answer, JobDetail) else {"cost": answer.cost.text}
     table = pairs(
         {
@@ -143,7 +143,7 @@ def _details(job: JobDetail) -> dict[str, object]:
 
 
 def _peak_memory(job: JobDetail) -> str:
-    """Return the measured and the predicted peak, as far as they are known."""
+    """Return the measured and the predicted peak memory, each if known."""
     peaks = {"measured": job.peak_memory_bytes, "predicted": job.required_bytes}
     return ", ".join(f"{gib(size):g} GiB {name}" for name, size in peaks.items() if size)
 
@@ -164,7 +164,7 @@ def _cost(job: JobDetail) -> str:
 
 
 def paused(job: JobDetail) -> str | None:
-    """Return why a job is paused and what a resume needs, or None if it is not paused."""
+    """Return the reason for a pause and the needs of a resume, or None if not paused."""
     if job.status is not JobStatus.PAUSED:
         return None
     reason = PAUSED.get(job.pause_reason, BY_USER) if job.pause_reason else BY_USER
@@ -180,7 +180,7 @@ def paused(job: JobDetail) -> str | None:
 
 
 def progress(job: JobDetail) -> list[str]:
-    """Return how far a job's training is, in parts: the step, losses, speed."""
+    """Return the progress of a job's training: the step, losses and speed."""
     parts: list[str] = []
     if job.total_steps is not None:
         parts.append(f"step {job.step:,}/{job.total_steps:,}")
@@ -194,7 +194,7 @@ def progress(job: JobDetail) -> list[str]:
 
 
 def quote(answer: QuoteAnswer) -> RenderableType:
-    """Draw a quote: memory, estimate and gates."""
+    """Render a quote: memory, estimate and gates."""
     priced = answer.estimate
     return Group(
         Text("Memory", style="bold"),
@@ -214,7 +214,7 @@ def quote(answer: QuoteAnswer) -> RenderableType:
 
 
 def _memory(fit: FitAnswer) -> RenderableType:
-    """Draw what the job needs of each GPU's memory."""
+    """Render the memory that the job needs on each GPU."""
     sizes = {name.replace("_", " "): size for name, size in fit.items_gib.items()}
     sizes |= {"total": sum(fit.items_gib.values())}
     sizes |= {"GPU memory": fit.vram_gib, "headroom": fit.headroom_gib}
@@ -274,23 +274,23 @@ def _capacity(capacity: CapacityGate) -> str:
 
 
 def log(answer: JobLog) -> RenderableType:
-    """Draw the lines of a log."""
+    """Render the lines of a log."""
     return Group(*(Text(tame(line.text)) for line in answer.data))
 
 
 def event(entry: TimelineEntry) -> Text:
-    """Draw an event on one line."""
+    """Render an event on one line."""
     when = (cell(entry.happened_at).plain, "dim")
     return Text.assemble(when, " ", (entry.topic, "bold"), " ", tame(entry.text))
 
 
 def events(answer: Listed[TimelineEntry]) -> RenderableType:
-    """Draw the events of a job, one on a line."""
+    """Render one line per event of a job."""
     return Group(*map(event, answer.data))
 
 
 def evaluations(answer: Listed[Evaluation]) -> RenderableType:
-    """Draw evaluations, one on a line."""
+    """Render one line per evaluation."""
     return listing(
         (
             {
@@ -308,7 +308,7 @@ def evaluations(answer: Listed[Evaluation]) -> RenderableType:
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
-    """Draw checkpoints, one on a line, with their answers to the fixed prompt."""
+    """Render one line per checkpoint, with its sample answer to the fixed prompt."""
     return listing(
         (
             {

@@ -65,7 +65,7 @@ def show_job(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
 
 @jobs.command()
 def watch(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Follow a job until it ends or pauses. Ctrl-C leaves it running.
+    """Follow a job until it ends or pauses. Ctrl-C does not stop the job.
 
     --json prints one line per state.
     """
@@ -85,8 +85,8 @@ def show_logs(
 ) -> None:
     """Show the last log lines of a job.
 
-    --follow with --json prints one JSON object per line. EcoLink deletes the log some time after
-    the end of the job.
+    With --follow, --json prints one JSON object per line. EcoLink deletes the log some time after
+    the job ends.
     """
     with client_of(ctx) as client:
         if following:
@@ -116,7 +116,7 @@ def show_events(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the events of a job. --follow with --json prints one JSON object per line."""
+    """Show the events of a job. With --follow, --json prints one JSON object per line."""
     with client_of(ctx) as client:
         if following:
             with leaving_it_running(job):
@@ -140,7 +140,7 @@ def show_evaluations(ctx: typer.Context, job: JobName, as_json: AsJson = False) 
 
 @jobs.command("checkpoints")
 def show_checkpoints(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """List the checkpoints of a job, with the adapter's answer to a fixed prompt."""
+    """List the checkpoints of a job, each with a sample answer to a fixed prompt."""
     with client_of(ctx) as client:
         show(_checkpoints(client, job), as_json, job_tables.checkpoints)
 
@@ -169,7 +169,7 @@ def resume(
 
 @jobs.command()
 def cancel(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Stop a job permanently. Its checkpoints are kept for a while."""
+    """Stop a job permanently. Its last checkpoint is kept for a limited time."""
     _send(ctx, job, "cancel", {}, as_json)
 
 
@@ -190,7 +190,7 @@ def download_job(
     to: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download the model of a job. Repeat the command to continue a broken download."""
+    """Download the model of a job. Repeat the command to resume an interrupted download."""
     with client_of(ctx) as client:
         if step is not None:
             path = f"/jobs/{job}/checkpoints/{step}"

@@ -18,11 +18,11 @@ keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.
 
 @keys.command()
 def create(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Create an API key. Only this command prints its secret."""
+    """Create an API key and print its secret, which is shown only once."""
     with client_of(ctx) as client:
         key = client.send(NewKey, "/keys", {})
     note(f"Key {key.model.id}. Save the secret: EcoLink does not show it again.")
-    show(key, as_json, lambda new: Text(new.secret))  # the secret alone can be piped
+    show(key, as_json, lambda new: Text(new.secret))  # only the secret, so it can be piped
 
 
 @keys.command("list")
@@ -54,7 +54,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke an API key at once."""
+    """Revoke an API key immediately."""
     with client_of(ctx) as client:
         revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
     if revoked.model.current:

@@ -23,7 +23,7 @@ from gateway.schemas import job_name
 
 
 def _option(name: str, field: FieldInfo) -> Any:
-    """The annotation of the option for a hyperparameter."""
+    """Return the annotation of a hyperparameter's option."""
     kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
     default = "" if field.default is None else f"  \\[default: {written(field.default)}]"
     return Annotated[
@@ -37,7 +37,7 @@ def _option(name: str, field: FieldInfo) -> Any:
 
 
 def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with `**tuned` an option for each hyperparameter."""
+    """Add an option for each hyperparameter to a command with `**tuned`."""
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     tuned = [
@@ -126,7 +126,7 @@ def launch(
 
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:
-    """Approve a job. If the outcome is unknown, say how to repeat the call safely."""
+    """Approve a job. If the outcome is unknown, print how to retry safely."""
     again = (
         f"The job may be approved. Repeat the command with --idempotency-key {key}: it does not "
         "start a second job."

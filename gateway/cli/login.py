@@ -12,12 +12,12 @@ from gateway.cli.client import ClientError, Endpoint
 
 
 def login_file() -> Path:
-    """Return the file of the login, in the user's configuration folder (XDG_CONFIG_HOME)."""
+    """Return the path of the login file in the user's configuration folder (XDG_CONFIG_HOME)."""
     return Path(typer.get_app_dir("ecolink")) / "login.json"
 
 
 def read_login() -> Endpoint | None:
-    """Return the login, or None. Raises ClientError if the file is damaged."""
+    """Return the saved login, or None. Raises ClientError if the file is damaged."""
     try:
         kept = json.loads(login_file().read_text())
         return Endpoint(str(kept["url"]), str(kept["key"]))

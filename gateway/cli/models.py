@@ -23,7 +23,7 @@ from gateway.models.schemas import DeploymentAnswer, Models
 from gateway.schemas import Listed, job_name
 
 TEMPERATURE = 0.7
-"""Default of `chat`, as in the playground. The API's default, 1, is too high for small models."""
+"""Default temperature of `chat` and the playground. The API's 1 is too high for small models."""
 
 DEPLOYED = {
     DeploymentStatus.ACTIVE: ExitCode.DONE,
@@ -56,7 +56,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Repeats the answer.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a message to a deployed model. --json prints the whole answer in OpenAI's format."""
+    """Send a message to a deployed model. --json prints the response in OpenAI's format."""
     said = _prompt(prompt)
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     body: dict[str, Any] = {
@@ -76,7 +76,7 @@ def chat(
 
 
 def _prompt(prompt: str | None) -> str:
-    """The message, as an argument or from standard input. Raises BadParameter if it is empty."""
+    """Return the message, given or read from standard input. Raises BadParameter if empty."""
     if prompt is None and sys.stdin.isatty():
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt
@@ -100,7 +100,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _models(answer: Models) -> RenderableType:
-    """Draw base models, then registered models, then the checkpoints of stopped jobs."""
+    """Render base models, then registered models, then the last checkpoints of stopped jobs."""
     bases = listing(
         (
             {
@@ -146,7 +146,7 @@ def _models(answer: Models) -> RenderableType:
 def download_model(
     ctx: typer.Context, model: ModelName, to: Directory = None, as_json: AsJson = False
 ) -> None:
-    """Download a model in PEFT format. Repeat the command to continue a broken download."""
+    """Download a model in PEFT format. Repeat the command to resume an interrupted download."""
     with client_of(ctx) as client:
         fetch(client, f"/models/{quote(model)}", model, to, as_json)
 
@@ -160,7 +160,7 @@ def deploy(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy a model: it answers requests, attached to its base model."""
+    """Deploy a model, so that it answers requests. Its base model must be deployed."""
     with client_of(ctx) as client:
         give_deployment(client, f"/models/{quote(model)}/deploy", follow, as_json)
 
@@ -182,7 +182,7 @@ def give_deployment(client: Client, path: str, follow: bool, as_json: bool) -> N
 
 @models.command()
 def undeploy(ctx: typer.Context, model: ModelName, as_json: AsJson = False) -> None:
-    """Undeploy a model or checkpoint: it stops answering requests.
+    """Undeploy a model or checkpoint, so that it no longer answers requests.
 
     You can deploy a model again. EcoLink may delete an undeployed checkpoint, unless its job keeps
     it, for example because it is the newest or the best.
@@ -193,7 +193,7 @@ def undeploy(ctx: typer.Context, model: ModelName, as_json: AsJson = False) -> N
 
 
 def _deployment(answer: DeploymentAnswer) -> RenderableType:
-    """Draw a deployment, one field on a line."""
+    """Render a deployment with one field per line."""
     return pairs(
         {
             "model": answer.model,

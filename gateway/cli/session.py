@@ -1,4 +1,4 @@
-"""`ecolink login`, `logout` and `whoami`: the gateway and the account of the commands."""
+"""`ecolink login`, `logout` and `whoami`: the gateway and account that commands use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def login(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save the URL of an EcoLink gateway and your API key, after a check of the key.
+    """Verify your API key, then save it with the URL of the EcoLink gateway.
 
     ECOLINK_GATEWAY_URL and ECOLINK_API_KEY, and the options --url and --key, override the login.
     """
@@ -57,7 +57,7 @@ def logout(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @session.command()
 def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show the gateway and the account of these commands."""
+    """Show the gateway and the account that these commands use."""
     finder: Finder = ctx.obj
     with client_of(ctx) as client:
         _show(finder.endpoint().url, client.read(AccountAnswer, "/account"), as_json)
@@ -77,7 +77,7 @@ def _show(url: str, account: Reply[AccountAnswer], as_json: bool) -> None:
 
 
 def _address(given: str | None) -> str:
-    """The URL to save. Raises BadParameter if it is not one."""
+    """Return the URL to save. Raises BadParameter if it is invalid."""
     if given is None and sys.stdin.isatty():
         given = str(typer.prompt("URL of EcoLink", err=True)).strip()
     if given is None:
@@ -88,7 +88,7 @@ def _address(given: str | None) -> str:
 
 
 def _typed_key(address: str) -> str:
-    """The key from a hidden prompt or standard input. Raises BadParameter if it is empty."""
+    """Return the key from a hidden prompt or standard input. Raises BadParameter if empty."""
     if sys.stdin.isatty():
         key = str(typer.prompt(f"API key for {address}", hide_input=True, err=True))
     else:

@@ -17,7 +17,7 @@ GAP = 2
 PROSE = frozenset({"name", "reason", "answer", "title"})
 """Columns whose text may wrap."""
 LEAST_PROSE_CELLS = 14
-"""Width that a column of prose needs at least."""
+"""Minimum width of a column of prose."""
 
 STYLES = {
     "registered": "green",
@@ -35,12 +35,12 @@ Row = Mapping[str, object]
 
 
 def fields(shown: BaseModel) -> RenderableType:
-    """Draw each field of a schema that has a value on a line."""
+    """Render one line per field of a schema, without empty fields."""
     return pairs({_title(name): value for name, value in shown})
 
 
 def pairs(values: Row) -> RenderableType:
-    """Draw each name that has a value on a line."""
+    """Render one line per name, without empty values."""
     table = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -52,13 +52,13 @@ def pairs(values: Row) -> RenderableType:
 
 
 def listing(rows: Iterable[Row], empty: str = "") -> RenderableType:
-    """Draw rows as a table, or the text `empty`. The columns are in order of importance."""
+    """Render rows as a table, or the text `empty`. The most important columns come first."""
     drawn = [{name: cell(value) for name, value in row.items()} for row in rows]
     return FittingTable(drawn) if drawn else Text(empty, style="dim")
 
 
 def cell(value: object) -> Text:
-    """Return one value for people. Numbers and amounts are aligned to the right."""
+    """Return a value for display. Numbers and amounts are right-aligned."""
     match value:
         case None | []:
             return Text()
@@ -84,12 +84,12 @@ def cell(value: object) -> Text:
 
 
 def number(text: str) -> Text:
-    """Return the text of a number, aligned to the right."""
+    """Return the right-aligned text of a number."""
     return Text(text, justify="right")
 
 
 def tame(text: str) -> str:
-    """Return a text without the characters that control a terminal."""
+    """Return a text without terminal control characters."""
     return "".join(each for each in text if each in "\n\t" or each.isprintable())
 
 
@@ -104,7 +104,7 @@ class FittingTable:
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table with the columns that fit. The first column always fits."""
+        """Yield the table with the columns that fit. The first column is always included."""
         columns = list(self._rows[0])
         while len(columns) > 1 and self._cells(columns) > options.max_width:
             columns.pop()
@@ -122,7 +122,7 @@ class FittingTable:
         yield table
 
     def _cells(self, columns: Sequence[str]) -> int:
-        """Width that these columns need."""
+        """Return the width that these columns need."""
         return sum(map(self._width, columns)) + GAP * (len(columns) - 1)
 
     def _width(self, name: str) -> int:

@@ -29,7 +29,7 @@ from gateway.cli.exits import ExitCode, exit_code_of
 T = TypeVar("T")
 
 PIPE_COLUMNS = 4096
-"""Width of a pipe. Programs need whole lines, so nothing is cut or wrapped."""
+"""Output width in a pipe. Programs need complete lines, so no line is cut or wrapped."""
 
 errors = Console(stderr=True, highlight=False)
 
@@ -40,10 +40,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 
 
 class Commands(TyperGroup):
-    """Group of all commands. With --json, errors in the options are JSON too."""
+    """Group of all commands. With --json, it also reports usage errors as JSON."""
 
     def invoke(self, ctx: Context) -> Any:
-        """Run the command that the arguments name."""
+        """Run the requested command."""
         before = for_programs.set("--json" in [*ctx._protected_args, *ctx.args])
         try:
             return super().invoke(ctx)
@@ -56,14 +56,14 @@ class Commands(TyperGroup):
 
 
 class Finder(Protocol):
-    """Finds the gateway. It is `ctx.obj` of the commands."""
+    """Finder of the gateway and the API key. Commands get it as `ctx.obj`."""
 
     def endpoint(self) -> Endpoint:
         """Return the gateway and the API key. Raises ClientError."""
         ...
 
     def given(self) -> tuple[str | None, str | None]:
-        """Return URL and key of the options or environment, else the URL of the local stack."""
+        """Return the URL and key from options or environment. Defaults to the local stack's URL."""
         ...
 
 
@@ -84,7 +84,7 @@ def reported_errors(ctx: typer.Context) -> Generator[None]:
         sentence = sentence_of(error.status, error.problem, _names(ctx))
         fail(sentence, exit_code_of(error), error.problem | {"status": error.status})
     except BrokenPipeError:
-        raise  # the reader closed the pipe, which is no error
+        raise  # the reader closed the pipe, which is not an error
     except (ClientError, OSError) as error:
         fail(str(error), exit_code_of(error))
 
@@ -100,7 +100,7 @@ def fail(message: str, code: ExitCode, problem: dict[str, Any] | None = None) ->
 
 
 def interrupted(message: str) -> NoReturn:
-    """Print what continues after Ctrl-C, and exit."""
+    """Print what keeps running after Ctrl-C, and exit."""
     if not for_programs.get():
         note(message)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -114,12 +114,12 @@ def note(message: str) -> None:
 
 
 def _print(message: str, style: str) -> None:
-    """Print a message. It wraps only on a terminal."""
+    """Print a message. Wrap it only on a terminal."""
     errors.print(message, style=style, markup=False, soft_wrap=not errors.is_terminal)
 
 
 def _names(ctx: typer.Context) -> Callable[[str], str]:
-    """Return a function from the API's fields to the options and arguments of the command."""
+    """Return a function that maps API fields to options and arguments of the command."""
     typed = {param.name: param for param in ctx.command.params}
 
     def name(field: str) -> str:
@@ -133,7 +133,7 @@ def _names(ctx: typer.Context) -> Callable[[str], str]:
 
 
 def screen() -> Console:
-    """Return standard output, without markup and, in a pipe, without a limit of width."""
+    """Return a console for standard output, without markup. In a pipe its width is unlimited."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_COLUMNS
@@ -141,7 +141,7 @@ def screen() -> Console:
 
 
 def show(reply: Reply[T], as_json: bool, draw: Callable[[T], RenderableType]) -> None:
-    """Print a reply: as JSON, or drawn for people."""
+    """Print a reply as JSON or in readable form."""
     if as_json:
         print(json.dumps(reply.document, indent=1))
     else:
@@ -155,7 +155,7 @@ def show_line(document: dict[str, Any]) -> None:
 
 @contextmanager
 def bar(title: str, total_bytes: int) -> Generator[Callable[[int], None]]:
-    """Show a progress bar on a terminal. Yield a function that advances it by some bytes."""
+    """Show a progress bar on a terminal. Yield a function that advances it by bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -69,7 +69,7 @@ async def upload_dataset(
 ) -> DatasetAnswer:
     """Upload a file and start its validation.
 
-    Requests with the same `Idempotency-Key` create one dataset.
+    Repeating an `Idempotency-Key` returns the existing dataset.
     """
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     ref = upload_ref(caller)
@@ -97,7 +97,7 @@ def list_datasets(
 
 @router.get("/{dataset_id}", responses=refusals(404))
 def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetAnswer:
-    """Show a dataset with the progress of its validation and its token counts."""
+    """Show a dataset with its validation progress and its token counts."""
     return service.show_dataset(backend, caller, dataset_id)
 
 
@@ -117,7 +117,7 @@ def drop_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> None
 
 @router.get("/{dataset_id}/report", responses=refusals(404, 409))
 def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> ValidationReport:
-    """Show the errors and warnings of a validation."""
+    """Show the validation report of a dataset: its errors and warnings."""
     return service.report_of(backend, caller, dataset_id)
 
 
@@ -129,7 +129,7 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
 def download_dataset(
     dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """Download the normalised examples that jobs train on, without duplicates."""
+    """Download the normalised, deduplicated examples that jobs train on."""
     dataset = service.content_of(backend, caller, dataset_id)
     name = f"{dataset_id}.jsonl"
     return download(

@@ -1,7 +1,7 @@
-"""Examples of a dataset as a base model sees them, with the learned parts.
+"""Examples of a dataset as a base model sees them, with the learned parts marked.
 
-This code runs in a process with limits (`gateway/datasets/preview_worker.py`). A line or a template
-can take any amount of time or memory.
+This code runs in a process with resource limits (`gateway/datasets/preview_worker.py`), because a
+line or a template can take any amount of time or memory.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from infrastructure.chat_labels import (
 from infrastructure.text_encoder import Tokens, readable
 
 CHARACTERS_SHOWN = 20_000  # per example
-TURNS_TOLD_APART = 100  # each costs a rendering of all previous messages
+TURNS_TOLD_APART = 100  # each requires rendering all previous messages
 
 EXAMPLES_OF_CONVERSATION = 5
-"""Templates that rewrite earlier messages make an example of each answer."""
+"""Templates that rewrite earlier messages make a separate example of each answer."""
 
-REFUSAL_CHARACTERS = 300  # length of a template's message that refuses an example
+REFUSAL_CHARACTERS = 300  # maximum length of a template's error message
 WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
-"""Longer lines are cut before rendering, so that their tokens are not counted here."""
+"""Limits of a line. Longer lines are cut before rendering, so their tokens are not counted."""
 
 READ, LEARNT, CUT = "read", "learnt", "cut"
 
 
 class Piece(NamedTuple):
-    """A text whose tokens are read, learned (they carry loss), or truncated after the context."""
+    """A text whose tokens are all read (without loss), learned (with loss) or truncated."""
 
     text: str
     kind: str
 
 
 class Turn(NamedTuple):
-    """The rendered text of a message. It has no role if the template does not separate messages."""
+    """A rendered message. The role is None if the template does not separate messages."""
 
     role: str | None
     pieces: list[Piece]
@@ -56,17 +56,17 @@ class ShownExample:
 
     turns: list[Turn]
     tokens: int
-    learnt: int  # with loss; training leaves out an example without any
+    learnt: int  # with loss; training skips an example without any
     cut: int  # beyond the base model's context
-    characters_left_out: int  # beyond the limit of this page
+    characters_left_out: int  # beyond CHARACTERS_SHOWN
 
 
 @dataclass(frozen=True)
 class ShownConversation:
-    """A line of a dataset, counted from 1: its examples, or the template's reason to refuse it.
+    """A line of a dataset, counted from 1: its examples, or the template's error message.
 
-    A very long line is cut before rendering. Its examples and their counts then leave out
-    `characters_left_out` and `messages_left_out`.
+    A very long line is cut before rendering. `characters_left_out` and `messages_left_out` are what
+    its examples and their counts omit.
     """
 
     number: int
@@ -78,21 +78,21 @@ class ShownConversation:
 
     @property
     def is_cut(self) -> bool:
-        """True if part of it is beyond the base model's context."""
+        """True if part of the line exceeds the base model's context."""
         return any(example.cut for example in self.examples)
 
 
 def shown_conversations(
     renderer: ChatRenderer, lines: Iterable[bytes], first: int, context: int
 ) -> list[ShownConversation]:
-    """Return lines of a dataset as training examples. The first line has the number `first`."""
+    """Return lines of a dataset as training examples. `first` is the number of the first line."""
     return [
         _conversation(renderer, number, line, context) for number, line in enumerate(lines, first)
     ]
 
 
 def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[bytes]:
-    """Yield lines of a file after some skipped ones. Only these are held in memory."""
+    """Skip some lines of a file, then yield the next ones. Skipped lines use no memory."""
     rest = b""
     for chunk in chunks:
         if skipped:
@@ -137,9 +137,9 @@ def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
 
 
 def _shortened(messages: list[Message]) -> dict[str, Any]:
-    """Return the beginning of a conversation within a limit of messages and characters.
+    """Return the beginning of a conversation, up to a limit of messages and characters.
 
-    The last message is cut if it is text, and left out if it is a tool call.
+    If the last message exceeds the limit, text is cut and a tool call is omitted.
     """
     kept: list[Message] = []
     left = CHARACTERS_SHOWN
@@ -180,7 +180,7 @@ def shown_example(
 
 
 def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, str]]:
-    """Return the position of each kind in the text. The first token is never predicted."""
+    """Return the kinds and their start offsets in the text. The first token is never predicted."""
     kinds = [(0, READ)]
     for position, (begin, end) in enumerate(tokens.offsets):
         if begin == end:
@@ -195,9 +195,9 @@ def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, st
 def _turns(
     renderer: ChatRenderer, text: str, messages: list[Message]
 ) -> list[tuple[str | None, int, int]]:
-    """Return the roles, and the start and end of their messages in the text.
+    """Return the role of each message, with its start and end in the text.
 
-    Messages that the template does not separate are one turn without a role.
+    Messages that the template does not separate form one turn without a role.
     """
     turns: list[tuple[str | None, int, int]] = []
     start, roles = 0, []

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from domain.training.token_lengths import BOUNDS, TokenLengths
 
-HEIGHT, BAR, GAP = 100, 10, 2  # units of the drawing
-LEAST = 1.5  # height of a bar with one example among thousands
+HEIGHT, BAR, GAP = 100, 10, 2  # SVG units
+LEAST = 1.5  # minimum height of a bar with examples
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The examples of a range of lengths."""
+    """The examples in a range of lengths."""
 
     x: int
     y: float
@@ -24,15 +24,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars from the shortest example to the longest. Ranges grow by 15%."""
+    """Bars from the shortest example to the longest. Each range is 15% wider than the last."""
 
     bars: list[Bar]
     width: int
-    shortest: int  # tokens at the left end
+    shortest: int  # tokens at the left edge
     longest: int
     median: int
     most: int  # 95th percentile
-    beyond: int  # examples longer than the context, about
+    beyond: int  # approximate number of examples longer than the context
     limit_x: int | None  # position of the context length, if it is visible
 
 

@@ -33,13 +33,13 @@ WITH steps AS (
     FROM steps FULL JOIN scored USING (job_id, step)
 )
 """
-"""The database formats the lines, so that it can also sum their lengths."""
+"""Query of the CSV lines. The database formats them, so that it can also sum their lengths."""
 
 
 def _csv(connection: Connection, job_id: UUID) -> bytes:
     """Return a line for each measured or evaluated step. Losses are in nats per label token.
 
-    Step 0, the base model, is left out. Expired measurements leave no lines.
+    Step 0, the base model, is omitted, as are measurements past their retention.
     """
     rows = connection.execute(
         f"{SQL} SELECT line FROM lines ORDER BY step",  # type: ignore[arg-type]
@@ -68,20 +68,20 @@ def job_with_metrics(backend: Backend, caller: Caller, file_id: str) -> Row:
 
 
 def job_end(backend: Backend, job: Row) -> datetime:
-    """Return when a job ended."""
+    """Return the end time of a job."""
     with backend.pool.connection() as connection:
         return ended_at(connection, [job])[job["job_id"]]
 
 
 def metrics_end(backend: Backend, job: Row) -> datetime:
-    """Return when a job ended, after its last measurements arrived."""
+    """Return the end time of a job after its last measurements have arrived."""
     end = job_end(backend, job)
     trained_tokens(backend, [job], {job["job_id"]: end})
     return end
 
 
 def metrics_csv(backend: Backend, job: Row) -> bytes:
-    """Return the metrics of a job as CSV, after its last measurements arrived."""
+    """Return the metrics of a job as CSV after its last measurements have arrived."""
     metrics_end(backend, job)
     with backend.pool.connection() as connection:
         return _csv(connection, job["job_id"])

@@ -83,7 +83,7 @@ async def create_file(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> FileObject:
-    """Upload a file of chats and start its validation."""
+    """Upload a JSONL file of chat examples and start its validation."""
     upload = await receive_upload(request, backend, caller)
     return await run_in_threadpool(_record, backend, caller, upload, idempotency_key, retries)
 
@@ -111,8 +111,8 @@ def list_files(
 ) -> Page[FileObject]:
     """List your uploads and the metrics of finished jobs.
 
-    A page has at most 100 files, and `has_more` says that others follow. A page after a deleted
-    file starts where that file was.
+    A page has at most 100 files. If `has_more` is true, pass the last ID as `after` to get the next
+    page. `after` may name a deleted file.
     """
     wanted = purpose if purpose is None else {FINE_TUNE: False, RESULTS: True}.get(purpose)
     if purpose is not None and wanted is None:
@@ -152,7 +152,7 @@ def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObj
 def file_content(
     file_id: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """Download an upload as it was sent, or the metrics of a job as CSV."""
+    """Download an uploaded file as is, or the metrics of a job as CSV."""
     if file_id.startswith(RESULT_PREFIX):
         content = metrics_csv(backend, job_with_metrics(backend, caller, file_id))
         disposition = f'attachment; filename="{METRICS_NAME}"'
@@ -191,7 +191,7 @@ def _file_name(key: FileKey) -> str:
 
 
 def _key(backend: Backend, caller: Caller, file_id: str) -> FileKey:
-    """Return the place of a file in the list, also of a deleted one. Raises Invalid."""
+    """Return the sort key of a file, which may be deleted. Raises Invalid."""
     try:
         if file_id.startswith(RESULT_PREFIX):
             job = job_with_metrics(backend, caller, file_id)
@@ -205,7 +205,7 @@ def _key(backend: Backend, caller: Caller, file_id: str) -> FileKey:
 
 
 def _files(backend: Backend, keys: Sequence[FileKey]) -> list[FileObject]:
-    """Return the files of a page, without those that were deleted since it was read."""
+    """Return the files of a page. Files deleted since the page was read are omitted."""
     uploads = [key.id for key in keys if not key.is_result]
     with backend.pool.connection() as connection:
         found = {row["dataset_id"]: row for row in rows.datasets_among(connection, uploads)}

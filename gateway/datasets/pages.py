@@ -1,4 +1,4 @@
-"""The datasets page and the page of one dataset."""
+"""Pages: the list of datasets, and a single dataset."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def show_datasets(
 
 @router.get("/{dataset_id}")
 def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
-    """Show a dataset: progress, errors, or lengths and examples."""
+    """Show a dataset: validation progress, errors, or lengths and examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     shown: dict[str, Any] = {
         "dataset": dataset,
@@ -140,7 +140,7 @@ def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
 def _for_bases(
     dataset_id: UUID, caller: Caller, backend: Backend
 ) -> tuple[DatasetAnswer, list[BaseView], str]:
-    """Return a ready dataset, its lengths, and the reference of its examples.
+    """Return a ready dataset, its lengths for each base model, and the reference of its examples.
 
     Raises NotFound and WrongState.
     """
@@ -163,7 +163,7 @@ def _asked(backend: Backend, base: BaseView, ref: str, first: int) -> PreviewReq
 
 
 def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:
-    """Return the named base model, otherwise a counted one, otherwise any that accepts it."""
+    """Return the named base model. By default, prefer one that accepts the dataset."""
     named = [base for base in bases if base.name == name]
     best = sorted(bases, key=lambda base: (base.refusal is not None, base.lengths is None))
     return next(iter(named or best), None)

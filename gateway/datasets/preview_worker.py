@@ -1,7 +1,7 @@
 """A process that renders and tokenizes examples for the pages, one request at a time.
 
-Each line of standard input is a request, and gets one line of output. A request has a CPU limit,
-and the process a memory limit. The process ends after a request that reaches the memory limit.
+Each line of standard input is a request, and the process writes one line of output for it. Every
+request has a CPU limit. A request that reaches the memory limit ends the process.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from infrastructure.limited_process import CpuTimeExceeded, Limits, confine, cpu
 from infrastructure.template_rendering import ChatRefused
 
 KEPT_TOKENIZERS = 2
-"""Number of cached tokenizers. A large one takes a hundred megabytes."""
+"""Number of cached tokenizers. A large one takes about 100 MB."""
 
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=60, memory_mib=1024)
-"""CPU seconds in the life of a process, and wall-clock seconds of a request."""
+"""Limits: CPU seconds of a process, and wall-clock seconds of a request."""
 
 REQUEST_CPU_SECONDS = 5
 
@@ -45,7 +45,7 @@ class PreviewRequest(BaseModel):
 
 
 class Preview(BaseModel):
-    """The examples, or the reason why they are not shown."""
+    """The rendered examples, or the reason why they are not shown."""
 
     conversations: list[ShownConversation] = []
     problem: str | None = None

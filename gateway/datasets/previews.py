@@ -1,4 +1,4 @@
-"""Examples for the pages, rendered by worker processes so that the gateway does not block."""
+"""Example previews, rendered by worker processes so that the gateway does not block."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from infrastructure.limited_process import die_with_parent, minimal_environment
 WORKER = "gateway.datasets.preview_worker"
 WORKERS = 2
 MOST_OF_ACCOUNT = 4
-"""Maximum number of an account's requests in the queue. One of them runs at once."""
+"""Maximum number of an account's requests in the queue. One of them runs at a time."""
 
 ANSWER_BYTES = 16 * 1024**2
 STORE_SECRETS = ("AWS_", "AZURE_", "GOOGLE_")
-"""Prefixes of the environment variables of object stores."""
+"""Prefixes of environment variables with object store credentials."""
 
 log = logging.getLogger("gateway")
 
@@ -36,7 +36,7 @@ class _Worker:
         self._process: asyncio.subprocess.Process | None = None
 
     async def ask(self, request: PreviewRequest) -> Preview:
-        """Return the response of the process. A failed process is replaced for the next request."""
+        """Return the response of the process. If it fails, the next request starts another one."""
         try:
             line = await asyncio.wait_for(self._answer(request), LIMITS.wall_seconds)
         except TimeoutError:
@@ -51,7 +51,7 @@ class _Worker:
         return Preview.model_validate_json(line)
 
     async def end(self) -> None:
-        """End the process, if there is one."""
+        """Stop the process, if it is running."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()
@@ -79,11 +79,11 @@ class _Worker:
 
 
 class Previews:
-    """A bounded number of processes. Accounts take turns."""
+    """A pool of worker processes that schedules accounts in turn."""
 
     def __init__(self) -> None:
         self._workers = [_Worker() for _ in range(WORKERS)]
-        # The last used worker has the tokenizer. A second process starts only if it is busy.
+        # The last used worker has the tokenizer. Another process starts only if that one is busy.
         self._idle = asyncio.LifoQueue[_Worker]()
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -108,13 +108,13 @@ class Previews:
                 del self._asked[account_id], self._turns[account_id]
 
     async def close(self) -> None:
-        """End all processes."""
+        """Stop all processes."""
         await asyncio.gather(*(worker.end() for worker in self._workers))
 
 
 @asynccontextmanager
 async def open_previews() -> AsyncGenerator[Previews]:
-    """Open the worker processes, and end them at the end."""
+    """Open the pool of worker processes, and stop them on exit."""
     previews = Previews()
     try:
         yield previews
@@ -123,7 +123,7 @@ async def open_previews() -> AsyncGenerator[Previews]:
 
 
 async def previews_of(request: Request) -> Previews:
-    """Return the worker processes of the application that serves this request."""
+    """Return the worker pool of the application that serves this request."""
     return request.app.state.previews
 
 

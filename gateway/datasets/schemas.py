@@ -20,7 +20,7 @@ class Progress(Answer):
 
 
 class TokenCount(Answer):
-    """Tokens of a dataset and of its longest example, for one base model."""
+    """Token counts of a dataset and of its longest example, for one base model."""
 
     base_model: str
     tokens: int
@@ -57,9 +57,9 @@ class DatasetAnswer(Answer):
 
 
 class Excerpt(Answer):
-    """Part of a line. The error is in `text[start:end]`, if `end` is greater than `start`.
+    """Part of a line. If `end` is greater than `start`, the error is in `text[start:end]`.
 
-    Visible symbols replace invisible characters, one for one.
+    Each invisible character is replaced by one visible symbol.
     """
 
     text: str
@@ -70,7 +70,7 @@ class Excerpt(Answer):
 
 
 class LineProblem(Answer):
-    """An error. `line` counts from 1, or is null for an error of the whole file."""
+    """A validation error. `line` counts from 1. It is null for an error of the whole file."""
 
     line: int | None
     code: str
@@ -79,7 +79,7 @@ class LineProblem(Answer):
 
 
 class Notice(Answer):
-    """A warning, the number of lines that it applies to, and the first of them."""
+    """A warning, the number of affected lines, and the first of them."""
 
     code: str
     message: str
@@ -88,7 +88,7 @@ class Notice(Answer):
 
 
 class ValidationReport(Answer):
-    """Result of a validation: at most one error per line, and only the first 100 errors."""
+    """Result of a validation. It has at most one error per line and 100 errors in total."""
 
     status: DatasetStatus
     examples: int

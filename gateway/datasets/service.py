@@ -59,7 +59,7 @@ def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 
 
 def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
-    """Return the schema of a dataset's row."""
+    """Return the schema for a dataset's row."""
     with backend.pool.connection() as connection:
         return _answers(connection, [row])[0]
 
@@ -96,7 +96,7 @@ def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationR
 
 
 def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
-    """Return a dataset whose normalised examples are stored. Raises NotFound and WrongState."""
+    """Return a dataset with stored normalised examples. Raises NotFound and WrongState."""
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:
@@ -120,7 +120,7 @@ def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
 
 
 def obstacle_of(row: Mapping[str, Any]) -> str | None:
-    """Return why no job can train on the dataset of a row alone, or None."""
+    """Return the reason why no job can train on this dataset by itself, or None."""
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
         return None
     facts = ("examples", "duplicates", "tool_lines", "tools_ignored")
@@ -129,7 +129,7 @@ def obstacle_of(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class BaseView:
-    """A base model and the lengths of a dataset. They are None while unknown or refused."""
+    """A base model and a dataset's lengths for it, None if not yet counted or refused."""
 
     name: str
     ref: str
@@ -161,7 +161,7 @@ def _base_view(dataset: Dataset, row: dict[str, Any]) -> BaseView:
 
 
 def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | None:
-    """Return a stored report, or None if it was deleted before the read models knew."""
+    """Return a stored report, or None if it was deleted and the read models lag behind."""
     try:
         return ValidationReport.model_validate_json(artifacts.get(report_ref))
     except FileNotFoundError:

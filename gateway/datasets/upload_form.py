@@ -1,4 +1,4 @@
-"""The multipart form of an upload under /v1, read as a stream."""
+"""Streaming parser of the multipart form of a /v1 upload."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ FORM_SCHEMA: dict[str, Any] = {
         }
     },
 }
-"""Request body in the OpenAPI document. No model reads it, because it is streamed."""
+"""Request body in the OpenAPI document. No Pydantic model parses it, because it is streamed."""
 
 
 @dataclass
 class Upload:
-    """The received part of a form."""
+    """The part of a form that has been received."""
 
     ref: str
     filename: str | None = None
@@ -73,17 +73,17 @@ class Upload:
 
     @property
     def upload_options(self) -> UploadOptions:
-        """Options of the dataset."""
+        """Upload options of the dataset."""
         return UploadOptions(**self.options)
 
     def require_purpose(self) -> None:
-        """Raise Invalid for another purpose than fine-tuning."""
+        """Raise Invalid if the purpose is not fine-tuning."""
         if self.purpose != FINE_TUNE:
             raise Invalid(f"Unknown purpose {self.purpose!r}. Send {FINE_TUNE!r}.", field="purpose")
 
 
 async def receive_upload(request: Request, backend: Backend, caller: Caller) -> Upload:
-    """Store the file of a form. Nothing is kept if this raises.
+    """Store the file of a form. Delete it on any error.
 
     Raises Invalid, TooLarge, NoDiskSpace, RateLimited and QuotaExceeded.
     """

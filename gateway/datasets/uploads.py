@@ -28,8 +28,8 @@ NATIVE_PATH, OPENAI_PATH = "/api/datasets", "/v1/files"
 def upload_ref(caller: Caller) -> str:
     """Return the reference of this request's file.
 
-    It is unique, so that of two requests with one Idempotency-Key, the one that fails does not
-    delete the file of the other.
+    It is unique per request. If two requests share an Idempotency-Key, the one that fails must not
+    delete the other's file.
     """
     return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
 
@@ -79,14 +79,14 @@ def record_upload(
     file: StoredFile,
     options: UploadOptions,
 ) -> Mapping[str, Any]:
-    """Create a dataset from a stored file, and return its row. Its validation starts.
+    """Create a dataset from a stored file, start its validation, and return its row.
 
-    A repeat with the same id returns the existing dataset. If this raises DomainError, or the
-    database does not know the dataset, the file is deleted.
+    Repeating the call with the same ID returns the existing dataset. The file is deleted if this
+    raises DomainError, or if the dataset is not in the database.
     """
     with dropped_on(Exception, backend, file.ref):
         backend.log.find(Dataset, dataset_id)
-    # An error other than a refusal may follow a successful commit, whose file must stay.
+    # Any other error may occur after a successful commit, so the file must stay.
     with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
         dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
     if dataset.upload_ref != file.ref:

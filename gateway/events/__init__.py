@@ -1,1 +1,1 @@
-"""The event log as clients see it."""
+"""The public view of the event log."""

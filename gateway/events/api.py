@@ -1,7 +1,7 @@
 """Events after a sequence number, as pages of JSON or over a WebSocket.
 
-`/api/events/stream` is a WebSocket: first the missed events, then new ones, one event a message.
-OpenAPI cannot describe it, so the description of `GET /api/events` does.
+`/api/events/stream` is a WebSocket. It sends missed events first, then new ones, one per message.
+OpenAPI cannot describe WebSockets, so the description of `GET /api/events` documents it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from projections.account_events import Interest
 
 STREAM_EVENTS = 100
 SENT_AT_ONCE = 10
-"""Messages to one client before the others have their turn."""
+"""Messages sent to one client before it yields to other clients."""
 
 SUBPROTOCOL, KEY_SUBPROTOCOL = "ecolink.events", "ecolink.key."
 """Subprotocols that a browser offers: the protocol, and a prefix of its API key. A browser cannot
@@ -54,16 +54,16 @@ async def list_events(
     feed: Annotated[EventFeed, Depends(feed_of)],
     asked: Annotated[PageAsked, Query()],
 ) -> EventPage:
-    """List your account's events after a sequence, in the order of the log.
+    """List your account's events after a sequence number, in log order.
 
-    The next page begins after `next_after`. No event is missed, and none comes twice.
+    To get the next page, pass `next_after` as `after`. Pages neither skip nor repeat events.
 
-    `/api/events/stream?after=N` sends events over a WebSocket as they happen, with the same
-    parameters `job` and `all_accounts`. Each message is one event; missed events come first. Send
-    the API key as a Bearer header. A browser sends it as the subprotocol `ecolink.key.eco_...`
-    beside `ecolink.events`. A refused socket closes with 4000 plus the HTTP status (4401, 4403,
-    4404, 4422, 4429). A client that is too slow gets 4408. The reason gives the sequence to
-    continue after.
+    `/api/events/stream?after=N` sends events over a WebSocket as they happen. It also accepts `job`
+    and `all_accounts`. Each message is one event. Events since `after` come first. Send the API key
+    as a Bearer token. Browsers send it as the subprotocol `ecolink.key.eco_...`, in addition to
+    `ecolink.events`. A rejected WebSocket closes with code 4000 plus the HTTP status (4401, 4403,
+    4404, 4422 or 4429). A client that reads too slowly gets 4408. Its close reason has the sequence
+    number to resume from.
     """
     interest = await run_in_threadpool(interest_of, backend, caller, asked)
     return await next_events(feed, caller, interest, asked)
@@ -83,7 +83,7 @@ async def stream_events(websocket: WebSocket) -> None:
             feed.backend.quotas.slots.hold("sockets", caller.account_id),
             feed.follow(interest, asked.after, caller.key_id) as follower,
         ):
-            # The feed reports later revocations. An earlier one would go unnoticed.
+            # The feed reports only revocations from now on, so check for earlier ones.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await while_connected(websocket, _send(websocket, feed, follower))
     except ValidationError as error:
@@ -111,7 +111,7 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
             raise Unauthenticated("This API key was revoked.")
         for number, told in enumerate(page.events):
             if number % SENT_AT_ONCE == 0:
-                await asyncio.sleep(0)  # sending does not yield while the socket has room
+                await asyncio.sleep(0)  # sending does not yield while the socket buffer has room
             if not await sent_in_time(websocket, told.text, f"continue with after={sent}"):
                 return
             sent = told.sequence

@@ -1,7 +1,7 @@
-"""The feed of the log's newest events, which all clients of this gateway share.
+"""The feed of the newest events, which all clients of this gateway share.
 
-One task follows the log and keeps its last events. A client is only a position in the log, so
-nothing is queued per client. A client behind the kept events reads the log from its index.
+One task follows the log and keeps its last events in memory. A client is only a position in the
+log, so nothing is queued per client. A client that is further behind reads the log by its index.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 READERS = 2
-"""Clients that read the log at a time, so that many new clients do not take all threads and
-connections."""
+"""Maximum number of clients that read the log concurrently, so that many new clients do not take
+all threads and connections."""
 
 SCANNED_EVENTS = 10_000
-"""Events that one read scans beyond the index, if the projector is behind."""
+"""Maximum number of events that one read scans beyond the index, if the projector lags."""
 
 
 class FeedEvent:
@@ -53,7 +53,7 @@ class FeedEvent:
 
     @property
     def model(self) -> str | None:
-        """The model that a deployment's event is about."""
+        """Model name of a deployment event, otherwise None."""
         return self.deployment and self.deployment.model
 
     @cached_property
@@ -68,7 +68,7 @@ class FeedEvent:
 
 
 class Page(NamedTuple):
-    """Events after a position. `position` is the start of the next page."""
+    """Events after a position. The next page starts after `position`."""
 
     events: Sequence[FeedEvent]
     has_more: bool
@@ -76,14 +76,14 @@ class Page(NamedTuple):
 
 
 class Listener(Protocol):
-    """Receives the events that the feed reads from the log."""
+    """A listener for the events that the feed reads from the log."""
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Take the next events of the log, and the keys that they revoke."""
+        """Handle the next events of the log, and the keys that they revoke."""
         ...
 
     def wake(self) -> None:
-        """Note that the feed is closed."""
+        """Handle the closing of the feed."""
         ...
 
 
@@ -97,21 +97,21 @@ class Follower:
         self.revoked = False
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Wake up for an event of interest, or if the client's key was revoked."""
+        """Wake the client for an event of interest, or if its key was revoked."""
         self.revoked = self.revoked or self._key_id in revoked_keys
         includes = self._interest.includes
         if self.revoked or any(includes(told.account_id, told.job_id) for told in batch):
             self._news.set()
 
     def wake(self) -> None:
-        """End a wait."""
+        """Wake the client."""
         self._news.set()
 
     async def next_page(self, limit: int, wait_seconds: float | None) -> Page:
-        """Return the events after the position, and move the position behind them.
+        """Return the events after the position, and advance the position.
 
-        Waits for the first event, without limit if `wait_seconds` is None. The page is empty if the
-        time is over, the key was revoked, or the feed is closed.
+        If there are none, wait for the first event, indefinitely if `wait_seconds` is None. The
+        page is empty on timeout, if the key was revoked, or if the feed is closed.
         """
         loop = asyncio.get_running_loop()
         deadline = None if wait_seconds is None else loop.time() + wait_seconds
@@ -136,11 +136,11 @@ class EventFeed:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.floor = sys.maxsize
-        """All events with a higher sequence, up to `position`, are kept."""
+        """The feed keeps all events with a higher sequence, up to `position`."""
         self.position = 0
         self.closed = False
         self.follows = asyncio.Event()
-        """Set once the feed has found its position in the log."""
+        """Set when the feed has found its initial position in the log."""
         self._kept: list[FeedEvent] = []
         self._last: Notification | None = None
         self._listeners: set[Listener] = set()
@@ -149,14 +149,14 @@ class EventFeed:
 
     @contextmanager
     def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
-        """Follow the log after a sequence."""
+        """Add a client that follows the log after a sequence."""
         follower = Follower(self, interest, after, key_id)
         with self.tells(follower):
             yield follower
 
     @contextmanager
     def tells(self, listener: Listener) -> Generator[None]:
-        """Pass each new event to a listener."""
+        """Register a listener for new events."""
         self._listeners.add(listener)
         try:
             yield
@@ -164,7 +164,7 @@ class EventFeed:
             self._listeners.discard(listener)
 
     async def page(self, interest: Interest, after: int, limit: int) -> Page:
-        """Return events after a sequence, from the kept events if they reach back so far."""
+        """Return events after a sequence, from memory if the feed still keeps them."""
         if after >= self.floor:
             return self.recent(interest, after, limit)
         async with self._reading:
@@ -183,7 +183,7 @@ class EventFeed:
         return Page(found, False, max(after, self.position))
 
     def close(self) -> None:
-        """End all waits, because the gateway is stopping."""
+        """Wake all listeners, because the gateway is stopping."""
         self.closed = True
         for listener in self._listeners:
             listener.wake()
@@ -207,7 +207,7 @@ class EventFeed:
     async def _follow(self) -> None:
         url = self.backend.settings.database_url
         assert url is not None
-        # LISTEN first, so that no event is missed. The poll covers lost notifications.
+        # LISTEN first, so that no event is missed. Polling covers lost notifications.
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             if self.floor == sys.maxsize:
@@ -236,12 +236,12 @@ class EventFeed:
             for listener in list(self._listeners):
                 try:
                     listener.tell(batch, revoked_keys)
-                except Exception:  # must not keep the event from the others
+                except Exception:  # the other listeners must still get the event
                     self._logger.exception("a listener failed to take events")
 
 
 def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
-    """Read a page of the log: by the index as far as it goes, then by scanning each event."""
+    """Read a page of the log by its index, then scan events that are not yet indexed."""
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
@@ -264,9 +264,9 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
 
 
 def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[Notification]:
-    """Return the events after the last one.
+    """Return the events after the last one. Raises LogReplaced.
 
-    The query reads the last event again, because a restore may have removed it. Raises LogReplaced.
+    The query includes the last event again, because restoring a backup may have removed it.
     """
     if last is None:
         return log.recorder.select_notifications(

@@ -1,4 +1,4 @@
-"""Schemas of each event's fields, for the OpenAPI document."""
+"""Schemas of the fields of every event, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 
 def event_schemas() -> dict[str, Schema]:
-    """Return the schema of the fields of each event by its topic. Each has its own `$defs`."""
+    """Return the schema of each event's fields by topic. Each schema has its own `$defs`."""
     found = {kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()}
     return {topic: _schema(topic, found[topic]) for topic in sorted(found)}
 
@@ -28,7 +28,7 @@ def add_event_schemas(components: dict[str, Schema]) -> None:
 
 
 def component(topic: str) -> str:
-    """Return the name of the schema of an event's fields."""
+    """Return the component name of an event's schema."""
     return f"{topic}Fields"
 
 

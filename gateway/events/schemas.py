@@ -1,4 +1,4 @@
-"""Schemas of events: their place in the log and their public fields."""
+"""Schemas of events: their position in the log and their public fields."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SECRET = frozenset({"sha256"})
 """Fields of API keys that identify a key."""
 
 INTERNAL = frozenset({"host"})
-"""Fields of pods that name the operator's machines."""
+"""Fields of pods that identify the operator's machines."""
 
 
 def hidden_fields(kind: type[Event]) -> frozenset[str]:
-    """Return the names of the fields that an event does not show."""
+    """Return the names of an event's hidden fields."""
     if issubclass(kind, ApiKey.Event):
         return ENVELOPE | SECRET
     return ENVELOPE | INTERNAL if issubclass(kind, events.PodStarted) else ENVELOPE
@@ -63,7 +63,7 @@ class EventAnswer(Answer):
 
     @classmethod
     def of(cls, recorded: Recorded, job_id: UUID | None) -> EventAnswer:
-        """Return the schema of an event of the log about a job."""
+        """Return the schema of a log event about a job."""
         event = recorded.event
         return cls(
             sequence=recorded.id,
@@ -77,7 +77,7 @@ class EventAnswer(Answer):
 
 
 class EventPage(Answer):
-    """Events in the order of the log, and the start of the next page."""
+    """A page of events in log order, and the start of the next page."""
 
     data: list[EventAnswer]
     has_more: bool = Field(description="True if more events exist now.")

@@ -33,7 +33,7 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> Interes
 async def next_events(
     feed: EventFeed, caller: Caller, interest: Interest, asked: PageAsked
 ) -> EventPage:
-    """Return a page of events. If it is empty, wait for the first event as long as asked."""
+    """Return a page of events. If there are none, wait up to the requested time for one."""
     backend = feed.backend
     page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
     if asked.wait and not page.events and not page.has_more:
@@ -46,7 +46,7 @@ async def next_events(
 
 
 def read_events(backend: Backend, caller: Caller, asked: PageAsked) -> Page:
-    """Return a page of events at once. It raises the errors of `interest_of`."""
+    """Return a page of events without waiting. Raises the errors of `interest_of`."""
     return read_log(backend, interest_of(backend, caller, asked), asked.after, asked.limit)
 
 

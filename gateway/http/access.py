@@ -41,8 +41,8 @@ class Caller:
         """Return the cause of the events of this request.
 
         The request ID is also the command ID. It distinguishes a retry after a lost acknowledgement
-        from another request with the same Idempotency-Key. It also leads from an event to the log
-        of the process.
+        from another request with the same Idempotency-Key. It also links an event to the process
+        log.
         """
         return Cause(
             actor=f"account:{self.account_id}",
@@ -58,9 +58,9 @@ def caller(
     session: SessionOf,
     csrf_token: Annotated[str | None, Depends(csrf_token_shown)],
 ) -> Caller:
-    """Return the caller named by the API key or by the browser's session.
+    """Return the caller that the API key or the browser session identifies.
 
-    Every call checks the key in the event log. Revoking a key takes effect at once and ends its
+    Every call checks the key in the event log. Revoking a key takes effect immediately and ends its
     sessions. Raises Unauthenticated, Forbidden and RateLimited.
     """
     request_id = request.state.request_id
@@ -94,7 +94,7 @@ def holder_shown(
 
 @contextmanager
 def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
-    """Count an Unauthenticated raised by the block as a refused secret."""
+    """Count a wrong secret if the block raises Unauthenticated."""
     lockout: Lockout = connection.app.state.lockout
     address = client_address(connection)
     lockout.require_open(address, secret)
@@ -128,7 +128,7 @@ CallerOf = Annotated[Caller, Depends(caller)]
 
 
 def operator(caller: CallerOf) -> Caller:
-    """Return the caller if it is an operator. Raises Forbidden."""
+    """Return the caller, which must be an operator. Raises Forbidden."""
     if caller.role is not Role.OPERATOR:
         raise Forbidden("Only an operator can do this. Use the API key of an operator.")
     return caller

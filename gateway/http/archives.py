@@ -1,4 +1,4 @@
-"""Zip archives of stored files, created during the download."""
+"""Zip archives of stored files, created on the fly during the download."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from infrastructure.artifacts import Artifacts
 MEDIA_TYPE = "application/zip"
 
 MODIFIED_AT = (1980, 1, 1, 0, 0, 0)
-"""The oldest time that a zip file can store. A fixed time makes archives reproducible."""
+"""Oldest time that the zip format can store. A fixed time makes archives reproducible."""
 
 
 class Outgoing(io.RawIOBase):
-    """Written bytes that are not sent yet. It cannot seek, so ZipFile never rewrites."""
+    """A buffer of written bytes not yet sent. It is unseekable, so ZipFile never rewrites."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -33,7 +33,7 @@ class Outgoing(io.RawIOBase):
         return view.nbytes
 
     def take(self) -> bytes:
-        """Return the bytes and clear them."""
+        """Return the buffered bytes and clear the buffer."""
         taken = bytes(self._written)
         self._written.clear()
         return taken
@@ -47,7 +47,7 @@ class Archive:
     files: Sequence[tuple[str, str]]
 
     def response(self, artifacts: Artifacts) -> Response:
-        """Return the download of the archive."""
+        """Return a response that streams the archive."""
         return StreamingResponse(
             self.chunks(artifacts),
             headers={
@@ -58,9 +58,9 @@ class Archive:
         )
 
     def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:
-        """Yield the archive.
+        """Yield the archive in chunks. Raises FileNotFoundError.
 
-        It is not compressed, because compression barely shrinks weights. Raises FileNotFoundError.
+        It is not compressed, because compression barely shrinks model weights.
         """
         outgoing = Outgoing()
         with ZipFile(outgoing, "w", ZIP_STORED) as zipped:

@@ -20,7 +20,7 @@ from infrastructure.artifacts import Artifacts
 OCTETS, JSON_LINES = "application/octet-stream", "application/jsonl"
 
 ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})[ \t]*")
-"""A single range. A request for several ranges gets the whole file, as RFC 9110 allows."""
+"""Pattern of a single range. Several ranges get the whole file, as RFC 9110 allows."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def download(
 
 
 def span(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the byte range (start, stop) of a Range header, without `stop` itself.
+    """Return the half-open byte range [start, stop) of a Range header.
 
-    None means the whole file, also for an invalid header. Raises HTTPException (416).
+    Return None for the whole file or an invalid header. Raises HTTPException (416).
     """
     match = ONE_RANGE.fullmatch(header or "")
     if match is None:
@@ -138,6 +138,6 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Return True if an If-None-Match header contains the ETag, also as a weak one."""
+    """Return True if an If-None-Match header matches the ETag by weak comparison."""
     named = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return etag in named or "*" in named

@@ -1,4 +1,4 @@
-"""The table from errors to HTTP statuses, and the schema of an error response."""
+"""The mapping of errors to HTTP statuses, and the schema of an error response."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ HEADERS: dict[HTTPStatus, dict[str, str]] = {
 
 
 class FieldProblem(BaseModel):
-    """A problem of one field of a form."""
+    """A validation error of one field."""
 
     field: str = Field(examples=["hyperparameters.lora_r"])
     message: str = Field(examples=["Input should be greater than or equal to 1"])
 
 
 class Problem(BaseModel):
-    """The reason for a refusal: a stable code and a sentence for a person."""
+    """The reason for an error response: a stable code and a human-readable sentence."""
 
     code: str = Field(examples=["invalid"])
     message: str
@@ -187,12 +187,12 @@ WHY: dict[int, str] = {
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for these error statuses."""
+    """Return the OpenAPI responses for some error statuses."""
     return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
 
 
 Shape = Callable[[Request, int, Problem, Mapping[str, str]], Response]
-"""Creates the error response from a request, a status, a problem and more headers."""
+"""A function that creates an error response from request, status, problem and headers."""
 
 
 def answer(
@@ -205,7 +205,7 @@ def answer(
 
 
 class Errors:
-    """Exception handlers. The path of a request selects the shape of its error response."""
+    """Exception handlers. The path of a request selects the format of its error response."""
 
     def __init__(
         self,
@@ -213,14 +213,14 @@ class Errors:
         otherwise: Shape,
         recognise: Callable[[Request], None],
     ) -> None:
-        """Set the shapes by the first segment of the path, and the shape of all other paths.
+        """Set the format for each first path segment, and the format of all other paths.
 
         `recognise` identifies the signed-in user of a request that matches no route.
         """
         self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
 
     def install(self, app: FastAPI) -> None:
-        """Register the handlers with the application."""
+        """Register the exception handlers with the application."""
         app.add_exception_handler(DomainError, self.refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
@@ -234,7 +234,7 @@ class Errors:
         problem: Problem,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Return the response for a problem of a request."""
+        """Return the error response for a problem."""
         return self._shape_of(request)(
             request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
         )
@@ -291,7 +291,7 @@ def status_of(error: DomainError) -> HTTPStatus:
 
 
 def retry_after(error: DomainError) -> int | None:
-    """Return the seconds until a retry can succeed, or None if a retry is useless."""
+    """Return the seconds until a retry can succeed, or None if it cannot."""
     match error:
         case NotServing():
             return LOADING_SECONDS

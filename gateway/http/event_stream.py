@@ -1,4 +1,4 @@
-"""Server-sent events for clients that disconnect, wait long or stop reading."""
+"""Server-sent events that handle disconnects, long waits and clients that stop reading."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 SEND_SECONDS = 10.0
-"""Time that a client has to accept an event before the gateway closes the stream."""
+"""Timeout for sending an event, after which the gateway closes the stream."""
 
 PING_SECONDS = 15.0
-"""Interval of comments that keep the connection open. Proxies close silent ones after a minute."""
+"""Interval of keep-alive comments. Proxies close idle connections after about a minute."""
 
 PING = "ping"
 
 
 class EventStream(EventSourceResponse):
-    """A stream of events. It calls `close` at its end, also after an error."""
+    """A response that streams events. It always calls `close` when it ends, even after an error."""
 
     def __init__(self, data: AsyncIterator[str], close: Callable[[], Awaitable[None]]) -> None:
         self._close = close

@@ -1,4 +1,4 @@
-"""Problems of the fields of a request, under the names that the client sent."""
+"""Validation errors of a request's fields, with the names that the client sent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Location = Sequence[int | str]
 SHOWN_CHARACTERS = 60
 EXAMPLE_ID = "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"
 OUGHT = "Input should be "
-"""The beginning of most pydantic messages."""
+"""Common prefix of Pydantic's messages."""
 
 
 def refused_fields(error: RequestValidationError) -> dict[str, str]:
-    """Return the problem of each invalid field. A field with alternatives can have several."""
+    """Return the error of each invalid field. A field with a union type can have several."""
     told: dict[str, list[str]] = {}
     for problem in error.errors():
         name = field_name(_sent(problem["loc"], error.body))
@@ -25,7 +25,7 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
 
 
 def _message(problem: Mapping[str, Any]) -> str:
-    """Return pydantic's message for a field. For an invalid ID, show an example."""
+    """Return Pydantic's message for a field. For an invalid ID, include an example."""
     if problem.get("type") == "uuid_parsing" and isinstance(problem["input"], str):
         return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
     return problem["msg"]
@@ -37,7 +37,7 @@ def field_name(location: Location) -> str:
 
 
 def _sent(location: Location, body: Any) -> Location:
-    """Return a location without the names of union members, which pydantic adds."""
+    """Return a location without the names of union members that Pydantic adds."""
     if location[0] != "body" or not isinstance(body, dict | list):
         return location
     sent, there = [location[0]], body

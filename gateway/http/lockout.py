@@ -1,7 +1,7 @@
 """Lockouts of client addresses that send wrong keys. The duration doubles each time.
 
-Keys have too many bits to be guessed. Lockouts save the gateway's time and leave a trace for the
-operator.
+Keys have too many bits to be guessed. Lockouts limit the load on the gateway and record attempts
+for the operator.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ MOST_ADDRESSES = 10_000
 MOST_SECONDS = 900
 KEPT_SECRETS = 256
 REPEATS = 100
-"""Repeats of one wrong key that cause a security event, because a program may still use it."""
+"""Attempts with the same wrong key that cause a security event. A program may still use it."""
 
 Record = Callable[[str, str, str], None]
-"""Stores a security event: its kind, the client's address, and a sentence."""
+"""Callback that stores a security event: its kind, the client's address, and a sentence."""
 
 
 @dataclass
 class Behaviour:
-    """Wrong secrets sent from an address."""
+    """Valid and wrong secrets sent from an address."""
 
     wrong: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """Number of attempts with each wrong secret, by its hash."""
+    """Number of attempts by hash of the wrong secret."""
     right: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     count: float = 0.0
     """Number of different wrong secrets. It decreases with time."""
@@ -43,7 +43,7 @@ class Behaviour:
 
 
 class Lockout:
-    """Count of refused credentials by client address. Thread-safe."""
+    """Lockouts by client address. Thread-safe."""
 
     def __init__(
         self, limits: Limits, record: Record, clock: Callable[[], float] = time.monotonic
@@ -68,7 +68,7 @@ class Lockout:
             )
 
     def refused(self, address: str, secret: str) -> None:
-        """Record a wrong secret. Repeats of the same secret do not cause a lockout."""
+        """Record a wrong secret. Repeating the same secret does not cause a lockout."""
         now, network, sha = self._clock(), network_of(address), _hash(secret)
         event: tuple[str, str] | None = None
         with self._lock:

@@ -1,4 +1,4 @@
-"""Streaming reader of multipart forms (RFC 7578). No file is held in memory."""
+"""Streaming parser of multipart forms (RFC 7578). It holds no file in memory."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ Event = Headers | bytes | Literal["end of part", "end of form"]
 
 
 class Events:
-    """Parser events not yet consumed, at most those of one chunk."""
+    """Unconsumed parser events, at most those of one chunk."""
 
     def __init__(self, boundary: bytes) -> None:
-        """Raises FormParserError for an invalid boundary."""
+        """Create the parser. Raises FormParserError for an invalid boundary."""
         self.found: deque[Event] = deque()
         self._headers = Headers()
         callbacks: MultipartCallbacks = {
@@ -98,7 +98,7 @@ class Form:
     """The parts of a multipart body. All methods raise Invalid for a malformed body."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
-        """Raises Invalid for another content type."""
+        """Read the content type. Raises Invalid if it is not a multipart form."""
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
@@ -130,7 +130,7 @@ class Form:
             yield chunk
 
     async def _next(self) -> Event:
-        """Return the next parser event, and read as much of the body as needed."""
+        """Return the next parser event. Read more of the body if needed."""
         while not self._events.found:
             chunk = await anext(self._body, None)
             if chunk is None:
@@ -143,5 +143,5 @@ class Form:
 
 
 def _text(sent: bytes) -> str:
-    """Decode a name. WHATWG HTML (multipart/form-data encoding) defines these escapes."""
+    """Decode a field or file name. WHATWG HTML (multipart/form-data) defines the escapes."""
     return sent.decode(errors="replace").replace("%22", '"')

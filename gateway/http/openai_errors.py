@@ -20,10 +20,10 @@ TYPES: dict[int, str] = {
     HTTPStatus.CONFLICT: "conflict_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
 }
-"""Types of the statuses that are neither `invalid_request_error` nor a server error."""
+"""Error types of statuses that are neither `invalid_request_error` nor a server error."""
 
 PASSING = frozenset({VersionConflict.code})
-"""Codes of short conflicts. Clients must not retry any other conflict."""
+"""Codes of short-lived conflicts. Clients must not retry any other conflict."""
 
 
 class OpenAIError(BaseModel):
@@ -33,7 +33,7 @@ class OpenAIError(BaseModel):
     type: str
     param: str | None
     code: str | None
-    # The numbers in the message. OpenAI's API has no such field.
+    # The numbers that the message contains. OpenAI's API has no such field.
     figures: dict[str, JsonValue] | None = None
 
 
@@ -76,7 +76,7 @@ def _parameter(problem: Problem) -> str | None:
 
 
 def _message(problem: Problem) -> str:
-    """Return one message. For several problems, it lists each with its field."""
+    """Return one message. If there are several problems, list each with its field."""
     if not problem.fields:
         return problem.message
     named = [(parameter(each.field), each.message) for each in problem.fields]

@@ -27,10 +27,10 @@ def fingerprint(path: str, content: JsonValue) -> str:
 def command_key(
     backend: Backend, caller: Caller, key: str | None, retries: int, request_sha256: str
 ) -> str:
-    """Return the key that makes equal commands one.
+    """Return the idempotency key of a command.
 
-    Two equal requests without a key are two commands. If the client marks the second as a retry, it
-    gets the key of the first. This also holds if the first did not arrive or is still running.
+    Without a key, two equal requests are two commands. If the client marks the second as a retry,
+    it gets the key of the first, even if the first did not arrive or is still in progress.
     """
     if key is not None:
         return key

@@ -32,9 +32,9 @@ def page_from(
     limit: int,
     show: Callable[[Sequence[R]], list[T]],
 ) -> Page[T]:
-    """Return the page of the first objects, without any beyond the limit.
+    """Return a page of at most `limit` objects.
 
-    Pass one object more than the limit, so that the page knows if more follow.
+    Pass one object more than the limit. It determines `has_more`.
     """
     here = things[:limit]
     return Page(

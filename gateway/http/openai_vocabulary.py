@@ -35,8 +35,8 @@ JOB_STATUSES: Mapping[str, str] = MappingProxyType(
         JobStatus.CANCELLED: "cancelled",
     }
 )
-"""OpenAI's status of each job state. A job without a GPU is `queued`. A request has its own
-statuses.
+"""OpenAI's status for each job status. A job without a GPU is `queued`. Job requests have their
+own statuses.
 """
 
 QUEUED_PHASES = frozenset({WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE})
@@ -51,7 +51,7 @@ FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 
 
 def _most(name: str) -> Any:
-    """Return the upper bound of a hyperparameter."""
+    """Return the maximum of a hyperparameter."""
     bounds = Hyperparameters.model_fields[name].metadata
     return next(bound.le for bound in bounds if isinstance(bound, Le))
 
@@ -64,7 +64,7 @@ SIGNIFICANT_DIGITS = 12
 
 
 def job_status(row: Mapping[str, Any]) -> str:
-    """Return the status of a job's row."""
+    """Return OpenAI's status of a job's row."""
     known = JOB_STATUSES[row["status"]]
     return "queued" if known == "running" and row["phase"] in QUEUED_PHASES else known
 
@@ -89,13 +89,13 @@ def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
 
 
 def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
-    """Return the number of examples in a step on all GPUs."""
+    """Return the number of examples per optimizer step across all GPUs."""
     micro, often = hyperparameters["micro_batch_size"], hyperparameters["gradient_accumulation"]
     return micro * often * gpu_count
 
 
 def learning_rate(multiplier: float) -> float:
-    """Return the peak learning rate for a multiplier of the default. Raises Invalid."""
+    """Return the peak learning rate for OpenAI's multiplier of the default. Raises Invalid."""
     rate = DEFAULT_LEARNING_RATE * multiplier
     if rate > HIGHEST_LEARNING_RATE:
         most = HIGHEST_LEARNING_RATE / DEFAULT_LEARNING_RATE
@@ -107,13 +107,13 @@ def learning_rate(multiplier: float) -> float:
 
 
 def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
-    """Return the multiplier of a peak learning rate, without rounding noise."""
+    """Return the multiplier for a peak learning rate, without floating-point noise."""
     multiplier = hyperparameters["learning_rate"] / DEFAULT_LEARNING_RATE
     return float(f"{multiplier:.{SIGNIFICANT_DIGITS}g}")
 
 
 def parameter(field: str) -> str:
-    """Return OpenAI's name of a field. Hyperparameters are separate fields in EcoLink."""
+    """Return OpenAI's name for a field. Hyperparameters are separate fields in EcoLink."""
     bare = field.removeprefix("hyperparameters.")
     return FIELDS.get(bare, bare)
 
@@ -124,7 +124,7 @@ def file_name(dataset_id: UUID) -> str:
 
 
 def dataset_of(file_id: str, field: str | None = None) -> UUID:
-    """Return the dataset of a file ID. Raises NotFound."""
+    """Return the dataset ID in a file ID. Raises NotFound."""
     return _uuid_of(FILE_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.", field)
 
 
@@ -134,17 +134,17 @@ def result_name(job_id: UUID) -> str:
 
 
 def job_of_result(file_id: str) -> UUID:
-    """Return the job of a metrics file's ID. Raises NotFound."""
+    """Return the job ID in a metrics file's ID. Raises NotFound."""
     return _uuid_of(RESULT_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.")
 
 
 def job_of(name: str) -> UUID:
-    """Return the job of an ID. Raises NotFound."""
+    """Return the UUID in a public job ID. Raises NotFound."""
     return _uuid_of(JOB_PREFIX, name, f"Unknown job {name}. See GET /v1/fine_tuning/jobs.")
 
 
 def organization(account_id: UUID) -> str:
-    """Return the account's ID as an organization."""
+    """Return the organization ID of an account."""
     return f"org-{account_id.hex}"
 
 

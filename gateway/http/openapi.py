@@ -1,4 +1,4 @@
-"""The OpenAPI document, with all statuses of each route."""
+"""The OpenAPI document, including every status that a route can return."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALWAYS = {
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""Error statuses of every operation that needs a key."""
+"""Error statuses of every operation that requires an API key."""
 
 OF_BODIES = {UNREADABLE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
@@ -50,7 +50,7 @@ FURTHER: dict[tuple[str, str], set[HTTPStatus]] = {
     ("delete", "/v1/models/{model}"): {HTTPStatus.FORBIDDEN},
     ("post", "/v1/chat/completions"): {HTTPStatus.NOT_FOUND},
 }
-"""More statuses of single /v1 operations. Native operations declare theirs beside their code."""
+"""Further error statuses of some /v1 operations. Native routes declare their own."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -59,12 +59,12 @@ def operation_id(route: APIRoute) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Make the application serve this document."""
+    """Replace FastAPI's OpenAPI document with this one."""
     app.openapi = partial(document, app)  # type: ignore[method-assign]
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Return the document. It is built once."""
+    """Return the OpenAPI document, which is built once and cached."""
     if app.openapi_schema is None:
         made = get_openapi(
             title=TITLE,
@@ -102,7 +102,7 @@ def _add_schema(made: dict[str, Any], schema: dict[str, Any]) -> None:
 
 
 def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
-    """Add the statuses that no handler returns itself: keys, bodies, parameters, database."""
+    """Add the error statuses of shared code: authentication, body, parameters and database."""
     answers, native = operation["responses"], not path.startswith(V1_PREFIX)
     answers.pop(str(int(UNACCEPTABLE)), None)
     possible = {HTTPStatus(int(status)) for status in answers if int(status) >= UNREADABLE}

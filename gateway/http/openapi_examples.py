@@ -138,7 +138,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def _accepts(schema: Schema, value: Any, components: dict[str, Schema]) -> bool:
-    """Return True if a plain value has a schema's type."""
+    """Return True if a scalar value matches a schema's type."""
     if "$ref" in schema:
         return _accepts(components[schema["$ref"].rpartition("/")[2]], value, components)
     if "enum" in schema:

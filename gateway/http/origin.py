@@ -1,4 +1,4 @@
-"""The gateway's own URL: the operator's setting, otherwise the URL of the request."""
+"""Origin of the gateway and address of its clients. The operator's settings take precedence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.backend import Backend
 
 
 def base_url(connection: HTTPConnection) -> str:
-    """Return scheme, host and port, without a slash at the end."""
+    """Return scheme, host and port, without a trailing slash."""
     return _public(connection) or str(connection.base_url).rstrip("/")
 
 
@@ -20,7 +20,7 @@ def is_secure(connection: HTTPConnection) -> bool:
 
 
 def same_origin(connection: HTTPConnection) -> bool:
-    """Return True for a request from our own pages, or from a program that is no browser."""
+    """Return True for a request from the gateway's own pages or from a non-browser client."""
     origin = connection.headers.get("origin")
     if origin is None:
         return True
@@ -43,17 +43,17 @@ FORWARDING_HEADERS = frozenset({
     "x-client-ip",
     "x-real-ip",
 })  # fmt: skip
-"""Headers that proxies add, besides those with a prefix below."""
+"""Headers that proxies add, in addition to those with a prefix below."""
 
 FORWARDING_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-")
 
 
 def on_this_host(connection: HTTPConnection) -> bool:
-    """Return True for a client on the gateway's host that connects to it directly.
+    """Return True if the client is on the gateway's host and connects directly.
 
-    The peer must be a loopback address. The client must ask for a loopback address and the
-    gateway's own port, which the clients of a TCP relay do not. A relayed client that forges the
-    Host header cannot be distinguished from a local one.
+    The peer address must be loopback. The Host header must name a loopback address and the
+    gateway's own port, which rules out ordinary clients of a TCP relay. A relayed client that
+    forges the Host header cannot be distinguished from a local one.
     """
     if _public(connection) or any(_is_forwarding(name) for name in connection.headers):
         return False

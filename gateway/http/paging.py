@@ -11,13 +11,13 @@ from pydantic import Field
 from gateway.schemas import Answer
 
 MOST_POSITION = 2**63 - 1
-"""Largest position: it is a bigint in the database."""
+"""Largest position. Positions are bigints in the database."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LARGEST_PAGE = 10_000
-"""Maximum number of rows. A long job has a million steps, too many for one response."""
+"""Maximum number of rows per page. A long job has a million steps."""
 
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Maximum number of objects.")]
 
@@ -35,7 +35,7 @@ class Page(Answer, Generic[T]):
     def of(cls, read: Callable[[int], Sequence[R]], limit: int, show: Callable[[R], T]) -> Page[T]:
         """Return a page of at most `limit` rows.
 
-        It reads one row more, to know if others follow.
+        It reads one more row to determine `has_more`.
         """
         rows = read(limit + 1)
         return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)

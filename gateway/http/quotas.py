@@ -15,10 +15,10 @@ from gateway.http.errors import QuotaExceeded, RateLimited
 from infrastructure.limits import LIMITS, Limits
 
 MOST_BUCKETS = 50_000
-"""Number of buckets in memory. The least recently used is dropped, and is full again later."""
+"""Maximum number of buckets in memory. A dropped (least recently used) bucket restarts full."""
 
 BUSY_SECONDS = 5
-"""Seconds until a client retries a request refused for lack of a slot."""
+"""Retry-After in seconds if all slots are taken."""
 
 
 class Level(NamedTuple):
@@ -26,10 +26,10 @@ class Level(NamedTuple):
 
     limit: int
     remaining: int
-    reset_seconds: float  # seconds until it is full
+    reset_seconds: float  # seconds until the bucket is full
 
     def headers(self, name: str) -> dict[str, str]:
-        """Return the headers of a limit, with OpenAI's names."""
+        """Return the rate limit headers, with OpenAI's names."""
         return {
             f"x-ratelimit-limit-{name}": str(self.limit),
             f"x-ratelimit-remaining-{name}": str(max(0, self.remaining)),
@@ -54,9 +54,9 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, name: str, owner: Hashable, cost: int = 1) -> Level:
-        """Take tokens. Raises RateLimited, and takes none, if the bucket is empty.
+        """Take tokens. If the bucket is empty, take none and raise RateLimited.
 
-        A cost above the level becomes a debt, which is refilled first.
+        If the cost exceeds the level, the difference becomes a debt, which is refilled first.
         """
         size, rate = self._size(name)
         with self._lock:
@@ -69,7 +69,7 @@ class Buckets:
         return Level(size, math.floor(held), (size - held) / rate)
 
     def charge(self, name: str, owner: Hashable, cost: int) -> Level:
-        """Take tokens that were already used. Too few tokens become a debt."""
+        """Charge tokens that were already used. If too few are left, the bucket goes into debt."""
         size, rate = self._size(name)
         with self._lock:
             held = self._held(name, owner) - cost
@@ -77,7 +77,7 @@ class Buckets:
         return Level(size, math.floor(held), (size - held) / rate)
 
     def require(self, name: str, owner: Hashable) -> Level:
-        """Take no tokens. Raises RateLimited if the bucket is empty."""
+        """Raise RateLimited if the bucket is empty. Take no tokens."""
         return self.take(name, owner, 0)
 
     def _size(self, name: str) -> tuple[int, float]:
@@ -106,7 +106,7 @@ class Buckets:
 
 
 class Slots:
-    """Limits on simultaneous use, for each account or the whole process."""
+    """Concurrency limits, per account or for the whole process."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -137,7 +137,7 @@ class Slots:
 
 
 class Quotas:
-    """All limits of accounts in one gateway process."""
+    """All account limits of one gateway process."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
@@ -152,7 +152,7 @@ class Quotas:
         return level.headers("requests")
 
     def require_room(self, name: str, used: int, unit: int = 1) -> int:
-        """Return the rest of a quota. Raises QuotaExceeded if nothing is left.
+        """Return the remainder of a quota. Raises QuotaExceeded if nothing is left.
 
         `unit` is the size of one unit of the limit, such as the bytes of a GiB.
         """

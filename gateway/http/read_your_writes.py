@@ -1,8 +1,8 @@
 """Read your writes: wait until the projections have processed the event log.
 
 Every command waits after its commit, so that lists, balances and details show its effect. Reading
-the aggregate instead would need code for each view, and could not fix a list. The wait is bounded.
-If a projector is down, the response is late but still sent.
+the aggregate instead would need code for each view, and does not work for lists. The wait is
+bounded. If a projector is down, the response is late but still sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 def caught_up(
     backend: Backend, *projections: Projection, patience_seconds: float = WAIT_SECONDS
 ) -> bool:
-    """Wait until the projections have processed the present log. Return False on timeout."""
+    """Wait until the projections have processed the current log. Return False on timeout."""
     wanted = backend.log.recorder.max_notification_id() or 0
     deadline = time.monotonic() + patience_seconds
     while True:

@@ -71,7 +71,7 @@ class Requests:
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
-                raise  # the response has started, so only closing the connection shows the failure
+                raise  # the response has started, so only a closed connection signals the failure
             await self._failure(Request(scope), request_id)(scope, receive, send_with_id)
         log.info(
             "%s %s %s %s %.0f ms",
@@ -83,14 +83,14 @@ class Requests:
         )
 
     def _admit(self, scope: Scope) -> None:
-        """Count a request of a client's address. Raises RateLimited."""
+        """Count a request against the limit of the client's address. Raises RateLimited."""
         connection = HTTPConnection(scope)
         backend: Backend = connection.app.state.backend
         network = network_of(client_address(connection))
         backend.quotas.rates.take("address_requests", network)
 
     def _logged(self, path: str) -> str:
-        """Return the part of a path that may be logged."""
+        """Return a path for the log, without secrets."""
         return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
 
     def _failure(self, request: Request, request_id: str) -> ASGIApp:
@@ -100,7 +100,7 @@ class Requests:
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return the same body. It raises TooLarge beyond the limit in bytes."""
+    """Return a receive function for the same body that raises TooLarge beyond the limit."""
     size = 0
 
     async def bounded() -> Message:

@@ -1,8 +1,8 @@
 """The browser's session cookie and the CSRF tokens of its commands.
 
-A browser sends the cookie with every request, also with forged ones. A command must therefore send
-the session's token too, which only our own pages know (OWASP, Cross-Site Request Forgery Prevention
-Cheat Sheet, "Synchronizer Token Pattern").
+A browser sends the cookie with every request, including forged ones. A command must therefore
+also send the session's token, which only our own pages know (OWASP, Cross-Site Request
+Forgery Prevention Cheat Sheet, "Synchronizer Token Pattern").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def session_in(connection: HTTPConnection, backend: BackendOf) -> Session | None:
-    """Return the session of a browser's cookie, or None."""
+    """Return the session of a request's cookie, or None."""
     token = connection.cookies.get(COOKIE)
     if token is None:
         return None
@@ -39,10 +39,10 @@ SessionOf = Annotated[Session | None, Depends(session_in)]
 
 
 async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
-    """Return the token of a command, from its header or the field of a plain form.
+    """Return the CSRF token of a command, from its header or from a field of a plain form.
 
     The body is read only for a signed-in user. The body of an upload is never read here, because
-    its size is not yet limited.
+    its size limit applies later.
     """
     if request.method in SAFE_METHODS or session is None:
         return None
@@ -64,7 +64,7 @@ def check_csrf(request: Request, session: Session, shown: str | None) -> None:
 
 
 def keep_session(request: Request, response: Response, token: str) -> None:
-    """Set the session cookie of the browser."""
+    """Set the session cookie in a response."""
     response.set_cookie(
         COOKIE,
         token,
@@ -76,7 +76,7 @@ def keep_session(request: Request, response: Response, token: str) -> None:
 
 
 def renew_session(request: Request, response: Response, backend: Backend) -> None:
-    """Renew the token of a session if it is due, with the response of a page."""
+    """Renew the token of a session in the response of a page, if it is due."""
     session: Session | None = getattr(request.state, "session", None)
     if session is None or not session.due:
         return

@@ -1,4 +1,4 @@
-"""Sending to and closing of WebSockets."""
+"""Sending on WebSockets and closing them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CLOSE_SECONDS = 5.0
 REASON_BYTES = 123
 
 GOING_AWAY, TOO_SLOW = 1012, 4408
-"""Close codes: the gateway is stopping, or the client does not read."""
+"""Close codes: the gateway is stopping, or the client reads too slowly."""
 
 
 async def while_connected(websocket: WebSocket, sends: Coroutine[None, None, None]) -> None:
-    """Send until the client disconnects or loses access. Raises errors of the sender."""
+    """Run a sender until the client disconnects or loses access. Raises the sender's errors."""
     sending = asyncio.create_task(sends)
     listening = asyncio.create_task(_until_gone(websocket))
     try:
@@ -44,7 +44,7 @@ async def sent_in_time(websocket: WebSocket, text: str, advice: str) -> bool:
 
 
 async def close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close the WebSocket. If the client does not read even that, the keepalive ends it."""
+    """Close the WebSocket. If the client does not read the close frame, the keepalive ends it."""
     short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
     with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
         async with asyncio.timeout(CLOSE_SECONDS):

@@ -1,7 +1,7 @@
 """Rejection of NUL characters and unpaired surrogates in requests.
 
-The database stores neither. An event could contain a NUL, and would then stop every projection that
-processes it. A text with an unpaired surrogate cannot be encoded as a response.
+The database can store neither as text. An event could contain a NUL, and would then stop every
+projection that processes it. A text with an unpaired surrogate cannot be encoded in a response.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from domain.core.errors import Invalid
 NUL = "\x00"
 FORM = "application/x-www-form-urlencoded"
 SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]|\x00")
-"""NUL or a surrogate: escaped in JSON, as bytes, or in a UTF-16 body. All of these are parsed."""
+"""NUL or a surrogate: escaped in JSON, as raw bytes, or in a UTF-16 body."""
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 async def only_texts(connection: HTTPConnection) -> None:
-    """Raise Invalid for such text in the path, the query, or a form or JSON body."""
+    """Raise Invalid for NUL or unpaired surrogates in the path, query, form or JSON body."""
     scope = connection.scope
     if NUL in scope["path"] or NUL in unquote(scope["query_string"].decode("latin-1")):
         raise Invalid("The URL contains a NUL character. Remove it.")
@@ -59,7 +59,7 @@ def storable(text: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every string in a JSON value, also the names of fields."""
+    """Yield every string in a JSON value, including field names."""
     waiting = [value]
     while waiting:
         match waiting.pop():

@@ -19,7 +19,7 @@ async def store_upload(
 ) -> tuple[int, str]:
     """Store the body under a reference and return (bytes, sha256).
 
-    Raises TooLarge above the limit in bytes, at once if the client declares the size. Raises
+    Raises TooLarge above the limit in bytes, before reading if the client declares the size. Raises
     ClientDisconnect if the client disconnects. A failed upload stores nothing.
     """
     refuse_declared(request, limit)
@@ -29,15 +29,15 @@ async def store_upload(
 async def store_stream(
     chunks: AsyncIterator[bytes], artifacts: Artifacts, ref: str, limit: int
 ) -> tuple[int, str]:
-    """Store a part of a body in the same way."""
+    """Store the content of a form part. See `store_upload`."""
     return await artifacts.put_stream(ref, _bounded(chunks, limit))
 
 
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
-    """Refuse an upload before reading it.
+    """Reject an upload before reading it.
 
     Raises NoDiskSpace if the disk is nearly full. Raises TooLarge if the declared size exceeds the
-    limit and the size of the other fields.
+    limit plus the allowance for other form fields.
     """
     if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
         raise NoDiskSpace("EcoLink has too little disk space for uploads. Ask your operator.")
