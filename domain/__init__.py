@@ -1,4 +1,4 @@
-"""The rules of EcoLink. Importing it registers every event's topic."""
+"""The business rules of EcoLink. Importing this package registers the topic of every event."""
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account

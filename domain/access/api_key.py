@@ -22,28 +22,28 @@ def new_secret() -> str:
 
 
 def secret_sha256(secret: str) -> str:
-    """Return the hash of a key. With 256 random bits, it needs no salt and no slow hash."""
+    """Return the SHA-256 hash of a key. A random 256-bit key needs no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class ApiKey(Aggregate):
-    """A key of an account. Its id is derived from its hash, so that one read verifies it."""
+    """An API key of an account. Its id is derived from its hash, so verifying it takes one read."""
 
     TOPIC: ClassVar[str] = "ApiKey"
 
     class ApiKeyIssued(Created):
-        """An account got an API key, of which only the hash is stored."""
+        """An API key was issued for the account. Only its hash is stored."""
 
         role: Role
         sha256: str
         hint: str
 
     class ApiKeyRevoked(Event):
-        """The key was revoked and is refused from now on."""
+        """The key was revoked. EcoLink refuses requests that use it."""
 
     @classmethod
     def issue(cls, account_id: UUID, role: Role, secret: str) -> ApiKey:
-        """Return a key with this secret. Its hint is the last four characters of the secret."""
+        """Return a new key with this secret. The hint is the last four characters of the secret."""
         sha256 = secret_sha256(secret)
         return cls._create(
             cls.ApiKeyIssued,
@@ -63,7 +63,7 @@ class ApiKey(Aggregate):
         self.revoked = False
 
     def revoke(self) -> None:
-        """Refuse the key from now on."""
+        """Revoke the key."""
         if not self.revoked:
             self.trigger_event(self.ApiKeyRevoked)
 

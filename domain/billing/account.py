@@ -1,4 +1,4 @@
-"""Account: the prepaid balance of a customer, and the part that leases reserve."""
+"""The prepaid balance of a customer, and the part of it that leases reserve."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class AccountState(BaseModel):
     depleted: bool
     low: bool
     references: dict[str, int]
-    test_day: date | None  # of the last test payment
+    test_day: date | None  # date of the last test payment
     test_day_micros: int  # paid on that day
 
 
 class Account(Aggregate):
-    """Money of one customer in micro-dollars. `reserved_micros` is the part that leases reserve."""
+    """A customer's account, in micro-dollars. `reserved_micros` is the part that leases reserve."""
 
     TOPIC: ClassVar[str] = "Account"
     snapshot_events = 1000
 
     class AccountOpened(Created):
-        """A customer got an account."""
+        """An account was opened for a customer."""
 
         role: Role
         currency: str
         time_zone: str
 
     class CreditGranted(Event):
-        """An operator gave the account credit. Each reference counts once."""
+        """An operator granted credit to the account. Each reference counts once."""
 
         amount_micros: int
         reference: str
@@ -65,28 +65,28 @@ class Account(Aggregate):
         reference: str
 
     class UsageSettled(Event):
-        """Charges were taken from the reserve, and leases changed what is reserved."""
+        """Charges were deducted from the reserve, and leases changed the reserved amount."""
 
         captured_micros: int
         reserved_micros: int
 
     class BalanceDepleted(Event):
-        """The balance buys less than a second of the running segments."""
+        """The balance pays for less than one second of the running segments."""
 
         balance_micros: int
 
     class BalanceLow(Event):
-        """The balance lasts for less than the warning time at the present rate."""
+        """At the current rate, the balance lasts for less than the warning period."""
 
         runway_seconds: int
 
     class BalanceRecovered(Event):
-        """The balance lasts for the warning time again, or nothing uses it."""
+        """The balance again lasts for the warning period, or no running segment uses it."""
 
-        runway_seconds: int | None  # None: nothing runs that costs anything
+        runway_seconds: int | None  # None: no running segment costs money
 
     class ChargeReversed(Event):
-        """A charge was credited back. The event names the segment that it was for."""
+        """A charge was credited back to the account. The event names the charged segment."""
 
         amount_micros: int
         job_id: UUID
@@ -95,7 +95,7 @@ class Account(Aggregate):
         to_seconds: int
 
     class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
-        """The state of an account after a multiple of 1,000 events. Audits do not read it."""
+        """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
         model_config = ConfigDict(frozen=True)
@@ -131,7 +131,7 @@ class Account(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
-        """Return a new account in US dollars, with a balance of 0."""
+        """Open an account in US dollars with a balance of 0, and return it."""
         return cls._create(
             cls.AccountOpened,
             id=account_id,
@@ -157,19 +157,19 @@ class Account(Aggregate):
 
     @property
     def available_micros(self) -> int:
-        """Balance that no lease reserves, in micro-dollars."""
+        """Unreserved balance, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
 
     def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
         """Return True if the account can pay an amount.
 
-        Money that leases reserve does not count, except for `released_micros`, which leases are
-        about to release.
+        Reserved money does not count, except for `released_micros`, which leases are about to
+        release.
         """
         return self.available_micros + released_micros >= amount_micros
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
-        """Add credit, once for each reference. Raises CommandReused for another amount."""
+        """Grant credit, once for each reference. Raise CommandReused if the amount differs."""
         if amount_micros <= 0:
             raise Invalid("The credit is not above 0. Enter a positive amount.", field="amount")
         reference = reference_of(reference)
@@ -189,9 +189,9 @@ class Account(Aggregate):
         self.depleted = False
 
     def top_up(self, payment: Payment) -> None:
-        """Add a payment to the balance. Save both together, so that the payment counts once.
+        """Add a payment to the balance. Save it together with the payment, so that it counts once.
 
-        Raises Invalid if test payments would exceed their daily limit.
+        Raise Invalid if test payments would exceed their daily limit.
         """
         assert payment.account_id == self.id
         assert payment.pending_events, "a stored payment is already in a balance"
@@ -225,10 +225,10 @@ class Account(Aggregate):
         return self.test_day_micros if self.test_day == day else 0
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
-        """Take charges from the reserve, and add to it what the leases need in addition.
+        """Deduct charges from the reserve, and reserve what the leases need in addition.
 
-        `second_micros` is the highest price of a second of all running segments. A balance below
-        it is depleted. Raises InsufficientBalance if the leases would exceed the balance.
+        `second_micros` is the highest price of one second among the running segments. A balance
+        below it is depleted. Raise InsufficientBalance if the leases would exceed the balance.
         """
         assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
         if not self.can_pay(reserved_micros):
@@ -255,8 +255,8 @@ class Account(Aggregate):
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
         """Record once that the runway fell below `low_seconds`, and once that it recovered.
 
-        The runway is the time in whole seconds that the balance lasts at the rate of all running
-        segments. It is None if nothing uses the balance.
+        The runway is the number of whole seconds that the balance lasts at the rate of all running
+        segments. It is None if no running segment costs money.
         """
         is_low = runway_seconds is not None and runway_seconds < low_seconds
         if is_low and not self.low:
@@ -275,7 +275,7 @@ class Account(Aggregate):
     def reverse_charge(
         self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
     ) -> None:
-        """Credit the charge for some seconds of a segment."""
+        """Credit back the charge for some seconds of a segment."""
         assert amount_micros > 0
         self.trigger_event(
             self.ChargeReversed,

@@ -1,4 +1,4 @@
-"""Meter: the paid and the billed time of one segment of a job."""
+"""The paid and billed time of one segment of a job."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from domain.core.money import charge_micros
 
 
 class Meter(Aggregate):
-    """Metered time of one segment. Numbered minutes prevent double billing."""
+    """The meter of one segment. Its minutes are numbered, so that none is billed twice."""
 
     TOPIC: ClassVar[str] = "Meter"
 
     class MeterOpened(Created):
-        """A segment got its GPUs, and its time can be leased."""
+        """The segment's GPUs were allocated, and its time can be leased."""
 
         job_id: UUID
         segment: int
         rate_micros_per_hour: int
 
     class LeaseGranted(Event):
-        """The balance pays for this much segment time, and the segment may launch."""
+        """The balance covers this much segment time, and the segment may launch."""
 
         job_id: UUID
         segment: int
         paid_seconds: int
 
     class LeaseExtended(Event):
-        """The segment may run until it has used this much time in total."""
+        """The lease was extended. The segment may run for this much time in total."""
 
         job_id: UUID
         segment: int
         paid_seconds: int
 
     class LeaseRefused(Event):
-        """The balance does not pay for the segment, which never launches."""
+        """The balance is too low to pay for the segment, which never launches."""
 
         job_id: UUID
         segment: int
@@ -56,7 +56,7 @@ class Meter(Aggregate):
         amount_micros: int
 
     class MeterClosed(Event):
-        """The segment was settled to the second and its lease returned."""
+        """The segment was billed to the second, and the rest of its lease was released."""
 
         job_id: UUID
         segment: int
@@ -64,7 +64,7 @@ class Meter(Aggregate):
         released_micros: int
 
     class LostWorkCredited(Event):
-        """Time that the platform lost was credited."""
+        """Time lost through a fault of the platform was credited."""
 
         job_id: UUID
         segment: int
@@ -74,7 +74,7 @@ class Meter(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int) -> Meter:
-        """Return the meter of a segment that has its GPUs, at the rate of all of them."""
+        """Open the meter of a segment whose GPUs are allocated, and return it."""
         return cls._create(
             cls.MeterOpened,
             id=meter_id(job_id, segment),
@@ -100,12 +100,12 @@ class Meter(Aggregate):
         self.closed = False
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
-        """Return the price of a period of segment time, a difference of cumulative charges."""
+        """Return the price of a period of segment time, as a difference of cumulative charges."""
         rate = self.rate_micros_per_hour
         return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
 
     def extend_lease(self, seconds: int) -> int:
-        """Add paid time. Returns the micro-dollars that the account must reserve for it."""
+        """Add paid time. Return the micro-dollars that the account must reserve for it."""
         assert seconds > 0
         assert not self.refused
         self._require_open()
@@ -129,7 +129,7 @@ class Meter(Aggregate):
         self.paid_seconds = paid_seconds
 
     def refuse_lease(self) -> None:
-        """Record once that the balance does not pay for a first lease. This is final."""
+        """Record once that the balance is too low for the first lease. A refusal is final."""
         assert self.paid_seconds == 0
         self._require_open()
         if not self.refused:
@@ -142,10 +142,10 @@ class Meter(Aggregate):
     def post_minutes(
         self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
     ) -> int:
-        """Bill every whole minute up to `elapsed_seconds`. Returns the charge in micro-dollars.
+        """Bill every whole minute up to `elapsed_seconds`. Return the charge in micro-dollars.
 
-        When the paid time is used up, its last part of a minute is billed too. Time beyond the
-        paid time is never billed. At most `at_most` minutes are posted.
+        Once the paid time is used up, its last partial minute is billed too. Time beyond the paid
+        time is never billed. At most `at_most` minutes are posted.
         """
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
@@ -157,9 +157,9 @@ class Meter(Aggregate):
         return charge
 
     def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:
-        """Settle to the second. Returns the charge and the released lease in micro-dollars.
+        """Bill to the second. Return the charge and the released lease, in micro-dollars.
 
-        Minutes that were billed before stay billed, even if the final report has less time.
+        Minutes that were already billed stay billed, even if the final report is of a shorter time.
         """
         charge = self.post_minutes(elapsed_seconds, minute_seconds)
         end = self._billable(elapsed_seconds)
@@ -198,9 +198,9 @@ class Meter(Aggregate):
         self.closed = True
 
     def credit_lost_work(self, kept_seconds: int) -> int:
-        """Credit the billed time after the last checkpoint. Returns the amount in micro-dollars.
+        """Credit the billed time after the last checkpoint. Return the amount in micro-dollars.
 
-        If that checkpoint is lost too, a second call credits the time after the one before it.
+        If that checkpoint is lost too, a second call credits the time since the one before it.
         """
         assert self.closed
         end = self.billed_seconds - self.credited_seconds

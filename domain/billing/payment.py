@@ -1,4 +1,4 @@
-"""Payment: money that a payment provider received. Each payment counts once."""
+"""A payment that a payment provider received. Each payment counts once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from domain.core.identity import payment_id
 from domain.core.money import MICROS_PER_DOLLAR, dollars
 
 TEST_PROVIDER = "test"
-"""Provider of test payments, which move no money."""
+"""Provider of test payments, in which no money changes hands."""
 
 TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
-"""Limit of an account's test payments in one UTC day, in micro-dollars."""
+"""Daily limit of an account's test payments (UTC), in micro-dollars."""
 
 
 class Receipt(BaseModel):
@@ -31,7 +31,7 @@ class Receipt(BaseModel):
 
 
 class Payment(Aggregate):
-    """A payment. Its id is derived from provider and reference, so that it counts once."""
+    """A payment. Its id is derived from the provider and reference, so that it counts once."""
 
     TOPIC: ClassVar[str] = "Payment"
 
@@ -44,7 +44,7 @@ class Payment(Aggregate):
 
     @classmethod
     def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
-        """Return the payment of a receipt. Raises Invalid for an amount that is not above 0."""
+        """Return the payment of a receipt. Raise Invalid if the amount is not positive."""
         if receipt.amount_micros <= 0:
             raise Invalid("The payment is not above 0. Enter a positive amount.", field="amount")
         return cls._create(
@@ -62,7 +62,7 @@ class Payment(Aggregate):
         self.amount_micros = amount_micros
 
     def require_same(self, account_id: UUID, receipt: Receipt) -> None:
-        """Raise CommandReused unless the payment is of this account and of this amount."""
+        """Raise CommandReused unless the payment is for this account and this amount."""
         if account_id == self.account_id and receipt.amount_micros == self.amount_micros:
             return
         use = dollars(self.amount_micros) if account_id == self.account_id else "another account"

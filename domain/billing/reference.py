@@ -1,4 +1,4 @@
-"""References of payments and credits, as accounting software writes them."""
+"""References of payments and credits, in the form that accounting software uses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from domain.core.errors import Invalid
 
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/#-]{0,99}")
-"""Letters, digits and separators. No e-mail address and no spreadsheet formula matches."""
+"""Letters, digits and separators. Neither e-mail addresses nor spreadsheet formulas match."""
 
 
 def reference_of(text: str) -> str:
-    """Return a reference with its white space normalised. Raises Invalid for other text."""
+    """Return a reference with normalised white space. Raise Invalid if it is malformed."""
     reference = " ".join(text.split())
     if not REFERENCE.fullmatch(reference):
         raise Invalid(

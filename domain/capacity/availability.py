@@ -1,4 +1,4 @@
-"""Availability of GPUs: free GPUs and the wait in each pool, and the capacity gate."""
+"""GPU availability: free GPUs and the wait in each pool, and the capacity gate."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class PoolLoad:
 
     @property
     def free(self) -> int:
-        """GPUs that a job would get now; 0 while other jobs are queued."""
+        """GPUs that a job would get immediately; 0 while other jobs are queued."""
         if self.queue:
             return 0
         return max(0, self.capacity - sum(each.count for each in self.running))
 
     def wait_seconds(self, count: int) -> float | None:
-        """Expected wait of a job that is queued now; None if it would never get its GPUs."""
+        """Expected wait of a job that is queued now; None if the pool can never run it."""
         if count <= self.free:
             return 0.0
         return wait_seconds(self.capacity, self.running, self.queue, count)
@@ -38,7 +38,7 @@ class PoolLoad:
 def require_capacity(
     loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: DisplayNames
 ) -> None:
-    """Raise NoCapacity, with the wait and the GPUs that are free elsewhere, if a job must wait."""
+    """Raise NoCapacity if a job must wait. The error has the wait and the free GPUs elsewhere."""
     here = next(
         (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
     )

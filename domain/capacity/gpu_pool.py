@@ -1,4 +1,4 @@
-"""GpuPool: the GPUs of one type in one region, and their first-in-first-out queue."""
+"""The GPUs of one type in one region, with a first-in-first-out queue."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Claim:
 
 
 class GpuPool(Aggregate):
-    """GPUs of one type in one region, and the queue of claims. The first claim blocks the rest."""
+    """The GPUs of one type in one region, and a queue. Its first claim blocks the rest."""
 
     TOPIC: ClassVar[str] = "GpuPool"
 
     class GpuPoolOpened(Created):
-        """A region got a pool for a GPU type."""
+        """A pool was opened for a GPU type in a region."""
 
         region: str
         gpu_type: str
@@ -59,14 +59,14 @@ class GpuPool(Aggregate):
         count: int
 
     class GpusAllocated(Event):
-        """The first claim of the queue got its GPUs."""
+        """GPUs were allocated to the first claim in the queue."""
 
         job_id: UUID
         segment: int
         count: int
 
     class GpusReleased(Event):
-        """A segment returned its GPUs."""
+        """A segment released its GPUs."""
 
         job_id: UUID
         segment: int
@@ -74,7 +74,7 @@ class GpuPool(Aggregate):
 
     @classmethod
     def open(cls, region: str, gpu_type: str) -> GpuPool:
-        """An empty pool."""
+        """Open an empty pool and return it."""
         return cls._create(
             cls.GpuPoolOpened,
             id=gpu_pool_id(region, gpu_type),
@@ -95,22 +95,22 @@ class GpuPool(Aggregate):
 
     @property
     def free(self) -> int:
-        """GPUs that no segment holds; negative while a pool that was made smaller drains."""
+        """Free GPUs; negative while segments hold more GPUs than a reduced capacity allows."""
         return self.capacity - sum(claim.count for claim in self.held.values())
 
     @property
     def next_fitting(self) -> Claim | None:
-        """The claim at the head of the queue, if it fits now."""
+        """The first claim in the queue, if enough GPUs are free for it."""
         head = next(iter(self.queue.values()), None)
         return head if head is not None and head.count <= self.free else None
 
     @property
     def next_hopeless(self) -> Claim | None:
-        """The first claim for more GPUs than the pool has. It would block the rest of the queue."""
+        """The first claim that exceeds the pool's capacity. It would block the claims behind it."""
         return next((each for each in self.queue.values() if each.count > self.capacity), None)
 
     def change_capacity(self, capacity: int) -> None:
-        """Set the number of GPUs; running segments keep theirs."""
+        """Set the number of GPUs. Running segments keep theirs."""
         assert capacity >= 0
         if capacity != self.capacity:
             self.trigger_event(self.CapacityChanged, capacity=capacity)
@@ -120,7 +120,7 @@ class GpuPool(Aggregate):
         self.capacity = capacity
 
     def measure(self, machine: Machine) -> None:
-        """Record the machine's speed, if it changed."""
+        """Record the machine's speed if it changed."""
         if machine.differs(self.machine):
             self.trigger_event(self.MachineMeasured, machine=machine)
 
@@ -129,7 +129,7 @@ class GpuPool(Aggregate):
         self.machine = machine
 
     def request(self, claim: Claim) -> None:
-        """Add a claim to the queue, unless the segment is queued or has its GPUs."""
+        """Add a claim to the queue, unless the segment is already queued or holds GPUs."""
         key = (claim.job_id, claim.segment)
         if key not in self.queue and key not in self.held:
             self.trigger_event(
@@ -145,7 +145,7 @@ class GpuPool(Aggregate):
         self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
 
     def withdraw(self, job_id: UUID) -> None:
-        """Remove a job's claim from the queue, if it has one."""
+        """Remove a job's claim from the queue, if there is one."""
         claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
         if claim is not None:
             self.trigger_event(
@@ -161,7 +161,7 @@ class GpuPool(Aggregate):
         del self.queue[job_id, segment]
 
     def allocate(self, claim: Claim) -> None:
-        """Allocate GPUs to the claim at the head of the queue."""
+        """Allocate GPUs to the first claim in the queue."""
         assert claim == self.next_fitting
         self.trigger_event(
             self.GpusAllocated,
@@ -176,7 +176,7 @@ class GpuPool(Aggregate):
         self.held[job_id, segment] = self.queue.pop((job_id, segment))
 
     def release(self, job_id: UUID, segment: int) -> None:
-        """Release a segment's GPUs, if it has some."""
+        """Release the GPUs that a segment holds, if any."""
         claim = self.held.get((job_id, segment))
         if claim is not None:
             self.trigger_event(

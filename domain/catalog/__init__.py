@@ -1,1 +1,1 @@
-"""Base models, GPU types and regions that jobs can choose."""
+"""Base models, GPU types and regions that users can choose for jobs."""

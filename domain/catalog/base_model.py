@@ -1,4 +1,4 @@
-"""BaseModel: a base model in the model store, which jobs can fine-tune."""
+"""A base model in the model store, which jobs can fine-tune."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id
 
 
 class BaseModel(Aggregate):
-    """A base model in the model store. An import with other content revises it."""
+    """A base model in the model store. Importing different content creates a new revision."""
 
     TOPIC: ClassVar[str] = "BaseModel"
 
     class BaseModelImported(Created):
-        """A base model was stored completely."""
+        """All files of a base model were imported."""
 
         name: str
         ref: str
@@ -29,7 +29,7 @@ class BaseModel(Aggregate):
         shape: ModelShape
 
     class BaseModelRevised(Event):
-        """The name has new content. Models that were trained before keep the old content."""
+        """The base model has new content. Models trained on the earlier content keep it."""
 
         ref: str
         manifest_sha256: str
@@ -52,7 +52,7 @@ class BaseModel(Aggregate):
         context_length: int,
         shape: ModelShape,
     ) -> BaseModel:
-        """Return a base model whose name is new."""
+        """Return a newly imported base model."""
         return cls._create(
             cls.BaseModelImported,
             id=base_model_id(name),
@@ -93,7 +93,7 @@ class BaseModel(Aggregate):
         context_length: int,
         shape: ModelShape,
     ) -> None:
-        """Replace the content. An import with the same content only restores a deleted base."""
+        """Replace the content. Importing identical content only restores a deleted base model."""
         if self.deleted or manifest_sha256 != self.manifest_sha256:
             self.trigger_event(
                 self.BaseModelRevised,
@@ -119,7 +119,7 @@ class BaseModel(Aggregate):
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def delete(self) -> None:
-        """Delete the base model. An import under the same name restores it."""
+        """Delete the base model. Importing it under the same name restores it."""
         if not self.deleted:
             self.trigger_event(self.BaseModelDeleted)
 

@@ -20,13 +20,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 MOST_VRAM_GIB, MOST_TFLOPS, MOST_PER_JOB, MOST_CAPACITY = 10_000, 1_000_000, 64, 100_000
 MOST_MICROS_PER_HOUR = 10_000 * 1_000_000
-"""Limits that catch typing errors."""
+"""Upper limits, which catch typing errors."""
 
 T = TypeVar("T", bound=Offer)
 
 
 class Catalog(Aggregate):
-    """GPU types, regions with their capacity, and base models, by name.
+    """The GPU types, regions with their capacity, and base models, by name.
 
     Repeated commands have no effect.
     """
@@ -34,10 +34,10 @@ class Catalog(Aggregate):
     TOPIC: ClassVar[str] = "Catalog"
 
     class CatalogOpened(Created):
-        """The platform got an empty catalog."""
+        """The platform's catalog was created, without entries."""
 
     class GpuTypeOffered(Event):
-        """New jobs may use this GPU type at this price."""
+        """The GPU type was added or changed. New jobs may use it at this price."""
 
         gpu_type: GpuType
 
@@ -47,7 +47,7 @@ class Catalog(Aggregate):
         name: str
 
     class RegionOffered(Event):
-        """New jobs may run in this region."""
+        """The region was added or changed. New jobs may run in it."""
 
         region: Region
 
@@ -64,12 +64,12 @@ class Catalog(Aggregate):
         count: int
 
     class BaseModelListed(Event):
-        """The catalog lists a base model and says if it may be fine-tuned."""
+        """A base model's entry was added or changed, including whether it may be fine-tuned."""
 
         base: CatalogBase
 
     class BaseModelDelisted(Event):
-        """The catalog no longer lists a base model."""
+        """A base model was removed from the catalog."""
 
         name: str
 
@@ -84,7 +84,7 @@ class Catalog(Aggregate):
         self.gpu_types: dict[str, GpuType] = {}
         self.regions: dict[str, Region] = {}
         self.bases: dict[str, CatalogBase] = {}
-        # Includes withdrawn names, which are not seeded again.
+        # Includes withdrawn names, which seeding must not restore.
         self.known_gpu_types: set[str] = set()
         self.known_regions: set[str] = set()
         self.known_capacity: set[tuple[str, str]] = set()  # (region, GPU type)
@@ -92,7 +92,7 @@ class Catalog(Aggregate):
 
     @property
     def version_text(self) -> str:
-        """Version of the catalog, for the plan of a job."""
+        """Version of the catalog, which a job's plan records."""
         return str(self.version)
 
     @property
@@ -105,24 +105,24 @@ class Catalog(Aggregate):
         )
 
     def gpu_type(self, name: str) -> GpuType:
-        """Return a GPU type. Raises Invalid, with the available names, for an unknown one."""
+        """Return a GPU type. Raise Invalid, with the available names, if it is unknown."""
         return _offered(self.gpu_types, name, "GPU type", "gpu_type")
 
     def region(self, name: str) -> Region:
-        """Return a region. Raises Invalid, with the available names, for an unknown one."""
+        """Return a region. Raise Invalid, with the available names, if it is unknown."""
         return _offered(self.regions, name, "region", "region")
 
     def is_eligible(self, name: str) -> bool:
-        """Return True if jobs may fine-tune a base once it is imported.
+        """Return True if jobs may fine-tune a base model after its import.
 
-        A base that was never in the catalog is eligible. A delisted one is not.
+        A base model that was never in the catalog is eligible. A delisted one is not.
         """
         if name in self.bases:
             return self.bases[name].eligible
         return name not in self.known_bases
 
     def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
-        """Return the price of some GPUs for an hour. Raises Invalid for an invalid count."""
+        """Return the hourly price of some GPUs. Raise Invalid if the count is invalid."""
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
             raise Invalid(
@@ -132,7 +132,7 @@ class Catalog(Aggregate):
         return kind.micros_per_hour * gpu_count
 
     def offer_gpu_type(self, gpu_type: GpuType) -> None:
-        """Add or change a GPU type. Raises Invalid."""
+        """Add or change a GPU type. Raise Invalid if a value is out of range."""
         _require_name(gpu_type)
         _require_figures(gpu_type)
         for other in self.gpu_types.values():
@@ -154,7 +154,7 @@ class Catalog(Aggregate):
     def withdraw_gpu_type(self, name: str) -> None:
         """Withdraw a GPU type. Running jobs keep their GPUs.
 
-        Raises NotFound, and Invalid while a region has GPUs of this type.
+        Raise NotFound if the type is not in the catalog, and Invalid while a region has GPUs of it.
         """
         _require_there(self.gpu_types, name, "GPU type", "gpu_type")
         having = [each.name for each in self.regions.values() if each.capacity.get(name)]
@@ -173,7 +173,7 @@ class Catalog(Aggregate):
             region.capacity.pop(name, None)
 
     def offer_region(self, region: Region) -> None:
-        """Add or change a region with its capacity. Raises Invalid."""
+        """Add or change a region with its capacity. Raise Invalid if a value is invalid."""
         _require_name(region)
         _require_title(region.title)
         for gpu_type, count in region.capacity.items():
@@ -183,13 +183,13 @@ class Catalog(Aggregate):
 
     @event(RegionOffered)
     def _region_offered(self, region: Region) -> None:
-        # A copy, because CapacityDeclared changes the capacity and an event must not change.
+        # A copy, because CapacityDeclared changes the capacity but events are immutable.
         self.regions[region.name] = region.model_copy(update={"capacity": dict(region.capacity)})
         self.known_regions.add(region.name)
         self.known_capacity |= {(region.name, gpu_type) for gpu_type in region.capacity}
 
     def withdraw_region(self, name: str) -> None:
-        """Withdraw a region. Running jobs keep their GPUs. Raises NotFound."""
+        """Withdraw a region. Running jobs keep their GPUs. Raise NotFound if it is unknown."""
         _require_there(self.regions, name, "region", "region")
         self.trigger_event(self.RegionWithdrawn, name=name)
 
@@ -198,7 +198,7 @@ class Catalog(Aggregate):
         del self.regions[name]
 
     def declare_capacity(self, region: str, gpu_type: str, count: int) -> None:
-        """Set the number of GPUs of a type in a region. Raises Invalid."""
+        """Set the number of GPUs of a type in a region. Raise Invalid if a value is invalid."""
         place = self.region(region)
         self._require_capacity(gpu_type, count)
         if place.capacity.get(gpu_type) != count:
@@ -210,7 +210,7 @@ class Catalog(Aggregate):
         self.known_capacity.add((region, gpu_type))
 
     def list_base(self, base: CatalogBase) -> None:
-        """Add or change a base model. Raises Invalid."""
+        """Add or change a base model. Raise Invalid if a value is invalid."""
         _require_name(base)
         for field, value in base.shape.model_dump(exclude={"tied_embeddings", "linears"}).items():
             if value < 1:
@@ -224,7 +224,10 @@ class Catalog(Aggregate):
         self.known_bases.add(base.name)
 
     def delist_base(self, name: str) -> None:
-        """Remove a base model from the catalog. An imported copy stays. Raises NotFound."""
+        """Remove a base model from the catalog, but not from the model store.
+
+        Raise NotFound if the catalog does not list it.
+        """
         _require_there(self.bases, name, "base model", "base_model")
         self.trigger_event(self.BaseModelDelisted, name=name)
 
@@ -233,7 +236,7 @@ class Catalog(Aggregate):
         del self.bases[name]
 
     def seed(self, offers: Offers) -> None:
-        """Add new entries. Entries that an operator changed or withdrew stay as they are."""
+        """Add new entries. Entries that an operator changed or withdrew are left unchanged."""
         for gpu_type in _new(offers.gpu_types, self.known_gpu_types):
             self.offer_gpu_type(gpu_type)
         for region in offers.regions:
@@ -297,7 +300,7 @@ def _require_figures(gpu_type: GpuType) -> None:
 
 
 def _require_figure(field: str, value: float, most: float) -> None:
-    """Raise Invalid for a value outside its range. A price of 0 would make leases endless."""
+    """Raise Invalid if a value is out of range. A price of 0 would make leases unlimited."""
     if not (math.isfinite(value) and 0 < value <= most):
         raise Invalid(f"{field} is {value}. It must be above 0 and at most {most:,}.", field=field)
 

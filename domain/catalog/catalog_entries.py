@@ -1,4 +1,4 @@
-"""Entries of the catalog: GPU types, regions with their capacity, and base models."""
+"""Catalog entries: GPU types, regions with their capacity, and base models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
 
 
 class Offer(BaseModel):
-    """Base of all entries."""
+    """Base class of all entries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class Offer(BaseModel):
 
 
 class GpuType(Offer):
-    """A GPU type at its hourly price."""
+    """A GPU type with its hourly price."""
 
     title: str
     vram_gib: float
@@ -48,7 +48,7 @@ class GpuType(Offer):
 
 
 class Region(Offer):
-    """A region, with its number of GPUs of each type."""
+    """A region with its number of GPUs of each type."""
 
     title: str
     capacity: dict[str, int]
@@ -64,7 +64,7 @@ class CatalogBase(Offer):
 
 
 class Offers(BaseModel):
-    """The entries that seed the platform's catalog."""
+    """Entries that seed the platform's catalog."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -94,7 +94,7 @@ class _Configuration(BaseModel):
     source: str
 
     def base(self, name: str) -> CatalogBase:
-        """Return the entry of the catalog."""
+        """Return the catalog entry."""
         head_dim = self.head_dim or self.hidden_size // self.attention_heads
         linears = fused_linears if self.fused_projections else separate_linears
         beside_shape = {"repository", "head_dim", "fused_projections", "eligible", "source"}
@@ -128,7 +128,7 @@ class _Document(BaseModel):
 
 
 def read_offers(text: str) -> Offers:
-    """Parse a catalog in TOML. Raises pydantic's ValidationError."""
+    """Parse a catalog in TOML. Raise pydantic's ValidationError if it is invalid."""
     document = _Document.model_validate(tomllib.loads(text))
     return Offers(
         gpu_types=tuple(
@@ -145,5 +145,5 @@ def read_offers(text: str) -> Offers:
 
 @cache
 def shipped_offers() -> Offers:
-    """Return the entries of `catalog.toml`, which ships with the code."""
+    """Return the entries of the `catalog.toml` that ships with EcoLink."""
     return read_offers(files("domain.catalog").joinpath("catalog.toml").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ APART = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class DisplayNames:
-    """Titles in the catalog, by id. A withdrawn GPU type or region is displayed by its id."""
+    """Display names by id. The display name of a withdrawn GPU type or region is its id."""
 
     gpu_types: Mapping[str, str]
     regions: Mapping[str, str]
@@ -18,7 +18,7 @@ class DisplayNames:
     """CPU-backed GPU types."""
 
     def gpus(self, count: int, gpu_type: str) -> str:
-        """Return a number of GPUs of a type, such as `2 × NVIDIA L4 24 GB`."""
+        """Return the display text of some GPUs of a type, such as `2 × NVIDIA L4 24 GB`."""
         title = self.gpu_type(gpu_type).replace(" GB", f"{APART}GB")
         return f"{count}{APART}×{APART}{title}"
 

@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict
 from domain.training.precision import Dtype
 
 NOISE = 0.2
-"""Relative difference between two probes that is noise."""
+"""Relative difference between two probes that counts as noise."""
 
 OWN_LOAD = 0.5
-"""Load of the platform's own processes, which `domain.estimating.pricing` already includes."""
+"""Load of the platform's own processes, which the constants in `domain.estimating.pricing` include.
+"""
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25
@@ -18,7 +19,7 @@ LEVEL_MARGIN = 0.25
 
 
 class Machine(BaseModel):
-    """The scheduler's measurements of a machine that runs CPU-backed segments."""
+    """The scheduler's measurements of a machine that runs segments on its CPU."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,20 +40,20 @@ class Machine(BaseModel):
 
 
 class Conditions(BaseModel):
-    """The machine of a CPU-backed type when a job is priced."""
+    """Conditions on the machine of a CPU-backed GPU type when a job is priced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cores: int
     tflops: float | None  # measured by the probe in the job's dtype; None: not measured
-    load: float | None  # one-minute load average; None: not known
+    load: float | None  # one-minute load average; None: unknown
 
     @property
     def slowdown(self) -> float:
         """Factor by which the load may slow down a job, rounded up to one of `LEVELS`.
 
-        The threads of a job and other processes share the cores equally. The coarse levels keep an
-        estimate stable.
+        A job's threads and other processes share the cores equally. The levels are coarse, so that
+        small changes in load do not change an estimate.
         """
         others = max(0.0, (self.load or 0.0) - OWN_LOAD)
         shared = (self.cores + others) / self.cores

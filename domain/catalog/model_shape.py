@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ModelShape(BaseModel):
-    """Dimensions of a decoder-only transformer."""
+    """The dimensions of a decoder-only transformer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,13 +21,13 @@ class ModelShape(BaseModel):
     context_length: int
     tied_embeddings: bool
     linears: dict[str, tuple[int, int]]
-    """Inputs and outputs of the linear modules of one layer, by name, such as `q_proj`."""
+    """Input and output sizes of the linear modules of one layer, by name, such as `q_proj`."""
 
 
 def separate_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules of a layer of Llama, Qwen2, Mistral or Gemma 2."""
+    """Return the linear modules of a layer in Llama, Qwen2, Mistral or Gemma 2."""
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "q_proj": (hidden_size, queries),
@@ -43,7 +43,7 @@ def separate_linears(
 def fused_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules of a layer of Phi-3 or Phi-4, with fused projections."""
+    """Return the linear modules, with fused projections, of a layer in Phi-3 or Phi-4."""
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "qkv_proj": (hidden_size, queries + 2 * keys),

@@ -1,4 +1,4 @@
-"""Base classes of all aggregates and events: the envelope, the topics and the cause."""
+"""Base classes of aggregates and events: event metadata, topics and the cause of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 @dataclass(frozen=True)
 class Cause:
-    """The command behind an event: its actor, its id, its time, and the event that caused it.
+    """The command that caused an event: its actor, id, time, and the event that triggered it.
 
     The actor is an id such as `account:<uuid>` or `service:billing`, never a person's name.
     """
@@ -45,15 +45,15 @@ def because(cause: Cause) -> Generator[Cause]:
 
 
 def current_cause() -> Cause:
-    """Return the current cause. Raises LookupError outside a `because` block."""
+    """Return the current cause. Raise LookupError outside a `because` block."""
     return _cause.get()
 
 
 class Event(BaseModel, CanMutateAggregate[UUID]):
-    """An event with its envelope.
+    """An event with its metadata.
 
-    Its topic in the store is the name of its class. A class that is renamed no longer reads the
-    stored events; the golden events of the tests fail then.
+    Its topic in the store is its class name. Renaming a class would make stored events unreadable;
+    the golden-event tests detect this.
     """
 
     TOPIC: ClassVar[str]
@@ -72,7 +72,7 @@ class Event(BaseModel, CanMutateAggregate[UUID]):
         cls.TOPIC = cls.__name__
 
     def _as_dict(self) -> dict[str, Any]:
-        """The arguments that an `@event` method can ask for: the fields, or the whole event."""
+        """Return the arguments available to an `@event` method: the fields, and the whole event."""
         return self.__dict__ | {"event": self}
 
     @property
@@ -88,18 +88,19 @@ class Created(Event, CanInitAggregate[UUID]):
 
 
 class Aggregate(BaseAggregate[UUID]):
-    """A stream of events with an id, and the state that follows from them.
+    """A stream of events with an id, and the state derived from them.
 
-    A public command raises an error or triggers an event. The private method under `@event` only
-    assigns, because it also runs at every replay; it names the fields that it needs.
+    A public command either raises an error or triggers an event. The private method under `@event`
+    only assigns state, because it also runs on every replay. Its parameters name the fields that it
+    needs.
 
-    Events are nested classes. An aggregate with many declares them in a module of their own, as
-    subclasses of one base, and names that base as its `Event`.
+    Events are nested classes. An aggregate with many events declares them in a separate module, as
+    subclasses of a common base class, and assigns that class to `Event`.
     """
 
     TOPIC: ClassVar[str] = ""
     snapshot_events: ClassVar[int | None] = None
-    """Number of events between two snapshots; None takes no snapshots."""
+    """Number of events between two snapshots; None disables snapshots."""
     Event = Event
     account_id: UUID
 
@@ -111,7 +112,7 @@ class Aggregate(BaseAggregate[UUID]):
 
     @classmethod
     def event_classes(cls) -> list[type[Event]]:
-        """Return the classes of the aggregate's events, in the order of their declaration."""
+        """Return the aggregate's event classes in declaration order."""
         return [
             kind
             for kind in vars(cls).values()
@@ -129,8 +130,8 @@ class Aggregate(BaseAggregate[UUID]):
         return super()._create(event_class, id=id, **(_envelope() | kwargs))
 
     def trigger_event(self, event_class: type[CanMutateAggregate[UUID]], **kwargs: Any) -> None:
-        """Append an event to this stream, with the envelope of the current cause."""
-        # The library replaces an event class by a subclass that runs the method under `@event`.
+        """Append an event with the metadata of the current cause to this stream."""
+        # The library replaces an event class with a subclass that runs the method under `@event`.
         kind = getattr(type(self), event_class.__name__)
         super().trigger_event(kind, **({"account_id": self.account_id} | _envelope() | kwargs))
 

@@ -1,4 +1,4 @@
-"""Durations in words."""
+"""Formatting of durations."""
 
 from __future__ import annotations
 

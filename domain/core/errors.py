@@ -1,4 +1,4 @@
-"""Errors of refused commands."""
+"""Errors that commands raise when they are refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class DomainError(Exception):
     """A refusal with a stable code and a message.
 
-    `field` is the invalid field, if there is one. `figures` are the numbers in the message, for
-    programs.
+    `field` is the invalid field, if any. `figures` holds the numbers in the message in
+    machine-readable form.
     """
 
     code = "refused"
@@ -64,7 +64,7 @@ class SeveralProblems(DomainError):
 
 
 class StaleSegment(DomainError):
-    """The report belongs to a segment that no longer runs."""
+    """The report is from a segment that is no longer running."""
 
     code = "stale_segment"
 

@@ -1,4 +1,4 @@
-"""The event log. It loads aggregates and saves their events in one transaction."""
+"""The event log, which loads aggregates and saves their events in one transaction."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from domain.core.errors import NotFound, VersionConflict
 from domain.core.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
-"""Limit of events in one save, so that a save never blocks other writers for long. An event has a
-few hundred bytes, so this also limits the bytes."""
+"""Maximum number of events in one save, so that a save never blocks other writers for long. An
+event has a few hundred bytes, so this also limits the size.
+"""
 
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
-"""Environment variables of a log. Without the secret, it neither takes nor reads snapshots."""
+"""Environment variables of the event log. Without the secret, it neither takes nor reads snapshots.
+"""
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 
 
 class PydanticMapper(Mapper[UUID]):
-    """Stores an event as the JSON of its model, without the fields that are columns."""
+    """A mapper that stores an event as the JSON of its model, without fields that are columns."""
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
-        """Return the row of an event or a snapshot."""
+        """Return the row for an event or a snapshot."""
         assert isinstance(domain_event, BaseModel)
         state = domain_event.model_dump(
             mode="json", exclude={"originator_id", "originator_version"}
@@ -57,7 +59,7 @@ class PydanticMapper(Mapper[UUID]):
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
-        """Return the event of a row, upcast to the current version of its class."""
+        """Return the event in a row, upcast to the current version of its class."""
         event_class = resolve_topic(stored_event.topic)
         state: dict[str, Any] = json.loads(stored_event.state)
         stored_version = state.pop("class_version", 1)
@@ -69,10 +71,10 @@ class PydanticMapper(Mapper[UUID]):
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
-    """Apply some events to an aggregate.
+    """Apply events to an aggregate and return it.
 
-    The library's projector checks each event with `isinstance` and a protocol. With Python 3.11,
-    the check takes more than half of the time of a load.
+    The library's projector checks each event with `isinstance` against a protocol. In Python 3.11,
+    this check takes more than half of the loading time.
     """
     for event in events:
         aggregate = event.mutate(aggregate)
@@ -80,7 +82,7 @@ def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
 
 
 class EventLog(Application[UUID]):
-    """The events of all aggregates, in one ordered notification log."""
+    """The events of all aggregates, in a single ordered notification log."""
 
     name: str = "ecolink"
 
@@ -89,7 +91,7 @@ class EventLog(Application[UUID]):
         return PydanticMapper(self.construct_transcoder())
 
     def construct_recorder(self) -> ProcessRecorder:
-        """Return a recorder that saves events and the position of a reaction together."""
+        """Return a recorder that saves events and a handler's position in one transaction."""
         return self.factory.process_recorder()
 
     def construct_snapshot_store(self) -> EventStore[UUID]:
@@ -99,12 +101,12 @@ class EventLog(Application[UUID]):
 
     @property
     def process_recorder(self) -> ProcessRecorder:
-        """The recorder, with its type."""
+        """The recorder, with its concrete type."""
         assert isinstance(self.recorder, ProcessRecorder)
         return self.recorder
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
-        """Return an aggregate, or None."""
+        """Return an aggregate, or None if it does not exist."""
         try:
             found: object = self.repository.get(aggregate_id, projector_func=replayed)
         except AggregateNotFoundError:
@@ -112,7 +114,7 @@ class EventLog(Application[UUID]):
         return found if isinstance(found, kind) else None
 
     def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """Return an aggregate. Raises NotFound."""
+        """Return an aggregate. Raise NotFound if it does not exist."""
         found = self.find(kind, aggregate_id)
         if found is None:
             raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}.")
@@ -127,8 +129,8 @@ class EventLog(Application[UUID]):
     def commit(self, *aggregates: Aggregate, tracking: Tracking | None = None) -> None:
         """Save all pending events of some aggregates, and a position, in one transaction.
 
-        Raises VersionConflict if another writer was first. If the conflict is with the same
-        command, it counts as success: the library retried after a lost acknowledgement.
+        Raise VersionConflict if another writer saved first. If that writer is the same command, the
+        save counts as successful: the library retried after a lost acknowledgement.
         """
         processing = ProcessingEvent[UUID](tracking=tracking)
         processing.collect_events(*aggregates)
@@ -147,7 +149,7 @@ class EventLog(Application[UUID]):
             logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
     def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
-        """Save a snapshot of each aggregate after every `snapshot_events` of its events."""
+        """Save a snapshot of each aggregate at every multiple of `snapshot_events`."""
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
         for event in processing_event.events:
@@ -173,7 +175,7 @@ class EventLog(Application[UUID]):
         )
 
     def retrying(self, attempt: Callable[[], T], attempts: int = 8) -> T:
-        """Run a use case, and run it again after a version conflict, at most `attempts` times."""
+        """Run a use case. After a version conflict, retry it, up to `attempts` runs in total."""
         for _ in range(attempts - 1):
             try:
                 return attempt()

@@ -1,4 +1,4 @@
-"""Derived ids. Creating the same thing twice gives the same id."""
+"""Deterministic ids. Creating the same object twice gives it the same id."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from uuid import UUID, uuid5
 NAMESPACE = UUID("6f2a1f0c-4a55-5b0e-9d3c-7f4f3e6f8a10")
 
 PLATFORM_ACCOUNT_ID = uuid5(NAMESPACE, "platform")
-"""Account of events that belong to no customer, such as a pool's capacity."""
+"""Account of events that belong to no customer, such as changes of a pool's capacity."""
 
 CATALOG_ID = uuid5(NAMESPACE, "catalog")
-"""Id of the one catalog."""
+"""Id of the only catalog."""
 
 
 def created_id(account_id: UUID, kind: str, command_key: str) -> UUID:
-    """Return the id of the object that a command of an account creates."""
+    """Return the id of the object that an account's command creates."""
     return uuid5(account_id, f"{kind}:{command_key}")
 
 
@@ -29,12 +29,12 @@ def gpu_pool_id(region: str, gpu_type: str) -> UUID:
 
 
 def base_model_id(name: str) -> UUID:
-    """Return the id of a base model."""
+    """Return the id of the base model with this name."""
     return uuid5(NAMESPACE, f"base-model:{name}")
 
 
 def payment_id(provider: str, reference: str) -> UUID:
-    """Return the id of a payment. The length separates provider and reference."""
+    """Return the id of a payment. The length prefix separates the provider from the reference."""
     return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
@@ -49,5 +49,5 @@ def meter_id(job_id: UUID, segment: int) -> UUID:
 
 
 def deployment_id(account_id: UUID, model: str) -> UUID:
-    """Return the id of an account's deployment of a model."""
+    """Return the id of the deployment of an account's model."""
     return uuid5(account_id, f"deployment:{model}")

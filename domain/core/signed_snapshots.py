@@ -1,4 +1,4 @@
-"""Signed snapshots. A snapshot is used only if its signature and its last event are genuine."""
+"""Signed snapshots. EcoLink uses a snapshot only if its signature and last event are genuine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 
 class SignedState(BaseModel):
-    """State in the row of a snapshot."""
+    """The state column of a snapshot's row."""
 
     last_event_sha256: str
     """Hash of the last event that the snapshot includes, as the log stores it."""
@@ -35,8 +35,9 @@ class SignedState(BaseModel):
 class SignedSnapshots(EventStore[UUID]):
     """Snapshots of aggregates, signed with a secret that is not in the database.
 
-    A database role that can insert rows therefore cannot forge a snapshot. A snapshot also has the
-    hash of its last event. After a restore of the log, snapshots of lost events are not used.
+    A database role that can insert rows therefore cannot forge a snapshot. Each snapshot also
+    contains the hash of its last event, so snapshots of events that are lost when the log is
+    restored from a backup are ignored.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SignedSnapshots(EventStore[UUID]):
     def put(
         self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any
     ) -> list[Recording[UUID]]:
-        """Sign and store some snapshots. Their events must be stored."""
+        """Sign and store snapshots. Their events must already be stored."""
         self.recorder.insert_events([self._signed(each) for each in domain_events], **kwargs)
         return []
 
@@ -67,7 +68,7 @@ class SignedSnapshots(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """Yield the genuine snapshots of an aggregate. Others are logged and skipped."""
+        """Yield the genuine snapshots of an aggregate. Log and skip the others."""
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
             if not rows:
@@ -83,7 +84,7 @@ class SignedSnapshots(EventStore[UUID]):
             yield self.mapper.to_domain_event(genuine)
 
     def verified(self, row: StoredEvent) -> StoredEvent:
-        """Return the snapshot of a row. Raises ForgedSnapshot."""
+        """Return the snapshot in a row. Raise ForgedSnapshot if it is not genuine."""
         try:
             state = SignedState.model_validate_json(row.state)
         except ValidationError:
@@ -117,7 +118,7 @@ class SignedSnapshots(EventStore[UUID]):
         return hmac.digest(self._secret, json.dumps(signed).encode(), "sha256").hex()
 
     def _last_event_sha256(self, row: StoredEvent) -> str | None:
-        """Return the hash of the event with the version of a snapshot, or None."""
+        """Return the hash of the event at a snapshot's version, or None if it does not exist."""
         version = row.originator_version
         found = self._events.select_events(row.originator_id, gt=version - 1, lte=version)
         if not found:
@@ -137,4 +138,4 @@ class SignedSnapshots(EventStore[UUID]):
 
 
 class ForgedSnapshot(Exception):
-    """The platform did not make the snapshot from the events in its log."""
+    """The snapshot was not made by EcoLink from the events in its log."""

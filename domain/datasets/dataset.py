@@ -1,4 +1,4 @@
-"""Dataset: an uploaded chat file, from its upload and validation to its deletion."""
+"""An uploaded chat file, from its upload and validation to its deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain.core.errors import WrongState
 from domain.training.token_lengths import TokenLengths
 
 LEAST_EXAMPLES = 2
-"""One example to train on, and one held-out example for the evaluation."""
+"""One example to train on, and one held-out example to evaluate."""
 
 
 class DatasetStatus(StrEnum):
@@ -40,7 +40,7 @@ class UploadOptions:
 
 @dataclass(frozen=True)
 class Trainability:
-    """The facts that decide if jobs may train on a valid dataset."""
+    """The facts that decide whether jobs may train on a valid dataset."""
 
     examples: int
     duplicates: int
@@ -50,7 +50,8 @@ class Trainability:
     def obstacle(self, *, has_validation: bool = False) -> str | None:
         """Return the reason why no job may train on the dataset; None if jobs may.
 
-        With `has_validation`, the job has a validation dataset and needs no held-out examples.
+        If `has_validation` is true, the job has a validation dataset and needs no held-out
+        examples.
         """
         if self.tool_lines and not self.tools_ignored:
             lines = (
@@ -72,7 +73,7 @@ class Trainability:
 
 
 class Uncountable(StrEnum):
-    """Reasons why tokens cannot be counted: a refusal of the chat template, or a limit."""
+    """Reasons why tokens cannot be counted: the chat template's refusal, or a limit."""
 
     REFUSED = "refused"
     TIME = "time"
@@ -81,7 +82,7 @@ class Uncountable(StrEnum):
 
 @dataclass(frozen=True)
 class Counted:
-    """The token lengths under one revision of a base model."""
+    """Token lengths of the examples under one revision of a base model."""
 
     base_manifest_sha256: str
     lengths: TokenLengths
@@ -89,7 +90,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class TokensRefused:
-    """The reason why one revision of a base model cannot count the tokens of a dataset."""
+    """The reason why the tokens of a dataset cannot be counted under one base model revision."""
 
     base_manifest_sha256: str
     example: int | None
@@ -112,12 +113,12 @@ class TokensRefused:
 
 
 class Dataset(Aggregate):
-    """A file of chat examples. Its text is an artifact; events have its reference and its hash."""
+    """A file of chat examples. Events contain only a reference to the file and its hash."""
 
     TOPIC: ClassVar[str] = "Dataset"
 
     class DatasetUploaded(Created):
-        """A file was uploaded and waits for validation."""
+        """A file was uploaded and is queued for validation."""
 
         ref: str
         sha256: str
@@ -136,16 +137,16 @@ class Dataset(Aggregate):
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):
-        """The owner confirmed that jobs ignore the tool definitions of the file."""
+        """The owner confirmed that jobs may ignore the tool definitions in the file."""
 
     class DatasetRejected(Event):
-        """The file is invalid and was deleted. Its report lists the errors."""
+        """The file is invalid and was deleted. Its validation report lists the errors."""
 
         errors: int
         report_ref: str
 
     class TokensCounted(Event):
-        """The lengths of the examples in tokens of one base model are known."""
+        """The token lengths of the examples were computed for one base model."""
 
         base_model: str
         base_manifest_sha256: str
@@ -154,15 +155,15 @@ class Dataset(Aggregate):
         lengths: TokenLengths
 
     class TokensUncountable(Event):
-        """Tokens of one base model cannot be counted, so no job can train that base on it."""
+        """The tokens cannot be counted for a base model. No job can train it on this dataset."""
 
         base_model: str
         base_manifest_sha256: str
-        example: int | None  # from 1; None: no single one
+        example: int | None  # from 1; None: no single example
         reason: Uncountable
 
     class DatasetDeleted(Event):
-        """The owner deleted the file. Models trained on it stay."""
+        """The owner deleted the file. Models trained on it are kept."""
 
     @classmethod
     def uploaded(
@@ -174,7 +175,7 @@ class Dataset(Aggregate):
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """Return a dataset whose file is complete in the artifact store."""
+        """Return a dataset whose file is completely stored."""
         return cls._create(
             cls.DatasetUploaded,
             id=dataset_id,
@@ -209,7 +210,7 @@ class Dataset(Aggregate):
 
     @property
     def examples(self) -> int:
-        """Number of examples; 0 before the validation."""
+        """Number of examples; 0 before validation."""
         return self.trainability.examples
 
     def validate(
@@ -245,7 +246,7 @@ class Dataset(Aggregate):
         self.trainability = Trainability(examples, duplicates, tool_lines, ignored)
 
     def ignore_tools(self) -> None:
-        """Confirm that jobs ignore the tool definitions. Raises WrongState."""
+        """Let jobs ignore the tool definitions. Raise WrongState unless the file is valid."""
         self._require(DatasetStatus.READY_FOR_TRAINING)
         if self.trainability.tool_lines and not self.trainability.tools_ignored:
             self.trigger_event(self.ToolDefinitionsIgnored)
@@ -255,7 +256,7 @@ class Dataset(Aggregate):
         self.trainability = replace(self.trainability, tools_ignored=True)
 
     def reject(self, errors: int, report_ref: str) -> None:
-        """Refuse the file."""
+        """Reject the file as invalid."""
         self._require(DatasetStatus.VALIDATING)
         assert errors > 0
         self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
@@ -265,7 +266,7 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.REJECTED
 
     def delete(self, used_by: Collection[UUID]) -> None:
-        """Delete the file. Raises WrongState while unfinished jobs train on it."""
+        """Delete the file. Raise WrongState while unfinished jobs use it."""
         if used_by:
             raise WrongState(
                 f"{len(used_by)} unfinished jobs train on this dataset. Wait for them or cancel "
@@ -282,7 +283,7 @@ class Dataset(Aggregate):
     def record_tokens(
         self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
-        """Record the token lengths under one revision of a base, if they are not known."""
+        """Record the token lengths under one base model revision, unless they are already known."""
         self._require(DatasetStatus.READY_FOR_TRAINING)
         if not self.is_counted(base_model, base_manifest_sha256):
             self.trigger_event(
@@ -307,7 +308,7 @@ class Dataset(Aggregate):
         example: int | None,
         reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Record once that a revision of a base cannot count the tokens of an example (from 1)."""
+        """Record once that a base model revision cannot count the tokens of an example (from 1)."""
         if self.why_uncountable(base_model, base_manifest_sha256) is None:
             self.trigger_event(
                 self.TokensUncountable,
@@ -324,14 +325,14 @@ class Dataset(Aggregate):
         self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
-        """Return why a revision of a base cannot count the tokens; None if it may be able to."""
+        """Return why a base model revision cannot count the tokens; None if no reason is known."""
         refused = self.uncountable.get(base_model)
         if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
             return None
         return str(refused)
 
     def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
-        """Return True if the lengths under this revision of a base are known."""
+        """Return True if the lengths under this base model revision are known."""
         known = self.counted.get(base_model)
         return known is not None and known.base_manifest_sha256 == base_manifest_sha256
 

@@ -1,4 +1,4 @@
-"""Deployment: a model that should answer requests under its name, and its state."""
+"""A name under which a model should be served, and its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DeploymentStatus(StrEnum):
     """States of a deployment."""
 
     DEPLOYING = "deploying"  # not loaded yet
-    ACTIVE = "active"  # it was loaded and can be served
+    ACTIVE = "active"  # the model was loaded and can be served
     FAILED = "failed"
     UNDEPLOYED = "undeployed"
 
@@ -28,7 +28,7 @@ class DeploymentStatus(StrEnum):
 
 
 class AdapterWeights(BaseModel):
-    """An adapter in the artifact store: the model of a job, or a checkpoint."""
+    """An adapter in the artifact store, either the model of a job or a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,18 +39,18 @@ class AdapterWeights(BaseModel):
 
 
 class Weights(BaseModel):
-    """Weights that a deployment serves: a base, or an adapter on a base."""
+    """The weights that a deployment serves: a base model, or an adapter on one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_model: str
     base_ref: str
     base_manifest_sha256: str
-    adapter: AdapterWeights | None  # None: the base
+    adapter: AdapterWeights | None  # None: the base model
 
 
 class Deployment(Aggregate):
-    """A name that should answer requests. Deployments of bases belong to the platform.
+    """A name under which a model should be served. Those of base models belong to the platform.
 
     Repeated commands have no effect. A restart of serving does not change a deployment.
     """
@@ -58,32 +58,32 @@ class Deployment(Aggregate):
     TOPIC: ClassVar[str] = "Deployment"
 
     class DeploymentRequested(Created):
-        """A base, model or checkpoint should answer requests under its name."""
+        """A base model, model or checkpoint was requested to be served under its name."""
 
         model: str
         weights: Weights
 
         @property
         def job_id(self) -> UUID | None:
-            """Job that made the adapter; None for a base. It never changes for a name."""
+            """Job that made the adapter; None for a base model. It never changes for a name."""
             return self.weights.adapter and self.weights.adapter.job_id
 
     class DeploymentRenewed(Event):
-        """The model should answer again, or with other weights."""
+        """The model was requested again, or with other weights."""
 
         weights: Weights
 
     class DeploymentActivated(Event):
-        """The model is loaded and answers requests."""
+        """The model is loaded and serves requests."""
 
     class DeploymentFailed(Event):
-        """The model cannot be served. It is not retried until the next request to deploy it."""
+        """The model cannot be served. EcoLink does not retry until it is deployed again."""
 
         code: str
         message: str
 
     class Undeployed(Event):
-        """The model no longer answers requests."""
+        """The model was undeployed and no longer serves requests."""
 
     @classmethod
     def request(cls, account_id: UUID, model: str, weights: Weights) -> Deployment:
@@ -104,7 +104,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def renew(self, weights: Weights) -> None:
-        """Deploy these weights, in any state."""
+        """Deploy these weights, whatever the current state."""
         if not self.status.is_wanted or weights != self.weights:
             self.trigger_event(self.DeploymentRenewed, weights=weights)
 
@@ -114,7 +114,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def activate(self) -> None:
-        """Record that the model answers requests, if it should."""
+        """Record that the model serves requests, if the deployment is still requested."""
         if self.status is DeploymentStatus.DEPLOYING:
             self.trigger_event(self.DeploymentActivated)
 
@@ -123,7 +123,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.ACTIVE
 
     def fail(self, code: str, message: str) -> None:
-        """Record that the model cannot be served, if it should be."""
+        """Record that the model cannot be served, if the deployment is still requested."""
         if self.status.is_wanted:
             self.trigger_event(self.DeploymentFailed, code=code, message=message)
 

@@ -1,4 +1,4 @@
-"""Advice on failed deployments, by the code of the failure."""
+"""Advice on failed deployments, by failure code."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ ADVICE = {
     "serving_died": NO_MEMORY,
     "base_not_deployed": "Deploy it again once its base is deployed.",
 }
-"""Advice by the code of a failure."""
+"""Advice by failure code."""
 
 
 def advice_on(code: str) -> str:
-    """Return advice on a failure, in sentences."""
+    """Return advice on a failure, in full sentences."""
     return ADVICE.get(code, AGAIN)

@@ -16,8 +16,8 @@ def padded(tokens: float) -> int:
 def fill(lengths: Sequence[float], budget: int) -> list[list[int]]:
     """Return batches of positions in `lengths` (tokens), with the longest examples first.
 
-    A batch has at most `budget` tokens, padding included: attention pads every row to the longest
-    one. An example that exceeds the budget gets a batch of its own.
+    A batch has at most `budget` tokens including padding, because attention pads every row to the
+    longest one. An example that exceeds the budget gets its own batch.
     """
     batches: list[list[int]] = []
     length = 0

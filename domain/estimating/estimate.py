@@ -37,7 +37,7 @@ class PhaseEstimate(BaseModel):
         return math.sqrt(self.low_seconds * self.high_seconds)
 
     def scaled(self, share: float) -> PhaseEstimate:
-        """Return the estimate of a share (0 to 1) of the phase."""
+        """Return the estimate for a share (0 to 1) of the phase."""
         return PhaseEstimate(
             phase=self.phase,
             model_seconds=self.model_seconds * share,
@@ -47,20 +47,20 @@ class PhaseEstimate(BaseModel):
 
 
 class Estimate(BaseModel):
-    """Time and cost of a job, or of its rest. JobApproved and JobResumed record it."""
+    """Time and cost of a job or of its remaining work. JobApproved and JobResumed record it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_micros_per_hour: int  # of all its GPUs
     tokens: int  # in all epochs, after truncation
     total_steps: int  # optimizer steps
-    calibrated_from: int  # finished jobs behind the factors; 0: the catalog alone
+    calibrated_from: int  # jobs used for calibration; 0: catalog values only
     phases: tuple[PhaseEstimate, ...]
     conditions: Conditions | None = None  # None: a GPU type, or not known
 
     @property
     def basis(self) -> str:
-        """Sentences on the basis of the range, and on the load that it includes."""
+        """Sentences that explain what the range is based on, and which machine load it assumes."""
         conditions = self.conditions
         if self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
@@ -101,7 +101,7 @@ class Estimate(BaseModel):
 
     @property
     def high_micros(self) -> int:
-        """Upper bound of the cost, in micro-dollars. The balance must cover it."""
+        """Upper bound of the cost, in micro-dollars. Approval requires a balance of this amount."""
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
 
     def typical_seconds(self, phase: Phase) -> float:
@@ -110,7 +110,7 @@ class Estimate(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Factors by phase, actual over modelled seconds, from finished jobs and the machine."""
+    """Factors by phase, the ratio of actual to modelled seconds, and the state of the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -123,7 +123,7 @@ class Calibration(BaseModel):
 def sequence_length(
     hyperparameters: Hyperparameters, shape: ModelShape, *lengths: TokenLengths
 ) -> int:
-    """Return the tokens of the longest example, after truncation to the field or the context."""
+    """Return the tokens of the longest example, truncated to the maximum length or the context."""
     limit = hyperparameters.max_sequence_length or shape.context_length
     return min(limit, shape.context_length, max(each.longest for each in lengths))
 
@@ -138,11 +138,11 @@ def estimate(
 ) -> Estimate:
     """Estimate a whole job. `rate_micros_per_hour` is the price of all its GPUs.
 
-    The typical seconds of a phase are its modelled seconds times its factor. The lower bound is
-    the typical seconds / sqrt(1.3), and the upper bound is 1.3 times the lower bound. The phase
-    `register` is short and has no headroom. On a CPU, the speed that the probe measured replaces
-    factors that are not calibrated. A higher load than that of the finished jobs raises the upper
-    bound. Raises Invalid if the dataset is too small, or if the job takes more than a year.
+    The typical seconds of a phase are its modelled seconds times its factor. The lower bound is the
+    typical seconds / sqrt(1.3), and the upper bound is 1.3 times the lower bound. The phase
+    `register` is short and has no headroom. On a CPU, the probed speed replaces factors that are
+    not calibrated. If the load is higher than that of the finished jobs, the upper bound rises.
+    Raises Invalid if the dataset is too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
         raise Invalid(
@@ -179,7 +179,7 @@ def estimate(
 def _probed(
     work: Work, gpu: GpuType, gpu_count: int, fit: Fit, conditions: Conditions | None
 ) -> dict[Phase, float]:
-    """Return factors for the machine's measured speed; none if the speed is unknown."""
+    """Return factors derived from the machine's probed speed; none if the speed is unknown."""
     if conditions is None or conditions.tflops is None:
         return {}
     scaled = gpu.bf16_tflops * conditions.tflops / PROBED_TFLOPS
@@ -208,8 +208,8 @@ def remaining(
 ) -> Estimate:
     """Estimate the rest of a job that resumes after `step` of `total_steps`, at today's rate.
 
-    The job starts again, trains the remaining steps (none if it is `trained`), evaluates and
-    registers. `whole` is the estimate of the whole job.
+    The job starts up again, trains the remaining steps (none if it is `trained`), evaluates the
+    model and registers it. `whole` is the estimate of the whole job.
     """
     left = 0 if trained else max(0, total_steps - step)
     share = left / total_steps if total_steps > 0 else 0.0

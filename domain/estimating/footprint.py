@@ -1,4 +1,4 @@
-"""The memory that a job uses on each GPU, by item."""
+"""The memory that a job uses on each GPU, item by item."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ CUDA_CONTEXT_BYTES = 512 * MIB
 issue 107667), and more kernels during training."""
 
 LIBRARY_BYTES = 128 * MIB
-"""Workspaces: 32 MiB of cuBLAS for each handle and stream (`:4096:8` in PyTorch's notes on
-CUBLAS_WORKSPACE_CONFIG), and those of attention and reductions."""
+"""Workspaces: 32 MiB for each cuBLAS handle and stream (`:4096:8` in PyTorch's notes on
+CUBLAS_WORKSPACE_CONFIG), and the workspaces of attention and reductions.
+"""
 
 BITSANDBYTES_BYTES = 64 * MIB
 """Code books and kernels of bitsandbytes."""
@@ -31,8 +32,9 @@ bf16 and float32, with 4 x 64 to 4 x 512 tokens, are 0.9 to 1.15 times the measu
 above them."""
 
 SHORT_ROW = 256
-"""Tokens up to which the trainer's attention on a CPU keeps a row's scores, which is faster than
-fused attention. Scores of longer rows would need more memory than the rest of the row."""
+"""Longest row, in tokens, whose attention scores the trainer keeps on a CPU. Keeping them is faster
+than fused attention. For longer rows, the scores would need more memory than the rest of the row.
+"""
 
 FRAGMENTATION = 0.1
 """Share of the activations that the allocator loses to fragmentation. Totals published by Qwen and
@@ -44,7 +46,7 @@ PAD_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """The quantities that determine the memory of a job."""
+    """The quantities that determine a job's memory use."""
 
     shape: ModelShape
     hyperparameters: Hyperparameters
@@ -53,7 +55,7 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a full micro-batch of the longest examples, padding included."""
+        """Tokens of a full micro-batch of the longest examples, including padding."""
         rows = math.ceil(self.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
         return self.hyperparameters.micro_batch_size * rows
 
@@ -61,11 +63,12 @@ class Layout:
 def memory_items(
     layout: Layout, precision: Precision, checkpointing: bool, gpu: GpuType
 ) -> dict[str, int]:
-    """Return the bytes of each item at the peak of a rank.
+    """Return the bytes of each item at the memory peak of a rank.
 
-    The adapter is in float32, with AdamW's two moments. It has r x (inputs + outputs) parameters
-    for each target module (Hu et al., LoRA (2021)), and only these have gradients. Data parallelism
-    keeps another copy of the gradients, in the flat tensor that the ranks sum.
+    The adapter and AdamW's two moments are in float32. The adapter has r x (inputs + outputs)
+    parameters for each target module (Hu et al., LoRA (2021)), and only these have gradients. Data
+    parallelism keeps a second copy of the gradients, in the flat tensor that is reduced over the
+    ranks.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
     element = element_bytes(gpu)
@@ -92,14 +95,14 @@ def linear_parameters(shape: ModelShape) -> int:
 
 
 def element_bytes(gpu: GpuType) -> int:
-    """Return the bytes of a weight or an activation of the base."""
+    """Return the bytes per element of a weight or activation of the base model."""
     return gpu.computes_in.bytes
 
 
 def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
-    """Return the bytes of the frozen base, with its linear modules in NF4 or not.
+    """Return the bytes of the frozen base model, with its linear modules in NF4 or unquantised.
 
-    bitsandbytes and transformers do not quantise embeddings, norms and the head.
+    bitsandbytes and transformers do not quantise the embeddings, the norms and the head.
     """
     if precision is not Precision.NF4:
         return element * shape.parameters
@@ -108,18 +111,19 @@ def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT1
 
 
 def bytes_per_parameter(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> float:
-    """Return the mean bytes per parameter of the base."""
+    """Return the mean bytes per parameter of the base model."""
     return round(weight_bytes(shape, precision, element) / shape.parameters, 3)
 
 
 def activation_bytes(
     layout: Layout, checkpointing: bool, element: int = BFLOAT16, *, on_cpu: bool = False
 ) -> int:
-    """Return the bytes that a micro-batch keeps for its backward pass, and its working set.
+    """Return the bytes of the activations that a micro-batch keeps, and of its working set.
 
-    Without checkpointing, every layer keeps its tensors. With checkpointing, a layer keeps only its
-    input, and one layer at a time has the rest (Chen et al., Training Deep Nets with Sublinear
-    Memory Cost (2016)). The tensors of the head and the working set of a layer never coexist.
+    Without checkpointing, every layer keeps its activations for the backward pass. With
+    checkpointing, a layer keeps only its input, and one layer at a time has the rest (Chen et al.,
+    Training Deep Nets with Sublinear Memory Cost (2016)). The tensors of the head and the working
+    set of a layer never coexist.
     """
     shape = layout.shape
     layer, boundary = _layer_bytes(layout, element, on_cpu), element * shape.hidden_size
@@ -134,11 +138,11 @@ def activation_bytes(
 def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
     """Return the bytes per token that one layer keeps for its backward pass.
 
-    Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, except
-    that frozen linear modules keep no input. Both norms keep their input in float32 (8 h). Fused
-    attention keeps q, k, v and its output, and no scores (Dao et al., FlashAttention (2022)). The
-    gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted module keeps
-    its input in float32, the mask of its dropout, and the r numbers between A and B.
+    The count follows Korthikanti et al., Reducing Activation Recomputation (2022), section 4,
+    except that frozen linear modules keep no input. Both norms keep their input in float32 (8 h).
+    Fused attention keeps q, k, v and its output, and no scores (Dao et al., FlashAttention (2022)).
+    The gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted module
+    keeps its input in float32, the mask of its dropout, and the r numbers between A and B.
     """
     shape, hyperparameters = layout.shape, layout.hyperparameters
     queries = shape.attention_heads * shape.head_dim
@@ -157,18 +161,19 @@ def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
 def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
     """Return the bytes per token of the loss and its input.
 
-    Log-probabilities and two gradients are in float32, as published totals of GPUs and our peaks on
-    a CPU in float32 show. In bf16 on a CPU, we measured only the logits and their gradient.
+    The log-probabilities and two gradients are in float32. This agrees with published totals for
+    GPUs and with the peaks that we measured in float32 on a CPU. In bf16 on a CPU, we measured only
+    the logits and their gradient.
     """
     vocabulary = 2 * element if on_cpu and element == BFLOAT16 else 12
     return vocabulary * shape.vocab_size + 6 * shape.hidden_size
 
 
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
-    """Return the bytes beside the tensors: the CUDA context, libraries and 4-bit workspace.
+    """Return the bytes of the overhead: the CUDA context, libraries and the 4-bit workspace.
 
     A 4-bit module is dequantised before each product, so the largest one briefly exists twice. A
-    CPU-backed type has no CUDA context and no caching allocator.
+    CPU-backed type has neither a CUDA context nor a caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
     workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0

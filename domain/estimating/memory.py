@@ -1,4 +1,4 @@
-"""VRAM fit: the precision in which a job fits into its GPUs' memory."""
+"""VRAM fit: the precision in which a job fits into the memory of its GPUs."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from domain.training.precision import Dtype, Precision
 
 GIB = 1024**3
 FEW_GIB = 10
-"""Sizes from here on are rounded to a tenth of a GiB."""
+"""Sizes of at least this many GiB are rounded to a tenth of a GiB."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
-"""Bounds of the values that a refusal proposes (see `domain.training.hyperparameters`)."""
+"""Limits of the values that a refusal proposes (see `domain.training.hyperparameters`)."""
 
 MOST_TOKENS = 2048
-"""Limit of the tokens that run at once, if a micro-batch has fewer. More are no faster."""
+"""Maximum tokens that run at once, unless a micro-batch has more. More are not faster."""
 
 FILLED_SHARE = 0.9
-"""Share of the memory that a batch above a micro-batch may fill. Predictions err by about 10%."""
+"""Maximum share of memory for a batch of several micro-batches. Predictions err by about 10%."""
 
 
 def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:
-    """Return (precision, gradient checkpointing) in the order of attempts, the fastest first."""
+    """Return pairs of precision and gradient checkpointing to try, the fastest first."""
     full, four_bits = dtype.full, Precision.NF4
     return (full, False), (full, True), (four_bits, False), (four_bits, True)
 
 
 class DoesNotFit(Invalid):
-    """The job does not fit into the GPU's memory with any setting."""
+    """The job does not fit into the GPU's memory with any settings."""
 
 
 class Rejected(BaseModel):
-    """A setting that needs more memory than the GPU has."""
+    """Settings that need more memory than the GPU has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,17 +51,17 @@ class Rejected(BaseModel):
 
 
 class Fit(BaseModel):
-    """The memory of a job on each of its GPUs, and the settings that did not fit."""
+    """The memory that a job uses on each of its GPUs, and the settings that did not fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype  # of computations, and of the base unless it is in 4 bits
-    items: dict[str, int]  # bytes of each rank at its peak: weights, adapter, gradients, ...
-    batch_tokens: int  # run at once at that peak, padding included
+    dtype: Dtype  # of computations, and of the base model unless it is in 4 bits
+    items: dict[str, int]  # peak bytes of each rank: weights, adapter, gradients, ...
+    batch_tokens: int  # that run at once at the peak, including padding
     vram_bytes: int
-    on_cpu: bool  # True: memory of the host without the program; False: all memory of a GPU
+    on_cpu: bool  # True: host memory without the program itself; False: all memory of a GPU
     rejected: tuple[Rejected, ...]
 
     @property
@@ -76,12 +76,12 @@ class Fit(BaseModel):
 
     @property
     def needed_gib(self) -> float:
-        """Sum of all items in GiB, rounded up but not above the memory of the GPU."""
+        """Sum of all items in GiB, rounded up, but at most the memory of the GPU."""
         return min(gib(self.required_bytes), self.vram_bytes / GIB)
 
     @property
     def banner(self) -> str:
-        """Sentences on the chosen precision, for the wizard."""
+        """Sentences about the chosen precision, for the wizard."""
         vram = f"{self.vram_bytes / GIB:g} GiB"
         fits = f"{self.needed_gib:g} of {vram} on each GPU"
         full = f"full precision ({self.dtype})"
@@ -122,8 +122,8 @@ def decide(
 ) -> Fit:
     """Return the first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
 
-    Raises Invalid for a target module that the base does not have. Raises DoesNotFit with a setting
-    that fits: a smaller micro-batch, a shorter sequence, or one of `others`.
+    Raise Invalid if the base model lacks a target module. Raise DoesNotFit, with a proposal, if
+    none fits. A proposal is a smaller micro-batch, a shorter sequence or one of `others`.
     """
     require_target_modules(shape, hyperparameters)
     layout = Layout(shape, hyperparameters, sequence_length, gpu_count)
@@ -140,7 +140,7 @@ def fits(
     gpu: GpuType,
     gpu_count: int,
 ) -> bool:
-    """Return True if the job fits into a GPU's memory with some setting."""
+    """Return True if the job fits into the GPU's memory with some settings."""
     return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
 
 
@@ -148,7 +148,8 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
     """Return the fit with as many tokens at once as the memory allows.
 
     A full micro-batch of the longest examples always fits. If memory is left, several micro-batches
-    of a step run together, up to `MOST_TOKENS` and `FILLED_SHARE`. The gradient is the same.
+    of a step run together, up to `MOST_TOKENS` and `FILLED_SHARE`. This does not change the
+    gradient.
     """
     tokens = fit.batch_tokens
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
@@ -166,7 +167,7 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
 
 
 def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:
-    """Raise Invalid if a target module is no linear layer of the base."""
+    """Raise Invalid if a target module is not a linear layer of the base model."""
     missing = [name for name in hyperparameters.target_modules if name not in shape.linears]
     if missing:
         raise Invalid(
@@ -203,7 +204,7 @@ def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
 
 
 def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNotFit:
-    """Return the refusal of a job that does not fit, with the nearest setting that does."""
+    """Return the refusal of a job that does not fit, with the closest settings that do."""
     least = min(
         sum(memory_items(layout, precision, checkpointing, gpu).values())
         for precision, checkpointing in settings(gpu.computes_in)
@@ -233,7 +234,7 @@ def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNot
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A change that makes a job fit."""
+    """A change with which a job fits."""
 
     field: str
     values: dict[str, object]
@@ -241,7 +242,7 @@ class _Proposal:
 
 
 def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
-    """Return the largest micro-batch that fits, with the same effective batch."""
+    """Return the largest micro-batch that fits, for the same effective batch."""
     fields = layout.hyperparameters
     batch = fields.micro_batch_size * fields.gradient_accumulation
     for size in range(fields.micro_batch_size - 1, 0, -1):
@@ -273,7 +274,10 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
 
     if layout.sequence_length <= SHORTEST_SEQUENCE or not fits(SHORTEST_SEQUENCE):
         return None
-    low, high = SHORTEST_SEQUENCE, layout.sequence_length  # fits, does not
+    low, high = (
+        SHORTEST_SEQUENCE,
+        layout.sequence_length,
+    )  # fits, does not fit
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

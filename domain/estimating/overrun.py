@@ -1,4 +1,4 @@
-"""Overruns: the excess of a job over its estimate, and its causes."""
+"""Overruns: the time and cost of a job beyond its estimate, and the causes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOWER = 1.15
 """Ratio of measured to estimated time above which steps or a start count as slow."""
 
 LEAST_START_SECONDS = 10.0
-"""A start that is slower by less is not a cause."""
+"""Minimum delay of a start, in seconds, to count as a cause."""
 
 
 class Cause(StrEnum):
@@ -45,7 +45,7 @@ class Overrun(BaseModel):
 
     seconds: int  # billed beyond the upper bound; 0: the job is only late
     micros: int  # charged beyond the upper bound, minus credits
-    late_seconds: int  # beyond the upper bound since the approval, waits and pauses included
+    late_seconds: int  # elapsed beyond the upper bound, including waits and pauses
     reasons: tuple[Reason, ...]
 
 
@@ -55,11 +55,11 @@ class Facts:
 
     billed_seconds: float
     cost_micros: int
-    since_approval: float  # until now, or until its end
+    since_approval: float  # until now, or until the job ended
     launches: int
     crashes: int
-    start_seconds: float | None  # of the last segment, until it trained
-    step_seconds: float | None  # mean of the steps that the last segment took
+    start_seconds: float | None  # of the last segment, until it started training
+    step_seconds: float | None  # mean of the steps of the last segment
 
 
 def overrun(estimate: Estimate, facts: Facts) -> Overrun | None:

@@ -1,7 +1,7 @@
 """Time constants of estimates.
 
-They describe the trainer (`services.trainer`) on the hardware of the catalog. Calibration corrects
-each phase by the actual time of finished jobs, so a wrong constant affects only the first jobs.
+They describe the trainer (`services.trainer`) on the hardware in the catalog. Calibration corrects
+each phase by the measured times of finished jobs, so a wrong constant affects only the first jobs.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from types import MappingProxyType
 from typing import Literal
 
 HEADROOM = 1.3
-"""Ratio of the upper to the lower bound of every phase except register."""
+"""Ratio of the upper to the lower bound, for every phase except register."""
 
 LONGEST_SECONDS = 365 * 24 * 3600
-"""Limit of a job's estimate. A year of training is a typing error."""
+"""Upper limit of a job's estimate. More than a year indicates a typing error."""
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MAXIMUM = 64
-"""Held-out conversations: 5%, at least 1 and at most 64."""
+"""Upper limit of held-out conversations: 5% of the dataset, at least 1 and at most 64."""
 
 VALIDATION_MAXIMUM = 256
-"""Limit of the conversations of a validation dataset that are evaluated."""
+"""Upper limit of the evaluated conversations of a validation dataset."""
 
 LABEL_SHARE = 0.5
-"""Share of the tokens that are labels (the assistant's). The head runs only on these."""
+"""Share of the tokens that are labels, which are the assistant's. The head runs only on these."""
 
 COMPILED_WORK = 2e13
-"""Parameters of the base times tokens of all epochs, from which the trainer compiles layers. It
-corresponds to 150,000 tokens of SmolLM2-135M, where compiling saves a minute."""
+"""Minimum work (parameters of the base model times tokens of all epochs) for which the trainer
+compiles layers. It corresponds to 150,000 tokens of SmolLM2-135M, where compiling saves a minute.
+"""
 
 FLASH_BACKWARD = 2.5
-"""Ratio of the operations of fused attention, backward to forward: five matrix products to two
-(Dao, FlashAttention-2 (2023))."""
+"""Ratio of backward to forward operations in fused attention: five matrix products to two (Dao,
+FlashAttention-2 (2023)).
+"""
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,20 @@ class Speed:
     """Speed of a kind of hardware."""
 
     utilisation: float  # share of the catalog's bf16_tflops in large matrices
-    dequantised_per_second: float  # NF4 parameters that are converted to bf16
+    dequantised_per_second: float  # NF4 parameters per second that are converted to bf16
     layer_seconds: float  # launching the kernels of a layer, forward and backward
-    module_seconds: float  # launching those of an adapted module in a layer
+    module_seconds: float  # launching the kernels of an adapted module in a layer
     adapted_seconds: float  # memory-bound work per token and per input or output of such a module
-    overlaps: bool  # kernels are launched while earlier ones compute
-    compiled: float | None  # ratio of the time of compiled to eager layers; None: never compiled
+    overlaps: bool  # True: kernels are launched while earlier ones compute
+    compiled: float | None  # ratio of compiled to eager time per layer; None: never compiled
     compiling_seconds: float
     step_seconds: float  # optimizer step and report
     scaling: float  # speed-up of each further rank under data parallelism
     checkpoint_seconds: float  # pause of training for a checkpoint, without the copy
     image_pull_seconds: float  # until the program is loaded
-    load_seconds: float  # loading a model, without its bytes
+    load_seconds: float  # loading a model, without reading its bytes
     load_bytes_per_second: float
-    quantise_bytes_per_second: float  # bf16 weights that are converted to NF4
+    quantise_bytes_per_second: float  # bf16 weights per second that are converted to NF4
 
 
 SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
@@ -111,28 +113,29 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
 )
 
 PROBED_TFLOPS = 1.0
-"""Result of the one-second probe in bf16 on the machine of the CPU's constants. On another machine,
-the catalog's bf16_tflops is scaled by the result there."""
+"""Result of the one-second probe in bf16 on the machine on which the CPU's constants were measured.
+On another machine, the catalog's bf16_tflops is scaled by the probe's result there.
+"""
 
 PREP_SECONDS = 0.05
 PREP_EXAMPLE_SECONDS = 0.0003
 PREP_TOKEN_SECONDS = 0.000004
-"""Fetching a dataset, and rendering and tokenising each conversation."""
+"""Seconds per token to fetch a dataset, and to render and tokenise its conversations."""
 
 EVALUATION_SECONDS = 0.3
-"""Overhead of the final evaluation beside its two forward passes."""
+"""Seconds of the final evaluation in addition to its two forward passes."""
 
 REGISTER_SECONDS = 0.1
-"""Writing an adapter and its model card, without the upload."""
+"""Seconds to write an adapter and its model card, without the upload."""
 
 STORE_BYTES_PER_SECOND = 200e6
 """Upload speed of an adapter to the artifact store."""
 
 COPY_BYTES_PER_SECOND = 1e9
-"""Speed of copying the state of a checkpoint. Training waits for the copy."""
+"""Speed of copying the state for a checkpoint. Training pauses during the copy."""
 
 ADAPTER_BYTES, CHECKPOINT_BYTES = 4, 12
-"""Bytes per adapter parameter: in float32, and with AdamW's two moments."""
+"""Bytes per adapter parameter in float32, without and with AdamW's two moments."""
 
 
 def held_out_examples(examples: int) -> int:

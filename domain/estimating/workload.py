@@ -1,4 +1,4 @@
-"""The work of a job, and its seconds by phase."""
+"""The work of a job, and the seconds of each phase."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from domain.training.precision import Precision
 from domain.training.token_lengths import TokenLengths
 
 KINDS_OF_EXAMPLES = 512
-"""Limit of the examples that represent a step. In larger steps, one represents its neighbours."""
+"""Maximum examples that represent a step. In larger steps, each represents several examples."""
 
 
 class Batch(NamedTuple):
@@ -54,25 +54,27 @@ class Work:
     shape: ModelShape
     lengths: TokenLengths
     hyperparameters: Hyperparameters
-    sequence_length: int  # tokens that every example is truncated to
+    sequence_length: int  # maximum number of tokens of an example; longer ones are truncated
     validation: TokenLengths | None = None  # of the validation dataset
     approved_ranks: int | None = None  # ranks of a full step; None: the ranks of the query
 
     @property
     def held_out(self) -> int:
-        """Number of evaluated examples, which are never trained on."""
+        """Number of held-out examples that are evaluated and never trained on."""
         if self.validation is not None:
             return min(VALIDATION_MAXIMUM, self.validation.examples)
         return held_out_examples(self.lengths.examples)
 
     @property
     def trained_on(self) -> int:
-        """Number of examples in one epoch; with a validation dataset, all of the dataset."""
+        """Number of training examples per epoch; the whole dataset if there is a validation
+        dataset.
+        """
         return self.lengths.examples - (self.held_out if self.validation is None else 0)
 
     @property
     def rendered(self) -> tuple[float, float]:
-        """Examples and tokens that are rendered and tokenised."""
+        """Number of examples and tokens to render and tokenise."""
         examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
         if (own := self.validation) is not None:
             examples += self.held_out
@@ -86,15 +88,15 @@ class Work:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all epochs, without padding."""
+        """Tokens of all epochs, excluding padding."""
         return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
 
     def examples_per_step(self, ranks: int) -> int:
-        """Return the examples of a full optimizer step, which a resume does not change."""
+        """Return the number of examples in a full optimizer step. A resume does not change it."""
         return self.hyperparameters.examples_per_step(self.approved_ranks or ranks)
 
     def total_steps(self, ranks: int) -> int:
-        """Return the optimizer steps of all epochs."""
+        """Return the number of optimizer steps in all epochs."""
         steps_per_epoch = math.ceil(self.trained_on / self.examples_per_step(ranks))
         return self.hyperparameters.epochs * steps_per_epoch
 
@@ -103,15 +105,15 @@ class Work:
         return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
     def checkpoints(self, ranks: int) -> int:
-        """Return the largest number of checkpoints, if each evaluation is the best so far."""
+        """Return the number of checkpoints if each evaluation is the best so far, the maximum."""
         fields, steps = self.hyperparameters, self.total_steps(ranks)
         both = max(0, steps - 1) // math.lcm(fields.save_steps, fields.evaluation_steps)
         return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
 
     def step_batches(self, ranks: int, budget: int) -> list[Batch]:
-        """Return the batches of a rank in a typical step of the dataset's examples.
+        """Return the batches of a rank in a typical step.
 
-        The number of each batch is that of the whole job, over all ranks.
+        The number of each batch is for the whole job, summed over all ranks.
         """
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
         kinds = min(examples, KINDS_OF_EXAMPLES)
@@ -124,7 +126,7 @@ class Work:
         ]
 
     def evaluation_batches(self) -> list[Batch]:
-        """Return the batches of the evaluated examples, each of the size of a micro-batch."""
+        """Return the batches of the evaluated examples, each the size of a micro-batch."""
         lengths, size = self.validation or self.lengths, self.hyperparameters.micro_batch_size
         starts = range(0, self.held_out, size)
         rows = [min(size, self.held_out - start) for start in starts]
@@ -134,7 +136,7 @@ class Work:
 
 
 def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
-    """Return the seconds of each phase by the constants of `domain.estimating.pricing`."""
+    """Return the seconds of each phase, from the constants in `domain.estimating.pricing`."""
     speed = SPEEDS[gpu.backing]
     weights = 2 * work.shape.parameters  # bytes in the model store
     adapter = adapter_parameters(work.shape, work.hyperparameters)
@@ -156,7 +158,7 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
 
 
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Return the seconds of all steps, with their checkpoints and evaluations."""
+    """Return the seconds of all steps, including checkpoints and evaluations."""
     fields = work.hyperparameters
     batches = work.step_batches(ranks, fit.batch_tokens)
     seconds = sum(each.number * _batch_seconds(work, gpu, fit, speed, each) for each in batches)
@@ -173,7 +175,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 
 
 def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
-    """Return the ratio of the time to that of eager layers, and the seconds of compiling."""
+    """Return the ratio of compiled to eager time, and the seconds that compilation takes."""
     eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
     long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
     if speed.compiled is None or eager or not long:
@@ -194,7 +196,7 @@ def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spee
 
 
 def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
-    """Return the seconds of a batch: forward, backward, and forward again with checkpointing."""
+    """Return the seconds of a batch: forward, backward, and with checkpointing forward again."""
     operations = _forward(work, batch) + _backward(work, batch)
     launching = _launching_seconds(work, speed)
     passes = 2
@@ -216,7 +218,7 @@ def _launching_seconds(work: Work, speed: Speed) -> float:
 
 
 def _adapted_elements(work: Work) -> int:
-    """Return the inputs and outputs of all adapted modules, for one token."""
+    """Return the sum of the inputs and outputs of all adapted modules, per token."""
     linears = work.shape.linears
     return work.shape.layers * sum(
         sum(linears[name]) for name in work.hyperparameters.target_modules
@@ -224,7 +226,7 @@ def _adapted_elements(work: Work) -> int:
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:
-    """Return the duration. A GPU launches kernels while earlier ones compute."""
+    """Return the elapsed time. A GPU launches kernels while earlier ones compute."""
     return max(computing, launching) if speed.overlaps else computing + launching
 
 
@@ -244,9 +246,9 @@ def _speed_up(ranks: int, speed: Speed) -> float:
 
 
 def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
-    """Return the operations of a batch's forward pass.
+    """Return the operations in a batch's forward pass.
 
-    These are two per parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), and
+    There are two per parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), plus
     those of attention.
     """
     shape = work.shape
@@ -257,7 +259,7 @@ def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
 
 
 def _backward(work: Work, batch: Batch) -> float:
-    """Return the operations of a batch's backward pass. Frozen weights have no gradients."""
+    """Return the operations in a batch's backward pass. Frozen weights have no gradients."""
     shape = work.shape
     parameters = linear_parameters(shape) + _head_parameters(shape)
     parameters += 2 * adapter_parameters(shape, work.hyperparameters)
@@ -266,13 +268,13 @@ def _backward(work: Work, batch: Batch) -> float:
 
 
 def _head_parameters(shape: ModelShape) -> float:
-    """Return the head's parameters, times the share of the tokens that it runs on."""
+    """Return the parameters of the head, scaled by the share of tokens that it runs on."""
     return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: float) -> float:
-    """Return the forward operations per token of both matrix products of attention.
+    """Return the forward operations per token of attention's two matrix products.
 
-    Attention is causal, so that a token attends to half of the row on average.
+    Attention is causal, so on average a token attends to half of the row.
     """
     return 2 * shape.layers * shape.attention_heads * shape.head_dim * length

@@ -1,1 +1,1 @@
-"""A fine-tuning job: its events, its rules and its states."""
+"""Fine-tuning jobs: events, rules and states."""

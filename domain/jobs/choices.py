@@ -1,4 +1,4 @@
-"""Choices: the dataset, base model, GPUs and hyperparameters that a user picked for a job."""
+"""The dataset, base model, GPUs and hyperparameters that a user chose for a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from domain.training.hyperparameters import Hyperparameters
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a user for a job."""
+    """A user's choices for a job."""
 
     dataset_id: UUID
     base_model: str
@@ -22,7 +22,7 @@ class Choices:
 
     @property
     def recorded(self) -> tuple[object, ...]:
-        """The choices as a plan has them."""
+        """The choices in the form that a plan records."""
         return (
             self.dataset_id,
             self.validation_dataset_id,

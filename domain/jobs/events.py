@@ -1,4 +1,4 @@
-"""The events of a job, in the order in which they can happen."""
+"""The events of a job, in the order in which they can occur."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from domain.training.training_plan import TrainingPlan
 
 
 class JobEvent(Event):
-    """Base of all events of a job."""
+    """Base class of all job events."""
 
 
 class JobApproved(JobEvent, Created):
-    """The account holder approved the plan at its rate. Training may begin."""
+    """The account holder approved the plan and its rate. The job is queued for its GPUs."""
 
     plan: TrainingPlan
     estimate: Estimate | None
@@ -30,40 +30,40 @@ class JobApproved(JobEvent, Created):
 
 
 class SegmentAllocated(JobEvent):
-    """The next segment has its GPUs."""
+    """GPUs were allocated to the next segment."""
 
     segment: int
     rate_micros_per_hour: int
 
 
 class PodStarted(JobEvent):
-    """The launcher bound the GPUs to the segment. Billing counts from here."""
+    """The launcher started the segment's pod on its GPUs. Billing starts."""
 
     segment: int
     pod: str
     bound_at: datetime
-    host: str | None  # the only host that sees the pod's processes; None: every scheduler does
+    host: str | None  # the only host that can see the pod's processes; None: every scheduler can
 
 
 class CheckpointRejected(JobEvent):
-    """The running segment could not resume from a checkpoint. It tries the one before."""
+    """The running segment could not resume from a checkpoint. It tries the previous one."""
 
     segment: int
     step: int
     ref: str
     reason: RejectionReason
     saved_in: int  # the segment that saved it
-    kept_seconds: int | None  # of that segment's time; None: a later checkpoint has its work
+    kept_seconds: int | None  # of that segment; None: a later checkpoint includes it
 
 
 class ResumeCertified(ResumeCertificate, JobEvent):
-    """The running segment restored the state that was saved in a checkpoint."""
+    """The running segment restored exactly the state that its checkpoint saved."""
 
     segment: int
 
 
 class TrainingStarted(JobEvent):
-    """The model and the data are loaded. The segment trains from this step."""
+    """The model and the data are loaded. The segment starts training from this step."""
 
     segment: int
     step: int
@@ -73,16 +73,16 @@ class TrainingStarted(JobEvent):
 
 
 class CheckpointSaved(SavedCheckpoint, JobEvent):
-    """A checkpoint of the running segment is durable in the artifact store."""
+    """A checkpoint of the running segment was stored durably."""
 
     @property
     def checkpoint(self) -> SavedCheckpoint:
-        """The checkpoint without the envelope."""
+        """The checkpoint, without the event's metadata."""
         return SavedCheckpoint(**self.model_dump(include=set(SavedCheckpoint.model_fields)))
 
 
 class OverfittingSuspected(JobEvent):
-    """The held-out loss of several checkpoints in a row is not below the best one."""
+    """The held-out loss of several consecutive checkpoints did not improve on the best one."""
 
     segment: int
     step: int
@@ -92,21 +92,21 @@ class OverfittingSuspected(JobEvent):
 
 
 class CheckpointPruned(JobEvent):
-    """A checkpoint is no longer needed. Its files are deleted."""
+    """A checkpoint is no longer needed, and its files are deleted."""
 
     step: int
     ref: str
 
 
 class EvaluationStarted(JobEvent):
-    """All steps are done. The evaluation of the held-out examples began."""
+    """All training steps are done. The evaluation on the held-out examples started."""
 
     segment: int
     step: int
 
 
 class EvaluationCompleted(EvaluationResult, JobEvent):
-    """The held-out examples are evaluated. The adapter waits for its registration."""
+    """The evaluation on the held-out examples is done. The adapter can be registered."""
 
     segment: int
     perplexity_before: float
@@ -115,7 +115,7 @@ class EvaluationCompleted(EvaluationResult, JobEvent):
 
 
 class Registered(JobEvent):
-    """The adapter is a model and can be deployed."""
+    """The adapter was registered as a model, which can be deployed."""
 
     segment: int
     model: str
@@ -124,64 +124,64 @@ class Registered(JobEvent):
 
 
 class SegmentEnded(SegmentEnding, JobEvent):
-    """The segment's process ended. Billing counts up to here."""
+    """The segment's process ended, and billing stops."""
 
     segment: int
     kept_seconds: int  # that the user pays for; the platform pays for the rest
 
 
 class MicroBatchHalved(JobEvent):
-    """A batch did not fit into the memory. The next segment runs half as many tokens at once."""
+    """A batch did not fit into memory. The next segment runs half as many tokens at once."""
 
     micro_batch_size: int  # from now on
     gradient_accumulation: int
 
 
 class RelaunchPostponed(JobEvent):
-    """The job failed again without progress. It requests no GPU before this time."""
+    """The job failed again without progress. It requests no GPUs until this time."""
 
     until: datetime
 
 
 class PauseRequested(JobEvent):
-    """The account holder paused the job. The running segment saves and exits."""
+    """The account holder requested a pause. The running segment saves a checkpoint and exits."""
 
     reason: PauseReason
 
 
 class JobPaused(JobEvent):
-    """The job has no GPU and costs nothing until it is resumed from this step."""
+    """The job is paused. It holds no GPUs and costs nothing until it is resumed from this step."""
 
     reason: PauseReason
     step: int
 
 
 class JobResumed(JobEvent):
-    """The account holder approved a new quote for the rest. The job waits for a GPU."""
+    """The account holder approved a quote for the remaining work. The job is queued for GPUs."""
 
     rate_micros_per_hour: int  # of all its GPUs
     catalog_version: str
-    estimate: Estimate | None  # of the rest
+    estimate: Estimate | None  # of the remaining work
     gpu_count: int | None  # from now on; None: as many as before
 
 
 class CancelRequested(JobEvent):
-    """The account holder cancelled the job. The running segment saves and exits."""
+    """The account holder cancelled the job. The running segment saves a checkpoint and exits."""
 
-    retention_seconds: int  # that the last checkpoint is kept for after the cancellation
+    retention_seconds: int  # time to keep the last checkpoint after the cancellation
 
 
 class JobCancelled(JobEvent):
-    """The job ended because the account holder cancelled it."""
+    """The job was cancelled."""
 
     step: int
-    checkpoint_ref: str | None  # None: nothing was saved, so nothing is kept
+    checkpoint_ref: str | None  # None: there is no checkpoint to keep
     manifest_sha256: str | None
     expires_at: datetime | None
 
 
 class JobFailed(JobEvent):
-    """The job ended without a model."""
+    """The job failed and produced no model."""
 
     error_class: str
     log_ref: str | None
@@ -189,7 +189,7 @@ class JobFailed(JobEvent):
 
 
 class EstimateScored(JobEvent):
-    """The job was registered. Its actual time and cost stand beside the approved range."""
+    """The job was registered. Its actual time and cost are compared with the approved range."""
 
     low_seconds: int
     high_seconds: int
@@ -198,7 +198,7 @@ class EstimateScored(JobEvent):
     actual_seconds: int
     actual_micros: int
     phase_seconds: dict[Phase, float]
-    segments: int  # that used time
+    segments: int  # number of segments that used GPU time
     precision: Precision
     base_model: str
     gpu_type: str
@@ -206,7 +206,7 @@ class EstimateScored(JobEvent):
 
 
 class AdapterPromoted(JobEvent):
-    """The last checkpoint of a cancelled or failed job became a model."""
+    """The last checkpoint of a cancelled or failed job was registered as a model."""
 
     model: str
     adapter_ref: str
@@ -214,7 +214,7 @@ class AdapterPromoted(JobEvent):
 
 
 class AdapterExpired(JobEvent):
-    """The retention time of a cancelled job ended. Its checkpoints are deleted."""
+    """The retention period of a cancelled job ended, and its checkpoints are deleted."""
 
     adapter_ref: str
     manifest_sha256: str

@@ -1,4 +1,4 @@
-"""Failure classes: who pays, if EcoLink retries, and the advice to the user."""
+"""Failure classes: who pays, whether EcoLink retries, and the advice to the user."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict
 
 
 class FailureClass(StrEnum):
-    """Reason for the failure of a segment."""
+    """The class of a segment's failure."""
 
     OUT_OF_MEMORY = "out_of_memory"
-    BAD_DATA = "bad_data"  # the dataset or a setting does not work with the base
+    BAD_DATA = "bad_data"  # the dataset or a setting is incompatible with the base model
     NODE_LOST = "node_lost"
     LOSS_DIVERGED = "loss_diverged"
     DISK_FULL = "disk_full"
     TRAINER_CRASHED = "trainer_crashed"
     MODEL_LOAD_FAILED = "model_load_failed"
-    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but from another configuration
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but saved with another configuration
     TIMEOUT = "timeout"  # no progress for too long
 
 
 class Payer(StrEnum):
-    """Payer of the time since the last checkpoint of a failed segment."""
+    """The party that pays for a failed segment's time since the last checkpoint."""
 
     PLATFORM = "platform"  # EcoLink credits it
     USER = "user"
@@ -33,27 +33,27 @@ class Payer(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Consequences of a failure class, and its text for the user."""
+    """The consequences of a failure class, and its description for the user."""
 
     payer: Payer
-    retried: bool  # relaunched from the last checkpoint, at most three times
+    retried: bool  # relaunch from the last checkpoint, at most three times
     sentence: str
     advice: str
 
 
 class MemoryShortage(BaseModel):
-    """A batch that was too large for the memory.
+    """Details of a batch that did not fit into memory.
 
-    It may have more rows than a micro-batch, because short examples run together.
+    The batch may have more rows than a micro-batch, because short examples are batched together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows: int  # examples
-    tokens: int  # in the longest row
+    rows: int  # number of examples
+    tokens: int  # length of the longest row
     micro_batch_size: int  # in the plan at that time
     gradient_accumulation: int
-    peak_bytes: int  # highest use of the rank until then
+    peak_bytes: int  # peak use of the rank until then
 
 
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
@@ -120,14 +120,14 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         ),
     }
 )
-"""The entry of every failure class."""
+"""The consequences of every failure class."""
 
 
 def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved: bool) -> str:
-    """Return the advice to the user.
+    """Return advice for the user.
 
-    `shortage` is the batch that was too large, if there was one; `halved` is true if batches had
-    been halved before.
+    `shortage` describes the batch that did not fit, if any. `halved` is true if the job already ran
+    with half-size batches.
     """
     if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice

@@ -1,4 +1,4 @@
-"""Job: the rules of a fine-tuning job, from its approval to its model."""
+"""A fine-tuning job: its rules from approval to registration of the model."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ from domain.training.perplexity import perplexity
 from domain.training.training_plan import Order, TrainingPlan
 
 RELAUNCH_DELAYS = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
-"""Delay before each relaunch after a failure, until a later checkpoint is saved.
+"""Delays before successive relaunches after failures, until a later checkpoint is saved.
 
-Without it, a machine that cannot launch is asked again within a second."""
+They keep a machine on which every launch fails from being retried every second.
+"""
 
 RELAUNCH_LIMIT = len(RELAUNCH_DELAYS)
 
 PATIENCE = 3
-"""Evaluated checkpoints without a lower held-out loss before overfitting is suspected."""
+"""Consecutive evaluations without a lower held-out loss before overfitting is suspected."""
 
 MODEL_DELETED = "The job's model was deleted for good. Start a new job."
 
 
 @dataclass(frozen=True)
 class Model:
-    """The adapter of a job under its public name."""
+    """The adapter of a job, with its public name."""
 
     name: str
     adapter_ref: str
@@ -55,7 +56,7 @@ class Model:
 
 
 class Job(Aggregate):
-    """A fine-tuning job. `domain.jobs.lifecycle` has the effect of each command in each state."""
+    """A fine-tuning job. `domain.jobs.lifecycle` defines how each state handles each command."""
 
     TOPIC: ClassVar[str] = "Job"
     Event = events.JobEvent
@@ -71,7 +72,7 @@ class Job(Aggregate):
         estimate: Estimate | None = None,
         order: Order = Order(),
     ) -> Job:
-        """Return a job that waits for its GPUs, with the estimate that its owner approved."""
+        """Return a job that is queued for its GPUs, with the estimate that its owner approved."""
         return cls._create(
             events.JobApproved,
             id=job_id,
@@ -89,23 +90,23 @@ class Job(Aggregate):
         self.order = Order(event.suffix, event.deploy, event.request_sha256)
         self.status = JobStatus.TRAINING
         self.rate_micros_per_hour = event.plan.rate_micros_per_hour
-        self.gate_micros = event.estimate.high_micros if event.estimate else None  # last asked for
+        self.gate_micros = event.estimate.high_micros if event.estimate else None  # last required
         self.gpu_count = event.plan.gpu_count  # of the next segment, or of the running one
         self.segment = 0  # number of the last segment
         self.running: RunningSegment | None = None
         self.usage = Usage()
         self.step = 0
         self.total_steps = 0  # 0: not known yet
-        self.micro_batch_split = 1  # parts that a micro-batch is cut into so that it fits
+        self.micro_batch_split = 1  # number of parts that a micro-batch is split into to fit
         self.checkpoints = Checkpoints()
-        self.best_step, self.best_eval_loss = 0, inf  # of all checkpoints, kept or not
+        self.best_step, self.best_eval_loss = 0, inf  # over all checkpoints, including deleted ones
         self.stalls = 0  # evaluated checkpoints since the best one
-        self.furthest_step = 0  # that was ever saved
+        self.furthest_step = 0  # of all saved checkpoints
         self.crashes = 0  # since that step was saved
-        self.relaunch_at: datetime | None = None  # no launch before this time
+        self.relaunch_at: datetime | None = None  # earliest time of the next launch
         self.pause_requested: PauseReason | None = None
-        self.resumed = False  # and not paused since
-        self.retention: timedelta | None = None  # set when a running segment shall be cancelled
+        self.resumed = False  # True: not paused since the last resume
+        self.retention: timedelta | None = None  # set while a running segment is being cancelled
         self.expires_at: datetime | None = None  # when its checkpoints are deleted
         self.expired = False
         self.model: Model | None = None
@@ -115,31 +116,31 @@ class Job(Aggregate):
 
     @property
     def next_segment(self) -> int | None:
-        """Number of the segment that the job needs GPUs for; None if it needs none."""
+        """Number of the segment that needs GPUs; None if the job needs none."""
         if self.status.is_final or self.status is JobStatus.PAUSED or self.running is not None:
             return None
         return self.segment + 1
 
     @property
     def cancel_requested(self) -> bool:
-        """True if the running segment shall end because the job is cancelled."""
+        """True if the running segment must end because the job is being cancelled."""
         return self.running is not None and self.retention is not None
 
     @property
     def stop_requested(self) -> bool:
-        """True if the running segment shall save and exit because of a command of the owner."""
+        """True if the running segment must save a checkpoint and exit, because its owner asked."""
         return self.running is not None and (
             self.retention is not None or self.pause_requested is not None
         )
 
     @property
     def trained(self) -> bool:
-        """True if a checkpoint has all steps, so that only the evaluation is left."""
+        """True if a checkpoint includes all steps, so that only the evaluation remains."""
         return 0 < self.total_steps <= self.checkpoints.step
 
     @property
     def model_name(self) -> str:
-        """Name of the model that the job makes."""
+        """Name of the model that the job produces."""
         parts = ("ft", self.plan.base_model, self.order.suffix, self.id.hex[:12])
         return ":".join(part for part in parts if part)
 
@@ -149,19 +150,19 @@ class Job(Aggregate):
 
     @property
     def pod(self) -> str | None:
-        """The pod of the running segment, once the launcher bound its GPUs."""
+        """The pod of the running segment, once the launcher has started it."""
         return None if self.running is None else self.running.pod
 
     def may_launch(self, now: datetime) -> bool:
-        """Return False before the time to which the next launch was postponed."""
+        """Return False before the time until which the next launch is delayed."""
         return self.relaunch_at is None or self.relaunch_at <= now
 
     def launch_micros(self, minute_seconds: int) -> int:
-        """Money that must be available before a launch: the price of one metered minute.
+        """Return the balance that a launch requires: the price of one metered minute.
 
-        With less, the job would run out of money before its model is loaded, and would be launched
-        again for the next cent. The approval or resume may have asked for less than a minute's
-        price; then this is enough.
+        With less, the job would run out of money while it loads the model, and would be relaunched
+        for every cent that is added. If the last approval or resume required less than the price of
+        a minute, that amount is sufficient.
         """
         minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
         return minute if self.gate_micros is None else min(minute, max(1, self.gate_micros))
@@ -169,7 +170,7 @@ class Job(Aggregate):
     # A segment starts and trains
 
     def allocate_segment(self, segment: int) -> None:
-        """Begin the next segment, at the rate of the approval or of the last resume."""
+        """Start the next segment, at the rate of the approval or of the last resume."""
         if segment != self.next_segment:
             raise StaleSegment(f"Segment {segment} is not the next one of this job.")
         self.trigger_event(
@@ -186,7 +187,7 @@ class Job(Aggregate):
     def start_pod(
         self, segment: int, pod: str, bound_at: datetime, host: str | None = None
     ) -> None:
-        """Record once that the launcher bound the GPUs, and on which host."""
+        """Record once that the launcher started the segment's pod, and on which host."""
         if self._require_running(segment).pod is None:
             self.trigger_event(
                 events.PodStarted, segment=segment, pod=pod, bound_at=bound_at, host=host
@@ -197,7 +198,7 @@ class Job(Aggregate):
         self.running = replace(self._require_running(segment), pod=pod, host=host)
 
     def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
-        """Give up a checkpoint that the running segment could not resume from; once."""
+        """Discard a checkpoint from which the running segment could not resume, if it exists."""
         self._require_running(segment)
         lost = self.checkpoints.find(ref)
         if lost is None:
@@ -222,9 +223,9 @@ class Job(Aggregate):
             self.usage = self.usage.reduced(saved_in, kept_seconds)
 
     def certify_resume(self, segment: int, certificate: ResumeCertificate) -> None:
-        """Record once a segment that it restored the state that was saved.
+        """Record once per segment that it restored the state of its checkpoint.
 
-        Raises Invalid if the job has no such checkpoint, or if the state differs.
+        Raise Invalid if the job has no such checkpoint, or if the state differs.
         """
         if self._require_running(segment).certified:
             return
@@ -251,7 +252,7 @@ class Job(Aggregate):
     def start_training(
         self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
     ) -> None:
-        """Record once a segment that it trains from a step."""
+        """Record once per segment that it started training from a step."""
         if not self._require_running(segment).trains:
             self.trigger_event(
                 events.TrainingStarted,
@@ -264,13 +265,13 @@ class Job(Aggregate):
 
     @event(events.TrainingStarted)
     def _training_started(self, segment: int, step: int, total_steps: int) -> None:
-        if step < total_steps:  # else a job that was in evaluation stays there
+        if step < total_steps:  # otherwise, a job that was evaluating keeps its status
             self.status = JobStatus.TRAINING
         self.running = replace(self._require_running(segment), trains=True)
         self.step, self.total_steps = step, total_steps
 
     def save_checkpoint(self, saved: SavedCheckpoint) -> None:
-        """Record a durable checkpoint. One that is not newer than the last changes nothing."""
+        """Record a durable checkpoint. Ignore one that is not newer than the last."""
         self._require_running(saved.segment)
         newest = self.checkpoints.newest
         if newest is None or (newest.segment, newest.step) < (saved.segment, saved.step):
@@ -299,9 +300,9 @@ class Job(Aggregate):
             self.crashes, self.furthest_step = 0, event.step
 
     def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
-        """Give up the checkpoints that are no longer needed; fewer are once there is a model.
+        """Discard checkpoints that are no longer needed. With a model, fewer are kept.
 
-        `deployed` are the refs of checkpoints that are served.
+        `deployed` has the refs of deployed checkpoints, which are kept.
         """
         newest = KEPT_NEWEST if self.model is None else 1
         kept = [*deployed, *([self.model.adapter_ref] if self.model else [])]
@@ -315,7 +316,7 @@ class Job(Aggregate):
     # A segment evaluates and registers
 
     def start_evaluation(self, segment: int, step: int) -> None:
-        """Move on to the evaluation; once."""
+        """Enter the evaluation. Repeated calls have no effect."""
         self._require_running(segment)
         if self.status is JobStatus.TRAINING:
             self.trigger_event(events.EvaluationStarted, segment=segment, step=step)
@@ -328,7 +329,7 @@ class Job(Aggregate):
     def complete_evaluation(
         self, segment: int, result: EvaluationResult, peak_memory_bytes: int | None = None
     ) -> None:
-        """Record the result of the evaluation; once."""
+        """Record the result of the evaluation. Repeated calls have no effect."""
         self._require_running(segment)
         if self.status is JobStatus.EVALUATING:
             self.trigger_event(
@@ -346,7 +347,7 @@ class Job(Aggregate):
         self.checkpoints = self.checkpoints.scored(self.total_steps, loss_after)
 
     def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
-        """Make a model of the adapter. Raises WrongState if the job is being cancelled."""
+        """Register the adapter as a model. Raise WrongState if the job is being cancelled."""
         self._require_running(segment)
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
@@ -372,8 +373,8 @@ class Job(Aggregate):
     ) -> None:
         """End the running segment, and pause, cancel, fail or relaunch the job.
 
-        `can_pay`: the account can pay for another launch, if the paid time ran out.
-        `overran`: the trainer did not save within its paid time and its grace period.
+        `can_pay`: if the paid time ran out, the account can pay for another launch. `overran`: the
+        trainer did not save within its paid time and its grace period.
         """
         self._require_running(segment)
         crashed = ending.reason is SegmentEnd.CRASHED
@@ -399,7 +400,7 @@ class Job(Aggregate):
     def _segment_ended(self, event: events.SegmentEnded) -> None:
         self.running = None
         self.crashes += event.reason is SegmentEnd.CRASHED
-        if self.status is JobStatus.TRAINED_PENDING_REGISTER:  # the next one evaluates again
+        if self.status is JobStatus.TRAINED_PENDING_REGISTER:  # the next segment evaluates again
             self.status = JobStatus.EVALUATING
         if self.status is not JobStatus.REGISTERED:
             self.step = self.checkpoints.step
@@ -408,7 +409,7 @@ class Job(Aggregate):
         self.usage = self.usage.after(event.segment, paid, event)
 
     def _conclude(self, ending: SegmentEnding, can_pay: bool) -> None:
-        """Trigger the event that follows the end of a segment; none if the job is relaunched."""
+        """Trigger the event that follows a segment's end; none if the job is relaunched."""
         failure = ending.failure
         if self.status is JobStatus.REGISTERED:
             self._score_estimate()
@@ -425,13 +426,14 @@ class Job(Aggregate):
             self._pause(self.pause_requested)
         elif ending.reason is SegmentEnd.LEASE_ENDED and not can_pay:
             self._pause(PauseReason.BALANCE)
-        elif failure is not None and ending.shortage is None:  # half a batch is tried at once
+        elif failure is not None and ending.shortage is None:  # a halved batch is tried immediately
             self._postpone_relaunch()
 
     def _is_retried(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
-        """Return True if the job is launched again. A batch that was too large is halved once.
+        """Return True if the job is relaunched. A batch that did not fit is halved, once.
 
-        A single example cannot be divided, whatever the micro-batch: short examples share a batch.
+        A single example cannot be split. The micro-batch size does not matter, because short
+        examples are batched together.
         """
         if self.crashes > RELAUNCH_LIMIT:
             return False
@@ -450,7 +452,7 @@ class Job(Aggregate):
         self.micro_batch_split = 2
 
     def _postpone_relaunch(self) -> None:
-        """Delay the next launch; longer after each crash without progress."""
+        """Delay the next launch, for longer after each crash without progress."""
         if delay := RELAUNCH_DELAYS[self.crashes - 1]:
             self.trigger_event(events.RelaunchPostponed, until=current_cause().now + delay)
 
@@ -459,7 +461,7 @@ class Job(Aggregate):
         self.relaunch_at = until
 
     def _score_estimate(self) -> None:
-        """Record the actual time and cost beside the approved range."""
+        """Record the actual time and cost together with the approved range."""
         if (approved := self.estimate) is None:
             return
         self.trigger_event(
@@ -485,7 +487,10 @@ class Job(Aggregate):
     # Pause and resume
 
     def pause(self) -> None:
-        """Save and release the GPUs, as the owner asked. Raises WrongState."""
+        """Pause the job at its owner's request. A running segment saves first.
+
+        Raise WrongState if the state does not allow it.
+        """
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested or (
@@ -502,13 +507,15 @@ class Job(Aggregate):
         self.pause_requested = reason
 
     def deplete(self) -> None:
-        """Pause a queued job whose account cannot pay. A running segment ends by its lease."""
+        """Pause a queued job whose account cannot pay. A running segment ends with its lease."""
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and self.running is None:
             self._pause(PauseReason.BALANCE)
 
     def lose_capacity(self) -> None:
-        """Pause a queued job that needs more GPUs than its region has. A running one keeps its."""
+        """Pause a queued job that needs more GPUs than its region has. A running job keeps its
+        GPUs.
+        """
         if self.next_segment is not None:
             self._pause(PauseReason.CAPACITY)
 
@@ -522,7 +529,7 @@ class Job(Aggregate):
         self.resumed = False
 
     def must_resume(self) -> bool:
-        """Return False if the job was resumed already. Raises WrongState."""
+        """Return False if the job was already resumed. Raise WrongState if it cannot be resumed."""
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested:
@@ -537,7 +544,7 @@ class Job(Aggregate):
         catalog_version: str,
         gpu_count: int | None = None,
     ) -> None:
-        """Continue from the last checkpoint, at this rate and with an estimate of the rest."""
+        """Resume from the last checkpoint, with a new rate and estimate of the remaining work."""
         if self.must_resume():
             self.trigger_event(
                 events.JobResumed,
@@ -561,7 +568,10 @@ class Job(Aggregate):
     # Cancellation, and the fate of the last checkpoint and the model
 
     def cancel(self, retention: timedelta) -> None:
-        """End the job and keep its checkpoints for the retention time. Raises WrongState."""
+        """Cancel the job and keep its checkpoints for the retention time.
+
+        Raise WrongState if the state does not allow it.
+        """
         effect = lifecycle.require(self.status, Command.CANCEL)
         if effect is Effect.UNCHANGED or self.cancel_requested:
             return
@@ -592,15 +602,16 @@ class Job(Aggregate):
 
     @property
     def retention_ended(self) -> bool:
-        """True if the checkpoints of a cancelled job are deleted, or are about to be."""
+        """True if the checkpoints of a cancelled job are deleted or due for deletion."""
         return self.expired or (
             self.expires_at is not None and current_cause().now >= self.expires_at
         )
 
     def promote(self) -> None:
-        """Make a model of the last checkpoint of a cancelled or failed job. Raises WrongState.
+        """Register the last checkpoint of a cancelled or failed job as a model.
 
-        The checkpoints of a failed job were paid for and never expire.
+        The checkpoints of a failed job were paid for and never expire. Raise WrongState for any
+        other job, and without a checkpoint.
         """
         if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
             raise WrongState(
@@ -633,7 +644,7 @@ class Job(Aggregate):
         self.model = Model(model, adapter_ref, manifest_sha256)
 
     def expire_adapter(self) -> None:
-        """Give up the checkpoints of a cancelled job once its retention time is over."""
+        """Discard the checkpoints of a cancelled job after its retention time."""
         saved = self.checkpoints.newest
         if saved is None or self.model is not None or self.expired or not self.retention_ended:
             return
@@ -646,7 +657,7 @@ class Job(Aggregate):
         self.expired = True
 
     def delete_model(self) -> None:
-        """Delete the model and all checkpoints; once. Raises WrongState."""
+        """Delete the model and all checkpoints, once. Raise WrongState if the job has no model."""
         if self.model_deleted:
             return
         if self.model is None:
@@ -665,7 +676,7 @@ class Job(Aggregate):
         self.checkpoints = Checkpoints()
 
     def _require_running(self, segment: int) -> RunningSegment:
-        """Return the running segment. Raises StaleSegment if it is another one."""
+        """Return the running segment. Raise StaleSegment if another one runs."""
         if self.running is None or self.running.number != segment:
             raise StaleSegment(f"Segment {segment} is not the running one ({self.segment}).")
         return self.running

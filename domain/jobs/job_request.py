@@ -1,4 +1,4 @@
-"""JobRequest: a job that was ordered before its files were validated and counted."""
+"""A request for a job whose files are not validated and counted yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain.training.training_plan import Order
 
 
 class RequestStatus(StrEnum):
-    """States of a request; the job of an approved one has states of its own."""
+    """States of a request. Once approved, its job has its own states."""
 
     VALIDATING_FILES = "validating_files"
     APPROVED = "approved"
@@ -37,18 +37,18 @@ class Refusal:
 
 
 class JobRequest(Aggregate):
-    """A job that waits for its files, free of charge."""
+    """A request for a job that waits for its files, free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
 
     class JobRequested(Created):
-        """An account ordered a job; its price is unknown until its files are counted."""
+        """A user requested a job. Its price is unknown until its files' tokens are counted."""
 
         job_id: UUID
         dataset_id: UUID
         validation_dataset_id: UUID | None  # None: a part of the dataset is held out
         base_model: str
-        region: str | None  # None: chosen at the approval, as is the GPU type
+        region: str | None  # None: chosen at approval, like the GPU type
         gpu_type: str | None
         gpu_count: int
         hyperparameters: dict[str, JsonValue]
@@ -57,16 +57,16 @@ class JobRequest(Aggregate):
         request_sha256: str | None
 
     class JobRequestApproved(Event):
-        """The files were ready and the gates passed; the job is approved in the same save."""
+        """The files are ready and the balance and capacity checks passed. The job is approved."""
 
         job_id: UUID
 
     class JobRequestRefused(Event):
-        """A file cannot be trained on, or a gate refused the job."""
+        """A file cannot be used for training, or the job failed a check."""
 
         job_id: UUID
         code: str
-        message: str  # without any text of a file
+        message: str  # contains no text from a file
         field: str | None
 
     class JobRequestCancelled(Event):
@@ -121,7 +121,7 @@ class JobRequest(Aggregate):
 
     @property
     def choices(self) -> Choices:
-        """The choices. An omitted region or GPU type is empty."""
+        """The choices. A region or GPU type that was omitted is empty."""
         dataset_id, base_model, gpu_count, validation_dataset_id = self._chosen
         recorded = dict(self.hyperparameters)
         modules = recorded.pop("target_modules")
@@ -142,7 +142,7 @@ class JobRequest(Aggregate):
         return self.status is RequestStatus.VALIDATING_FILES
 
     def approve(self) -> None:
-        """End the request with its job. Raises WrongState if it ended otherwise."""
+        """End the request with its job. Raise WrongState if it already ended otherwise."""
         if self.status is not RequestStatus.APPROVED:
             self._require_open("approved")
             self.trigger_event(self.JobRequestApproved, job_id=self.job_id)
@@ -168,7 +168,7 @@ class JobRequest(Aggregate):
         self.refusal = Refusal(code, message, field)
 
     def cancel(self) -> None:
-        """Cancel the request. Raises WrongState if it ended otherwise."""
+        """Cancel the request. Raise WrongState if it already ended otherwise."""
         if self.status is not RequestStatus.CANCELLED:
             self._require_open("cancelled")
             self.trigger_event(self.JobRequestCancelled, job_id=self.job_id)

@@ -23,29 +23,29 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Return True if a job in this state never runs again."""
+        """Return True if a job in this state can never run again."""
         return self in (JobStatus.REGISTERED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class PauseReason(StrEnum):
-    """Reason for which a job is paused."""
+    """Reason why a job is paused."""
 
-    BALANCE = "balance"  # it reached zero
-    OWNER = "owner"  # the account holder asked
-    CAPACITY = "capacity"  # the region no longer has that many GPUs
+    BALANCE = "balance"  # the balance reached zero
+    OWNER = "owner"  # the account holder requested it
+    CAPACITY = "capacity"  # the region no longer has enough GPUs
 
 
 class SegmentEnd(StrEnum):
-    """Reason for the end of a segment."""
+    """Reason why a segment ended."""
 
     COMPLETED = "completed"
-    STOPPED = "stopped"  # by its owner, or because its host shuts down
+    STOPPED = "stopped"  # by its owner, or because its host shut down
     LEASE_ENDED = "lease_ended"  # its paid time ran out
     CRASHED = "crashed"  # its trainer failed, or its process was lost
 
 
 class Command(StrEnum):
-    """The owner's commands, an empty balance and a crash."""
+    """The owner's commands, and two faults: an empty balance and a crash."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -61,14 +61,14 @@ class Effect(StrEnum):
     RESUMES = "resumes"
     CANCELS = "cancels"
     RELAUNCHES = "relaunches or fails"
-    UNCHANGED = "nothing"  # accepted; there is nothing left to do
+    UNCHANGED = "nothing"  # accepted; nothing is left to do
     ONCE = "nothing if repeated, otherwise refused"
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One cell: the effect and its text. A refusal also says what would work."""
+    """One cell of the table: the effect and its description. A refusal also suggests what to do."""
 
     effect: Effect
     sentence: str
@@ -202,7 +202,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
         },
     }
 )
-"""Every state and every command."""
+"""The rule for every state and command."""
 
 PAUSE_PENDING = "The job is about to pause. Resume it when it is paused, in a few seconds."
 CANCEL_PENDING = "The job is being cancelled. Start a new job."
@@ -214,7 +214,7 @@ def rule(status: JobStatus, command: Command) -> Rule:
 
 
 def require(status: JobStatus, command: Command, *, repeated: bool = False) -> Effect:
-    """Return the effect of a command in a state; raise WrongState if it is refused.
+    """Return the effect of a command in a state. Raise WrongState if it is refused.
 
     `repeated` is true if the same command already brought the job into this state.
     """

@@ -1,4 +1,4 @@
-"""Segments: launches of a job. They are numbered from 1, and at most one runs at a time."""
+"""Segments, which are launches of a job. They are numbered from 1, and only one runs at a time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from domain.training.phases import Phase
 
 
 class SegmentEnding(BaseModel):
-    """The reason for the end of a segment, and its duration."""
+    """The end of a segment: its reason and duration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reason: SegmentEnd
     elapsed_seconds: Count
-    grace_seconds: Count = 0  # of the elapsed seconds, those after the end of the paid time
+    grace_seconds: Count = 0  # part of the elapsed seconds after the paid time ended
     error_class: str | None = None  # name of the exception that ended it
     log_ref: str | None = None  # artifact with the last log lines
     failure: FailureClass | None = None  # set if it crashed
@@ -29,10 +29,10 @@ class SegmentEnding(BaseModel):
 
 @dataclass(frozen=True)
 class RunningSegment:
-    """The segment that has GPUs now."""
+    """The segment that currently has GPUs."""
 
     number: int
-    pod: str | None = None  # None: the launcher has not bound the GPUs yet
-    host: str | None = None  # the only host that sees the pod's processes; None: every host
-    trains: bool = False  # its model and data are loaded
-    certified: bool = False  # it restored the state that was saved in its checkpoint
+    pod: str | None = None  # None: the launcher has not started the pod yet
+    host: str | None = None  # the only host that can see the pod's processes; None: every host can
+    trains: bool = False  # the model and data are loaded
+    certified: bool = False  # it restored the state of its checkpoint

@@ -1,4 +1,4 @@
-"""Usage: the time that the ended segments of a job took, and its price."""
+"""The time that the ended segments of a job used, and its price."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class PaidTime:
 
 @dataclass(frozen=True)
 class Usage:
-    """Time of all ended segments."""
+    """The time that all ended segments used."""
 
     paid: Mapping[int, PaidTime] = field(default_factory=dict[int, PaidTime])  # by segment
-    segments: int = 0  # that took time
+    segments: int = 0  # number of segments that used time
     phase_seconds: Mapping[Phase, float] = field(default_factory=dict[Phase, float])
 
     @property
@@ -39,7 +39,7 @@ class Usage:
         )
 
     def after(self, segment: int, paid: PaidTime, ending: SegmentEnding) -> Usage:
-        """Add an ended segment."""
+        """Return the usage including an ended segment."""
         phases = dict(self.phase_seconds)
         for phase, seconds in ending.phase_seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
@@ -50,7 +50,7 @@ class Usage:
         )
 
     def reduced(self, segment: int, kept_seconds: int) -> Usage:
-        """Let the user pay for at most this much of a segment: the rest of its work is lost."""
+        """Return the usage with a lower limit on a segment's paid time, because work is lost."""
         before = self.paid.get(segment)
         if before is None:
             return self

@@ -1,4 +1,4 @@
-"""Warnings about valid hyperparameters that rarely train a useful model."""
+"""Warnings about hyperparameters that are valid but rarely train a useful model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from domain.training.hyperparameters import Hyperparameters
 
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
 LEAST_MULTIPLE = 0.01
-"""Smallest usual multiple of the default learning rate. A rate that was entered as
-`learning_rate_multiplier` is far below it."""
+"""Smallest usual multiple of the default learning rate. A rate that was meant as a
+`learning_rate_multiplier` is far below it.
+"""
 
 HIGHEST_LEARNING_RATE = 5e-3
 HIGHEST_DROPOUT = 0.5
@@ -15,7 +16,7 @@ HIGHEST_SCALE = 16
 
 
 def cautions(chosen: Hyperparameters) -> list[str]:
-    """Return warnings for the owner of a job; none for usual values."""
+    """Return warnings for the owner of a job; none if the values are usual."""
     return [
         caution
         for caution in (

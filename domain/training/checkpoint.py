@@ -1,4 +1,4 @@
-"""Checkpoints: their state hashes, resume certificates and pruning."""
+"""State hashes, resume certificates and pruning of checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.core.counts import Count
 
 KEPT_NEWEST = 2
-"""Newest checkpoints of an unfinished job that are kept. The last one may be damaged."""
+"""Number of newest checkpoints kept for an unfinished job. The last one may be damaged."""
 
 
 def checkpoint_model(model: str, step: int) -> str:
@@ -37,7 +37,7 @@ class StateHashes(BaseModel):
 
 
 class ModeDifference(BaseModel):
-    """A setting of the execution that changed between a checkpoint and its resume."""
+    """An execution setting that changed between a checkpoint and its resume."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,8 +62,8 @@ class ResumeCertificate(BaseModel):
 
     step: int
     ref: str  # artifact prefix of the checkpoint
-    state: StateHashes  # computed again after the restore
-    unchecked: tuple[str, ...]  # parts of the state without a hash to compare with
+    state: StateHashes  # recomputed after the restore
+    unchecked: tuple[str, ...]  # parts of the state that have no hash to compare with
     ranks: int
     differences: tuple[ModeDifference, ...]  # in the execution
 
@@ -74,10 +74,10 @@ class SavedCheckpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     segment: Count
-    step: Count  # optimizer steps done
+    step: Count  # completed optimizer steps
     train_loss: float  # of this step, in nats per label token
     eval_loss: float | None = None  # of the held-out examples, if evaluated
-    elapsed_seconds: Count  # of its segment, up to this state
+    elapsed_seconds: Count  # of its segment, up to the saved state
     ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
     manifest_sha256: str
     total_bytes: int
@@ -85,7 +85,7 @@ class SavedCheckpoint(BaseModel):
 
 
 class Evaluated(Protocol):
-    """An object that may have a held-out loss."""
+    """Protocol of objects that may have a held-out loss."""
 
     @property
     def eval_loss(self) -> float | None:
@@ -94,7 +94,7 @@ class Evaluated(Protocol):
 
 
 class Stored(Evaluated, Protocol):
-    """A checkpoint with an artifact prefix."""
+    """Protocol of checkpoints that have an artifact prefix."""
 
     @property
     def ref(self) -> str:
@@ -107,15 +107,15 @@ S = TypeVar("S", bound=Stored)
 
 
 def best(saved: Iterable[E]) -> E | None:
-    """Return the first one with the lowest held-out loss; None if none was evaluated."""
+    """Return the first checkpoint with the lowest held-out loss; None if none was evaluated."""
     scored = [(each.eval_loss, each) for each in saved if each.eval_loss is not None]
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 def superfluous(saved: Sequence[S], newest: int, kept_refs: Collection[str] = ()) -> list[S]:
-    """Return the checkpoints that can be pruned. `saved` is sorted from the oldest to the newest.
+    """Return the checkpoints to prune. `saved` is sorted from the oldest to the newest.
 
-    The `newest` ones, the one with the lowest held-out loss, and those in `kept_refs` are kept.
+    Keep the `newest` last ones, the one with the lowest held-out loss, and those in `kept_refs`.
     """
     kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
     if (lowest := best(saved)) is not None:

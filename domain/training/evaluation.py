@@ -1,4 +1,4 @@
-"""The result of the evaluation before and after training."""
+"""The results of the evaluations before and after training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class EvaluationResult(BaseModel):
 
     loss_before: float  # nats per label token
     loss_after: float
-    accuracy_before: float | None = None  # share of the label tokens that were the first choice
+    accuracy_before: float | None = None  # share of label tokens that were the first choice
     accuracy_after: float | None = None
     examples: int
     label_tokens: int

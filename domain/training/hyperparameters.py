@@ -1,4 +1,4 @@
-"""LoRA hyperparameters. This module declares each of them once.
+"""LoRA hyperparameters. This module is the only place that declares them.
 
 Everything that lists hyperparameters is derived from `Hyperparameters`: the inputs and messages of
 the wizard, the form of `/api` and its schema, the options of `ecolink jobs launch`, the names that
@@ -22,15 +22,15 @@ ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 
 
 class Group(StrEnum):
-    """Where a form shows a hyperparameter."""
+    """The place where a form shows a hyperparameter."""
 
     BASIC = "LoRA"  # tier 1 of the wizard
     ADVANCED = "Advanced"  # tier 2 of the wizard
-    API = "API and CLI only"  # the wizard only carries it over from another job
+    API = "API and CLI only"  # hidden; the wizard copies it from another job
 
 
 class Affects(StrEnum):
-    """The part of a quote that depends on a hyperparameter. Memory implies price."""
+    """The part of a quote that a hyperparameter affects. Memory also affects the price."""
 
     NEITHER = "neither"
     PRICE = "price"
@@ -39,7 +39,7 @@ class Affects(StrEnum):
 
 @dataclass(frozen=True)
 class Use:
-    """Use of a hyperparameter in forms and quotes."""
+    """The use of a hyperparameter in forms and quotes."""
 
     group: Group
     affects: Affects = Affects.MEMORY
@@ -48,7 +48,8 @@ class Use:
 class Hyperparameters(BaseModel):
     """The hyperparameters of one job.
 
-    Unknown fields, non-finite numbers and values of another type are refused, field by field.
+    Unknown fields, non-finite numbers and values of the wrong type are rejected with an error for
+    each field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -171,7 +172,7 @@ class Hyperparameters(BaseModel):
 
     @property
     def adapter_scale(self) -> float:
-        """The factor of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.
+        """The scale of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.
 
         Sources: Hu et al., LoRA (2021); Kalajdzievski, Rank Stabilization Scaling Factor (2023).
         """
@@ -179,11 +180,11 @@ class Hyperparameters(BaseModel):
 
     @property
     def evaluation_steps(self) -> int:
-        """Optimizer steps from one evaluation to the next."""
+        """Number of optimizer steps between evaluations."""
         return self.eval_steps or self.save_steps
 
     def examples_per_step(self, ranks: int) -> int:
-        """Examples of one full optimizer step on all GPUs: the effective batch."""
+        """Number of examples in a full optimizer step on all GPUs: the effective batch size."""
         return self.micro_batch_size * self.gradient_accumulation * ranks
 
 
@@ -191,30 +192,30 @@ FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
 
 
 def use_of(name: str) -> Use:
-    """Return how forms and quotes use a hyperparameter."""
+    """Return the use of a hyperparameter in forms and quotes."""
     return next(each for each in FIELDS[name].metadata if isinstance(each, Use))
 
 
 def names_in(*groups: Group) -> tuple[str, ...]:
-    """Return the hyperparameters of some groups, in the order of their declaration."""
+    """Return the names of the hyperparameters in some groups, in declaration order."""
     return tuple(name for name in FIELDS if use_of(name).group in groups)
 
 
 def title_of(name: str) -> str:
-    """Return the title of a hyperparameter, also of one that only recorded jobs have."""
+    """Return the title of a hyperparameter, including one that only old jobs have."""
     title = FIELDS[name].title if name in FIELDS else None
     return title or name.replace("_", " ").capitalize()
 
 
 def settings_of(recorded: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return the titles and values of a job's hyperparameters, without those that are unset."""
+    """Return the titles and values of a job's hyperparameters, except for unset ones."""
     order = [name for name in FIELDS if name in recorded]
     order += [name for name in recorded if name not in FIELDS]
     return {title_of(n): written(recorded[n]) for n in order if recorded[n] is not None}
 
 
 def written(value: JsonValue | tuple[str, ...]) -> str:
-    """Return a value for people: lists with commas, a dash for an unset value."""
+    """Return a value for display: lists are comma-separated, and an unset value is a dash."""
     match value:
         case None:
             return "—"

@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Precision of the base's weights in memory."""
+    """Precision of the base model's weights in memory."""
 
     BF16 = "bf16"
     FLOAT32 = "float32"
-    NF4 = "nf4"  # 4-bit QLoRA; other weights are in the dtype
+    NF4 = "nf4"  # 4-bit QLoRA; the other weights have the dtype of computations
 
 
 class Dtype(StrEnum):
-    """Dtype of a segment's computations. Its hardware multiplies it natively."""
+    """Dtype of a segment's computations, one that its hardware multiplies natively."""
 
     BF16 = "bf16"
     FLOAT32 = "float32"
@@ -26,5 +26,5 @@ class Dtype(StrEnum):
 
     @property
     def full(self) -> Precision:
-        """Precision of a base without quantisation."""
+        """Precision of a base model without quantisation."""
         return Precision(self.value)

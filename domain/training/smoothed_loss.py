@@ -1,4 +1,4 @@
-"""The smoothed training loss: a debiased exponential average over the steps."""
+"""The smoothed training loss, a debiased exponential moving average over the steps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ LEAST_STEPS = 5
 
 
 def smoothing_steps(total_steps: int) -> float:
-    """Return the steps after which the weight of a loss is 1/e: 2% of all steps, at least 5."""
+    """Return the number of steps after which the weight of a loss is 1/e: 2% of all, at least 5."""
     return max(LEAST_STEPS, SHARE * total_steps)
 
 
 @dataclass(frozen=True)
 class SmoothedLoss:
-    """An exponential average of step losses, in nats per label token.
+    """An exponential moving average of step losses, in nats per label token.
 
     `weight` is 1 - beta^t after t steps. Dividing by it removes the bias towards zero, as Adam does
-    with its moments (Kingma and Ba, 2015). The first value is the first loss.
+    with its moments (Kingma and Ba, 2015). The first value therefore equals the first loss.
     """
 
     average: float = 0.0
     weight: float = 0.0
 
     def after(self, loss: float, total_steps: int) -> SmoothedLoss:
-        """Return the average with the loss of one more step."""
+        """Return the average including the loss of one more step."""
         beta = math.exp(-1 / smoothing_steps(total_steps))
         return SmoothedLoss(
             beta * self.average + (1 - beta) * loss, beta * self.weight + (1 - beta)
@@ -34,5 +34,5 @@ class SmoothedLoss:
 
     @property
     def value(self) -> float:
-        """The debiased average. Raises ZeroDivisionError before the first step."""
+        """The debiased average. Raise ZeroDivisionError before the first step."""
         return self.average / self.weight

@@ -11,9 +11,9 @@ from itertools import accumulate, islice
 from pydantic import BaseModel, ConfigDict
 
 GROWTH = 1.15
-"""Ratio of a bucket's bound to the previous one."""
+"""Ratio of a bucket's bound to the previous bound."""
 LONGEST_BOUND = 2**20
-"""The last bound, which is the largest `max_sequence_length`."""
+"""The last bound, which equals the maximum of `max_sequence_length`."""
 
 
 def _bounds() -> tuple[int, ...]:
@@ -24,11 +24,11 @@ def _bounds() -> tuple[int, ...]:
 
 
 BOUNDS = _bounds()
-"""Bounds 0, 1, 2, ..., which are 15% apart from 14 on. One more bucket has longer examples."""
+"""Bounds 0, 1, 2, ..., which are 15% apart from 14 on. One more bucket holds longer examples."""
 
 
 class Bucket(BaseModel):
-    """Number and tokens of the examples with more than `above` and at most `up_to` tokens.
+    """Number and total tokens of the examples with more than `above` and up to `up_to` tokens.
 
     The first bucket includes examples without tokens.
     """
@@ -42,7 +42,7 @@ class Bucket(BaseModel):
 
 
 class TokenLengths(BaseModel):
-    """Lengths of all examples under one tokenizer, without truncation. No bucket is empty."""
+    """Lengths of all examples under one tokenizer, before truncation. No bucket is empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,12 +54,12 @@ class TokenLengths(BaseModel):
 
     @classmethod
     def of(cls, lengths: Iterable[int]) -> TokenLengths:
-        """Count the lengths of some examples."""
+        """Return the histogram of some lengths."""
         return cls.of_counts(Counter(lengths))
 
     @classmethod
     def of_counts(cls, lengths: Mapping[int, int]) -> TokenLengths:
-        """Count examples, given as their number by length."""
+        """Return the histogram of examples that are given as their number by length."""
         sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
         longest = 0
         for length, examples in lengths.items():
@@ -85,18 +85,18 @@ class TokenLengths(BaseModel):
         )
 
     def after_truncation(self, limit: int) -> int:
-        """Return the tokens of all examples if each is truncated to its first `limit` tokens.
+        """Return the total tokens if each example is truncated to its first `limit` tokens.
 
-        The result is exact except for the bucket of the limit, where it is the mean of the least
-        and the most possible tokens. The error is below 2% of the tokens in that bucket.
+        The result is exact except for the bucket of the limit. There, it is the mean of the
+        smallest and largest possible number. The error is below 2% of the tokens in that bucket.
         """
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
     def longer_than(self, limit: int) -> int:
         """Return the number of examples with more than `limit` tokens.
 
-        The result is exact except for the bucket of the limit, whose lengths are assumed to be
-        uniform around its mean. It is at least 1 if the longest example exceeds the limit.
+        The result is exact except for the bucket of the limit, where lengths are assumed to be
+        uniform around the mean. It is at least 1 if the longest example exceeds the limit.
         """
         if self.longest <= limit:
             return 0
@@ -121,7 +121,7 @@ class TokenLengths(BaseModel):
 
 
 class LabelTokens(BaseModel):
-    """Positions of a dataset's trainable tokens, which are those of the assistant.
+    """Positions of a dataset's trainable tokens, which are the assistant's.
 
     Truncation to `limit` tokens keeps a token at position p (from 1) if p <= limit.
     """
@@ -130,11 +130,11 @@ class LabelTokens(BaseModel):
 
     positions: TokenLengths  # of every trainable token
     first: TokenLengths  # of the first trainable token of each example that has one
-    least: tuple[int, ...]  # the exact two smallest of `first`, or fewer if there are fewer
+    least: tuple[int, ...]  # the exact two smallest values of `first`, or fewer if there are fewer
 
     @classmethod
     def of_counts(cls, positions: Mapping[int, int], first: Mapping[int, int]) -> LabelTokens:
-        """Count trainable tokens by position, and examples by their first trainable position."""
+        """Return the histograms of trainable tokens, and of each example's first one."""
         least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
         return cls(
             positions=TokenLengths.of_counts(positions),
@@ -148,13 +148,13 @@ class LabelTokens(BaseModel):
         return self.positions.examples
 
     def kept(self, limit: int) -> int:
-        """Return the trainable tokens after truncation. Exact except for the limit's bucket."""
+        """Return the trainable tokens after truncation; exact except for the limit's bucket."""
         if not self.least or limit < self.least[0]:
             return 0
         return max(1, self.positions.examples - self.positions.longer_than(limit))
 
     def teaching(self, limit: int) -> int:
-        """Return the number of examples that keep a trainable token. Up to two, it is exact."""
+        """Return the number of examples that keep a trainable token; exact up to two."""
         exact = sum(each <= limit for each in self.least)
         return exact if exact < 2 else max(2, self.first.examples - self.first.longer_than(limit))
 
@@ -162,8 +162,8 @@ class LabelTokens(BaseModel):
 def _kept(bucket: Bucket, limit: int) -> float:
     """Return the tokens of a bucket after truncation.
 
-    As a function of the limit they are concave, so the straight line between the bucket's bounds is
-    a lower bound. The upper bound is the limit for each example.
+    As a function of the limit, the result is concave, so the straight line between the bucket's
+    bounds is a lower bound. The upper bound is the limit for each example.
     """
     if bucket.up_to <= limit:
         return bucket.tokens
@@ -190,7 +190,7 @@ def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
 
 
 def _spread(bucket: Bucket, share: float) -> float:
-    """Return the quantile of a bucket at a share (0 to 1), uniform around its mean."""
+    """Return the quantile of a bucket at a share (0 to 1), assuming a uniform spread."""
     mean = bucket.tokens / bucket.examples
     reach = min(mean - bucket.above, bucket.up_to - mean)
     return mean + (2 * share - 1) * reach

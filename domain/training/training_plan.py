@@ -40,7 +40,7 @@ class TrainingPlan(BaseModel):
     dataset_id: UUID
     dataset_ref: str
     dataset_sha256: str
-    validation: ValidationFile | None  # None: a seeded part of the dataset is held out
+    validation: ValidationFile | None  # None: a part of the dataset, by seed, is held out
     base_model: str
     base_ref: str
     base_manifest_sha256: str
@@ -49,14 +49,14 @@ class TrainingPlan(BaseModel):
     gpu_count: int
     rate_micros_per_hour: int  # of all its GPUs
     catalog_version: str
-    # Not validated, so that a job stays readable if the bounds change.
+    # Not validated, so that jobs stay readable if the bounds change.
     hyperparameters: dict[str, JsonValue]
     # Results of the memory fit.
     precision: Precision
     gradient_checkpointing: bool
     dtype: Dtype  # of computations
     sequence_length: int  # tokens
-    batch_tokens: int  # limit of tokens at once, padding included
+    batch_tokens: int  # maximum number of tokens at once, including padding
     required_bytes: int  # predicted peak of each GPU's memory
     truncation: Truncation | None = None  # of the dataset, by sequence_length; None: not recorded
 
@@ -70,19 +70,19 @@ class TrainingPlan(BaseModel):
             self.region,
             self.gpu_type,
             self.gpu_count,
-            # Includes the defaults of unset fields, as in `Choices.recorded`.
+            # Includes the defaults of unset fields, like `Choices.recorded`.
             self.lora.model_dump(mode="json"),
         )
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the plan for its owner."""
+        """Warnings about the plan, for its owner."""
         truncation = self.truncation and self.truncation.warning
         return [*([truncation] if truncation else []), *cautions(self.lora)]
 
     @property
     def lora(self) -> Hyperparameters:
-        """The hyperparameters, without validation."""
+        """The hyperparameters, not validated."""
         recorded = dict(self.hyperparameters)
         modules = recorded.pop("target_modules")
         assert isinstance(modules, list)

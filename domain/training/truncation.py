@@ -8,11 +8,11 @@ from domain.core.errors import Invalid
 from domain.training.token_lengths import LabelTokens, TokenLengths
 
 WARN_SHARE = 0.05
-"""Share of truncated examples above which the owner gets a warning."""
+"""Share of truncated examples above which the owner is warned."""
 
 
 class Truncation(BaseModel):
-    """The effect of truncating every example of a dataset to its first `limit` tokens.
+    """The effect of truncating each example of a dataset to its first `limit` tokens.
 
     The figures come from histograms and are exact except for the bucket of the limit.
     """
@@ -70,8 +70,8 @@ def require_trainable(
 ) -> None:
     """Raise Invalid if fewer than `least_examples` keep a trainable token within `limit`.
 
-    A dataset whose trainable tokens were not counted is accepted. The error's figures have the
-    remaining trainable tokens and, if a longer limit helps, the length of the longest example.
+    A dataset whose trainable tokens were not counted is accepted. The error's figures contain the
+    remaining trainable tokens and, if a longer limit would help, the length of the longest example.
     """
     if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:
         return

@@ -1,1 +1,1 @@
-"""Use cases: each loads aggregates, calls them, and saves their events in one transaction."""
+"""Use cases. Each loads aggregates, calls them, and saves their events in one transaction."""

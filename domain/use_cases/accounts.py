@@ -18,7 +18,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 
 
 class EcoLink:
-    """Use cases of account holders and operators. Each runs inside `because(cause)`."""
+    """Use cases of account holders and operators. Each must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
@@ -45,7 +45,7 @@ class EcoLink:
     def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
         """Add a confirmed payment to a balance, once.
 
-        Raises CommandReused if the payment was recorded for another account or amount.
+        Raise CommandReused if the payment was recorded for another account or with another amount.
         """
 
         def attempt() -> Account:
@@ -62,7 +62,7 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def issue_key(self, account_id: UUID) -> tuple[ApiKey, str]:
-        """Issue an API key. Returns it with its secret, which is not stored."""
+        """Issue an API key and return it with its secret, which EcoLink does not store."""
         account = self.log.load(Account, account_id)
         secret = new_secret()
         key = ApiKey.issue(account_id, account.role, secret)
@@ -70,7 +70,7 @@ class EcoLink:
         return key, secret
 
     def revoke_key(self, account_id: UUID, key_id: UUID) -> ApiKey:
-        """Revoke a key. Raises NotFound if the account has no such key."""
+        """Revoke a key. Raise NotFound if the account has no such key."""
 
         def attempt() -> ApiKey:
             key = self.log.find(ApiKey, key_id)
@@ -87,7 +87,7 @@ class EcoLink:
         return self.valid_key(api_key_id(secret_sha256(secret)))
 
     def valid_key(self, key_id: UUID) -> ApiKey | None:
-        """Return the key with this id if it was issued and not revoked, otherwise None."""
+        """Return the key with this id, or None if it does not exist or is revoked."""
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
@@ -100,9 +100,9 @@ class EcoLink:
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """Record a file that is complete in the artifact store. Its validation begins.
+        """Record a file that is completely stored. Its validation starts.
 
-        A repeated id returns the existing dataset. Raises CommandReused if its content differs.
+        A repeated id returns the existing dataset. Raise CommandReused if the content differs.
         """
 
         def attempt() -> Dataset:
@@ -126,9 +126,9 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def ignore_tools(self, account_id: UUID, dataset_id: UUID) -> Dataset:
-        """Confirm that jobs ignore the tool definitions of a dataset.
+        """Confirm that jobs may ignore the tool definitions of a dataset.
 
-        Raises NotFound if the account has no such dataset, and WrongState if it is not valid.
+        Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
         """
 
         def attempt() -> Dataset:
@@ -142,9 +142,9 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
-        """Delete a dataset. `used_by` are its unfinished jobs.
+        """Delete a dataset. `used_by` has the ids of the unfinished jobs that use it.
 
-        A job that is approved at the same time fails at its launch, free of charge.
+        A job that is approved at the same time fails when it launches, free of charge.
         """
 
         def attempt() -> None:
@@ -166,7 +166,7 @@ class EcoLink:
         context_length: int,
         shape: ModelShape,
     ) -> BaseModel:
-        """Record a base model that is complete in the model store."""
+        """Record a base model that is completely stored in the model store."""
         content = (ref, manifest_sha256, architecture, parameters, context_length, shape)
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None:

@@ -14,20 +14,20 @@ from domain.jobs.job import MODEL_DELETED, Job
 from domain.training.checkpoint import SavedCheckpoint, checkpoint_model
 
 Adapters = Callable[[], int]
-"""Returns the number of adapters that are served on a base."""
+"""A function that returns the number of deployed adapters on a base model."""
 
 Uses = Callable[[], Sequence[str]]
-"""Returns the uses of a base in words: its unfinished jobs and its served adapters."""
+"""A function that describes the uses of a base model: unfinished jobs and deployed adapters."""
 
 
 class Deploying:
-    """Use cases of a model's owner and of operators. Each runs inside `because(cause)`."""
+    """Use cases of model owners and operators. Each must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
     def deploy_base(self, name: str) -> Deployment:
-        """Deploy a base from the model store. Jobs can then fine-tune it."""
+        """Deploy a base model from the model store, so that jobs can fine-tune it."""
 
         def attempt() -> Deployment:
             base = self._log.find(BaseModel, base_model_id(name))
@@ -40,7 +40,7 @@ class Deploying:
         return self._log.retrying(attempt)
 
     def undeploy_base(self, name: str, adapters: Adapters) -> Deployment:
-        """Undeploy a base. Raises WrongState while adapters on it are served."""
+        """Undeploy a base model. Raise WrongState while adapters on it are deployed."""
 
         def refuse_in_use() -> None:
             if (count := adapters()) > 0:
@@ -53,7 +53,7 @@ class Deploying:
         return self._undeploy(PLATFORM_ACCOUNT_ID, name, refuse_in_use)
 
     def delete_base(self, name: str, uses: Uses) -> None:
-        """Undeploy and delete a base. Raises NotFound, and WrongState while it is used."""
+        """Undeploy and delete a base model. Raise NotFound, or WrongState while it is used."""
 
         def attempt() -> None:
             base = self._log.find(BaseModel, base_model_id(name))
@@ -86,7 +86,7 @@ class Deploying:
         return self._log.retrying(attempt)
 
     def deploy_checkpoint(self, account_id: UUID, job_id: UUID, step: int) -> Deployment:
-        """Deploy a checkpoint of a job, under its own name."""
+        """Deploy a checkpoint of a job under its own name."""
 
         def attempt() -> Deployment:
             job = self._own_job(account_id, job_id)
@@ -119,7 +119,7 @@ class Deploying:
         self._log.retrying(attempt)
 
     def redeploy(self, account_id: UUID, model: str) -> Deployment:
-        """Deploy a name again. Raises NotFound if it was never deployed."""
+        """Deploy a name again. Raise NotFound if it was never deployed."""
         adapter = self._own(account_id, model).weights.adapter
         assert adapter is not None, "an account deploys adapters only"
         if adapter.step is None:
@@ -155,7 +155,7 @@ class Deploying:
 
 
 def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
-    """Return an unsaved deployment of a base from the model store."""
+    """Return an unsaved deployment of a base model from the model store."""
     weights = Weights(
         base_model=base.name,
         base_ref=base.ref,
@@ -166,7 +166,7 @@ def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
 
 
 def model_deployment(log: EventLog, job: Job) -> Deployment:
-    """Return an unsaved deployment of a job's model. Raises WrongState if it has no model."""
+    """Return an unsaved deployment of a job's model. Raise WrongState if it has no model."""
     if job.model_deleted:
         raise WrongState(MODEL_DELETED)
     if (model := job.model) is None:
@@ -179,14 +179,14 @@ def model_deployment(log: EventLog, job: Job) -> Deployment:
 
 
 def require_base(log: EventLog, job: Job) -> None:
-    """Raise WrongState unless the base that a job trained on has an active deployment."""
+    """Raise WrongState unless the base model of a job has an active deployment."""
     name = job.plan.base_model
     if (reason := why_not_served(log, name, job.plan.base_manifest_sha256)) is not None:
         raise WrongState(f"The adapter needs its base model. {reason}")
 
 
 def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None:
-    """Return why a base with this content is not served; None if its deployment is active."""
+    """Return why a base model with this content is not served; None if its deployment is active."""
     deployment = log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
     if deployment is None or deployment.status is DeploymentStatus.UNDEPLOYED:
         return f"{name} is not deployed. Ask your operator to deploy it."
@@ -202,7 +202,7 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
     """Return the refs of a job's checkpoints that must be kept until they are undeployed.
 
-    They include those of failed deployments, which can be deployed again.
+    Checkpoints whose deployment failed are included, because they can be deployed again.
     """
     ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
     deployments = [log.find(Deployment, each) for each in ids]
@@ -216,7 +216,7 @@ def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
 
 
 def _checkpoint_names(job: Job) -> list[str]:
-    """Return the model names of a job's checkpoints, without duplicates of a step."""
+    """Return the model names of a job's checkpoints, one for each step."""
     return sorted({checkpoint_model(job.model_name, each.step) for each in job.checkpoints})
 
 
@@ -229,7 +229,7 @@ def _wanted(log: EventLog, account_id: UUID, model: str, weights: Weights) -> De
 
 
 def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weights:
-    """Return the weights of an adapter of a job, on its base."""
+    """Return the weights of a job's adapter on its base model."""
     return Weights(
         base_model=job.plan.base_model,
         base_ref=job.plan.base_ref,
@@ -239,7 +239,7 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
 
 
 def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
-    """Return the newest checkpoint of a step. Raises NotFound, or WrongState if all are deleted."""
+    """Return the newest checkpoint of a step. Raise NotFound, or WrongState if all are deleted."""
     if job.model is None and job.retention_ended:
         raise WrongState(
             f"The job's checkpoints were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC and are "

@@ -1,4 +1,4 @@
-"""Use cases of jobs: request, approve, pause, resume, cancel and promote, with their gates."""
+"""Use cases of jobs: request, approve, pause, resume, cancel and promote."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
 
 Loads = Callable[[], Sequence[PoolLoad]]
-"""Returns the load of every GPU pool. It is called only if a job must not wait."""
+"""A function that returns the load of every GPU pool. It is called only if a job must not wait."""
 
 REUSED = "The idempotency key was used for another job. Use a new key."
 
 
 class Launching:
-    """Use cases of a job's owner. Each command runs inside `because(cause)`."""
+    """Use cases of a job's owner. Each command must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog, quoting: Quoting, retention: timedelta) -> None:
         self._log = log
@@ -43,10 +43,10 @@ class Launching:
         loads: Loads,
         order: Order = Order(),
     ) -> Job:
-        """Approve a job, once for each command key. Raises CommandReused for other choices.
+        """Approve a job, once for each command key. Raise CommandReused if the choices differ.
 
-        Raises InsufficientBalance if the balance is below the estimate's upper bound. Without
-        `wait`, it raises NoCapacity if the GPUs are not free.
+        Raise InsufficientBalance if the balance is below the estimate's upper bound. Without
+        `wait`, raise NoCapacity if not enough GPUs are free.
         """
         job_id = created_id(account_id, "job", command_key)
 
@@ -66,10 +66,10 @@ class Launching:
         return self._log.retrying(attempt)
 
     def approve_requested(self, job_id: UUID, choices: Choices) -> None:
-        """Approve the job of a request, if the request is open. The job is queued for its GPUs.
+        """Approve the job of an open request. The job is queued for its GPUs.
 
-        `choices` are those of the request, with the GPUs that it omitted. Raises
-        InsufficientBalance.
+        `choices` are those of the request, with the GPUs that it omitted filled in. Raise
+        InsufficientBalance if the balance is below the estimate's upper bound.
         """
 
         def attempt() -> None:
@@ -79,14 +79,14 @@ class Launching:
             job = self._log.find(Job, job_id)
             if job is None:
                 job = self._gated(job_id, request.account_id, choices, request.order, None)
-            # The event of the request makes a simultaneous cancellation a version conflict.
+            # The request's event makes a simultaneous cancellation a version conflict.
             request.approve()
             self._log.commit(request, job)
 
         self._log.retrying(attempt)
 
     def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
-        """Request a job whose files are not validated, once for each command key."""
+        """Request a job whose files are not validated yet, once for each command key."""
         job_id = created_id(account_id, "job", command_key)
 
         def attempt() -> None:
@@ -96,7 +96,7 @@ class Launching:
         self._log.retrying(attempt)
 
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
-        """End a request with a refusal, if the request is open."""
+        """Refuse a request that is still open."""
 
         def attempt() -> None:
             request = self._request_for(job_id)
@@ -107,7 +107,7 @@ class Launching:
         self._log.retrying(attempt)
 
     def requested(self, account_id: UUID, job_id: UUID) -> JobRequest | None:
-        """Return an account's request that has no job, or None."""
+        """Return an account's request that has not become a job, or None."""
         request = self._request_for(job_id)
         if (
             request is None
@@ -120,7 +120,10 @@ class Launching:
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
     ) -> UUID | None:
-        """Return the id of the job of the same request, or None. Raises CommandReused."""
+        """Return the id of the job that this command already created or requested, or None.
+
+        Raise CommandReused if the earlier request was different.
+        """
         job_id = created_id(account_id, "job", command_key)
         existing = self._log.find(Job, job_id) or self._request_for(job_id)
         if existing is None:
@@ -130,7 +133,7 @@ class Launching:
         return job_id
 
     def pause(self, account_id: UUID, job_id: UUID) -> Job:
-        """Pause a job. Raises WrongState."""
+        """Pause a job. Raise WrongState if its state does not allow it."""
         return self._command(account_id, job_id, lambda job: job.pause())
 
     def resume(
@@ -142,9 +145,9 @@ class Launching:
         loads: Loads,
         gpu_count: int | None = None,
     ) -> Job:
-        """Resume a job from its last checkpoint, at today's rate. Checks both gates again.
+        """Resume a job from its last checkpoint, at the current rate. Check both gates again.
 
-        `gpu_count` changes the number of GPUs but not the examples of a step. None keeps it.
+        `gpu_count` changes the number of GPUs, but not the examples in a step. None keeps it.
         """
 
         def command(job: Job) -> None:
@@ -166,7 +169,7 @@ class Launching:
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
     def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
-        """Cancel a job or its open request. Raises NotFound and WrongState."""
+        """Cancel a job or its open request. Raise NotFound or WrongState."""
 
         def attempt() -> None:
             if (request := self.requested(account_id, job_id)) is None:
@@ -178,7 +181,7 @@ class Launching:
         self._log.retrying(attempt)
 
     def promote(self, account_id: UUID, job_id: UUID) -> Job:
-        """Make a model of the last checkpoint of a cancelled or failed job."""
+        """Register the last checkpoint of a cancelled or failed job as a model."""
         return self._command(account_id, job_id, lambda job: job.promote())
 
     def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
@@ -201,7 +204,7 @@ class Launching:
     def _gated(
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
-        """Return a job that passes the balance gate and, with `loads`, the capacity gate."""
+        """Return a job that passes the balance gate and, given `loads`, the capacity gate."""
         quote = self._quoting.quote(account_id, choices)
         self._require_balance(account_id, quote.estimate)
         if loads is not None:
@@ -209,7 +212,7 @@ class Launching:
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
-        """Raise InsufficientBalance if the balance, reserves included, is below an estimate."""
+        """Raise InsufficientBalance if the balance, including reserves, is below an estimate."""
         account, needed = self._log.load(Account, account_id), wanted.high_micros
         balance = account.balance_micros
         if not account.can_pay(needed, released_micros=account.reserved_micros):
@@ -225,7 +228,7 @@ class Launching:
             )
 
     def _require_capacity(self, quote: Quote, loads: Loads) -> None:
-        """Raise NoCapacity if the GPUs are not free, with other GPUs that the job fits into."""
+        """Raise NoCapacity if the GPUs are not free. The error proposes other suitable GPUs."""
         plan = quote.plan
         suitable = [
             load
@@ -239,7 +242,8 @@ class Launching:
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """Raise CommandReused if a job was approved with other choices or another order.
 
-    If the order has a hash of the request, only the hash is compared: the GPUs may differ.
+    If the order has a hash of the request, only the hashes are compared, because the GPUs may
+    differ.
     """
     same = existing.order == order
     if order.request_sha256 is None:

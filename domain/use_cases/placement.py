@@ -1,4 +1,4 @@
-"""Placement: the region and the GPU type of a job that omits them."""
+"""The region and GPU type for jobs that omit them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def cheapest(
     choices: Choices,
     loads: Sequence[PoolLoad],
 ) -> Choices:
-    """Return the choices with the cheapest region and GPU type, where these are empty.
+    """Return the choices, with an empty region or GPU type set to the cheapest one.
 
-    GPUs that the balance can pay for come first, and of these, free ones come before those with a
-    queue. If the balance can pay for none, the cheapest ones are chosen. Raises a DomainError if
-    the job cannot run anywhere.
+    GPUs that the balance can pay for are preferred; among these, free ones are preferred to those
+    with a queue. If the balance can pay for none, the cheapest ones are chosen. Raise a DomainError
+    if the job cannot run anywhere.
     """
     chosen = [
         load
@@ -55,7 +55,7 @@ def cheapest(
 
 
 def _nowhere(chosen: Sequence[PoolLoad], choices: Choices, names: DisplayNames) -> Invalid:
-    """Return the refusal of a job that no region has enough GPUs for."""
+    """Return the refusal of a job for which no region has enough GPUs."""
     place = names.region(choices.region) if choices.region else "any region"
     kind = names.gpu_type(choices.gpu_type) if choices.gpu_type else None
     if chosen:

@@ -1,4 +1,4 @@
-"""Quotes: a user's choices are validated, fitted into the GPUs' memory, and priced."""
+"""Quotes, which validate a user's choices, fit them into the GPUs' memory and price them."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from domain.use_cases.deployments import why_not_served
 T = TypeVar("T")
 
 Calibrations = Callable[[str, str, Precision, int], Calibration]
-"""Returns the calibration for a base model, a GPU type, a precision and a GPU count."""
+"""A function that returns the calibration for a base model, GPU type, precision and GPU count."""
 
 
 LoadOf = Callable[[str], float | None]
-"""Returns the current load of a host by its name; None if it is not known."""
+"""A function that returns the current load of a host by its name; None if it is unknown."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """The plan, the memory fit and the estimate of some choices."""
+    """The plan, memory fit and estimate for a user's choices."""
 
     plan: TrainingPlan
     fit: Fit
@@ -56,13 +56,13 @@ class Quote:
     truncation: Truncation
     """The effect of the sequence length on the dataset."""
     alternatives: frozenset[str]
-    """GPU types that the job fits into, its own included."""
+    """GPU types that the job fits on, including its own."""
 
 
 class Quoting:
-    """Quotes choices. It reads the log and never writes.
+    """Creates quotes. It reads the event log and never writes to it.
 
-    It caches the catalog and the GPU pools, so create one for each request.
+    It caches the catalog and the GPU pools, so create an instance for each request.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> list[DomainError]:
-        """Return the problems of the valid fields of a form. Invalid fields are None."""
+        """Return the problems with the valid fields of a form. Pass None for invalid fields."""
         problems: list[DomainError] = []
         if dataset_id is not None:
             _attempt(problems, lambda: self._dataset(account_id, dataset_id))
@@ -105,10 +105,10 @@ class Quoting:
     def quote(
         self, account_id: UUID, choices: Choices, *, approved: TrainingPlan | None = None
     ) -> Quote:
-        """Validate the choices, decide the precision and estimate the job.
+        """Validate the choices, choose the precision and estimate the job.
 
-        An `approved` plan keeps its precision, because its checkpoints require it. Raises a
-        DomainError, or SeveralProblems.
+        An `approved` plan keeps its precision, because its checkpoints require it. Raise a
+        DomainError, or SeveralProblems if several values are invalid.
         """
         problems: list[DomainError] = []
         if approved is None:
@@ -116,7 +116,7 @@ class Quoting:
         else:
             dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
         validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
-        # An approved job continues even if its base is no longer served.
+        # An approved job can continue even if its base model is no longer served.
         find_base = self._base if approved else self._served_base
         base = _attempt(problems, lambda: find_base(choices.base_model))
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
@@ -176,7 +176,7 @@ class Quoting:
         )
 
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
-        """Return the GPU types that some region has enough of."""
+        """Return the GPU types that at least one region has enough of."""
         return [
             self._known(regions[0], each)
             for each in catalog.gpu_types.values()
@@ -191,9 +191,9 @@ class Quoting:
         ]
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
-        """Return today's quote for the rest of a job. Raises DomainError.
+        """Return a quote for a job's remaining work at current prices. Raise DomainError.
 
-        `gpu_count` is the new number of GPUs. None keeps it.
+        `gpu_count` is the new number of GPUs. None keeps the number.
         """
         plan = job.plan
         choices = Choices(
@@ -233,7 +233,7 @@ class Quoting:
         return dataset
 
     def _trainable(self, account_id: UUID, choices: Choices) -> Dataset:
-        """Return the dataset of some choices. Raises Invalid if no job may train on it."""
+        """Return the chosen dataset. Raise Invalid if no job may train on it."""
         dataset = self._dataset(account_id, choices.dataset_id)
         has_validation = choices.validation_dataset_id is not None
         obstacle = dataset.trainability.obstacle(has_validation=has_validation)
@@ -244,7 +244,7 @@ class Quoting:
     def _validation(
         self, account_id: UUID, choices: Choices, dataset: Dataset | None
     ) -> Dataset | None:
-        """Return the validation dataset, if there is one. Raises Invalid if it is the dataset.
+        """Return the validation dataset, if any. Raise Invalid if it is the training dataset.
 
         The loss on memorised examples says nothing about other examples.
         """
@@ -262,7 +262,7 @@ class Quoting:
         return found
 
     def _served_base(self, name: str) -> BaseModel:
-        """Return a base that is deployed, so that new jobs may train on it."""
+        """Return a base model that is deployed, so that new jobs may fine-tune it."""
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
@@ -292,7 +292,7 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> None:
-        """Add a problem if the region does not have such GPUs, or not enough. None is skipped."""
+        """Add a problem if the region lacks the GPU type or has too few of it. None is skipped."""
         catalog = self._catalog
         kind = place = None
         if gpu_type is not None:
@@ -319,7 +319,7 @@ class Quoting:
             )
 
     def _capacity(self, region: str, gpu_type: str) -> int:
-        """Return the capacity of a GPU pool, as the launchers reported it."""
+        """Return the capacity of a GPU pool, as reported by the launchers."""
         pool = self._pool(region, gpu_type)
         return 0 if pool is None else pool.capacity
 
@@ -330,7 +330,7 @@ class Quoting:
         return self._pools[place]
 
     def _machine(self, region: str, gpu_type: str) -> Machine | None:
-        """Return the machine behind a CPU-backed type in a region; None if it is not known."""
+        """Return the machine behind a CPU-backed type in a region; None if it is unknown."""
         pool = self._pool(region, gpu_type)
         return None if pool is None else pool.machine
 
@@ -358,7 +358,7 @@ class Quoting:
 
 
 def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
-    """Return the result of `find`, or None after adding its problem."""
+    """Return the result of `find`, or None after adding the problem that it raised."""
     try:
         return find()
     except DomainError as problem:
@@ -375,7 +375,7 @@ def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
 
 
 def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:
-    """Return the references and hashes of the datasets and the base, for a plan."""
+    """Return the references and hashes of the datasets and the base model, for a plan."""
     own = validation
     return {
         "dataset_id": dataset.id,
@@ -395,7 +395,7 @@ def _work(
     fields: Hyperparameters,
     approved: TrainingPlan | None,
 ) -> Work:
-    """Return the work of a job. Raises DomainError if its tokens are not counted."""
+    """Return the work of a job. Raise DomainError if its tokens are not counted yet."""
     shape, lengths = base.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
@@ -403,7 +403,7 @@ def _work(
 
 
 def _require_trainable(work: Work) -> None:
-    """Raise Invalid if truncation leaves too few examples.
+    """Raise Invalid if truncation leaves too few trainable examples.
 
     Without a validation dataset, a job needs one example to train on and one held-out example.
     """
@@ -416,7 +416,7 @@ def _require_trainable(work: Work) -> None:
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
-    """Return the dataset's lengths in tokens of the base. Raises DomainError."""
+    """Return the dataset's token lengths for the base model. Raise DomainError if unknown."""
     name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
         raise Invalid(
