@@ -32,13 +32,13 @@ MIN_TICK_SECONDS, MAX_TICK_SECONDS = 0.05, 1.0
 
 
 def tick_seconds(settings: Settings) -> float:
-    """Real seconds between ticks, five per metered minute at any clock speed."""
+    """Return the seconds of real time between ticks: five ticks per metered minute."""
     fifth = settings.meter_minute_seconds / 5 / settings.clock_speed
     return max(MIN_TICK_SECONDS, min(MAX_TICK_SECONDS, fifth))
 
 
 def run(settings: Settings) -> None:
-    """Bill until SIGTERM, as soon as no other process does."""
+    """Wait until no other billing process runs, then bill until SIGTERM."""
     with leading(settings, "billing") as leadership:
         _bill(settings, leadership)
 

@@ -1,4 +1,4 @@
-"""Evidence that segments ran: reports of trainers, and before the first one of the scheduler."""
+"""Evidence of how long segments ran, from trainers' reports or the scheduler's own observations."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Evidence(BaseModel):
 
 
 def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: datetime) -> int:
-    """Whole seconds that a segment has run: the smaller of its own time and the clock's.
+    """Return the whole seconds that a segment has run.
 
-    So a clock jump bills nothing. The result is 0 without a pod, or with `bound_at` after `now`.
+    The result is the smaller of the reported time and the time since `bound_at`, so that a clock
+    jump bills nothing. It is 0 without a pod, or if `bound_at` is after `now`.
     """
     if bound_at is None:
         return 0

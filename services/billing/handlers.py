@@ -1,4 +1,4 @@
-"""Billing's reactions to events of the log."""
+"""Event handlers of the billing service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.billing.settlement import LeasePolicy, close, credit_lost_work, op
 
 
 class Metering:
-    """Opens a meter when a segment gets its GPUs, and closes it when the segment ends.
+    """Event handlers that open a segment's meter when it gets GPUs and close it when it ends.
 
     `now` returns the database's time, converted by the platform's clock.
     """
@@ -28,7 +28,7 @@ class Metering:
         self._now = now
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """React to one event. Returns the aggregates to save."""
+        """Handle one event. Return the aggregates to save."""
         match event:
             case events.SegmentAllocated():
                 return self.on_segment_allocated(event)
@@ -40,7 +40,7 @@ class Metering:
                 return []
 
     def on_segment_allocated(self, event: events.SegmentAllocated) -> Sequence[Aggregate]:
-        """Open the segment's meter with its first lease, or refuse the lease without money.
+        """Open the segment's meter with its first lease. Refuse it if the balance is too low.
 
         The scheduler ends a segment whose lease was refused.
         """
@@ -55,7 +55,7 @@ class Metering:
         return [meter, account]
 
     def on_segment_ended(self, event: events.SegmentEnded) -> Sequence[Aggregate]:
-        """Settle a segment to the second, and credit the work that a crash lost."""
+        """Settle an ended segment to the second, and credit the work that a crash lost."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is None or meter.closed:
             return []
@@ -65,7 +65,7 @@ class Metering:
         return [meter, account]
 
     def on_checkpoint_rejected(self, event: events.CheckpointRejected) -> Sequence[Aggregate]:
-        """Credit the work that a rejected checkpoint lost. Its segment is settled already."""
+        """Credit the work that a rejected checkpoint lost. Its segment is already settled."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
         if meter is None or event.kept_seconds is None:
             return []
@@ -74,10 +74,11 @@ class Metering:
         return [meter, account]
 
     def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
-        """Elapsed and checkpointed seconds to bill, at most those of scheduler and database.
+        """Return the elapsed and the checkpointed seconds to bill.
 
-        Grace is not billed, even if the lease was extended meanwhile. Neither is time after the
-        end, which an early tick may have billed.
+        Both are limited to the time between `bound_at` and the segment's end. The grace period is
+        not billed, even if the lease was extended during it. An early tick may have billed time
+        after the end, which is not charged either.
         """
         ran = event.elapsed_seconds - event.grace_seconds
         kept = min(event.kept_seconds, ran)
@@ -91,7 +92,7 @@ class Metering:
         )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
-        """Time at which the segment got its GPUs, from the log because projections may lag."""
+        """Return when the segment got its GPUs. Reads the log, because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
             if isinstance(event, events.PodStarted) and event.segment == segment:
                 return event.bound_at

@@ -1,4 +1,4 @@
-"""Settles accounts: bills minutes, extends leases and credits lost work. No I/O."""
+"""Settlement of accounts: billed minutes, lease extensions and credits for lost work. No I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from domain.core.money import SECONDS_PER_HOUR, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
-"""Most minutes and leases in one tick of an account. The rest waits for the next tick."""
+"""Maximum number of minutes and leases that one tick saves for an account. The next tick continues.
+"""
 
 LOW_MINUTES = 15
-"""Runway below which an account is warned, in metered minutes."""
+"""Runway, in metered minutes, below which the account gets a low-balance warning."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LeasePolicy:
     extension_seconds: int
 
     def __post_init__(self) -> None:
-        # A segment that ends may bill its whole lease in one save.
+        # When a segment ends, one save may bill its whole lease.
         if self.lease_seconds > SAVE_EVENTS * self.minute_seconds:
             raise ValueError(
                 f"ECOLINK_LEASE_SECONDS is {self.lease_seconds}; set at most "
@@ -35,12 +36,12 @@ class LeasePolicy:
 
     @property
     def low_seconds(self) -> int:
-        """Runway below which an account is warned, seconds."""
+        """Runway, in seconds, below which the account gets a low-balance warning."""
         return LOW_MINUTES * self.minute_seconds
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
-        """The configured policy."""
+        """Return the policy that the settings configure."""
         return cls(
             minute_seconds=settings.meter_minute_seconds,
             lease_seconds=settings.lease_seconds,
@@ -57,23 +58,24 @@ class Running:
 
     @property
     def used_seconds(self) -> int:
-        """Used seconds of the paid time. Billed seconds stay used if a clock jumps back."""
+        """Paid seconds that are used up. If a clock jumps back, billed seconds stay used."""
         return min(max(self.elapsed_seconds, self.meter.billed_seconds), self.meter.paid_seconds)
 
     @property
     def lapsed(self) -> bool:
-        """True if the segment has used its paid time, so that it saves and exits."""
+        """True if the paid time is used up. The segment then saves and exits."""
         return 0 < self.meter.paid_seconds <= self.used_seconds
 
 
 def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
     """Bill the due minutes of an account and extend its leases.
 
-    A full lease reaches `lease_seconds` beyond the evidence. If that adds `extension_seconds` to
-    one lease, all are extended. If the balance is too low, it is divided so that all segments
-    reach zero in the same second. A lapsed lease is not extended: its segment is in its unbilled
-    grace. A segment whose lease was refused does not run. An account without running segments is
-    no longer low, so that it is warned again later.
+    A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
+    adds at least `extension_seconds` to any lease, all leases are extended. If the balance is too
+    low, all segments get the same remaining time, so that they run out in the same second. A lapsed
+    lease is not extended, because its segment is in the unbilled grace period. A segment whose
+    lease was refused does not run. If the account has no running segments, its low-balance state is
+    cleared, so that it can be warned again.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -83,13 +85,13 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
         second_micros=second_micros([each.meter for each in running]),
     )
     runway = runway_seconds(account, running)
-    # A reserved balance means a running segment, even if the caller does not know its meter yet.
+    # A reserved balance means that a segment runs, even if its meter is not in `open_meters` yet.
     if runway is not None or account.reserved_micros == 0:
         account.watch_runway(runway, policy.low_seconds)
 
 
 def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
-    """Bill the minutes of the evidence. Returns (micro-dollars, number of minutes)."""
+    """Bill all elapsed minutes. Return (micro-dollars, number of minutes)."""
     captured, posted = 0, 0
     for each in running:
         before = each.meter.minutes
@@ -103,7 +105,7 @@ def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int,
 def _extend_leases(
     account: Account, running: Sequence[Running], policy: LeasePolicy, at_most: int
 ) -> int:
-    """Extend up to `at_most` leases if one is due. Returns micro-dollars to reserve."""
+    """Extend up to `at_most` leases if one is due. Return the micro-dollars to reserve."""
     leased = [each for each in running if not each.lapsed]
     ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
     least = policy.extension_seconds if ahead == policy.lease_seconds else 1
@@ -118,9 +120,9 @@ def _extend_leases(
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
-    """Give a new meter its first lease, or refuse it if the balance does not pay one second.
+    """Give a new meter its first lease, or refuse it if the account cannot pay for one second.
 
-    Depletion and runway are left to the ticker, which knows all segments of the account.
+    The ticker, which sees all segments of the account, handles depletion and the runway.
     """
     ahead = _affordable_ahead([Running(meter, 0)], account.available_micros, policy.lease_seconds)
     if ahead == 0:
@@ -136,11 +138,12 @@ def close(
     kept_seconds: int,
     policy: LeasePolicy,
 ) -> None:
-    """Settle an ended segment to the second, and credit lost work.
+    """Charge an ended segment to the second, and credit lost work.
 
-    `kept_seconds` is the time in its last checkpoint, or all of its time if the platform lost none.
-    The rest is credited: lost work, or time that a wrong clock had shown before the final report.
-    The account is depleted only if no other segment has a lease, because the rest pays for those.
+    `kept_seconds` is the time that the last checkpoint covers, or the whole time if the platform
+    lost no work. Billed time beyond `kept_seconds` is credited: it was lost, or a wrong clock had
+    reported it before the final report. The account is marked as depleted only if no other segment
+    has a lease.
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
     lost = meter.charge_between(min(kept_seconds, meter.billed_seconds), meter.billed_seconds)
@@ -154,22 +157,22 @@ def close(
 
 
 def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
-    """Credit what a closed meter billed beyond `kept_seconds`, unless it is credited already."""
+    """Credit the seconds billed beyond `kept_seconds` that have not been credited yet."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
-    """Highest price of one second of some segments together, in micro-dollars.
+    """Return the highest price of one second of all these segments together, in micro-dollars.
 
-    Each segment's charge is rounded separately, so that each second may be rounded up.
+    Each segment's charge is rounded up separately.
     """
     return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
-    """Seconds that the balance lasts for all running segments; None if they cost nothing.
+    """Return how many seconds the balance lasts; None if the running segments cost nothing.
 
     Used but unbilled time counts as spent.
     """
@@ -181,7 +184,7 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
-    """Most seconds beyond the evidence, up to `limit`, that the balance pays for all segments."""
+    """Return how many more seconds, up to `limit`, the balance pays for on all segments."""
 
     def cost(ahead: int) -> int:
         return sum(

@@ -1,4 +1,4 @@
-"""The ticker: bills minutes and extends leases, account by account."""
+"""The ticker: bills minutes and extends leases for one account at a time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SELECT account_id, NULL, NULL, 0, clock_timestamp()
 FROM accounts WHERE low AND account_id NOT IN (SELECT account_id FROM open_meters)
 ORDER BY account_id, meter_id
 """
-"""All open meters with their elapsed time, and all low accounts without one."""
+"""All open meters with their elapsed time, and all low-balance accounts without an open meter."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An open meter, its trainer's elapsed time, and when its GPUs were bound."""
+    """An open meter, the elapsed time that its trainer reported, and when its GPUs were bound."""
 
     meter_id: UUID
     shown_seconds: float
@@ -46,7 +46,7 @@ class Shown:
 def settled(
     log: EventLog, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
 ) -> Sequence[Aggregate]:
-    """Settle an account. Returns it and its open meters, unsaved. Runs inside `because`."""
+    """Settle an account. Return it and its open meters, unsaved. Call inside `because`."""
     account = log.load(Account, account_id)
     running = [
         Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now))
@@ -58,10 +58,10 @@ def settled(
 
 
 class Ticker:
-    """Posts the minutes that the evidence has and the log lacks.
+    """Periodic billing of the elapsed minutes that are not in the log yet.
 
-    It has no state, so that it catches up after an outage. The time is the database's, converted by
-    the platform's clock.
+    The ticker is stateless, so it catches up after an outage. It uses the database's time,
+    converted by the platform's clock.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Ticker:
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle the accounts that run something or just did. Returns how many changed.
+        """Settle all accounts with open meters or a low balance. Return how many changed.
 
-        An account that fails is logged and does not stop the others.
+        If an account fails, the error is logged and the other accounts are still settled.
         """
         with self._pool.connection() as connection:
             rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
@@ -100,7 +100,7 @@ class Ticker:
             return False
 
     def _settle(self, account_id: UUID, shown: Sequence[Shown], now: datetime) -> bool:
-        """Settle one account in one save. After a version conflict the next tick retries."""
+        """Settle one account in one save. If there is a version conflict, the next tick retries."""
         cause = Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
         with because(cause):
             aggregates = settled(self._log, account_id, shown, now, self._policy)

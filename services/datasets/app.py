@@ -20,11 +20,11 @@ from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
 
 LOOK_SECONDS = 0.5
-"""Longest time between two queries for new work."""
+"""Maximum time between two queries for new work."""
 
 
 def run(settings: Settings) -> None:
-    """Validate and count until SIGTERM, as soon as no other process does."""
+    """Wait until no other datasets process runs, then validate and count until SIGTERM."""
     with leading(settings, "datasets") as leadership:
         _validate(settings, leadership)
 
@@ -49,7 +49,7 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
 
 
 def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:
-    """Work that queries for tasks when one ends, or after LOOK_SECONDS."""
+    """Return work that queries for tasks when a task ends, and at least every LOOK_SECONDS."""
 
     def step() -> None:
         look()

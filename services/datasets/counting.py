@@ -1,4 +1,4 @@
-"""Counts the tokens of every ready dataset for every base model, in processes with limits."""
+"""Token counts of every ready dataset for every base model, in processes with resource limits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from services.datasets.fair_work import REMEMBERED_KEYS, Attempts, FairWork
 from services.datasets.validating import WORKER
 
 MEMORY_MIB = 4096
-"""Tokenizers need up to 400 bytes per byte of a line, and a line has up to 8 MiB."""
+"""Tokenizers need up to 400 bytes of memory per byte of a line, and a line has up to 8 MiB."""
 
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
 
 class Counting:
-    """Counts the pairs of dataset and base that the read model lists without a count."""
+    """Token counts for the dataset and base model pairs that the read model lists as uncounted."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Counting:
         pool: ConnectionPool[Connection],
         limits: Limits | None = None,
     ) -> None:
-        """`limits` default to ones that grow with the file."""
+        """Create the counter. By default, `limits` grow with the file's size."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
@@ -54,10 +54,11 @@ class Counting:
         self.work = FairWork("counting")
 
     def count_missing(self) -> None:
-        """Start one pair of each account while threads are free.
+        """Start one pair per account while threads are free.
 
-        A refusal by the chat template and an exceeded limit are recorded. Bases that exceeded a
-        limit come last. Every other failure, such as an unreachable store, is retried later.
+        If the chat template refuses an example, or counting exceeds a limit, the dataset records
+        it. Bases that exceeded a limit are counted last. Any other failure, such as an unreachable
+        store, is retried later.
         """
         with self._pool.connection() as connection:
             rows = uncounted(connection, self._attempts.excluded, list(self._costly))
@@ -75,7 +76,7 @@ class Counting:
             self._record(row, self._verdict(dataset, row))
 
     def _verdict(self, dataset: Dataset, row: dict[str, Any]) -> Callable[[Dataset], None]:
-        """Count. Returns the change of the dataset to record."""
+        """Count the tokens. Return a function that records the result in the dataset."""
         base = (row["base_model"], row["manifest_sha256"])
         try:
             answer = self._counted(dataset, row["base_ref"])
@@ -91,7 +92,7 @@ class Counting:
         return lambda dataset: dataset.refuse_tokens(*base, example, reason)
 
     def _counted(self, dataset: Dataset, base_ref: str) -> dict[str, Any]:
-        """The worker's answer. Raises its errors and those of the store."""
+        """Return the worker's result. Raise the worker's errors and those of the store."""
         with tempfile.TemporaryDirectory() as directory:
             base = Path(directory) / "base"
             base.mkdir()
@@ -105,7 +106,7 @@ class Counting:
             return run(WORKER, request, limits)
 
     def _record(self, row: dict[str, Any], change: Callable[[Dataset], None]) -> None:
-        """Record the result for a pair, unless the dataset was deleted meanwhile."""
+        """Record the result for a pair, unless the dataset has been deleted."""
 
         def attempt() -> None:
             command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"

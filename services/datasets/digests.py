@@ -1,4 +1,4 @@
-"""A compact set of digests, which finds duplicates among millions of examples."""
+"""A compact set of digests to find duplicates among millions of examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _REST_BYTES = DIGEST_BYTES - 2
 
 
 class DigestSet:
-    """A set of 16-byte digests with about 16 bytes of memory each. A Python set takes about 100.
+    """A set of 16-byte digests that needs about 16 bytes each; a Python set needs about 100.
 
     The first two bytes select one of 65,536 buckets, which stores the other 14 bytes.
     """
@@ -16,7 +16,7 @@ class DigestSet:
         self._buckets: dict[bytes, bytearray] = {}
 
     def add(self, digest: bytes) -> bool:
-        """Add a digest. Returns True if it is new."""
+        """Add a digest. Return True if it is new."""
         assert len(digest) == DIGEST_BYTES
         start, rest = digest[:2], digest[2:]
         bucket = self._buckets.get(start)
@@ -24,7 +24,7 @@ class DigestSet:
             self._buckets[start] = bytearray(rest)
             return True
         found = bucket.find(rest)
-        while found > 0 and found % _REST_BYTES:  # a match across two neighbours does not count
+        while found > 0 and found % _REST_BYTES:  # skip a match that spans two neighbours
             found = bucket.find(rest, found + 1)
         if found >= 0:
             return False

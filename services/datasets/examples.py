@@ -1,4 +1,4 @@
-"""Reads an example, a conversation to learn from, from each line."""
+"""Reader of examples: turns each line into a conversation to train on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ TOOL_KEYS = {"tools", "functions"}
 
 
 def read_example(text: str, notes: Notes) -> list[Message]:
-    """The normalised messages of a line. Appends warnings to `notes`. Raises Refused.
+    """Return the normalised messages of a line. Append warnings to `notes`. Raise Refused.
 
-    Accepts `messages`, and `prompt` with `completion`, each a string or a list of messages.
+    The line has either `messages`, or `prompt` and `completion`. Prompt and completion are strings
+    or lists of messages.
     """
     messages = plain_messages(text)
     if messages is None:
@@ -49,7 +50,7 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
 
 
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
-    """The raw messages of an object that has other keys than `messages`."""
+    """Return the raw messages of an object that has keys other than `messages`."""
     present = {key for key in value if value[key] is not None}
     if any(value[key] for key in TOOL_KEYS & present):
         notes.append((Code.TOOL_DEFINITIONS, ()))
@@ -77,7 +78,7 @@ def _prompt(prompt: Any) -> list[Any]:
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
         raise Refused(Code.BAD_PROMPT, '"prompt" must be a string or a list of messages.')
-    # The loss covers the completion only: assistant messages of the prompt are context.
+    # The loss covers only the completion. Assistant messages of the prompt are context.
     return [
         {**message, "weight": 0}
         if isinstance(message, dict)
@@ -97,7 +98,7 @@ def _completion(completion: Any) -> list[Any]:
 
 
 def _check_conversation(messages: list[Message], notes: Notes) -> None:
-    """Check the order of the messages. Raises Refused."""
+    """Check the order of the messages. Raise Refused."""
     roles = [message["role"] for message in messages]
     if roles[0] == "assistant":
         raise Refused(
@@ -130,8 +131,8 @@ def _learns(messages: list[Message]) -> bool:
 
 
 def _check_answers(messages: list[Message]) -> None:
-    """Check that each tool message follows the assistant message with its call."""
-    call_ids: set[str] | None = None  # None: no preceding call
+    """Check that each tool message follows the assistant message with its call. Raise Refused."""
+    call_ids: set[str] | None = None  # None: no preceding tool calls
     for position, message in enumerate(messages, 1):
         if message["role"] == "tool":
             _check_answer(message, call_ids, position)

@@ -1,4 +1,4 @@
-"""Excerpts of refused lines: the part with the error, short and safe to display."""
+"""Excerpts of rejected lines around the error, short and safe to display."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 
 from services.datasets.report import Code, Excerpt, Refused
 
-SHOWN = 240  # characters of a line at most
-BEFORE = 80  # of them before the error
-JOINERS = "\u200c\u200d"  # not printable alone, but parts of words and emoji
+SHOWN = 240  # maximum number of characters of a line
+BEFORE = 80  # of which before the error
+JOINERS = "\u200c\u200d"  # not printable alone, but used in words and emoji
 
 _VALUE = json.JSONDecoder()
 
-Span = tuple[int, int]  # characters of a text: start and end
+Span = tuple[int, int]  # start and end index in a text
 
 
 def excerpt_of(line: bytes, error: Refused) -> Excerpt:
-    """The part of a refused line around the error, which is marked if it is known."""
+    """Return the part of a rejected line around the error, with the error marked if known."""
     text = line.decode("utf-8", errors="replace")
     start, end = _span(text, line, error)
     first = max(0, min(start - BEFORE, len(text) - SHOWN))
@@ -31,7 +31,7 @@ def excerpt_of(line: bytes, error: Refused) -> Excerpt:
 
 
 def _span(text: str, line: bytes, error: Refused) -> Span:
-    """The wrong characters of the line; (0, 0) if unknown."""
+    """Return the span of the error in the line; (0, 0) if unknown."""
     if error.code is Code.BAD_UTF8:
         try:
             line.decode("utf-8")
@@ -46,7 +46,7 @@ def _span(text: str, line: bytes, error: Refused) -> Span:
 
 
 def _message_span(text: str, position: int) -> Span:
-    """The span of the message at a position, from 1; (0, 0) if unknown."""
+    """Return the span of the message at `position`, counted from 1; (0, 0) if unknown."""
     try:
         fields = _fields(text)
         spans = [
@@ -61,7 +61,7 @@ def _message_span(text: str, position: int) -> Span:
 
 
 def _fields(text: str) -> dict[str, Span]:
-    """The span of each value of a JSON object, by key. Raises ValueError and IndexError."""
+    """Return the span of each value of a JSON object by key. Raise ValueError or IndexError."""
     fields: dict[str, Span] = {}
     at = _after_space(text, _after_space(text, 0) + 1)
     while text[at] != "}":
@@ -74,7 +74,7 @@ def _fields(text: str) -> dict[str, Span]:
 
 
 def _items(text: str, value: Span) -> list[Span]:
-    """The spans of a JSON list's items, or of the value itself if it is not a list."""
+    """Return the spans of a JSON list's items, or of the value itself if it is not a list."""
     if text[value[0]] != "[":
         return [value]
     spans: list[Span] = []
@@ -87,7 +87,7 @@ def _items(text: str, value: Span) -> list[Span]:
 
 
 def _next(text: str, end: int) -> int:
-    """Start of the next value, or of the closing bracket."""
+    """Return the start of the next value, or of the closing bracket."""
     at = _after_space(text, end)
     return _after_space(text, at + 1) if text[at] == "," else at
 
@@ -99,7 +99,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _visible(char: str) -> str:
-    """A visible character in place of an invisible or direction-changing one."""
+    """Return the character, or a visible replacement if it is invisible or changes direction."""
     if char.isprintable() or char in JOINERS:
         return char
     code = ord(char)

@@ -1,4 +1,4 @@
-"""Runs tasks in threads, with limits in total and per account, and retries the ones that fail."""
+"""Fair task threads, limited in total and per account, with retries of failed tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infrastructure.clock import Clock
 
 AT_ONCE = 2
 REMEMBERED_ACCOUNTS = 10_000
-"""Accounts whose last turn is remembered. The others come first."""
+"""Number of accounts whose last turn is remembered. All other accounts go first."""
 
 REMEMBERED_KEYS = 1000
 
@@ -22,9 +22,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class FairWork:
-    """Threads that each run one task. Accounts take turns.
+    """Threads that each run one task, with accounts taking turns.
 
-    There is no queue: the read models list what waits, also after a restart.
+    There is no queue. The read models list pending work, so none is lost in a restart.
     """
 
     def __init__(self, name: str, size: int = AT_ONCE) -> None:
@@ -36,16 +36,16 @@ class FairWork:
         self._logger = logging.getLogger(name)
 
     def start_in_turn(self, waiting: Mapping[UUID, Callable[[], None]]) -> None:
-        """Start tasks while threads are free. Accounts with the oldest turn go first."""
+        """Start tasks while threads are free. Accounts that have waited longest go first."""
         with self._lock:
             turns = {account: turn for turn, account in enumerate(self._turns)}
         for account in sorted(waiting, key=lambda account: turns.get(account, -1)):
             self.start(account, waiting[account])
 
     def start(self, account_id: UUID, task: Callable[[], None]) -> bool:
-        """Run a task in a thread. Returns False if no thread is free or the account has a task.
+        """Run a task in a thread and log its exceptions.
 
-        Exceptions of the task are logged.
+        Return False if no thread is free or the account already has a running task.
         """
         with self._lock:
             if len(self._running) >= self._size or account_id in self._running:
@@ -55,19 +55,19 @@ class FairWork:
             self._turns[account_id] = None
             if len(self._turns) > REMEMBERED_ACCOUNTS:
                 del self._turns[next(iter(self._turns))]
-        # The process does not wait for daemon threads; their child processes end with it.
+        # The process does not wait for daemon threads. Their child processes end with it.
         threading.Thread(
             target=self._run, args=[account_id, task], name=self._name, daemon=True
         ).start()
         return True
 
     def wait_for_any(self, seconds: float) -> None:
-        """Wait until a task ends, or for `seconds`."""
+        """Wait until a task ends, at most `seconds`."""
         with self._lock:
             self._lock.wait(seconds)
 
     def finish(self, seconds: float) -> bool:
-        """Wait until no task runs. Returns False if that takes longer than `seconds`."""
+        """Wait until no task runs. Return False if that takes longer than `seconds`."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._running, seconds)
 
@@ -83,7 +83,7 @@ class FairWork:
 
 
 class Attempts(Generic[Key]):
-    """Keys of a read model's list that are done or wait for their next attempt.
+    """Keys to leave out of the next query: those that are done and those to retry later.
 
     The read model may list a key for a while after it is done.
     """
@@ -96,15 +96,15 @@ class Attempts(Generic[Key]):
 
     @property
     def excluded(self) -> list[Key]:
-        """Keys that the next query has to leave out."""
+        """Keys that the next query must leave out."""
         return [*self._postponed.waiting(self._clock.now()), *self._done]
 
     def failures(self, key: Key) -> int:
-        """Number of failed attempts."""
+        """Return the number of failed attempts."""
         return self._postponed.tries(key)
 
     def attempt(self, key: Key, task: Callable[[], None]) -> None:
-        """Run a task. If it fails, log that and exclude its key for a growing pause."""
+        """Run a task. If it fails, log the error and retry the key with exponential back-off."""
         try:
             task()
         except Exception:

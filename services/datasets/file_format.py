@@ -1,4 +1,4 @@
-"""Recognises files that are not JSON Lines, to report one error instead of one per line."""
+"""Detection of files that are not JSON Lines, to report one error instead of one per line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOKED_AT_BYTES = 64 * 1024
 
 
 class FormatCheck:
-    """Checks the first two lines that are not blank. Raises Refused for another format."""
+    """A check of the first two non-blank lines. Raises Refused if they have another format."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
@@ -54,12 +54,12 @@ class FormatCheck:
             self._judge()
 
     def finish(self) -> None:
-        """Check the whole file after its last line."""
+        """Check a file that has only one line. Call after the last line."""
         if len(self._lines) == 1 and _delimiter(self._lines[0]) is not None:
             _refuse(TABLE)
 
     def _refuse_array(self, text: bytes, *, whole: bool) -> None:
-        """Refuse an array of objects, or one that continues on the next line."""
+        """Refuse an array of objects, or an array that continues on the next line."""
         inside = text[1:].lstrip()
         if inside.startswith(b"{") or (whole and not inside):
             _refuse(ARRAY)
@@ -74,7 +74,7 @@ class FormatCheck:
 
 
 def _delimiter(header: bytes) -> bytes | None:
-    """The delimiter of a table's header; None if the line is no header."""
+    """Return the delimiter of a table's header; None if the line is not a header."""
     if header[:1] in b"{[" or len(header) > 1000:
         return None
     for delimiter in DELIMITERS:

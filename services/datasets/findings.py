@@ -1,4 +1,4 @@
-"""Collects errors and warnings of a validation, in bounded memory."""
+"""Errors and warnings of a validation, collected in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SENTENCES: dict[Code, str] = {
         "one."
     ),
 }
-# The verb after "1 line" and after "2 lines".
+# The verb that follows "1 line", and the one that follows "2 lines".
 VERBS: dict[Code, tuple[str, str]] = {
     Code.BLANK_LINES: ("", ""),
     Code.DUPLICATE_LINES: ("repeats", "repeat"),
@@ -54,7 +54,7 @@ class _Kind:
 
 
 class Findings:
-    """Keeps the first errors and warnings and counts the rest."""
+    """The first errors and warnings of a validation, and the number of the others."""
 
     def __init__(self) -> None:
         self.errors: list[Problem] = []
@@ -62,7 +62,7 @@ class Findings:
         self._kinds: dict[Code, _Kind] = {}
 
     def refuse(self, line: int, content: bytes, error: Refused) -> None:
-        """Record an error of a line."""
+        """Record an error in a line."""
         self.error_count += 1
         if len(self.errors) < ERRORS_SHOWN:
             excerpt = excerpt_of(content, error)
@@ -71,7 +71,7 @@ class Findings:
             )
 
     def refuse_file(self, code: Code, message: str, *, only: bool = False) -> None:
-        """Record an error of the whole file. `only` discards the errors of its lines."""
+        """Record an error of the whole file. If `only`, discard the errors of its lines."""
         if only:
             self.errors.clear()
             self.error_count = 0
@@ -80,7 +80,7 @@ class Findings:
             self.errors.append(Problem(line=None, code=code, message=message))
 
     def warn(self, line: int, code: Code, names: tuple[str, ...] = ()) -> None:
-        """Record a warning about a line. A line counts once per code."""
+        """Record a warning about a line. Each line counts once per code."""
         kind = self._kinds.setdefault(code, _Kind())
         if not kind.lines or kind.lines[-1] != line:
             kind.count += 1
@@ -91,7 +91,7 @@ class Findings:
                 kind.names[name] = None
 
     def count(self, code: Code) -> int:
-        """Number of lines with a kind of warning."""
+        """Return the number of lines with a kind of warning."""
         return self._kinds[code].count if code in self._kinds else 0
 
     @property

@@ -1,4 +1,4 @@
-"""The datasets service's reactions, which delete files."""
+"""Event handlers of the datasets service, which delete files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.datasets.validating import home
 
 
 class Cleaning:
-    """Deletes the files of rejected and deleted datasets. Other threads read files' content."""
+    """Event handlers that delete the files of rejected and deleted datasets."""
 
     def __init__(
         self, log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection]
@@ -26,7 +26,7 @@ class Cleaning:
         self._pool = pool
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """React to one event. Returns the aggregates to save."""
+        """Handle one event. Return the aggregates to save."""
         match event:
             case Dataset.DatasetRejected():
                 return self.on_dataset_rejected(event)

@@ -1,4 +1,4 @@
-"""Parses a line as JSON, more strictly than Python's reader and with clear errors."""
+"""A JSON parser for lines, stricter than Python's and with clear errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from services.datasets.report import Code, Refused, quoted
 
-# Messages of Python's reader in plain words.
+# Plain descriptions of the errors of Python's JSON decoder.
 REASONS = {
     "Expecting value": "a value is missing or not in quotes",
     "Expecting property name": "a key in double quotes is missing",
@@ -24,7 +24,7 @@ REASONS = {
 
 
 def decode(line: bytes) -> str:
-    """The text of a line. Raises Refused (bad_utf8) with the byte offset in the line."""
+    """Return the text of a line. Raise Refused (bad_utf8) with the byte offset in the line."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -36,14 +36,14 @@ def decode(line: bytes) -> str:
 
 
 def parse(text: str) -> Any:
-    """The JSON value of a text. Raises Refused if it is malformed or ambiguous."""
+    """Return the JSON value of a text. Raise Refused if it is malformed or ambiguous."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise Refused(Code.MALFORMED_JSON, _sentence(text, error), column=error.pos + 1) from None
     except RecursionError:
         raise Refused(Code.TOO_DEEP, "The JSON is nested too deeply. Use fewer levels.") from None
-    except ValueError:  # Python refuses to convert integers of thousands of digits
+    except ValueError:  # Python refuses to convert integers with thousands of digits
         raise Refused(Code.BAD_NUMBER, "A number has too many digits. Put it in quotes.") from None
 
 

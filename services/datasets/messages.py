@@ -1,4 +1,4 @@
-"""Checks and normalises the messages of an example."""
+"""Validation and normalisation of the messages of an example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.datasets.tool_calls import normalised_calls
 Message = dict[str, Any]
 Notes = list[tuple[Code, tuple[str, ...]]]
 
-# OpenAI renamed the system role to developer. Open models only know system.
+# OpenAI renamed the system role to developer. Open models know only system.
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -30,9 +30,9 @@ TEXT_PARTS = {"text", "input_text", "output_text"}
 
 
 def normalised(raw: Any, position: int, notes: Notes) -> Message:
-    """The message with its content as one string and only the keys that training uses.
+    """Return a message with its content as one string and only the keys that training uses.
 
-    `position` counts from 1 and names the message in errors. Appends warnings to `notes`. Raises
+    `position` is the message's number, from 1, in error messages. Append warnings to `notes`. Raise
     Refused.
     """
     if not isinstance(raw, dict):
@@ -133,10 +133,10 @@ def _add_text(message: Message, raw: dict[str, Any], key: str, code: Code, posit
 
 
 def plain_messages(text: str) -> list[Message] | None:
-    """The normalised messages of a line with roles and string contents only, otherwise None.
+    """Return the normalised messages of a simple line, otherwise None.
 
-    A fast path for most lines, with the same result as `normalised`, which takes three times as
-    long. None says nothing about the line.
+    This is a fast path for lines that have only roles and string contents. `normalised` gives the
+    same result but takes three times as long. None does not mean that the line is invalid.
     """
     try:
         value = from_json(text, cache_strings="keys")
@@ -159,8 +159,8 @@ def plain_messages(text: str) -> list[Message] | None:
 
 
 def _has_no_other_text(text: str, strings: int) -> bool:
-    """True if a JSON text has exactly so many strings, and therefore no duplicate keys."""
+    """Return True if a JSON text has exactly this many strings. It then has no duplicate keys."""
     if "\\" not in text:
         return text.count('"') == 2 * strings
-    # Without escaped backslashes, a backslash before a quote always escapes it.
+    # If no backslash is escaped, a backslash before a quote always escapes the quote.
     return "\\\\" not in text and text.count('"') - text.count('\\"') == 2 * strings

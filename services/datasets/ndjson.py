@@ -1,4 +1,4 @@
-"""Splits chunks of bytes into lines, with memory for one chunk and one line."""
+"""Line splitting of byte chunks, with memory for one chunk and one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.datasets.report import Code, Refused
 
 
 def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """The chunks up to `max_bytes`. Raises Refused (file_too_large) if there are more bytes."""
+    """Yield the chunks up to `max_bytes`. Raise Refused (file_too_large) if there is more."""
     left = max_bytes
     for chunk in chunks:
         if len(chunk) > left:
@@ -23,10 +23,10 @@ def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Lines as (content without newline, size in bytes with newline).
+    """Yield each line as (content without newline, size in bytes with newline).
 
-    The content of a longer line is cut to `max_line_bytes`; its size is not. A line that an
-    exception of `chunks` interrupts is not yielded.
+    Content is truncated to `max_line_bytes`; the size is that of the whole line. If `chunks` raises
+    an exception, the incomplete line is not yielded.
     """
     kept, size = bytearray(), 0
     for chunk in chunks:
@@ -45,7 +45,7 @@ def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[
 
 
 def in_words(size: int) -> str:
-    """A size for people, such as `512 MB` (1 MB is 1024 x 1024 bytes) or `17 bytes`."""
+    """Return a human-readable size, such as `512 MB` (1 MB is 1024 × 1024 bytes) or `17 bytes`."""
     for unit, name in ((1024**3, "GB"), (1024**2, "MB"), (1024, "KB")):
         if size >= unit:
             return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"

@@ -1,4 +1,4 @@
-"""The report of a validation: a file's status, errors and warnings."""
+"""Schemas of a validation report: a file's status, errors and warnings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict
 
 from infrastructure.limited_process import Exceeded
 
-NAMES_SHOWN = 5  # keys that a warning names
+NAMES_SHOWN = 5  # keys listed in a warning
 
 
 class Status(StrEnum):
-    """Verdict on a dataset."""
+    """Result of a validation."""
 
     READY_FOR_TRAINING = "ready_for_training"
     REJECTED = "rejected"
@@ -29,7 +29,7 @@ class Code(StrEnum):
     UNSUPPORTED_FILE = "unsupported_file"
     TOO_MANY_LINES = "too_many_lines"
     NOT_READABLE = "not_readable"
-    # Errors of a line as text and JSON.
+    # Errors of a line's encoding and JSON.
     LINE_TOO_LONG = "line_too_long"
     BAD_UTF8 = "bad_utf8"
     MALFORMED_JSON = "malformed_json"
@@ -75,9 +75,9 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A line is not a valid example. `message` tells the user what is wrong.
+    """A line is not a valid example. `message` is shown to the user.
 
-    `column` of the line and `position` of the message locate the error, from 1, if known.
+    `column` in the line and `position` of the message, both from 1, locate the error if known.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Refused(Exception):
 
 
 class Progress(NamedTuple):
-    """Lines and bytes that a validation has read."""
+    """The number of lines and bytes that a validation has read."""
 
     lines: int
     bytes: int
 
 
 class Excerpt(BaseModel):
-    """A part of a line. The characters from `start` up to `end` are wrong, if they differ.
+    """A part of a line. The characters from `start` up to `end` are wrong, unless both are equal.
 
-    `column` is the position of its first character in the line, from 1. `goes_on` is true if the
-    line continues after it.
+    `column` is the position of the first character in the line, from 1. `goes_on` is true if the
+    line continues after the excerpt.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,7 +114,7 @@ class Excerpt(BaseModel):
 
 
 class Problem(BaseModel):
-    """One error. `line` counts from 1. `line` and `excerpt` are None for the file as a whole."""
+    """One error. `line` counts from 1. An error of the whole file has no `line` or `excerpt`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -125,7 +125,7 @@ class Problem(BaseModel):
 
 
 class Notice(BaseModel):
-    """One kind of warning, with the number of lines that it concerns and the first of them."""
+    """One kind of warning, with the number of affected lines and the first of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -138,10 +138,10 @@ class Notice(BaseModel):
 class Report(BaseModel):
     """The outcome of a validation.
 
-    `lines` and `bytes` count what was read of the upload, including blank lines. `examples` and
-    `duplicates` count valid lines, `tool_lines` those that define tools. `sha256` and
-    `normalised_bytes` describe the normalised output and are None for a rejected file. `errors`
-    has the first of `error_count` errors, in order of the file and at most one for each line.
+    `lines` and `bytes` count the input that was read, including blank lines. `examples` and
+    `duplicates` count valid lines. `tool_lines` counts the lines that define tools. `sha256` and
+    `normalised_bytes` describe the normalised output and are None if the file is rejected. `errors`
+    lists the first of `error_count` errors in file order, at most one per line.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -167,7 +167,10 @@ STOPPED = {
 
 
 def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
-    """Report of a validation that reached a limit or failed (None) after so many lines."""
+    """Return the report of a validation that exceeded a limit or, if `exceeded` is None, failed.
+
+    `lines` and `bytes` are the input read until then.
+    """
     message = (
         f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the lines "
         "after it, or split the file."
@@ -187,7 +190,7 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
 
 
 def quoted(value: object, limit: int = 40) -> str:
-    """A JSON value on one line of at most `limit` characters, for use in a message."""
+    """Return a JSON value as one line of at most `limit` characters, for use in a message."""
     if isinstance(value, list):
         return "a list"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Counts a dataset's tokens with a base model's tokenizer and chat template."""
+"""Token counts of a dataset with a base model's tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
 
 RENDER_CPU_SECONDS = 10
-"""Limit for one conversation. Templates of imported bases are foreign code that may not end."""
+"""Limit for one conversation. Templates of imported bases are untrusted and may never end."""
 
 
 class Costly(Exception):
-    """Rendering an example, counted from 1, exceeds its time or the memory."""
+    """Rendering an example, whose number counts from 1, exceeds the time or memory limit."""
 
     def __init__(self, exceeded: Exceeded, example: int) -> None:
         super().__init__(f"example {example} exceeds the {exceeded} limit")
@@ -39,9 +39,9 @@ class _Conversation(NamedTuple):
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
     """Count the tokens and the trainable tokens of every conversation.
 
-    `examples` are the lines of a normalised dataset, read in batches. Nothing is truncated. Raises
-    ChatRefused with the example's number, from 1, if the chat template refuses it, and Costly if
-    rendering exceeds a limit. Main thread only.
+    `examples` are the lines of a normalised dataset, which are read in batches. Nothing is
+    truncated. Raise ChatRefused with the example's number, from 1, if the chat template refuses it.
+    Raise Costly if rendering exceeds a limit. Call from the main thread only.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):

@@ -1,4 +1,4 @@
-"""Normalises the tool calls of an assistant message for chat templates."""
+"""Normalisation of an assistant message's tool calls for chat templates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MAX_ARGUMENT_DEPTH = 32
 
 
 def normalised_calls(raw: Any, position: int) -> list[dict[str, Any]]:
-    """Tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
+    """Return tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
 
-    Arguments may be an object or, as in OpenAI's format, a string of JSON. Chat templates need the
-    object. `position` of the message counts from 1. Raises Refused.
+    Arguments may be an object or, as in OpenAI's format, a JSON string. Chat templates need an
+    object. `position` is the number of the message, from 1. Raise Refused.
     """
     if not isinstance(raw, list):
         raise _bad(position, "must be a list")
@@ -63,7 +63,7 @@ def _arguments(raw: Any, position: int) -> dict[str, Any]:
 
 
 def deeper_than(levels: int, value: Any) -> bool:
-    """True if a JSON value nests objects and lists more than `levels` deep."""
+    """Return True if a JSON value nests objects and lists more than `levels` deep."""
     layer = [value]
     for _ in range(levels):
         layer = [

@@ -1,4 +1,4 @@
-"""Validates uploads in processes with limits, and records the verdicts."""
+"""Validation of uploads in processes with resource limits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from services.datasets.report import Progress, Report, Status, stopped
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
-"""Failed validations, other than by a limit, after which a file is rejected."""
+"""Number of failures, other than exceeded limits, after which a file is rejected."""
 
 MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
 
 
 class Validating:
-    """Validates the uploads that the read model lists without a verdict."""
+    """Validation of the uploads that the read model lists as not yet validated."""
 
     def __init__(
         self,
@@ -42,7 +42,10 @@ class Validating:
         max_bytes: int,
         limits: Limits | None = None,
     ) -> None:
-        """`max_bytes` limits a file's size. `limits` default to ones that grow with the file."""
+        """Create the validator.
+
+        `max_bytes` limits a file's size. By default, `limits` grow with the file's size.
+        """
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
@@ -62,7 +65,7 @@ class Validating:
         )
 
     def validate(self, dataset_id: UUID) -> None:
-        """Validate an upload. If that fails, it is retried later."""
+        """Validate an upload. If that fails, retry it later."""
         self._attempts.attempt(dataset_id, partial(self._validate, dataset_id))
 
     def _validate(self, dataset_id: UUID) -> None:
@@ -71,7 +74,7 @@ class Validating:
             self._record(dataset, *self._examine(dataset))
 
     def _examine(self, dataset: Dataset) -> tuple[Report, str]:
-        """Store report and examples of an upload. Returns the report and its ref."""
+        """Validate an upload and store its report and examples. Return the report and its ref."""
         report_ref, examples_ref = _refs(dataset)
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
@@ -113,7 +116,7 @@ class Validating:
             return stopped(None, *read)
 
     def _record(self, dataset: Dataset, report: Report, report_ref: str) -> None:
-        """Record the verdict once. If the dataset was deleted meanwhile, delete its files."""
+        """Record the result once. If the dataset has been deleted, delete its files."""
 
         def attempt() -> None:
             with because(Cause("service:datasets", f"validate:{dataset.id}", self._clock.now())):
@@ -144,10 +147,10 @@ def _decide(dataset: Dataset, report: Report, report_ref: str) -> None:
 
 
 def home(dataset: Dataset) -> str:
-    """Artifact prefix of all files that a validation stores."""
+    """Return the artifact prefix of all files that a validation stores."""
     return f"datasets/{dataset.account_id}/{dataset.id}"
 
 
 def _refs(dataset: Dataset) -> tuple[str, str]:
-    """Refs of the report and of the normalised examples."""
+    """Return the refs of the report and of the normalised examples."""
     return f"{home(dataset)}/report.json", f"{home(dataset)}/examples.jsonl"

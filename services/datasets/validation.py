@@ -1,4 +1,4 @@
-"""Validates an uploaded dataset and writes its normalised examples."""
+"""Validation of an uploaded dataset, which also writes its normalised examples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from services.datasets.report import Code, Progress, Refused, Report, Status
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
 FLUSH_BYTES = 1024**2
-MOST_LINES = 20_000_000  # blank ones included
+MOST_LINES = 20_000_000  # including blank lines
 LINE_CPU_SECONDS = 20
 LONG_LINE_BYTES = 64 * 1024
-"""Lines of this size or more have a limit of their own. Shorter lines cannot take long."""
+"""Size from which a line gets its own CPU limit. Shorter lines cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
@@ -37,13 +37,14 @@ def validate(
     max_line_bytes: int = MAX_LINE_BYTES,
     keep_duplicates: bool = False,
 ) -> Report:
-    """Check a chat dataset and write its normalised examples to `sink`, such as a file's `write`.
+    """Validate a chat dataset and write its normalised examples to `sink`.
 
-    The output is JSONL with one `{"messages": [...]}` per line, in order of the file, with each
-    distinct example once unless `keep_duplicates`. It is complete only if the status is
-    `ready_for_training`: after the first error validation continues, but writes no more.
-    `on_progress` is called about every 4 MiB of input and at the end. Raises only what `chunks`,
-    `sink` and `on_progress` raise. Main thread only.
+    `sink` is a function such as a file's `write`. The output is JSONL with one `{"messages":
+    [...]}` per line, in file order. Each distinct example is written once, unless
+    `keep_duplicates`. After the first error, validation continues but stops writing, so the output
+    is complete only if the status is `ready_for_training`. `on_progress` is called about every 4
+    MiB of input and at the end. Raise only what `chunks`, `sink` and `on_progress` raise. Call from
+    the main thread only.
     """
     validation = _Validation(sink, max_line_bytes, keep_duplicates)
     reported = 0
@@ -62,7 +63,7 @@ def validate(
 
 
 class _Output:
-    """Hashes the normalised examples and writes them in large pieces."""
+    """A writer that hashes the normalised examples and writes them in large chunks."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink
@@ -78,7 +79,7 @@ class _Output:
             self._flush()
 
     def finish(self) -> str:
-        """Write what is pending. Returns the sha256 of the output."""
+        """Write the buffered examples. Return the sha256 of the output."""
         self._flush()
         return self._digest.hexdigest()
 
@@ -93,7 +94,7 @@ class _Output:
 
 
 class _Validation:
-    """State of a validation. It raises Refused only for the file as a whole."""
+    """The state of a validation. It raises Refused only for errors of the whole file."""
 
     def __init__(
         self, sink: Callable[[bytes], object], max_line_bytes: int, keep_duplicates: bool
@@ -109,7 +110,7 @@ class _Validation:
         self._output = _Output(sink)
 
     def take(self, content: bytes, size: int) -> None:
-        """Check the next line. `size` is its length in the file in bytes, with newline."""
+        """Check the next line. `size` is its length in bytes in the file, including the newline."""
         self.lines += 1
         self.bytes += size
         if self.lines > MOST_LINES:
@@ -138,7 +139,7 @@ class _Validation:
             self.findings.warn(self.lines, code, names)
 
     def _example_in_time(self, content: bytes, notes: Notes) -> bytes | None:
-        """The normalised example of a line. Raises Refused if it is invalid or exceeds a limit."""
+        """Return the normalised example. Raise Refused if it is invalid or exceeds a limit."""
         if len(content) < LONG_LINE_BYTES:
             return self._example(content, notes)
         try:
@@ -184,7 +185,7 @@ class _Validation:
             self._output.write(example)
 
     def report(self) -> Report:
-        """The report, after the last line."""
+        """Return the report. Call after the last line."""
         findings = self.findings
         try:
             self._format.finish()
@@ -213,7 +214,7 @@ class _Validation:
 
 
 def has_null(value: Any) -> bool:
-    """True if a string within a JSON value contains the null character."""
+    """Return True if any string in a JSON value contains the null character."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""The process that validates an upload or counts a dataset, without store and network.
+"""The process that validates an upload or counts a dataset, without store and network access.
 
-`infrastructure.limited_process` starts it with limits on time and memory.
+`infrastructure.limited_process` starts it with time and memory limits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 def handle(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """Do one task. Returns its result for the parent process."""
+    """Run one task. Return its result for the parent process."""
     if request["task"] == "validate":
         return _validate(request, on_progress)
     return _count(request)

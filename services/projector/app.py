@@ -1,4 +1,4 @@
-"""The projector process: runs all projections and stores measurements."""
+"""The projector process: runs all projections and stores metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
 
 
 def run(settings: Settings) -> None:
-    """Fold events into rows until SIGTERM, as soon as no other process does."""
+    """Wait until no other projector runs, then apply events to the projections until SIGTERM."""
     with leading(settings, "projector"):
         _project(settings)
 

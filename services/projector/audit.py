@@ -1,4 +1,4 @@
-"""The audit: refolds the whole log and compares all projections and balances with it."""
+"""The audit: replays the whole log and compares all projections and balances with the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from services.projector.store_checks import (
 
 @dataclass(frozen=True)
 class Table:
-    """Number of rows of a table, and a hash of them."""
+    """The number of rows of a table and their hash."""
 
     rows: int
     sha256: str
@@ -43,13 +43,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One table of the projector, and the refolded one at the same position."""
+    """A live table of a projection and the same table replayed to the same position."""
 
     projection: str
     table: str
     position: int
     lag: int
-    """Events that the projector had not folded yet."""
+    """Number of events that the projector had not applied yet."""
 
     live: Table
     refolded: Table
@@ -62,7 +62,7 @@ class Comparison:
 
 @dataclass
 class Findings:
-    """Result of an audit. It passes if `differences` is empty."""
+    """The result of an audit. The audit passes if `differences` is empty."""
 
     events: int = 0
     head: int = 0
@@ -77,10 +77,10 @@ class Findings:
 
 
 def audit(settings: Settings) -> Findings:
-    """Refold the log of a database and compare it with the stored rows. Read-only.
+    """Replay the log of a database and compare the result with the stored rows. Read-only.
 
-    It compares snapshots with the refold, but never uses them. Each projection is compared at its
-    own position, so that an audit may run beside the services.
+    Snapshots are compared with the replayed state and never used for it. Each projection is
+    compared at its own position, so the audit can run while the services run.
     """
     findings = Findings()
     log = open_log(settings)
@@ -118,7 +118,7 @@ def _store_checks(
 
 
 class _Folded:
-    """Accounts and meters, folded from the log up to the ledger's position."""
+    """Accounts and meters, replayed from the log up to the ledger's position."""
 
     def __init__(self, position: int) -> None:
         self._position = position
@@ -127,7 +127,7 @@ class _Folded:
         self.minutes = 0
         self.reached: dict[UUID, int] = {}  # seconds, by meter
         self.charged: dict[UUID, int] = {}  # micro-dollars, by meter
-        self.gaps: list[str] = []  # ids of minutes with a gap before them
+        self.gaps: list[str] = []  # ids of minutes that follow a gap
         self._unmetered: Counter[UUID] = Counter()
         self._unpaired: dict[Hashable, str] = {}
         self._last_command_id = ""
@@ -161,15 +161,15 @@ class _Folded:
         self.charged[meter_id] = self.charged.get(meter_id, 0) + minute.amount_micros
 
     def on_the_way(self, account_id: UUID) -> int:
-        """Micro-dollars that the account paid without a posted minute, or the reverse.
+        """Return the micro-dollars captured from the account minus those of its posted minutes.
 
-        Not zero only if the ledger's position is within one save.
+        The result is not zero only if the ledger's position is in the middle of one save.
         """
         return self._unmetered[account_id] if self._amid_a_save else 0
 
     @property
     def unpaired(self) -> list[str]:
-        """Pairs of which the log has one event only."""
+        """Pairs of events of which the log has only one."""
         cut = self._cut_command_id if self._amid_a_save else None
         return [str(pair) for pair, command_id in self._unpaired.items() if command_id != cut]
 
@@ -214,13 +214,13 @@ def _positions(live: Connection) -> dict[str, int]:
 
 
 def _keep_tables(live: Connection) -> None:
-    """Lock the tables against a rebuild, whose new rows this transaction would not see."""
+    """Lock the tables against a rebuild, because this transaction would not see its new rows."""
     tables = sql.SQL(", ").join(sql.Identifier(table) for _, table in _tables())
     live.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 
 
 def _create_tables(scratch: Connection) -> None:
-    """Create the projections' tables again, as temporary tables that hide the real ones."""
+    """Create the projections' tables as temporary tables, which shadow the real ones."""
     scratch.execute("SET search_path TO pg_temp")
     for projection in PROJECTIONS:
         scratch.execute(projection.ddl.encode())
@@ -265,7 +265,7 @@ def _tables() -> Iterator[tuple[Projection, str]]:
 
 
 def _content(connection: psycopg.Connection[dict[str, object]], schema: str, table: str) -> Table:
-    """Hash a table row by row, because a value in PostgreSQL has at most one gigabyte."""
+    """Hash a table row by row, because a PostgreSQL value is limited to 1 GB."""
     query = sql.SQL(
         "COPY (SELECT line FROM (SELECT t::text AS line FROM {} AS t) AS lines "
         'ORDER BY line COLLATE "C") TO STDOUT'
@@ -279,7 +279,7 @@ def _content(connection: psycopg.Connection[dict[str, object]], schema: str, tab
 
 
 def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Findings) -> None:
-    """Compare the balance of each account with its ledger accounts."""
+    """Compare each account's balance with its ledger accounts."""
     findings.trial_balance_micros = sum(ledger.values())
     if findings.trial_balance_micros != 0:
         findings.differences.append(
@@ -307,7 +307,7 @@ def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Finding
 
 
 def _check_minutes(folded: _Folded, findings: Findings) -> None:
-    """Check that the minutes of each meter have no gap and sum to rate x seconds."""
+    """Check that each meter's minutes have no gaps and that their charges sum to rate × seconds."""
     findings.minutes = folded.minutes
     for event_id in folded.gaps:
         findings.differences.append(
@@ -330,7 +330,7 @@ def _check_minutes(folded: _Folded, findings: Findings) -> None:
 
 
 def _check_pairs(folded: _Folded, findings: Findings) -> None:
-    """Check that each reversal has its credit, and each top-up its payment."""
+    """Check that each reversal has a matching credit, and each top-up a matching payment."""
     for pair in folded.unpaired:
         findings.differences.append(
             Difference(DifferenceKind.UNPAIRED, f"one of two events is missing for {pair}")

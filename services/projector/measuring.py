@@ -1,4 +1,4 @@
-"""Stores telemetry and log lines as rows."""
+"""Storage of telemetry and log lines as rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object])
 
 
 def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
-    """The valid messages. Invalid ones are logged and dropped."""
+    """Return the valid messages. Log and drop invalid ones."""
     found: list[M] = []
     for message in messages:
         try:
@@ -46,7 +46,7 @@ def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
 def _keep(
     pool: ConnectionPool[Connection], rows: Sequence[M], add: Callable[[Connection, M], None]
 ) -> None:
-    """Add rows. A row that the table rejects is dropped without the others."""
+    """Add rows. If the database rejects a row, drop only that row."""
     with pool.connection() as connection:
         try:
             with connection.transaction():

@@ -1,4 +1,4 @@
-"""Audit checks of snapshots, positions of consumers, and evidence, which no fold can rebuild."""
+"""Audit checks of snapshots, consumer positions and evidence, which a replay cannot rebuild."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ class DifferenceKind(StrEnum):
 
 
 class Difference(NamedTuple):
-    """A difference between the log and what is stored beside it."""
+    """A difference between the log and the data derived from it."""
 
     kind: DifferenceKind
     text: str
 
 
 MIGRATION_ROW = "__migration__"
-"""A row of the library among the positions."""
+"""A row that the eventsourcing library adds to the positions."""
 
 CLOCK_DRIFT = timedelta(seconds=5)
-"""Allowed excess of a trainer's clock over the platform's."""
+"""Tolerated lead of a trainer's clock over the platform's."""
 
 Segment = tuple[UUID, int]
 
 
 def head_of(live: Connection) -> int:
-    """Position of the log's last event in a transaction's snapshot; 0 without events."""
+    """Return the position of the last event that this transaction sees; 0 without events."""
     row = live.execute(
         "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
     ).fetchone()
@@ -78,7 +78,7 @@ def head_of(live: Connection) -> int:
 
 
 class SnapshotCheck:
-    """Compares each snapshot with its refolded account."""
+    """A comparison of each snapshot with the account replayed from the log."""
 
     def __init__(self, live: Connection, log: EventLog) -> None:
         rows = live.execute("SELECT * FROM ecolink_snapshots ORDER BY 1, 2").fetchall()
@@ -94,7 +94,7 @@ class SnapshotCheck:
         self._found: list[Difference] = []
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Fold events into the accounts with snapshots."""
+        """Apply events to the accounts that have snapshots."""
         for item in batch:
             event = item.event
             if isinstance(event, Account.Event) and event.originator_id in self._accounts:
@@ -106,7 +106,7 @@ class SnapshotCheck:
                     self._compare(snapshot, account)
 
     def differences(self) -> Iterable[Difference]:
-        """Differences, after the last batch."""
+        """Return the differences. Call after the last batch."""
         yield from self._found
         for id, version in self._waiting:
             yield Difference(
@@ -145,7 +145,7 @@ class SnapshotCheck:
 
 
 class PositionCheck:
-    """Compares the positions of consumers with the log, and with the effects of reactions."""
+    """A comparison of consumer positions with the log and with the events that handlers caused."""
 
     def __init__(self, live: Connection) -> None:
         tracking = live.execute("SELECT * FROM ecolink_tracking").fetchall()
@@ -171,7 +171,7 @@ class PositionCheck:
         self._deleted: dict[UUID, int] = {}
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Record the reactions that events show, and those that are due."""
+        """Record which events handlers have processed, and which they still have to process."""
         for item in batch:
             if item.id <= self._head:
                 self._note_answer(item.event)
@@ -179,7 +179,7 @@ class PositionCheck:
             self._note_models_and_files(item)
 
     def _note_answer(self, event: Event) -> None:
-        """Record the event that a reaction names in its command id."""
+        """Record the number of the handled event, which a handler puts in its command id."""
         name, _, number = event.command_id.partition(":")
         if event.actor == f"service:{name}" and number.isdecimal():
             self._answered[name] = max(self._answered.get(name, 0), int(number))
@@ -216,7 +216,7 @@ class PositionCheck:
                 pass
 
     def differences(self) -> Iterable[Difference]:
-        """Differences, after the last batch."""
+        """Return the differences. Call after the last batch."""
         yield from self._misplaced()
         yield from self._skipped()
 
@@ -271,13 +271,13 @@ class PositionCheck:
                 )
 
     def _passed(self, consumer: str, id: int) -> bool:
-        """True if a consumer's position is past an event that it did not park."""
+        """Return True if a consumer's position is past an event that it has not parked."""
         done = min(self._reactions.get(consumer, 0), self._head)
         return id <= done and (consumer, id) not in self._parked
 
 
 class EvidenceCheck:
-    """Compares the evidence of segments with their bills and with the clock."""
+    """A comparison of the evidence of segments with their bills and with the clock."""
 
     def __init__(self, live: Connection, now: datetime) -> None:
         rows = live.execute("SELECT * FROM segment_evidence ORDER BY 1, 2").fetchall()
@@ -290,7 +290,7 @@ class EvidenceCheck:
         self._known: set[Segment] = set()
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Record billed seconds, and starts and ends of segments."""
+        """Record the billed seconds, the starts and the ends of segments."""
         for item in batch:
             match item.event:
                 case events.SegmentAllocated(originator_id=job_id, segment=segment):
@@ -306,7 +306,7 @@ class EvidenceCheck:
                     pass
 
     def differences(self) -> Iterable[Difference]:
-        """Differences, after the last batch."""
+        """Return the differences. Call after the last batch."""
         for (job_id, segment), billed in self._billed.items():
             shown = int(self._shown.get((job_id, segment), 0))
             if billed > max(shown, self._ended.get((job_id, segment), 0)):

@@ -1,4 +1,4 @@
-"""The relay process: publishes the event log to JetStream, in order and once."""
+"""The relay process: publishes the event log to JetStream in order, each event exactly once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ POLL_SECONDS = 0.25
 
 
 def run(settings: Settings) -> None:
-    """Follow the log and publish until SIGTERM, as soon as no other relay does.
+    """Wait until no other relay runs, then publish the log until SIGTERM.
 
-    Raises ForeignStream if the stream is a copy of another log.
+    Raise ForeignStream if the stream is a copy of another log.
     """
     with leading(settings, "relay"):
         _relay(settings)
@@ -35,8 +35,8 @@ def _relay(settings: Settings) -> None:
         with connect(settings) as store:
             publisher = Publisher(log, client.jetstream(), log_identity(store))
         assert settings.database_url is not None
-        # LISTEN comes before the first read, so that no commit is missed. The poll covers
-        # notifications that are lost with a connection.
+        # LISTEN comes before the first read, so that no commit is missed. Polling covers
+        # notifications that are lost when a connection breaks.
         async with await psycopg.AsyncConnection.connect(
             settings.database_url, autocommit=True
         ) as connection:

@@ -1,4 +1,4 @@
-"""Publishes new events of the log. The last message of the stream is its cursor."""
+"""Publisher of new events. The last message of the stream is its cursor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
 
 
 class StreamChanged(Exception):
-    """The stream was purged meanwhile. Its deduplication window has to pass first."""
+    """The stream was purged during publishing. Its deduplication window has to pass first."""
 
 
 class StreamDiverged(Exception):
@@ -36,19 +36,19 @@ class ForeignStream(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of the stream: its last sequence, and its last event if there is one."""
+    """The end of the stream: its last sequence number and its last event, if it has one."""
 
     sequence: int
     last: Envelope | None
 
 
 class Publisher:
-    """Keeps the stream a gapless, ordered copy of the log.
+    """A publisher that keeps the stream a gapless, ordered copy of the log.
 
-    Each message expects the sequence before it, so that the server rejects a second relay. A stream
-    that lost its tail, or was deleted, is filled from its end. After a restore of the database the
-    stream's end may not be in the log. It is then emptied and refilled, so that no event follows
-    one that the log lacks.
+    Each message states the expected last sequence, so that the server rejects messages of a second
+    relay. If the stream lost its tail or was deleted, publishing resumes after its last event. If
+    the log lacks the stream's last event, as after a restore of the database, the stream is purged
+    and refilled.
     """
 
     def __init__(self, log: EventLog, js: JetStreamContext, log_id: UUID) -> None:
@@ -58,9 +58,9 @@ class Publisher:
         self._logger = logging.getLogger("relay")
 
     async def publish_new(self) -> int:
-        """Publish all events that the stream lacks. Returns how many. Raises ForeignStream.
+        """Publish all events that the stream lacks. Return their number. Raise ForeignStream.
 
-        It reads the end of the stream each time, because the stream may have lost its tail.
+        Each call reads the end of the stream, because the stream may have lost its tail.
         """
         published = 0
         try:
@@ -78,9 +78,9 @@ class Publisher:
         return published
 
     async def _select(self, last: Envelope | None) -> list[Notification]:
-        """The events after the stream's last one. Raises StreamDiverged if the log lacks it.
+        """Return the events after `last`. Raise StreamDiverged if the log lacks `last`.
 
-        One query reads both, so that no restore happens in between.
+        One query reads both, so that no restore can happen in between.
         """
         found = list(
             await asyncio.to_thread(
@@ -96,7 +96,7 @@ class Publisher:
         return found[1:]
 
     async def _tail(self) -> Tail:
-        """The end of the stream. Raises ForeignStream and StreamDiverged."""
+        """Return the end of the stream. Raise ForeignStream or StreamDiverged."""
         sequence = (await self._js.stream_info(EVENTS)).state.last_seq
         try:
             message = await self._js.get_last_msg(EVENTS, "events.>")
@@ -115,7 +115,7 @@ class Publisher:
             raise StreamDiverged("The last message of the stream is not an event.") from error
 
     async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
-        """Publish a batch, pipelined. Returns the new tail, or raises the first error."""
+        """Publish a batch without waiting for each ack. Return the new tail or raise an error."""
         sequence, last = tail.sequence, tail.last
         publishing = []
         for notification in batch:
@@ -139,7 +139,7 @@ class Publisher:
                 )
             )
             last, sequence = envelope, sequence + 1
-        # Wait for all of them: a late message could arrive after a new attempt.
+        # Wait for all of them, because a delayed message could arrive after a retry.
         acks = await asyncio.gather(*publishing, return_exceptions=True)
         for ack in acks:
             if isinstance(ack, BaseException):

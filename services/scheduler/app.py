@@ -48,9 +48,9 @@ CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
-    """Schedule until SIGTERM, as soon as no other scheduler does.
+    """Wait until no other scheduler runs, then schedule until SIGTERM.
 
-    Raises RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED.
+    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED.
     """
     required_issuer(settings)
     with leading(settings, "scheduler") as leadership:
@@ -103,9 +103,10 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:
-    """Record reports in order. One that cannot be recorded is logged and skipped.
+    """Record reports in order. Log and skip a report that cannot be recorded.
 
-    Reports are cumulative, and a trainer repeats its final report until it is answered.
+    Skipped reports are safe: reports are cumulative, and a trainer repeats its final report until
+    the scheduler acknowledges it.
     """
     logger = logging.getLogger("reports")
     for message in messages:

@@ -1,4 +1,4 @@
-"""Keeps the capacity of the GPU pools equal to what the launcher reports."""
+"""Capacity of the GPU pools, kept equal to what the launcher reports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CAPACITY_EVENTS = (
     Catalog.RegionWithdrawn,
     Catalog.CapacityDeclared,
 )
-"""Events of the catalog that may change the capacity of a pool."""
+"""Catalog events that may change the capacity of a pool."""
 
 
 def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
-    """Set every pool's capacity to the launcher's. Returns the changed pools, unsaved.
+    """Set every pool's capacity to the launcher's. Return the changed pools, unsaved.
 
     A withdrawn GPU type or region has capacity 0. Running segments keep their GPUs.
     """
@@ -47,12 +47,12 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
 
 
 def on_catalog_changed(log: EventLog, launcher: Launcher, event: Event) -> Sequence[GpuPool]:
-    """Update the pools after an event of the catalog that may change their capacity."""
+    """Update the pools after a catalog event that may change their capacity."""
     return capacity_changes(log, launcher) if isinstance(event, CAPACITY_EVENTS) else []
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Update the pools when the scheduler starts, possibly on another machine, and save."""
+    """Update and save the pools when the scheduler starts, possibly on another machine."""
 
     def attempt() -> None:
         command_id = f"capacity:{clock.now().isoformat()}"
@@ -65,7 +65,7 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
 def _pool(
     log: EventLog, place: tuple[str, str], capacity: int, machine: Machine | None
 ) -> GpuPool | None:
-    """The pool with its new capacity and machine; None if it never existed and has none."""
+    """Return the pool with its new capacity and machine; None if it has never had any capacity."""
     pool = log.find(GpuPool, gpu_pool_id(*place))
     if pool is None:
         if capacity == 0:
@@ -78,6 +78,6 @@ def _pool(
 
 
 def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Measure the speed of CPU-backed segments and record it with their pools."""
+    """Measure the speed of CPU-backed segments and record it in their pools."""
     launcher.measure_machine()
     offer_capacity(log, clock, launcher)

@@ -1,4 +1,4 @@
-"""Sends messages to running segments over the CONTROL stream."""
+"""The channel that sends messages to running segments over the CONTROL stream."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ ANSWERED_KEPT = 1000
 
 
 class ControlChannel:
-    """Publishes Control messages from the scheduler's worker threads.
+    """A channel that publishes Control messages from the scheduler's worker threads.
 
-    A Control message replaces the one before. The channel keeps the last one of each segment, so
-    that a new message repeats its flags. After the answer to a final report it sends no more.
+    A Control message replaces the previous one of its segment. The channel keeps each segment's
+    last message, so that a new message repeats its flags. After it acknowledges a final report, the
+    channel sends that segment nothing more.
     """
 
     def __init__(self, broker: NatsBroker) -> None:
@@ -28,11 +29,11 @@ class ControlChannel:
         self._answered: dict[tuple[UUID, int], None] = {}  # newest last
 
     def bind(self) -> None:
-        """Publish on the running event loop. Called once, when the loop runs."""
+        """Use the running event loop for publishing. Called once, when the loop runs."""
         self._loop = asyncio.get_running_loop()
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
-        """Send the total seconds that are paid for, and a renewed JWT."""
+        """Send the total number of paid seconds, and a renewed JWT if given."""
         self._send(job_id, segment, paid_seconds=paid_seconds, jwt=jwt)
 
     def stop(self, job_id: UUID, segment: int) -> None:
@@ -45,7 +46,7 @@ class ControlChannel:
 
     @property
     def kept(self) -> int:
-        """Number of segments that the channel remembers."""
+        """Number of segments whose state the channel keeps."""
         return len(self._sent) + len(self._answered)
 
     def forget(self, job_id: UUID, segment: int) -> None:

@@ -1,4 +1,4 @@
-"""Writes a model's card and provenance beside the files that its trainer stored."""
+"""Model cards and provenance, written beside the files that the trainer stored."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def document(
     manifest_sha256: str,
     unsettled_seconds: int = 0,
 ) -> Manifest:
-    """Write card and provenance of a job's model. Returns a manifest that includes them.
+    """Write the model card and provenance of a job's model. Return a manifest that includes them.
 
     `manifest_sha256` is the hash of the trainer's manifest. `unsettled_seconds` is the time that
-    the running segment will still be charged for. Writing is repeatable: the same job gives the
-    same bytes. Raises ArtifactCorrupt and FileNotFoundError.
+    the running segment will still be charged for. The function is idempotent: the same job gives
+    the same bytes. Raise ArtifactCorrupt or FileNotFoundError.
     """
     stored = _stored(artifacts, ref, manifest_sha256)
     provenance = _provenance(log, job, _events(log, job), stored, unsettled_seconds)
@@ -48,10 +48,11 @@ def document(
 def document_promoted(
     log: EventLog, artifacts: Artifacts, job: Job, event: events.AdapterPromoted
 ) -> None:
-    """Write card and provenance of a promoted checkpoint. The same event gives the same bytes.
+    """Write the model card and provenance of a promoted checkpoint.
 
-    The event pins the checkpoint's manifest, which therefore stays as it is. The two files follow
-    from the log. Raises ArtifactCorrupt and FileNotFoundError.
+    The event pins the checkpoint's manifest, which therefore does not change. The two files are
+    derived from the log, so the same event gives the same bytes. Raise ArtifactCorrupt or
+    FileNotFoundError.
     """
     ref = event.adapter_ref
     stored = _stored(artifacts, ref, event.manifest_sha256)
@@ -62,7 +63,7 @@ def document_promoted(
 
 
 def _stored(artifacts: Artifacts, ref: str, manifest_sha256: str) -> StoredModel:
-    """The model as its trainer stored it, even if an earlier attempt has added files to it."""
+    """Return the model as its trainer stored it, without files that an earlier attempt added."""
     found = artifacts.manifest(ref)
     for manifest in (found, found.without((CARD, PROVENANCE))):
         if manifest.sha256 == manifest_sha256:
@@ -97,7 +98,7 @@ def _provenance(
 
 
 def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
-    """The sha256 of the uploads that a job trains and evaluates on, by dataset id."""
+    """Return the sha256 of the uploads that a job trains and evaluates on, by dataset id."""
     plan = job.plan
     ids = [plan.dataset_id] + ([plan.validation.dataset_id] if plan.validation else [])
     datasets = [dataset for each in ids if (dataset := log.find(Dataset, each)) is not None]
@@ -105,14 +106,14 @@ def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
 
 
 def _events(log: EventLog, job: Job) -> Iterator[object]:
-    """The saved events of a job, then its pending ones."""
+    """Yield the saved events of a job, then its pending events."""
     pending = list(job.pending_events)
     yield from log.events.get(job.id, lte=job.version - len(pending))
     yield from pending
 
 
 def _environment(artifacts: Artifacts, ref: str, stored: Manifest) -> TrainingEnvironment | None:
-    """The environment that the trainer recorded, or None if it recorded none."""
+    """Return the environment that the trainer recorded, or None."""
     file = next((file for file in stored.files if file.path == ENVIRONMENT), None)
     if file is None:
         return None

@@ -6,16 +6,16 @@ import signal
 
 from domain.jobs.failures import FailureClass
 
-# Exit codes of the trainer's watchdog. An overrun is not a failure: paid time and grace were over.
+# Exit codes of the trainer's watchdog. An overrun, with paid time and grace used up, is no failure.
 OVERRUN, STALL = 4, 5
 
-# The kernel's memory killer, an operator and a shutdown all kill with SIGKILL. It counts as the
-# machine's fault, so that the job is retried.
+# The kernel's OOM killer, an operator and a shutdown all use SIGKILL. It is treated as a
+# machine fault, so that the job is retried.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def failure_of_exit(exit_code: int | None) -> FailureClass:
-    """Failure class of a process that exited without a final report; None: it disappeared."""
+    """Return the failure class of an exit without a final report. None: the process disappeared."""
     if exit_code is None or exit_code in KILLED:
         return FailureClass.NODE_LOST
     if exit_code == STALL:

@@ -1,4 +1,4 @@
-"""The scheduler's reactions to events of the log."""
+"""Event handlers of the scheduler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.scheduler.retention import delete_saved
 
 
 class Scheduling:
-    """Queues jobs for GPUs, allocates and launches their segments, and deletes unused files."""
+    """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Scheduling:
         self._settings = settings
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """React to one event. Returns the aggregates to save."""
+        """Handle one event. Return the aggregates to save."""
         match event:
             case events.JobApproved() | events.JobResumed() | events.SegmentEnded():
                 return self.on_segment_needed(event)
@@ -87,7 +87,7 @@ class Scheduling:
     def claim(self, job: Job) -> Sequence[Aggregate]:
         """Queue a claim for a job's next segment, or pause a job that cannot pay.
 
-        A postponed relaunch is claimed later by `due.claim_due`.
+        `due.claim_due` later claims GPUs for a delayed relaunch.
         """
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
@@ -102,11 +102,11 @@ class Scheduling:
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Allocate GPUs to the head of the queue if it fits. The resulting event serves the next.
+        """Allocate GPUs to the head of the queue if it fits. The new event serves the next job.
 
-        A job that needs more GPUs than the pool has is paused first, since it would block the
-        queue for good. A job that cannot pay when its turn comes is paused too. Each save covers
-        one job, because no save spans two accounts.
+        A job that needs more GPUs than the pool has is paused first, because it would block the
+        queue forever. A job that cannot pay when its turn comes is paused too. Each save covers one
+        job, because a save must not span two accounts.
         """
         pool = self._log.load(GpuPool, event.originator_id)
         hopeless = pool.next_hopeless
@@ -130,7 +130,7 @@ class Scheduling:
         return [pool, job]
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment. If its GPUs are busy, LaunchRetries does, beside the reactions."""
+        """Launch the segment. If its GPUs are still busy, LaunchRetries launches it later."""
         try:
             return self._pods.start(event.job_id, event.segment, event.paid_seconds)
         except GpusBusy:
@@ -147,7 +147,7 @@ class Scheduling:
         return []
 
     def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:
-        """Pause a job that has GPUs but no money for one second of them."""
+        """Pause a job that has GPUs but cannot pay for one second of them."""
         job = self._log.load(Job, event.job_id)
         if not job.runs(event.segment):
             return []
@@ -165,9 +165,10 @@ class Scheduling:
         return []
 
     def on_job_stopped(self, event: events.JobPaused | events.JobCancelled) -> Sequence[Aggregate]:
-        """Remove the job from the queue. Delete what a cancelled job saved without a checkpoint.
+        """Remove the job from the queue.
 
-        The reaction may be late. A job that was resumed meanwhile keeps its new place.
+        If the job was cancelled without a checkpoint, also delete what its trainers saved. The
+        event may be handled late. A job that has been resumed keeps its new place in the queue.
         """
         job = self._log.load(Job, event.originator_id)
         if isinstance(event, events.JobCancelled) and event.checkpoint_ref is None:
@@ -184,7 +185,7 @@ class Scheduling:
         return []
 
     def on_adapter_promoted(self, event: events.AdapterPromoted) -> Sequence[Aggregate]:
-        """Write card and provenance of the promoted checkpoint, and prune the other checkpoints."""
+        """Write the promoted checkpoint's model card and provenance. Prune the other ones."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
         job.prune_checkpoints(deployed_refs(self._log, job))
@@ -202,7 +203,7 @@ class Scheduling:
         return []
 
     def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
-        """Delete the files of all revisions. No unfinished job refers to them."""
+        """Delete the files of all revisions of a base. No unfinished job uses them."""
         base = self._log.load(BaseModel, event.originator_id)
         if base.deleted:  # otherwise it was imported again, possibly with the same files
             for ref in base.refs:
@@ -210,9 +211,9 @@ class Scheduling:
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
-        """Prune a checkpoint that was kept because it was deployed.
+        """Prune a checkpoint that was kept only because it was deployed.
 
-        A failed deployment keeps its checkpoint, because the cause may be the serving machine.
+        A checkpoint whose deployment failed is kept, because the serving machine may be the cause.
         """
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:
@@ -222,10 +223,10 @@ class Scheduling:
         return [job]
 
     def _can_pay(self, job: Job) -> bool:
-        """True if the account can pay a launch, or if that is not known yet.
+        """Return True if the account can pay for a launch, or if this is not known yet.
 
-        Until the last segment is settled, its lease may release money. The next segment's first
-        lease then decides.
+        Until the last segment is settled, its lease may still release money. In that case, the
+        first lease of the next segment decides.
         """
         account = self._log.load(Account, job.account_id)
         if account.can_pay(job.launch_micros(self._settings.meter_minute_seconds)):

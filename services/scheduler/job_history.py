@@ -1,4 +1,4 @@
-"""Reads a job's training history from its events and builds its provenance."""
+"""A job's training history, read from its events, and the provenance built from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.scheduler.provenance import (
 
 
 class JobHistory:
-    """The segments, checkpoints, resumes and evaluation of a job, in order of its events."""
+    """The segments, checkpoints, resumes and evaluation of a job, in event order."""
 
     def __init__(self, events: Iterable[object]) -> None:
         self.version = 0
@@ -38,7 +38,7 @@ class JobHistory:
         self.evaluation: EvaluationFacts | None = None
         self.segments: list[SegmentFacts] = []
         self.resumes: list[ResumeFacts] = []
-        self._saved: dict[str, CheckpointFacts] = {}  # by ref, the oldest first
+        self._saved: dict[str, CheckpointFacts] = {}  # by ref, oldest first
         self._gpu_count = 0  # of the running or the next segment
         self._micro_batch_size = 0
         for event in events:
@@ -89,7 +89,7 @@ class JobHistory:
         )
 
     def _start(self, event: events.TrainingStarted) -> None:
-        """Record a segment. Only its first step tells of a resume without a certificate."""
+        """Record a segment. Without a certificate, only its first step shows that it resumed."""
         self.started = event
         self.segments.append(
             SegmentFacts(
@@ -132,7 +132,7 @@ def provenance_of(
     repository: str | None,
     cost: CostFacts,
 ) -> Provenance:
-    """Build a provenance. `uploaded` maps dataset ids to the sha256 of the uploads."""
+    """Return a provenance. `uploaded` maps dataset ids to the sha256 of the uploads."""
     approved, started = history.approved, history.started
     assert approved is not None
     return Provenance(
@@ -157,7 +157,7 @@ def provenance_of(
 def _planned(
     plan: TrainingPlan, uploaded: Mapping[UUID, str], repository: str | None
 ) -> dict[str, Any]:
-    """The fields that the approval fixed."""
+    """Return the fields that the approval fixed."""
 
     def dataset(id: UUID, sha256: str) -> DatasetFacts:
         return DatasetFacts(id=id, sha256=sha256, uploaded_sha256=uploaded.get(id))
@@ -178,6 +178,6 @@ def _planned(
 
 
 def _shared_fields(event: BaseModel, facts: type[Facts]) -> dict[str, Any]:
-    """The fields that an event and some facts have in common, with the event's values."""
+    """Return the fields that an event and `facts` have in common, with the event's values."""
     fields = facts.model_fields.keys() & type(event).model_fields.keys()
     return {name: getattr(event, name) for name in fields}

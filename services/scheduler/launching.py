@@ -1,4 +1,4 @@
-"""Starts the pods of leased segments, and retries launches whose GPUs are still busy."""
+"""Launches of leased segments, with retries while their GPUs are still busy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from services.scheduler.segment_spec import segment_spec
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
 MOST_TRIES = 7
-"""Tries within about 20 seconds. A trainer that reported its end and still runs then is stuck."""
+"""Number of attempts, over about 20 seconds. A trainer that still runs this long after its final
+report is stuck."""
 
 
 class PodStarter:
-    """Starts the pod of a segment, or ends a segment that has no pod.
+    """A launcher of segments that starts a segment's pod, or ends a segment that has no pod.
 
-    Reactions call `start` and have the result saved; LaunchRetries calls `start_and_save` on
-    another thread.
+    Event handlers call `start` and save its result. LaunchRetries calls `start_and_save` on another
+    thread.
     """
 
     def __init__(self, log: EventLog, launcher: Launcher, settings: Settings) -> None:
@@ -49,9 +50,9 @@ class PodStarter:
     def start(
         self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
     ) -> Sequence[Aggregate]:
-        """Launch a leased segment, or end it if it cannot run. Returns the aggregates to save.
+        """Launch a leased segment, or end it if it cannot run. Return the aggregates to save.
 
-        Raises GpusBusy if `may_wait`; otherwise busy GPUs count as a failed launch.
+        If the GPUs are busy, raise GpusBusy if `may_wait`; otherwise the launch has failed.
         """
         job = self._log.load(Job, job_id)
         if not job.runs(segment) or job.pod is not None:
@@ -80,7 +81,7 @@ class PodStarter:
         return [job]
 
     def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
-        """Start the pod of a segment with an open, paid meter, and save. Raises GpusBusy."""
+        """Start the pod of a segment with an open, paid meter, and save. Raise GpusBusy."""
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
             return
@@ -89,15 +90,15 @@ class PodStarter:
             self._log.commit(*started)
 
     def settled_job(self, job_id: UUID) -> Job:
-        """Load a job once no `start_and_save` is between its launch and its save.
+        """Load a job while no `start_and_save` is between its launch and its save.
 
-        If the job's stop request is in the log, no later call launches it.
+        If the log has a stop request of the job, no later call launches it.
         """
         with self._launching:
             return self._log.load(Job, job_id)
 
     def launched(self, job: Job) -> bool:
-        """True if the running segment has a pod, even one that no event records yet."""
+        """Return True if the running segment has a pod, even one not yet recorded by an event."""
         return job.pod is not None or self._launcher.poll(PodName(job.id, job.segment)) is not None
 
     def end_unlaunched(
@@ -109,7 +110,7 @@ class PodStarter:
         error_class: str | None = None,
         can_pay: bool = True,
     ) -> Sequence[Aggregate]:
-        """End a segment that has no pod, at no cost, and release its GPUs."""
+        """End a segment that has no pod, free of charge, and release its GPUs."""
         segment = job.segment
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
         ending = SegmentEnding(
@@ -120,9 +121,9 @@ class PodStarter:
         return [job, pool]
 
     def _dataset_deleted(self, job: Job) -> bool:
-        """True if a file of the job was deleted at the moment of its approval.
+        """Return True if a dataset of the job was deleted while the job was being approved.
 
-        A deletion checks which jobs use the file, but does not lock the jobs.
+        A deletion checks which jobs use the dataset, but does not lock the jobs.
         """
         plan = job.plan
         used = [plan.dataset_id, *([plan.validation.dataset_id] if plan.validation else [])]
@@ -131,12 +132,12 @@ class PodStarter:
 
 
 class LaunchRetries:
-    """Launches leased segments that have no pod, with growing pauses.
+    """Retries of leased segments that have no pod, with exponential back-off.
 
-    A trainer's GPUs are released when it reports its end, a moment before its process exits. A new
-    segment on them finds them busy. Nothing is billed until the launcher binds them. The read model
-    lists these segments, so that a restarted scheduler continues. Pauses follow the machine's
-    clock, like the processes that they wait for.
+    A trainer's GPUs are released when it reports its end, shortly before its process exits. A new
+    segment may therefore find its GPUs busy. Nothing is billed until the launcher binds the GPUs.
+    The read model lists these segments, so that a restarted scheduler continues. Delays use the
+    machine's clock and not the platform's, because they wait for processes.
     """
 
     def __init__(
@@ -156,10 +157,10 @@ class LaunchRetries:
         self._logger = logging.getLogger("launching")
 
     def launch_due(self) -> None:
-        """Launch each segment whose pause is over. One that fails does not stop the others.
+        """Launch each segment whose delay is over. If one fails, continue with the others.
 
-        A segment seen for the first time waits one pause: the reaction to its lease may be about to
-        launch it.
+        A segment seen for the first time is delayed once, because the handler of its lease may be
+        about to launch it.
         """
         with self._pool.connection() as connection:
             rows = unbound_segments(connection)

@@ -1,4 +1,4 @@
-"""Describes the machine of CPU-backed segments: its processor, dtype and measured speed."""
+"""The machine of CPU-backed segments: its processor, dtype and measured speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain.training.precision import Dtype
 
 CPUINFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
-"""Flags of processors that multiply bf16 natively. Others emulate it, which is slower."""
+"""Flags of processors that multiply bf16 natively. Others emulate bf16, which is slower."""
 
 PROBE = (sys.executable, "-m", "services.trainer.speed_probe")
 PROBE_SECONDS = 120.0  # mostly the import of torch on a busy machine
@@ -26,7 +26,7 @@ class ProbeFailed(Exception):
 
 
 def this_machine() -> Machine:
-    """This machine with the fastest dtype of its processor, without its speed. Raises OSError."""
+    """Return this machine with its processor's fastest dtype, without its speed. Raise OSError."""
     text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -41,7 +41,7 @@ def this_machine() -> Machine:
 
 
 def measured(machine: Machine) -> Machine:
-    """The machine with its speed in TFLOPS. Measures for seconds. Raises ProbeFailed."""
+    """Return the machine with its speed in TFLOPS, measured for seconds. Raise ProbeFailed."""
     command = list(PROBE)
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Renders a model's provenance as a model card with the Hugging Face hub's metadata."""
+"""Model cards, rendered from a model's provenance with Hugging Face Hub metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESUME_FILES = (
     "position.json",
     SAMPLE,
 )
-"""Files that the trainer needs to resume from a checkpoint. A model works without them."""
+"""Files that the trainer needs to resume from a checkpoint. The model works without them."""
 
 TEMPLATE = """\
 ---
@@ -68,7 +68,7 @@ The loss covers the assistant's messages only. {chat_template}
 
 
 def model_card(provenance: Provenance) -> str:
-    """The card as Markdown with YAML metadata. The same provenance gives the same card."""
+    """Return the card as Markdown with YAML metadata. The same provenance gives the same card."""
     base = provenance.base.repository or provenance.base.name
     return TEMPLATE.format(
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),
@@ -88,7 +88,7 @@ def model_card(provenance: Provenance) -> str:
 
 
 def _metadata(base: str) -> dict[str, Any]:
-    """The hub's metadata, without the dataset, which is private."""
+    """Return the Hub metadata, without the dataset, which is private."""
     return {
         "base_model": base,
         "library_name": "peft",
@@ -107,7 +107,7 @@ def _chat_template(provenance: Provenance) -> str:
 
 
 def _resume_files(provenance: Provenance) -> str:
-    """A paragraph about files to leave out of a publication, after an empty line."""
+    """Return an empty line and a paragraph about the files to omit from a publication."""
     there = {file.path for file in provenance.files}
     own = [_code(path) for path in RESUME_FILES if path in there]
     if not own:
@@ -165,7 +165,7 @@ def _training(provenance: Provenance) -> list[Row]:
 
 
 def _gpus(provenance: Provenance) -> str:
-    """GPU counts in the order of the segments, without repeats."""
+    """Return the GPU counts in segment order, without repeats."""
     counts = [str(count) for count, _ in groupby(each.gpu_count for each in provenance.segments)]
     hardware = provenance.hardware
     return f"{', then '.join(counts)} x {hardware.gpu_type} in {hardware.region}"

@@ -1,4 +1,4 @@
-"""The last reports of a pod, and the scheduler's own evidence for a trainer that has sent none."""
+"""The last reports of pods, and the scheduler's evidence for trainers without a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 
 
 class PodReports:
-    """Reads and writes the last message of a segment on the REPORTS stream."""
+    """The last message of each segment on the REPORTS stream."""
 
     def __init__(self, broker: NatsBroker, clock: Clock, launcher: Launcher) -> None:
         self._broker = broker
@@ -26,9 +26,9 @@ class PodReports:
         self._reporting: set[PodName] = set()
 
     async def last_report(self, job: Job, segment: int) -> Report | None:
-        """The newest report on the stream or kept by the launcher, or None.
+        """Return the newest report on the stream or stored by the launcher, or None.
 
-        A report that names another segment is ignored.
+        Ignore a report that names another segment.
         """
         subject = report_subject(job.account_id, job.id, segment)
         streamed = await self._last(subject)
@@ -49,13 +49,13 @@ class PodReports:
         )
 
     async def last_evidence(self, job: Job, segment: int) -> float:
-        """Seconds for which the scheduler itself saw the pod alive; 0 if it did not."""
+        """Return the seconds for which the scheduler itself saw the pod alive; 0 if it did not."""
         seen = PodSeen(account_id=job.account_id, job_id=job.id, segment=segment, elapsed_seconds=0)
         data = await self._last(seen.subject)
         return 0.0 if data is None else PodSeen.model_validate_json(data).elapsed_seconds
 
     async def publish_evidence(self, pod: Pod, job: Job) -> None:
-        """Publish that the pod is alive, until its trainer has sent a first report."""
+        """Publish evidence that the pod is alive, until its trainer has sent a first report."""
         if pod.name in self._reporting:
             return
         segment = pod.name.segment
@@ -72,7 +72,7 @@ class PodReports:
         await self._broker.publish(seen, seen.subject, stream=REPORTS)
 
     def forget(self, name: PodName) -> None:
-        """Drop what is remembered of a removed pod."""
+        """Drop the state of a removed pod."""
         self._reporting.discard(name)
 
     async def _last(self, subject: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Watches all pods: records evidence while they live, ends their segments, and removes them."""
+"""The pod watch: records evidence of running pods, ends their segments and removes ended pods."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from services.scheduler.segments import Segments
 class Silences:
     """Time since each pod's last sign of life, by this process's monotonic clock.
 
-    A pod's first observation starts the count, so that a restarted scheduler starts from zero.
+    The count starts when a pod is first observed, so a restarted scheduler starts from zero.
     """
 
     def __init__(self) -> None:
         self._shown: dict[PodName, tuple[Hashable, float]] = {}
 
     def seconds(self, name: PodName, shown: Hashable) -> float:
-        """Seconds since the pod first showed this value."""
+        """Return the seconds since the pod first showed this value."""
         now = time.monotonic()
         before = self._shown.get(name)
         if before is None or before[0] != shown:
@@ -38,12 +38,12 @@ class Silences:
         return now - before[1]
 
     def forget(self, name: PodName) -> None:
-        """Restart the count at the next observation."""
+        """Restart the count when the pod is next observed."""
         self._shown.pop(name, None)
 
 
 class PodWatch:
-    """Polls every pod once per heartbeat interval. A new process adopts the pods that it finds."""
+    """A watch that polls every pod once per heartbeat interval. It adopts pods that already run."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PodWatch:
         self._logger = logging.getLogger("pods")
 
     async def run(self) -> None:
-        """Watch until cancelled. A failure is logged, and the pod is polled again."""
+        """Watch until cancelled. If polling a pod fails, log the error and poll it again."""
         while True:
             for name in await asyncio.to_thread(self._names):
                 try:
@@ -76,7 +76,7 @@ class PodWatch:
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     def _names(self) -> list[PodName]:
-        """The launcher's pods and those that the read model expects."""
+        """Return the launcher's pods and those that the read model expects."""
         with self._pool.connection() as connection:
             bound = bound_segments(connection)
         expected = {PodName(row["job_id"], row["segment"]) for row in bound}
@@ -111,14 +111,14 @@ class PodWatch:
             await asyncio.to_thread(self._segments.request_stop, pod.name)
 
     async def _attend_elsewhere(self, name: PodName, job: Job, host: str | None) -> None:
-        """End a segment of another host if the bus works but brings no reports of it.
+        """End a segment of another host if the bus works but no report of the segment arrives.
 
-        This host cannot see the process. It may still live, so it is asked to stop.
+        This host cannot see the process. It may still run, so it is first asked to stop.
         """
         try:
             report = await self._reports.last_report(job, name.segment)
         except Exception:
-            self._silences.forget(name)  # without the bus every pod is silent
+            self._silences.forget(name)  # without the bus, every pod appears silent
             raise
         shown = None if report is None else (report.n, report.ending)
         silent_seconds = self._silences.seconds(name, shown)
@@ -130,7 +130,7 @@ class PodWatch:
             await self._end(name, None, job)
 
     async def _remove(self, name: PodName, job: Job) -> None:
-        """Store the log of an ended pod, delete unnamed artifacts, and remove the pod."""
+        """Store the log of an ended pod, delete its unnamed artifacts, and remove the pod."""
         await asyncio.to_thread(self._segments.keep_log, job, name.segment)
         await asyncio.to_thread(self._segments.delete_unnamed, job, name.segment)
         await asyncio.to_thread(self._launcher.remove, name)
@@ -139,7 +139,7 @@ class PodWatch:
         self._overdue_since.pop(name, None)
 
     async def _end(self, name: PodName, exit_code: int | None, job: Job) -> None:
-        """End a segment. Its last report comes first: it may hold a checkpoint or the outcome."""
+        """End a segment. First record its last report, which may have a checkpoint or outcome."""
         report = await self._reports.last_report(job, name.segment)
         if report is not None:
             await asyncio.to_thread(self._segments.record, report)
@@ -153,7 +153,7 @@ class PodWatch:
         )
 
     async def _stop_overdue(self, name: PodName) -> None:
-        """Stop a trainer that runs past its segment's end; kill it if it does not stop."""
+        """Stop a trainer that still runs after its segment's end. Kill it if it does not stop."""
         since = self._overdue_since.setdefault(name, time.monotonic())
         overdue_seconds = time.monotonic() - since
         if overdue_seconds > self._settings.grace_seconds + self._most_silence:

@@ -13,17 +13,17 @@ from infrastructure.artifacts import ManifestFile
 from infrastructure.training_environment import TrainingEnvironment
 
 PROVENANCE = "provenance.json"
-"""File name of a model's Provenance, beside its weights."""
+"""File name of a model's provenance, stored beside its weights."""
 
 
 class Facts(BaseModel):
-    """Base of a provenance and its parts."""
+    """Base class of a provenance and its parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DatasetFacts(Facts):
-    """A dataset, in its normalised form."""
+    """A dataset in its normalised form."""
 
     id: UUID
     sha256: str
@@ -31,7 +31,7 @@ class DatasetFacts(Facts):
 
 
 class BaseFacts(Facts):
-    """The base model under its platform name and its Hugging Face repository."""
+    """The base model, with its name on the platform and its Hugging Face repository."""
 
     name: str
     manifest_sha256: str
@@ -39,17 +39,17 @@ class BaseFacts(Facts):
 
 
 class HardwareFacts(Facts):
-    """Region and GPU type of the training."""
+    """Region and GPU type used for training."""
 
     region: str
     gpu_type: str
 
 
 class SegmentFacts(Facts):
-    """A launch that reached training. A step has the same examples whatever the GPU count."""
+    """A launch that started training. The examples of a step do not depend on the GPU count."""
 
     segment: int
-    step: int  # at its start
+    step: int  # at the start of the segment
     gpu_count: int
     micro_batch_size: int  # halved after running out of memory
 
@@ -59,7 +59,7 @@ class CheckpointFacts(Facts):
 
     segment: int
     step: int
-    train_loss: float  # of this step: mean over its label tokens, nats
+    train_loss: float  # of this step: mean over its label tokens, in nats
     manifest_sha256: str
     rejected: RejectionReason | None  # why no segment resumed from it; None: intact
 
@@ -67,14 +67,14 @@ class CheckpointFacts(Facts):
 class ResumeFacts(Facts):
     """A segment that resumed an earlier one.
 
-    It is certified if the trainer compared all of the restored state with the saved hashes.
+    The resume is certified if the trainer compared the whole restored state with the saved hashes.
     """
 
     segment: int
     step: int
     manifest_sha256: str | None  # of the checkpoint; None: it started from step 0
     certified: bool
-    unchecked: tuple[str, ...]  # parts of the state without a comparison
+    unchecked: tuple[str, ...]  # parts of the state that were not compared
     differences: tuple[ModeDifference, ...]  # in how the segment computes
 
 
@@ -85,14 +85,14 @@ class EvaluationFacts(Facts):
     loss_after: float
     perplexity_before: float
     perplexity_after: float
-    accuracy_before: float | None  # share of label tokens predicted first
+    accuracy_before: float | None  # share of label tokens for which the top prediction is correct
     accuracy_after: float | None
     examples: int
     label_tokens: int
 
 
 class CostFacts(Facts):
-    """Price of the job for the account holder."""
+    """The price that the account holder paid for the job."""
 
     amount_micros: int
     metered_seconds: int
@@ -100,15 +100,15 @@ class CostFacts(Facts):
 
 
 class Provenance(Facts):
-    """The origin of a model. Every field follows from the event log."""
+    """The origin of a model. Every field is derived from the event log."""
 
     schema_version: Literal[1] = 1
     model: str
     account_id: UUID
     job_id: UUID
-    job_version: int  # version of the job that this describes
+    job_version: int  # version of the job that this provenance describes
     dataset: DatasetFacts
-    validation: DatasetFacts | None  # None: a split of the dataset
+    validation: DatasetFacts | None  # None: a split of the training dataset
     base: BaseFacts
     hyperparameters: dict[str, JsonValue]
     seed: int
@@ -128,5 +128,5 @@ class Provenance(Facts):
 
     @property
     def content(self) -> bytes:
-        """The bytes of provenance.json."""
+        """Return the content of provenance.json."""
         return self.model_dump_json(indent=1).encode()

@@ -1,4 +1,4 @@
-"""Deletes files and rows that are expired, named by no event, or beyond a cache's size."""
+"""Deletion of expired files and rows, of files that no event names, and of excess cache files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from projections.job_detail import logged_jobs_over_since
 from services.scheduler.segment_spec import job_prefix
 
 SAVED = ("checkpoints", "adapter")
-"""Folders in which a job's trainers save, with a folder for each segment."""
+"""Directories in which trainers save, with one subdirectory per segment."""
 
 LOGS_AT_ONCE = 100
-"""Jobs whose log lines are deleted in one transaction."""
+"""Number of jobs whose log lines are deleted in one transaction."""
 
 
 def delete_saved(artifacts: Artifacts, job: Job) -> None:
-    """Delete all checkpoints and adapters of a job, and keep its logs. May be repeated."""
+    """Delete all checkpoints and adapters of a job, and keep its logs. Idempotent."""
     for folder in SAVED:
         artifacts.delete_directory(f"{job_prefix(job)}/{folder}")
 
 
 def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) -> None:
-    """Delete what the trainer of an ended segment stored without an event that names it.
+    """Delete what the trainer of an ended segment stored but no event names.
 
-    The trainer was killed while it stored it, or its report arrived too late.
+    Such files exist if the trainer was killed while storing them or if its report was too late.
     """
     named: set[str] = set()
     for event in log.events.get(job.id):
@@ -56,7 +56,7 @@ def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) 
 def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timedelta) -> None:
     """Delete the log lines of jobs that ended longer than `kept` ago.
 
-    Measurements and artifacts stay.
+    Metrics and artifacts are kept.
     """
     over_since = clock.now() - kept
     with pool.connection() as connection:
@@ -72,7 +72,7 @@ def delete_security_events(pool: ConnectionPool[Connection], kept: timedelta) ->
 
 
 def trim_caches(settings: Settings) -> None:
-    """Delete the least recently used files of this machine's caches above their size limits."""
+    """Evict the least recently used files of this machine's caches above their size limits."""
     copies = trim_copies(settings.cache / MODELS, round(settings.cache_gib * GIB))
     kernels = trim_kernels(settings.compiled, round(settings.compiled_gib * GIB))
     for what, deleted in (("copies of base models", copies), ("compiled kernels", kernels)):

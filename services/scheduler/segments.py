@@ -1,4 +1,4 @@
-"""Turns reports and endings of segments into events of their jobs."""
+"""Job events derived from segments' reports and exits."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix, kept_log_ref
 
 LOG_TAIL_LINES = 50
-HEARTBEATS = ("report ", "checkpoint ")  # lines that say nothing about a failure
+HEARTBEATS = ("report ", "checkpoint ")  # lines without information about a failure
 MAX_LOG_BYTES = 1024**2
 
 
 class ForeignReport(Exception):
-    """A report names another account, or another job's artifacts."""
+    """A report names another account, or artifacts of another job."""
 
 
 def _require_own(job: Job, report: Report) -> None:
-    """Raises ForeignReport."""
+    """Raise ForeignReport if a report does not belong to the job."""
     resumed = report.resumed.ref if report.resumed is not None else None
     refs = [report.adapter_ref, resumed, *(saved.ref for saved in report.checkpoints)]
     foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
@@ -48,7 +48,7 @@ def _require_own(job: Job, report: Report) -> None:
 
 
 class Segments:
-    """Records the progress and the end of segments. Every method is idempotent."""
+    """The recorded progress and end of segments. Every method is idempotent."""
 
     def __init__(
         self,
@@ -69,11 +69,11 @@ class Segments:
         self._logger = logging.getLogger("segments")
 
     def heard_of(self, name: PodName) -> bool:
-        """True if this process has recorded a report of the segment."""
+        """Return True if this process has recorded a report of the segment."""
         return (name.job_id, name.segment) in self._known
 
     def forget(self, name: PodName) -> None:
-        """Drop what is remembered of a segment whose pod was removed."""
+        """Drop the state of a segment whose pod was removed."""
         self._known.pop((name.job_id, name.segment), None)
         self._control.forget(name.job_id, name.segment)
 
@@ -82,9 +82,9 @@ class Segments:
         self._control.stop(name.job_id, name.segment)
 
     def record(self, report: Report) -> None:
-        """Save the events that are new in a report, and answer a final report.
+        """Save a report's new events. Acknowledge a final report.
 
-        A foreign report is dropped without an answer, which would end a running segment.
+        A foreign report is dropped and not acknowledged, because that would end a running segment.
         """
         key = (report.job_id, report.segment)
         news = (
@@ -119,13 +119,13 @@ class Segments:
                 self._finish(job, report.ending, report)
 
     def _progress(self, job: Job, report: Report) -> None:
-        """Record what is new in a report, in the order of training."""
+        """Record a report's new events, in training order."""
         segment, phase = report.segment, report.phase
         self._resume(job, report)
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
-                # Not the report's step: the first report to arrive may be of later steps.
+                # Not the report's step, because the first report to arrive may be of a later step.
                 report.resumed.step if report.resumed else 0,
                 report.total_steps,
                 report.train_examples,
@@ -141,7 +141,8 @@ class Segments:
     def _resume(self, job: Job, report: Report) -> None:
         """Record rejected checkpoints and the resume.
 
-        If the certificate is refused, the resume has none. The rest of the report still counts.
+        If the certificate is invalid, record the resume without it. The rest of the report is still
+        used.
         """
         for rejected in report.rejected:
             job.reject_checkpoint(report.segment, rejected.ref, rejected.reason)
@@ -154,7 +155,7 @@ class Segments:
             self._logger.warning("refused the certificate of %s: %s", name, refusal)
 
     def _finish(self, job: Job, ending: SegmentEnding, report: Report) -> None:
-        """End a segment by its trainer's final report."""
+        """End a segment with its trainer's final report."""
         # A cancelled job registers no adapter.
         if ending.reason is SegmentEnd.COMPLETED and not job.cancel_requested:
             try:
@@ -172,17 +173,18 @@ class Segments:
         self._end(job, report.segment, ending, can_pay=can_pay)
 
     def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
-        """Return True if the account can pay another launch.
+        """Return True if the account can pay for another launch.
 
-        `unused_micros` of the current lease count. The needed amount is that of a first launch,
-        because the ticker may not have found the balance depleted yet.
+        `unused_micros`, the unused part of the current lease, counts as available. The required
+        amount is that of a first launch, because the ticker may not have found the balance depleted
+        yet.
         """
         account = self._log.load(Account, job.account_id)
         needed = job.launch_micros(self._minute_seconds)
         return account.can_pay(needed, released_micros=unused_micros)
 
     def _unused_micros(self, job: Job, ran_seconds: int) -> int:
-        """Price of the leased but unused seconds of the running segment, in micro-dollars."""
+        """Return the price of the running segment's unused leased seconds, in micro-dollars."""
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         if meter is None or meter.paid_seconds <= ran_seconds:
             return 0
@@ -207,10 +209,11 @@ class Segments:
     ) -> None:
         """End a segment whose process ended without a final report.
 
-        If it overran its paid time and its grace, its lease ended. The unused part of the lease
-        does not count as money then: the known time may be too short, and work without a
-        checkpoint is credited. The credit must not pay for another launch, or a job that is too
-        slow to save would run forever at no cost. Without other money the job is paused.
+        If the segment overran its paid time and grace period, it ends as lease-ended and the unused
+        part of its lease does not count as available. The elapsed time may be too low, and work
+        without a checkpoint is credited. If the credit could pay for another launch, a job that is
+        too slow to save would run forever at no cost. The job is paused unless the account has
+        other money.
         """
         overran = exit_code == OVERRUN
         lost_as = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
@@ -259,7 +262,7 @@ class Segments:
                 self._logger.warning("cannot store the log tail of %s yet: %s", name, error)
 
     def _keep_log_tail(self, job_id: UUID, segment: int, ref: str) -> None:
-        """Store the last lines that the job's owner may see."""
+        """Store the last lines that the owner of the job may see."""
         log = self._launcher.log(PodName(job_id, segment), MAX_LOG_BYTES).decode(errors="replace")
         shown = [line for line in log.splitlines() if not line.startswith(HEARTBEATS)]
         lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
@@ -268,7 +271,7 @@ class Segments:
     def keep_log(self, job: Job, segment: int) -> None:
         """Store the last MiB of the trainer's log before its pod is removed.
 
-        Also store the tail for the owner, if that failed at the segment's end.
+        If storing the owner's tail failed at the segment's end, store it too.
         """
         tail_ref = self._tail_ref(job.id, segment)
         if tail_ref is not None and not self._artifacts.exists(tail_ref):
@@ -283,7 +286,7 @@ class Segments:
         return None
 
     def delete_unnamed(self, job: Job, segment: int) -> None:
-        """Delete what the trainer of an ended segment stored without an event that names it."""
+        """Delete what the trainer of an ended segment stored but no event names."""
         delete_unnamed(self._log, self._artifacts, job, segment)
 
     def _cause(self, command_id: str) -> Cause:

@@ -1,4 +1,4 @@
-"""Verifies a model: its files against the manifest, its provenance against the event log."""
+"""Verification of a model's files against its manifest and its provenance against the log."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class StoredCopy:
     ref: str
 
     def paths(self) -> list[str]:
-        """All files under the model's prefix."""
+        """Return all files under the model's prefix."""
         return [ref.removeprefix(f"{self.ref}/") for ref in self.artifacts.list(self.ref)]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Content of a file. Raises FileNotFoundError."""
+        """Yield the content of a file in chunks. Raise FileNotFoundError."""
         return self.artifacts.stream(f"{self.ref}/{path}")
 
 
@@ -74,12 +74,12 @@ class DirectoryCopy:
     directory: Path
 
     def paths(self) -> list[str]:
-        """All files of the directory."""
+        """Return all files in the directory."""
         files = sorted(path for path in self.directory.rglob("*") if path.is_file())
         return [path.relative_to(self.directory).as_posix() for path in files]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Content of a file. Raises FileNotFoundError."""
+        """Yield the content of a file in chunks. Raise FileNotFoundError."""
         with (self.directory / path).open("rb") as file:
             while chunk := file.read(1024 * 1024):
                 yield chunk
@@ -95,11 +95,11 @@ def verify(
     event: events.Registered | events.AdapterPromoted,
     copy: Copy,
 ) -> list[Check]:
-    """Check a copy of a model against `event`, which registered or promoted it, and the log.
+    """Verify a copy of a model against the log and `event`, which registered or promoted the model.
 
-    If the manifest is not the event's, nothing else can be trusted, and the result is that check
-    alone. Card and provenance of a promoted checkpoint are in no manifest: they are compared with
-    those that follow from the log.
+    If the manifest does not match the event, nothing else can be trusted, and the result is only
+    this failed check. No manifest lists the card and provenance of a promoted checkpoint. They are
+    compared with the ones derived from the log.
     """
     content = _manifest(artifacts, event.adapter_ref, copy)
     found = MISSING if content is None else hashlib.sha256(content).hexdigest()
@@ -120,7 +120,7 @@ def verify(
 
 
 def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
-    """The manifest of the copy if it has one, otherwise that of the store."""
+    """Return the manifest of the copy, or the artifact store's if the copy has none."""
     try:
         if MANIFEST in copy.paths():
             return b"".join(copy.chunks(MANIFEST))
@@ -130,7 +130,7 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
 
 
 def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
-    """A check for each file. A directory may lack the files that only a resume needs."""
+    """Yield a check for each file. A directory may lack files needed only to resume training."""
     there = copy.paths()
     for file in manifest.files:
         left_out = file.path in RESUME_FILES and file.path not in there
@@ -168,7 +168,7 @@ def _expected(
     environment: TrainingEnvironment | None,
     repository: str | None,
 ) -> Provenance:
-    """The provenance that follows from the log before `event`."""
+    """Return the provenance derived from the log before `event`."""
     before = log.events.get(job.id, lte=event.originator_version - 1)
     listed = _repositories(log, job.plan.base_model)
     return provenance_of(
@@ -176,7 +176,7 @@ def _expected(
         StoredModel(manifest.without((CARD, PROVENANCE)), environment),
         model=event.model,
         uploaded=uploaded_files(log, job),
-        # The catalog may have changed since.
+        # The catalog may have changed since then.
         repository=repository if repository in listed else listed[-1],
         cost=CostFacts(
             amount_micros=job.usage.paid_micros,
@@ -187,7 +187,7 @@ def _expected(
 
 
 def _repositories(log: EventLog, base_model: str) -> list[str | None]:
-    """All repositories that the catalog ever listed for a base, after None; newest last."""
+    """Return None and all repositories that the catalog ever listed for a base, newest last."""
     return [None] + [
         event.base.repository
         for event in log.events.get(CATALOG_ID)
@@ -196,7 +196,7 @@ def _repositories(log: EventLog, base_model: str) -> list[str | None]:
 
 
 def _statements(expected: Provenance, stated: Provenance) -> Iterator[Check]:
-    """A check for each field, and for each item of a field that is a list."""
+    """Yield a check for each field, and for each item of list fields."""
     for name in Provenance.model_fields:
         wanted, found = getattr(expected, name), getattr(stated, name)
         if isinstance(wanted, tuple):
@@ -211,7 +211,7 @@ def _item(items: tuple[Any, ...], number: int) -> Any:
 
 
 def _statement(name: str, expected: Any, found: Any) -> Check:
-    """A check of one field. If parts of it differ, it shows these parts alone."""
+    """Return the check of one field. If only parts differ, the check shows only these."""
     label = _label(name, expected if expected is not None else found)
     leaves, others = _leaves(expected), _leaves(found)
     differing = [
@@ -230,7 +230,7 @@ def _label(name: str, item: Any) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:
-    """The scalar parts of a value by their path."""
+    """Return the scalar parts of a value by path."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
@@ -247,7 +247,7 @@ def _listed(leaves: dict[str, str], paths: list[str]) -> str:
 
 
 def _sources(log: EventLog, job: Job) -> Iterator[Check]:
-    """Checks that the job's datasets were validated and that its base was imported."""
+    """Yield checks that the job's datasets were validated and that its base was imported."""
     plan = job.plan
     yield _validated(log, "dataset was validated", plan.dataset_id, plan.dataset_sha256)
     if plan.validation is not None:

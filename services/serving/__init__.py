@@ -1,1 +1,1 @@
-"""The process that keeps models in memory and answers chats."""
+"""The process that keeps models in memory and answers chat requests."""

@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format: read from disk, add to a base, and remove again."""
+"""LoRA adapters in PEFT's format: read them, add them to a base, and remove them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PLAIN = {
     "alora_invocation_tokens": None,
     "bias": "none",
 }
-"""Values that an adapter's configuration must have, where it has them."""
+"""Required values in an adapter's configuration. Keys may be absent."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The configuration and the weights of an adapter."""
+    """The configuration and weights of an adapter."""
 
     config: LoraConfig
     weights: dict[str, Tensor]
 
 
 def read_adapter(directory: Path) -> Adapter:
-    """Read an adapter; raises CannotServe if it is not plain LoRA."""
+    """Return the adapter in a directory. Raise CannotServe if it is not plain LoRA."""
     try:
         config_json = json.loads((directory / CONFIG).read_bytes())
         if config_json.get("peft_type") != "LORA":
@@ -64,10 +64,10 @@ def read_adapter(directory: Path) -> Adapter:
 def add_adapter(
     base: PreTrainedModel, name: str, adapter: Adapter, token_adapters: TokenAdapters
 ) -> None:
-    """Add an adapter to a base under a name. Raises CannotServe and leaves the base unchanged."""
+    """Add an adapter to a base. Raise CannotServe and leave the base unchanged if that fails."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning about several adapters
+            warnings.simplefilter("ignore")  # PEFT warns about several adapters
             inject_adapter_in_model(adapter.config, base, name, low_cpu_mem_usage=True)
         adapted = [module for module in _adapted(base) if name in module.r]
         layers = [module for module in adapted if isinstance(module, MultiLoraLinear)]
@@ -97,9 +97,9 @@ def add_adapter(
 
 
 def remove_adapter(base: PreTrainedModel, name: str, token_adapters: TokenAdapters) -> None:
-    """Remove an adapter from a base, if it is there."""
+    """Remove an adapter from a base. Do nothing if the base does not have it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a warning about the active adapter; none is
+        warnings.simplefilter("ignore")  # PEFT warns because no adapter is active
         for module in _adapted(base):
             module.delete_adapter(name)
     getattr(base, "peft_config", {}).pop(name, None)
@@ -107,7 +107,7 @@ def remove_adapter(base: PreTrainedModel, name: str, token_adapters: TokenAdapte
 
 
 def _forget_stacked(base: nn.Module, token_adapters: TokenAdapters) -> None:
-    """Drop the stacked weights. The next step that needs them stacks again."""
+    """Drop the stacked weights. The next step that needs them stacks them again."""
     token_adapters.forget()
     for module in _adapted(base):
         if isinstance(module, MultiLoraLinear):
@@ -115,7 +115,7 @@ def _forget_stacked(base: nn.Module, token_adapters: TokenAdapters) -> None:
 
 
 def _require_numbers(layer: MultiLoraLinear, name: str) -> None:
-    """Raise CannotServe for weights that would corrupt other answers in the same step."""
+    """Raise CannotServe for non-finite weights, which would corrupt other answers in a step."""
     a, b = weight_of(layer.lora_A[name]), weight_of(layer.lora_B[name])
     if not (a.isfinite().all() and (b * layer.scaling[name]).isfinite().all()):
         raise CannotServe("adapter_not_finite")

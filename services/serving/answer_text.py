@@ -1,4 +1,4 @@
-"""Turn tokens into text incrementally: whole characters, and no stop sequence."""
+"""Incremental conversion of tokens to text, in whole characters and without stop sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class AnswerText:
-    """The text of one answer. A possible start of a stop sequence is held back."""
+    """The text of one answer. Text that may start a stop sequence is withheld."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -23,7 +23,7 @@ class AnswerText:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """The text that the token completes. Sets `stopped` at a stop sequence."""
+        """Return the text that the token completes. Set `stopped` at a stop sequence."""
         self._tokens.append(token)
         self._held += self._stream.step(self._core, token) or ""
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
@@ -33,7 +33,7 @@ class AnswerText:
         return self._show(len(self._held) - self._partial_stop())
 
     def end(self) -> str:
-        """The text that was held back and is no stop sequence."""
+        """Return the withheld text, which turned out not to be a stop sequence."""
         if self.stopped:
             return ""
         seen = self._shown + self._held
@@ -43,7 +43,7 @@ class AnswerText:
         return self._show(len(self._held))
 
     def _partial_stop(self) -> int:
-        """Length of the end of the held text that starts a stop sequence."""
+        """Return the length of the withheld text's end that may start a stop sequence."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

@@ -38,11 +38,11 @@ log = logging.getLogger("serving")
 RETRY_SECONDS = 1
 
 BODY_BYTES = 4 * 1024**2
-"""Largest body. The gateway accepts a quarter of this."""
+"""Maximum size of a request body. The gateway accepts a quarter of this."""
 
 
 def create_app(engine: Engine, secret: str) -> FastAPI:
-    """The application. Requests need the secret as a bearer token."""
+    """Return the application. Requests must send the secret as a bearer token."""
     app = FastAPI(openapi_url=None)
 
     @app.post(GENERATE_PATH)
@@ -69,7 +69,7 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
 
 
 async def _body(request: Request) -> bytes | None:
-    """Read the body after the authorization check. None if it is too large."""
+    """Read the body after the authorization check. Return None if it is too large."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -86,7 +86,7 @@ def _refusal(refused: Refused) -> JSONResponse:
 
 
 class AnswerStream:
-    """Passes text from the engine's thread to the event loop that created it."""
+    """A stream that passes text from the engine's thread to the event loop that created it."""
 
     def __init__(self, choices: int) -> None:
         self._open = choices
@@ -94,7 +94,7 @@ class AnswerStream:
         self._queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
     def listener(self, choice: int) -> Listener:
-        """A listener of one choice, callable in any thread."""
+        """Return a listener for one choice. It can be called from any thread."""
 
         def listen(delta: Delta | Exception) -> None:
             try:
@@ -105,7 +105,7 @@ class AnswerStream:
         return listen
 
     async def lines(self) -> AsyncIterator[BaseModel]:
-        """Lines until all choices have ended. For a slow reader, pending pieces are merged."""
+        """Yield lines until all choices have ended. Merge pending text for a slow client."""
         while self._open:
             pieces = [await self._queue.get()]
             while not self._queue.empty():
@@ -129,7 +129,7 @@ class AnswerStream:
 
 
 class Lines(StreamingResponse):
-    """An answer as JSON lines. If the client disconnects, the answer is cancelled."""
+    """A response that streams an answer as JSON lines. A client disconnect cancels the answer."""
 
     def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
         self._handle = handle
@@ -153,7 +153,7 @@ def _line(line: BaseModel) -> str:
 
 
 class Server(GuardedServer):
-    """A server inside a process that handles signals itself."""
+    """A server for a process that handles signals itself."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -162,14 +162,14 @@ class Server(GuardedServer):
 
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
-    """Serve until the task is cancelled. If the port is in use, the process ends."""
+    """Serve until the task is cancelled. If the port is in use, end the process."""
     # The gateway opens a connection for each answer.
     guard = ConnectionGuard(Limits({}), exempt=frozenset({"127.0.0.1", "::1"}))
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        lifespan="off",  # the app has none, and cancelling it would log an error
+        lifespan="off",  # the app has no lifespan events, and cancelling them would log an error
         log_config=None,
         access_log=False,
         **guard.protocols(),

@@ -1,4 +1,4 @@
-"""Count attempts to load a deployment on disk, so that a fatal one is not repeated forever."""
+"""Counts of attempts to load a deployment, stored on disk so that a fatal one is not repeated."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_DEATHS = 3
 
 
 class Attempts:
-    """Counts how often the process died while it loaded a deployment.
+    """A count of how often the process died while it loaded a deployment.
 
-    If memory runs out, the kernel kills the process without an error, so only a file can tell.
+    If memory runs out, the kernel kills the process without an error. Only a file survives this.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,9 +24,9 @@ class Attempts:
 
     @contextmanager
     def noted(self, deployment_id: UUID) -> Generator[None]:
-        """Record an attempt until it ends in any way but the death of the process.
+        """Record an attempt, and remove the record unless the process dies during the attempt.
 
-        Raises CannotServe instead of another attempt after MAX_DEATHS.
+        After MAX_DEATHS, raise CannotServe without another attempt.
         """
         deaths = self._read()
         died = deaths.pop(str(deployment_id), 0)

@@ -1,7 +1,7 @@
 """Causal attention of a step: each row's new tokens attend to that row's keys and values.
 
 Heads that share keys and values are grouped as queries of one head, so that each key is read once.
-transformers' own continuous batching also packs rows, but does not support adapters.
+The continuous batching of transformers also packs rows, but does not support adapters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "served"
 
 
 class UnknownAttention(Exception):
-    """The base uses a kind of attention that this module does not compute."""
+    """The base uses a kind of attention that this module does not implement."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def attend(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend to the cache of `step`; implements transformers' attention interface.
+    """Attend to the cache of `step`, with the attention interface of transformers.
 
-    The query is (1, heads, tokens, head size), the output (1, tokens, heads, head size). Raises
-    UnknownAttention for options that are not computed here.
+    The query is (1, heads, tokens, head size), the output (1, tokens, heads, head size). Raise
+    UnknownAttention for options that are not implemented here.
     """
     step: Step | None = options.get("step")
     unknown = [name for name in ("softcap", "s_aux") if options.get(name) is not None]
@@ -70,7 +70,7 @@ def attend(
 
 
 def _singles(step: Step, tokens: Tensor, cached: _Cached) -> list[Tensor]:
-    """Outputs of the rows of one token, (rows, heads, head size), in one or several tensors."""
+    """Return the outputs of single-token rows, (rows, heads, head size), in one or more tensors."""
     keys, values, window = cached.keys, cached.values, cached.window
     kv_heads, size = keys.shape[1], tokens.shape[2]
     queries = tokens[: len(step.singles)].reshape(len(step.singles), kv_heads, -1, size)
@@ -104,7 +104,7 @@ def _seen(end: int, window: int | None) -> slice:
 
 
 def _stretch(step: Step, part: Part, queries: Tensor, cached: _Cached) -> Tensor:
-    """Outputs of a part of several tokens, (tokens, heads, head size)."""
+    """Return the outputs of a part with several tokens, (tokens, heads, head size)."""
     count, heads, size = queries.shape
     kv_heads = cached.keys.shape[1]
     groups = heads // kv_heads
@@ -121,7 +121,7 @@ def _stretch(step: Step, part: Part, queries: Tensor, cached: _Cached) -> Tensor
 
 
 def _no_mask(*arguments: Any, **named: Any) -> None:
-    """Return no mask: the step computes it."""
+    """Return no mask, because the step computes it."""
 
 
 AttentionInterface.register(NAME, attend)

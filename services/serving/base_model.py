@@ -1,4 +1,4 @@
-"""A base model in memory: weights, tokenizer and number format."""
+"""A base model in memory: weights, tokenizer and dtype."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 CHECKED_TOKENS = 24
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Largest relative distance of the same logits, computed in two ways."""
+"""Largest relative difference between the same logits computed in two ways."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class BaseModel:
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> BaseModel:
-        """Load a base from its directory. Raises CannotServe if its logits would be wrong."""
-        logging.disable_progress_bar()  # no progress bars in a log
+        """Load a base from its directory. Raise CannotServe if its logits would be wrong."""
+        logging.disable_progress_bar()  # no progress bars in logs
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
@@ -62,12 +62,12 @@ class BaseModel:
         )
 
     def logits(self, step: Step) -> Tensor:
-        """Logits after the parts of a step that answer, (answers, vocabulary)."""
+        """Return the logits after the parts that need a next token, (answers, vocabulary)."""
         return _logits(self.weights, step)
 
 
 def dtype_on(device: torch.device, precision: str | None) -> torch.dtype:
-    """The requested number format, or the hardware's best one."""
+    """Return the requested dtype, or the best one for the hardware."""
     return choose_dtype(device) if precision is None else DTYPES[precision]
 
 
@@ -90,9 +90,9 @@ def _configured_ends(weights: PreTrainedModel) -> frozenset[int]:
 
 
 def _attend_as_served(weights: PreTrainedModel) -> None:
-    """Switch to serving's attention, and compare the logits with the base's own.
+    """Switch to serving's attention, and compare the logits with those of the base's own attention.
 
-    Raises CannotServe if they differ, because the base then uses an unknown kind of attention.
+    Raise CannotServe if they differ, because the base then uses an unknown kind of attention.
     """
     kind = type(weights).__name__
     vocabulary = weights.config.get_text_config().vocab_size
@@ -117,7 +117,7 @@ def _attend_as_served(weights: PreTrainedModel) -> None:
 
 
 def _checked_logits(weights: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """Logits after the tokens, the last of which is read alone."""
+    """Return the logits after the tokens. The last token is processed in a separate step."""
     cache, logits = KVCache(), torch.empty(0)
     cache.resize(1, len(tokens))
     for start, end in ((0, len(tokens) - 1), (len(tokens) - 1, len(tokens))):

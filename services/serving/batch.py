@@ -1,4 +1,4 @@
-"""The rows that one base answers together. They join and leave at any step."""
+"""The rows that one base decodes together. Rows join and leave at any step."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from services.serving.row import Row
 from services.serving.step import Part, Step
 
 READ_AT_ONCE = 256
-"""Prompt tokens in a step beside rows that answer. A long prompt is read in pieces, which bounds
+"""Prompt tokens per step if any row is generating. Long prompts are prefilled in chunks, to limit
 the delay of the other rows' next token."""
 
 READ_ALONE = 1024
-"""Prompt tokens in a step if no row waits for its next token."""
+"""Prompt tokens per step if no row is generating."""
 
 
 FAIR_ROWS, FAIR_READ = 2, 64
-"""Share of an account in a step while other accounts have rows: this number of rows, or as many as
-the account with the fewest has, and this number of prompt tokens. It bounds how much one account
-can delay the others."""
+"""An account's share of a step while other accounts have rows: at most FAIR_READ prompt tokens, and
+FAIR_ROWS rows, or more if every account has more. This limits how much one account can delay the
+others."""
 
 log = logging.getLogger("engine")
 
@@ -47,7 +47,7 @@ class Limits:
 
 
 class Batch:
-    """Rows by slot, and the queue for slots. Only the engine's thread steps it."""
+    """The active rows by slot, and the queue for slots. Only the engine's thread runs its steps."""
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         self.base, self.limits = base, limits
@@ -68,7 +68,7 @@ class Batch:
 
     @property
     def free(self) -> int:
-        """Number of free rows."""
+        """Number of unused row slots."""
         return max(0, self.limits.rows - len(self._rows))
 
     def accounts(self) -> set[UUID]:
@@ -76,12 +76,12 @@ class Batch:
         return {row.account_id for row in self._rows}
 
     def uses(self, adapter: str | None) -> bool:
-        """True if a row in the batch or the queue uses the adapter (None: the base alone)."""
+        """Return True if an active or queued row uses the adapter (None: the base alone)."""
         return any(row.adapter == adapter for row in (*self._rows, *self.queue.rows()))
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Read pending tokens, and sample a token for each row that has read everything."""
+        """Prefill pending tokens, and sample a token for each row that has no more of them."""
         self._leave([row for row in self._rows if row.cancelled])
         self.queue.forget_cancelled()
         self._admit()
@@ -113,9 +113,10 @@ class Batch:
             row.fail(error)
 
     def _admit(self) -> None:
-        """Move rows from the queue into the batch, in turn, as long as slots and memory allow.
+        """Move rows from the queue into the batch, in fair order, while slots and memory allow.
 
-        If there is no space, an account with more rows than the next one gives up its youngest row.
+        If there is no space, preempt the youngest row of an account with more rows than the next
+        one.
         """
         while (row := self.queue.next(self._rows)) is not None:
             longest = max(len(each.tokens) for each in (*self._rows, row))
@@ -131,8 +132,10 @@ class Batch:
                 return
 
     def _give_up_row(self, account_id: UUID) -> bool:
-        """Send back a row of the account with the most, if it has at least two more than this
-        one."""
+        """Preempt a row of the account with the most rows.
+
+        Return False if that account has fewer than two rows more than `account_id`.
+        """
         held = Counter(row.account_id for row in self._rows)
         ((most, count),) = held.most_common(1)
         if count < held[account_id] + 2:
@@ -141,8 +144,10 @@ class Batch:
         return True
 
     def _parts(self) -> list[Part]:
-        """The tokens that each row reads in the next step. Sends rows back if memory is too
-        small."""
+        """Return the tokens that each row processes in the next step.
+
+        If memory is too low, preempt the youngest rows.
+        """
         while True:
             parts = self._wanted()
             held = [row.read for row in self._rows]
@@ -151,7 +156,10 @@ class Batch:
             self._send_back(self._by_age[-1])
 
     def _has_room(self, length: int) -> bool:
-        """Resize the cache for all rows at a length, in steps as large as memory allows."""
+        """Resize the cache to fit all rows at `length`, with as much spare space as memory allows.
+
+        Return False if it does not fit.
+        """
         rows, cache = len(self._rows), self._cache
         if rows <= cache.slots and length <= cache.length:
             return True
@@ -191,7 +199,7 @@ class Batch:
         return parts
 
     def _send_back(self, row: Row) -> None:
-        """Move a row back to the queue and free its cache. It reads its tokens again later."""
+        """Move a row back to the queue and free its cache. Its tokens are prefilled again later."""
         self._leave([row])
         row.read = 0
         self.queue.send_back(row)
@@ -215,7 +223,7 @@ class Batch:
 
 
 def _sample(rows: list[Row], logits: Tensor) -> list[Row]:
-    """Append the next token to each row; return the rows whose answer has ended."""
+    """Append the next token to each row. Return the rows whose answer has ended."""
     if not rows:
         return []
     likeliest, finite = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()

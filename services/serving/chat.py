@@ -1,4 +1,4 @@
-"""Render the messages of a chat as the prompt of the next answer, as in training."""
+"""Rendering of a chat's messages as the prompt of the next answer, as in training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
 
-MARKS = ("\u2402", "\u2403")  # placeholders for a message's text
+MARKS = ("\u2402", "\u2403")  # placeholders for the text of a message
 
 
 class Chat:
-    """A model's chat format: its template, and the ends of an answer."""
+    """A model's chat format: its template, and the tokens and strings that end an answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> None:
-        """The template is the base's own, or the one that its adapter was trained with."""
+        """Use the base's own template, or the one that its adapter was trained with."""
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         self._tokenizer = tokenizer
         source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
@@ -31,11 +31,11 @@ class Chat:
         self.end_tokens, self.stops = self._ends()
 
     def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Token ids of the prompt; raises TemplateRefused."""
+        """Return the token ids of the prompt. Raise TemplateRefused."""
         return self._renderer.encode(self.text(messages)).ids
 
     def text(self, messages: list[dict[str, Any]]) -> str:
-        """Text of the prompt; raises TemplateRefused."""
+        """Return the text of the prompt. Raise TemplateRefused."""
         plain = self._renderer.plain({"messages": messages})
         if self._prompts:
             return self._render(plain, prompt=True)
@@ -44,7 +44,7 @@ class Chat:
         return text[: text.rindex(MARKS[0])].rstrip(" ")
 
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
-        """Tokens and strings that end an answer: the tokenizer's and the template's."""
+        """Return the tokens and strings that end an answer, from the tokenizer and the template."""
         own = self._tokenizer.eos_token_id
         tokens = {own} if isinstance(own, int) else set()
         probe = [{"role": "user", "content": MARKS[0]}, {"role": "assistant", "content": MARKS[1]}]

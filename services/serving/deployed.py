@@ -1,4 +1,4 @@
-"""The weights of a deployment, and the port to the engine that keeps them in memory."""
+"""The weights of a deployment, and the port to the engine that loads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Served:
     deployment_id: UUID
     model: str  # name in requests: `smollm2-135m-instruct`, `ft:...`
     base_model: str
-    base_sha256: str  # of the base's manifest, which has the hash of every file
+    base_sha256: str  # of the base's manifest, which contains the hash of every file
     base_directory: Path
     adapter_directory: Path | None  # None: the base alone
 
@@ -39,12 +39,12 @@ REASONS = {
     "serving_died": "The serving process died several times while loading it. The usual cause is "
     "too little memory.",
 }
-"""Reasons for the owner of a deployment, by code. Events store them forever, so they contain no
-library's text and no path. Such details are in the process log."""
+"""Messages for the owner of a deployment, by code. Events store them forever, so they contain no
+library messages and no paths. Such details are in the process log."""
 
 
 class CannotServe(Exception):
-    """These weights cannot be served. Another attempt would fail in the same way.
+    """These weights cannot be served, and a retry would fail in the same way.
 
     The code is one of REASONS. The detail is only for the process log.
     """
@@ -56,19 +56,20 @@ class CannotServe(Exception):
 
 
 class Host(Protocol):
-    """Keeps models in memory. One thread at a time calls it, beside the threads of requests."""
+    """An engine that keeps models in memory. One thread at a time calls these methods."""
 
     def attach(self, served: Served) -> None:
-        """Load a deployment, and return when it answers requests; raises CannotServe.
+        """Load a deployment. Return when it can serve requests. Raise CannotServe.
 
-        Errors of resource exhaustion are raised unchanged. Attaching the same weights again does
-        nothing. Other weights of the same deployment replace the old ones when they are ready.
+        Errors of exhausted resources are raised unchanged. If the same weights are already
+        attached, do nothing. Other weights of the same deployment replace the old ones once they
+        are loaded.
         """
         ...
 
     def detach(self, deployment_id: UUID) -> None:
-        """Stop answering requests of a deployment. Running answers may end.
+        """Stop accepting requests for a deployment. Answers in progress may finish.
 
-        A base stays in memory while a deployment uses it. Unknown deployments are ignored.
+        A base stays in memory while any deployment uses it. Unknown deployments are ignored.
         """
         ...

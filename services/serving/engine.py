@@ -1,6 +1,7 @@
 """The built-in engine: one thread computes answers, and other threads wait for them.
 
-The thread steps each base that has rows, in turn. torch is imported with the first model.
+The thread runs one step of each base that has rows, in turn. torch is imported with the first
+model.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("engine")
 
 NICENESS = 5
-"""Priority of the computing thread. Training is paid by the minute and comes first on shared cores.
-Threads that handle requests keep their priority."""
+"""Niceness of the computing thread. Training is billed per minute, so it has priority on shared
+cores. Threads that handle requests keep their priority."""
 
 Result = TypeVar("Result")
 
@@ -42,14 +43,14 @@ class EngineOptions:
     rows: int = 32
     cache_bytes: int = 2 * 1024**3
     queue_limit: int = 64
-    precision: str | None = None  # bf16 or fp32; None: the machine's best
+    precision: str | None = None  # bf16 or fp32; None: the best for the machine
     device: str = "cpu"
     threads: int | None = None  # of torch; None: torch's default
     niceness: int = NICENESS
 
     @property
     def account_limit(self) -> int:
-        """Queued rows of one account: half of the queue, so that others find space."""
+        """Maximum queued rows of one account: half of the queue, so that others have space."""
         return max(1, self.queue_limit // 2)
 
 
@@ -59,7 +60,7 @@ class Attached:
 
     served: Served
     batch: Batch
-    adapter: str | None  # name on the base
+    adapter: str | None  # its name on the base
     chat: Chat
 
 
@@ -71,18 +72,18 @@ class GenerationHandle:
     rows: tuple[Row, ...]
 
     def cancel(self) -> None:
-        """Stop the answers that have not ended."""
+        """Stop the answers in progress."""
         for row in self.rows:
             row.cancelled = True
 
 
 class Engine:
-    """Keeps models in memory and answers chats with them."""
+    """An engine that keeps models in memory and answers chats with them."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._attached: dict[UUID, Attached] = {}
-        self._batches: dict[str, Batch] = {}  # by hash of the base
+        self._batches: dict[str, Batch] = {}  # by manifest hash of the base
         self._retired: list[tuple[Batch, str | None]] = []  # detached, with rows in progress
         self._work = Condition()
         self._commands: deque[Callable[[], None]] = deque()
@@ -91,7 +92,7 @@ class Engine:
         self._thread.start()
 
     def attach(self, served: Served) -> None:
-        """Load a deployment, and return when it answers requests; raises CannotServe."""
+        """Load a deployment. Return when it can serve requests. Raise CannotServe."""
         before = self._attached.get(served.deployment_id)
         if before is not None and before.served == served:
             return
@@ -111,18 +112,18 @@ class Engine:
             self._do(self._tidy)
             raise
         self._attached[served.deployment_id] = Attached(served, batch, name, chat)
-        with self._work:  # _tidy may have removed it meanwhile
+        with self._work:  # _tidy may have removed it in the meantime
             self._batches[served.base_sha256] = batch
         self._retire(before)
 
     def detach(self, deployment_id: UUID) -> None:
-        """Stop answering requests of a deployment. Running answers may end."""
+        """Stop accepting requests for a deployment. Answers in progress may finish."""
         self._retire(self._attached.pop(deployment_id, None))
 
     def generate(
         self, request: GenerationRequest, listener_of: Callable[[int], Listener]
     ) -> GenerationHandle:
-        """Start to answer a chat, with a listener for each choice. Raises Refused."""
+        """Start to answer a chat, with a listener for each choice. Raise Refused."""
         attached = self._attached.get(request.deployment_id)
         if attached is None:
             raise NotLoaded
@@ -144,7 +145,7 @@ class Engine:
         return GenerationHandle(len(tokens), rows)
 
     def close(self) -> None:
-        """End the thread. Running answers stop."""
+        """End the thread and stop the answers in progress."""
         with self._work:
             self._ended = True
             self._work.notify()
@@ -206,13 +207,13 @@ class Engine:
         return batch
 
     def _retire(self, attached: Attached | None) -> None:
-        """Release a deployment's adapter and base when their last row has ended."""
+        """Release a deployment's adapter and base after their last row has ended."""
         if attached is not None:
             self._retired.append((attached.batch, attached.adapter))
             self._do(self._tidy)
 
     def _do(self, command: Callable[[], Result]) -> Result:
-        """Run a command in the computing thread between two steps, and return its result."""
+        """Run a command in the computing thread between two steps. Return its result."""
         future: Future[Result] = Future()
 
         def run() -> None:
@@ -227,7 +228,7 @@ class Engine:
         return future.result()
 
     def _run(self) -> None:
-        os.nice(self._options.niceness)  # on Linux, of this thread and the threads that it starts
+        os.nice(self._options.niceness)  # on Linux, for this thread and those that it starts
         while True:
             with self._work:
                 while not (self._commands or self._ended or self._busy()):
@@ -256,7 +257,7 @@ class Engine:
             batch.fail(error)
 
     def _tidy(self) -> None:
-        """Remove retired adapters without rows, and bases that nothing uses."""
+        """Remove retired adapters that have no rows, and unused bases."""
         from services.serving.adapters import remove_adapter
 
         for batch, adapter in list(self._retired):

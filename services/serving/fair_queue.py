@@ -1,4 +1,4 @@
-"""Rows that wait for a slot, fairly shared between accounts."""
+"""A queue of rows that wait for a slot, shared fairly between accounts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from services.serving.row import Row
 
 
 class FairQueue:
-    """A queue per account. Any thread adds rows, and the engine's thread removes them.
+    """One queue per account. Any thread adds rows, and the engine's thread removes them.
 
-    The account with the fewest running rows is next. Accounts with equally many take turns. A row
-    that was sent back is the first of its account.
+    The account with the fewest running rows is next. Accounts with equal numbers take turns. A
+    preempted row goes to the front of its account's queue.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class FairQueue:
         return len(self.rows())
 
     def rows(self) -> list[Row]:
-        """All queued rows."""
+        """Return all queued rows."""
         with self._lock:
             return [row for queue in self._queues.values() for row in queue]
 
     def of(self, account_id: UUID) -> int:
-        """Number of queued rows of an account."""
+        """Return the number of queued rows of an account."""
         return sum(row.account_id == account_id for row in self.rows())
 
     def join(self, rows: Iterable[Row]) -> None:
@@ -40,22 +40,22 @@ class FairQueue:
                 self._queues.setdefault(row.account_id, deque()).append(row)
 
     def send_back(self, row: Row) -> None:
-        """Put a row that had a slot first in its account's queue, and the account first in turn."""
+        """Put a preempted row at the front of its account's queue, and let the account go first."""
         with self._lock:
             self._queues.setdefault(row.account_id, deque()).appendleft(row)
             self._queues.move_to_end(row.account_id, last=False)
 
     def next(self, answered: Iterable[Row]) -> Row | None:
-        """The next row, given the running rows, or None."""
+        """Return the next row, given the running rows, or None."""
         busy = Counter(row.account_id for row in answered)
         with self._lock:
             if not self._queues:
                 return None
-            account_id = min(self._queues, key=lambda each: busy[each])  # the first of equals
+            account_id = min(self._queues, key=lambda each: busy[each])  # first of equals
             return self._queues[account_id][0]
 
     def leave(self, row: Row) -> None:
-        """Remove a row. Its account's next turn comes after all others."""
+        """Remove a row. Its account takes its next turn after all others."""
         with self._lock:
             queue = self._queues[row.account_id]
             queue.remove(row)
@@ -65,7 +65,7 @@ class FairQueue:
                 del self._queues[row.account_id]
 
     def forget_cancelled(self) -> None:
-        """Remove cancelled rows. Turns stay the same."""
+        """Remove cancelled rows. The order of accounts does not change."""
         with self._lock:
             for account_id, queue in list(self._queues.items()):
                 kept = deque(row for row in queue if not row.cancelled)

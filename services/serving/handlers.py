@@ -1,4 +1,4 @@
-"""Reactions of serving: load what the log wants served, and unload the rest."""
+"""Event handlers of the serving process: load requested deployments and unload all others."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger("serving")
 
 
 class Serving:
-    """Keeps memory equal to the wanted deployments: all at the start, then event by event.
+    """Event handlers that keep the requested deployments in memory, from the start of the process.
 
-    Attaching twice changes nothing, so any event may be handled again.
+    Handlers are idempotent, so any event may be handled again.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Serving:
         self._attempts = attempts
         self._host = host
         self._postponed = Postponed[UUID]()
-        self._one_at_a_time = Lock()  # replays and retries run beside the consumer
+        self._one_at_a_time = Lock()  # replays and retries run concurrently with the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """React to one event."""
+        """Handle one event. Return the aggregates to save."""
         match event:
             case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():
                 return self.on_base_imported(event)
@@ -60,9 +60,9 @@ class Serving:
                 return []
 
     def restore(self) -> None:
-        """Load every wanted deployment, bases first. Deployments that cannot be served fail.
+        """Load every requested deployment, bases first. Fail those that cannot be served.
 
-        Raises errors that are not about the weights, such as an unreachable store.
+        Raise errors that are not about the weights, such as an unreachable store.
         """
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
@@ -71,16 +71,16 @@ class Serving:
         log.info("%d deployments were wanted at the start", len(wanted))
 
     def try_again(self) -> None:
-        """Retry deployments for which resources were exhausted, when they are due."""
+        """Retry the deployments that are due after a lack of resources."""
         for id in self._postponed.due(self._clock.now()):  # bases first
             try:
                 self._settle_alone(id)
-            except Exception:  # others must not wait for it
+            except Exception:  # one failure must not delay the others
                 log.exception("retrying %s later", id)
                 self._postponed.put_off(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
-        """Deploy a base on its first import, and replace an older revision.
+        """Deploy a base when it is first imported, and replace an older revision.
 
         A base that an operator undeployed stays undeployed.
         """
@@ -104,13 +104,13 @@ class Serving:
         return [deployment]
 
     def on_deployment_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Load or unload the deployment as it is wanted now, even if later events changed it."""
+        """Load or unload the deployment according to its current state, not to the event."""
         deployment = self._log.load(Deployment, event.originator_id)
         self._settle(deployment)
         return [deployment]
 
     def _settle_alone(self, id: UUID) -> None:
-        """Load or unload a deployment as it is wanted now, without an event."""
+        """Load or unload a deployment according to its current state, without an event."""
 
         def attempt() -> None:
             deployment = self._log.load(Deployment, id)
@@ -124,8 +124,8 @@ class Serving:
     def _settle(self, deployment: Deployment) -> None:
         """Attach or detach a deployment, and record the outcome.
 
-        If resources are exhausted, the deployment stays wanted and is retried, and other events do
-        not wait for it. A deployment that was never active fails in the end, because it may be too
+        If resources are exhausted, the deployment is retried later, and other events are handled
+        meanwhile. A deployment that was never active fails after MAX_TRIES, because it may be too
         large for this machine.
         """
         with self._one_at_a_time:
@@ -139,14 +139,14 @@ class Serving:
             except Exception as error:
                 if not is_resource_exhaustion(error):
                     raise
-                self._host.detach(deployment.id)  # its previous weights may take the memory
+                self._host.detach(deployment.id)  # its previous weights may occupy the memory
                 self._put_off(deployment, error)
             else:
                 self._postponed.settled(deployment.id)
                 deployment.activate()
 
     def _put_off(self, deployment: Deployment, error: Exception) -> None:
-        """Schedule a retry, or fail a deployment that was never active."""
+        """Schedule a retry. After MAX_TRIES, fail a deployment that was never active."""
         never_served = deployment.status is DeploymentStatus.DEPLOYING
         if never_served and self._postponed.tries(deployment.id) == MAX_TRIES:
             self._give_up(deployment, CannotServe("no_room", repr(error)))
@@ -162,7 +162,7 @@ class Serving:
         deployment.fail(refusal.code, refusal.message)
 
     def _let_go(self, id: UUID) -> None:
-        """Remove a deployment from memory, from disk and from the retries."""
+        """Remove a deployment from memory, from disk and from the scheduled retries."""
         self._postponed.settled(id)
         self._host.detach(id)
         self._store.forget(id)
@@ -177,12 +177,12 @@ class Serving:
         except Exception as error:
             if is_resource_exhaustion(error):
                 raise
-            # The weights match the log, so another attempt would fail in the same way. Ending the
-            # process would end all other deployments, too.
+            # The weights match the log, so a retry would fail in the same way. If the process ended
+            # here, it would end all other deployments too.
             raise CannotServe("load_failed") from error
 
     def _wanted(self) -> Iterator[Deployment]:
-        """Every deployment that the log wants served."""
+        """Yield every deployment that the log requests."""
         position = 0
         while batch := self._log.recorder.select_notifications(
             start=position,

@@ -1,4 +1,4 @@
-"""Keys and values of all tokens that the rows have read, in one tensor per layer."""
+"""The KV cache: keys and values of all processed tokens of the rows, one tensor pair per layer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 LENGTH_MULTIPLE = 128
-"""Rows grow by a multiple of this, because growing copies them."""
+"""Row lengths grow in multiples of this, because growing copies the rows."""
 
 
 class KVCache:
-    """A slot for each row, all of one length. Slots and length grow as needed.
+    """A slot for each row, all of the same length. Slots and length grow as needed.
 
     A layer's keys are (slots, kv heads, length, head size), so that the keys of one head are
     contiguous. A layer is allocated at its first write, when its shape is known.
@@ -22,7 +22,7 @@ class KVCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def resize(self, slots: int, length: int) -> None:
-        """Set the number of slots and their length, and keep what fits."""
+        """Set the number of slots and their length. Keep the content that fits."""
         if (slots, length) == (self.slots, self.length):
             return
         for layer, (keys, values) in self._layers.items():
@@ -30,16 +30,16 @@ class KVCache:
         self.slots, self.length = slots, length
 
     def clear(self) -> None:
-        """Free the memory. There must be no rows."""
+        """Free the memory. Call only without rows."""
         self._layers.clear()
         self.slots = self.length = 0
 
     def write(
         self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store tokens' keys and values, (tokens, kv heads, head size), at their slots and places.
+        """Store keys and values at their slots and places. Return those of the whole layer.
 
-        Returns the whole layer's keys and values.
+        Stored keys and values are (tokens, kv heads, head size).
         """
         if layer not in self._layers:
             self._layers[layer] = (self._empty(keys), self._empty(values))
@@ -57,25 +57,25 @@ class KVCache:
     def wipe(self, slot: int, tokens: int) -> None:
         """Zero the first tokens of a slot.
 
-        Otherwise the slot's next row could read NaN, even through its mask.
+        Otherwise the next row in the slot could read NaN, even through its mask.
         """
         for pair in self._layers.values():
             for each in pair:
                 each[slot, :, :tokens] = 0
 
     def _empty(self, tokens: Tensor) -> Tensor:
-        # Zeros: masked values are still multiplied by zero, so they must be finite.
+        # Masked values are multiplied by zero, so they must be finite.
         return tokens.new_zeros(self.slots, tokens.shape[1], self.length, tokens.shape[2])
 
 
 def reserved_length(length: int, context: int) -> int:
-    """Tokens to reserve for a row: a quarter more than its length, so that it grows rarely."""
+    """Return the length to reserve for a row: a quarter more than it needs now."""
     wanted = length + length // 4
     return max(length, min(context, -(-wanted // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
 
 
 def bytes_per_token(base: PreTrainedModel) -> int:
-    """Bytes of one token's keys and values in all layers."""
+    """Return the bytes that the keys and values of one token need in all layers."""
     config = base.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,8 +1,9 @@
 """Several LoRA adapters in one forward pass: each token uses the base and its own adapter.
 
-The adapters in use are concatenated to one pair of matrices per layer. All tokens are multiplied
-with all adapters, and the columns of other adapters are zeroed in between: two products and a mask
-for any number of adapters. On a CPU, one call per adapter costs more than this arithmetic.
+For each layer, the adapters in use are concatenated into one pair of matrices. All tokens are
+multiplied with all adapters, and the columns of other adapters are zeroed in between. This takes
+two products and a mask for any number of adapters. On a CPU, one call per adapter costs more than
+this arithmetic.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 SPARE = 2
-"""Unused adapters that may stay stacked, so that they are quick to use again."""
+"""Number of unused adapters that may stay stacked, to be ready if they are used again."""
 
 
 class TokenAdapters:
-    """The adapter of each token in the current step. None: the base alone."""
+    """The adapter of each token in the current step. None is the base alone."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()  # stacked, in order
         self.version = 0  # of the stack
-        self.works = False  # True if any token has an adapter
+        self.works = False  # True if any token uses an adapter
         self._tokens = torch.empty(0)
         self._masks: dict[tuple[int, ...], Tensor | None] = {}
 
     def begin(self, adapters: Sequence[tuple[str | None, int]], device: torch.device) -> None:
-        """Start a step, given runs of (adapter, number of tokens)."""
+        """Start a step from runs of (adapter, number of tokens)."""
         self._masks.clear()
         used = {name for name, _ in adapters if name is not None}
         self.works = bool(used)
@@ -46,13 +47,13 @@ class TokenAdapters:
         self._tokens = torch.tensor(tokens, device=device)[:, None]
 
     def forget(self) -> None:
-        """Restack in the next step, after adapters were added or removed."""
+        """Rebuild the stack in the next step, after adapters were added or removed."""
         self.names, self.version = (), self.version + 1
 
     def foreign(self, ranks: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """Mask of the stacked columns that are not of a token's adapter, (tokens, sum of ranks).
+        """Return the mask of the stacked columns that a token does not use, or None.
 
-        None if there are none.
+        Its shape is (tokens, sum of ranks). None means that every token uses all columns.
         """
         if ranks not in self._masks:
             columns = [index for index, rank in enumerate(ranks) for _ in range(rank)]
@@ -72,7 +73,7 @@ class MultiLoraLinear(Linear):
     _stacked: tuple[int, tuple[Tensor, Tensor, tuple[int, ...]] | None] = (-1, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
+        """Return outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
         base, token_adapters = self.base_layer, self.token_adapters
         assert isinstance(base, nn.Linear)
         if not token_adapters.works:
@@ -95,15 +96,15 @@ class MultiLoraLinear(Linear):
         return y.view(*x.shape[:-1], -1)
 
     def forget(self) -> None:
-        """Free the stacked weights. A step that needs them stacks again."""
+        """Free the stacked weights. The next step that needs them stacks them again."""
         self._stacked = (-1, None)
 
     def _stack(
         self, names: tuple[str, ...], x: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, ...]] | None:
-        """A (inputs, sum of ranks), scaled B (sum of ranks, outputs), and the ranks.
+        """Return A (inputs, sum of ranks), scaled B (sum of ranks, outputs), and the ranks.
 
-        None if no adapter adapts this module.
+        Return None if no adapter adapts this module.
         """
         ranks = tuple(self.r[name] if name in self.lora_A else 0 for name in names)
         mine = [name for name, rank in zip(names, ranks, strict=True) if rank]
@@ -115,6 +116,6 @@ class MultiLoraLinear(Linear):
 
 
 def weight_of(linear: nn.Module) -> Tensor:
-    """The weight of a linear module, (outputs, inputs)."""
+    """Return the weight of a linear module, (outputs, inputs)."""
     assert isinstance(linear.weight, Tensor)
     return linear.weight

@@ -1,4 +1,4 @@
-"""Refusals of a chat, each with an HTTP status, a stable code and a message."""
+"""Reasons to refuse a chat, each with an HTTP status, a stable code and a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 
 class Refused(Exception):
-    """A chat that is refused."""
+    """A chat is refused."""
 
     status: HTTPStatus
     code: str
@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 class NotLoaded(Refused):
-    """The model is not in memory, or not yet."""
+    """The model is not in memory, or is still loading."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "model_loading"

@@ -1,4 +1,4 @@
-"""Detect errors of exhausted memory, file handles or disk, which are temporary."""
+"""Detection of temporary errors: exhausted memory, file handles or disk space."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ EXHAUSTED = frozenset(
 )
 
 RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
-"""Error number in messages of safetensors and tokenizers, which are written in Rust."""
+"""The error number in messages of safetensors and tokenizers, which are written in Rust."""
 
 ALLOCATOR = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-"""Messages of torch's allocators. On a CPU the error has no class of its own."""
+"""Messages of torch's allocators. On a CPU, an out-of-memory error has no class of its own."""
 
 MAX_TRIES = 8
-"""Attempts for a deployment that was never active: about ten minutes."""
+"""Number of attempts, over about ten minutes, for a deployment that was never active."""
 
 
 def is_resource_exhaustion(error: BaseException) -> bool:
-    """Return True if the error or one of its causes is a lack of resources."""
+    """Return True if exhausted resources caused the error, directly or indirectly."""
     return any(_is_exhaustion(each) for each in _origins(error))
 
 
@@ -39,7 +39,7 @@ def _is_exhaustion(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in EXHAUSTED:
         return True
-    torch = sys.modules.get("torch")  # torch raised nothing if it was never imported
+    torch = sys.modules.get("torch")  # if torch was never imported, it did not raise the error
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and ALLOCATOR.search(str(error)) is not None:

@@ -16,7 +16,7 @@ log = logging.getLogger("engine")
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of an answer. The last one has a `finish_reason`."""
+    """New text of an answer. The last delta has a `finish_reason`."""
 
     text: str
     finish_reason: FinishReason | None
@@ -24,13 +24,15 @@ class Delta:
 
 
 Listener = Callable[[Delta | Exception], None]
-"""Receives the text of an answer, in the engine's thread. An exception is the last call."""
+"""Receives the text of an answer in the engine's thread. An exception is always the last call."""
 
 
 @dataclass(eq=False)
 class Row:
-    """A prompt and its answer as one sequence of tokens. The first `read` of them are in the
-    cache."""
+    """A prompt and its answer as one sequence of tokens.
+
+    The KV cache contains the first `read` of them.
+    """
 
     account_id: UUID  # of the request
     adapter: str | None
@@ -40,8 +42,8 @@ class Row:
     text: AnswerText
     sampler: Sampler
     listener: Listener
-    read: int = 0  # tokens in the KV cache
-    stepped: int = 0  # number of its last step
+    read: int = 0  # number of tokens in the KV cache
+    stepped: int = 0  # number of the last step that processed it
     cancelled: bool = False
     prompt_tokens: int = field(init=False)
 
@@ -50,12 +52,12 @@ class Row:
 
     @property
     def unread(self) -> int:
-        """Tokens to read before the next one is sampled."""
+        """Number of tokens to process before the next one is sampled."""
         return len(self.tokens) - self.read
 
     @property
     def answered(self) -> int:
-        """Number of tokens of the answer so far."""
+        """Number of tokens generated so far."""
         return len(self.tokens) - self.prompt_tokens
 
     def fail(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Sample a row's next token from its logits."""
+"""Sampling of a row's next token from its logits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 CANDIDATES = (64, 1024)
-"""Numbers of most likely tokens to sort before sorting all. They nearly always reach top_p, and
-sorting a whole vocabulary takes a CPU longer than a layer of a small model."""
+"""Numbers of most likely tokens to sort before sorting the whole vocabulary. They nearly always
+reach top_p. On a CPU, sorting the whole vocabulary takes longer than a layer of a small model."""
 
 
 class Sampler:
-    """Samples by temperature and top_p, with its own random state.
+    """A sampler with temperature, top_p and its own random state.
 
-    Each token uses one uniform number. So a seed gives the same answer whatever else is in the
-    batch, as long as the logits are equal.
+    Each token uses one uniform random number. A seed therefore gives the same answer regardless of
+    the rest of the batch, as long as the logits are equal.
     """
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
@@ -23,7 +23,7 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
 
     def sample(self, logits: Tensor) -> int:
-        """A token for logits of shape (vocabulary,)."""
+        """Return a token for logits of shape (vocabulary,)."""
         if self.greedy:
             return int(logits.argmax())
         scaled = logits.double() / self._temperature
@@ -34,8 +34,10 @@ class Sampler:
         return int(tokens[_at(summed, uniform)])
 
     def _nucleus(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Cumulative probabilities and ids of the most likely tokens that together reach top_p.
-        Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020)."""
+        """Return the cumulative probabilities and ids of the most likely tokens that reach top_p.
+
+        Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020).
+        """
         total, vocabulary = scaled.logsumexp(-1), len(scaled)
         for count in (*CANDIDATES, vocabulary):
             values, tokens = scaled.topk(min(count, vocabulary))
@@ -47,6 +49,6 @@ class Sampler:
 
 
 def _at(summed: Tensor, uniform: Tensor) -> int:
-    """The index of a number between 0 and 1 in cumulative weights."""
+    """Return the index at which cumulative weights exceed a number between 0 and 1."""
     index = int(torch.searchsorted(summed, uniform * summed[-1], right=True))
     return min(index, len(summed) - 1)

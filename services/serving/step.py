@@ -13,26 +13,26 @@ from torch import Tensor
 from services.serving.kv_cache import KVCache
 
 RAGGED = 2.0
-"""If padding makes more than this many times the real work, rows of one token attend one by one."""
+"""Maximum ratio of padded to real work. Above it, single-token rows attend one at a time."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens that a row reads in one step, and their place."""
+    """The tokens of a row that one step processes, and their position."""
 
     slot: int
-    start: int  # tokens read before
+    start: int  # number of tokens processed before
     tokens: list[int]
-    answers: bool  # True: sample the next token after the last one
+    answers: bool  # True: sample a new token after the last one
 
     @property
     def end(self) -> int:
-        """Tokens that the row has read afterwards."""
+        """Number of tokens of the row that are processed after this step."""
         return self.start + len(self.tokens)
 
 
 class Step:
-    """The layout of one pass. Parts of a single token come first, because they attend together."""
+    """The layout of one pass. Single-token parts come first, because they attend together."""
 
     def __init__(
         self, parts: Sequence[Part], cache: KVCache, dtype: torch.dtype, device: torch.device
@@ -55,7 +55,7 @@ class Step:
 
     @cached_property
     def singles(self) -> tuple[Part, ...]:
-        """The parts of one token."""
+        """The single-token parts."""
         return tuple(part for part in self.parts if len(part.tokens) == 1)
 
     @cached_property
@@ -69,32 +69,32 @@ class Step:
 
     @cached_property
     def together(self) -> bool:
-        """True if the rows of one token attend in one call, padded to the longest."""
+        """True if the single-token rows attend in one call, padded to the longest."""
         real = sum(part.end for part in self.singles)
         return self.used * self.longest <= max(RAGGED * real, self.used * 128)
 
     @cached_property
     def used(self) -> int:
-        """Number of slots up to the last row of one token."""
+        """Number of slots up to the last single-token row."""
         return max((part.slot + 1 for part in self.singles), default=0)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens that the longest row of one token has read afterwards."""
+        """Number of processed tokens of the longest single-token row after this step."""
         return max((part.end for part in self.singles), default=0)
 
     @cached_property
     def dense(self) -> bool:
-        """True if the rows of one token fill the first slots without a gap."""
+        """True if the single-token rows fill the first slots without a gap."""
         return self.used == len(self.singles)
 
     @cached_property
     def single_slots(self) -> Tensor:
-        """Slots of the rows of one token."""
+        """Slots of the single-token rows."""
         return self.slots[: len(self.singles)]
 
     def singles_mask(self, window: int | None) -> Tensor:
-        """Mask for the rows of one token, (slots, 1, 1, longest): 0 or minus infinity."""
+        """Return the mask for single-token rows, (slots, 1, 1, longest): 0 or minus infinity."""
         key = (window, -1)
         if key not in self._masks:
             ends = [1] * self.used  # a slot without a query attends to its first token
@@ -106,7 +106,7 @@ class Step:
         return self._masks[key]
 
     def stretch_mask(self, part: Part, groups: int, window: int | None) -> Tensor:
-        """Mask for a longer part, (groups x tokens, end), with a row for each query."""
+        """Return the mask for a longer part, (groups x tokens, end), with one row per query."""
         key = (window, part.slot)
         if key not in self._masks:
             ends = torch.arange(part.start + 1, part.end + 1, device=self._device)[:, None]

@@ -1,4 +1,4 @@
-"""Fetch the weights of deployments from the artifact store, and verify their hashes."""
+"""The weights of deployments, fetched from the artifact store and verified by hash."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
-"""Files of a plain PEFT adapter. A checkpoint has more files, which only a resume needs."""
+"""Files of a plain PEFT adapter. A checkpoint's other files are needed only to resume training."""
 
 
 class WeightStore:
     """Directories of weights on this machine.
 
-    A base in a file store is used in place, so that all processes map the same file. Only its
-    manifest is verified. Everything else is copied, and each file is hashed. Trainers share the
-    copy of a base. Others may delete a copy that no deployment here uses.
+    A base in a file-based store is used in place, so that all processes map the same file. Only its
+    manifest is verified. All other weights are copied, and each file's hash is verified. Serving
+    and trainers share the copy of a base. Other processes may delete a copy that no deployment here
+    uses.
     """
 
     def __init__(self, artifacts: Artifacts, cache: Path) -> None:
         self._artifacts = artifacts
         self._models, self._adapters = cache / MODELS, cache / "adapters"
-        self._used: dict[UUID, str] = {}  # by deployment: manifest hash of its adapter
+        self._used: dict[UUID, str] = {}  # by deployment: hash of its adapter's manifest
         self._bases: dict[UUID, Path] = {}  # by deployment
 
     def fetch(self, deployment: Deployment) -> Served:
-        """Put a deployment's weights on this machine's disk.
+        """Return a deployment's weights, after copying them to this machine's disk if needed.
 
-        Raises CannotServe for weights that are missing or differ from the log. An unreachable store
-        is another error, because it is not about the weights.
+        Raise CannotServe if weights are missing or differ from the log. An unreachable store raises
+        a different error, because the weights are not at fault.
         """
         weights = deployment.weights
         adapter = weights.adapter
@@ -54,7 +55,7 @@ class WeightStore:
     def forget(self, deployment_id: UUID) -> None:
         """Release a deployment's base, and delete the copy of its adapter.
 
-        Either stays while another deployment uses it.
+        Both stay as long as another deployment uses them.
         """
         self._forget_base(deployment_id)
         self._forget_adapter(deployment_id)
@@ -70,7 +71,7 @@ class WeightStore:
             shutil.rmtree(self._adapters / sha256, ignore_errors=True)
 
     def forget_all_but(self, deployments: Iterable[Deployment]) -> None:
-        """Delete the adapters that none of these deployments uses."""
+        """Delete all adapters that none of these deployments uses."""
         adapters = (each.weights.adapter for each in deployments)
         kept = {adapter.manifest_sha256 for adapter in adapters if adapter is not None}
         if self._adapters.exists():
@@ -90,7 +91,7 @@ class WeightStore:
         return base
 
     def _adapter(self, adapter: AdapterWeights) -> Path:
-        """Copy the adapter's files. An existing copy was verified when it was made."""
+        """Copy the adapter's files. An existing copy has already been verified."""
         target = self._adapters / adapter.manifest_sha256
         if target.exists():
             return target
@@ -107,7 +108,7 @@ class WeightStore:
         return target
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> frozenset[str]:
-        """Paths of the files under a ref, after comparing its manifest with the log."""
+        """Compare the manifest of a ref with the log. Return the paths of its files."""
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:

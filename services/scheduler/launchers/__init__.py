@@ -19,7 +19,7 @@ class UnknownLauncher(ValueError):
 
 
 def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Launcher:
-    """Build the launcher that the settings name. Raises UnknownLauncher."""
+    """Return the launcher that the settings name. Raise UnknownLauncher."""
     if settings.launcher not in LAUNCHERS:
         raise UnknownLauncher(
             f"Unknown launcher {settings.launcher!r}. "

@@ -1,4 +1,4 @@
-"""The local launcher: runs trainers as processes of this machine.
+"""The local launcher, which runs trainers as processes on this machine.
 
 Each trainer has a parent process, the shim, which outlives the scheduler.
 """
@@ -61,7 +61,7 @@ MALLOC = {
 
 
 class LocalLauncher:
-    """Keeps a directory per pod with its spec, its process, its log and its exit code."""
+    """A launcher with one directory per pod for its spec, process, log and exit code."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class LocalLauncher:
         self._clock = clock
         self._catalog = catalog
         self._warned: set[str] = set()  # device names, to warn once
-        self._gpu_types: dict[str, GpuType] = {}  # withdrawn ones too
+        self._gpu_types: dict[str, GpuType] = {}  # including withdrawn ones
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = _this_machine()
         self._root = settings.home.resolve() / "pods"
@@ -86,11 +86,11 @@ class LocalLauncher:
         self._warm = WarmPool(warm, settings.warm_trainers, program, self._environment)
 
     def machine(self) -> Machine | None:
-        """This machine. Its speed is empty until it is measured."""
+        """Return this machine. It has no speed until it is measured."""
         return self._machine
 
     def measure_machine(self) -> None:
-        """Measure this machine's speed. Estimates use the catalog's figures without it."""
+        """Measure this machine's speed. Without it, estimates use the catalog's figures."""
         if self._machine is None:
             return
         try:
@@ -101,18 +101,18 @@ class LocalLauncher:
             )
 
     def prepare(self) -> None:
-        """Keep trainers started ahead, with the base that was trained last."""
+        """Keep warm trainers ready, with the most recently trained base model."""
         pods = (self.poll(name) for name in self.pods())
         self._warm.prepare(idle=not any(pod is not None and pod.alive for pod in pods))
 
     def close(self) -> None:
-        """End the waiting warm trainers. Trainers that run segments go on."""
+        """End the idle warm trainers. Trainers that run segments continue."""
         self._warm.close()
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        """This machine's NVIDIA GPUs, or the declared CPU-backed types if it has none.
+        """Return this machine's NVIDIA GPUs, or the declared CPU-backed types if it has none.
 
-        A capacity that the catalog declares limits how many of the GPUs are used.
+        If the catalog declares a capacity, it limits the number of GPUs.
         """
         catalog = self._read_catalog()
         region = catalog.regions.get(REGION)
@@ -137,7 +137,7 @@ class LocalLauncher:
         }
 
     def _read_catalog(self) -> Catalog:
-        """Read the catalog and remember its GPU types: a segment may use a withdrawn one."""
+        """Read the catalog and remember its GPU types. A segment may use a withdrawn type."""
         catalog = self._catalog()
         self._gpu_types |= catalog.gpu_types
         return catalog
@@ -158,9 +158,9 @@ class LocalLauncher:
 
     @cached_property
     def _devices(self) -> dict[int, str]:
-        """Names of the GPUs to train on by index, listed once.
+        """Return the names of the GPUs for training by index. They are listed only once.
 
-        The GPU of served models is excluded, because a memory fit assumes an empty GPU.
+        The GPU of served models is excluded, because memory estimates assume an empty GPU.
         """
         served = self._settings.serving_gpu
         return {index: name for index, name in nvidia_devices().items() if index != served}
@@ -169,7 +169,7 @@ class LocalLauncher:
         return [index for index, name in self._devices.items() if name in kind.device_names]
 
     def launch(self, spec: SegmentSpec) -> Pod:
-        """Start the trainer under its shim, or return the pod of that name."""
+        """Start the trainer under its shim, or return the existing pod of that name."""
         name = PodName(spec.job_id, spec.segment)
         with self._launching:
             if not (self._directory(name) / "pod.json").exists():
@@ -192,7 +192,7 @@ class LocalLauncher:
                 shim = self._spawn(directory, devices)
                 self._await_shim(directory)
         except (LaunchFailed, OSError) as error:
-            # A late start would run unpaid, and unknown to the scheduler.
+            # A late start would run unpaid and without the scheduler's knowledge.
             if shim is not None:
                 kill_group(shim)
             shutil.rmtree(directory, ignore_errors=True)
@@ -201,7 +201,7 @@ class LocalLauncher:
             raise LaunchFailed(f"Cannot start a process: {error}") from error
 
     def _warm_start(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> bool:
-        """Run the segment in a warm trainer. False if none took it, or ever will."""
+        """Run the segment in a warm trainer. Return False if it needs a cold start."""
         warm = self._warm.take(spec, on_gpu=bool(devices))
         if warm is None:
             return False
@@ -209,7 +209,7 @@ class LocalLauncher:
             directory, warm.shim
         )
         if not taken:
-            # It must be dead before another starts: no segment runs twice.
+            # Kill it before another trainer starts, so that no segment runs twice.
             kill_group(warm.shim)
             (directory / "pod.json").unlink(missing_ok=True)
             logging.getLogger("launcher").warning(
@@ -221,7 +221,7 @@ class LocalLauncher:
         return taken
 
     def _is_noted(self, directory: Path, shim: subprocess.Popen[bytes]) -> bool:
-        """Wait until a shim has written its pod.json. False if it ended or is too slow."""
+        """Wait until a shim has written its pod.json. Return False if it ended or is too slow."""
         deadline = time.monotonic() + WARM_START_SECONDS
         while not (directory / "pod.json").exists():
             if shim.poll() is not None or time.monotonic() > deadline:
@@ -230,9 +230,9 @@ class LocalLauncher:
         return True
 
     def _free_devices(self, spec: SegmentSpec) -> list[int]:
-        """Indices of the GPUs for a segment; none for a CPU-backed type.
+        """Return the indices of the GPUs for a segment; empty for a CPU-backed type.
 
-        Raises GpusBusy if processes that are about to exit still use them, and LaunchFailed if
+        Raise GpusBusy if processes that are about to exit still use the GPUs. Raise LaunchFailed if
         the machine has too few.
         """
         self._read_catalog()
@@ -251,7 +251,7 @@ class LocalLauncher:
         return free[: spec.gpu_count]
 
     def _occupied(self) -> set[int]:
-        """Indices of the GPUs of all living pods."""
+        """Return the indices of the GPUs that running pods use."""
         occupied: set[int] = set()
         for name in self.pods():
             pod, request = self.poll(name), _read(self._directory(name) / "request.json")
@@ -260,7 +260,7 @@ class LocalLauncher:
         return occupied
 
     def poll(self, name: PodName) -> Pod | None:
-        """Read the pod's directory and check whether its shim lives."""
+        """Read the pod's directory and check whether its shim is alive."""
         directory = self._directory(name)
         shim = _read(directory / "pod.json")
         request = _read(directory / "request.json")
@@ -277,7 +277,7 @@ class LocalLauncher:
         return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
 
     def stop(self, name: PodName) -> None:
-        """Send SIGTERM to the shim, which passes it on."""
+        """Send SIGTERM to the shim, which forwards it to the trainer."""
         shim = _read(self._directory(name) / "pod.json")
         process = None if shim is None else _process(shim)
         if process is not None:
@@ -285,18 +285,18 @@ class LocalLauncher:
                 process.terminate()
 
     def kill(self, name: PodName) -> None:
-        """Send SIGKILL to the process group of shim and trainer, and wait for the shim's end."""
+        """Send SIGKILL to the process group of shim and trainer, and wait for the shim to end."""
         shim = _read(self._directory(name) / "pod.json")
         process = None if shim is None else _process(shim)
         if process is not None:
             kill_groups([process])
 
     def pods(self) -> list[PodName]:
-        """All directories in which a shim has started."""
+        """Return the pods of all directories in which a shim has started."""
         return sorted(PodName.parse(path.parent.name) for path in self._root.glob("*/pod.json"))
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
-        """The end of the trainer's stdout and stderr."""
+        """Return the end of the trainer's stdout and stderr."""
         path = self._directory(name) / "trainer.log"
         if not path.exists():
             return b""
@@ -305,7 +305,7 @@ class LocalLauncher:
             return file.read()
 
     def kept_report(self, name: PodName) -> bytes | None:
-        """The report that the trainer stored beside its spec."""
+        """Return the report that the trainer stored beside its spec."""
         try:
             return (self._directory(name) / FINAL_REPORT).read_bytes()
         except FileNotFoundError:
@@ -319,7 +319,7 @@ class LocalLauncher:
         return self._root / str(name)
 
     def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
-        """Write the pod's spec and GPUs. A second attempt keeps the first `bound_at`."""
+        """Write the pod's spec and GPUs. If the pod has a `bound_at` already, keep it."""
         directory.mkdir(exist_ok=True)
         (directory / BEAT).touch()  # created here, because a full disk would stop the trainer
         (directory / "spec.json").write_text(spec.model_dump_json())
@@ -343,7 +343,7 @@ class LocalLauncher:
             )
 
     def _environment(self) -> dict[str, str]:
-        """Environment of a trainer, without the database and without NATS credentials."""
+        """Return the environment of a trainer, without database or NATS credentials."""
         settings = self._settings
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
         assert settings.nats_url is not None
@@ -376,7 +376,7 @@ class LocalLauncher:
 
 
 def _identity(path: Path) -> str:
-    """Identity of this pod store, created at the first call."""
+    """Return the identity of this pod store. The first call creates it."""
     with suppress(FileExistsError), path.open("x") as file:
         file.write(uuid4().hex)
     return path.read_text()
@@ -390,7 +390,7 @@ def _beat(path: Path) -> int | None:
 
 
 def _visible(devices: list[int]) -> dict[str, str]:
-    """Environment in which CUDA sees only these GPUs. Without any, a trainer uses the CPU."""
+    """Return an environment that limits CUDA to these GPUs. Without GPUs, trainers use the CPU."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
@@ -408,7 +408,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _process(shim: Mapping[str, Any]) -> psutil.Process | None:
-    """The process that wrote pod.json, if it still lives."""
+    """Return the process that wrote pod.json if it is still alive."""
     return living(shim.get("pid"), shim.get("born"))
 
 

@@ -1,15 +1,15 @@
-"""Lists the NVIDIA GPUs of this machine."""
+"""A list of this machine's NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import subprocess
 
 COMMAND = ("nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader")
-TIMEOUT_SECONDS = 30.0  # a driver without persistence mode loads for seconds
+TIMEOUT_SECONDS = 30.0  # without persistence mode, the driver takes seconds to load
 
 
 def nvidia_devices() -> dict[int, str]:
-    """The name of each GPU by its index in PCI order. Empty if nvidia-smi is missing or fails.
+    """Return each GPU's name by its index in PCI order. Empty if nvidia-smi is missing or fails.
 
     CUDA uses these indices only if CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """

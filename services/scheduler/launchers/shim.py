@@ -1,8 +1,9 @@
-"""The shim: parent process of one trainer. It outlives the scheduler.
+"""The shim: the parent process of one trainer. It outlives the scheduler.
 
-It passes SIGTERM on, writes the trainer's exit code to the pod's directory, and ends the trainer if
-the local stack's supervisor ends. With `--warm` it has no pod at first: its trainer waits until the
-scheduler writes a WarmStart to standard input, and ends if the scheduler closes it instead.
+The shim forwards SIGTERM and writes the trainer's exit code to the pod's directory. It ends the
+trainer if the local stack's supervisor ends. With `--warm`, the shim has no pod at first. Its
+trainer waits until the scheduler writes a WarmStart to standard input, and ends if the scheduler
+closes it instead.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LINE_BYTES = 65536
 
 
 def main(directory: Path, command: list[str]) -> int:
-    """Run the command until it ends. Returns 0, or 1 if another shim has locked the directory."""
+    """Run the command until it ends. Return 0, or 1 if another shim has locked the directory."""
     lock = _lock(directory)
     if lock is None:
         return 1
@@ -41,7 +42,7 @@ def main(directory: Path, command: list[str]) -> int:
 def main_warm(command: list[str]) -> int:
     """Start a trainer that waits for a WarmStart, then run its pod.
 
-    Returns 0, even without a WarmStart, and 1 if the trainer ended early or another shim has
+    Return 0 even without a WarmStart. Return 1 if the trainer ended early or another shim has
     locked the directory.
     """
     asked = _listen()
@@ -61,14 +62,14 @@ def main_warm(command: list[str]) -> int:
         return 1
     with lock:
         _redirect(directory / "trainer.log")
-        # The pod comes before its segment: no unknown pod runs one.
+        # Create the pod before its segment starts, so that no segment runs in an unknown pod.
         _record_pod(directory)
         _pass_on(trainer.stdin, line)
         return _watch(trainer, asked, directory)
 
 
 def _lock(directory: Path) -> IO[str] | None:
-    """Lock a pod's directory. Returns None if another shim has the lock."""
+    """Lock a pod's directory. Return None if another shim holds the lock."""
     lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +80,7 @@ def _lock(directory: Path) -> IO[str] | None:
 
 
 def _listen() -> int:
-    """Handle signals. Returns a file descriptor that becomes readable on SIGTERM."""
+    """Handle signals. Return a file descriptor that becomes readable on SIGTERM."""
     os.nice(NICENESS)  # services take precedence over training
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -94,7 +95,7 @@ def _record_pod(directory: Path) -> None:
 
 
 def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:
-    """Read the line of a WarmStart. It is incomplete if none will come."""
+    """Read the line of a WarmStart. The result is an incomplete line if none arrives."""
     poll = select.poll()
     child, supervisor = os.pidfd_open(trainer.pid), _supervisor()
     ends = [handle for handle in (child, asked, supervisor) if handle is not None]
@@ -141,7 +142,7 @@ def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int
         if child in ready:
             _write(directory / "exit.json", {"exit_code": trainer.wait()})
             return 0
-        if not ready:  # the grace after SIGTERM is over
+        if not ready:  # the grace period after SIGTERM is over
             trainer.kill()
             continue
         if asked in ready:
@@ -154,7 +155,7 @@ def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int
 
 
 def _supervisor() -> int | None:
-    """A file descriptor that becomes readable when the local stack's supervisor ends."""
+    """Return a file descriptor that becomes readable when the local stack's supervisor ends."""
     pid = os.environ.get("ECOLINK_SUPERVISOR_PID")
     if not pid:
         return None
@@ -165,7 +166,7 @@ def _supervisor() -> int | None:
 
 
 def _before_exec() -> None:
-    """Let the trainer die with the shim, and block SIGTERM until it is ready."""
+    """Make the trainer die with the shim, and block SIGTERM until the trainer is ready."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

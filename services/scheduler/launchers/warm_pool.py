@@ -1,4 +1,4 @@
-"""Warm trainers: started ahead of their segments, each under its own shim."""
+"""Warm trainers, which start before their segments, each under its own shim."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
 PAUSE_SECONDS = 20.0
-"""Pause between a launch and the next warm trainer, whose imports would slow down the new segment.
-There is no pause if nothing runs."""
+"""Delay between a launch and the next warm trainer, whose imports would slow down the new segment.
+There is no delay if no segment runs."""
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 300.0
-LEAST_MEMORY_BYTES = 2 * 1024**3  # free memory; a waiting trainer takes about 0.5 GB
-KILL_SECONDS = 5.0  # the kernel may take long to end a killed process
+LEAST_MEMORY_BYTES = 2 * 1024**3  # of free memory; an idle warm trainer uses about 0.5 GB
+KILL_SECONDS = 5.0  # the kernel may take a while to end a killed process
 LOG_TAIL_BYTES = 500
 
 
 @dataclass(frozen=True)
 class WarmTrainer:
-    """A trainer that prepares or waits. Its shim reads a WarmStart from standard input."""
+    """A trainer that is starting or idle. Its shim reads a WarmStart from standard input."""
 
     directory: Path
     shim: subprocess.Popen[bytes]
@@ -43,11 +43,11 @@ class WarmTrainer:
 
     @property
     def ready(self) -> bool:
-        """True if it lives and has finished preparing."""
+        """True if the trainer is alive and has finished starting."""
         return self.shim.poll() is None and (self.directory / READY).exists()
 
     def warm_start(self, pod: Path, environment: Mapping[str, str]) -> bool:
-        """Give it the segment in a pod's directory. Returns False if it has ended."""
+        """Assign the segment in a pod's directory to the trainer. Return False if it has ended."""
         handed = WarmStart(directory=pod, environment=dict(environment), handed_at=time.monotonic())
         assert self.shim.stdin is not None
         try:
@@ -58,7 +58,7 @@ class WarmTrainer:
         return True
 
     def tail(self) -> str:
-        """The end of its output while it waited."""
+        """Return the end of the trainer's output from before it got a segment."""
         with suppress(FileNotFoundError):
             log = (self.directory / "trainer.log").read_bytes()
             return log[-LOG_TAIL_BYTES:].decode(errors="replace")
@@ -66,9 +66,9 @@ class WarmTrainer:
 
 
 class WarmPool:
-    """Up to `size` warm trainers. They end with this process unless they took a segment.
+    """Up to `size` warm trainers. They end with this process unless they have taken a segment.
 
-    `program` is the trainer's command, `environment` returns its environment. Thread-safe.
+    `program` is the trainer's command; `environment` returns its environment. Thread-safe.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class WarmPool:
                     self._back_off(f"a warm trainer cannot be started: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
-        """Remove and return a ready trainer, preferably with the segment's base; None if none is.
+        """Remove and return a ready trainer, preferably with the segment's base, or None.
 
-        Segments with several ranks or a 4-bit base start cold: their leader starts the ranks, and
-        a warm trainer has imported the stack for 16-bit bases.
+        Segments with several ranks or a 4-bit base use a cold start. With several ranks, the leader
+        starts the others. A warm trainer has imported the libraries for 16-bit bases only.
         """
         if self._size == 0:
             return None
@@ -129,7 +129,7 @@ class WarmPool:
         shutil.rmtree(trainer.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """End all waiting trainers."""
+        """End all idle trainers."""
         with self._lock:
             for trainer in self._waiting:
                 kill_group(trainer.shim)
@@ -137,7 +137,7 @@ class WarmPool:
             self._waiting.clear()
 
     def _expect(self, spec: SegmentSpec, on_gpu: bool) -> ExpectedBase | None:
-        """Record the segment's base as that of the next segment. Returns it, or None."""
+        """Expect the next segment to use this segment's base. Return the base, or None."""
         if spec.base_manifest_sha256 is None:
             return None
         base = ExpectedBase(
@@ -147,7 +147,7 @@ class WarmPool:
             dtype=spec.dtype,
         )
         if base != self._expected():
-            with suppress(OSError):  # a later launch is slower, nothing more
+            with suppress(OSError):  # a later launch is only slower
                 self._root.mkdir(parents=True, exist_ok=True)
                 (self._root / EXPECTED_BASE).write_text(base.model_dump_json())
         return base
@@ -159,7 +159,7 @@ class WarmPool:
             return None
 
     def _delete_leftovers(self) -> None:
-        """Delete, once, the folders of an earlier process, whose trainers ended with it."""
+        """Delete, once, the directories of an earlier process, whose trainers ended with it."""
         if not self._cleaned:
             self._cleaned = True
             for path in self._root.glob("*/"):
@@ -184,13 +184,13 @@ class WarmPool:
         return WarmTrainer(directory, process, base)
 
     def _drop(self, trainer: WarmTrainer) -> None:
-        """Forget a trainer that ended while it waited."""
+        """Forget a trainer that ended while idle."""
         self._waiting.remove(trainer)
         self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
         self.forget(trainer)
 
     def _back_off(self, failure: str) -> None:
-        """Log a failure, and double the pause before the next attempt."""
+        """Log a failure, and double the delay before the next attempt."""
         self._failures += 1
         seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
         self._backs_off_until = time.monotonic() + seconds
@@ -198,7 +198,7 @@ class WarmPool:
 
 
 def kill_group(shim: subprocess.Popen[bytes]) -> None:
-    """End a shim and its trainer, which are one process group."""
+    """Kill a shim and its trainer, which form one process group."""
     with suppress(ProcessLookupError):
         os.killpg(shim.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
