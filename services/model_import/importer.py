@@ -52,11 +52,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
-    """Store a base model and its tokenizer; return its description.
+    """Store a base model and its tokenizer, and return the model's description.
 
-    The ref has a hash of the content. So the same import again changes nothing, and another model
-    of that name does not replace the base of earlier jobs. The manifest is stored last, so that an
-    interrupted import stays invisible. Raises ImportRefused.
+    The ref contains a hash of the content. Repeating an import therefore changes nothing, and
+    importing another model under the same name does not replace the base of earlier jobs. The
+    manifest is stored last, so an interrupted import stays invisible. Raise ImportRefused if the
+    source cannot be imported.
     """
     if not NAME.fullmatch(name):
         raise ImportRefused(
@@ -91,9 +92,9 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
-    """The shape of a loaded model, from its configuration and the modules of its first layer.
+    """Return a loaded model's shape, from its configuration and the modules of its first layer.
 
-    Tied weights count once. Raises ImportRefused if the model cannot have an adapter.
+    Tied weights are counted once. Raise ImportRefused if the model cannot have an adapter.
     """
     config = model.config.get_text_config()
     try:
@@ -118,7 +119,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
-    """Linear modules of the first layer: (inputs, outputs) by the last part of the name."""
+    """Return (inputs, outputs) of the first layer's linear modules, by last part of the name."""
     from torch.nn import Linear, ModuleList
 
     stacks = (each for each in model.modules() if isinstance(each, ModuleList))
@@ -127,7 +128,7 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
     for name, module in stack[0].named_modules() if stack is not None else ():
         if isinstance(module, Linear):
             last = name.rpartition(".")[2]
-            if last in linears:  # a mixture of experts: memory and adapters follow other rules
+            if last in linears:  # mixture of experts, which is not supported
                 raise ImportRefused(
                     f"A layer has several modules named {last}. EcoLink supports one per layer."
                 )
@@ -138,7 +139,7 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
 
 
 def locate(source: str) -> Source:
-    """Find a source; download a hub repository. Raises ImportRefused."""
+    """Locate a source, downloading it if it is a hub repository. Raise ImportRefused on failure."""
     if source.startswith(PACKAGE):
         return _gguf(packaged_gguf(source.removeprefix(PACKAGE)))
     path = Path(source).expanduser()
@@ -149,13 +150,13 @@ def locate(source: str) -> Source:
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ImportRefused(f"No such file or directory: {source}.")
     snapshot = _download(source)
-    return Source(snapshot, root=snapshot.parents[1])  # its files are links into the download cache
+    return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
 
 
 def packaged_gguf(package: str) -> Path:
-    """The GGUF file of an installed package, found without importing the package.
+    """Return the path of an installed package's GGUF file, without importing the package.
 
-    Raises ImportRefused if the package is not installed or has none or several.
+    Raise ImportRefused unless the package is installed and contains exactly one GGUF file.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -191,11 +192,11 @@ def _download(repository: str) -> Path:
 
 
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and model; raise ImportRefused if it is not a causal language model.
+    """Load the tokenizer and model. Raise ImportRefused if it is not a causal language model.
 
-    Weights keep their stored precision. A GGUF file's blocks unpack to float32 and are stored as
-    bfloat16, which halves the size. That rounds to 1/256 of a value, and a 4-bit block has already
-    rounded to 1/16 of its range. No code of a source ever runs.
+    Weights keep their stored precision. GGUF blocks are dequantised to float32 and stored as
+    bfloat16, which halves the size. The relative rounding error is 1/256; a 4-bit block is already
+    rounded to 1/16 of its range. Code in the source is never run.
     """
     from transformers import AutoTokenizer
 
@@ -209,7 +210,7 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             model = _model(view)
         except ImportRefused:
             raise
-        except Exception as error:  # a foreign source may fail in any way
+        except Exception as error:  # an untrusted source may raise anything
             hint = f" {RUNS_NO_CODE}" if view.brings_code else ""
             raise ImportRefused(f"Loading {source.directory} failed: {error}{hint}") from error
     if not tokenizer.is_fast:
@@ -221,7 +222,7 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 
 
 def _model(view: Source) -> PreTrainedModel:
-    """Load the model of a view, with every weight that its configuration describes."""
+    """Load the model from a view. Every weight in its configuration must be present."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
@@ -246,7 +247,7 @@ def _model(view: Source) -> PreTrainedModel:
             view.directory,
             dtype="auto",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # _require_complete refuses them by name
+            ignore_mismatched_sizes=True,  # _require_complete rejects them by name
             **UNTRUSTED,
         )
     model, loading = loaded
@@ -255,7 +256,7 @@ def _model(view: Source) -> PreTrainedModel:
 
 
 def _require_complete(loading: dict[str, Any]) -> None:
-    """Raise ImportRefused for weights that would have random values."""
+    """Raise ImportRefused if any weight is missing and would be initialised randomly."""
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ImportRefused(
@@ -268,9 +269,9 @@ def _require_complete(loading: dict[str, Any]) -> None:
 
 
 def require_template(directory: Path) -> None:
-    """Try a saved model's chat template in a process with limits.
+    """Test a saved model's chat template in a resource-limited process.
 
-    Raises ImportRefused if it is invalid, exceeds the limits or refuses the simplest chat.
+    Raise ImportRefused if it is invalid, exceeds the limits or rejects the simplest chat.
     """
     report("trying the chat template")
     files = {name: directory / name for name in TEMPLATE_FILES}
@@ -285,13 +286,13 @@ def require_template(directory: Path) -> None:
                 except RenderingLimitExceeded:
                     raise
                 except ChatRefused:
-                    pass  # a template may lack system messages or tools
+                    pass  # a template need not support system messages or tools
     except ChatRefused as refused:
         raise ImportRefused(f"The model's chat template does not work: {refused}.") from refused
 
 
 def _content_hash(directory: Path) -> str:
-    """A hash of the names and contents of a directory's files."""
+    """Return a hash of the names and contents of a directory's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""The files of a base model that an import may read: data of known kinds inside its source.
+"""A filtered view of a base model's source, with only the data files that an import may read.
 
-transformers runs Python files that a configuration names, unpickles weights, and opens any path in
-an index or a configuration. So it reads only a filtered view of a source.
+transformers runs Python files named in a configuration, unpickles weights, and opens any path in an
+index or a configuration. It therefore reads only the filtered view.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MOST_TEXT_BYTES = 256 * 1024**2
 """Limit for files that are read whole; the largest tokenizers have 35 MB."""
 
 MOST_LAYERS = 1_000
-PARAMETERS_PER_BYTE = 2  # of weights packed in 4 bits
+PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights
 
 CODE_FIELDS = frozenset(
     {
         "auto_map",  # names Python files
         "custom_generate",
         "custom_pipelines",
-        # An implementation with a slash is a repository of compiled kernels.
+        # A value with a slash names a repository of compiled kernels.
         "attn_implementation",
         "_attn_implementation",
         "_attn_implementation_internal",
@@ -43,27 +43,28 @@ CODE_FIELDS = frozenset(
 
 
 class ImportRefused(Exception):
-    """The source is not a base model that EcoLink can fine-tune; the message has the reason."""
+    """The source is not a base model that EcoLink can fine-tune. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model directory, with the name of the GGUF file if it is one.
+    """A model directory, with the file name if the model is a GGUF file.
 
-    Links may lead to `root`, the cache of downloads; None: to the directory only.
+    Symbolic links may point inside `root`, the download cache. If it is None, they must stay inside
+    the directory.
     """
 
     directory: Path
     gguf_file: str | None = None
     root: Path | None = None
-    brings_code: bool = False  # which was removed
+    brings_code: bool = False  # code was removed from the view
 
 
 def view_of(source: Source, into: Path) -> Source:
-    """Link the allowed files into an empty folder, and copy configurations in part.
+    """Link the allowed files into an empty folder, and copy filtered configurations.
 
-    Raises ImportRefused for links out of the source, irregular files, too large texts, and an index
-    that names files elsewhere.
+    Raise ImportRefused if a link leaves the source, a file is not a regular file, a text file is
+    too large, or an index names files elsewhere.
     """
     if source.gguf_file is not None:
         (into / source.gguf_file).symlink_to(_inside(source, source.gguf_file))
@@ -86,7 +87,7 @@ def view_of(source: Source, into: Path) -> Source:
 
 
 def require_size(parameters: int, directory: Path) -> None:
-    """Raise ImportRefused for a configuration with more parameters than the weights."""
+    """Raise ImportRefused if the configuration has more parameters than the weights."""
     held = sum(path.stat().st_size for path in directory.glob(WEIGHTS)) * PARAMETERS_PER_BYTE
     if parameters > held:
         raise ImportRefused(
@@ -95,14 +96,14 @@ def require_size(parameters: int, directory: Path) -> None:
 
 
 def require_layers(config: Any) -> None:
-    """Raise ImportRefused for too many layers, because building them takes time."""
+    """Raise ImportRefused if the model has too many layers, because building them takes time."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
         raise ImportRefused(f"num_hidden_layers is {layers!r}; the maximum is {MOST_LAYERS}.")
 
 
 def _inside(source: Source, name: str) -> Path:
-    """The resolved path of a file, which must be inside the source."""
+    """Return the resolved path of a file. Raise ImportRefused if it is outside the source."""
     path, root = source.directory / name, (source.root or source.directory).resolve()
     place = path.resolve()
     if not place.is_relative_to(root):
@@ -126,7 +127,7 @@ def _show(source: Source, name: str, shown: Path) -> None:
 
 
 def _require_shards(view: Path) -> None:
-    """Raise ImportRefused for an index that names files which are not beside it."""
+    """Raise ImportRefused if an index names files outside its own directory."""
     if not (view / INDEX).exists():
         return
     index = _json(view / INDEX)
@@ -150,7 +151,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _without_code(value: Any) -> Any:
-    """A configuration without the fields that name code, at any depth."""
+    """Return a configuration without the fields that refer to code, at any depth."""
     if isinstance(value, dict):
         return {key: _without_code(each) for key, each in value.items() if key not in CODE_FIELDS}
     if isinstance(value, list):
@@ -159,5 +160,5 @@ def _without_code(value: Any) -> Any:
 
 
 def _without_files(config: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer's configuration without paths, which would replace the files beside it."""
+    """Return a tokenizer configuration without paths, which would override the files beside it."""
     return {key: value for key, value in config.items() if not key.endswith(("_file", "_files"))}

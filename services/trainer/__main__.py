@@ -1,7 +1,7 @@
 """The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
-It starts a process for each of several ranks, with the arguments `SPEC.json POD_PID`. With the
-arguments `--warm DIRECTORY` it loads libraries and a base, and waits for a segment.
+With several ranks, it starts one process per rank with the arguments `SPEC.json POD_PID`. With the
+arguments `--warm DIRECTORY`, it loads the libraries and a base, and waits for a segment.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def main(
     age_seconds: float | None = None,
     warm_base: WarmBase | None = None,
 ) -> int:
-    """Run the segment of a spec file in its directory; return the exit code.
+    """Run the segment described by a spec file, in the file's directory. Return the exit code.
 
-    0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has its own codes.
-    `pod_pid` is the process that started this one, if this is rank 0 of several. The segment's
-    time counts from `age_seconds` ago; None: from the start of the pod's process.
+    The exit code is 0 if the segment completed, was stopped or ran out of paid time, and 1 if it
+    failed. The lease's watchdog uses its own codes. `pod_pid` is the process that started this one,
+    if this is rank 0 of several. The segment's time starts `age_seconds` ago, or at the start of
+    the pod's process if that is None.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     if pod_pid is None and spec.gpu_count > 1:
@@ -106,7 +107,7 @@ class Program:
         except SegmentStopped as stopped:
             self._reporter.log(f"segment stopped: {stopped.outcome.value}")
             outcome = stopped.outcome
-        except Exception as raised:  # noqa: BLE001  # the report has the class of any error
+        except Exception as raised:  # noqa: BLE001  # the report contains the failure class of any error
             outcome, error = SegmentEnd.CRASHED, raised
             error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
         self._followers.leave()
@@ -114,9 +115,9 @@ class Program:
         return outcome
 
     def abandon(self, loss: FollowerLost) -> None:
-        """End the process, because a follower is lost and its leader waits for it.
+        """End the process because a follower is lost and rank 0 hangs waiting for it.
 
-        A checkpoint that is being stored has the grace to become durable.
+        A checkpoint that is being stored gets the grace period to finish.
         """
         try:
             if self._checkpoints is not None:
@@ -150,12 +151,15 @@ class Program:
         segment.run(context, self._checkpoints, self._warm_base)
 
     def _storing_seconds(self) -> float:
-        """Real seconds for storing a checkpoint: the grace without the time of the final report."""
+        """Return the real seconds left to store a checkpoint.
+
+        This is the grace period minus the time reserved for the final report.
+        """
         left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
         return max(0.0, self._lease.clock.real_seconds(left) - REPORT_SECONDS)
 
     def _finish(self, outcome: SegmentEnd, error: Exception | None) -> None:
-        """Send the final report until it is answered."""
+        """Send the final report until it is acknowledged."""
         self._lease.conclude()
         error_class = failure = None
         if error is not None:
@@ -169,7 +173,7 @@ class Program:
 
 
 def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
-    """Stop gracefully at these signals, also at one that is already pending."""
+    """Stop gracefully on these signals, including a pending one."""
     for number in numbers:
         signal.signal(number, lambda *_: lease.request_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
@@ -195,8 +199,8 @@ def run(arguments: Sequence[str]) -> int:
 def end(code: int) -> NoReturn:
     """End the process at once.
 
-    Its libraries take half a second to shut down, in which the GPU is idle. If their shutdown
-    failed, a completed rank would look lost.
+    A normal shutdown of the libraries takes half a second, in which the GPU is idle. If it failed,
+    a completed rank would look lost.
     """
     with suppress(OSError):  # a full disk
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""A base model's files, compared with the manifest that the job was approved with.
+"""Verification of a base model's files against the manifest that the job was approved with.
 
-Every job reads a base in place, so only this check detects damage after the import. A machine
-hashes the files once, and again if they were touched in any way.
+Jobs read a base in place, so only this check detects damage after the import. A machine hashes the
+files once, and again whenever they have changed in any way.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class BaseDamaged(SegmentFailure):
 
 
 def states(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Size, inode and times of each file below a directory, by relative path.
+    """Return the size, inode and times of each file below a directory, by relative path.
 
-    Any change of a file changes them, because no user can set the last one, ctime.
+    Any change to a file changes these values, because no user can set its ctime.
     """
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -42,14 +42,14 @@ def states(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 class BaseFiles:
-    """Files that a thread hashes, unless this machine has verified them before."""
+    """Files of a base, hashed in a thread unless this machine has already verified them."""
 
     def __init__(
         self, directory: Path, manifest: Manifest, verified: Path, check: Callable[[], None]
     ) -> None:
-        """Start. `check` is called for each hashed chunk, and may raise.
+        """Start hashing. `check` is called for each chunk and may raise.
 
-        Raises BaseDamaged for a missing file or one of another size.
+        Raise BaseDamaged if a file is missing or has the wrong size.
         """
         self._directory, self._manifest, self._check = directory, manifest, check
         found = states(directory)
@@ -67,12 +67,15 @@ class BaseFiles:
             thread.shutdown(wait=False)
 
     def require(self) -> None:
-        """Wait for the hashes; raise BaseDamaged, or what `check` raised."""
+        """Wait for the hashes.
+
+        Raise BaseDamaged if one differs, or the exception that `check` raised.
+        """
         if self._hashing is not None:
             self._hashing.result()
 
     def _hash(self) -> None:
-        """Hash all files; record that they are good, unless the disk is full."""
+        """Hash all files, and record that they are intact unless the disk is full."""
         for file in self._manifest.files:
             digest, path = hashlib.sha256(), self._directory / file.path
             with path.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Micro-batches as tensors, and their summed loss."""
+"""Micro-batches as tensors, and their total loss."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from services.trainer.kernels.cross_entropy import CrossEntropy
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples packed in one row of tokens, without padding.
+    """Examples packed into one row of tokens, without padding.
 
-    Only attention needs rows of equal length; `layout` and `places` map there and back.
+    Only attention needs rows of equal length. `layout` and `places` map to that layout and back.
     """
 
     input_ids: Tensor  # (tokens)
-    positions: Tensor  # (tokens): position in its example
-    layout: Tensor  # (examples, length): the token at each place, or the number of tokens: none
+    positions: Tensor  # (tokens): position within the example
+    layout: Tensor  # (examples, length): token index; the token count marks padding
     places: Tensor  # (tokens): index in the flattened layout
-    predicting: Tensor  # (label tokens): the tokens before those that carry loss
-    targets: Tensor  # (label tokens): the ids of the latter
+    predicting: Tensor  # (label tokens): index of the token before each label
+    targets: Tensor  # (label tokens): token id of each label
 
     @property
     def tokens(self) -> int:
-        """Tokens of all examples."""
+        """Number of tokens in all examples."""
         return len(self.input_ids)
 
     @property
     def label_tokens(self) -> int:
-        """Predicted label tokens, without each example's first token."""
+        """Number of predicted label tokens. The first token of an example is never predicted."""
         return len(self.targets)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(examples, length of the longest, rounded up)."""
+        """(number of examples, length of the longest rounded up)."""
         rows, length = self.layout.shape
         return rows, length
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Pack examples into a batch on the CPU, and copy it to the device.
+    """Pack examples into a batch on the CPU and copy it to the device.
 
-    The GPU still works on the batch before. Memory is pinned, because other copies wait for it.
+    Memory is pinned so that the copy overlaps with the GPU's work on the previous batch.
     """
     rows, length = len(examples), padded(max(len(each.input_ids) for each in examples))
     sizes = torch.tensor([len(each.input_ids) for each in examples])
@@ -77,29 +77,30 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
 
 
 def tokens_seen(base: nn.Module, batch: Batch) -> int:
-    """Tokens that a base processes for a batch, with padding if it needs any."""
+    """Return the number of tokens that a base processes for a batch, including any padding."""
     return batch.tokens if attends_packed(base) else batch.layout.numel()
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor."""
+    """Return the cross entropy summed over the batch's label tokens, in nats, as an fp32 scalar."""
     loss = CrossEntropy.apply(logits_of(model, batch), batch.targets)
     assert isinstance(loss, Tensor)
     return loss
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
-    """(summed loss in nats, correctly predicted label tokens) of a batch."""
+    """Return (summed loss in nats, number of correctly predicted label tokens) for a batch."""
     logits = logits_of(model, batch)
     correct = (logits.argmax(dim=1) == batch.targets).sum()
     return CrossEntropy.apply(logits, batch.targets).item(), int(correct)
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (label tokens, vocabulary).
+    """Return the logits of the label tokens: (label tokens, vocabulary).
 
-    The language-model head runs only where a label is predicted. After a long prompt it would take
-    most of the time and memory. A base without packed attention gets rows padded on the right.
+    The language-model head runs only at positions that predict a label. Running it on a long prompt
+    would take most of the time and memory. If the base has no packed attention, rows are padded on
+    the right.
     """
     base = extract_model_from_parallel(model)
     inputs: dict[str, Any]
@@ -108,13 +109,13 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         inputs = {
             "input_ids": batch.input_ids[None],
             "position_ids": batch.positions[None],
-            # transformers passes a mask of four dimensions to attention unchanged.
+            # transformers passes a four-dimensional mask to attention unchanged.
             "attention_mask": batch.layout[None, None],
             "places": batch.places,
         }
     else:
         at = batch.places[batch.predicting]
-        padding = batch.input_ids[-1:]  # any token would do
+        padding = batch.input_ids[-1:]  # any token works
         inputs = {"input_ids": torch.cat([batch.input_ids, padding])[batch.layout]}
 
     def select(head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:

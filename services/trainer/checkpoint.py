@@ -1,4 +1,4 @@
-"""The files of a checkpoint, which has all that an exact resume needs."""
+"""The files of a checkpoint, with everything that an exact resume needs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SCHEMA_VERSION = 1
 
 
 class CheckpointMismatch(SegmentFailure):
-    """An intact checkpoint belongs to another job, or another trainer wrote it."""
+    """An intact checkpoint belongs to another job or was written by an incompatible trainer."""
 
     failure = FailureClass.CHECKPOINT_MISMATCH
 
 
 class CheckpointDamaged(Exception):
-    """A checkpoint differs from what was saved; an older one may be intact."""
+    """A checkpoint differs from what was saved. An older one may be intact."""
 
     def __init__(self, reason: RejectionReason, detail: object) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -45,7 +45,7 @@ class CheckpointDamaged(Exception):
 
 
 class Position(BaseModel):
-    """The counters of a job after `step` optimizer steps, and the settings to continue with."""
+    """The counters of a job after `step` optimizer steps, and the settings to resume with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,17 +60,20 @@ class Position(BaseModel):
     precision: Precision
     mode: ExecutionMode
     state: StateHashes | None = None
-    validation_sha256: str | None = None  # of the validation dataset, if there is one
+    validation_sha256: str | None = None  # of the validation dataset, if any
     eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
-    lowest_loss: float | None = None  # of an optimizer step up to here
+    lowest_loss: float | None = None  # of any optimizer step so far
     starting_loss: float | None = None  # highest loss of the first steps
-    suspect_steps: int = 0  # in a row up to here that were above the line of divergence
-    best_step: int | None = None  # the checkpoint of the lowest held-out loss up to here
+    suspect_steps: int = 0  # consecutive steps above the divergence threshold, up to here
+    best_step: int | None = None  # checkpoint with the lowest held-out loss so far
     best_eval_loss: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> Position:
-        """Read a file; raise CheckpointMismatch if another trainer wrote it."""
+        """Read a position from a file.
+
+        Raise CheckpointMismatch if an incompatible trainer wrote it.
+        """
         content = json.loads(path.read_text())
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
@@ -105,7 +108,7 @@ def write(
     position: Position,
     sample: Sample | None = None,
 ) -> dict[str, str]:
-    """Write a checkpoint, with its adapter as plain PEFT; return its large files' sha256."""
+    """Write a checkpoint with its adapter in PEFT's format. Return its large files' sha256."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     written = state.write(directory)
@@ -117,10 +120,10 @@ def write(
 
 
 def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
-    """Copy a checkpoint from the store, and compare it with the hash in the event log.
+    """Copy a checkpoint from the store and verify it against the hash in the event log.
 
-    Raises CheckpointDamaged if files are missing or differ, and CheckpointMismatch. An unreachable
-    store raises its own error.
+    Raise CheckpointDamaged if files are missing or differ, and CheckpointMismatch if the position
+    does not fit. If the store is unreachable, its own error propagates.
     """
     directory = scratch / "resumed"
     shutil.rmtree(directory, ignore_errors=True)
@@ -145,7 +148,7 @@ def restore(
 ) -> None:
     """Restore the adapter, the optimizer and this rank's random state.
 
-    The files are verified, so an error in reading them is the machine's. Raises CheckpointMismatch
+    The files have been verified, so a read error is the machine's fault. Raise CheckpointMismatch
     if the state does not fit this trainer.
     """
     try:

@@ -1,4 +1,4 @@
-"""Resuming: find the newest intact checkpoint, restore it and certify it."""
+"""Resuming from a checkpoint: find the newest intact one, restore it and certify it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from services.trainer.training import Training
 
 
 class CheckpointLoader:
-    """The checkpoints that a segment may resume from; damaged ones are reported and skipped.
+    """The checkpoints that a segment may resume from. Damaged ones are reported and skipped.
 
-    All ranks resume from the same one. If one rank cannot read it, none resumes from it.
+    All ranks resume from the same checkpoint. If one rank cannot read it, no rank uses it.
     """
 
     def __init__(self, context: Context) -> None:
@@ -38,9 +38,9 @@ class CheckpointLoader:
         self._position: Position | None = None
 
     def fetch(self) -> Position | None:
-        """The position of the first candidate with intact files, or None.
+        """Fetch the first candidate with intact files, and return its position, or None.
 
-        Raises CheckpointMismatch.
+        Raise CheckpointMismatch if it belongs to another job.
         """
         self._position = None
         while self._candidates and self._position is None:
@@ -58,9 +58,10 @@ class CheckpointLoader:
         return self._position
 
     def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
-        """Restore the fetched checkpoint, or the next intact one, and certify it.
+        """Restore and certify the fetched checkpoint, or else the next intact one.
 
-        Returns its position. None means that nothing was changed. Raises CheckpointMismatch.
+        Return its position, or None if nothing was restored. Raise CheckpointMismatch if it does
+        not fit this job.
         """
         model, optimizer, plan = training.adapted, training.optimizer, training.plan
         fresh = TrainingState.of(model, optimizer, self._ranks)
@@ -80,7 +81,7 @@ class CheckpointLoader:
         return None
 
     def _seed_other_ranks(self, position: Position) -> None:
-        """Seed the ranks if the checkpoint's number of ranks is another one."""
+        """Seed the ranks if the checkpoint was saved with a different number of ranks."""
         if position.mode.ranks != self._ranks.count:
             reseed(position.hyperparameters.seed, position.step, self._ranks.rank)
             self._reporter.log(
@@ -90,12 +91,12 @@ class CheckpointLoader:
             )
 
     def _agreed(self, damage: CheckpointDamaged | None) -> bool:
-        """True if no rank found damage."""
+        """Return True if no rank found damage."""
         (damaged,) = self._ranks.sum(float(damage is not None))
         return damaged == 0.0
 
     def _unchecked(self, saved: SavedCheckpoint, position: Position) -> tuple[str, ...]:
-        """Parts of the state that cannot be compared, such as random states of other ranks."""
+        """Return parts of the state that cannot be compared, such as other ranks' random state."""
         if (saved.state or position.state) is None:
             return tuple(StateHashes.model_fields)
         before, device = position.mode, self._ranks.device.type
@@ -105,7 +106,10 @@ class CheckpointLoader:
     def _damage(
         self, saved: SavedCheckpoint, position: Position, live: StateHashes
     ) -> CheckpointDamaged | None:
-        """The damage of the restored state; raise CheckpointMismatch if the data differs."""
+        """Return the damage of the restored state, or None.
+
+        Raise CheckpointMismatch if the data differs.
+        """
         expected = saved.state or position.state or live
         differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
         if position.step != saved.step:
@@ -146,7 +150,7 @@ class CheckpointLoader:
             )
 
     def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
-        """Skip the present candidate, and report it."""
+        """Report the current candidate and skip it."""
         reason = damage.reason if damage else RejectionReason.UNREADABLE
         self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
         del self._candidates[0]

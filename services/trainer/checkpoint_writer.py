@@ -1,4 +1,4 @@
-"""Saving: a checkpoint is copied at once, and stored while training continues."""
+"""Saving of checkpoints: copy the state, then store the copy while training continues."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ CONTINUED = (
 
 @dataclass(frozen=True)
 class Copied:
-    """A checkpoint that is copied and not yet stored."""
+    """A copied checkpoint that is not stored yet."""
 
     training: Training
     position: Position
     state: TrainingState
     sample: Sample | None
-    elapsed_seconds: float  # when it was copied
-    began: float  # in time.monotonic()
-    blocked_seconds: float  # that training waited for the copy
+    elapsed_seconds: float  # segment time of the copy
+    began: float  # time.monotonic() at the start
+    blocked_seconds: float  # time that training waited for the copy
 
 
 class Checkpoints:
-    """The checkpoints of a segment: the one that it resumes from, and those that it saves.
+    """The checkpoint that a segment resumes from, and the checkpoints that it saves.
 
-    All ranks save, because each contributes its random state. All else is equal in them, so only
-    rank 0 copies and stores it, in a thread, one checkpoint at a time. If the store, the disk or
-    the network fails, the checkpoint counts as never saved, and training waits while the next one
-    is stored. If that fails too, the segment ends.
+    All ranks take part in a save, because each contributes its random state. The rest is equal in
+    all ranks, so only rank 0 copies and stores it. A thread stores one checkpoint at a time. If the
+    store, the disk or the network fails, the checkpoint counts as not saved, and training waits
+    while the next one is stored. If that fails too, the segment ends.
     """
 
     def __init__(self, context: Context) -> None:
@@ -67,30 +67,30 @@ class Checkpoints:
         self._context, self._ranks, self._reporter = context, context.ranks, context.reporter
         self._loader = CheckpointLoader(context)
         self._live: Live | None = None
-        self._state: TrainingState | None = None  # the last one saved; its memory is used again
+        self._state: TrainingState | None = None  # the last saved copy; its memory is reused
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._writing: Future[Exception | None] | None = None
-        self._before: BeforeSaving | None = None  # the checkpoint that was saved last
-        self._idle = threading.Event()  # nothing is being stored
+        self._before: BeforeSaving | None = None  # counters before the last save
+        self._idle = threading.Event()  # set while nothing is being stored
         self._idle.set()
 
     def fetch(self, natural: ExecutionMode) -> ExecutionMode:
-        """Fetch the checkpoint to resume from, if there is one, and continue its numbers.
+        """Fetch the checkpoint to resume from, if any, and continue its counters.
 
-        Returns how to compute: like the checkpoint, or naturally without one. Raises
-        CheckpointMismatch.
+        Return the checkpoint's execution mode, or `natural` without a checkpoint. Raise
+        CheckpointMismatch if the checkpoint belongs to another job.
         """
         position = self._loader.fetch()
         self._continue_from(position)
         return natural if position is None else natural.continuing(position.mode)
 
     def restore(self, training: Training, mode: ExecutionMode) -> None:
-        """Restore the fetched checkpoint, if there is one; raises CheckpointMismatch."""
+        """Restore the fetched checkpoint, if any. Raise CheckpointMismatch if it does not fit."""
         self._continue_from(self._loader.restore(training, mode))
 
     @property
     def due(self) -> bool:
-        """True at every save interval, and if the held-out loss is the lowest so far."""
+        """Return True at every save interval, and if the held-out loss is the lowest so far."""
         interval = self._context.spec.hyperparameters.save_steps
         return self.progress.step % interval == 0 or self.progress.is_best
 
@@ -102,11 +102,11 @@ class Checkpoints:
         *,
         beside: bool = True,
     ) -> None:
-        """Save a checkpoint of this step, unless there is one.
+        """Save a checkpoint of this step, unless one exists.
 
-        With `beside` it is stored while training continues, if the one before was stored. Else it
-        is durable when this returns. Raises any error, and an error of the checkpoint before
-        unless the store caused it.
+        With `beside`, it is stored while training continues, provided that the previous one was
+        stored. Otherwise it is durable when this returns. Raise any error of this save, and any
+        error of the previous save that the store did not cause.
         """
         began = time.monotonic()
         stored = self.flush()
@@ -130,10 +130,9 @@ class Checkpoints:
             raise error
 
     def flush(self) -> bool:
-        """Wait for the checkpoint that is being stored; return False if it was not stored.
+        """Wait for the checkpoint that is being stored. Return False if storing failed.
 
-        All ranks call it together, because they save the same steps. Raises errors that are not
-        the store's.
+        All ranks must call it together. Raise errors that the store did not cause.
         """
         error = None
         if self._writing is not None:
@@ -147,7 +146,10 @@ class Checkpoints:
         return not failed
 
     def close(self) -> None:
-        """Wait for the checkpoint that is being stored; log a failure, because the segment ends."""
+        """Wait for the checkpoint that is being stored.
+
+        Log a failure, because the segment is ending.
+        """
         self._writer.shutdown()
         if self._writing is None:
             return
@@ -156,7 +158,7 @@ class Checkpoints:
             self._log_lost(error)
 
     def await_stored(self, seconds: float) -> None:
-        """Wait at most this long for the checkpoint that is being stored, in any thread.
+        """Wait up to `seconds` for the checkpoint that is being stored. Any thread may call it.
 
         The segment's own thread may hang before it calls `flush` or `close`.
         """
@@ -174,7 +176,7 @@ class Checkpoints:
         self._reporter.log(f"the checkpoint of step {step} was not stored: {error!r}", "WARNING")
 
     def _continue_from(self, position: Position | None) -> None:
-        """Continue the numbers of a checkpoint, or start with none."""
+        """Continue the counters of a checkpoint, or start from zero."""
         start = Progress() if position is None else position
         self.progress.saved_step = start.step
         for name in CONTINUED:
@@ -194,10 +196,10 @@ class Checkpoints:
         )
 
     def _store(self, copied: Copied) -> Exception | None:
-        """Store a checkpoint and report it; return the error if the store, disk or network failed.
+        """Store and report a checkpoint. Return the error if the store, disk or network failed.
 
-        A failed checkpoint is deleted here and in the store. If the store cannot be reached for
-        that either, its files are deleted with the job's.
+        A failed checkpoint is deleted from the disk and the store. If the store is still
+        unreachable, its files are deleted together with the job's.
         """
         training, position, state = copied.training, copied.position, copied.state
         artifacts, name = self._context.artifacts, f"step-{position.step:06d}"
@@ -245,5 +247,5 @@ class Checkpoints:
 
 
 def _lower_priority() -> None:
-    """Leave the cores to training, which waits for its slowest thread."""
+    """Lower the thread's priority, because training waits for its slowest thread."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,4 +1,4 @@
-"""The segment's clock: monotonic seconds since the process started, also by phase."""
+"""The segment's clock: monotonic seconds since the process started, in total and by phase."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ MOST_PAUSE_SECONDS = 10.0
 
 
 class SegmentClock:
-    """Seconds since the start of the process, so interpreter start and imports are billed too.
+    """Seconds since the start of the process, including interpreter start and imports.
 
-    The kernel gives the age at construction. After that `time.monotonic()` counts, which ignores
-    changes of the wall clock and suspension. Once `beat` is called, time in which the process was
-    frozen does not count. `speed` is 1 except with the test clock.
+    The age at construction comes from the kernel. Time after that comes from `time.monotonic()`,
+    which is unaffected by wall-clock changes and suspension. After the first `beat`, time in which
+    the process was frozen is excluded. `speed` is 1 except with the test clock.
     """
 
     def __init__(self, age_seconds: float | None = None, speed: float = 1.0) -> None:
         age = process_age_seconds() if age_seconds is None else age_seconds
         self._speed = speed
-        self._counts_from_until = time.monotonic() - age, math.inf  # replaced as one
+        self._counts_from_until = time.monotonic() - age, math.inf  # replaced atomically
 
     def elapsed(self) -> float:
-        """Segment seconds since the process started, to the millisecond."""
+        """Return the segment seconds since the process started, to the millisecond."""
         begin, end = self._counts_from_until
         return round(self._speed * (min(time.monotonic(), end) - begin), 3)
 
     def beat(self) -> None:
-        """Record that the process runs; one thread calls it several times a second."""
+        """Record that the process is running. One thread calls it several times a second."""
         begin, end = self._counts_from_until
         now = time.monotonic()
         frozen = max(0.0, now - end)
         self._counts_from_until = begin + frozen, now + MOST_PAUSE_SECONDS
 
     def real_seconds(self, segment_seconds: float) -> float:
-        """Real seconds in which this many segment seconds pass."""
+        """Convert segment seconds to real seconds."""
         return segment_seconds / self._speed
 
 
 class PhaseTimes:
-    """Segment seconds by phase. A segment starts in the image pull, until the program is loaded."""
+    """Segment seconds by phase. The first phase is the image pull, until the program is loaded."""
 
     def __init__(self) -> None:
         self._present = Phase.IMAGE_PULL
@@ -57,20 +57,23 @@ class PhaseTimes:
         return self._present
 
     def enter(self, phase: Phase, elapsed_seconds: float) -> None:
-        """Enter a phase after this many seconds of the segment."""
+        """Enter a phase at this elapsed time of the segment."""
         self._before = self.until(elapsed_seconds)
         self._present, self._entered_at = phase, elapsed_seconds
 
     def until(self, elapsed_seconds: float) -> dict[Phase, float]:
-        """Seconds of every phase so far, to the millisecond; they sum to the elapsed time."""
+        """Return the seconds of each phase so far, to the millisecond.
+
+        They sum to the elapsed time.
+        """
         present = self._before.get(self._present, 0.0) + elapsed_seconds - self._entered_at
         return {**self._before, self._present: round(present, 3)}
 
 
 def process_age_seconds(pid: int | None = None) -> float:
-    """Seconds since the kernel started a process (None: this one), to a clock tick (10 ms).
+    """Return the age of a process (None: this one), to a clock tick (10 ms).
 
-    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Returns 0.0
+    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Return 0.0
     on systems without /proc.
     """
     try:

@@ -1,4 +1,4 @@
-"""Answers of a base and of its adapter to one prompt, side by side.
+"""Side-by-side answers of a base and its adapter to one prompt.
 
 `python -m services.trainer.comparison --base REF --adapter REF --prompt TEXT` prints a JSON object
 with the two answers.
@@ -34,9 +34,9 @@ def compare(
     precision: Precision = Precision.BF16,
     new_tokens: int = NEW_TOKENS,
 ) -> dict[str, str]:
-    """Greedy answers to one user message: {"base": text, "adapter": text}.
+    """Return greedy answers to one user message: {"base": text, "adapter": text}.
 
-    The base has the precision that it had in training.
+    The base is loaded in the precision used in training.
     """
     import torch
 
@@ -66,7 +66,7 @@ def compare(
 def _load(
     artifacts: Artifacts, base_ref: str, adapter_ref: str, precision: Precision
 ) -> tuple[PreTrainedTokenizerBase, PeftModel]:
-    """The base's tokenizer and the adapted model, on a GPU if there is one."""
+    """Return the base's tokenizer and the adapted model, on a GPU if there is one."""
     import torch
     from peft import PeftModel
 

@@ -1,4 +1,4 @@
-"""The context that every phase of a segment uses."""
+"""The context shared by all phases of a segment."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """A segment's spec, directories, reporter and lease in one rank's process."""
+    """The spec, directories, reporter and lease of a segment in one rank's process."""
 
     spec: SegmentSpec
     artifacts: Artifacts
-    directory: Path  # of the pod
-    cache: Path  # of the machine
+    directory: Path  # the pod's working directory
+    cache: Path  # shared by all pods of the machine
     reporter: ReporterPort
-    lease: Lease  # only rank 0's ends
+    lease: Lease  # expires in rank 0 only
     ranks: Ranks
 
     @cached_property
     def scratch(self) -> Path:
-        """A directory of this rank's own."""
+        """A directory for this rank only."""
         ranks = self.ranks
         path = self.directory if ranks.leads else self.directory / f"rank-{ranks.rank}"
         path.mkdir(exist_ok=True)
         return path
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase; raise SegmentStopped if the segment has to end before it."""
+        """Begin a phase. Raise SegmentStopped if the segment has to end first."""
         try:
             self.lease.check()
         except SegmentStopped:

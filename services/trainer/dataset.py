@@ -1,4 +1,4 @@
-"""A segment's dataset: fetched, verified, rendered, and split into training and held-out parts."""
+"""Loading of a segment's dataset: fetch, verify, render, and split off the held-out part."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TRAINED, VALIDATED = "dataset.jsonl", "validation.jsonl"
 
 
 class DatasetTooSmall(BadData):
-    """The dataset has no trainable conversation, or none to evaluate on."""
+    """The dataset has no conversation to train on, or none to evaluate on."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples to train on, and examples never trained on."""
+    """Training examples and held-out examples."""
 
     train: list[Example]
     held_out: list[Example]
-    question: dict[str, Any]  # the first conversation of those that are never trained on
+    question: dict[str, Any]  # the first held-out conversation
 
 
 def read(
@@ -39,9 +39,10 @@ def read(
     renderer: Renderer,
     check: Callable[[], None],
 ) -> tuple[Dataset, str]:
-    """The dataset of a segment, and a summary of its rendering for the log.
+    """Return the dataset of a segment, and a summary of its rendering for the log.
 
-    Raises ArtifactCorrupt and DatasetTooSmall. `check` is called before each row and may raise.
+    `check` is called before each row and may raise. Raise ArtifactCorrupt if the hash differs, and
+    DatasetTooSmall if no conversation remains.
     """
     seed, path, own = spec.hyperparameters.seed, scratch / TRAINED, scratch / VALIDATED
     _fetch(artifacts, spec.dataset_ref, spec.dataset_sha256, path)
@@ -52,7 +53,7 @@ def read(
 
 
 def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The conversations of a JSONL file: all, or those with the chosen row numbers (from 0)."""
+    """Yield all conversations of a JSONL file, or those with the chosen row numbers (from 0)."""
     for number, line in enumerate(_lines(path)):
         if chosen is None or number in chosen:
             yield json.loads(line)
@@ -61,7 +62,7 @@ def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[st
 def _split(
     path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render a file, and hold a part of its conversations out."""
+    """Render a file, and hold out a part of its conversations."""
     rendered = renderer.render_all(_rows(path), check)
     conversations = rendered.conversations
     if len(conversations) < 2:
@@ -81,9 +82,9 @@ def _split(
 def _with_validation(
     path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render a file to train on, and the user's validation file to evaluate on.
+    """Render the training file and the user's validation file.
 
-    A seeded sample is taken of a long validation file.
+    A long validation file is sampled with the job's seed.
     """
     rendered = renderer.render_all(_rows(path), check)
     count = sum(1 for _ in _lines(validation_path))
@@ -100,7 +101,7 @@ def _with_validation(
 
 
 def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
-    """Copy the dataset artifact to a file; raise ArtifactCorrupt if its hash differs."""
+    """Copy the dataset artifact to a file. Raise ArtifactCorrupt if its hash differs."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in artifacts.stream(ref):

@@ -1,4 +1,4 @@
-"""Divergence: end a run whose finite loss shows that the adapter is far worse than the base."""
+"""Detection of divergence: a finite loss that is far worse than the base's."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ The loss of an untrained base is close to that of guessing, on either side."""
 
 @dataclass(frozen=True)
 class Line:
-    """A loss above which the adapter is worse than none."""
+    """A loss threshold above which a run counts as diverging."""
 
-    loss: float  # nats a token
+    loss: float  # nats per token
     meaning: str
 
     def __str__(self) -> str:
@@ -36,33 +36,35 @@ class Line:
 
 
 class Divergence:
-    """Watches the mean loss of a run's optimizer steps, after `progress` has counted each.
+    """A check of the mean loss of each optimizer step, after `progress` has counted the step.
 
     LoRA's B starts at zero (Hu et al., 2021), so the losses of the first steps are those of the
-    base. A step is above the line if its loss is 1.5 nats above the highest of them. It is also
-    above the line if it is worse than guessing all tokens alike, once a step was 1 nat below that.
-    Guessing loses ln(vocabulary) nats on any data. After five such steps in a row the run has
-    diverged. No schedule recovers it, because the learning rate only falls. Below both lines no
-    loss counts, because a wrong guess would end a good run.
+    base. A step is above the threshold if its loss is 1.5 nats above the highest of them. Once some
+    step was 1 nat better than uniform guessing, a step is also above the threshold if it is worse
+    than uniform guessing. Uniform guessing has a loss of ln(vocabulary) nats on any data. After
+    five consecutive steps above a threshold, the run has diverged. It cannot recover, because the
+    learning rate only falls. A loss below both thresholds never ends a run, because a false alarm
+    would end a good one.
 
-    While the newest steps are above a line, the run is `suspect` and is not saved, so the last
-    good checkpoint stays the last one. Only a stop saves it, with the number of such steps, so
-    that the next segment continues the count. Every rank sees the same losses and decides alike.
+    While the newest steps are above a threshold, the run is `suspect` and is not saved, so the
+    newest checkpoint stays a good one. Only a stop saves a suspect run, with the number of suspect
+    steps, so that the next segment continues the count. All ranks see the same losses and reach the
+    same decision.
     """
 
     def __init__(self, vocabulary: int, progress: Progress) -> None:
         self._guessing_loss = math.log(vocabulary)
         self._progress = progress
-        self._newest_loss: float | None = None  # of the segment
+        self._newest_loss: float | None = None  # of this segment
 
     @property
     def suspect(self) -> bool:
-        """True if the newest step was above the line."""
+        """Return True if the newest step was above the threshold."""
         return self._progress.suspect_steps > 0
 
     @property
     def line(self) -> Line | None:
-        """The lower of the lines in force. It does not change while steps are above it."""
+        """The lower of the thresholds in force. It does not change while steps are above it."""
         progress, lines = self._progress, list[Line]()
         if progress.starting_loss is not None:
             meaning = (
@@ -77,7 +79,10 @@ class Divergence:
         return min(lines, key=lambda line: line.loss, default=None)
 
     def take(self, loss: float) -> None:
-        """Judge the mean loss of the newest step, in nats; raise LossDiverged."""
+        """Check the mean loss of the newest step, in nats.
+
+        Raise LossDiverged if the run has diverged.
+        """
         progress = self._progress
         self._newest_loss = loss
         self._refer_to(loss)
@@ -91,12 +96,12 @@ class Divergence:
             )
 
     def conclude(self, loss_before: float, loss_after: float) -> None:
-        """Judge a finished run by its held-out loss, in nats, without and with the adapter.
+        """Check a finished run by its held-out loss, in nats, without and with the adapter.
 
-        A run that ends suspect has diverged if its held-out loss is above the line too. Any run has
-        diverged if its held-out loss is far above the base's, unless its training loss is below
-        the base's. Such a run knows its examples by heart, which may be wanted. Raises
-        LossDiverged.
+        A run that ends suspect has diverged if its held-out loss is above the threshold too. Any
+        run has diverged if its held-out loss is far above the base's, unless its training loss is
+        below the base's. Such a run has memorised its examples, which may be intended. Raise
+        LossDiverged if the run has diverged.
         """
         line, step = self.line, self._progress.step
         if self.suspect and line is not None and loss_after > line.loss:
@@ -113,7 +118,7 @@ class Divergence:
             )
 
     def _refer_to(self, loss: float) -> None:
-        """Add the loss to the reference if its step is one of the first."""
+        """Add the loss to the reference if the step is one of the first."""
         progress = self._progress
         if progress.step == 1:
             progress.starting_loss = loss

@@ -1,4 +1,4 @@
-"""Downloads from the artifact store that count as progress and end with the lease."""
+"""Artifact downloads that count as progress and end with the lease."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from services.trainer.lease import Lease
 
 
 class LeasedArtifacts(Artifacts):
-    """The artifact store for a segment. Each chunk counts as progress.
+    """The artifact store of a segment, in which each downloaded chunk counts as progress.
 
-    Downloading a large base takes longer than the limit of a stall, and longer than the grace.
+    Downloading a large base can take longer than the stall limit and the grace period.
     """
 
     def __init__(self, url: str, lease: Lease) -> None:
@@ -19,7 +19,10 @@ class LeasedArtifacts(Artifacts):
         self._lease = lease
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """Yield the content of a ref in chunks; raise FileNotFoundError or SegmentStopped."""
+        """Yield the content of a ref in chunks.
+
+        Raise FileNotFoundError if it does not exist, and SegmentStopped if the segment has to end.
+        """
         for chunk in super().stream(ref, chunk_bytes):
             self._lease.check()
             yield chunk

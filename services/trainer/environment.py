@@ -1,4 +1,4 @@
-"""The software and hardware of this process, for the provenance of its adapters."""
+"""The software and hardware of this process, recorded as provenance of its adapters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def environment_of(model: PeftModel) -> TrainingEnvironment:
-    """The environment in which a model is trained."""
-    weight = model.get_input_embeddings().weight  # never quantised, so in the dtype of computation
+    """Return the environment in which a model is trained."""
+    weight = model.get_input_embeddings().weight  # never quantised: has the computation's dtype
     assert isinstance(weight, torch.Tensor)
     cuda = weight.device.type == "cuda"
     return TrainingEnvironment(
@@ -32,7 +32,7 @@ def environment_of(model: PeftModel) -> TrainingEnvironment:
 
 
 def libraries(names: Collection[str]) -> str:
-    """The names and versions of those libraries that are installed."""
+    """Return the names and versions of the given libraries that are installed."""
     there = (f"{name} {version}" for name, version in _versions() if name in names and version)
     return ", ".join(there)
 

@@ -31,7 +31,7 @@ class Score:
     """A model's loss and accuracy on some examples."""
 
     loss: float  # mean, nats per label token
-    accuracy: float  # share of correctly predicted label tokens
+    accuracy: float  # fraction of label tokens predicted correctly
     label_tokens: int
 
     def __str__(self) -> str:
@@ -44,8 +44,8 @@ class Score:
 class HeldOut:
     """The held-out examples, in batches by length.
 
-    Scoring draws no random number and changes no parameter, so training does not depend on it. The
-    ranks share the batches, and all get the same result.
+    Scoring draws no random numbers and changes no parameters, so it does not affect training. The
+    batches are divided among the ranks, and all ranks get the same result.
     """
 
     def __init__(self, examples: Sequence[Example], plan: Plan, ranks: Ranks) -> None:
@@ -58,20 +58,20 @@ class HeldOut:
         self._plan, self._ranks = plan, ranks
 
     def score(self, model: nn.Module, lease: Lease) -> Score | None:
-        """Score a model without dropout; it is left in evaluation mode.
+        """Score a model without dropout, and leave it in evaluation mode.
 
-        Returns None if the segment has to end before the last batch. Raises LossDiverged in all
-        ranks if the loss is not finite, and MicroBatchTooLarge.
+        Return None if the segment has to end before the last batch. Raise LossDiverged in all ranks
+        if the loss is not finite, and MicroBatchTooLarge if a batch runs out of memory.
         """
         model.eval()
         loss, correct, label_tokens = 0.0, 0, 0
         mine = self._batches[self._ranks.rank :: self._ranks.count]
-        # Not inference mode, whose tensors a module may keep and cannot use in a backward pass.
+        # Not inference mode: a module may keep its tensors and fail in a later backward pass.
         with torch.no_grad():
             for turn in range(-(-len(self._batches) // self._ranks.count)):
                 if self._ranks.agree(lease.must_end()):
                     return None
-                if turn < len(mine):  # the last turn may leave nothing for this rank
+                if turn < len(mine):  # the last round may have no batch for this rank
                     with reporting_out_of_memory(mine[turn], self._plan, self._ranks.device):
                         batch = collate(mine[turn], self._ranks.device)
                         batch_loss, batch_correct = scored(model, batch)
@@ -85,7 +85,7 @@ class HeldOut:
 
 
 class Evaluations:
-    """The evaluations of a segment, at intervals and at its end; each one is reported."""
+    """The evaluations of a segment, at intervals and at its end. Each one is reported."""
 
     def __init__(self, context: Context, held_out: HeldOut, progress: Progress) -> None:
         self._spec, self._reporter, self._lease = context.spec, context.reporter, context.lease
@@ -93,11 +93,14 @@ class Evaluations:
 
     @property
     def due(self) -> bool:
-        """True at every evaluation interval."""
+        """Return True at every evaluation interval."""
         return self._progress.step % self._spec.hyperparameters.evaluation_steps == 0
 
     def between(self, model: PeftModel) -> None:
-        """Evaluate between two steps, unless the segment has to end; raise LossDiverged."""
+        """Evaluate between two steps, unless the segment has to end.
+
+        Raise LossDiverged if the loss is not finite.
+        """
         began = time.monotonic()
         score = self._held_out.score(model, self._lease)
         if score is not None:
@@ -108,8 +111,8 @@ class Evaluations:
     def conclude(self, model: PeftModel) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
-        The base is frozen, so its loss is the same at any time. Raises SegmentStopped in rank 0,
-        and LossDiverged.
+        The base is frozen, so its loss never changes. Raise SegmentStopped in rank 0 if the segment
+        has to end, and LossDiverged if the run has diverged.
         """
         with model.disable_adapter():
             before = self._score(model, 0)
@@ -126,7 +129,7 @@ class Evaluations:
         )
 
     def _score(self, model: nn.Module, step: int) -> Score:
-        """Score until it succeeds; retry if more time was paid for after an interruption."""
+        """Score a model. If the lease is extended after an interruption, start over."""
         began = time.monotonic()
         while (score := self._held_out.score(model, self._lease)) is None:
             self._lease.check()

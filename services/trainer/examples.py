@@ -1,4 +1,4 @@
-"""Rendering a dataset with the base's tokenizer."""
+"""Rendering of a dataset with the base's tokenizer."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ROWS_AT_ONCE = 64
 
 @dataclass
 class Rendered:
-    """The examples of each conversation, and counts of what was left out."""
+    """The examples of each conversation, and counts of omitted ones."""
 
     conversations: list[list[Example]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)  # numbers of the conversations' rows, from 0
+    rows: list[int] = field(default_factory=list)  # row number of each conversation, from 0
     truncated: int = 0
     without_labels: int = 0
     unrenderable: int = 0
 
     def take(self, row: int, examples: list[Example], max_tokens: int) -> None:
-        """Add a row's examples, truncated; drop those without a label token."""
+        """Truncate and add a row's examples. Drop those without a label token."""
         self.truncated += any(len(example.input_ids) > max_tokens for example in examples)
         cut = [example.truncated(max_tokens) for example in examples]
         if taught := [example for example in cut if example.label_tokens > 0]:
@@ -50,10 +50,10 @@ class Rendered:
 
 
 class Renderer(ChatRenderer):
-    """Renders conversations with a tokenizer's chat template.
+    """A renderer of conversations with a tokenizer's chat template.
 
-    `today` is the date for templates that write one, so that a job's examples are equal on every
-    day. None: the date of the rendering.
+    `today` is the date for templates that insert one, so that a job's examples do not depend on the
+    day. If it is None, templates use the date of the rendering.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Renderer(ChatRenderer):
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
     ) -> Rendered:
-        """Render a dataset's rows; `check` is called before each and may raise."""
+        """Render a dataset's rows. `check` is called before each row and may raise."""
         rendered, rows = Rendered(), enumerate(conversations)
         while several := list(islice(rows, ROWS_AT_ONCE)):
             marked = [self._marked(conversation, check) for _, conversation in several]
@@ -91,7 +91,7 @@ class Renderer(ChatRenderer):
     def _marked(
         self, conversation: dict[str, Any], check: Callable[[], None]
     ) -> list[Marked] | None:
-        """The texts of a conversation; None if the template refuses it."""
+        """Return the texts of a conversation, or None if the template rejects it."""
         check()
         try:
             return self.marked(conversation)

@@ -1,4 +1,4 @@
-"""The execution mode: all settings that change the last bits of a loss, kept on resume."""
+"""The execution mode: all settings that affect the last bits of a loss. A resume keeps them."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ other bits, so that a resumed job reports the difference."""
 
 
 class ExecutionMode(BaseModel):
-    """Settings under which a step gives the same bits; defaults stand for unrecorded values."""
+    """Settings under which a step is bit-reproducible. Defaults apply to unrecorded values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: str  # of the base, or of its computation if it is in 4 bits
-    threads: int  # of torch, in each rank; another number may add in another order
+    dtype: str  # of the base, or of the computation with a 4-bit base
+    threads: int  # torch threads per rank; affects the order of addition
     ranks: int = 1
     device: str | None = None  # cpu or cuda
     code: str | None = None  # version and revision of EcoLink
-    libraries: str | None = None  # names and versions of those that compute
-    processor: str | None = None  # by which libraries choose their kernels
-    pad_multiple: int = 8  # of a micro batch's length
-    attention: str | None = None  # transformers' name; None: the base's own choice
-    compiled: bool = False  # else eager
-    deterministic: bool = False  # torch's setting, which only a GPU needs
-    split: int = 1  # parts of each approved micro-batch
+    libraries: str | None = None  # names and versions of the numerical libraries
+    processor: str | None = None  # libraries choose kernels by processor
+    pad_multiple: int = 8  # row lengths are rounded up to a multiple of this
+    attention: str | None = None  # transformers' name; None: the base's default
+    compiled: bool = False  # False: eager
+    deterministic: bool = False  # torch's setting; only needed on a GPU
+    split: int = 1  # parts into which each approved micro-batch is split
     numerics: int = 0
 
     @classmethod
     def natural(
         cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool, split: int
     ) -> ExecutionMode:
-        """The mode of a job that starts on this machine."""
+        """Return the mode of a job that starts on this machine."""
         return cls(
             dtype=str(dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
@@ -63,7 +63,7 @@ class ExecutionMode(BaseModel):
         )
 
     def continuing(self, saved: ExecutionMode) -> ExecutionMode:
-        """The saved mode, as far as this machine has the cores and the compiler for it."""
+        """Return the saved mode, as far as this machine's cores and compiler support it."""
         enough = saved.threads * self.ranks <= len(os.sched_getaffinity(0))
         return self.model_copy(
             update={
@@ -75,14 +75,14 @@ class ExecutionMode(BaseModel):
         )
 
     def take_effect(self) -> None:
-        """Set the number of torch's threads."""
+        """Apply the mode's number of threads to torch."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
     def on(self, base: PreTrainedModel) -> ExecutionMode:
-        """Set the base's attention as recorded; return the mode with its attention.
+        """Set the base's attention implementation as recorded. Return the mode with that attention.
 
-        Packed attention is not set here, because it needs a test of the base.
+        Packed attention is set elsewhere, because the base must be tested first.
         """
         own = base.config._attn_implementation
         if self.attention in (None, PACKED):
@@ -93,13 +93,13 @@ class ExecutionMode(BaseModel):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The mode's dtype."""
+        """The mode's torch dtype."""
         return getattr(torch, self.dtype)
 
     def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
-        """Recorded settings in which this mode differs from the saved one.
+        """Return the recorded settings in which this mode differs from the saved one.
 
-        A GPU without a fixed order of addition always counts as a difference.
+        A non-deterministic GPU always counts as a difference.
         """
         found = {
             name: (before, now)
@@ -115,7 +115,7 @@ class ExecutionMode(BaseModel):
 
 
 def _processor(device: torch.device) -> str:
-    """The name of the GPU, or of the CPU with the instruction sets that torch uses."""
+    """Return the name of the GPU, or of the CPU and the instruction set that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
@@ -125,13 +125,13 @@ def _processor(device: torch.device) -> str:
 
 
 def make_deterministic(practise: Callable[[], None]) -> str | None:
-    """Make a GPU's operators add in a fixed order; return None, or why they cannot.
+    """Make a GPU's operators deterministic. Return None, or the reason if that fails.
 
-    `practise` runs a micro-batch forward and backward. Attention's backward pass uses atomics
-    unless torch raises errors for nondeterministic operators; warnings are not enough. Source:
-    PyTorch's notes on reproducibility. `services/model_libraries.py` has cuBLAS's setting.
+    `practise` runs a micro-batch forward and backward. torch must raise errors for nondeterministic
+    operators: with warnings only, attention's backward pass still uses atomics. Source: PyTorch's
+    notes on reproducibility. `services/model_libraries.py` sets cuBLAS's workspace.
     """
-    # Nothing reads uninitialised memory.
+    # No code reads uninitialised memory, so it need not be filled.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)
     try:

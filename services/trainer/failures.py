@@ -1,4 +1,4 @@
-"""The failure class of an exception. It decides who pays, and the advice to the user."""
+"""Classification of exceptions. The failure class decides who pays and what the user is advised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-# Rust libraries (obstore, safetensors) have the error number in the text only.
+# Rust libraries (obstore, safetensors) report the error number in the text only.
 DISK_TEXTS = tuple(f"(os error {number})" for number in sorted(DISK_ERRNOS))
 # torch's messages for a GPU (OutOfMemoryError is a RuntimeError), a CPU, and cuBLAS's workspace.
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -19,14 +19,14 @@ DATA_ERRORS = (ValueError, KeyError, IndexError, TypeError, TemplateError)
 
 
 class SegmentFailure(Exception):
-    """Base of the errors that have their own failure class."""
+    """Base class of errors with their own failure class."""
 
     failure: FailureClass
     shortage: MemoryShortage | None = None  # the micro-batch that ran out of memory
 
 
 class BadData(SegmentFailure):
-    """The dataset, or a hyperparameter with this base, does not work."""
+    """The dataset is unusable, or a hyperparameter does not work with this base."""
 
     failure = FailureClass.BAD_DATA
 
@@ -34,17 +34,18 @@ class BadData(SegmentFailure):
 class LossDiverged(SegmentFailure):
     """The loss or its gradient is not finite, or the loss is far above that of the base.
 
-    The last checkpoint before is still good.
+    The previous checkpoint is still good.
     """
 
     failure = FailureClass.LOSS_DIVERGED
 
 
 def classify(error: BaseException, phase: Phase) -> FailureClass:
-    """The failure class of the error that ended a segment in a phase.
+    """Return the failure class of the error that ended a segment in this phase.
 
-    A lack of memory or disk space comes first, anywhere in the chain of causes. A dataset with
-    another hash (ArtifactCorrupt) is the store's fault, so it is trainer_crashed and retried.
+    A lack of memory or disk space anywhere in the chain of causes takes precedence. A dataset with
+    the wrong hash (ArtifactCorrupt) is the store's fault, so it is classified as trainer_crashed
+    and retried.
     """
     if any(is_out_of_memory(each) for each in _chain(error)):
         return FailureClass.OUT_OF_MEMORY
@@ -60,12 +61,12 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
 
 
 def shortage_of(error: BaseException | None) -> MemoryShortage | None:
-    """The micro-batch that ran out of memory, if one did."""
+    """Return the micro-batch that ran out of memory, or None."""
     return error.shortage if isinstance(error, SegmentFailure) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes."""
+    """Yield the error and its causes."""
     current: BaseException | None = error
     while current is not None:
         yield current
@@ -74,7 +75,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if an error itself, without its causes, reports a lack of memory."""
+    """Return True if the error itself, ignoring its causes, reports a lack of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (

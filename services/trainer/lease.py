@@ -19,7 +19,7 @@ WATCH_SECONDS = 0.25
 
 
 class SegmentStopped(Exception):
-    """The segment ends before its work is done, for the reason in `outcome`."""
+    """The segment ends before its work is complete. `outcome` gives the reason."""
 
     def __init__(self, outcome: SegmentEnd) -> None:
         super().__init__(outcome.value)
@@ -27,10 +27,10 @@ class SegmentStopped(Exception):
 
 
 class Lease:
-    """The paid seconds and stop request last received; thread-safe.
+    """The most recently received paid seconds and stop request. Thread-safe.
 
-    Paid time only grows, so an old message never shortens it. Paid time and grace are in segment
-    seconds. A stall is in real seconds, because it concerns the machine.
+    Paid time never decreases, so an old message cannot shorten it. Paid time and grace are in
+    segment seconds. The stall limit is in real seconds, because it concerns the machine.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Lease:
         self._closed = threading.Event()
 
     def apply(self, control: Control) -> None:
-        """Apply a Control message; messages may arrive in any order."""
+        """Apply a Control message. Messages may arrive in any order."""
         self.paid_seconds = max(self.paid_seconds, control.paid_seconds)
         self._stop = self._stop or control.stop
 
     def request_stop(self) -> None:
-        """Request a graceful stop; safe in a signal handler."""
+        """Request a graceful stop. Safe to call in a signal handler."""
         self._stop = True
 
     @property
@@ -67,44 +67,44 @@ class Lease:
         return None
 
     def check(self) -> None:
-        """Note progress; raise SegmentStopped if the segment has to end now."""
+        """Record progress. Raise SegmentStopped if the segment has to end now."""
         self.progress()
         if (outcome := self.outcome) is not None:
             raise SegmentStopped(outcome)
 
     def must_end(self) -> bool:
-        """Note progress; return True if the segment has to end now."""
+        """Record progress. Return True if the segment has to end now."""
         self.progress()
         return self.outcome is not None
 
     def progress(self) -> None:
-        """Note progress, so that the segment does not count as stalled."""
+        """Record progress, so that the segment does not count as stalled."""
         self._progressed_at = time.monotonic()
 
     def conclude(self) -> None:
-        """End the check for stalls: the work is done, and its report waits for an answer."""
+        """Disable the stall check, because only the final report is outstanding."""
         self._stall_seconds = math.inf
 
     def grace_used(self, elapsed_seconds: float) -> float:
-        """Seconds of grace used after this many seconds of the segment."""
+        """Return the seconds of grace used at this elapsed time of the segment."""
         return round(max(0.0, elapsed_seconds - self.paid_seconds), 3)
 
     @property
     def remaining_seconds(self) -> float:
-        """Segment seconds until the process has to end: the rest of paid time and grace."""
+        """Return the segment seconds left until paid time and grace are used up."""
         return max(0.0, self.paid_seconds + self.grace_seconds - self.clock.elapsed())
 
     def watch(self) -> None:
         """Start the watchdog, which ends the process after paid time and grace, or on a stall.
 
-        It has its own thread. So a hung collective or a dead network cannot keep a GPU unpaid, or
-        bill an idle one.
+        It runs in its own thread, so a hung collective or a dead network can neither occupy a GPU
+        without payment nor bill an idle one.
         """
         self.clock.beat()
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def close(self) -> None:
-        """End the watchdog."""
+        """Stop the watchdog."""
         self._closed.set()
 
     def _watch(self) -> None:

@@ -38,12 +38,12 @@ class TargetModulesNotFound(BadData):
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory."""
+    """Load the tokenizer of a model directory."""
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> Manifest:
-    """Return a base model's manifest; raise BaseChanged if its hash is another one."""
+    """Return a base model's manifest. Raise BaseChanged if its hash is not the approved one."""
     manifest = artifacts.manifest(ref)
     if manifest_sha256 not in (None, manifest.sha256):
         raise BaseChanged(
@@ -59,11 +59,11 @@ def load_base(
     device: torch.device = CPU,
     precision: Precision = Precision.BF16,
 ) -> PreTrainedModel:
-    """Load the base model of a directory onto a device.
+    """Load the base model in a directory onto a device.
 
-    With NF4 the linear layers are stored in 4 bits and multiplied in `dtype`. Embeddings, norms and
-    head are in `dtype`. Source: Dettmers et al., QLoRA (2023), without its cast of these to
-    float32, because they are not trained and would double in size.
+    With NF4, linear layers are stored in 4 bits and multiplied in `dtype`. Embeddings, norms and
+    the head are in `dtype`. Source: Dettmers et al., QLoRA (2023). Unlike QLoRA, embeddings, norms
+    and the head are not cast to float32, because they are not trained and would double in size.
     """
     logging.disable_progress_bar()  # the log is not a terminal
     if precision is not Precision.NF4:
@@ -84,8 +84,8 @@ def load_base(
     )
     for layer in base.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # Else bitsandbytes repacks the weights for inference on such CPUs, with scales rounded
-            # to bfloat16. Evaluation must use the weights that were trained on.
+            # Otherwise, bitsandbytes repacks the weights for inference on such CPUs, with scales
+            # rounded to bfloat16. Evaluation must use the same weights as training.
             layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     if device.type == "cpu":
         _leave_file(base)
@@ -93,23 +93,23 @@ def load_base(
 
 
 def _leave_file(base: PreTrainedModel) -> None:
-    """Copy the parameters that a 4-bit base maps from its file, so that the file leaves memory."""
+    """Copy the parameters that a 4-bit base maps from its file, so that it can be unmapped."""
     for parameter in base.parameters():  # tied parameters are listed once and stay tied
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
-    """Keep only each layer's input, and recompute the rest in the backward pass.
+    """Enable gradient checkpointing: keep each layer's input and recompute the rest.
 
-    Not re-entrant, so that no input needs a gradient. Source: Chen et al., Training Deep Nets with
+    Non-reentrant, so that no input needs a gradient. Source: Chen et al., Training Deep Nets with
     Sublinear Memory Cost (2016).
     """
     base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The base's context length in tokens."""
+    """Return the base's context length in tokens."""
     declared = getattr(base.config, "max_position_embeddings", None)
     return int(declared or tokenizer.model_max_length)
 
@@ -117,10 +117,11 @@ def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def attach_adapter(
     base: PreTrainedModel, hyperparameters: Hyperparameters, base_name: str
 ) -> PeftModel:
-    """Attach a new LoRA adapter to the base, in float32 whatever the base's precision.
+    """Attach a new LoRA adapter to the base, in float32 regardless of the base's precision.
 
     The base is frozen and B starts at zero, so the adapted model starts as the base. Source: Hu et
-    al., LoRA (2021). Raises TargetModulesNotFound. Uses torch's random state.
+    al., LoRA (2021). Uses torch's random state. Raise TargetModulesNotFound if a target module is
+    not a linear layer.
     """
     # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
@@ -138,21 +139,21 @@ def attach_adapter(
         use_rslora=hyperparameters.use_rslora,
         target_modules=list(hyperparameters.target_modules),
     )
-    # Not part of the saved adapter, which any version of PEFT loads.
+    # Not saved with the adapter, so any version of PEFT can load it.
     config._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
-    # The platform's name of the base instead of a path, and a fixed order of the modules.
+    # EcoLink's name of the base instead of a path, and a fixed order of modules.
     config.base_model_name_or_path = base_name
     config.target_modules = sorted(hyperparameters.target_modules)
     return model
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write the adapter as plain PEFT, and the training environment."""
-    # "auto" would ask the Hugging Face hub for the base's vocabulary.
+    """Write the adapter in PEFT's format, and the training environment."""
+    # "auto" would query the Hugging Face hub for the base's vocabulary.
     model.save_pretrained(str(directory), save_embedding_layers=False)
-    # An empty model card; the platform writes one.
+    # PEFT's model card is empty. EcoLink writes its own.
     (directory / "README.md").unlink(missing_ok=True)
     (directory / ENVIRONMENT).write_text(environment_of(model).model_dump_json(indent=1))
 

@@ -1,4 +1,4 @@
-"""Out of memory in a micro-batch, reported with the batch's size."""
+"""Reporting of a micro-batch that ran out of memory, with its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.trainer.plan import Plan
 
 
 class MicroBatchTooLarge(SegmentFailure):
-    """A micro-batch ran out of memory; `shortage` has its size."""
+    """A micro-batch ran out of memory. `shortage` contains its size."""
 
     failure = FailureClass.OUT_OF_MEMORY
 
@@ -35,7 +35,7 @@ def reporting_out_of_memory(
 ) -> Iterator[None]:
     """Raise MicroBatchTooLarge if a micro-batch's forward or backward pass runs out of memory.
 
-    On a GPU torch raises OutOfMemoryError, on a CPU RuntimeError or Python's MemoryError.
+    torch raises OutOfMemoryError on a GPU, and RuntimeError or MemoryError on a CPU.
     """
     try:
         yield

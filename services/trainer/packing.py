@@ -1,7 +1,7 @@
-"""Packed attention for a base, if it gives the same logits for two packed examples.
+"""Packed attention for bases that compute the same logits with it.
 
-transformers can replace the attention of most architectures. Some do not pass on what attention
-needs to know of a batch, or mix tokens elsewhere.
+transformers can replace the attention of most architectures. Some architectures do not pass a
+batch's layout to attention, or mix tokens outside attention.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
 
 
 def pack_if_able(base: PreTrainedModel) -> None:
-    """Give a base packed attention if it then computes the same logits.
+    """Enable packed attention for a base if it then computes the same logits.
 
-    Its own attention must be torch's fused one, without sliding windows. Draws no random number.
-    Raises errors of a lack of memory.
+    The base must use torch's fused attention without sliding windows. Draws no random numbers.
+    Out-of-memory errors propagate.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -52,7 +52,7 @@ def pack_if_able(base: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _logits(base: PreTrainedModel) -> Tensor:
-    """Logits (tokens, vocabulary) of two examples with the base's present attention."""
+    """Return logits (tokens, vocabulary) of two examples with the base's current attention."""
     vocabulary = base.config.get_text_config().vocab_size
     rows = [
         tuple((7 * place + 3 * count) % vocabulary for place in range(count)) for count in TOKENS

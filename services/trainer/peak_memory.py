@@ -1,4 +1,4 @@
-"""The peak memory of a trainer's model, comparable with the prediction."""
+"""The peak memory of a trainer's model, measured so that it can be compared with the prediction."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _program_bytes: int | None = None
 
 
 def note_program() -> None:
-    """Record the memory of this process before it loads a base; only the first call counts.
+    """Record the memory of this process before it loads a base. Only the first call has an effect.
 
-    The predicted memory on a CPU is without interpreter and libraries, about 0.4 GiB.
+    The prediction for a CPU excludes the interpreter and libraries, about 0.4 GiB.
     """
-    global _program_bytes  # a process has one
+    global _program_bytes  # one per process
     if _program_bytes is None:
         _program_bytes = _resident("VmRSS")
 
 
 class PeakMemory:
-    """The peak of one rank: all memory of its GPU, or resident memory without the program on a CPU.
+    """The peak memory of one rank: a GPU's memory, or resident memory without the program.
 
-    On a CPU the peak of loading does not count (`forget_loading`), because the kernel can reclaim
-    the pages of the file that is read.
+    On a CPU, the peak during loading is excluded (`forget_loading`), because the kernel can reclaim
+    the pages of the file.
 
-    On a GPU it is the memory reserved by torch's allocator plus the CUDA context and libraries. The
-    latter are measured once, when the model is loaded. The GPU has no other process.
+    On a GPU, it is the memory reserved by torch's allocator plus the CUDA context and libraries.
+    The latter are measured once, when the model is loaded. No other process uses the GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -41,20 +41,20 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int:
-        """The peak so far."""
+        """Return the peak so far, in bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) + self._beside
         return max(0, _resident("VmHWM") - (_program_bytes or 0))
 
 
 def forget_loading() -> None:
-    """Reset the peak of the resident set once a base is loaded; see proc(5), clear_refs."""
-    with suppress(OSError):  # not every kernel has it: the peak then includes loading
+    """Reset the peak resident set after a base is loaded. See proc(5), clear_refs."""
+    with suppress(OSError):  # not supported by every kernel; the peak then includes loading
         CLEAR_REFS.write_text("5")
 
 
 def _resident(name: str) -> int:
-    """Bytes of the resident set: VmRSS now, VmHWM at its highest, both in kB; see proc(5)."""
+    """Return the resident set in bytes: VmRSS is the current size, VmHWM the peak. See proc(5)."""
     found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found.group(1))

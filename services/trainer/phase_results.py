@@ -23,18 +23,18 @@ class Loaded:
 
     tokenizer: PreTrainedTokenizerBase
     model: PeftModel
-    mode: ExecutionMode  # before the choice between compiled and eager layers
-    eager_reason: str | None  # why layers cannot be compiled; None: they can
+    mode: ExecutionMode  # before choosing compiled or eager layers
+    eager_reason: str | None  # reason why layers cannot be compiled, if any
     base_parameters: int
     context_length: int  # tokens
     vocabulary_size: int
-    base_files: BaseFiles | None  # being hashed; rank 0 only
+    base_files: BaseFiles | None  # still being hashed; rank 0 only
     peak_memory: PeakMemory
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rendered dataset and the optimizer, restored to the checkpoint if there is one."""
+    """The rendered dataset and the optimizer, restored from the checkpoint if there is one."""
 
     renderer: Renderer
     training: Training
@@ -45,7 +45,7 @@ class Prepared:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole job."""
+        """Number of optimizer steps in the whole job."""
         return self.training.plan.total_steps
 
 
@@ -55,5 +55,5 @@ class Trained:
 
     step: int
     train_loss: float  # of the last step, nats per label token
-    best_step: int | None  # the checkpoint with the lowest held-out loss
+    best_step: int | None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None

@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of seed and epoch, so a position is one integer."""
+"""The data order, a pure function of seed and epoch, so that a position is a single integer."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
 
 def held_out(conversations: int, seed: int) -> frozenset[int]:
-    """Indices of the held-out conversations: 5%, at least 1 and at most 64 of two or more."""
+    """Return the indices of the held-out conversations: 5%, at least 1 and at most 64.
+
+    `conversations` must be at least 2.
+    """
     assert conversations >= 2
     size = held_out_examples(conversations)
     return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
 
 
 def validated(conversations: int, seed: int) -> list[int]:
-    """Indices to evaluate on in a validation file, in order: all, or 256 chosen by the seed."""
+    """Return the sorted indices of validation examples: all, or 256 chosen by the seed."""
     size = min(VALIDATION_MAXIMUM, conversations)
     return sorted(Random(f"{seed}:validation").sample(range(conversations), size))
 
 
-@dataclass(frozen=True, eq=False)  # caches use its identity, because hashing lengths is slow
+@dataclass(frozen=True, eq=False)  # caches key it by identity, because hashing lengths is slow
 class Plan:
     """The examples of each optimizer step, divided into micro-batches.
 
     `lengths` are the examples' sizes in tokens. Every epoch has its own order, and ends with a
-    short step if the examples do not divide evenly. The plan depends only on what was approved,
-    such as the number of ranks. Any number of present ranks shares the same micro-batches.
+    short step if the examples do not divide evenly. The plan depends only on approved values, such
+    as the approved number of ranks. The actual ranks, however many, share the same micro-batches.
     `split` divides each micro-batch into that many parts.
     """
 
@@ -55,7 +58,7 @@ class Plan:
 
     @classmethod
     def of(cls, spec: SegmentSpec, examples: Sequence[Example]) -> Plan:
-        """The plan of a job over its training examples."""
+        """Return the plan of a job over its training examples."""
         hyperparameters = spec.hyperparameters
         return cls(
             lengths=tuple(len(example.input_ids) for example in examples),
@@ -71,53 +74,52 @@ class Plan:
 
     @property
     def examples_per_step(self) -> int:
-        """Examples of one full optimizer step."""
+        """Number of examples in a full optimizer step."""
         return self.micro_batch_size * self.micro_batches_per_step
 
     @property
     def micro_batches_per_step(self) -> int:
-        """Micro batches of one full optimizer step, over all ranks."""
+        """Number of micro-batches in a full optimizer step, over all ranks."""
         return self.gradient_accumulation * self.ranks
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the data."""
+        """Number of optimizer steps in one pass over the data."""
         return math.ceil(len(self.lengths) / self.examples_per_step)
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole job, without padding."""
+        """Number of tokens in the whole job, without padding."""
         return self.epochs * sum(self.lengths)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole job."""
+        """Number of optimizer steps in the whole job."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def largest_micro_batch(self) -> int:
-        """Examples of a full micro batch, after the split."""
+        """Number of examples in a full micro-batch, after the split."""
         return -(-self.micro_batch_size // self.split)
 
     def micro_batches(self, step: int, among: int = 1) -> list[list[int]]:
-        """Example indices of an optimizer step (from 0), by micro-batch.
+        """Return the example indices of an optimizer step (from 0), by micro-batch.
 
-        The micro-batches are in the order in which the present ranks (`among`) receive them in
-        turn. The shuffled epoch is divided into windows of 8 steps. In a window examples are sorted
-        by length and divided into micro-batches, which are shuffled again. That saves most of the
-        padding.
+        The micro-batches are ordered for round-robin assignment to `among` ranks. The shuffled
+        epoch is divided into windows of 8 steps. Within a window, examples are sorted by length and
+        divided into micro-batches, which are then shuffled. That avoids most of the padding.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
         start = position * self.micro_batches_per_step
         whole = batches[start : start + self.micro_batches_per_step]
         batches = [part for batch in whole for part in cut(batch, -(-len(batch) // self.split))]
-        if among > 1:  # from the largest to the smallest, so that the ranks' work is even
+        if among > 1:  # largest first, so that the ranks' work is balanced
             batches = sorted(batches, key=self._padded_tokens, reverse=True)
         return batches
 
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
-        """The batches of an optimizer step (from 0) for each of the present ranks.
+        """Return the batches of an optimizer step (from 0) for each of `among` ranks.
 
         A rank's micro-batches are merged into as few batches as fit into memory.
         """
@@ -135,10 +137,10 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Tokens, with padding, of the largest batch of several examples.
+        """Return the maximum number of tokens, with padding, in a batch of several examples.
 
-        If a micro-batch of one example is split, this is less than the longest example has. That
-        example is then alone in its batch.
+        If a micro-batch of one example is split, the longest example may exceed this. It then forms
+        a batch alone.
         """
         whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
         return whole // self.split
@@ -147,9 +149,9 @@ class Plan:
         return len(batch) * max(self.lengths[index] for index in batch)
 
     def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
-        """Learning rate of an optimizer step (from 0): linear warm-up to the peak, then to 0.
+        """Return the learning rate of an optimizer step (from 0): linear warm-up, then decay to 0.
 
-        Cosine: Loshchilov and Hutter, SGDR (2017), without restarts.
+        The cosine schedule is Loshchilov and Hutter, SGDR (2017), without restarts.
         """
         peak = hyperparameters.learning_rate
         warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
@@ -162,13 +164,13 @@ class Plan:
 
 
 def cut(indices: Sequence[int], size: int) -> list[list[int]]:
-    """Consecutive pieces of at most `size` indices."""
+    """Return consecutive slices of at most `size` indices."""
     return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
 
 
 @lru_cache(maxsize=2)
 def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
-    """Every micro batch of an epoch, in order."""
+    """Return all micro-batches of an epoch, in order."""
     random = Random(f"{plan.seed}:{epoch}")
     order = list(range(len(plan.lengths)))
     random.shuffle(order)
@@ -182,9 +184,9 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
 
 
 def content_sha256(examples: Iterable[Example]) -> str:
-    """Hash of the examples' tokens and labels, in order.
+    """Return a hash of the examples' tokens and labels, in order.
 
-    It changes if the template writes another date, or a release labels other tokens.
+    It changes if the template inserts another date, or a new release labels other tokens.
     """
     digest = hashlib.sha256()
     for example in examples:
@@ -194,7 +196,7 @@ def content_sha256(examples: Iterable[Example]) -> str:
 
 
 def data_position_sha256(plan: Plan, step: int) -> str:
-    """Hash of seed, epoch, step, the examples of every step of the epoch, and their content.
+    """Return a hash of seed, epoch, step, and the examples of each step with their content.
 
     It does not depend on the division into micro-batches and ranks, which may change on resume.
     """

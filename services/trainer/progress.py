@@ -10,16 +10,16 @@ from services.trainer.training import Step
 
 @dataclass(frozen=True)
 class BeforeSaving:
-    """The counters that saving a checkpoint changes, before the change."""
+    """The counters that saving a checkpoint changes, as they were before."""
 
-    saved_step: int  # of the checkpoint before
+    saved_step: int  # step of the previous checkpoint
     best_step: int | None
     best_eval_loss: float | None
 
 
 @dataclass
 class Progress:
-    """Running counters, over all segments unless said otherwise."""
+    """Running counters, over all segments unless noted otherwise."""
 
     step: int = 0  # optimizer steps done
     saved_step: int = 0  # of the newest checkpoint
@@ -29,14 +29,14 @@ class Progress:
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
     lowest_loss: float | None = None  # of an optimizer step
     starting_loss: float | None = None  # the highest of the first steps
-    suspect_steps: int = 0  # consecutive newest steps above the line of divergence
+    suspect_steps: int = 0  # consecutive newest steps above the divergence threshold
     best_step: int | None = None  # of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
     segment_tokens: int = 0
     segment_seconds: float = 0.0
 
     def take(self, step: Step, total_steps: int) -> None:
-        """Count a step of a run of `total_steps`."""
+        """Count one step of a run of `total_steps`."""
         self.step += 1
         self.trained_tokens += step.tokens
         self.train_loss = step.loss
@@ -49,12 +49,12 @@ class Progress:
 
     @property
     def tokens_per_second(self) -> float:
-        """Training speed of this segment, without padding."""
+        """Training speed of this segment, excluding padding."""
         return self.segment_tokens / self.segment_seconds
 
     @property
     def is_best(self) -> bool:
-        """True if this step's held-out loss is the lowest so far; equal in all ranks."""
+        """Return True if this step's held-out loss is the lowest so far. Equal in all ranks."""
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 

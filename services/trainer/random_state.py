@@ -1,4 +1,4 @@
-"""torch's random state in one rank, the only one that training uses."""
+"""torch's random state in one rank. Training uses no other generator."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class RandomState:
 
     @classmethod
     def of(cls, device: torch.device) -> RandomState:
-        """Copy the present state, a few kilobytes, without waiting for the GPU."""
+        """Copy the current state, a few kilobytes, without waiting for the GPU."""
         on_gpu = device.type == "cuda"
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None)
 
     def restore(self, device: torch.device) -> None:
-        """Restore the state; a GPU without a saved state keeps its own."""
-        # Cloned, because torch reads a state from the start of its storage.
+        """Restore the state. A GPU without a saved state keeps its own."""
+        # Cloned, because torch reads from the start of the storage, not of the view.
         torch.set_rng_state(self.cpu.clone())
         if self.cuda is not None and device.type == "cuda":
             torch.cuda.set_rng_state(self.cuda.clone(), device)
 
 
 def reseed(seed: int, step: int, rank: int) -> None:
-    """Seed the generators of all devices from these three numbers."""
+    """Seed the generators of all devices from the seed, step and rank."""
     torch.manual_seed(Random(f"{seed}:{step}:{rank}").getrandbits(64))

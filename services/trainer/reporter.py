@@ -1,4 +1,4 @@
-"""The trainer's connection to NATS: reports, telemetry and log lines out, Control messages in."""
+"""The trainer's NATS connection, for reports, telemetry, log lines and Control messages."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ RECONNECT_SECONDS = 0.25
 FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
-STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # its sender may be gone; the report is in the stream
-EXIT_SECONDS = 1.0  # of the grace, kept for the exit itself
-OUTBOX_MESSAGES = 10_000  # telemetry and log lines kept while NATS is away; the oldest go first
+STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # the scheduler may have stopped; the report is in the stream
+EXIT_SECONDS = 1.0  # part of the grace reserved for the exit
+OUTBOX_MESSAGES = 10_000  # limit while NATS is unreachable; the oldest are dropped
 OUTBOX_BATCH = 256
 LOG_TEXT_CHARACTERS = 4_000
 
@@ -58,20 +58,20 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A telemetry or log message without an acknowledgement yet."""
+    """A telemetry or log message that is not acknowledged yet."""
 
-    key: str  # Nats-Msg-Id: a repeat within the stream's dedupe window is one message
+    key: str  # Nats-Msg-Id, by which the stream drops duplicates
     subject: str
     payload: bytes
 
 
 class Reporter:
-    """Owns the NATS connection in a thread of its own; the training loop never waits for it.
+    """A NATS connection in a separate thread, for which the training loop never waits.
 
-    The server closes a connection whose JWT has expired; the next one has the renewed JWT that
-    came with the lease.
+    The server closes a connection when its JWT expires. The next connection uses the renewed JWT
+    that came with the lease.
 
-    Reports are cumulative, so the next one makes up for those that failed while NATS was away.
+    Reports are cumulative, so the next one replaces those that failed while NATS was unreachable.
     Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
     """
 
@@ -95,8 +95,8 @@ class Reporter:
             phase=self._phases.present,
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
-        self._lock = threading.Lock()  # of state that the training loop changes too
-        self._writing = threading.Lock()  # of the final report; the disk may be slow
+        self._lock = threading.Lock()  # guards state shared with the training loop
+        self._writing = threading.Lock()  # guards the final report's file; the disk may be slow
         self._needed: list[SavedCheckpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
@@ -119,13 +119,13 @@ class Reporter:
         return self._phases.present
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase, and report it at once."""
+        """Begin a phase and report it immediately."""
         with self._lock:
             self._phases.enter(phase, self._clock.elapsed())
         self.update(now=True, phase=phase)
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Change fields of the cumulative report; `now` sends it at once."""
+        """Change fields of the cumulative report. `now` sends it immediately."""
         with self._lock:
             self._draft = self._draft.model_copy(update=fields)
         if now:
@@ -143,9 +143,9 @@ class Reporter:
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
-        """Report a durable checkpoint at once; from any thread, one at a time.
+        """Report a durable checkpoint immediately. Any thread may call it, one at a time.
 
-        The report also has the earlier checkpoints that a resume may need, because their own
+        The report also includes the earlier checkpoints that a resume may need, because their own
         reports may have been lost.
         """
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds}")
@@ -158,11 +158,11 @@ class Reporter:
         self._keep_final_report()
 
     def keep_for_operator(self, text: str) -> None:
-        """Write a stack trace to stdout only, where the job's owner does not see it."""
+        """Write a stack trace to stdout only, which the job's owner cannot see."""
         _print(text.rstrip())
 
     def log(self, text: str, level: Level = "INFO") -> None:
-        """Write a message for the job's owner to stdout and NATS, without the server's paths."""
+        """Write a message for the job's owner to stdout and NATS, with server paths removed."""
         for line in without_paths(text).splitlines():
             with self._lock:
                 self._log_lines += 1
@@ -181,10 +181,11 @@ class Reporter:
         failure: FailureClass | None = None,
         shortage: MemoryShortage | None = None,
     ) -> bool:
-        """Send the final report until it is answered; return True if it was.
+        """Send the final report until it is acknowledged. Return True if it was.
 
-        Its elapsed time is that of this call, so the wait for the answer is not billed. The wait
-        ends after 120 s (3 s for a stopped segment), or with the paid time and grace.
+        The elapsed time is taken at this call, so the wait for the acknowledgement is not billed.
+        The wait ends after 120 s (3 s for a stopped segment), or when paid time and grace are used
+        up.
         """
         times = self._times(self._clock.elapsed())
         ending = SegmentEnding(
@@ -205,7 +206,7 @@ class Reporter:
         return self._answered.wait(max(0.0, limit))
 
     def _times(self, elapsed_seconds: float) -> dict[str, Any]:
-        """The fields of a report that depend on the elapsed time."""
+        """Return the fields of a report that depend on the elapsed time."""
         return {
             "elapsed_seconds": elapsed_seconds,
             "phase_seconds": self._phases.until(elapsed_seconds),
@@ -213,10 +214,10 @@ class Reporter:
         }
 
     def _keep_final_report(self) -> None:
-        """Write the report beside the spec, because NATS may be away until this process has ended.
+        """Write the report next to the spec, in case NATS is unreachable until the process ends.
 
         The checkpoint thread and the main thread may both call it. A full disk is not an error,
-        because the report is also sent.
+        because the report is also sent over NATS.
         """
         partial = self._final_report.with_suffix(".partial")
         try:
@@ -240,7 +241,7 @@ class Reporter:
         await asyncio.wait([self._task])
 
     async def _converse(self) -> None:
-        """Stay connected, and reconnect for as long as it takes."""
+        """Stay connected, reconnecting without limit."""
         while True:
             self._beat_now()
             client = Client()
@@ -252,7 +253,7 @@ class Reporter:
                     inbox_prefix=inbox_prefix(self._spec.job_id, self._spec.segment),
                     error_cb=_ignore,
                     max_reconnect_attempts=-1,
-                    # Declared as whole seconds, used as any.
+                    # Typed as int, but floats work.
                     reconnect_time_wait=RECONNECT_SECONDS,  # pyright: ignore[reportArgumentType]
                     connect_timeout=ACK_SECONDS,
                 )
@@ -265,7 +266,7 @@ class Reporter:
                 await client.close()
 
     def _user(self) -> dict[str, Any]:
-        """The options with which nats-py authenticates; each connection uses the newest JWT."""
+        """Return nats-py's authentication options. Each connection uses the newest JWT."""
         credentials = self._spec.credentials
         if credentials is None:
             return {}
@@ -275,7 +276,7 @@ class Reporter:
         }
 
     async def _exchange(self, client: Client) -> None:
-        """One round: receive, send what is due, and sleep until the next heartbeat or a wake-up."""
+        """Receive, send what is due, and sleep until the next heartbeat or wake-up."""
         self._wake.clear()
         self._beat_now()
         rest = self._spec.heartbeat_seconds
@@ -284,7 +285,7 @@ class Reporter:
             try:
                 await self._receive(js)
                 if time.monotonic() >= self._due_at:
-                    await self._report(js)  # before log lines, which the stream may not accept
+                    await self._report(js)  # before log lines, which the stream may reject
                     await self._empty_outbox(js)
             except (NatsError, TimeoutError) as error:
                 _print(f"WARNING nats: {error!r}")
@@ -299,12 +300,12 @@ class Reporter:
             return
 
     def _beat_now(self) -> None:
-        """Touch the file by which the launcher detects a trainer that hangs."""
+        """Touch the file by which the launcher detects a hung trainer."""
         with suppress(OSError):
             self._beat.touch()
 
     async def _receive(self, js: JetStreamContext) -> None:
-        """Apply the last Control message of this segment, if there is one."""
+        """Apply the latest Control message of this segment, if any."""
         subject = control_subject(self._spec.job_id, self._spec.segment)
         try:
             message = await js.get_last_msg(CONTROL, subject, direct=True)
@@ -317,7 +318,7 @@ class Reporter:
             self._answered.set()
 
     async def _empty_outbox(self, js: JetStreamContext) -> None:
-        """Publish the queue, oldest first; a message stays in it until it is acknowledged."""
+        """Publish the queue, oldest first. A message stays queued until it is acknowledged."""
         while batch := list(islice(self._outbox, OUTBOX_BATCH)):
             await asyncio.gather(
                 *(
@@ -332,7 +333,7 @@ class Reporter:
     async def _report(self, js: JetStreamContext) -> None:
         """Publish the newest cumulative report under the next number."""
         report = self._next_report()
-        # Set before the publication, so that an urgent update during it is not lost.
+        # Set before publishing, so that an urgent update in the meantime is not lost.
         final = report.ending is not None
         self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
         key = f"{report.job_id}:{report.segment}:{report.n}"
@@ -369,15 +370,15 @@ def _payload(message: Report | StepMeasured | EvaluationMeasured | LogLine) -> b
 
 
 def _now() -> datetime:
-    """The machine's time, also with the test clock; only people read it."""
+    """Return the machine's time, even with the test clock. It is for display only."""
     return datetime.now(UTC)
 
 
 def _print(line: str) -> None:
-    """Print a line; ignore a full disk."""
+    """Print a line, ignoring a full disk."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 async def _ignore(_: Exception) -> None:
-    """Connection errors are met by trying again; the state is in `is_connected`."""
+    """Ignore connection errors. The client reconnects, and `is_connected` has the state."""

@@ -1,4 +1,4 @@
-"""The reporter as a segment sees it."""
+"""The reporter interface that a segment uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.trainer.reporter import Level
 
 
 class ReporterPort(Protocol):
-    """Reports what a segment does; see Reporter."""
+    """A reporter of a segment's progress. See Reporter."""
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase."""

@@ -1,4 +1,4 @@
-"""The adapter's answer to a fixed prompt, generated at checkpoints."""
+"""Sample answers of the adapter to a fixed prompt, generated at checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_SECONDS = 20.0
 
 
 class Sample(BaseModel):
-    """A prompt and the greedy answer to it, stored beside a checkpoint's weights."""
+    """A prompt and its greedy answer, stored next to a checkpoint's weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,10 +33,10 @@ class Sample(BaseModel):
 
 
 class Sampling:
-    """Generates the answer to the last question of one conversation.
+    """A generator of answers to the last question of one conversation.
 
-    Training does not depend on it: it draws no random number and changes no parameter. The clock
-    decides when it is due, so that frequent checkpoints do not slow training. The last checkpoint
+    It draws no random numbers and changes no parameters, so it does not affect training. Sampling
+    is limited by time, so that frequent checkpoints do not slow training. The last checkpoint
     always has a sample.
     """
 
@@ -51,21 +51,21 @@ class Sampling:
         self._tokenizer, self._device, self._now = renderer.tokenizer, device, now
         self._messages, text = renderer.prompt(conversation)
         self._prompt: list[int] = renderer.encode(text).ids
-        # Not longer than training examples, whose memory and time are accounted for.
+        # No longer than training examples, for which memory and time are planned.
         self._fits = 0 < len(self._prompt) <= renderer.max_tokens - NEW_TOKENS
         self._ends = self._end_tokens(held_out)
         self._pause_seconds, self._sampled_at = FIRST_SECONDS, now()
 
     @property
     def due(self) -> bool:
-        """True if another sample is cheap enough by now."""
+        """Return True if enough time has passed for another sample."""
         return self._now() - self._sampled_at >= self._pause_seconds
 
     def sample(self, model: PeftModel, lease: Lease) -> Sample | None:
-        """Generate an answer; leaves the model in evaluation mode.
+        """Generate an answer, and leave the model in evaluation mode.
 
-        Returns None if the segment has to end, or if the prompt leaves no room for an answer
-        within the maximum sequence length.
+        Return None if the segment has to end, or if the prompt leaves no room for an answer within
+        the maximum sequence length.
         """
         if not self._fits:
             return None
@@ -81,7 +81,7 @@ class Sampling:
         return Sample(prompt=self._messages, answer=str(text).strip())
 
     def _answer(self, model: PeftModel, lease: Lease) -> list[int] | None:
-        """Greedy token ids, with the keys and values of what was read before kept."""
+        """Return the greedy token ids, using a key-value cache."""
         model.eval()
         answer: list[int] = []
         cache, unread = None, self._prompt
@@ -103,7 +103,7 @@ class Sampling:
         return answer
 
     def _end_tokens(self, held_out: list[Example]) -> set[int]:
-        """The tokens that end an answer: the tokenizer's end token, and that of the template."""
+        """Return the tokens that end an answer: the tokenizer's end token and the template's."""
         taught = {example.labels[-1] for example in held_out}
         taught |= {
             label

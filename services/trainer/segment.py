@@ -1,4 +1,4 @@
-"""One segment of a job, from top to bottom: load, prepare, train, evaluate, register."""
+"""The phases of a segment, in order: load, prepare, train, evaluate, register."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ COMPILED = "layers are compiled"
 
 
 def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None = None) -> None:
-    """Run every phase; returns when the adapter is registered.
+    """Run every phase. Return when the adapter is registered.
 
-    Raises SegmentStopped if the lease or a stop ends the segment earlier. A checkpoint then has
-    all completed steps. Only rank 0 stores anything.
+    Raise SegmentStopped if the lease or a stop request ends the segment earlier. All completed
+    steps are then saved in a checkpoint. Only rank 0 stores anything.
     """
     try:
         loaded = load(context, checkpoints, warm_base)
@@ -92,7 +92,7 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
     base_parameters, length = base.num_parameters(), context_length(base, tokenizer)
     if spec.gradient_checkpointing:
         checkpoint_activations(base)
-    # The same adapter in every rank, and after that another dropout in each.
+    # Gives every rank the same adapter. Dropout then differs between ranks.
     torch.manual_seed(hyperparameters.seed)
     model = attach_adapter(base, hyperparameters, spec.base_model)
     forget_loading()
@@ -119,7 +119,7 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
 
 
 def _dtype(context: Context) -> torch.dtype:
-    """The approved dtype, even if this machine has to emulate it."""
+    """Return the approved dtype, even if this machine has to emulate it."""
     best = choose_dtype(context.ranks.device)
     if context.spec.dtype is None:
         return best
@@ -136,7 +136,7 @@ def _dtype(context: Context) -> torch.dtype:
 def _tokenizer_and_base(
     context: Context, directory: Path, mode: ExecutionMode, warm_base: WarmBase | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """The warm base if it fits, else the base model from its directory."""
+    """Return the warm base if it matches, otherwise load the base model from its directory."""
     spec, device = context.spec, context.ranks.device
     if warm_base is not None:
         loaded = warm_base.take(
@@ -201,7 +201,7 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
 def _compile_if_long(
     context: Context, loaded: Loaded, training: Training, *, begins: bool
 ) -> ExecutionMode:
-    """Choose compiled or eager layers. A resumed job keeps its choice if it can."""
+    """Choose compiled or eager layers. A resumed job keeps its choice if possible."""
     compiled, reason = loaded.mode.compiled, loaded.eager_reason
     tokens = training.plan.tokens
     if compiled and begins and loaded.base_parameters * tokens < COMPILED_WORK:
@@ -216,7 +216,7 @@ def _compile_if_long(
 
 
 def _make_deterministic(context: Context, training: Training, mode: ExecutionMode) -> ExecutionMode:
-    """Make a GPU add in a fixed order, as a CPU does anyway."""
+    """Make a GPU deterministic, as a CPU already is."""
     if context.ranks.device.type != "cuda":
         return mode
     failure = training.make_deterministic()
@@ -230,14 +230,14 @@ def _make_deterministic(context: Context, training: Training, mode: ExecutionMod
 def train(
     context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
 ) -> Trained:
-    """Do the optimizer steps, and save a checkpoint when one is due and after the last step."""
+    """Run the optimizer steps, saving checkpoints when due and after the last step."""
     context.enter(Phase.TRAINING)
     progress = checkpoints.progress
     while progress.step < prepared.total_steps:
         step = prepared.training.step(progress.step)
         if step is None:
             _stop(context, checkpoints, prepared)
-            continue  # more time was paid for meanwhile
+            continue  # the lease was extended in the meantime
         progress.take(step, prepared.total_steps)
         _report_step(context, checkpoints, step, prepared.total_steps, loaded.peak_memory.bytes)
         prepared.divergence.take(step.loss)
@@ -256,9 +256,9 @@ def train(
 
 
 def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> None:
-    """Save the last completed step; raise SegmentStopped unless more time was paid for meanwhile.
+    """Save the last completed step. Raise SegmentStopped unless the lease was extended meanwhile.
 
-    All ranks save, because each contributes its random state. Then rank 0 leaves and ends the
+    All ranks save, because each contributes its random state. Then rank 0 exits, which ends the
     others.
     """
     divergence, step = prepared.divergence, checkpoints.progress.step
@@ -303,7 +303,7 @@ def _report_step(
 
 
 def _save(context: Context, checkpoints: Checkpoints, prepared: Prepared, *, last: bool) -> None:
-    """Save a checkpoint. A run that may be diverging keeps its last good one instead."""
+    """Save a checkpoint, unless the run may be diverging."""
     if prepared.divergence.suspect:
         context.reporter.log(
             f"step {checkpoints.progress.step} is not saved: its loss is above "
@@ -317,9 +317,9 @@ def _save(context: Context, checkpoints: Checkpoints, prepared: Prepared, *, las
 
 
 def _sample(context: Context, prepared: Prepared) -> Sample | None:
-    """The answer to the fixed prompt at this step, or None if the segment has to end.
+    """Return the answer to the fixed prompt at this step, or None if the segment has to end.
 
-    A failure, such as a lack of memory, is no reason to lose the checkpoint.
+    A failure, such as a lack of memory, does not prevent the checkpoint.
     """
     began = time.monotonic()
     try:
@@ -335,7 +335,10 @@ def _sample(context: Context, prepared: Prepared) -> Sample | None:
 
 
 def evaluate(context: Context, loaded: Loaded, prepared: Prepared, trained: Trained) -> None:
-    """Evaluate on the held-out examples, without and with the adapter; raises LossDiverged."""
+    """Evaluate on the held-out examples, without and with the adapter.
+
+    Raise LossDiverged if the run has diverged.
+    """
     context.enter(Phase.EVALUATION)
     evaluation = prepared.evaluations.conclude(loaded.model)
     prepared.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
@@ -353,7 +356,7 @@ def evaluate(context: Context, loaded: Loaded, prepared: Prepared, trained: Trai
 
 
 def _compare_memory(context: Context, peak_bytes: int) -> None:
-    """Log the measured memory peak beside the predicted one, which counts the same things."""
+    """Log the measured peak memory next to the predicted one."""
     if (predicted := context.spec.required_bytes) is None:
         return
     on_gpu = context.ranks.device.type == "cuda"
@@ -365,7 +368,7 @@ def _compare_memory(context: Context, peak_bytes: int) -> None:
 
 
 def register(context: Context, loaded: Loaded, prepared: Prepared) -> None:
-    """Store the adapter as plain PEFT; the scheduler writes its model card and provenance."""
+    """Store the adapter in PEFT's format. The scheduler writes its model card and provenance."""
     context.enter(Phase.REGISTER)
     directory, prefix = context.scratch / "adapter", context.spec.adapter_prefix
     save_adapter(loaded.model, directory)

@@ -1,7 +1,7 @@
-"""`python -m services.trainer.speed_probe`: the speed of this machine's matrix products.
+"""Matrix-product benchmark of this machine: `python -m services.trainer.speed_probe`.
 
-Prints TFLOPS by dtype, as JSON, of products like those of training, on all cores. It repeats them
-for about a second and takes the fastest tenth, which other load does not slow.
+It prints TFLOPS by dtype as JSON, for products of sizes typical of training, on all cores. It
+repeats them for about a second and uses the fastest tenth, which is least affected by other load.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import time
 from domain.training.precision import Dtype
 from services.model_libraries import lean_imports
 
-SECONDS = 0.5  # of each dtype
+SECONDS = 0.5  # per dtype
 ROWS, INPUTS, OUTPUTS = 512, 1024, 1024
 FASTEST = 0.1
 WARM_UP = 3
 
 
 def measure(dtype: Dtype, seconds: float = SECONDS) -> float:
-    """TFLOPS of the fastest tenth of the products in this many seconds."""
+    """Return the TFLOPS of the fastest tenth of the products in this many seconds."""
     import torch
 
     from services.model_libraries import torch_dtype

@@ -1,4 +1,4 @@
-"""The state that training changes: copied, hashed, stored and restored."""
+"""The mutable state of training, with operations to copy, hash, store and restore it."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ GROUPS = "param_groups"
 class TrainingState:
     """Adapter weights, the optimizer's state and every rank's random state, on the CPU."""
 
-    weights: TensorFile  # by PEFT's names
-    optimizer: TensorFile  # by parameter and name, as `3.exp_avg`, with the groups as JSON
-    random: TensorFile  # by generator, a row for each rank
+    weights: TensorFile  # keyed by PEFT's names
+    optimizer: TensorFile  # keyed like `3.exp_avg`, with the groups as JSON
+    random: TensorFile  # by generator, one row per rank
 
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
-        """A copy of the live state; all ranks call it together."""
+        """Copy the live state. All ranks must call it together."""
         return Live(model, optimizer).copied(random_states(ranks))
 
     @classmethod
     def read(cls, directory: Path) -> TrainingState:
-        """The state in a checkpoint's directory."""
+        """Read the state from a checkpoint's directory."""
         return cls(*(TensorFile.read(directory / name) for name in FILES))
 
     def write(self, directory: Path) -> dict[str, str]:
-        """Write the files of a checkpoint's directory; return the sha256 of each."""
+        """Write the files of a checkpoint's directory. Return the sha256 of each."""
         parts = dict(zip(FILES, (self.weights, self.optimizer, self.random), strict=True))
         for name, part in parts.items():
             part.write(directory / name)
         return {name: part.sha256 for name, part in parts.items()}
 
     def hashes(self, position: str) -> StateHashes:
-        """sha256 of each part, as of its file, with the given hash of the data position."""
+        """Return the sha256 of each part's file, with the given hash of the data position."""
         return StateHashes(
             weights=self.weights.sha256,
             optimizer=self.optimizer.sha256,
@@ -58,14 +58,14 @@ class TrainingState:
     def put_back(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         """Restore the live state.
 
-        Raises KeyError, TypeError or ValueError if it belongs to another model or optimizer.
+        Raise KeyError, TypeError or ValueError if it belongs to another model or optimizer.
         """
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.optimizer.tensors.items():
             number, _, name = key.partition(".")
             moments.setdefault(int(number), {})[name] = tensor.clone()
         groups = [
-            # JSON has no tuples; among the options only betas is one.
+            # JSON has no tuples. Among the options, only betas is a tuple.
             {key: tuple(value) if key == "betas" else value for key, value in group.items()}
             for group in json.loads(self.optimizer.metadata[GROUPS])
         ]
@@ -75,7 +75,7 @@ class TrainingState:
 
 
 class Live:
-    """The tensors that training changes; after the first step they stay in place."""
+    """The tensors that training changes. They keep their storage after the first step."""
 
     def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
@@ -90,9 +90,9 @@ class Live:
     def copied(
         self, random: dict[str, Tensor], place: TrainingState | None = None
     ) -> TrainingState:
-        """A copy of the present state, with the random states of all ranks.
+        """Return a copy of the current state, with the random states of all ranks.
 
-        It overwrites the memory of `place`, an earlier copy.
+        The copy overwrites the memory of `place`, an earlier copy.
         """
         groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
         rows = TensorFile.of(random, {})
@@ -107,7 +107,7 @@ class Live:
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """torch's random states, one row per rank; training uses no other generator.
+    """Return torch's random states, one row per rank. Training uses no other generator.
 
     All ranks call it together.
     """
@@ -119,7 +119,7 @@ def random_states(ranks: Ranks) -> dict[str, Tensor]:
 
 
 def restore_random(states: dict[str, Tensor], ranks: Ranks) -> None:
-    """Restore each rank's random state; a rank without one keeps its own."""
+    """Restore each rank's random state. A rank without a saved state keeps its own."""
     rows = states["rng"]
     if ranks.rank < len(rows):
         cuda = states["rng_cuda"][ranks.rank] if "rng_cuda" in states else None

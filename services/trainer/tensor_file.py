@@ -1,8 +1,7 @@
-"""A safetensors file in memory: tensors in one buffer, copied, hashed and written together.
+"""A safetensors file in memory, whose tensors are copied, hashed and written as one buffer.
 
-A thread that stores it hardly needs the interpreter's lock, because there is no work per tensor.
-The hash of the file is also the hash of the live tensors.
-Format: https://github.com/huggingface/safetensors.
+A thread that stores it rarely holds the GIL, because there is no work per tensor. The file's hash
+is also the hash of the live tensors. Format: https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ DTYPES = {
 class TensorFile:
     """A copy of tensors on the CPU, with their header."""
 
-    tensors: dict[str, Tensor]  # views of the content
+    tensors: dict[str, Tensor]  # views into the content
     metadata: dict[str, str]
     described: str  # names, dtypes, shapes and offsets, as JSON
     content: Tensor  # uint8
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> TensorFile:
-        """A copy of these tensors; equal tensors and metadata give equal bytes."""
-        # The widest dtype first, so that all are aligned, as in the safetensors library.
+        """Copy the tensors. Equal tensors and metadata give equal bytes."""
+        # Widest dtype first, so that all are aligned, as in the safetensors library.
         names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
         content = torch.empty(sum(tensor.nbytes for tensor in tensors.values()), dtype=torch.uint8)
         views: dict[str, Tensor] = {}
@@ -60,21 +59,21 @@ class TensorFile:
         return packed.overwritten(tensors, metadata)
 
     def overwritten(self, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> TensorFile:
-        """A copy of the same tensors as they are now; it overwrites this one's memory."""
+        """Copy the current values of the same tensors into this copy's memory."""
         for name, view in self.tensors.items():
             view.copy_(tensors[name].detach())
         return replace(self, metadata=metadata)
 
     @classmethod
     def read(cls, path: Path) -> TensorFile:
-        """Read a file; raise OSError, or SafetensorError for an invalid one."""
+        """Read a file. Raise OSError on failure, and SafetensorError if the file is invalid."""
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls.of(tensors, file.metadata() or {})
 
     @cached_property
     def header(self) -> bytes:
-        """The bytes before the content in a file."""
+        """Return the bytes before the content in a file."""
         own = f'{{"__metadata__":{_json(self.metadata)}'
         text = own + (f",{self.described[1:]}" if self.tensors else "}")
         padding = " " * (-len(text.encode()) % 8)
@@ -83,13 +82,13 @@ class TensorFile:
 
     @cached_property
     def sha256(self) -> str:
-        """The sha256 of the file that `write` writes."""
+        """Return the sha256 of the file that `write` writes."""
         digest = hashlib.sha256(self.header)
         digest.update(self.content.numpy().data)
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the file; raise OSError."""
+        """Write the file. Raise OSError on failure."""
         with path.open("wb") as file:
             file.write(self.header)
             file.write(self.content.numpy().data)

@@ -1,4 +1,4 @@
-"""The optimizer step: the same seed gives the same bits."""
+"""The optimizer step, bit-reproducible for the same seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import RandomState
 
-SAMPLED_STEPS = 32  # four of the windows in which a plan sorts examples by length
+SAMPLED_STEPS = 32  # four of the plan's windows, in which examples are sorted by length
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ class Training:
             self._settle()
 
     def step(self, number: int) -> Step | None:
-        """Do one optimizer step (from 0) and measure it; None if the segment has to end first.
+        """Run one optimizer step (from 0) and measure it.
 
-        The gradient is that of the mean loss over all label tokens of the step, independent of how
-        they are divided into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). After
-        None, model, optimizer and random state are as they were before the step. Raises
-        LossDiverged in all ranks, and MicroBatchTooLarge.
+        Return None if the segment has to end first. The gradient is that of the mean loss over all
+        label tokens of the step, regardless of their division into micro-batches and ranks. AdamW:
+        Loshchilov and Hutter (2019). If it returns None, the model, optimizer and random state are
+        unchanged. Raise LossDiverged in all ranks if the loss or gradient is not finite, and
+        MicroBatchTooLarge if a micro-batch runs out of memory.
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
@@ -82,7 +83,7 @@ class Training:
         # Every rank knows all of the step's examples, so their count needs no exchange.
         examples = [self.examples[index] for share in work for batch in share for index in batch]
         label_tokens = sum(example.label_tokens for example in examples)
-        # A tensor, because reading a number from a GPU waits for the GPU.
+        # A tensor, because reading a number from a GPU synchronises with it.
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         mine, turns = work[self.ranks.rank], max(map(len, work))
         for turn in range(turns):
@@ -94,7 +95,7 @@ class Training:
             with self.ranks.accumulating(self.model, last=turn == turns - 1):
                 if turn < len(mine):
                     total += self._accumulate(mine[turn], label_tokens)
-                else:  # the last turns may leave nothing for this rank
+                else:  # the last rounds may have no batch for this rank
                     self._take_part(work[0][0][0])
         (loss,) = self.ranks.sum(total.item())
         norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
@@ -109,14 +110,14 @@ class Training:
         return Step(loss, tokens, learning_rate, time.monotonic() - started)
 
     def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
-        """Add the gradient of one micro-batch; returns its part of the loss."""
+        """Add the gradient of one micro-batch. Return its share of the loss."""
         examples = [self.examples[index] for index in indices]
         with reporting_out_of_memory(examples, self.plan, self.ranks.device):
             batch = collate(examples, self.ranks.device)
             kernels = self.compiled.running(*batch.shape) if self.compiled else nullcontext()
             with kernels, self._dropping(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
-                # The ranks' gradients are averaged, and their sum is wanted.
+                # The ranks' gradients are averaged, but the step needs their sum.
                 (loss * self.ranks.count).backward()
         return loss.detach()
 
@@ -125,7 +126,7 @@ class Training:
         return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
 
     def _take_part(self, index: int) -> None:
-        """Add a gradient of zero, from a backward pass like that of the other ranks."""
+        """Add a zero gradient, so that this rank runs a backward pass like the others."""
         ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
         output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
         (0.0 * output.logits.float().sum()).backward()
@@ -133,11 +134,11 @@ class Training:
     # Before the first step.
 
     def compile(self) -> str | None:
-        """Compile the layers, in 10 to 30 s; returns None, or why they stay eager.
+        """Compile the layers, which takes 10 to 30 s.
 
-        A compiler may lack disk space or a system library, which shows only when it runs. Raises
-        SegmentStopped between two kinds of micro-batch, because all may take longer than the grace
-        period.
+        Return None, or the reason why they stay eager. A lack of disk space or of a system library
+        shows only when the compiler runs. Raise SegmentStopped between two kinds of micro-batch if
+        the segment has to end, because compiling all kinds may take longer than the grace period.
         """
         began = time.monotonic()
         try:
@@ -152,20 +153,20 @@ class Training:
         return None
 
     def make_deterministic(self) -> str | None:
-        """Make a GPU give the same bits for the same step; returns None, or why it cannot."""
+        """Make a GPU's steps bit-reproducible. Return None, or the reason if that fails."""
         return make_deterministic(lambda: self._practise(1, 2 * PAD_MULTIPLE))
 
     def _shapes(self) -> Iterator[tuple[int, int]]:
-        """(rows, tokens) of the micro-batches of the first steps, which represent all."""
+        """Yield (rows, tokens) of the first steps' micro-batches, as a sample of all steps."""
         for number in range(min(self.plan.total_steps, SAMPLED_STEPS)):
             for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
                 yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
 
     def _practise(self, rows: int, tokens: int) -> None:
-        """Run a micro-batch forward and backward without changing anything that is trained."""
+        """Run a micro-batch forward and backward without changing any trained state."""
         before = RandomState.of(self.ranks.device)
-        self.model.train()  # the compiler distinguishes the modes
-        # Sizes that nothing else has, because the compiler takes equal ones to be always equal.
+        self.model.train()  # kernels are compiled per mode
+        # Unique sizes, because the compiler assumes that equal sizes are always equal.
         taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
         batch = collate([Example(each, each) for each in taught], self.ranks.device)
         with self._dropping(batch), self.ranks.accumulating(self.model, last=False):
@@ -173,11 +174,11 @@ class Training:
         before.restore(self.ranks.device)
 
     def _settle(self) -> None:
-        """Let the ranks exchange gradients once before the first step of a segment.
+        """Exchange gradients between the ranks once, before the first step of a segment.
 
-        After its first exchange DistributedDataParallel divides the gradients into other buckets,
-        in which three or more ranks add in another order. A step must not depend on being the
-        first.
+        After its first exchange, DistributedDataParallel regroups the gradients into other buckets,
+        in which three or more ranks add in another order. The first step must add in the same order
+        as later ones.
         """
         before = RandomState.of(self.ranks.device)
         self.model.train()

@@ -1,8 +1,9 @@
-"""Causal attention over examples that are packed in one row of tokens.
+"""Causal attention over examples packed into one row of tokens.
 
 The rest of a layer processes each token separately and needs no padding. Without packing, half of a
-batch of chats is padding. On a CPU short examples use plain matrix products: the backward pass of
-torch's fused attention takes three times as long there. `packing.py` decides which bases use this.
+batch of chats is padding. On a CPU, short examples use plain matrix products, because the backward
+pass of torch's fused attention takes three times as long. `packing.py` decides which bases use
+packed attention.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NAME = "packed"
 
 
 def attends_packed(base: nn.Module) -> bool:
-    """True if a base, adapted or not, uses this attention."""
+    """Return True if a base, with or without an adapter, uses packed attention."""
     config = getattr(base, "config", None)
     return getattr(config, "_attn_implementation", None) == NAME
 
@@ -37,10 +38,10 @@ def attend(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface.
+    """Compute attention with transformers' attention interface.
 
-    `query` is (1, heads, tokens, head size), the result (1, tokens, heads, head size). With the
-    option `places` the mask is a batch's layout. Otherwise torch's attention is used.
+    `query` is (1, heads, tokens, head size), and the result is (1, tokens, heads, head size). With
+    the option `places`, the mask is a batch's layout. Without it, torch's attention is used.
     """
     places: Tensor | None = options.pop("places", None)
     if places is None or attention_mask is None:
@@ -58,7 +59,7 @@ def attend(
 
 
 def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T + causal mask) v; heads may share keys and values."""
+    """Return softmax(scale q k^T + causal mask) v. Heads may share keys and values."""
     heads, tokens = query.shape[1:3]
     key, value = (each.repeat_interleave(heads // key.shape[1], dim=1) for each in (key, value))
     future = torch.full((tokens, tokens), -math.inf, dtype=query.dtype, device=query.device).triu(1)
@@ -67,14 +68,14 @@ def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class Spread(torch.autograd.Function):
-    """From (1, heads, tokens, size) to rows: (examples, heads, length, size).
+    """Unpacking from (1, heads, tokens, size) to rows (examples, heads, length, size).
 
-    A place without a token has the values of another token, which no real query sees.
+    Padding positions hold copies of another token's values, which no real query attends to.
     """
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, layout: Tensor, places: Tensor) -> Tensor:
-        """The rows."""
+        """Return the rows."""
         ctx.save_for_backward(places)
         tokens = packed[0].transpose(0, 1)
         return tokens[layout.clamp(max=tokens.shape[0] - 1)].transpose(1, 2)
@@ -84,18 +85,18 @@ class Spread(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
-        """Gradients of the places that have a token."""
+        """Return the gradients of the positions that hold a token."""
         (places,) = ctx.saved_tensors
         rows = grad_outputs[0].transpose(1, 2).flatten(0, 1)
         return rows[places].transpose(0, 1)[None], None, None
 
 
 class Collect(torch.autograd.Function):
-    """From rows (examples, length, heads, size) to (1, tokens, heads, size)."""
+    """Packing from rows (examples, length, heads, size) to (1, tokens, heads, size)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layout: Tensor, places: Tensor) -> Tensor:
-        """The packed tokens."""
+        """Return the packed tokens."""
         ctx.save_for_backward(layout)
         return rows.flatten(0, 1)[places][None]
 
@@ -104,7 +105,7 @@ class Collect(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
-        """Gradients of the rows; zero at a place without a token."""
+        """Return the gradients of the rows, with zeros at padding positions."""
         (layout,) = ctx.saved_tensors
         tokens = grad_outputs[0][0]
         nothing = tokens.new_zeros(1, *tokens.shape[1:])

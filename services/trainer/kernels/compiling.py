@@ -1,7 +1,7 @@
-"""Compiled layers: torch's compiler fuses the operations between a layer's matrix products.
+"""Layer compilation: torch's compiler fuses the operations between a layer's matrix products.
 
-On a CPU, casts, norms, rotations and activations take longer than the products. Compiling takes
-seconds before the first step, and a minute for a new base, so only long jobs are compiled.
+On a CPU, casts, norms, rotations and activations take longer than the matrix products. Compiling
+takes seconds before the first step, and a minute for a new base, so only long jobs are compiled.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from services.trainer.processes.ranks import Ranks
 
 
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
-    """The reason why a segment of any length cannot be compiled; None: it can.
+    """Return the reason why a segment is never compiled, or None if it can be.
 
-    Measurements showed no gain on a GPU, where the kernels are long enough. With 4-bit weights
-    there is no gain either, because the compiler cannot fuse the operator that unpacks them.
+    Measurements showed no gain on a GPU, where kernels are long enough. There is no gain with 4-bit
+    weights either, because the compiler cannot fuse the dequantisation operator.
     """
     if ranks.device.type != "cpu":
         return f"on {ranks.device.type}"
@@ -55,21 +55,21 @@ class Kind(NamedTuple):
     """The properties of a micro-batch's shape that need separate kernels."""
 
     several_rows: bool
-    long_rows: bool  # for which attention uses tiles
+    long_rows: bool  # attention uses tiles
 
     @classmethod
     def of(cls, rows: int, tokens: int) -> Kind:
-        """The kind of a micro-batch of this shape."""
+        """Return the kind of a micro-batch of this shape."""
         return cls(rows > 1, tokens > SHORT_ROW)
 
     @property
     def example(self) -> tuple[int, int]:
-        """A fixed shape of this kind."""
+        """Return a fixed shape of this kind."""
         return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 56
 
 
 def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
-    """The kinds with at least COMMON_SHARE of the tokens of micro-batches of these shapes."""
+    """Return the kinds that hold at least COMMON_SHARE of the tokens in these micro-batches."""
     tokens: Counter[Kind] = Counter()
     for rows, length in shapes:
         tokens[Kind.of(rows, length)] += rows * length
@@ -78,9 +78,10 @@ def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
 
 @cache
 def _keep_kernels() -> None:
-    """Lock the compiler's folder whenever the compiler runs, so that no process trims it.
+    """Lock the compiler's cache folder whenever the compiler runs, so that no process trims it.
 
-    The compiler looks for a file and then opens it. An open file may be deleted.
+    The compiler checks that a file exists before opening it. Files that are already open may be
+    deleted.
     """
     from torch._dynamo.callback import callback_handler
     from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -98,11 +99,11 @@ def _keep_kernels() -> None:
 
 
 class Compiled:
-    """The compiled layers of a base, for training only, because evaluation is short.
+    """The compiled layers of a base. Only training uses them, because evaluation is short.
 
-    The compiler makes kernels for the first shape of a kind, and their order of addition may depend
-    on it. So each kind is compiled with a fixed shape before the first step, and a resumed job has
-    the same kernels.
+    The compiler generates kernels for the first shape of a kind, and their order of addition may
+    depend on that shape. Each kind is therefore compiled with a fixed shape before the first step,
+    so that a resumed job has the same kernels.
     """
 
     def __init__(
@@ -112,21 +113,22 @@ class Compiled:
         practise: Callable[[int, int], None],
         check: Callable[[], object],
     ) -> None:
-        """Compile. `practise` runs a micro-batch (rows, tokens) without changing anything.
+        """Compile the layers. `practise` runs a micro-batch (rows, tokens) without side effects.
 
-        `check` is called before each kind. Raises the compiler's errors, and those of `check`.
+        `check` is called before each kind. Errors of the compiler and of `check` propagate.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
-        # Floats such as a norm's epsilon. As inputs they cause a second trace of every layer.
+        # Treats floats such as a norm's epsilon as constants. As inputs, they cause a second trace
+        # of every layer.
         torch._dynamo.config.specialize_float = True
-        # Caches the traces of our autograd functions with the kernels.
+        # Caches the traces of custom autograd functions together with the kernels.
         functorch_config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = (
-            True  # else it silently continues eagerly
+            True  # otherwise, it silently falls back to eager
         )
-        # Else the first layer, whose input needs no gradient, would be compiled separately.
+        # Otherwise, the first layer, whose input needs no gradient, is compiled separately.
         base.enable_input_require_grads()
         names = set(base._no_split_modules or ())
         self._layers = [each for each in base.modules() if type(each).__name__ in names]
@@ -142,7 +144,7 @@ class Compiled:
 
     @contextmanager
     def running(self, rows: int, tokens: int) -> Iterator[None]:
-        """Context of a micro-batch of this shape; a rare kind runs eagerly."""
+        """Run the block for a micro-batch of this shape. Rare kinds run eagerly."""
         self._switch(on=Kind.of(rows, tokens) in self._kinds)
         try:
             yield
@@ -150,6 +152,6 @@ class Compiled:
             self._switch(on=False)
 
     def _switch(self, *, on: bool) -> None:
-        """Set the compiled callable of each layer; with None a layer runs eagerly."""
+        """Switch each layer to its compiled callable, or back to eager execution."""
         for layer, call in zip(self._layers, self._calls, strict=True):
             layer._compiled_call_impl = call if on else None

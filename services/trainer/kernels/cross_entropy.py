@@ -14,22 +14,21 @@ launching a kernel takes time."""
 
 
 def rows_at_once(logits: Tensor) -> int:
-    """Positions per chunk."""
+    """Return the number of positions per chunk."""
     return max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1])
 
 
 class CrossEntropy(torch.autograd.Function):
     """Sum of -log softmax(logits)[target] over positions, in nats, computed in float32.
 
-    `logits` (positions, vocabulary) in any floating dtype, `targets` (positions) of int64. It
-    keeps the logits and one number per position, from which the backward pass computes the
-    probabilities in chunks. Source of keeping only the log-sum-exp: Dao et al., FlashAttention
-    (2022), section 3.1.
+    `logits` (positions, vocabulary) may have any floating dtype; `targets` (positions) are int64.
+    Only the logits and the log-sum-exp of each position are saved, from which the backward pass
+    recomputes the probabilities in chunks. Source: Dao et al., FlashAttention (2022), section 3.1.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        """The sum, a float32 scalar; 0 without positions."""
+        """Return the sum as a float32 scalar, 0 without positions."""
         total = logits.new_zeros((), dtype=torch.float32)
         normalisers = [total.new_empty(0)]
         size = rows_at_once(logits)
@@ -46,7 +45,7 @@ class CrossEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None]:
-        """Gradient of the logits, in their type: softmax minus one at the target."""
+        """Return the gradient of the logits, in their dtype: softmax, minus 1 at the target."""
         (grad,) = grad_outputs
         logits, targets, normalisers = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)

@@ -1,7 +1,7 @@
-"""LoRA's linear layer for training, which rounds the sum of base and adapter once.
+"""A LoRA linear layer for training that rounds the sum of base and adapter only once.
 
-PEFT adds the adapter's part to the rounded output of the base. In bfloat16, with 8-bit mantissas,
-most of a new adapter's part is below half a unit in the last place, and is lost. This layer sums
+PEFT adds the adapter's output to the rounded output of the base. bfloat16 has an 8-bit mantissa, so
+most of a new adapter's output is below half a unit in the last place and is lost. This layer sums
 both in float32, inside the matrix product.
 """
 
@@ -16,28 +16,29 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-DROPOUT_STEPS = 256  # dropout is a multiple of 1 / 256: one random byte decides an element
-SHIFTS = 1 << 16  # elements by which the masks of two modules may be shifted
+DROPOUT_STEPS = 256  # one random byte per element: dropout is a multiple of 1 / 256
+SHIFTS = 1 << 16  # range of a module's mask offset, in elements
 
 
 class LoraLinear(Linear):
     """PEFT's LoRA layer over a linear module, full or 4-bit, with its own forward pass.
 
     y = x W^T + bias + scaling dropout(x) A^T B^T. Source: Hu et al., LoRA (2021). A and B are
-    float32 and are multiplied in the dtype of x. If adapters are disabled, it is the base layer.
+    stored in float32 and multiplied in the dtype of x. With adapters disabled, only the base layer
+    runs.
     """
 
-    keep: Tensor | None = None  # dropout's mask for the present micro-batch; see `Dropout`
+    keep: Tensor | None = None  # dropout mask of the current micro-batch; see `Dropout`
 
     @property
     def inputs(self) -> int:
-        """Input features."""
+        """Number of input features."""
         base = self.get_base_layer()
         assert isinstance(base, nn.Linear)
         return base.in_features
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
+        """Return outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
         if self.disable_adapters:
             return self.base_layer(x, *args, **kwargs)
         adapter = self.active_adapters[0]
@@ -53,17 +54,17 @@ class LoraLinear(Linear):
 
 
 def dropped_steps(dropout: nn.Module) -> int:
-    """Dropout in 256ths, rounded; at most 255, and 0 only without dropout."""
+    """Return dropout rounded to 256ths: at most 255, and 0 only without dropout."""
     share = getattr(dropout, "p", 0.0)
     return min(DROPOUT_STEPS - 1, max(int(share > 0), round(DROPOUT_STEPS * share)))
 
 
 class Dropout:
-    """Draws dropout's masks of all adapted modules, for one micro-batch at a time.
+    """The dropout masks of all adapted modules, drawn for one micro-batch at a time.
 
-    On a CPU a random number per element takes longer than its products. So all modules share one
-    random row, each at its own random offset. No two modules drop the same pattern, and each
-    element is dropped with dropout's probability.
+    On a CPU, drawing a random number per element takes longer than the matrix products. All modules
+    therefore share one random row, each at its own random offset. No two modules drop the same
+    pattern, and each element is dropped with the configured probability.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -77,9 +78,9 @@ class Dropout:
 
     @contextmanager
     def drawn(self, tokens: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-        """Context of the forward and backward pass of this many tokens, with padding.
+        """Draw masks for the block, which runs the forward and backward pass of this many tokens.
 
-        Uses torch's random state. Outside of the context nothing is dropped.
+        `tokens` includes padding. Uses torch's random state. Outside the block, nothing is dropped.
         """
         if self._dropped == 0:
             yield
@@ -87,9 +88,9 @@ class Dropout:
         words = torch.empty(
             (tokens * max(self._sizes) + SHIFTS) // 8, dtype=torch.int64, device=device
         )
-        words.random_(-(2**63), None)  # without bounds the sign bit would be 0
+        words.random_(-(2**63), None)  # without explicit bounds, the sign bit is always 0
         row = (words.view(torch.uint8) >= self._dropped).to(dtype)
-        # Multiples of 8, so that every module's part is aligned.
+        # Multiples of 8, so that every module's slice is aligned.
         shifts = torch.randperm(SHIFTS // 8)[: len(self._layers)].mul_(8).tolist()
         for layer, size, shift in zip(self._layers, self._sizes, shifts, strict=True):
             layer.keep = row[shift : shift + tokens * size]
@@ -103,14 +104,15 @@ class Dropout:
 class Adapted(torch.autograd.Function):
     """x W^T + (keep * x) A^T B^T for x of shape (tokens, inputs), with W frozen.
 
-    W (outputs, inputs), A (r, inputs) and B (outputs, r); `keep` has x's shape, or is None.
+    Shapes: W (outputs, inputs), A (r, inputs), B (outputs, r). `keep` has the shape of x, or is
+    None.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, keep: Tensor | None
     ) -> Tensor:
-        """Outputs of shape (tokens, outputs), each rounded once."""
+        """Return outputs of shape (tokens, outputs), each rounded once."""
         a, b = a.to(x.dtype), b.to(x.dtype)
         inner = (x if keep is None else x * keep) @ a.t()
         ctx.save_for_backward(x, weight, a, b, keep, inner)
@@ -121,7 +123,7 @@ class Adapted(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of x, A and B; those of A and B in float32."""
+        """Return the gradients of x, A and B. Those of A and B are float32."""
         x, weight, a, b, keep, inner = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
         grad_inner = grad @ b
@@ -135,7 +137,7 @@ class Adapted(torch.autograd.Function):
 
 
 def dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A base layer's weight (outputs, inputs), dequantised if it is in 4 bits."""
+    """Return a base layer's weight (outputs, inputs), dequantised if it is 4-bit."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight

@@ -1,4 +1,4 @@
-"""A pod with several ranks: torch's elastic agent starts them, and they end together."""
+"""A pod with several ranks, which torch's elastic agent starts and ends together."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 STOPS = (signal.SIGTERM, signal.SIGINT)
 MONITOR_SECONDS = 0.1
 START_POLL_SECONDS = 0.01
-ANSWER_SECONDS = 150  # for rank 0 to notice a loss, get its final report answered, and exit
+ANSWER_SECONDS = 150  # for rank 0 to notice a lost rank, send its final report, and exit
 
 
 def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
-    """Run a segment in `count` processes of this machine; return the exit code of rank 0.
+    """Run a segment in `count` processes on this machine. Return the exit code of rank 0.
 
     Unlike `torchrun --standalone --nproc-per-node COUNT`, a stop goes to rank 0 alone, as SIGINT.
     When rank 0 ends, the other ranks are killed. When another rank is lost, rank 0 has a grace
     period (in real seconds) to store its checkpoint and report.
     """
-    # Before torch has threads, so that a stop interrupts none. The ranks inherit the mask, so a
-    # signal waits until a rank is ready for it.
+    # Before torch starts threads, so that a stop interrupts none. The ranks inherit the mask, so a
+    # signal stays pending until a rank is ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     lean_imports()
     import torch
@@ -51,22 +51,22 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     ranks = RankProcesses(spec_path, agent.get_worker_group())
     ranks.watch()
     result = agent.run()
-    # A decorator hides what `run` returns.
+    # A decorator hides the return type of `run`.
     failures: dict[int, ProcessFailure] = result.failures  # pyright: ignore[reportAttributeAccessIssue]
     codes = {rank: failure.exitcode for rank, failure in failures.items()} | ranks.codes
     return exit_code(codes.get(0, 0))
 
 
 def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
-    """An agent without other agents, whose ranks find each other without it."""
+    """Return the only agent of a segment. Its ranks rendezvous without it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-    # Else it would log an error for each rank that is killed because rank 0 has ended.
+    # Otherwise, it logs an error for each rank that is killed because rank 0 has ended.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    # Files instead of a store, which would listen on every network interface.
+    # Use files, because a TCP store would listen on every network interface.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     folder = spec_path.with_name("ranks")
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +86,7 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
         rdzv_handler=registry.get_rendezvous_handler(rendezvous),
         entrypoint=sys.executable,
         args=("-m", "services.trainer", str(spec_path), str(os.getpid())),
-        max_restarts=0,  # the scheduler launches a segment again, from its last checkpoint
+        max_restarts=0,  # the scheduler relaunches a segment from its last checkpoint
         monitor_interval=MONITOR_SECONDS,
         local_addr="localhost",
     )
@@ -96,8 +96,8 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
 def extend_agent_timeout(grace_seconds: float) -> None:
     """Make torch's agents in this process wait longer before they kill ranks.
 
-    They wait 30 s after a rank failed, which may be too short for rank 0 to store its checkpoint
-    and to get its report answered. If rank 0 hangs, its watchdog ends it.
+    By default, they wait 30 s after a rank fails. That may be too short for rank 0 to store its
+    checkpoint and get its report acknowledged. If rank 0 hangs, its watchdog ends it.
     """
     from torch.distributed.elastic.multiprocessing.api import PContext
 
@@ -113,7 +113,7 @@ def extend_agent_timeout(grace_seconds: float) -> None:
 
 
 def exit_code(code: int) -> int:
-    """An exit code as in shells: 128 plus the signal number for a killed process."""
+    """Return the exit code that a shell reports: 128 plus the number of a fatal signal."""
     return code if code >= 0 else 128 - code
 
 
@@ -122,7 +122,7 @@ class RankProcesses:
 
     def __init__(self, spec_path: Path, group: WorkerGroup) -> None:
         self._spec_path, self._group = spec_path, group
-        self.codes: dict[int, int] = {}  # negative: the signal that killed it
+        self.codes: dict[int, int] = {}  # by rank; negative: signal number
 
     def watch(self) -> None:
         """Start the threads, before the agent starts the ranks."""
@@ -134,13 +134,13 @@ class RankProcesses:
         threading.Thread(target=work, daemon=True).start()
 
     def _handle(self, rank: int) -> int:
-        """A file descriptor of a rank's process, once it is started."""
+        """Wait until a rank's process starts, and return a file descriptor for it."""
         while (pid := self._group.workers[rank].id) is None:
             time.sleep(START_POLL_SECONDS)
         return os.pidfd_open(pid)
 
     def _await_end(self, rank: int) -> None:
-        """Record how a rank ends, before the agent reaps it."""
+        """Record a rank's exit code before the agent reaps the process."""
         try:
             end = os.waitid(os.P_PIDFD, self._handle(rank), os.WEXITED | os.WNOWAIT)
         except (ProcessLookupError, ChildProcessError):

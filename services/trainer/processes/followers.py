@@ -1,4 +1,4 @@
-"""The processes of ranks 1 and up, and how rank 0 learns that one of them is lost."""
+"""The processes of ranks 1 and up, and detection of their loss by rank 0."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1
 SETTLE_SECONDS = 3.0  # for rank 0 to notice a broken connection
 ERROR_FILE = (
-    "TORCHELASTIC_ERROR_FILE"  # names this rank's error file, in a folder named by its number
+    "TORCHELASTIC_ERROR_FILE"  # path of this rank's error file, in a folder named by the rank
 )
 
-# The classes that a broken connection may have, by phase.
+# Failure classes that a broken connection may be reported as, depending on the phase.
 UNSPECIFIC = {FailureClass.TRAINER_CRASHED, FailureClass.MODEL_LOAD_FAILED}
 
 
@@ -51,20 +51,20 @@ class RankError(BaseModel):
 
 
 class FollowerLost(SegmentFailure):
-    """A rank ended before its work was done."""
+    """A rank ended before its work was complete."""
 
     def __init__(self, rank: int, exit_code: int, error: RankError | None) -> None:
         super().__init__(how_ended(rank, exit_code))
         self.failure = error.failure if error else _class_of(exit_code)
         self.shortage = error.shortage if error else None
         self.traceback = error.message if error else ""
-        # One lost rank breaks the others' connections, and then the agent ends them.
+        # A lost rank breaks the others' connections, and then the agent ends them.
         specific = error is not None and self.failure not in UNSPECIFIC
         self.consequence = (not specific, exit_code == -signal.SIGTERM, error is not None)
 
 
 class Followers:
-    """Rank 0's view of the other ranks; the agent writes a file when one ends."""
+    """The other ranks as seen by rank 0. The agent writes a file when one ends."""
 
     def __init__(self, spec_path: Path, count: int) -> None:
         self._spec_path, self._count = spec_path, count
@@ -72,9 +72,10 @@ class Followers:
         self._left = threading.Event()
 
     def watch(self, abandon: Callable[[FollowerLost], None]) -> None:
-        """Call `abandon`, from a thread, if a follower is lost and rank 0 hangs.
+        """Call `abandon` from a thread if a follower is lost and rank 0 hangs.
 
-        With gloo a broken connection raises in rank 0. A collective between GPUs waits forever.
+        With gloo, a broken connection raises an error in rank 0. A collective between GPUs hangs
+        forever.
         """
         if self._count > 1:
             threading.Thread(
@@ -82,7 +83,10 @@ class Followers:
             ).start()
 
     def lost(self) -> FollowerLost | None:
-        """The follower that failed; of several, the cause rather than a consequence."""
+        """Return the follower that failed, or None.
+
+        If several did, return the cause, not a consequence.
+        """
         losses = [
             FollowerLost(rank, int(path.read_text()), _read_error(rank))
             for rank in range(1, self._count)
@@ -91,7 +95,7 @@ class Followers:
         return min(losses, key=lambda loss: loss.consequence, default=None)
 
     def behind(self, error: Exception, failure: FailureClass) -> FollowerLost | None:
-        """The lost follower that caused an unspecific error in rank 0, if any."""
+        """Return the lost follower that caused an unspecific error in rank 0, or None."""
         if failure not in UNSPECIFIC or self._count == 1:
             return None
         settled = threading.Event()
@@ -103,7 +107,7 @@ class Followers:
         return None
 
     def leave(self) -> None:
-        """End the watch after rank 0's last exchange with the others.
+        """Stop watching after rank 0's last exchange with the others.
 
         Does not return if the watch is already ending this process.
         """
@@ -119,7 +123,7 @@ class Followers:
 
 
 class SilentReporter:
-    """A follower's reporter, which reports nothing: rank 0 reports for all."""
+    """A follower's reporter, which reports nothing because rank 0 reports for all ranks."""
 
     phase = Phase.IMAGE_PULL
 
@@ -138,7 +142,7 @@ class SilentReporter:
 
 
 def follow(spec_path: Path, settings: Settings) -> int:
-    """Run a segment as one of its followers; return the exit code.
+    """Run a segment as one of its followers. Return the exit code.
 
     A follower's lease never ends, because rank 0 decides. Torch's agent ends it with SIGTERM.
     """
@@ -157,7 +161,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
         directory = spec_path.parent
         context = Context(spec, artifacts, directory, settings.cache, reporter, lease, ranks)
         segment.run(context, Checkpoints(context))
-    except Exception as error:  # noqa: BLE001  # rank 0 has to know of any error
+    except Exception as error:  # noqa: BLE001  # rank 0 must learn of any error
         failed = RankError(
             message=traceback.format_exc(),
             timestamp=int(time.time()),
@@ -170,18 +174,18 @@ def follow(spec_path: Path, settings: Settings) -> int:
 
 
 def rendezvous_path(spec_path: Path) -> Path:
-    """The file in which the ranks of a segment find each other."""
+    """Return the path of the file that a segment's ranks use for rendezvous."""
     return spec_path.with_name("rendezvous")
 
 
 def error_path(rank: int) -> Path:
-    """The error file of a rank, beside this process's own."""
+    """Return the path of a rank's error file, next to this process's own."""
     own = Path(os.environ[ERROR_FILE])
     return own.parent.with_name(str(rank)) / own.name
 
 
 def _class_of(exit_code: int) -> FailureClass:
-    """The failure class of an end without an error file; SIGKILL is the machine's fault."""
+    """Return the failure class of an exit without an error file. SIGKILL is the machine's fault."""
     killed = exit_code == -signal.SIGKILL
     return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 
@@ -189,25 +193,25 @@ def _class_of(exit_code: int) -> FailureClass:
 def _read_error(rank: int) -> RankError | None:
     try:
         return RankError.model_validate_json(error_path(rank).read_text())
-    except (FileNotFoundError, ValueError):  # killed, or killed while it wrote
+    except (FileNotFoundError, ValueError):  # killed before or while writing
         return None
 
 
 def how_ended(rank: int, exit_code: int) -> str:
-    """A sentence on the end of a rank; a negative code is the signal that killed it."""
+    """Return a sentence that says how a rank ended. A negative code is a signal number."""
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
     return f"rank {rank} {how}"
 
 
 def note_exit(spec_path: Path, rank: int, code: int) -> None:
-    """Record for rank 0 that another rank failed; a negative code is the signal."""
+    """Record for rank 0 that another rank failed. A negative code is a signal number."""
     partial = exit_path(spec_path, rank).with_suffix(".partial")
     partial.write_text(str(code))
     partial.rename(exit_path(spec_path, rank))
 
 
 def exit_path(spec_path: Path, rank: int) -> Path:
-    """The file with the exit code of a failed rank."""
+    """Return the path of the file with a failed rank's exit code."""
     return spec_path.with_name(f"rank-{rank}.exit")
 
 

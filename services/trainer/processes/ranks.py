@@ -20,10 +20,10 @@ LEADER_DONE = "leader done"
 
 @dataclass
 class EqualModels(DistributedDataParallelKwargs):
-    """Options for models that are equal in all ranks, so that none has to be sent.
+    """DistributedDataParallel options for models that are already equal in all ranks.
 
-    The fields are arguments of torch's DistributedDataParallel. accelerate passes those that differ
-    from the defaults of this class.
+    accelerate passes the fields that differ from this class's defaults to torch's
+    DistributedDataParallel.
     """
 
     init_sync: bool = True
@@ -31,10 +31,10 @@ class EqualModels(DistributedDataParallelKwargs):
 
 
 class Ranks:
-    """One of `count` processes of this machine; rank 0 leads: it reports, decides and writes.
+    """One of `count` processes on this machine. Rank 0 leads: it reports, decides and writes.
 
     torch's DistributedDataParallel averages the gradients in the backward pass of a step's last
-    micro-batch. All other communication is in this class.
+    micro-batch. This class does all other communication.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class Ranks:
         accelerator: Accelerator,
         store: dist.Store | None = None,  # pyright: ignore[reportPrivateImportUsage]
     ) -> None:
-        """Several ranks find each other in the store."""
+        """Create a rank. Several ranks share `store` for rendezvous."""
         self._accelerator, self._store = accelerator, store
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
-        # accelerate numbers CPUs too, which safetensors does not accept.
+        # accelerate gives CPUs an index, which safetensors rejects.
         on_cpu = accelerator.device.type == "cpu"
         self.device = torch.device("cpu") if on_cpu else accelerator.device
 
     @classmethod
     def alone(cls) -> Ranks:
-        """The only rank of a segment, on the GPU if there is one."""
+        """Return the only rank of a segment, on the GPU if there is one."""
         return cls(Accelerator(cpu=not torch.cuda.is_available()))
 
     @classmethod
     def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
         """Connect to the other ranks over the loopback interface.
 
-        Tensors on GPUs use NCCL, tensors on CPUs gloo. The rank and the number of ranks are in the
-        environment, as torch's launcher sets them. The ranks find each other in a file, which must
-        be new. Each has its own GPU. Raises RuntimeError if there are too few.
+        GPU tensors use NCCL and CPU tensors use gloo. The rank and the number of ranks come from
+        the environment variables of torch's launcher. The rendezvous file must be new. Each rank
+        has its own GPU. Raise RuntimeError if there are too few GPUs.
         """
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         for library in ("GLOO", "NCCL"):
@@ -79,7 +79,7 @@ class Ranks:
             store=store,
             rank=rank,
             world_size=count,
-            timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog comes first
+            timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog fires first
         )
         accelerator = Accelerator(cpu=not on_gpus)
         # accelerate accepts only its own classes as arguments.
@@ -98,13 +98,13 @@ class Ranks:
         return self.rank == 0
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model to train; with several ranks its backward pass averages the gradients."""
+        """Return the model to train, whose backward pass averages gradients over the ranks."""
         return self._accelerator.prepare(model)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Context of a micro-batch: the ranks exchange gradients only in a step's last one.
+        """Return a context for a micro-batch. Only a step's last micro-batch exchanges gradients.
 
-        Every rank needs a backward pass in it.
+        Every rank must run a backward pass in that context.
         """
         if last:
             return nullcontext()
@@ -112,10 +112,10 @@ class Ranks:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run the body in rank 0 and then in the others, which find the files that it fetched.
+        """Run the block in rank 0 first, so that the others find the files that it fetched.
 
-        Once in a segment. The others wait without a limit. Rank 0's watchdog detects a stall, and
-        they end with rank 0.
+        Call it once per segment. The others wait without a time limit: rank 0's watchdog detects a
+        stall, and they end with rank 0.
         """
         if self._store is not None and not self.leads:
             self._store.wait([LEADER_DONE], timedelta(days=365))
@@ -124,7 +124,10 @@ class Ranks:
             self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
-        """Rank 0's flag, in all ranks; on the CPUs, so that it waits for no GPU."""
+        """Return rank 0's flag in all ranks.
+
+        It is exchanged between CPUs, without waiting for a GPU.
+        """
         if self.count == 1:
             return flag
         said = torch.tensor(flag, dtype=torch.int32)
@@ -132,7 +135,7 @@ class Ranks:
         return bool(said.item())
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks, in float64, with equal bits in all ranks."""
+        """Return sums over all ranks in float64, bitwise equal in all ranks."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -140,7 +143,7 @@ class Ranks:
         return sums.tolist()
 
     def gather(self, row: Tensor) -> Tensor:
-        """Every rank's row of equal size, on the CPU: shape (ranks, size)."""
+        """Return the rows of all ranks, of equal size, on the CPU: shape (ranks, size)."""
         if self.count == 1:
             return row[None]
         rows = [torch.empty_like(row, device=self.device) for _ in range(self.count)]

@@ -1,7 +1,7 @@
-"""A warm start: a trainer that imports torch and loads the expected base before its segment.
+"""Warm start: a trainer that imports torch and loads the expected base before its segment starts.
 
-It is a process of its own, because libgomp's thread pools and CUDA's state do not survive a fork.
-It does not touch CUDA until the segment's GPUs are known.
+It is a separate process, because libgomp's thread pools and CUDA's state do not survive a fork. It
+does not initialise CUDA until the segment's GPUs are known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NICENESS = 19
 
 
 def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, WarmBase | None]:
-    """Prepare, report ready, and wait for a segment; exit if stdin closes without one."""
+    """Prepare, report ready, and wait for a segment. Exit if stdin closes without one."""
     prepared: list[WarmBase | None] = []
     # In a thread, because a thread's niceness cannot be lowered again without privilege.
     preparing = threading.Thread(target=lambda: prepared.append(_prepare(directory, settings)))
@@ -36,7 +36,7 @@ def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, Wa
     preparing.join()
     if not prepared:
         sys.exit("The training stack cannot be imported.")
-    # Else the collector would scan all imports again in the segment's time (0.13 s).
+    # Otherwise, the garbage collector would scan all imports in billed time (0.13 s).
     gc.collect()
     gc.freeze()
     (directory / READY).touch()
@@ -52,12 +52,12 @@ def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, Wa
 def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     lean_imports()
-    import services.trainer.segment  # noqa: F401  # with all that it imports
+    import services.trainer.segment  # noqa: F401  # and everything that it imports
     from services.trainer.peak_memory import note_program
     from services.trainer.processes.warm_base import load_expected
 
     note_program()
-    revision()  # of the imported code, which may be older than the code on disk later
+    revision()  # cached now, because the code on disk may change later
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
         return load_expected(Artifacts(settings.artifacts), base)

@@ -1,4 +1,4 @@
-"""A base model and its tokenizer, in memory before a segment needs them."""
+"""A base model and its tokenizer, loaded before a segment needs them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class WarmBase:
 
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
         self._key = (directory, manifest_sha256, dtype)
-        # On the CPU also for a segment on a GPU, because the GPU is not known yet.
+        # On the CPU even if the segment uses a GPU, because the GPU is not known yet.
         self._files = states(directory)
         base = load_base(directory, dtype)
-        pack_if_able(base)  # now, before the segment's time begins
+        pack_if_able(base)  # now, before billed time starts
         self._loaded = (load_tokenizer(directory), base)
 
     def take(
@@ -40,9 +40,9 @@ class WarmBase:
         dtype: torch.dtype,
         precision: Precision,
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel] | None:
-        """Release the tokenizer and base model; return them if they are the wanted ones."""
+        """Release the tokenizer and base model. Return them if they are the requested ones."""
         fits = self._key == (directory, manifest_sha256, dtype) and precision is not Precision.NF4
-        fits = fits and self._files == states(directory)  # else the copy in memory may be damaged
+        fits = fits and self._files == states(directory)  # else the loaded copy may be damaged
         loaded, self._loaded = self._loaded, None
         if fits:
             return loaded
@@ -51,9 +51,9 @@ class WarmBase:
 
 
 def load_expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
-    """Load the expected base; None if it changed, is too large, or is in a remote store.
+    """Load the expected base. Return None if it changed, is too large, or is in a remote store.
 
-    A remote base would be copied to this machine for a segment that may never start.
+    A remote base would have to be downloaded for a segment that may never start.
     """
     manifest = artifacts.manifest(base.ref)
     if base.manifest_sha256 != manifest.sha256 or artifacts.root is None:
