@@ -77,8 +77,8 @@ class Metering:
         """Return the elapsed and the checkpointed seconds to bill.
 
         Both are limited to the time between `bound_at` and the segment's end. The grace period is
-        not billed, even if the lease was extended during it. An early tick may have billed time
-        after the end, which is not charged either.
+        not billed, even if the lease was extended during it. Time after the end is not billed
+        either, even if an early tick has charged for it.
         """
         ran = event.elapsed_seconds - event.grace_seconds
         kept = min(event.kept_seconds, ran)
@@ -92,7 +92,7 @@ class Metering:
         )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
-        """Return when the segment got its GPUs. Reads the log, because projections may lag."""
+        """Return when the segment got its GPUs, from the log, because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
             if isinstance(event, events.PodStarted) and event.segment == segment:
                 return event.bound_at

@@ -20,14 +20,14 @@ LOW_MINUTES = 15
 
 @dataclass(frozen=True)
 class LeasePolicy:
-    """Lengths of minutes, leases and extensions, in seconds of segment time."""
+    """Lengths of metered minutes, leases and extensions, in seconds of segment time."""
 
     minute_seconds: int
     lease_seconds: int
     extension_seconds: int
 
     def __post_init__(self) -> None:
-        # When a segment ends, one save may bill its whole lease.
+        # One save may bill the whole lease of a segment that ends.
         if self.lease_seconds > SAVE_EVENTS * self.minute_seconds:
             raise ValueError(
                 f"ECOLINK_LEASE_SECONDS is {self.lease_seconds}; set at most "
@@ -91,7 +91,7 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
 
 
 def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
-    """Bill all elapsed minutes. Return (micro-dollars, number of minutes)."""
+    """Bill the elapsed minutes, at most SAVE_EVENTS. Return (micro-dollars, minutes)."""
     captured, posted = 0, 0
     for each in running:
         before = each.meter.minutes
@@ -157,7 +157,7 @@ def close(
 
 
 def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
-    """Credit the seconds billed beyond `kept_seconds` that have not been credited yet."""
+    """Credit the charge for time after `kept_seconds`, except what was already credited."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
@@ -166,13 +166,13 @@ def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
 def second_micros(meters: Sequence[Meter]) -> int:
     """Return the highest price of one second of all these segments together, in micro-dollars.
 
-    Each segment's charge is rounded up separately.
+    Each segment's charge is rounded separately, so any second may be rounded up.
     """
     return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
-    """Return how many seconds the balance lasts; None if the running segments cost nothing.
+    """Return the seconds that the balance lasts, or None if the running segments cost nothing.
 
     Used but unbilled time counts as spent.
     """
@@ -184,7 +184,7 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
-    """Return how many more seconds, up to `limit`, the balance pays for on all segments."""
+    """Return for how many seconds after the elapsed time, up to `limit`, the balance can pay."""
 
     def cost(ahead: int) -> int:
         return sum(

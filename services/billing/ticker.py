@@ -58,7 +58,7 @@ def settled(
 
 
 class Ticker:
-    """Periodic billing of the elapsed minutes that are not in the log yet.
+    """A periodic task that bills the elapsed minutes that the log does not contain yet.
 
     The ticker is stateless, so it catches up after an outage. It uses the database's time,
     converted by the platform's clock.
@@ -78,7 +78,7 @@ class Ticker:
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle all accounts with open meters or a low balance. Return how many changed.
+        """Settle all accounts with open meters or a low balance. Return the number changed.
 
         If an account fails, the error is logged and the other accounts are still settled.
         """

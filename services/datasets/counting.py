@@ -32,7 +32,7 @@ CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
 
 class Counting:
-    """Token counts for the dataset and base model pairs that the read model lists as uncounted."""
+    """A token counter for the pairs of dataset and base model that have no count yet."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Counting:
             self._record(row, self._verdict(dataset, row))
 
     def _verdict(self, dataset: Dataset, row: dict[str, Any]) -> Callable[[Dataset], None]:
-        """Count the tokens. Return a function that records the result in the dataset."""
+        """Count the tokens. Return a function that records the result in a dataset."""
         base = (row["base_model"], row["manifest_sha256"])
         try:
             answer = self._counted(dataset, row["base_ref"])

@@ -6,8 +6,8 @@ import json
 
 from services.datasets.report import Code, Excerpt, Refused
 
-SHOWN = 240  # maximum number of characters of a line
-BEFORE = 80  # of which before the error
+SHOWN = 240  # maximum characters in an excerpt
+BEFORE = 80  # maximum characters before the error
 JOINERS = "\u200c\u200d"  # not printable alone, but used in words and emoji
 
 _VALUE = json.JSONDecoder()

@@ -1,4 +1,4 @@
-"""Fair task threads, limited in total and per account, with retries of failed tasks."""
+"""Threads for tasks, limited in total and per account, with retries of failed tasks."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class FairWork:
 
 
 class Attempts(Generic[Key]):
-    """Keys to leave out of the next query: those that are done and those to retry later.
+    """Keys that the next query must leave out: finished ones and ones to retry later.
 
-    The read model may list a key for a while after it is done.
+    The read model may list a key for a while after its task has finished.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:

@@ -54,7 +54,7 @@ class _Kind:
 
 
 class Findings:
-    """The first errors and warnings of a validation, and the number of the others."""
+    """The first errors and warnings of a validation, and the total number of each."""
 
     def __init__(self) -> None:
         self.errors: list[Problem] = []

@@ -21,7 +21,7 @@ RENDER_CPU_SECONDS = 10
 
 
 class Costly(Exception):
-    """Rendering an example, whose number counts from 1, exceeds the time or memory limit."""
+    """Rendering an example exceeds the time or memory limit. `example` counts from 1."""
 
     def __init__(self, exceeded: Exceeded, example: int) -> None:
         super().__init__(f"example {example} exceeds the {exceeded} limit")
@@ -30,7 +30,7 @@ class Costly(Exception):
 
 
 class _Conversation(NamedTuple):
-    """The text of a conversation, and its texts with training labels: usually the same one."""
+    """The text of a conversation and its labelled texts, usually only that same text."""
 
     text: str
     marked: list[Marked]

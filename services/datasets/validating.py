@@ -31,7 +31,7 @@ CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
 
 
 class Validating:
-    """Validation of the uploads that the read model lists as not yet validated."""
+    """A validator of the uploads that the read model lists as not yet validated."""
 
     def __init__(
         self,

@@ -79,8 +79,8 @@ class Findings:
 def audit(settings: Settings) -> Findings:
     """Replay the log of a database and compare the result with the stored rows. Read-only.
 
-    Snapshots are compared with the replayed state and never used for it. Each projection is
-    compared at its own position, so the audit can run while the services run.
+    The audit compares snapshots with the replayed state but does not replay from them. It compares
+    each projection at its own position, so it can run while the services run.
     """
     findings = Findings()
     log = open_log(settings)
@@ -169,7 +169,7 @@ class _Folded:
 
     @property
     def unpaired(self) -> list[str]:
-        """Pairs of events of which the log has only one."""
+        """Pairs of events of which the log contains only one event."""
         cut = self._cut_command_id if self._amid_a_save else None
         return [str(pair) for pair, command_id in self._unpaired.items() if command_id != cut]
 

@@ -63,13 +63,13 @@ MIGRATION_ROW = "__migration__"
 """A row that the eventsourcing library adds to the positions."""
 
 CLOCK_DRIFT = timedelta(seconds=5)
-"""Tolerated lead of a trainer's clock over the platform's."""
+"""How far a trainer's clock may run ahead of the platform's."""
 
 Segment = tuple[UUID, int]
 
 
 def head_of(live: Connection) -> int:
-    """Return the position of the last event that this transaction sees; 0 without events."""
+    """Return the position of the last event that the transaction sees, or 0 if it sees none."""
     row = live.execute(
         "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
     ).fetchone()

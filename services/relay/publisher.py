@@ -1,4 +1,4 @@
-"""Publisher of new events. The last message of the stream is its cursor."""
+"""Publisher of new events, whose cursor is the last message of the stream."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ForeignStream(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of the stream: its last sequence number and its last event, if it has one."""
+    """The end of the stream: its last sequence number and its last event, if any."""
 
     sequence: int
     last: Envelope | None

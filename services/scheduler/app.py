@@ -105,7 +105,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
 def record_all(segments: Segments, messages: Sequence[object]) -> None:
     """Record reports in order. Log and skip a report that cannot be recorded.
 
-    Skipped reports are safe: reports are cumulative, and a trainer repeats its final report until
+    Skipping is safe, because reports are cumulative and a trainer repeats its final report until
     the scheduler acknowledges it.
     """
     logger = logging.getLogger("reports")

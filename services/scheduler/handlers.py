@@ -87,7 +87,7 @@ class Scheduling:
     def claim(self, job: Job) -> Sequence[Aggregate]:
         """Queue a claim for a job's next segment, or pause a job that cannot pay.
 
-        `due.claim_due` later claims GPUs for a delayed relaunch.
+        For a delayed relaunch, `due.claim_due` queues the claim later.
         """
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
@@ -185,7 +185,7 @@ class Scheduling:
         return []
 
     def on_adapter_promoted(self, event: events.AdapterPromoted) -> Sequence[Aggregate]:
-        """Write the promoted checkpoint's model card and provenance. Prune the other ones."""
+        """Write the promoted checkpoint's model card and provenance. Prune other checkpoints."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
         job.prune_checkpoints(deployed_refs(self._log, job))

@@ -35,7 +35,7 @@ report is stuck."""
 
 
 class PodStarter:
-    """A launcher of segments that starts a segment's pod, or ends a segment that has no pod.
+    """A starter that launches a segment's pod, or ends a segment that has no pod.
 
     Event handlers call `start` and save its result. LaunchRetries calls `start_and_save` on another
     thread.
@@ -52,7 +52,8 @@ class PodStarter:
     ) -> Sequence[Aggregate]:
         """Launch a leased segment, or end it if it cannot run. Return the aggregates to save.
 
-        If the GPUs are busy, raise GpusBusy if `may_wait`; otherwise the launch has failed.
+        If the GPUs are busy and `may_wait` is true, raise GpusBusy. Otherwise, busy GPUs count as a
+        failed launch.
         """
         job = self._log.load(Job, job_id)
         if not job.runs(segment) or job.pod is not None:

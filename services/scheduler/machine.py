@@ -41,7 +41,7 @@ def this_machine() -> Machine:
 
 
 def measured(machine: Machine) -> Machine:
-    """Return the machine with its speed in TFLOPS, measured for seconds. Raise ProbeFailed."""
+    """Measure the speed in TFLOPS for a few seconds. Return the machine. Raise ProbeFailed."""
     command = list(PROBE)
     try:
         done = subprocess.run(

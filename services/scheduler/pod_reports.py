@@ -1,4 +1,4 @@
-"""The last reports of pods, and the scheduler's evidence for trainers without a report."""
+"""The last report of each pod, and the scheduler's evidence until the first report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 
 
 class PodReports:
-    """The last message of each segment on the REPORTS stream."""
+    """Access to each segment's last message on the REPORTS stream."""
 
     def __init__(self, broker: NatsBroker, clock: Clock, launcher: Launcher) -> None:
         self._broker = broker

@@ -95,7 +95,7 @@ class PodWatch:
                 await self._remove(name, job)
         elif segment.host not in (None, self._launcher.host):
             await self._attend_elsewhere(name, job, segment.host)
-        elif segment.pod is not None:  # otherwise the launching reaction has yet to save it
+        elif segment.pod is not None:  # otherwise the handler that launched it has not saved it yet
             await self._end(name, None if pod is None else pod.exit_code, job)
 
     async def _attend(self, pod: Pod, job: Job) -> None:
@@ -107,7 +107,7 @@ class PodWatch:
             return  # the next poll ends its segment
         if not self._segments.heard_of(pod.name):
             await self._reports.publish_evidence(pod, job)
-        if job.stop_requested:  # repeated, so that a restart does not lose it
+        if job.stop_requested:  # repeated in case a restart lost the first one
             await asyncio.to_thread(self._segments.request_stop, pod.name)
 
     async def _attend_elsewhere(self, name: PodName, job: Job, host: str | None) -> None:

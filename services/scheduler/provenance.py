@@ -75,7 +75,7 @@ class ResumeFacts(Facts):
     manifest_sha256: str | None  # of the checkpoint; None: it started from step 0
     certified: bool
     unchecked: tuple[str, ...]  # parts of the state that were not compared
-    differences: tuple[ModeDifference, ...]  # in how the segment computes
+    differences: tuple[ModeDifference, ...]  # execution settings that changed since the checkpoint
 
 
 class EvaluationFacts(Facts):

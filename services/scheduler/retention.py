@@ -34,7 +34,7 @@ def delete_saved(artifacts: Artifacts, job: Job) -> None:
 
 
 def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) -> None:
-    """Delete what the trainer of an ended segment stored but no event names.
+    """Delete files that the trainer of an ended segment stored but that no event names.
 
     Such files exist if the trainer was killed while storing them or if its report was too late.
     """

@@ -48,7 +48,7 @@ def _require_own(job: Job, report: Report) -> None:
 
 
 class Segments:
-    """The recorded progress and end of segments. Every method is idempotent."""
+    """A recorder of the progress and the end of segments. Every method is idempotent."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Segments:
     def record(self, report: Report) -> None:
         """Save a report's new events. Acknowledge a final report.
 
-        A foreign report is dropped and not acknowledged, because that would end a running segment.
+        A foreign report is dropped without an acknowledgement, which would end a running segment.
         """
         key = (report.job_id, report.segment)
         news = (
@@ -175,8 +175,8 @@ class Segments:
     def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
         """Return True if the account can pay for another launch.
 
-        `unused_micros`, the unused part of the current lease, counts as available. The required
-        amount is that of a first launch, because the ticker may not have found the balance depleted
+        `unused_micros`, the unused part of the current lease, counts as available. The account must
+        be able to pay for a first launch, because the ticker may not have marked it as depleted
         yet.
         """
         account = self._log.load(Account, job.account_id)
@@ -209,11 +209,11 @@ class Segments:
     ) -> None:
         """End a segment whose process ended without a final report.
 
-        If the segment overran its paid time and grace period, it ends as lease-ended and the unused
-        part of its lease does not count as available. The elapsed time may be too low, and work
-        without a checkpoint is credited. If the credit could pay for another launch, a job that is
-        too slow to save would run forever at no cost. The job is paused unless the account has
-        other money.
+        If the segment overran its paid time and grace period, its lease has ended, and the unused
+        part of the lease does not count as available. The known elapsed time may be too low, and
+        work without a checkpoint is credited. If this credit could pay for another launch, a job
+        that is too slow to save would run forever at no cost. The job is paused if the account
+        cannot pay without the credit.
         """
         overran = exit_code == OVERRUN
         lost_as = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
@@ -286,7 +286,7 @@ class Segments:
         return None
 
     def delete_unnamed(self, job: Job, segment: int) -> None:
-        """Delete what the trainer of an ended segment stored but no event names."""
+        """Delete files that the trainer of an ended segment stored but that no event names."""
         delete_unnamed(self._log, self._artifacts, job, segment)
 
     def _cause(self, command_id: str) -> Cause:

@@ -29,7 +29,7 @@ PLAIN = {
     "alora_invocation_tokens": None,
     "bias": "none",
 }
-"""Required values in an adapter's configuration. Keys may be absent."""
+"""Required values of an adapter's configuration keys, for the keys that are present."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Counts of attempts to load a deployment, stored on disk so that a fatal one is not repeated."""
+"""Counts of load attempts, stored on disk so that a fatal one is not repeated forever."""
 
 from __future__ import annotations
 

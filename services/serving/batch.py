@@ -81,7 +81,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Prefill pending tokens, and sample a token for each row that has no more of them."""
+        """Prefill pending tokens, and sample a token for each row that is fully prefilled."""
         self._leave([row for row in self._rows if row.cancelled])
         self.queue.forget_cancelled()
         self._admit()

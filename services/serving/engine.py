@@ -188,7 +188,7 @@ class Engine:
         )
 
     def _load(self, served: Served) -> Batch:
-        """Load a base."""
+        """Load a base into a new batch."""
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on

@@ -51,7 +51,7 @@ class FairQueue:
         with self._lock:
             if not self._queues:
                 return None
-            account_id = min(self._queues, key=lambda each: busy[each])  # first of equals
+            account_id = min(self._queues, key=lambda each: busy[each])  # the first if equal
             return self._queues[account_id][0]
 
     def leave(self, row: Row) -> None:

@@ -1,4 +1,4 @@
-"""The Launcher port, which runs trainers. Each kind of infrastructure has one adapter."""
+"""The Launcher port, which runs trainers. Each kind of infrastructure has an adapter."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Launcher(Protocol):
 
     @property
     def host(self) -> str | None:
-        """Name of the machine and pod store whose pods only a scheduler on that machine can see.
+        """Name of this machine and pod store, if only a scheduler on this machine sees its pods.
 
         None if a scheduler on any machine sees the same pods. The job's PodStarted event records
         the name, so that a scheduler elsewhere does not treat an unknown pod as lost.
@@ -152,7 +152,7 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what `prepare` started when the scheduler exits. Launched pods keep running."""
+        """When the scheduler exits, release what `prepare` started. Launched pods keep running."""
         ...
 
 

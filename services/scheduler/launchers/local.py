@@ -48,7 +48,7 @@ from services.scheduler.machine import ProbeFailed, measured, this_machine
 REGION = "local"
 
 SHIM_START_SECONDS = 10.0
-WARM_START_SECONDS = 2.0  # its shim is idle
+WARM_START_SECONDS = 2.0  # enough, because the shim is idle
 
 # Every step allocates and frees large tensors. By default, glibc returns their pages to the kernel
 # and faults them in again, 4 KiB at a time. Huge pages alone made a step 6 to 11% faster.
@@ -74,7 +74,7 @@ class LocalLauncher:
         self._program = program
         self._clock = clock
         self._catalog = catalog
-        self._warned: set[str] = set()  # device names, to warn once
+        self._warned: set[str] = set()  # device names, to warn once for each
         self._gpu_types: dict[str, GpuType] = {}  # including withdrawn ones
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = _this_machine()
