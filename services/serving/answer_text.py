@@ -33,7 +33,7 @@ class AnswerText:
         return self._show(len(self._held) - self._partial_stop())
 
     def end(self) -> str:
-        """Return the withheld text, which turned out not to be a stop sequence."""
+        """Return the withheld text at the end of the answer, because it is no stop sequence."""
         if self.stopped:
             return ""
         seen = self._shown + self._held

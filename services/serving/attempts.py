@@ -24,7 +24,7 @@ class Attempts:
 
     @contextmanager
     def noted(self, deployment_id: UUID) -> Generator[None]:
-        """Record an attempt, and remove the record unless the process dies during the attempt.
+        """Record an attempt. Remove the record when it ends, unless the process dies first.
 
         After MAX_DEATHS, raise CannotServe without another attempt.
         """

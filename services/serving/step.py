@@ -13,7 +13,7 @@ from torch import Tensor
 from services.serving.kv_cache import KVCache
 
 RAGGED = 2.0
-"""Maximum ratio of padded to real work. Above it, single-token rows attend one at a time."""
+"""If padded work exceeds real work by this factor, single-token rows attend one at a time."""
 
 
 @dataclass(frozen=True)

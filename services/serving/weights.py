@@ -55,7 +55,7 @@ class WeightStore:
     def forget(self, deployment_id: UUID) -> None:
         """Release a deployment's base, and delete the copy of its adapter.
 
-        Both stay as long as another deployment uses them.
+        Each stays as long as another deployment uses it.
         """
         self._forget_base(deployment_id)
         self._forget_adapter(deployment_id)

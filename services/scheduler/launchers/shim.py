@@ -95,7 +95,7 @@ def _record_pod(directory: Path) -> None:
 
 
 def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:
-    """Read the line of a WarmStart. The result is an incomplete line if none arrives."""
+    """Return the line of a WarmStart, or an empty line if none will arrive."""
     poll = select.poll()
     child, supervisor = os.pidfd_open(trainer.pid), _supervisor()
     ends = [handle for handle in (child, asked, supervisor) if handle is not None]

@@ -107,7 +107,7 @@ class WarmPool:
                     self._back_off(f"a warm trainer cannot be started: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
-        """Remove and return a ready trainer, preferably with the segment's base, or None.
+        """Take a ready trainer, preferably one with the segment's base. None if there is none.
 
         Segments with several ranks or a 4-bit base use a cold start. With several ranks, the leader
         starts the others. A warm trainer has imported the libraries for 16-bit bases only.
