@@ -1,4 +1,4 @@
-"""The `ecolink` command, assembled from the account holder's and the operator's commands."""
+"""The `ecolink` command, which combines the account holder's and the operator's commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ main = typer.Typer(
     help="A self-hosted fine-tuning cloud.",
     no_args_is_help=True,
     epilog=client.epilog(),
-    pretty_exceptions_show_locals=False,  # they would print passwords
+    pretty_exceptions_show_locals=False,  # local variables can contain passwords
 )
 client.models.command("import")(import_model)
 client.models.command("verify")(verify_model)

@@ -1,7 +1,7 @@
-"""PostgreSQL roles: one for each service, with the rights it needs and no more.
+"""PostgreSQL roles, one for each service, with only the rights that it needs.
 
-ACCESS is the whole table of rights, and every migration grants it. No role may change, delete or
-truncate an event.
+ACCESS lists all rights, and every migration grants exactly these. No role can update, delete or
+truncate events.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from projections import PROJECTIONS
 Kind = type[Aggregate] | type[Event]
 
 OPERATOR_ROLE = "ecolink_operator"
-"""Role of the operator's commands on the host, and of processes without a role of their own."""
+"""Role of operator commands on the host, and of processes that have no role of their own."""
 
 STORE_TABLES = ("ecolink_events", "ecolink_snapshots", "ecolink_tracking")
 ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_reactions")
-"""Tables in which a role may write only some rows."""
+"""Tables in which a role may write only its own rows."""
 
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
@@ -49,13 +49,13 @@ class Access:
     """Rights of a role. Every role may read the event log."""
 
     events: tuple[Kind, ...] = ()
-    """Events that it may append: all of an aggregate, or single ones."""
+    """Events that the role may append: all events of an aggregate, or individual ones."""
     snapshots: str = ""
     """Rights on snapshots of accounts."""
     reacts: bool = False
-    """It stores a position in the log and parks events, under its own name alone."""
+    """True if the role stores a position in the log and parks events, under its own name only."""
     leads: bool = True
-    """Only one process with the role works at a time."""
+    """True if only one process with the role may work at a time."""
     tables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,7 +121,7 @@ OPERATOR = Access(
     snapshots=READ,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
 )
-"""Rights of the operator's commands, besides those of every service."""
+"""Rights of operator commands, in addition to those of every service."""
 
 FORWARD_ONLY = """
 CREATE OR REPLACE FUNCTION ecolink_tracking_forward() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -139,16 +139,16 @@ FOR EACH ROW EXECUTE FUNCTION ecolink_tracking_forward()
 
 
 LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
-"""Functions of processes of which only one works at a time."""
+"""Database functions for services in which only one process works at a time."""
 
 
 def role_of(service: str) -> str:
-    """Name of a service's database role. Unknown names get the operator's."""
+    """Return the name of a service's database role. Unknown names get the operator's role."""
     return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
 
 
 def topics_of(kinds: Iterable[Kind]) -> list[str]:
-    """Topics of single events, and of all events of aggregates."""
+    """Return the topics of individual events, and of all events of aggregates."""
     found: set[str] = set()
     for kind in kinds:
         if issubclass(kind, Event):
@@ -159,7 +159,7 @@ def topics_of(kinds: Iterable[Kind]) -> list[str]:
 
 
 def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
-    """Create each role or change its password, and make the operator a member of the others."""
+    """Create the roles or update their passwords, and make the operator a member of the others."""
     for role, password in passwords.items():
         found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
         _execute(
@@ -176,10 +176,10 @@ def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, st
 
 
 def grant_access(connection: psycopg.Connection[Any]) -> None:
-    """Grant exactly the rights of ACCESS to the roles that exist, in one transaction.
+    """Grant exactly the rights in ACCESS to the roles that exist, in one transaction.
 
-    On a server without these roles, the owner of the tables runs everything. Raises RuntimeError
-    for a table that ACCESS lacks.
+    On a server without these roles, every process runs as the owner of the tables. Raise
+    RuntimeError if a table is missing from ACCESS.
     """
     _require_named(connection)
     connection.execute(FORWARD_ONLY)
@@ -225,7 +225,7 @@ def _grant_tables(
     _grant(connection, READ, "ecolink_events", role)
     _grant(connection, READ, "ecolink_tracking", role)
     if access.events:
-        # MAINTAIN allows the table lock that keeps the log in commit order.
+        # MAINTAIN allows the table lock that keeps the event log in commit order.
         _grant(connection, "INSERT, MAINTAIN", "ecolink_events", role)
         _execute(
             connection, "GRANT USAGE ON SEQUENCE ecolink_events_notification_id_seq TO {}", role
@@ -248,7 +248,7 @@ def _grant(
 
 
 def _let_everyone_read(connection: psycopg.Connection[Any]) -> None:
-    """Allow every role with the right to read a table to read all its rows."""
+    """Let every role that can read a table read all of its rows."""
     for table in ROWS_OF_ROLES:
         name = sql.Identifier(table)
         _execute(connection, "ALTER TABLE {} ENABLE ROW LEVEL SECURITY", name)
@@ -257,7 +257,7 @@ def _let_everyone_read(connection: psycopg.Connection[Any]) -> None:
 
 
 def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
-    """Conditions on the rows that a role may write, by table."""
+    """Return the conditions on the rows that a role may write, by table."""
     if role == OPERATOR_ROLE:
         return dict.fromkeys(ROWS_OF_ROLES, sql.SQL("true"))
     service = sql.Literal(_service_of(role))

@@ -1,4 +1,4 @@
-"""Find the gateway for the account holder's commands: by option, by login, or on this machine."""
+"""Discovery of the gateway for the account holder's commands: by option, login or local stack."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gateway.cli.login import read_login
 from infrastructure.settings import Settings
 
 DEMO_KEY = "demo_key"
-"""File in the home with an API key of the demo account."""
+"""Name of the file in the home that stores an API key of the demo account."""
 
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds the gateway and the key. Options and environment take precedence over the login."""
+    """Finds the gateway and the API key. Options and environment variables override the login."""
 
     settings: Settings
 
     def endpoint(self) -> Endpoint:
-        """The gateway and the key to use; raises ClientError.
+        """Return the gateway and the key to use. Raise ClientError.
 
-        A stored key is only sent to the gateway that it was stored for.
+        A stored key is sent only to the gateway for which it was stored.
         """
         url, key = self.settings.gateway_url, self.settings.api_key
         login = read_login()
@@ -39,8 +39,7 @@ class Finder:
         return Endpoint(url, key)
 
     def given(self) -> tuple[str | None, str | None]:
-        """URL and key from options or the environment. The URL defaults to the stack on this
-        machine."""
+        """Return the URL and key from the settings. The URL defaults to the local stack."""
         url = self.settings.gateway_url
         return url or _running_url(self.settings), self.settings.api_key
 

@@ -1,4 +1,4 @@
-"""Create every table and seed the catalog, once, before any service runs."""
+"""The migration, which creates all tables and seeds the catalog before any service runs."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ ADVISORY_LOCK = 0xEC0
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database to the current schema. Idempotent; an advisory lock excludes other
-    runs."""
+    """Upgrade the database to the current schema. Idempotent; a lock excludes other runs."""
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     with psycopg.connect(url, autocommit=True) as connection:
@@ -64,7 +63,7 @@ def migrate(settings: Settings) -> None:
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
-    """Add the shipped entries that the catalog has never had. An operator's changes stay."""
+    """Add shipped entries that the catalog has never had. An operator's changes are kept."""
 
     def attempt() -> None:
         catalog = log.find(Catalog, CATALOG_ID) or Catalog.open()

@@ -1,8 +1,8 @@
-"""EcoLink's NATS accounts, and the configuration of a server with them.
+"""EcoLink's NATS accounts, and the configuration of a server that uses them.
 
-The services' account holds JetStream and its streams. Trainers have their own account, which
-imports all they need: publishing reports, metrics and log lines, and requesting a Control message.
-A reply subject that a trainer invents is therefore in the trainers' account, too.
+The services' account owns JetStream and its streams. Trainers have a separate account. It imports
+only what they need: publishing reports, metrics and log lines, and requesting Control messages. If
+a trainer makes up a reply subject, the subject therefore stays in the trainers' account.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FROM_TRAINERS = (
     *("reports.>", "telemetry.>", "evaluations.>", "logs.>"),
     f"$JS.API.DIRECT.GET.{CONTROL}.control.>",
 )
-"""Subjects of the services' account that trainers may request, each under its own name."""
+"""Subjects of the services' account that trainers may send requests to, each under its own name."""
 
 LIMITED = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
 LIMITS = dict.fromkeys(LIMITED, UNLIMITED) | {"wildcards": True}
@@ -43,7 +43,7 @@ def _account_seed() -> str:
 
 
 class NatsKeys(BaseModel):
-    """Seeds of a server's operator, its accounts, and the services' user."""
+    """The seeds of a server's operator, its accounts and the services' user."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,17 +55,17 @@ class NatsKeys(BaseModel):
 
     @property
     def services_jwt(self) -> str:
-        """JWT of the services' user, who may do everything in their account."""
+        """Return the JWT of the services' user, who may do everything in their account."""
         return user_jwt(self.services, self.services_user, "services")
 
     @property
     def services_credentials(self) -> str:
-        """Content of the services' credentials file."""
+        """Return the content of the services' credentials file."""
         return credentials_file(self.services_jwt, self.services_user)
 
     @property
     def accounts(self) -> dict[str, str]:
-        """JWT of each account, by its public key."""
+        """Return the JWT of each account by its public key."""
         services = public_key(self.services)
         exports = [
             {"name": subject, "subject": subject, "type": "service"} for subject in FROM_TRAINERS
@@ -84,7 +84,7 @@ class NatsKeys(BaseModel):
 
 
 def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1") -> str:
-    """Text of the server's configuration file, as JSON, which is a subset of its format."""
+    """Return the server's configuration file as JSON, which is a subset of its format."""
     settings: dict[str, Any] = {
         "server_name": "ecolink",
         "host": host,
@@ -92,9 +92,9 @@ def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1
         "max_payload": 8 * 1024**2,
         "jetstream": {
             "store_dir": str(store),
-            # The default flushes every two minutes and can lose acknowledged messages.
+            # By default, the server flushes every two minutes and can lose acknowledged messages.
             "sync_interval": "always",
-            # The streams' limits bound the disk. On a small disk, the default refuses them.
+            # The streams' limits bound the disk use. On a small disk, the default is below them.
             "max_file_store": 64 * 1024**3,
         },
         "operator": operator_jwt(keys.operator, public_key(keys.system)),

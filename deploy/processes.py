@@ -1,4 +1,4 @@
-"""The processes of EcoLink, and the environment of a process."""
+"""The processes of EcoLink, and their environment variables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from infrastructure.settings import Settings
 
-# Name -> `module:callable`, in order of starting. Each takes Settings and returns after SIGTERM.
+# Name -> `module:callable`, in start order. Each takes Settings and returns after SIGTERM.
 PROCESSES: dict[str, str] = {
     "relay": "services.relay.app:run",
     "projector": "services.projector.app:run",
@@ -19,7 +19,7 @@ PROCESSES: dict[str, str] = {
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as environment variables, without unset ones."""
+    """Return the settings as environment variables, without unset ones."""
     return {
         f"ECOLINK_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in settings.model_dump().items()

@@ -1,4 +1,4 @@
-"""Progress of a rebuild, as lines on standard error."""
+"""Progress of a rebuild, printed to standard error."""
 
 from __future__ import annotations
 

@@ -17,17 +17,17 @@ from infrastructure.settings import Settings
 log = logging.getLogger("deploy.run")
 
 PRIVATE_UMASK = 0o077
-"""Files with customers' data are readable by their user alone, whatever the folder allows."""
+"""Umask that makes files with customer data readable only by their user."""
 
 WINDOW_SECONDS, MOST_LINES, MOST_WARNINGS = 10.0, 2_000, 50
-"""Limit for each line of code and window, so that a flood does not rotate other lines away."""
+"""Limits for each line of code in a window, so that a flood of records does not push out others."""
 
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-"""Control characters, which could change what a terminal shows of a log."""
+"""Escapes of control characters, which could change how a terminal displays a log."""
 
 
 class OneLine(logging.Formatter):
-    """Formats a record as one line: UTC time, level, logger, message, and a folded traceback."""
+    """Formats a record as one line: UTC time, level, logger, message and an escaped traceback."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -37,13 +37,12 @@ class OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line without control characters."""
+        """Return the record as a line without control characters."""
         return super().format(record).replace("\n", " ⏎ ").translate(ESCAPED)
 
 
 class Throttle(logging.Filter):
-    """Limits the records of one line of code in a window. The rest is counted and reported
-    later."""
+    """Limits the records of each line of code in a window, and later reports those dropped."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class Throttle(logging.Filter):
         self._windows: dict[tuple[str, int], list[float]] = {}  # start and records
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return True if the record is to be written."""
+        """Return True if the record should be written."""
         most = MOST_LINES if record.levelno < logging.WARNING else MOST_WARNINGS
         now, place = self._clock(), (record.pathname, record.lineno)
         window = self._windows.get(place)
@@ -67,7 +66,7 @@ class Throttle(logging.Filter):
 
 
 def set_up_logging(level: str) -> None:
-    """Send every logger's records to standard error."""
+    """Send all log records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
     handler.addFilter(Throttle())
@@ -76,7 +75,7 @@ def set_up_logging(level: str) -> None:
 
 
 def main() -> None:
-    """Run the named process until SIGTERM."""
+    """Run the named process until it receives SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m deploy.run", description=__doc__)
     parser.add_argument("name", help=f"one of: {', '.join(PROCESSES)}")
     parser.add_argument(

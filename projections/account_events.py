@@ -1,7 +1,7 @@
 """Index of the event log by account and by job.
 
-The content of an event is read from the log. The sequence of an event is its notification id, which
-grows along the log and has gaps.
+The content of an event is read from the log. An event's sequence is its notification id, which
+increases along the log and has gaps.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ CREATE INDEX IF NOT EXISTS account_events_job ON account_events (job_id, sequenc
 
 
 MAX_NEWEST = 5000
-"""Limit of the index entries that `newest_events` reads."""
+"""Maximum number of index entries that `newest_events` reads."""
 
 
 @dataclass(frozen=True)
 class Interest:
-    """A filter of events by account and by job. None includes all."""
+    """A filter of events by account and job. None matches all."""
 
     account_id: UUID | None
     job_id: UUID | None = None
 
     def includes(self, account_id: UUID, job_id: UUID | None) -> bool:
-        """Return True if an event of an account, and of a job if it has one, passes the filter."""
+        """Return True if an event of an account, and of a job if any, passes the filter."""
         return self.account_id in (None, account_id) and self.job_id in (None, job_id)
 
 
 def job_of(event: Event) -> UUID | None:
-    """Return the job of an event. Of the events of a deployment, only the first has it."""
+    """Return the job of an event. Among a deployment's events, only the first includes it."""
     return (
         event.originator_id
         if isinstance(event, events.JobEvent)
@@ -68,7 +68,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
-    """Return the job of a deployment, from the entry of its first event."""
+    """Return the job of a deployment, as recorded in the entry of its first event."""
     cursor.execute(
         f"SELECT job_id FROM account_events JOIN public.{EVENTS_TABLE} "
         "ON notification_id = sequence WHERE originator_id = %s AND originator_version = 1",
@@ -85,10 +85,10 @@ ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
 def indexed_events(
     connection: Connection, interest: Interest, after: int, limit: int
 ) -> tuple[Sequence[Notification], int]:
-    """Return events after a sequence, in order, and the last sequence that the index has.
+    """Return events after a sequence, in order, and the last sequence in the index.
 
-    The log may have later events that are not indexed yet. If there are `limit` events, the index
-    may have more.
+    The log may contain later events that are not indexed yet. If `limit` events are returned, the
+    index may contain more.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
     wanted = {"account_id": interest.account_id, "job_id": interest.job_id}
@@ -119,11 +119,11 @@ def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, 
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:
-    """Return the events of a job and its deployments, and the newest other events about the job.
+    """Return the events of a job and its deployments, and the newest other events about it.
 
     Other events, such as those of its meters, are among the last 5,000. Beyond the newest `limit`,
-    events of `topics` are omitted, because a long job has tens of thousands of minutes. Also
-    returns the last sequence that the index has.
+    events in `topics` are omitted, because a long job has tens of thousands of metered minutes.
+    Also return the last sequence in the index.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Accounts with their balance."""
+"""Accounts with their balances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS accounts (
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case Account.AccountOpened():
             cursor.execute(
@@ -64,7 +64,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _set_low(cursor: Cursor, account_id: UUID, runway_seconds: int | None) -> None:
-    """Set the runway of a warning. None ends the warning."""
+    """Set the runway of a low-balance warning. None ends the warning."""
     cursor.execute(
         "UPDATE accounts SET low = %(runway)s::bigint IS NOT NULL, runway_seconds = %(runway)s "
         "WHERE account_id = %(account)s",

@@ -1,4 +1,4 @@
-"""API keys of each account, with their last characters."""
+"""API keys of each account, with the last characters of their secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS api_keys (
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case ApiKey.ApiKeyIssued():
             cursor.execute(

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS base_models (
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case BaseModel.BaseModelImported():
             cursor.execute(

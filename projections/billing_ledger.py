@@ -1,9 +1,9 @@
 """The double-entry ledger, with one posting for each event that moves money.
 
-Its accounts are `cash` (payments), `test money` (test payments), `credits` (from the operator),
-`customer:<id>` (free balance), `reserved:<id>` (reserved by leases) and `revenue`. A posting debits
-one account and credits another with the same amount, so the trial balance is always zero. Only a
-reversal corrects a wrong posting.
+The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
+operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases) and
+`revenue`. A posting debits one account and credits another with the same amount, so the trial
+balance is always zero. A wrong posting is corrected only by a reversal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reason(StrEnum):
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Post one event."""
+    """Post one event to the ledger."""
     customer, reserved = f"customer:{event.account_id}", f"reserved:{event.account_id}"
     match event:
         case Account.CreditGranted():
@@ -107,20 +107,20 @@ BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 @dataclass(frozen=True)
 class Only:
-    """A filter of postings. None includes all."""
+    """A filter of postings. None matches all."""
 
     job_id: UUID | None = None
     reasons: Sequence[Reason] | None = None
     first: date | None = None
     last: date | None = None
     time_zone: str = "UTC"
-    """Time zone of the account, which defines its days."""
+    """Time zone of the account, which determines its days."""
 
     @property
     def condition(self) -> LiteralString:
-        """The conditions of a WHERE clause.
+        """Conditions of a WHERE clause.
 
-        Days are days of the time zone. The wider bounds in UTC let PostgreSQL use the index.
+        Days are in the account's time zone. The wider bounds in UTC let PostgreSQL use the index.
         """
         parts: list[LiteralString] = ["account_id = %(account)s"]
         if self.job_id is not None:
@@ -152,10 +152,10 @@ def postings_of(
     after: int = 0,
     limit: int | None = None,
 ) -> list[Row]:
-    """Return the postings of an account that pass a filter, in order.
+    """Return an account's postings that pass a filter, in order.
 
     A page has up to `limit` postings after the position `after`. Postings are never changed or
-    removed, so pages neither miss nor repeat one.
+    removed, so pages neither omit nor repeat any.
     """
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} AND position > %(after)s "
@@ -179,7 +179,7 @@ def newest_postings(
 def balances_after(
     connection: Connection, account_id: UUID, positions: Sequence[int]
 ) -> dict[int, int]:
-    """Return the balance after each of some postings, in micro-dollars, reserves included."""
+    """Return the balance, including reserves, after each of some postings, in micro-dollars."""
     rows = connection.execute(
         "SELECT position, micros FROM (SELECT position, sum(CASE "
         "WHEN debit IN ('cash', 'test money', 'credits', 'revenue') THEN amount_micros "
@@ -192,7 +192,7 @@ def balances_after(
 
 
 def last_position(connection: Connection, account_id: UUID) -> int:
-    """Return the position of an account's newest posting; 0 if it has none."""
+    """Return the position of an account's newest posting; 0 if there is none."""
     row = connection.execute(
         "SELECT coalesce(max(position), 0) AS position FROM billing_ledger WHERE account_id = %s",
         [account_id],
@@ -202,7 +202,7 @@ def last_position(connection: Connection, account_id: UUID) -> int:
 
 
 def balances(connection: Connection) -> dict[str, int]:
-    """Return credits minus debits of every ledger account. Their sum is the trial balance."""
+    """Return credits minus debits of each ledger account. Their sum is the trial balance."""
     rows = connection.execute(
         "SELECT account, sum(amount)::bigint AS micros FROM ("
         "SELECT credit AS account, amount_micros AS amount FROM billing_ledger UNION ALL "

@@ -1,4 +1,4 @@
-"""Datasets with their status and counts, and their lengths in tokens by base model."""
+"""Datasets with their status and counts, and their token lengths by base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 
 Pair = tuple[UUID, str, str]
-"""A dataset, a base model and the hash of its manifest."""
+"""Ids of a dataset and a base model, and the hash of the base model's manifest."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -56,7 +56,7 @@ TABLES = ("datasets", "dataset_tokens", "dataset_refusals")
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the tables."""
+    """Apply one event to the tables."""
     match event:
         case Dataset.DatasetUploaded():
             _insert(cursor, event)
@@ -160,7 +160,7 @@ DATASETS = Projection("datasets", TABLES, DDL, apply)
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
-    """Return id and examples of an account's valid datasets, newest first."""
+    """Return the id and number of examples of an account's valid datasets, newest first."""
     return connection.execute(
         "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
@@ -171,7 +171,7 @@ def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list
 def datasets_of(
     connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` datasets of an account after one of them, newest first."""
+    """Return up to `limit` datasets of an account after a given one, newest first."""
     return newest_first(
         connection, "datasets", "uploaded_at", "dataset_id", account_id, after, limit
     )
@@ -186,14 +186,14 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
 
 
 def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return those of some datasets that exist."""
+    """Return the datasets that exist among some ids."""
     return connection.execute(
         "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
     ).fetchall()
 
 
 def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the lengths of some datasets, by base model."""
+    """Return the token lengths of some datasets, by base model."""
     return connection.execute(
         "SELECT dataset_id, base_model, tokens, longest_example FROM dataset_tokens "
         "WHERE dataset_id = ANY(%s) ORDER BY base_model",
@@ -209,14 +209,14 @@ UNCOUNTED = (
     "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
     "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
 )
-"""Pairs of a valid dataset and the current revision of a base that were not counted.
+"""Pairs of a valid dataset and the current revision of a base model that are not counted yet.
 
-A refusal of the base's chat template counts as counted.
+If the base model's chat template refuses the dataset, the pair is considered counted.
 """
 
 
 def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
-    """Return the oldest dataset of each account to validate, except for the datasets `without`."""
+    """Return the oldest dataset of each account to validate, except for those in `without`."""
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
         "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
@@ -228,9 +228,10 @@ def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
 def uncounted(
     connection: Connection, without: Sequence[Pair] = (), last: Sequence[str] = ()
 ) -> list[Row]:
-    """Return one pair of each account to count, except for the pairs `without`.
+    """Return one pair of each account to count, except for those in `without`.
 
-    It has the oldest dataset of the account. Bases whose manifest is not in `last` come first.
+    The pair contains the account's oldest dataset. Base models whose manifest is not in `last` come
+    first.
     """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
@@ -251,7 +252,7 @@ def uncounted(
 
 
 def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the bases under which some datasets were not counted."""
+    """Return the base models for which some datasets are not counted yet."""
     return connection.execute(
         "SELECT dataset_id, name AS base_model "
         + UNCOUNTED
@@ -261,7 +262,7 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
 
 
 def stored(connection: Connection, account_id: UUID) -> tuple[int, int]:
-    """Return the number of an account's datasets and their uploaded bytes."""
+    """Return the number of an account's datasets and the bytes that it uploaded."""
     row = connection.execute(
         "SELECT count(*) AS datasets, coalesce(sum(total_bytes), 0)::bigint AS bytes "
         "FROM datasets WHERE account_id = %s",

@@ -32,7 +32,7 @@ WANTED = [status.value for status in DeploymentStatus if status.is_wanted]
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case Deployment.DeploymentRequested():
             cursor.execute(
@@ -65,7 +65,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _source(weights: Weights) -> tuple[str, UUID | None, int | None]:
-    """Return base model, job and step of some weights."""
+    """Return the base model, job and step of some weights."""
     adapter = weights.adapter
     if adapter is None:
         return weights.base_model, None, None
@@ -92,7 +92,7 @@ DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
 def deployments_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` deployments after a name: of bases, then of the account, by name."""
+    """Return up to `limit` deployments after a name: first of base models, then of the account."""
     return connection.execute(
         "SELECT row.* FROM deployments AS row LEFT JOIN deployments AS last "
         "ON last.model = %(after)s AND last.account_id = ANY(%(accounts)s) "
@@ -109,7 +109,7 @@ def deployments_of(
 
 
 def deployment_named(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """Return the deployment of a name, of a base or of the account."""
+    """Return the deployment with a name, of a base model or of the account."""
     return connection.execute(
         "SELECT * FROM deployments WHERE account_id = ANY(%s) AND model = %s",
         [[PLATFORM_ACCOUNT_ID, account_id], model],
@@ -119,9 +119,9 @@ def deployment_named(connection: Connection, account_id: UUID, model: str) -> Ro
 def deployed_checkpoints(
     connection: Connection, account_id: UUID, model: str | None = None
 ) -> list[Row]:
-    """Return an account's wanted deployments of checkpoints, by name.
+    """Return an account's requested deployments of checkpoints, by name.
 
-    `model` selects the one with this name.
+    `model` selects the deployment with this name.
     """
     return connection.execute(
         "SELECT * FROM deployments AS row WHERE account_id = %(account)s AND job_id IS NOT NULL "
@@ -156,13 +156,13 @@ def statuses_of_jobs(
 
 
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:
-    """Return the statuses of all bases' deployments and of an account's own, by name."""
+    """Return the statuses of base models' and an account's deployments, by name."""
     rows = deployments_of(connection, account_id)
     return {row["model"]: DeploymentStatus(row["status"]) for row in rows}
 
 
 def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
-    """Return the names of all accounts' wanted adapters on a base."""
+    """Return the names of all accounts' requested adapters on a base model."""
     rows = connection.execute(
         "SELECT model FROM deployments WHERE base_model = %s AND job_id IS NOT NULL "
         "AND status = ANY(%s) ORDER BY model",
@@ -172,7 +172,7 @@ def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
 
 
 def adapters_on(connection: Connection, base_model: str) -> int:
-    """Return the number of all accounts' wanted adapters on a base."""
+    """Return the number of all accounts' requested adapters on a base model."""
     row = connection.execute(
         "SELECT count(*) AS adapters FROM deployments "
         "WHERE base_model = %s AND job_id IS NOT NULL AND status = ANY(%s)",

@@ -1,4 +1,4 @@
-"""The approved estimate and the actual time of each job, and the calibration from them."""
+"""The approved estimate and actual time of each job, and the calibration based on them."""
 
 from __future__ import annotations
 
@@ -43,18 +43,19 @@ CREATE INDEX IF NOT EXISTS estimates_scored
 """
 
 LEARNED_FROM = 8
-"""Newest jobs of a calibration: enough for a robust median, few enough to follow a change of the
-machine."""
+"""Number of jobs in a calibration: enough for a robust median, few enough to follow changes of the
+machine.
+"""
 
 LEAST_FACTOR, LARGEST_FACTOR = 0.05, 20.0
-"""Bounds of a factor. Outside them, the measurement is wrong and not the constant."""
+"""Bounds of a factor. A factor outside them indicates a wrong measurement, not a wrong constant."""
 
 LEAST_SECONDS = 0.001
-"""Shortest modelled phase that is used for a calibration."""
+"""Minimum modelled seconds of a phase that is used for calibration."""
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case events.JobApproved(estimate=estimate) if estimate is not None:
             _insert(cursor, event, estimate)
@@ -109,10 +110,10 @@ ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
 def calibration(
     connection: Connection, base_model: str, gpu_type: str, precision: Precision, gpu_count: int
 ) -> Calibration:
-    """Return the medians of actual over modelled seconds, by phase, of the last similar jobs.
+    """Return the median ratio of actual to modelled seconds for each phase of recent similar jobs.
 
-    Only jobs with a single segment count, because other segments repeat the start and lost work.
-    The jobs must have run on the GPUs of their estimate.
+    Only jobs with a single segment count, because further segments repeat the start and lost work.
+    The jobs must have run on the GPUs that they were estimated for.
     """
     rows = connection.execute(
         "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
@@ -142,5 +143,5 @@ def _ratios(rows: list[Row], phase: Phase) -> list[float]:
 
 
 def report_rows(connection: Connection) -> list[Row]:
-    """Return all estimates in the order of approval. Those of unfinished jobs have no actuals."""
+    """Return all estimates in order of approval. Those of unfinished jobs have no actual values."""
     return connection.execute("SELECT * FROM estimates ORDER BY approved_at, job_id").fetchall()

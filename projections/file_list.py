@@ -1,4 +1,4 @@
-"""The files of an account: its uploads, and the metrics of its finished jobs."""
+"""An account's files: its uploads, and the metrics of its finished jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from projections.job_timeline import ENDINGS
 
 
 class FileKey(NamedTuple):
-    """Position of a file in the list. `id` is that of the job or of the dataset."""
+    """Position of a file in the list. `id` is the id of the job or dataset."""
 
     at: datetime
     is_result: bool
@@ -42,7 +42,7 @@ def files_of(
     ascending: bool = False,
     result: bool | None = None,
 ) -> list[FileKey]:
-    """Return up to `limit` files by time after a key, which may no longer exist.
+    """Return up to `limit` files by time after a key, whose file may no longer exist.
 
     `result` selects metrics if True, and uploads if False.
     """

@@ -32,7 +32,7 @@ QUEUED, HELD = "queued", "held"
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case GpuPool.GpuPoolOpened():
             cursor.execute(
@@ -64,7 +64,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _request(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """Add a claim behind all others of the pool."""
+    """Add a claim to the end of the pool's queue."""
     cursor.execute(
         "INSERT INTO gpu_claims SELECT %(pool)s, %(job)s, %(segment)s, %(count)s, %(state)s, "
         "coalesce(max(position), 0) + 1 FROM gpu_claims WHERE pool_id = %(pool)s",
@@ -107,14 +107,14 @@ def capacities(connection: Connection) -> dict[tuple[str, str], int]:
 
 
 def claims(connection: Connection) -> list[Row]:
-    """Return all claims, by pool and position, with the columns that their wait depends on.
+    """Return all claims, by pool and position, with the columns that determine their wait.
 
     A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`). Columns of
     the job are status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the last
     checkpoint or the start of the segment) and total_steps. The last measured step is
     measured_step, in measured_segment at measured_seconds. A segment that holds GPUs has bound_at,
-    training_since and segment_step, the step from which it trains. The columns of the job are None
-    while its projection is behind.
+    training_since and segment_step, which is the step from which it trains. The columns of the job
+    are None while its projection is behind.
     """
     return connection.execute(
         "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "

@@ -1,4 +1,4 @@
-"""Jobs, with one row each."""
+"""Jobs, one row for each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not ea
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the job's row."""
+    """Apply one event to the job's row."""
     match event:
         case events.JobApproved():
             _insert(cursor, event)
@@ -69,7 +69,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _apply_end(cursor: Cursor, event: Event) -> None:
-    """Fold an event at the end of a segment or a job."""
+    """Apply an event at the end of a segment or a job."""
     match event:
         case events.Registered():
             update(
@@ -108,7 +108,7 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
 
 
 def _apply_command(cursor: Cursor, event: Event) -> None:
-    """Fold a command of the owner or of the platform."""
+    """Apply a command of the owner or the platform."""
     match event:
         case events.PauseRequested():
             update(cursor, event, phase=PAUSING)
@@ -243,7 +243,7 @@ JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
-    """Return a job of an account, with the `sequence` of the last event in its row."""
+    """Return a job of an account, with the `sequence` of the last event applied to its row."""
     return connection.execute(
         "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
         "WHERE account_id = %s AND job_id = %s AND name = %s",
@@ -267,7 +267,7 @@ def jobs_of(
     limit: int | None = None,
     statuses: Sequence[JobStatus] | None = None,
 ) -> list[Row]:
-    """Return up to `limit` jobs of an account after one of them, newest first."""
+    """Return up to `limit` jobs of an account after a given one, newest first."""
     among: LiteralString = "true"
     if statuses is not None:
         among = "row.status = ANY(%(statuses)s)"
@@ -285,7 +285,7 @@ def jobs_of(
 
 
 def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, int]:
-    """Return the number of an account's jobs by status."""
+    """Return the number of an account's jobs, by status."""
     rows = connection.execute(
         "SELECT status, count(*) AS jobs FROM job_detail WHERE account_id = %s GROUP BY status",
         [account_id],
@@ -294,7 +294,7 @@ def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, 
 
 
 def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
-    """Return an account's jobs that are paused for a reason, in the order of their pauses."""
+    """Return an account's jobs that are paused for a given reason, in the order of their pauses."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE account_id = %s AND status = %s "
         "AND pause_reason = %s ORDER BY paused_at, job_id",
@@ -332,7 +332,7 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
-    """Return all accounts' unfinished jobs on a base, oldest first."""
+    """Return all accounts' unfinished jobs on a base model, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE status <> ALL(%s) AND base_model = %s "
         "ORDER BY approved_at, job_id",
@@ -342,7 +342,7 @@ def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
-    """Return the jobs whose postponed relaunch is due, in the order of their times."""
+    """Return the jobs whose postponed relaunch is due, in order of their due times."""
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE relaunch_at <= %s ORDER BY relaunch_at, job_id", [now]
     ).fetchall()
@@ -361,10 +361,10 @@ def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int)
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
-    """Return cancelled jobs whose retention time is over, oldest first.
+    """Return cancelled jobs whose retention time has ended, oldest first.
 
-    Promoted jobs and jobs with a deployed checkpoint, also a failed one, are not included. At most
-    `EXPIRED_AT_ONCE` are returned.
+    Promoted jobs and jobs with a deployed checkpoint, even if its deployment failed, are excluded.
+    At most `EXPIRED_AT_ONCE` jobs are returned.
     """
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "

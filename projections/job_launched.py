@@ -1,4 +1,4 @@
-"""Changes of a job's row by the events of its segments."""
+"""Updates of a job's row by the events of its segments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SegmentEvent = (
 
 
 def apply_segment(cursor: Cursor, event: SegmentEvent) -> None:
-    """Fold an event of a segment."""
+    """Apply an event of a segment."""
     match event:
         case events.SegmentAllocated():
             update(
@@ -75,7 +75,7 @@ def _complete_evaluation(cursor: Cursor, event: events.EvaluationCompleted) -> N
 
 
 def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
-    """Start the training, or the evaluation if all steps are done."""
+    """Start training, or the evaluation if all steps are done."""
     if event.step < event.total_steps:
         update(cursor, event, status=JobStatus.TRAINING)
         advance(cursor, event, "training")
@@ -97,7 +97,7 @@ def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
 
 
 def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
-    """End a segment. The job waits for its next one, unless a later event changes this."""
+    """End a segment. The job is queued for its next one, unless a later event changes this."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
         "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "

@@ -1,6 +1,6 @@
-"""Job requests: jobs that wait for the validation of their files.
+"""Job requests, which are jobs that wait for the validation of their files.
 
-The rows of approved requests stay, because the time of the request counts as a job's creation.
+The rows of approved requests are kept, because a job's creation time is the time of its request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS job_requests_open ON job_requests (requested_at)
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case JobRequest.JobRequested():
             cursor.execute(
@@ -70,7 +70,7 @@ def open_requests(connection: Connection) -> list[UUID]:
 
 
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Return the times of the requests of some jobs. Jobs without a request have none."""
+    """Return the times at which some jobs were requested. Jobs without a request are omitted."""
     rows = connection.execute(
         "SELECT job_id, requested_at FROM job_requests WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -92,9 +92,10 @@ def ordered_jobs(
     limit: int,
     noted: Mapping[str, str] | None = None,
 ) -> list[UUID]:
-    """Return up to `limit` jobs and requests of an account after one of them, newest first.
+    """Return up to `limit` jobs and requests of an account after a given one, newest first.
 
-    `noted` selects jobs whose metadata include these entries; an empty mapping, those without any.
+    `noted` selects jobs whose metadata include these entries. An empty mapping selects jobs without
+    metadata.
     """
     among: LiteralString = "true"
     if noted:

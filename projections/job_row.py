@@ -82,10 +82,10 @@ CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
 CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
     WHERE relaunch_at IS NOT NULL
 """
-# checkpoints: existing ones, oldest first; the columns checkpoint_* are of the newest.
-# estimate and its bounds are of the approval; the rate is of the last resume.
+# checkpoints: existing ones, oldest first; checkpoint_* columns describe the newest.
+# estimate and its bounds are from the approval; the rate is from the last resume.
 # approved_gpu_count never changes, because it determines the batch of a step.
-# relaunch_at: set while the relaunch is postponed; waiting_since is then the time of the failure.
+# relaunch_at: set while a relaunch is postponed; waiting_since is then the failure's time.
 # segment_step and training_since: start of training in the running segment.
 
 WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
@@ -99,7 +99,7 @@ PAUSING, CANCELLING = "pausing", "cancelling"
 
 
 def advance(cursor: Cursor, event: Event, phase: str, job_id: UUID | None = None) -> None:
-    """Set the phase, unless the job is about to pause or to be cancelled."""
+    """Set the phase, unless the job is being paused or cancelled."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %s, "
         "phase = CASE WHEN phase = ANY(%s) THEN phase ELSE %s END WHERE job_id = %s",
@@ -108,7 +108,7 @@ def advance(cursor: Cursor, event: Event, phase: str, job_id: UUID | None = None
 
 
 def update(cursor: Cursor, event: Event, **columns: object) -> None:
-    """Set columns of a job's row. The names must come from the code."""
+    """Update columns of a job's row. Column names must be constants in the code."""
     assignments = ", ".join(f"{name} = %s" for name in columns)
     cursor.execute(
         f"UPDATE job_detail SET {assignments}, changed_at = %s WHERE job_id = %s",  # type: ignore[arg-type]

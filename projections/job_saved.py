@@ -1,4 +1,4 @@
-"""Changes of a job's row by the events of its checkpoints."""
+"""Updates of a job's row by the events of its checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def apply_checkpoint(
     cursor: Cursor,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
-    """Add a checkpoint to its job's row, or remove one."""
+    """Add a checkpoint to the job's row, or remove one."""
     if isinstance(event, events.CheckpointSaved):
         _add(cursor, event)
     else:
@@ -50,12 +50,12 @@ def apply_checkpoint(
 
 
 def score_last_checkpoint(cursor: Cursor, event: events.EvaluationCompleted) -> None:
-    """Set the loss of the final evaluation, which is that of the last checkpoint."""
+    """Set the loss of the final evaluation, which applies to the last checkpoint."""
     cursor.execute(SCORED, {"loss": event.loss_after, "job": event.originator_id})
 
 
 def give_up_checkpoints(cursor: Cursor, event: events.AdapterExpired | events.ModelDeleted) -> None:
-    """Remove all checkpoints. The columns of the newest one stay."""
+    """Remove all checkpoints. The columns that describe the newest one are kept."""
     cursor.execute(
         "UPDATE job_detail SET checkpoints = '[]', checkpoint_ref = NULL WHERE job_id = %s",
         [event.originator_id],

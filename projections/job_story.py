@@ -1,4 +1,4 @@
-"""Events, steps and evaluations of a job in one list, newest first."""
+"""A job's events, steps and evaluations in a single list, newest first."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STORIES: dict[EntryKind, LiteralString] = {
         LEFT JOIN step_measurements USING (job_id, step, segment)
         WHERE job_id = %(job)s AND step > 0""",
 }
-"""Queries of the entries by kind. Metrics have the pod's time, because no other is stored."""
+"""Queries of the entries by kind. Metrics have the pod's time, because no other time is stored."""
 
 NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s"
 
@@ -56,7 +56,7 @@ def story_of(
     after: EntryKey | None,
     limit: int,
 ) -> list[Row] | None:
-    """Return the entries after one, newest first; None if there is no such entry.
+    """Return the entries after a given one, newest first; None if that entry does not exist.
 
     An entry has happened_at, kind, n, segment and fields. An event also has the event_id. The
     fields of a step or an evaluation are its metrics. The base model's evaluation is omitted.
@@ -78,7 +78,7 @@ def story_of(
             "WHERE happened_at <= %(at)s "
             "AND (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
         )
-    # Limits each kind to the page, because a long job has a million steps.
+    # Limit each kind to the page, because a long job has a million steps.
     parts = [f"(SELECT * FROM ({story}) AS entry {where} {NEWEST})" for story in STORIES.values()]
     return connection.execute(
         f"{' UNION ALL '.join(parts)} {NEWEST}",  # type: ignore[arg-type]

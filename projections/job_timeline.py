@@ -1,7 +1,7 @@
 """The events of each job, its request, its meters and its deployments, in order.
 
-The first event of a deployment names its job and its model. The rows of later events have the same
-job, and the model in their fields.
+The first event of a deployment contains its job and model. The rows of later events repeat the job,
+and contain the model in their fields.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def apply(cursor: Cursor, event: Event) -> None:
             job_id, served = _served(cursor, event.originator_id)
         case _:
             return
-    if job_id is None:  # the deployment of a base
+    if job_id is None:  # the deployment of a base model
         return
     cursor.execute(
         "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
@@ -67,7 +67,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str, str]]:
-    """Return job and model of a deployment, from the row of its first event; none for a base."""
+    """Return a deployment's job and model from its first event's row; none for a base model."""
     cursor.execute(
         "SELECT job_id, fields ->> 'model' AS model FROM job_timeline WHERE event_id = %s",
         [f"{deployment_id}:1"],
@@ -94,9 +94,9 @@ ENDINGS = [events.Registered.TOPIC, events.JobFailed.TOPIC, events.JobCancelled.
 
 
 def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
-    """Return the end times of those jobs that have ended.
+    """Return the end times of the given jobs that have ended.
 
-    While this projection is behind, the last change of a job's row is used.
+    While this projection is behind, the last change of a job's row is used instead.
     """
     over = {row["job_id"]: row["changed_at"] for row in jobs if JobStatus(row["status"]).is_final}
     rows = connection.execute(
@@ -108,7 +108,7 @@ def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime
 
 
 def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:
-    """Return the times of a job's checkpoints, by ref."""
+    """Return the times at which a job's checkpoints were saved, by ref."""
     rows = connection.execute(
         "SELECT happened_at, fields ->> 'ref' AS ref FROM job_timeline "
         "WHERE job_id = %s AND topic = %s",

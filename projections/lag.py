@@ -1,4 +1,4 @@
-"""Lag of projections and reactions behind the event log."""
+"""Lag of projections and event handlers behind the event log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from projections.projection import Row
 
 
 def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:
-    """Return those of some consumers that are behind, in the same order.
+    """Return the consumers that are behind, in the given order.
 
-    A row has the number of unseen `events`, and the time of the first of them (`since`).
+    A row has the number of unprocessed `events`, and the time of the first of them (`since`).
     """
     return connection.execute(
         "WITH known AS (SELECT 'projection-' || name AS consumer, position "

@@ -1,7 +1,7 @@
 """Models of registered and promoted jobs.
 
-A name has only twelve digits of its job's id. A user who chooses idempotency keys can produce the
-same name twice, so names are not unique.
+A name includes only twelve digits of its job's id. Because users can choose idempotency keys, they
+can produce the same name twice, so names are not unique.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CREATE INDEX IF NOT EXISTS models_account ON models (account_id, model)
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case events.Registered() | events.AdapterPromoted():
             cursor.execute(
@@ -53,7 +53,7 @@ MODELS = Projection("models", ("models",), DDL, apply)
 def models_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` models of an account after one of them, newest first."""
+    """Return up to `limit` models of an account after a given one, newest first."""
     return newest_first(connection, "models", "registered_at", "model", account_id, after, limit)
 
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS open_meters (
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Fold one event into the table."""
+    """Apply one event to the table."""
     match event:
         case Meter.MeterOpened():
             cursor.execute(
@@ -56,13 +56,13 @@ LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds FROM billing_ledger AS e
 WHERE open_meters.account_id = ANY(%s) AND open_meters.bound_at IS NOT NULL
 GROUP BY open_meters.account_id
 """
-"""The rate of a job is that of its running segment."""
+"""The rate of a job is the rate of its running segment."""
 
 OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 
 
 def bound_segments(connection: Connection) -> list[Row]:
-    """Return job_id and segment of all segments with bound GPUs."""
+    """Return the job_id and segment of all segments with started pods."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL "
         "ORDER BY job_id, segment"
@@ -70,7 +70,7 @@ def bound_segments(connection: Connection) -> list[Row]:
 
 
 def unbound_segments(connection: Connection) -> list[Row]:
-    """Return job_id and segment of all segments that are not launched yet."""
+    """Return the job_id and segment of all segments that are not launched yet."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NULL ORDER BY job_id, segment"
     ).fetchall()
@@ -78,13 +78,13 @@ def unbound_segments(connection: Connection) -> list[Row]:
 
 @dataclass(frozen=True)
 class Burn:
-    """Running costs of an account."""
+    """An account's running costs."""
 
     jobs: int
     rate_micros_per_hour: int
-    """Total rate of all jobs."""
+    """Total rate of all running jobs."""
     unbilled_micros: int
-    """Price of the used time that is not billed yet."""
+    """Price of the time used but not billed yet."""
 
 
 NOTHING = Burn(0, 0, 0)

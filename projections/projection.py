@@ -1,4 +1,4 @@
-"""Projections: their tables, their fold over events, and the effect that runs them."""
+"""Projections: their tables, how they apply events, and the effect that runs them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CREATE TABLE IF NOT EXISTS projection_shapes (
 
 @dataclass(frozen=True)
 class Projection:
-    """A read model: tables whose rows are a fold of the event log.
+    """A read model, whose tables are computed from the event log.
 
-    `ddl` names the tables without a schema, so that an audit can fold the log into another schema.
+    `ddl` names the tables without a schema, so that an audit can rebuild them in another schema.
     Increment `fold` when `apply` changes, so that the tables are rebuilt.
     """
 
@@ -47,12 +47,12 @@ class Projection:
 
     @property
     def shape(self) -> str:
-        """Hash of `ddl` and `fold`. If it changes, the tables are rebuilt."""
+        """Hash of `ddl` and `fold`. A change makes the projector rebuild the tables."""
         return hashlib.sha256(f"{self.ddl}\nfold {self.fold}".encode()).hexdigest()
 
 
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:
-    """Return True if the tables of a projection have its shape."""
+    """Return True if the tables match the projection's current shape."""
     found = connection.execute(
         "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
         [projection.name, projection.shape],
@@ -61,7 +61,7 @@ def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> 
 
 
 def consumer_name(projection: Projection) -> str:
-    """Return the name of the consumer that folds events into a projection."""
+    """Return the name of the consumer that applies events to a projection."""
     return f"projection-{projection.name}"
 
 
@@ -76,12 +76,12 @@ class ProjectionEffect:
         self._connect = connect
 
     def position(self) -> int:
-        """Return the notification id of the last event in the rows."""
+        """Return the notification id of the last event that was applied."""
         with self._connect() as connection:
             return lowest_position(connection, [self._projection])
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Fold a batch into the rows, in one transaction. Known events are skipped."""
+        """Apply a batch of events in one transaction. Skip events that were already applied."""
         with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
             position = lock_position(cursor, self._projection)
             for recorded in batch:
@@ -91,7 +91,7 @@ class ProjectionEffect:
 
 
 def lock_position(cursor: Cursor, projection: Projection) -> int:
-    """Lock and return the position of a projection, until the transaction ends."""
+    """Lock and return the position of a projection until the transaction ends."""
     cursor.execute(
         "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", [projection.name]
     )
@@ -104,7 +104,7 @@ def lock_position(cursor: Cursor, projection: Projection) -> int:
 
 
 def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
-    """Set the position of a projection. It never decreases."""
+    """Set the position of a projection. The position never decreases."""
     cursor.execute(
         "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
         [position, projection.name],
@@ -122,10 +122,11 @@ def newest_first(
     among: LiteralString = "true",
     **values: object,
 ) -> list[Row]:
-    """Return an account's rows by time, newest first, and by key at the same time.
+    """Return an account's rows by time, newest first. Rows of the same time are sorted by key.
 
     A page has up to `limit` rows after the row whose key is `after`. Newer rows come before it and
-    do not shift the page. `among` is a further condition on `row`, with its parameters in `values`.
+    do not shift the page. `among` is an additional condition on `row`, with its parameters in
+    `values`.
     """
     return connection.execute(
         f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
@@ -139,7 +140,7 @@ def newest_first(
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
-    """Return the notification id of the last event that all of some projections have."""
+    """Return the notification id of the last event that all given projections have applied."""
     names = [projection.name for projection in projections]
     row = connection.execute(
         "SELECT min(coalesce(position, 0)) AS position FROM unnest(%s::text[]) AS wanted (name) "

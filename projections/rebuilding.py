@@ -1,8 +1,9 @@
-"""Rebuilds a read model in new tables, which then replace the old ones.
+"""Rebuilding of a read model in new tables, which then replace the old ones.
 
-Meanwhile readers use the old tables, and the projector updates them. The new tables are built in
-their own schema, batch by batch. One short transaction replaces the old tables and the position. If
-a rebuild is killed, the old tables stay, and the next rebuild starts from the beginning.
+During a rebuild, readers use the old tables, and the projector keeps them up to date. The new
+tables are filled in a separate schema, batch by batch. A short transaction then replaces the old
+tables and the position. If a rebuild is killed, the old tables remain, and the next rebuild starts
+from the beginning.
 """
 
 from __future__ import annotations
@@ -23,24 +24,27 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, lock_position
 
 LOCK_MILLISECONDS = 500
-"""Time that the swap waits for a table. It is below PostgreSQL's deadlock timeout, so that the swap
-gives up and not a reader."""
+"""Lock timeout of the swap. It is below PostgreSQL's deadlock timeout, so that in a deadlock the
+swap gives up and not a reader.
+"""
 
 PAUSE_SECONDS = 0.2
 SWAP_SECONDS = 600.0
-"""Time after which the swap gives up, if readers always lock an old table."""
+"""Seconds after which the swap gives up if readers keep locking the old tables."""
 
 LOCK_CLASS = 0xEC1
 """First key of the advisory locks. The second key is the hash of the projection's name."""
 
 Progress = Callable[[str, int, float], None]
-"""Takes a projection's name, the number of folded events, and their share of the log."""
+"""A function that receives a projection's name, the number of applied events, and their share of
+the log.
+"""
 
 
 def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Progress) -> int:
-    """Rebuild a projection from the whole log. Returns the number of events.
+    """Rebuild a projection from the whole log. Return the number of events.
 
-    The URL must be that of the owner of the tables. Raises WrongState if another rebuild runs.
+    The URL must be that of the tables' owner. Raise WrongState if another rebuild is running.
     """
     with (
         Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection,
@@ -89,21 +93,21 @@ class _Rebuild:
         return self._events
 
     def _create(self) -> None:
-        """Create the new tables. Those of an earlier attempt are dropped."""
+        """Create the new tables. Drop those of an earlier attempt."""
         with self._connection.transaction():
             self._execute("DROP SCHEMA IF EXISTS {} CASCADE", self._schema)
             self._execute("CREATE SCHEMA {}", self._schema)
             self._execute("SET LOCAL search_path TO {}", self._schema)
             self._connection.execute(self._projection.ddl.encode())
         self._execute("SET search_path TO {}, public", self._schema)
-        # After a crash, the rebuild starts again. Only the swap waits for the disk.
+        # A rebuild that crashes starts over, so only the swap waits for the disk.
         self._execute("SET synchronous_commit TO off")
 
     def _fold(self) -> None:
-        """Fold the events of the log, with one transaction for each batch."""
+        """Apply the events of the log, with one transaction for each batch."""
         while batch := self._after(self._position):
             with (
-                self._connection.pipeline(),  # statements do not wait for each other
+                self._connection.pipeline(),  # pipelined: statements do not wait for each other
                 self._connection.transaction(),
                 self._connection.cursor() as cursor,
             ):
@@ -115,7 +119,7 @@ class _Rebuild:
                 return
 
     def _swapped(self) -> bool:
-        """Replace the old tables. Returns False if a reader locks one of them."""
+        """Replace the old tables. Return False if a reader locks one of them."""
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 self._execute(f"SET LOCAL lock_timeout TO '{LOCK_MILLISECONDS}ms'")
@@ -132,7 +136,7 @@ class _Rebuild:
         return True
 
     def _fold_rest(self, cursor: Cursor) -> tuple[int, int]:
-        """Fold the events up to the current end of the log. The projector folds later events."""
+        """Apply the events up to the current end of the log. The projector applies later ones."""
         events, position = self._events, self._position
         head = self._log.recorder.max_notification_id() or 0
         while batch := self._after(position, head):

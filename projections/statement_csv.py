@@ -1,4 +1,4 @@
-"""CSV of the ledger and the statements."""
+"""CSV export of the ledger and the statements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.projection import Row
 from projections.statements import DayOfStatement, JobOfStatement
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""Spreadsheets read a cell with one of these prefixes as a formula."""
+"""Prefixes that make a spreadsheet read a cell as a formula."""
 
 LEDGER_COLUMNS = (
     *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
@@ -27,7 +27,7 @@ JOB_MOVEMENTS = ("charges", "reversals", "net")
 
 
 class _Line:
-    """A file for the csv module that keeps the last line."""
+    """A file object for the csv module that keeps the last line."""
 
     text = ""
 
@@ -66,7 +66,7 @@ def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
 def job_csv(
     jobs: Iterable[JobOfStatement], names: Mapping[UUID, tuple[str | None, ...]]
 ) -> Iterator[str]:
-    """Yield the lines of a statement by job. `names` has the values of `JOB_NAMES` by job."""
+    """Yield the lines of a statement by job. `names` has the values of `JOB_NAMES` for each job."""
     unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")
     return _lines(
@@ -110,7 +110,7 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
 
 
 def _cell(value: Any) -> Any:
-    """Return the cell of a value. Formulas are escaped with an apostrophe."""
+    """Return a cell for a value. Formulas are escaped with an apostrophe."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):

@@ -1,6 +1,7 @@
-"""Statements of an account by day and by job: sums over its ledger, with their postings.
+"""Statements of an account by day and by job, with sums over its ledger and their postings.
 
-A statement covers the whole balance, so reserving and releasing leases are no movements.
+A statement covers the whole balance, so reserving and releasing leases does not count as a
+movement.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class DayOfStatement:
     charges_micros: int = 0
     reversals_micros: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the events behind a movement: `top_ups`, `credits`, `charges`, `reversals`."""
+    """Ids of the events behind each movement: `top_ups`, `credits`, `charges`, `reversals`."""
 
     @property
     def closing_micros(self) -> int:
-        """Closing balance, which is the opening balance of the next day."""
+        """Closing balance, which is the next day's opening balance."""
         return (
             self.opening_micros
             + self.top_ups_micros
@@ -82,11 +83,11 @@ class JobOfStatement:
     reversals_micros: int = 0
     reversed_seconds: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the events behind a movement: `charges` (minutes) and `reversals`."""
+    """Ids of the events behind each movement: `charges` (minutes) and `reversals`."""
 
     @property
     def net_micros(self) -> int:
-        """Cost of the job."""
+        """Net cost of the job."""
         return self.charges_micros - self.reversals_micros
 
 
@@ -101,7 +102,7 @@ def daily_statement(
 ) -> list[DayOfStatement]:
     """Return all days from `first` to `last`, inclusive, in the account's time zone.
 
-    Without `ids`, the days have no event ids, which is cheaper.
+    Without `ids`, event ids are omitted, which is faster.
     """
     asked = _asked(account_id, time_zone, first, last, ids=ids, opening=True)
     balance = 0
@@ -131,9 +132,9 @@ def job_statement(
     *,
     ids: bool = True,
 ) -> list[JobOfStatement]:
-    """Return all jobs that were billed on these days, in the order of their first postings.
+    """Return all jobs that were billed on these days, in order of their first postings.
 
-    Minutes that round to 0 have no posting and are not counted.
+    Minutes with a charge that rounds to 0 have no posting and are not counted.
     """
     jobs: dict[UUID, JobOfStatement] = {}
     asked = _asked(account_id, time_zone, first, last, ids=ids, opening=False)

@@ -1,4 +1,4 @@
-"""The demo account: created once per home, with credit and a stored API key."""
+"""The demo account. It is created once for each home, with credit and a stored API key."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CREDIT_MICROS = 25_000_000
 
 @dataclass(frozen=True)
 class DemoAccount:
-    """An account and an API key of it."""
+    """An account with one of its API keys."""
 
     account_id: UUID
     key: str
 
 
 def demo_account(settings: Settings) -> DemoAccount:
-    """The demo account of a running stack, created on first use."""
+    """Return the demo account of a running stack. Create it on first use."""
     path = settings.home / DEMO_KEY
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
@@ -50,14 +50,14 @@ def demo_account(settings: Settings) -> DemoAccount:
 
 
 def sign_in_link(settings: Settings, account: DemoAccount) -> str:
-    """A link that signs a browser in to the account, once."""
+    """Return a single-use link that signs a browser in to the account."""
     with connect(settings) as connection:
         token = add_sign_in_link(connection, api_key_id(secret_sha256(account.key)))
     return f"{settings.public_url or settings.gateway_url}/sign-in/{token}"
 
 
 def fresh_account(settings: Settings, name: str) -> DemoAccount:
-    """Create an empty account with a unique suffix in its name."""
+    """Create an account without credit, with a unique suffix in its name."""
     account_id = uuid4()
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
@@ -68,7 +68,7 @@ def fresh_account(settings: Settings, name: str) -> DemoAccount:
 
 
 def top_up(settings: Settings, account_id: UUID, amount_micros: int, reference: str) -> None:
-    """Confirm a payment, as an operator does."""
+    """Confirm a payment, as an operator would."""
     receipt = PROVIDERS["manual"].receipt(f"{reference} {account_id}", amount_micros)
     with acting_for_the_demo(settings) as ecolink:
         ecolink.top_up(account_id, receipt)
@@ -76,14 +76,14 @@ def top_up(settings: Settings, account_id: UUID, amount_micros: int, reference: 
 
 @contextmanager
 def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
-    """The use cases on a running stack's store, with the demo as their cause."""
+    """Yield the use cases on a running stack's store, with the demo as the cause of events."""
     cause = Cause("service:demo", str(uuid4()), clock_of(settings).now())
     with open_log(settings) as log, because(cause):
         yield EcoLink(log)
 
 
 def _stored_key(ecolink: EcoLink, path: Path) -> str | None:
-    """The key in the file, if it is still valid."""
+    """Return the key in the file, or None if it is no longer valid."""
     if not path.exists():
         return None
     key = path.read_text().strip()

@@ -1,4 +1,4 @@
-"""The auto-pause demo: two jobs drain one balance, pause at zero, and resume after a top-up."""
+"""The auto-pause demo. Two jobs use up one balance, pause at zero, and resume after a top-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.cli.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3
 STORY_SECONDS = 1200.0
-SPARE = 1.05  # times one job's upper bound: the other job can start
+SPARE = 1.05  # times one job's upper bound, so that the other job can start too
 
 Say = Callable[[str], None]
 TopUp = Callable[[int, str], None]
@@ -21,7 +21,7 @@ TopUp = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Bill:
-    """Usage and cost of one job's segments, from its events; seconds and micro-dollars."""
+    """Usage and cost of a job's segments, from its events, in seconds and micro-dollars."""
 
     job: dict[str, Any]
     elapsed_seconds: int
@@ -32,12 +32,12 @@ class Bill:
 
     @property
     def unpaid_seconds(self) -> int:
-        """GPU time that is neither billed nor within the grace period."""
+        """GPU time that is neither billed nor part of the grace period."""
         return self.elapsed_seconds - self.metered_seconds - self.grace_seconds
 
 
 class AutoPause:
-    """Runs the demo with an account's client. `top_up` acts as the operator."""
+    """The demo, run with an account's client. `top_up` acts as the operator."""
 
     def __init__(self, client: Client, top_up: TopUp, say: Say) -> None:
         self._client = client
@@ -47,7 +47,7 @@ class AutoPause:
         self._shown: dict[str, str] = {}
 
     def run(self, form: dict[str, Any]) -> list[Bill]:
-        """Run two jobs with the same form from an empty account; raises ClientError."""
+        """Run two identical jobs on an account without credit. Raise ClientError."""
         quote = self._client.post("/estimates", form)
         upper = quote["estimate"]["high"]["micros"]
         low, high = quote["estimate"]["low"]["text"], quote["estimate"]["high"]["text"]
@@ -100,7 +100,7 @@ class AutoPause:
         return len(closed) == job["segment"] and job["billed_seconds"] == billed
 
     def _refusal(self, path: str) -> str:
-        """The error message of resuming without money."""
+        """Return the error message of an attempt to resume without money."""
         try:
             self._client.post(f"{path}/resume", {"wait": True})
         except Refused as refused:

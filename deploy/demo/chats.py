@@ -1,6 +1,6 @@
-"""The demo dataset: real English chats from the package `chatterbot-corpus`.
+"""The demo dataset: English chats from the package `chatterbot-corpus`.
 
-The text is not part of this repository. Install it with `pip install --no-deps
+The chats are not part of this repository. Install them with `pip install --no-deps
 chatterbot-corpus==1.3.3`.
 """
 
@@ -24,10 +24,10 @@ class CorpusMissing(Exception):
 
 
 def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
-    """Distinct chats as `{"messages": [...]}`, sampled in proportion to the size of each topic.
+    """Return distinct chats as `{"messages": [...]}`, sampled in proportion to the topics' sizes.
 
-    The result depends only on rows and seed. It has fewer than `rows` chats only if the corpus has
-    fewer. Raises CorpusMissing, and ValueError for rows below 1.
+    The result depends only on `rows` and `seed`. It has fewer than `rows` chats only if the corpus
+    has fewer. Raise CorpusMissing, and ValueError if `rows` is below 1.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
@@ -48,7 +48,7 @@ def write_jsonl(path: Path, rows: int = 200, seed: int = 42) -> int:
 
 
 def corpus_directory() -> Path:
-    """The directory of the English YAML files, found without importing the package."""
+    """Return the directory of the English YAML files, without importing the package."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusMissing(
@@ -58,10 +58,10 @@ def corpus_directory() -> Path:
 
 
 def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
-    """Usable conversations by topic (file name), each under the first topic that has it.
+    """Return the usable conversations by topic (file name). Duplicates count for the first topic.
 
-    Turns alternate and start with the user. A last turn of the user is dropped. Conversations of
-    fewer than two turns or with a turn that is not text are left out.
+    Turns alternate and start with the user. A final user turn is dropped. Conversations with fewer
+    than two turns or with a turn that is not text are omitted.
     """
     seen: set[tuple[str, ...]] = set()
     topics: dict[str, list[tuple[str, ...]]] = {}
@@ -76,7 +76,7 @@ def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _turns(conversation: Any) -> tuple[str, ...]:
-    """The turns of a conversation, an even number. Empty if it is unusable."""
+    """Return an even number of turns of a conversation; none if it is unusable."""
     if not isinstance(conversation, list):
         return ()
     if not all(isinstance(turn, str) and turn.strip() for turn in conversation):
@@ -85,7 +85,7 @@ def _turns(conversation: Any) -> tuple[str, ...]:
 
 
 def _shares(sizes: dict[str, int], rows: int) -> list[tuple[str, int]]:
-    """Rows of each topic, proportional to its size, by largest remainder."""
+    """Return the number of rows for each topic, by the largest remainder method."""
     total = sum(sizes.values())
     rows = min(rows, total)
     shares = {topic: rows * size // total for topic, size in sizes.items()}
@@ -97,7 +97,7 @@ def _shares(sizes: dict[str, int], rows: int) -> list[tuple[str, int]]:
 
 
 def _sort_key(seed: int, turns: tuple[str, ...]) -> bytes:
-    """A sort key that depends only on the seed and the text."""
+    """Return a sort key that depends only on the seed and the text."""
     return hashlib.sha256(json.dumps([seed, turns]).encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Prepare a demo: import the base model and upload a dataset."""
+"""Preparation of a demo: import the base model and upload a dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 def offer_base(settings: Settings, say: Say) -> None:
-    """Import the base model on first use, and wait for its deployment."""
+    """Import the base model on first use, and wait until it is deployed."""
     with connect(settings) as connection:
         known = {row["name"] for row in all_base_models(connection)}
     if BASE_MODEL not in known:
@@ -38,7 +38,7 @@ def offer_base(settings: Settings, say: Say) -> None:
 
 
 def await_deployment(settings: Settings, base: str) -> None:
-    """Wait until a base model is deployed, as jobs require; raises StackError."""
+    """Wait until a base model is deployed, so that jobs can use it. Raise StackError."""
     deadline = time.monotonic() + DEPLOYMENT_SECONDS
     while time.monotonic() < deadline:
         with connect(settings) as connection:
@@ -55,7 +55,7 @@ def await_deployment(settings: Settings, base: str) -> None:
 def upload_ready(
     client: Client, say: Say, chats: Path, rows: int, base: str = BASE_MODEL
 ) -> dict[str, Any]:
-    """Upload a dataset, and wait until it is validated and its tokens are counted."""
+    """Upload a dataset and wait until it is validated and its tokens are counted."""
     dataset = client.upload(chats, "demo chats")
     say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
     while dataset["status"] == "validating" or (
@@ -73,9 +73,10 @@ def upload_ready(
 
 
 def largest_gpus(client: Client) -> dict[str, str]:
-    """Region and type of the available GPUs with the most memory, as fields of a job.
+    """Return the region and type of the largest available GPUs, as fields of a job.
 
-    Without them a job gets the cheapest GPU, which can be too small for 16 bits.
+    If a job omits these fields, EcoLink chooses the cheapest GPU, which can be too small for 16
+    bits.
     """
     catalog = client.get("/catalog")
     memory = {each["gpu_type"]: each["vram_gib"] for each in catalog["gpu_types"]}

@@ -1,4 +1,4 @@
-"""The output of a demo: live progress of a job, and tables at its end."""
+"""The output of a demo: live progress of a job, followed by summary tables."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ PLAIN_LINE_SECONDS = 5.0
 
 
 class Story:
-    """Prints each event of a job with its time, and one line of progress.
+    """A printer of timestamped job events and a progress line.
 
-    On a terminal the line is rewritten in place. Elsewhere it is printed every few seconds.
+    On a terminal, the progress line is updated in place. Otherwise, it is printed every few
+    seconds.
     """
 
     def __init__(self, console: Console) -> None:
@@ -52,8 +53,7 @@ class Story:
             self.say(escape(event["text"]), datetime.fromisoformat(event["happened_at"]))
 
     def progress(self, job: dict[str, Any], elapsed_seconds: float) -> None:
-        """Show the progress line. `elapsed_seconds` of the running segment are not all billed
-        yet."""
+        """Update the progress line. Part of `elapsed_seconds` may not be billed yet."""
         if not job["total_steps"]:
             return
         line = _progress_line(job, elapsed_seconds)
@@ -81,7 +81,7 @@ def _progress_line(job: dict[str, Any], elapsed_seconds: float) -> str:
 
 
 def result_table(job: dict[str, Any]) -> Table:
-    """The registered model and its held-out loss."""
+    """Return a table of the registered model and its held-out loss."""
     table = Table(title="Result", title_justify="left", show_header=False)
     table.add_row("model", f"[bold green]{job['model']}[/]")
     table.add_row("held-out loss before", f"{job['loss_before']:.4f} nats per token (base model)")
@@ -95,12 +95,12 @@ def result_table(job: dict[str, Any]) -> Table:
 
 
 def bills_table(bills: Sequence[Bill]) -> Table:
-    """Seconds and charges of jobs, and their sums."""
+    """Return a table of the seconds and charges of jobs, with totals."""
     table = Table(title="Metered, grace and unpaid seconds", title_justify="left")
     table.add_column("job")
     for column in ("segments", "metered", "grace", "unpaid"):
         table.add_column(column, justify="right")
-    for column in ("charged", "rate x\nmetered"):  # never shortened on a narrow terminal
+    for column in ("charged", "rate x\nmetered"):  # do not truncate on a narrow terminal
         table.add_column(column, justify="right", no_wrap=True)
     for bill in bills:
         table.add_row(bill.job["id"][:14], str(bill.job["segment"]), *_sums([bill]))
@@ -120,7 +120,7 @@ def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
 
 
 def answers_table(prompt: str, answers: dict[str, str]) -> Table:
-    """A prompt, answered by the base model and by the adapter."""
+    """Return a table of replies to a prompt from the base model and from the adapter."""
     table = Table(title=f"“{prompt}”", title_justify="left")
     table.add_column("base model", ratio=1)
     table.add_column("fine-tuned model", ratio=1)
@@ -129,7 +129,7 @@ def answers_table(prompt: str, answers: dict[str, str]) -> Table:
 
 
 def ledger_table(postings: list[dict[str, Any]]) -> Table:
-    """Every ledger entry, in order."""
+    """Return a table of all ledger entries in order."""
     table = Table(title="Ledger", title_justify="left")
     for column in ("time", "debit", "credit", "reason", "seconds"):
         table.add_column(column)
@@ -152,7 +152,7 @@ def ledger_table(postings: list[dict[str, Any]]) -> Table:
 
 
 def trial_balance_table(balances: dict[str, int]) -> Table:
-    """The balance of each ledger account, and their sum."""
+    """Return a table of the balances of all ledger accounts, with their sum."""
     table = Table(title="Trial balance", title_justify="left")
     table.add_column("account")
     table.add_column("credits - debits", justify="right")

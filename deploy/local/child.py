@@ -1,4 +1,4 @@
-"""A child process of the supervisor: start, watch, restart with backoff, stop."""
+"""Child processes of the supervisor, which starts, watches, restarts and stops them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from infrastructure.liveness import birth
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MOST_SECONDS = 10.0
 READY_POLL_SECONDS = 0.05
-STEADY_SECONDS = 30.0  # after this life, the next backoff is the first one
+STEADY_SECONDS = 30.0  # after running this long, the backoff starts over
 
 
 log = logging.getLogger("supervisor")
@@ -40,9 +40,9 @@ class Program:
     death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when the supervisor ends
     stop_seconds: float = 10.0
     restarts: bool = True
-    clear: Callable[[], None] | None = None  # kills leftovers of a killed run before each start
-    ready: Callable[[], bool] | None = None  # None: ready when alive
-    checks: tuple[Check, ...] = ()  # a failed check means that the program hangs
+    clear: Callable[[], None] | None = None  # kills leftover processes before each start
+    ready: Callable[[], bool] | None = None  # None: ready once it runs
+    checks: tuple[Check, ...] = ()  # if a check fails, the program hangs
 
 
 def tethered(
@@ -50,13 +50,13 @@ def tethered(
     user: str = "self",
     death_signal: signal.Signals = signal.SIGKILL,
 ) -> list[str]:
-    """Return the command that runs `argv` and ends with the calling process."""
+    """Return a command that runs `argv` and ends together with the calling process."""
     shim = [sys.executable, "-I", "-S", tether.__file__]
     return [*shim, str(os.getpid()), str(int(death_signal)), user, *argv]
 
 
 class Child:
-    """One child process. All methods but `start` return at once; call `tick` repeatedly."""
+    """A child process. All methods except `start` return immediately. Call `tick` repeatedly."""
 
     def __init__(self, program: Program, log_file: Path) -> None:
         self.program = program
@@ -68,13 +68,13 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._born: str | None = None
         self._started = self._ended = 0.0
-        self.failures = 0  # unrequested exits in a row
+        self.failures = 0  # consecutive unrequested exits
         self._stop_by = 0.0
         self._silences: tuple[Silence, ...] = ()
 
     @property
     def alive(self) -> bool:
-        """True if the process exists, as of the last tick."""
+        """True if the process existed at the last tick."""
         return self._process is not None
 
     @property
@@ -91,7 +91,7 @@ class Child:
 
     @property
     def due_seconds(self) -> float | None:
-        """Seconds until the next tick is due, or None if only a signal causes one."""
+        """Return the seconds until the next tick is due, or None if only a signal makes one due."""
         match self.state:
             case ChildState.STARTING:
                 return READY_POLL_SECONDS
@@ -103,7 +103,7 @@ class Child:
                 return None
 
     def start(self) -> None:
-        """Start the process in its own session and append its output to the log."""
+        """Start the process in a new session and append its output to the log."""
         if self.program.clear is not None:
             self.program.clear()
         with self.log_file.open("ab") as output:
@@ -122,7 +122,7 @@ class Child:
         self._enter(ChildState.STARTING)
 
     def tick(self) -> bool:
-        """Update the state and do what is due. Return True if something changed."""
+        """Update the state and perform actions that are due. Return True if the state changed."""
         before = (self.state, self.restarts)
         if self._process is not None:
             self._reap()
@@ -147,18 +147,18 @@ class Child:
             os.kill(self._process.pid, self.program.stop_signal)
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of the log, for an error message."""
+        """Return the last lines of the log, for an error message."""
         with self.log_file.open("rb") as file:
             file.seek(max(0, self.log_file.stat().st_size - 8192))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
     @property
     def backoff_seconds(self) -> float:
-        """Seconds to wait before the next start."""
+        """Return the seconds to wait before the next start."""
         return min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
 
     def _act(self) -> None:
-        """Restart the process after the backoff, or kill it if it does not stop."""
+        """Restart the process after the backoff, or kill it if it does not stop in time."""
         if self.state is ChildState.BACKOFF:
             self.restarts += 1
             self.start()
@@ -184,7 +184,7 @@ class Child:
         assert process is not None
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        # Kill before reaping: until then no other process group can have this id.
+        # Kill the group before reaping: until then, its id cannot be reused.
         _kill_group(process.pid)
         self.exit_code = process.wait()
         self._process = self._born = None
@@ -205,4 +205,4 @@ def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return  # only dead processes are left in the group
+        return  # all processes of the group have exited

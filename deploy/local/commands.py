@@ -1,4 +1,4 @@
-"""Commands of the embedded stack: `ecolink up`, `down` and `status`."""
+"""The commands `ecolink up`, `down`, `status` and `sign-in`."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ COLOURS = {
 def up(
     show_key: Annotated[bool, typer.Option(help="Print the demo account's API key.")] = False,
 ) -> None:
-    """Start EcoLink on this machine and stay until Ctrl-C."""
+    """Start EcoLink on this machine and keep it running until you press Ctrl-C."""
     settings = Settings()
     signal.signal(signal.SIGTERM, _interrupt)
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:
-            # From here on, no KeyboardInterrupt: a library could swallow it.
+            # From here on, block KeyboardInterrupt, because a library could swallow it.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: started.stop())
-            with suppress(*UNREACHABLE):  # the supervisor has ended; reported below
+            with suppress(*UNREACHABLE):  # the supervisor has ended, which is reported below
                 announce(started.settings, show_key=show_key)
             if started.wait() != 0:
                 fail(f"The supervisor failed. See its log in {started.settings.home / 'logs'}.")
@@ -72,10 +72,10 @@ def down() -> None:
 
 @commands.command()
 def status() -> None:
-    """Show each process of the running EcoLink, and the problems that need an operator.
+    """Show the processes of the running EcoLink, and problems that need an operator.
 
-    Exits with 1 if EcoLink is not running, a consumer is five minutes behind, or an event is
-    parked.
+    The exit status is 1 if EcoLink is not running, a consumer is more than five minutes behind, or
+    an event is parked.
     """
     settings = Settings()
     found = stack.state(settings.home)
@@ -97,7 +97,10 @@ def status() -> None:
 
 @commands.command("sign-in")
 def sign_in() -> None:
-    """Print a link that signs a browser in to the demo account. It works once, for 30 minutes."""
+    """Print a link that signs a browser in to the demo account.
+
+    The link works once and expires after 30 minutes.
+    """
     found = stack.state(Settings().home)
     if found is None or found.phase is not StackPhase.READY:
         fail("EcoLink is not running here. Start it with `ecolink up`.")
@@ -105,7 +108,7 @@ def sign_in() -> None:
 
 
 def announce(settings: Settings, *, show_key: bool = False) -> None:
-    """Print the address of the running stack and the folder of its data; the key on request."""
+    """Print the stack's address and data directory, and the API key if requested."""
     console.print(f"[bold green]EcoLink is running[/] at [bold]{settings.gateway_url}[/]")
     account = demo_account(settings)
     console.print(
@@ -121,7 +124,7 @@ def announce(settings: Settings, *, show_key: bool = False) -> None:
 
 
 def status_table(found: StackState, now: datetime) -> Table:
-    """One row for the supervisor, and one for each child."""
+    """Return a table with one row for the supervisor and one for each child."""
     table = Table(title=f"EcoLink is {found.phase}", title_justify="left")
     for heading in ("process", "state"):
         table.add_column(heading)

@@ -1,4 +1,4 @@
-"""Disk alarms: log when free space on the home's disk runs low."""
+"""Disk alarms, logged when free space on the home's disk runs low."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger("supervisor")
 
 
 class DiskWatch:
-    """Logs each change of the disk's level, and repeats a bad level every ten minutes."""
+    """Logs each change of the disk space level, and repeats a bad level every ten minutes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._level, self._logged_at = DiskLevel.OK, 0.0
 
     def look(self) -> None:
-        """Check the disk once; returns at once."""
+        """Check the disk once, without blocking."""
         space = disk_space(self._settings)
         changed = space.level is not self._level
         late = time.monotonic() - self._logged_at > REPEAT_SECONDS

@@ -1,7 +1,7 @@
-"""The error of the embedded stack."""
+"""Errors of the embedded stack."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """The stack cannot start or be joined. The message says why and what to do."""
+    """The stack cannot start or be joined. The message gives the reason and what to do."""

@@ -1,4 +1,4 @@
-"""Detect hung children of the supervisor, by heartbeat files and by probes."""
+"""Detection of hung child processes, by heartbeat files and probes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Protocol
 
 PROBE_SECONDS = 5.0
 LONGEST_GAP_SECONDS = 10.0
-"""Longest time between two looks that counts. If the supervisor was frozen, no child is blamed."""
+"""Maximum time that counts between two checks. If the supervisor itself was suspended, its children
+are not considered hung.
+"""
 
 log = logging.getLogger("supervisor")
 
@@ -24,12 +26,12 @@ class Check(Protocol):
     max_seconds: float
 
     def current(self) -> Hashable:
-        """The current value, or None while the child must not be judged yet."""
+        """Return the current value, or None while the child must not be judged yet."""
         ...
 
 
 class Heartbeat:
-    """A file that a child touches, created here because a full disk could prevent it later."""
+    """A file that a child touches. It is created here, because a disk can be full later."""
 
     def __init__(self, path: Path, max_seconds: float) -> None:
         self.name, self.max_seconds = "no heartbeat", max_seconds
@@ -37,12 +39,12 @@ class Heartbeat:
         path.touch()
 
     def current(self) -> Hashable:
-        """Time of the last touch, ns."""
+        """Return the time of the last touch in nanoseconds."""
         return self._path.stat().st_mtime_ns
 
 
 class Probe:
-    """A question to a child, asked by a `Prober`. The first answer after a start arms it."""
+    """A repeated request to a child, sent by a `Prober`. The first reply after a start arms it."""
 
     def __init__(self, name: str, max_seconds: float, ask: Callable[[], bool]) -> None:
         self.name, self.max_seconds = name, max_seconds
@@ -50,30 +52,30 @@ class Probe:
         self._answers = 0
 
     def current(self) -> Hashable:
-        """Number of answers."""
+        """Return the number of replies, or None before the first one."""
         return self._answers or None
 
     def ask(self) -> None:
-        """Ask once. Blocks until the question's own timeout."""
+        """Send one request. Block until its reply or timeout."""
         try:
             self._answers += self._ask()
         except Exception:
             log.exception("a probe failed: %s", self.name)
 
     def disarm(self) -> None:
-        """Ignore the probe until the next answer."""
+        """Ignore the probe until the next reply."""
         self._answers = 0
 
 
 class Prober(threading.Thread):
-    """Asks the probes in turn, so that the supervisor's own thread never blocks."""
+    """A thread that runs the probes in turn, so that the supervisor's own thread never blocks."""
 
     def __init__(self, probes: Iterable[Probe]) -> None:
         super().__init__(name="prober", daemon=True)
         self._probes = tuple(probes)
 
     def run(self) -> None:
-        """Ask forever."""
+        """Run the probes forever."""
         while True:
             time.sleep(PROBE_SECONDS)
             for probe in self._probes:
@@ -81,7 +83,7 @@ class Prober(threading.Thread):
 
 
 class Silence:
-    """Measures how long a check has not changed since its child started, in seconds."""
+    """The time in seconds for which a check's value has not changed, since its child started."""
 
     def __init__(self, check: Check) -> None:
         self.check = check
@@ -91,7 +93,7 @@ class Silence:
         self._seconds, self._looked = 0.0, time.monotonic()
 
     def look(self) -> float:
-        """Look once, and return the seconds of silence so far."""
+        """Update and return the seconds without a change."""
         now, current = time.monotonic(), self.check.current()
         if current is None or current != self._last:
             self._last, self._seconds = current, 0.0
@@ -102,12 +104,12 @@ class Silence:
 
     @property
     def too_long(self) -> bool:
-        """True if the child hung at the last look."""
+        """True if the child was hung at the last update."""
         return self._seconds > self.check.max_seconds
 
 
 def healthz(host: str, port: int, timeout: float) -> int | None:
-    """HTTP status of GET /healthz, or None without an answer within `timeout` seconds."""
+    """Return the HTTP status of GET /healthz, or None without a reply within `timeout` seconds."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", "/healthz")

@@ -1,4 +1,4 @@
-"""Detect processes that are alive but do not keep up with the event log."""
+"""Detection of processes that run but do not keep up with the event log."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from projections.lag import behind
 from projections.projection import consumer_name
 
 MAX_LAG = timedelta(minutes=5)
-"""Longest age of an event that a consumer has not seen. Most events take milliseconds; validating a
-large dataset or loading a large model takes a minute or two."""
+"""Maximum age of an event that a consumer has not processed. Most events take milliseconds.
+Validating a large dataset or loading a large model takes a minute or two.
+"""
 
 CONSUMERS = {
     "projector": tuple(map(consumer_name, PROJECTIONS)),
     **{service: (service,) for service in ("billing", "scheduler", "datasets", "serving")},
 }
-"""Consumers of the event log, by the process that runs them."""
+"""Consumers of the event log, by process."""
 
 
 def problems(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
-    """One sentence for each problem of these processes that needs an operator."""
+    """Return one sentence for each problem of these processes that needs an operator."""
     found: list[str] = []
     space = disk_space(settings)
     if space.level is not DiskLevel.OK:

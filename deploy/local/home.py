@@ -1,4 +1,4 @@
-"""The home directory of an embedded stack: paths, passwords, and the lock."""
+"""The home directory of an embedded stack: its paths, passwords and lock."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from deploy.nats_accounts import NatsKeys
 from infrastructure.settings import Settings
 
 PRIVATE_FOLDERS = ("run", "logs", "pods", "nats", "artifacts", "cache", "compiled")
-"""Folders of a home that hold secrets or customers' data."""
+"""Folders of a home that contain secrets or customer data."""
 
 LOG_BYTES = 10 * 1024**2
 LOGS_KEPT = 3
 
 
 class Passwords(BaseModel):
-    """Random passwords of PostgreSQL and serving, the secret of snapshots, and the keys of NATS.
+    """Random passwords of PostgreSQL and serving, the snapshot secret, and the NATS keys.
 
-    They are generated once for a home. The passwords need no escaping in a URL.
+    They are generated once for each home. The passwords need no escaping in a URL.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ class Passwords(BaseModel):
 
     @property
     def database_roles(self) -> dict[str, str]:
-        """The password of each database role, derived from one secret that no service gets."""
+        """Password of each database role, derived from a secret that no service receives."""
         return {
             role: hmac.digest(self.postgres_services.encode(), role.encode(), "sha256").hex()
             for role in (*map(role_of, ACCESS), OPERATOR_ROLE)
@@ -57,7 +57,7 @@ class Home:
 
     @classmethod
     def of(cls, settings: Settings) -> Home:
-        """The home in the settings."""
+        """Return the home directory in the settings."""
         return cls(settings.home.expanduser().resolve())
 
     @property
@@ -87,21 +87,21 @@ class Home:
 
     @property
     def pods(self) -> Path:
-        """Parent of one folder for each local pod."""
+        """Directory with one folder for each local pod."""
         return self.root / "pods"
 
     def log(self, name: str) -> Path:
-        """Log file of one process."""
+        """Return the log file of a process."""
         return self.root / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
-        """Create the folders, readable by their owner alone, whatever the home's own mode."""
+        """Create the folders, readable only by their owner, regardless of the home's mode."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in PRIVATE_FOLDERS:
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
                 (self.root / name).chmod(0o700)
-            self.log("supervisor").touch(mode=0o600)  # its starter writes to it first
+            self.log("supervisor").touch(mode=0o600)  # the starting process writes first
         except OSError as error:
             raise StackError(f"Cannot write to {self.root}: {error.strerror}.") from error
 
@@ -116,7 +116,7 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the home for one supervisor. The kernel releases the lock when the holder ends."""
+        """Lock the home for one supervisor. The kernel releases the lock when the process ends."""
         with (self.root / "run" / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,9 +128,9 @@ class Home:
             yield
 
     def rotate_logs(self) -> None:
-        """Copy each large log aside, delete the oldest copy, and empty the log.
+        """Copy each large log to a backup, delete the oldest backup, and empty the log.
 
-        Writers keep appending to the same file. If the disk is full, the copy is lost.
+        Processes keep appending to the same file. If the disk is full, the copy is lost.
         """
         for path in (self.root / "logs").glob("*.log"):
             if path.stat().st_size < LOG_BYTES:
@@ -145,7 +145,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically, readable by its owner alone."""
+    """Replace a file atomically, readable only by its owner."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

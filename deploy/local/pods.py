@@ -1,4 +1,4 @@
-"""Local pods as the supervisor sees them, in the folders that the local launcher writes."""
+"""Local pods, found by the supervisor in the folders that the local launcher writes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from infrastructure.liveness import kill_groups, living, wait_ended
 
 
 class PodRecord(BaseModel):
-    """The content of `pods/<name>/pod.json`: the process that holds a pod."""
+    """The content of `pods/<name>/pod.json`: the process that runs a pod."""
 
     pid: int
     born: str  # start time, see infrastructure.liveness.birth
 
 
 def living_pods(home: Home) -> list[psutil.Process]:
-    """The processes that hold a running pod of this home."""
+    """Return the processes that run a pod of this home."""
     found: list[psutil.Process] = []
     for path in home.pods.glob("*/pod.json"):
         try:
@@ -34,9 +34,9 @@ def living_pods(home: Home) -> list[psutil.Process]:
 
 
 def stop_pods(home: Home, timeout: float) -> int:
-    """Ask every running pod to stop, and kill the rest after `timeout` seconds.
+    """Ask every running pod to stop, and kill those still running after `timeout` seconds.
 
-    Returns the number of killed pods.
+    Return the number of killed pods.
     """
     pods = living_pods(home)
     for pod in pods:

@@ -12,16 +12,16 @@ TRIES = 200
 
 
 def candidates() -> range:
-    """Candidate ports, below the kernel's range for outgoing connections.
+    """Return candidate ports below the kernel's range for outgoing connections.
 
-    Inside that range, a client that redials a stopped server's port can get that port as its own,
-    and then the server cannot start again.
+    Inside that range, a client that reconnects to a stopped server can be given the server's port
+    as its own, and then the server cannot start again.
     """
     return range(LOWEST, max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1))
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """A free port: the preferred one if possible (0: no preference)."""
+    """Return a free port, which is the preferred one if possible (0: no preference)."""
     if preferred and _is_free(host, preferred):
         return preferred
     ports = candidates()

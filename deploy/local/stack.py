@@ -1,4 +1,4 @@
-"""The embedded stack for commands: join the running one, or start one for a while."""
+"""The embedded stack as used by commands, which join a running stack or start a temporary one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from infrastructure.settings import Settings
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that this process started. Its settings have every URL filled in."""
+    """A stack that this process started. Its settings include all URLs."""
 
     settings: Settings
     supervisor: subprocess.Popen[bytes]
@@ -32,17 +32,17 @@ class Stack:
         self.supervisor.terminate()
 
     def wait(self) -> int:
-        """Block until the supervisor ends; returns its exit status."""
+        """Wait until the supervisor ends, and return its exit status."""
         return self.supervisor.wait()
 
 
 def state(home: Path) -> StackState | None:
-    """State of the stack that runs on a home, in any phase, or None."""
+    """Return the state of the stack that runs on a home, in any phase, or None."""
     return living_state(Home(home.expanduser().resolve()))
 
 
 def running(home: Path) -> Settings | None:
-    """Settings of the stack that is ready on a home, or None."""
+    """Return the settings of the stack that is ready on a home, or None."""
     found = state(home)
     return found.settings if found is not None and found.phase is StackPhase.READY else None
 
@@ -51,8 +51,8 @@ def running(home: Path) -> Settings | None:
 def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Stack]:
     """Start a stack with its own supervisor, and stop it at the end.
 
-    The stack ends when this process ends, for any reason. Raises StackError, also if a stack
-    already runs on the home.
+    The stack ends when this process ends, for any reason. Raise StackError if it cannot start or if
+    another stack already runs on the home.
     """
     home = Home.of(settings)
     home.prepare()
@@ -70,7 +70,7 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
                 stderr=log,
                 env=os.environ | environment(settings.model_copy(update={"home": home.root})),
                 pass_fds=(far_end.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches this process alone
+                start_new_session=True,  # only this process receives Ctrl-C
             )
         try:
             _wait_ready(lifeline, home)
@@ -85,9 +85,9 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
 
 @contextmanager
 def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Settings]:
-    """Settings of the running stack, or of one that runs for the duration.
+    """Yield the settings of the running stack, or of a temporary one.
 
-    Without services, only PostgreSQL and NATS are needed. Raises StackError if the running stack
+    Without services, only PostgreSQL and NATS are needed. Raise StackError if the running stack
     lacks a requested service.
     """
     if settings.database_url and settings.nats_url and not services:
@@ -108,9 +108,9 @@ def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterat
 
 
 def down(home: Path, timeout: float = 120.0) -> bool:
-    """Stop the stack on a home and wait for its end. Return False if none runs.
+    """Stop the stack on a home and wait until it ends. Return False if none is running.
 
-    Raises StackError if it takes longer than `timeout` seconds.
+    Raise StackError if this takes longer than `timeout` seconds.
     """
     found = state(home)
     process = found.process if found else None
@@ -123,7 +123,7 @@ def down(home: Path, timeout: float = 120.0) -> bool:
 
 
 def _wait_ready(lifeline: socket.socket, home: Home) -> None:
-    """Wait until the supervisor reports that it is ready; raises StackError if it ends."""
+    """Wait until the supervisor reports that it is ready. Raise StackError if it ends."""
     received = b""
     while READY not in received:
         chunk = lifeline.recv(65536)

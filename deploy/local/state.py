@@ -27,7 +27,7 @@ class ChildState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
-    BACKOFF = "backoff"  # exited; restarts soon
+    BACKOFF = "backoff"  # exited; will be restarted
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -51,7 +51,7 @@ class ChildStatus(BaseModel):
 
 
 class StackState(BaseModel):
-    """The state file: supervisor, children, and the settings with every URL and password."""
+    """The state file: supervisor, children, and the settings with all URLs and passwords."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ class StackState(BaseModel):
 
 
 def recorded_state(home: Home) -> StackState | None:
-    """The last written state, of a running supervisor or not. None: none, or unreadable."""
+    """Return the last written state, even if its supervisor has ended; None if it is unreadable."""
     try:
         return StackState.model_validate_json(home.state.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -81,6 +81,6 @@ def recorded_state(home: Home) -> StackState | None:
 
 
 def living_state(home: Home) -> StackState | None:
-    """The state of a running supervisor, or None."""
+    """Return the state of a running supervisor, or None."""
     state = recorded_state(home)
     return state if state is not None and state.process is not None else None

@@ -1,9 +1,10 @@
-"""The supervisor: start PostgreSQL, NATS, the migration and every service, and keep them running.
+"""The supervisor, which starts the servers, the migration and every service, and restarts them.
 
 `python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the settings in the
-environment. The lifeline is a socket to the starter. The supervisor writes `ready` or an error to
-it, and stops at its end, which the kernel causes however the starter dies. The process has one
-thread, because a death signal is tied to the thread that started the child.
+environment. The lifeline is a socket to the process that started it. The supervisor writes `ready`
+or an error to it. It stops when the kernel closes the socket, however that process ends. The
+supervisor has one thread, because a parent-death signal is tied to the thread that started the
+child.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from infrastructure.liveness import birth, kill_groups
 from infrastructure.settings import Settings
 
 START_SECONDS = 120.0
-START_FAILURES = 3  # exits of one service that fail the start
+START_FAILURES = 3  # exits of one service after which the start fails
 READY = b"ready\n"
 
 log = logging.getLogger("supervisor")
 
 
 class StopRequested(Exception):
-    """A signal or the starter's end asks the stack to stop."""
+    """A signal or the end of the starting process requested a stop."""
 
 
 class Supervisor:
-    """One run of the stack, on a home that the caller has locked."""
+    """One run of the stack on a home that the caller has locked."""
 
     def __init__(self, home: Home, plan: Plan, lifeline: socket.socket | None) -> None:
         self._home = home
@@ -60,7 +61,7 @@ class Supervisor:
         self._stop_requested = self._unwritten = False
 
     def run(self) -> None:
-        """Start everything, keep it running, and stop it in order; raises StackError."""
+        """Start everything, keep it running, and stop it in order. Raise StackError."""
         self._listen_to_signals()
         try:
             self._start()
@@ -93,7 +94,7 @@ class Supervisor:
         return Child(program, self._home.log(program.name))
 
     def _start_together(self, children: Sequence[Child], failures: int) -> None:
-        """Start children and wait until all are ready; raises StackError."""
+        """Start children and wait until all are ready. Raise StackError."""
         deadline = time.monotonic() + START_SECONDS
         for child in children:
             child.start()
@@ -104,7 +105,7 @@ class Supervisor:
                     raise StackError(f"{child.program.name} does not start.\n{child.tail()}")
 
     def _run_to_end(self, program: Program) -> None:
-        """Run a program that must succeed before anything else starts; raises StackError."""
+        """Run a program that must succeed before anything else starts. Raise StackError."""
         child = self._child(program)
         child.start()
         try:
@@ -116,13 +117,13 @@ class Supervisor:
             raise StackError(f"{program.name} failed.\n{child.tail()}")
 
     def _turn(self, *others: Child) -> None:
-        """Wait for an event or a timeout, then tick every child; raises StopRequested."""
+        """Wait for an event or a timeout, then tick every child. Raise StopRequested."""
         children = (*self._servers, *self._services, *others)
         self._wait(children)
         if self._stop_requested:
             raise StopRequested
         self._home.rotate_logs()
-        changed = [child.tick() for child in children]  # tick all: any() would stop early
+        changed = [child.tick() for child in children]  # tick all children: any() would stop early
         self._disk.look()
         if any(changed) or self._unwritten:
             self._write_state()
@@ -145,7 +146,7 @@ class Supervisor:
             return False
 
     def _stop(self) -> None:
-        """Stop services, then pods, which still report, then servers in reverse order."""
+        """Stop the services, then the pods, which still report, then the servers in reverse."""
         self._enter(StackPhase.STOPPING)
         self._stop_together(self._services[::-1])
         ended = stop_pods(self._home, self._plan.pod_stop_seconds)
@@ -204,16 +205,16 @@ class Supervisor:
 
 
 def send(lifeline: socket.socket | None, message: bytes) -> None:
-    """Send a message to the starter. If it is gone, the next wait notices."""
+    """Send a message to the starting process. If it has ended, the next wait detects this."""
     if lifeline is not None:
         with suppress(OSError):
             lifeline.sendall(message)
 
 
 def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
-    """Kill what is still running of the last run, whose supervisor was killed.
+    """End processes left over from a supervisor that was killed.
 
-    Children die with their supervisor; this catches late ones. Each is safe to kill.
+    Children normally end with their supervisor. Killing any that are still running is safe.
     """
     previous = recorded_state(home)
     children = previous.children if previous else ()

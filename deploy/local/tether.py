@@ -1,7 +1,8 @@
-"""Become another program that ends with its parent, as another user.
+"""A program that replaces itself with another one, which ends with its parent process.
 
-Run by path with `python -I -S`, so it imports the standard library alone. It is a program, because
-code between fork and exec (`preexec_fn`) is unsafe in a process that has threads.
+It can also switch to another user. Run it by path with `python -I -S`, so that it imports only the
+standard library. It is a separate program because code between fork and exec (`preexec_fn`) is
+unsafe in a process with threads.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, call: str) -> None:
-    """Raise OSError for a failed call of the C library."""
+    """Raise OSError if a C library call failed."""
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{call}: {os.strerror(code)}")
 
 
 def enter_namespace() -> None:
-    """Drop root's rights in a user namespace. Outside it, files still belong to the user."""
+    """Drop root's rights in a user namespace. Outside it, new files still belong to root."""
     uid, gid = os.geteuid(), os.getegid()
     check(libc.unshare(CLONE_NEWUSER), "unshare")
     for name, text in (
@@ -50,14 +51,17 @@ def become(user: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Arguments: parent's process id, death signal, user, then the program and its arguments."""
+    """Take the parent's process id, death signal, user, and the program with its arguments."""
     parent, death_signal, user, *program = arguments
     become(user)
-    # After the change of user, which clears it. The kernel keeps it across exec.
+    # After the change of user, which clears the signal. The kernel keeps it across exec.
     check(libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
     if os.getppid() != int(parent):
         sys.exit("the parent ended before its child started")
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and exec keeps that
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    ):  # exec would keep Python's SIG_IGN
         signal.signal(number, signal.SIG_DFL)
     os.execv(program[0], program)
 

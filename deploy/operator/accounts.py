@@ -1,4 +1,4 @@
-"""`ecolink accounts`: accounts, credits, payments and API keys, on this host."""
+"""`ecolink accounts`, which manages accounts, credit, payments and API keys on this host."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def create_account(
         str, typer.Option(help="Time zone of its statements, such as Asia/Tokyo.")
     ] = "UTC",
 ) -> None:
-    """Open an account."""
+    """Create an account."""
     with open_store() as store:
         if time_zone not in available_timezones():
             raise Invalid(f"Unknown time zone {time_zone!r}. Enter one such as Europe/Berlin.")
-        # The name comes first. If a crash left the account of a name unopened, this opens it.
+        # The name is stored first. After a crash between the two steps, a retry opens the account.
         account_id = add_account_name(store.connection, uuid4(), name)
         if store.log.find(Account, account_id) is not None:
             raise Invalid(f"An account named {name} already exists. Choose another name.")
@@ -53,7 +53,7 @@ def create_account(
 
 @accounts.command("list")
 def list_accounts() -> None:
-    """List accounts with their balances."""
+    """List all accounts with their balances."""
     with open_store() as store:
         store.fold(ACCOUNTS)
         names = account_names(store.connection)
@@ -78,7 +78,7 @@ def credit_account(
         str, typer.Option(help="Purpose of the credit. The same reference counts once.")
     ],
 ) -> None:
-    """Give credit to an account. The same reference counts once."""
+    """Grant credit to an account. Each reference is credited once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         account = store.ecolink.grant_credit(store.account(name), amount_micros, reference)
@@ -96,7 +96,7 @@ def top_up_account(
         str, typer.Option(help="Payment provider that received the money.")
     ] = "manual",
 ) -> None:
-    """Confirm a payment. The same reference counts once."""
+    """Confirm a payment to an account. Each reference is credited once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         named = provider_named(store.settings, provider)
@@ -107,7 +107,7 @@ def top_up_account(
 
 @keys.command("issue")
 def issue_key(name: Name) -> None:
-    """Create an API key and show its secret, once."""
+    """Create an API key and show its secret. The secret cannot be shown again."""
     with open_store() as store:
         key, secret = store.ecolink.issue_key(store.account(name))
         console.print(f"Created key {key.id} of {name}. Save its secret, it is not shown again:")
@@ -116,7 +116,7 @@ def issue_key(name: Name) -> None:
 
 @keys.command("list")
 def list_keys(name: Name) -> None:
-    """List an account's keys with the last characters of their secrets."""
+    """List an account's API keys with the last characters of their secrets."""
     with open_store() as store:
         account_id = store.account(name)
         store.fold(API_KEYS)

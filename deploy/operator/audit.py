@@ -1,4 +1,4 @@
-"""`ecolink audit`: verify that everything stored agrees with the event log."""
+"""`ecolink audit`, which verifies that all stored data agrees with the event log."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ commands = typer.Typer(name="audit", help="Compare everything stored with the ev
 def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Replay every event and compare the result with everything stored. Exits with 1 on a
-    difference.
+    """Replay every event and compare the result with all stored data.
 
-    It compares projections and balances, snapshots, positions of consumers, and billing's evidence.
+    Compares projections, balances, snapshots, consumer positions and billing's evidence. The exit
+    status is 1 if anything differs.
     """
     try:
         with stack(Settings(), services={}) as settings:

@@ -1,4 +1,4 @@
-"""`ecolink catalog`: show and change GPU types, regions and base models."""
+"""`ecolink catalog`, which shows and changes GPU types, regions and base models."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def set_gpu_type(
 
 @gpu_types.command("withdraw")
 def withdraw_gpu_type(name: Name) -> None:
-    """Stop offering a GPU type. Running jobs keep theirs, at their price."""
+    """Withdraw a GPU type from new jobs. Running jobs keep their GPUs and their price."""
     _change(lambda catalog: catalog.withdraw_gpu_type(name))
     console.print(f"{name} is withdrawn.")
 
@@ -93,7 +93,7 @@ def withdraw_gpu_type(name: Name) -> None:
 def set_region(
     name: Name, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
-    """Add a region, or change its display name. Its capacity stays."""
+    """Add a region, or change its display name. Its capacity does not change."""
 
     def change(catalog: Catalog) -> None:
         existing = catalog.regions.get(name)
@@ -106,7 +106,7 @@ def set_region(
 
 @regions.command("withdraw")
 def withdraw_region(name: Name) -> None:
-    """Stop offering a region. Running jobs keep their GPUs."""
+    """Withdraw a region from new jobs. Running jobs keep their GPUs."""
     _change(lambda catalog: catalog.withdraw_region(name))
     console.print(f"{name} is withdrawn.")
 
@@ -119,7 +119,7 @@ def declare_capacity(
 ) -> None:
     """Set the number of GPUs of a type in a region.
 
-    The region `local` never has more NVIDIA GPUs than the machine.
+    The region `local` never has more NVIDIA GPUs than this machine.
     """
     _change(lambda catalog: catalog.declare_capacity(region, gpu_type, count))
     console.print(f"{region} now has {count} GPUs of type {gpu_type}.")
@@ -150,14 +150,14 @@ def set_base(
 
 @bases.command("withdraw")
 def withdraw_base(name: Name) -> None:
-    """Remove a base model from the list. An import of it stays."""
+    """Remove a base model from the catalog. Its imported files are kept."""
     _change(lambda catalog: catalog.delist_base(name))
     console.print(f"{name} is no longer listed.")
 
 
 @bases.command("deploy")
 def deploy_base(name: Name) -> None:
-    """Deploy an imported base, so that it answers requests and jobs can fine-tune it."""
+    """Deploy an imported base model, so that users can chat with it and fine-tune it."""
     with open_store() as store:
         deployment = Deploying(store.log).deploy_base(name)
     console.print(f"The deployment of {name} is {deployment.status}.")
@@ -165,7 +165,7 @@ def deploy_base(name: Name) -> None:
 
 @bases.command("undeploy")
 def undeploy_base(name: Name) -> None:
-    """Undeploy a base. Refused while adapters on it are deployed."""
+    """Undeploy a base model. Refused while adapters on it are deployed."""
     with open_store() as store:
 
         def adapters() -> int:
@@ -182,7 +182,7 @@ def _change(change: Callable[[Catalog], None]) -> None:
 
 
 def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
-    """Change the catalog, retry after a concurrent change, and return it."""
+    """Change the catalog and return it. Retry after a concurrent change."""
 
     def attempt() -> Catalog:
         catalog = store.catalog
@@ -194,7 +194,7 @@ def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
 
 
 def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
-    """The catalog entry of an imported base; raises Invalid."""
+    """Return the catalog entry of an imported base model. Raise Invalid."""
     if imported is None:
         raise Invalid(
             f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
@@ -207,7 +207,7 @@ def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
 def _set_gpu_type(
     catalog: Catalog, name: str, price: str | None, given: Mapping[str, object]
 ) -> None:
-    """Set the given fields of a new or existing GPU type; raises Invalid."""
+    """Set the given fields of a new or existing GPU type. Raise Invalid."""
     changes = {field: value for field, value in given.items() if value is not None}
     if price is not None:
         changes["micros_per_hour"] = micros_of(price, field="price")

@@ -1,4 +1,4 @@
-"""`ecolink estimates`: compare approved cost ranges with the bills."""
+"""`ecolink estimates`, which compares approved cost ranges with actual costs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NO_ESTIMATES, NONE_ENDED = "No job has an estimate yet.", "No job has ended yet.
 
 @commands.callback()
 def root() -> None:
-    """Compare estimates with what jobs cost."""
+    """Compare estimates with actual costs."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An estimate and its bill. Fields that are None are unknown until the job ends."""
+    """An estimate and the actual cost. Fields that depend on it are None until the job ends."""
 
     job: str
     base_model: str
@@ -56,12 +56,12 @@ class Scored:
     high_seconds: int
     actual_seconds: int | None
     inside: bool | None
-    position: float | None  # 0: the lower bound, 1: the upper
+    position: float | None  # position in the range; 0: the lower bound, 1: the upper
     training_share: float | None  # of the bill
 
     @classmethod
     def of(cls, row: Row) -> Scored:
-        """The score of a row of the projection."""
+        """Return the score of a row of the projection."""
         low, high, actual = row["low_micros"], row["high_micros"], row["actual_micros"]
         spent = sum((row["phase_seconds"] or {}).values())
         return cls(
@@ -79,20 +79,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """Quality of the ranges, over the jobs that ended and ran in one segment.
+    """The accuracy of the ranges of jobs that ended and ran in one segment.
 
     A paused or relaunched job starts up several times, which no range includes.
     """
 
     scored: int
-    in_segments: int  # ended jobs that are left out
+    in_segments: int  # ended jobs that are not included
     inside: int
     width: float  # median of high / low - 1
     bias: float  # median of actual / geometric mean of the range - 1
 
     @classmethod
     def of(cls, jobs: Sequence[Scored]) -> Summary | None:
-        """None if no job with a range above zero has ended."""
+        """Return the summary, or None if no job with a range above zero has ended."""
         ended = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
         over = [each for each in ended if each.segments == 1]
         if not over:
@@ -121,7 +121,7 @@ def _over_middle(job: Scored) -> float:
 def report(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Show each approved range with the job's cost, and the quality of all ranges."""
+    """Show the approved range and the actual cost of each job, and the accuracy of all ranges."""
     with open_store() as store:
         store.fold(ESTIMATES)
         jobs = scored_jobs(store.connection)
@@ -137,13 +137,13 @@ def report(
 
 
 def scored_jobs(connection: Connection, account_id: UUID | None = None) -> list[Scored]:
-    """Every job with an estimate, of one account or of all."""
+    """Return all jobs with an estimate, of one account or of all."""
     rows = report_rows(connection)
     return [Scored.of(row) for row in rows if account_id in (None, row["account_id"])]
 
 
 def show(jobs: Sequence[Scored]) -> None:
-    """Print each job, and the quality of all ranges."""
+    """Print each job, and the accuracy of all ranges."""
     screen().print(_table(jobs))
     console.print(str(Summary.of(jobs) or NONE_ENDED))
 

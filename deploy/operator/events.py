@@ -1,4 +1,4 @@
-"""`ecolink events`: follow the event stream, and handle parked reactions."""
+"""`ecolink events`, which shows the event stream and manages parked events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
 
 
 def job_id_of(name: str) -> UUID:
-    """Parse a job ID of the command line; raises BadParameter."""
+    """Parse a job ID from the command line. Raise BadParameter."""
     try:
         return parsed_job_id(name)
     except ValueError as error:
@@ -46,9 +46,9 @@ def tail(
         bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
 ) -> None:
-    """Show the events of the bus, from the first one in the stream.
+    """Show the events in the stream, from the first one.
 
-    With --job it stops when the job has ended and its last meter is closed.
+    With --job, the command exits when the job has ended and its last meter is closed.
     """
     settings = _running()
     with contextlib.suppress(KeyboardInterrupt):
@@ -56,14 +56,14 @@ def tail(
 
 
 class Ending:
-    """Detects the last event of a job: it has ended, and none of its meters is open."""
+    """Detects the last event of a job, after which it has ended and all its meters are closed."""
 
     def __init__(self) -> None:
-        self._open: set[int] = set()  # segments
+        self._open: set[int] = set()  # segments with an open meter
         self._final = False
 
     def reached(self, envelope: Envelope) -> bool:
-        """Return True if this event is the job's last."""
+        """Return True if this event is the job's last one."""
         match envelope.topic:
             case "MeterOpened":
                 self._open.add(envelope.state["segment"])
@@ -117,7 +117,7 @@ def _print(envelope: Envelope, as_json: bool) -> None:
 
 @commands.command("empty-stream")
 def empty_stream() -> None:
-    """Empty the event stream of the bus. The relay refills it from the event log."""
+    """Empty the event stream. The relay refills it from the event log."""
     asyncio.run(_empty(_running()))
     typer.echo("The event stream is empty. The relay refills it from the event log.")
 
@@ -132,7 +132,7 @@ async def _empty(settings: Settings) -> None:
 
 @commands.command()
 def parked() -> None:
-    """List the reactions that failed repeatedly and wait for an operator."""
+    """List parked events, which a service repeatedly failed to process."""
     with connect(_running()) as connection:
         rows = parked_reactions(connection)
     for row in rows:
@@ -147,7 +147,7 @@ def parked() -> None:
 
 @commands.command()
 def replay(consumer: str, notification_id: int) -> None:
-    """Retry a parked reaction and the later ones of its aggregate."""
+    """Retry a parked event, and the later parked events of the same aggregate."""
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)
     if not found:

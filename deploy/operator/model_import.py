@@ -1,4 +1,4 @@
-"""Import a base model in a separate process and offer it to every account."""
+"""Import of a base model in a separate process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from infrastructure.settings import Settings
 
 
 def default_name(catalog: Catalog, source: str) -> str:
-    """The catalog's name for a listed repository, otherwise the last part of the source."""
+    """Return the catalog's name for a listed repository, otherwise the last part of the source."""
     listed = (base.name for base in catalog.bases.values() if base.repository == source)
     return next(listed, Path(source).name.removesuffix(".gguf"))
 
 
 def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
-    """Import a base model and offer it to every account. Call it inside `because`."""
+    """Import a base model and make it available to all accounts. Call it inside `because`."""
     imported = run_import(settings, source, name)
     ecolink.import_base_model(
         imported.name,
@@ -36,9 +36,9 @@ def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) ->
 
 
 def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
-    """Import a base model in a separate process, which alone needs the training stack.
+    """Import a base model in a separate process, the only one that needs the training libraries.
 
-    Progress goes to standard error. Raises StackError if the import fails.
+    Progress is written to standard error. Raise StackError if the import fails.
     """
     importer = subprocess.run(
         [

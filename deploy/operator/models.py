@@ -1,4 +1,4 @@
-"""`ecolink models import`, `verify` and `delete-base`: the operator's commands on models."""
+"""`ecolink models import`, `verify` and `delete-base`, the operator's commands for models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def import_model(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import a base model into the model store and offer it to every account."""
+    """Import a base model into the model store and make it available to all accounts."""
     with open_store() as store:
         chosen = name or default_name(store.catalog, source)
         imported = offer_model(store.settings, store.ecolink, source, chosen)
@@ -65,7 +65,8 @@ def verify_model(
 ) -> None:
     """Compare a model's files with its manifest, and its provenance with the event log.
 
-    Exit status: 0 if everything agrees, 1 if something differs, 4 if the model does not exist.
+    The exit status is 0 if everything agrees, 1 if something differs, and 4 if the model does not
+    exist.
     """
     with open_store() as store:
         store.fold(MODELS)
@@ -84,10 +85,10 @@ def delete_base(
     name: Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Delete an imported base model and its files, for every account.
+    """Delete an imported base model and its files for all accounts.
 
-    Refused while unfinished jobs train on it or deployments use it. Models that were trained on it
-    can no longer be deployed.
+    Refused while unfinished jobs or deployments use it. Models trained on it can no longer be
+    deployed.
     """
     with open_store() as store:
 

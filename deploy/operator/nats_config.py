@@ -1,4 +1,4 @@
-"""`ecolink nats-config`: write the files that an external NATS server needs."""
+"""`ecolink nats-config`, which writes the files that an external NATS server needs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def write_nats_config(
     host: Annotated[str, typer.Option(help="Address of the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 4222,
 ) -> None:
-    """Write the configuration of an external NATS server, with EcoLink's accounts.
+    """Write the configuration of an external NATS server with EcoLink's accounts.
 
-    Keys are generated once, in DIRECTORY/keys.json, and reused later. Prints EcoLink's settings.
+    The keys are generated once and stored in DIRECTORY/keys.json. Prints the settings that EcoLink
+    needs.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "keys.json"

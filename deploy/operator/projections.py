@@ -1,4 +1,4 @@
-"""`ecolink projections`: rebuild read models."""
+"""`ecolink projections`, which rebuilds read models."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NAMED = {projection.name: projection for projection in PROJECTIONS}
 def rebuild_projection(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED)}.", show_default=False)],
 ) -> None:
-    """Rebuild a read model from the first event, while EcoLink runs.
+    """Rebuild a read model from the first event while EcoLink runs.
 
-    Use it if `ecolink audit verify` reports a difference. Readers see the old rows until the new
-    ones are complete.
+    Use this command if `ecolink audit verify` reports a difference. Readers see the old rows until
+    the new ones are complete.
     """
     if name not in NAMED:
         fail(f"Unknown read model {name!r}. Choose one of {', '.join(NAMED)}.", ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""`ecolink security`: security events, and the limits in force."""
+"""`ecolink security`, which shows security events and the current limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def events(
 ) -> None:
     """Show lockouts and repeated refusals with the client's address, newest first.
 
-    They are deleted after ECOLINK_SECURITY_DAYS.
+    EcoLink deletes them after ECOLINK_SECURITY_DAYS days.
     """
     with open_store() as store:
         rows = security_log.newest(store.connection, limit)
@@ -38,7 +38,7 @@ def events(
 
 @commands.command()
 def limits() -> None:
-    """Show every limit with its default and scope. ECOLINK_LIMITS changes them."""
+    """Show all limits with their defaults and scopes. Set ECOLINK_LIMITS to change them."""
     now = Limits(Settings().limits)
     table = Table(box=None, pad_edge=False)
     for heading in ("limit", "value", "default", "scope", "counts"):

@@ -1,4 +1,4 @@
-"""The event store on this host, for operator commands."""
+"""The event store on this host, as used by operator commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from projections.projection import Projection, ProjectionEffect
 
 @dataclass(frozen=True)
 class Store:
-    """An open store. The use cases act for the operator."""
+    """An open store, whose use cases act for the operator."""
 
     settings: Settings
     log: EventLog
@@ -43,24 +43,24 @@ class Store:
         return self.log.load(Catalog, CATALOG_ID)
 
     def account(self, name: str) -> UUID:
-        """The ID of the account with a name; raises NotFound."""
+        """Return the ID of the account with a name. Raise NotFound."""
         account_id = account_named(self.connection, name)
         if account_id is None:
             raise NotFound(f"Unknown account {name!r}. See `ecolink accounts list`.")
         return account_id
 
     def fold(self, projection: Projection) -> None:
-        """Bring a projection up to date. It may run beside the projector."""
+        """Bring a projection up to date. This is safe while the projector runs."""
         effect = ProjectionEffect(projection, lambda: connect(self.settings))
         OrderedConsumer(effect, self.log).catch_up()
 
 
 @contextmanager
 def open_store() -> Generator[Store]:
-    """Open the store of the running stack, or start its servers for the duration.
+    """Open the store of the running stack, or start its servers temporarily.
 
-    Everything inside has one cause. A StackError or DomainError prints its message and exits with
-    1.
+    All events inside the block have the same cause. On a StackError or DomainError, print the
+    message and exit with status 1.
     """
     try:
         with stack(Settings(), {}) as settings, open_log(settings) as log:

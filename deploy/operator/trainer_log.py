@@ -1,4 +1,4 @@
-"""`ecolink trainer-log`: the whole output of a job's trainer."""
+"""`ecolink trainer-log`, which prints the complete output of a job's trainer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def trainer_log(
         int | None, typer.Option(min=1, help="Number of the segment.  \\[default: the last]")
     ] = None,
 ) -> None:
-    """Print the whole output of a job's trainer, with stack traces and paths.
+    """Print the complete output of a job's trainer, with stack traces and paths.
 
-    The job's owner sees neither. The last MiB is kept when a launch ends.
+    The job's owner cannot see stack traces and paths. When a launch ends, EcoLink keeps the last
+    MiB.
     """
     with open_store() as store:
         found = store.log.find(Job, job)

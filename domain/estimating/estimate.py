@@ -206,7 +206,7 @@ def _ranged(phase: Phase, model_seconds: float, factor: float, slowdown: float) 
 def remaining(
     whole: Estimate, *, step: int, total_steps: int, trained: bool, rate_micros_per_hour: int
 ) -> Estimate:
-    """Estimate the rest of a job that resumes after `step` of `total_steps`, at today's rate.
+    """Estimate the remaining work of a job that resumes after `step`, at the current rate.
 
     The job starts up again, trains the remaining steps (none if it is `trained`), evaluates the
     model and registers it. `whole` is the estimate of the whole job.
