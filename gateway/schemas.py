@@ -1,4 +1,4 @@
-"""Shared schemas: base class, lists, money, and job IDs."""
+"""Shared schemas: base class, lists, money and job IDs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Listed(Answer, Generic[T]):
 
 
 class Money(Answer):
-    """An amount of US dollars: exact in millionths, and in cents for people.
+    """An amount in US dollars. `micros` is exact. `text` is rounded to cents.
 
-    The text of a price is exact.
+    For prices, `text` is exact too.
     """
 
     micros: int = Field(examples=[25_000_000])
@@ -54,7 +54,7 @@ def job_name(job_id: UUID) -> str:
 
 
 def parsed_job_id(text: str) -> UUID:
-    """Return the job with an ID, with or without its prefix. Raises ValueError."""
+    """Return the UUID in a job ID, which may omit the prefix. Raises ValueError."""
     try:
         return UUID(text.removeprefix(JOB_PREFIX))
     except ValueError:

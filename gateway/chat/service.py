@@ -171,7 +171,7 @@ def _json(content: Object) -> str:
 
 
 def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
-    """Return the id of the active deployment of a name.
+    """Return the ID of the active deployment of a name.
 
     Raises ModelNotFound, WrongState, NotServing and NotYetVisible.
     """

@@ -46,10 +46,11 @@ def approve_job(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobSummary:
-    """Approve a job. Requests with the same Idempotency-Key approve one job.
+    """Approve a job. Repeating an `Idempotency-Key` returns the existing job.
 
-    If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free,
-    it fails with 409, the expected wait and the free GPUs elsewhere, unless `wait` is set.
+    If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free
+    and `wait` is not set, it fails with 409. The error shows the expected wait and free GPUs
+    elsewhere.
     """
     approval = service.approve(backend, caller, form, idempotency_key)
     if approval.repeated:
@@ -89,7 +90,7 @@ def show_steps(
     after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Step]:
-    """List the measured optimizer steps in order. A repeated step appears once, as the last."""
+    """List the measured optimizer steps in order. A repeated step shows its latest measurement."""
     return service.steps(backend, caller, job_id, after, limit)
 
 
@@ -103,7 +104,7 @@ def show_evaluations(
     ] = -1,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Evaluation]:
-    """List the evaluations by step. Step 0 is the base model. A repeated one appears once."""
+    """List the evaluations by step, one per step. Step 0 is the base model."""
     return service.evaluations(backend, caller, job_id, after, limit)
 
 
@@ -127,7 +128,7 @@ def show_events(
     after: Annotated[After, Query(description="Only events with a higher sequence.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events.")] = 100,
 ) -> EventPage:
-    """List the events of the log about this job, with all their public fields."""
+    """List the log's events about this job, with all their public fields."""
     asked = PageAsked(job=job_id, after=after, limit=limit)
     return events.shown(events.read_events(backend, caller, asked))
 
@@ -141,10 +142,10 @@ def show_log(
         int, Query(ge=1, le=service.MOST_LINES, description="Number of lines from the end.")
     ] = 50,
 ) -> JobLog:
-    """Show the end of the trainer's log; of a failed job, also its other output.
+    """Show the end of the trainer's log. If the job failed, include the process's other output.
 
-    Log lines are deleted some time after the end of a job: after 90 days, unless the operator sets
-    another time. The end of a failed job's output is kept.
+    Log lines are deleted after a retention time, by default 90 days after the job ends. The end of
+    a failed job's output is kept.
     """
     return service.log_of(backend, caller, job_id, lines)
 
@@ -153,13 +154,13 @@ def show_log(
 def show_checkpoints(
     job_id: JobId, caller: CallerOf, backend: BackendOf
 ) -> Listed[CheckpointAnswer]:
-    """List the checkpoints that exist, oldest first, each with a sample answer."""
+    """List the existing checkpoints of a job, oldest first, each with a sample answer."""
     return Listed(data=service.checkpoints(backend, caller, job_id))
 
 
 @router.post("/jobs/{job_id}/pause", responses=refusals(404, 409))
 def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
-    """Save a checkpoint, free the GPUs and stop the meter until you resume the job."""
+    """Pause a job: save a checkpoint, free the GPUs and stop billing until you resume it."""
     return service.pause(backend, caller, job_id)
 
 
@@ -170,13 +171,13 @@ def resume_job(
     backend: BackendOf,
     how: Annotated[ResumeRequest | None, Body()] = None,
 ) -> JobDetail:
-    """Continue from the latest checkpoint at today's rate. The approval checks apply again."""
+    """Resume a job from the latest checkpoint at today's rate. The approval checks apply again."""
     return service.resume(backend, caller, job_id, how or ResumeRequest())
 
 
 @router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))
 def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
-    """Settle the used time and stop the job permanently. `kept` says what is kept, until when."""
+    """Cancel a job permanently and bill its used time. `kept` names the kept checkpoint."""
     return service.cancel(backend, caller, job_id)
 
 

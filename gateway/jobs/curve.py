@@ -17,8 +17,8 @@ MOST_POINTS = 1500
 class Curve(Answer):
     """Losses by step, in columns.
 
-    `smoothed` is the debiased average up to that step. `segments` has the launch of each point.
-    `last` is the launch and step of the newest measurement. `measured` counts all steps.
+    `smoothed` is the debiased moving average. `segments` has the launch of each point. `last` is
+    the launch and step of the newest measurement. `measured` is the number of measured steps.
     """
 
     steps: list[int]
@@ -53,7 +53,7 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
 
 
 def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
-    """Return True if a later launch began before this step of `segment`, which is then lost."""
+    """Return True if a launch after `segment` restarted before this step, so it was lost."""
     before = bisect_right(standing, step, key=_step)
     return before > 0 and standing[before - 1].segment > segment
 
@@ -61,8 +61,8 @@ def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
 def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
     """Reduce the steps to at most `most`.
 
-    Steps are split into ranges of equal width. Each keeps its lowest and its highest loss, so that
-    every spike shows.
+    Split the steps into ranges of equal width. Keep the lowest and the highest loss of each range,
+    so that every spike is visible.
     """
     if len(measured) <= most:
         return list(measured)

@@ -1,4 +1,4 @@
-"""Descriptions of a job's events, for the timeline, /v1, the command line and the demo."""
+"""Descriptions of a job's events for the timeline, /v1, the command line and the demo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Level = Literal["info", "warn", "error"]
 
 
 class Description(NamedTuple):
-    """A sentence or two on an event, and its importance."""
+    """One or two sentences about an event, and its importance."""
 
     level: Level
     text: str
@@ -34,7 +34,7 @@ MINOR = (
     Meter.MeterClosed,
     events.CheckpointPruned,
 )
-"""Events that recur every minute. The page hides them until asked, and /v1 leaves them out."""
+"""Events that recur every minute. The page hides them by default, and /v1 omits them."""
 
 MINOR_TOPICS = [each.TOPIC for each in MINOR]
 
@@ -48,13 +48,13 @@ STATE_PARTS = {"random": "random states", "position": "position in the data"}
 """Display names of fields of `domain.training.checkpoint.StateHashes`."""
 
 SETTINGS = {"code": "EcoLink's version"}
-"""Display names of settings of the computation."""
+"""Display names of compute settings."""
 
 
 def describe(event: Event, model: str | None = None) -> Description:
-    """Describe an event of a job, its request, meters and GPUs, or a deployment of `model`.
+    """Describe an event of a job, its request, its meters, its GPUs or a deployment of `model`.
 
-    Only the first event of a deployment names the model, so the caller passes it for the others.
+    Only the first event of a deployment names the model, so the caller passes the name.
     """
     match event:
         case events.JobEvent():
@@ -76,7 +76,7 @@ def _undescribed(event: Event) -> Description:
 
 
 def _command(event: events.JobEvent) -> Description | None:
-    """Commands of the owner, and pauses for want of money or GPUs."""
+    """Describe commands of the owner, and pauses because the balance or GPUs ran out."""
     match event:
         case events.JobApproved(plan=plan):
             rate = exact_dollars(plan.rate_micros_per_hour)
@@ -111,7 +111,7 @@ def _command(event: events.JobEvent) -> Description | None:
 
 
 def _training(event: events.JobEvent) -> Description | None:
-    """The progress of a launch."""
+    """Describe the progress of a launch."""
     match event:
         case events.SegmentAllocated(segment=segment):
             return Description("info", f"GPUs are free. Launch {segment} starts.")
@@ -182,7 +182,7 @@ def _checkpoint(event: events.JobEvent) -> Description | None:
 
 
 def _resume(event: events.ResumeCertified) -> Description:
-    """A resume, and the differences between the restored state and the saved one."""
+    """Describe a resume, and differences between the restored state and the saved one."""
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
         parts = ", ".join(STATE_PARTS.get(name, name) for name in event.unchecked)
@@ -197,7 +197,7 @@ def _resume(event: events.ResumeCertified) -> Description:
 
 
 def _ending(event: events.JobEvent) -> Description:
-    """The end of a launch, or of the job."""
+    """Describe the end of a launch or of the job."""
     match event:
         case events.Registered(model=model):
             return Description("info", f"Registered as {model}.")

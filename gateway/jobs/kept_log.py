@@ -1,4 +1,4 @@
-"""The end of a failed job's log: lines that the trainer sent live, and its kept output."""
+"""The end of a failed job's log, merged from live log lines and stored process output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PRINTED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 
 
 def joined(sent: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogLine]:
-    """Merge the live lines and the kept output of the failed segment, each line once.
+    """Merge the live lines and the stored output of the failed segment without duplicates.
 
-    The kept output is the end of what the process printed. It has other output too, such as a
-    crash of the interpreter, and no line numbers. The numbers follow from the overlap with the live
-    lines of that segment. A kept line that is not a line of the log gets no number.
+    The stored output is the end of everything that the process printed. It includes other output,
+    such as an interpreter crash, and has no line numbers. The overlap with the segment's live lines
+    determines the numbers. A stored line that is not a log line gets no number.
     """
     lines = [_kept_line(text) for text in kept.splitlines()]
     logged = [line for line in lines if line.level is not None]
@@ -35,7 +35,7 @@ def joined(sent: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogL
 
 
 def _numbered(lines: Sequence[LogLine], both: Sequence[LogLine]) -> Generator[LogLine]:
-    """Number the kept lines. `both` are the live lines that they start with."""
+    """Number the stored lines. `both` are the live lines at their beginning."""
     first = both[0]
     assert first.n is not None
     numbers = count(first.n)
@@ -57,7 +57,7 @@ def _kept_line(text: str) -> LogLine:
 
 
 def _start(live: Sequence[LogLine], logged: Sequence[LogLine]) -> int:
-    """Return the index of the first live line that was kept, or the length if none was."""
+    """Return the index of the first live line in the stored output, or the length if none is."""
     for start in range(len(live) if logged else 0):
         pairs = zip(live[start:], logged, strict=False)  # either may be longer
         # Live lines may be truncated.

@@ -29,13 +29,13 @@ class JobNames:
     dataset: str | None
     """None if the dataset was deleted."""
     validation_dataset: str | None
-    """None if there is none, or if a part of the training dataset is held out."""
+    """None if the job has no validation dataset, for example because it holds out training data."""
     has_suffix: bool
     base_model: str
 
     @property
     def heading(self) -> str:
-        """The heading of the job's page. Without a suffix it starts with the dataset."""
+        """Heading of the job's page. Without a suffix, it starts with the dataset's name."""
         if self.has_suffix or self.dataset is None:
             return self.title
         return f"{self.dataset} · {self.title}"
@@ -47,7 +47,7 @@ def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobName
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
-    """Return the names of jobs by ID. Jobs that the read model does not have are left out."""
+    """Return the names of jobs by ID. Jobs that are not in the read model are omitted."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return _named(backend, {row["job_id"]: row for row in rows})
@@ -72,9 +72,9 @@ def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUI
 
 @lru_cache(maxsize=REMEMBERED)
 def _suffix(log: EventLog, job_id: UUID) -> str | None:
-    """The suffix that a job was approved with.
+    """Return the suffix that a job was approved with.
 
-    Only the first event has it. That event never changes, so the suffix is read once.
+    Only the job's first event has it. Events never change, so the suffix is cached.
     """
     first = next(iter(log.events.get(job_id, limit=1)), None)
     assert isinstance(first, events.JobApproved)

@@ -1,4 +1,4 @@
-"""Jobs past the upper bound of their estimate, for the API, the pages and the command line."""
+"""Jobs that exceed their estimate's upper bound, for the API, pages and command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.schemas import Answer, Money
 
 
 class OverrunAnswer(Answer):
-    """The excess over the upper bound of a job's estimate, with reasons."""
+    """The overrun of a job beyond its estimate's upper bound, with reasons."""
 
     seconds: int = Field(
         description=("Billed time beyond the upper bound. It is 0 if the job is only late.")
@@ -32,7 +32,7 @@ class OverrunAnswer(Answer):
 def overrun_of(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, now: datetime
 ) -> OverrunAnswer | None:
-    """Return the overrun of a job's row, or None within the estimate or without one."""
+    """Return the overrun of a job, or None if it is within its estimate or has none."""
     if row["estimate"] is None:
         return None
     ended = JobStatus(row["status"]).is_final or row["status"] == JobStatus.PAUSED
@@ -57,7 +57,7 @@ def overrun_of(
 def _step_seconds(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, start: float | None
 ) -> float | None:
-    """Mean seconds per step of the running segment or the last one."""
+    """Return the mean seconds per step of the running or last segment."""
     if last_step is None or start is None or last_step["segment"] != row["segment"]:
         return None
     steps = last_step["step"] - (row["segment_step"] or 0)

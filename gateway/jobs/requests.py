@@ -1,4 +1,4 @@
-"""Requested jobs: a background task approves or refuses each once its files are validated."""
+"""Job requests: a background task approves or rejects each once its files are validated."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from gateway.launch.service import place
 from projections.job_requests import open_requests
 
 LOOK_SECONDS = 1.0
-"""Time between two looks at the open requests. Several gateways may look at once: the second
-approval finds that the request has ended."""
+"""Polling interval for open requests. Several gateways may poll concurrently: the second approval
+finds that the request has ended."""
 
 TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 
@@ -36,15 +36,15 @@ log = logging.getLogger("requested_jobs")
 
 
 class FileRejected(Invalid):
-    """A file failed its validation. The message does not quote the errors."""
+    """A file failed validation. The message does not quote the errors."""
 
     code = "file_rejected"
 
 
 def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """Approve a job, or request it if its files are not ready.
+    """Approve a job, or create a job request if its files are not ready.
 
-    The same key orders one job. Raises FileRejected, NotFound, and any error that does not depend
+    A key creates at most one job. Raises FileRejected, NotFound, and any error that does not depend
     on the files.
     """
     account_id = caller.account_id
@@ -65,7 +65,7 @@ def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, orde
 
 
 def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
-    """Raise what prevents a job whatever its files are."""
+    """Raise any error that prevents the job regardless of its files."""
     problems = backend.quoting.problems(
         account_id,
         None,
@@ -80,15 +80,15 @@ def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> N
 
 
 def files_of(choices: Choices) -> dict[str, UUID]:
-    """Return the datasets of a job by the request's field that names each."""
+    """Return the dataset IDs of a job by the name of the request field."""
     files = {TRAINING_FILE: choices.dataset_id, VALIDATION_FILE: choices.validation_dataset_id}
     return {field: dataset_id for field, dataset_id in files.items() if dataset_id is not None}
 
 
 def files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
-    """Return True if the log says that each file is validated and its tokens are counted.
+    """Return True if, according to the log, each file is validated and its tokens are counted.
 
-    Raises NotFound and FileRejected, with the field.
+    Raises NotFound and FileRejected with the name of the field.
     """
     ready = [
         _is_ready(backend, account_id, dataset_id, choices.base_model, field)
@@ -112,14 +112,14 @@ def _is_ready(
     if dataset.status is DatasetStatus.VALIDATING:
         return False
     if backend.quoting.problems(account_id, None, None, base_model, None, None, None):
-        return True  # The approval refuses the base model, whose tokens may never be counted.
+        return True  # Approval rejects this base model, for which tokens may never be counted.
     base = backend.log.load(BaseModel, base_model_id(base_model))
     content = (base.name, base.manifest_sha256)
     return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
 
 
 async def settle_for_ever(backend: Backend) -> None:
-    """Settle open requests until cancelled. A failure is logged, and settling continues."""
+    """Settle open requests until cancelled. Log failures and continue."""
     while True:
         try:
             await run_in_threadpool(settle_all, backend)
@@ -142,9 +142,9 @@ def settle_all(backend: Backend) -> None:
 
 
 def settle(backend: Backend, job_id: UUID) -> None:
-    """Approve a request whose files are ready, or end it with the refusal."""
+    """Approve a request if its files are ready, or end it with the error."""
     request = backend.log.find(JobRequest, job_request_id(job_id))
-    if request is None or not request.is_open:  # the read model is behind
+    if request is None or not request.is_open:  # the read model lags behind
         return
     account_id, choices = request.account_id, request.choices
     with because(_cause(backend, request)):
@@ -155,13 +155,13 @@ def settle(backend: Backend, job_id: UUID) -> None:
             there = place(backend, account_id, choices, loads)
             backend.launching.approve_requested(job_id, there)
         except (NotYetVisible, VersionConflict):
-            return  # passes soon
+            return  # temporary: the next poll retries
         except DomainError as refusal:
             backend.launching.refuse_requested(job_id, refusal)
 
 
 def _cause(backend: Backend, request: JobRequest) -> Cause:
-    """The owner's order, carried out by a command of its own."""
+    """Return the cause of the approval: the owner's request, with a new command ID."""
     return Cause(
         actor=f"account:{request.account_id}",
         command_id=str(uuid4()),

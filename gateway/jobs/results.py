@@ -1,4 +1,4 @@
-"""Results of finished jobs. Measurements arrive apart from events, so they may be late."""
+"""Results of finished jobs. Measurements are not events, so they can arrive late."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from infrastructure.measurements import steps_taken
 from projections.projection import Row
 
 LATEST_MEASUREMENT = timedelta(minutes=1)
-"""Measurements that have not arrived this long after the end of a job are lost."""
+"""Time after the end of a job at which missing measurements count as lost."""
 
 
 def has_results(row: Row) -> bool:
-    """Return True if a job is over and has trained."""
+    """Return True if a job has ended and its training had started."""
     return JobStatus(row["status"]).is_final and row["total_steps"] is not None
 
 
 def trained_tokens(
     backend: Backend, rows: Sequence[Row], ends: Mapping[UUID, datetime]
 ) -> dict[UUID, int]:
-    """Return the trained tokens of finished jobs. A job with an unmeasured step is left out.
+    """Return the trained tokens of finished jobs. Jobs with an unmeasured step are omitted.
 
-    Waits, for a bounded time, for measurements that may still arrive.
+    Wait for a limited time for measurements that may still arrive.
     """
     steps = {row["job_id"]: _steps(row) for row in rows if row["job_id"] in ends}
     newest = backend.clock.now() - LATEST_MEASUREMENT
@@ -43,7 +43,7 @@ def trained_tokens(
 
 
 def _steps(row: Row) -> int:
-    """Steps that the job is known to have taken."""
+    """Return the number of steps that the job has certainly taken."""
     if row["status"] == JobStatus.REGISTERED:
         return row["total_steps"] or 0
     return row["step"] or 0

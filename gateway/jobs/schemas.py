@@ -62,7 +62,7 @@ class ListedJob(JobSummary):
 
 
 class FailureAnswer(Answer):
-    """The last failure of a job's trainer, who pays for it, and what to do."""
+    """The last failure of a job's trainer, with who pays for it and what to do."""
 
     failure: FailureClass
     sentence: str
@@ -102,7 +102,7 @@ class ResumeGate(Answer):
 
 
 class JobDetail(JobSummary):
-    """A job in full. Losses are in nats per label token."""
+    """All details of a job. Losses are in nats per label token."""
 
     deployment: DeploymentStatus | None = Field(
         description="Status of the model's deployment, or null if the model was never deployed."
@@ -241,7 +241,7 @@ class TimelineEntry(Answer):
 
 
 class LogLine(Answer):
-    """One line of a trainer's log. Other output of a failed job's process has no number."""
+    """One line of a trainer's log. Other output of a failed job's process has no line number."""
 
     segment: int | None = None
     n: int | None = None
@@ -267,7 +267,7 @@ class SampleAnswer(Answer):
 
 
 class CheckpointAnswer(Answer):
-    """A checkpoint that exists. Losses are in nats per label token."""
+    """An existing checkpoint. Losses are in nats per label token."""
 
     step: int
     model: str = Field(
@@ -305,7 +305,7 @@ class ResumeRequest(BaseModel):
 
 
 class EvaluatedStep(NamedTuple):
-    """A state of the adapter. The held-out loss is None if the step was not evaluated."""
+    """A saved adapter state. The held-out loss is None if the step was not evaluated."""
 
     step: int | None
     eval_loss: float | None
@@ -318,7 +318,7 @@ def summary(row: Mapping[str, Any], last_step: Mapping[str, Any] | None = None) 
 
 @dataclass(frozen=True)
 class Computed:
-    """The part of a job's detail that its row and its measurements do not have."""
+    """Fields of a job's details that are in neither its row nor its measurements."""
 
     balance: Money
     resume: ResumeGate | None
@@ -334,7 +334,7 @@ def detail(
     last_evaluation: Mapping[str, Any] | None,
     computed: Computed,
 ) -> JobDetail:
-    """Return the detail of a job's row with its newest measurements."""
+    """Return the details of a job from its row and its newest measurements."""
     shown = {name: row[name] for name in JobDetail.model_fields if name in row}
     return JobDetail(
         **shown
@@ -357,7 +357,7 @@ def detail(
 def _measured(
     row: Mapping[str, Any], measured: Mapping[str, Any], scored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The progress, and the newest step's and evaluation's metrics."""
+    """Return the progress, and the metrics of the newest step and evaluation."""
     total: int | None = row["total_steps"]
     step = _step(row, measured)
     saved_later = (row["checkpoint_step"] or 0) > measured.get("step", 0)
@@ -374,7 +374,7 @@ def _measured(
 
 
 def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
-    """Steps done. A checkpoint may be known before the measurement of its step."""
+    """Return the number of steps done. A checkpoint may arrive before its step's measurement."""
     if row["status"] == JobStatus.REGISTERED and row["total_steps"] is not None:
         return row["total_steps"]
     return max(measured.get("step", 0), row["step"])
@@ -407,7 +407,7 @@ def _perplexity(loss: float | None) -> float | None:
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:
-    """The sentence on the checkpoints that a cancelled job keeps."""
+    """Return a sentence about the checkpoint that a cancelled job keeps, or None."""
     if row["status"] != JobStatus.CANCELLED:
         return None
     if row["promoted"] and row["model"] is None:
@@ -439,7 +439,7 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warnings_of_job(row: Mapping[str, Any]) -> list[str]:
-    """Return sentences about choices of a job's row that may be mistakes."""
+    """Return warnings about choices of a job that may be mistakes."""
     truncation = row["truncation"] and Truncation.model_validate(row["truncation"]).warning
     chosen = Hyperparameters.model_construct(None, **row["hyperparameters"])
     return [*([truncation] if truncation else []), *cautions(chosen)]

@@ -70,19 +70,19 @@ from projections.job_row import WAITING_FOR_GPU
 from projections.job_timeline import timeline_of
 from projections.projection import Row
 
-MOST_LINES = 1000  # of a log at once
+MOST_LINES = 1000  # maximum log lines per call
 KEPT_SAMPLES = 1000
 
 
 class Approval(NamedTuple):
-    """An approved job. `repeated`: an earlier request with this key had approved it."""
+    """An approved job. `repeated` is true if an earlier request with the same key approved it."""
 
     job: JobSummary
     repeated: bool
 
 
 def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
-    """Approve a job. The same key makes one job. Without a key, each call makes one.
+    """Approve a job. A repeated key returns the existing job. Without a key, each call creates one.
 
     Raises InsufficientBalance if the balance is below the estimate's upper bound. Raises NoCapacity
     if no GPU is free and the form does not ask to wait.
@@ -108,7 +108,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
 
 
 def _new_row(job: Job) -> dict[str, Any]:
-    """The row that the projection will have, if it is late."""
+    """Return the row that the projection will have, for use while it lags behind."""
     validation = job.plan.validation
     return job.plan.model_dump() | {
         "job_id": job.id,
@@ -127,7 +127,7 @@ def _new_row(job: Job) -> dict[str, Any]:
 
 
 def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
-    """Return the row of a caller's job. Raises NotFound, also for another account's."""
+    """Return the row of a caller's job. Raises NotFound, also for another account's job."""
     return found(
         backend,
         JOB_DETAIL,
@@ -151,7 +151,7 @@ def list_jobs(
         page = Page[Row].of(
             lambda most: jobs_of(connection, caller.account_id, after, most, statuses), limit, dict
         )
-        registered = JobStatus.REGISTERED  # took all of its steps
+        registered = JobStatus.REGISTERED  # a registered job took all of its steps
         steps = last_steps_of(
             connection, [row["job_id"] for row in page.data if row["status"] != registered]
         )
@@ -165,18 +165,18 @@ def list_jobs(
 
 
 def count_jobs(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
-    """Return the number of the caller's jobs in each status that any job is in."""
+    """Return the number of the caller's jobs by status, without empty statuses."""
     with backend.pool.connection() as connection:
         return jobs_by_status(connection, caller.account_id)
 
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Return all that is known of a caller's job. Raises NotFound."""
+    """Return the details of a caller's job. Raises NotFound."""
     return job_details(backend, [own_job(backend, caller, job_id)])[0]
 
 
 def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
-    """Return the details of some jobs. The number of queries does not grow with the jobs."""
+    """Return the details of some jobs. The number of queries is independent of their number."""
     job_ids = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         steps = last_steps_of(connection, job_ids)
@@ -188,7 +188,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
     for row in rows:
         job_id, step = row["job_id"], steps.get(row["job_id"])
         account = accounts.get(row["account_id"])
-        if account is None:  # the projection is late
+        if account is None:  # the projection lags behind
             account = vars(backend.log.load(Account, row["account_id"]))
         wait = waits.get(job_id)
         now = backend.clock.now()
@@ -208,7 +208,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
 def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
     """Quote the rest of a paused job, or None if the job is not paused.
 
-    `gpu_count` is the number of GPUs to resume with. None keeps the present number.
+    `gpu_count` is the number of GPUs to resume with. None keeps the current number.
     """
     if row["status"] != JobStatus.PAUSED:
         return None
@@ -229,13 +229,14 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
 def quote_resume(
     backend: Backend, caller: Caller, job_id: UUID, gpu_count: int
 ) -> ResumeGate | None:
-    """Quote a resume on some GPUs, or None if the job is not paused. Raises NotFound."""
+    """Return a quote to resume on these GPUs, or None if not paused. Raises NotFound."""
     return resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
 
 
 def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
-    """Return the measured steps with a higher number, in order. A repeated step appears once, as
-    the last.
+    """Return the measured steps with a higher number, in order.
+
+    For a repeated step, return only the latest measurement.
     """
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
@@ -273,7 +274,7 @@ def timeline(
 
 
 def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Description]:
-    """Describe the events of rows of the timeline, by their ids."""
+    """Return descriptions of timeline rows by event ID."""
     served = {row["event_id"]: row["fields"].get("model") for row in rows}
     with backend.pool.connection() as connection:
         logged = events_named(connection, list(served))
@@ -284,7 +285,7 @@ def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Descriptio
 
 
 def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog:
-    """Return the last lines of a job's log. A failed job's log includes the kept output."""
+    """Return the last lines of a job's log. A failed job's log includes the stored output."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         live = log_lines_of(connection, job_id, MOST_LINES)
@@ -342,23 +343,23 @@ def checkpoints_of(
 def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
     try:
         return _stored_sample(backend.artifacts, ref)
-    except FileNotFoundError:  # never had one, or was pruned just now
+    except FileNotFoundError:  # it never had a sample, or was just pruned
         return None
 
 
 @lru_cache(maxsize=KEPT_SAMPLES)
 def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
-    """The sample of a checkpoint, which never changes."""
+    """Return the sample answer of a checkpoint, which never changes."""
     return SampleAnswer(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
 
 
 def pause(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Save a checkpoint, free the GPUs and stop the meter until the job is resumed."""
+    """Pause a job: save a checkpoint, free the GPUs and stop billing until it is resumed."""
     return _command(backend, caller, job_id, backend.launching.pause)
 
 
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:
-    """Continue from the latest checkpoint at today's rate, through the approval checks again."""
+    """Resume a job from the latest checkpoint at today's rate. Repeats the approval checks."""
     command = partial(
         backend.launching.resume,
         wait=how.wait,
@@ -369,7 +370,7 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
 
 
 def cancel(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Settle the used time and stop the job permanently."""
+    """Cancel a job permanently and bill its used time."""
     return _command(backend, caller, job_id, backend.launching.cancel)
 
 
@@ -381,7 +382,7 @@ def promote(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
 def _command(
     backend: Backend, caller: Caller, job_id: UUID, command: Callable[[UUID, UUID], Job]
 ) -> JobDetail:
-    """Give an idempotent command, and return the job as it is then."""
+    """Run an idempotent command and return the resulting job."""
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
     caught_up(backend, JOB_DETAIL, MODELS)

@@ -35,7 +35,7 @@ TONES = {
 
 
 def state_of(job: JobSummary) -> str:
-    """Return the state for people: the phase of a running job, else its status."""
+    """Return the display name of a state: the phase of a running job, otherwise its status."""
     if job.status is JobStatus.PAUSED and job.pause_reason is not None:
         return PAUSED[job.pause_reason].badge
     return job.status if job.status.is_final else job.phase

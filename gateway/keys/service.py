@@ -26,7 +26,7 @@ def create_key(backend: Backend, caller: Caller) -> NewKey:
 
 
 def list_keys(backend: Backend, caller: Caller) -> list[KeyAnswer]:
-    """Return all keys of the account, revoked ones included, oldest first."""
+    """Return all keys of the account, including revoked ones, oldest first."""
     with backend.pool.connection() as connection:
         rows = keys_of(connection, caller.account_id)
     return [

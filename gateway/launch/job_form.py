@@ -1,4 +1,4 @@
-"""The launch form, and the route class that reports all of its problems in one response."""
+"""The launch form, and a route class that reports all validation errors in one response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class JobRequest(BaseModel):
-    """A job to quote or approve. Omitted hyperparameters have the wizard's defaults.
+    """A job to quote or approve. Omitted hyperparameters get the wizard's defaults.
 
     If you omit the region or GPU type, EcoLink picks the cheapest free one you can afford,
     otherwise the cheapest with a queue.
@@ -76,7 +76,7 @@ class JobRequest(BaseModel):
 
     @property
     def choices(self) -> Choices:
-        """The choices that have a price. An omitted region or GPU type is empty."""
+        """The choices that determine the price. An omitted region or GPU type is empty."""
         return Choices(
             self.dataset,
             self.base_model,
@@ -89,9 +89,10 @@ class JobRequest(BaseModel):
 
     @property
     def order(self) -> Order:
-        """The choices without a price.
+        """The choices that do not affect the price.
 
-        If EcoLink chooses the GPUs, a repeat may get others. The hash identifies such a repeat.
+        If EcoLink chooses the GPUs, a repeated request can get different ones. The hash identifies
+        such a repetition.
         """
         asked = self.model_dump_json(exclude={"wait"}).encode()
         request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
@@ -99,9 +100,9 @@ class JobRequest(BaseModel):
 
 
 class JobFormRoute(APIRoute):
-    """Adds problems that only the log and the catalog know to the validation errors of a form.
+    """A route that adds errors found in the log and the catalog to a form's validation errors.
 
-    A user sees an unknown base model together with a wrong number, not after correcting it.
+    A user sees an unknown base model and an invalid number in the same response.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -121,7 +122,7 @@ class JobFormRoute(APIRoute):
 
 
 def _further_problems(request: Request, refused: RequestValidationError) -> list[dict[str, Any]]:
-    """Problems of the fields that passed the validation."""
+    """Return further errors of the fields that passed validation."""
     form = refused.body
     if not isinstance(form, dict):
         return []

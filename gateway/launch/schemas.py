@@ -28,7 +28,7 @@ class PhaseAnswer(Answer):
 
     @classmethod
     def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
-        """Return the schema of a phase. Costs are rounded one by one."""
+        """Return the schema of a phase. The cost of each phase is rounded separately."""
 
         def cost(seconds: float, toward: Toward) -> Money:
             return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR), toward)
@@ -43,7 +43,7 @@ class PhaseAnswer(Answer):
 
 
 class EstimateAnswer(Answer):
-    """Range of duration and cost. The upper bound has at least 30% headroom."""
+    """Estimated range of duration and cost. The upper bound has at least 30% headroom."""
 
     low_seconds: int
     high_seconds: int
@@ -79,7 +79,7 @@ class EstimateAnswer(Answer):
 
 
 class FitAnswer(Answer):
-    """The fit of a job in a GPU's memory."""
+    """The memory fit of a job on a GPU."""
 
     precision: Precision
     gradient_checkpointing: bool

@@ -1,1 +1,1 @@
-"""Base models, kept adapters and deployments."""
+"""Base models, fine-tuned models, kept adapters and deployments."""

@@ -44,7 +44,7 @@ def list_models(
 
 @models.delete("/{model}", status_code=204, responses=refusals(404))
 def drop_model(model: str, caller: CallerOf, backend: BackendOf) -> None:
-    """Delete a model and all checkpoints of its job. Requests to them then fail.
+    """Delete a model and all checkpoints of its job. Later requests to them fail.
 
     The job, its charges and its metrics are kept.
     """
@@ -59,7 +59,7 @@ def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed
 
 @models.get("/{model}/archive", response_class=Response, responses=ARCHIVE)
 def download_model(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-    """Download all files of a model. Download single files to be able to resume."""
+    """Download all files of a model as a zip archive. Only single files can be resumed."""
     return files.model_archive(backend, caller, model).response(backend.artifacts)
 
 
@@ -77,13 +77,13 @@ def download_model_file(
 def list_checkpoint_files(
     job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
 ) -> Listed[FileAnswer]:
-    """List the files of a checkpoint: the adapter, and the files that only a resume needs."""
+    """List the files of a checkpoint: the adapter, and files that only resuming requires."""
     return _listed(backend, files.checkpoint_ref(backend, caller, job_id, step))
 
 
 @checkpoints.get("/archive", response_class=Response, responses=ARCHIVE)
 def download_checkpoint(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
-    """Download the adapter of a checkpoint, without the files that only a resume needs."""
+    """Download the adapter of a checkpoint as a zip archive, without resume-only files."""
     return files.checkpoint_archive(backend, caller, job_id, step).response(backend.artifacts)
 
 
@@ -115,7 +115,7 @@ def list_deployments(
 
 @deploying.get("/models/{model}/deployment", responses=refusals(404))
 def show_deployment(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
-    """Show the deployment of a base model, or of your model or checkpoint."""
+    """Show the deployment of a base model, your model or your checkpoint."""
     return deployments.show_deployment(backend, caller, model)
 
 
@@ -123,8 +123,8 @@ def show_deployment(model: str, caller: CallerOf, backend: BackendOf) -> Deploym
 def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
     """Deploy your model, usually within seconds.
 
-    Returns 409 if its base model is not deployed. You can deploy a checkpoint again by its name,
-    or get 404 if it was deleted after it was undeployed.
+    Returns 409 if its base model is not deployed. To deploy a checkpoint again, pass its name. This
+    returns 404 if the checkpoint has been deleted.
     """
     return deployments.deploy_model(backend, caller, model)
 

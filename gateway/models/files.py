@@ -1,4 +1,4 @@
-"""Files of fine-tuned models and checkpoints, as PEFT loads them."""
+"""Files of fine-tuned models and checkpoints in PEFT format."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class ModelObject(Answer):
 
 
 class ModelList(Answer):
-    """OpenAI's list of models, which has no pages."""
+    """OpenAI's list of models, which is not paginated."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
@@ -69,7 +69,7 @@ def retrieve_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelObj
 
 @router.delete("/{model:path}")
 def remove_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelDeleted:
-    """Delete your model and the checkpoints of its job. Requests to them then fail."""
+    """Delete your model and the checkpoints of its job. Later requests to them fail."""
     delete_model_named(backend, caller, model)
     return ModelDeleted(id=model)
 

@@ -30,7 +30,7 @@ router = APIRouter(prefix="/models")
 def show_models(
     request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
 ) -> Response:
-    """The models page. `model` is the one in the code snippets."""
+    """Show the models page. `model` selects the model of the code snippets."""
     shown = models_view(backend, caller)
     chosen = shown.chosen(model)
     return page(
@@ -47,13 +47,13 @@ def show_models(
 
 @router.get("/list")
 def show_list(caller: CallerOf, backend: BackendOf) -> Response:
-    """The lists of models, polled during a deployment."""
+    """Show the lists of models. The page polls them during a deployment."""
     return _lists(backend, caller)
 
 
 @router.get("/snippets")
 def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model: str) -> Response:
-    """The code snippets for a model."""
+    """Show the code snippets for a model."""
     chosen = models_view(backend, caller).find(model)
     snippets = snippets_for(request, chosen.name if chosen else None)
     return fragment("models/snippets.html", chosen=chosen, snippets=snippets)
@@ -63,7 +63,7 @@ def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model:
 def show_playground(
     request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
 ) -> Response:
-    """The playground page, with a model chosen."""
+    """Show the playground page with a model selected."""
     shown = models_view(backend, caller)
     chosen = shown.chosen(model)
     return page(
@@ -79,7 +79,7 @@ def show_playground(
 
 @router.get("/playground/chosen")
 def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
-    """The deployment states of a model and its base, which the page reads before a message."""
+    """Show the deployment states of a model and its base. The page checks them before a message."""
     return _chosen(backend, caller, model)
 
 
@@ -87,7 +87,7 @@ def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
 async def say(
     request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
 ) -> Response:
-    """Stream a completion. A refusal is an event, because browsers log other statuses as errors."""
+    """Stream a completion. Send errors as events, because browsers log error statuses."""
     try:
         chat = await start_chat(request, form, caller, backend, serving)
     except DomainError as refusal:

@@ -82,7 +82,7 @@ class Models(Answer):
 
 
 class DeploymentFailure(Answer):
-    """The reason why a deployment failed."""
+    """The reason for a failed deployment."""
 
     code: str = Field(examples=["weights_missing"])
     message: str

@@ -35,7 +35,7 @@ JOB_FIELDS = ("base_model", "dataset_id", "loss_before", "loss_after")
 
 
 class NameKind(Enum):
-    """The kinds of model names."""
+    """Kind of a model name."""
 
     BASE = auto()
     MODEL = auto()
@@ -43,7 +43,7 @@ class NameKind(Enum):
 
 
 class ModelName(NamedTuple):
-    """A name that requests can use."""
+    """A model name that requests can use."""
 
     name: str
     created_at: datetime
@@ -115,7 +115,7 @@ def find_model_name(backend: Backend, caller: Caller, model: str) -> ModelName |
 
 
 def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
-    """Delete a model by a name that may also be a base model's or a checkpoint's.
+    """Delete a fine-tuned model by its name.
 
     Raises Forbidden for a base model, WrongState for a checkpoint, and NotFound.
     """
@@ -165,7 +165,7 @@ def _kept(row: Mapping[str, Any]) -> KeptAdapter:
 
 
 def _jobs(backend: Backend, caller: Caller, job_ids: list[UUID]) -> dict[UUID, Row]:
-    """Return the jobs that trained the models. Raises NotYetVisible if their projection is late."""
+    """Return the jobs that trained the models. Raises NotYetVisible if the projection lags."""
 
     def read() -> dict[UUID, Row]:
         with backend.pool.connection() as connection:

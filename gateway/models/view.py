@@ -1,4 +1,4 @@
-"""View of the models page and the playground."""
+"""The view of the models page and the playground."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.models.service import list_models
 from gateway.schemas import job_name
 
 LATE = timedelta(seconds=20)
-"""Time after which a deployment is unusually slow."""
+"""Time after which a deployment counts as unusually slow."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Named:
 
 @dataclass(frozen=True)
 class ModelsView:
-    """Models, deployments and kept adapters at one moment."""
+    """A snapshot of models, deployments and kept adapters."""
 
     own: list[ModelAnswer]
     kept: list[KeptAdapter]
@@ -95,7 +95,7 @@ class ModelsView:
         return base is not None and base.status is DeploymentStatus.ACTIVE
 
     def title_of(self, job_id: UUID) -> str:
-        """Return a job's heading, or its id if the read model is late."""
+        """Return a job's heading, or its ID if the read model lags behind."""
         return self.jobs[job_id].heading if job_id in self.jobs else job_name(job_id)
 
     def dataset_of(self, job_id: UUID) -> str:
@@ -108,7 +108,7 @@ class ModelsView:
         return self.now - deployment.requested_at > LATE
 
     def time_left(self, kept: KeptAdapter) -> str:
-        """Return how long an adapter is still kept."""
+        """Return the remaining retention time of an adapter."""
         if kept.expires_at is None:
             return "kept"
         seconds = (kept.expires_at - self.now).total_seconds()

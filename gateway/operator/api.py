@@ -1,4 +1,4 @@
-"""Routes for operators: reactions that failed repeatedly and were parked."""
+"""Routes for operators: parked events, which a handler repeatedly failed to process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/operator", tags=["operator"], responses=refusals(403
 
 
 class ParkedReaction(Answer):
-    """An event that a service could not process. Later events of its aggregate wait behind it."""
+    """An event that a service could not process. It blocks later events of the same aggregate."""
 
     consumer: str = Field(examples=["scheduler"])
     notification_id: int
@@ -42,9 +42,9 @@ def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction
 def replay_parked(
     consumer: str, notification_id: int, caller: OperatorOf, backend: BackendOf
 ) -> ParkedReaction:
-    """Retry a parked event and all parked events of its aggregate.
+    """Retry a parked event and all other parked events of its aggregate.
 
-    It does so within seconds, in order.
+    The service retries them in order within seconds.
     """
     with backend.pool.connection() as connection:
         row = request_replay(connection, consumer, notification_id)

@@ -1,4 +1,4 @@
-"""The reference page: the OpenAPI document and the events, as HTML without other hosts."""
+"""The API reference page: the OpenAPI document and events as self-contained HTML."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ UNSAID = "Successful Response"
 """FastAPI's default description of a response."""
 
 MOST_VARIANTS = 12
-"""Maximum number of variants of a type that are listed. Events have many more."""
+"""Maximum number of listed variants of a union type. Events have many more."""
 
 LIMITS = {
     "minimum": "at least {}",
@@ -47,7 +47,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body, or a response."""
+    """A request body or a response."""
 
     status: str
     description: str
@@ -74,7 +74,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Record:
-    """A schema or an event with its fields."""
+    """A schema or an event, with its fields."""
 
     name: str
     description: str
@@ -119,7 +119,7 @@ def _rendered(text: str) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """Return text in which backticks mark code, as HTML."""
+    """Return text as HTML, with code for text in backticks."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else part

@@ -1,1 +1,1 @@
-"""Layout, assets and sign-in that all pages share."""
+"""Layout, assets and sign-in, shared by all pages."""

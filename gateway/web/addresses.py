@@ -1,4 +1,4 @@
-"""Queries of pages' addresses."""
+"""Query strings of page URLs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def _given(value: object) -> object:
 
 
 Given = BeforeValidator(_given)
-"""Reads a blank form field as absent."""
+"""Validator that treats a blank form field as absent."""
 
 
 def query_of(fields: Mapping[str, object]) -> str:
-    """Return a query string without the empty fields."""
+    """Return a query string without empty fields."""
     return urlencode({name: value for name, value in fields.items() if value})

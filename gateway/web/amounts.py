@@ -11,7 +11,7 @@ from gateway.schemas import Answer, Money
 
 
 def written_amount(amount: Money) -> Markup:
-    """Write an amount, such as `$1,234.57`. A rounded amount shows the exact one on hover."""
+    """Format an amount, such as `$1,234.57`. On hover, a rounded amount shows the exact one."""
     exact = exact_dollars(amount.micros)
     if amount.text == exact:
         return Markup("{}").format(exact)
@@ -21,12 +21,12 @@ def written_amount(amount: Money) -> Markup:
 
 
 def exact_amount(amount: Money, decimals: int = 2) -> str:
-    """Write an exact amount with the decimals of its table."""
+    """Format an exact amount with the number of decimals that its table uses."""
     return exact_dollars(amount.micros, decimals)
 
 
 def decimals_in(rows: Iterable[Answer]) -> int:
-    """Return the decimals that show every amount of a table exactly. A row may be an amount."""
+    """Return the number of decimals that shows all amounts exactly. A row may be an amount."""
     return decimals_of(amount.micros for row in rows for amount in _amounts_of(row))
 
 
@@ -38,7 +38,7 @@ def _amounts_of(row: Answer) -> Iterator[Money]:
 
 
 def written_range(low: Money, high: Money) -> str:
-    """Write a range. The caller has rounded both bounds outwards."""
+    """Format a range. The caller rounds both bounds outwards."""
     if low.micros < CENT_MICROS:
         return f"up to {high.text}"
     return low.text if low.text == high.text else f"{low.text} – {high.text}"

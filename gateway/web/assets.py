@@ -1,7 +1,7 @@
-"""Styles and scripts of the pages, compressed once and cached for ever.
+"""Styles and scripts of the pages, compressed once and cached indefinitely.
 
-Their path has a digest of all assets, so a browser loads each only once. Scripts can import each
-other by relative names.
+Their path contains a digest of all assets, so a browser loads each version only once. Scripts can
+import each other by relative names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/assets", include_in_schema=False)
 
 @dataclass(frozen=True)
 class Asset:
-    """A file, plain and compressed."""
+    """A static file, uncompressed and compressed."""
 
     content: bytes
     zipped: bytes
@@ -65,7 +65,7 @@ def url_of(name: str) -> str:
 
 @router.get("/{version}/{name:path}")
 def show_asset(version: str, name: str, request: Request) -> Response:
-    """Serve an asset. Under another version's digest it is the present one, not cached."""
+    """Serve an asset. With another version's digest, serve the current asset uncached."""
     asset = assets().get(name)
     if asset is None:
         raise HTTPException(404)

@@ -1,7 +1,7 @@
-"""The build hook that fetches the pages' assets from npm, at the versions of the lock file.
+"""The build hook that fetches the pages' assets from npm, at the versions in the lock file.
 
-Hatchling calls it for wheels and for editable installs. Node and npm come as a wheel, so a machine
-with only Python can build.
+Hatchling calls it for wheels and editable installs. Node and npm are installed from a wheel, so the
+build needs only Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = (
 
 
 class TakeFromNpm(BuildHookInterface[Any]):
-    """Fills gateway/web/static/vendor, which Git ignores."""
+    """A build hook that fills gateway/web/static/vendor, which Git ignores."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Fetch the assets. Raises RuntimeError if npm fails."""
@@ -43,7 +43,7 @@ class TakeFromNpm(BuildHookInterface[Any]):
             VENDOR.mkdir(exist_ok=True)
             for name in FILES:
                 source = Path(folder, "node_modules", name)
-                # Source maps are not shipped, and a browser's tools would request them.
+                # Source maps are not shipped, but a browser's developer tools would request them.
                 lines = [
                     line
                     for line in source.read_text().splitlines(keepends=True)

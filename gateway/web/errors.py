@@ -1,4 +1,4 @@
-"""Problems for browsers: a page of its own, or a notice on the current page."""
+"""Error responses for browsers: an error page, or a notice on the current page."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def recognise(request: Request) -> None:
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
     """Return the response for a problem.
 
-    For a part of a page it is a notice with status 200. Browsers would log any other status to the
-    console as an error.
+    A request for a part of a page gets a notice with status 200, because browsers log any error
+    status to the console.
     """
     if status == HTTPStatus.UNAUTHORIZED:
         return _to_sign_in(request)
@@ -48,14 +48,14 @@ def answer(request: Request, status: int, problem: Problem, headers: Mapping[str
 
 
 def _notice(problem: Problem, *, passing: bool) -> Response:
-    """Return a notice. A passing problem morphs, so that polls do not announce it again."""
+    """Return a notice. Morph a temporary one, so that screen readers do not repeat it."""
     swap = "innerMorph" if passing else "innerHTML"
     place = {"hx-retarget": "#notices", "hx-reswap": swap}
     return fragment("notice.html", headers=place, problem=problem, passing=passing)
 
 
 def _page(request: Request, status: int, problem: Problem) -> Response:
-    """Return a page in the user's layout. If the problem is passing, the page reloads itself."""
+    """Return an error page in the user's layout. For a temporary problem, it reloads itself."""
     session: Session | None = getattr(request.state, "session", None)
     passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
     response = outside(
@@ -84,13 +84,13 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _sign_in_for(shown: str) -> str:
-    """Return the address of the sign-in page that returns to the current page."""
+    """Return the URL of the sign-in page that returns to the current page."""
     target = _address(shown)
     return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"
 
 
 def _address(url: str) -> str:
-    """Return the path and query of a URL, without the client's host."""
+    """Return the path and query of a URL, without the host that the client sent."""
     try:
         _, _, path, query, _ = urlsplit(url)
     except ValueError:

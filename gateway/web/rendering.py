@@ -1,4 +1,4 @@
-"""Templates of the pages, and the filters that write figures."""
+"""Templates of the pages, and filters that format values."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def templates() -> Environment:
 
 
 def _features() -> dict[str, FileSystemLoader]:
-    """Loaders by feature: `jobs/list.html` is gateway/jobs/templates/list.html."""
+    """Return template loaders by feature: `jobs/list.html` is gateway/jobs/templates/list.html."""
     folders = SHARED.parents[1].glob("*/templates")
     return {folder.parent.name: FileSystemLoader(folder) for folder in folders}
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:
-    """Keep the numbers and units of durations on one line."""
+    """Return a duration formatter that keeps numbers and units on one line."""
     return lambda seconds: written(seconds).replace(" ", NO_BREAK)
 
 
@@ -127,42 +127,42 @@ def fragment(
 
 
 def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Return a page without an account: for sign-in and for errors."""
+    """Return a page without an account, for sign-in and errors."""
     text = templates().get_template(template).render(**context)
     return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
 
 
 def sentence(message: str) -> str:
-    """Write a message of the API as a sentence, with a capital letter and a full stop."""
+    """Format an API message as a sentence, with a capital letter and a full stop."""
     first, _, _ = message.partition(" ")
     begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
     return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
-    """Return a link to a dataset. A dataset without a name was deleted."""
+    """Return a link to a dataset, or a text if `name` is None: the dataset was deleted."""
     if name is None:
         return Markup("a deleted dataset")
     return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
 
 
 def written_count(number: int) -> str:
-    """Write a count, such as `12,345`."""
+    """Format a count, such as `12,345`."""
     return f"{number:,}"
 
 
 def written_day(day: date) -> str:
-    """Write a day, such as `Nov 5, 2026`."""
+    """Format a day, such as `Nov 5, 2026`."""
     return f"{day:%b} {day.day}, {day.year}"
 
 
 def written_gib(size: int) -> str:
-    """Write memory in GiB, rounded up as the memory fit does."""
+    """Format memory in GiB, rounded up like the memory fit."""
     return f"{gib(size):g} GiB"
 
 
 def written_bytes(size: float) -> str:
-    """Write a size in decimal units, such as `1.2 MB`."""
+    """Format a size in decimal units, such as `1.2 MB`."""
     exponent = 0
     while size >= 999.5 and exponent < len(UNITS) - 1:
         size, exponent = size / 1000, exponent + 1
@@ -171,7 +171,7 @@ def written_bytes(size: float) -> str:
 
 
 def written_limit(size: int) -> str:
-    """Write a limit in its binary unit, such as `40 MiB`, or else as a size."""
+    """Format a limit in a binary unit, such as `40 MiB`, otherwise as a size."""
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size and size % (1 << bits) == 0:
             return f"{size >> bits:,} {unit}"
@@ -179,17 +179,17 @@ def written_limit(size: int) -> str:
 
 
 def written_time(moment: datetime) -> Markup:
-    """Write a time in UTC. The page's script replaces it with a relative time."""
+    """Format a time in UTC. The page's script replaces it with a relative time."""
     return _time(moment, Markup(""))
 
 
 def written_clock(moment: datetime) -> Markup:
-    """Write a time in UTC. The page's script replaces it with the reader's local time."""
+    """Format a time in UTC. The page's script replaces it with the user's local time."""
     return _time(moment, Markup(" data-clock"))
 
 
 def written_moment(moment: datetime) -> Markup:
-    """Write a time in UTC with seconds. The page's script replaces it with local time."""
+    """Format a time in UTC with seconds. The page's script replaces it with local time."""
     return _time(moment, Markup(' data-clock="seconds"'), "%Y-%m-%d %H:%M:%S")
 
 

@@ -40,7 +40,7 @@ def show_first(caller: CallerOf) -> Response:
 def show_sign_in(
     request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
 ) -> Response:
-    """Show the sign-in page. It says if the browser's session has ended."""
+    """Show the sign-in page. Report if the browser's session has ended."""
     valid = session is not None and _valid(backend, session.key_id) is not None
     ended = COOKIE in request.cookies and not valid
     return outside("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
@@ -64,7 +64,7 @@ def sign_in(
 
 @router.get(SIGN_IN + "/{token}")
 def show_link(token: str, request: Request, backend: BackendOf) -> Response:
-    """Show the account of a one-time link. Chat and mail programs load it without using it."""
+    """Show the account of a one-time link. Link previews do not use it up."""
     with backend.pool.connection() as connection:
         key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
         if key is None:
@@ -92,13 +92,13 @@ def sign_out(caller: CallerOf, request: Request, backend: BackendOf) -> Response
 
 
 def _refuse_others(request: Request) -> None:
-    """Raise Forbidden for a form of another site, which could sign in a browser unnoticed."""
+    """Raise Forbidden for a form from another site, which could sign in a user unnoticed."""
     if not same_origin(request):
         raise Forbidden("The form came from another site.")
 
 
 def _key_shown(request: Request, backend: Backend, secret: str) -> ApiKey | None:
-    """Return the key of a secret. A wrong one counts towards a lockout. Raises RateLimited."""
+    """Return the key of a secret, or None. Wrong ones count towards a lockout (RateLimited)."""
     with suppress(Unauthenticated), shown(request, secret):
         key = backend.ecolink.authenticate(secret)
         if key is None:
@@ -113,7 +113,7 @@ def _key_of_link(
     token: str,
     key_of: Callable[[Connection, str], UUID | None],
 ) -> ApiKey | None:
-    """Return the key of a one-time link. A wrong link counts like a wrong key."""
+    """Return the key of a one-time link. A wrong link counts as a wrong key."""
     with suppress(Unauthenticated), shown(request, token):
         with backend.pool.connection() as connection:
             key = _valid(backend, key_of(connection, token))
@@ -133,7 +133,7 @@ def _used_up() -> Response:
 
 
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
-    """Start a session, and end the browser's earlier one."""
+    """Start a session, and end the browser's previous one."""
     with backend.pool.connection() as connection:
         sessions.end_session(connection, request.cookies.get(COOKIE, ""))
         token = sessions.begin_session(connection, key_id)
@@ -143,6 +143,6 @@ def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> 
 
 
 def _own(next_page: str) -> str:
-    """Return the page if it is ours, else the first page."""
+    """Return the page if it belongs to this site, otherwise the first page."""
     ours = next_page.startswith("/") and not next_page.startswith(("//", "/\\"))
     return next_page if ours else FIRST_PAGE

@@ -145,15 +145,15 @@ def list_checkpoints(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> Page[CheckpointObject]:
-    """List the checkpoints that exist, newest first. Each can be deployed under its name.
+    """List the existing checkpoints of a job, newest first. You can deploy each under its name.
 
-    `after` may name a checkpoint that was deleted since.
+    `after` may name a checkpoint that has since been deleted.
     """
     if backend.launching.requested(caller.account_id, job_of(job_id)) is not None:
         return Page(data=[], first_id=None, last_id=None, has_more=False)
     row = own_job(backend, caller, job_of(job_id))
     model = backend.log.load(Job, row["job_id"]).model_name
-    changed_at: datetime = row["changed_at"]  # until the timeline has the checkpoint
+    changed_at: datetime = row["changed_at"]  # used until the timeline has the checkpoint
     with backend.pool.connection() as connection:
         times = saved_at(connection, row["job_id"])
         scored = {each["step"]: each for each in evaluations_of(connection, row["job_id"])}
@@ -191,7 +191,7 @@ def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
 
 
 def _metrics(saved: Fields, evaluation: Row | None) -> Metrics:
-    """Return the metrics. Every evaluation covers all held-out examples."""
+    """Return a checkpoint's metrics. Every evaluation covers all held-out examples."""
     loss = saved["eval_loss"]
     accuracy = evaluation["accuracy"] if evaluation and loss is not None else None
     return Metrics(

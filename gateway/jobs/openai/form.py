@@ -1,4 +1,4 @@
-"""Request bodies of fine-tuning jobs: OpenAI's fields, and our own beside them."""
+"""Request bodies of fine-tuning jobs: OpenAI's fields and EcoLink's own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 OURS = frozenset(Hyperparameters.model_fields) - {"seed"}
-"""Hyperparameters under our own names. Clients send them in `extra_body`."""
+"""Hyperparameters under EcoLink's names. Clients send them in `extra_body`."""
 
 
 class OpenAIHyperparameters(BaseModel):
-    """OpenAI's hyperparameters. `auto` is our default."""
+    """OpenAI's hyperparameters. `auto` selects EcoLink's default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -34,7 +34,7 @@ class OpenAIHyperparameters(BaseModel):
 
 
 class Supervised(BaseModel):
-    """The only supported method."""
+    """Supervised fine-tuning, the only supported method."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class Method(BaseModel):
 
 
 class CreateJob(BaseModel):
-    """A request for a job. `translated` refuses unknown fields."""
+    """A request for a job. `translated` rejects unknown fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -69,10 +69,10 @@ class CreateJob(BaseModel):
     gpu_count: int = Field(default=1, ge=1, le=64)
 
     def translated(self) -> Hyperparameters:
-        """Return the hyperparameters under our names.
+        """Return the hyperparameters under EcoLink's names.
 
-        Raises RequestValidationError for unknown fields and values out of bounds, and Invalid for a
-        number that is given twice.
+        Raises RequestValidationError for unknown fields and values out of range, and Invalid for a
+        value that is given twice.
         """
         given = dict(self.model_extra or {})
         unknown = sorted(given.keys() - OURS)
@@ -97,7 +97,7 @@ class CreateJob(BaseModel):
             raise RequestValidationError(_named(error, called)) from error
 
     def _numbers(self) -> Mapping[str, float]:
-        """Return the numbers that are not `auto`, from either of OpenAI's two places."""
+        """Return the values that are not `auto`, from either of OpenAI's two fields."""
         supervised = self.method.supervised if self.method else None
         places = (self.hyperparameters, supervised.hyperparameters if supervised else None)
         numbers: dict[str, float] = {}
@@ -114,14 +114,14 @@ class CreateJob(BaseModel):
 
 
 class ResumeJob(BaseModel):
-    """Options of a resume, sent in `extra_body`. The client itself sends no body."""
+    """Options of a resume, sent in `extra_body`. By default, OpenAI's client sends no body."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     gpu_count: int | None = Field(default=None, ge=1, le=64)
 
     def accepted(self) -> int | None:
-        """Return the GPUs to resume with, None for as many as before. Other fields are refused."""
+        """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
         fixed = sorted(self.model_extra or {})
         if fixed:
             raise RequestValidationError(
@@ -134,7 +134,7 @@ class ResumeJob(BaseModel):
 
 
 def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
-    """Translate one of OpenAI's hyperparameters to our names."""
+    """Translate one of OpenAI's hyperparameters to EcoLink's names."""
     if name == "n_epochs":
         return {"epochs": value}
     if name == "batch_size":
@@ -143,7 +143,7 @@ def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
 
 
 def _named(error: ValidationError, called: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the problems under the names in the request."""
+    """Return the errors with the field names of the request."""
     return [
         {**each, "loc": ("body", called.get(str(each["loc"][0]), each["loc"][0]), *each["loc"][1:])}
         for each in error.errors()

@@ -54,7 +54,7 @@ async def create_job(
 ) -> JobObject:
     """Create a job. While its files are being validated, its status is `validating_files`.
 
-    Then the job is approved, or it fails with the error that a request would get. Waiting for GPUs
+    After validation, EcoLink approves the job, or the job fails with the reason. Waiting for GPUs
     is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. The model is
     deployed as soon as it is registered.
     """
@@ -69,7 +69,7 @@ async def create_job(
 
 
 def _choices(wanted: CreateJob) -> Choices:
-    """Return the choices for the use cases. An omitted region or GPU type is blank."""
+    """Return the choices of a request. An omitted region or GPU type is an empty string."""
     hyperparameters, file = wanted.translated(), wanted.validation_file
     return Choices(
         dataset_of(wanted.training_file, TRAINING_FILE),
@@ -83,7 +83,7 @@ def _choices(wanted: CreateJob) -> Choices:
 
 
 def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """Order a job. The refusal of a rejected file quotes its first errors."""
+    """Request or approve a job. If a file was rejected, the error quotes its first errors."""
     try:
         return order_job(backend, caller, key, choices, order)
     except FileRejected as refusal:
@@ -132,7 +132,7 @@ def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[
 
 
 def _wanted_metadata(request: Request) -> dict[str, str] | None:
-    """Return the metadata filter: empty for `metadata=null`, None without a filter."""
+    """Return the metadata filter. It is empty for `metadata=null`, and None without a filter."""
     query = request.query_params
     if query.get("metadata") == "null":
         return {}
@@ -146,19 +146,19 @@ def _wanted_metadata(request: Request) -> dict[str, str] | None:
 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """Show a job."""
+    """Retrieve a job."""
     return job_object(backend, caller, job_of(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """Stop the job permanently. Its last checkpoint is kept for some time."""
+    """Cancel a job permanently. Its last checkpoint is kept for a limited time."""
     return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 
 @router.post("/{job_id}/pause")
 def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """Save a checkpoint, free the GPUs and stop the meter."""
+    """Pause a job: save a checkpoint, free the GPUs and stop billing."""
     return _give(backend, caller, job_id, backend.launching.pause)
 
 
@@ -169,7 +169,7 @@ def resume_job(
     backend: BackendOf,
     how: Annotated[ResumeJob | None, Body()] = None,
 ) -> JobObject:
-    """Continue from the latest checkpoint at today's rate when GPUs are free."""
+    """Resume a job from the latest checkpoint, at today's rate, as soon as GPUs are free."""
     resume = partial(
         backend.launching.resume,
         wait=True,
@@ -182,7 +182,7 @@ def resume_job(
 def _give(
     backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
 ) -> JobObject:
-    """Give a command and return the job as it is then."""
+    """Run a command and return the resulting job."""
     job_id = job_of(name)
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)

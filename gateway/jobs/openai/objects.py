@@ -31,14 +31,14 @@ from projections.projection import Row
 
 PHASES = {
     RequestStatus.VALIDATING_FILES: RequestStatus.VALIDATING_FILES,
-    RequestStatus.APPROVED: RequestStatus.VALIDATING_FILES,  # until its job can be read
+    RequestStatus.APPROVED: RequestStatus.VALIDATING_FILES,  # until its job is visible
     RequestStatus.FAILED: RequestStatus.FAILED,
     RequestStatus.CANCELLED: RequestStatus.CANCELLED,
 }
 
 
 class HyperparametersObject(Answer):
-    """The hyperparameters in use. `auto` is replaced by its value."""
+    """The hyperparameters in use, with the actual value instead of `auto`."""
 
     n_epochs: int
     batch_size: int
@@ -59,7 +59,7 @@ class MethodObject(Answer):
 
 
 class ErrorObject(Answer):
-    """The failure of a job, and what to do."""
+    """The failure of a job, with advice."""
 
     code: str
     message: str
@@ -71,7 +71,7 @@ class EcoLinkObject(Answer):
 
     status: JobStatus | RequestStatus
     phase: str
-    region: str | None  # None before the approval, like the next two
+    region: str | None  # null before approval, like the next two fields
     gpu_type: str | None
     gpu_count: int
     rate_micros_per_hour: int | None
@@ -106,7 +106,7 @@ class JobObject(Answer):
 
 
 def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[JobObject]:
-    """Return the objects of jobs' rows, with metadata and measurements."""
+    """Return the job objects for rows, with metadata and measurements."""
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
@@ -147,7 +147,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
 
 
 def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
-    """Translate a job's recorded hyperparameters. `gpu_count` is that of the approval."""
+    """Translate a job's recorded hyperparameters. `gpu_count` is the approved number of GPUs."""
     return HyperparametersObject(
         n_epochs=recorded["epochs"],
         batch_size=vocabulary.batch_size(recorded, gpu_count),
@@ -156,7 +156,7 @@ def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> Hyperpar
 
 
 def _error(row: Row) -> ErrorObject | None:
-    """The error of a failed job. A failure that a retry overcame is left out."""
+    """Return the error of a failed job. Failures before a successful retry are omitted."""
     if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
         return None
     return ErrorObject(
@@ -169,7 +169,7 @@ def _error(row: Row) -> ErrorObject | None:
 def _estimated_finish(
     row: Row, last_step: Row | None, wait: float | None, now: datetime
 ) -> int | None:
-    """Expected time of registration, including the wait for GPUs, or None if unknown."""
+    """Return the expected end time, including the wait for GPUs, or None if unknown."""
     left = remaining_seconds(row, last_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
@@ -184,7 +184,7 @@ def _ours(row: Row) -> EcoLinkObject:
 
 
 def requested_object(backend: Backend, request: JobRequest) -> JobObject:
-    """Return the object of a request without a job. Nothing was charged for it."""
+    """Return the job object of a request that has no job yet. It has no charges."""
     choices, status = request.choices, PHASES[request.status]
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
@@ -225,7 +225,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
 
 
 def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
-    """The refusal of a failed request, with the first errors of a rejected file."""
+    """Return the error of a failed request, with the first errors of a rejected file."""
     if (refusal := request.refusal) is None:
         return None
     message, field = refusal.message, refusal.field
@@ -240,7 +240,7 @@ def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
 
 
 def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
-    """Add the first errors to a file's rejection, if its report still exists."""
+    """Add a rejected file's first errors to a message, if the report still exists."""
     with backend.pool.connection() as connection:
         row = dataset_rows.dataset(connection, account_id, dataset_id)
     if row is None or row["report_ref"] is None:

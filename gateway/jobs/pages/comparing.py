@@ -24,7 +24,7 @@ from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
 from gateway.web.rendering import dataset_link, page
 
-MOST_CHOICES = 100  # the newest jobs, to choose others from
+MOST_CHOICES = 100  # newest jobs offered for comparison
 
 router = APIRouter(prefix="/fine-tune/compare")
 
@@ -49,7 +49,7 @@ def compare_jobs(
     backend: BackendOf,
     jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
 ) -> Response:
-    """Compare two jobs. For any other number, ask for two. Raises NotFound."""
+    """Compare two jobs. If another number is given, ask for two. Raises NotFound."""
     chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
     both = chosen if len(chosen) == 2 else []
     choices = list_jobs(backend, caller, MOST_CHOICES).data
@@ -72,7 +72,7 @@ def compare_jobs(
 
 
 def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[str]:
-    """Return the titles of the jobs. Jobs of the same name also show their IDs."""
+    """Return the titles of the jobs. If names are equal, include the IDs."""
     titles = [names[job.id].title for job in jobs]
     if len(set(titles)) == len(titles):
         return titles
@@ -99,7 +99,7 @@ def _results(jobs: Sequence[JobDetail]) -> list[Line]:
 def _choices(
     jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
 ) -> Iterator[Line]:
-    """Yield the choices of both jobs. The validation dataset is left out if neither has one."""
+    """Yield the choices of both jobs. Omit the validation dataset if neither job has one."""
 
     def line(label: str, value_of: Callable[[JobDetail], str]) -> Line:
         return Line(label, tuple(value_of(job) for job in jobs))
@@ -138,7 +138,7 @@ def _loss(loss: float | None) -> str | None:
 
 
 def _last_loss(job: JobDetail) -> float | None:
-    """The held-out loss of the registered adapter, else of the last evaluation."""
+    """Return the held-out loss of the registered adapter, otherwise of the last evaluation."""
     return job.eval_loss if job.loss_after is None else job.loss_after
 
 

@@ -41,19 +41,19 @@ class Group(StrEnum):
 
     @property
     def statuses(self) -> list[JobStatus]:
-        """The statuses of the group's jobs."""
+        """Job statuses that the filter includes."""
         return RUNNING if self is Group.RUNNING else [JobStatus(self)]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The filter and the position that the address asks for."""
+    """The filter and the position in the page's URL."""
 
     group: Group | None
     after: JobId | None
 
     def query(self, **change: object) -> str:
-        """Return the query of the address with a change."""
+        """Return the query string of the URL with some parameters changed."""
         after = job_name(self.after) if self.after else None
         fields: dict[str, object] = {"status": self.group, "after": after}
         return query_of(fields | change)
@@ -63,7 +63,7 @@ def asked(
     status: Annotated[Group | None, Given, Query()] = None,
     after: Annotated[JobId | None, Query()] = None,
 ) -> Asked:
-    """Read the filter and the position from the address."""
+    """Return the filter and the position in the URL."""
     return Asked(status, after)
 
 
@@ -94,12 +94,12 @@ class JobsNow:
 
     @property
     def seen(self) -> str:
-        """A digest of this state."""
+        """Hash of this state."""
         return sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
-    """Return the present jobs of a page."""
+    """Return the current jobs of a page."""
     statuses = asked.group.statuses if asked.group else None
     found = list_jobs(backend, caller, PAGE_JOBS, after=asked.after, statuses=statuses)
     return JobsNow(found.data, found.has_more, count_jobs(backend, caller))
@@ -124,7 +124,7 @@ def show_now(
     now = jobs_now(backend, caller, asked)
     if now.seen == seen:
         return Response(status_code=204)
-    if empty:  # the page has no list yet to update
+    if empty:  # the page has no list to update
         return Response(headers={"hx-refresh": "true"})
     account = account_of(backend, caller)
     return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))

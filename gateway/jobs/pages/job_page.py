@@ -42,7 +42,7 @@ router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 def show_job_page(
     job_id: JobId, request: Request, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """Show a job in full. Later changes arrive over the WebSocket."""
+    """Show the details of a job. The WebSocket sends later changes."""
     service.own_job(backend, caller, job_id)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
     log = service.log_of(backend, caller, job_id, SHOWN_LINES)
@@ -69,10 +69,10 @@ def show_job_page(
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
-    """Return the newest entries of the timeline, in order, and two sequences.
+    """Return the newest timeline entries in order, and two event sequences.
 
     Minor events are included from the first sequence on, or always if it is None. The second is the
-    sequence of the last event that these entries cover.
+    sequence of the last event that the entries cover.
     """
     with backend.pool.connection() as connection:
         found, known = newest_events(
@@ -93,7 +93,7 @@ def show_events(
     backend: BackendOf,
     after: Annotated[After, Query()] = 0,
 ) -> Response:
-    """Show the events of the log about a job, with all their public fields."""
+    """Show the log's events about a job, with all their public fields."""
     found = read_events(backend, caller, PageAsked(job=job_id, after=after, limit=SHOWN_EVENTS))
     return page(
         request,
@@ -118,14 +118,14 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 @router.get("/log")
 def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Show the end of a job's log, and the kept output of a failed job."""
+    """Show the end of a job's log. If the job failed, include its stored output."""
     lines = service.log_of(backend, caller, job_id, SHOWN_LINES).data
     return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
 
 @router.post("/pause")
 def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Save a checkpoint and stop the meter until the job is resumed."""
+    """Pause a job: save a checkpoint and stop billing until the user resumes it."""
     return _give(backend, job_id, lambda: service.pause(backend, caller, job_id))
 
 
@@ -136,7 +136,7 @@ def quote_resume(
     backend: BackendOf,
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """Quote the rest of a job on some GPUs. The quote is empty if the job is no longer paused."""
+    """Quote the rest of a job on a number of GPUs. Return no quote if it is no longer paused."""
     service.own_job(backend, caller, job_id)
     count = gpu_count_of(gpu_count)
     return fragment(
@@ -156,7 +156,7 @@ def resume(
     wait: Annotated[bool, Form()] = False,
     gpu_count: Annotated[str, Form(max_length=20)] = "",
 ) -> Response:
-    """Continue from the latest checkpoint."""
+    """Resume a job from the latest checkpoint."""
     if (count := gpu_count_of(gpu_count)) is None:
         raise Invalid(requirement("gpu_count"), field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
@@ -165,7 +165,7 @@ def resume(
 
 @router.post("/cancel")
 def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Settle the used time and stop the job permanently."""
+    """Cancel a job permanently and bill its used time."""
     return _give(backend, job_id, lambda: service.cancel(backend, caller, job_id))
 
 

@@ -1,8 +1,8 @@
 """The WebSocket that updates the page of a job.
 
-Each message is JSON. `sequence` is the last event that the page shows with it. `events` has the
-sequences of the new timeline entries. `content` replaces parts of the page. `curve` and `line`
-continue the chart and the log. If one of them is null, the page must load it again.
+Each message is JSON. `sequence` is the last event that the page has after this message. `events`
+has the sequences of the new timeline entries. `content` replaces parts of the page. `curve` and
+`line` extend the chart and the log. If one of them is null, the page must reload it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RECONNECTING = {
     "reconnectMaxDelay": 3000,
     "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4429, 4503],
 }
-"""Delays and close codes for a reconnect of the page. 4503 is NotYetVisible."""
+"""Delays and close codes after which the page reconnects. 4503 is NotYetVisible."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -60,13 +60,13 @@ class Asked(BaseModel):
 
 
 def place_text(place: Place) -> str:
-    """Write a place as pages send it."""
+    """Format a place as pages send it."""
     return f"{place[0]}.{place[1]}"
 
 
 @router.websocket("/fine-tune/ftjob-{job_id}/live")
 async def live(websocket: WebSocket, job_id: str) -> None:
-    """Send what the page has missed, then its parts as they change."""
+    """Send missed changes, then parts of the page as they change."""
     await websocket.accept()
     live_jobs: LiveJobs = websocket.app.state.live_jobs
     backend = live_jobs.feed.backend
@@ -91,7 +91,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
-    """Return the session and its holder. Raises Unauthenticated and NotFound."""
+    """Return the session and its caller. Raises Unauthenticated and NotFound."""
     session = session_in(websocket, backend)
     if session is None:
         raise Unauthenticated("Sign in again.")

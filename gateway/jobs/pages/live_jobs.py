@@ -1,8 +1,8 @@
 """Watched jobs: one task reads their changes once for all viewers.
 
-Events arrive from the gateway's feed and are sent at once, as timeline entries. The view follows
-when the read models have the events. Metrics and log lines are not events. One query per second
-reads those of all jobs.
+Events arrive from the gateway's feed and are sent immediately as timeline entries. The view follows
+when the read models have processed the events. Metrics and log lines are not events, so the task
+polls each job for them once a second.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from projections.account_events import Interest
 from projections.projection import lowest_position
 
 SLOTS, SLOT_SECONDS = 10, 0.1
-"""Each job is read once a second, a tenth of the jobs at a time, so that events do not wait behind
-many frames."""
+"""Polling schedule. Every second each job is polled once, a tenth of the jobs at a time, so that
+events do not wait behind many frames."""
 
 REFRESH_SLOTS = 50
-"""Slots after which a view is read again without an event, because waits change over time."""
+"""Slots until a view is refreshed without an event, because expected waits change over time."""
 
 LAG_SECONDS, SESSIONS_SECONDS = 0.04, 5.0
 PATIENCE_SECONDS = 2.0
-"""Time that a view waits for late read models before it shows them as they are."""
+"""Maximum time that a view waits for late read models. Then it shows them as they are."""
 
 RETRY_SECONDS, MOST_RETRY_SECONDS = 1.0, 60.0
-"""Time before a failed view is tried again. It doubles with each failure, up to the second."""
+"""Delay before a failed view is retried. It doubles with each failure up to the maximum."""
 
 OUTAGES = (psycopg.Error, PersistenceError)
-"""Errors that break all views, not a single one."""
+"""Errors that affect all views, not a single one."""
 
 TOO_OLD = "This page is too old. Reload it."
 VIEWS_AT_ONCE = 10
@@ -56,7 +56,7 @@ TABLES = {
 
 
 class Shown(NamedTuple):
-    """The present state of a job: whether it is over, and the HTML of parts of its page."""
+    """The current state of a job: `over`, and the HTML of parts of its page."""
 
     over: bool
     parts: dict[str, str]
@@ -64,7 +64,7 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, view: JobView, parts: Sequence[str], known: object) -> Shown:
-        """Render some parts of a view. Known checkpoints are not rendered again."""
+        """Render some parts of a view. Unchanged checkpoints are not rendered again."""
         state = view.checkpoints_state
         if CHECKPOINTS not in parts:
             return cls(view.job.status.is_final, view.parts(parts), known)
@@ -74,14 +74,14 @@ class Shown(NamedTuple):
 
 @dataclass(eq=False)
 class Viewer:
-    """An open page, at a tick of its job."""
+    """An open page that has all changes up to a tick of its job."""
 
     job: WatchedJob
     key_id: UUID
     session_id: UUID
     seen: Seen
-    ended: bool  # its session, or its key
-    tick: int | None = None  # None: nothing was sent yet
+    ended: bool  # the session ended or its key was revoked
+    tick: int | None = None  # None before the first frame
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
@@ -107,7 +107,7 @@ class LiveJobs:
         self._jobs: dict[UUID, WatchedJob] = {}
         self._viewers: dict[UUID, set[Viewer]] = {}
         self._revoked: set[UUID] = set()
-        """Keys revoked since the start, perhaps after a page with one was admitted."""
+        """Keys revoked since startup. One may be revoked while its page is being admitted."""
         self._news = asyncio.Event()
         self._logger = logging.getLogger("live_jobs")
 
@@ -135,7 +135,7 @@ class LiveJobs:
                 del self._viewers[job_id], self._jobs[job_id]
 
     async def recall(self, viewer: Viewer) -> bool:
-        """Have the job keep the events that a page missed. Return False if there are too many."""
+        """Load the events that a page missed into the job. Return False if there are too many."""
         job, after = viewer.job, viewer.seen.sequence
         if after >= job.floor:
             return True
@@ -161,7 +161,7 @@ class LiveJobs:
                 self._news.set()
 
     def _entries(self, events: Sequence[FeedEvent]) -> list[Entry]:
-        """Return the timeline entries. An event that fails is logged and left out."""
+        """Return the timeline entries. An event that cannot be rendered is logged and omitted."""
         try:
             return entries_of(events)
         except Exception:
@@ -180,7 +180,7 @@ class LiveJobs:
             self._wake(job)
 
     async def run(self) -> None:
-        """Read changes until cancelled. A failure is logged, and reading continues."""
+        """Read changes until cancelled. Log failures and continue."""
         with self.feed.tells(self):
             while True:
                 try:
@@ -230,7 +230,7 @@ class LiveJobs:
             await self._news.wait()
 
     async def _measure(self, slot: int | None) -> None:
-        """Read the metrics and log lines of a slot's jobs, and of new jobs."""
+        """Read the metrics and log lines of a slot's jobs and of new jobs."""
         jobs = [
             job
             for job in self._jobs.values()
@@ -244,7 +244,7 @@ class LiveJobs:
             begun = job.measured
             new = {name: rows.get(job.job_id, []) for name, rows in found.items()}
             if job.measure(new, KEPT):
-                job.moved = True  # sent together with the figures that change
+                job.moved = True  # send them together with the figures that changed
             if not begun:
                 self._wake(job)
 
@@ -258,7 +258,7 @@ class LiveJobs:
             }
 
     async def _show(self, patient: bool) -> bool:
-        """Show the changes. Return True if views still wait for late read models."""
+        """Update changed views. Return True if some still wait for late read models."""
         now = asyncio.get_running_loop().time()
         jobs = [job for job in self._jobs.values() if job.retry_at <= now]
         if not any(job.stale or job.moved for job in jobs):
@@ -277,7 +277,7 @@ class LiveJobs:
         return any(job.stale and job.retry_at <= now for job in jobs)
 
     async def _render(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> None:
-        """Render parts of jobs, a few jobs at a time so that others do not wait."""
+        """Render parts of jobs, a few jobs at a time so that other work does not wait."""
         for first in range(0, len(jobs), VIEWS_AT_ONCE):
             some = jobs[first : first + VIEWS_AT_ONCE]
             shown = await asyncio.to_thread(self._shown, some, parts)
@@ -294,7 +294,7 @@ class LiveJobs:
                         self._wake(job)
 
     def _put_off(self, job: WatchedJob) -> None:
-        """Try the view of a job again later. Its metrics go out without the figures."""
+        """Retry the view of a job later. Its metrics are sent without the figures."""
         job.retry_seconds = min(max(RETRY_SECONDS, 2 * job.retry_seconds), MOST_RETRY_SECONDS)
         job.retry_at = asyncio.get_running_loop().time() + job.retry_seconds
         job.stale = True
@@ -305,7 +305,7 @@ class LiveJobs:
             return lowest_position(connection, VIEWED)
 
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
-        """Return the present state of each job in the read models, or None if its view fails.
+        """Return the current state of each job in the read models, or None if its view fails.
 
         Runs in a thread.
         """

@@ -32,7 +32,7 @@ class Entry:
     happened_at: datetime
     topic: str
     text: str
-    tone: str  # of parts.html's badge
+    tone: str  # tone of the badge in parts.html
     minor: bool
 
     @classmethod
@@ -51,5 +51,5 @@ class Entry:
 
 
 def entries_of(events: Iterable[FeedEvent]) -> list[Entry]:
-    """Return the entries of those events that are about a job, its meters or its deployments."""
+    """Return entries for the events that are about a job, its meters or its deployments."""
     return [Entry.of(each) for each in events if isinstance(each.event, SHOWN)]

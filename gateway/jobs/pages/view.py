@@ -31,10 +31,10 @@ from projections.open_meters import Burn, burns
 from projections.projection import Row
 
 MOVING = ("progress",)
-"""Parts that change with each step, without an event."""
+"""Parts that change with every training step, without an event."""
 
 CHECKPOINTS = "checkpoints"
-"""The part that also reads artifacts."""
+"""The only part that reads artifacts."""
 
 PARTS = (
     "head",
@@ -46,15 +46,15 @@ PARTS = (
     "dialogs",
     "balance",
 )
-"""Templates of the elements `job-<name>` and of the balance, shared by all sessions."""
+"""Templates of the elements `job-<name>` and of the balance. All sessions share them."""
 
 VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
-"""The projections of a view."""
+"""The projections that a view reads."""
 
 
 @dataclass(frozen=True)
 class Balance:
-    """An account's balance, as the header of every page shows it."""
+    """An account's balance in the page header."""
 
     balance: Money
     depleted: bool
@@ -63,7 +63,7 @@ class Balance:
 
     @classmethod
     def of(cls, row: Row, now: Burn) -> Balance:
-        """Return the balance of an account's row. `now` is its present spending."""
+        """Return the balance of an account's row. `now` is its current spending."""
         balance_micros: int = row["balance_micros"]
         runway = Runway.of(balance_micros, now)
         return cls(Money.of(balance_micros), row["depleted"], row["low"], runway)
@@ -82,16 +82,16 @@ class JobView:
     deployments: Mapping[str, DeploymentAnswer]
     """Deployments of the job's models by name."""
     checkpoints_state: object
-    """The inputs of the checkpoints part. While they are equal, the part is unchanged."""
+    """The inputs of the checkpoints part. If they are equal, the part is unchanged."""
 
     @cached_property
     def names(self) -> JobNames:
-        """Display names, read on first use for all jobs of a batch at once."""
+        """Display names of the job. The first use reads those of all jobs in the batch."""
         return self.load_names()
 
     @cached_property
     def checkpoints(self) -> Sequence[CheckpointAnswer]:
-        """Existing checkpoints with their samples, read on first use."""
+        """Existing checkpoints with their sample answers, read on first use."""
         return self.load_checkpoints()
 
     @cached_property
@@ -101,22 +101,22 @@ class JobView:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """The titles and values of the hyperparameters of the approval."""
+        """Titles and values of the approved hyperparameters."""
         return settings_of(self.job.hyperparameters)
 
     @property
     def state(self) -> str:
-        """The state for people."""
+        """Display name of the state."""
         return state_of(self.job)
 
     @property
     def tone(self) -> str:
-        """The tone of the state's badge."""
+        """Tone of the state's badge."""
         return TONES[self.job.status]
 
     @property
     def paused(self) -> str | None:
-        """The reason of a pause, as a heading."""
+        """Reason for the pause, as a heading."""
         reason = self.job.pause_reason
         return None if reason is None else PAUSED[reason].heading
 
@@ -142,13 +142,13 @@ class JobView:
 
     @property
     def may_pause(self) -> bool:
-        """True if Pause has an effect."""
+        """True if the job can be paused."""
         effect = rule(self.job.status, Command.PAUSE).effect
         return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
 
     @property
     def may_cancel(self) -> bool:
-        """True if Cancel has an effect."""
+        """True if the job can be cancelled."""
         effect = rule(self.job.status, Command.CANCEL).effect
         return effect is Effect.CANCELS and not self.cancelling
 
@@ -159,7 +159,7 @@ class JobView:
         return ended and bool(self.checkpoints) and not self.job.promoted
 
     def parts(self, names: Sequence[str] = PARTS) -> dict[str, str]:
-        """Render some parts. The balance is the one in the header of every page."""
+        """Render some parts of the page, or the balance in its header."""
         context = {"view": self, "job": self.job, "account": self.account}
         return {
             name: templates().get_template(f"jobs/job/{name}.html").render(context)
@@ -168,7 +168,7 @@ class JobView:
 
 
 def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
-    """Return the views of jobs of any accounts. Jobs not in the read models are left out."""
+    """Return the views of jobs of any account. Jobs not in the read models are omitted."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}

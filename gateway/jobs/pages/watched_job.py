@@ -1,7 +1,7 @@
 """A watched job: its newest view and its recent changes, each rendered once.
 
-Every change has a tick. A viewer is a tick too, and is next sent all changes with a later one. So
-nothing is queued per viewer, and a slow viewer skips to the newest view.
+Every change has a tick. A viewer stores the tick of its last frame, and the next frame has all
+later changes. Nothing is queued per viewer, and a slow viewer skips to the newest view.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gateway.web.rendering import templates
 from infrastructure.measurements import Place
 
 KEPT = 500
-"""Entries, points and lines that each job keeps for viewers that reconnect."""
+"""Maximum entries, points and lines that each job keeps for viewers that reconnect."""
 
 KEPT_FRAMES = 50
-"""Frames that each job keeps for viewers at the same tick."""
+"""Maximum frames that each job keeps for viewers at the same tick."""
 
 
 PlacedRow = tuple[Place, dict[str, Any]]
-"""A measurement or a log line, and its place."""
+"""A measurement or log line, and its place."""
 
 
 class Seen(NamedTuple):
@@ -44,22 +44,22 @@ class Seen(NamedTuple):
 class Series:
     """The kept measurements or log lines of a job, in order."""
 
-    floor: Place | None = None  # all later ones are kept, or None if nothing was read yet
+    floor: Place | None = None  # all later rows are kept; None before the first read
     last: Place = (0, 0)
 
     complete: int = 0  # all changes after this tick are kept
 
     def __post_init__(self) -> None:
         self.rows: list[tuple[int, Place, dict[str, Any]]] = []
-        self._late: set[Place] = set()  # the base model's evaluations, which arrive out of order
+        self._late: set[Place] = set()  # out-of-order evaluations of the base model
 
     def unknown(self, rows: Sequence[dict[str, Any]], number: str) -> list[PlacedRow]:
-        """Return those of the rows that are new."""
+        """Return the rows that are new."""
         placed = [((row["segment"], row[number]), row) for row in rows]
         return [(place, row) for place, row in placed if place not in self._late]
 
     def add(self, tick: int, rows: Sequence[PlacedRow], gap: bool) -> None:
-        """Keep new rows. With a gap, there may have been more before them."""
+        """Keep new rows. `gap` means that earlier rows may be missing."""
         if gap and rows:
             self.floor, self.complete = rows[0][0], tick
         elif self.floor is None:
@@ -93,15 +93,15 @@ class WatchedJob:
 
     def __init__(self, account_id: UUID, job_id: UUID, sequence: int) -> None:
         self.account_id, self.job_id = account_id, job_id
-        self.floor = sequence  # all later events are kept
-        self.complete = 0  # all events after this tick are kept
+        self.floor = sequence  # the job keeps all later events
+        self.complete = 0  # the job keeps all events after this tick
         self.sequence = sequence  # of the last event
         self.tick = 0
-        self.wanted = sequence  # the view must show this event
-        self.stale = True  # the view is
-        self.moved = False  # parts that change with each step
-        self.over = False  # the job is
-        self.checkpoints_state: object = None  # as the view shows it
+        self.wanted = sequence  # the view must include this event
+        self.stale = True  # the view is out of date
+        self.moved = False  # parts that change with every step are out of date
+        self.over = False  # the job has ended
+        self.checkpoints_state: object = None  # state that the view shows
         self.retry_at, self.retry_seconds = 0.0, 0.0  # after a failed view
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {
@@ -115,7 +115,7 @@ class WatchedJob:
 
     @property
     def measured(self) -> bool:
-        """True if all series were read once. Before that, missed changes are unknown."""
+        """True if every series has been read once. Until then, missed changes are unknown."""
         return all(each.floor is not None for each in self.series.values())
 
     def tell(self, entries: Sequence[Entry], sequence: int) -> None:
@@ -131,9 +131,9 @@ class WatchedJob:
                 del self._entries[:-KEPT]
 
     def recall(self, entries: Sequence[Entry], after: int) -> bool:
-        """Keep earlier entries after a sequence too, for a viewer that reconnects.
+        """Also keep earlier entries after a sequence, for a viewer that reconnects.
 
-        Return False if that is more than a job may keep.
+        Return False if there are more than a job can keep.
         """
         earlier = [(0, entry) for entry in entries if after < entry.sequence <= self.floor]
         if len(earlier) + len(self._entries) > 2 * KEPT:
@@ -145,7 +145,7 @@ class WatchedJob:
         return True
 
     def show(self, parts: Mapping[str, str]) -> bool:
-        """Take a new view. Return True if anything in it changed."""
+        """Store a new view. Return True if it differs from the last one."""
         changed = {
             name: html for name, html in parts.items() if self._parts.get(name, (0, ""))[1] != html
         }
@@ -155,7 +155,7 @@ class WatchedJob:
         return bool(changed)
 
     def measure(self, found: Mapping[str, Sequence[dict[str, Any]]], limit: int) -> bool:
-        """Take measurements and log lines. Return True if any are new."""
+        """Store measurements and log lines. Return True if any are new."""
         news = {
             name: self.series[name].unknown(rows, "n" if name == "lines" else "step")
             for name, rows in found.items()
@@ -168,7 +168,7 @@ class WatchedJob:
         return anything
 
     def frame_since(self, tick: int) -> str:
-        """Return the frame of all changes after a tick."""
+        """Return a frame with all changes after a tick."""
         parts = {name: html for name, (at, html) in self._parts.items() if at > tick}
         entries = [entry for at, entry in self._entries if at > tick]
         return self._frame(
@@ -181,7 +181,7 @@ class WatchedJob:
         )
 
     def frame_after(self, seen: Seen) -> str:
-        """Return the frame of the present view, and of the changes that a page has not seen."""
+        """Return a frame with the current view and the changes that a page has not seen."""
         parts = {name: html for name, (_, html) in self._parts.items()}
         entries = [entry for _, entry in self._entries if entry.sequence > seen.sequence]
         return self._frame(
@@ -206,7 +206,7 @@ class WatchedJob:
         evaluations: Sequence[PlacedRow] | None,
         lines: Sequence[PlacedRow] | None,
     ) -> str:
-        """Return one frame for all viewers at the same place."""
+        """Return a frame that all viewers at the same place share."""
         known = self._frames.get(key)
         if known is not None:
             return known

@@ -1,4 +1,4 @@
-"""The entries of the wizard's form, and how they become a job request."""
+"""The entries of the wizard's form, and their conversion to a job request."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ MESSAGES = {
     "suffix": "Job name must be 1 to 64 letters, digits, dots, hyphens or underscores.",
     "target_modules": "Target modules must be at least one. The default is q_proj and v_proj.",
 }
-"""Messages for a wrong value, where the bounds are not numbers."""
+"""Error messages of fields without numeric bounds."""
 
 UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
-"""Fields that do not change the price: the page shows it while one of them is wrong."""
+"""Fields that do not affect the price. The page shows the price even if they are invalid."""
 WEIGHTLESS = UNPRICED | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.PRICE}
-"""Fields that do not change the memory."""
+"""Fields that do not affect memory use."""
 
 FOLLOW = "follow"
 MOST_REVISION = 2**53
 IN_WIZARD = hyperparameters.names_in(Group.BASIC, Group.ADVANCED)
 ONLY_IN_API = hyperparameters.names_in(Group.API)
 BOOKKEEPING = frozenset({"alpha_followed", "command_key", "made", "seen", "tab", "revision"})
-"""Fields of the form that are not the user's choice."""
+"""Hidden fields of the form, which are not choices of the user."""
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)]
 Entered = Annotated[list[Entry], Field(max_length=64)]
@@ -69,7 +69,7 @@ _Hyperparameters: Any = create_model("_Hyperparameters", **_hyperparameters)
 
 
 class Entries(_Hyperparameters):
-    """The form as the user typed it. An empty entry is one that the user left open."""
+    """The form as the user typed it. Fields left blank are empty strings."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -83,17 +83,17 @@ class Entries(_Hyperparameters):
     deploy: Entry = ""
     wait: Entry = ""
     alpha_followed: Entry = ""
-    """The alpha that was last set to 2 x r. It is empty once the user sets another."""
+    """The alpha that was automatically set to 2 x r. It is empty once the user changes alpha."""
     command_key: Entry = ""
-    """Idempotency key of the approval: the same form makes one job."""
+    """Idempotency key of the approval, so that a form creates at most one job."""
     made: Entry = ""
-    """The job that an earlier state of this form made."""
+    """ID of the job that an earlier version of this form created."""
     seen: Entry = ""
     """Hash of the estimate that the user saw."""
     tab: Entry = ""
-    """Id of this load of the page."""
+    """ID of this page load."""
     revision: int = Field(default=0, ge=0, le=MOST_REVISION)
-    """Number of changes since the page was loaded."""
+    """Number of changes since the page load."""
 
     @classmethod
     def fresh(cls, base_model: str, region: str, gpu_type: str) -> Entries:
@@ -111,7 +111,7 @@ class Entries(_Hyperparameters):
 
     @classmethod
     def like(cls, plan: TrainingPlan, gpu_count: int, order: Order) -> Entries:
-        """Return a form with everything that a job was approved with."""
+        """Return a form with all approved choices of a job."""
         lora = plan.lora
         tuned, default = typed(lora), typed(Hyperparameters())
         changed = [name for name in ONLY_IN_API if tuned[name] != default[name]]
@@ -130,29 +130,29 @@ class Entries(_Hyperparameters):
         )
 
     def followed(self) -> Entries:
-        """Return the entries with an alpha of 2 x r, unless the user set another alpha."""
+        """Return the entries with alpha set to 2 x r, unless the user chose another alpha."""
         if self.alpha_followed == "" or self.lora_alpha != self.alpha_followed:
             return self.model_copy(update={"alpha_followed": ""})
         return self._following()
 
     def chosen(self, choice: str) -> Entries:
-        """Return the entries with those of a query string, such as `region=local&gpu_type=l4`."""
+        """Return the entries updated from a query string, such as `region=local&gpu_type=l4`."""
         given = dict(parse_qsl(choice[:500]))
         if given.pop("lora_alpha", None) == FOLLOW:
             return self._following()
         return self.model_copy(update={name: given[name] for name in given if name in FIELDS})
 
     def renewed(self, made: str = "") -> Entries:
-        """Return the same entries as a form for a second job, after the job `made`."""
+        """Return the same entries with a new command key, for another job after `made`."""
         return self.model_copy(update={"command_key": str(uuid4()), "made": made})
 
     def opened(self) -> Entries:
-        """Return the same entries for a new load of the page."""
+        """Return the same entries for a new page load."""
         return self.model_copy(update={"tab": str(uuid4()), "revision": 0})
 
     @property
     def state(self) -> Revision:
-        """The page that sent the form, and its revision there."""
+        """The page load that sent the form, and the form's revision."""
         return Revision(self.tab, self.revision)
 
     def same_as(self, other: Entries) -> bool:
@@ -169,7 +169,7 @@ class Entries(_Hyperparameters):
 
     @property
     def carried(self) -> dict[str, str]:
-        """Entries of another job for which the page has no input, by title."""
+        """Entries copied from another job that have no input on the page, by title."""
         kept = {title_of(n): getattr(self, n) for n in ONLY_IN_API if getattr(self, n)}
         return kept | ({"Deploy the model after registration": ""} if self.deploy else {})
 
@@ -198,20 +198,20 @@ def _typed(value: Any) -> str | list[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """The job request that the entries make, and what is wrong with them."""
+    """The job request that results from the entries, and their validation errors."""
 
     request: JobRequest | None
-    """None if an entry is missing, or wrong in a field that changes memory or price.
+    """None if an entry is missing, or if a field that affects memory or price is invalid.
 
-    Wrong fields that change neither have their defaults in it.
+    Other invalid fields are replaced by their defaults.
     """
     missing: tuple[str, ...]
     problems: Mapping[str, str]
-    """A sentence for each field that is wrong."""
+    """Error message of each invalid field."""
 
 
 def read(entries: Entries) -> Reading:
-    """Read the entries. This does not check that the named objects exist."""
+    """Parse and validate the entries. Do not check that the named objects exist."""
     given = entries.model_dump()
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
@@ -233,7 +233,7 @@ def _without(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 def _parsed(
     body: Mapping[str, Any], tuned: Mapping[str, Any]
 ) -> tuple[JobRequest | None, dict[str, str]]:
-    """The request, or a sentence for each field that is wrong."""
+    """Return the request, or the error message of each invalid field."""
     form = {**body, "hyperparameters": tuned}
     try:
         request = JobRequest.model_validate(form, strict=False)
@@ -251,7 +251,7 @@ _SCHEMAS: Mapping[str, Any] = {
 
 
 def requirement(name: str) -> str:
-    """Return a sentence on the values that a field takes, such as "Epochs must be …"."""
+    """Return a sentence about the valid values of a field, such as "Epochs must be …"."""
     schema: dict[str, Any] = _SCHEMAS[name].get("anyOf", [_SCHEMAS[name]])[0]
     if name in MESSAGES:
         return MESSAGES[name]
@@ -271,7 +271,7 @@ def requirement(name: str) -> str:
 
 
 def gpu_count_of(text: str) -> int | None:
-    """Return the number of GPUs that was typed, or None if no job can have so many."""
+    """Return the entered number of GPUs, or None if it is invalid for every job."""
     try:
         return TypeAdapter(GpuCount).validate_python(text, strict=False)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The choices that the wizard offers now, and choices that are no longer available."""
+"""The choices that the wizard currently offers, and choices that are no longer available."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200
 FIRST_CHOICE = ("local", "cpu")
-"""Region and GPU type of a new form, if they are offered. Otherwise the cheapest ones."""
+"""Default region and GPU type of a new form. If unavailable, the form gets the cheapest."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """GPUs of one type in one region."""
+    """An offer of GPUs of one type in one region."""
 
     region: RegionAnswer
     gpu_type: GpuTypeAnswer
@@ -36,17 +36,17 @@ class Offer:
 
     @property
     def rate(self) -> Money:
-        """Price of one GPU for an hour."""
+        """Hourly price of one GPU."""
         return self.gpu_type.rate_per_hour
 
     @property
     def choice(self) -> str:
-        """The entries that choose this offer, as a query string."""
+        """Query string with the entries that select this offer."""
         return f"region={self.region.region}&gpu_type={self.gpu_type.gpu_type}"
 
 
 class ListedDataset(NamedTuple):
-    """A dataset that is ready to train."""
+    """A dataset that is ready for training."""
 
     id: UUID
     name: str | None
@@ -58,10 +58,10 @@ class Lists:
     """The catalog, the base models and the account's datasets."""
 
     datasets: list[ListedDataset]
-    """The newest datasets that are ready to train, and older ones that the form names."""
+    """The newest datasets that are ready for training, and older ones that the form selects."""
     more_datasets: bool
     unready: dict[str, DatasetStatus]
-    """Status of each dataset that the form names and that is not ready to train."""
+    """Status of each selected dataset that is not ready for training."""
     all_bases: list[BaseModelAnswer]
     gpu_types: list[GpuTypeAnswer]
     regions: list[RegionAnswer]
@@ -70,7 +70,7 @@ class Lists:
 
     @classmethod
     def now(cls, backend: Backend, caller: Caller, named: Sequence[str] = ()) -> Lists:
-        """Read the lists. `named` are the IDs of the datasets that the form names."""
+        """Return the current lists. `named` has the IDs of the datasets that the form selects."""
         catalog = show_catalog(backend, caller)
         kinds = {each.gpu_type: each for each in catalog.gpu_types}
         regions = {each.region: each for each in catalog.regions}
@@ -108,7 +108,7 @@ class Lists:
         return Entries.fresh(bases[0].name if len(bases) == 1 else "", region, gpu_type)
 
     def gone(self, entries: Entries) -> dict[str, str]:
-        """Return a sentence for each choice that is not available, by field."""
+        """Return an error message for each unavailable choice, by field."""
         found = {
             "dataset": self._dataset_gone(entries.dataset),
             "validation_dataset": self._dataset_gone(entries.validation_dataset),
@@ -148,13 +148,13 @@ class Lists:
             return f"GPU type {chosen} is not available. Choose another GPU type."
         here = next((each.title for each in self.regions if each.region == region), None)
         if here is None:
-            return None  # the problem of the region says enough
+            return None  # the region's error message is sufficient
         there = ", ".join(each.region.title for each in where)
         return f"{here} has no {where[0].gpu_type.title}. These regions have it: {there}."
 
 
 def _ids(texts: Sequence[str]) -> Iterator[UUID]:
-    """The texts that are UUIDs."""
+    """Return the strings that are UUIDs."""
     for text in texts:
         with suppress(ValueError):
             yield UUID(text)
@@ -163,7 +163,7 @@ def _ids(texts: Sequence[str]) -> Iterator[UUID]:
 def _datasets(
     backend: Backend, caller: Caller, named: Collection[UUID]
 ) -> tuple[list[ListedDataset], bool, dict[str, DatasetStatus]]:
-    """The listed datasets, True if there are more, and the status of named ones not ready."""
+    """Return the datasets, True if there are more, and the status of selected unready ones."""
     account, unready = caller.account_id, dict[str, DatasetStatus]()
     with backend.pool.connection() as connection:
         rows = ready_datasets(connection, account, MOST_DATASETS + 1)

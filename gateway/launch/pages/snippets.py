@@ -1,4 +1,4 @@
-"""The choices of the wizard as code: for the command line and for the `openai` package."""
+"""Code snippets that launch the wizard's job: a command line and an `openai` program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command_line(wanted: JobRequest) -> str:
 
 
 def _options(name: str, value: Any) -> Iterator[str]:
-    """Return the options that set a choice. There are none for None."""
+    """Return the command-line options for a choice. None needs no option."""
     option = name.replace("_", "-")
     match value:
         case None:
@@ -45,7 +45,7 @@ def _options(name: str, value: Any) -> Iterator[str]:
 
 
 def python(wanted: JobRequest, base_url: str) -> str:
-    """Return the program that launches the same job, with its key from the environment.
+    """Return a program that launches the same job. It reads the API key from the environment.
 
     The program queues the job if no GPU is free, and deploys the model after registration.
     """
@@ -85,7 +85,7 @@ def python(wanted: JobRequest, base_url: str) -> str:
 
 
 def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
-    """The basic hyperparameters, and all others that differ from their defaults."""
+    """Return the basic hyperparameters, and others that differ from their defaults."""
     default = Hyperparameters().model_dump()
     return {
         name: value
@@ -95,7 +95,7 @@ def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Python source of a value, with double quotes."""
+    """Return the Python source of a value, with double quotes."""
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):

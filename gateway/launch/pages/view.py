@@ -1,4 +1,4 @@
-"""The wizard's page: the form, its problems, the quote and the gates."""
+"""The wizard's page: the form, its validation errors, the quote and the gates."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ PHASES = {
 ATTENTION_FIRST = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
 LEAST_GIB = 0.01
 GLANCE_SECONDS = 0.05
-"""Limit of the wait for the current number of free GPUs. The approval checks it again."""
+"""Maximum wait for the current number of free GPUs. Approval checks the number again."""
 BAR = 1000.0
-"""Width of the memory bar in its own units."""
+"""Width of the memory bar in SVG units."""
 
 
 class Part(NamedTuple):
-    """A part of a GPU's memory, and its place on the memory bar."""
+    """A part of a GPU's memory, and its position on the memory bar."""
 
     name: str
     label: str
@@ -64,7 +64,7 @@ class Part(NamedTuple):
 
 
 class PhaseRow(NamedTuple):
-    """A phase of the estimate."""
+    """A row of the estimate: one phase."""
 
     label: str
     duration: str
@@ -72,7 +72,7 @@ class PhaseRow(NamedTuple):
 
 
 class ParameterBytes(NamedTuple):
-    """Mean bytes of a parameter of the base model, in full precision and in 4 bits."""
+    """Mean bytes per parameter of the base model, in full precision and in 4 bits."""
 
     memory: str
     full: float | None
@@ -80,7 +80,7 @@ class ParameterBytes(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """A check before a job starts."""
+    """A check that must pass before a job starts."""
 
     is_open: bool
     sentence: str
@@ -89,7 +89,7 @@ class Gate(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """The form and everything that follows from it."""
+    """The form, and everything derived from it."""
 
     entries: Entries
     lists: Lists
@@ -98,7 +98,7 @@ class View:
     problems: Mapping[str, str]
     quote: QuoteAnswer | None
     refusal: DomainError | None
-    """The reason why a complete job has no quote."""
+    """The reason why a complete form has no quote."""
 
     @classmethod
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
@@ -115,7 +115,7 @@ class View:
                 refusal = error
                 problems |= _by_field(error)
         lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
-        if quote is None:  # else the choices exist, even if the lists do not show them yet
+        if quote is None:  # with a quote, the choices exist even if the lists lag behind
             problems |= lists.gone(entries)
         return cls(entries, lists, reading.request, reading.missing, problems, quote, refusal)
 
@@ -138,7 +138,7 @@ class View:
 
     @property
     def parameter_bytes(self) -> ParameterBytes | None:
-        """Memory of a parameter of the base model on the chosen GPU type."""
+        """Memory per parameter of the base model on the chosen GPU type."""
         kinds = self.lists.gpu_types
         kind = next((each for each in kinds if each.gpu_type == self.entries.gpu_type), None)
         if (base := self.base) is None or kind is None or base.bytes_per_parameter_bf16 is None:
@@ -157,19 +157,19 @@ class View:
 
     @property
     def modules(self) -> list[str]:
-        """Linear modules of the base model, then chosen ones that it does not have."""
+        """Linear modules of the base model, then chosen modules that it lacks."""
         known = self.base.linear_modules if self.base else []
         known = sorted(known, key=_module_order) or list(Hyperparameters().target_modules)
         return [*known, *(each for each in self.entries.target_modules if each not in known)]
 
     @property
     def priced(self) -> QuoteAnswer | None:
-        """The quote, unless a field is wrong that changes the price."""
+        """The quote, or None if a field that affects the price is invalid."""
         return self.quote if self.problems.keys() <= UNPRICED else None
 
     @property
     def fit(self) -> FitAnswer | None:
-        """The fit of the job in memory."""
+        """The memory fit of the job."""
         return self.quote.fit if self.quote else None
 
     @property
@@ -179,7 +179,7 @@ class View:
 
     @property
     def memory(self) -> tuple[str, str, str]:
-        """GiB of each GPU: needed, installed and free."""
+        """Required, installed and free GiB per GPU."""
         assert self.fit is not None
         needed, there = self.fit.needed_gib, self.fit.vram_gib
         return f"{needed:g}", f"{there:g}", gib(max(0.0, there - needed))
@@ -191,7 +191,7 @@ class View:
 
     @property
     def obstacle(self) -> str | None:
-        """The first reason why the job cannot be approved."""
+        """The first reason why the job cannot be approved, or None."""
         if self.problems:
             return next(iter(self.problems.values()))
         if self.missing:
@@ -208,13 +208,13 @@ class View:
 
     @property
     def proposal(self) -> str | None:
-        """The entries that would make the job fit, as a query string."""
+        """Query string with the entries that would make the job fit, or None."""
         figures = dict((self.refusal and self.refusal.figures) or {})
         return urlencode({name: figures[name] for name in figures if name in FIELDS}) or None
 
     @property
     def cost(self) -> str:
-        """Range of the cost, rounded outwards so that the bill is inside."""
+        """Range of the cost. Both bounds are rounded outwards."""
         assert self.priced is not None
         return written_range(self.priced.estimate.low, self.priced.estimate.high)
 
@@ -239,7 +239,7 @@ class View:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """The checks before the job starts. There are none without a price."""
+        """The checks before the job starts. Without a price there are none."""
         return (self.balance_gate, self.capacity_gate) if self.priced else ()
 
     @property
@@ -265,7 +265,7 @@ class View:
 
     @property
     def capacity_gate(self) -> Gate:
-        """Check that the region has the GPUs, or that the job waits for them."""
+        """Check that the region has enough free GPUs, or that the job may wait for them."""
         assert self.priced is not None
         capacity = self.priced.capacity
         region = self.place.region.title if self.place else self.entries.region
@@ -277,7 +277,7 @@ class View:
 
     @property
     def elsewhere(self) -> list[Offer]:
-        """Regions and GPU types where the job would start at once."""
+        """Regions and GPU types where the job would start immediately."""
         if self.priced is None:
             return []
         free = [(each.region, each.gpu_type) for each in self.priced.capacity.elsewhere]
@@ -285,7 +285,7 @@ class View:
 
     @property
     def approvable(self) -> bool:
-        """True if nothing is wrong and both gates are open."""
+        """True if there is no error and both gates are open."""
         return self.priced is not None and self.obstacle is None
 
     @property
@@ -313,7 +313,7 @@ class View:
 
 
 def gib(size: float) -> str:
-    """Write GiB with two decimals, or one from 10 GiB on."""
+    """Format GiB with two decimals, or with one from 10 GiB on."""
     if 0 < size < LEAST_GIB:
         return f"under {LEAST_GIB}"
     return f"{size:.2f}" if size < FEW_GIB else f"{size:.1f}"
@@ -325,7 +325,7 @@ def _module_order(name: str) -> tuple[int, str]:
 
 
 def _by_field(error: DomainError) -> dict[str, str]:
-    """The sentences of a refusal, by field."""
+    """Return the messages of an error by field."""
     problems = error.problems if isinstance(error, SeveralProblems) else (error,)
     return {
         (each.field or "").removeprefix("hyperparameters."): sentence(each.message)

@@ -1,4 +1,4 @@
-"""The wizard: fill in a form, see its quote with each change, approve it."""
+"""The wizard: a form that updates its quote with every change, and its approval."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def show_wizard(
     dataset: Annotated[str, Query(max_length=100)] = "",
     like: JobId | None = None,
 ) -> Response:
-    """Show the draft, or the form that the URL asks for. A change makes that form the draft."""
+    """Show the draft, or the form that the URL requests. Editing that form replaces the draft."""
     draft = _draft(backend, caller)
     entries = draft or Lists.now(backend, caller).fresh()
     if like is not None:
@@ -66,7 +66,7 @@ def estimate(
     choose: Annotated[str, Query(max_length=500)] = "",
     keep: bool = True,
 ) -> Response:
-    """Show what follows from a change and save it. Without `keep`, only refresh the quote."""
+    """Update the form after a change and save the draft. Without `keep`, only refresh the quote."""
     entries = entries.followed().chosen(choose) if choose else entries.followed()
     if not keep:
         return _form(request, View.of(backend, caller, entries))
@@ -74,7 +74,7 @@ def estimate(
     alert = "" if kept.command_key == entries.command_key else USED
     answer = _form(request, View.of(backend, caller, kept), alert, kept=True)
     if "?" in request.headers.get("hx-current-url", ""):
-        answer.headers["hx-replace-url"] = PATH  # the draft now has what the URL asked for
+        answer.headers["hx-replace-url"] = PATH  # the draft now has the form that the URL requested
     return answer
 
 
@@ -85,7 +85,7 @@ def approve(
     caller: CallerOf,
     backend: BackendOf,
 ) -> Response:
-    """Approve the job if the user saw its estimate. The same form makes one job."""
+    """Approve the job if the user saw its estimate. A form submitted twice creates one job."""
     entries = entries.followed()
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
@@ -116,7 +116,7 @@ def start_over(caller: CallerOf, backend: BackendOf) -> Response:
 
 
 def _draft(backend: Backend, caller: Caller) -> Entries | None:
-    """The account's draft, or None if there is none, if it became a job, or if it is unreadable."""
+    """Return the account's draft. Return None if it is missing, unreadable, or became a job."""
     with backend.pool.connection() as connection:
         fields = draft_of(connection, caller.account_id)
     if fields is None:
@@ -134,12 +134,12 @@ def _draft(backend: Backend, caller: Caller) -> Entries | None:
 
 
 def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
-    """The job that this form made, in this tab or another."""
+    """Return the job that this form created, in this tab or another, or None."""
     return backend.log.find(Job, created_id(caller.account_id, "job", entries.command_key))
 
 
 def _is_of(made: Job, entries: Entries) -> bool:
-    """True if the entries describe the job."""
+    """Return True if the entries describe the job."""
     reading = read(entries)
     request = reading.request
     return (
@@ -151,7 +151,7 @@ def _is_of(made: Job, entries: Entries) -> bool:
 
 
 def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
-    """Save a draft. If its form made another job, give it a new command key and link the job."""
+    """Save a draft. If its form created a different job, set a new command key and link the job."""
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
         entries = entries.renewed(job_name(made.id))
@@ -164,7 +164,7 @@ def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
 def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
-    """Return the form. `alert` is the result of an approval. None keeps the alert of the page."""
+    """Return the form. `alert` is the result of an approval, or None to keep the current alert."""
     return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
 
 
