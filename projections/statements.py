@@ -48,7 +48,7 @@ GROUP BY job_id, movement ORDER BY position
 
 @dataclass
 class DayOfStatement:
-    """The movements of one day in micro-dollars, and their events."""
+    """The movements of one day, in micro-dollars, with their events."""
 
     day: date
     opening_micros: int

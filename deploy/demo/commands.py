@@ -47,7 +47,7 @@ HYPERPARAMETERS = {
     "micro_batch_size": 8,
     "gradient_accumulation": 2,
 }
-# The default leases of five minutes, extended by one, with shorter minutes.
+# Leases of five minutes, extended by one, as by default, but with shorter minutes.
 SHORT_MINUTES = {
     "meter_minute_seconds": 5,
     "lease_seconds": 25,

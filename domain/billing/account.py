@@ -119,7 +119,7 @@ class Account(Aggregate):
             )
 
         def mutate(self, _: None) -> Account:
-            """Return the account at the time of the snapshot."""
+            """Return the account as of the snapshot."""
             account = object.__new__(Account)
             account.__base_init__(
                 self.originator_id, self.originator_version, self.state.created_on

@@ -46,7 +46,7 @@ class Meter(Aggregate):
         segment: int
 
     class MinuteMetered(Event):
-        """One minute of a segment was billed. The last one may be shorter."""
+        """One minute of a segment was billed. The last minute may be partial."""
 
         job_id: UUID
         segment: int

@@ -36,7 +36,7 @@ class Payment(Aggregate):
     TOPIC: ClassVar[str] = "Payment"
 
     class PaymentReceived(Created):
-        """A provider confirmed a payment for an account."""
+        """A payment provider confirmed a payment for an account."""
 
         provider: str
         reference: str

@@ -1,4 +1,4 @@
-"""The catalog: the GPU types, regions and base models that jobs can use, with their prices."""
+"""The catalog: the GPU types, regions and base models that jobs can use, with prices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Catalog(Aggregate):
         gpu_type: GpuType
 
     class GpuTypeWithdrawn(Event):
-        """New jobs can no longer use this GPU type."""
+        """The GPU type was withdrawn. New jobs can no longer use it."""
 
         name: str
 
@@ -52,7 +52,7 @@ class Catalog(Aggregate):
         region: Region
 
     class RegionWithdrawn(Event):
-        """New jobs can no longer run in this region."""
+        """The region was withdrawn. New jobs can no longer run in it."""
 
         name: str
 

@@ -37,7 +37,7 @@ class GpuType(Offer):
     bf16_tflops: float  # dense peak
     backing: Literal["nvidia", "cpu"]
     device_names: tuple[str, ...] = ()  # names that the driver reports
-    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU, what the probe of the machine found
+    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU, the probed dtype
     max_per_job: int
     source: str
 

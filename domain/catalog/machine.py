@@ -15,7 +15,7 @@ OWN_LOAD = 0.5
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25
-"""Levels of a slowdown, and the margin below the second level that still counts as level 1."""
+"""Levels of slowdown, and the margin below the second level that still counts as the first."""
 
 
 class Machine(BaseModel):

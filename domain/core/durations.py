@@ -21,7 +21,7 @@ def spoken(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """Return an expected duration, rounded coarsely, such as `20 s`, `4 min` or `1 h 20 min`."""
+    """Return a coarsely rounded duration, such as `20 s`, `4 min` or `1 h 20 min`."""
     if seconds < 50:
         return spoken(max(5, 5 * round(seconds / 5)))
     if seconds < 90:

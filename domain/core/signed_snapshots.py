@@ -36,8 +36,8 @@ class SignedSnapshots(EventStore[UUID]):
     """Snapshots of aggregates, signed with a secret that is not in the database.
 
     A database role that can insert rows therefore cannot forge a snapshot. Each snapshot also
-    contains the hash of its last event, so snapshots of events that are lost when the log is
-    restored from a backup are ignored.
+    contains the hash of its last event. If the log is restored from a backup and loses that event,
+    EcoLink ignores the snapshot.
     """
 
     def __init__(

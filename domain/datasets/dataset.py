@@ -133,7 +133,7 @@ class Dataset(Aggregate):
         sha256: str
         examples: int
         duplicates: int
-        tool_lines: int  # lines that define tools, which training ignores
+        tool_lines: int  # lines with tool definitions, which training ignores
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):
@@ -222,7 +222,7 @@ class Dataset(Aggregate):
         report_ref: str,
         tool_lines: int = 0,
     ) -> None:
-        """Accept the file in its normalised form."""
+        """Record that the file is valid, with its normalised form."""
         self._require(DatasetStatus.VALIDATING)
         assert examples > 0
         self.trigger_event(

@@ -1,1 +1,1 @@
-"""Memory, time and cost of a job before it runs."""
+"""Estimates of a job's memory, time and cost."""

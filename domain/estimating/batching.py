@@ -1,4 +1,4 @@
-"""Batches of the examples of an optimizer step."""
+"""Batching of the examples in an optimizer step."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from domain.training.token_lengths import TokenLengths
 
 
 class PhaseEstimate(BaseModel):
-    """Seconds of one phase: without calibration, and the calibrated range."""
+    """The estimated seconds of a phase: uncalibrated, and as a calibrated range."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

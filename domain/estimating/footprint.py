@@ -27,9 +27,10 @@ BITSANDBYTES_BYTES = 64 * MIB
 """Code books and kernels of bitsandbytes."""
 
 CPU_RUNTIME_BYTES = 128 * MIB
-"""Memory of the allocator and the threads on a CPU. With it, the predicted peaks of SmolLM2-135M in
-bf16 and float32, with 4 x 64 to 4 x 512 tokens, are 0.9 to 1.15 times the measured ones, or 128 MiB
-above them."""
+"""Memory of the allocator and the threads on a CPU. With this value, predicted peaks are 0.9 to
+1.15 times the measured ones, or 128 MiB above them. They were measured with SmolLM2-135M in bf16
+and float32, and 4 x 64 to 4 x 512 tokens.
+"""
 
 SHORT_ROW = 256
 """Longest row, in tokens, whose attention scores the trainer keeps on a CPU. Keeping them is faster

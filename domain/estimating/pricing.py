@@ -40,7 +40,7 @@ FlashAttention-2 (2023)).
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a kind of hardware."""
+    """The speed of one kind of hardware."""
 
     utilisation: float  # share of the catalog's bf16_tflops in large matrices
     dequantised_per_second: float  # NF4 parameters per second that are converted to bf16
@@ -72,7 +72,7 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         "nvidia": Speed(
             utilisation=0.42,
             dequantised_per_second=150e9,
-            layer_seconds=0.004,  # includes two adapted modules; no source separates them
+            layer_seconds=0.004,  # includes two adapted modules; no source gives them separately
             module_seconds=0.0,
             adapted_seconds=0.0,
             overlaps=True,

@@ -565,7 +565,7 @@ class Job(Aggregate):
         self.resumed = True
         self.relaunch_at = None
 
-    # Cancellation, and the fate of the last checkpoint and the model
+    # Cancellation, promotion, expiry and deletion
 
     def cancel(self, retention: timedelta) -> None:
         """Cancel the job and keep its checkpoints for the retention time.

@@ -69,7 +69,7 @@ class ResumeCertificate(BaseModel):
 
 
 class SavedCheckpoint(BaseModel):
-    """A checkpoint whose manifest is durable in the artifact store."""
+    """A checkpoint whose manifest is stored durably in the artifact store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
