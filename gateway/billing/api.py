@@ -53,7 +53,7 @@ def top_up_own(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> AccountAnswer:
-    """Top up your balance. Repeating an `Idempotency-Key` creates no second payment.
+    """Top up your balance. Requests with the same `Idempotency-Key` create only one payment.
 
     Returns 403 if self-service top-up is disabled. Test payments are accepted only from the host
     that runs EcoLink, without a proxy, and up to $1,000 a day.

@@ -44,7 +44,7 @@ router = APIRouter(prefix="/billing")
 
 
 class Kind(StrEnum):
-    """Filters of the ledger."""
+    """Filter of the ledger."""
 
     PAID_IN = "paid-in"
     MINUTES = "minutes"

@@ -63,7 +63,7 @@ def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
 def top_up_own(
     backend: Backend, caller: Caller, amount: str, key: str | None, *, local: bool
 ) -> AccountAnswer:
-    """Top up the caller's balance. Repeating an idempotency key has no further effect.
+    """Top up the caller's balance. Calls with the same idempotency key add only one payment.
 
     Raises Forbidden, Invalid with the field `amount`, and CommandReused.
     """

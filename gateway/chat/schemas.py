@@ -50,7 +50,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
 }
-"""Unsupported fields and their accepted no-op values. Any other value is refused."""
+"""Unsupported fields and their accepted no-op values. Any other value is rejected."""
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 

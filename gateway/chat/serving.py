@@ -29,7 +29,7 @@ SILENT_SECONDS = 300.0
 """Timeout of a generation without output. A generation can be queued this long."""
 
 CONNECTIONS = 1000
-"""Maximum concurrent generations. The serving process refuses requests well below it."""
+"""Maximum concurrent generations. The serving process rejects requests well below it."""
 
 LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed)
 

@@ -48,7 +48,7 @@ def top_up(
     provider: Annotated[str, typer.Option(help="Receiver of the payment.")] = "manual",
     as_json: AsJson = False,
 ) -> None:
-    """Confirm a payment. Requires an operator. Repeating a reference has no effect."""
+    """Confirm a payment. Only operators can do this. Repeating a reference has no effect."""
     body = {"amount": amount, "reference": reference, "provider": provider}
     with client_of(ctx) as client:
         account_id = account or client.read(AccountAnswer, "/account").model.id

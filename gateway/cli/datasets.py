@@ -153,7 +153,7 @@ def _report(found: ValidationReport) -> RenderableType:
 
 
 def _excerpt(part: Excerpt) -> Text:
-    """A part of a line, with the error highlighted."""
+    """Return an excerpt of a line, with the error highlighted."""
     return Text.assemble(
         "  …" if part.column > 1 else "  ",
         part.text[: part.start],

@@ -69,7 +69,7 @@ async def upload_dataset(
 ) -> DatasetAnswer:
     """Upload a file and start its validation.
 
-    Repeating an `Idempotency-Key` returns the existing dataset.
+    Repeating a request with the same `Idempotency-Key` returns the existing dataset.
     """
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     ref = upload_ref(caller)

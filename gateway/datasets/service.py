@@ -129,7 +129,7 @@ def obstacle_of(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class BaseView:
-    """A base model and a dataset's lengths for it, None if not yet counted or refused."""
+    """A base model and a dataset's lengths for it, None if not yet counted or rejected."""
 
     name: str
     ref: str

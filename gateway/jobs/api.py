@@ -46,7 +46,7 @@ def approve_job(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobSummary:
-    """Approve a job. Repeating an `Idempotency-Key` returns the existing job.
+    """Approve a job. A repeated `Idempotency-Key` returns the existing job.
 
     If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free
     and `wait` is not set, it fails with 409. The error shows the expected wait and free GPUs

@@ -206,7 +206,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
 
 
 def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
-    """Quote the rest of a paused job, or None if the job is not paused.
+    """Return a quote for the rest of a paused job, or None if the job is not paused.
 
     `gpu_count` is the number of GPUs to resume with. None keeps the current number.
     """

@@ -294,7 +294,7 @@ class LiveJobs:
                         self._wake(job)
 
     def _put_off(self, job: WatchedJob) -> None:
-        """Retry the view of a job later. Its metrics are sent without the figures."""
+        """Retry the view of a job later. Until then, send its metrics without the figures."""
         job.retry_seconds = min(max(RETRY_SECONDS, 2 * job.retry_seconds), MOST_RETRY_SECONDS)
         job.retry_at = asyncio.get_running_loop().time() + job.retry_seconds
         job.stale = True
