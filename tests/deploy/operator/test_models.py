@@ -84,7 +84,7 @@ def test_a_base_in_use_cannot_be_deleted(
     assert log.load(BaseModel, base_model_id(base)).deleted
     served = log.load(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, base))
     assert served.status is DeploymentStatus.UNDEPLOYED
-    assert "no base model" in delete_base(base, exit_code=1)
+    assert f"{base!r}" in delete_base(base, exit_code=1)
     with connect(settings) as connection:
         OrderedConsumer(ProjectionEffect(BASE_MODELS, lambda: connect(settings)), log).catch_up()
         assert all_base_models(connection) == []
