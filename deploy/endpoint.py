@@ -21,7 +21,7 @@ class Finder:
     settings: Settings
 
     def endpoint(self) -> Endpoint:
-        """Return the gateway and the key to use. Raise ClientError.
+        """Return the gateway and the key to use. Raise ClientError if either is missing.
 
         A stored key is sent only to the gateway for which it was stored.
         """

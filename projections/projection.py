@@ -47,7 +47,7 @@ class Projection:
 
     @property
     def shape(self) -> str:
-        """Hash of `ddl` and `fold`. A change makes the projector rebuild the tables."""
+        """Hash of `ddl` and `fold`. After a change, the migration rebuilds the tables."""
         return hashlib.sha256(f"{self.ddl}\nfold {self.fold}".encode()).hexdigest()
 
 

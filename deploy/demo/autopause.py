@@ -47,7 +47,7 @@ class AutoPause:
         self._shown: dict[str, str] = {}
 
     def run(self, form: dict[str, Any]) -> list[Bill]:
-        """Run two identical jobs on an account without credit. Raise ClientError."""
+        """Run two identical jobs on an account without credit. Raise ClientError on failure."""
         quote = self._client.post("/estimates", form)
         upper = quote["estimate"]["high"]["micros"]
         low, high = quote["estimate"]["low"]["text"], quote["estimate"]["high"]["text"]

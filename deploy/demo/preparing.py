@@ -38,7 +38,7 @@ def offer_base(settings: Settings, say: Say) -> None:
 
 
 def await_deployment(settings: Settings, base: str) -> None:
-    """Wait until a base model is deployed, so that jobs can use it. Raise StackError."""
+    """Wait until a base model is deployed. Raise StackError if that fails or times out."""
     deadline = time.monotonic() + DEPLOYMENT_SECONDS
     while time.monotonic() < deadline:
         with connect(settings) as connection:

@@ -61,7 +61,7 @@ class Supervisor:
         self._stop_requested = self._unwritten = False
 
     def run(self) -> None:
-        """Start everything, keep it running, and stop it in order. Raise StackError."""
+        """Start everything, keep it running, and stop it in order. Raise StackError on failure."""
         self._listen_to_signals()
         try:
             self._start()
@@ -94,7 +94,7 @@ class Supervisor:
         return Child(program, self._home.log(program.name))
 
     def _start_together(self, children: Sequence[Child], failures: int) -> None:
-        """Start children and wait until all are ready. Raise StackError."""
+        """Start children and wait until all are ready. Raise StackError if one fails to start."""
         deadline = time.monotonic() + START_SECONDS
         for child in children:
             child.start()
@@ -105,7 +105,7 @@ class Supervisor:
                     raise StackError(f"{child.program.name} does not start.\n{child.tail()}")
 
     def _run_to_end(self, program: Program) -> None:
-        """Run a program that must succeed before anything else starts. Raise StackError."""
+        """Run a program to completion before the next step. Raise StackError if it fails."""
         child = self._child(program)
         child.start()
         try:
@@ -117,7 +117,7 @@ class Supervisor:
             raise StackError(f"{program.name} failed.\n{child.tail()}")
 
     def _turn(self, *others: Child) -> None:
-        """Wait for an event or a timeout, then tick every child. Raise StopRequested."""
+        """Wait for an event, then tick every child. Raise StopRequested after a stop request."""
         children = (*self._servers, *self._services, *others)
         self._wait(children)
         if self._stop_requested:

@@ -194,7 +194,7 @@ def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
 
 
 def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
-    """Return the catalog entry of an imported base model. Raise Invalid."""
+    """Return a catalog entry for an imported base model. Raise Invalid for None."""
     if imported is None:
         raise Invalid(
             f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
@@ -207,7 +207,7 @@ def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
 def _set_gpu_type(
     catalog: Catalog, name: str, price: str | None, given: Mapping[str, object]
 ) -> None:
-    """Set the given fields of a new or existing GPU type. Raise Invalid."""
+    """Set the given fields of a GPU type. Raise Invalid if a new one lacks fields."""
     changes = {field: value for field, value in given.items() if value is not None}
     if price is not None:
         changes["micros_per_hour"] = micros_of(price, field="price")

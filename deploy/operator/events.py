@@ -28,7 +28,7 @@ HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
 
 
 def job_id_of(name: str) -> UUID:
-    """Parse a job ID from the command line. Raise BadParameter."""
+    """Parse a job ID from the command line. Raise BadParameter if it is malformed."""
     try:
         return parsed_job_id(name)
     except ValueError as error:

@@ -43,7 +43,7 @@ class Store:
         return self.log.load(Catalog, CATALOG_ID)
 
     def account(self, name: str) -> UUID:
-        """Return the ID of the account with a name. Raise NotFound."""
+        """Return the ID of the account with this name. Raise NotFound if there is none."""
         account_id = account_named(self.connection, name)
         if account_id is None:
             raise NotFound(f"Unknown account {name!r}. See `ecolink accounts list`.")

@@ -57,7 +57,7 @@ class JobRequest(Aggregate):
         request_sha256: str | None
 
     class JobRequestApproved(Event):
-        """The files are ready and the balance and capacity checks passed. The job is approved."""
+        """The files are ready and the balance covers the estimate. The job is approved."""
 
         job_id: UUID
 

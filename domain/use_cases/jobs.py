@@ -169,7 +169,7 @@ class Launching:
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
     def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
-        """Cancel a job or its open request. Raise NotFound or WrongState."""
+        """Cancel a job, or its request if that is still open."""
 
         def attempt() -> None:
             if (request := self.requested(account_id, job_id)) is None:

@@ -191,7 +191,7 @@ class Quoting:
         ]
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
-        """Return a quote for a job's remaining work at current prices. Raise DomainError.
+        """Return a quote for a job's remaining work at current prices.
 
         `gpu_count` is the new number of GPUs. None keeps the number.
         """
