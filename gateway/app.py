@@ -110,7 +110,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
 
 
 def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
-    """Store a security event. Omit the address from the process log, which is never deleted."""
+    """Store a security event. The process log has no retention limit, so it omits the address."""
     log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
     try:
         with backend.pool.connection() as connection:

@@ -297,7 +297,7 @@ def _missing_micros(gate: ResumeGate | None) -> int:
 
 
 def _whole_cents(micros: int) -> str:
-    """Return an amount for a form field, rounded up to a cent."""
+    """Return an amount for a form field, rounded up to whole cents."""
     return decimal_dollars(in_cents(micros, Toward.UP))[:-4]
 
 

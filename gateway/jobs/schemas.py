@@ -260,7 +260,7 @@ class JobLog(Listed[LogLine]):
 
 
 class SampleAnswer(Answer):
-    """The adapter's greedy answer to a fixed prompt, which is never trained on."""
+    """The adapter's greedy answer to a fixed prompt. The prompt is never trained on."""
 
     prompt: list[dict[str, JsonValue]] = Field(description="Messages.")
     answer: str

@@ -313,7 +313,7 @@ def _log_is_deleted(backend: Backend, row: Row) -> bool:
 
 
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
-    """Return the checkpoints of a caller's job that exist, oldest first. Raises NotFound."""
+    """Return the existing checkpoints of a caller's job, oldest first. Raises NotFound."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [job_id])[job_id]

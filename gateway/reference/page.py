@@ -119,7 +119,7 @@ def _rendered(text: str) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """Return text as HTML, with code for text in backticks."""
+    """Return text as HTML, with backticks converted to code elements."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else part

@@ -40,7 +40,7 @@ def show_first(caller: CallerOf) -> Response:
 def show_sign_in(
     request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
 ) -> Response:
-    """Show the sign-in page. Report if the browser's session has ended."""
+    """Show the sign-in page. If the browser's session has ended, say so."""
     valid = session is not None and _valid(backend, session.key_id) is not None
     ended = COOKIE in request.cookies and not valid
     return outside("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)

@@ -60,7 +60,7 @@ class Asked(BaseModel):
 
 
 def place_text(place: Place) -> str:
-    """Format a place as pages send it."""
+    """Format a place (segment and number) as pages send it."""
     return f"{place[0]}.{place[1]}"
 
 

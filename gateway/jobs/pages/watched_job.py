@@ -28,7 +28,7 @@ KEPT_FRAMES = 50
 
 
 PlacedRow = tuple[Place, dict[str, Any]]
-"""A measurement or log line, and its place."""
+"""A measurement or log line, with its place: segment and number."""
 
 
 class Seen(NamedTuple):

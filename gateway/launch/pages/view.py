@@ -290,7 +290,7 @@ class View:
 
     @property
     def seen(self) -> str:
-        """Hash of the choices and their cost. An approval needs the hash that the user saw."""
+        """Hash of the choices and their cost. Approval requires the hash that the user saw."""
         if self.request is None or self.priced is None:
             return ""
         priced = self.priced.estimate
