@@ -94,7 +94,7 @@ def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1
             "store_dir": str(store),
             # By default, the server flushes every two minutes and can lose acknowledged messages.
             "sync_interval": "always",
-            # The streams' limits bound the disk use. On a small disk, the default is below them.
+            # The streams' limits bound the disk use. On a small disk, the default refuses them.
             "max_file_store": 64 * 1024**3,
         },
         "operator": operator_jwt(keys.operator, public_key(keys.system)),

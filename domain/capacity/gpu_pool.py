@@ -24,7 +24,7 @@ class Claim:
 
 
 class GpuPool(Aggregate):
-    """The GPUs of one type in one region, and a queue. Its first claim blocks the rest."""
+    """GPUs of one type in one region, with a queue. The first claim blocks those behind it."""
 
     TOPIC: ClassVar[str] = "GpuPool"
 

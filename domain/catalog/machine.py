@@ -10,8 +10,7 @@ NOISE = 0.2
 """Relative difference between two probes that counts as noise."""
 
 OWN_LOAD = 0.5
-"""Load of the platform's own processes, which the constants in `domain.estimating.pricing` include.
-"""
+"""Load of EcoLink's own processes, which the constants in `domain.estimating.pricing` include."""
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25

@@ -32,8 +32,7 @@ event has a few hundred bytes, so this also limits the size.
 """
 
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
-"""Environment variables of the event log. Without the secret, it neither takes nor reads snapshots.
-"""
+"""Environment variables of the event log. Without the secret, snapshots are disabled."""
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")

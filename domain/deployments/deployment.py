@@ -1,4 +1,4 @@
-"""A name under which a model should be served, and its state."""
+"""A request to serve a model under a name, and its state."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Weights(BaseModel):
 
 
 class Deployment(Aggregate):
-    """A name under which a model should be served. Those of base models belong to the platform.
+    """A request to serve a model under a name. The platform owns those for base models.
 
     Repeated commands have no effect. A restart of serving does not change a deployment.
     """
@@ -58,7 +58,7 @@ class Deployment(Aggregate):
     TOPIC: ClassVar[str] = "Deployment"
 
     class DeploymentRequested(Created):
-        """A base model, model or checkpoint was requested to be served under its name."""
+        """An owner or operator requested that a base model, model or checkpoint be served."""
 
         model: str
         weights: Weights

@@ -15,8 +15,8 @@ MIB = 1024**2
 BFLOAT16, FLOAT32 = 2, 4  # bytes
 
 CUDA_CONTEXT_BYTES = 512 * MIB
-"""Memory of a process before its first tensor: about 300 MiB with lazily loaded kernels (pytorch
-issue 107667), and more kernels during training."""
+"""Memory of a process before its first tensor: about 300 MiB with lazily loaded kernels (PyTorch
+issue 107667), plus the kernels that are loaded during training."""
 
 LIBRARY_BYTES = 128 * MIB
 """Workspaces: 32 MiB for each cuBLAS handle and stream (`:4096:8` in PyTorch's notes on

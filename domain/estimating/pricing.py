@@ -43,7 +43,7 @@ class Speed:
     """The speed of one kind of hardware."""
 
     utilisation: float  # share of the catalog's bf16_tflops in large matrices
-    dequantised_per_second: float  # NF4 parameters per second that are converted to bf16
+    dequantised_per_second: float  # NF4 parameters that are converted to bf16
     layer_seconds: float  # launching the kernels of a layer, forward and backward
     module_seconds: float  # launching the kernels of an adapted module in a layer
     adapted_seconds: float  # memory-bound work per token and per input or output of such a module
@@ -56,7 +56,7 @@ class Speed:
     image_pull_seconds: float  # until the program is loaded
     load_seconds: float  # loading a model, without reading its bytes
     load_bytes_per_second: float
-    quantise_bytes_per_second: float  # bf16 weights per second that are converted to NF4
+    quantise_bytes_per_second: float  # of bf16 weights that are converted to NF4
 
 
 SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
@@ -120,7 +120,7 @@ On another machine, the catalog's bf16_tflops is scaled by the probe's result th
 PREP_SECONDS = 0.05
 PREP_EXAMPLE_SECONDS = 0.0003
 PREP_TOKEN_SECONDS = 0.000004
-"""Seconds per token to fetch a dataset, and to render and tokenise its conversations."""
+"""Seconds to fetch, render and tokenise a dataset: fixed, for each example and for each token."""
 
 EVALUATION_SECONDS = 0.3
 """Seconds of the final evaluation in addition to its two forward passes."""

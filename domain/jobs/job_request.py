@@ -37,7 +37,7 @@ class Refusal:
 
 
 class JobRequest(Aggregate):
-    """A request for a job that waits for its files, free of charge."""
+    """A request for a job that starts once its files are ready. Waiting is free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
 
