@@ -21,7 +21,7 @@ from infrastructure.disk_cache import delete_killed, hold, partial_of
 MANIFEST = "manifest.json"
 
 RANGE_BYTES = 1024**2
-"""Bytes of an object that one request reads into memory."""
+"""Number of bytes that one request reads into memory."""
 
 PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
 """Parts of a stored stream: the smallest that S3 accepts, with two in flight while one fills.
@@ -30,7 +30,7 @@ obstore's default, 12 parts of 10 MiB, would fill memory for each upload to a sl
 """
 
 STORE_ERRORS = (BaseError, OSError)
-"""Errors of an unreachable, full or refusing store. FileNotFoundError is a normal answer."""
+"""Errors of an unreachable or failing store. FileNotFoundError is a normal response."""
 
 
 class ArtifactCorrupt(Exception):
@@ -48,7 +48,10 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All files of a directory artifact. Written last, so that it exists only if they all do."""
+    """The list of a directory artifact's files.
+
+    It is written last, so it exists only if they all do.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,21 +59,21 @@ class Manifest(BaseModel):
 
     @property
     def content(self) -> bytes:
-        """The bytes that are stored as manifest.json."""
+        """Return the bytes stored as manifest.json."""
         return self.model_dump_json(indent=1).encode()
 
     @property
     def sha256(self) -> str:
-        """Hash of the stored manifest, which pins every file."""
+        """Return the hash of the stored manifest, which pins every file."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def total_bytes(self) -> int:
-        """Sum of the files' sizes, bytes."""
+        """Return the total size of the files in bytes."""
         return sum(file.bytes for file in self.files)
 
     def without(self, paths: Collection[str]) -> Manifest:
-        """The manifest without these files."""
+        """Return a manifest without these files."""
         return Manifest(files=tuple(file for file in self.files if file.path not in paths))
 
 
@@ -87,7 +90,7 @@ class Artifacts:
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store = from_url(url)
-        self._held: dict[Path, int] = {}  # file descriptors that lock the copies in use
+        self._held: dict[Path, int] = {}  # by copy in use: descriptor of its lock
 
     def put(self, ref: str, content: bytes) -> None:
         """Store bytes under a ref."""
@@ -95,13 +98,16 @@ class Artifacts:
         self._sync(ref)
 
     def put_file(self, ref: str, path: Path) -> None:
-        """Store a file's content under a ref, streamed."""
+        """Stream a file's content to a ref."""
         with path.open("rb") as file:
             obstore.put(self._store, ref, file)
         self._sync(ref)
 
     async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-        """Store an asynchronous stream. Returns (bytes, sha256). An error leaves nothing stored."""
+        """Store an asynchronous stream.
+
+        Return (bytes, sha256). After an error, nothing is stored.
+        """
         digest, size = hashlib.sha256(), 0
         writer = obstore.open_writer_async(
             self._store, ref, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
@@ -119,18 +125,19 @@ class Artifacts:
         return size, digest.hexdigest()
 
     def get(self, ref: str) -> bytes:
-        """The bytes under a ref. Raises FileNotFoundError."""
+        """Return the bytes under a ref. Raise FileNotFoundError if it does not exist."""
         return bytes(obstore.get(self._store, ref).bytes())
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """The content under a ref in chunks. Raises FileNotFoundError."""
+        """Yield the content of a ref in chunks. Raise FileNotFoundError if it does not exist."""
         for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
             yield bytes(chunk)
 
     def local_file(self, ref: str, directory: Path) -> Path:
-        """A local file with the content under a ref; of a remote store, a copy in `directory`.
+        """Return a local file with the content of a ref.
 
-        Raises FileNotFoundError.
+        If the store is remote, the file is a copy in `directory`. Raise FileNotFoundError if the
+        ref does not exist.
         """
         if self.root is not None:
             if not (self.root / ref).is_file():
@@ -143,21 +150,21 @@ class Artifacts:
         return target
 
     async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to, but not including, `stop`. Raises FileNotFoundError.
+        """Yield the bytes from `start` up to, but not including, `stop`.
 
-        It sends many short requests: one long request would exceed the store's time limit if the
-        client reads slowly.
+        This sends many short requests, because one long request would exceed the store's time limit
+        if the client reads slowly. Raise FileNotFoundError if the ref does not exist.
         """
         for offset in range(start, stop, RANGE_BYTES):
             end = min(stop, offset + RANGE_BYTES)
             yield bytes(await obstore.get_range_async(self._store, ref, start=offset, end=end))
 
     def size(self, ref: str) -> int:
-        """Size of a ref in bytes. Raises FileNotFoundError."""
+        """Return the size of a ref in bytes. Raise FileNotFoundError if it does not exist."""
         return obstore.head(self._store, ref)["size"]
 
     def exists(self, ref: str) -> bool:
-        """True if something is stored under a ref."""
+        """Return True if a ref exists."""
         try:
             obstore.head(self._store, ref)
         except FileNotFoundError:
@@ -170,25 +177,26 @@ class Artifacts:
             obstore.delete(self._store, ref)
 
     def list(self, prefix: str) -> list[str]:
-        """Refs under a prefix, sorted."""
+        """Return the refs under a prefix, sorted."""
         return sorted(
             item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page
         )
 
     def delete_directory(self, prefix: str) -> None:
-        """Delete everything under a prefix, the manifest first."""
+        """Delete everything under a prefix, starting with the manifest."""
         self.delete(f"{prefix}/{MANIFEST}")
         for ref in self.list(prefix):
             obstore.delete(self._store, ref)
 
     def put_directory(self, prefix: str, directory: Path) -> Manifest:
-        """Store all files of a directory, then their manifest. Returns the manifest."""
+        """Store all files of a directory, then their manifest. Return the manifest."""
         return self._store_directory(prefix, directory, {}, self.put_file)
 
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
-        """Like `put_directory`, but delete the directory. `known` maps paths to sha256.
+        """Store a directory like `put_directory`, and delete it.
 
-        Files with a known sha256 are not read, and a file store moves them instead of copying.
+        `known` maps paths to sha256. Files with a known sha256 are not read, and a file store moves
+        them instead of copying.
         """
         manifest = self._store_directory(prefix, directory, known, self._take_file)
         shutil.rmtree(directory)
@@ -219,20 +227,20 @@ class Artifacts:
         target = self.root / ref
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # The content must be durable before its name.
+            # The content must be durable before the name.
             _flush(path, forget=True)
             path.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self.put_file(ref, path)  # from another file system
+            self.put_file(ref, path)  # on another file system
         else:
             _flush(target.parent)
 
     def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
-        """Store more files in a directory, then a manifest of all files. Returns that manifest.
+        """Add files to a directory, then store and return a manifest of all files.
 
-        Until it is stored, the old manifest describes the directory.
+        Until the new manifest is stored, the old one stays valid.
         """
         files = list(manifest.without(contents).files)
         for path, content in contents.items():
@@ -244,7 +252,10 @@ class Artifacts:
         return whole
 
     def manifest(self, prefix: str) -> Manifest:
-        """The manifest of a directory artifact. Raises FileNotFoundError and ArtifactCorrupt."""
+        """Return the manifest of a directory artifact.
+
+        Raise FileNotFoundError or ArtifactCorrupt.
+        """
         try:
             return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
         except ValidationError as error:
@@ -255,8 +266,8 @@ class Artifacts:
     ) -> Manifest:
         """Copy a directory artifact to a local directory and verify every hash.
 
-        `only` limits it to the files with these paths. Raises FileNotFoundError without a manifest
-        and ArtifactCorrupt for a file that differs.
+        `only` restricts the copy to these paths. Raise FileNotFoundError if there is no manifest,
+        and ArtifactCorrupt if a file differs.
         """
         manifest = self.manifest(prefix)
         for file in manifest.files:
@@ -277,11 +288,11 @@ class Artifacts:
         return manifest
 
     def local_directory(self, prefix: str, cache: Path) -> Path:
-        """A local directory with an artifact's files; of a remote store, a copy in `cache`.
+        """Return a local directory with an artifact's files.
 
-        A file store is read in place, so that all processes map the same base model. Processes
-        may share the cache, and one may be killed while it copies. A copy stays until it is
-        released or this process ends.
+        A file store is read in place, so that all processes map the same base model. Files of a
+        remote store are copied to `cache`. Several processes may share the cache, and a process may
+        be killed while copying. A copy is kept at least until it is released or this process ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():
@@ -298,7 +309,7 @@ class Artifacts:
             os.close(handle)
 
     def _hold(self, directory: Path, target: Path) -> bool:
-        """Lock a directory as the copy at `target`. Returns False if it does not exist."""
+        """Lock a directory as the copy at `target`. Return False if it does not exist."""
         handle = hold(directory)
         if handle is None:
             return False
@@ -307,10 +318,10 @@ class Artifacts:
         return True
 
     def _copy_whole(self, prefix: str, target: Path) -> None:
-        """Copy a directory artifact to `target`, which appears when it is complete."""
+        """Copy a directory artifact to `target`, which appears only when complete."""
         delete_killed(target.parent)
         partial = partial_of(target)
-        while not self._hold(partial, target):  # unlocked, others would delete it
+        while not self._hold(partial, target):  # without a lock, other processes would delete it
             partial.mkdir(parents=True, exist_ok=True)
         try:
             self.get_directory(prefix, partial)
@@ -322,7 +333,7 @@ class Artifacts:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _sync(self, ref: str) -> None:
-        """Flush a file store's file and its directory. Object stores are durable by contract."""
+        """Flush a file store's file and its directory. Object stores are always durable."""
         if self.root is None:
             return
         for path in (self.root / ref, (self.root / ref).parent):
@@ -337,8 +348,8 @@ def _sha256(path: Path) -> str:
 def _flush(path: Path, *, forget: bool = False) -> None:
     """Make a file's content, or a directory's names, durable.
 
-    `forget` drops the content from the page cache. The next file reuses those pages, at a tenth of
-    the cost of new ones.
+    `forget` drops the content from the page cache. The next file reuses those pages, which costs a
+    tenth of allocating new ones.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

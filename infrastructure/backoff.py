@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Pause:
-    """The next attempt of a key, the length of its pause, and the number of its failures."""
+    """The time of a key's next attempt, the length of its pause, and its number of failures."""
 
     until: datetime
     length: timedelta
@@ -23,9 +23,9 @@ class Pause:
 
 
 class Postponed(Generic[Key]):
-    """Keys that wait for their next attempt. Each pause is twice the one before.
+    """Keys waiting for their next attempt. Each pause is twice as long as the previous one.
 
-    It is not stored: a restarted process tries everything at once.
+    It is kept in memory only: a restarted process retries everything immediately.
     """
 
     def __init__(self, first: timedelta = FIRST_PAUSE, longest: timedelta = LONGEST_PAUSE) -> None:
@@ -33,25 +33,25 @@ class Postponed(Generic[Key]):
         self._pauses: dict[Key, Pause] = {}
 
     def put_off(self, key: Key, now: datetime) -> timedelta:
-        """Postpone a key. Returns the length of the pause."""
+        """Postpone a key. Return the length of the pause."""
         before = self._pauses.get(key)
         length = self._first if before is None else min(2 * before.length, self._longest)
         self._pauses[key] = Pause(now + length, length, self.tries(key) + 1)
         return length
 
     def tries(self, key: Key) -> int:
-        """Number of times that a key was postponed since it was settled."""
+        """Return how often a key was postponed since it was last settled."""
         before = self._pauses.get(key)
         return 0 if before is None else before.tries
 
     def settled(self, key: Key) -> None:
-        """Forget a key."""
+        """Remove a key after success."""
         self._pauses.pop(key, None)
 
     def due(self, now: datetime) -> list[Key]:
-        """Keys whose pause is over, in the order of their first failure."""
+        """Return the keys whose pause is over, in the order of their first failure."""
         return [key for key, pause in list(self._pauses.items()) if pause.until <= now]
 
     def waiting(self, now: datetime) -> set[Key]:
-        """Keys whose pause is not over."""
+        """Return the keys whose pause is not over."""
         return {key for key, pause in list(self._pauses.items()) if pause.until > now}

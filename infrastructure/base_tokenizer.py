@@ -17,15 +17,15 @@ FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
 
 
 class BaseTokenizer(ChatRenderer):
-    """Turns conversations into the texts and tokens of training."""
+    """A converter of conversations into the texts and tokens used in training."""
 
     def __init__(
         self, files: Mapping[str, bytes], template: type[ChatTemplate] = ChatTemplate
     ) -> None:
-        """`files` are a saved model's files with names in FILES.
+        """Create a tokenizer from a saved model's files, whose names are in FILES.
 
-        `template` renders. A process without limits passes LimitedTemplate. Raises
-        FileNotFoundError without a tokenizer, and ChatRefused for an invalid template.
+        `template` renders chats. A process without resource limits passes LimitedTemplate. Raise
+        FileNotFoundError if there is no tokenizer, and ChatRefused if the template is invalid.
         """
         if TOKENIZER_FILE not in files:
             raise FileNotFoundError(f"The base model has no {TOKENIZER_FILE}. Import it again.")
@@ -36,17 +36,17 @@ class BaseTokenizer(ChatRenderer):
     def stored(
         cls, artifacts: Artifacts, ref: str, template: type[ChatTemplate] = ChatTemplate
     ) -> BaseTokenizer:
-        """The tokenizer of a base in the model store.
+        """Return the tokenizer of a base in the model store.
 
-        Reads no weights. Raises FileNotFoundError, ArtifactCorrupt and ChatRefused.
+        Weights are not read. Raise FileNotFoundError, ArtifactCorrupt or ChatRefused.
         """
         return cls(stored_files(artifacts, ref), template)
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:
-    """The FILES of a base in the model store.
+    """Return the FILES of a base in the model store.
 
-    Raises FileNotFoundError without a manifest, and ArtifactCorrupt.
+    Raise FileNotFoundError if there is no manifest, and ArtifactCorrupt if a file is damaged.
     """
     files: dict[str, bytes] = {}
     for file in artifacts.manifest(ref).files:

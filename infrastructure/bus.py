@@ -1,4 +1,4 @@
-"""The bus: the declared streams, durable consumers, and the event envelope."""
+"""The message bus: declared streams, durable consumers, and the event envelope."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL
 AGGREGATE_OF = {
     kind.TOPIC: aggregate.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes()
 }
-"""Topic of the aggregate by the topic of its event."""
+"""Aggregate topic for each event topic."""
 
 DAY_SECONDS = 24 * 3600.0
 
 DEDUPLICATION_SECONDS = 120.0  # the server's default, declared so that `provision` sees no change
 
 STREAMS: tuple[api.StreamConfig, ...] = (
-    # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
-    # sequence prevents double publishing. A short window lets a purged stream refill.
+    # A copy of the event log, written only by the relay and limited only in size. The expected
+    # sequence prevents duplicates. A short deduplication window lets a purged stream be refilled.
     api.StreamConfig(
         name=EVENTS, subjects=["events.>"], max_bytes=4 * 1024**3, duplicate_window=5.0
     ),
@@ -41,7 +41,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=7 * DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # Measurements and log lines, kept for a day. No refold needs them.
+    # Measurements and log lines, kept for a day. Rebuilding a projection does not need them.
     api.StreamConfig(
         name=TELEMETRY,
         subjects=["telemetry.>", "evaluations.>", "logs.>"],
@@ -49,7 +49,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # The last message to each segment, which requests it by subject.
+    # The latest message to each segment, which the segment requests by subject.
     api.StreamConfig(
         name=CONTROL,
         subjects=["control.>"],
@@ -72,7 +72,7 @@ class Durable:
 
     @property
     def config(self) -> api.ConsumerConfig:
-        """JetStream configuration of this consumer."""
+        """Return the JetStream configuration of this consumer."""
         return api.ConsumerConfig(
             durable_name=self.name,
             filter_subject=self.filter_subject,
@@ -84,7 +84,7 @@ class Durable:
 
 
 async def connect(settings: Settings, **options: Any) -> Client:
-    """Connect as the services' user. The caller closes it. `options` are nats-py's."""
+    """Connect as the services' user. The caller closes the connection. `options` are nats-py's."""
     assert settings.nats_url is not None
     return await nats.connect(
         settings.nats_url, user_credentials=settings.nats_credentials, **options
@@ -92,21 +92,21 @@ async def connect(settings: Settings, **options: Any) -> Client:
 
 
 def without_user(url: str) -> str:
-    """A server's URL without the user name and password in it."""
+    """Return a server's URL without its user name and password."""
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def stream_config(name: str) -> api.StreamConfig:
-    """The declared configuration of a stream."""
+    """Return the declared configuration of a stream."""
     return next(config for config in STREAMS if config.name == name)
 
 
 async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
-    """Make the server's streams and consumers equal to the declared ones. Idempotent.
+    """Make the server's streams and consumers match the declared ones. Idempotent.
 
-    Returns a line for each change. A changed consumer is recreated, because JetStream cannot update
-    every field. That is safe: positions are stored with the effects.
+    Return one line for each change. A changed consumer is recreated, because JetStream cannot
+    update every field. That is safe, because positions are stored with the effects.
     """
     changes: list[str] = []
     for config in STREAMS:
@@ -142,8 +142,8 @@ def _differs(declared: api.Base, current: api.Base) -> bool:
 class Envelope(BaseModel):
     """A domain event on the bus, with its position in the log and its stored state.
 
-    `prev_id` is the notification id before this one, 0 for the first. Ids have holes, so that only
-    `prev_id` distinguishes a loss from a hole.
+    `prev_id` is the previous notification id, 0 for the first. Ids have gaps, so only `prev_id`
+    distinguishes a lost event from a gap.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -188,12 +188,12 @@ class Envelope(BaseModel):
 
     @property
     def event_id(self) -> str:
-        """Public id of the event."""
+        """Return the public id of the event."""
         return f"{self.originator_id}:{self.originator_version}"
 
     @property
     def subject(self) -> str:
-        """Subject `events.<account>.<aggregate>.<originator>.<topic>`."""
+        """Return the subject `events.<account>.<aggregate>.<originator>.<topic>`."""
         aggregate = AGGREGATE_OF[self.topic]
         account = self.state["account_id"]
         return f"events.{account}.{aggregate}.{self.originator_id}.{self.topic}"

@@ -1,4 +1,4 @@
-"""Turns conversations into token ids and labels, for the trainer and for pages."""
+"""Conversion of conversations into token ids and labels, for the trainer and the web pages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Message = dict[str, Any]
 
 
 class Unrenderable(Exception):
-    """The chat template refuses the conversation, or an answer's start cannot be found."""
+    """The chat template rejects the conversation, or the start of an answer cannot be found."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and labels of equal length. A label is the token's id or IGNORED."""
+    """Token ids and labels, equal in number. A label is the token's id or IGNORED."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]
@@ -38,24 +38,24 @@ class Example:
         return [n for n, label in enumerate(self.labels[1:], 2) if label != IGNORED]
 
     def truncated(self, max_tokens: int) -> Example:
-        """The first `max_tokens` tokens."""
+        """Return an example with the first `max_tokens` tokens."""
         return Example(self.input_ids[:max_tokens], self.labels[:max_tokens])
 
 
 class Marked(NamedTuple):
-    """A text and its spans with loss, in order."""
+    """A text and the spans that carry loss, in order."""
 
     text: str
     spans: list[Span]
 
 
 class ChatRenderer:
-    """Renders conversations with a chat template and marks the assistant's answers.
+    """A renderer that marks the assistant's answers in conversations.
 
-    Templates need no generation marks. An answer's span starts after the prompt that generation
-    would use and ends with the conversation up to that answer. Both are rendered and must be
-    prefixes of the whole text. For a template that rewrites history, such as by dropping old
-    reasoning, each answer becomes an example of its own.
+    Templates need no `{% generation %}` tags. An answer's span starts after the prompt that
+    generation would use, and ends where the conversation up to that answer ends. Both are rendered
+    and must be prefixes of the whole text. If a template rewrites history, for example by dropping
+    earlier reasoning, each answer becomes a separate example.
     """
 
     def __init__(self, template: ChatTemplate, encoder: TextEncoder) -> None:
@@ -65,12 +65,15 @@ class ChatRenderer:
         self._calls_tools = "tool_calls" in template.source
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a rendered text, without added special tokens."""
+        """Return the tokens of a rendered text, without added special tokens."""
         (tokens,) = self.encoder.encode([text])
         return tokens
 
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """The rendered messages, with marks before their special tokens. Raises Unrenderable."""
+        """Return the rendered messages, with marks before their special tokens.
+
+        Raise Unrenderable.
+        """
         protected = self.encoder.protected
         try:
             return self.template.render(protected(messages), protected(tools), prompt=prompt)
@@ -78,19 +81,19 @@ class ChatRenderer:
             raise Unrenderable(readable(str(refusal))) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> list[Message]:
-        """A conversation's messages in the template's form."""
+        """Return a conversation's messages in the form that the template expects."""
         return [plain_message(message, self._calls_tools) for message in conversation["messages"]]
 
     def render(self, conversation: dict[str, Any]) -> list[Example]:
-        """Examples of one conversation (`messages`, optional `tools`), not truncated.
+        """Return the examples of a conversation (`messages`, optional `tools`), not truncated.
 
         Only assistant messages have labels, including their end token. `weight: 0` excludes a
-        message. Raises Unrenderable.
+        message. Raise Unrenderable.
         """
         return [labelled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
 
     def marked(self, conversation: dict[str, Any]) -> list[Marked]:
-        """The text of each example of a conversation. Raises Unrenderable."""
+        """Return the text of each example of a conversation. Raise Unrenderable."""
         messages = self.plain(conversation)
         trained = [
             index
@@ -100,7 +103,7 @@ class ChatRenderer:
         tools = conversation.get("tools")
         text = self.text(messages, tools)
         spans = [
-            # The last answer usually ends the conversation, which is rendered already.
+            # The last answer usually ends the conversation, which is already rendered.
             self.answer(messages[: index + 1], tools, text if index + 1 == len(messages) else None)
             for index in trained
         ]
@@ -109,9 +112,9 @@ class ChatRenderer:
         return [Marked(part, [(start, len(part.rstrip()))]) for part, start in spans]
 
     def prompt(self, conversation: dict[str, Any]) -> tuple[list[Message], str]:
-        """The messages before a conversation's last answer, and their prompt text.
+        """Return the messages before a conversation's last answer, and their prompt text.
 
-        Raises Unrenderable.
+        Raise Unrenderable.
         """
         messages = self.plain(conversation)
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -121,29 +124,29 @@ class ChatRenderer:
     def answer(
         self, messages: list[Message], tools: Any, text: str | None = None
     ) -> tuple[str, int]:
-        """The text of messages that end with an answer, and the answer's first character.
+        """Return the text of messages that end with an answer, and the offset of the answer.
 
-        `text` is that text if the caller has it. Raises Unrenderable.
+        `text` is that text, if already rendered. Raise Unrenderable.
         """
         text = self.text(messages, tools) if text is None else text
         if self._prompts:
             try:
                 prompt = self.text(messages[:-1], tools, prompt=True)
             except Unrenderable:
-                prompt = None  # some templates refuse a prompt after this role
+                prompt = None  # some templates reject a prompt after this role
             if prompt is not None and text.startswith(prompt):
                 return text, len(prompt)
-        # The text with another answer differs in the answer only.
+        # Rendered with a different answer, the text differs only in the answer.
         content = messages[-1]["content"]
         other = "\u2402" if not content.lstrip().startswith("\u2402") else "\u2403"
         probe = self.text([*messages[:-1], {**messages[-1], "content": other}], tools)
         shared = _shared_characters(text, probe)
-        # A space before the first word is part of its token, so the model has to predict it.
+        # A space before the first word belongs to its token, so the model must predict it.
         return text, len(text[:shared].rstrip(" "))
 
 
 def labelled(tokens: Tokens, marked: Marked) -> Example:
-    """The example of a text's tokens. A token that starts inside a span has a label."""
+    """Return the example for a text's tokens. Tokens that start inside a span have a label."""
     text, spans = marked
     labels = [IGNORED] * len(tokens.ids)
     remaining = iter(spans)
@@ -158,6 +161,6 @@ def labelled(tokens: Tokens, marked: Marked) -> Example:
 
 
 def _shared_characters(one: str, other: str) -> int:
-    """Length of the common prefix of two texts."""
+    """Return the length of the common prefix of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""Chat messages for templates, the same in training and in serving."""
+"""Preparation of chat messages for templates, shared by training and serving."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 CHAT_TEMPLATE = "chat_template.jinja"
-"""File beside an adapter with its template, if its base has none."""
+"""File next to an adapter with its template, if its base has none."""
 
-# ChatML. Most bases without a template have no single tokens for its marks. They spell them out,
-# which trains as well. Tool calls are JSON between <tool_call> tags: their messages have no other
-# content to learn.
+# ChatML. Most bases without a template have no special tokens for its markers. They tokenize the
+# markers as text, which trains equally well. Tool calls are JSON between <tool_call> tags, because
+# such messages have no other content to learn.
 FALLBACK_CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
@@ -26,7 +26,7 @@ FALLBACK_CHAT_TEMPLATE = """\
 
 
 def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
-    """A message with string content and tool arguments as objects, which templates expect.
+    """Return a message with string content and tool arguments as objects, as templates expect.
 
     If the template does not support tools, tool calls become text in the Hermes format.
     """
@@ -45,7 +45,7 @@ def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
 
 
 def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """Parse the `arguments`, which are a JSON string in OpenAI's format."""
+    """Return a tool call with its `arguments` parsed. In OpenAI's format they are a JSON string."""
     function = dict(call["function"])
     if isinstance(function.get("arguments"), str):
         try:

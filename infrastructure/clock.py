@@ -9,14 +9,14 @@ from infrastructure.settings import Settings
 
 
 class Clock(Protocol):
-    """Source of UTC time. Implementations are thread-safe."""
+    """A source of UTC time. Implementations are thread-safe."""
 
     def now(self) -> datetime:
-        """The present time in UTC."""
+        """Return the current time in UTC."""
         ...
 
     def at(self, moment: datetime) -> datetime:
-        """This clock's time at a moment of real time, such as the database's."""
+        """Convert a moment of real time, such as the database's, to this clock's time."""
         ...
 
 
@@ -24,32 +24,32 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        """The present time in UTC."""
+        """Return the current time in UTC."""
         return datetime.now(UTC)
 
     def at(self, moment: datetime) -> datetime:
-        """The moment itself."""
+        """Return the moment unchanged."""
         return moment
 
 
 class FastClock:
-    """Runs `speed` times as fast as real time since `origin`. For tests and demos."""
+    """A clock for tests and demos that runs `speed` times as fast as real time since `origin`."""
 
     def __init__(self, speed: float, origin: datetime) -> None:
         self._speed = speed
         self._origin = origin
 
     def now(self) -> datetime:
-        """The present time of this clock in UTC."""
+        """Return this clock's current time in UTC."""
         return self.at(datetime.now(UTC))
 
     def at(self, moment: datetime) -> datetime:
-        """This clock's time at a moment of real time."""
+        """Convert a moment of real time to this clock's time."""
         return self._origin + (moment - self._origin) * self._speed
 
 
 def clock_of(settings: Settings) -> Clock:
-    """The clock that the settings name, the same for every process of a stack."""
+    """Return the configured clock, the same for all processes of a deployment."""
     if settings.clock_speed == 1.0:
         return SystemClock()
     if settings.clock_origin is None:

@@ -15,7 +15,7 @@ TREE = Path(__file__).parents[1]
 
 
 def package_version() -> str:
-    """The installed version, or "unknown" for a tree that is not installed."""
+    """Return the installed version, or "unknown" if the package is not installed."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
@@ -23,13 +23,16 @@ def package_version() -> str:
 
 
 def in_words() -> str:
-    """Version and revision."""
+    """Return the version and revision as text."""
     return f"{package_version()} ({revision() or 'no revision'})"
 
 
 @lru_cache
 def revision() -> str | None:
-    """The Git commit of the running tree, with `-dirty` if files differ; None without Git."""
+    """Return the Git commit of the working tree, or None without Git.
+
+    If files differ from the commit, `-dirty` is appended.
+    """
     if not (TREE / ".git").exists():
         return None
     try:

@@ -1,8 +1,8 @@
-"""Limits an HTTP server's connections, in number and in slowness of their clients.
+"""Limits on the number of an HTTP server's connections and on slow clients.
 
-uvicorn only limits idle connections. A client that sends half of a head, or stalls in a body, keeps
-its connection without end. Enough of them exhaust the process's open files, so that it accepts no
-more connections.
+uvicorn only limits idle connections. A client that sends half of a request head, or stalls in a
+body, keeps its connection open forever. Enough of them exhaust the process's file descriptors, and
+it stops accepting connections.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TICKS_PER_SWEEP = 10
 
 
 def raise_file_limit() -> int:
-    """Raise the process's limit of open files as far as allowed. Returns the limit."""
+    """Raise the process's limit on open files as far as allowed. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -57,7 +57,7 @@ TOO_SLOW = _answer("408 Request Timeout")
 
 
 class ConnectionGuard:
-    """Counts the connections of one server and ends those of slow clients."""
+    """A guard that counts one server's connections and closes those of slow clients."""
 
     def __init__(
         self,
@@ -66,7 +66,10 @@ class ConnectionGuard:
         exempt: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`exempt` are addresses of trusted proxies, which connect for many clients."""
+        """Create a guard.
+
+        `exempt` are the addresses of trusted proxies, which have many clients.
+        """
         self.limits, self.clock = limits, clock
         self._exempt = exempt
         self._peers: dict[asyncio.BaseTransport, str] = {}
@@ -83,7 +86,7 @@ class ConnectionGuard:
         return len(self._peers)
 
     def protocols(self) -> dict[str, Any]:
-        """Arguments of uvicorn's Config that apply this guard to a server."""
+        """Return arguments of uvicorn's Config that apply this guard to a server."""
         return {
             "http": cast(type[asyncio.Protocol], partial(GuardedHttp, self)),
             "ws": cast(type[asyncio.Protocol], partial(GuardedWebSocket, self)),
@@ -91,9 +94,10 @@ class ConnectionGuard:
         }
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection. Returns False if there are too many.
+        """Count a new connection. Return False if there are too many.
 
-        At a limit, the oldest connection without a complete request is closed instead.
+        If a limit is reached, the oldest connection without a complete request is closed to make
+        room.
         """
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         most = self._most if peer in self._exempt else self.limits["address_connections"]
@@ -106,7 +110,7 @@ class ConnectionGuard:
         return True
 
     def release(self, transport: asyncio.BaseTransport) -> None:
-        """Forget a closed connection."""
+        """Stop counting a closed connection."""
         peer = self._peers.pop(transport, None)
         if peer is not None:
             self._of_address[peer] -= 1
@@ -120,7 +124,7 @@ class ConnectionGuard:
             self._waiting.setdefault(peer, {})[protocol] = None
 
     def works(self, protocol: GuardedHttp) -> None:
-        """Record that a connection has a request, or is closed."""
+        """Record that a connection has a complete request or is closed."""
         peer = self._peers.get(protocol.transport, "")
         waiting = self._waiting.get(peer, {})
         waiting.pop(protocol, None)
@@ -128,7 +132,7 @@ class ConnectionGuard:
             self._waiting.pop(peer, None)
 
     def _make_room(self, peer: str | None) -> bool:
-        """End the longest waiting connection of an address; None: of the busiest address."""
+        """Close the longest waiting connection of an address. None means the busiest address."""
         if peer is None:
             peer = max(self._waiting, key=self._of_address.__getitem__, default="")
         oldest = next(iter(self._waiting.get(peer, {})), None)
@@ -141,7 +145,7 @@ class ConnectionGuard:
         return True
 
     def watch(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
-        """Check a connection in each sweep."""
+        """Check a connection in every sweep."""
         self._watched.add(protocol)
 
     def leave(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
@@ -149,7 +153,7 @@ class ConnectionGuard:
         self._watched.discard(protocol)
 
     def sweep(self) -> None:
-        """End slow connections. Log their number at most every ten seconds."""
+        """Close slow connections. Log their number at most every ten seconds."""
         now = self.clock()
         for protocol in list(self._watched):
             if reason := protocol.overdue(now):
@@ -162,7 +166,7 @@ class ConnectionGuard:
 
 
 class _Writes:
-    """Detects a client that does not read."""
+    """A detector of clients that do not read."""
 
     def __init__(self) -> None:
         self._size, self._since = 0, 0.0
@@ -189,7 +193,7 @@ class GuardedHttp(H11Protocol):
         self._writes = _Writes()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Admit the connection, or answer 503 and close it."""
+        """Admit the connection, or respond with 503 and close it."""
         self._admitted = self._guard.admit(transport)
         if not self._admitted:
             transport.write(TOO_MANY)
@@ -201,7 +205,7 @@ class GuardedHttp(H11Protocol):
         self._guard.waits(self)
 
     def data_received(self, data: bytes) -> None:
-        """Receive bytes, and record the start of an incomplete head or body."""
+        """Receive bytes, and record when an incomplete head or body started."""
         if not self._admitted:
             return
         now = self._guard.clock()
@@ -218,7 +222,7 @@ class GuardedHttp(H11Protocol):
             self._body_since, self._received = now, len(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop counting and checking the connection."""
         if not self._admitted:
             return
         self._guard.works(self)
@@ -233,13 +237,13 @@ class GuardedHttp(H11Protocol):
             self._guard.waits(self)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Pass the connection to a WebSocket, which still counts."""
+        """Hand the connection to a WebSocket. It still counts."""
         self._guard.leave(self)
         self._guard.works(self)
         super().handle_websocket_upgrade(event)
 
     def overdue(self, now: float) -> str | None:
-        """End the connection of a slow client. Returns the reason, or None."""
+        """Close the connection if the client is slow. Return the reason, or None."""
         limits = self._guard.limits
         if self._head_since is not None and now - self._head_since > limits["head_seconds"]:
             self._refuse()
@@ -255,7 +259,7 @@ class GuardedHttp(H11Protocol):
     def _body_is_slow(self, now: float) -> bool:
         """Return True if the client sent too little in a window that has ended.
 
-        Time in which the server does not read does not count.
+        Time in which the server itself is not reading is excluded.
         """
         if self._body_since is None:
             return False
@@ -280,7 +284,7 @@ class GuardedHttp(H11Protocol):
 
 
 class GuardedWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket, which counts as a connection. uvicorn's pings end a dead one."""
+    """A WebSocket, which counts as a connection. uvicorn's pings detect dead ones."""
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -293,13 +297,13 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         self._guard.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop counting and checking the connection."""
         self._guard.release(self.transport)
         self._guard.leave(self)
         super().connection_lost(exc)
 
     def overdue(self, now: float) -> str | None:
-        """End the connection of a client that does not read. Returns the reason, or None."""
+        """Close the connection if the client does not read. Return the reason, or None."""
         if self._writes.stalled(self.transport, now, self._guard.limits["write_stall_seconds"]):
             self.transport.abort()
             return "not reading messages"
@@ -314,7 +318,7 @@ class GuardedServer(uvicorn.Server):
         self._guard = guard
 
     async def on_tick(self, counter: int) -> bool:
-        """Sweep at every tenth tick."""
+        """Sweep on every tenth tick."""
         if counter % TICKS_PER_SWEEP == 0:
             self._guard.sweep()
         return await super().on_tick(counter)

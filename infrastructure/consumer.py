@@ -1,8 +1,8 @@
-"""The ordered, exactly-once consumer that runs every projection and every reaction.
+"""The ordered, exactly-once consumer that runs all projections and event handlers.
 
 It reads the whole event stream in order, in batches. Its position is the notification id of the
-last event whose effect is committed. Effect and position commit together, so that a redelivery, a
-restart or a new stream changes nothing.
+last event whose effect is committed. Effect and position are committed together, so redeliveries,
+restarts and a new stream are harmless.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH_SECONDS = 0.1
 """Time to collect a batch after its first message."""
 
 PROMPT_BATCH_SECONDS = 0.02
-"""The same for reactions. A job passes four of them before it starts."""
+"""The same for event handlers. Starting a job involves four of them."""
 
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -49,20 +49,20 @@ class Recorded:
 
 
 class Effect(Protocol):
-    """The port between a consumer and what it does: rows of a projection or a service's new events.
+    """The port through which a consumer updates a projection or saves a service's new events.
 
-    The consumer calls both methods from worker threads, one call at a time. If one raises, it
-    retries without end.
+    The consumer calls both methods from worker threads, one call at a time. If a call raises, the
+    consumer retries it indefinitely.
     """
 
     name: str
 
     def position(self) -> int:
-        """Notification id of the last event whose effect is committed; 0 before the first."""
+        """Return the notification id of the last event with a committed effect, or 0."""
         ...
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Commit the effects of a batch in order, with its position. The batch is never empty."""
+        """Commit the effects of a non-empty batch in order, together with its position."""
         ...
 
 
@@ -71,7 +71,7 @@ class UnknownPosition(Exception):
 
 
 class OrderedConsumer:
-    """Feeds one effect from the stream, and from the log where the stream is incomplete."""
+    """A consumer that feeds one effect from the stream, and missing events from the log."""
 
     def __init__(self, effect: Effect, log: EventLog, batch_seconds: float = BATCH_SECONDS) -> None:
         self.effect, self._batch_seconds = effect, batch_seconds
@@ -80,7 +80,7 @@ class OrderedConsumer:
         self._logger = logging.getLogger(f"consumer.{effect.name}")
 
     def subscribe(self, broker: NatsBroker) -> None:
-        """Consume from the bus when the broker starts."""
+        """Start consuming from the bus when the broker starts."""
         subscriber = broker.subscriber(
             self.durable.filter_subject,
             stream=JStream(EVENTS, declare=False),
@@ -97,14 +97,14 @@ class OrderedConsumer:
             await message.ack()
 
     async def begin(self) -> None:
-        """Apply events of the log whose messages were acknowledged before, such as after a rebuild.
+        """Apply events whose messages are already acknowledged, such as after a rebuild.
 
-        It may run beside `subscribe` if the effect skips events up to its position.
+        It may run concurrently with `subscribe` if the effect skips events up to its position.
         """
         await self._until_done(self.catch_up, "the log")
 
     async def _until_done(self, step: Callable[[], object], what: str) -> None:
-        """Run a step until it succeeds: an ordered consumer cannot skip it."""
+        """Retry a step until it succeeds, because an ordered consumer cannot skip it."""
         backoff, since = 0.1, time.monotonic()
         while True:
             try:
@@ -124,11 +124,11 @@ class OrderedConsumer:
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
-        """Apply a batch of the stream, or of the log where the two differ.
+        """Apply a batch from the stream, or from the log where the two differ.
 
-        A batch may mix redelivered and new messages in any order. After a restore of the database
-        the stream may have events that the log lacks. If the last event of a batch is in the log,
-        the whole batch is: the relay only appends to a stream whose end is in the log.
+        A batch may mix redelivered and new messages in any order. After a database restore, the
+        stream may contain events that the log lacks. If the last event of a batch is in the log, so
+        is the whole batch, because the relay only appends to a stream whose end is in the log.
         """
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
@@ -148,7 +148,7 @@ class OrderedConsumer:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
-        """Apply the log after the position, up to `stop` or its end. Returns the event count."""
+        """Apply the log from the position up to `stop` or its end. Return the number of events."""
         applied, position = 0, self._position()
         while batch := self._log.recorder.select_notifications(
             start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
@@ -158,7 +158,7 @@ class OrderedConsumer:
         return applied
 
     def _position(self) -> int:
-        """The effect's position. Raises UnknownPosition if the log lacks its event."""
+        """Return the effect's position. Raise UnknownPosition if its event is not in the log."""
         position = self.effect.position()
         if position > 0 and notification_at(self._log, position) is None:
             raise UnknownPosition(
@@ -177,8 +177,8 @@ def subscribe_batches(
     """Consume batches of reports or measurements.
 
     `keep` runs in a thread and must be idempotent. If it raises, the batch is redelivered, so it
-    must drop messages that it can never store. It only gets messages that name the segment of their
-    subject: NATS restricts a trainer's subjects, but not the content.
+    must drop messages that it can never store. It receives only messages that name the same segment
+    as their subject, because NATS restricts a trainer's subjects but not the content.
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
@@ -209,7 +209,7 @@ def subscribe_batches(
 
 
 def names_subject(subject: str, content: object) -> bool:
-    """Return True if a message names the segment of its subject, `<kind>.<account>.<job>.<n>`."""
+    """Return True if a message names the segment in its subject, `<kind>.<account>.<job>.<n>`."""
     if not isinstance(content, dict):
         return False
     named = [str(content.get(name)) for name in ("account_id", "job_id", "segment")]
@@ -217,7 +217,7 @@ def names_subject(subject: str, content: object) -> bool:
 
 
 def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
-    """True if each event directly follows the one before, and the first follows the position."""
+    """Return True if the first event follows the position and each one the event before it."""
     for envelope in envelopes:
         if envelope.prev_id != position:
             return False
@@ -226,7 +226,7 @@ def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:
-    """The domain event of a notification."""
+    """Return the domain event in a notification."""
     event = log.mapper.to_domain_event(notification)
     assert isinstance(event, Event)
     return Recorded(notification.id, event)

@@ -1,4 +1,4 @@
-"""Filters trainers' output for customers: no stack traces and no paths of the server."""
+"""Filtering of trainer output for customers: removes stack traces and server paths."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TRACE = re.compile(
 
 
 def without_paths(text: str) -> str:
-    """The text with absolute paths cut to their last part, such as `…/model.safetensors`."""
+    """Return the text with absolute paths shortened to their last part: `…/model.safetensors`."""
     return PATH.sub(lambda path: f"…/{path['name']}", text)
 
 
 def customer_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The lines of a trainer's output without stack traces and paths of the server."""
+    """Yield the lines of a trainer's output without stack traces and server paths."""
     return (without_paths(line) for line in lines if line and not TRACE.match(line))

@@ -1,8 +1,8 @@
 """LRU disk cache of base model copies and compiled kernels. Entries in use are never evicted.
 
-A process that uses a folder holds a shared lock on it, which ends with the process. Eviction needs
-the exclusive lock and never waits for it. A copy is renamed before its lock is released, so that no
-process finds half of one.
+A process that uses a folder holds a shared lock on it until it exits. Eviction needs the exclusive
+lock and never waits for it. Before the lock is released, an evicted copy is renamed, so that no
+process finds a partial one.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ COPY = re.compile(r"[0-9a-f]{64}")
 """Name of a copy: the hash of its manifest."""
 
 KERNEL = re.compile(r"[a-z2-7]{51,52}(\..+)?|\.\d+\.\d+\.tmp")
-"""Name of a compiled kernel, a hash, or of a file that a killed compiler left."""
+"""Name of a compiled kernel (a hash), or of a file that a killed compiler left behind."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """Number and size of evicted entries, and size of the rest."""
+    """The number and size of evicted entries, and the size of the remaining ones."""
 
     count: int = 0
     bytes: int = 0
     left_bytes: int = 0
 
     def one(self, size: int) -> Deleted:
-        """The same with one more entry of `size` bytes."""
+        """Return the totals after evicting one more entry of `size` bytes."""
         return Deleted(self.count + 1, self.bytes + size, self.left_bytes - size)
 
 
@@ -50,10 +50,11 @@ class _File(NamedTuple):
 
 
 def hold(folder: Path) -> int | None:
-    """Lock a folder against eviction. Returns a file descriptor to close, or None without a folder.
+    """Lock a folder against eviction.
 
-    A compiling process locks the whole folder of kernels. The call waits for an eviction that is
-    in progress. Without file locks nothing is evicted, and none is needed.
+    Return the file descriptor to close, or None if the folder is missing. A compiling process locks
+    the whole kernel folder. The call waits for an eviction in progress. Where file locks are
+    unsupported, nothing is evicted and no lock is needed.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -71,16 +72,19 @@ def hold(folder: Path) -> int | None:
 
 
 def partial_of(copy: Path) -> Path:
-    """Path at which this process makes or deletes a copy. See `delete_killed`."""
+    """Return the temporary path of a copy that this process creates or deletes.
+
+    `delete_killed` removes those of killed processes.
+    """
     return copy.with_name(f"{copy.name}.{os.getpid()}")
 
 
 def delete_killed(folder: Path) -> None:
-    """Delete the partial copies of killed processes."""
+    """Delete partial copies left by killed processes."""
     for other in folder.glob("*.*"):
         name, _, process = other.name.rpartition(".")
         if COPY.fullmatch(name) and process.isdecimal():
-            with suppress(OSError), _unused(other) as unused:  # such as a file of that name
+            with suppress(OSError), _unused(other) as unused:  # for example, a file with that name
                 if unused:
                     shutil.rmtree(other, ignore_errors=True)
 
@@ -93,7 +97,7 @@ def trim_copies(folder: Path, most_bytes: int) -> Deleted:
     for _, copy, size in copies:
         with _unused(copy) as unused:
             if not unused:
-                os.utime(copy)  # it is in use now
+                os.utime(copy)  # in use now
                 continue
             if deleted.left_bytes <= most_bytes:
                 continue
@@ -113,8 +117,8 @@ def _copies(folder: Path) -> Iterator[_File]:
 def trim_kernels(folder: Path, most_bytes: int) -> Deleted:
     """Evict compiled kernels, least recently used first, until `most_bytes` are left.
 
-    A compiler expects to find a kernel right after writing it, so that nothing is evicted while
-    one works. Loaded kernels are in memory.
+    A compiler expects to find a kernel that it has just written, so nothing is evicted while one
+    runs. Loaded kernels are in memory and can be evicted.
     """
     kernels = sorted(_kernels(folder))
     deleted = Deleted(left_bytes=sum(kernel.size for kernel in kernels))
@@ -125,14 +129,14 @@ def trim_kernels(folder: Path, most_bytes: int) -> Deleted:
             if not unused or deleted.left_bytes <= most_bytes:
                 break
             kernel.unlink(missing_ok=True)
-            with suppress(OSError):  # it has other files
+            with suppress(OSError):  # not empty
                 kernel.parent.rmdir()
             deleted = deleted.one(size)
     return deleted
 
 
 def _kernels(folder: Path) -> Iterator[_File]:
-    """The compiler's files with their last use, as far as the file system records it."""
+    """Yield the compiler's files with their last use, if the file system records it."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names if KERNEL.fullmatch(name)):
             try:
@@ -145,11 +149,11 @@ def _kernels(folder: Path) -> Iterator[_File]:
 
 @contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
-    """Yield True if the folder is unused. Then it stays unused until the block ends."""
+    """Yield True if the folder is unused. It then stays unused until the block ends."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # in use, or no file locks here
+    except OSError:  # in use, or file locks are unsupported
         unused = False
     else:
         unused = True

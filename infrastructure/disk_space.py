@@ -12,7 +12,7 @@ MIB, GIB = 1024**2, 1024**3
 
 
 class DiskLevel(StrEnum):
-    """Severity of low disk space."""
+    """The severity of low disk space."""
 
     OK = "ok"
     LOW = "low"
@@ -21,7 +21,7 @@ class DiskLevel(StrEnum):
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Free and total bytes of the home's file system."""
+    """The free and total bytes of the home directory's file system."""
 
     free_bytes: int
     total_bytes: int
@@ -33,7 +33,7 @@ class DiskSpace:
 
 
 def disk_space(settings: Settings) -> DiskSpace:
-    """Space of the home's file system, rated by `disk_low_gib` and `disk_critical_gib`."""
+    """Return the home directory's disk space, rated by `disk_low_gib` and `disk_critical_gib`."""
     usage = shutil.disk_usage(settings.home)
     free_gib = usage.free / GIB
     level = DiskLevel.OK

@@ -1,4 +1,4 @@
-"""Drafts of jobs, one per account. They must be deletable and so are not in the log."""
+"""Job drafts, one per account. They must be deletable, so they are not in the event log."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT
 
 
 class Revision(NamedTuple):
-    """The tab of a draft's form, and the number of changes there."""
+    """The browser tab of a draft's form, and the number of changes made there."""
 
     tab: str
     number: int
 
 
 def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
-    """The fields of an account's draft as typed, or None."""
+    """Return the fields of an account's draft as typed, or None."""
     row = connection.execute(
         "SELECT fields FROM job_drafts WHERE account_id = %s AND fields <> '{}'", [account_id]
     ).fetchone()
@@ -39,7 +39,7 @@ def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
 def save_draft(
     connection: Connection, account_id: UUID, fields: Mapping[str, Any], revision: Revision
 ) -> None:
-    """Replace an account's draft, unless it is a later one of the same tab."""
+    """Replace an account's draft, unless the stored one is a later revision from the same tab."""
     connection.execute(
         "INSERT INTO job_drafts (account_id, fields, saved_at, tab, revision) "
         "VALUES (%s, %s, now(), %s, %s) ON CONFLICT (account_id) DO UPDATE SET "
@@ -53,7 +53,7 @@ def save_draft(
 def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
     """Clear the draft of a form that started a job, unless another tab has saved one since.
 
-    The revision is kept, so that a delayed save of the same form is ignored.
+    The revision is kept, so that a delayed save from the same form is ignored.
     """
     connection.execute(
         "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "

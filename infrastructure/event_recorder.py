@@ -1,4 +1,4 @@
-"""The event store's recorder. It refuses former leaders and fails at once on a full disk."""
+"""The event store's recorder. It rejects former leaders and fails fast on a full disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infrastructure.leadership import LOST, Leadership
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.2
-"""Retries like the library's own, which would also retry on a full disk."""
+"""Retry parameters like the library's own, which would also retry on a full disk."""
 
 T = TypeVar("T")
 
@@ -32,22 +32,22 @@ _insert_events = inspect.unwrap(PostgresApplicationRecorder.insert_events)
 
 
 class EventRecorder(PostgresProcessRecorder):
-    """Saves events and positions. With `leadership`, every save requires the lead."""
+    """A recorder of events and positions. With `leadership`, only the leader can save."""
 
     leadership: Leadership | None = None
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """Save in one transaction. Returns notification ids.
+        """Save events in one transaction. Return their notification ids.
 
-        Raises OperationalError at once if the disk is full, and after 2 s if the database is
-        unreachable. Ends the process if another one leads.
+        Raise OperationalError immediately if the disk is full, and after 2 s if the database is
+        unreachable. If another process leads, this process exits.
         """
         return self._saving(lambda: _insert_events(self, stored_events, **kwargs))
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        """Save a position alone, with the errors of `insert_events`."""
+        """Save only a position. Raise the same errors as `insert_events`."""
         self._saving(lambda: self._save_tracking(tracking))
 
     def _insert_events(
@@ -94,7 +94,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of an error or of its cause, or None."""
+    """Return the SQLSTATE of an error or of its cause, or None."""
     for each in (error, error.__cause__):
         if isinstance(each, psycopg.Error):
             return each.sqlstate

@@ -1,4 +1,4 @@
-"""Messages between the gateway and serving: the request of a chat, and the lines of its answer."""
+"""Messages between the gateway and serving: a chat request, and the lines of its response."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ MAX_CHOICES = 16
 
 
 class GenerationRequest(BaseModel):
-    """A chat to answer with a deployment."""
+    """A chat request to a deployment."""
 
     model_config = ConfigDict(frozen=True)
 
     deployment_id: UUID
-    account_id: UUID  # accounts take turns
+    account_id: UUID  # for fair queueing between accounts
     messages: list[dict[str, Any]]  # role, text content, and tool calls in OpenAI's format
-    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # independent answers
-    max_tokens: int | None = None  # of an answer; None: up to the context length
-    temperature: float = 1.0  # 0: the most likely token
+    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # number of independent answers
+    max_tokens: int | None = None  # per answer; None: up to the context length
+    temperature: float = 1.0  # 0: always the most likely token
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    ignore_end: bool = False  # continue to max_tokens, for measurements
+    ignore_end: bool = False  # generate max_tokens tokens, for benchmarks
 
 
 FinishReason = Literal["stop", "length"]
 
 
 class PromptRead(BaseModel):
-    """The first line of an answer."""
+    """The first line of a response."""
 
     prompt_tokens: int
 
 
 class TextDelta(BaseModel):
-    """New text of an answer. Its last line has the finish reason and the number of tokens."""
+    """New text of an answer. The last line has the finish reason and the number of tokens."""
 
     choice: int
     text: str
@@ -48,13 +48,13 @@ class TextDelta(BaseModel):
 
 
 class GenerationFailed(BaseModel):
-    """The last line of an answer that failed."""
+    """The last line of a failed response."""
 
     failed: str  # message for the user
 
 
 class GenerationRefused(BaseModel):
-    """The body of a refusal, instead of lines."""
+    """The response body of a rejected request."""
 
     code: str
     message: str

@@ -17,11 +17,11 @@ CREATE TABLE IF NOT EXISTS request_keys (
 """
 
 KEPT = "12 minutes"
-"""Longest time between two attempts. The `openai` client has a timeout of ten minutes."""
+"""Longest time between two attempts. The `openai` client times out after ten minutes."""
 
 
 def give_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> None:
-    """Store the key of a new request, even if an equal request was made before."""
+    """Store the key of a new request, replacing that of an earlier identical request."""
     connection.execute(
         "DELETE FROM request_keys WHERE account_id = %s AND asked_at < now() - %s::interval",
         [account_id, KEPT],
@@ -34,9 +34,9 @@ def give_key(connection: Connection, account_id: UUID, request_sha256: str, key:
 
 
 def repeated_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> str:
-    """The key of the previous attempt, or `key` if that never arrived.
+    """Return the key of the previous attempt, or `key` if there was none.
 
-    An equal request longer ago was not an attempt of this one.
+    An identical request made longer ago does not count as an attempt of this one.
     """
     row = connection.execute(
         "INSERT INTO request_keys AS known VALUES (%(account)s, %(request)s, %(key)s) "

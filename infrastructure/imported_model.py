@@ -13,7 +13,7 @@ class ImportedModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    ref: str  # artifact prefix of the model's directory, with its manifest
+    ref: str  # artifact prefix of the model's directory, which has a manifest
     manifest_sha256: str
     source: str  # as requested
     architecture: str  # class name, such as LlamaForCausalLM

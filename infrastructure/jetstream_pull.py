@@ -1,8 +1,8 @@
-"""Pull subscriptions for FastStream that wait long for a first message and briefly for more.
+"""Pull subscriptions for FastStream: a long wait for the first message, a short one for more.
 
-FastStream's batch subscriber waits for its whole timeout, with or without messages. A job starts
-promptly only with a short timeout, with which the consumers of an idle EcoLink sent 200 requests a
-second. That took a quarter of a core.
+FastStream's batch subscriber always waits for its whole timeout, even if messages arrive. Jobs
+start promptly only with a short timeout. With a short timeout, however, the consumers of an idle
+EcoLink sent 200 requests per second, which took a quarter of a core.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from nats.js import JetStreamContext
 
 LINGER_SECONDS = 2.0
 """Duration of a request for a first message. A request that is lost with its connection, or whose
-consumer is deleted, takes as long to fail."""
+consumer is deleted, fails after this time."""
 
 PAUSE_SECONDS = 0.2
-"""Pause after an error. FastStream would retry at once and could block the event loop."""
+"""Pause after an error. FastStream would retry immediately and could block the event loop."""
 
 
 class LingeringBroker(NatsBroker):
@@ -56,10 +56,10 @@ class Lingering:
         self._collect_seconds = collect_seconds
 
     async def fetch(self, batch: int, timeout: float | None = None) -> list[Msg]:  # noqa: ASYNC109  # nats-py's
-        """A first message and those that arrive within `collect_seconds` after it.
+        """Return a first message and those that arrive within `collect_seconds` after it.
 
-        Raises nats-py's TimeoutError if there is none, or if the batch was already returned.
-        Raises other errors of nats-py after a pause.
+        Raise nats-py's TimeoutError if there is none, or if the batch was already returned. Raise
+        other errors of nats-py after a pause.
         """
         if batch < self._batch_size:
             raise NatsTimeoutError
@@ -75,7 +75,7 @@ class Lingering:
         while len(messages) < batch and (left := deadline - loop.time()) > 0:
             try:
                 messages += await self._pulled.fetch(batch - len(messages), left)
-            except NatsError:  # return these messages; the next fetch meets the error
+            except NatsError:  # return these messages; the next fetch raises the error
                 break
         return messages
 

@@ -1,9 +1,8 @@
-"""Leader election: one process of each name works, the others stand by.
+"""Leader election: of the processes with one name, one leads and the others stand by.
 
-The leader holds an advisory lock in a database session of its own. PostgreSQL ends that session if
-it is idle for too long, so that a frozen or disconnected leader loses the lock. Each leader has a
-new epoch. Every save of events checks the epoch in its transaction, so that a former leader cannot
-write.
+The leader holds an advisory lock in a separate database session. PostgreSQL ends that session if it
+is idle for too long, so a frozen or disconnected leader loses the lock. Each leader has a new
+epoch. Every save of events checks the epoch in its transaction, so a former leader cannot write.
 """
 
 from __future__ import annotations
@@ -60,12 +59,12 @@ BEGIN
     END IF;
 END $$
 """
-"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that. So a
-leader's last save commits before the next leader starts.
+"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that lock. A
+leader's last save is therefore committed before the next leader starts.
 
-`require_own_lead` refuses a service's role that names another service. The functions' owner, which
-is the only role on some servers, superusers and the operator may name any. pg_temp comes last in
-the path, so that no temporary table of a caller replaces `leaderships`."""
+`require_own_lead` rejects a service's role that names another service. The functions' owner (the
+only role on some servers), superusers and the operator may name any service. pg_temp comes last in
+the path, so that a caller's temporary table cannot replace `leaderships`."""
 
 LOST = "EL001"
 """SQLSTATE of a failed `require_lead`."""
@@ -83,7 +82,7 @@ End = Callable[[str], None]
 
 
 class Leadership:
-    """The lead of one name. `keep` holds it in a thread, `lost` ends the process."""
+    """Leadership of one name. `keep` renews it in a thread, and `lost` ends the process."""
 
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
@@ -94,7 +93,7 @@ class Leadership:
         self._logger = logging.getLogger("leadership")
 
     def take(self) -> None:
-        """Wait until no other process of this name leads, then lead."""
+        """Wait until no other process with this name leads, then become the leader."""
         waiting = False
         while True:
             try:
@@ -117,9 +116,10 @@ class Leadership:
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 
     def keep(self) -> None:
-        """Renew the lead every two seconds, until it is closed.
+        """Renew leadership every two seconds until it is closed.
 
-        A session that ended is replaced. If no other process led meanwhile, this one still leads.
+        If the session has ended, a new one replaces it. If no other process led in the meantime,
+        this one remains the leader.
         """
         while not self._closed.wait(BEAT_SECONDS):
             try:
@@ -134,12 +134,12 @@ class Leadership:
                 self._logger.warning("cannot confirm the lead, retrying: %s", error)
 
     def lost(self, reason: str) -> None:
-        """End the process at once: its state may be outdated."""
+        """End the process immediately, because its state may be stale."""
         if not self._closed.is_set():
             self._end(f"{self.name} lost the lead and exits: {reason}")
 
     def close(self) -> None:
-        """Release the lead."""
+        """Release leadership."""
         self._closed.set()
         self._drop()
 

@@ -1,7 +1,7 @@
-"""Processes with limits on time and memory, for work on files and templates of users.
+"""Resource-limited processes for work on users' files and templates.
 
 The parent starts `python -m <module>`, writes a JSON request, and reads JSON lines: progress, then
-the result. The process gets no settings and no secrets of its parent, and ends with it.
+the result. The process does not inherit its parent's settings or secrets, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
 
-NICENESS = 5  # below requests of the gateway
+NICENESS = 5  # lower priority than gateway requests
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_SECONDS = 2
 """Seconds between SIGXCPU, which a process may handle, and SIGKILL."""
@@ -30,10 +30,10 @@ CPU_GRACE_SECONDS = 2
 REPEAT_SECONDS = 0.2
 """Interval at which CpuTimeExceeded is raised again, since a finaliser may swallow it."""
 
-WALL_SECONDS_PER_CPU_SECOND = 10  # on a machine with other work
+WALL_SECONDS_PER_CPU_SECOND = 10  # allows for a busy machine
 
-STDERR_BYTES = 2000  # of a failed process, for the log
-THREADS = "2"  # of tokenizers
+STDERR_BYTES = 2000  # logged if a process fails
+THREADS = "2"  # for tokenizers
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of address space
     "RAYON_NUM_THREADS": THREADS,
@@ -46,14 +46,14 @@ ADDRESS_SPACE_BESIDE_MIB = 512
 
 
 class Exceeded(StrEnum):
-    """The resource that ran out."""
+    """The resource whose limit was exceeded."""
 
     TIME = "time"
     MEMORY = "memory"
 
 
 class LimitExceeded(Exception):
-    """The work exceeded its CPU time or memory. The same input would again."""
+    """The work exceeded its CPU time or memory limit. The same input would fail again."""
 
     def __init__(self, exceeded: Exceeded) -> None:
         super().__init__(f"The work exceeded its {exceeded} limit.")
@@ -61,16 +61,19 @@ class LimitExceeded(Exception):
 
 
 class ProcessFailed(Exception):
-    """The process ended without a result, possibly not because of its input."""
+    """The process ended without a result. Its input need not be the cause."""
 
 
 class CpuTimeExceeded(BaseException):
-    """Raised inside `cpu_limit`. A BaseException, so that foreign code does not catch it."""
+    """CPU time ran out inside `cpu_limit`.
+
+    A BaseException, so that untrusted code does not catch it.
+    """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on CPU seconds of all threads together, wall-clock seconds, and MiB of memory."""
+    """Limits on CPU seconds (all threads together), wall-clock seconds, and MiB of memory."""
 
     cpu_seconds: int
     wall_seconds: float
@@ -80,7 +83,7 @@ class Limits:
     def for_file(
         cls, size: int, base_seconds: int, seconds_per_mib: int, memory_mib: int
     ) -> Limits:
-        """Limits whose CPU seconds grow with a file of `size` bytes."""
+        """Return limits whose CPU seconds grow with a file's `size` in bytes."""
         cpu_seconds = base_seconds + seconds_per_mib * size // 1024**2
         return cls(cpu_seconds, WALL_SECONDS_PER_CPU_SECOND * cpu_seconds, memory_mib)
 
@@ -93,7 +96,7 @@ def run(
 ) -> dict[str, Any]:
     """Run a module that calls `serve`, and return its result.
 
-    Raises LimitExceeded, ProcessFailed and the errors of `on_progress`.
+    Raise LimitExceeded or ProcessFailed. Errors of `on_progress` propagate.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -120,7 +123,7 @@ def run(
 
 
 def serve(handle: Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], Any]) -> None:
-    """The counterpart of `run` in the process: read the request, apply its limits, and answer."""
+    """Read a request, apply its limits, and respond. This is the counterpart of `run`."""
     request = json.loads(sys.stdin.buffer.readline())
     confine(Limits(**request.pop("limits")))
     try:
@@ -145,7 +148,7 @@ def confine(limits: Limits) -> None:
 def cpu_limit(seconds: float) -> Generator[None]:
     """Raise CpuTimeExceeded in the block after `seconds` of CPU time.
 
-    Main thread only, not nested. Native code is interrupted when it returns.
+    Use it in the main thread only, and do not nest it. Native code is interrupted when it returns.
     """
     before = signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_SECONDS)
@@ -165,7 +168,7 @@ def _converse(
     request: Mapping[str, Any],
     on_progress: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any] | None:
-    """Send the request and read the answers. Returns the result, or None if there is none."""
+    """Send the request and read the responses. Return the result, or None."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -184,7 +187,7 @@ def _converse(
 
 
 def _failure(returncode: int, overrun: bool, errors: str) -> Exception:
-    """The error for a process that ended without a result."""
+    """Return the error for a process that ended without a result."""
     if overrun:
         return ProcessFailed("The process exceeded its wall-clock limit.")
     if returncode == -signal.SIGXCPU:
@@ -200,7 +203,7 @@ def _kill(process: subprocess.Popen[bytes], overrun: threading.Event) -> None:
 
 
 def _tail(errors: Any) -> str:
-    """The end of a process's standard error."""
+    """Return the end of a process's standard error."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - STDERR_BYTES))
     return errors.read().decode(errors="replace")
@@ -212,7 +215,7 @@ def _write(answer: Mapping[str, Any]) -> None:
 
 
 def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
-    """Environment of a limited process, plus variables whose names have one of the prefixes."""
+    """Return a limited process's environment, plus variables with one of the prefixes."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -222,5 +225,5 @@ def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it ends. Source: prctl(2)."""
+    """Have the kernel kill this process when the thread that started it ends. Source: prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

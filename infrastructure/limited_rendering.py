@@ -1,6 +1,6 @@
-"""Renders chat templates in separate processes with limits on time, memory and length.
+"""Chat template rendering in separate processes with limits on time, memory and length.
 
-The template of an imported base is foreign code. If it loops or fills the memory, only that
+The template of an imported base is untrusted code. If it loops or exhausts memory, only that
 rendering fails.
 """
 
@@ -25,19 +25,19 @@ from infrastructure.limited_process import ENVIRONMENT, INHERITED
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
 
 CPU_SECONDS = 2.0
-WALL_SECONDS = 60.0  # on a busy machine
+WALL_SECONDS = 60.0  # allows for a busy machine
 MEMORY_BYTES = 512 * 1024**2
 MOST_CHARACTERS = 16 * 1024**2
 PROCESSES = 4
-KEPT_TEMPLATES = 16  # compiled templates in each process
+KEPT_TEMPLATES = 16  # compiled templates cached per process
 
 
 class RenderingLimitExceeded(ChatRefused):
-    """The base model's chat template exceeds its time or memory."""
+    """The base model's chat template exceeds its time or memory limit."""
 
 
 class LimitedTemplate(ChatTemplate):
-    """A ChatTemplate that another process compiles and renders."""
+    """A ChatTemplate that is compiled and rendered in another process."""
 
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], today: date | None = None
@@ -49,9 +49,10 @@ class LimitedTemplate(ChatTemplate):
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """The text of messages. Raises ChatRefused, also for an invalid template.
+        """Return the text of messages.
 
-        Raises RenderingLimitExceeded. Later renderings are not affected.
+        Raise ChatRefused if the template is invalid or rejects them, and RenderingLimitExceeded if
+        it exceeds a limit. Later renderings are not affected.
         """
         answer = _render(
             {"template": self._template, "messages": messages, "tools": tools, "prompt": prompt}
@@ -74,11 +75,14 @@ class _Process:
 
     @property
     def lives(self) -> bool:
-        """True if it runs."""
+        """Return True if the process is running."""
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a request. Raises RenderingLimitExceeded, which ends the process."""
+        """Send a request and return the response.
+
+        Raise RenderingLimitExceeded if it exceeds a limit. The process is then ended.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -129,9 +133,9 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _borrowed() -> _Process:
-    """A running process. An idle one may have been killed."""
+    """Return a running process: an idle one that is still alive, or a new one."""
     while _idle:
-        with suppress(IndexError):  # another thread was quicker
+        with suppress(IndexError):  # another thread took the last one
             process = _idle.pop()
             if process.lives:
                 return process
@@ -167,10 +171,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    """Answer requests until standard input ends."""
+    """Respond to requests until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     for line in sys.stdin.buffer:
         # Without a handler the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)

@@ -1,6 +1,6 @@
-"""Limits of the HTTP servers: name, default, scope and header.
+"""Limits of the HTTP servers, each with a name, default, scope and header.
 
-An operator changes them with `ECOLINK_LIMITS`, a JSON object of names and numbers.
+Operators change them with `ECOLINK_LIMITS`, a JSON object that maps names to numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """Scope that a limit counts for."""
+    """The scope to which a limit applies."""
 
     PROCESS = "process"
     ADDRESS = "client address"
@@ -21,7 +21,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit; with `per_seconds` it is a rate, whose burst is the whole amount."""
+    """A limit. With `per_seconds` it is a rate that allows bursts of the whole amount."""
 
     name: str
     default: int
@@ -29,7 +29,7 @@ class Limit:
     description: str
     per_seconds: int | None = None
     header: str | None = None
-    """The last part of its `x-ratelimit-*` headers, in OpenAI's words where those have one."""
+    """The last part of its `x-ratelimit-*` headers, named as in OpenAI's API where possible."""
 
 
 TABLE = (
@@ -74,7 +74,7 @@ LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
 
 
 def known_limits(changed: dict[str, int]) -> dict[str, int]:
-    """Return the limits; raise ValueError for an unknown name or a number below 1."""
+    """Return the limits. Raise ValueError for an unknown name or a number below 1."""
     for name, value in changed.items():
         if name not in LIMITS:
             raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")
@@ -84,7 +84,7 @@ def known_limits(changed: dict[str, int]) -> dict[str, int]:
 
 
 class Limits:
-    """The limits in force: the defaults and an operator's changes."""
+    """The limits in force: the defaults with an operator's changes."""
 
     def __init__(self, changed: Mapping[str, int]) -> None:
         self._values = {limit.name: limit.default for limit in TABLE} | dict(changed)

@@ -1,4 +1,4 @@
-"""Identifies processes across restarts, although the system reuses process ids."""
+"""Identification of processes across restarts, although the system reuses process ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ POLL_SECONDS = 0.02
 
 
 def birth(pid: int) -> str | None:
-    """The boot and the clock tick at which a process started, or None if it has ended.
+    """Return the boot and clock tick at which a process started, or None if it has ended.
 
-    With the process id it identifies a process uniquely. A start time would not: it moves when
-    the system's clock is set.
+    Together with the process id, this identifies a process uniquely. A start time does not, because
+    it shifts when the system clock is set.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -30,7 +30,7 @@ def birth(pid: int) -> str | None:
 
 
 def living(pid: int | None, born: str | None) -> psutil.Process | None:
-    """The process with this id and birth, or None if it has ended."""
+    """Return the process with this id and birth, or None if it has ended."""
     if pid is None or born is None or birth(pid) != born:
         return None
     try:
@@ -41,7 +41,7 @@ def living(pid: int | None, born: str | None) -> psutil.Process | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """True if a process runs. A zombie does not count."""
+    """Return True if a process is running and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -49,7 +49,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def wait_ended(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait for processes to end, up to `timeout` seconds. Returns those that still run."""
+    """Wait up to `timeout` seconds for processes to end. Return those still running."""
     deadline = time.monotonic() + timeout
     left = [process for process in processes if lives(process)]
     while left and time.monotonic() < deadline:

@@ -1,8 +1,8 @@
 """The identity of the event log, and a check that the log was not replaced.
 
-A restored database has an older state of the same log. Its identity is the same, but it lacks the
-events after the backup, which the bus still has. So the identity distinguishes logs, and only the
-events distinguish states of a log.
+A restored database contains an older state of the same log. The identity is unchanged, but the
+events after the backup are missing, although the bus still has them. The identity therefore
+distinguishes logs, and only the events distinguish states of a log.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ WATCH_SECONDS = 1.0
 
 
 class LogReplaced(Exception):
-    """The log lost an event that this process has read."""
+    """The log no longer contains an event that this process has read."""
 
 
 def log_identity(connection: Connection) -> UUID:
-    """The id that the migration gave the log. Raises RuntimeError if it has none."""
+    """Return the id that the migration gave the log. Raise RuntimeError if it has none."""
     row = connection.execute("SELECT log_id FROM log_identity").fetchone()
     if row is None:
         raise RuntimeError("The event log has no identity. Run `python -m deploy.migrate`.")
@@ -41,20 +41,20 @@ def log_identity(connection: Connection) -> UUID:
 
 
 def notification_at(log: EventLog, position: int) -> Notification | None:
-    """The event at a notification id, or None."""
+    """Return the event with a notification id, or None."""
     found = log.recorder.select_notifications(start=position, stop=position, limit=1)
     return found[0] if found else None
 
 
 class LogWatch:
-    """Checks that the log still has the newest event of the previous check."""
+    """A check that the log still contains the newest event of the previous check."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._seen: Notification | None = None
 
     def check(self) -> None:
-        """Check once. Raises LogReplaced."""
+        """Check once. Raise LogReplaced if the event is missing."""
         head = self._log.recorder.max_notification_id()
         newest = None if head is None else notification_at(self._log, head)
         seen = self._seen
@@ -67,9 +67,9 @@ class LogWatch:
 
 
 async def watch_log(log: EventLog) -> None:
-    """Check every second, until cancelled. Raises LogReplaced, which ends a service.
+    """Check every second until cancelled. Raise LogReplaced if the log was replaced.
 
-    A service caches aggregates, which are outdated after a restore.
+    That error ends a service, because its cached aggregates are stale after a restore.
     """
     watch, logger = LogWatch(log), logging.getLogger("log_watch")
     while True:

@@ -1,4 +1,4 @@
-"""Load of this machine, for estimates of jobs on its CPU."""
+"""The load of this machine, used to estimate jobs on its CPU."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import psutil
 
 
 def load_of(host: str) -> float | None:
-    """Mean number of runnable processes in the last minute; None if `host` is another machine."""
+    """Return the one-minute load average, or None if `host` is another machine."""
     return psutil.getloadavg()[0] if host == platform.node() else None

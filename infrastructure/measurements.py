@@ -1,4 +1,4 @@
-"""Tables of measurements, log lines and progress, which are not projections of the log."""
+"""Tables of measurements, log lines and progress, which are not projections of the event log."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> No
 def evaluations_of(
     connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A job's evaluations after a step, in order. Of a repeated one, the last."""
+    """Return a job's evaluations after a step, in order.
+
+    For a repeated step, return the last one.
+    """
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM evaluation_measurements "
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
@@ -99,9 +102,9 @@ def evaluations_of(
 def last_evaluations_of(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Any]]:
-    """The newest evaluation of each job's adapter, in the last segment with one.
+    """Return the newest evaluation of each job's adapter, from the last segment that has one.
 
-    Step 0 is the base's evaluation, made at the end for comparison.
+    Step 0, the base's evaluation, is excluded. It is made at the end for comparison.
     """
     return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 
@@ -109,7 +112,10 @@ def last_evaluations_of(
 def steps_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A job's steps after one, in order. Of a repeated step, the last."""
+    """Return a job's steps after a given one, in order.
+
+    For a repeated step, return the last one.
+    """
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM step_measurements "
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
@@ -127,9 +133,9 @@ class MeasuredStep(NamedTuple):
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
-    """The losses of a job's steps in order, without those that a later segment repeated.
+    """Return the losses of a job's steps in order, without those that a later segment repeated.
 
-    Rows are plain tuples in the binary format, because a long job has a million steps.
+    For speed, rows are plain tuples in binary format: a long job has a million steps.
     """
     standing: list[MeasuredStep] = []
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
@@ -141,13 +147,13 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
         for row in cursor:
             step = MeasuredStep(*row)
             while standing and standing[-1].step >= step.step:
-                standing.pop()  # a crash undid it
+                standing.pop()  # lost in a crash and repeated
             standing.append(step)
     return standing
 
 
 def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """The newest step of each job, in the last segment with one."""
+    """Return the newest step of each job, from the last segment that has one."""
     return _newest(connection, "step_measurements", "true", job_ids)
 
 
@@ -164,14 +170,14 @@ def _newest(
 
 
 class StepsTaken(NamedTuple):
-    """Number of measured steps of a job, and their tokens without padding."""
+    """The number of measured steps of a job, and their tokens without padding."""
 
     steps: int
     tokens: int
 
 
 def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, StepsTaken]:
-    """Measured steps of jobs. A repeated step counts once."""
+    """Return the measured steps of jobs. A repeated step counts once."""
     rows = connection.execute(
         "SELECT job_id, count(*) AS steps, sum(tokens)::bigint AS tokens FROM ("
         "SELECT DISTINCT ON (job_id, step) job_id, tokens FROM step_measurements "
@@ -195,7 +201,7 @@ def delete_log_lines(connection: Connection, job_ids: Sequence[UUID]) -> None:
 
 
 def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list[dict[str, Any]]:
-    """The last lines of a job's log, in order."""
+    """Return the last lines of a job's log, in order."""
     rows = connection.execute(
         "SELECT segment, n, level, text, logged_at FROM log_lines WHERE job_id = %s "
         "ORDER BY segment DESC, n DESC LIMIT %s",
@@ -217,10 +223,10 @@ NEWEST: dict[str, LiteralString] = {
 def newest_of(
     connection: Connection, table: str, known: Mapping[UUID, Place], limit: int
 ) -> dict[UUID, list[dict[str, Any]]]:
-    """The newest rows of each job after its known place, in order, with one query.
+    """Return the newest rows of each job after its known place, in order, with one query.
 
-    A job with `limit` rows may have more before them. The base's evaluation, which has the first
-    place of its segment but is made last, is always included.
+    If a job has `limit` rows, earlier ones may be omitted. The base's evaluation is always
+    included, because it has the first place of its segment but is made last.
     """
     columns = NEWEST[table]
     number = columns.partition(",")[0]
@@ -245,7 +251,7 @@ def newest_of(
 def add_evidence(
     connection: Connection, job_id: UUID, segment: int, elapsed_seconds: float
 ) -> None:
-    """Store the longest elapsed time that a segment has shown."""
+    """Store the longest elapsed time that a segment has reported."""
     connection.execute(
         "INSERT INTO segment_evidence AS known VALUES (%s, %s, %s) "
         "ON CONFLICT (job_id, segment) DO UPDATE "
@@ -266,7 +272,7 @@ def set_progress(
 
 
 def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | None:
-    """The progress of a dataset's validation, or None."""
+    """Return the progress of a dataset's validation, or None."""
     return connection.execute(
         "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
         [dataset_id],

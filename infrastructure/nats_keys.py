@@ -1,7 +1,7 @@
-"""NATS keys and signed JWTs, which identify clients of the bus and grant them subjects.
+"""NATS keys and signed JWTs, which identify bus clients and grant them subjects.
 
 A NATS server in operator mode trusts one operator key. The operator signs accounts, an account
-signs its users, and a user proves that it has its key. The server needs no list of users.
+signs its users, and a user proves possession of its key. The server needs no list of users.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ UNLIMITED = -1
 
 
 class KeyKind(IntEnum):
-    """The kinds of NATS key that EcoLink makes. The value is the prefix byte of its encoding."""
+    """The kinds of NATS key that EcoLink generates.
+
+    The value is the prefix byte of the encoding.
+    """
 
     OPERATOR = nkeys.PREFIX_BYTE_OPERATOR
     ACCOUNT = nkeys.PREFIX_BYTE_ACCOUNT
@@ -30,30 +33,33 @@ class KeyKind(IntEnum):
 
 
 def new_seed(kind: KeyKind, raw: bytes | None = None) -> str:
-    """The seed of a key made from `raw`, 32 bytes, or from random bytes."""
+    """Return the seed of a key generated from `raw` (32 bytes) or from random bytes."""
     return nkeys.encode_seed(raw or os.urandom(32), kind).decode()
 
 
 def public_key(seed: str) -> str:
-    """The public key of a seed. NATS identifies its holder by it. Raises ValueError."""
+    """Return the public key of a seed, by which NATS identifies the key's owner.
+
+    Raise ValueError if the seed is invalid.
+    """
     return _public(_pair(seed))
 
 
 def account_jwt(operator_seed: str, account_seed: str, name: str, claims: Mapping[str, Any]) -> str:
-    """An account's JWT with NATS `claims`, such as exports."""
+    """Return an account's JWT with NATS `claims`, such as exports."""
     claims = {**claims, "type": "account"}
     return _signed(operator_seed, public_key(account_seed), name, claims)
 
 
 def operator_jwt(operator_seed: str, system_account: str) -> str:
-    """The operator's JWT, signed by the operator."""
+    """Return the operator's JWT, signed by the operator."""
     claims = {"type": "operator", "system_account": system_account}
     return _signed(operator_seed, public_key(operator_seed), "ecolink", claims)
 
 
 @dataclass(frozen=True)
 class AllowedSubjects:
-    """The only subjects on which a user may publish and subscribe. Empty: all of its account's."""
+    """The subjects to which a user may publish and subscribe. Empty allows all of its account's."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
@@ -68,7 +74,7 @@ def user_jwt(
     expires_at: int | None = None,
     account: str | None = None,
 ) -> str:
-    """A user's JWT, signed by its account or by a signing key of `account`.
+    """Return a user's JWT, signed by its account or by a signing key of `account`.
 
     It expires at `expires_at`, in seconds since 1970.
     """
@@ -86,7 +92,7 @@ def user_jwt(
 
 
 def credentials_file(jwt: str, seed: str) -> str:
-    """The text of a `.creds` file, which all NATS clients read."""
+    """Return the text of a `.creds` file, which all NATS clients can read."""
     return (
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
@@ -94,7 +100,7 @@ def credentials_file(jwt: str, seed: str) -> str:
 
 
 def signer(seed: str) -> Callable[[str], bytes]:
-    """The callback with which nats-py signs a server's nonce as a user."""
+    """Return the callback with which nats-py signs a server's nonce as a user."""
     pair = _pair(seed)
     return lambda nonce: base64.b64encode(pair.sign(nonce.encode()))
 

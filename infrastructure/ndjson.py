@@ -1,4 +1,4 @@
-"""Splits chunks of bytes into lines at newlines only."""
+"""Splitting of byte chunks into lines, at newlines only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines without newlines, with memory for one chunk and one line.
+    """Yield lines without their newlines, keeping one chunk and one line in memory.
 
-    httpx also splits at U+2028 and others, like `str.splitlines`, but JSON may contain those.
+    Like `str.splitlines`, httpx also splits at U+2028 and similar characters, which JSON may
+    contain.
     """
     rest = b""
     for chunk in chunks:
@@ -19,7 +20,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 async def lines_as_they_come(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The lines of asynchronous chunks."""
+    """Yield the lines of asynchronous chunks."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

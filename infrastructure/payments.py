@@ -11,20 +11,20 @@ from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
 
 TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
-"""Bounds of one test payment, micro-dollars."""
+"""Bounds of one test payment in micro-dollars."""
 
 
 class PaymentProvider(Protocol):
-    """Confirms payments.
+    """A service that confirms payments.
 
-    Top-ups call `receipt` once per request, and again when a client retries. The same reference
-    must give the same receipt.
+    A top-up calls `receipt` once per request, and again when the client retries. The same reference
+    must always return the same receipt.
     """
 
     name: str
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """The payment with this reference. Raises Invalid if it is not a payment of the amount.
+        """Return the payment with this reference. Raise Invalid if it does not match the amount.
 
         `amount_micros` is the amount that the caller claims, in micro-dollars.
         """
@@ -32,27 +32,33 @@ class PaymentProvider(Protocol):
 
 
 class ManualProvider:
-    """Money that arrived outside of the platform, such as a bank transfer.
+    """Payments received outside EcoLink, such as bank transfers.
 
-    The caller is an operator, who vouches for it.
+    The caller is an operator, who confirms the payment.
     """
 
     name = "manual"
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """The payment as the operator states it. Raises Invalid for a malformed reference."""
+        """Return the payment as stated by the operator.
+
+        Raise Invalid if the reference is malformed.
+        """
         return Receipt(
             provider=self.name, reference=reference_of(reference), amount_micros=amount_micros
         )
 
 
 class TestProvider:
-    """Payments without money, for trials. Their references start with `test payment`."""
+    """Test payments, which move no money. Their references start with `test payment`."""
 
     name = TEST_PROVIDER
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Always paid. Raises Invalid for an amount out of bounds or a malformed reference."""
+        """Return a paid receipt.
+
+        Raise Invalid if the amount is out of bounds or the reference malformed.
+        """
         if not TEST_LEAST_MICROS <= amount_micros <= TEST_MOST_MICROS:
             bounds = f"{dollars(TEST_LEAST_MICROS)} to {dollars(TEST_MOST_MICROS)}"
             raise Invalid(
@@ -73,12 +79,12 @@ PROVIDERS: dict[str, PaymentProvider] = {
 
 
 def holders_provider(settings: Settings) -> PaymentProvider | None:
-    """The provider of self-service top-ups; None if an operator confirms every payment."""
+    """Return the provider of self-service top-ups, or None if operators confirm all payments."""
     return PROVIDERS[TEST_PROVIDER] if settings.test_payments else None
 
 
 def provider_named(settings: Settings, name: str) -> PaymentProvider:
-    """The provider with a name. Raises Invalid if it is unknown or disabled."""
+    """Return the provider with this name. Raise Invalid if it is unknown or disabled."""
     if name == TEST_PROVIDER and not settings.test_payments:
         raise Invalid(
             "Test payments are disabled. Set ECOLINK_TEST_PAYMENTS=true to enable them.",

@@ -1,6 +1,6 @@
-"""A watchdog thread that ends a process whose event loop or work hangs.
+"""A watchdog thread that ends a process if its event loop or work hangs.
 
-Every second it touches a file, which the supervisor checks. If the event loop or a step of work
+Every second, it touches a file that the supervisor checks. If the event loop or a step of work
 takes too long, it writes all threads' stacks to standard error and ends the process.
 """
 
@@ -22,14 +22,14 @@ from infrastructure.settings import Settings
 
 BEAT_SECONDS = 1.0
 LONGEST_GAP_SECONDS = 10.0
-"""Longest time between two checks that counts. In a longer gap the process was frozen."""
+"""A longer gap between two checks does not count, because the process was frozen."""
 
 EXIT_CODE = 6
 
 
 @dataclass
 class Activity:
-    """Something that must end, or be renewed, within `most_seconds`."""
+    """An operation that must end or be renewed within `most_seconds`."""
 
     name: str
     most_seconds: float
@@ -56,7 +56,7 @@ class Progress:
             self._activities.pop(number, None)
 
     async def beat(self) -> None:
-        """Renew the activity of the running event loop, until cancelled."""
+        """Renew the activity of the running event loop until cancelled."""
         activity = Activity("the event loop", self.loop_seconds)
         number = next(self._numbers)
         self._activities[number] = activity
@@ -68,7 +68,7 @@ class Progress:
             self._activities.pop(number, None)
 
     def overdue(self, passed_seconds: float) -> Activity | None:
-        """Add passed time to all activities. Returns one that takes too long, or None."""
+        """Add passed time to all activities. Return one that exceeds its limit, or None."""
         late = None
         for activity in list(self._activities.values()):
             activity.seconds += min(passed_seconds, LONGEST_GAP_SECONDS)

@@ -1,4 +1,4 @@
-"""Runs reactions: events cause new events, which commit with the consumer's position."""
+"""Event handlers: events cause new events, which are committed with the consumer's position."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from infrastructure.consumer import Recorded, recorded
 from infrastructure.store import Connection
 
 React = Callable[[Event], Sequence[Aggregate]]
-"""Returns the aggregates to save after an event. Its other effects must be idempotent."""
+"""A handler that returns the aggregates to save. Its other effects must be idempotent."""
 
 ATTEMPTS = 5
 ATTEMPT_PAUSE_SECONDS = 0.1
 
 CONFLICT_ATTEMPTS = 30
 CONFLICT_PAUSE_SECONDS = 0.1
-"""Attempts after version conflicts, with random pauses. There are many, because parking an event
-stops its aggregate, which may be a GPU pool."""
+"""Attempts after version conflicts, with random pauses. The limit is high, because parking an event
+blocks its aggregate, which may be a GPU pool."""
 
 REPLAY_SECONDS = 2.0
 """Interval at which a service replays parked events on request."""
@@ -66,11 +66,11 @@ CREATE TABLE IF NOT EXISTS parked_reactions (
 
 
 class ReactionEffect:
-    """Runs a service's reactions in order.
+    """An effect that runs a service's event handlers in order.
 
-    If a reaction keeps failing, its event is parked with the later events of its aggregate, until
-    an operator requests a replay. Other aggregates continue. If the artifact store is unreachable,
-    the parked events are replayed automatically.
+    If a handler keeps failing, its event and later events of the same aggregate are parked until an
+    operator requests a replay. Other aggregates continue. Events parked because the artifact store
+    is unreachable are replayed automatically.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class ReactionEffect:
         self._react = react
         self._connect = connect
         self._logger = logging.getLogger(f"reaction.{name}")
-        self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
+        self._paused_until: dict[UUID, float] = {}  # aggregates waiting for the artifact store
 
     def position(self) -> int:
-        """Notification id of the last event that was processed."""
+        """Return the notification id of the last processed event."""
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """React to each event. Events without a reaction move the position once, at the end."""
+        """Handle each event. Events without a handler advance the position once, at the end."""
         parked = self._parked_originators()
         for item in batch:
             if item.event.originator_id in parked and self._park_behind(item):
@@ -119,7 +119,7 @@ class ReactionEffect:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
     def replay_requested(self) -> int:
-        """Replay the requested parked events in order. Returns how many succeeded.
+        """Replay the requested parked events in order. Return the number that succeeded.
 
         If one fails again, it stays parked with the later events of its aggregate.
         """
@@ -147,7 +147,10 @@ class ReactionEffect:
         return replayed
 
     def _requested(self, connection: Connection) -> list[dict[str, Any]]:
-        """Requested events in order, without those behind an unrequested one of their aggregate."""
+        """Return requested events in order.
+
+        Events behind an unrequested one of the same aggregate are omitted.
+        """
         return connection.execute(
             "SELECT notification_id, originator_id FROM parked_reactions AS parked "
             "WHERE consumer = %(consumer)s AND replay AND NOT EXISTS ("
@@ -225,9 +228,9 @@ class ReactionEffect:
             )
 
     def _park_behind(self, item: Recorded) -> bool:
-        """Park an event behind an earlier one of its aggregate, to be replayed with it.
+        """Park an event behind an earlier one of its aggregate, to be replayed after it.
 
-        Returns False if none is parked: a replay may have ended meanwhile.
+        Return False if no earlier event is parked any more, such as after a replay.
         """
         event = item.event
         with self._connect() as connection:
@@ -250,7 +253,7 @@ class ReactionEffect:
 
 
 def _is_store_away(error: Exception) -> bool:
-    """True if the artifact store is unreachable."""
+    """Return True if the error means that the artifact store is unreachable."""
     return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
 
 
@@ -259,7 +262,7 @@ def _sentence(error: Exception) -> str:
 
 
 def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
-    """All parked events, oldest first."""
+    """Return all parked events, oldest first."""
     return connection.execute(
         "SELECT * FROM parked_reactions ORDER BY parked_at, consumer, notification_id"
     ).fetchall()
@@ -270,7 +273,7 @@ def request_replay(
 ) -> dict[str, Any] | None:
     """Request the replay of a parked event and of all parked events of its aggregate.
 
-    Returns the event, or None if it is not parked.
+    Return the event, or None if it is not parked.
     """
     connection.execute(
         "UPDATE parked_reactions AS parked SET replay = true FROM parked_reactions AS wanted "

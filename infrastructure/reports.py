@@ -1,7 +1,7 @@
 """Messages between trainers and services over NATS: reports, telemetry, log lines and control.
 
-Reports are keyed by (job, segment, n) and cumulative, so that the next report replaces a lost one.
-Times are seconds of the trainer's monotonic clock since its program started.
+Reports are keyed by (job, segment, n) and cumulative, so the next report makes up for a lost one.
+Times are seconds on the trainer's monotonic clock since its program started.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
 
 FINAL_REPORT = "final_report.json"
-"""File beside the spec, in which a trainer keeps the report of its last checkpoint or its end."""
+"""File next to the spec with the trainer's report of its last checkpoint or its end."""
 
 BEAT = "beat"
-"""File beside the spec that a trainer touches in each round of its reporter."""
+"""File next to the spec that a trainer's reporter touches in each round."""
 
 SAMPLE = "sample.json"
 """File of a checkpoint with the fixed prompt (messages) and its answer, if sampling is enabled."""
@@ -41,7 +41,7 @@ class Message(BaseModel):
 
 
 class Text(Message):
-    """A message with text of a trainer. It replaces NUL, which PostgreSQL does not store."""
+    """A message with text from a trainer. NUL is replaced, because PostgreSQL cannot store it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +69,7 @@ class Credentials(Message):
 
 
 class SegmentSpec(Message):
-    """The launch parameters of a trainer. References are artifacts, never paths of a host."""
+    """The launch parameters of a trainer. References are artifact refs, never host paths."""
 
     account_id: UUID
     job_id: UUID
@@ -77,24 +77,24 @@ class SegmentSpec(Message):
     credentials: Credentials | None = None  # for NATS; None: the server requires none
     dataset_ref: str  # artifact: normalised chat JSONL, one example per line
     dataset_sha256: str
-    validation_ref: str | None = None  # artifact of the validation dataset, if there is one
+    validation_ref: str | None = None  # artifact of the validation dataset, if any
     validation_sha256: str | None = None
     base_model: str
     base_ref: str  # artifact prefix of the base model's directory, with its manifest
     base_manifest_sha256: str | None = None  # required hash; None: any
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
-    dtype: Dtype | None = None  # of computations; None: the fastest on this machine
+    dtype: Dtype | None = None  # dtype of computation; None: this machine's fastest
     gradient_checkpointing: bool = False
-    gpu_type: str = "cpu"  # of the catalog
+    gpu_type: str = "cpu"  # catalog name
     gpu_count: int = 1  # ranks of data parallelism
-    approved_gpu_count: int | None = None  # determines the batch of a step; None: gpu_count
+    approved_gpu_count: int | None = None  # determines the batch size; None: gpu_count
     micro_batch_split: int = 1  # parts of each micro-batch; 2 after running out of memory
-    batch_tokens: int | None = None  # limit of tokens at once, with padding; None: a micro-batch
+    batch_tokens: int | None = None  # most tokens per pass, with padding; None: a micro-batch
     required_bytes: int | None = None  # predicted peak of each rank's memory; None: not predicted
     approved_on: date | None = None  # for chat templates with a date; None: date of the launch
     resume_from: tuple[SavedCheckpoint, ...] = ()  # newest first; the first intact one is used
-    paid_seconds: int  # segment time covered by the first lease
+    paid_seconds: int  # segment time paid for by the first lease
     grace_seconds: int
     heartbeat_seconds: float
     stall_seconds: float = 900.0  # the trainer exits after this time without progress
@@ -111,7 +111,7 @@ class RejectedCheckpoint(Message):
 
 
 class Report(Text):
-    """One heartbeat. The final report has the ending and repeats until it is answered."""
+    """A heartbeat. The final report contains the ending and is sent until it is acknowledged."""
 
     account_id: UUID
     job_id: UUID
@@ -120,7 +120,7 @@ class Report(Text):
     sent_at: datetime
     elapsed_seconds: Seconds
     phase: Phase
-    phase_seconds: dict[Phase, float] = {}  # of this segment, its current phase included
+    phase_seconds: dict[Phase, float] = {}  # of this segment, including the current phase
     step: Count = 0  # optimizer steps done, over all segments
     total_steps: Count = 0
     train_examples: Count = 0
@@ -128,7 +128,7 @@ class Report(Text):
     trained_tokens: int = 0  # label and prompt tokens without padding, over all segments
     train_loss: float | None = None
     tokens_per_second: float | None = None
-    peak_memory_bytes: int | None = None  # of this segment's largest rank, if known
+    peak_memory_bytes: int | None = None  # largest rank of this segment, if known
     grace_seconds: Seconds = 0.0  # time used beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
@@ -137,11 +137,11 @@ class Report(Text):
     evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
-    ending: SegmentEnding | None = None  # of the final report
+    ending: SegmentEnding | None = None  # in the final report only
 
     @property
     def subject(self) -> str:
-        """Subject `reports.<account>.<job>.<segment>`."""
+        """Return the subject `reports.<account>.<job>.<segment>`."""
         return report_subject(self.account_id, self.job_id, self.segment)
 
     @model_validator(mode="after")
@@ -152,12 +152,12 @@ class Report(Text):
 
     @property
     def checkpoints(self) -> tuple[SavedCheckpoint, ...]:
-        """All reported checkpoints, oldest first."""
+        """Return all reported checkpoints, oldest first."""
         return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 
 class StepMeasured(Message):
-    """Metrics of one optimizer step, which are kept for a limited time."""
+    """Metrics of one optimizer step, kept for a limited time."""
 
     account_id: UUID
     job_id: UUID
@@ -170,12 +170,12 @@ class StepMeasured(Message):
     tokens: int
     tokens_per_second: float
     elapsed_seconds: float
-    peak_memory_bytes: int | None = None  # of rank 0, up to now
+    peak_memory_bytes: int | None = None  # of rank 0, so far
     measured_at: datetime
 
     @property
     def subject(self) -> str:
-        """Subject `telemetry.<account>.<job>.<segment>`."""
+        """Return the subject `telemetry.<account>.<job>.<segment>`."""
         return f"telemetry.{self.account_id}.{self.job_id}.{self.segment}"
 
 
@@ -187,7 +187,7 @@ class EvaluationMeasured(Message):
     segment: int
     step: int  # optimizer steps done
     eval_loss: float  # nats per label token
-    accuracy: float  # share of the label tokens that were the model's first choice
+    accuracy: float  # fraction of label tokens predicted correctly
     examples: int
     label_tokens: int
     seconds: float  # duration of the evaluation
@@ -196,12 +196,12 @@ class EvaluationMeasured(Message):
 
     @property
     def subject(self) -> str:
-        """Subject `evaluations.<account>.<job>.<segment>`."""
+        """Return the subject `evaluations.<account>.<job>.<segment>`."""
         return f"evaluations.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class LogLine(Text):
-    """One line of a trainer's log. In each segment, `n` counts from 1."""
+    """One line of a trainer's log. `n` counts from 1 in each segment."""
 
     account_id: UUID
     job_id: UUID
@@ -213,12 +213,12 @@ class LogLine(Text):
 
     @property
     def subject(self) -> str:
-        """Subject `logs.<account>.<job>.<segment>`."""
+        """Return the subject `logs.<account>.<job>.<segment>`."""
         return f"logs.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class PodSeen(Message):
-    """The launcher's report that a segment's process runs, until the trainer's first report."""
+    """The launcher's evidence that a segment's process is running, until the trainer reports."""
 
     account_id: UUID
     job_id: UUID
@@ -227,15 +227,15 @@ class PodSeen(Message):
 
     @property
     def subject(self) -> str:
-        """Subject `evidence.<account>.<job>.<segment>`."""
+        """Return the subject `evidence.<account>.<job>.<segment>`."""
         return f"evidence.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class Control(Message):
-    """The scheduler's instructions to a segment. The last message on the subject is valid.
+    """The scheduler's instructions to a segment. The latest message on the subject applies.
 
     `paid_seconds` never decreases. `answered` acknowledges the final report. `jwt` replaces the JWT
-    of the segment's credentials, which expires after the lease. An empty one changes nothing.
+    of the segment's credentials, which expires after the lease. An empty `jwt` changes nothing.
     """
 
     job_id: UUID

@@ -1,6 +1,7 @@
-"""Security events: signs of attacks, with the client's address.
+"""Security events: signs of an attack, with the client's address.
 
-An address is personal data, so these are rows with a retention time and not events of the log.
+An address is personal data, so events are stored as rows with a retention period, not in the event
+log.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MOST_AN_HOUR = 1_000
 
 
 def record(connection: Connection, kind: str, address: str, detail: str) -> None:
-    """Store an event, or drop it beyond MOST_AN_HOUR."""
+    """Store an event, unless MOST_AN_HOUR is exceeded."""
     connection.execute(
         "INSERT INTO security_events (kind, address, detail) SELECT %s, %s, %s WHERE "
         "(SELECT count(*) FROM security_events WHERE happened_at > now() - interval '1 hour') < %s",
@@ -34,7 +35,7 @@ def record(connection: Connection, kind: str, address: str, detail: str) -> None
 
 
 def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
-    """The newest events, newest first."""
+    """Return the latest events, newest first."""
     return connection.execute(
         "SELECT happened_at, kind, address, detail FROM security_events "
         "ORDER BY event_id DESC LIMIT %s",
@@ -43,7 +44,7 @@ def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
 
 
 def delete_older(connection: Connection, age: timedelta) -> int:
-    """Delete events older than `age`. Returns how many."""
+    """Delete events older than `age`. Return their number."""
     return connection.execute(
         "DELETE FROM security_events WHERE happened_at < now() - %s", [age]
     ).rowcount

@@ -1,7 +1,7 @@
-"""Segment credentials: a NATS user for each segment's trainer, limited to that segment's subjects.
+"""Segment credentials: one NATS user per segment, limited to that segment's subjects.
 
 The scheduler issues them at launch and renews the JWT with each lease extension. The user's key is
-derived from the account's key and the segment's name, so that the scheduler stores nothing.
+derived from the account's key and the segment's name, so the scheduler stores nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from infrastructure.reports import Credentials, control_subject
 from infrastructure.settings import Settings
 
 SPARE_SECONDS = 600.0
-"""Validity beyond the lease and its grace, for differing clocks and outages of bus or scheduler.
-An ended segment gains nothing from it: the scheduler refuses its reports."""
+"""Extra validity after the lease and its grace, for clock skew and outages of the bus or scheduler.
+An ended segment cannot exploit it, because the scheduler rejects its reports."""
 
 
 def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str, ...]:
-    """Subjects on which a segment may publish: its reports, measurements and log lines.
+    """Return the subjects to which a segment may publish: reports, measurements and log lines.
 
-    The last one requests its Control message.
+    The last subject requests the segment's Control message.
     """
     name = f"{account_id}.{job_id}.{segment}"
     return (
@@ -34,15 +34,15 @@ def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str,
 
 
 def inbox_prefix(job_id: UUID, segment: int) -> str:
-    """Prefix of the only subjects to which a segment may subscribe: replies to its requests."""
+    """Return the prefix of a segment's reply subjects, the only ones it may subscribe to."""
     return f"_INBOX_{job_id.hex}_{segment}"
 
 
 @dataclass(frozen=True)
 class CredentialIssuer:
-    """Issues credentials as the NATS account of trainers.
+    """An issuer of credentials under the trainers' NATS account.
 
-    `seed` is the account's, or that of a signing key of `account`. Credentials are valid for
+    `seed` belongs to the account, or to a signing key of `account`. Credentials are valid for
     `valid_seconds` of real time.
     """
 
@@ -52,7 +52,7 @@ class CredentialIssuer:
 
     @classmethod
     def of(cls, settings: Settings) -> CredentialIssuer | None:
-        """The configured issuer, or None. A lease reaches at most `lease_seconds` ahead."""
+        """Return the configured issuer, or None. A lease lasts at most `lease_seconds`."""
         if settings.nats_trainer_seed is None:
             return None
         paid = (settings.lease_seconds + settings.grace_seconds) / settings.clock_speed
@@ -60,7 +60,7 @@ class CredentialIssuer:
         return cls(settings.nats_trainer_seed, account, paid + SPARE_SECONDS)
 
     def issue(self, account_id: UUID, job_id: UUID, segment: int) -> Credentials:
-        """Credentials of a segment, valid from now."""
+        """Return credentials for a segment, valid from now."""
         name = f"{account_id}.{job_id}.{segment}"
         derived = hmac.digest(self.seed.encode(), f"segment {name}".encode(), "sha256")
         seed = new_seed(KeyKind.USER, derived)
@@ -79,7 +79,7 @@ class CredentialIssuer:
 
 
 def required_issuer(settings: Settings) -> CredentialIssuer:
-    """The configured issuer. Raises RuntimeError if there is none or its seed is invalid."""
+    """Return the configured issuer. Raise RuntimeError if it is missing or its seed is invalid."""
     issuer = CredentialIssuer.of(settings)
     if issuer is None:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Runs a service process: its broker, its durables and its background work, until SIGTERM."""
+"""The main loop of a service process: broker, durable consumers and background work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 def broker_of(settings: Settings, name: str) -> NatsBroker:
-    """A broker that reconnects without limit."""
+    """Return a broker that reconnects without limit."""
     assert settings.nats_url is not None
     logger = logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
@@ -84,7 +84,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
 
 async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -> None:
-    """Recreate deleted streams and consumers. Effects keep their own positions."""
+    """Recreate deleted streams and consumers. Positions are stored with the effects."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
@@ -97,9 +97,9 @@ async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -
 
 
 def every(seconds: float, step: Callable[[], object], name: str) -> Work:
-    """Work that runs a blocking step in a thread, with pauses of `seconds`.
+    """Return work that runs a blocking step in a thread, with pauses of `seconds`.
 
-    A failure is logged as `name`, and the step runs again.
+    A failure is logged under `name`, and the step runs again after the pause.
     """
 
     async def run() -> None:

@@ -1,9 +1,9 @@
-"""Browser sessions and one-time sign-in links, which are short-lived and so not in the log.
+"""Browser sessions and one-time sign-in links. They are short-lived, so not in the event log.
 
-The tables hold hashes of tokens only. A session belongs to an API key and ends with it. Its token
-is replaced every 15 minutes. The previous token stays valid until a minute after the new one was
-first used: responses get lost, and pages send requests in parallel. Source: OWASP, Session
-Management Cheat Sheet, "Renewal timeout".
+The tables contain only hashes of tokens. A session belongs to an API key and ends with it. Its
+token is replaced every 15 minutes. The previous token stays valid until one minute after the first
+use of the new one, because responses can get lost and pages send requests in parallel. Source:
+OWASP, Session Management Cheat Sheet, "Renewal timeout".
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Session:
     session_id: UUID
     key_id: UUID
     csrf_token: str
-    """Token that each form and script of its pages has to send."""
+    """Token that the session's forms and scripts must send."""
     due: bool
-    """True if its token has to be replaced."""
+    """True if the session's token has to be replaced."""
 
 
 def begin_session(connection: Connection, key_id: UUID) -> str:
-    """Begin a session. Returns its token, which only the browser may know."""
+    """Begin a session. Return its token, which only the browser may know."""
     token = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM web_sessions WHERE expires_at < now()")
     connection.execute(
@@ -66,7 +66,7 @@ def begin_session(connection: Connection, key_id: UUID) -> str:
 
 
 def session_of(connection: Connection, token: str) -> Session | None:
-    """The session with this token, or with this previous token within the grace; None if none."""
+    """Return the session with this current or recently replaced token, or None."""
     sha256 = secret_sha256(token)
     row = connection.execute(
         "SELECT *, token_sha256 = %(sha256)s AS newest, "
@@ -86,7 +86,10 @@ def session_of(connection: Connection, token: str) -> Session | None:
 
 
 def rotate(connection: Connection, token: str) -> str | None:
-    """Replace a session's token. Returns the new one, or None if another request was faster."""
+    """Replace a session's token.
+
+    Return the new one, or None if another request replaced it first.
+    """
     new = secrets.token_urlsafe(32)
     row = connection.execute(
         "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "
@@ -104,7 +107,7 @@ def rotate(connection: Connection, token: str) -> str | None:
 
 
 def end_session(connection: Connection, token: str) -> None:
-    """Sign a browser out."""
+    """End a session."""
     connection.execute(
         "DELETE FROM web_sessions WHERE %(sha256)s IN (token_sha256, previous_sha256)",
         {"sha256": secret_sha256(token)},
@@ -112,7 +115,7 @@ def end_session(connection: Connection, token: str) -> None:
 
 
 def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UUID]:
-    """The sessions that have ended, of those given."""
+    """Return those of the given sessions that have ended."""
     rows = connection.execute(
         "SELECT id FROM unnest(%s::uuid[]) AS asked (id) LEFT JOIN web_sessions ON session_id = id "
         "AND expires_at > now() WHERE session_id IS NULL",
@@ -122,7 +125,7 @@ def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UU
 
 
 def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
-    """Make a token that begins one session for a key within 30 minutes."""
+    """Create a token that can begin one session for a key within 30 minutes."""
     token = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM sign_in_links WHERE expires_at < now()")
     connection.execute(
@@ -133,7 +136,7 @@ def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
 
 
 def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """The key of a sign-in link, which stays valid; None if it is invalid."""
+    """Return a sign-in link's key, or None if the link is invalid. The link stays valid."""
     row = connection.execute(
         "SELECT key_id FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now()",
         [secret_sha256(token)],
@@ -142,7 +145,7 @@ def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
 
 
 def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """The key of a sign-in link, which becomes invalid; None if it already is."""
+    """Invalidate a sign-in link. Return its key, or None if the link is invalid."""
     row = connection.execute(
         "DELETE FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now() RETURNING key_id",
         [secret_sha256(token)],

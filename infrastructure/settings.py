@@ -12,7 +12,7 @@ from infrastructure.limits import known_limits
 
 
 def _origin(url: str) -> str:
-    """Return the origin of a URL; raise ValueError for anything beyond an origin."""
+    """Return the origin of a URL. Raise ValueError if the URL has more than an origin."""
     parsed = HttpUrl(url)
     more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
     if more:

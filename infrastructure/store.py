@@ -1,4 +1,4 @@
-"""Opens the event store on PostgreSQL, and connections to the same database."""
+"""The event store on PostgreSQL, and connections to the same database."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def open_log(
     takes_snapshots: bool = False,
     leadership: Leadership | None = None,
 ) -> EventLog:
-    """The event log of a process, with a small pool of connections.
+    """Open the event log of a process, with a small pool of connections.
 
-    `cached` is the number of aggregates kept in memory, of which only new events are read.
-    Snapshots are used if the settings have their secret; only billing takes them. With
+    `cached` is the number of aggregates kept in memory, for which only new events are read.
+    Snapshots are used if the settings contain their secret. Only billing takes snapshots. With
     `leadership`, saves fail as soon as another process leads.
 
-    Raises RuntimeError if the server's settings would lose or reorder events.
+    Raise RuntimeError if the server's settings would lose or reorder events.
     """
     assert settings.database_url is not None
     if strtobool(os.environ.get("POSTGRES_ENABLE_DB_FUNCTIONS", "no")):
-        # That path skips the table lock: readers of the log's tail miss committed events.
+        # Those functions skip the table lock, so readers of the log's tail miss committed events.
         raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
     with connect(settings) as connection:
         _require_durable(connection)
@@ -62,16 +62,16 @@ def open_log(
 
 
 def create_event_tables(owner_url: str) -> None:
-    """Create the tables of the event store as their owner."""
+    """Create the event store's tables as their owner."""
     environment = _environment(owner_url, create=True, pool_size=1)
-    # For the table of snapshots; none is signed here.
+    # For the table of snapshots. No snapshot is signed here.
     environment |= {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused"}
     with EventLog(environment):
         pass
 
 
 def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:
-    """A pool of checked connections for everything except events."""
+    """Open a pool of checked connections for everything except events."""
     assert settings.database_url is not None
     return ConnectionPool(
         settings.database_url,
@@ -87,7 +87,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
 
 @contextmanager
 def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connection]:
-    """One connection with dict rows, closed at the end of the block."""
+    """Open a connection with dict rows, closed at the end of the block."""
     assert settings.database_url is not None
     with Connection.connect(
         settings.database_url, autocommit=autocommit, row_factory=dict_row
@@ -96,7 +96,7 @@ def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connect
 
 
 def database_time(connection: Connection) -> datetime:
-    """The database's time, which is the same for all processes."""
+    """Return the database's time, which is the same for all processes."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
     assert row is not None
     return row["now"]

@@ -1,4 +1,4 @@
-"""Renders a base model's chat template like the training library, but without it."""
+"""Chat template rendering that matches the training library without importing it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ TEMPLATE_FILES = (TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
 
 
 class ChatRefused(Exception):
-    """The base model's chat template is invalid, or refuses or fails on an example.
+    """The base model's chat template is invalid, or rejects or fails on an example.
 
-    `example` counts from 1. None means the template itself.
+    `example` is its number, from 1. None means that the template itself is invalid.
     """
 
     def __init__(self, message: str, example: int | None = None) -> None:
@@ -46,11 +46,11 @@ class ChatRefused(Exception):
 
 
 class ChatTemplate:
-    """Renders messages as the text of the base model's training.
+    """A renderer of messages in the format that the base model was trained on.
 
-    `special_tokens` maps names such as `bos_token` to their text. `today` is the date for templates
-    that write one, at midnight; None: the time of each rendering. Raises ChatRefused for an invalid
-    template.
+    `special_tokens` maps names such as `bos_token` to their text. `today` is the date, at midnight,
+    for templates that insert one. If it is None, they use the time of each rendering. Raises
+    ChatRefused if the template is invalid.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> ChatTemplate:
-        """The template in a saved model's TEMPLATE_FILES, or the fallback.
+        """Return the template in a saved model's TEMPLATE_FILES, or the fallback.
 
-        It is a separate file or part of the configuration. Of a list of named templates, the one
-        named `default` is used. Raises ChatRefused.
+        The template is a separate file or part of the configuration. From a list of named
+        templates, the one named `default` is used. Raise ChatRefused if it is invalid.
         """
         config = _json(files, CONFIG)
         named = {**_json(files, OTHER_TOKENS), **config}
@@ -86,7 +86,10 @@ class ChatTemplate:
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """The text of messages; with `prompt`, a request for an answer. Raises ChatRefused."""
+        """Return the text of messages, with `prompt` followed by the start of an answer.
+
+        Raise ChatRefused if the template rejects the messages.
+        """
         try:
             return self._template.render(
                 messages=messages,
@@ -97,19 +100,19 @@ class ChatTemplate:
             )
         except MemoryError:
             raise
-        except Exception as error:  # the template is foreign code
+        except Exception as error:  # the template is untrusted code
             raise ChatRefused(f"the base model's chat template refuses it: {error}") from error
 
 
 class _GenerationMarks(Extension):
-    """Accepts `{% generation %}`, which marks the assistant's text and prints nothing."""
+    """A Jinja extension for `{% generation %}`, which marks the assistant's text."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block, as in the training library: variables set inside stay inside.
+        # A call block, as in the training library, so that variables set inside stay local.
         call = self.call_method("_body")
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
@@ -134,7 +137,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML, which models are not trained on.
+    # Jinja's own filter escapes HTML, but models are trained on unescaped text.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -153,7 +156,7 @@ def _strftime(today: date | None, pattern: str) -> str:
 
 
 def _text(token: Any) -> str:
-    """A special token's text, from a string or an object with `content`."""
+    """Return a special token's text, from a string or an object with `content`."""
     return token["content"] if isinstance(token, dict) else token
 
 

@@ -1,9 +1,10 @@
-"""Tokenizes rendered chats so that special tokens in users' messages stay plain text.
+"""Tokenization of rendered chats in which special tokens in users' messages stay plain text.
 
-A tokenizer reads `<|im_end|>` as the end of a message anywhere in a text, but only the chat
-template may end a message. So each special token in a user's message gets a mark before rendering.
-A copy of the tokenizer whose special tokens have secret names then tokenizes the text: the
-template's special tokens are renamed in the text too, and the marked ones are spelled out.
+A tokenizer treats `<|im_end|>` anywhere in a text as the end of a message, but only the chat
+template may end a message. Before rendering, each special token in a user's message is therefore
+marked. The text is then tokenized by a copy of the tokenizer whose special tokens have secret
+names. The template's special tokens are renamed in the text accordingly, and the marked ones are
+tokenized as plain text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from tokenizers import Tokenizer
 
 Value = TypeVar("Value")
-Span = tuple[int, int]  # characters of a text: start and end
+Span = tuple[int, int]  # start and end offset in a text, in characters
 
 SECRET_DIGITS = 24
 MARK = f"{secrets.randbelow(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
@@ -27,7 +28,7 @@ consists of digits, which no template filter changes."""
 
 
 class Tokens(NamedTuple):
-    """Token ids and the span of text of each."""
+    """Token ids, and the span of text of each token."""
 
     ids: list[int]
     offsets: list[Span]
@@ -42,23 +43,23 @@ class TextEncoder:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         names = sorted((each.content for each in added.values() if each.special), key=len)
-        # Longest first, the order in which tokenizers match.
+        # Longest first, as tokenizers match them.
         self._specials = "|".join(map(re.escape, reversed(names)))
         self._special = re.compile(self._specials) if names else None
 
     def protected(self, value: Value) -> Value:
-        """Messages or tools with a mark before each special token, ready for the template."""
+        """Return messages or tools with each special token marked, ready for the template."""
         return value if self._special is None else _protected(value, self._special)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of several rendered texts, computed on all cores."""
+        """Return the tokens of several rendered texts, computed on all cores."""
         plain = [text for text in texts if MARK not in text]
         encodings = self.tokenizer.encode_batch(plain, add_special_tokens=False)
         encoded = iter(Tokens(each.ids, each.offsets) for each in encodings)
         return [self._encode_marked(text) if MARK in text else next(encoded) for text in texts]
 
     def _encode_marked(self, text: str) -> Tokens:
-        """Tokens of a text with marks. Their spans count the marks."""
+        """Return the tokens of a marked text. Their spans include the marks."""
         renamed, places = self._renamed(text)
         encoding = self._with_secret_names.encode(renamed, add_special_tokens=False)
         return Tokens(
@@ -66,7 +67,7 @@ class TextEncoder:
         )
 
     def _renamed(self, text: str) -> tuple[str, list[int]]:
-        """The text without marks and with secret names, and the position of each character."""
+        """Return the text without marks and with secret names, and each character's position."""
         parts: list[str] = []
         places: list[int] = []
         end = 0
@@ -95,7 +96,7 @@ class TextEncoder:
 
     @cached_property
     def _secret_names(self) -> Mapping[str, str]:
-        """Secret name of each special token, in characters that no normalizer changes."""
+        """Return a secret name for each special token, in characters that no normalizer changes."""
         secret = secrets.token_hex(16)
         added = self.tokenizer.get_added_tokens_decoder()
         return {
@@ -106,9 +107,9 @@ class TextEncoder:
 
     @cached_property
     def _with_secret_names(self) -> Tokenizer:
-        """The tokenizer with its special tokens renamed.
+        """Return the tokenizer with its special tokens renamed.
 
-        They are renamed in the vocabulary too, where some models would still match them.
+        They are renamed in the vocabulary too, because some models would still match them there.
         """
         content, names = json.loads(self.tokenizer.to_str()), self._secret_names
         for token in content["added_tokens"]:
@@ -130,7 +131,7 @@ class TextEncoder:
 
 
 def readable(text: str) -> str:
-    """A rendered text without marks, for display."""
+    """Return a rendered text without marks, for display."""
     return text.replace(MARK, "")
 
 
@@ -146,6 +147,6 @@ def _protected(value: Any, special: re.Pattern[str]) -> Any:
 
 
 def _concerns(pair: str | Sequence[str], names: Mapping[str, str]) -> bool:
-    """True if a merge reads or makes a special token."""
+    """Return True if a merge uses or produces a special token."""
     left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
     return left in names or right in names or left + right in names

@@ -1,4 +1,4 @@
-"""The code, libraries and device of a training, stored beside the weights."""
+"""The code, libraries and device used in training, stored next to the weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ENVIRONMENT = "environment.json"
 
 
 class TrainingEnvironment(BaseModel):
-    """Code, libraries and device of the training process."""
+    """The code, libraries and device of the training process."""
 
-    model_config = ConfigDict(frozen=True)  # ignores fields of other versions
+    model_config = ConfigDict(frozen=True)  # unknown fields from other versions are ignored
 
     version: str  # of EcoLink
     revision: str | None  # Git commit; None: installed without one

@@ -1,4 +1,4 @@
-"""The protocol between launcher and warm trainer: three files and one line of JSON."""
+"""The protocol between the launcher and a warm trainer: three files and one line of JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READY = "ready"
 
 
 class ExpectedBase(BaseModel):
-    """The probable base model of the next segment."""
+    """The predicted base model of the next segment."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,20 +32,20 @@ class ExpectedBase(BaseModel):
 
 
 class WarmStart(BaseModel):
-    """The segment that a waiting trainer has to run, as one line of JSON."""
+    """The segment that a waiting trainer is to run, as one line of JSON."""
 
     model_config = ConfigDict(frozen=True)
 
-    directory: Path  # of the pod, with spec.json and trainer.log
+    directory: Path  # the pod's directory, with spec.json and trainer.log
     environment: dict[str, str]  # in addition to the trainer's own
     handed_at: float  # monotonic clock, s: the segment's time starts here
 
     @property
     def spec_path(self) -> Path:
-        """Path of the segment's spec."""
+        """Return the path of the segment's spec."""
         return self.directory / "spec.json"
 
     @property
     def line(self) -> bytes:
-        """The line for the trainer's standard input."""
+        """Return the line for the trainer's standard input."""
         return self.model_dump_json().encode() + b"\n"

@@ -44,7 +44,7 @@ OTHER_CHATS: list[list[dict[str, Any]]] = [
         ANSWER,
     ],
 ]
-"""Chats that each template is tried with, with and without a prompt for an answer."""
+"""Chats with which each template is tested, with and without a generation prompt."""
 
 RUNS_NO_CODE = "EcoLink does not run a model's own code."
 

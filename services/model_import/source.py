@@ -20,7 +20,7 @@ CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.
 """Copied without the fields that name code or other files."""
 
 MOST_TEXT_BYTES = 256 * 1024**2
-"""Limit for files that are read whole; the largest tokenizers have 35 MB."""
+"""Size limit of files that are read whole. The largest tokenizers have 35 MB."""
 
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights

@@ -24,7 +24,7 @@ from services.trainer.state import Live, TrainingState, random_states
 from services.trainer.training import Training
 
 NICENESS = 10
-"""Of the thread that stores: it gets a tenth of a core when all are busy."""
+"""Niceness of the storing thread, which gets a tenth of a core if all cores are busy."""
 
 CONTINUED = (
     "step",
@@ -37,7 +37,7 @@ CONTINUED = (
     "best_step",
     "best_eval_loss",
 )
-"""Numbers of a run that continue in the next segment."""
+"""Counters of a run that continue in the next segment."""
 
 
 @dataclass(frozen=True)

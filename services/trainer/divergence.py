@@ -9,19 +9,19 @@ from services.trainer.failures import LossDiverged
 from services.trainer.progress import Progress
 
 PATIENCE_STEPS = 5
-"""Optimizer steps in a row that make a divergence. A bad batch is one step. With the wizard's
-defaults five are 80 examples, so little is paid for in vain."""
+"""Consecutive optimizer steps that count as divergence. A single bad batch is only one step. With
+the wizard's defaults, five steps are 80 examples, so a diverged run costs little."""
 
 REFERENCE_STEPS = 5
-"""The first steps of a run; their highest loss is the reference. The adapter has hardly changed by
-then. One step alone may have easy examples."""
+"""Number of first steps whose highest loss is the reference. The adapter has hardly changed by
+then. A single step may happen to have easy examples."""
 
 DIVERGED_NATS = 1.5
-"""A loss this far above the base's is far worse: e^1.5, or 4.5 times as bad a guess of a token."""
+"""Loss above the base's that counts as far worse: e^1.5 = 4.5 times the perplexity."""
 
 LEARNED_NATS = 1.0
-"""A step's loss must once have been this far below guessing before a loss above guessing counts.
-The loss of an untrained base is close to that of guessing, on either side."""
+"""A loss above that of guessing counts only after some step's loss was this far below it. The loss
+of an untrained base is close to that of guessing, above or below."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from services.trainer.processes.ranks import Ranks
 COMPUTING = ("torch", "transformers", "bitsandbytes")
 
 NUMERICS = 1
-"""Raised with each release whose LoRA layer, dropout, attention, loss or batching computes
-other bits, so that a resumed job reports the difference."""
+"""Incremented in each release whose LoRA layer, dropout, attention, loss or batching computes
+different bits, so that a resumed job reports the difference."""
 
 
 class ExecutionMode(BaseModel):

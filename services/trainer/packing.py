@@ -22,7 +22,7 @@ TOKENS = (5, 3)
 """Tokens of the two examples."""
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Relative distance between equal logits that are computed in two ways."""
+"""Relative difference up to which logits computed in two ways count as equal."""
 
 
 def pack_if_able(base: PreTrainedModel) -> None:

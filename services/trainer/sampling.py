@@ -16,11 +16,11 @@ from services.trainer.lease import Lease
 
 NEW_TOKENS = 24
 SHARE = 0.005
-"""Share of the training time for samples. A single token takes as long as a batch, so a sample may
-take a second on a CPU."""
+"""Share of training time spent on samples. A single token takes as long as a batch, so a sample
+may take a second on a CPU."""
 
 FIRST_SECONDS = 20.0
-"""Of training before the first sample, whose cost is not known yet."""
+"""Training time before the first sample, whose cost is not known yet."""
 
 
 class Sample(BaseModel):

@@ -48,7 +48,7 @@ def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
 
 
 COMMON_SHARE = 0.25
-"""Share of a job's tokens that makes a kind of micro-batch worth kernels of its own."""
+"""Share of a job's tokens above which a kind of micro-batch gets separate kernels."""
 
 
 class Kind(NamedTuple):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.trainer.processes.warm_base import WarmBase
 
 NICENESS = 19
-"""Of the preparation, so that it does not slow running segments."""
+"""Niceness of the preparation, so that it does not slow running segments."""
 
 
 def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, WarmBase | None]:
