@@ -72,7 +72,7 @@ class ChatRenderer:
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
         """Return the rendered messages, with marks before their special tokens.
 
-        Raise Unrenderable.
+        Raise Unrenderable if the template rejects them.
         """
         protected = self.encoder.protected
         try:

@@ -97,7 +97,7 @@ def trim_copies(folder: Path, most_bytes: int) -> Deleted:
     for _, copy, size in copies:
         with _unused(copy) as unused:
             if not unused:
-                os.utime(copy)  # in use now
+                os.utime(copy)  # now in use
                 continue
             if deleted.left_bytes <= most_bytes:
                 continue

@@ -133,7 +133,7 @@ class Report(Text):
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
     checkpoint: SavedCheckpoint | None = None
-    earlier: tuple[SavedCheckpoint, ...] = ()  # of this segment, still needed, oldest first
+    earlier: tuple[SavedCheckpoint, ...] = ()  # previous ones still needed, oldest first
     evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
@@ -164,13 +164,13 @@ class StepMeasured(Message):
     segment: int
     step: int
     total_steps: int
-    train_loss: float  # of this step, in nats per label token
+    train_loss: float  # loss of this step, in nats per label token
     smoothed_loss: float  # debiased exponential average up to this step
     learning_rate: float
     tokens: int
     tokens_per_second: float
     elapsed_seconds: float
-    peak_memory_bytes: int | None = None  # of rank 0, so far
+    peak_memory_bytes: int | None = None  # peak of rank 0 so far
     measured_at: datetime
 
     @property

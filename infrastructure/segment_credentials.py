@@ -52,7 +52,7 @@ class CredentialIssuer:
 
     @classmethod
     def of(cls, settings: Settings) -> CredentialIssuer | None:
-        """Return the configured issuer, or None. A lease lasts at most `lease_seconds`."""
+        """Return the configured issuer, or None. A lease ends at most `lease_seconds` from now."""
         if settings.nats_trainer_seed is None:
             return None
         paid = (settings.lease_seconds + settings.grace_seconds) / settings.clock_speed

@@ -1,4 +1,4 @@
-"""Browser sessions and one-time sign-in links. They are short-lived, so not in the event log.
+"""Browser sessions and one-time sign-in links. They are short-lived and not in the event log.
 
 The tables contain only hashes of tokens. A session belongs to an API key and ends with it. Its
 token is replaced every 15 minutes. The previous token stays valid until one minute after the first

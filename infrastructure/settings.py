@@ -21,7 +21,7 @@ def _origin(url: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Configuration of any EcoLink process; each field is `ECOLINK_<FIELD>` in the environment."""
+    """Configuration of any EcoLink process. Each field is `ECOLINK_<FIELD>` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
@@ -269,6 +269,6 @@ class Settings(BaseSettings):
 
     @property
     def serving_gpu(self) -> int | None:
-        """Index of the GPU that serves models; None on the CPU."""
+        """Index of the GPU that serves models, or None on the CPU."""
         kind, _, index = self.serving_device.partition(":")
         return int(index or 0) if kind == "cuda" else None

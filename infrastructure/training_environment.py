@@ -13,9 +13,9 @@ class TrainingEnvironment(BaseModel):
 
     model_config = ConfigDict(frozen=True)  # unknown fields from other versions are ignored
 
-    version: str  # of EcoLink
+    version: str  # EcoLink version
     revision: str | None  # Git commit; None: installed without one
     python: str
     libraries: dict[str, str | None]  # version of each; None: not installed
     device: str  # name of the GPU, or "cpu"
-    dtype: str  # of the computation
+    dtype: str  # dtype of the computation

@@ -18,7 +18,7 @@ from services.model_libraries import lean_imports
 
 
 def main() -> int:
-    """Run the command line; return the exit code, 1 if the import was refused."""
+    """Run the command line. Return the exit code, which is 1 if the source was rejected."""
     parser = argparse.ArgumentParser(prog="python -m services.model_import")
     parser.add_argument("--source", required=True)
     parser.add_argument("--name", required=True)

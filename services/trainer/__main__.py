@@ -180,7 +180,7 @@ def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line; return the exit code."""
+    """Run the command line. Return the exit code."""
     match arguments:
         case [flag, directory] if flag == WARM_FLAG:
             handed, base = await_warm_start(Path(directory), Settings())
@@ -197,7 +197,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End the process at once.
+    """End the process immediately.
 
     A normal shutdown of the libraries takes half a second, in which the GPU is idle. If it failed,
     a completed rank would look lost.

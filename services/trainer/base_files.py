@@ -75,7 +75,7 @@ class BaseFiles:
             self._hashing.result()
 
     def _hash(self) -> None:
-        """Hash all files, and record that they are intact unless the disk is full."""
+        """Hash all files. If the disk is not full, record that they are intact."""
         for file in self._manifest.files:
             digest, path = hashlib.sha256(), self._directory / file.path
             with path.open("rb") as opened:

@@ -52,7 +52,7 @@ class Position(BaseModel):
     schema_version: int = SCHEMA_VERSION
     step: int
     trained_tokens: int
-    train_loss: float  # of this step, in nats per label token
+    train_loss: float  # loss of this step, in nats per label token
     smoothed_loss: SmoothedLoss = SmoothedLoss()
     dataset_sha256: str
     base_model: str
@@ -60,9 +60,9 @@ class Position(BaseModel):
     precision: Precision
     mode: ExecutionMode
     state: StateHashes | None = None
-    validation_sha256: str | None = None  # of the validation dataset, if any
+    validation_sha256: str | None = None  # hash of the validation dataset, if any
     eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
-    lowest_loss: float | None = None  # of any optimizer step so far
+    lowest_loss: float | None = None  # lowest loss of any optimizer step so far
     starting_loss: float | None = None  # highest loss of the first steps
     suspect_steps: int = 0  # consecutive steps above the divergence threshold, up to here
     best_step: int | None = None  # checkpoint with the lowest held-out loss so far

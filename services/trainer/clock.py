@@ -14,7 +14,7 @@ MOST_PAUSE_SECONDS = 10.0
 
 
 class SegmentClock:
-    """Seconds since the start of the process, including interpreter start and imports.
+    """A clock of the seconds since the process started, including interpreter start and imports.
 
     The age at construction comes from the kernel. Time after that comes from `time.monotonic()`,
     which is unaffected by wall-clock changes and suspension. After the first `beat`, time in which

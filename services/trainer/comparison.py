@@ -83,7 +83,7 @@ def _load(
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.comparison")
     parser.add_argument("--base", required=True, help="artifact prefix of the base model")
     parser.add_argument("--adapter", required=True, help="artifact prefix of the adapter")

@@ -55,7 +55,7 @@ class Divergence:
     def __init__(self, vocabulary: int, progress: Progress) -> None:
         self._guessing_loss = math.log(vocabulary)
         self._progress = progress
-        self._newest_loss: float | None = None  # of this segment
+        self._newest_loss: float | None = None  # newest loss in this segment
 
     @property
     def suspect(self) -> bool:

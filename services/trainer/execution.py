@@ -29,7 +29,7 @@ class ExecutionMode(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: str  # of the base, or of the computation with a 4-bit base
+    dtype: str  # dtype of the base; of the computation if the base is 4-bit
     threads: int  # torch threads per rank; affects the order of addition
     ranks: int = 1
     device: str | None = None  # cpu or cuda

@@ -54,6 +54,6 @@ class Trained:
     """The run after its last step."""
 
     step: int
-    train_loss: float  # of the last step, nats per label token
+    train_loss: float  # loss of the last step, in nats per label token
     best_step: int | None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None

@@ -53,8 +53,8 @@ class Plan:
     seed: int
     ranks: int = 1  # as approved
     split: int = 1
-    batch_tokens: int = 0  # that fit into memory at once, if more than a micro-batch
-    content_sha256: str = ""  # of the examples' tokens and labels
+    batch_tokens: int = 0  # tokens that fit into memory at once; 0: one micro-batch
+    content_sha256: str = ""  # hash of the examples' tokens and labels
 
     @classmethod
     def of(cls, spec: SegmentSpec, examples: Sequence[Example]) -> Plan:

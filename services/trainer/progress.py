@@ -22,15 +22,15 @@ class Progress:
     """Running counters, over all segments unless noted otherwise."""
 
     step: int = 0  # optimizer steps done
-    saved_step: int = 0  # of the newest checkpoint
+    saved_step: int = 0  # step of the newest checkpoint
     trained_tokens: int = 0  # without padding
-    train_loss: float = 0.0  # of the newest step: mean over its label tokens, nats
+    train_loss: float = 0.0  # newest step's loss in nats, mean over its label tokens
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
-    lowest_loss: float | None = None  # of an optimizer step
+    lowest_loss: float | None = None  # lowest loss of any optimizer step
     starting_loss: float | None = None  # the highest of the first steps
     suspect_steps: int = 0  # consecutive newest steps above the divergence threshold
-    best_step: int | None = None  # of the checkpoint with the lowest held-out loss
+    best_step: int | None = None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
     segment_tokens: int = 0
     segment_seconds: float = 0.0
