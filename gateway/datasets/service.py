@@ -120,7 +120,7 @@ def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
 
 
 def obstacle_of(row: Mapping[str, Any]) -> str | None:
-    """Return the reason why no job can train on this dataset by itself, or None."""
+    """Return the reason why no job can train on this dataset alone, or None."""
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
         return None
     facts = ("examples", "duplicates", "tool_lines", "tools_ignored")

@@ -63,7 +63,7 @@ MIGRATION_ROW = "__migration__"
 """A row that the eventsourcing library adds to the positions."""
 
 CLOCK_DRIFT = timedelta(seconds=5)
-"""How far a trainer's clock may run ahead of the platform's."""
+"""Tolerated lead of a trainer's clock over the platform's."""
 
 Segment = tuple[UUID, int]
 

@@ -46,7 +46,7 @@ def attend(
     """Attend to the cache of `step`, with the attention interface of transformers.
 
     The query is (1, heads, tokens, head size), the output (1, tokens, heads, head size). Raise
-    UnknownAttention for options that are not implemented here.
+    UnknownAttention for softcap, attention sinks, or a call outside of a step.
     """
     step: Step | None = options.get("step")
     unknown = [name for name in ("softcap", "s_aux") if options.get(name) is not None]

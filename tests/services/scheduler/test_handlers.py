@@ -102,7 +102,7 @@ def test_jobs_too_large_for_a_pool_are_paused(
         approve(log, each.job_id, count=2)
     approve(log, small)
     scheduler.catch_up()
-    assert not job(log, small).running, "nobody is overtaken while there is hope"
+    assert not job(log, small).running, "a small job must not overtake a larger one"
     launcher.gpus = 1
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
