@@ -12,8 +12,8 @@ from domain.billing.account import Account
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
 from infrastructure.bus import Envelope
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 
 COMMIT_EVENTS = 500
 

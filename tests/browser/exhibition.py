@@ -35,9 +35,9 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
-from tests.browser.told_job import ToldJob, add_steps
+from tests.builders.commands import FixedClock
+from tests.builders.past_job import PastJob, add_steps
 from tests.builders.tiny_model import make_tiny_tokenizer
-from tests.command_context import FixedClock
 from tests.gateway.conftest import running_gateway
 from tests.projecting import project
 
@@ -300,7 +300,7 @@ class Curator:
 
     def _job(
         self, person: UUID, dataset: UUID, minutes_ago: float, gpu_type: str = "h100", **fields: Any
-    ) -> ToldJob:
+    ) -> PastJob:
         gpu_count, validation = fields.pop("gpu_count", 1), fields.pop("validation_dataset", None)
         form = JobRequest.model_validate(
             {
@@ -314,16 +314,16 @@ class Curator:
             }
         )
         at = self.now - timedelta(minutes=minutes_ago)
-        return ToldJob(self.backend, person, at, form, seed=round(minutes_ago))
+        return PastJob(self.backend, person, at, form, seed=round(minutes_ago))
 
     def _deploy(
-        self, job: ToldJob, *, activates: bool = True, fails: tuple[str, str] | None = None
+        self, job: PastJob, *, activates: bool = True, fails: tuple[str, str] | None = None
     ) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
             self._serve(deployment, activates, fails)
 
-    def _deploy_checkpoint(self, job: ToldJob, fails: tuple[str, str] | None = None) -> None:
+    def _deploy_checkpoint(self, job: PastJob, fails: tuple[str, str] | None = None) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             saved = job.job.checkpoints[-1].step
             deploying = self.backend.deploying
@@ -338,7 +338,7 @@ class Curator:
             deployment.activate()
         self.backend.log.commit(deployment)
 
-    def _show(self, state: str, job: ToldJob) -> None:
+    def _show(self, state: str, job: PastJob) -> None:
         self.exhibition.paths[state] = job.path
 
     @contextmanager

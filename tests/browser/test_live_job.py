@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from domain.billing.account import Account
 from infrastructure.store import open_log
 from tests.browser.tabs import Tabs
-from tests.command_context import command
+from tests.builders.commands import command
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 

@@ -18,7 +18,7 @@ from infrastructure.nats_keys import signer
 from infrastructure.reports import Credentials, control_subject
 from infrastructure.segment_credentials import CredentialIssuer, inbox_prefix
 from infrastructure.settings import Settings
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 
 OTHER_ACCOUNT, OTHER_JOB = (
     UUID(int=1),

@@ -43,7 +43,7 @@ def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_p
     job = ecolink.await_end(path)
     shown, _ = tail.communicate(timeout=240)
     assert job["status"] == "registered"
-    story = [
+    history = [
         "JobApproved",
         "GpusAllocated",
         "LeaseGranted",
@@ -55,7 +55,7 @@ def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_p
         "Registered",
         "MeterClosed",
     ]
-    places = [shown.index(topic) for topic in story]
+    places = [shown.index(topic) for topic in history]
     assert places == sorted(places), shown
 
 

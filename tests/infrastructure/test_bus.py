@@ -17,8 +17,8 @@ from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.jobs.job import Job
 from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision, stream_config
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 
 pytestmark = pytest.mark.usefixtures("unseeded")
 

@@ -20,8 +20,8 @@ from infrastructure import leadership
 from infrastructure.leadership import EXIT_CODE, Leadership, leading
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 from tests.polling import eventually
 
 pytestmark = pytest.mark.usefixtures("unseeded")

@@ -27,8 +27,8 @@ from infrastructure.reaction import (
     request_replay,
 )
 from infrastructure.store import Connection
-from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, ids
 
 OTHER_ID = UUID("44444444-4444-5444-8444-444444444444")

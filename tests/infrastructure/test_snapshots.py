@@ -15,8 +15,8 @@ from domain.core.aggregate import Cause
 from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow
 
 pytestmark = pytest.mark.usefixtures("unseeded")

@@ -20,8 +20,8 @@ from domain.core.event_log import EventLog
 from infrastructure.event_recorder import is_disk_full
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 
 pytestmark = pytest.mark.usefixtures("unseeded")
 

@@ -11,14 +11,14 @@ from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
 from projections.projection import Projection, ProjectionEffect
-from tests.stories import Story
+from tests.builders.history import History
 
 Fold = Callable[..., None]
 
 
 @pytest.fixture
-def story(log: EventLog) -> Story:
-    return Story(log)
+def history(log: EventLog) -> History:
+    return History(log)
 
 
 @pytest.fixture

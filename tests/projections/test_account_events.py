@@ -9,16 +9,16 @@ from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import ACCOUNT_EVENTS, DEPLOYMENTS, account_events
 from projections.account_events import Interest, indexed_events, newest_events
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.logs import ids, notifications
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def test_events_of_accounts_and_of_jobs_come_as_the_log_has_them(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(ACCOUNT_EVENTS)
     whole = notifications(log)
     with pool.connection() as connection:
@@ -35,12 +35,12 @@ def test_events_of_accounts_and_of_jobs_come_as_the_log_has_them(
 
 
 def test_how_far_the_index_goes_is_known(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.open_account(100)
+    history.open_account(100)
     fold(ACCOUNT_EVENTS)
     known_then = ids(log)[-1]
-    story.top_up(5, "later")
+    history.top_up(5, "later")
     with pool.connection() as connection:
         found, known = indexed_events(connection, Interest(ACCOUNT_ID), 0, 10)
     assert (found[-1].id, known) == (known_then, known_then)
@@ -49,11 +49,11 @@ def test_how_far_the_index_goes_is_known(
 def test_a_long_job_keeps_its_beginning(
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     fold: Fold,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(ACCOUNT_EVENTS)
     monkeypatch.setattr(account_events, "MAX_NEWEST", 3)
     with pool.connection() as connection:
@@ -68,19 +68,19 @@ def test_a_long_job_keeps_its_beginning(
 
 def test_deployments_are_about_the_job_whose_model_they_serve(
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     fold: Fold,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    story.import_base()
-    story.deploy_base()
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    model = story.deploy_checkpoint(10)
-    story.activate(model)
+    history.import_base()
+    history.deploy_base()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    model = history.deploy_checkpoint(10)
+    history.activate(model)
     fold(ACCOUNT_EVENTS, DEPLOYMENTS)
-    story.undeploy(model)
-    story.bill(1, 185)
+    history.undeploy(model)
+    history.bill(1, 185)
     fold(ACCOUNT_EVENTS, DEPLOYMENTS)
     served = ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
     with pool.connection() as connection:

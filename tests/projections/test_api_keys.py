@@ -8,16 +8,16 @@ from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import API_KEYS
 from projections.api_keys import keys_of
-from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import SECRET, History
 from tests.projections.conftest import Fold
-from tests.stories import SECRET, Story
 
 
 def test_a_key_shows_its_hint_and_nothing_that_opens_a_door(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    key = story.issue_key()
+    key = history.issue_key()
     fold(API_KEYS)
     with pool.connection() as connection:
         (row,) = keys_of(connection, ACCOUNT_ID)
@@ -31,10 +31,10 @@ def test_a_key_shows_its_hint_and_nothing_that_opens_a_door(
 
 
 def test_a_revoked_key_says_since_when(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
     with command("revoke"):
-        key = story.issue_key()
+        key = history.issue_key()
         key.revoke()
         log.commit(key)
     fold(API_KEYS)

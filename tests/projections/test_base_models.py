@@ -9,26 +9,26 @@ from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
+from tests.builders.commands import command
+from tests.builders.history import History
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.command_context import command
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def test_base_models_are_listed_by_name(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.import_base("tiny")
-    story.import_base("little")
+    history.import_base("tiny")
+    history.import_base("little")
     fold(BASE_MODELS)
     with pool.connection() as connection:
         assert [row["name"] for row in all_base_models(connection)] == ["little", "tiny"]
 
 
 def test_a_revision_takes_the_place_of_the_one_before(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    base = story.import_base()
+    base = history.import_base()
     wider = TINY_SHAPE.model_copy(update={"context_length": 512})
     with command("revise"):
         base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512, wider)

@@ -14,18 +14,20 @@ from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
 from projections.billing_ledger import Only, balances, balances_after, postings_of
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.logs import notifications
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 CUSTOMER, RESERVED = f"customer:{ACCOUNT_ID}", f"reserved:{ACCOUNT_ID}"
 
 
 @pytest.fixture
-def postings(pool: ConnectionPool[Connection], story: Story, fold: Fold) -> list[dict[str, Any]]:
+def postings(
+    pool: ConnectionPool[Connection], history: History, fold: Fold
+) -> list[dict[str, Any]]:
     """All postings of a job that crashed once."""
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         return postings_of(connection, ACCOUNT_ID)
@@ -67,21 +69,21 @@ def test_amounts_are_positive_and_the_trial_balance_is_zero(
 
 
 def test_the_ledger_holds_what_the_account_holds(
-    pool: ConnectionPool[Connection], story: Story, postings: list[dict[str, Any]]
+    pool: ConnectionPool[Connection], history: History, postings: list[dict[str, Any]]
 ) -> None:
     assert postings
     with pool.connection() as connection:
         ledger = balances(connection)
-    assert ledger[CUSTOMER] == story.account.available_micros
-    assert ledger.get(RESERVED, 0) == story.account.reserved_micros == 0
+    assert ledger[CUSTOMER] == history.account.available_micros
+    assert ledger.get(RESERVED, 0) == history.account.reserved_micros == 0
     assert ledger["revenue"] == (40 + 130) * 1000, "100 s less 60 s credited, then 130 s"
 
 
 def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.open_account(1000)
-    story.top_up(500, "INV-7")
+    history.open_account(1000)
+    history.top_up(500, "INV-7")
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         credit, top_up = postings_of(connection, ACCOUNT_ID)
@@ -92,10 +94,10 @@ def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
 
 
 def test_test_money_never_counts_as_cash(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.open_account(1000)
-    story.top_up(500, "test payment 7", TEST_PROVIDER)
+    history.open_account(1000)
+    history.top_up(500, "test payment 7", TEST_PROVIDER)
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         assert balances(connection) == {"credits": -1000, "test money": -500, CUSTOMER: 1500}
@@ -136,10 +138,10 @@ def test_a_reversal_names_what_it_gives_back(
 
 
 def test_the_balance_runs_along_with_the_postings(
-    pool: ConnectionPool[Connection], story: Story, postings: list[dict[str, Any]]
+    pool: ConnectionPool[Connection], history: History, postings: list[dict[str, Any]]
 ) -> None:
     last = postings[-1]["position"]
     with pool.connection() as connection:
         running = balances_after(connection, ACCOUNT_ID, [1, last])
         assert balances_after(connection, ACCOUNT_ID, []) == {}
-    assert running == {1: 1_000_000, last: story.account.balance_micros}
+    assert running == {1: 1_000_000, last: history.account.balance_micros}

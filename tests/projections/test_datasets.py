@@ -12,11 +12,11 @@ from domain.training.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import dataset, datasets_of, token_counts, uncounted, uncounted_of
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID
+from tests.builders.history import History
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def count(log: EventLog, base: str, manifest_sha256: str, lengths: TokenLengths) -> None:
@@ -38,9 +38,9 @@ def test_an_upload_is_validating(
 
 
 def test_a_valid_dataset_has_its_counts(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.prepare_dataset()
+    history.prepare_dataset()
     fold(DATASETS)
     with pool.connection() as connection:
         row = dataset(connection, ACCOUNT_ID, DATASET_ID)
@@ -69,19 +69,19 @@ def test_a_rejected_dataset_has_its_errors_and_its_report(
 
 
 def test_another_account_sees_nothing_of_it(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.prepare_dataset()
+    history.prepare_dataset()
     fold(DATASETS)
     with pool.connection() as connection:
         assert dataset(connection, uuid4(), DATASET_ID) is None
 
 
 def test_every_base_needs_a_count_and_every_new_revision_again(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.prepare_dataset()
-    base = story.import_base()
+    history.prepare_dataset()
+    base = history.import_base()
 
     def missing() -> list[tuple[str, str]]:
         fold(DATASETS, BASE_MODELS)
@@ -114,9 +114,9 @@ def test_every_base_needs_a_count_and_every_new_revision_again(
 
 
 def test_of_a_deleted_dataset_nothing_is_left(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.prepare_dataset()
+    history.prepare_dataset()
     count(log, "tiny", "r1", TokenLengths.of([50, 50]))
     with command("delete"):
         deleted = log.load(Dataset, DATASET_ID)

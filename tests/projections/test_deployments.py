@@ -11,26 +11,26 @@ from domain.use_cases.deployments import Deploying
 from infrastructure.store import Connection
 from projections import DEPLOYMENTS
 from projections.deployments import adapters_on, deployment_named, deployments_of, statuses
-from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 CHECKPOINT = "ft:tiny:222222222222:ckpt-step-10"
 
 
-def given_a_checkpoint(story: Story) -> None:
-    story.import_base()
-    story.deploy_base()
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    assert story.deploy_checkpoint(10) == CHECKPOINT
+def given_a_checkpoint(history: History) -> None:
+    history.import_base()
+    history.deploy_base()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    assert history.deploy_checkpoint(10) == CHECKPOINT
 
 
 def test_bases_come_first_and_others_see_nothing_but_them(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    given_a_checkpoint(story)
+    given_a_checkpoint(history)
     fold(DEPLOYMENTS)
     with pool.connection() as connection:
         base, own = deployments_of(connection, ACCOUNT_ID)
@@ -46,10 +46,10 @@ def test_bases_come_first_and_others_see_nothing_but_them(
 
 
 def test_a_failure_is_told_until_it_is_asked_for_again(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    given_a_checkpoint(story)
-    story.fail_deployment(CHECKPOINT)
+    given_a_checkpoint(history)
+    history.fail_deployment(CHECKPOINT)
     fold(DEPLOYMENTS)
     with pool.connection() as connection:
         failed = deployment_named(connection, ACCOUNT_ID, CHECKPOINT)
@@ -67,7 +67,7 @@ def test_a_failure_is_told_until_it_is_asked_for_again(
         assert renewed is not None
         assert (renewed["status"], renewed["failure_code"]) == ("deploying", None)
         assert adapters_on(connection, "tiny") == 1
-    story.undeploy(CHECKPOINT)
+    history.undeploy(CHECKPOINT)
     fold(DEPLOYMENTS)
     with pool.connection() as connection:
         assert statuses(connection, ACCOUNT_ID)[CHECKPOINT] == "undeployed"

@@ -19,8 +19,8 @@ from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections import ESTIMATES
 from projections.estimates import LEARNED_FROM, calibration, report_rows
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, PLAN
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, PLAN
 from tests.projections.conftest import Fold
 
 Learned = Callable[..., Calibration]

@@ -14,37 +14,37 @@ from infrastructure.reports import StepMeasured
 from infrastructure.store import Connection
 from projections import GPU_POOLS, JOB_DETAIL
 from projections.gpu_pools import all_gpu_pools, capacities, claims
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
+from tests.builders.history import BOUND_AT, History
 from tests.projections.conftest import Fold
-from tests.stories import BOUND_AT, Story
 
 
 def test_gpus_are_waited_for_held_and_given_back(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
     def shown() -> tuple[int, int, int]:
         fold(GPU_POOLS)
         with pool.connection() as connection:
             (row,) = all_gpu_pools(connection)
-        assert row["held"] == sum(claim.count for claim in story.pool.held.values())
+        assert row["held"] == sum(claim.count for claim in history.pool.held.values())
         return row["capacity"], row["held"], row["waiting"]
 
-    story.run_until("approved")
+    history.run_until("approved")
     assert shown() == (1, 0, 1)
-    story.allocate_segment(1)
-    Story(log, job_id=uuid4()).approve_job()
+    history.allocate_segment(1)
+    History(log, job_id=uuid4()).approve_job()
     assert shown() == (1, 1, 1)
-    story.grant_lease(1)
-    story.end_segment(1, SegmentEnd.STOPPED, 10)
+    history.grant_lease(1)
+    history.end_segment(1, SegmentEnd.STOPPED, 10)
     assert shown() == (1, 0, 1)
 
 
 def test_a_withdrawn_claim_waits_no_more(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("approved")
-    story.pause()
+    history.run_until("approved")
+    history.pause()
     fold(GPU_POOLS)
     with pool.connection() as connection:
         (row,) = all_gpu_pools(connection)
@@ -54,13 +54,13 @@ def test_a_withdrawn_claim_waits_no_more(
 
 
 def test_a_pools_load_is_who_runs_and_who_waits_in_order(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    second, third = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
-    story.run_until("training")
+    second, third = History(log, job_id=uuid4()), History(log, job_id=uuid4())
+    history.run_until("training")
     second.approve_job()
     third.approve_job()
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     fold(GPU_POOLS, JOB_DETAIL)
     with pool.connection() as connection:
         add_step(
@@ -93,10 +93,10 @@ def test_a_pools_load_is_who_runs_and_who_waits_in_order(
 
 
 def test_who_leaves_the_queue_and_comes_back_stands_at_its_end(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    second, third = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
-    story.run_until("training")
+    second, third = History(log, job_id=uuid4()), History(log, job_id=uuid4())
+    history.run_until("training")
     second.approve_job()
     third.approve_job()
     second.pause()
@@ -106,4 +106,4 @@ def test_who_leaves_the_queue_and_comes_back_stands_at_its_end(
     with pool.connection() as connection:
         _, *queue = claims(connection)
     assert [row["job_id"] for row in queue] == [third.job_id, second.job_id]
-    assert [claim.job_id for claim in story.pool.queue.values()] == [third.job_id, second.job_id]
+    assert [claim.job_id for claim in history.pool.queue.values()] == [third.job_id, second.job_id]

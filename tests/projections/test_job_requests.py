@@ -14,11 +14,11 @@ from infrastructure.store import Connection
 from projections import JOB_DETAIL, JOB_REQUESTS, JOB_TIMELINE
 from projections.job_requests import open_requests, ordered_jobs, requested_at
 from projections.job_timeline import timeline_of
-from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 FIRST, SECOND = UUID(int=1), UUID(int=2)
 
@@ -41,14 +41,14 @@ def test_an_open_request_is_a_row_until_it_ends(
         fold(JOB_REQUESTS, JOB_TIMELINE)
         assert open_requests(connection) == []
         assert requested_at(connection, [FIRST, JOB_ID]) == {FIRST: NOW}
-        story = [row["topic"] for row in timeline_of(connection, SECOND)]
-        assert story == ["JobRequested", "JobRequestRefused"]
+        history = [row["topic"] for row in timeline_of(connection, SECOND)]
+        assert history == ["JobRequested", "JobRequestRefused"]
 
 
 def test_requests_and_jobs_are_one_list(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     with command():
         approved = JobRequest.ordered(JOB_ID, ACCOUNT_ID, CHOICES, ORDER)
         approved.approve()

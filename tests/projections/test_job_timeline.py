@@ -8,15 +8,15 @@ from domain.jobs.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_TIMELINE
 from projections.job_timeline import timeline_of
-from tests.domain.examples import JOB_ID
+from tests.builders.examples import JOB_ID
+from tests.builders.history import History
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def test_the_story_of_a_job_in_order(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(JOB_TIMELINE)
     with pool.connection() as connection:
         rows = timeline_of(connection, JOB_ID)
@@ -36,18 +36,18 @@ def test_the_story_of_a_job_in_order(
 
 
 def test_a_story_of_its_owners_commands(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    story.pause()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
-    story.resume()
-    story.allocate_segment(2)
-    story.grant_lease(2)
-    story.cancel()
-    story.end_segment(2, SegmentEnd.STOPPED, 0)
-    story.promote()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    history.pause()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
+    history.resume()
+    history.allocate_segment(2)
+    history.grant_lease(2)
+    history.cancel()
+    history.end_segment(2, SegmentEnd.STOPPED, 0)
+    history.promote()
     fold(JOB_TIMELINE)
     with pool.connection() as connection:
         rows = timeline_of(connection, JOB_ID, after=7)
@@ -60,23 +60,23 @@ def test_a_story_of_its_owners_commands(
 
 
 def test_a_reader_goes_on_after_what_it_has(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     fold(JOB_TIMELINE)
     with pool.connection() as connection:
         whole = timeline_of(connection, JOB_ID)
-        story.save_checkpoint(1, 10, 40)
+        history.save_checkpoint(1, 10, 40)
         fold(JOB_TIMELINE)
         (news,) = timeline_of(connection, JOB_ID, after=whole[-1]["position"])
     assert news["topic"] == "CheckpointSaved"
 
 
 def test_a_row_holds_what_the_event_says_without_its_envelope(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
     fold(JOB_TIMELINE)
     with pool.connection() as connection:
         row = timeline_of(connection, JOB_ID)[-1]
@@ -94,18 +94,18 @@ def test_a_row_holds_what_the_event_says_without_its_envelope(
 
 
 def test_what_a_job_made_and_its_deployments_are_in_its_story(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.import_base()
-    story.deploy_base()
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    model = story.deploy_checkpoint(10)
-    story.activate(model)
-    story.undeploy(model)
+    history.import_base()
+    history.deploy_base()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    model = history.deploy_checkpoint(10)
+    history.activate(model)
+    history.undeploy(model)
     fold(JOB_TIMELINE)  # from here on it knows the deployment's job by its own rows
-    story.deploy_checkpoint(10)
-    story.fail_deployment(model)
+    history.deploy_checkpoint(10)
+    history.fail_deployment(model)
     fold(JOB_TIMELINE)
     with pool.connection() as connection:
         rows = timeline_of(connection, JOB_ID)[-5:]

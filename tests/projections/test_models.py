@@ -13,20 +13,20 @@ from infrastructure.store import Connection
 from projections import JOB_DETAIL, MODELS
 from projections.job_detail import job
 from projections.models import job_of_model, model_of, models_of
-from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def test_a_registered_adapter_is_a_model(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     fold(MODELS)
     with pool.connection() as connection:
         assert models_of(connection, ACCOUNT_ID) == []
-        story.complete(1)
+        history.complete(1)
         fold(MODELS)
         assert models_of(connection, ACCOUNT_ID) == [
             {
@@ -41,13 +41,13 @@ def test_a_registered_adapter_is_a_model(
 
 
 def test_a_promoted_adapter_is_a_model(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    story.cancel()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
-    story.promote()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
+    history.promote()
     fold(MODELS)
     with pool.connection() as connection:
         (row,) = models_of(connection, ACCOUNT_ID)
@@ -56,13 +56,13 @@ def test_a_promoted_adapter_is_a_model(
 
 
 def test_two_jobs_whose_ids_begin_alike_are_two_models(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
     """Whoever chooses idempotency keys can have two such ids; the read model takes both."""
-    story.run_until("training")
-    story.complete(1)
-    story.end_segment(1, SegmentEnd.COMPLETED, 60)
-    twin = Story(log, job_id=UUID(JOB_ID.hex[:12] + uuid4().hex[12:]))
+    history.run_until("training")
+    history.complete(1)
+    history.end_segment(1, SegmentEnd.COMPLETED, 60)
+    twin = History(log, job_id=UUID(JOB_ID.hex[:12] + uuid4().hex[12:]))
     twin.approve_job()
     twin.allocate_segment(1)
     twin.grant_lease(1)
@@ -80,10 +80,10 @@ def test_two_jobs_whose_ids_begin_alike_are_two_models(
 
 
 def test_a_deleted_model_is_gone(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+    log: EventLog, pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_until("training")
-    story.complete(1)
+    history.run_until("training")
+    history.complete(1)
     with command("delete"):
         Deploying(log).delete_model(ACCOUNT_ID, JOB_ID)
     fold(MODELS)

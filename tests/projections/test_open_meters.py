@@ -11,13 +11,13 @@ from domain.jobs.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import OPEN_METERS
 from projections.open_meters import bound_segments, unbound_segments
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import BOUND_AT, History
 from tests.projections.conftest import Fold
-from tests.stories import BOUND_AT, Story
 
 
 def test_a_meter_is_open_from_its_lease_until_it_is_settled(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
     def shown() -> list[dict[str, Any]]:
         fold(OPEN_METERS)
@@ -38,11 +38,11 @@ def test_a_meter_is_open_from_its_lease_until_it_is_settled(
         "job_id": JOB_ID,
         "segment": 1,
     }
-    story.run_until("leased")
+    history.run_until("leased")
     assert shown() == [row | {"bound_at": None}]
     assert (bound(), unbound()) == ([], [{"job_id": JOB_ID, "segment": 1}])
-    story.start_pod(1)
+    history.start_pod(1)
     assert shown() == [row | {"bound_at": BOUND_AT}]
     assert (bound(), unbound()) == ([{"job_id": JOB_ID, "segment": 1}], [])
-    story.end_segment(1, SegmentEnd.STOPPED, 10)
+    history.end_segment(1, SegmentEnd.STOPPED, 10)
     assert shown() == []

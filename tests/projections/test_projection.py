@@ -21,12 +21,12 @@ from projections.projection import (
     ProjectionEffect,
     lowest_position,
 )
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 
 def contents(connection: Connection, projection: Projection) -> list[list[dict[str, object]]]:
@@ -39,11 +39,11 @@ def contents(connection: Connection, projection: Projection) -> list[list[dict[s
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 def test_a_repetition_of_the_whole_log_changes_nothing(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, projection: Projection
+    log: EventLog, pool: ConnectionPool[Connection], history: History, projection: Projection
 ) -> None:
-    story.run_with_a_crash()
-    story.undeploy(story.deploy_checkpoint(10))
-    running = Story(log, job_id=uuid4())
+    history.run_with_a_crash()
+    history.undeploy(history.deploy_checkpoint(10))
+    running = History(log, job_id=uuid4())
     running.approve_job()
     running.allocate_segment(1)
     running.grant_lease(1)

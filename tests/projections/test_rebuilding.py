@@ -27,12 +27,12 @@ from projections.projection import (
     lowest_position,
 )
 from projections.rebuilding import LOCK_MILLISECONDS, rebuild
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import History
 from tests.logs import grow, ids
 from tests.polling import eventually
 from tests.projections.conftest import Fold
 from tests.projections.test_projection import contents
-from tests.stories import Story
 
 
 def silent(name: str, events: int, share: float) -> None:
@@ -93,12 +93,12 @@ def test_new_tables_are_as_the_old_ones_were(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     fold: Fold,
     projection: Projection,
 ) -> None:
-    story.run_with_a_crash()
-    story.undeploy(story.deploy_checkpoint(10))
+    history.run_with_a_crash()
+    history.undeploy(history.deploy_checkpoint(10))
     fold(projection)
     before = facts_of(settings, projection)
     with pool.connection() as connection:

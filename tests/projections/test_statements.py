@@ -26,10 +26,10 @@ from projections import BILLING_LEDGER
 from projections.billing_ledger import postings_of
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
 from projections.statements import daily_statement, job_statement
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.projections.conftest import Fold
-from tests.stories import Story
 
 BERLIN = "Europe/Berlin"
 SECOND_MICROS = 1000
@@ -104,15 +104,15 @@ def test_a_day_on_which_clocks_change_is_whole(
 
 
 def test_movements_have_their_columns_and_their_postings(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
-    story.top_up(250_000, "INV-7")
+    history.run_with_a_crash()
+    history.top_up(250_000, "INV-7")
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         (day,) = daily_statement(connection, ACCOUNT_ID, "UTC", NOW.date(), NOW.date())
         ledger = {row["event_id"]: row for row in postings_of(connection, ACCOUNT_ID)}
-    assert (day.opening_micros, day.closing_micros) == (0, story.account.balance_micros)
+    assert (day.opening_micros, day.closing_micros) == (0, history.account.balance_micros)
     assert (day.credits_micros, day.top_ups_micros) == (1_000_000, 250_000)
     assert (day.charges_micros, day.reversals_micros) == (230_000, 60_000)
     for movement, ids in day.event_ids.items():
@@ -122,9 +122,9 @@ def test_movements_have_their_columns_and_their_postings(
 
 
 def test_a_job_links_its_cents_to_its_minutes(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         (row,) = job_statement(connection, ACCOUNT_ID, "UTC", NOW.date(), NOW.date())
@@ -141,9 +141,9 @@ def test_a_job_links_its_cents_to_its_minutes(
 
 
 def test_a_day_without_a_movement_opens_and_closes_with_the_same(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.open_account(1000)
+    history.open_account(1000)
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         days = daily_statement(
@@ -198,9 +198,9 @@ def cells(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def test_the_ledger_as_csv_holds_every_posting(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         postings = postings_of(connection, ACCOUNT_ID)
@@ -216,13 +216,13 @@ def test_the_ledger_as_csv_holds_every_posting(
 def test_a_reference_never_becomes_a_formula(
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     fold: Fold,
     reference: str,
 ) -> None:
-    story.open_account(1000)
+    history.open_account(1000)
     with because(Cause("operator", "credit", NOW)):
-        account = story.account
+        account = history.account
         # Triggered directly, because `grant_credit` refuses such a reference.
         account.trigger_event(Account.CreditGranted, amount_micros=1, reference=reference)
         log.commit(account)
@@ -233,9 +233,9 @@ def test_a_reference_never_becomes_a_formula(
 
 
 def test_statements_as_csv_have_signs_and_both_units(
-    pool: ConnectionPool[Connection], story: Story, fold: Fold
+    pool: ConnectionPool[Connection], history: History, fold: Fold
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(BILLING_LEDGER)
     with pool.connection() as connection:
         days = daily_statement(connection, ACCOUNT_ID, "UTC", NOW.date(), NOW.date())

@@ -26,7 +26,7 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.artifacts import MANIFEST
-from tests.domain.examples import PLAN
+from tests.builders.examples import PLAN
 from tests.services.billing.meters import POLICY
 from tests.simulation.platform import (
     PAID_BY_PLATFORM,

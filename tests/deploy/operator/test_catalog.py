@@ -14,8 +14,8 @@ from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from domain.use_cases.accounts import EcoLink
 from infrastructure.settings import Settings
+from tests.builders.commands import command
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.command_context import command
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
 from infrastructure.settings import Settings
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, PLAN
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, PLAN
 
 ESTIMATE = Estimate(
     rate_micros_per_hour=3_600_000,

@@ -13,41 +13,41 @@ from deploy.processes import environment
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from infrastructure.settings import Settings
+from tests.builders.history import History
 from tests.logs import envelopes
-from tests.stories import Story
 
 
-def cancelled_in_the_queue(story: Story) -> None:
-    story.run_until("approved")
-    story.cancel()
+def cancelled_in_the_queue(history: History) -> None:
+    history.run_until("approved")
+    history.cancel()
 
 
-def cancelled_while_it_runs(story: Story) -> None:
-    story.run_until("training")
-    story.cancel()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
+def cancelled_while_it_runs(history: History) -> None:
+    history.run_until("training")
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
 
 
-def cancelled_after_a_pause(story: Story) -> None:
-    story.run_until("training")
-    story.pause()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
-    story.cancel()
+def cancelled_after_a_pause(history: History) -> None:
+    history.run_until("training")
+    history.pause()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
+    history.cancel()
 
 
 @pytest.mark.parametrize(
     ("tell", "last"),
     [
-        (Story.run_with_a_crash, "MeterClosed"),
+        (History.run_with_a_crash, "MeterClosed"),
         (cancelled_in_the_queue, "JobCancelled"),
         (cancelled_while_it_runs, "MeterClosed"),
         (cancelled_after_a_pause, "JobCancelled"),
     ],
 )
 def test_following_a_job_ends_with_its_last_event(
-    log: EventLog, tell: Callable[[Story], None], last: str
+    log: EventLog, tell: Callable[[History], None], last: str
 ) -> None:
-    tell(Story(log))
+    tell(History(log))
     ending = Ending()
     reached = [(ending.reached(each), each.topic) for each in envelopes(log)]
     assert next(topic for over, topic in reached if over) == last

@@ -23,7 +23,7 @@ from infrastructure.store import connect
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from projections.projection import ProjectionEffect
-from tests.command_context import command
+from tests.builders.commands import command
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
 
 

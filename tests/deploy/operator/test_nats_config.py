@@ -16,8 +16,8 @@ from deploy.local.ports import free_port
 from infrastructure.bus import REPORTS, connect, provision
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.deploy.test_trainer_credentials import connected
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.polling import eventually
 
 

@@ -15,8 +15,8 @@ from domain.jobs.job import Job
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import kept_log_ref
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, PLAN
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, PLAN
 
 TRACE = 'Traceback (most recent call last):\n  File "/srv/ecolink/trainer.py", line 1, in step\n'
 

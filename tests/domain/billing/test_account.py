@@ -11,8 +11,8 @@ from domain.billing.account import Account
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment, Receipt
 from domain.core.aggregate import because, current_cause
 from domain.core.errors import CommandReused, InsufficientBalance, Invalid
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, account, happened
 
 LOW_SECONDS = 900
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from domain.billing.meter import Meter
 from domain.core.aggregate import Cause, because
 from domain.core.errors import WrongState
+from tests.builders.examples import happened, meter
 from tests.domain.conftest import NOW
-from tests.domain.examples import happened, meter
 
 
 def test_the_first_lease_is_granted_and_later_ones_extend_it() -> None:

@@ -12,8 +12,8 @@ from domain.billing.payment import Payment, Receipt
 from domain.core.errors import CommandReused, Invalid, VersionConflict
 from domain.core.event_log import EventLog
 from domain.core.identity import payment_id
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, happened
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, happened
 
 OTHER_ACCOUNT_ID = UUID("44444444-4444-5444-8444-444444444444")
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.capacity.gpu_pool import Claim, GpuPool
-from tests.domain.examples import ACCOUNT_ID, happened
+from tests.builders.examples import ACCOUNT_ID, happened
 
 
 def pool(capacity: int) -> GpuPool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from domain.catalog.base_model import BaseModel
+from tests.builders.examples import happened
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.domain.examples import happened
 
 
 def test_a_base_model_is_revised_by_other_content_alone() -> None:

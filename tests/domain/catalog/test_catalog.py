@@ -14,8 +14,8 @@ from domain.core.errors import Invalid, NotFound
 from domain.estimating.memory import decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
+from tests.builders.examples import happened
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.domain.examples import happened
 
 CPU = GpuType(
     name="cpu",

@@ -11,7 +11,7 @@ from domain.access.role import Role
 from domain.core.errors import WrongState
 from domain.datasets.dataset import Counted, Dataset, DatasetStatus
 from domain.training.token_lengths import TokenLengths
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
 
 def uploaded() -> Dataset:

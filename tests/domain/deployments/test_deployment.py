@@ -8,7 +8,7 @@ import pytest
 
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment, DeploymentStatus, Weights
-from tests.domain.examples import ACCOUNT_ID, PLAN, happened
+from tests.builders.examples import ACCOUNT_ID, PLAN, happened
 
 BASE = Weights(
     base_model="tiny",

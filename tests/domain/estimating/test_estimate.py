@@ -31,7 +31,7 @@ from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
 from domain.training.token_lengths import TokenLengths
 from services.trainer import plan
-from tests.domain.bases import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
+from tests.builders.shapes import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
 
 A100 = gpu(80.0, name="a100-80", tflops=312.0)
 CHATS = TokenLengths.of(Random(1).randint(15, 60) for _ in range(400))

@@ -25,7 +25,7 @@ from domain.estimating.footprint import (
 from domain.estimating.memory import GIB, MOST_TOKENS, DoesNotFit, Fit, decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
-from tests.domain.bases import CPU, LLAMA2_7B, LLAMA2_13B, LLAMA31_70B, QWEN_7B, SMOLLM2, gpu
+from tests.builders.shapes import CPU, LLAMA2_7B, LLAMA2_13B, LLAMA31_70B, QWEN_7B, SMOLLM2, gpu
 
 BF16, NF4 = Precision.BF16, Precision.NF4
 DEFAULTS = Hyperparameters()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from domain.estimating.overrun import Cause, Facts, overrun
-from tests.domain.examples import ESTIMATE
+from tests.builders.examples import ESTIMATE
 
 WITHIN = Facts(
     billed_seconds=ESTIMATE.high_seconds,

@@ -12,8 +12,7 @@ from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from tests.domain.conftest import NOW
-from tests.domain.examples import (
+from tests.builders.examples import (
     ESTIMATE,
     RETENTION,
     at,
@@ -27,6 +26,7 @@ from tests.domain.examples import (
     running,
     save_checkpoint,
 )
+from tests.domain.conftest import NOW
 
 RATE = 3_600_000
 

@@ -8,7 +8,7 @@ from domain.core.errors import Invalid, StaleSegment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason, StateHashes, best
-from tests.domain.examples import (
+from tests.builders.examples import (
     STATE,
     ending,
     evaluation_result,

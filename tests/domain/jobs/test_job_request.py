@@ -12,7 +12,7 @@ from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest, Refusal, RequestStatus
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
 CHOICES = Choices(DATASET_ID, "tiny", "", "cpu", 1, Hyperparameters(epochs=2))
 ORDER = Order("support", deploy=True, request_sha256="a" * 64)

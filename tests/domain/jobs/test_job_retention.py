@@ -9,7 +9,7 @@ from domain.core.errors import WrongState
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import JobStatus, SegmentEnd
-from tests.domain.examples import (
+from tests.builders.examples import (
     RETENTION,
     at,
     cancelled,

@@ -13,8 +13,7 @@ from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.training_plan import Order
-from tests.domain.conftest import NOW
-from tests.domain.examples import (
+from tests.builders.examples import (
     ACCOUNT_ID,
     ESTIMATE,
     JOB_ID,
@@ -28,6 +27,7 @@ from tests.domain.examples import (
     running,
     save_checkpoint,
 )
+from tests.domain.conftest import NOW
 
 
 def test_an_approved_job_needs_its_first_segment() -> None:

@@ -12,7 +12,7 @@ from domain.core.errors import WrongState
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, rule
-from tests.domain.examples import (
+from tests.builders.examples import (
     ESTIMATE,
     complete,
     ending,

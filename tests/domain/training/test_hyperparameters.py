@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.training.hyperparameters import Hyperparameters
-from tests.domain.examples import PLAN
+from tests.builders.examples import PLAN
 
 
 def test_the_defaults_of_the_wizard() -> None:

@@ -14,9 +14,9 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import SegmentEnd
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs, why_not_served
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, at
-from tests.stories import RETENTION, Story
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN, at
+from tests.builders.history import RETENTION, History
 
 MODEL = "ft:tiny:222222222222"
 SHA = PLAN.base_manifest_sha256
@@ -29,9 +29,9 @@ def log() -> EventLog:
 
 
 @pytest.fixture
-def story(log: EventLog) -> Story:
+def history(log: EventLog) -> History:
     """A base with an active deployment, and a job that trains on it."""
-    told = Story(log)
+    told = History(log)
     told.import_base()
     told.deploy_base()
     told.run_until("training")
@@ -50,15 +50,15 @@ def test_a_base_is_the_platform_s_and_must_be_imported(log: EventLog) -> None:
     deploying = Deploying(log)
     with pytest.raises(NotFound):
         deploying.deploy_base("tiny")
-    Story(log).import_base()
+    History(log).import_base()
     deployed = deploying.deploy_base("tiny")
     assert (deployed.account_id, deployed.model) == (PLATFORM_ACCOUNT_ID, "tiny")
     assert deployed.weights.adapter is None
 
 
 def test_why_a_base_is_not_served_follows_its_deployment(log: EventLog) -> None:
-    story = Story(log)
-    base = story.import_base()
+    history = History(log)
+    base = history.import_base()
     reasons = [why_not_served(log, "tiny", SHA)]
     deployment = base_deployment(log, base)
     log.commit(deployment)
@@ -73,7 +73,7 @@ def test_why_a_base_is_not_served_follows_its_deployment(log: EventLog) -> None:
     assert len({each for each in reasons if each}) == 4
 
 
-def test_a_base_that_serves_adapters_stays(story: Story, log: EventLog) -> None:
+def test_a_base_that_serves_adapters_stays(history: History, log: EventLog) -> None:
     deploying = Deploying(log)
     with pytest.raises(WrongState) as refused:
         deploying.undeploy_base("tiny", adapters(2))
@@ -84,11 +84,11 @@ def test_a_base_that_serves_adapters_stays(story: Story, log: EventLog) -> None:
     assert deploying.undeploy_base("tiny", adapters(1)).version == undeployed.version
 
 
-def test_a_registered_model_is_deployed_again_and_again(story: Story, log: EventLog) -> None:
+def test_a_registered_model_is_deployed_again_and_again(history: History, log: EventLog) -> None:
     deploying = Deploying(log)
     with pytest.raises(WrongState):
         deploying.deploy_model(ACCOUNT_ID, JOB_ID)
-    story.complete(1)
+    history.complete(1)
     for _ in range(2):
         deployed = deploying.deploy_model(ACCOUNT_ID, JOB_ID)
     assert (deployed.model, deployed.version, deployed.status) == (MODEL, 1, "deploying")
@@ -100,17 +100,19 @@ def test_a_registered_model_is_deployed_again_and_again(story: Story, log: Event
     assert found(log).version == 3
 
 
-def test_an_adapter_needs_the_very_base_that_it_was_trained_on(story: Story, log: EventLog) -> None:
+def test_an_adapter_needs_the_very_base_that_it_was_trained_on(
+    history: History, log: EventLog
+) -> None:
     deploying = Deploying(log)
-    story.complete(1)
+    history.complete(1)
     deploying.undeploy_base("tiny", adapters(0))
     with pytest.raises(WrongState):
         deploying.deploy_model(ACCOUNT_ID, JOB_ID)
 
 
-def test_other_accounts_find_nothing(story: Story, log: EventLog) -> None:
+def test_other_accounts_find_nothing(history: History, log: EventLog) -> None:
     deploying, other = Deploying(log), uuid4()
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     for attempt in (
         lambda: deploying.deploy_model(other, JOB_ID),
@@ -122,9 +124,9 @@ def test_other_accounts_find_nothing(story: Story, log: EventLog) -> None:
             attempt()
 
 
-def test_a_checkpoint_is_deployed_while_its_job_trains(story: Story, log: EventLog) -> None:
+def test_a_checkpoint_is_deployed_while_its_job_trains(history: History, log: EventLog) -> None:
     deploying = Deploying(log)
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     with pytest.raises(NotFound):
         deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 20)
     deployed = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
@@ -135,53 +137,55 @@ def test_a_checkpoint_is_deployed_while_its_job_trains(story: Story, log: EventL
     assert deploying.redeploy(ACCOUNT_ID, deployed.model).status == "deploying"
 
 
-def test_a_deployed_checkpoint_is_kept_until_it_is_undeployed(story: Story, log: EventLog) -> None:
+def test_a_deployed_checkpoint_is_kept_until_it_is_undeployed(
+    history: History, log: EventLog
+) -> None:
     deploying = Deploying(log)
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     for step in (20, 30):
-        story.save_checkpoint(1, step, 40 + step)
-    assert deployed_refs(log, story.job) == {"checkpoints/1/10"}
-    story.prune_checkpoints(1)
-    assert [each.step for each in story.job.checkpoints] == [10, 20, 30]
+        history.save_checkpoint(1, step, 40 + step)
+    assert deployed_refs(log, history.job) == {"checkpoints/1/10"}
+    history.prune_checkpoints(1)
+    assert [each.step for each in history.job.checkpoints] == [10, 20, 30]
     with command("it cannot be served"):
         failed = log.load(Deployment, deployment_id(ACCOUNT_ID, f"{MODEL}:ckpt-step-10"))
         failed.fail("load_failed", "The weights could not be loaded.")
         log.commit(failed)
-    assert deployed_refs(log, story.job) == {"checkpoints/1/10"}, "it may be deployed again"
+    assert deployed_refs(log, history.job) == {"checkpoints/1/10"}, "it may be deployed again"
     deploying.undeploy(ACCOUNT_ID, f"{MODEL}:ckpt-step-10")
-    story.prune_checkpoints(2)
-    assert [each.step for each in story.job.checkpoints] == [20, 30]
+    history.prune_checkpoints(2)
+    assert [each.step for each in history.job.checkpoints] == [20, 30]
 
 
 def test_what_a_cancelled_job_saved_is_deployed_within_its_time(
-    story: Story, log: EventLog
+    history: History, log: EventLog
 ) -> None:
     deploying = Deploying(log)
-    story.save_checkpoint(1, 10, 40)
-    story.cancel()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    history.save_checkpoint(1, 10, 40)
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     with because(at(RETENTION.total_seconds())), pytest.raises(WrongState):
         deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
-    story.promote()
+    history.promote()
     with because(at(RETENTION.total_seconds())):
         assert deploying.deploy_model(ACCOUNT_ID, JOB_ID).model == MODEL
 
 
 def test_a_deleted_model_answers_no_more_and_nothing_of_its_job_does(
-    story: Story, log: EventLog
+    history: History, log: EventLog
 ) -> None:
     deploying = Deploying(log)
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     checkpoint = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
-    story.complete(1)
+    history.complete(1)
     deploying.deploy_model(ACCOUNT_ID, JOB_ID)
     with pytest.raises(NotFound):
         deploying.delete_model(uuid4(), JOB_ID)
     for _ in range(2):
         deploying.delete_model(ACCOUNT_ID, JOB_ID)
     assert found(log).status == found(log, checkpoint.model).status == "undeployed"
-    assert (story.job.model, story.job.checkpoints) == (None, ())
+    assert (history.job.model, history.job.checkpoints) == (None, ())
     with pytest.raises(WrongState):
         deploying.redeploy(ACCOUNT_ID, MODEL)

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from deploy.cli import main
 from deploy.local.ports import free_port
 from infrastructure.settings import Settings
-from tests.gateway.conftest import Person, application
+from tests.builders.platform import Person
+from tests.gateway.conftest import application
 from tests.polling import eventually
 
 

@@ -15,9 +15,9 @@ from gateway.http.event_stream import PING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, EngineOptions
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
-from tests.gateway.conftest import BASE_MODEL, World
 from tests.services.serving.listening import SECRET, listening
 
 
@@ -38,10 +38,10 @@ def serving_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine.close()
 
 
-def test_an_answer_is_streamed_or_one_document(served: Served, world: World) -> None:
-    world.base_model()
-    world.project()
-    me = served.as_person(world.person())
+def test_an_answer_is_streamed_or_one_document(served: Served, platform: Platform) -> None:
+    platform.base_model()
+    platform.project()
+    me = served.as_person(platform.person())
     asked = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "0", "--max-tokens", "9")
     whole = me.read(*asked)
     (choice,) = whole["choices"]

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from typer.testing import Result
 
 from infrastructure.artifacts import Artifacts
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink, plain
-from tests.gateway.conftest import BASE_MODEL, World
 
 LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 REPORT = (
@@ -21,12 +21,12 @@ REPORT = (
 )
 
 
-def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
-    person = world.person(dollars=3)
-    world.base_model()
-    ready, own = world.dataset(person), world.dataset(person)
-    Artifacts(world.settings.artifacts).put("datasets/x/report.json", REPORT)
-    world.project()
+def test_every_command(served: Served, platform: Platform, tmp_path: Path) -> None:
+    person = platform.person(dollars=3)
+    platform.base_model()
+    ready, own = platform.dataset(person), platform.dataset(person)
+    Artifacts(platform.settings.artifacts).put("datasets/x/report.json", REPORT)
+    platform.project()
     file = tmp_path / "chats.jsonl"
     file.write_text(LINE)
     me = served.as_person(person)
@@ -68,8 +68,8 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert me.read("billing", "ledger", "--job", job["id"])["data"] == []
 
 
-def test_an_invalid_id_prints_an_example(served: Served, world: World) -> None:
-    me = served.as_person(world.person())
+def test_an_invalid_id_prints_an_example(served: Served, platform: Platform) -> None:
+    me = served.as_person(platform.person())
     for refusal in (
         me.refused("jobs", "show", "nope", code=2),
         me.refused("datasets", "show", "nope", code=2),
@@ -77,11 +77,11 @@ def test_an_invalid_id_prints_an_example(served: Served, world: World) -> None:
         assert "nope" in refusal
 
 
-def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) -> None:
-    person = world.person()
-    world.base_model()
-    ready = world.dataset(person)
-    world.project()
+def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, platform: Platform) -> None:
+    person = platform.person()
+    platform.base_model()
+    ready = platform.dataset(person)
+    platform.project()
     me = served.as_person(person)
     dry_run = (
         *("jobs", "launch", "--dataset", str(ready), "--base-model", BASE_MODEL),
@@ -94,13 +94,13 @@ def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) ->
         assert shown in drawn
     assert "closed balance: $0.00 now" in drawn
     assert f"-{missing['text']}" in drawn
-    world.credit(person, missing["micros"])
+    platform.credit(person, missing["micros"])
     assert "open   balance" in me.run(*dry_run)
-    world.occupy(1)
+    platform.occupy(1)
     two = me.run(*dry_run, "--gpu-count", "2", code=5)
     assert re.search(r"closed +capacity: 1 .* 2\b", two)
     assert "--wait" in two
-    world.occupy(1)
+    platform.occupy(1)
     assert re.search(r"closed +capacity: 0 .* 1\b", me.run(*dry_run, code=5))
     waits = me.run(*dry_run, "--wait")
     assert re.search(r"open +capacity: 0 .* 1\b", waits)
@@ -109,12 +109,12 @@ def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) ->
 
 
 def test_truncation_has_a_warning_and_is_refused_without_trainable_tokens(
-    served: Served, world: World
+    served: Served, platform: Platform
 ) -> None:
-    person = world.person(dollars=5)
-    world.base_model()
-    ready = world.dataset(person)
-    world.project()
+    person = platform.person(dollars=5)
+    platform.base_model()
+    ready = platform.dataset(person)
+    platform.project()
     me = served.as_person(person)
     launch = ("jobs", "launch", "--dataset", str(ready), "--base-model", BASE_MODEL)
     cut = (*launch, "--max-sequence-length", "45")
@@ -125,12 +125,12 @@ def test_truncation_has_a_warning_and_is_refused_without_trainable_tokens(
         assert "--max-sequence-length" in refused
 
 
-def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, world: World) -> None:
-    person = world.person()
-    world.base_model()
-    ready, validating = world.dataset(person), world.dataset(person, ready=False)
-    theirs = world.dataset(world.person())
-    world.project()
+def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, platform: Platform) -> None:
+    person = platform.person()
+    platform.base_model()
+    ready, validating = platform.dataset(person), platform.dataset(person, ready=False)
+    theirs = platform.dataset(platform.person())
+    platform.project()
     me = served.as_person(person)
     base = ("--base-model", BASE_MODEL)
     launch = ("jobs", "launch", *base, "--dataset", str(ready))
@@ -147,18 +147,20 @@ def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, world: W
         "jobs", "launch", *base, "--dataset", str(validating), code=6
     )
     assert me.refused("jobs", "cancel", f"ftjob-{'0' * 32}", code=4)
-    world.credit(person, 10_000_000)
-    world.occupy(2)
+    platform.credit(person, 10_000_000)
+    platform.occupy(2)
     assert "--gpu-type: " in me.refused(*launch, code=5)
     stranger = CommandLine(served.url, "eco_wrong")
     assert stranger.refused("jobs", "list", code=3)
 
 
-def test_nothing_is_cut_in_a_pipe_and_ids_never_on_a_terminal(served: Served, world: World) -> None:
-    person = world.person(dollars=3)
-    world.base_model()
-    ready = world.dataset(person)
-    world.project()
+def test_nothing_is_cut_in_a_pipe_and_ids_never_on_a_terminal(
+    served: Served, platform: Platform
+) -> None:
+    person = platform.person(dollars=3)
+    platform.base_model()
+    ready = platform.dataset(person)
+    platform.project()
     me = served.as_person(person)
     me.run("jobs", "launch", "--dataset", str(ready), "--base-model", BASE_MODEL)
     job = me.read("jobs", "list")["data"][0]["id"]

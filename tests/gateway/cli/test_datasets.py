@@ -16,19 +16,19 @@ from domain.training.token_lengths import TokenLengths
 from gateway.cli.client import Client, Endpoint
 from gateway.cli.exits import ExitCode
 from infrastructure.artifacts import Artifacts
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_commands import LINE, REPORT
-from tests.gateway.conftest import BASE_MODEL, World
 from tests.polling import eventually
 
 
 @pytest.fixture
-def me(served: Served, world: World) -> CommandLine:
-    return served.as_person(world.person())
+def me(served: Served, platform: Platform) -> CommandLine:
+    return served.as_person(platform.person())
 
 
 def while_it_validates(
-    me: CommandLine, world: World, conclude: Callable[[Dataset], None]
+    me: CommandLine, platform: Platform, conclude: Callable[[Dataset], None]
 ) -> Thread:
     """Finish the validation of the only dataset while a command follows it."""
 
@@ -36,10 +36,10 @@ def while_it_validates(
         with Client(Endpoint(me.url, me.key)) as client:
             eventually(lambda: client.get("/datasets")["data"] != [])
             (found,) = client.get("/datasets")["data"]
-        with because(world.cause):
-            dataset = world.log.load(Dataset, UUID(found["id"]))
+        with because(platform.cause):
+            dataset = platform.log.load(Dataset, UUID(found["id"]))
             conclude(dataset)
-            world.log.commit(dataset)
+            platform.log.commit(dataset)
 
     thread = Thread(target=wait_and_conclude)
     thread.start()
@@ -47,10 +47,10 @@ def while_it_validates(
 
 
 def test_an_upload_is_followed_until_it_is_ready_and_counted(
-    me: CommandLine, world: World, tmp_path: Path
+    me: CommandLine, platform: Platform, tmp_path: Path
 ) -> None:
-    world.base_model()
-    world.project()
+    platform.base_model()
+    platform.project()
     file = tmp_path / "chats.jsonl"
     file.write_text(LINE)
 
@@ -58,7 +58,7 @@ def test_an_upload_is_followed_until_it_is_ready_and_counted(
         dataset.validate("datasets/x/examples.jsonl", "a" * 64, 10, 1, "datasets/x/report.json")
         dataset.record_tokens(BASE_MODEL, "22", TokenLengths.of([50] * 10))
 
-    validating = while_it_validates(me, world, accept)
+    validating = while_it_validates(me, platform, accept)
     dataset = me.read("datasets", "upload", str(file), "--name", "my chats")
     validating.join()
     assert (dataset["status"], dataset["name"]) == ("ready_for_training", "my chats")
@@ -70,13 +70,13 @@ def test_an_upload_is_followed_until_it_is_ready_and_counted(
 
 
 def test_a_rejected_upload_prints_the_lines_and_exits_with_1(
-    me: CommandLine, world: World, tmp_path: Path
+    me: CommandLine, platform: Platform, tmp_path: Path
 ) -> None:
-    Artifacts(world.settings.artifacts).put("datasets/x/report.json", REPORT)
+    Artifacts(platform.settings.artifacts).put("datasets/x/report.json", REPORT)
     file = tmp_path / "chats.jsonl"
     file.write_text(LINE)
     validating = while_it_validates(
-        me, world, lambda dataset: dataset.reject(3, "datasets/x/report.json")
+        me, platform, lambda dataset: dataset.reject(3, "datasets/x/report.json")
     )
     told = me.run("datasets", "upload", str(file), code=ExitCode.FAILED)
     validating.join()
@@ -85,8 +85,10 @@ def test_a_rejected_upload_prints_the_lines_and_exits_with_1(
     assert "'file'" in missing
 
 
-def test_only_an_operator_confirms_a_payment(me: CommandLine, served: Served, world: World) -> None:
-    operator = served.as_person(world.person(Role.OPERATOR))
+def test_only_an_operator_confirms_a_payment(
+    me: CommandLine, served: Served, platform: Platform
+) -> None:
+    operator = served.as_person(platform.person(Role.OPERATOR))
     payment = ("billing", "top-up", "25.00", "--reference", "transfer 17")
     assert me.refused(*payment, code=3)
     account = me.read("billing", "balance")["id"]

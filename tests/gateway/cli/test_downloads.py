@@ -15,10 +15,10 @@ from gateway.cli import client as http
 from gateway.cli import downloads as downloading
 from gateway.cli.client import Client, Unreachable
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
-from tests.domain.examples import evaluation_result, saved_checkpoint
+from tests.builders.examples import evaluation_result, saved_checkpoint
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, train
-from tests.gateway.conftest import BASE_MODEL, World
 
 WEIGHTS = bytes(range(256)) * 40
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -31,28 +31,28 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def me(served: Served, world: World) -> CommandLine:
-    person = world.person(dollars=10)
-    world.base_model()
-    dataset = str(world.dataset(person))
-    world.project()
+def me(served: Served, platform: Platform) -> CommandLine:
+    person = platform.person(dollars=10)
+    platform.base_model()
+    dataset = str(platform.dataset(person))
+    platform.project()
     me = served.as_person(person)
     job = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
-    train(world, person, job, 3.0)
+    train(platform, person, job, 3.0)
     return me
 
 
 @pytest.fixture
-def job(me: CommandLine, world: World, tmp_path: Path) -> str:
+def job(me: CommandLine, platform: Platform, tmp_path: Path) -> str:
     """A job with a checkpoint and a model that have the same files."""
     folder = tmp_path / "stored"
     (folder / "more").mkdir(parents=True)
     (folder / WEIGHTS_NAME).write_bytes(WEIGHTS)
     (folder / "more" / "empty.txt").touch()
-    manifest = Artifacts(world.settings.artifacts).put_directory("stored", folder)
+    manifest = Artifacts(platform.settings.artifacts).put_directory("stored", folder)
     name = me.read("jobs", "list")["data"][0]["id"]
     act(
-        world,
+        platform,
         name,
         lambda job: job.save_checkpoint(
             saved_checkpoint(1, 10, 2.0, 5, "stored", manifest.sha256, 9)
@@ -153,9 +153,9 @@ def test_a_broken_connection_is_resumed(
 
 
 def test_a_damaged_download_is_not_kept(
-    me: CommandLine, job: str, tmp_path: Path, world: World
+    me: CommandLine, job: str, tmp_path: Path, platform: Platform
 ) -> None:
-    Artifacts(world.settings.artifacts).put(f"stored/{WEIGHTS_NAME}", b"?" * len(WEIGHTS))
+    Artifacts(platform.settings.artifacts).put(f"stored/{WEIGHTS_NAME}", b"?" * len(WEIGHTS))
     folder = tmp_path / "here"
     told = me.refused("jobs", "download", job, "--to", str(folder), code=1)
     assert WEIGHTS_NAME in told
@@ -163,11 +163,11 @@ def test_a_damaged_download_is_not_kept(
 
 
 def test_a_path_never_leads_out_of_the_directory(
-    me: CommandLine, job: str, tmp_path: Path, world: World
+    me: CommandLine, job: str, tmp_path: Path, platform: Platform
 ) -> None:
     digest = hashlib.sha256(b"").hexdigest()
     evil = Manifest(files=(ManifestFile(path="../out", bytes=0, sha256=digest),))
-    Artifacts(world.settings.artifacts).put("stored/manifest.json", evil.content)
+    Artifacts(platform.settings.artifacts).put("stored/manifest.json", evil.content)
     told = me.refused("jobs", "download", job, "--to", str(tmp_path / "here"), code=1)
     assert "../out" in told
     assert json.loads(evil.content)
@@ -175,12 +175,12 @@ def test_a_path_never_leads_out_of_the_directory(
 
 
 def test_without_a_model_the_checkpoints_are_named(
-    me: CommandLine, world: World, tmp_path: Path
+    me: CommandLine, platform: Platform, tmp_path: Path
 ) -> None:
     name = me.read("jobs", "list")["data"][0]["id"]
     assert "--step" not in me.refused("jobs", "download", name, code=6)
     act(
-        world,
+        platform,
         name,
         lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9)),
     )

@@ -8,10 +8,10 @@ from domain.core.aggregate import because
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.cli import following
-from tests.domain.examples import saved_checkpoint
+from tests.builders.examples import saved_checkpoint
+from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, meanwhile, register, train
-from tests.gateway.conftest import BASE_MODEL, Person, World
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def person(world: World) -> Person:
-    world.base_model()
-    return world.person(dollars=10)
+def person(platform: Platform) -> Person:
+    platform.base_model()
+    return platform.person(dollars=10)
 
 
 @pytest.fixture
@@ -31,31 +31,31 @@ def me(served: Served, person: Person) -> CommandLine:
 
 
 @pytest.fixture
-def job(me: CommandLine, world: World, person: Person) -> str:
+def job(me: CommandLine, platform: Platform, person: Person) -> str:
     """A job with a registered model and a checkpoint."""
-    dataset = str(world.dataset(person))
-    world.project()
+    dataset = str(platform.dataset(person))
+    platform.project()
     name = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
-    train(world, person, name, 3.0)
+    train(platform, person, name, 3.0)
     act(
-        world,
+        platform,
         name,
         lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9)),
     )
-    act(world, name, register)
+    act(platform, name, register)
     return name
 
 
 def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
-    me: CommandLine, world: World, person: Person, job: str
+    me: CommandLine, platform: Platform, person: Person, job: str
 ) -> None:
     model = me.read("jobs", "show", job)["model"]
     deployed = deployment_id(person.account_id, model)
     assert me.read("jobs", "deploy", job, "--no-follow")["status"] == "deploying"
 
     def serve() -> None:
-        world.activate(world.log.load(Deployment, deployed))
-        world.project()
+        platform.activate(platform.log.load(Deployment, deployed))
+        platform.project()
 
     serving = meanwhile(serve)
     told = me.run("jobs", "deploy", job)
@@ -65,7 +65,7 @@ def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
     assert model in me.run("models", "deployments")
     assert "active" in me.run("models", "list")
     assert me.read("models", "undeploy", model)["status"] == "undeployed"
-    world.project()
+    platform.project()
     requested, activated, undeployed = me.run("jobs", "events", job).splitlines()[-3:]
     for topic, line in (
         ("DeploymentRequested", requested),
@@ -78,13 +78,13 @@ def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
 
 
 def test_a_failed_checkpoint_deployment_prints_the_reason(
-    me: CommandLine, world: World, person: Person, job: str
+    me: CommandLine, platform: Platform, person: Person, job: str
 ) -> None:
     name = me.read("jobs", "deploy", job, "--step", "10", "--no-follow")["model"]
-    with because(world.cause):
-        deployment = world.log.load(Deployment, deployment_id(person.account_id, name))
+    with because(platform.cause):
+        deployment = platform.log.load(Deployment, deployment_id(person.account_id, name))
         deployment.fail("out_of_memory", "It does not fit.")
-        world.log.commit(deployment)
-    world.project()
+        platform.log.commit(deployment)
+    platform.project()
     failed = me.read("models", "deployments")["data"][-1]
     assert failed["failure"]["message"] == "It does not fit."

@@ -12,8 +12,8 @@ from domain.access.role import Role
 from gateway.cli.login import login_file
 from infrastructure.profiles import add_account_name
 from infrastructure.store import connect
+from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
-from tests.gateway.conftest import World
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +22,13 @@ def _own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOLINK_HOME", str(tmp_path / "no stack"))
 
 
-def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world: World) -> None:
-    person = world.person(dollars=3)
-    with connect(world.settings) as connection:
+def test_a_login_is_kept_for_its_owner_alone_and_forgotten(
+    served: Served, platform: Platform
+) -> None:
+    person = platform.person(dollars=3)
+    with connect(platform.settings) as connection:
         add_account_name(connection, person.account_id, "alice")
-    world.project()
+    platform.project()
     signed = ecolink("login", served.url + "/", stdin=f"{person.key}\n")
     assert signed.exit_code == 0, signed.output
     assert str(person.account_id) in signed.stdout
@@ -57,9 +59,9 @@ def test_a_key_that_does_not_work_is_not_kept(served: Served) -> None:
         assert not login_file().exists()
 
 
-def test_options_override_the_saved_login(served: Served, world: World) -> None:
-    kept, told = world.person(), world.person()
-    world.project()
+def test_options_override_the_saved_login(served: Served, platform: Platform) -> None:
+    kept, told = platform.person(), platform.person()
+    platform.project()
     ecolink("login", served.url, "--key", kept.key)
     assert str(kept.account_id) in ecolink("whoami").stdout
     assert str(told.account_id) in ecolink("--key", told.key, "whoami").stdout
@@ -78,9 +80,9 @@ def test_a_damaged_login_names_the_command_that_deletes_it() -> None:
     assert ecolink("logout").exit_code == 0
 
 
-def test_keys_are_made_listed_and_revoked(served: Served, world: World) -> None:
-    person, other = world.person(Role.USER), world.person()
-    world.project()
+def test_keys_are_made_listed_and_revoked(served: Served, platform: Platform) -> None:
+    person, other = platform.person(Role.USER), platform.person()
+    platform.project()
     me = served.as_person(person)
     secret = me.run("keys", "create").strip()
     assert secret.startswith("eco_")

@@ -24,9 +24,9 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
-from tests.domain.examples import ending, evaluation_result
+from tests.builders.examples import ending, evaluation_result
+from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink, plain
-from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.polling import TIMEOUT_SECONDS, eventually
 
 
@@ -55,8 +55,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 @pytest.fixture
-def person(world: World) -> Person:
-    return world.person(dollars=10)
+def person(platform: Platform) -> Person:
+    return platform.person(dollars=10)
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def me(served: Served, person: Person) -> CommandLine:
 
 
 @pytest.fixture
-def launch(world: World, person: Person, me: CommandLine) -> tuple[str, ...]:
+def launch(platform: Platform, person: Person, me: CommandLine) -> tuple[str, ...]:
     """Return the arguments that launch a job."""
-    world.base_model()
-    dataset = str(world.dataset(person))
+    platform.base_model()
+    dataset = str(platform.dataset(person))
     return ("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)
 
 
@@ -84,20 +84,20 @@ def test_a_long_list_is_read_page_by_page() -> None:
     assert list(whole) == ["data", "has_more"]
 
 
-def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
+def act(platform: Platform, name: str, *steps: Callable[[Job], None]) -> None:
     """Commands on a job. Each is committed and projected."""
     for step in steps:
-        with because(world.cause):
-            job = world.log.load(Job, UUID(name.removeprefix("ftjob-")))
+        with because(platform.cause):
+            job = platform.log.load(Job, UUID(name.removeprefix("ftjob-")))
             step(job)
-            world.log.commit(job)
-    world.project()
+            platform.log.commit(job)
+    platform.project()
 
 
-def train(world: World, person: Person, name: str, *losses: float) -> None:
+def train(platform: Platform, person: Person, name: str, *losses: float) -> None:
     """Train some of the 30 steps in the first segment."""
     now = datetime.now(UTC)
-    with connect(world.settings) as connection:
+    with connect(platform.settings) as connection:
         for n, loss in enumerate(losses, start=1):
             step = StepMeasured(
                 account_id=person.account_id,
@@ -116,7 +116,7 @@ def train(world: World, person: Person, name: str, *losses: float) -> None:
             )
             add_step(connection, step)
     act(
-        world,
+        platform,
         name,
         lambda job: job.allocate_segment(1),
         lambda job: job.start_pod(1, "pod", now),
@@ -147,7 +147,7 @@ def meanwhile(act_now: Callable[[], None]) -> Thread:
 
 def test_a_job_is_followed_to_its_end(
     me: CommandLine,
-    world: World,
+    platform: Platform,
     person: Person,
     launch: tuple[str, ...],
     seen: list[tuple[str, int]],
@@ -155,9 +155,9 @@ def test_a_job_is_followed_to_its_end(
     def run_it() -> None:
         job = only_job(me)
         eventually(lambda: ("waiting for a GPU", 0) in seen)
-        train(world, person, job, 3.0, 2.0)
+        train(platform, person, job, 3.0, 2.0)
         eventually(lambda: ("training", 2) in seen)
-        act(world, job, register)
+        act(platform, job, register)
 
     running = meanwhile(run_it)
     told = me.run(*launch, "--watch", "--suffix", "support", "--deploy")
@@ -175,7 +175,7 @@ def test_a_job_is_followed_to_its_end(
 
 
 def test_json_lines_begin_with_the_approval(
-    me: CommandLine, world: World, launch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    me: CommandLine, platform: Platform, launch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = Event()
 
@@ -185,7 +185,7 @@ def test_json_lines_begin_with_the_approval(
 
     def cancel() -> None:
         assert said.wait(TIMEOUT_SECONDS)
-        act(world, only_job(me), lambda job: job.cancel(timedelta(1)))
+        act(platform, only_job(me), lambda job: job.cancel(timedelta(1)))
 
     monkeypatch.setattr(launching, "show_line", show_line)
     cancelling = meanwhile(cancel)
@@ -196,21 +196,21 @@ def test_json_lines_begin_with_the_approval(
 
 
 def test_a_pause_and_a_failure_have_different_exit_codes(
-    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+    me: CommandLine, platform: Platform, person: Person, launch: tuple[str, ...]
 ) -> None:
     paused, failed = me.read(*launch)["id"], me.read(*launch)["id"]
     me.run("jobs", "pause", paused)
     told = me.run("jobs", "watch", paused, code=8)
     assert f"ecolink jobs resume {paused}" in told
-    world.spend(person)
+    platform.spend(person)
     assert me.read("jobs", "show", paused)["resume"]["missing"]["text"] in me.run(
         "jobs", "watch", paused, code=8
     )
     assert "paused" in me.run("jobs", "show", paused)
 
-    train(world, person, failed, 3.0)
+    train(platform, person, failed, 3.0)
     act(
-        world,
+        platform,
         failed,
         lambda job: job.end_segment(
             1,
@@ -242,18 +242,18 @@ def test_ctrl_c_leaves_the_job_running_with_a_note(
 
 def test_a_terminal_shows_a_panel_within_its_width(
     me: CommandLine,
-    world: World,
+    platform: Platform,
     person: Person,
     launch: tuple[str, ...],
     seen: list[tuple[str, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = me.read(*launch)["id"]
-    train(world, person, job, *(3.0 - n / 10 for n in range(20)))
+    train(platform, person, job, *(3.0 - n / 10 for n in range(20)))
 
     def end() -> None:
         eventually(lambda: ("training", 20) in seen)
-        act(world, job, register)
+        act(platform, job, register)
 
     ending = meanwhile(end)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
@@ -265,9 +265,9 @@ def test_a_terminal_shows_a_panel_within_its_width(
     assert all(cell_len(line) <= 80 for line in panel.splitlines())
 
 
-def tell(world: World, person: Person, name: str, *numbers: int) -> None:
+def tell(platform: Platform, person: Person, name: str, *numbers: int) -> None:
     """Log lines with these numbers in the first segment."""
-    with connect(world.settings) as connection:
+    with connect(platform.settings) as connection:
         for n in numbers:
             line = LogLine(
                 account_id=person.account_id,
@@ -283,21 +283,21 @@ def tell(world: World, person: Person, name: str, *numbers: int) -> None:
 
 def test_a_log_is_followed_line_by_line(
     me: CommandLine,
-    world: World,
+    platform: Platform,
     person: Person,
     launch: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = me.read(*launch)["id"]
-    train(world, person, job, 3.0)
+    train(platform, person, job, 3.0)
 
-    log = partial(tell, world, person, job)
+    log = partial(tell, platform, person, job)
     log(1, 2)
     assert me.run("jobs", "logs", job, "--lines", "1").splitlines() == ["line 2 [of many]"]
 
     def end() -> None:
         log(3)
-        act(world, job, register)
+        act(platform, job, register)
 
     between = iter([end, partial(log, 4)])  # the last line arrives after the state
     monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())
@@ -310,11 +310,11 @@ def test_a_log_is_followed_line_by_line(
 
 
 def test_a_deleted_log_is_reported(
-    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+    me: CommandLine, platform: Platform, person: Person, launch: tuple[str, ...]
 ) -> None:
     job = me.read(*launch)["id"]
-    train(world, person, job, 3.0)
-    act(world, job, register)
+    train(platform, person, job, 3.0)
+    act(platform, job, register)
 
     def logs(*options: str) -> tuple[str, str]:
         told = ecolink("--url", me.url, "--key", me.key, "jobs", "logs", job, *options)
@@ -322,7 +322,7 @@ def test_a_deleted_log_is_reported(
         return told.stdout.strip(), told.stderr
 
     assert logs() == logs("-f") == ("", "")
-    with connect(world.settings) as connection:
+    with connect(platform.settings) as connection:
         connection.execute("UPDATE job_detail SET changed_at = changed_at - interval '91 days'")
     assert logs() == logs("-f")
     assert " 90 days" in logs()[1]
@@ -333,7 +333,7 @@ def test_a_deleted_log_is_reported(
 @pytest.mark.parametrize("live", [2, 3, 5])
 def test_the_last_lines_of_a_failed_job_are_followed_too(
     me: CommandLine,
-    world: World,
+    platform: Platform,
     person: Person,
     launch: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
@@ -341,19 +341,19 @@ def test_the_last_lines_of_a_failed_job_are_followed_too(
 ) -> None:
     """The process printed more lines than arrived live before the failure."""
     job = me.read(*launch)["id"]
-    train(world, person, job, 3.0)
-    tell(world, person, job, 1, 2)
+    train(platform, person, job, 3.0)
+    tell(platform, person, job, 1, 2)
     logged = [f"line {n} [of many]" for n in range(1, 6)]
     kept = "".join(f"INFO {text}\n" for text in logged[1:4])
-    Artifacts(world.settings.artifacts).put(
+    Artifacts(platform.settings.artifacts).put(
         "tail.log", f"a warning\n{kept}Fatal Python error\n".encode()
     )
 
     def end() -> None:
-        tell(world, person, job, *range(3, live + 1))
+        tell(platform, person, job, *range(3, live + 1))
         failure = FailureClass.OUT_OF_MEMORY
         crash = ending(SegmentEnd.CRASHED, 5, failure=failure, log_ref="tail.log")
-        act(world, job, lambda job: job.end_segment(1, crash))
+        act(platform, job, lambda job: job.end_segment(1, crash))
 
     between = iter([end])
     monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())

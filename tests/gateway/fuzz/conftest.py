@@ -10,8 +10,8 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from infrastructure.settings import Settings
 from services.serving.deployed import Served
 from services.serving.engine import Engine, EngineOptions
+from tests.builders.platform import BASE_MODEL
 from tests.builders.tiny_model import make_tiny_model
-from tests.gateway.conftest import BASE_MODEL
 from tests.services.serving.listening import SECRET, listening
 
 WIDE = dict.fromkeys(

@@ -23,10 +23,10 @@ from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
 from services.datasets.report import Report, Status
-from tests.domain.examples import evaluation_result
-from tests.gateway.conftest import BASE_MODEL, Person, World
-from tests.gateway.test_job_commands import Owner
-from tests.gateway.test_jobs import uuid_of
+from tests.builders.examples import evaluation_result
+from tests.builders.platform import BASE_MODEL, Person, Platform
+from tests.gateway.jobs.test_api import uuid_of
+from tests.gateway.jobs.test_commands import Owner
 
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 ADAPTER_REF, CHECKPOINT_REF = "jobs/a/adapter", "checkpoints/1"
@@ -36,9 +36,9 @@ class JobOf(Owner):
     """Another job of a person."""
 
     def __init__(
-        self, client: httpx.Client | TestClient, world: World, person: Person, dataset: UUID
+        self, client: httpx.Client | TestClient, platform: Platform, person: Person, dataset: UUID
     ) -> None:
-        self.client, self.world, self.person = client, world, person  # type: ignore[assignment]
+        self.client, self.platform, self.person = client, platform, person  # type: ignore[assignment]
         form = {"dataset": str(dataset), "base_model": BASE_MODEL, "wait": True}
         approved = client.post("/api/jobs", json=form, headers=person.headers)
         assert approved.is_success, approved.text
@@ -46,18 +46,18 @@ class JobOf(Owner):
 
     def register(self) -> str:
         """Register the job and return its model's name."""
-        with because(self.world.cause):
-            job = self.world.log.load(Job, self.job_id)
+        with because(self.platform.cause):
+            job = self.platform.log.load(Job, self.job_id)
             job.start_evaluation(1, 30)
             job.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
             job.register(1, ADAPTER_REF, "a" * 64)
-            self.world.log.commit(job)
+            self.platform.log.commit(job)
         return job.model_name
 
     def measure(self) -> None:
         """Send the measurements of a trainer."""
         now, own = datetime.now(UTC), self.person.account_id
-        with connect(self.world.settings) as connection:
+        with connect(self.platform.settings) as connection:
             for step in (1, 2):
                 add_step(
                     connection,
@@ -88,19 +88,19 @@ class JobOf(Owner):
                 add_log_line(connection, line)
 
 
-def seed(client: httpx.Client | TestClient, world: World) -> dict[str, Any]:
+def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any]:
     """Fill the gateway's database. Return the callers' keys and the existing IDs by parameter."""
-    operator, user = world.person(Role.OPERATOR, dollars=1000), world.person(dollars=1)
-    world.base_model()
-    _store_files(world)
-    ready = [world.dataset(operator) for _ in range(6)]
-    datasets = [*ready, world.dataset(operator, ready=False), _rejected(world, operator)]
-    jobs = {state: JobOf(client, world, operator, ready[0]) for state in STATES}
+    operator, user = platform.person(Role.OPERATOR, dollars=1000), platform.person(dollars=1)
+    platform.base_model()
+    _store_files(platform)
+    ready = [platform.dataset(operator) for _ in range(6)]
+    datasets = [*ready, platform.dataset(operator, ready=False), _rejected(platform, operator)]
+    jobs = {state: JobOf(client, platform, operator, ready[0]) for state in STATES}
     models = [_bring_into_states(jobs)]
-    _park_reaction(world)
-    with because(world.cause):
-        spare, _ = world.ecolink.issue_key(operator.account_id)
-    world.project()
+    _park_reaction(platform)
+    with because(platform.cause):
+        spare, _ = platform.ecolink.issue_key(operator.account_id)
+    platform.project()
     names = [job.path.rpartition("/")[2] for job in jobs.values()]
     every_dataset = [str(dataset) for dataset in datasets]
     return {
@@ -149,8 +149,8 @@ def _bring_into_states(jobs: Mapping[str, JobOf]) -> str:
     return jobs["registered"].register()
 
 
-def _store_files(world: World) -> None:
-    store = Artifacts(world.settings.artifacts)
+def _store_files(platform: Platform) -> None:
+    store = Artifacts(platform.settings.artifacts)
     with TemporaryDirectory() as folder:
         for name in FILES:
             (Path(folder) / name).write_bytes(b"x" * 3000)
@@ -174,17 +174,17 @@ def _store_files(world: World) -> None:
     store.put("datasets/x/report.json", report.model_dump_json().encode())
 
 
-def _rejected(world: World, person: Person) -> UUID:
+def _rejected(platform: Platform, person: Person) -> UUID:
     dataset_id = uuid4()
-    with because(world.cause):
+    with because(platform.cause):
         dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/y", "00", 100)
         dataset.reject(3, "datasets/x/report.json")
-        world.log.commit(dataset)
+        platform.log.commit(dataset)
     return dataset_id
 
 
-def _park_reaction(world: World) -> None:
-    with connect(world.settings) as connection:
+def _park_reaction(platform: Platform) -> None:
+    with connect(platform.settings) as connection:
         connection.execute(
             "INSERT INTO parked_reactions VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
             [uuid4()],

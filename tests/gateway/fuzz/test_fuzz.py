@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.conftest import Gateway, World
+from tests.builders.platform import Platform
+from tests.gateway.conftest import Gateway
 from tests.gateway.fuzz.seeds import seed
 
 HOOKS = Path(__file__).with_name("hooks.py")
@@ -33,11 +34,11 @@ THOROUGH = 1000
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_no_failure_and_no_undocumented_answer(
-    gateway: Gateway, world: World, tmp_path: Path, pytestconfig: pytest.Config
+    gateway: Gateway, platform: Platform, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     wanted = int(pytestconfig.getoption("--fuzz-requests"))
     with httpx.Client(base_url=gateway.url, timeout=30) as client:
-        seeds = seed(client, world)
+        seeds = seed(client, platform)
         paths = client.get("/api/openapi.json").json()["paths"]
     operations = sum(len(methods) for methods in paths.values())
     report, counts = tmp_path / "report.txt", tmp_path / "counts.json"

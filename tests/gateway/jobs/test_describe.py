@@ -16,8 +16,8 @@ from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.job_request import JobRequest
 from domain.training.checkpoint import ModeDifference, RejectionReason
 from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
-from tests.command_context import command
-from tests.domain.examples import STATE, ending, resume_certificate, running, save_checkpoint
+from tests.builders.commands import command
+from tests.builders.examples import STATE, ending, resume_certificate, running, save_checkpoint
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 
 DESCRIBED = (

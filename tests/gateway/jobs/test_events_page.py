@@ -8,14 +8,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from gateway.jobs.pages import job_page
-from tests.gateway.conftest import World
-from tests.gateway.web.reader import Reader
+from tests.builders.platform import Platform
+from tests.gateway.jobs.reader import Reader
 from tests.gateway.web.signed_in import signed_in
 
 
 @pytest.fixture
-def reader(client: TestClient, world: World) -> Reader:
-    return Reader(client, world)
+def reader(client: TestClient, platform: Platform) -> Reader:
+    return Reader(client, platform)
 
 
 def shown(reader: Reader, query: str = "") -> str:
@@ -54,6 +54,6 @@ def test_the_page_continues_after_the_last_event(
     assert sequences(first) + sequences(shown(reader, later[1])) == whole[:4]
 
 
-def test_events_of_another_account_are_not_found(reader: Reader, world: World) -> None:
-    signed_in(reader.client, world.person())
+def test_events_of_another_account_are_not_found(reader: Reader, platform: Platform) -> None:
+    signed_in(reader.client, platform.person())
     assert reader.client.get(f"{reader.page_path}/events").status_code == 404

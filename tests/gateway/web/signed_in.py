@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi.testclient import TestClient
 
-from tests.gateway.conftest import Person
+from tests.builders.platform import Person
 
 
 @dataclass(frozen=True)

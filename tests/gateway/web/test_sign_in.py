@@ -14,7 +14,7 @@ from infrastructure.profiles import add_account_name
 from infrastructure.sessions import LONGEST_SESSION_DAYS, add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.gateway.conftest import Person, World
+from tests.builders.platform import Person, Platform
 from tests.gateway.web.signed_in import Browser
 
 
@@ -23,7 +23,7 @@ def sign_in(client: TestClient, key: str, **fields: str) -> int:
     return answer.status_code
 
 
-def test_sign_in_returns_to_the_requested_page(client: TestClient, world: World) -> None:
+def test_sign_in_returns_to_the_requested_page(client: TestClient, platform: Platform) -> None:
     asked = client.get("/datasets?status=ready", follow_redirects=False)
     assert asked.status_code == 303
     assert asked.headers["location"] == "/sign-in?next=/datasets%3Fstatus%3Dready"
@@ -31,7 +31,7 @@ def test_sign_in_returns_to_the_requested_page(client: TestClient, world: World)
     assert 'value="/datasets?status=ready"' in page.text
     answer = client.post(
         "/sign-in",
-        data={"api_key": world.person().key, "next_page": "/datasets?status=ready"},
+        data={"api_key": platform.person().key, "next_page": "/datasets?status=ready"},
         follow_redirects=False,
     )
     assert answer.headers["location"] == "/datasets?status=ready"
@@ -59,18 +59,22 @@ def test_sign_in_after_a_session_ended_returns_to_the_page(
 
 @pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
 def test_sign_in_never_redirects_to_another_site(
-    client: TestClient, world: World, elsewhere: str
+    client: TestClient, platform: Platform, elsewhere: str
 ) -> None:
     answer = client.post(
         "/sign-in",
-        data={"api_key": world.person().key, "next_page": elsewhere},
+        data={"api_key": platform.person().key, "next_page": elsewhere},
         follow_redirects=False,
     )
     assert answer.headers["location"] == "/fine-tune"
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites(client: TestClient, world: World) -> None:
-    answer = client.post("/sign-in", data={"api_key": world.person().key}, follow_redirects=False)
+def test_the_cookie_is_kept_from_scripts_and_other_sites(
+    client: TestClient, platform: Platform
+) -> None:
+    answer = client.post(
+        "/sign-in", data={"api_key": platform.person().key}, follow_redirects=False
+    )
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
@@ -82,10 +86,10 @@ def test_a_wrong_key_starts_no_session(client: TestClient) -> None:
     assert COOKIE not in client.cookies
 
 
-def test_another_site_cannot_sign_a_browser_in(client: TestClient, world: World) -> None:
+def test_another_site_cannot_sign_a_browser_in(client: TestClient, platform: Platform) -> None:
     answer = client.post(
         "/sign-in",
-        data={"api_key": world.person().key},
+        data={"api_key": platform.person().key},
         headers={"origin": "https://evil.example"},
     )
     assert answer.status_code == 403
@@ -149,15 +153,15 @@ def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str,
     return read
 
 
-def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
-    world.revoke(browser.person)
+def test_a_session_ends_with_its_key(browser: Browser, platform: Platform) -> None:
+    platform.revoke(browser.person)
     assert browser.client.get("/api/account").status_code == 401
 
 
-def test_the_sign_in_page_reports_an_ended_session(browser: Browser, world: World) -> None:
+def test_the_sign_in_page_reports_an_ended_session(browser: Browser, platform: Platform) -> None:
     ended = 'data-note="session-ended"'
     assert ended not in browser.client.get("/sign-in").text
-    world.revoke(browser.person)
+    platform.revoke(browser.person)
     assert ended in browser.client.get("/datasets").text
     browser.client.cookies.set(COOKIE, "of long ago")
     assert ended in browser.client.get("/datasets").text
@@ -165,8 +169,8 @@ def test_the_sign_in_page_reports_an_ended_session(browser: Browser, world: Worl
     assert ended not in browser.client.get("/datasets").text
 
 
-def test_a_key_in_a_header_needs_no_token(client: TestClient, world: World) -> None:
-    person = world.person()
+def test_a_key_in_a_header_needs_no_token(client: TestClient, platform: Platform) -> None:
+    person = platform.person()
     sign_in(client, person.key)
     assert client.post("/api/keys", headers=person.headers).status_code == 201
 
@@ -176,8 +180,8 @@ def link_for(settings: Settings, person: Person) -> str:
         return f"/sign-in/{add_sign_in_link(connection, person.key_id)}"
 
 
-def test_a_link_works_once(client: TestClient, world: World, settings: Settings) -> None:
-    person = world.person()
+def test_a_link_works_once(client: TestClient, platform: Platform, settings: Settings) -> None:
+    person = platform.person()
     link = link_for(settings, person)
     answer = client.post(link, follow_redirects=False)
     assert answer.headers["location"] == "/fine-tune"
@@ -189,10 +193,10 @@ def test_a_link_works_once(client: TestClient, world: World, settings: Settings)
 
 
 def test_loading_a_link_does_not_use_it(
-    client: TestClient, world: World, settings: Settings
+    client: TestClient, platform: Platform, settings: Settings
 ) -> None:
     """Chat and mail programs load the links that they show."""
-    person = world.person()
+    person = platform.person()
     with connect(settings) as connection:
         add_account_name(connection, person.account_id, "Ada & Co")
     link = link_for(settings, person)
@@ -204,20 +208,20 @@ def test_loading_a_link_does_not_use_it(
 
 
 def test_a_link_of_a_revoked_key_is_refused(
-    client: TestClient, world: World, settings: Settings
+    client: TestClient, platform: Platform, settings: Settings
 ) -> None:
-    person = world.person()
+    person = platform.person()
     link = link_for(settings, person)
-    world.revoke(person)
+    platform.revoke(person)
     for asked in (client.get, client.post):
         assert 'data-note="sign-in-refused"' in asked(link).text
         assert COOKIE not in client.cookies
 
 
 def test_another_site_cannot_use_a_link(
-    client: TestClient, world: World, settings: Settings
+    client: TestClient, platform: Platform, settings: Settings
 ) -> None:
-    link = link_for(settings, world.person())
+    link = link_for(settings, platform.person())
     evil = {"origin": "https://evil.example"}
     assert client.post(link, headers=evil).status_code == 403
     assert COOKIE not in client.cookies
@@ -225,18 +229,18 @@ def test_another_site_cannot_use_a_link(
 
 
 def test_a_second_sign_in_ends_the_first_session(
-    browser: Browser, world: World, settings: Settings
+    browser: Browser, platform: Platform, settings: Settings
 ) -> None:
-    before, other = browser.client.cookies[COOKIE], world.person()
+    before, other = browser.client.cookies[COOKIE], platform.person()
     browser.client.post(link_for(settings, other), follow_redirects=False)
     assert browser.client.get("/api/account").json()["id"] == str(other.account_id)
     assert browser.client.get("/api/account", headers=_only(before)).status_code == 401
 
 
 def test_no_link_is_in_the_log(
-    client: TestClient, world: World, settings: Settings, caplog: pytest.LogCaptureFixture
+    client: TestClient, platform: Platform, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = link_for(settings, world.person())
+    link = link_for(settings, platform.person())
     with caplog.at_level("INFO", "gateway"):
         client.get(link)
         client.post(link)

@@ -6,7 +6,7 @@ from uuid import uuid5
 
 from domain.billing.meter import Meter
 from services.billing.settlement import LeasePolicy
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 

@@ -10,8 +10,8 @@ from psycopg_pool import ConnectionPool
 
 from infrastructure.store import Connection
 from services.billing.evidence import elapsed_seconds, keep_evidence
-from tests.command_context import NOW
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 
 
 def shown(elapsed_seconds: object, segment: int = 1) -> dict[str, object]:

@@ -16,8 +16,8 @@ from services.billing.settlement import (
     second_micros,
     settle,
 )
-from tests.command_context import command
-from tests.domain.examples import account, happened, meter
+from tests.builders.commands import command
+from tests.builders.examples import account, happened, meter
 from tests.services.billing.meters import POLICY, meter_of
 
 SECOND = 1000

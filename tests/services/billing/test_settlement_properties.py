@@ -10,8 +10,8 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.money import charge_micros
 from services.billing.settlement import Running, close, second_micros, settle
-from tests.command_context import command
-from tests.domain.examples import account
+from tests.builders.commands import command
+from tests.builders.examples import account
 from tests.services.billing.meters import POLICY, meter_of
 
 rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on

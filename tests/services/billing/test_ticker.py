@@ -18,10 +18,10 @@ from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing.ticker import Ticker
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import JOB_ID
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import JOB_ID
+from tests.builders.history import History
 from tests.services.billing.meters import POLICY
-from tests.stories import Story
 
 
 class MovableClock(FixedClock):
@@ -33,8 +33,8 @@ class MovableClock(FixedClock):
 
 
 @pytest.fixture
-def story(log: EventLog) -> Story:
-    return Story(log)
+def history(log: EventLog) -> History:
+    return History(log)
 
 
 @pytest.fixture
@@ -47,16 +47,16 @@ def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
 
 
-def start(story: Story, pool: ConnectionPool[Connection], ago: timedelta) -> None:
+def start(history: History, pool: ConnectionPool[Connection], ago: timedelta) -> None:
     """Bind the pod some seconds ago by the database's clock."""
     with pool.connection() as connection:
         row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
     assert row is not None
     with command("pod"):
-        job = story.job
+        job = history.job
         job.start_pod(1, "pod", row["now"] - ago)
-        story.log.commit(job)
-    project(story.log, pool)
+        history.log.commit(job)
+    project(history.log, pool)
 
 
 def show(pool: ConnectionPool[Connection], elapsed_seconds: float, job_id: UUID = JOB_ID) -> None:
@@ -64,156 +64,156 @@ def show(pool: ConnectionPool[Connection], elapsed_seconds: float, job_id: UUID 
         add_evidence(connection, job_id, 1, elapsed_seconds)
 
 
-def minutes(story: Story) -> list[tuple[int, int]]:
+def minutes(history: History) -> list[tuple[int, int]]:
     return [
         (event.from_seconds, event.to_seconds)
-        for event in story.log.events.get(story.meter(1).id)
+        for event in history.log.events.get(history.meter(1).id)
         if isinstance(event, Meter.MinuteMetered)
     ]
 
 
 def test_a_restarted_ticker_posts_missing_minutes_once(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.run_until("leased")
-    start(story, pool, timedelta(hours=1))
+    history.run_until("leased")
+    start(history, pool, timedelta(hours=1))
     show(pool, 200.9)
     assert ticker.tick() == 1
-    assert minutes(story) == [(0, 60), (60, 120), (120, 180)]
-    assert story.meter(1).paid_seconds == 500
+    assert minutes(history) == [(0, 60), (60, 120), (120, 180)]
+    assert history.meter(1).paid_seconds == 500
     assert ticker.tick() == 0
-    assert len(minutes(story)) == 3
+    assert len(minutes(history)) == 3
 
 
 def test_without_evidence_there_is_no_bill(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.run_until("leased")
-    start(story, pool, timedelta(hours=1))
+    history.run_until("leased")
+    start(history, pool, timedelta(hours=1))
     assert ticker.tick() == 0
-    assert minutes(story) == []
+    assert minutes(history) == []
 
 
 def test_a_trainers_clock_jump_bills_at_most_database_time(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.run_until("leased")
-    start(story, pool, timedelta(seconds=70))
+    history.run_until("leased")
+    start(history, pool, timedelta(seconds=70))
     show(pool, 10_000)
     ticker.tick()
-    assert minutes(story) == [(0, 60)]
+    assert minutes(history) == [(0, 60)]
 
 
 @pytest.mark.parametrize("bound_at", [None, datetime(2999, 1, 1, tzinfo=UTC)])
 def test_a_segment_without_a_pod_has_run_0_seconds(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker, bound_at: datetime | None
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker, bound_at: datetime | None
 ) -> None:
-    story.run_until("allocated")
+    history.run_until("allocated")
     with command("open"):
-        story.log.commit(Meter.open(story.account_id, story.job_id, 1, 3_600_000))
-    project(story.log, pool)
+        history.log.commit(Meter.open(history.account_id, history.job_id, 1, 3_600_000))
+    project(history.log, pool)
     with pool.connection() as connection:
         connection.execute("UPDATE open_meters SET bound_at = %s", [bound_at])
     show(pool, 100)
     ticker.tick()
-    assert minutes(story) == []
-    assert story.meter(1).paid_seconds == 300, "a full lease, not a second less"
+    assert minutes(history) == []
+    assert history.meter(1).paid_seconds == 300, "a full lease, not a second less"
 
 
 def test_a_waiting_segment_gets_its_lease_after_a_top_up(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.open_account(1)
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
+    history.open_account(1)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
     with command("open"):
-        story.log.commit(Meter.open(story.account_id, story.job_id, 1, 3_600_000))
-    project(story.log, pool)
+        history.log.commit(Meter.open(history.account_id, history.job_id, 1, 3_600_000))
+    project(history.log, pool)
     ticker.tick()
-    assert story.meter(1).paid_seconds == 0
+    assert history.meter(1).paid_seconds == 0
     with command("top-up"):
-        account = story.account
+        account = history.account
         account.grant_credit(1_000_000, "top-up")
-        story.log.commit(account)
+        history.log.commit(account)
     ticker.tick()
-    assert story.meter(1).paid_seconds == 300
+    assert history.meter(1).paid_seconds == 300
 
 
 def test_a_refused_segment_never_gets_a_lease(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.open_account(1)
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
+    history.open_account(1)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
     with command("refuse"):
-        meter = Meter.open(story.account_id, story.job_id, 1, 3_600_000)
+        meter = Meter.open(history.account_id, history.job_id, 1, 3_600_000)
         meter.refuse_lease()
-        story.log.commit(meter)
-    project(story.log, pool)
+        history.log.commit(meter)
+    project(history.log, pool)
     with command("top-up"):
-        account = story.account
+        account = history.account
         account.grant_credit(1_000_000, "top-up")
-        story.log.commit(account)
+        history.log.commit(account)
     assert ticker.tick() == 0
-    assert story.meter(1).paid_seconds == 0
+    assert history.meter(1).paid_seconds == 0
 
 
 def test_an_account_without_segments_is_not_low(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    log: EventLog, pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.open_account(400_000)
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
-    story.grant_lease(1)
-    start(story, pool, timedelta(hours=1))
+    history.open_account(400_000)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+    history.grant_lease(1)
+    start(history, pool, timedelta(hours=1))
     assert ticker.tick() == 1
-    assert story.account.low
-    story.end_segment(1, SegmentEnd.STOPPED, 100)
+    assert history.account.low
+    history.end_segment(1, SegmentEnd.STOPPED, 100)
     project(log, pool)
-    assert story.account.low
+    assert history.account.low
     assert ticker.tick() == 1
-    assert not story.account.low
+    assert not history.account.low
     assert ticker.tick() == 0, "whether or not the projection knows"
     project(log, pool)
     assert ticker.tick() == 0
 
 
 def test_time_is_database_time_on_the_platforms_clock(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story
+    log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     """At a speed of 100, 2.5 s of the database are 250 s of segment time."""
     with pool.connection() as connection:
         now = database_time(connection)
     clock = FastClock(100.0, now - timedelta(seconds=10))
     ticker = Ticker(log, clock, pool, POLICY)
-    story.run_until("leased")
+    history.run_until("leased")
     with command("pod"):
-        job = story.job
+        job = history.job
         job.start_pod(1, "pod", clock.at(now - timedelta(seconds=2.5)))
         log.commit(job)
     project(log, pool)
     show(pool, 200)
     ticker.tick()
-    assert minutes(story) == [(0, 60), (60, 120), (120, 180)]
+    assert minutes(history) == [(0, 60), (60, 120), (120, 180)]
 
 
 @pytest.mark.full
 def test_a_day_of_billing_runs_in_seconds(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story
+    log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     clock = MovableClock()
     ticker = Ticker(log, clock, pool, POLICY)
     day = 24 * 3600
-    story.open_account(2 * day * 1000)
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
-    story.grant_lease(1)
+    history.open_account(2 * day * 1000)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+    history.grant_lease(1)
     with command("pod"):
-        job = story.job
+        job = history.job
         job.start_pod(1, "pod", NOW)
         log.commit(job)
     project(log, pool)
@@ -221,39 +221,39 @@ def test_a_day_of_billing_runs_in_seconds(
         clock.time = NOW + timedelta(seconds=elapsed)
         show(pool, elapsed)
         assert ticker.tick() == 1
-    assert len(minutes(story)) == 24 * 60
-    assert minutes(story)[-1] == (day - 60, day)
-    assert story.account.balance_micros == day * 1000
-    assert story.account.reserved_micros == 300 * 1000
-    last = list(log.events.get(story.meter(1).id))[-1]
+    assert len(minutes(history)) == 24 * 60
+    assert minutes(history)[-1] == (day - 60, day)
+    assert history.account.balance_micros == day * 1000
+    assert history.account.reserved_micros == 300 * 1000
+    last = list(log.events.get(history.meter(1).id))[-1]
     assert last.timestamp == NOW + timedelta(days=1)
 
 
 def test_a_meter_closed_meanwhile_is_skipped(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+    pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    story.run_until("leased")
-    start(story, pool, timedelta(hours=1))
+    history.run_until("leased")
+    start(history, pool, timedelta(hours=1))
     show(pool, 200)
     with command("close"):
-        meter = story.meter(1)
+        meter = history.meter(1)
         meter.close(0, 60)
-        story.log.commit(meter)
+        history.log.commit(meter)
     assert ticker.tick() == 0
 
 
 def test_a_failing_account_does_not_block_others(
     log: EventLog, pool: ConnectionPool[Connection], ticker: Ticker
 ) -> None:
-    stories = [Story(log, UUID(int=1), uuid4()), Story(log, UUID(int=2), uuid4())]
+    stories = [History(log, UUID(int=1), uuid4()), History(log, UUID(int=2), uuid4())]
     stories[0].open_pool(2)
-    for story in stories:
-        story.open_account(1_000_000)
-        story.approve_job()
-        story.allocate_segment(1)
-        story.grant_lease(1)
-        start(story, pool, timedelta(hours=1))
-        show(pool, 100, story.job_id)
+    for history in stories:
+        history.open_account(1_000_000)
+        history.approve_job()
+        history.allocate_segment(1)
+        history.grant_lease(1)
+        start(history, pool, timedelta(hours=1))
+        show(pool, 100, history.job_id)
     with pool.connection() as connection:
         connection.execute(
             "UPDATE open_meters SET meter_id = gen_random_uuid() WHERE account_id = %s",

@@ -9,7 +9,7 @@ from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
 from tests.services.datasets.running_service import Service
 
 

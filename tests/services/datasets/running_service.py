@@ -22,9 +22,9 @@ from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.report import Report
 from services.datasets.validating import Validating
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import ACCOUNT_ID
 from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
-from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl
 

@@ -19,7 +19,7 @@ from infrastructure.reaction import parked_reactions
 from infrastructure.store import Connection
 from services.datasets import counting as counting_module
 from services.datasets.report import Code
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
 from tests.services.datasets.running_service import (
     VALID,
     Service,

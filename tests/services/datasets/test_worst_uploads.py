@@ -16,7 +16,7 @@ from services.datasets import validating as validating_module
 from services.datasets import validation
 from services.datasets.report import STOPPED, Code, Problem
 from services.datasets.validating import MOST_FAILURES
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.datasets.running_service import (
     VALID,

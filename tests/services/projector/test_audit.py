@@ -26,18 +26,18 @@ from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
 from services.projector.store_checks import DifferenceKind
-from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
+from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
-from tests.stories import Story
 
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture
-def story(log: EventLog) -> Story:
-    return Story(log)
+def history(log: EventLog) -> History:
+    return History(log)
 
 
 def fold(
@@ -59,10 +59,10 @@ def events_of(log: EventLog) -> list[Event]:
 
 
 def test_an_untouched_platform_has_no_differences(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_with_a_crash()
-    story.undeploy(story.deploy_checkpoint(10))
+    history.run_with_a_crash()
+    history.undeploy(history.deploy_checkpoint(10))
     with command("request another job"):
         log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
     fold(log, pool)
@@ -82,11 +82,11 @@ def test_an_untouched_platform_has_no_differences(
 
 
 def test_the_audit_reports_the_lag_of_each_projection(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     fold(log, pool)
-    story.top_up(500, "INV-7")
+    history.top_up(500, "INV-7")
     fold(log, pool, ACCOUNTS)
     lags = {comparison.table: comparison.lag for comparison in audit(settings).tables}
     assert (lags["accounts"], lags["billing_ledger"]) == (0, 2)
@@ -97,23 +97,23 @@ def test_an_empty_platform_has_no_differences(settings: Settings) -> None:
 
 
 def test_each_projection_is_compared_at_its_own_position(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     fold(log, pool, ACCOUNTS)
-    story.end_segment(1, SegmentEnd.STOPPED, 90)
+    history.end_segment(1, SegmentEnd.STOPPED, 90)
     fold(log, pool, BILLING_LEDGER, OPEN_METERS)
     assert audit(settings).differences == []
 
 
 def test_a_ledger_has_no_differences_at_any_position(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     """Even between the events of one save, where a batch may end."""
-    story.run_until("training")
+    history.run_until("training")
     start = ids(log)[-1]
-    story.bill(1, 61)
-    story.end_segment(1, SegmentEnd.CRASHED, 100)
+    history.bill(1, 61)
+    history.end_segment(1, SegmentEnd.CRASHED, 100)
     for position in ids(log):
         if position <= start:
             continue
@@ -166,11 +166,11 @@ def test_a_changed_row_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     table: str,
     statement: str,
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(log, pool)
     with connect(settings) as connection:
         assert connection.execute(statement.encode()).rowcount > 0
@@ -191,10 +191,10 @@ def test_a_ledger_that_differs_from_its_account_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     statement: str,
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(log, pool)
     with connect(settings) as connection:
         connection.execute(statement.encode())
@@ -227,14 +227,14 @@ def test_a_rewritten_log_is_reported_even_after_a_refold(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     topic: str,
     field: str,
     value: str,
     kind: DifferenceKind,
 ) -> None:
-    story.run_until("training")
-    story.bill(1, 130)
+    history.run_until("training")
+    history.bill(1, 130)
     rewrite(settings, topic, field, value)
     fold(log, pool)
     assert text_of(settings, kind)
@@ -253,15 +253,15 @@ def test_two_events_that_no_longer_agree_are_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     topic: str,
     field: str,
     value: str,
     pair: str,
 ) -> None:
-    story.run_until("training")
-    story.top_up(500, "INV-7")
-    story.end_segment(1, SegmentEnd.CRASHED, 200)
+    history.run_until("training")
+    history.top_up(500, "INV-7")
+    history.end_segment(1, SegmentEnd.CRASHED, 200)
     fold(log, pool)
     assert audit(settings).differences == []
     rewrite(settings, topic, field, value)
@@ -315,9 +315,9 @@ def test_a_forged_snapshot_is_reported_and_changes_no_balance(
 
 
 def test_unreadable_and_unknown_snapshots_are_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     fold(log, pool)
     insert = "INSERT INTO ecolink_snapshots VALUES (%s, %s, 'AccountSnapshot', 'x')"
     as_owner(settings, insert, ACCOUNT_ID, 1)
@@ -337,9 +337,9 @@ def react(settings: Settings, log: EventLog, pool: ConnectionPool[Connection]) -
 
 
 def test_positions_beyond_the_log_are_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("training")
+    history.run_until("training")
     react(settings, log, pool)
     assert audit(settings).differences == []
     head = ids(log)[-1]
@@ -351,11 +351,11 @@ def test_positions_beyond_the_log_are_reported(
 
 
 def test_a_position_that_moved_back_is_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.open_account(1_000_000)
+    history.open_account(1_000_000)
     with because(Cause("service:billing", "billing:5", NOW)):
-        account = story.account
+        account = history.account
         account.grant_credit(1, "an answer to the fifth event")
         log.commit(account, tracking=Tracking("billing", 5))
     fold(log, pool)
@@ -366,14 +366,14 @@ def test_a_position_that_moved_back_is_reported(
 
 
 def test_a_position_that_skipped_events_is_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("approved")
+    history.run_until("approved")
     react(settings, log, pool)
-    story.allocate_segment(1)
+    history.allocate_segment(1)
     react(settings, log, pool)
     assert f"segment 1 of job {JOB_ID}" in text_of(settings, DifferenceKind.NO_METER)
-    story.grant_lease(1)
+    history.grant_lease(1)
     react(settings, log, pool)
     assert audit(settings).differences == []
 
@@ -383,22 +383,22 @@ def pass_all(log: EventLog, service: str) -> None:
 
 
 def test_a_base_that_serving_skipped_is_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.import_base()
+    history.import_base()
     fold(log, pool)
     assert audit(settings).differences == []
     pass_all(log, "serving")
     assert "tiny" in text_of(settings, DifferenceKind.NOT_DEPLOYED)
-    story.deploy_base()
+    history.deploy_base()
     fold(log, pool)
     assert audit(settings).differences == []
 
 
 def test_a_deleted_base_need_not_be_deployed(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    base = story.import_base()
+    base = history.import_base()
     with because(Cause("operator", "delete", NOW)):
         base.delete()
         log.commit(base)
@@ -408,10 +408,10 @@ def test_a_deleted_base_need_not_be_deployed(
 
 
 def test_a_deletion_that_datasets_skipped_is_reported(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.open_account(1)
-    story.prepare_dataset()
+    history.open_account(1)
+    history.prepare_dataset()
     with pool.connection() as connection:
         set_dataset_name(connection, DATASET_ID, "letters")
     with because(Cause("user", "delete", NOW)):
@@ -428,10 +428,10 @@ def test_a_deletion_that_datasets_skipped_is_reported(
 
 
 def test_a_parked_event_does_not_count_as_skipped(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_until("approved")
-    story.allocate_segment(1)
+    history.run_until("approved")
+    history.allocate_segment(1)
     react(settings, log, pool)
     (allocated,) = [
         each.id for each in notifications(log) if each.topic == events.SegmentAllocated.TOPIC
@@ -469,13 +469,13 @@ def test_evidence_that_contradicts_the_bill_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    story: Story,
+    history: History,
     statement: str,
     kind: DifferenceKind,
     shown: str,
 ) -> None:
-    story.run_until("training")
-    story.bill(1, 130)
+    history.run_until("training")
+    history.bill(1, 130)
     fold(log, pool)
     assert audit(settings).differences == []
     as_owner(settings, statement)
@@ -483,11 +483,11 @@ def test_evidence_that_contradicts_the_bill_is_reported(
 
 
 def test_an_audit_changes_nothing(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
-    story.run_with_a_crash()
+    history.run_with_a_crash()
     fold(log, pool)
-    before = ids(log), log.load(type(story.job), JOB_ID).version
+    before = ids(log), log.load(type(history.job), JOB_ID).version
     audit(settings)
-    assert (ids(log), log.load(type(story.job), JOB_ID).version) == before
+    assert (ids(log), log.load(type(history.job), JOB_ID).version) == before
     assert audit(settings).differences == []

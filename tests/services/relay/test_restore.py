@@ -25,8 +25,8 @@ from infrastructure.store import connect, open_log, open_pool
 from projections import ACCOUNTS
 from projections.projection import ProjectionEffect
 from services.relay.publisher import ForeignStream, Publisher
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 from tests.logs import envelopes
 from tests.polling import eventually_async
 from tests.services.relay.test_publisher import contents

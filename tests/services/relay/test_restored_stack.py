@@ -15,7 +15,7 @@ from infrastructure.bus import Envelope
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from services.projector.audit import audit
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.examples import ACCOUNT_ID
 from tests.logs import envelopes
 from tests.polling import eventually
 from tests.services.relay.test_publisher import contents

@@ -18,9 +18,9 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
+from tests.builders.history import History
 from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.stories import Story
 
 
 class NotedControl:
@@ -48,14 +48,14 @@ class NotedControl:
 
 
 @pytest.fixture
-def story(log: EventLog) -> Story:
-    return Story(log)
+def history(log: EventLog) -> History:
+    return History(log)
 
 
 @pytest.fixture
-def account(story: Story) -> None:
+def account(history: History) -> None:
     """An account that can pay for the jobs."""
-    story.open_account(10_000_000)
+    history.open_account(10_000_000)
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def segments(
 
 @pytest.fixture
 def running(
-    story: Story, launcher: FakeLauncher, segments: Segments, settings: Settings
+    history: History, launcher: FakeLauncher, segments: Segments, settings: Settings
 ) -> Segments:
     """Records reports of the first segment, which has a pod."""
-    story.run_until("launched")
-    launcher.launch(segment_spec(story.job, 300, settings))
+    history.run_until("launched")
+    launcher.launch(segment_spec(history.job, 300, settings))
     return segments
 
 

@@ -9,7 +9,7 @@ from domain.catalog.machine import Machine
 from domain.training.precision import Dtype
 from infrastructure.reports import SegmentSpec
 from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, Pod, PodName
-from tests.command_context import NOW
+from tests.builders.commands import NOW
 
 
 class FakeLauncher:

@@ -10,9 +10,9 @@ from domain.core.identity import meter_id
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, ending
-from tests.stories import Story
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN, ending
+from tests.builders.history import History
 
 
 def approve(
@@ -36,9 +36,9 @@ def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int =
 
 def end(log: EventLog, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
     """End a segment, as its reports do."""
-    story = Story(log)
+    history = History(log)
     with command(f"end {segment}"):
-        job, pool = story.job, story.pool
+        job, pool = history.job, history.pool
         job.end_segment(segment, ending(reason, 10))
         pool.release(JOB_ID, segment)
         log.commit(job, pool)
@@ -48,16 +48,16 @@ def job(log: EventLog, job_id: UUID = JOB_ID) -> Job:
     return log.load(Job, job_id)
 
 
-def spend(story: Story) -> None:
+def spend(history: History) -> None:
     """Reserve the whole balance for leases."""
     with command("spend"):
-        account = story.account
+        account = history.account
         account.settle(captured_micros=0, reserved_micros=account.available_micros)
-        story.log.commit(account)
+        history.log.commit(account)
 
 
-def pause_reason(story: Story) -> PauseReason:
+def pause_reason(history: History) -> PauseReason:
     """The reason of the job's last event, a pause."""
-    last = list(story.log.events.get(story.job_id))[-1]
+    last = list(history.log.events.get(history.job_id))[-1]
     assert isinstance(last, events.JobPaused)
     return last.reason

@@ -1,4 +1,4 @@
-"""A job that crashed, resumed and registers: its story, files and reports."""
+"""A job that crashed, resumed and registers: its history, files and reports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.segments import Segments
-from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, resume_certificate
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, resume_certificate
+from tests.builders.history import History
+from tests.builders.reports import CHECKPOINT, EVALUATION, report
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
-from tests.stories import Story
 
 ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-2"
 WEIGHTS = "adapter_model.safetensors"
@@ -36,24 +36,24 @@ def store_adapter(artifacts: Artifacts) -> Manifest:
     return artifacts.add_files(ADAPTER, Manifest(files=()), files)
 
 
-def resume_after_a_crash(story: Story) -> None:
+def resume_after_a_crash(history: History) -> None:
     """The first segment crashes after 60 s with a checkpoint at 40 s. The second trains."""
-    story.import_base()
-    story.prepare_dataset()
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    story.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
-    story.allocate_segment(2)
-    story.grant_lease(2)
-    story.start_pod(2)
+    history.import_base()
+    history.prepare_dataset()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    history.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
+    history.allocate_segment(2)
+    history.grant_lease(2)
+    history.start_pod(2)
     with command("certify"):
-        job = story.job
+        job = history.job
         state = StateHashes(weights="1", optimizer="2", random="3", position="4")
         job.certify_resume(
             2, resume_certificate(10, "checkpoints/1/10", state, (), ranks=1, differences=())
         )
-        story.log.commit(job)
-    story.start_training(2, step=10)
+        history.log.commit(job)
+    history.start_training(2, step=10)
 
 
 def final_report(adapter: Manifest, n: int = 9) -> Report:
@@ -82,10 +82,10 @@ def registered(log: EventLog) -> events.Registered:
 
 
 def register_model(log: EventLog, settings: Settings) -> events.Registered:
-    """Run the whole story."""
+    """Run the whole history."""
     artifacts = Artifacts(settings.artifacts)
     launcher, control = FakeLauncher(), NotedControl()
     segments = Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
-    resume_after_a_crash(Story(log))
+    resume_after_a_crash(History(log))
     segments.record(final_report(store_adapter(artifacts)))
     return registered(log)

@@ -18,7 +18,7 @@ from services.scheduler.capacity import (
     offer_capacity,
     on_catalog_changed,
 )
-from tests.command_context import FixedClock, command
+from tests.builders.commands import FixedClock, command
 
 
 class CountingLauncher:

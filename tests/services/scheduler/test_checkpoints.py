@@ -19,11 +19,11 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, STATE, saved_checkpoint
+from tests.builders.history import History
+from tests.builders.reports import CHECKPOINT, report
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE, saved_checkpoint
-from tests.services.scheduler.reports import CHECKPOINT, report
-from tests.stories import Story
 
 
 def topics(log: EventLog) -> list[str]:
@@ -31,20 +31,20 @@ def topics(log: EventLog) -> list[str]:
 
 
 def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
-    log: EventLog, story: Story, segments: Segments
+    log: EventLog, history: History, segments: Segments
 ) -> None:
-    story.run_until("training")
-    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    history.run_until("training")
+    home = f"{job_prefix(history.job)}/checkpoints/segment-1"
     with command("save"):
-        job = story.job
+        job = history.job
         for step in (2, 4):
             job.save_checkpoint(
                 saved_checkpoint(1, step, 2.0, 5 * step, f"{home}/step-{step}", "c" * 64, 9)
             )
         log.commit(job)
-    story.end_segment(1, SegmentEnd.CRASHED, 50)
-    story.allocate_segment(2)
-    story.start_pod(2)
+    history.end_segment(1, SegmentEnd.CRASHED, 50)
+    history.allocate_segment(2)
+    history.start_pod(2)
     certificate = ResumeCertificate(
         ref=f"{home}/step-2",
         step=2,
@@ -74,17 +74,17 @@ def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
 
 
 def test_a_refused_certificate_keeps_the_rest_of_its_report(
-    log: EventLog, story: Story, segments: Segments
+    log: EventLog, history: History, segments: Segments
 ) -> None:
-    story.run_until("training")
-    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    history.run_until("training")
+    home = f"{job_prefix(history.job)}/checkpoints/segment-1"
     with command("save"):
-        job = story.job
+        job = history.job
         job.save_checkpoint(saved_checkpoint(1, 2, 2.0, 10, f"{home}/step-2", state=STATE))
         log.commit(job)
-    story.end_segment(1, SegmentEnd.CRASHED, 50)
-    story.allocate_segment(2)
-    story.start_pod(2)
+    history.end_segment(1, SegmentEnd.CRASHED, 50)
+    history.allocate_segment(2)
+    history.start_pod(2)
     other = STATE.model_copy(update={"weights": "5" * 64})
     certificate = ResumeCertificate(
         ref=f"{home}/step-2", step=2, state=other, unchecked=(), ranks=1, differences=()
@@ -96,10 +96,10 @@ def test_a_refused_certificate_keeps_the_rest_of_its_report(
 
 
 def test_the_next_report_includes_checkpoints_of_lost_reports(
-    log: EventLog, story: Story, segments: Segments
+    log: EventLog, history: History, segments: Segments
 ) -> None:
-    story.run_until("training")
-    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    history.run_until("training")
+    home = f"{job_prefix(history.job)}/checkpoints/segment-1"
     ten, twenty, thirty, forty = (
         CHECKPOINT.model_copy(update={"step": step, "ref": f"{home}/step-{step}"})
         for step in (10, 20, 30, 40)
@@ -113,43 +113,43 @@ def test_the_next_report_includes_checkpoints_of_lost_reports(
 
 
 def test_a_third_checkpoint_deletes_the_first(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+    log: EventLog, history: History, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
     for step in (10, 20, 30):
         artifacts.put(f"checkpoints/1/{step}/manifest.json", b"{}")
         artifacts.put(f"checkpoints/1/{step}/state.pt", b"state")
-        story.save_checkpoint(1, step, 4 * step)
+        history.save_checkpoint(1, step, 4 * step)
     scheduler.catch_up()
     assert topics(log).count("CheckpointPruned") == 1
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"20", "30"}
-    story.complete(1)
+    history.complete(1)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}
 
 
 def test_promoting_a_checkpoint_deletes_the_one_before(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+    log: EventLog, history: History, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
-    story.grant_lease(1)
-    story.start_pod(1)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+    history.grant_lease(1)
+    history.start_pod(1)
     artifacts.put("checkpoints/1/10/manifest.json", b"{}")
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     saved = artifacts.add_files("checkpoints/1/20", Manifest(files=()), {"state.pt": b"state"})
     with command("checkpoint"):
-        job = story.job
+        job = history.job
         job.save_checkpoint(saved_checkpoint(1, 20, 2.5, 80, "checkpoints/1/20", saved.sha256, 5))
         log.commit(job)
-    story.cancel()
-    story.end_segment(1, SegmentEnd.STOPPED, 90)
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 90)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "20"}
-    story.promote()
+    history.promote()
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"20"}
     assert artifacts.exists("checkpoints/1/20/state.pt")
@@ -157,21 +157,21 @@ def test_promoting_a_checkpoint_deletes_the_one_before(
 
 
 def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+    log: EventLog, history: History, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
-    story.import_base()
-    story.deploy_base()
-    story.open_pool()
-    story.approve_job()
-    story.allocate_segment(1)
+    history.import_base()
+    history.deploy_base()
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
     deploying = Deploying(log)
     for step in (10, 20, 30):
         artifacts.put(f"checkpoints/1/{step}/manifest.json", b"{}")
-        story.save_checkpoint(1, step, 4 * step)
+        history.save_checkpoint(1, step, 4 * step)
         if step == 10:
             with command("deploy"):
                 model = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10).model
-    story.complete(1)
+    history.complete(1)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "30"}
     with command("it cannot be served"):

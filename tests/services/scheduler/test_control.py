@@ -14,7 +14,7 @@ from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from services.scheduler import control
 from services.scheduler.control import ControlChannel
-from tests.domain.examples import JOB_ID
+from tests.builders.examples import JOB_ID
 
 
 @pytest.fixture

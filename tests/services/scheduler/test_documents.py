@@ -18,7 +18,9 @@ from services.scheduler.model_card import CARD
 from services.scheduler.provenance import PROVENANCE, Provenance
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.builders.history import History
+from tests.builders.reports import EVALUATION
 from tests.services.scheduler.registering import (
     ADAPTER,
     TRAINED_WITH,
@@ -28,8 +30,6 @@ from tests.services.scheduler.registering import (
     resume_after_a_crash,
     store_adapter,
 )
-from tests.services.scheduler.reports import EVALUATION
-from tests.stories import Story
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def adapter(artifacts: Artifacts) -> Manifest:
 
 
 @pytest.fixture
-def resumed(story: Story, segments: Segments) -> Segments:
+def resumed(history: History, segments: Segments) -> Segments:
     """Records the reports of the second segment."""
-    resume_after_a_crash(story)
+    resume_after_a_crash(history)
     return segments
 
 
@@ -50,11 +50,15 @@ def stored(artifacts: Artifacts) -> Provenance:
 
 
 def test_the_provenance_describes_the_job(
-    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+    log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     resumed.record(final_report(adapter))
     told = stored(artifacts)
-    assert (told.model, told.job_id, told.account_id) == (story.job.model_name, JOB_ID, ACCOUNT_ID)
+    assert (told.model, told.job_id, told.account_id) == (
+        history.job.model_name,
+        JOB_ID,
+        ACCOUNT_ID,
+    )
     assert told.job_version == registered(log).originator_version - 1
     assert told.dataset.model_dump() == {
         "id": DATASET_ID,
@@ -80,18 +84,18 @@ def test_the_provenance_describes_the_job(
     assert told.files == adapter.files
 
 
-def test_an_uncertified_resume_has_its_step(log: EventLog, story: Story) -> None:
-    story.run_with_a_crash()
+def test_an_uncertified_resume_has_its_step(log: EventLog, history: History) -> None:
+    history.run_with_a_crash()
     (resume,) = JobHistory(log.events.get(JOB_ID)).resumes
     assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
     assert not resume.certified
 
 
 def test_the_cost_is_what_the_account_is_charged(
-    story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+    history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     resumed.record(final_report(adapter))
-    cost, job = stored(artifacts).cost, story.job
+    cost, job = stored(artifacts).cost, history.job
     assert cost.amount_micros == job.usage.paid_micros == 170_000
     assert cost.metered_seconds == job.usage.paid_seconds == 170
     assert cost.segments == job.usage.segments == 2
@@ -138,13 +142,13 @@ def test_the_hub_can_read_the_card(
 
 def test_a_version_conflict_is_retried(
     log: EventLog,
-    story: Story,
+    history: History,
     resumed: Segments,
     artifacts: Artifacts,
     adapter: Manifest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    commit, races = log.commit, iter([story.pause])
+    commit, races = log.commit, iter([history.pause])
 
     def raced(*aggregates, **options):
         for lose in races:
@@ -155,16 +159,16 @@ def test_a_version_conflict_is_retried(
 
     monkeypatch.setattr(log, "commit", raced)
     resumed.record(final_report(adapter))
-    assert story.job.status is JobStatus.REGISTERED
+    assert history.job.status is JobStatus.REGISTERED
     assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
     assert stored(artifacts).job_version == registered(log).originator_version - 1
 
 
 def test_the_same_job_writes_the_same_bytes(
-    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+    log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    first = document(log, artifacts, story.job, ADAPTER, adapter.sha256)
-    assert document(log, artifacts, story.job, ADAPTER, adapter.sha256) == first
+    first = document(log, artifacts, history.job, ADAPTER, adapter.sha256)
+    assert document(log, artifacts, history.job, ADAPTER, adapter.sha256) == first
 
 
 def test_a_final_report_that_is_repeated_writes_nothing(
@@ -177,21 +181,24 @@ def test_a_final_report_that_is_repeated_writes_nothing(
 
 @pytest.mark.parametrize("content", [b"not what it was", b"{}"])
 def test_an_invalid_environment_counts_as_a_crash(
-    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, content: bytes
+    log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, content: bytes
 ) -> None:
     garbled = artifacts.add_files(ADAPTER, Manifest(files=()), {ENVIRONMENT: content})
     resumed.record(final_report(garbled))
-    assert story.job.status is not JobStatus.REGISTERED
-    assert story.job.next_segment == 3
+    assert history.job.status is not JobStatus.REGISTERED
+    assert history.job.next_segment == 3
 
 
 def test_a_models_files_survive_the_cleanup(
-    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+    log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     """The event names them, so that they survive the clean-up of the segment."""
     resumed.record(final_report(adapter))
-    stored, lost = artifacts.list(ADAPTER), f"{job_prefix(story.job)}/checkpoints/segment-2/step-9"
+    stored, lost = (
+        artifacts.list(ADAPTER),
+        f"{job_prefix(history.job)}/checkpoints/segment-2/step-9",
+    )
     artifacts.put(f"{lost}/position.json", b"{}")
-    resumed.delete_unnamed(story.job, 2)
+    resumed.delete_unnamed(history.job, 2)
     assert artifacts.list(ADAPTER) == stored
     assert artifacts.list(lost) == []

@@ -21,20 +21,20 @@ from infrastructure.consumer import OrderedConsumer
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
-from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.builders.history import History
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, end, job, lease, pause_reason
-from tests.stories import Story
 
 pytestmark = pytest.mark.usefixtures("no_parking")
 
 
 def test_a_job_from_its_approval_to_its_pod(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     assert job(log).running
@@ -50,22 +50,22 @@ def test_a_job_from_its_approval_to_its_pod(
 
 
 def test_gpus_and_segment_are_allocated_in_one_save(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
-    (allocated,) = [e for e in log.events.get(story.pool.id) if e.originator_version == 4]
+    (allocated,) = [e for e in log.events.get(history.pool.id) if e.originator_version == 4]
     (begun,) = [e for e in log.events.get(JOB_ID) if e.originator_version == 2]
     assert (type(allocated).__name__, type(begun).__name__) == ("GpusAllocated", "SegmentAllocated")
     assert allocated.command_id == begun.command_id  # type: ignore[attr-defined]
 
 
 def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
     second = uuid4()
-    story.open_pool(1)
+    history.open_pool(1)
     approve(log)
     approve(log, second)
     scheduler.catch_up()
@@ -77,10 +77,10 @@ def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
 
 
 def test_a_queued_job_starts_when_capacity_is_added(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     second = uuid4()
-    story.open_pool()
+    history.open_pool()
     approve(log)
     approve(log, second)
     scheduler.catch_up()
@@ -92,11 +92,11 @@ def test_a_queued_job_starts_when_capacity_is_added(
 
 
 def test_jobs_too_large_for_a_pool_are_paused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    large = [Story(log, job_id=uuid4()) for _ in range(2)]
+    large = [History(log, job_id=uuid4()) for _ in range(2)]
     small = uuid4()
-    story.open_pool(2)
+    history.open_pool(2)
     approve(log)
     for each in large:
         approve(log, each.job_id, count=2)
@@ -108,38 +108,38 @@ def test_jobs_too_large_for_a_pool_are_paused(
     scheduler.catch_up()
     assert [pause_reason(each) for each in large] == [PauseReason.CAPACITY] * 2
     assert job(log).running, "what runs keeps its GPUs"
-    assert list(story.pool.queue) == [(small, 1)]
+    assert list(history.pool.queue) == [(small, 1)]
     end(log, reason=SegmentEnd.COMPLETED)
     scheduler.catch_up()
     assert job(log, small).running
 
 
 def test_a_job_with_too_many_gpus_is_paused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool(1)
+    history.open_pool(1)
     approve(log, count=2)
     scheduler.catch_up()
-    assert pause_reason(story) is PauseReason.CAPACITY
-    assert (story.pool.queue, story.pool.held) == ({}, {})
+    assert pause_reason(history) is PauseReason.CAPACITY
+    assert (history.pool.queue, history.pool.held) == ({}, {})
 
 
 def test_repeated_capacity_adds_no_event(log: EventLog, launcher: FakeLauncher) -> None:
     offer_capacity(log, FixedClock(), launcher)
-    version = Story(log).pool.version
+    version = History(log).pool.version
     offer_capacity(log, FixedClock(), launcher)
-    assert (Story(log).pool.version, Story(log).pool.capacity) == (version, 1)
+    assert (History(log).pool.version, History(log).pool.capacity) == (version, 1)
 
 
 def test_an_unrecorded_launch_is_adopted(
     log: EventLog,
-    story: Story,
+    history: History,
     scheduler: OrderedConsumer,
     launcher: FakeLauncher,
     scheduling: Scheduling,
 ) -> None:
     """The scheduler crashed between its launch and its save."""
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     lease(log)
@@ -156,9 +156,9 @@ def test_an_unrecorded_launch_is_adopted(
 
 
 def test_a_lease_of_an_ended_segment_launches_nothing(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     end(log, reason=SegmentEnd.CRASHED)
@@ -168,9 +168,9 @@ def test_a_lease_of_an_ended_segment_launches_nothing(
 
 
 def test_a_job_without_its_dataset_fails_at_no_cost(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     with command("upload"):
         dataset = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/a/x", "d" * 64, 9)
         dataset.delete([])
@@ -182,19 +182,19 @@ def test_a_job_without_its_dataset_fails_at_no_cost(
     (failed,) = [event for event in log.events.get(JOB_ID) if isinstance(event, events.JobFailed)]
     assert (failed.failure, failed.error_class) == (FailureClass.BAD_DATA, "DatasetDeleted")
     assert launcher.started == []
-    assert story.pool.held == {}
+    assert history.pool.held == {}
 
 
 def test_a_crashed_job_resumes_from_its_last_checkpoint(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     lease(log)
     scheduler.catch_up()
-    story.save_checkpoint(1, 10, 40)
-    story.save_checkpoint(1, 20, 60)
+    history.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 20, 60)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
     lease(log, segment=2)
@@ -204,16 +204,16 @@ def test_a_crashed_job_resumes_from_its_last_checkpoint(
 
 
 def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     """Even if it was paused and resumed in the queue before a reaction."""
     launcher.gpus = 2
-    story.open_pool(capacity=2)
+    history.open_pool(capacity=2)
     approve(log, uuid4(), count=2)
     approve(log, count=2)
     scheduler.catch_up()
     with command("pause and resume"):
-        waiting = story.job
+        waiting = history.job
         waiting.pause()
         waiting.resume(None, PLAN.rate_micros_per_hour, "test", 1)
         log.commit(waiting)
@@ -225,13 +225,13 @@ def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
     scheduler.catch_up()
     spec = launcher.specs[PodName(JOB_ID, 1)]
     assert (spec.gpu_count, spec.approved_gpu_count) == (1, 2)
-    assert sorted(claim.count for claim in story.pool.held.values()) == [1, 2]
+    assert sorted(claim.count for claim in history.pool.held.values()) == [1, 2]
 
 
 def test_a_job_with_a_lapsed_lease_is_relaunched(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     end(log, reason=SegmentEnd.LEASE_ENDED)
@@ -240,21 +240,21 @@ def test_a_job_with_a_lapsed_lease_is_relaunched(
 
 
 def test_a_finished_job_needs_no_more_gpus(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
-    story.complete(1)
+    history.complete(1)
     end(log, reason=SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    assert (story.pool.queue, story.pool.held) == ({}, {})
+    assert (history.pool.queue, history.pool.held) == ({}, {})
 
 
 def test_an_extended_lease_is_sent_to_the_segment(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, control: NotedControl
+    log: EventLog, history: History, scheduler: OrderedConsumer, control: NotedControl
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     lease(log)
@@ -269,9 +269,9 @@ def test_an_extended_lease_is_sent_to_the_segment(
 
 
 def test_an_ended_segment_gets_no_lease(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, control: NotedControl
+    log: EventLog, history: History, scheduler: OrderedConsumer, control: NotedControl
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     lease(log)

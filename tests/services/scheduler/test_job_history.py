@@ -13,8 +13,8 @@ from infrastructure.artifacts import Manifest
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts
-from tests.command_context import NOW, command
-from tests.domain.examples import (
+from tests.builders.commands import NOW, command
+from tests.builders.examples import (
     ACCOUNT_ID,
     ESTIMATE,
     JOB_ID,

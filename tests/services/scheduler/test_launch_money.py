@@ -12,27 +12,27 @@ from domain.jobs import events
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.history import History
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, end, job, pause_reason, spend
-from tests.stories import Story
 
 pytestmark = pytest.mark.usefixtures("no_parking")
 
 
-def poor_job(log: EventLog) -> Story:
+def poor_job(log: EventLog) -> History:
     """A job whose account cannot pay one minute."""
-    poor = Story(log, account_id=uuid4(), job_id=uuid4())
+    poor = History(log, account_id=uuid4(), job_id=uuid4())
     poor.open_account(59_999)
     approve(log, poor.job_id, poor.account_id)
     return poor
 
 
 def test_a_job_without_money_for_a_minute_is_paused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     poor = poor_job(log)
     approve(log)
     scheduler.catch_up()
@@ -41,11 +41,11 @@ def test_a_job_without_money_for_a_minute_is_paused(
 
 
 def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    waiting, behind = Story(log, uuid4(), uuid4()), uuid4()
+    waiting, behind = History(log, uuid4(), uuid4()), uuid4()
     waiting.open_account(10_000_000)
-    story.open_pool(1)
+    history.open_pool(1)
     approve(log)
     approve(log, waiting.job_id, waiting.account_id)
     approve(log, behind)
@@ -58,9 +58,9 @@ def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
 
 
 def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
     with command("refuse"):
@@ -68,34 +68,34 @@ def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
         meter.refuse_lease()
         log.commit(meter)
     scheduler.catch_up()
-    assert pause_reason(story) is PauseReason.BALANCE
-    assert (story.pool.held, story.pool.queue, launcher.started) == ({}, {}, [])
+    assert pause_reason(history) is PauseReason.BALANCE
+    assert (history.pool.held, history.pool.queue, launcher.started) == ({}, {}, [])
     (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, events.SegmentEnded)]
     assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
 
 
 def test_an_unsettled_lease_counts_as_money(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
     """Otherwise a job with a small balance would pause at every relaunch."""
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
-    story.grant_lease(1)
-    spend(story)
+    history.grant_lease(1)
+    spend(history)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
     assert job(log).runs(2)
 
 
 def test_after_settlement_only_the_balance_counts(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
-    story.grant_lease(1)
-    story.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
-    spend(story)
+    history.grant_lease(1)
+    history.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
+    spend(history)
     scheduler.catch_up()
-    assert pause_reason(story) is PauseReason.BALANCE
+    assert pause_reason(history) is PauseReason.BALANCE

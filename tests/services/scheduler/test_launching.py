@@ -21,13 +21,13 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.store import Connection
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.launching import MOST_TRIES, LaunchRetries, PodStarter
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
 from tests.projecting import project
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, job, lease
-from tests.stories import Story
 
 pytestmark = pytest.mark.usefixtures("no_parking")
 
@@ -62,10 +62,10 @@ def look(log: EventLog, pool: ConnectionPool[Connection], pods: PodStarter) -> L
 
 @pytest.fixture
 def waiting(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> FakeLauncher:
     """A launcher whose GPUs are busy when the job is leased."""
-    story.open_pool(2)
+    history.open_pool(2)
     launcher.gpus = 2
     launcher.busy_for = {NAME}
     launched_or_not(log, scheduler, JOB_ID)
@@ -126,7 +126,7 @@ def test_a_restarted_scheduler_retries_waiting_launches(
 
 
 def test_a_launch_fails_after_the_last_retry(
-    log: EventLog, story: Story, waiting: FakeLauncher, look: Looking
+    log: EventLog, history: History, waiting: FakeLauncher, look: Looking
 ) -> None:
     for _ in range(MOST_TRIES):
         look(seconds=4)
@@ -135,7 +135,7 @@ def test_a_launch_fails_after_the_last_retry(
     (ended,) = [each for each in log.events.get(JOB_ID) if isinstance(each, events.SegmentEnded)]
     assert (ended.reason, ended.failure) == (SegmentEnd.CRASHED, FailureClass.NODE_LOST)
     assert (ended.elapsed_seconds, ended.error_class) == (0, "LaunchFailed")
-    assert story.pool.held == {}
+    assert history.pool.held == {}
 
 
 def test_a_job_cancelled_while_waiting_is_not_launched(
@@ -184,9 +184,9 @@ def test_a_cancel_during_a_launch_stops_the_pod(
 
 
 def test_only_leased_segments_without_a_pod_are_launched(
-    log: EventLog, story: Story, look: Looking, launcher: FakeLauncher
+    log: EventLog, history: History, look: Looking, launcher: FakeLauncher
 ) -> None:
-    story.run_until("launched")
+    history.run_until("launched")
     with command("refuse"):
         meter = Meter.open(ACCOUNT_ID, uuid4(), 1, 1)
         meter.refuse_lease()
@@ -198,7 +198,7 @@ def test_only_leased_segments_without_a_pod_are_launched(
 
 def test_a_failing_launch_does_not_block_others(
     log: EventLog,
-    story: Story,
+    history: History,
     waiting: FakeLauncher,
     look: Looking,
     scheduler: OrderedConsumer,

@@ -16,18 +16,18 @@ from infrastructure.store import Connection
 from projections import JOB_DETAIL
 from projections.projection import ProjectionEffect
 from services.scheduler.retention import delete_old_logs
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
-from tests.stories import Story
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.history import History
 
 
 def test_old_log_lines_are_deleted_and_metrics_stay(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story
+    log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     running, kept = uuid4(), timedelta(days=90)
-    story.run_until("training")
-    story.cancel()
-    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    history.run_until("training")
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
     with command("another job that runs"):
         log.commit(Job.approve(running, ACCOUNT_ID, PLAN))
     OrderedConsumer(ProjectionEffect(JOB_DETAIL, pool.connection), log).catch_up()

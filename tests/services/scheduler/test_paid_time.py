@@ -12,11 +12,11 @@ from infrastructure.reports import Phase, Report
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
 from services.trainer.lease import OVERRUN_EXIT_CODE
-from tests.command_context import command
-from tests.domain.examples import JOB_ID
+from tests.builders.commands import command
+from tests.builders.examples import JOB_ID
+from tests.builders.history import History
+from tests.builders.reports import CHECKPOINT, report
 from tests.services.scheduler.others import spend
-from tests.services.scheduler.reports import CHECKPOINT, report
-from tests.stories import Story
 
 NAME = PodName(JOB_ID, 1)
 
@@ -31,73 +31,77 @@ def lease_ended(n: int, elapsed_seconds: float) -> Report:
     )
 
 
-def test_a_lease_that_ends_without_money_pauses_the_job(story: Story, running: Segments) -> None:
-    spend(story)
+def test_a_lease_that_ends_without_money_pauses_the_job(
+    history: History, running: Segments
+) -> None:
+    spend(history)
     running.record(lease_ended(9, 300.4))
-    assert story.job.status is JobStatus.PAUSED
-    assert story.pool.held == {}
+    assert history.job.status is JobStatus.PAUSED
+    assert history.pool.held == {}
 
 
-def test_a_lease_that_ends_with_money_relaunches_the_job(story: Story, running: Segments) -> None:
+def test_a_lease_that_ends_with_money_relaunches_the_job(
+    history: History, running: Segments
+) -> None:
     running.record(lease_ended(9, 300.4))
-    assert story.job.next_segment == 2
+    assert history.job.next_segment == 2
 
 
 def test_a_lease_extension_unknown_to_the_trainer_counts_as_money(
-    story: Story, running: Segments
+    history: History, running: Segments
 ) -> None:
     with command("extend"):
-        account, meter = story.account, story.meter(1)
+        account, meter = history.account, history.meter(1)
         account.settle(captured_micros=0, reserved_micros=meter.extend_lease(60))
-        story.log.commit(account, meter)
-    spend(story)
+        history.log.commit(account, meter)
+    spend(history)
     running.record(lease_ended(9, 300.4))
-    assert story.job.next_segment == 2
+    assert history.job.next_segment == 2
 
 
-def leave(story: Story, micros: int) -> None:
+def leave(history: History, micros: int) -> None:
     """Reserve the balance for leases, except for some micro-dollars."""
     with command("spend most"):
-        account = story.account
+        account = history.account
         account.settle(captured_micros=0, reserved_micros=account.available_micros - micros)
-        story.log.commit(account)
+        history.log.commit(account)
 
 
 @pytest.mark.parametrize(
     ("micros", "status"), [(59_999, JobStatus.PAUSED), (60_000, JobStatus.TRAINING)]
 )
 def test_money_for_less_than_a_minute_does_not_count(
-    story: Story, running: Segments, micros: int, status: JobStatus
+    history: History, running: Segments, micros: int, status: JobStatus
 ) -> None:
     """The balance is near zero, and the ticker has not recorded the depletion yet."""
-    leave(story, micros)
+    leave(history, micros)
     running.record(lease_ended(9, 300.4))
-    assert story.job.status is status
+    assert history.job.status is status
 
 
-def test_one_unknown_paid_second_is_too_little(story: Story, running: Segments) -> None:
-    spend(story)
+def test_one_unknown_paid_second_is_too_little(history: History, running: Segments) -> None:
+    spend(history)
     running.record(lease_ended(9, 299.9))
-    assert story.job.status is JobStatus.PAUSED
+    assert history.job.status is JobStatus.PAUSED
 
 
 def test_an_overrun_counts_as_an_ended_lease(
-    log: EventLog, story: Story, running: Segments
+    log: EventLog, history: History, running: Segments
 ) -> None:
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
     running.lose(NAME, 318, OVERRUN_EXIT_CODE, {Phase.TRAINING: 310.0}, 18)
     end = last_end(log)
     assert (end.reason, end.failure, end.error_class) == (SegmentEnd.LEASE_ENDED, None, None)
     assert (end.elapsed_seconds, end.grace_seconds, end.kept_seconds) == (318, 18, 40)
-    assert (story.job.crashes, story.job.next_segment) == (0, 2)
-    assert story.pool.held == {}
+    assert (history.job.crashes, history.job.next_segment) == (0, 2)
+    assert history.pool.held == {}
 
 
 @pytest.mark.parametrize("known_seconds", [318, 290], ids=["all", "too little"])
 def test_an_overrun_without_money_pauses_despite_credits(
-    log: EventLog, story: Story, running: Segments, known_seconds: int
+    log: EventLog, history: History, running: Segments, known_seconds: int
 ) -> None:
-    spend(story)
+    spend(history)
     running.lose(NAME, known_seconds, OVERRUN_EXIT_CODE)
     last = list(log.events.get(JOB_ID))[-1]
     assert isinstance(last, events.JobPaused)

@@ -32,13 +32,13 @@ from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, ending
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, ending
+from tests.builders.history import History
+from tests.builders.reports import CHECKPOINT, report
 from tests.polling import eventually, eventually_async
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.reports import CHECKPOINT, report
-from tests.stories import Story
 
 NAME = PodName(JOB_ID, 1)
 SEEN_SUBJECT = f"evidence.{ACCOUNT_ID}.{JOB_ID}.1"
@@ -60,16 +60,16 @@ def host() -> str | None:
 @pytest.fixture(autouse=True)
 async def launched(
     js: JetStreamContext,
-    story: Story,
+    history: History,
     launcher: FakeLauncher,
     settings: Settings,
     host: str | None,
 ) -> None:
     """The first segment has a pod without reports."""
     await provision(js, ())
-    story.run_until("leased")
-    story.start_pod(1, host)
-    launcher.launch(segment_spec(story.job, 300, settings))
+    history.run_until("leased")
+    history.start_pod(1, host)
+    launcher.launch(segment_spec(history.job, 300, settings))
 
 
 @pytest.fixture
@@ -289,11 +289,11 @@ async def test_a_trainer_of_an_ended_segment_is_stopped_after_its_grace(
     assert launcher.pods() == [NAME], "until it has ended"
 
 
-@pytest.mark.parametrize("ask", [Story.pause, Story.cancel])
+@pytest.mark.parametrize("ask", [History.pause, History.cancel])
 async def test_a_restarted_scheduler_repeats_stop_requests(
-    story: Story, control: NotedControl, watching: Any, ask: Any
+    history: History, control: NotedControl, watching: Any, ask: Any
 ) -> None:
-    ask(story)
+    ask(history)
     async with watching():
         await until(lambda: len(control.stopped) >= 2)
     assert set(control.stopped) == {(JOB_ID, 1)}
@@ -324,15 +324,15 @@ async def test_a_terminated_pod_keeps_its_phase_times(
 
 
 async def test_an_unrecorded_pod_is_left_to_its_reaction(
-    log: EventLog, story: Story, launcher: FakeLauncher, settings: Settings, watching: Any
+    log: EventLog, history: History, launcher: FakeLauncher, settings: Settings, watching: Any
 ) -> None:
     """Its launch may not be saved yet."""
     with command("end"):
-        job = story.job
+        job = history.job
         job.end_segment(1, ending(SegmentEnd.STOPPED, 10))
         job.allocate_segment(2)
         log.commit(job)
-    launcher.launch(segment_spec(story.job, 300, settings))
+    launcher.launch(segment_spec(history.job, 300, settings))
     launcher.end(PodName(JOB_ID, 2))
     launcher.end(NAME)
     async with watching():

@@ -15,12 +15,12 @@ from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
 from services.scheduler.due import claim_due
 from services.scheduler.handlers import Scheduling
-from tests.command_context import FixedClock, command
-from tests.domain.examples import JOB_ID
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import JOB_ID
+from tests.builders.history import History
 from tests.projecting import project
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, end, job, lease, pause_reason, spend
-from tests.stories import Story
 
 pytestmark = pytest.mark.usefixtures("no_parking")
 
@@ -62,11 +62,11 @@ def passing(
 
 @pytest.fixture
 def refused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> FakeLauncher:
     """A launcher that refused a job twice, the second time without a pause."""
     launcher.refuses = True
-    story.open_pool()
+    history.open_pool()
     approve(log)
     for segment in (1, 2):
         scheduler.catch_up()
@@ -77,10 +77,10 @@ def refused(
 
 
 def test_a_second_failed_launch_is_retried_later(
-    log: EventLog, story: Story, refused: FakeLauncher
+    log: EventLog, history: History, refused: FakeLauncher
 ) -> None:
     assert (job(log).segment, job(log).running) == (2, None)
-    assert (story.pool.held, story.pool.queue) == ({}, {}), "it is in nobody's way"
+    assert (history.pool.held, history.pool.queue) == ({}, {}), "it is in nobody's way"
 
 
 def test_a_job_is_queued_when_its_relaunch_is_due(
@@ -97,7 +97,7 @@ def test_a_job_is_queued_when_its_relaunch_is_due(
 
 
 def test_the_job_fails_after_the_last_retry(
-    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+    log: EventLog, history: History, refused: FakeLauncher, passing: Passing
 ) -> None:
     passing(seconds=30)
     lease(log, segment=3)
@@ -107,25 +107,25 @@ def test_the_job_fails_after_the_last_retry(
     lease(log, segment=4)
     passing(seconds=0)
     assert job(log).status is JobStatus.FAILED
-    assert story.pool.held == {}, "and its GPUs are free again"
+    assert history.pool.held == {}, "and its GPUs are free again"
 
 
 def test_another_job_uses_the_gpus_meanwhile(
-    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+    log: EventLog, history: History, refused: FakeLauncher, passing: Passing
 ) -> None:
     other = uuid4()
     approve(log, other)
     passing(seconds=30)
     assert job(log, other).running
-    assert list(story.pool.queue) == [(JOB_ID, 3)]
+    assert list(history.pool.queue) == [(JOB_ID, 3)]
     passing(seconds=60)
-    assert list(story.pool.queue) == [(JOB_ID, 3)], "it stands there once"
+    assert list(history.pool.queue) == [(JOB_ID, 3)], "it stands there once"
 
 
 def test_a_late_reaction_queues_due_jobs(
-    log: EventLog, story: Story, clock: FixedClock, scheduler: OrderedConsumer
+    log: EventLog, history: History, clock: FixedClock, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     for segment in (1, 2):
         scheduler.catch_up()
@@ -148,27 +148,27 @@ def test_a_resume_is_launched_without_a_pause(
 
 
 def test_a_paused_job_is_not_queued(
-    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+    log: EventLog, history: History, refused: FakeLauncher, passing: Passing
 ) -> None:
     with command("pause"):
         waiting = job(log)
         waiting.pause()
         log.commit(waiting)
     passing(seconds=60)
-    assert story.pool.queue == {}
-    assert pause_reason(story) is PauseReason.OWNER
+    assert history.pool.queue == {}
+    assert pause_reason(history) is PauseReason.OWNER
 
 
 def test_a_due_job_that_cannot_pay_is_paused(
-    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+    log: EventLog, history: History, refused: FakeLauncher, passing: Passing
 ) -> None:
     with command("settle"):
-        meter = story.meter(2)
+        meter = history.meter(2)
         meter.close(0, 60)
         log.commit(meter)
-    spend(story)
+    spend(history)
     passing(seconds=60)
-    assert pause_reason(story) is PauseReason.BALANCE
+    assert pause_reason(history) is PauseReason.BALANCE
 
 
 def test_a_failing_relaunch_does_not_block_others(
@@ -187,16 +187,16 @@ def test_a_failing_relaunch_does_not_block_others(
         )
     clock.time += timedelta(seconds=30)
     claim_due(log, clock, pool, scheduling.claim)
-    assert list(Story(log).pool.queue) == [(JOB_ID, 3)]
+    assert list(History(log).pool.queue) == [(JOB_ID, 3)]
 
 
 def test_a_crash_after_progress_is_relaunched_at_once(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
+    log: EventLog, history: History, scheduler: OrderedConsumer
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     approve(log)
     scheduler.catch_up()
-    story.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 10, 40)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
     assert job(log).runs(2)

@@ -15,10 +15,10 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
 from services.trainer.lease import STALL_EXIT_CODE
-from tests.domain.examples import JOB_ID, PLAN
+from tests.builders.examples import JOB_ID, PLAN
+from tests.builders.history import History
+from tests.builders.reports import CHECKPOINT, failed, last_end, report, topics
 from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.reports import CHECKPOINT, failed, last_end, report, topics
-from tests.stories import Story
 
 NAME = PodName(JOB_ID, 1)
 
@@ -57,7 +57,7 @@ def test_a_segment_ends_without_its_last_lines(
     artifacts: Artifacts,
     launcher: FakeLauncher,
     running: Segments,
-    story: Story,
+    history: History,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as full:
@@ -66,7 +66,7 @@ def test_a_segment_ends_without_its_last_lines(
     end = last_end(log)
     assert end.log_ref is not None
     assert not artifacts.exists(end.log_ref)
-    running.keep_log(story.job, 1)
+    running.keep_log(history.job, 1)
     assert artifacts.get(end.log_ref) == launcher.output, "later, with the rest of the log"
 
 
@@ -103,7 +103,7 @@ def test_a_repeated_failure_keeps_its_last_lines(
 )
 def test_a_lost_process_is_a_crash_that_frees_its_gpus(
     log: EventLog,
-    story: Story,
+    history: History,
     running: Segments,
     exit_code: int | None,
     error_class: str,
@@ -115,7 +115,7 @@ def test_a_lost_process_is_a_crash_that_frees_its_gpus(
     assert (end.reason, end.failure) == (SegmentEnd.CRASHED, failure)
     assert (end.error_class, end.phase_seconds) == (error_class, {Phase.TRAINING: 50.0})
     assert (end.elapsed_seconds, end.kept_seconds) == (60, 40)
-    assert story.pool.held == {}
+    assert history.pool.held == {}
 
 
 @pytest.mark.parametrize("failure", FailureClass)
@@ -128,7 +128,7 @@ def test_a_failure_has_its_trainers_class(
 
 
 def test_a_too_large_micro_batch_is_halved(
-    log: EventLog, story: Story, running: Segments, settings: Settings
+    log: EventLog, history: History, running: Segments, settings: Settings
 ) -> None:
     shortage = MemoryShortage(
         rows=4, tokens=500, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
@@ -136,7 +136,7 @@ def test_a_too_large_micro_batch_is_halved(
     running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY, shortage=shortage))
     assert last_end(log).shortage == shortage
     assert topics(log)[-1] == "MicroBatchHalved"
-    job = story.job
+    job = history.job
     assert job.next_segment == 2
     spec = segment_spec(job, 300, settings)
     assert spec.micro_batch_split == 2
@@ -148,6 +148,6 @@ def test_an_unclassified_failure_is_the_trainers(log: EventLog, running: Segment
     assert last_end(log).failure is FailureClass.TRAINER_CRASHED
 
 
-def test_a_permanent_failure_ends_the_job(story: Story, running: Segments) -> None:
+def test_a_permanent_failure_ends_the_job(history: History, running: Segments) -> None:
     running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY))
-    assert story.job.status is JobStatus.FAILED
+    assert history.job.status is JobStatus.FAILED

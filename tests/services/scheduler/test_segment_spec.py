@@ -11,8 +11,8 @@ from infrastructure.nats_keys import KeyKind, new_seed
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 
 SETTINGS = Settings(stall_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)
 

@@ -18,11 +18,10 @@ from infrastructure.settings import Settings
 from services.scheduler.app import record_all
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
-from tests.command_context import FixedClock
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
-from tests.services.scheduler.conftest import NotedControl
-from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.reports import (
+from tests.builders.commands import FixedClock
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
+from tests.builders.reports import (
     CHECKPOINT,
     EVALUATION,
     failed,
@@ -30,7 +29,8 @@ from tests.services.scheduler.reports import (
     report,
     topics,
 )
-from tests.stories import Story
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
 
 ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-1"
 NAME = PodName(JOB_ID, 1)
@@ -84,13 +84,13 @@ LIFE = [
 
 
 def test_reports_of_a_segment_become_its_events(
-    log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
+    log: EventLog, history: History, running: Segments, control: NotedControl, adapter: Manifest
 ) -> None:
     for each in whole_life(adapter):
         running.record(each)
     assert topics(log) == LIFE
-    assert story.job.status is JobStatus.REGISTERED
-    assert story.pool.held == {}
+    assert history.job.status is JobStatus.REGISTERED
+    assert history.pool.held == {}
     assert control.answered == [(JOB_ID, 1)]
     assert last_end(log).elapsed_seconds == 6
 
@@ -180,14 +180,14 @@ def test_the_last_report_alone_is_sufficient(
 
 
 def test_a_report_of_an_older_segment_is_refused_and_answered(
-    log: EventLog, story: Story, running: Segments, control: NotedControl
+    log: EventLog, history: History, running: Segments, control: NotedControl
 ) -> None:
     running.lose(NAME, 10, None)
-    story.allocate_segment(2)
-    version = story.job.version
+    history.allocate_segment(2)
+    version = history.job.version
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
     running.record(report(2, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
-    assert story.job.version == version
+    assert history.job.version == version
     assert control.answered == [(JOB_ID, 1)], "so that it stops repeating itself"
 
 
@@ -229,7 +229,7 @@ def _gone(artifacts: Artifacts) -> None:
 )
 def test_a_changed_adapter_counts_as_a_crash(
     log: EventLog,
-    story: Story,
+    history: History,
     running: Segments,
     control: NotedControl,
     artifacts: Artifacts,
@@ -245,7 +245,7 @@ def test_a_changed_adapter_counts_as_a_crash(
     end = last_end(log)
     assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
     assert "Registered" not in topics(log)
-    assert story.job.next_segment == 2
+    assert history.job.next_segment == 2
     assert control.answered == [(JOB_ID, 1)]
 
 
@@ -265,32 +265,32 @@ def test_completion_without_an_adapter_counts_as_a_crash(log: EventLog, running:
 
 
 def test_completion_before_a_pause_registers_the_model(
-    story: Story, running: Segments, adapter: Manifest
+    history: History, running: Segments, adapter: Manifest
 ) -> None:
-    story.pause()
+    history.pause()
     for each in whole_life(adapter):
         running.record(each)
-    assert story.job.status is JobStatus.REGISTERED
+    assert history.job.status is JobStatus.REGISTERED
 
 
 def test_completion_after_a_cancel_registers_nothing(
-    log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
+    log: EventLog, history: History, running: Segments, control: NotedControl, adapter: Manifest
 ) -> None:
     *life, final = whole_life(adapter)
     for each in life:
         running.record(each)
-    story.cancel()
+    history.cancel()
     running.record(final)
     assert topics(log)[-3:] == ["CancelRequested", "SegmentEnded", "JobCancelled"]
     assert last_end(log).reason is SegmentEnd.COMPLETED
     assert control.answered == [(JOB_ID, 1)]
 
 
-def test_a_process_lost_while_pausing_pauses_the_job(story: Story, running: Segments) -> None:
+def test_a_process_lost_while_pausing_pauses_the_job(history: History, running: Segments) -> None:
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
-    story.pause()
+    history.pause()
     running.lose(NAME, 60, None)
-    assert (story.job.status, story.job.step) == (JobStatus.PAUSED, 10)
+    assert (history.job.status, history.job.step) == (JobStatus.PAUSED, 10)
 
 
 def test_a_segment_is_lost_once_and_never_after_its_final_report(

@@ -28,31 +28,31 @@ from services.scheduler.due import expire_due
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, saved_checkpoint
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN, saved_checkpoint
+from tests.builders.history import RETENTION, History
+from tests.builders.reports import CHECKPOINT, report
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.reports import CHECKPOINT, report
-from tests.stories import RETENTION, Story
 
 pytestmark = pytest.mark.usefixtures("no_parking")
 
 HOME = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
-ASKS: list[Callable[[Story], None]] = [Story.pause, Story.cancel]
+ASKS: list[Callable[[History], None]] = [History.pause, History.cancel]
 
 
 @pytest.fixture
-def approved(story: Story, scheduler: OrderedConsumer) -> Story:
+def approved(history: History, scheduler: OrderedConsumer) -> History:
     """A job with GPUs but without a lease."""
-    story.open_pool()
-    story.approve_job()
+    history.open_pool()
+    history.approve_job()
     scheduler.catch_up()
-    assert story.job.running is not None
-    return story
+    assert history.job.running is not None
+    return history
 
 
 @pytest.fixture
-def launched(approved: Story, scheduler: OrderedConsumer) -> Story:
+def launched(approved: History, scheduler: OrderedConsumer) -> History:
     """A job with a running trainer."""
     approved.grant_lease(1)
     scheduler.catch_up()
@@ -60,17 +60,17 @@ def launched(approved: Story, scheduler: OrderedConsumer) -> Story:
     return approved
 
 
-def last(story: Story) -> Any:
-    return list(story.log.events.get(story.job_id))[-1]
+def last(history: History) -> Any:
+    return list(history.log.events.get(history.job_id))[-1]
 
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_stop_request_ends_with_the_final_report(
-    launched: Story,
+    launched: History,
     scheduler: OrderedConsumer,
     control: NotedControl,
     segments: Segments,
-    ask: Callable[[Story], None],
+    ask: Callable[[History], None],
 ) -> None:
     ask(launched)
     scheduler.catch_up()
@@ -86,11 +86,11 @@ def test_a_stop_request_ends_with_the_final_report(
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_segment_without_a_pod_ends_at_no_cost(
-    approved: Story,
+    approved: History,
     scheduler: OrderedConsumer,
     launcher: FakeLauncher,
     control: NotedControl,
-    ask: Callable[[Story], None],
+    ask: Callable[[History], None],
 ) -> None:
     ask(approved)
     scheduler.catch_up()
@@ -101,10 +101,10 @@ def test_a_segment_without_a_pod_ends_at_no_cost(
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_stop_before_the_launch_prevents_it(
-    approved: Story,
+    approved: History,
     scheduler: OrderedConsumer,
     launcher: FakeLauncher,
-    ask: Callable[[Story], None],
+    ask: Callable[[History], None],
 ) -> None:
     approved.grant_lease(1)
     ask(approved)
@@ -115,12 +115,12 @@ def test_a_stop_before_the_launch_prevents_it(
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_stop_during_the_launch_stops_the_pod(
-    approved: Story,
+    approved: History,
     scheduler: OrderedConsumer,
     scheduling: Scheduling,
     launcher: FakeLauncher,
     control: NotedControl,
-    ask: Callable[[Story], None],
+    ask: Callable[[History], None],
 ) -> None:
     """The pod was launched, but its save lost against the owner's command."""
     approved.grant_lease(1)
@@ -140,25 +140,25 @@ def test_a_stop_during_the_launch_stops_the_pod(
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_stopped_job_leaves_the_queue(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, ask: Callable[[Story], None]
+    log: EventLog, history: History, scheduler: OrderedConsumer, ask: Callable[[History], None]
 ) -> None:
-    waiting, behind = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
-    story.open_pool()
-    story.approve_job()
+    waiting, behind = History(log, job_id=uuid4()), History(log, job_id=uuid4())
+    history.open_pool()
+    history.approve_job()
     for each in (waiting, behind):
         with command(f"approve {each.job_id}"):
-            log.commit(Job.approve(each.job_id, ACCOUNT_ID, story.job.plan))
+            log.commit(Job.approve(each.job_id, ACCOUNT_ID, history.job.plan))
     scheduler.catch_up()
     with command("ask"):
         job = waiting.job
-        job.pause() if ask is Story.pause else job.cancel(RETENTION)
+        job.pause() if ask is History.pause else job.cancel(RETENTION)
         log.commit(job)
     scheduler.catch_up()
-    assert [claim.job_id for claim in story.pool.queue.values()] == [behind.job_id]
+    assert [claim.job_id for claim in history.pool.queue.values()] == [behind.job_id]
 
 
 def test_a_resumed_job_continues_at_the_new_rate(
-    launched: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    launched: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     launched.save_checkpoint(1, 10, 40)
     launched.pause()
@@ -177,43 +177,43 @@ def test_a_resumed_job_continues_at_the_new_rate(
 
 
 def test_a_job_paused_and_resumed_at_once_gets_its_gpus(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    story.open_pool()
+    history.open_pool()
     with command("occupy"):
         log.commit(Job.approve(uuid4(), ACCOUNT_ID, PLAN))
     scheduler.catch_up()
-    story.approve_job()
+    history.approve_job()
     scheduler.catch_up()
     with command("pause"):
-        job = story.job
+        job = history.job
         job.pause()
         log.commit(job)
-    story.resume()
+    history.resume()
     scheduler.catch_up()
-    assert [claim.segment for claim in story.pool.queue.values()] == [1]
+    assert [claim.segment for claim in history.pool.queue.values()] == [1]
     launcher.gpus = 2
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
-    assert story.job.running is not None
+    assert history.job.running is not None
 
 
 def test_a_late_pause_reaction_keeps_a_resumed_jobs_place(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, scheduling: Scheduling
+    log: EventLog, history: History, scheduler: OrderedConsumer, scheduling: Scheduling
 ) -> None:
     """As when a parked event is replayed."""
-    story.open_pool()
+    history.open_pool()
     with command("occupy"):
         log.commit(Job.approve(uuid4(), ACCOUNT_ID, PLAN))
     scheduler.catch_up()
-    story.approve_job()
-    story.pause()
-    paused = last(story)
-    story.resume()
+    history.approve_job()
+    history.pause()
+    paused = last(history)
+    history.resume()
     scheduler.catch_up()
     with command("replay"):
         assert not any(each.pending_events for each in scheduling.react(paused))
-    assert len(story.pool.queue) == 1
+    assert len(history.pool.queue) == 1
 
 
 def saved_files(artifacts: Artifacts) -> list[str]:
@@ -246,7 +246,7 @@ def look(
 def test_a_cancelled_jobs_files_expire_and_its_logs_stay(
     log: EventLog,
     pool: ConnectionPool[Connection],
-    launched: Story,
+    launched: History,
     scheduler: OrderedConsumer,
     artifacts: Artifacts,
 ) -> None:
@@ -271,7 +271,7 @@ def test_a_cancelled_jobs_files_expire_and_its_logs_stay(
 def test_deployed_checkpoints_do_not_expire(
     log: EventLog,
     pool: ConnectionPool[Connection],
-    launched: Story,
+    launched: History,
     scheduler: OrderedConsumer,
     artifacts: Artifacts,
 ) -> None:
@@ -303,7 +303,7 @@ def test_deployed_checkpoints_do_not_expire(
 
 
 def test_a_failing_expiry_does_not_block_others(
-    log: EventLog, pool: ConnectionPool[Connection], launched: Story
+    log: EventLog, pool: ConnectionPool[Connection], launched: History
 ) -> None:
     launched.save_checkpoint(1, 10, 40)
     launched.cancel()
@@ -320,7 +320,7 @@ def test_a_failing_expiry_does_not_block_others(
 
 
 def test_deleting_twice_is_harmless(
-    log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
+    log: EventLog, launched: History, scheduling: Scheduling, artifacts: Artifacts
 ) -> None:
     saved_files(artifacts)
     launched.save_checkpoint(1, 10, 40)
@@ -334,7 +334,7 @@ def test_deleting_twice_is_harmless(
 
 
 def test_a_deleted_model_leaves_no_files(
-    log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
+    log: EventLog, launched: History, scheduling: Scheduling, artifacts: Artifacts
 ) -> None:
     saved_files(artifacts)
     launched.save_checkpoint(1, 10, 40)
@@ -348,7 +348,7 @@ def test_a_deleted_model_leaves_no_files(
 def test_promoted_checkpoints_are_kept(
     log: EventLog,
     pool: ConnectionPool[Connection],
-    launched: Story,
+    launched: History,
     scheduler: OrderedConsumer,
     artifacts: Artifacts,
 ) -> None:
@@ -367,7 +367,7 @@ def test_promoted_checkpoints_are_kept(
 
 
 def test_a_job_cancelled_before_a_checkpoint_leaves_no_files(
-    launched: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+    launched: History, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
     artifacts.put(f"{HOME}/checkpoints/segment-1/step-000010/state.pt", b"half of a checkpoint")
     launched.cancel()

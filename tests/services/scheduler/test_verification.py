@@ -23,10 +23,10 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
-from tests.command_context import command
-from tests.domain.examples import JOB_ID, saved_checkpoint
+from tests.builders.commands import command
+from tests.builders.examples import JOB_ID, saved_checkpoint
+from tests.builders.history import History
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
-from tests.stories import Story
 
 
 @pytest.fixture
@@ -181,21 +181,21 @@ def test_sources_missing_from_the_log_are_reported(
 
 
 def test_a_promoted_checkpoint_gets_a_card_and_passes(
-    log: EventLog, artifacts: Artifacts, story: Story, scheduling: Scheduling, tmp_path: Path
+    log: EventLog, artifacts: Artifacts, history: History, scheduling: Scheduling, tmp_path: Path
 ) -> None:
     ref = "checkpoints/1/10"
     files = {WEIGHTS: b"weights", **dict.fromkeys(RESUME_FILES, b"{}")}
     manifest = artifacts.add_files(ref, Manifest(files=()), files)
-    story.import_base()
-    story.prepare_dataset()
-    story.run_until("training")
+    history.import_base()
+    history.prepare_dataset()
+    history.run_until("training")
     with command("checkpoint"):
-        job = story.job
+        job = history.job
         job.save_checkpoint(saved_checkpoint(1, 10, 2.5, 40, ref, manifest.sha256, 7))
         log.commit(job)
     failure = FailureClass.OUT_OF_MEMORY
-    story.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, error_class="OutOfMemoryError")
-    story.promote()
+    history.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, error_class="OutOfMemoryError")
+    history.promote()
     (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, events.AdapterPromoted))
 
     for _ in range(2):
@@ -208,7 +208,7 @@ def test_a_promoted_checkpoint_gets_a_card_and_passes(
 
     def differing(copy: Copy | None = None) -> list[Check]:
         found = copy or StoredCopy(artifacts, ref)
-        checks = verify(log, artifacts, story.job, event, found)
+        checks = verify(log, artifacts, history.job, event, found)
         return [each for each in checks if not each.ok]
 
     assert differing() == []

@@ -17,8 +17,8 @@ from infrastructure.disk_cache import MODELS, trim_copies
 from services.serving.attempts import MAX_DEATHS
 from services.serving.deployed import REASONS
 from services.serving.resource_exhaustion import MAX_TRIES
-from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
 from tests.services.serving.memory_host import UNREADABLE
 from tests.services.serving.world import (
     ADAPTER,

@@ -19,9 +19,8 @@ from infrastructure.store import Connection
 from services.serving.attempts import Attempts
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
-from tests.builders.tiny_model import TINY_SHAPE
-from tests.command_context import FixedClock, command
-from tests.domain.examples import (
+from tests.builders.commands import FixedClock, command
+from tests.builders.examples import (
     ACCOUNT_ID,
     ESTIMATE,
     JOB_ID,
@@ -29,8 +28,9 @@ from tests.domain.examples import (
     evaluation_result,
     saved_checkpoint,
 )
+from tests.builders.history import History
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.services.serving.memory_host import MemoryHost
-from tests.stories import Story
 
 MODEL = "ft:tiny:222222222222"
 CHECKPOINT = f"{MODEL}:ckpt-step-10"
@@ -43,7 +43,7 @@ class World:
     def __init__(self, log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> None:
         self.log, self._pool, self._home = log, pool, settings.home
         self.artifacts = Artifacts(settings.artifacts)
-        self.story = Story(log)
+        self.story = History(log)
         self.deploying = Deploying(log)
         self.start()
 

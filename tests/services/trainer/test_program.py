@@ -16,7 +16,7 @@ from services.scheduler.launchers import warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.lease import OVERRUN_EXIT_CODE
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import await_ready, living, shipped_catalog
 from tests.services.trainer.conftest import SpecMaker, chats

@@ -23,8 +23,8 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers import LAUNCHERS, UnknownLauncher, open_launcher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
-from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 
 pytestmark = pytest.mark.full

@@ -20,7 +20,7 @@ from infrastructure.settings import Settings
 from services.scheduler.launchers import local
 from services.scheduler.launchers.launcher import LaunchFailed
 from services.scheduler.launchers.local import LocalLauncher
-from tests.command_context import FixedClock
+from tests.builders.commands import FixedClock
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import (
     NAME,

@@ -10,7 +10,7 @@ import pytest
 from domain.catalog.catalog import Catalog
 from infrastructure.settings import Settings
 from services.scheduler.launchers.local import LocalLauncher
-from tests.command_context import FixedClock, command
+from tests.builders.commands import FixedClock, command
 from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
 

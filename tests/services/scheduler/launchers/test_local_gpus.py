@@ -12,8 +12,8 @@ import pytest
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, PodName
 from services.scheduler.launchers.local import LocalLauncher
-from tests.command_context import FixedClock
-from tests.domain.examples import JOB_ID
+from tests.builders.commands import FixedClock
+from tests.builders.examples import JOB_ID
 from tests.polling import eventually
 from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
 from tests.services.scheduler.launchers.test_launcher import (

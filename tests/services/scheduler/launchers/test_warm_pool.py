@@ -16,8 +16,8 @@ from infrastructure.warm_start import ExpectedBase
 from services.scheduler.launchers import local, warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
-from tests.command_context import FixedClock
-from tests.domain.examples import JOB_ID
+from tests.builders.commands import FixedClock
+from tests.builders.examples import JOB_ID
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import (
     NAME,

@@ -1,0 +1,221 @@
+"""Aggregates as tests need them, and what happened to them since."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Cause
+from domain.estimating.estimate import Estimate, PhaseEstimate, Precision
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import (
+    ModeDifference,
+    ResumeCertificate,
+    SavedCheckpoint,
+    StateHashes,
+)
+from domain.training.evaluation import EvaluationResult
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.phases import Phase
+from domain.training.precision import Dtype
+from domain.training.training_plan import TrainingPlan
+from tests.builders.commands import NOW
+
+ACCOUNT_ID = UUID("11111111-1111-5111-8111-111111111111")
+JOB_ID = UUID("22222222-2222-5222-8222-222222222222")
+DATASET_ID = UUID("33333333-3333-5333-8333-333333333333")
+
+PLAN = TrainingPlan(
+    dataset_id=DATASET_ID,
+    dataset_ref="datasets/a/examples.jsonl",
+    dataset_sha256="d" * 64,
+    validation=None,
+    base_model="tiny",
+    base_ref="models/tiny",
+    base_manifest_sha256="b" * 64,
+    region="local",
+    gpu_type="cpu",
+    gpu_count=1,
+    rate_micros_per_hour=3_600_000,
+    catalog_version="test",
+    hyperparameters=Hyperparameters().model_dump(mode="json"),
+    precision=Precision.BF16,
+    gradient_checkpointing=False,
+    dtype=Dtype.BF16,
+    sequence_length=128,
+    batch_tokens=2048,
+    required_bytes=1_500_000_000,
+)
+"""A plan that costs 1,000 micro-dollars a second."""
+
+ESTIMATE = Estimate(
+    rate_micros_per_hour=PLAN.rate_micros_per_hour,
+    tokens=10_000,
+    total_steps=30,
+    calibrated_from=0,
+    phases=tuple(
+        PhaseEstimate(phase=phase, model_seconds=20.0, low_seconds=20.0, high_seconds=26.0)
+        for phase in Phase
+    ),
+)
+"""120 to 156 seconds, all phases alike."""
+
+
+RETENTION = timedelta(days=30)
+
+
+def happened(aggregate: Aggregate) -> list[str]:
+    """Topics of what happened since the last look."""
+    return [type(event).TOPIC for event in aggregate.collect_events()]  # type: ignore[attr-defined]
+
+
+def account(balance_micros: int = 0) -> Account:
+    """An open account with some credit."""
+    opened = Account.open(ACCOUNT_ID, Role.USER, "UTC")
+    if balance_micros:
+        opened.grant_credit(balance_micros, "first")
+    opened.collect_events()
+    return opened
+
+
+def meter(paid_seconds: int = 0) -> Meter:
+    """An open meter of segment 1, with a lease or without."""
+    opened = Meter.open(ACCOUNT_ID, JOB_ID, 1, PLAN.rate_micros_per_hour)
+    if paid_seconds:
+        opened.extend_lease(paid_seconds)
+    opened.collect_events()
+    return opened
+
+
+def job() -> Job:
+    """An approved job."""
+    approved = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
+    approved.collect_events()
+    return approved
+
+
+def running(segment: int = 1) -> Job:
+    """A job whose segment trains, after those before it were stopped by the platform."""
+    given = job()
+    for number in range(1, segment + 1):
+        given.allocate_segment(number)
+        given.start_pod(number, f"pod-{number}", NOW)
+        given.start_training(number, 0, 30, 100, 5)
+        if number < segment:
+            given.end_segment(number, ending(SegmentEnd.STOPPED, 10))
+    given.collect_events()
+    return given
+
+
+def ending(reason: SegmentEnd, elapsed_seconds: int = 0, **fields: Any) -> SegmentEnding:
+    """The end of a segment."""
+    return SegmentEnding(reason=reason, elapsed_seconds=elapsed_seconds, **fields)
+
+
+def saved_checkpoint(
+    segment: int,
+    step: int,
+    train_loss: float = 1.5,
+    elapsed_seconds: int = 10,
+    ref: str = "",
+    manifest_sha256: str = "c" * 64,
+    total_bytes: int = 1000,
+    **fields: Any,
+) -> SavedCheckpoint:
+    """A stored checkpoint."""
+    return SavedCheckpoint(
+        segment=segment,
+        step=step,
+        train_loss=train_loss,
+        elapsed_seconds=elapsed_seconds,
+        ref=ref or f"checkpoints/{segment}/{step}",
+        manifest_sha256=manifest_sha256,
+        total_bytes=total_bytes,
+        **fields,
+    )
+
+
+def resume_certificate(
+    step: int,
+    ref: str,
+    state: StateHashes,
+    unchecked: tuple[str, ...] = (),
+    ranks: int = 1,
+    differences: tuple[ModeDifference, ...] = (),
+) -> ResumeCertificate:
+    """The certificate of a resume."""
+    return ResumeCertificate(
+        step=step, ref=ref, state=state, unchecked=unchecked, ranks=ranks, differences=differences
+    )
+
+
+def evaluation_result(
+    loss_before: float = 3.0,
+    loss_after: float = 2.0,
+    examples: int = 5,
+    label_tokens: int = 400,
+    **accuracies: float,
+) -> EvaluationResult:
+    """The result of an evaluation."""
+    return EvaluationResult(
+        loss_before=loss_before,
+        loss_after=loss_after,
+        examples=examples,
+        label_tokens=label_tokens,
+        **accuracies,
+    )
+
+
+STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
+
+
+def save_checkpoint(
+    given: Job, segment: int, step: int, elapsed_seconds: int = 10, eval_loss: float | None = None
+) -> None:
+    """A checkpoint of the running segment."""
+    given.save_checkpoint(
+        saved_checkpoint(segment, step, 1.5, elapsed_seconds, state=STATE, eval_loss=eval_loss)
+    )
+
+
+def evaluate(given: Job, segment: int) -> None:
+    """All steps are done and saved, and the held-out losses are known."""
+    save_checkpoint(given, segment, 30, elapsed_seconds=70)
+    given.start_evaluation(segment, 30)
+    given.complete_evaluation(segment, evaluation_result())
+
+
+def complete(given: Job, segment: int) -> None:
+    """Evaluated, registered and over."""
+    evaluate(given, segment)
+    given.register(segment, "adapter", "a" * 64)
+    given.end_segment(segment, ending(SegmentEnd.COMPLETED, 90))
+
+
+def paused() -> Job:
+    """A job that its owner paused at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.pause()
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
+    given.collect_events()
+    return given
+
+
+def cancelled() -> Job:
+    """A job that was cancelled at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.cancel(RETENTION)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
+    given.collect_events()
+    return given
+
+
+def at(given_seconds: float) -> Cause:
+    return Cause("account:test", "later", NOW + timedelta(seconds=given_seconds))

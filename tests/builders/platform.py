@@ -1,0 +1,159 @@
+"""A platform with account holders, datasets, base models and GPU pools, made by its use cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.training.token_lengths import LabelTokens, TokenLengths
+from domain.use_cases.accounts import EcoLink
+from domain.use_cases.deployments import Deploying
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.builders.tiny_model import TINY_SHAPE
+from tests.projecting import project
+
+BASE_MODEL = "tiny"
+DOLLAR = 1_000_000
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account holder with a key."""
+
+    account_id: UUID
+    key_id: UUID
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+
+LENGTHS = TokenLengths.of([50] * 10).model_copy(
+    update={"labels": LabelTokens.of_counts(dict.fromkeys(range(41, 51), 10), {41: 10})}
+)
+"""Ten examples of 50 tokens, of which the last ten are trainable."""
+
+
+@dataclass
+class Platform:
+    """Creates test data directly through the use cases."""
+
+    settings: Settings
+    log: EventLog
+    cause: Cause = field(
+        default_factory=lambda: Cause("service:test", str(uuid4()), datetime.now(UTC))
+    )
+
+    @property
+    def ecolink(self) -> EcoLink:
+        return EcoLink(self.log)
+
+    @property
+    def deploying(self) -> Deploying:
+        return Deploying(self.log)
+
+    def person(self, role: Role = Role.USER, dollars: int = 0) -> Person:
+        account_id = uuid4()
+        with because(self.cause):
+            self.ecolink.open_account(account_id, role)
+            if dollars:
+                self.ecolink.grant_credit(account_id, dollars * DOLLAR, "given")
+            key, secret = self.ecolink.issue_key(account_id)
+        return Person(account_id, key.id, secret)
+
+    def revoke(self, person: Person) -> None:
+        with because(self.cause):
+            self.ecolink.revoke_key(person.account_id, person.key_id)
+
+    def dataset(self, person: Person, *, ready: bool = True) -> UUID:
+        dataset_id = uuid4()
+        with because(self.cause):
+            dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
+            self.log.commit(dataset)
+        if ready:
+            self.validate(dataset_id)
+        return dataset_id
+
+    def validate(self, dataset_id: UUID, *, counted: bool = True) -> None:
+        """Validate a dataset with ten examples, and count its tokens for the base model."""
+        with because(self.cause):
+            dataset = self.log.load(Dataset, dataset_id)
+            content, report = dataset_id.hex * 2, "datasets/x/report.json"
+            dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
+            if counted:
+                dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
+            self.log.commit(dataset)
+
+    def count(self, dataset_id: UUID) -> None:
+        """Count the tokens of a validated dataset for the base model."""
+        with because(self.cause):
+            dataset = self.log.load(Dataset, dataset_id)
+            dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
+            self.log.commit(dataset)
+
+    def base_model(self, name: str = BASE_MODEL) -> None:
+        with because(self.cause):
+            self.ecolink.import_base_model(
+                name, "models/tiny", "22", "LlamaForCausalLM", 1000, 256, TINY_SHAPE
+            )
+        self.deploy_base(name)
+        self.open_pool("cpu", 2)
+
+    def deploy_base(self, name: str = BASE_MODEL) -> None:
+        """Deploy the base model and activate the deployment."""
+        with because(self.cause):
+            self.activate(self.deploying.deploy_base(name))
+
+    def activate(self, deployment: Deployment) -> None:
+        with because(self.cause):
+            deployment.activate()
+            self.log.commit(deployment)
+
+    def open_pool(self, gpu_type: str, capacity: int) -> None:
+        """Add free GPUs to a pool."""
+        with because(self.cause):
+            if self.log.find(GpuPool, gpu_pool_id("local", gpu_type)) is None:
+                pool = GpuPool.open("local", gpu_type)
+                pool.change_capacity(capacity)
+                self.log.commit(pool)
+
+    def credit(self, person: Person, amount_micros: int) -> None:
+        with because(self.cause):
+            self.ecolink.grant_credit(person.account_id, amount_micros, str(uuid4()))
+
+    def spend(self, person: Person) -> None:
+        """Use up the balance with a segment."""
+        with because(self.cause):
+            account = self.log.load(Account, person.account_id)
+            spent = account.available_micros
+            account.settle(captured_micros=spent, reserved_micros=spent)
+            self.log.commit(account)
+
+    def topics(self) -> list[str]:
+        """Return the topics of all events in the log."""
+        return [each.topic for each in self.log.recorder.select_notifications(start=1, limit=1000)]
+
+    def occupy(self, count: int = 1) -> None:
+        """Occupy GPUs with a segment of another account."""
+        with because(self.cause):
+            pool = self.log.load(GpuPool, gpu_pool_id("local", "cpu"))
+            claim = Claim(uuid4(), uuid4(), 1, count)
+            pool.request(claim)
+            pool.allocate(claim)
+            self.log.commit(pool)
+
+    def project(self) -> None:
+        """Update every projection."""
+        with connect(self.settings) as connection:
+            project(self.log, connection)

@@ -1,0 +1,130 @@
+"""Limits on simultaneous uploads of an account and of a gateway, with stalled clients."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from infrastructure.limits import LIMITS
+from infrastructure.settings import Settings
+from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import Gateway, running_gateway
+from tests.polling import TIMEOUT_SECONDS, eventually
+
+LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+PATIENT = {"body_window_seconds": 3600}
+"""A slow test must not time out stalled clients."""
+
+Prepare = Callable[[str, Person], httpx.Request]
+
+
+def as_body(url: str, person: Person) -> httpx.Request:
+    path = f"{url}/api/datasets?name=stalled"
+    return httpx.Request("POST", path, content=LINE, headers=person.headers)
+
+
+def as_form(url: str, person: Person) -> httpx.Request:
+    files = {"purpose": (None, "fine-tune"), "file": ("stalled.jsonl", LINE)}
+    return httpx.Request("POST", f"{url}/v1/files", files=files, headers=person.headers)
+
+
+class StalledUpload:
+    """An upload whose client sends all but the last bytes of the body."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        lines = [f"POST {request.url.raw_path.decode()} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        body = request.read()
+        self._rest = body[-20:]
+        self.socket = socket.create_connection((request.url.host, request.url.port or 80))
+        self.socket.settimeout(TIMEOUT_SECONDS)
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + body[:-20])
+
+    def answer(self) -> tuple[int, str]:
+        """Wait for the response. Return its status and its text so far."""
+        text = self.socket.recv(65536).decode()
+        return int(text.split()[1]), text
+
+    def finish(self) -> int:
+        """Send the rest and return the status."""
+        self.socket.sendall(self._rest)
+        return self.answer()[0]
+
+
+@contextmanager
+def stalled(requests: list[httpx.Request]) -> Iterator[list[StalledUpload]]:
+    """Yield uploads that stall at the same time."""
+    uploads = [StalledUpload(each) for each in requests]
+    with ExitStack() as stack:
+        for each in uploads:
+            stack.enter_context(each.socket)
+        yield uploads
+
+
+def answered(uploads: list[StalledUpload]) -> list[StalledUpload]:
+    ready, _, _ = select.select([each.socket for each in uploads], [], [], 0)
+    return [each for each in uploads if each.socket in ready]
+
+
+@contextmanager
+def patient_gateway(settings: Settings, **limits: int) -> Iterator[Gateway]:
+    with running_gateway(settings.model_copy(update={"limits": PATIENT | limits})) as running:
+        yield running
+
+
+def upload(prepare: Prepare, url: str, person: Person) -> int:
+    with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
+        return client.send(prepare(url, person)).status_code
+
+
+@pytest.mark.parametrize("prepare", [as_body, as_form])
+def test_simultaneous_uploads_of_an_account_are_limited(
+    settings: Settings, platform: Platform, projecting: None, prepare: Prepare
+) -> None:
+    person, other, most = platform.person(), platform.person(), LIMITS["uploads"].default
+    with patient_gateway(settings) as gateway:
+        requests = [prepare(gateway.url, person) for _ in range(most + 1)]
+        with stalled(requests) as uploads:
+            (refused,) = eventually(lambda: answered(uploads))
+            status, text = refused.answer()
+            assert status == 429
+            assert LIMITS["uploads"].description in text
+            assert f"x-ratelimit-limit-uploads: {most}" in text
+            assert "retry-after: " in text
+            held = [each for each in uploads if each is not refused]
+            assert upload(prepare, gateway.url, person) == 429
+            assert upload(prepare, gateway.url, other) < 300
+            assert not answered(held), "those that came first are kept"
+
+            assert held.pop().finish() < 300
+            assert upload(prepare, gateway.url, person) < 300
+            held.pop().socket.close()  # a client that goes away frees its slot too
+            eventually(lambda: _holds(gateway, prepare, person, most - len(held)))
+            assert all(each.finish() < 300 for each in held)
+
+
+def _holds(gateway: Gateway, prepare: Prepare, person: Person, count: int) -> bool:
+    """Return True if so many uploads are accepted together beside those that are stalled."""
+    with stalled([prepare(gateway.url, person) for _ in range(count)]) as uploads:
+        return all(each.finish() < 300 for each in uploads)
+
+
+def test_simultaneous_uploads_of_a_gateway_are_limited(
+    settings: Settings, platform: Platform, projecting: None
+) -> None:
+    people = [platform.person() for _ in range(3)]
+    with patient_gateway(settings, all_uploads=2) as gateway:
+        with stalled([as_body(gateway.url, each) for each in people]) as uploads:
+            (refused,) = eventually(lambda: answered(uploads))
+            status, text = refused.answer()
+            assert status == 429
+            assert LIMITS["all_uploads"].description in text
+            late = people[uploads.index(refused)]
+            assert upload(as_body, gateway.url, late) == 429
+            next(each for each in uploads if each is not refused).finish()
+            assert upload(as_body, gateway.url, late) == 202

@@ -1,0 +1,308 @@
+"""Live updates of a job's page: every event once, the newest view, and access control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
+
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job
+from gateway.app import create_app
+from gateway.http.sessions import COOKIE
+from gateway.jobs.pages import live_jobs
+from gateway.jobs.pages.view import PARTS, JobView
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.sessions import end_session
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.builders.platform import Platform
+from tests.gateway.jobs.reader import Reader, evaluated, line, measured
+from tests.gateway.web.signed_in import signed_in
+from tests.polling import eventually
+
+Frame = dict[str, Any]
+
+
+@contextmanager
+def live(
+    reader: Reader, client: TestClient | None = None, **asked: object
+) -> Iterator[WebSocketTestSession]:
+    query = "&".join(f"{name}={value}" for name, value in asked.items())
+    with (client or reader.client).websocket_connect(f"{reader.page_path}/live?{query}") as socket:
+        yield socket
+
+
+def frames(socket: WebSocketTestSession, enough: Callable[[list[Frame]], bool]) -> list[Frame]:
+    """Receive frames until a condition is true."""
+    got: list[Frame] = []
+    while not enough(got):
+        got.append(json.loads(socket.receive_text()))
+    return got
+
+
+def sequences(got: list[Frame]) -> list[int]:
+    return [each for frame in got for each in frame["events"]]
+
+
+def content(got: list[Frame]) -> str:
+    return "".join(frame.get("content", "") for frame in got)
+
+
+def of_the_job(reader: Reader) -> list[int]:
+    """Return the sequences of the job's events."""
+    answer = reader.client.get(
+        "/api/events", params={"job": reader.path.rpartition("/")[2], "limit": 1000}
+    )
+    return [each["sequence"] for each in answer.json()["data"]]
+
+
+def shown(reader: Reader) -> int:
+    """Return the last event that the page shows."""
+    reader.platform.project()
+    page = reader.client.get(reader.page_path).text
+    return int(page.partition('data-sequence="')[2].partition('"')[0])
+
+
+def test_a_page_continues_from_its_position(reader: Reader) -> None:
+    reader.train()
+    after = shown(reader)
+    reader.evaluate()  # before it connects
+    with live(reader, after=after) as socket:
+        frames(socket, lambda got: len(sequences(got)) == 1)
+        reader.score()
+        rest = frames(socket, lambda got: 'data-note="registering"' in content(got))
+    with live(reader, after=after) as socket:
+        again = frames(socket, lambda got: len(sequences(got)) == 2)
+    assert sequences(again) == [each for each in of_the_job(reader) if each > after]
+    assert len(sequences(rest)) == 1
+    assert rest[-1]["sequence"] == of_the_job(reader)[-1]
+
+
+def test_every_event_is_sent_exactly_once(reader: Reader) -> None:
+    with live(reader) as first, live(reader) as second:
+        for segment in range(1, 6):
+            reader.train(segment)
+            reader.end(segment)
+        wanted = of_the_job(reader)
+        for socket in (first, second):
+            got = frames(socket, lambda got: len(sequences(got)) >= len(wanted))
+            assert sequences(got) == wanted
+            assert content(got).count("data-sequence") == len(wanted)
+
+
+def test_a_page_continues_after_a_gateway_restart(reader: Reader, settings: Settings) -> None:
+    with live(reader) as socket:
+        reader.train()
+        before = frames(socket, lambda got: len(sequences(got)) == 5)
+    reader.end()
+    with TestClient(create_app(settings), cookies=reader.client.cookies) as anew:
+        after = before[-1]["sequence"]
+        with live(reader, anew, after=after) as socket:
+            reader.train(2)
+            rest = frames(socket, lambda got: len(sequences(got)) == 5)
+    assert sequences(before) + sequences(rest) == of_the_job(reader)
+
+
+def test_metrics_and_log_lines_are_sent_once(reader: Reader, settings: Settings) -> None:
+    reader.train()
+    with connect(settings) as connection:
+        add_step(connection, measured(reader, 1))
+        add_log_line(connection, line(reader, 1, "first <line>"))
+        with live(reader, step="1.1", line="1.1") as socket:
+            frames(socket, bool)
+            add_step(connection, measured(reader, 2))
+            add_log_line(connection, line(reader, 2, "second"))
+            got = frames(socket, lambda got: "second" in content(got) and bool(curve(got)))
+        with live(reader, line="1.1") as socket:
+            (again,) = frames(socket, bool)
+    assert curve(got) == [[1, 2, 1.98, 2.98]]
+    assert "first" not in content(got)
+    assert "Step</dt><dd>2" in content(got) or "Step</dt><dd>10" in content(got)
+    assert again["curve"]["steps"] == [[1, 1, 1.99, 2.99], [1, 2, 1.98, 2.98]]
+    assert again["line"] == [1, 2]
+
+
+def curve(got: list[Frame]) -> list[Any]:
+    return [step for frame in got for step in (frame.get("curve") or {"steps": []})["steps"]]
+
+
+def test_a_top_up_enables_resume(client: TestClient, platform: Platform) -> None:
+    reader = Reader(client, platform, dollars=1)
+    reader.post("pause")
+    platform.spend(reader.person)
+    with live(reader) as socket:
+        frames(
+            socket, lambda got: 'id="resume" data-opens="resume-dialog" disabled' in content(got)
+        )
+        platform.credit(reader.person, 10_000_000)
+        wanted = ('data-opens="resume-dialog">', "$10.00")
+        got = frames(socket, lambda got: all(each in content(got) for each in wanted))
+    assert 'hx-target="#balance-now"' in content(got)
+    assert reader.browser.csrf_token not in content(got)
+
+
+def closed(socket: WebSocketTestSession) -> int:
+    try:
+        while True:
+            socket.receive_text()
+    except WebSocketDisconnect as ended:
+        return ended.code
+
+
+def test_a_revoked_key_ends_the_updates(reader: Reader, platform: Platform) -> None:
+    with live(reader) as socket:
+        frames(socket, bool)
+        platform.revoke(reader.person)
+        assert closed(socket) == 4401
+
+
+def test_signing_out_ends_the_updates(
+    reader: Reader, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_jobs, "SESSIONS_SECONDS", 0.1)
+    with live(reader) as socket:
+        frames(socket, bool)
+        with connect(settings) as connection:
+            end_session(connection, reader.client.cookies[COOKIE])
+        assert closed(socket) == 4401
+
+
+def test_only_the_owner_can_watch_a_job(reader: Reader, platform: Platform) -> None:
+    signed_in(reader.client, platform.person())
+    with live(reader) as socket:
+        assert closed(socket) == 4404
+    reader.client.cookies.clear()
+    with live(reader) as socket:
+        assert closed(socket) == 4401
+    for asked in ({"after": -1}, {"step": "x"}, {"line": "1.2.3"}):
+        with live(reader, **asked) as socket:
+            assert closed(socket) == 4422
+
+
+def test_another_site_cannot_connect(reader: Reader) -> None:
+    headers = {"origin": "https://evil.example"}
+    with reader.client.websocket_connect(f"{reader.page_path}/live", headers=headers) as socket:
+        assert closed(socket) == 4403
+
+
+def test_a_page_that_is_too_old_must_reload(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_jobs, "KEPT", 3)
+    reader.train()
+    app: Any = reader.client.app
+    newest = of_the_job(reader)[-1]
+    eventually(lambda: app.state.feed.position >= newest)
+    with live(reader, after=1) as socket:
+        assert closed(socket) == 4422
+
+
+def test_a_stopping_gateway_closes_the_socket(reader: Reader) -> None:
+    with live(reader) as socket:
+        frames(socket, bool)
+        app: Any = reader.client.app
+        reader.client.portal.call(app.state.feed.close)  # type: ignore[union-attr]
+        assert closed(socket) == 1012
+
+
+def test_the_path_names_the_job(reader: Reader) -> None:
+    path = f"{reader.page_path}/live?job_id={uuid4().hex}"
+    with reader.client.websocket_connect(path) as socket:
+        (frame,) = frames(socket, bool)
+    assert frame["sequence"]
+
+
+def test_a_failing_view_does_not_affect_other_views(
+    reader: Reader, client: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader.train()
+    parts, broken = JobView.parts, [reader.job_id]
+
+    def some_break(view: JobView, names: Sequence[str] = PARTS) -> dict[str, str]:
+        if view.job.id in broken:
+            raise KeyError("a sample that is no JSON")
+        return parts(view, names)
+
+    monkeypatch.setattr(JobView, "parts", some_break)
+    monkeypatch.setattr(live_jobs, "RETRY_SECONDS", 0.2)
+    with live(reader) as socket:
+        frames(socket, lambda got: len(sequences(got)) == 5)
+        client.cookies.clear()  # another sign-in would end that session
+        other = Reader(client, platform)
+        with live(other) as fine:
+            other.train()
+            frames(fine, lambda got: "Step</dt>" in content(got))
+        broken.clear()
+        got = frames(socket, lambda got: "#job-head" in content(got))
+        assert "#job-progress" in content(got)
+
+
+def test_checkpoints_are_read_only_after_a_change(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    get = Artifacts.get
+
+    def counted(artifacts: Artifacts, ref: str) -> bytes:
+        read.append(ref)
+        return get(artifacts, ref)
+
+    monkeypatch.setattr(Artifacts, "get", counted)
+    with live(reader) as socket:
+        reader.train()
+        frames(socket, lambda got: 'data-checkpoint="10"' in content(got))
+        once = len(read)
+        reader.evaluate()
+        rest = frames(socket, lambda got: "3 minutes" in content(got))
+    assert once
+    assert len(read) == once
+    assert "#job-checkpoints" not in content(rest)
+
+
+def test_the_log_title_and_the_settings_are_updated(reader: Reader) -> None:
+    reader.train()
+    with live(reader) as socket:
+        frames(socket, lambda got: "1 held out" in content(got))
+        reader.crash(FailureClass.LOSS_DIVERGED)
+        got = frames(socket, lambda got: 'data-note="failed"' in content(got))
+    assert 'hx-target="#job-log-title"' in content(got)
+
+
+def test_changes_of_a_deployment_are_sent(reader: Reader) -> None:
+    reader.register()
+    model = reader.platform.log.load(Job, reader.job_id).model_name
+    with live(reader, after=shown(reader)) as socket:
+        reader.post("deploy")
+        frames(socket, lambda got: f"Deploying {model}." in content(got))
+        reader.serve(model)
+        got = frames(socket, lambda got: "<h2>Deployed as</h2>" in content(got))
+    assert 'data-topic="DeploymentActivated"' in content(got)
+
+
+def test_the_evaluation_of_the_base_is_sent_out_of_order(
+    reader: Reader, settings: Settings
+) -> None:
+    reader.train()
+    with connect(settings) as connection, live(reader) as socket:
+        add_evaluation(connection, evaluated(reader, 30))
+        frames(socket, lambda got: [1, 30, 1.75] in evaluations(got))
+        add_evaluation(connection, evaluated(reader, 0))
+        frames(socket, lambda got: [1, 0, 1.75] in evaluations(got))
+        add_evaluation(connection, evaluated(reader, 40))
+        rest = frames(socket, lambda got: [1, 40, 1.75] in evaluations(got))
+    assert evaluations(rest) == [[1, 40, 1.75]]
+
+
+def evaluations(got: list[Frame]) -> list[Any]:
+    return [
+        each for frame in got for each in (frame.get("curve") or {"evaluations": []})["evaluations"]
+    ]
