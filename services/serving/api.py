@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from http import HTTPStatus
 from secrets import compare_digest
-from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -29,9 +28,6 @@ from infrastructure.generation import (
 from infrastructure.limits import Limits
 from services.serving.engine import Engine, GenerationHandle
 from services.serving.refusals import Refused
-
-if TYPE_CHECKING:
-    from services.serving.row import Delta, Listener
 
 log = logging.getLogger("serving")
 
@@ -60,7 +56,7 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
             return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
         stream = AnswerStream(chat.choices)
         try:
-            handle = await run_in_threadpool(engine.generate, chat, stream.listener)
+            handle = await run_in_threadpool(engine.generate, chat, stream.listen)
         except Refused as refused:
             return _refusal(refused)
         return Lines(handle, stream)
@@ -91,41 +87,33 @@ class AnswerStream:
     def __init__(self, choices: int) -> None:
         self._open = choices
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+        self._queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
 
-    def listener(self, choice: int) -> Listener:
-        """Return a listener for one choice. It can be called from any thread."""
+    def listen(self, piece: TextDelta | Exception) -> None:
+        """Append a piece. It can be called from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
+        except RuntimeError:
+            log.info("an answer was dropped: the process is ending")
 
-        def listen(delta: Delta | Exception) -> None:
-            try:
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, (choice, delta))
-            except RuntimeError:
-                log.info("an answer was dropped: the process is ending")
-
-        return listen
-
-    async def lines(self) -> AsyncIterator[BaseModel]:
+    async def lines(self, prompt_tokens: int) -> AsyncIterator[str]:
         """Yield lines until all choices have ended. Merge pending text for a slow client."""
+        yield _line(PromptRead(prompt_tokens=prompt_tokens))
         while self._open:
             pieces = [await self._queue.get()]
             while not self._queue.empty():
                 pieces.append(self._queue.get_nowait())
             merged: dict[int, TextDelta] = {}
-            for choice, piece in pieces:
+            for piece in pieces:
                 if isinstance(piece, Exception):
-                    yield GenerationFailed(failed="The model failed. Try again.")
+                    yield _line(GenerationFailed(failed="The model failed. Try again."))
                     return
-                before = merged[choice].text if choice in merged else ""
-                ended = piece.finish_reason is not None
-                self._open -= ended
-                merged[choice] = TextDelta(
-                    choice=choice,
-                    text=before + piece.text,
-                    finish_reason=piece.finish_reason,
-                    completion_tokens=piece.completion_tokens if ended else None,
-                )
+                self._open -= piece.finish_reason is not None
+                if (before := merged.get(piece.choice)) is not None:
+                    piece = piece.model_copy(update={"text": before.text + piece.text})
+                merged[piece.choice] = piece
             for line in merged.values():
-                yield line
+                yield _line(line)
 
 
 class Lines(StreamingResponse):
@@ -133,19 +121,13 @@ class Lines(StreamingResponse):
 
     def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
         self._handle = handle
-        super().__init__(self._written(stream), media_type="application/jsonl")
+        super().__init__(stream.lines(handle.prompt_tokens), media_type="application/jsonl")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._handle.cancel()
-
-    async def _written(self, stream: AnswerStream) -> AsyncIterator[str]:
-        yield _line(PromptRead(prompt_tokens=self._handle.prompt_tokens))
-        async for each in stream.lines():
-            yield _line(each)
 
 
 def _line(line: BaseModel) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from uuid import UUID
 
 import torch
@@ -21,10 +20,8 @@ from services.serving.step import Part, Step
 READ_AT_ONCE = 256
 """Prompt tokens per step if any row is generating. Long prompts are prefilled in chunks, to limit
 the delay of the other rows' next token."""
-
 READ_ALONE = 1024
 """Prompt tokens per step if no row is generating."""
-
 
 FAIR_ROWS, FAIR_READ = 2, 64
 """An account's share of a step while other accounts have rows: at most FAIR_READ prompt tokens, and
@@ -38,19 +35,12 @@ class NotFinite(Exception):
     """A model computed NaN or infinity."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one base."""
-
-    rows: int = 32  # in a batch
-    cache_bytes: int = 2 * 1024**3  # of the KV cache; a single row may use more
-
-
 class Batch:
     """The active rows by slot, and the queue for slots. Only the engine's thread runs its steps."""
 
-    def __init__(self, base: BaseModel, limits: Limits) -> None:
-        self.base, self.limits = base, limits
+    def __init__(self, base: BaseModel, max_rows: int, cache_bytes: int) -> None:
+        """Limit the rows and the bytes of the KV cache. A single row may use more."""
+        self.base, self._max_rows, self._cache_bytes = base, max_rows, cache_bytes
         self.token_adapters = TokenAdapters()
         self.queue = FairQueue()
         self._rows: list[Row] = []  # by slot
@@ -69,7 +59,7 @@ class Batch:
     @property
     def free(self) -> int:
         """Number of unused row slots."""
-        return max(0, self.limits.rows - len(self._rows))
+        return max(0, self._max_rows - len(self._rows))
 
     def accounts(self) -> set[UUID]:
         """Accounts with rows in the batch."""
@@ -88,20 +78,18 @@ class Batch:
         parts = self._parts()
         if not parts:
             return
-        step = Step(parts, self._cache, self.base.weights.dtype, self.base.weights.device)
-        rows = [self._rows[part.slot] for part in step.parts]
+        weights = self.base.weights
+        step = Step(parts, self._cache, weights.dtype, weights.device)
+        rows = [(self._rows[part.slot], part) for part in step.parts]
         self._steps += 1
-        for row in rows:
+        for row, _ in rows:
             row.stepped = self._steps
-        self.token_adapters.begin(
-            [(row.adapter, len(part.tokens)) for row, part in zip(rows, step.parts, strict=True)],
-            self.base.weights.device,
-        )
+        adapters = [(row.adapter, len(part.tokens)) for row, part in rows]
+        self.token_adapters.begin(adapters, weights.device)
         logits = self.base.logits(step)
-        for row, part in zip(rows, step.parts, strict=True):
+        for row, part in rows:
             row.read = part.end
-        answering = [row for row, part in zip(rows, step.parts, strict=True) if part.answers]
-        self._leave(_sample(answering, logits))
+        self._leave(_sample([row for row, part in rows if part.answers], logits))
 
     def fail(self, error: Exception) -> None:
         """End all rows with an error."""
@@ -120,7 +108,7 @@ class Batch:
         """
         while (row := self.queue.next(self._rows)) is not None:
             longest = max(len(each.tokens) for each in (*self._rows, row))
-            roomy = len(self._rows) < self.limits.rows and (
+            roomy = len(self._rows) < self._max_rows and (
                 not self._rows
                 or self._fits(len(self._rows) + 1, reserved_length(longest, self.base.context))
             )
@@ -164,7 +152,7 @@ class Batch:
         if rows <= cache.slots and length <= cache.length:
             return True
         ample = reserved_length(length, self.base.context)
-        doubled = min(self.limits.rows, 1 << (rows - 1).bit_length())
+        doubled = min(self._max_rows, 1 << (rows - 1).bit_length())
         for slots, wanted in (
             (max(doubled, cache.slots), max(ample, cache.length)),
             (rows, ample),
@@ -181,7 +169,7 @@ class Batch:
         budget = READ_AT_ONCE if any(row.unread == 1 for row in self._rows) else READ_ALONE
         held = Counter(row.account_id for row in self._rows)
         shared = len(held.keys() | self.busy_elsewhere) > 1
-        most = max(FAIR_ROWS, *held.values()) if not shared else max(FAIR_ROWS, min(held.values()))
+        most = max(FAIR_ROWS, min(held.values(), default=0) if shared else len(self._rows))
         read = dict.fromkeys(held, min(budget, FAIR_READ) if shared else budget)
         taken: Counter[UUID] = Counter()
         slots = {id(row): slot for slot, row in enumerate(self._rows)}
@@ -219,13 +207,11 @@ class Batch:
             self._cache.clear()
 
     def _fits(self, rows: int, length: int) -> bool:
-        return rows * length * self._token_bytes <= self.limits.cache_bytes
+        return rows * length * self._token_bytes <= self._cache_bytes
 
 
 def _sample(rows: list[Row], logits: Tensor) -> list[Row]:
     """Append the next token to each row. Return the rows whose answer has ended."""
-    if not rows:
-        return []
     likeliest, finite = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()
     ended = []
     for index, row in enumerate(rows):

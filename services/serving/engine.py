@@ -40,8 +40,8 @@ Result = TypeVar("Result")
 class EngineOptions:
     """Options of the engine; see Settings."""
 
-    rows: int = 32
-    cache_bytes: int = 2 * 1024**3
+    rows: int = 32  # in a batch
+    cache_bytes: int = 2 * 1024**3  # of the KV cache of one base
     queue_limit: int = 64
     precision: str | None = None  # bf16 or fp32; None: the best for the machine
     device: str = "cpu"
@@ -120,10 +120,8 @@ class Engine:
         """Stop accepting requests for a deployment. Answers in progress may finish."""
         self._retire(self._attached.pop(deployment_id, None))
 
-    def generate(
-        self, request: GenerationRequest, listener_of: Callable[[int], Listener]
-    ) -> GenerationHandle:
-        """Start to answer a chat, with a listener for each choice. Raise Refused."""
+    def generate(self, request: GenerationRequest, listener: Listener) -> GenerationHandle:
+        """Start to answer a chat. Raise Refused."""
         attached = self._attached.get(request.deployment_id)
         if attached is None:
             raise NotLoaded
@@ -132,7 +130,7 @@ class Engine:
         if len(tokens) >= context:
             raise ContextExceeded(len(tokens), context)
         rows = tuple(
-            self._row(attached, request, tokens, choice, listener_of(choice))
+            self._row(attached, request, tokens, choice, listener)
             for choice in range(request.choices)
         )
         with self._work:
@@ -178,6 +176,7 @@ class Engine:
         seed = random.getrandbits(62) if request.seed is None else request.seed + choice
         return Row(
             account_id=request.account_id,
+            choice=choice,
             adapter=attached.adapter,
             tokens=list(tokens),
             max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
@@ -192,7 +191,7 @@ class Engine:
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on
-        from services.serving.batch import Batch, Limits
+        from services.serving.batch import Batch
 
         options = self._options
         if (threads := options.threads) is not None:
@@ -201,7 +200,7 @@ class Engine:
         dtype = dtype_on(device, options.precision)
         base = BaseModel.load(served.base_directory, dtype, device)
         log.info("%s is in memory, as %s on %s", served.base_model, dtype, device)
-        batch = Batch(base, Limits(options.rows, options.cache_bytes))
+        batch = Batch(base, options.rows, options.cache_bytes)
         with self._work:
             self._batches[served.base_sha256] = batch
         return batch

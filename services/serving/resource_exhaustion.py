@@ -5,18 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Iterator
 
 EXHAUSTED = frozenset(
-    {
-        errno.ENOMEM,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.EIO,
-        errno.EAGAIN,
-        errno.ENOSPC,
-        errno.EDQUOT,
-    }
+    {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
 )
 
 RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
@@ -31,7 +22,12 @@ MAX_TRIES = 8
 
 def is_resource_exhaustion(error: BaseException) -> bool:
     """Return True if exhausted resources caused the error, directly or indirectly."""
-    return any(_is_exhaustion(each) for each in _origins(error))
+    each: BaseException | None = error
+    while each is not None:
+        if _is_exhaustion(each):
+            return True
+        each = each.__cause__ or each.__context__
+    return False
 
 
 def _is_exhaustion(error: BaseException) -> bool:
@@ -46,12 +42,3 @@ def _is_exhaustion(error: BaseException) -> bool:
         return True
     found = RUST_ERRNO.search(str(error))
     return found is not None and int(found[1]) in EXHAUSTED
-
-
-def _origins(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or each.__context__

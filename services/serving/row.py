@@ -7,24 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from infrastructure.generation import FinishReason
+from infrastructure.generation import FinishReason, TextDelta
 from services.serving.answer_text import AnswerText
 from services.serving.sampler import Sampler
 
 log = logging.getLogger("engine")
 
 
-@dataclass(frozen=True)
-class Delta:
-    """New text of an answer. The last delta has a `finish_reason`."""
-
-    text: str
-    finish_reason: FinishReason | None
-    completion_tokens: int
-
-
-Listener = Callable[[Delta | Exception], None]
-"""Receives the text of an answer in the engine's thread. An exception is always the last call."""
+Listener = Callable[[TextDelta | Exception], None]
+"""Receives the text of a chat's answers in the engine's thread. An exception ends the chat."""
 
 
 @dataclass(eq=False)
@@ -35,6 +26,7 @@ class Row:
     """
 
     account_id: UUID  # of the request
+    choice: int  # number of the answer in its chat
     adapter: str | None
     tokens: list[int]
     max_tokens: int  # in the answer
@@ -70,15 +62,21 @@ class Row:
     def append(self, token: int) -> bool:
         """Append the next token and call the listener. Return True if the answer is complete."""
         self.tokens.append(token)
-        ended = token in self.ends
-        text = "" if ended else self.text.add(token)
+        at_end = token in self.ends
+        text = "" if at_end else self.text.add(token)
         reason: FinishReason | None = None
-        if ended or self.text.stopped:
+        if at_end or self.text.stopped:
             reason = "stop"
         elif self.answered >= self.max_tokens:
             reason = "length"
         if reason is not None:
             text += self.text.end()
-        if text or reason is not None:
-            self.listener(Delta(text, reason, self.answered))
-        return reason is not None
+        ended = reason is not None
+        if text or ended:
+            count = self.answered if ended else None
+            self.listener(
+                TextDelta(
+                    choice=self.choice, text=text, finish_reason=reason, completion_tokens=count
+                )
+            )
+        return ended

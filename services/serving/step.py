@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,8 +39,12 @@ class Step:
         self.parts = tuple(sorted(parts, key=lambda part: (len(part.tokens) > 1, part.slot)))
         self.cache = cache
         self._dtype, self._device = dtype, device
+        self.singles = [part for part in self.parts if len(part.tokens) == 1]
+        self.stretches: list[tuple[int, Part]] = []  # longer parts, with their first token's index
         tokens, slots, places, last = [], [], [], []
         for part in self.parts:
+            if len(part.tokens) > 1:
+                self.stretches.append((len(tokens), part))
             tokens += part.tokens
             slots += [part.slot] * len(part.tokens)
             places += range(part.start, part.end)
@@ -51,47 +54,14 @@ class Step:
         self.places = self._tensor(places)
         self.slots = self._tensor(slots)
         self.answering = self._tensor(last)
-        self._masks: dict[tuple[int | None, int], Tensor] = {}
-
-    @cached_property
-    def singles(self) -> tuple[Part, ...]:
-        """The single-token parts."""
-        return tuple(part for part in self.parts if len(part.tokens) == 1)
-
-    @cached_property
-    def stretches(self) -> tuple[tuple[int, Part], ...]:
-        """The longer parts, each with the index of its first token in the step."""
-        index, found = len(self.singles), []
-        for part in self.parts[len(self.singles) :]:
-            found.append((index, part))
-            index += len(part.tokens)
-        return tuple(found)
-
-    @cached_property
-    def together(self) -> bool:
-        """True if the single-token rows attend in one call, padded to the longest."""
+        # Single-token rows attend in one call, padded to the longest, unless they are ragged.
+        self.used = max((part.slot + 1 for part in self.singles), default=0)  # slots
+        self.longest = max((part.end for part in self.singles), default=0)  # tokens
+        self.dense = self.used == len(self.singles)
         real = sum(part.end for part in self.singles)
-        return self.used * self.longest <= max(RAGGED * real, self.used * 128)
-
-    @cached_property
-    def used(self) -> int:
-        """Number of slots up to the last single-token row."""
-        return max((part.slot + 1 for part in self.singles), default=0)
-
-    @cached_property
-    def longest(self) -> int:
-        """Number of processed tokens of the longest single-token row after this step."""
-        return max((part.end for part in self.singles), default=0)
-
-    @cached_property
-    def dense(self) -> bool:
-        """True if the single-token rows fill the first slots without a gap."""
-        return self.used == len(self.singles)
-
-    @cached_property
-    def single_slots(self) -> Tensor:
-        """Slots of the single-token rows."""
-        return self.slots[: len(self.singles)]
+        self.together = self.used * self.longest <= max(RAGGED * real, self.used * 128)
+        self.single_slots = self.slots[: len(self.singles)]
+        self._masks: dict[tuple[int | None, int], Tensor] = {}
 
     def singles_mask(self, window: int | None) -> Tensor:
         """Return the mask for single-token rows, (slots, 1, 1, longest): 0 or minus infinity."""

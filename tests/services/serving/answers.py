@@ -7,9 +7,8 @@ from threading import Event
 from typing import Any
 from uuid import UUID, uuid5
 
-from infrastructure.generation import GenerationRequest
+from infrastructure.generation import GenerationRequest, TextDelta
 from services.serving.engine import Engine, GenerationHandle
-from services.serving.row import Delta
 
 SPACE = UUID(int=5)
 SECONDS = 30.0
@@ -19,13 +18,13 @@ SECONDS = 30.0
 class Answer:
     """Receives the deltas of one choice."""
 
-    pieces: list[Delta] = field(default_factory=list)
+    pieces: list[TextDelta] = field(default_factory=list)
     error: Exception | None = None
     asked: GenerationHandle | None = None
     ended: Event = field(default_factory=Event)
     begun: Event = field(default_factory=Event)
 
-    def listen(self, grown: Delta | Exception) -> None:
+    def listen(self, grown: TextDelta | Exception) -> None:
         if isinstance(grown, Exception):
             self.error = grown
         else:
@@ -72,7 +71,13 @@ class Answers:
             choices=choices,
             **{"account_id": SPACE, "temperature": 0.0, **options},
         )
-        begun = self.engine.generate(asked, lambda choice: given[choice].listen)
+
+        def listen(piece: TextDelta | Exception) -> None:
+            heard = given if isinstance(piece, Exception) else [given[piece.choice]]
+            for answer in heard:
+                answer.listen(piece)
+
+        begun = self.engine.generate(asked, listen)
         for answer in given:
             answer.asked = begun
         return given

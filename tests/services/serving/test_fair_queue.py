@@ -13,7 +13,7 @@ NOTHING: Any = None
 
 
 def row(account_id: UUID) -> Row:
-    return Row(account_id, None, [1], 1, frozenset(), NOTHING, NOTHING, NOTHING)
+    return Row(account_id, 0, None, [1], 1, frozenset(), NOTHING, NOTHING, NOTHING)
 
 
 def order(waiting: FairQueue, answered: tuple[Row, ...] = ()) -> list[Row]:
