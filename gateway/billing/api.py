@@ -25,6 +25,7 @@ from gateway.billing.schemas import (
 from gateway.billing.statements import Days
 from gateway.http.access import CallerOf, OperatorOf
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.http.origin import on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
 from gateway.schemas import JobId, Listed
@@ -35,8 +36,8 @@ CSV: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter()
-accounts = APIRouter(tags=["accounts"])
-billing = APIRouter(tags=["billing"])
+accounts = APIRouter(tags=["accounts"], route_class=Operation)
+billing = APIRouter(tags=["billing"], route_class=Operation)
 
 
 @accounts.get("/account")

@@ -18,7 +18,7 @@ class AccountAnswer(Answer):
 
     id: UUID
     name: str | None = Field(description="Name that the operator gave it.", examples=["alice"])
-    role: Role
+    role: Role = Field(examples=["user"])
     currency: str = Field(examples=["USD"])
     time_zone: str = Field(examples=["Europe/Berlin"])
     balance: Money
@@ -72,8 +72,8 @@ class Posting(Answer):
     event_id: str
     position: int = Field(description="Number of the posting within the account, from 1.")
     posted_at: datetime
-    debit: str
-    credit: str
+    debit: str = Field(examples=["customer"])
+    credit: str = Field(examples=["revenue"])
     amount: Money
     reason: str = Field(examples=["minute metered"])
     reference: str | None = Field(description="Reference of a top-up or a credit.")
@@ -112,9 +112,13 @@ class StatementJob(Answer):
     """The charges of one job."""
 
     job_id: JobId
-    name: str = Field(description="Suffix of the job, otherwise the start of its ID.")
+    name: str = Field(
+        examples=["support chats"], description="Suffix of the job, otherwise the start of its ID."
+    )
     dataset: str | None = Field(description="Name of the dataset, or null if it was deleted.")
-    base_model: str | None = Field(description="null if the job is not known yet.")
+    base_model: str | None = Field(
+        examples=["smollm2-135m-instruct"], description="null if the job is not known yet."
+    )
     segments: int
     minutes: int
     seconds: int

@@ -8,8 +8,9 @@ from gateway.backend import BackendOf
 from gateway.catalog import service
 from gateway.catalog.schemas import CatalogAnswer
 from gateway.http.access import CallerOf
+from gateway.http.operations import Operation
 
-router = APIRouter(prefix="/catalog", tags=["catalog"])
+router = APIRouter(prefix="/catalog", tags=["catalog"], route_class=Operation)
 
 
 @router.get("")

@@ -14,29 +14,29 @@ class GpuTypeAnswer(Answer):
     """A GPU type with its hourly rate."""
 
     gpu_type: str = Field(examples=["l4"])
-    title: str
+    title: str = Field(examples=["CPU, 8 GiB"])
     backing: Literal["nvidia", "cpu"] = Field(description="Hardware that runs the jobs.")
     vram_gib: float
     bf16_tflops: float = Field(description="Peak dense bf16 throughput.")
     rate_per_hour: Money
     max_per_job: int
-    source: str
+    source: str = Field(examples=["list price, 2026-11"])
 
 
 class RegionAnswer(Answer):
     """A region and its GPU types."""
 
     region: str = Field(examples=["local"])
-    title: str
+    title: str = Field(examples=["CPU, 8 GiB"])
     gpu_types: list[str]
 
 
 class PoolAnswer(Answer):
     """GPUs of one type in one region."""
 
-    region: str
-    gpu_type: str
-    capacity: int
+    region: str = Field(examples=["local"])
+    gpu_type: str = Field(examples=["cpu"])
+    capacity: int = Field(examples=[4])
     held: int
     free: int
     waiting: int = Field(description="Jobs in the queue.")
@@ -48,8 +48,8 @@ class PoolAnswer(Answer):
 class CatalogBaseAnswer(Answer):
     """A base model in the catalog."""
 
-    name: str
-    repository: str
+    name: str = Field(examples=["smollm2-135m-instruct"])
+    repository: str = Field(examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
     parameters: int
     layers: int
     hidden_size: int

@@ -13,17 +13,20 @@ from gateway.chat.service import start_chat
 from gateway.chat.serving import ServingOf
 from gateway.http.access import CallerOf
 from gateway.http.disconnects import while_client_waits
+from gateway.http.errors import refusals
 from gateway.http.event_stream import EventStream
+from gateway.http.operations import OpenAIOperation
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatCompletion,
         "description": "The completion. With `stream`, server-sent events up to `data: [DONE]`.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
+    },
+    **refusals(404),
 }
 
-router = APIRouter()
+router = APIRouter(route_class=OpenAIOperation)
 
 
 @router.post("/chat/completions", responses=ANSWERS)

@@ -65,9 +65,9 @@ class Part(BaseModel):
 class Message(BaseModel):
     """A message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    name: str | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(examples=["user"])
+    content: str | list[Part] | None = Field(default=None, examples=["Hello!"])
+    name: str | None = Field(default=None, examples=["alice"])
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
@@ -83,7 +83,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -124,7 +124,7 @@ class AnswerMessage(Answer):
     """The message that the model generated."""
 
     role: Literal["assistant"]
-    content: str
+    content: str = Field(examples=["Hello!"])
     refusal: None
 
 

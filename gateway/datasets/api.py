@@ -19,10 +19,11 @@ from gateway.datasets.uploads import StoredFile, record_upload, upload_ref, uplo
 from gateway.http.access import CallerOf
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
 from gateway.http.uploads import store_upload
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Operation)
 
 DatasetName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 
 from domain.core.errors import Invalid, NotFound, WrongState
 from domain.core.identity import created_id
@@ -41,6 +42,7 @@ from gateway.http.openai_vocabulary import (
     file_name,
     result_name,
 )
+from gateway.http.operations import OpenAIOperation
 from gateway.schemas import Answer
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import dataset_names
@@ -50,7 +52,7 @@ from projections.file_list import FileKey, files_of
 FILES_PATH = "/files"
 PAGE_SIZE = 100
 
-router = APIRouter(prefix=FILES_PATH)
+router = APIRouter(prefix=FILES_PATH, route_class=OpenAIOperation)
 
 
 class FileObject(Answer):
@@ -58,7 +60,7 @@ class FileObject(Answer):
 
     id: str
     object: Literal["file"] = "file"
-    bytes: int
+    bytes: int = Field(examples=[19_600_000])
     created_at: int
     expires_at: int | None = None
     filename: str

@@ -15,15 +15,15 @@ class Progress(Answer):
     """Progress of a validation."""
 
     lines: int
-    bytes: int
-    total_bytes: int
+    bytes: int = Field(examples=[19_600_000])
+    total_bytes: int = Field(examples=[812_340])
 
 
 class TokenCount(Answer):
     """Token counts of a dataset and of its longest example, for one base model."""
 
-    base_model: str
-    tokens: int
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
+    tokens: int = Field(examples=[184_000])
     longest_example: int
 
 
@@ -33,8 +33,8 @@ class DatasetAnswer(Answer):
     id: UUID
     name: str | None = Field(examples=["support chats"])
     status: DatasetStatus
-    total_bytes: int
-    examples: int | None = None
+    total_bytes: int = Field(examples=[812_340])
+    examples: int | None = Field(default=None, examples=[1200])
     duplicates: int | None = None
     tool_lines: int | None = Field(
         default=None, description="Lines with tool definitions, which training ignores."
@@ -62,7 +62,7 @@ class Excerpt(Answer):
     Each invisible character is replaced by one visible symbol.
     """
 
-    text: str
+    text: str = Field(examples=["Where is my order?"])
     column: int = Field(description="Column of the first character in the line, from 1.")
     goes_on: bool = Field(description="True if the line continues after the excerpt.")
     start: int
@@ -74,7 +74,7 @@ class LineProblem(Answer):
 
     line: int | None
     code: str
-    message: str
+    message: str = Field(examples=["`messages` is missing."])
     excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
 
 
@@ -82,7 +82,7 @@ class Notice(Answer):
     """A warning, the number of affected lines, and the first of them."""
 
     code: str
-    message: str
+    message: str = Field(examples=["12 examples are duplicates."])
     count: int
     lines: list[int]
 
@@ -91,10 +91,10 @@ class ValidationReport(Answer):
     """Result of a validation. It has at most one error per line and 100 errors in total."""
 
     status: DatasetStatus
-    examples: int
+    examples: int = Field(examples=[1200])
     duplicates: int
     lines: int
-    bytes: int
+    bytes: int = Field(examples=[19_600_000])
     warnings: list[Notice]
     errors: list[LineProblem]
     error_count: int

@@ -26,6 +26,7 @@ from gateway.http.errors import (
     refusals,
     status_of,
 )
+from gateway.http.operations import Operation
 from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
 from projections.account_events import Interest
 
@@ -39,7 +40,7 @@ send an Authorization header with a WebSocket."""
 
 GOODBYE = "The gateway is stopping. Continue with after={}."
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=Operation)
 
 
 def feed_of(request: Request) -> EventFeed:

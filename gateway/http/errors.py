@@ -186,9 +186,24 @@ WHY: dict[int, str] = {
 """Descriptions of the error statuses in the OpenAPI document."""
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses for some error statuses."""
-    return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
+Responses = dict[int | str, dict[str, Any]]
+"""OpenAPI responses by status, for the `responses` of a route."""
+
+
+def refusals(*statuses: int) -> Responses:
+    """Return the OpenAPI responses of some error statuses."""
+    return {status: documented(status, ErrorAnswer, _body) for status in statuses}
+
+
+def documented(
+    status: int, schema: type[BaseModel], body: Callable[[int, Problem], Any]
+) -> dict[str, Any]:
+    """Return the OpenAPI response of an error status, with an example."""
+    codes = (kind.code for kind, each in STATUSES.items() if each == status)
+    code = next(codes, HTTPStatus(status).name.lower())
+    example = body(status, Problem(code=code, message=WHY[status].rstrip(".")))
+    content = {"application/json": {"example": example}}
+    return {"model": schema, "description": WHY[status], "content": content}
 
 
 Shape = Callable[[Request, int, Problem, Mapping[str, str]], Response]
@@ -199,9 +214,11 @@ def answer(
     request: Request, status: int, problem: Problem, headers: Mapping[str, str]
 ) -> JSONResponse:
     """Return the error response of the native API."""
-    return JSONResponse(
-        ErrorAnswer(error=problem).model_dump(exclude_none=True), status, headers=dict(headers)
-    )
+    return JSONResponse(_body(status, problem), status, headers=dict(headers))
+
+
+def _body(status: int, problem: Problem) -> dict[str, Any]:
+    return ErrorAnswer(error=problem).model_dump(exclude_none=True)
 
 
 class Errors:

@@ -7,10 +7,10 @@ from http import HTTPStatus
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from domain.core.errors import VersionConflict
-from gateway.http.errors import Problem, QuotaExceeded
+from gateway.http.errors import Problem, QuotaExceeded, Responses, documented
 from gateway.http.openai_vocabulary import parameter
 
 TYPES: dict[int, str] = {
@@ -33,8 +33,10 @@ class OpenAIError(BaseModel):
     type: str
     param: str | None
     code: str | None
-    # The numbers that the message contains. OpenAI's API has no such field.
-    figures: dict[str, JsonValue] | None = None
+    figures: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="The numbers in the message, for programs. OpenAI's API has no such field.",
+    )
 
 
 class OpenAIErrorAnswer(BaseModel):
@@ -54,6 +56,11 @@ def answer(
     if stays or problem.code == QuotaExceeded.code:
         further["x-should-retry"] = "false"
     return JSONResponse(body(status, problem), status, headers={**headers, **further})
+
+
+def refusals(*statuses: int) -> Responses:
+    """Return the OpenAPI responses of some error statuses under /v1."""
+    return {status: documented(status, OpenAIErrorAnswer, body) for status in statuses}
 
 
 def body(status: int, problem: Problem) -> dict[str, JsonValue]:

@@ -1,10 +1,9 @@
-"""The OpenAPI document, including every status that a route can return."""
+"""The OpenAPI document, with an example of each JSON body."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,10 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from gateway.events.openapi_schemas import add_event_schemas
-from gateway.http import openai_errors
-from gateway.http.errors import STATUSES, WHY, ErrorAnswer, Problem
-from gateway.http.openai_errors import OpenAIErrorAnswer
-from gateway.http.openapi_examples import example_of
+
+Schema = dict[str, Any]
 
 V1_PREFIX = "/v1"
 """Prefix of the OpenAI-compatible API."""
@@ -32,25 +29,6 @@ An error has a stable `code`, a sentence, and the fields with problems. Lists ta
 
 `/v1` is compatible with the `openai` package, including its formats of errors and lists.
 """
-
-UNREADABLE, UNACCEPTABLE = HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY
-
-ALWAYS = {
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-}
-"""Error statuses of every operation that requires an API key."""
-
-OF_BODIES = {UNREADABLE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
-
-FURTHER: dict[tuple[str, str], set[HTTPStatus]] = {
-    ("post", "/v1/fine_tuning/jobs"): {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND},
-    ("post", "/v1/fine_tuning/jobs/{job_id}/resume"): {HTTPStatus.PAYMENT_REQUIRED},
-    ("delete", "/v1/models/{model}"): {HTTPStatus.FORBIDDEN},
-    ("post", "/v1/chat/completions"): {HTTPStatus.NOT_FOUND},
-}
-"""Further error statuses of some /v1 operations. Native routes declare their own."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -73,98 +51,76 @@ def document(app: FastAPI) -> dict[str, Any]:
             version=app.version,
             routes=app.routes,
         )
-        for model in (ErrorAnswer, OpenAIErrorAnswer):
-            _add_schema(made, model.model_json_schema(ref_template=REF))
-        add_event_schemas(made["components"]["schemas"])
-        for method, path, operation in operations(made):
-            _complete(method, path, operation)
-            _exemplify(operation, made["components"]["schemas"])
-        _prune(made)
+        complete(made)
         app.openapi_schema = made
     return app.openapi_schema
 
 
-REF = "#/components/schemas/{model}"
-
-
-def operations(made: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def operations(made: Schema) -> Iterator[tuple[str, str, Schema]]:
     """Yield the method, path and description of every operation."""
     for path, methods in made["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation
 
 
-def _add_schema(made: dict[str, Any], schema: dict[str, Any]) -> None:
-    known = made["components"]["schemas"]
-    for name, part in schema.pop("$defs", {}).items():
-        known.setdefault(name, part)
-    known.setdefault(schema["title"], schema)
+def complete(made: Schema) -> None:
+    """Change what no option of FastAPI can change.
 
-
-def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
-    """Add the error statuses of shared code: authentication, body, parameters and database."""
-    answers, native = operation["responses"], not path.startswith(V1_PREFIX)
-    answers.pop(str(int(UNACCEPTABLE)), None)
-    possible = {HTTPStatus(int(status)) for status in answers if int(status) >= UNREADABLE}
-    if "security" in operation:
-        possible |= ALWAYS
-    if "requestBody" in operation:
-        possible |= OF_BODIES | {UNACCEPTABLE}
-    if operation.get("parameters"):
-        possible.add(UNACCEPTABLE)
-    if not native:
-        possible |= FURTHER.get((method, path), set())
-        if "{" in path or any(each["name"] == "after" for each in operation.get("parameters", [])):
-            possible.add(HTTPStatus.NOT_FOUND)
-        if method != "get":
-            possible.add(HTTPStatus.CONFLICT)
-        if UNACCEPTABLE in possible:
-            possible = possible - {UNACCEPTABLE} | {UNREADABLE}
-    for status in sorted(possible):
-        answers.pop(str(int(status)), None)
-        answers[str(int(status))] = {
-            "description": WHY[status],
-            "content": {"application/json": _error(status, native=native)},
-        }
-
-
-def _error(status: HTTPStatus, *, native: bool) -> dict[str, Any]:
-    """Return the schema and an example of an error's body."""
-    code = next((kind.code for kind, each in STATUSES.items() if each is status), "")
-    problem = Problem(code=code or status.name.lower(), message=WHY[status].rstrip("."))
-    if native:
-        shape, example = ErrorAnswer, {"error": problem.model_dump(exclude_none=True)}
-    else:
-        shape, example = OpenAIErrorAnswer, openai_errors.body(status, problem)
-    return {"schema": {"$ref": REF.format(model=shape.__name__)}, "example": example}
-
-
-def _exemplify(operation: dict[str, Any], components: dict[str, Any]) -> None:
-    """Add an example to every JSON body."""
-    bodies = [operation.get("requestBody", {})]
-    bodies += [answer for status, answer in operation["responses"].items() if status < "400"]
-    for body in bodies:
-        content = body.get("content", {}).get("application/json")
-        if content is not None and content.get("schema"):
-            content.setdefault("example", example_of(content["schema"], components))
-
-
-def _prune(made: dict[str, Any]) -> None:
-    """Remove unused schemas, such as FastAPI's own schema of a 422."""
+    It adds its own 422 to each /v1 operation, drops null, has no components for the schemas of
+    events, and does not compose the example of a body from those of its fields.
+    """
     components = made["components"]["schemas"]
-    while unused := components.keys() - set(_references(made)):
-        for name in unused:
-            del components[name]
+    add_event_schemas(components)
+    components["OpenAIError"]["properties"]["figures"]["default"] = None
+    for _, path, operation in operations(made):
+        answers = operation["responses"]
+        if path.startswith(V1_PREFIX):
+            answers.pop("422", None)
+            for status in (each for each in answers if each >= "400"):
+                error = answers[status]["content"]["application/json"]["example"]["error"]
+                error.setdefault("param", None)
+        for body in (operation.get("requestBody", {}), *answers.values()):
+            content = body.get("content", {}).get("application/json", {})
+            if content.get("schema"):
+                content.setdefault("example", example_of(content["schema"], components))
+    for of_fastapi in ("HTTPValidationError", "ValidationError"):
+        components.pop(of_fastapi, None)
 
 
-def _references(value: Any) -> Iterator[str]:
-    """Return the names of the schemas that a part of the document refers to."""
-    if isinstance(value, list):
-        for each in value:
-            yield from _references(each)
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            if key == "$ref":
-                yield each.removeprefix(REF.format(model="")).partition("/")[0]
-            else:
-                yield from _references(each)
+BY_TYPE = {"boolean": False, "integer": 1, "number": 1.0}
+BY_FORMAT = {
+    "uuid": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90",
+    "date-time": "2026-11-25T16:20:00Z",
+    "date": "2026-11-25",
+    "binary": "",
+}
+
+
+def example_of(schema: Schema, components: Schema, name: str = "") -> Any:
+    """Return an example of a schema, composed of the examples of its fields.
+
+    `name` is the name of a field. It is the example of a string that has no other.
+    """
+    if "$ref" in schema:
+        schema = components[schema["$ref"].rpartition("/")[2]] | schema
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("default") is not None:
+        return schema["default"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return example_of(schema["anyOf"][0], components, name)
+    match schema.get("type"):
+        case "object":
+            fields = schema.get("properties", {})
+            return {field: example_of(part, components, field) for field, part in fields.items()}
+        case "array":
+            item = example_of(schema["items"], components, name)
+            return [] if item is None else [item]
+        case "string":
+            return BY_FORMAT.get(schema.get("format", ""), name.replace("_", " "))
+        case kind:
+            return BY_TYPE.get(kind or "")

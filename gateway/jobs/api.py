@@ -12,6 +12,7 @@ from gateway.events import service as events
 from gateway.events.schemas import EventPage, PageAsked
 from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.jobs import service
 from gateway.jobs.schemas import (
@@ -58,7 +59,7 @@ def approve_job(
     return approval.job
 
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=Operation)
 router.include_router(approvals)
 
 

@@ -26,7 +26,9 @@ class OverrunAnswer(Answer):
         description="Time since the approval beyond the upper bound, with waits and pauses."
     )
     reasons: list[Reason]
-    sentence: str = Field(description="The whole overrun in words.")
+    sentence: str = Field(
+        examples=["The GPU's memory was not enough."], description="The whole overrun in words."
+    )
 
 
 def overrun_of(

@@ -35,27 +35,32 @@ class JobSummary(Answer):
     validation_dataset_id: UUID | None = Field(
         description="The dataset to evaluate on. null: a part of the training dataset is held out."
     )
-    base_model: str
-    region: str
-    gpu_type: str
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
+    region: str = Field(examples=["local"])
+    gpu_type: str = Field(examples=["cpu"])
     gpu_count: int
     rate_per_hour: Money = Field(
         description="Rate of all GPUs, fixed at the approval or at the last resume."
     )
     cost: Money = Field(description="Charges less credits so far.")
-    step: int
-    total_steps: int | None
+    step: int = Field(examples=[40])
+    total_steps: int | None = Field(examples=[225])
     pause_reason: PauseReason | None
     approved_at: datetime
     changed_at: datetime
-    model: str | None = Field(description="Name of the registered model.")
+    model: str | None = Field(
+        examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
+        description="Name of the registered model.",
+    )
     warnings: list[str] = Field(description="Sentences about choices that may be mistakes.")
 
 
 class ListedJob(JobSummary):
     """A job in the caller's list, with its display names."""
 
-    name: str = Field(description="The job's suffix, or the start of its ID.")
+    name: str = Field(
+        examples=["support chats"], description="The job's suffix, or the start of its ID."
+    )
     dataset: str | None = Field(
         description="Name of the dataset, or null if the dataset was deleted."
     )
@@ -97,7 +102,7 @@ class ResumeGate(Answer):
     needed: Money | None = Field(description="Upper bound of the remaining cost at today's rate.")
     missing: Money | None = Field(description="The top-up needed first, or zero.")
     problem: str | None = Field(
-        description="Another problem that prevents a resume, as a sentence."
+        examples=[None], description="Another problem that prevents a resume, as a sentence."
     )
 
 
@@ -116,7 +121,7 @@ class JobDetail(JobSummary):
         description="Data type of the computation, or null if the machine chooses it."
     )
     gradient_checkpointing: bool
-    sequence_length: int | None
+    sequence_length: int | None = Field(examples=[512])
     required_bytes: int | None = Field(
         description="Predicted peak memory of each GPU. On a CPU: the host memory that the model "
         "uses, without the program itself."
@@ -145,34 +150,41 @@ class JobDetail(JobSummary):
     expired: bool
     promoted: bool
     kept: str | None = Field(
-        description="A sentence on the checkpoints that a cancelled job keeps."
+        examples=[None], description="A sentence on the checkpoints that a cancelled job keeps."
     )
-    failure: FailureAnswer | None
+    failure: FailureAnswer | None = Field(examples=[None])
     halved_micro_batch_size: int | None = Field(
         description="Examples in a micro-batch after a batch did not fit the memory."
     )
     segment: int = Field(description="Number of the launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="When the GPUs were bound.")
-    steps_remaining: int | None
-    train_loss: float | None = Field(description="Mean over the label tokens of the newest step.")
+    steps_remaining: int | None = Field(examples=[185])
+    train_loss: float | None = Field(
+        examples=[1.92], description="Mean over the label tokens of the newest step."
+    )
     smoothed_loss: float | None = Field(
         description="Debiased exponential average of the train loss. A step's weight falls to 1/e "
         "after 2% of the run's steps, or after 5 steps if that is longer."
     )
-    tokens_per_second: float | None
+    tokens_per_second: float | None = Field(examples=[905.0])
     train_examples: int | None
     eval_examples: int | None
     checkpoint_step: int | None
     checkpoint_loss: float | None = Field(description="Train loss of that step.")
-    eval_loss: float | None = Field(description="Held-out loss at the last evaluation.")
+    eval_loss: float | None = Field(
+        examples=[2.05], description="Held-out loss at the last evaluation."
+    )
     eval_step: int | None = Field(description="The step of that evaluation.")
     best_step: int | None = Field(description="Saved step with the lowest held-out loss.")
     best_eval_loss: float | None
     best_note: str | None = Field(
-        description="A sentence, if a checkpoint is better than the registered model."
+        examples=[None],
+        description="A sentence, if a checkpoint is better than the registered model.",
     )
-    loss_before: float | None = Field(description="Held-out loss of the base model.")
-    loss_after: float | None = Field(description="Held-out loss of the adapter.")
+    loss_before: float | None = Field(
+        examples=[2.71], description="Held-out loss of the base model."
+    )
+    loss_after: float | None = Field(examples=[1.94], description="Held-out loss of the adapter.")
     perplexity_before: float | None = Field(description="exp(loss) of the base model.")
     perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
     accuracy_before: float | None = Field(
@@ -181,7 +193,7 @@ class JobDetail(JobSummary):
     accuracy_after: float | None = Field(
         description="Share of held-out label tokens that the adapter ranks first."
     )
-    adapter_ref: str | None
+    adapter_ref: str | None = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     billed_seconds: int
     grace_seconds: int = Field(description="Time beyond the paid time, paid by EcoLink.")
     charged: Money
@@ -194,13 +206,13 @@ class JobDetail(JobSummary):
 class Step(Answer):
     """One optimizer step."""
 
-    step: int
+    step: int = Field(examples=[40])
     segment: int
-    train_loss: float
+    train_loss: float = Field(examples=[1.92])
     smoothed_loss: float
     learning_rate: float
-    tokens: int
-    tokens_per_second: float
+    tokens: int = Field(examples=[184_000])
+    tokens_per_second: float = Field(examples=[905.0])
     elapsed_seconds: float
     peak_memory_bytes: int | None
     measured_at: datetime
@@ -209,12 +221,14 @@ class Step(Answer):
 class Evaluation(Answer):
     """One evaluation on the held-out examples. Step 0 is the base model."""
 
-    step: int
+    step: int = Field(examples=[40])
     segment: int
-    eval_loss: float
-    perplexity: float
-    accuracy: float = Field(description="Share of label tokens that the model ranks first.")
-    examples: int
+    eval_loss: float = Field(examples=[2.05])
+    perplexity: float = Field(examples=[7.8])
+    accuracy: float = Field(
+        examples=[0.52], description="Share of label tokens that the model ranks first."
+    )
+    examples: int = Field(examples=[1200])
     label_tokens: int
     seconds: float = Field(description="Duration of the evaluation.")
     elapsed_seconds: float
@@ -247,7 +261,7 @@ class LogLine(Answer):
     n: int | None = None
     level: str | None = None
     logged_at: datetime | None = None
-    text: str
+    text: str = Field(examples=["step 40 of 225, loss 1.92"])
 
 
 class JobLog(Listed[LogLine]):
@@ -263,23 +277,27 @@ class SampleAnswer(Answer):
     """The adapter's greedy answer to a fixed prompt. The prompt is never trained on."""
 
     prompt: list[dict[str, JsonValue]] = Field(description="Messages.")
-    answer: str
+    answer: str = Field(examples=["Your order is on its way."])
 
 
 class CheckpointAnswer(Answer):
     """An existing checkpoint. Losses are in nats per label token."""
 
-    step: int
+    step: int = Field(examples=[40])
     model: str = Field(
         description="Name to deploy it under and to use in requests.",
         examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e:ckpt-step-200"],
     )
     deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
     segment: int
-    train_loss: float = Field(description="Mean over the label tokens of this step.")
-    eval_loss: float | None = Field(description="Held-out loss, or null if it was not evaluated.")
+    train_loss: float = Field(
+        examples=[1.92], description="Mean over the label tokens of this step."
+    )
+    eval_loss: float | None = Field(
+        examples=[2.05], description="Held-out loss, or null if it was not evaluated."
+    )
     best: bool = Field(description="True if it has the lowest held-out loss.")
-    total_bytes: int
+    total_bytes: int = Field(examples=[812_340])
     ref: str
     sample: SampleAnswer | None = Field(
         description="null if the step had no time to spare for a sample."

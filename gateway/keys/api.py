@@ -9,11 +9,12 @@ from fastapi import APIRouter
 from gateway.backend import BackendOf
 from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.keys import service
 from gateway.keys.schemas import KeyAnswer, NewKey
 from gateway.schemas import Listed
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=Operation)
 
 
 @router.post("", status_code=201)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
@@ -17,6 +16,7 @@ from domain.jobs.choices import Choices
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
 from gateway.backend import Backend
+from gateway.http.operations import Operation
 
 GpuCount = Annotated[int, Field(ge=1, le=64)]
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -99,7 +99,7 @@ class JobRequest(BaseModel):
         return Order(self.suffix, self.deploy, request_sha256)
 
 
-class JobFormRoute(APIRoute):
+class JobFormRoute(Operation):
     """A route that adds errors found in the log and the catalog to a form's validation errors.
 
     A user sees an unknown base model and an invalid number in the same response.

@@ -50,8 +50,8 @@ class EstimateAnswer(Answer):
     low: Money
     high: Money
     rate_per_hour: Money
-    tokens: int = Field(description="Tokens in all epochs, after truncation.")
-    total_steps: int
+    tokens: int = Field(examples=[184_000], description="Tokens in all epochs, after truncation.")
+    total_steps: int = Field(examples=[225])
     calibrated_from: int = Field(description="Number of finished jobs that the estimate uses.")
     basis: str = Field(
         description="A sentence on the source of the estimate: finished jobs, a speed test of the "
@@ -90,7 +90,10 @@ class FitAnswer(Answer):
         description="The predicted memory. `gpu`: all that the job uses of each GPU. `host`: the "
         "host memory that the model uses, without the program itself."
     )
-    banner: str = Field(description="A sentence on the chosen precision.")
+    banner: str = Field(
+        examples=["The base model fits in 16 bits. No quantization is needed."],
+        description="A sentence on the chosen precision.",
+    )
     vram_gib: float
     needed_gib: float = Field(description="Sum of the items, rounded up as in the banner.")
     headroom_gib: float
@@ -133,8 +136,8 @@ class BalanceImpact(Answer):
 class Place(Answer):
     """Free GPUs of one type in one region."""
 
-    region: str
-    gpu_type: str
+    region: str = Field(examples=["local"])
+    gpu_type: str = Field(examples=["cpu"])
     free: int
 
 
@@ -170,8 +173,8 @@ class CapacityGate(Answer):
 class QuoteAnswer(Answer):
     """A quote: memory, estimate, gates and warnings."""
 
-    region: str
-    gpu_type: str
+    region: str = Field(examples=["local"])
+    gpu_type: str = Field(examples=["cpu"])
     fit: FitAnswer
     estimate: EstimateAnswer
     balance: BalanceImpact

@@ -12,6 +12,7 @@ from gateway.http.access import CallerOf, OperatorOf
 from gateway.http.archives import MEDIA_TYPE
 from gateway.http.downloads import OCTETS, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
 from gateway.models import deployments, files, service
 from gateway.models.schemas import DeploymentAnswer, FileAnswer, Models
@@ -26,9 +27,11 @@ ARCHIVE: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter()
-models = APIRouter(prefix="/models", tags=["models"])
-deploying = APIRouter(tags=["deployments"])
-checkpoints = APIRouter(prefix="/jobs/{job_id}/checkpoints/{step}", tags=["jobs"])
+models = APIRouter(prefix="/models", tags=["models"], route_class=Operation)
+deploying = APIRouter(tags=["deployments"], route_class=Operation)
+checkpoints = APIRouter(
+    prefix="/jobs/{job_id}/checkpoints/{step}", tags=["jobs"], route_class=Operation
+)
 
 
 @models.get("", responses=refusals(404))

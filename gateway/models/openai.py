@@ -9,7 +9,9 @@ from fastapi import APIRouter
 from domain.core.errors import NotFound
 from gateway.backend import BackendOf
 from gateway.http.access import Caller, CallerOf
+from gateway.http.errors import refusals
 from gateway.http.openai_vocabulary import organization
+from gateway.http.operations import OpenAIOperation
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import (
     ModelName,
@@ -23,7 +25,7 @@ from projections import BASE_MODELS, DEPLOYMENTS, MODELS
 
 PLATFORM = "ecolink"
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", route_class=OpenAIOperation)
 
 
 class ModelObject(Answer):
@@ -67,7 +69,7 @@ def retrieve_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelObj
     return _model(found, caller)
 
 
-@router.delete("/{model:path}")
+@router.delete("/{model:path}", responses=refusals(403))
 def remove_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelDeleted:
     """Delete your model and the checkpoints of its job. Later requests to them fail."""
     delete_model_named(backend, caller, model)

@@ -15,7 +15,7 @@ from gateway.schemas import Answer, JobId
 class BaseModelAnswer(Answer):
     """A base model in the model store."""
 
-    name: str
+    name: str = Field(examples=["smollm2-135m-instruct"])
     architecture: str = Field(examples=["LlamaForCausalLM"])
     parameters: int
     context_length: int
@@ -46,14 +46,17 @@ class ModelAnswer(Answer):
 
     model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     job_id: JobId
-    base_model: str
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
     dataset_id: UUID
-    adapter_ref: str
+    adapter_ref: str = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     registered_at: datetime
     loss_before: float | None = Field(
-        description="Validation loss of the base model, or null if the job was not evaluated."
+        examples=[2.71],
+        description="Validation loss of the base model, or null if the job was not evaluated.",
     )
-    loss_after: float | None = Field(description="Validation loss of the fine-tuned model.")
+    loss_after: float | None = Field(
+        examples=[1.94], description="Validation loss of the fine-tuned model."
+    )
     deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
 
 
@@ -62,10 +65,12 @@ class KeptAdapter(Answer):
 
     job_id: JobId
     status: JobStatus
-    base_model: str
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
     dataset_id: UUID
-    step: int = Field(description="Step of the checkpoint.")
-    train_loss: float = Field(description="Mean loss over the label tokens of that step.")
+    step: int = Field(examples=[40], description="Step of the checkpoint.")
+    train_loss: float = Field(
+        examples=[1.92], description="Mean loss over the label tokens of that step."
+    )
     ended_at: datetime
     expires_at: datetime | None = Field(
         description=("Time at which EcoLink deletes it, or null for never.")
@@ -98,19 +103,24 @@ class DeploymentAnswer(Answer):
         examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
     )
     status: DeploymentStatus
-    base_model: str
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
     job_id: JobId | None = Field(
         description=("Job that trained the adapter, or null for a base model.")
     )
-    step: int | None = Field(description="Step of a deployed checkpoint, otherwise null.")
+    step: int | None = Field(
+        examples=[40], description="Step of a deployed checkpoint, otherwise null."
+    )
     requested_at: datetime
     changed_at: datetime
-    failure: DeploymentFailure | None
+    failure: DeploymentFailure | None = Field(examples=[None])
 
 
 class FileAnswer(Answer):
     """A file of a model or a checkpoint."""
 
     path: str = Field(examples=["adapter_model.safetensors"])
-    bytes: int
-    sha256: str = Field(description="Also the ETag of the file.")
+    bytes: int = Field(examples=[19_600_000])
+    sha256: str = Field(
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+        description="Also the ETag of the file.",
+    )

@@ -12,10 +12,13 @@ from domain.core.errors import NotFound
 from gateway.backend import BackendOf
 from gateway.http.access import OperatorOf
 from gateway.http.errors import refusals
+from gateway.http.operations import Operation
 from gateway.schemas import Answer, Listed
 from infrastructure.reaction import parked_reactions, request_replay
 
-router = APIRouter(prefix="/operator", tags=["operator"], responses=refusals(403))
+router = APIRouter(
+    prefix="/operator", tags=["operator"], responses=refusals(403), route_class=Operation
+)
 
 
 class ParkedReaction(Answer):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from domain.core.errors import Invalid
 from domain.jobs.job import Job
@@ -18,6 +18,7 @@ from gateway.backend import BackendOf
 from gateway.http.access import CallerOf
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import job_of
+from gateway.http.operations import OpenAIOperation
 from gateway.jobs.describe import MINOR_TOPICS, Description, Level
 from gateway.jobs.service import describe_rows, own_job
 from gateway.schemas import Answer, job_name
@@ -26,7 +27,7 @@ from projections.job_story import EntryKey, EntryKind, story_of
 from projections.job_timeline import saved_at
 from projections.projection import Row
 
-router = APIRouter(prefix="/fine_tuning/jobs/{job_id}")
+router = APIRouter(prefix="/fine_tuning/jobs/{job_id}", route_class=OpenAIOperation)
 
 EventType = Literal["message", "metrics"]
 Fields = Mapping[str, Any]
@@ -45,7 +46,7 @@ class EventObject(Answer):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
     level: Level
-    message: str
+    message: str = Field(examples=["Step 40 of 225: training loss 1.92"])
     type: EventType
     data: dict[str, JsonValue]
 
@@ -53,8 +54,8 @@ class EventObject(Answer):
 class Metrics(Answer):
     """Metrics of a checkpoint. Losses are in nats per label token, or null if not evaluated."""
 
-    step: int
-    train_loss: float
+    step: int = Field(examples=[40])
+    train_loss: float = Field(examples=[1.92])
     valid_loss: float | None
     valid_mean_token_accuracy: float | None
     full_valid_loss: float | None

@@ -55,17 +55,17 @@ class CreateJob(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str = Field(min_length=1, max_length=200)
-    training_file: str
+    model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
+    training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
     validation_file: str | None = None
     hyperparameters: OpenAIHyperparameters | None = None
     method: Method | None = None
-    suffix: ModelSuffix | None = None
+    suffix: ModelSuffix | None = Field(default=None, examples=["support"])
     seed: int | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
-    region: str | None = Field(default=None, max_length=100)
-    gpu_type: str | None = Field(default=None, max_length=100)
+    region: str | None = Field(default=None, max_length=100, examples=["local"])
+    gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
     gpu_count: int = Field(default=1, ge=1, le=64)
 
     def translated(self) -> Hyperparameters:

@@ -18,9 +18,11 @@ from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.catalog.availability import loads_now
 from gateway.http.access import Caller, CallerOf
+from gateway.http.errors import refusals
 from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import dataset_of, job_of
+from gateway.http.operations import OpenAIOperation
 from gateway.http.read_your_writes import caught_up
 from gateway.jobs.openai.form import CreateJob, ResumeJob
 from gateway.jobs.openai.objects import JobObject, explained, job_objects, requested_object
@@ -40,10 +42,10 @@ from projections.job_requests import ordered_jobs
 
 JOBS_PATH = "/fine_tuning/jobs"
 
-router = APIRouter(prefix=JOBS_PATH)
+router = APIRouter(prefix=JOBS_PATH, route_class=OpenAIOperation)
 
 
-@router.post("")
+@router.post("", responses=refusals(402, 404))
 async def create_job(
     request: Request,
     wanted: CreateJob,
@@ -162,7 +164,7 @@ def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
     return _give(backend, caller, job_id, backend.launching.pause)
 
 
-@router.post("/{job_id}/resume")
+@router.post("/{job_id}/resume", responses=refusals(402))
 def resume_job(
     job_id: str,
     caller: CallerOf,

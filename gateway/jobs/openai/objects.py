@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from domain.jobs.failures import FailureClass
 from domain.jobs.job_request import JobRequest, RequestStatus
@@ -62,7 +62,7 @@ class ErrorObject(Answer):
     """The failure of a job, with advice."""
 
     code: str
-    message: str
+    message: str = Field(examples=["The GPU ran out of memory."])
     param: str | None
 
 
@@ -71,8 +71,8 @@ class EcoLinkObject(Answer):
 
     status: JobStatus | RequestStatus
     phase: str
-    region: str | None  # null before approval, like the next two fields
-    gpu_type: str | None
+    region: str | None = Field(examples=["local"])  # null before approval, like the next two fields
+    gpu_type: str | None = Field(examples=["cpu"])
     gpu_count: int
     rate_micros_per_hour: int | None
     cost_micros: int
@@ -87,16 +87,16 @@ class JobObject(Answer):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
     error: ErrorObject | None
-    fine_tuned_model: str | None
+    fine_tuned_model: str | None = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     finished_at: int | None
     hyperparameters: HyperparametersObject
-    model: str
+    model: str = Field(examples=["smollm2-135m-instruct"])
     organization_id: str
     result_files: list[str]
     seed: int
     status: str
     trained_tokens: int | None
-    training_file: str
+    training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
     validation_file: str | None
     estimated_finish: int | None
     integrations: list[JsonValue]
