@@ -34,7 +34,7 @@ OPERATOR_ROLE = "ecolink_operator"
 """Role of operator commands on the host, and of processes that have no role of their own."""
 
 STORE_TABLES = ("ecolink_events", "ecolink_snapshots", "ecolink_tracking")
-ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_reactions")
+ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_events")
 """Tables in which a role may write only its own rows."""
 
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
@@ -52,7 +52,7 @@ class Access:
     """Events that the role may append: all events of an aggregate, or individual ones."""
     snapshots: str = ""
     """Rights on snapshots of accounts."""
-    reacts: bool = False
+    handles_events: bool = False
     """True if the role stores a position in the log and parks events, under its own name only."""
     leads: bool = True
     """True if only one process with the role may work at a time."""
@@ -77,23 +77,23 @@ ACCESS: dict[str, Access] = {
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
         ),
         snapshots=ADD,
-        reacts=True,
+        handles_events=True,
         tables={"accounts": READ, "open_meters": READ, "segment_evidence": KEEP},
     ),
     "scheduler": Access(
         events=(Job, GpuPool),
         snapshots=READ,
-        reacts=True,
+        handles_events=True,
         tables=_each(("job_detail", "open_meters", "deployments"), READ)
         | _each(("log_lines", "security_events"), REMOVE),
     ),
     "datasets": Access(
         events=(Dataset,),
-        reacts=True,
+        handles_events=True,
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
         | {"dataset_names": REMOVE, "dataset_progress": KEEP},
     ),
-    "serving": Access(events=(Deployment,), reacts=True),
+    "serving": Access(events=(Deployment,), handles_events=True),
     "gateway": Access(
         events=(
             *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
@@ -109,7 +109,7 @@ ACCESS: dict[str, Access] = {
         | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
         | _each(("dataset_names", "job_metadata", "security_events"), ADD)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
-        | {"parked_reactions": "SELECT, UPDATE (replay)"},
+        | {"parked_events": "SELECT, UPDATE (replay)"},
     ),
 }
 
@@ -232,9 +232,9 @@ def _grant_tables(
         )
     if access.snapshots:
         _grant(connection, access.snapshots, "ecolink_snapshots", role)
-    if access.reacts:
+    if access.handles_events:
         _grant(connection, "INSERT, UPDATE", "ecolink_tracking", role)
-        _grant(connection, CHANGE, "parked_reactions", role)
+        _grant(connection, CHANGE, "parked_events", role)
     if access.leads:
         _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(LEADING)} TO {{}}", role)
     for table, rights in access.tables.items():
@@ -265,11 +265,11 @@ def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
     if access.events:
         topics = sql.Literal(topics_of(access.events))
         rows["ecolink_events"] = sql.SQL("topic = ANY({})").format(topics)
-    if access.reacts:
+    if access.handles_events:
         rows["ecolink_tracking"] = sql.SQL("application_name = {}").format(service)
-        rows["parked_reactions"] = sql.SQL("consumer = {}").format(service)
-    elif "parked_reactions" in access.tables:
-        rows["parked_reactions"] = sql.SQL("true")
+        rows["parked_events"] = sql.SQL("consumer = {}").format(service)
+    elif "parked_events" in access.tables:
+        rows["parked_events"] = sql.SQL("true")
     return rows
 
 

@@ -24,7 +24,7 @@ from infrastructure import (
     sessions,
 )
 from infrastructure.clock import Clock, clock_of
-from infrastructure.reaction import PARKED_DDL
+from infrastructure.event_handlers import PARKED_DDL
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
 from projections import PROJECTIONS

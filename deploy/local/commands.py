@@ -19,7 +19,7 @@ from deploy.local.health import problems
 from deploy.local.state import ChildState, StackPhase, StackState
 from domain.core.durations import spoken
 from infrastructure.clock import clock_of
-from infrastructure.reaction import UNREACHABLE
+from infrastructure.event_handlers import UNREACHABLE
 from infrastructure.settings import Settings
 
 commands = typer.Typer()

@@ -10,7 +10,7 @@ import psycopg
 
 from domain.core.durations import spoken
 from infrastructure.disk_space import DiskLevel, disk_space
-from infrastructure.reaction import parked_reactions
+from infrastructure.event_handlers import parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections import PROJECTIONS
@@ -43,7 +43,7 @@ def _of_consumers(settings: Settings, processes: Collection[str], now: datetime)
     try:
         with connect(settings) as connection:
             late = behind(connection, consumers)
-            parked = Counter(row["consumer"] for row in parked_reactions(connection))
+            parked = Counter(row["consumer"] for row in parked_events(connection))
     except psycopg.OperationalError as error:
         return [f"The database does not respond: {error}"]
     return [

@@ -17,11 +17,11 @@ from domain.core.aggregate import Event
 from gateway.schemas import parsed_job_id
 from infrastructure import bus
 from infrastructure.bus import EVENTS, Envelope
-from infrastructure.reaction import parked_reactions, request_replay
+from infrastructure.event_handlers import parked_events, request_replay
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
-commands = typer.Typer(name="events", help="Follow the event stream, and replay parked reactions.")
+commands = typer.Typer(name="events", help="Follow the event stream, and replay parked events.")
 
 FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
@@ -134,7 +134,7 @@ async def _empty(settings: Settings) -> None:
 def parked() -> None:
     """List parked events, which a service repeatedly failed to process."""
     with connect(_running()) as connection:
-        rows = parked_reactions(connection)
+        rows = parked_events(connection)
     for row in rows:
         again = " (replay requested)" if row["replay"] else ""
         typer.echo(
@@ -142,7 +142,7 @@ def parked() -> None:
             f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}{again}"
         )
     if not rows:
-        typer.echo("No reaction is parked.")
+        typer.echo("No event is parked.")
 
 
 @commands.command()
@@ -151,12 +151,10 @@ def replay(consumer: str, notification_id: int) -> None:
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)
     if not found:
-        message = (
-            f"{consumer} has no parked reaction {notification_id}. See `ecolink events parked`."
-        )
+        message = f"{consumer} has no parked event {notification_id}. See `ecolink events parked`."
         typer.echo(message, err=True)
         raise typer.Exit(1)
-    typer.echo(f"{consumer} retries the parked reactions of {found['originator_id']}, in order.")
+    typer.echo(f"{consumer} retries the parked events of {found['originator_id']}, in order.")
 
 
 def _running() -> Settings:

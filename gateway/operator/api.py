@@ -14,7 +14,7 @@ from gateway.http.access import OperatorOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.schemas import Answer, Listed
-from infrastructure.reaction import parked_reactions, request_replay
+from infrastructure.event_handlers import parked_events, request_replay
 
 router = APIRouter(
     prefix="/operator", tags=["operator"], responses=refusals(403), route_class=Operation
@@ -37,7 +37,7 @@ class ParkedReaction(Answer):
 def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction]:
     """List the parked events, oldest first."""
     with backend.pool.connection() as connection:
-        rows = parked_reactions(connection)
+        rows = parked_events(connection)
     return Listed(data=[ParkedReaction(**row) for row in rows])
 
 

@@ -13,9 +13,9 @@ from infrastructure.consumer import (
     OrderedConsumer,
     subscribe_batches,
 )
+from infrastructure.event_handlers import REPLAY_SECONDS, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
-from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import database_time, open_log, open_pool
@@ -54,7 +54,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
             return clock.at(database_time(connection))
 
     metering = Metering(log, policy, now)
-    effect = ReactionEffect("billing", log, clock, metering.react, pool.connection)
+    effect = HandlerEffect("billing", log, clock, metering.handle, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     ticker = Ticker(log, clock, pool, policy)
 

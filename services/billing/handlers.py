@@ -27,7 +27,7 @@ class Metering:
         self._policy = policy
         self._now = now
 
-    def react(self, event: Event) -> Sequence[Aggregate]:
+    def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event. Return the aggregates to save."""
         match event:
             case events.SegmentAllocated():

@@ -8,9 +8,9 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.event_handlers import REPLAY_SECONDS, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
-from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
@@ -33,8 +33,8 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
     log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
     broker = broker_of(settings, "datasets")
-    effect = ReactionEffect(
-        "datasets", log, clock, Cleaning(log, artifacts, pool).react, pool.connection
+    effect = HandlerEffect(
+        "datasets", log, clock, Cleaning(log, artifacts, pool).handle, pool.connection
     )
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)

@@ -25,7 +25,7 @@ class Cleaning:
         self._artifacts = artifacts
         self._pool = pool
 
-    def react(self, event: Event) -> Sequence[Aggregate]:
+    def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event. Return the aggregates to save."""
         match event:
             case Dataset.DatasetRejected():

@@ -150,11 +150,11 @@ class PositionCheck:
     def __init__(self, live: Connection) -> None:
         tracking = live.execute("SELECT * FROM ecolink_tracking").fetchall()
         folded = live.execute("SELECT name, position FROM projection_positions").fetchall()
-        parked = live.execute("SELECT consumer, notification_id FROM parked_reactions").fetchall()
+        parked = live.execute("SELECT consumer, notification_id FROM parked_events").fetchall()
         named = live.execute("SELECT dataset_id FROM dataset_names").fetchall()
         self._head = head_of(live)
         self._named = {row["dataset_id"] for row in named}
-        self._reactions = {
+        self._handlers = {
             row["application_name"]: row["notification_id"]
             for row in tracking
             if row["application_name"] != MIGRATION_ROW
@@ -221,7 +221,7 @@ class PositionCheck:
         yield from self._skipped()
 
     def _misplaced(self) -> Iterable[Difference]:
-        positions = self._reactions | {
+        positions = self._handlers | {
             f"projection-{name}": position for name, position in self._projections.items()
         }
         for name, position in sorted(positions.items()):
@@ -231,11 +231,11 @@ class PositionCheck:
                     f"the position of {name}, {position}, is after the log's end, {self._head}",
                 )
         for name, answered in sorted(self._answered.items()):
-            if name in self._reactions and answered > self._reactions[name]:
+            if name in self._handlers and answered > self._reactions[name]:
                 yield Difference(
                     DifferenceKind.POSITION_BEHIND,
-                    f"the position of {name}, {self._reactions[name]}, was moved back: "
-                    f"it reacted to {answered}",
+                    f"the position of {name}, {self._handlers[name]}, was moved back: "
+                    f"it handled {answered}",
                 )
 
     def _skipped(self) -> Iterable[Difference]:
@@ -272,7 +272,7 @@ class PositionCheck:
 
     def _passed(self, consumer: str, id: int) -> bool:
         """Return True if a consumer's position is past an event that it has not parked."""
-        done = min(self._reactions.get(consumer, 0), self._head)
+        done = min(self._handlers.get(consumer, 0), self._head)
         return id <= done and (consumer, id) not in self._parked
 
 

@@ -17,9 +17,9 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer, subscribe_batches
+from infrastructure.event_handlers import REPLAY_SECONDS, UNREACHABLE, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
-from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.segment_credentials import required_issuer
 from infrastructure.service import broker_of, every, serve
@@ -67,7 +67,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     pods = PodStarter(log, launcher, settings)
     scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
-    effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
+    effect = HandlerEffect("scheduler", log, clock, scheduling.handle, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launches = LaunchRetries(pods, clock, pool, log)
     reports = PodReports(broker, clock, launcher)

@@ -46,7 +46,7 @@ class Scheduling:
         self._artifacts = artifacts
         self._settings = settings
 
-    def react(self, event: Event) -> Sequence[Aggregate]:
+    def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event. Return the aggregates to save."""
         match event:
             case events.JobApproved() | events.JobResumed() | events.SegmentEnded():

@@ -10,9 +10,9 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
+from infrastructure.event_handlers import REPLAY_SECONDS, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
-from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
@@ -47,7 +47,7 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service handles it
     with closing(Engine(_options(settings))) as engine:
         serving = Serving(log, clock, store, attempts, engine)
-        effect = ReactionEffect("serving", log, clock, serving.react, pool.connection)
+        effect = HandlerEffect("serving", log, clock, serving.handle, pool.connection)
         consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
         serving.restore()
         consumer.subscribe(broker)

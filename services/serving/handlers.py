@@ -43,7 +43,7 @@ class Serving:
         self._postponed = Postponed[UUID]()
         self._one_at_a_time = Lock()  # replays and retries run concurrently with the consumer
 
-    def react(self, event: Event) -> Sequence[Aggregate]:
+    def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event. Return the aggregates to save."""
         match event:
             case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():

@@ -37,10 +37,10 @@ EVENT = (
 SNAPSHOT = "INSERT INTO ecolink_snapshots VALUES (gen_random_uuid(), 1, 'AccountSnapshot', '{}')"
 TRACKING = "INSERT INTO ecolink_tracking VALUES (%s, %s)"
 PARKED = (
-    "INSERT INTO parked_reactions (consumer, notification_id, originator_id, topic, error) "
+    "INSERT INTO parked_events (consumer, notification_id, originator_id, topic, error) "
     "VALUES (%s, 1, gen_random_uuid(), 'JobApproved', 'x')"
 )
-REACTING = [name for name, access in ACCESS.items() if access.reacts]
+HANDLING = [name for name, access in ACCESS.items() if access.handles_events]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,11 +145,11 @@ def test_each_service_appends_only_its_own_events(
     assert found == writers
 
 
-@pytest.mark.parametrize("service", REACTING)
+@pytest.mark.parametrize("service", HANDLING)
 def test_a_service_moves_only_its_own_position_and_only_forward(
     settings: Settings, service: str
 ) -> None:
-    other = next(each for each in REACTING if each != service)
+    other = next(each for each in HANDLING if each != service)
     with logged_in(settings, other) as connection:
         connection.execute(TRACKING.encode(), [other, 5])
         connection.execute(PARKED.encode(), [other])
@@ -161,7 +161,7 @@ def test_a_service_moves_only_its_own_position_and_only_forward(
             "UPDATE ecolink_tracking SET notification_id = 9 WHERE application_name = %s", [other]
         )
         assert moved.rowcount == 0
-        freed = connection.execute("DELETE FROM parked_reactions WHERE consumer = %s", [other])
+        freed = connection.execute("DELETE FROM parked_events WHERE consumer = %s", [other])
         assert freed.rowcount == 0
         refused(connection, "UPDATE ecolink_tracking SET application_name = 'another'")
         connection.execute("UPDATE ecolink_tracking SET notification_id = 8")
@@ -175,9 +175,9 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
     with logged_in(settings, "billing") as connection:
         connection.execute(PARKED.encode(), ["billing"])
     with logged_in(settings, "gateway") as connection:
-        assert connection.execute("UPDATE parked_reactions SET replay = true").rowcount == 1
-        refused(connection, "UPDATE parked_reactions SET consumer = 'scheduler'")
-        refused(connection, "DELETE FROM parked_reactions")
+        assert connection.execute("UPDATE parked_events SET replay = true").rowcount == 1
+        refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
+        refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
 
 

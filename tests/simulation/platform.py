@@ -1,7 +1,7 @@
 """A platform in one thread: the real domain, scheduling and billing, with simulated trainers.
 
 Time, trainers and their reports are simulated, and the oracle gets every fact of them. The
-services' reactions are real and run in the order of the log.
+services' event handlers are real and run in the order of the log.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from tests.simulation.trainer import (
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = UUID("b3d1c1de-52a5-4c3c-9d5b-3a8b8ad0f1ce")
 UNANSWERED = frozenset(("MinuteMetered", "UsageSettled"))
-"""Events without reactions. There are too many to read."""
+"""Events that no service handles. There are too many to read."""
 
 GRACE_SECONDS = Settings().grace_seconds
 PAID_BY_PLATFORM = (None, 1)  # lost node; crash
@@ -116,7 +116,7 @@ class SimulatedPlatform:
         account_id = uuid5(NAMESPACE, name)
         with because(self.cause("operator")):
             self.log.commit(Account.open(account_id, Role.USER, "UTC"))
-        self._react()
+        self._handle()
         return account_id
 
     def open_pool(self, region: str, capacity: int) -> None:
@@ -125,7 +125,7 @@ class SimulatedPlatform:
             pool = GpuPool.open(region, "gpu")
             pool.change_capacity(capacity)
             self.log.commit(pool)
-        self._react()
+        self._handle()
 
     def top_up(self, account_id: UUID, amount_micros: int, reference: str) -> None:
         """Top up an account."""
@@ -136,14 +136,14 @@ class SimulatedPlatform:
             account.top_up(payment)
             self.log.commit(payment, account)
         self.oracle.pay_in(account_id, amount_micros)
-        self._react()
+        self._handle()
 
     def approve(self, account_id: UUID, name: str, plan: TrainingPlan) -> UUID:
         """Approve a job, which queues for its GPUs."""
         job_id = uuid5(account_id, name)
         with because(self.cause("account")):
             self.log.commit(Job.approve(job_id, account_id, plan))
-        self._react()
+        self._handle()
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
@@ -152,7 +152,7 @@ class SimulatedPlatform:
         with because(self.cause("account")):
             command(job)
             self.log.commit(job)
-        self._react()
+        self._handle()
 
     def change_capacity(self, region: str, capacity: int) -> None:
         """Change the number of GPUs. Running segments keep theirs."""
@@ -160,7 +160,7 @@ class SimulatedPlatform:
             pool = self.log.load(GpuPool, gpu_pool_id(region, "gpu"))
             pool.change_capacity(capacity)
             self.log.commit(pool)
-        self._react()
+        self._handle()
 
     # Events without a command
 
@@ -170,7 +170,7 @@ class SimulatedPlatform:
         with because(self.cause("service:scheduler")):
             job.expire_adapter()
             self.log.commit(job)
-        self._react()
+        self._handle()
 
     def pass_time(self, seconds: int) -> None:
         """Let every trainer work until its paid time or its work ends."""
@@ -215,7 +215,7 @@ class SimulatedPlatform:
             total_bytes=1,
         )
         self._segments.record(self._report(trainer, job, Phase.TRAINING, checkpoint=checkpoint))
-        self._react()
+        self._handle()
 
     def complete(self, trainer: SimulatedTrainer) -> None:
         """Complete a trainer, with an evaluated adapter."""
@@ -245,7 +245,7 @@ class SimulatedPlatform:
         report = self._report(trainer, job, phase, ending=ending, **said)
         self._note_end(trainer, kept=trainer.reported)
         self._segments.record(report)
-        self._react()
+        self._handle()
 
     def lose(self, trainer: SimulatedTrainer, exit_code: int | None) -> None:
         """End a trainer without a final report. Work without a checkpoint is credited."""
@@ -253,7 +253,7 @@ class SimulatedPlatform:
         name = PodName(trainer.job_id, trainer.segment)
         grace = trainer.grace
         self._segments.lose(name, trainer.reported + grace, exit_code, grace_seconds=grace)
-        self._react()
+        self._handle()
 
     def _note_end(self, trainer: SimulatedTrainer, kept: int) -> None:
         del self.trainers[key := (trainer.job_id, trainer.segment)]
@@ -297,7 +297,7 @@ class SimulatedPlatform:
             if pod is not None:
                 ended = self._ended.get(key)
                 pod.see_clock(clock - (self._true_seconds - ended.true_seconds if ended else 0))
-        self._react()
+        self._handle()
         return True
 
     def forget(self, job: Job) -> None:
@@ -324,7 +324,7 @@ class SimulatedPlatform:
 
     # The log and the services
 
-    def _react(self) -> None:
+    def _handle(self) -> None:
         """Pass new events to the services. Prompt services react at once."""
         self._observe()
         if self.is_prompt:
@@ -355,10 +355,10 @@ class SimulatedPlatform:
                     self.billing.hear(event)
 
     def _bill(self, event: Event) -> Sequence[Aggregate]:
-        """React as billing does. The oracle ends a segment at the same time."""
+        """EventHandler as billing does. The oracle ends a segment at the same time."""
         if isinstance(event, events.SegmentEnded):
             self._end_in_oracle((event.originator_id, event.segment))
-        return self._metering.react(event)
+        return self._metering.handle(event)
 
     def _end_in_oracle(self, key: Segment) -> None:
         """End a segment in the oracle. Later time is never billed, whatever a report says."""

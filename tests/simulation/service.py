@@ -1,4 +1,4 @@
-"""A simulated service: its real reactions, with a delay that the simulation chooses."""
+"""A simulated service: its real event handlers, with a delay that the simulation chooses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class SimulatedService:
     def __init__(
         self,
         log: EventLog,
-        react: Callable[[Event], Sequence[Aggregate]],
+        handle: Callable[[Event], Sequence[Aggregate]],
         cause: Callable[[], Cause],
     ) -> None:
         self._log = log
-        self._react = react
+        self._handle = handle
         self._cause = cause
         self._waiting: deque[Event] = deque()
 
@@ -41,7 +41,7 @@ class SimulatedService:
         """Handle the next event, if there is one, and save the changes."""
         if self._waiting:
             with because(self._cause()):
-                aggregates = self._react(self._waiting.popleft())
+                aggregates = self._handle(self._waiting.popleft())
                 if any(each.pending_events for each in aggregates):
                     self._log.commit(*aggregates)
 
@@ -50,7 +50,7 @@ class SimulatedScheduler(SimulatedService):
     """Also relaunches jobs that are due, after all events are handled."""
 
     def __init__(self, log: EventLog, scheduling: Scheduling, cause: Callable[[], Cause]) -> None:
-        super().__init__(log, scheduling.react, cause)
+        super().__init__(log, scheduling.handle, cause)
         self._claim = scheduling.claim
         self._put_off: dict[UUID, datetime] = {}
 

@@ -121,7 +121,7 @@ Trainers = dict[tuple[UUID, int], SimulatedTrainer]
 
 
 class SimulatedLauncher:
-    """The part of a launcher that the scheduler's reactions use."""
+    """The part of a launcher that the scheduler's event handlers use."""
 
     host = None
 
@@ -150,7 +150,7 @@ class SimulatedLauncher:
 
 
 class SimulatedControl:
-    """The part of the control channel that the scheduler's reactions use."""
+    """The part of the control channel that the scheduler's event handlers use."""
 
     def __init__(self, trainers: Trainers) -> None:
         self._trainers = trainers

@@ -1,7 +1,7 @@
 """Account, Meter, GpuPool and Job driven together at random, against an oracle that knows none.
 
-What runs is the real domain with the real reactions of scheduler and billing, each as late as it
-happens to be; trainers, clocks and what reaches billing are simulated, and go wrong.
+The real domain and event handlers of scheduler and billing run here, each after a random delay.
+Trainers, clocks and reports are simulated, and fail at random.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_lagging_consumers_and_parked_events_are_problems(
         log.process_recorder.insert_tracking(Tracking("billing", ids(log)[-1]))
         assert problems(settings, PROCESSES, later) == []
         connection.execute(
-            "INSERT INTO parked_reactions VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
+            "INSERT INTO parked_events VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
             [uuid4()],
         )
     (problem,) = problems(settings, PROCESSES, later)

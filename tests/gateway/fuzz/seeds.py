@@ -97,7 +97,7 @@ def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any
     datasets = [*ready, platform.dataset(operator, ready=False), _rejected(platform, operator)]
     jobs = {state: JobOf(client, platform, operator, ready[0]) for state in STATES}
     models = [_bring_into_states(jobs)]
-    _park_reaction(platform)
+    _park_event(platform)
     with because(platform.cause):
         spare, _ = platform.ecolink.issue_key(operator.account_id)
     platform.project()
@@ -183,9 +183,9 @@ def _rejected(platform: Platform, person: Person) -> UUID:
     return dataset_id
 
 
-def _park_reaction(platform: Platform) -> None:
+def _park_event(platform: Platform) -> None:
     with connect(platform.settings) as connection:
         connection.execute(
-            "INSERT INTO parked_reactions VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
+            "INSERT INTO parked_events VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
             [uuid4()],
         )

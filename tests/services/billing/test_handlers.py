@@ -1,4 +1,4 @@
-"""Billing's reactions: given events, when one more, then events."""
+"""Billing's event handlers: given events, when one more, then events."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_segment_with_its_gpus_gets_a_meter_and_its_first_lease(
     log: EventLog, history: History, metering: Metering
 ) -> None:
     history.run_until("allocated")
-    answer = metering.react(last(log, history, events.SegmentAllocated))
+    answer = metering.handle(last(log, history, events.SegmentAllocated))
     assert topics(answer) == ["MeterOpened", "LeaseGranted", "UsageSettled"]
 
 
@@ -82,11 +82,11 @@ def test_without_money_for_a_second_the_lease_is_refused(
     history.open_pool()
     history.approve_job()
     history.allocate_segment(1)
-    answer = metering.react(last(log, history, events.SegmentAllocated))
+    answer = metering.handle(last(log, history, events.SegmentAllocated))
     assert topics(answer) == ["MeterOpened", "LeaseRefused"]
     log.commit(*answer)
     ended(history, SegmentEnd.LEASE_ENDED, 0)
-    answer = metering.react(last(log, history, events.SegmentEnded))
+    answer = metering.handle(last(log, history, events.SegmentEnded))
     assert topics(answer) == ["MeterClosed", "BalanceDepleted"]
 
 
@@ -97,7 +97,7 @@ def test_the_first_lease_is_limited_by_the_balance(
     history.open_pool()
     history.approve_job()
     history.allocate_segment(1)
-    meter, account = metering.react(last(log, history, events.SegmentAllocated))
+    meter, account = metering.handle(last(log, history, events.SegmentAllocated))
     assert isinstance(meter, Meter)
     assert isinstance(account, Account)
     assert (meter.paid_seconds, account.available_micros) == (100, 500)
@@ -108,18 +108,18 @@ def test_a_segment_that_never_got_a_meter_has_nothing_to_settle(
 ) -> None:
     history.run_until("allocated")
     ended(history, SegmentEnd.CRASHED, 0)
-    assert metering.react(last(log, history, events.SegmentEnded)) == []
+    assert metering.handle(last(log, history, events.SegmentEnded)) == []
 
 
 def test_a_segment_has_one_meter(log: EventLog, history: History, metering: Metering) -> None:
     history.run_until("leased")
-    assert metering.react(last(log, history, events.SegmentAllocated)) == []
+    assert metering.handle(last(log, history, events.SegmentAllocated)) == []
 
 
 def test_an_ended_segment_is_settled(log: EventLog, history: History, metering: Metering) -> None:
     history.run_until("training")
     ended(history, SegmentEnd.COMPLETED, 75)
-    answer = metering.react(last(log, history, events.SegmentEnded))
+    answer = metering.handle(last(log, history, events.SegmentEnded))
     assert topics(answer) == ["MinuteMetered", "MinuteMetered", "MeterClosed", "UsageSettled"]
 
 
@@ -129,7 +129,7 @@ def test_a_trainers_clock_jump_bills_at_most_scheduler_time(
 ) -> None:
     history.run_until("training")
     ended(history, SegmentEnd.COMPLETED, elapsed_seconds, after=timedelta(seconds=70))
-    (meter, _) = metering.react(last(log, history, events.SegmentEnded))
+    (meter, _) = metering.handle(last(log, history, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 70
 
@@ -140,7 +140,7 @@ def test_a_schedulers_clock_jump_bills_at_most_database_time(
     history.run_until("training")
     clock.time = BOUND_AT + timedelta(seconds=60)
     ended(history, SegmentEnd.COMPLETED, 10_000)
-    (meter, _) = metering.react(last(log, history, events.SegmentEnded))
+    (meter, _) = metering.handle(last(log, history, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 60
 
@@ -150,7 +150,7 @@ def test_grace_is_not_billed_even_if_the_lease_was_extended_meanwhile(
 ) -> None:
     history.run_until("training")
     ended(history, SegmentEnd.LEASE_ENDED, 265, grace_seconds=25)
-    (meter, _) = metering.react(last(log, history, events.SegmentEnded))
+    (meter, _) = metering.handle(last(log, history, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 240
 
@@ -182,7 +182,7 @@ def test_an_overbilled_tick_is_credited(
         grace_seconds=grace_seconds,
         after=timedelta(seconds=after_seconds),
     )
-    (_, payer) = metering.react(last(log, history, events.SegmentEnded))
+    (_, payer) = metering.handle(last(log, history, events.SegmentEnded))
     assert isinstance(payer, Account)
     assert balance - payer.balance_micros == cost_seconds * 1000
     assert payer.reserved_micros == 0
@@ -194,7 +194,7 @@ def test_a_crash_is_credited_back_to_the_last_checkpoint(
     history.run_until("training")
     history.save_checkpoint(1, 10, 40)
     ended(history, SegmentEnd.CRASHED, 50)
-    answer = metering.react(last(log, history, events.SegmentEnded))
+    answer = metering.handle(last(log, history, events.SegmentEnded))
     assert topics(answer) == [
         *("MinuteMetered", "MeterClosed", "LostWorkCredited"),
         *("UsageSettled", "ChargeReversed"),
@@ -213,23 +213,21 @@ def test_work_lost_with_a_checkpoint_is_credited(
     history.allocate_segment(2)
     history.reject_checkpoint(2, "checkpoints/1/20")
     before = history.account.balance_micros
-    meter, payer = answer = metering.react(last(log, history, events.CheckpointRejected))
+    meter, payer = answer = metering.handle(last(log, history, events.CheckpointRejected))
     assert topics(answer) == ["LostWorkCredited", "ChargeReversed"]
     assert isinstance(payer, Account)
     assert isinstance(meter, Meter)
     assert payer.balance_micros - before == 35_000
     log.commit(*answer)
-    assert topics(metering.react(last(log, history, events.CheckpointRejected))) == []
+    assert topics(metering.handle(last(log, history, events.CheckpointRejected))) == []
 
 
 def test_a_segment_is_settled_once(log: EventLog, history: History, metering: Metering) -> None:
     history.run_until("training")
     history.end_segment(1, SegmentEnd.COMPLETED, 75)
-    assert metering.react(last(log, history, events.SegmentEnded)) == []
+    assert metering.handle(last(log, history, events.SegmentEnded)) == []
 
 
-def test_other_events_cause_no_reaction(
-    log: EventLog, history: History, metering: Metering
-) -> None:
+def test_other_events_are_not_handled(log: EventLog, history: History, metering: Metering) -> None:
     history.run_until("training")
-    assert metering.react(last(log, history, events.TrainingStarted)) == []
+    assert metering.handle(last(log, history, events.TrainingStarted)) == []

@@ -13,8 +13,8 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.event_handlers import HandlerEffect
 from infrastructure.limited_process import Limits
-from infrastructure.reaction import ReactionEffect
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.projection import ProjectionEffect
@@ -32,7 +32,7 @@ VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}
 
 
 class Service:
-    """The datasets service with its reactions and its work, as in its process."""
+    """The datasets service with its event handlers and its work, as in its process."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Service:
     ) -> None:
         self.log, self.pool, self.artifacts, self.clock = log, pool, artifacts, clock
         cleaning = Cleaning(log, artifacts, pool)
-        effect = ReactionEffect("datasets", log, clock, cleaning.react, pool.connection)
+        effect = HandlerEffect("datasets", log, clock, cleaning.handle, pool.connection)
         self.consumer = OrderedConsumer(effect, log)
         self.validating = Validating(log, clock, artifacts, pool, max_bytes)
         self.counting = Counting(log, clock, artifacts, pool)
@@ -98,7 +98,7 @@ class Service:
             OrderedConsumer(ProjectionEffect(projection, self.pool.connection), self.log).catch_up()
 
     def catch_up(self) -> None:
-        """Validate all waiting uploads, run the reactions, and project the events."""
+        """Validate all waiting uploads, run the event handlers, and project the events."""
         for _ in range(10):
             self.project()
             self.validating.validate_waiting()

@@ -13,9 +13,9 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import DatasetStatus
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE
+from infrastructure.event_handlers import parked_events
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
-from infrastructure.reaction import parked_reactions
 from infrastructure.store import Connection
 from services.datasets import counting as counting_module
 from services.datasets.report import Code
@@ -77,7 +77,7 @@ def test_each_upload_is_validated_once(service: Service, pool: ConnectionPool[Co
     service.catch_up()
     assert [service.dataset(each).version for each in uploads] == [2, 2, 2]
     with pool.connection() as connection:
-        assert parked_reactions(connection) == []
+        assert parked_events(connection) == []
 
 
 def test_new_datasets_and_new_bases_are_counted(service: Service, tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def test_unreadable_and_unknown_snapshots_are_reported(
         assert f"{id} at version {version} " in ahead
 
 
-def react(settings: Settings, log: EventLog, pool: ConnectionPool[Connection]) -> None:
+def handle(settings: Settings, log: EventLog, pool: ConnectionPool[Connection]) -> None:
     """Set the positions of billing and scheduler to the log's end."""
     fold(log, pool)
     for service in ("billing", "scheduler"):
@@ -340,7 +340,7 @@ def test_positions_beyond_the_log_are_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     history.run_until("training")
-    react(settings, log, pool)
+    handle(settings, log, pool)
     assert audit(settings).differences == []
     head = ids(log)[-1]
     log.process_recorder.insert_tracking(Tracking("serving", head + 1))
@@ -369,12 +369,12 @@ def test_a_position_that_skipped_events_is_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
 ) -> None:
     history.run_until("approved")
-    react(settings, log, pool)
+    handle(settings, log, pool)
     history.allocate_segment(1)
-    react(settings, log, pool)
+    handle(settings, log, pool)
     assert f"segment 1 of job {JOB_ID}" in text_of(settings, DifferenceKind.NO_METER)
     history.grant_lease(1)
-    react(settings, log, pool)
+    handle(settings, log, pool)
     assert audit(settings).differences == []
 
 
@@ -432,13 +432,13 @@ def test_a_parked_event_does_not_count_as_skipped(
 ) -> None:
     history.run_until("approved")
     history.allocate_segment(1)
-    react(settings, log, pool)
+    handle(settings, log, pool)
     (allocated,) = [
         each.id for each in notifications(log) if each.topic == events.SegmentAllocated.TOPIC
     ]
     as_owner(
         settings,
-        "INSERT INTO parked_reactions VALUES ('billing', %s, %s, 'SegmentAllocated', 'x')",
+        "INSERT INTO parked_events VALUES ('billing', %s, %s, 'SegmentAllocated', 'x')",
         *(allocated, JOB_ID),
     )
     assert audit(settings).differences == []

@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import ReactionEffect, parked_reactions
+from infrastructure.event_handlers import HandlerEffect, parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
@@ -124,14 +124,14 @@ def scheduler(
     pool: ConnectionPool[Connection],
     scheduling: Scheduling,
 ) -> OrderedConsumer:
-    """The scheduler's reactions, as its process runs them."""
-    effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
+    """The scheduler's event handlers, as its process runs them."""
+    effect = HandlerEffect("scheduler", log, clock, scheduling.handle, pool.connection)
     return OrderedConsumer(effect, log)
 
 
 @pytest.fixture
 def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
-    """Fail the test if a reaction was parked."""
+    """Fail the test if an event was parked."""
     yield
     with pool.connection() as connection:
-        assert parked_reactions(connection) == []
+        assert parked_events(connection) == []

@@ -73,7 +73,7 @@ def pools(log: EventLog) -> dict[str, int]:
 
 
 def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[Any, ...]) -> None:
-    """Change the catalog, and run the scheduler's reaction to each event."""
+    """Change the catalog, and run the scheduler's handler on each event."""
     catalog = log.load(Catalog, CATALOG_ID)
     with command("change"):
         for name, *arguments in changes:

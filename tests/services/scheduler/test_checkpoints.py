@@ -190,7 +190,7 @@ def test_a_deleted_base_loses_its_files_unless_reimported(
     log: EventLog, settings: Settings
 ) -> None:
     artifacts = Artifacts(settings.artifacts)
-    reactions = Scheduling(log, None, None, None, artifacts, settings)  # type: ignore[arg-type]
+    scheduling = Scheduling(log, None, None, None, artifacts, settings)  # type: ignore[arg-type]
     ref, content = "models/tiny/1", ("m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
     artifacts.put(f"{ref}/config.json", b"{}")
     with command():
@@ -200,9 +200,9 @@ def test_a_deleted_base_loses_its_files_unless_reimported(
         *_, deleted, _ = base.pending_events
         log.commit(base)
         assert isinstance(deleted, BaseModel.BaseModelDeleted)
-        reactions.react(deleted)
+        scheduling.handle(deleted)
         assert artifacts.exists(f"{ref}/config.json")
         base.delete()
         log.commit(base)
-        reactions.react(deleted)
+        scheduling.handle(deleted)
     assert not artifacts.exists(f"{ref}/config.json")

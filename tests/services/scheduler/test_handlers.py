@@ -1,4 +1,4 @@
-"""The scheduler's reactions: queue, allocation and launches."""
+"""The scheduler's event handlers: queue, allocation and launches."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_an_unrecorded_launch_is_adopted(
         if isinstance(event, Meter.LeaseGranted)
     ]
     with command("never saved"):
-        assert scheduling.react(granted) != []
+        assert scheduling.handle(granted) != []
     scheduler.catch_up()
     assert launcher.started == [PodName(JOB_ID, 1)]
     assert job(log).pod is not None
@@ -206,7 +206,7 @@ def test_a_crashed_job_resumes_from_its_last_checkpoint(
 def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
     log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    """Even if it was paused and resumed in the queue before a reaction."""
+    """Even if it was paused and resumed in the queue before the handler runs."""
     launcher.gpus = 2
     history.open_pool(capacity=2)
     approve(log, uuid4(), count=2)

@@ -164,7 +164,7 @@ def test_a_cancel_during_a_launch_stops_the_pod(
     """Otherwise the segment would end without a pod, beside an unpaid trainer."""
     look()
     waiting.busy_for.clear()
-    reacting, launch = Thread(target=scheduler.catch_up), waiting.launch
+    handling, launch = Thread(target=scheduler.catch_up), waiting.launch
 
     def cancelled_meanwhile(spec: SegmentSpec) -> Pod:
         monkeypatch.undo()
@@ -172,13 +172,13 @@ def test_a_cancel_during_a_launch_stops_the_pod(
             stopped = job(log)
             stopped.cancel(timedelta(days=30))
             log.commit(stopped)
-        reacting.start()
-        reacting.join(timeout=0.5)  # in which it could look for the pod
+        handling.start()
+        handling.join(timeout=0.5)  # in which it could look for the pod
         return launch(spec)
 
     monkeypatch.setattr(waiting, "launch", cancelled_meanwhile)
     look(seconds=1)
-    reacting.join()
+    handling.join()
     assert job(log).pod == str(NAME)
     assert control.stopped == [(JOB_ID, 1)]
 

@@ -323,7 +323,7 @@ async def test_a_terminated_pod_keeps_its_phase_times(
     assert end.phase_seconds == {Phase.MODEL_LOAD: 2.5}
 
 
-async def test_an_unrecorded_pod_is_left_to_its_reaction(
+async def test_an_unrecorded_pod_is_left_to_its_handler(
     log: EventLog, history: History, launcher: FakeLauncher, settings: Settings, watching: Any
 ) -> None:
     """Its launch may not be saved yet."""

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_parking")
 
 
 class Passing:
-    """Lets time pass and runs the scheduler's reactions and due work."""
+    """Lets time pass and runs the scheduler's event handlers and due work."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ def test_another_job_uses_the_gpus_meanwhile(
     assert list(history.pool.queue) == [(JOB_ID, 3)], "it stands there once"
 
 
-def test_a_late_reaction_queues_due_jobs(
+def test_a_late_handler_queues_due_jobs(
     log: EventLog, history: History, clock: FixedClock, scheduler: OrderedConsumer
 ) -> None:
     history.open_pool()

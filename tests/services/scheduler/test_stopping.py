@@ -130,7 +130,7 @@ def test_a_stop_during_the_launch_stops_the_pod(
         if isinstance(e, Meter.LeaseGranted)
     ]
     with command("never saved"):
-        assert scheduling.react(granted) != []
+        assert scheduling.handle(granted) != []
     ask(approved)
     scheduler.catch_up()
     assert launcher.started == [PodName(JOB_ID, 1)]
@@ -198,7 +198,7 @@ def test_a_job_paused_and_resumed_at_once_gets_its_gpus(
     assert history.job.running is not None
 
 
-def test_a_late_pause_reaction_keeps_a_resumed_jobs_place(
+def test_a_late_pause_handler_keeps_a_resumed_jobs_place(
     log: EventLog, history: History, scheduler: OrderedConsumer, scheduling: Scheduling
 ) -> None:
     """As when a parked event is replayed."""
@@ -212,7 +212,7 @@ def test_a_late_pause_reaction_keeps_a_resumed_jobs_place(
     history.resume()
     scheduler.catch_up()
     with command("replay"):
-        assert not any(each.pending_events for each in scheduling.react(paused))
+        assert not any(each.pending_events for each in scheduling.handle(paused))
     assert len(history.pool.queue) == 1
 
 
@@ -329,7 +329,7 @@ def test_deleting_twice_is_harmless(
     launched.expire_adapter()
     expired = last(launched)
     for _ in range(2):
-        assert scheduling.react(expired) == []
+        assert scheduling.handle(expired) == []
     assert artifacts.list(f"{HOME}/checkpoints") == []
 
 
@@ -341,7 +341,7 @@ def test_a_deleted_model_leaves_no_files(
     launched.complete(1)
     with command("delete"):
         Deploying(log).delete_model(ACCOUNT_ID, launched.job_id)
-    assert scheduling.react(last(launched)) == []
+    assert scheduling.handle(last(launched)) == []
     assert artifacts.list(f"{HOME}/checkpoints") == []
 
 

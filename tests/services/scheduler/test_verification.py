@@ -199,7 +199,7 @@ def test_a_promoted_checkpoint_gets_a_card_and_passes(
     (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, events.AdapterPromoted))
 
     for _ in range(2):
-        scheduling.react(event)
+        scheduling.handle(event)
     card = artifacts.get(f"{ref}/{CARD}").decode()
     assert "not evaluated" in card
     assert "10 of 30" in card

@@ -10,7 +10,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
-from infrastructure.reaction import parked_reactions
+from infrastructure.event_handlers import parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.deployed import Served
@@ -107,7 +107,7 @@ def deployment_of(name: str) -> UUID:
 
 @pytest.fixture
 def world(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Iterator[World]:
-    """A World in which no reaction fails."""
+    """A World in which no event handler fails."""
     yield World(log, pool, settings)
     with pool.connection() as connection:
-        assert parked_reactions(connection) == []
+        assert parked_events(connection) == []

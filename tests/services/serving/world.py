@@ -13,7 +13,7 @@ from domain.training.training_plan import Order
 from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import ReactionEffect
+from infrastructure.event_handlers import HandlerEffect
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.attempts import Attempts
@@ -54,8 +54,8 @@ class World:
         self.attempts = Attempts(self._home / "attempts.json")
         self.clock = FixedClock()
         self.serving = Serving(self.log, self.clock, store, self.attempts, self.host)
-        effect = ReactionEffect(
-            "serving", self.log, FixedClock(), self.serving.react, self._pool.connection
+        effect = HandlerEffect(
+            "serving", self.log, FixedClock(), self.serving.handle, self._pool.connection
         )
         self.consumer = OrderedConsumer(effect, self.log)
 

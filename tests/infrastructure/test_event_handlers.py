@@ -1,4 +1,4 @@
-"""Reactions: order, positions, retries and parking."""
+"""Event handlers: order, positions, retries and parking."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog
-from infrastructure import reaction
+from infrastructure import event_handlers
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import (
+from infrastructure.event_handlers import (
     ATTEMPTS,
     BEHIND_PARKED,
     CONFLICT_ATTEMPTS,
-    ReactionEffect,
-    parked_reactions,
+    HandlerEffect,
+    parked_events,
     request_replay,
 )
 from infrastructure.store import Connection
@@ -36,13 +36,13 @@ OTHER_ID = UUID("44444444-4444-5444-8444-444444444444")
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaction, "ATTEMPT_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(reaction, "CONFLICT_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(reaction, "STORE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(event_handlers, "ATTEMPT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(event_handlers, "CONFLICT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(event_handlers, "STORE_PAUSE_SECONDS", 0.0)
 
 
 class Mirror:
-    """A reaction that grants a mirror account the same credit. Tests can make it fail."""
+    """A handler that grants a mirror account the same credit. Tests can make it fail."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -50,7 +50,7 @@ class Mirror:
         self.before_commit: Callable[[], None] = lambda: None
         self.calls: list[str] = []
 
-    def react(self, event: Event) -> Sequence[Aggregate]:
+    def handle(self, event: Event) -> Sequence[Aggregate]:
         mirrored = isinstance(event, Account.CreditGranted) and event.actor == "account:test"
         if not mirrored:
             return []
@@ -75,12 +75,12 @@ def mirror(log: EventLog) -> Mirror:
 
 
 @pytest.fixture
-def effect(log: EventLog, mirror: Mirror, pool: ConnectionPool[Connection]) -> ReactionEffect:
-    return ReactionEffect("mirror", log, FixedClock(), mirror.react, pool.connection)
+def effect(log: EventLog, mirror: Mirror, pool: ConnectionPool[Connection]) -> HandlerEffect:
+    return HandlerEffect("mirror", log, FixedClock(), mirror.handle, pool.connection)
 
 
 @pytest.fixture
-def consumer(log: EventLog, effect: ReactionEffect) -> OrderedConsumer:
+def consumer(log: EventLog, effect: HandlerEffect) -> OrderedConsumer:
     return OrderedConsumer(effect, log)
 
 
@@ -97,7 +97,7 @@ def credit_events(*account_ids: UUID, count: int = 2) -> list[str]:
 
 def parked(pool: ConnectionPool[Connection]) -> list[int]:
     with pool.connection() as connection:
-        return [row["notification_id"] for row in parked_reactions(connection)]
+        return [row["notification_id"] for row in parked_events(connection)]
 
 
 def fail_for(account_id: UUID) -> Callable[[Event], Exception | None]:
@@ -131,7 +131,7 @@ def test_no_event_is_processed_twice(log: EventLog, consumer: OrderedConsumer) -
     assert mirrored(log) == credit_events(ACCOUNT_ID, count=4)
 
 
-def test_a_conflicting_reaction_is_retried(
+def test_a_conflicting_handler_is_retried(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -150,7 +150,7 @@ def test_a_conflicting_reaction_is_retried(
 
 
 @pytest.mark.parametrize("races", [CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
-def test_only_many_conflicts_park_a_reaction(
+def test_only_many_conflicts_park_an_event(
     log: EventLog,
     consumer: OrderedConsumer,
     mirror: Mirror,
@@ -176,13 +176,13 @@ def test_an_event_processed_elsewhere_is_skipped(
     log: EventLog,
     consumer: OrderedConsumer,
     mirror: Mirror,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     pool: ConnectionPool[Connection],
 ) -> None:
     grow(log, 3)
     twin = Mirror(log)
     rival = OrderedConsumer(
-        ReactionEffect(effect.name, log, FixedClock(), twin.react, pool.connection), log
+        HandlerEffect(effect.name, log, FixedClock(), twin.handle, pool.connection), log
     )
 
     def overtake() -> None:
@@ -195,7 +195,7 @@ def test_an_event_processed_elsewhere_is_skipped(
     assert parked(pool) == []
 
 
-def test_a_failing_reaction_is_retried_before_it_is_parked(
+def test_a_failing_handler_is_retried_before_its_event_is_parked(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -205,7 +205,7 @@ def test_a_failing_reaction_is_retried_before_it_is_parked(
     assert parked(pool) == []
 
 
-def test_a_parked_reaction_blocks_only_its_aggregate(
+def test_a_parked_event_blocks_only_its_aggregate(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -217,7 +217,7 @@ def test_a_parked_reaction_blocks_only_its_aggregate(
     consumer.catch_up()
     assert mirrored(log) == credit_events(OTHER_ID)
     with pool.connection() as connection:
-        rows = parked_reactions(connection)
+        rows = parked_events(connection)
     assert [row["error"] for row in rows] == ["ValueError: poison", BEHIND_PARKED]
     assert {row["originator_id"] for row in rows} == {ACCOUNT_ID}
     assert consumer.effect.position() == ids(log)[-1]
@@ -239,7 +239,7 @@ def test_later_batches_respect_parked_aggregates(
 def test_a_replay_runs_in_order_and_unparks(
     log: EventLog,
     consumer: OrderedConsumer,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     mirror: Mirror,
     pool: ConnectionPool[Connection],
 ) -> None:
@@ -261,7 +261,7 @@ def test_a_replay_runs_in_order_and_unparks(
 def test_a_replay_of_any_event_frees_its_aggregate(
     log: EventLog,
     consumer: OrderedConsumer,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     mirror: Mirror,
     pool: ConnectionPool[Connection],
 ) -> None:
@@ -284,7 +284,7 @@ def test_a_replay_of_any_event_frees_its_aggregate(
 def test_a_replay_during_a_batch_frees_its_aggregate(
     log: EventLog,
     consumer: OrderedConsumer,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     mirror: Mirror,
     pool: ConnectionPool[Connection],
 ) -> None:
@@ -313,7 +313,7 @@ def test_a_replay_during_a_batch_frees_its_aggregate(
 def test_events_wait_for_an_unreachable_store(
     log: EventLog,
     consumer: OrderedConsumer,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     mirror: Mirror,
     pool: ConnectionPool[Connection],
     error: Exception,
@@ -336,7 +336,7 @@ def test_events_wait_for_an_unreachable_store(
 def test_a_failed_replay_stays_parked(
     log: EventLog,
     consumer: OrderedConsumer,
-    effect: ReactionEffect,
+    effect: HandlerEffect,
     mirror: Mirror,
     pool: ConnectionPool[Connection],
 ) -> None:

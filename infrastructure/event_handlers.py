@@ -22,7 +22,7 @@ from infrastructure.clock import Clock
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.store import Connection
 
-React = Callable[[Event], Sequence[Aggregate]]
+EventHandler = Callable[[Event], Sequence[Aggregate]]
 """A handler that returns the aggregates to save. Its other effects must be idempotent."""
 
 ATTEMPTS = 5
@@ -52,7 +52,7 @@ UNREACHABLE = (
 BEHIND_PARKED = "An earlier event of this aggregate is parked."
 
 PARKED_DDL = """
-CREATE TABLE IF NOT EXISTS parked_reactions (
+CREATE TABLE IF NOT EXISTS parked_events (
     consumer text NOT NULL,
     notification_id bigint NOT NULL,
     originator_id uuid NOT NULL,
@@ -65,7 +65,7 @@ CREATE TABLE IF NOT EXISTS parked_reactions (
 """
 
 
-class ReactionEffect:
+class HandlerEffect:
     """An effect that runs a service's event handlers in order.
 
     If a handler keeps failing, its event and later events of the same aggregate are parked until an
@@ -78,15 +78,15 @@ class ReactionEffect:
         name: str,
         log: EventLog,
         clock: Clock,
-        react: React,
+        handle: EventHandler,
         connect: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
         self.name = name
         self._log = log
         self._clock = clock
-        self._react = react
+        self._handle = handle
         self._connect = connect
-        self._logger = logging.getLogger(f"reaction.{name}")
+        self._logger = logging.getLogger(f"handlers.{name}")
         self._paused_until: dict[UUID, float] = {}  # aggregates waiting for the artifact store
 
     def position(self) -> int:
@@ -100,7 +100,7 @@ class ReactionEffect:
             if item.event.originator_id in parked and self._park_behind(item):
                 continue
             try:
-                self._react_and_save(item, Tracking(self.name, item.id))
+                self._handle_and_save(item, Tracking(self.name, item.id))
             except UNREACHABLE:
                 raise
             except Exception as error:
@@ -130,7 +130,7 @@ class ReactionEffect:
                 if row["originator_id"] in failed | self._paused_until.keys():
                     continue
                 try:
-                    self._react_and_save(self._recorded_at(row["notification_id"]), None)
+                    self._handle_and_save(self._recorded_at(row["notification_id"]), None)
                 except UNREACHABLE:
                     raise
                 except Exception as error:
@@ -152,9 +152,9 @@ class ReactionEffect:
         Events behind an unrequested one of the same aggregate are omitted.
         """
         return connection.execute(
-            "SELECT notification_id, originator_id FROM parked_reactions AS parked "
+            "SELECT notification_id, originator_id FROM parked_events AS parked "
             "WHERE consumer = %(consumer)s AND replay AND NOT EXISTS ("
-            "SELECT FROM parked_reactions AS earlier WHERE earlier.consumer = parked.consumer "
+            "SELECT FROM parked_events AS earlier WHERE earlier.consumer = parked.consumer "
             "AND earlier.originator_id = parked.originator_id AND NOT earlier.replay "
             "AND earlier.notification_id < parked.notification_id) ORDER BY notification_id",
             {"consumer": self.name},
@@ -168,18 +168,18 @@ class ReactionEffect:
 
     def _unpark(self, connection: Connection, position: int) -> None:
         connection.execute(
-            "DELETE FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
+            "DELETE FROM parked_events WHERE consumer = %s AND notification_id = %s",
             [self.name, position],
         )
 
     def _refuse_replay(self, connection: Connection, originator_id: UUID, error: str) -> None:
         connection.execute(
-            "UPDATE parked_reactions SET replay = false, error = %s "
+            "UPDATE parked_events SET replay = false, error = %s "
             "WHERE consumer = %s AND originator_id = %s AND replay",
             [error, self.name, originator_id],
         )
 
-    def _react_and_save(self, item: Recorded, tracking: Tracking | None) -> None:
+    def _handle_and_save(self, item: Recorded, tracking: Tracking | None) -> None:
         cause = Cause(
             actor=f"service:{self.name}",
             command_id=f"{self.name}:{item.id}",
@@ -190,7 +190,7 @@ class ReactionEffect:
         while True:
             try:
                 with because(cause):
-                    aggregates = self._react(item.event)
+                    aggregates = self._handle(item.event)
                     if any(aggregate.pending_events for aggregate in aggregates):
                         self._log.commit(*aggregates, tracking=tracking)
                 return
@@ -212,7 +212,7 @@ class ReactionEffect:
     def _parked_originators(self) -> set[UUID]:
         with self._connect() as connection:
             rows = connection.execute(
-                "SELECT DISTINCT originator_id FROM parked_reactions WHERE consumer = %s",
+                "SELECT DISTINCT originator_id FROM parked_events WHERE consumer = %s",
                 [self.name],
             ).fetchall()
         return {row["originator_id"] for row in rows}
@@ -221,7 +221,7 @@ class ReactionEffect:
         event = item.event
         with self._connect() as connection:
             connection.execute(
-                "INSERT INTO parked_reactions "
+                "INSERT INTO parked_events "
                 "(consumer, notification_id, originator_id, topic, error, replay) "
                 "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 [self.name, item.id, event.originator_id, event.TOPIC, error, replay],
@@ -235,9 +235,9 @@ class ReactionEffect:
         event = item.event
         with self._connect() as connection:
             row = connection.execute(
-                "WITH first AS (SELECT replay FROM parked_reactions WHERE consumer = %(consumer)s "
+                "WITH first AS (SELECT replay FROM parked_events WHERE consumer = %(consumer)s "
                 "AND originator_id = %(originator)s AND notification_id <= %(id)s "
-                "ORDER BY notification_id LIMIT 1), parked AS (INSERT INTO parked_reactions "
+                "ORDER BY notification_id LIMIT 1), parked AS (INSERT INTO parked_events "
                 "(consumer, notification_id, originator_id, topic, error, replay) "
                 "SELECT %(consumer)s, %(id)s, %(originator)s, %(topic)s, %(error)s, replay "
                 "FROM first ON CONFLICT DO NOTHING) SELECT replay FROM first",
@@ -261,10 +261,10 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
+def parked_events(connection: Connection) -> list[dict[str, Any]]:
     """Return all parked events, oldest first."""
     return connection.execute(
-        "SELECT * FROM parked_reactions ORDER BY parked_at, consumer, notification_id"
+        "SELECT * FROM parked_events ORDER BY parked_at, consumer, notification_id"
     ).fetchall()
 
 
@@ -276,12 +276,12 @@ def request_replay(
     Return the event, or None if it is not parked.
     """
     connection.execute(
-        "UPDATE parked_reactions AS parked SET replay = true FROM parked_reactions AS wanted "
+        "UPDATE parked_events AS parked SET replay = true FROM parked_events AS wanted "
         "WHERE wanted.consumer = %s AND wanted.notification_id = %s "
         "AND parked.consumer = wanted.consumer AND parked.originator_id = wanted.originator_id",
         [consumer, notification_id],
     )
     return connection.execute(
-        "SELECT * FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
+        "SELECT * FROM parked_events WHERE consumer = %s AND notification_id = %s",
         [consumer, notification_id],
     ).fetchone()
