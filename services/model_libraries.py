@@ -37,7 +37,7 @@ UNTRUSTED: dict[str, Any] = {
 """Arguments that load a model as data, from this machine."""
 
 
-def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:
+def lean_imports(*, offline: bool = True, quantized: bool = False) -> None:
     """Prepare the process for importing torch, transformers and PEFT.
 
     Call it before importing them. If bitsandbytes is installed, PEFT imports it and torch's
@@ -48,7 +48,7 @@ def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:
             os.environ.setdefault(name, value)
     # The libraries' deprecation warnings about each other do not belong in a job's log.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    if quantised:
+    if quantized:
         # On a CPU, it logs that it cannot download a faster inference kernel.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     else:

@@ -14,7 +14,7 @@ from domain.catalog.model_shape import ModelShape, fused_linears, separate_linea
 from domain.training.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
-"""Bytes per parameter: 4 bits, and 0.127 bits of constants after double quantisation.
+"""Bytes per parameter: 4 bits, and 0.127 bits of constants after double quantization.
 
 QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
 """

@@ -91,7 +91,7 @@ def adapter_parameters(shape: ModelShape, hyperparameters: Hyperparameters) -> i
 
 
 def linear_parameters(shape: ModelShape) -> int:
-    """Return the number of parameters of the linear modules, which 4-bit quantisation covers."""
+    """Return the number of parameters of the linear modules, which 4-bit quantization covers."""
     return shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
 
 
@@ -101,14 +101,14 @@ def element_bytes(gpu: GpuType) -> int:
 
 
 def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
-    """Return the bytes of the frozen base model, with its linear modules in NF4 or unquantised.
+    """Return the bytes of the frozen base model, with its linear modules in NF4 or unquantized.
 
-    bitsandbytes and transformers do not quantise the embeddings, the norms and the head.
+    bitsandbytes and transformers do not quantize the embeddings, the norms and the head.
     """
     if precision is not Precision.NF4:
         return element * shape.parameters
-    quantised = linear_parameters(shape)
-    return math.ceil(NF4_BYTES * quantised) + element * max(0, shape.parameters - quantised)
+    quantized = linear_parameters(shape)
+    return math.ceil(NF4_BYTES * quantized) + element * max(0, shape.parameters - quantized)
 
 
 def bytes_per_parameter(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> float:
@@ -173,7 +173,7 @@ def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
     """Return the bytes of the overhead: the CUDA context, libraries and the 4-bit workspace.
 
-    A 4-bit module is dequantised before each product, so the largest one briefly exists twice. A
+    A 4-bit module is dequantized before each product, so the largest one briefly exists twice. A
     CPU-backed type has neither a CUDA context nor a caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())

@@ -92,7 +92,7 @@ class Fit(BaseModel):
                 f"on a GPU of {vram}. In 4 bits it needs {fits}."
             )
         else:
-            why = f"The base fits in {full}, without 4-bit quantisation: {fits}."
+            why = f"The base fits in {full}, without 4-bit quantization: {fits}."
         if not self.gradient_checkpointing:
             return why
         without = min(each.required_bytes for each in self._rejected(self.precision))

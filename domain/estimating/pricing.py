@@ -43,7 +43,7 @@ class Speed:
     """The speed of one kind of hardware."""
 
     utilisation: float  # share of the catalog's bf16_tflops in large matrices
-    dequantised_per_second: float  # NF4 parameters that are converted to bf16
+    dequantized_per_second: float  # NF4 parameters that are converted to bf16
     layer_seconds: float  # launching the kernels of a layer, forward and backward
     module_seconds: float  # launching the kernels of an adapted module in a layer
     adapted_seconds: float  # memory-bound work per token and per input or output of such a module
@@ -56,22 +56,22 @@ class Speed:
     image_pull_seconds: float  # until the program is loaded
     load_seconds: float  # loading a model, without reading its bytes
     load_bytes_per_second: float
-    quantise_bytes_per_second: float  # of bf16 weights that are converted to NF4
+    quantize_bytes_per_second: float  # of bf16 weights that are converted to NF4
 
 
 SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
     {
         # Utilisation: Qwen-7B with LoRA and checkpointing on an A100 takes 5.2 s for 16,384 tokens,
         # 43% of 312 TFLOPS (README of QwenLM/Qwen, "Profiling of Memory and Speed").
-        # Dequantisation: 1,000 iterations of Llama 2 7B in Lit-GPT take 2.36 min in bf16 and
-        # 3.83 min in nf4-dq: 88 ms more each for dequantising 6.5 billion parameters twice.
+        # Dequantization: 1,000 iterations of Llama 2 7B in Lit-GPT take 2.36 min in bf16 and
+        # 3.83 min in nf4-dq: 88 ms more each for dequantizing 6.5 billion parameters twice.
         # Layers: 1,000 short iterations take 1.62 min with 24 layers and 2.36 min with 32, which is
         # 4.0 and 4.4 ms per layer (tutorials/resource-tables.md of Lightning-AI/litgpt).
         # Scaling: near-linear (Li et al., PyTorch Distributed (2020)).
         # Start: an image of about 8 GB at 1 Gbit/s and 10 s of imports; we did not measure it.
         "nvidia": Speed(
             utilisation=0.42,
-            dequantised_per_second=150e9,
+            dequantized_per_second=150e9,
             layer_seconds=0.004,  # includes two adapted modules; no source gives them separately
             module_seconds=0.0,
             adapted_seconds=0.0,
@@ -84,7 +84,7 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             image_pull_seconds=75.0,
             load_seconds=6.0,
             load_bytes_per_second=1.0e9,
-            quantise_bytes_per_second=0.8e9,
+            quantize_bytes_per_second=0.8e9,
         ),
         # Fitted to 30 micro-batches of SmolLM2-135M on two idle cores with AMX, with 16 to 2,048
         # tokens and 2, 4 or 7 adapted modules (median of three runs). Half of the errors are below
@@ -94,7 +94,7 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         # paused training for 0.04 to 0.19 s; its upload runs during training.
         "cpu": Speed(
             utilisation=2.7,
-            dequantised_per_second=2e9,
+            dequantized_per_second=2e9,
             layer_seconds=0.0045,
             module_seconds=0.00075,
             adapted_seconds=1.5e-9,
@@ -107,7 +107,7 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             image_pull_seconds=3.8,
             load_seconds=0.3,
             load_bytes_per_second=1.0e9,
-            quantise_bytes_per_second=0.15e9,
+            quantize_bytes_per_second=0.15e9,
         ),
     }
 )

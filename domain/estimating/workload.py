@@ -143,7 +143,7 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
     examples, tokens = work.rendered
     load = speed.load_seconds + weights / speed.load_bytes_per_second
     if fit.precision is Precision.NF4:
-        load += weights / speed.quantise_bytes_per_second
+        load += weights / speed.quantize_bytes_per_second
     return {
         Phase.IMAGE_PULL: speed.image_pull_seconds,
         Phase.MODEL_LOAD: load,
@@ -186,10 +186,10 @@ def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, fl
 def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
     """Return the seconds of one forward pass over the evaluated examples."""
     launching = _launching_seconds(work, speed) / 3
-    dequantising = _dequantising_seconds(work, fit, speed)
+    dequantizing = _dequantizing_seconds(work, fit, speed)
     seconds = sum(
         each.number
-        * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantising, launching, speed)
+        * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantizing, launching, speed)
         for each in work.evaluation_batches()
     )
     return seconds / _speed_up(ranks, speed)
@@ -204,7 +204,7 @@ def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batc
         operations += _forward(work, batch, head=False)
         launching *= 4 / 3
         passes = 3
-    computing = _computing(operations, gpu, speed) + passes * _dequantising_seconds(
+    computing = _computing(operations, gpu, speed) + passes * _dequantizing_seconds(
         work, fit, speed
     )
     computing += batch.rows * batch.length * _adapted_elements(work) * speed.adapted_seconds
@@ -234,11 +234,11 @@ def _computing(operations: float, gpu: GpuType, speed: Speed) -> float:
     return operations / (gpu.bf16_tflops * 1e12 * speed.utilisation)
 
 
-def _dequantising_seconds(work: Work, fit: Fit, speed: Speed) -> float:
-    """Return the seconds to dequantise all 4-bit modules once."""
+def _dequantizing_seconds(work: Work, fit: Fit, speed: Speed) -> float:
+    """Return the seconds to dequantize all 4-bit modules once."""
     if fit.precision is not Precision.NF4:
         return 0.0
-    return linear_parameters(work.shape) / speed.dequantised_per_second
+    return linear_parameters(work.shape) / speed.dequantized_per_second
 
 
 def _speed_up(ranks: int, speed: Speed) -> float:

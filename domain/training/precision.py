@@ -26,5 +26,5 @@ class Dtype(StrEnum):
 
     @property
     def full(self) -> Precision:
-        """Precision of a base model without quantisation."""
+        """Precision of a base model without quantization."""
         return Precision(self.value)

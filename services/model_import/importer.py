@@ -194,7 +194,7 @@ def _download(repository: str) -> Path:
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load the tokenizer and model. Raise ImportRefused if it is not a causal language model.
 
-    Weights keep their stored precision. GGUF blocks are dequantised to float32 and stored as
+    Weights keep their stored precision. GGUF blocks are dequantized to float32 and stored as
     bfloat16, which halves the size. The relative rounding error is 1/256; a 4-bit block is already
     rounded to 1/16 of its range. Code in the source is never run.
     """

@@ -129,7 +129,7 @@ class Program:
     def _segment(self, settings: Settings) -> None:
         spec = self._spec
         # After the first report, because these imports take seconds.
-        lean_imports(quantised=spec.precision is Precision.NF4)
+        lean_imports(quantized=spec.precision is Precision.NF4)
         from services.trainer import segment
         from services.trainer.checkpoint_writer import Checkpoints
         from services.trainer.processes.ranks import Ranks

@@ -93,7 +93,7 @@ def main() -> int:
     )
     parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="longest answer")
     arguments = parser.parse_args()
-    lean_imports(quantised=arguments.precision is Precision.NF4)
+    lean_imports(quantized=arguments.precision is Precision.NF4)
     answers = compare(
         Artifacts(Settings().artifacts),
         arguments.base,

@@ -18,7 +18,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 def environment_of(model: PeftModel) -> TrainingEnvironment:
     """Return the environment in which a model is trained."""
-    weight = model.get_input_embeddings().weight  # never quantised: has the computation's dtype
+    weight = model.get_input_embeddings().weight  # never quantized: has the computation's dtype
     assert isinstance(weight, torch.Tensor)
     cuda = weight.device.type == "cuda"
     return TrainingEnvironment(

@@ -126,7 +126,7 @@ def tokenize(config: TokenizeConfig) -> Rows:
 def run(config: RunConfig) -> RunResult:
     """Train with the trainer's own loop."""
     clock = SegmentClock()
-    lean_imports(quantised=config.precision == "nf4")
+    lean_imports(quantized=config.precision == "nf4")
     import torch
 
     from services.trainer.peak_memory import PeakMemory

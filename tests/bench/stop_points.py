@@ -144,7 +144,7 @@ def _run_to_a_stop(place: str, number: str, signal_number: str, *arguments: str)
         lean_imports()
         _start_ranks_here([place, number, signal_number])
     elif os.environ.get("RANK", "0") == "0":
-        lean_imports(quantised=spec.precision is Precision.NF4)
+        lean_imports(quantized=spec.precision is Precision.NF4)
         pod_pid = int(arguments[1]) if len(arguments) > 1 else os.getpid()
         act = partial(_interrupt, pod_pid, int(signal_number))
         act_at(Place(place), int(number), act)

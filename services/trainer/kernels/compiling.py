@@ -32,7 +32,7 @@ def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
     """Return the reason why a segment is never compiled, or None if it can be.
 
     Measurements showed no gain on a GPU, where kernels are long enough. There is no gain with 4-bit
-    weights either, because the compiler cannot fuse the dequantisation operator.
+    weights either, because the compiler cannot fuse the dequantization operator.
     """
     if ranks.device.type != "cpu":
         return f"on {ranks.device.type}"

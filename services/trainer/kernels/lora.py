@@ -137,7 +137,7 @@ class Adapted(torch.autograd.Function):
 
 
 def dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a base layer's weight (outputs, inputs), dequantised if it is 4-bit."""
+    """Return a base layer's weight (outputs, inputs), dequantized if it is 4-bit."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight

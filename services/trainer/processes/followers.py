@@ -151,7 +151,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
     reporter = SilentReporter()
     try:
-        lean_imports(quantised=spec.precision is Precision.NF4)
+        lean_imports(quantized=spec.precision is Precision.NF4)
         from services.trainer import segment
         from services.trainer.checkpoint_writer import Checkpoints
         from services.trainer.processes.ranks import Ranks

@@ -83,12 +83,12 @@ def lora(r: int, micro_batch: int = 1, dropout: float = 0.05, **fields: object) 
 
 
 def lit_gpt(row: str, gigabytes: float, shape: ModelShape, micro_batch: int = 1) -> Published:
-    quantised = "nf4" in row
+    quantized = "nf4" in row
     return Published(
-        *(LIT_GPT, row, gigabytes, shape, 1304, NF4 if quantised else BF16, False),
+        *(LIT_GPT, row, gigabytes, shape, 1304, NF4 if quantized else BF16, False),
         lora(8, micro_batch),
         tensors_only=True,
-        inputs_kept=quantised,
+        inputs_kept=quantized,
     )
 
 
@@ -281,13 +281,13 @@ def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
 
 @pytest.mark.parametrize(("backing", "dtype"), [("nvidia", "bf16"), ("cpu", "float32")])
 def test_the_banner_names_the_precision(backing: str, dtype: str) -> None:
-    full, quantised = (
+    full, quantized = (
         decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib, backing=backing), 1, []).banner
         for vram_gib in (80.0, 14.0)
     )
     assert dtype in full
     assert "QLoRA" not in full
-    assert "QLoRA" in quantised
+    assert "QLoRA" in quantized
 
 
 def test_the_banner_mentions_checkpointing_if_it_is_on() -> None:
