@@ -30,8 +30,13 @@ class Finder:
         if login is not None and url in (None, login.url):
             return login if key is None else Endpoint(login.url, key)
         if url is None:
-            url = self._local_url()
+            url = _running_url(self.settings)
             key = key or _demo_key(self.settings)
+        if url is None:
+            raise Unreachable(
+                f"EcoLink is not running in {self.settings.home.resolve()}. Start it with "
+                "`ecolink up`, or sign in to another one with `ecolink login URL`."
+            )
         if key is None:
             raise NotSignedIn(
                 f"No API key for {url}. Run `ecolink login`, or pass --key or ECOLINK_API_KEY."
@@ -40,17 +45,8 @@ class Finder:
 
     def given(self) -> tuple[str | None, str | None]:
         """Return the URL and key from the settings. The URL defaults to the local stack."""
-        url = self.settings.gateway_url
-        return url or _running_url(self.settings), self.settings.api_key
-
-    def _local_url(self) -> str:
-        url = _running_url(self.settings)
-        if url is None:
-            raise Unreachable(
-                f"EcoLink is not running in {self.settings.home.resolve()}. Start it with "
-                "`ecolink up`, or sign in to another one with `ecolink login URL`."
-            )
-        return url
+        url = self.settings.gateway_url or _running_url(self.settings)
+        return url, self.settings.api_key
 
 
 def _running_url(settings: Settings) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from deploy.endpoint import DEMO_KEY
+from deploy.local.home import write_private
 from domain.access.api_key import secret_sha256
 from domain.access.role import Role
 from domain.core.aggregate import Cause, because
@@ -42,10 +41,10 @@ def demo_account(settings: Settings) -> DemoAccount:
             account_id = add_account_name(connection, created_id(NAMESPACE, "account", NAME), NAME)
         ecolink.open_account(account_id, Role.USER)
         ecolink.grant_credit(account_id, CREDIT_MICROS, "demo credit")
-        key = _stored_key(ecolink, path)
-        if key is None:
+        key = path.read_text().strip() if path.exists() else None
+        if key is None or ecolink.authenticate(key) is None:
             _, key = ecolink.issue_key(account_id)
-            _store_key(path, key)
+            write_private(path, key + "\n")
     return DemoAccount(account_id, key)
 
 
@@ -80,17 +79,3 @@ def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
     cause = Cause("service:demo", str(uuid4()), clock_of(settings).now())
     with open_log(settings) as log, because(cause):
         yield EcoLink(log)
-
-
-def _stored_key(ecolink: EcoLink, path: Path) -> str | None:
-    """Return the key in the file, or None if it is no longer valid."""
-    if not path.exists():
-        return None
-    key = path.read_text().strip()
-    return key if ecolink.authenticate(key) is not None else None
-
-
-def _store_key(path: Path, key: str) -> None:
-    """Write the key to a file that only its owner can read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(key + "\n")

@@ -80,7 +80,7 @@ class AutoPause:
                 self._show(job)
                 if job["status"] in ("failed", "cancelled"):
                     raise ClientError(f"{job['id']} {job['status']}: {job['error_class']}")
-                if job["status"] == status and self._is_settled(path, job):
+                if job["status"] == status and is_settled(self._client, job):
                     waiting.remove(path)
             time.sleep(POLL_SECONDS)
 
@@ -94,11 +94,6 @@ class AutoPause:
             step = "" if total is None else f", step {job['step']}/{total}"
             self._say(f"{line}{step}, balance {job['balance']['text']}")
 
-    def _is_settled(self, path: str, job: dict[str, Any]) -> bool:
-        closed = [e for e in self._events(path) if e["topic"] == "MeterClosed"]
-        billed = sum(event["fields"]["billed_seconds"] for event in closed)
-        return len(closed) == job["segment"] and job["billed_seconds"] == billed
-
     def _refusal(self, path: str) -> str:
         """Return the error message of an attempt to resume without money."""
         try:
@@ -111,7 +106,7 @@ class AutoPause:
 
     def _bill(self, path: str) -> Bill:
         job = self._client.get(path)
-        events = self._events(path)
+        events = self._client.get(f"{path}/timeline")["data"]
         fields = {
             topic: [event["fields"] for event in events if event["topic"] == topic]
             for topic in ("SegmentAllocated", "SegmentEnded", "MinuteMetered", "MeterClosed")
@@ -127,11 +122,16 @@ class AutoPause:
             expected_micros=sum(map(charge_micros, rates, metered)),
         )
 
-    def _events(self, path: str) -> list[dict[str, Any]]:
-        return self._client.get(f"{path}/timeline")["data"]
-
     def _balance(self) -> str:
         return self._client.get("/account")["balance"]["text"]
+
+
+def is_settled(client: Client, job: dict[str, Any]) -> bool:
+    """Return True if the meters of all segments are closed and the job includes all segments."""
+    events = client.get(f"/jobs/{job['id']}/timeline")["data"]
+    closed = [event["fields"] for event in events if event["topic"] == "MeterClosed"]
+    billed = sum(fields["billed_seconds"] for fields in closed)
+    return len(closed) == job["segment"] and job["billed_seconds"] == billed
 
 
 def require_exact(bills: Sequence[Bill]) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from uuid import uuid4
 import typer
 from rich.console import Console
 
-from deploy.demo.account import demo_account, fresh_account, top_up
-from deploy.demo.autopause import AutoPause, require_exact
+from deploy.demo.account import DemoAccount, demo_account, fresh_account, top_up
+from deploy.demo.autopause import AutoPause, is_settled, require_exact
 from deploy.demo.chats import CorpusMissing, write_jsonl
 from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
 from deploy.demo.story import (
@@ -63,15 +65,10 @@ commands = typer.Typer()
 def demo() -> None:
     """Fine-tune SmolLM2-135M on real chats, from upload to bill."""
     console = Console(highlight=False)
-    try:
-        with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
-            chats = Path(folder) / "chats.jsonl"
-            rows = write_jsonl(chats)
-            console.print(f"Starting EcoLink in {Settings().home.resolve()} ...")
-            with stack(Settings()) as settings:
-                _run(console, settings, chats, rows)
-    except (StackError, CorpusMissing, ClientError) as error:
-        fail(str(error))
+    with _demo_chats() as (chats, rows):
+        console.print(f"Starting EcoLink in {Settings().home.resolve()} ...")
+        with stack(Settings()) as settings:
+            _run(console, settings, chats, rows)
 
 
 @commands.command("demo-autopause")
@@ -79,65 +76,81 @@ def demo_autopause() -> None:
     """Run two jobs that use up one balance, pause at zero, and resume after a top-up."""
     console = Console(highlight=False)
     settings = Settings().model_copy(update=SHORT_MINUTES)
+    with _demo_chats() as (chats, rows):
+        if running(settings.home) is not None:
+            raise StackError(
+                f"EcoLink already runs in {settings.home} with ordinary minutes. Stop it with "
+                "`ecolink down`, or set another ECOLINK_HOME."
+            )
+        console.print(f"Starting EcoLink in {settings.home.resolve()}, with minutes of 5 s ...")
+        with up(settings) as started:
+            _drain(console, started.settings, chats, rows)
+
+
+@contextmanager
+def _demo_chats() -> Iterator[tuple[Path, int]]:
+    """Yield a file with the demo's chats and their number. Report errors of the demo."""
     try:
         with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
             chats = Path(folder) / "chats.jsonl"
-            rows = write_jsonl(chats)
-            if running(settings.home) is not None:
-                raise StackError(
-                    f"EcoLink already runs in {settings.home} with ordinary minutes. Stop it with "
-                    "`ecolink down`, or set another ECOLINK_HOME."
-                )
-            console.print(f"Starting EcoLink in {settings.home.resolve()}, with minutes of 5 s ...")
-            with up(settings) as started:
-                _drain(console, started.settings, chats, rows)
+            yield chats, write_jsonl(chats)
     except (StackError, CorpusMissing, ClientError) as error:
         fail(str(error))
 
 
 def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     account = fresh_account(settings, "autopause")
-    assert settings.gateway_url is not None
-    with Client(Endpoint(settings.gateway_url, account.key)) as client, Story(console) as story:
-        offer_base(settings, story.say)
-        dataset = upload_ready(client, story.say, chats, rows)
-        form = {
-            "dataset": dataset["id"],
-            "base_model": BASE_MODEL,
-            **largest_gpus(client),
-            "hyperparameters": HYPERPARAMETERS | {"epochs": 1, "save_steps": 5},
-        }
-        hand = partial(top_up, settings, account.account_id)
-        bills = AutoPause(client, hand, story.say).run(form)
-        console.print()
-        console.print(bills_table(bills))
-        with connect(settings) as connection:
-            console.print(trial_balance_table(balances(connection)))
+    with _client(settings, account) as client, Story(console) as story:
+        form = _form(settings, client, story, chats, rows)
+        form["hyperparameters"] = HYPERPARAMETERS | {"epochs": 1, "save_steps": 5}
+        confirm = partial(top_up, settings, account.account_id)
+        bills = AutoPause(client, confirm, story.say).run(form)
+    console.print()
+    console.print(bills_table(bills))
+    with connect(settings) as connection:
+        console.print(trial_balance_table(balances(connection)))
     require_exact(bills)
 
 
 def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
-    account = demo_account(settings)
+    with _client(settings, demo_account(settings)) as client:
+        with Story(console) as story:
+            job = _train(client, story, _form(settings, client, story, chats, rows))
+        if job["status"] != "registered":
+            for line in client.get(f"/jobs/{job['id']}/log")["data"]:
+                console.print(line["text"], markup=False)
+            fail(f"The job has {job['status']}: {job['error_class']}")
+        console.print()
+        console.print(result_table(job))
+        console.print(answers_table(PROMPT, _answers(settings, job)))
+        console.print(ledger_table(client.get("/ledger")["data"]))
+        balance = client.get("/account")["balance"]["micros"]
+    with connect(settings) as connection:
+        console.print(trial_balance_table(balances(connection)))
+    console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
+    console.print("Check all of this against the event log: `.venv/bin/ecolink audit verify`.")
+
+
+def _client(settings: Settings, account: DemoAccount) -> Client:
     assert settings.gateway_url is not None
-    with Client(Endpoint(settings.gateway_url, account.key)) as client, Story(console) as story:
-        offer_base(settings, story.say)
-        dataset = upload_ready(client, story.say, chats, rows)
-        job = _train(client, story, dataset)
-    if job["status"] != "registered":
-        for line in client_log(settings, account.key, job["id"]):
-            console.print(line, markup=False)
-        fail(f"The job has {job['status']}: {job['error_class']}")
-    _summarise(console, settings, account.key, job)
+    return Client(Endpoint(settings.gateway_url, account.key))
 
 
-def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Approve a job and show its progress until all its time is billed."""
-    form = {
-        "dataset": dataset["id"],
+def _form(
+    settings: Settings, client: Client, story: Story, chats: Path, rows: int
+) -> dict[str, Any]:
+    """Prepare the base model and the dataset. Return the form of a job."""
+    offer_base(settings, story.say)
+    return {
+        "dataset": upload_ready(client, story.say, chats, rows)["id"],
         "base_model": BASE_MODEL,
         **largest_gpus(client),
         "hyperparameters": HYPERPARAMETERS,
     }
+
+
+def _train(client: Client, story: Story, form: dict[str, Any]) -> dict[str, Any]:
+    """Approve a job and show its progress until all its time is billed."""
     quote = client.post("/estimates", form)
     priced = quote["estimate"]
     story.say(quote["fit"]["banner"])
@@ -157,41 +170,9 @@ def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, A
         story.show(events)
         position = events[-1]["position"] if events else position
         story.progress(job, steps[-1]["elapsed_seconds"] if steps else 0.0)
-        if job["status"] in ("registered", "failed") and _is_settled(client, path, job):
+        if job["status"] in ("registered", "failed") and is_settled(client, job):
             return job
         time.sleep(POLL_SECONDS)
-
-
-def _is_settled(client: Client, path: str, job: dict[str, Any]) -> bool:
-    """Return True if the meters of all segments are closed and the job includes all segments."""
-    closed = {
-        event["fields"]["segment"]: event["fields"]["billed_seconds"]
-        for event in client.get(f"{path}/timeline")["data"]
-        if event["topic"] == "MeterClosed"
-    }
-    return job["segment"] in closed and job["billed_seconds"] == sum(closed.values())
-
-
-def client_log(settings: Settings, key: str, job_id: str) -> list[str]:
-    """Return the last lines of a job's log."""
-    assert settings.gateway_url is not None
-    with Client(Endpoint(settings.gateway_url, key)) as client:
-        return [line["text"] for line in client.get(f"/jobs/{job_id}/log")["data"]]
-
-
-def _summarise(console: Console, settings: Settings, key: str, job: dict[str, Any]) -> None:
-    console.print()
-    console.print(result_table(job))
-    console.print(answers_table(PROMPT, _answers(settings, job)))
-    assert settings.gateway_url is not None
-    with Client(Endpoint(settings.gateway_url, key)) as client:
-        postings = client.get("/ledger")["data"]
-        balance = client.get("/account")["balance"]["micros"]
-    console.print(ledger_table(postings))
-    with connect(settings) as connection:
-        console.print(trial_balance_table(balances(connection)))
-    console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
-    console.print("Check all of this against the event log: `.venv/bin/ecolink audit verify`.")
 
 
 def _answers(settings: Settings, job: dict[str, Any]) -> dict[str, str]:

@@ -96,8 +96,7 @@ def result_table(job: dict[str, Any]) -> Table:
 
 def bills_table(bills: Sequence[Bill]) -> Table:
     """Return a table of the seconds and charges of jobs, with totals."""
-    table = Table(title="Metered, grace and unpaid seconds", title_justify="left")
-    table.add_column("job")
+    table = _table("Metered, grace and unpaid seconds", "job")
     for column in ("segments", "metered", "grace", "unpaid"):
         table.add_column(column, justify="right")
     for column in ("charged", "rate x\nmetered"):  # do not truncate on a narrow terminal
@@ -121,7 +120,7 @@ def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
 
 def answers_table(prompt: str, answers: dict[str, str]) -> Table:
     """Return a table of replies to a prompt from the base model and from the adapter."""
-    table = Table(title=f"“{prompt}”", title_justify="left")
+    table = _table(f"“{prompt}”")
     table.add_column("base model", ratio=1)
     table.add_column("fine-tuned model", ratio=1)
     table.add_row(escape(answers["base"]), escape(answers["adapter"]))
@@ -130,22 +129,16 @@ def answers_table(prompt: str, answers: dict[str, str]) -> Table:
 
 def ledger_table(postings: list[dict[str, Any]]) -> Table:
     """Return a table of all ledger entries in order."""
-    table = Table(title="Ledger", title_justify="left")
-    for column in ("time", "debit", "credit", "reason", "seconds"):
-        table.add_column(column)
+    table = _table("Ledger", "time", "debit", "credit", "reason", "seconds")
     table.add_column("amount", justify="right")
     for posting in postings:
-        billed = (
-            f"{posting['from_seconds']}-{posting['to_seconds']}"
-            if posting["to_seconds"] is not None
-            else ""
-        )
+        begin, end = posting["from_seconds"], posting["to_seconds"]
         table.add_row(
             posting["posted_at"][11:19],
             _short(posting["debit"]),
             _short(posting["credit"]),
             posting["reason"],
-            billed,
+            "" if end is None else f"{begin}-{end}",
             exact_dollars(posting["amount"]["micros"]),
         )
     return table
@@ -153,14 +146,17 @@ def ledger_table(postings: list[dict[str, Any]]) -> Table:
 
 def trial_balance_table(balances: dict[str, int]) -> Table:
     """Return a table of the balances of all ledger accounts, with their sum."""
-    table = Table(title="Trial balance", title_justify="left")
-    table.add_column("account")
+    table = _table("Trial balance", "account")
     table.add_column("credits - debits", justify="right")
     for account, micros in balances.items():
         table.add_row(_short(account), exact_dollars(micros))
     table.add_section()
     table.add_row("sum", f"[bold]{exact_dollars(sum(balances.values()))}[/]")
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left")
 
 
 def _short(account: str) -> str:

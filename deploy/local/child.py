@@ -170,7 +170,7 @@ class Child:
     def _end_if_hung(self) -> None:
         for silence in self._silences:
             seconds = silence.look()
-            if silence.too_long and self._process is not None:
+            if seconds > silence.check.max_seconds and self._process is not None:
                 log.error(
                     "%s hangs (%s for %.0f s); restarting it",
                     *(self.program.name, silence.check.name, seconds),

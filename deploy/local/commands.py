@@ -47,10 +47,10 @@ def up(
         with stack.up(settings) as started:
             # From here on, block KeyboardInterrupt, because a library could swallow it.
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: started.stop())
+                signal.signal(number, lambda *_: started.supervisor.terminate())
             with suppress(*UNREACHABLE):  # the supervisor has ended, which is reported below
                 announce(started.settings, show_key=show_key)
-            if started.wait() != 0:
+            if started.supervisor.wait() != 0:
                 fail(f"The supervisor failed. See its log in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:
         pass
@@ -125,9 +125,7 @@ def announce(settings: Settings, *, show_key: bool = False) -> None:
 
 def status_table(found: StackState, now: datetime) -> Table:
     """Return a table with one row for the supervisor and one for each child."""
-    table = Table(title=f"EcoLink is {found.phase}", title_justify="left")
-    for heading in ("process", "state"):
-        table.add_column(heading)
+    table = Table("process", "state", title=f"EcoLink is {found.phase}", title_justify="left")
     for heading in ("pid", "for", "restarts"):
         table.add_column(heading, justify="right")
     table.add_row(

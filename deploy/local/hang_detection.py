@@ -102,11 +102,6 @@ class Silence:
         self._looked = now
         return self._seconds
 
-    @property
-    def too_long(self) -> bool:
-        """True if the child was hung at the last update."""
-        return self._seconds > self.check.max_seconds
-
 
 def healthz(host: str, port: int, timeout: float) -> int | None:
     """Return the HTTP status of GET /healthz, or None without a reply within `timeout` seconds."""

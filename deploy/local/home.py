@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
 
@@ -49,46 +48,22 @@ class Passwords(BaseModel):
         }
 
 
-@dataclass(frozen=True)
 class Home:
-    """A home directory; `root` is absolute."""
+    """A home directory and its paths; `root` is absolute."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "run" / "stack.json"  # written by the supervisor
+        self.postgres = root / "postgres"  # data directory
+        self.nats = root / "nats"  # store directory of JetStream
+        self.nats_config = root / "run" / "nats.conf"
+        self.nats_credentials = root / "run" / "services.creds"
+        self.pods = root / "pods"  # one folder for each local pod
 
     @classmethod
     def of(cls, settings: Settings) -> Home:
         """Return the home directory in the settings."""
         return cls(settings.home.expanduser().resolve())
-
-    @property
-    def state(self) -> Path:
-        """The supervisor's state file."""
-        return self.root / "run" / "stack.json"
-
-    @property
-    def postgres(self) -> Path:
-        """Data directory of PostgreSQL."""
-        return self.root / "postgres"
-
-    @property
-    def nats(self) -> Path:
-        """JetStream's store directory."""
-        return self.root / "nats"
-
-    @property
-    def nats_config(self) -> Path:
-        """Configuration file of nats-server, with its accounts."""
-        return self.root / "run" / "nats.conf"
-
-    @property
-    def nats_credentials(self) -> Path:
-        """The services' NATS credentials."""
-        return self.root / "run" / "services.creds"
-
-    @property
-    def pods(self) -> Path:
-        """Directory with one folder for each local pod."""
-        return self.root / "pods"
 
     def log(self, name: str) -> Path:
         """Return the log file of a process."""

@@ -50,7 +50,7 @@ class Plan:
 
     settings: Settings
     servers: tuple[Server, ...]
-    preparations: tuple[Program, ...]  # each must end before the services start
+    migration: Program  # must end before the services start
     services: tuple[Program, ...]
 
     @property
@@ -92,10 +92,16 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
     known |= {"supervisor_pid": os.getpid()}
     filled = settings.model_copy(update=known)
+    migration = Program(
+        name="migrate",
+        argv=(sys.executable, "-P", "-m", "deploy.migrate"),
+        environment=os.environ | environment(filled),
+        restarts=False,
+    )
     return Plan(
         settings=filled,
         servers=tuple(servers),
-        preparations=(_migration(filled),),
+        migration=migration,
         services=tuple(
             _service(name, target, _own_settings(name, filled, postgres))
             for name, target in services.items()
@@ -120,24 +126,11 @@ def _listening(
 ) -> dict[str, object]:
     """Return the ports and URLs of the services that serve HTTP."""
     known: dict[str, object] = {}
-    if "gateway" in services:
-        host = settings.gateway_host
-        port = settings.gateway_port or free_port(before.gateway_port, host)
-        known |= {"gateway_port": port, "gateway_url": f"http://{_reachable(host)}:{port}"}
-    if "serving" in services:
-        host = settings.serving_host
-        port = settings.serving_port or free_port(before.serving_port, host)
-        known |= {"serving_port": port, "serving_url": f"http://{_reachable(host)}:{port}"}
+    for name in (each for each in LISTENERS if each in services):
+        host = getattr(settings, f"{name}_host")
+        port = getattr(settings, f"{name}_port") or free_port(getattr(before, f"{name}_port"), host)
+        known |= {f"{name}_port": port, f"{name}_url": f"http://{_reachable(host)}:{port}"}
     return known
-
-
-def _migration(settings: Settings) -> Program:
-    return Program(
-        name="migrate",
-        argv=(sys.executable, "-P", "-m", "deploy.migrate"),
-        environment=os.environ | environment(settings),
-        restarts=False,
-    )
 
 
 def _service(name: str, target: str, settings: Settings) -> Program:
@@ -146,33 +139,29 @@ def _service(name: str, target: str, settings: Settings) -> Program:
     beat_file = settings.home / "run" / "beats" / name
     own = settings.model_copy(update={"beat_file": beat_file})
     variables = inherited | environment(own) | {"PYTHONUNBUFFERED": "1"}
-    gateway = partial(_is_ready, _reachable(settings.gateway_host), settings.gateway_port)
     settings.home.joinpath("run", "beats").mkdir(mode=0o700, parents=True, exist_ok=True)
     checks: list[Check] = [Heartbeat(beat_file, settings.hung_seconds)]
     if name in LISTENERS:
-        host, port = (getattr(settings, f"{name}_{what}") for what in ("host", "port"))
-        ask = partial(_responds, _reachable(host), port)
-        checks.append(Probe("no answer to HTTP", settings.hung_seconds, ask))
+        replies = partial(_replies, settings, name, PROBE_SECONDS)
+        checks.append(Probe("no answer to HTTP", settings.hung_seconds, replies))
     return Program(
         name=name,
         # -P: ignore a package of the same name in the current directory.
         argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
         environment=variables,
-        ready=gateway if name == "gateway" else None,
+        ready=partial(_replies, settings, name, 2.0, True) if name == "gateway" else None,
         checks=tuple(checks),
     )
+
+
+def _replies(settings: Settings, name: str, timeout: float, well: bool = False) -> bool:
+    """Return True if a listener replies to GET /healthz, with status 200 if it must be `well`."""
+    host, port = (getattr(settings, f"{name}_{field}") for field in ("host", "port"))
+    status = healthz(_reachable(host), port, timeout)
+    return status == HTTPStatus.OK if well else status is not None
 
 
 def _reachable(host: str) -> str:
     """Return the address for connecting to a listener. A wildcard becomes the loopback address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
-
-
-def _responds(host: str, port: int) -> bool:
-    """Return True if a listener replies to GET /healthz, even with an error."""
-    return healthz(host, port, PROBE_SECONDS) is not None
-
-
-def _is_ready(host: str, port: int) -> bool:
-    return healthz(host, port, timeout=2) == HTTPStatus.OK

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.local.errors import StackError
 from deploy.local.home import Home
-from deploy.local.state import StackPhase, StackState, living_state
+from deploy.local.state import StackPhase, StackState, recorded_state
 from deploy.local.supervisor import READY
 from deploy.processes import PROCESSES, environment
 from infrastructure.liveness import wait_ended
@@ -25,20 +25,13 @@ class Stack:
     """A stack that this process started. Its settings include all URLs."""
 
     settings: Settings
-    supervisor: subprocess.Popen[bytes]
-
-    def stop(self) -> None:
-        """Ask the supervisor to stop the stack."""
-        self.supervisor.terminate()
-
-    def wait(self) -> int:
-        """Wait until the supervisor ends, and return its exit status."""
-        return self.supervisor.wait()
+    supervisor: subprocess.Popen[bytes]  # stops the stack on SIGTERM
 
 
 def state(home: Path) -> StackState | None:
     """Return the state of the stack that runs on a home, in any phase, or None."""
-    return living_state(Home(home.expanduser().resolve()))
+    found = recorded_state(Home(home.expanduser().resolve()))
+    return found if found is not None and found.process is not None else None
 
 
 def running(home: Path) -> Settings | None:

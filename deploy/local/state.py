@@ -78,9 +78,3 @@ def recorded_state(home: Home) -> StackState | None:
         return StackState.model_validate_json(home.state.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def living_state(home: Home) -> StackState | None:
-    """Return the state of a running supervisor, or None."""
-    state = recorded_state(home)
-    return state if state is not None and state.process is not None else None

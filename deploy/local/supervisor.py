@@ -82,8 +82,7 @@ class Supervisor:
         self._start_together(self._servers, failures=1)
         for server in servers:
             server.provision()
-        for program in self._plan.preparations:
-            self._run_to_end(program)
+        self._run_to_end(self._plan.migration)
         self._services = [self._child(program) for program in self._plan.services]
         self._start_together(self._services, failures=START_FAILURES)
         children = (*self._servers, *self._services)

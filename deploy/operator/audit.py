@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +13,7 @@ from deploy.local.errors import StackError
 from deploy.local.stack import stack
 from domain.core.money import exact_dollars
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import fail
+from gateway.cli.terminal import AsJson, fail
 from infrastructure.settings import Settings
 from services.projector.audit import Findings, audit
 
@@ -22,9 +21,7 @@ commands = typer.Typer(name="audit", help="Compare everything stored with the ev
 
 
 @commands.command()
-def verify(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def verify(as_json: AsJson = False) -> None:
     """Replay every event and compare the result with all stored data.
 
     Compares projections, balances, snapshots, consumer positions and billing's evidence. The exit

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -37,13 +36,6 @@ for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bas
 Name = Annotated[str, typer.Argument(help="Name of the entry.", show_default=False)]
 
 
-class Backing(StrEnum):
-    """Hardware that runs the jobs of a GPU type."""
-
-    NVIDIA = "nvidia"
-    CPU = "cpu"
-
-
 @commands.command("show")
 def show() -> None:
     """Show the whole catalog."""
@@ -61,7 +53,9 @@ def set_gpu_type(
     vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU, GiB.")] = None,
     price: Annotated[str | None, typer.Option(help="Dollars per hour, such as 0.80.")] = None,
     bf16_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak, TFLOPS.")] = None,
-    backing: Annotated[Backing | None, typer.Option(help="Hardware that runs the jobs.")] = None,
+    backing: Annotated[
+        Literal["nvidia", "cpu"] | None, typer.Option(help="Hardware that runs the jobs.")
+    ] = None,
     device_name: Annotated[
         list[str] | None, typer.Option(help="Name in nvidia-smi. Repeat it for several names.")
     ] = None,

@@ -61,7 +61,7 @@ def verify_model(
             help="A downloaded copy. Default: the artifact store.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a model's files with its manifest, and its provenance with the event log.
 
@@ -83,7 +83,7 @@ def verify_model(
 
 def delete_base(
     name: Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete an imported base model and its files for all accounts.
 

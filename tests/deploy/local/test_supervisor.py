@@ -170,7 +170,7 @@ def test_all_processes_end_with_a_killed_supervisor_and_the_next_start_recovers(
         execute(settings.owner_database_url, KEPT)
         all_processes = processes(home)
         all_processes[0].kill()
-        assert started.wait() == -signal.SIGKILL
+        assert started.supervisor.wait() == -signal.SIGKILL
     eventually(lambda: nothing_lives(all_processes))
     assert stack.state(home) is None
     with stack.up(Settings(home=home), {"one": STEADY}) as started:
@@ -182,7 +182,8 @@ def test_a_stack_ends_with_the_process_that_started_it(home: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from deploy.local import stack; "
         "from infrastructure.settings import Settings\n"
-        f"with stack.up(Settings(home=Path(sys.argv[1])), {{'one': {STEADY!r}}}) as s: s.wait()"
+        f"with stack.up(Settings(home=Path(sys.argv[1])), {{'one': {STEADY!r}}}) as own:\n"
+        "    own.supervisor.wait()"
     )
     starter = subprocess.Popen([sys.executable, "-c", script, str(home)])
     eventually(lambda: stack.running(home), timeout=60)
@@ -243,7 +244,7 @@ def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for word in ("supervisor", "postgres", "nats", "one", "running"):
             assert word in result.output
         assert command.invoke(cli.main, ["down"]).exit_code == 0
-        assert started.wait() == 0
+        assert started.supervisor.wait() == 0
     assert command.invoke(cli.main, ["down"]).exit_code == 0
 
 
