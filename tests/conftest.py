@@ -26,6 +26,7 @@ from domain.core.event_log import EventLog
 from infrastructure import bus
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
+from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.containers import containers, docker_answers
 from tests.running import EcoLinkUnderTest, running_ecolink
@@ -206,6 +207,12 @@ def log(settings: Settings) -> Iterator[EventLog]:
     opened = open_log(settings)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def history(log: EventLog) -> History:
+    """The history of one job, empty at first."""
+    return History(log)
 
 
 @pytest.fixture

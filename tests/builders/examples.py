@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from domain.access.role import Role
 from domain.billing.account import Account
@@ -24,6 +24,7 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from domain.training.training_plan import TrainingPlan
+from services.billing.settlement import LeasePolicy
 from tests.builders.commands import NOW
 
 ACCOUNT_ID = UUID("11111111-1111-5111-8111-111111111111")
@@ -67,6 +68,7 @@ ESTIMATE = Estimate(
 
 
 RETENTION = timedelta(days=30)
+POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 
 
 def happened(aggregate: Aggregate) -> list[str]:
@@ -83,9 +85,10 @@ def account(balance_micros: int = 0) -> Account:
     return opened
 
 
-def meter(paid_seconds: int = 0) -> Meter:
-    """An open meter of segment 1, with a lease or without."""
-    opened = Meter.open(ACCOUNT_ID, JOB_ID, 1, PLAN.rate_micros_per_hour)
+def meter(paid_seconds: int = 0, *, job: int = 0, rate: int = PLAN.rate_micros_per_hour) -> Meter:
+    """An open meter of segment 1 of one of several jobs, with a lease or without."""
+    job_id = uuid5(JOB_ID, str(job)) if job else JOB_ID
+    opened = Meter.open(ACCOUNT_ID, job_id, 1, rate)
     if paid_seconds:
         opened.extend_lease(paid_seconds)
     opened.collect_events()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from uuid import UUID
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
 from domain.access.api_key import ApiKey
 from domain.access.role import Role
@@ -12,13 +15,12 @@ from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.base_model import BaseModel
-from domain.core.aggregate import Cause, because
+from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
-from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
@@ -29,8 +31,10 @@ from tests.builders.examples import (
     ESTIMATE,
     JOB_ID,
     PLAN,
+    STATE,
     ending,
     evaluation_result,
+    resume_certificate,
     saved_checkpoint,
 )
 from tests.builders.tiny_model import TINY_SHAPE
@@ -39,6 +43,8 @@ SECRET = "eco_secret-of-a-test"
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300
 RETENTION = timedelta(days=30)
 BOUND_AT = NOW + timedelta(seconds=5)
+
+E = TypeVar("E", bound=Event)
 
 
 class History:
@@ -62,6 +68,35 @@ class History:
     def meter(self, segment: int) -> Meter:
         """Return a segment's meter from the log."""
         return self.log.load(Meter, meter_id(self.job_id, segment))
+
+    def events(self, kind: type[E] = Event) -> list[E]:
+        """Return the job's events of a kind."""
+        return [each for each in self.log.events.get(self.job_id) if isinstance(each, kind)]
+
+    def last(self, kind: type[E] = Event) -> E:
+        """Return the job's last event of a kind."""
+        return self.events(kind)[-1]
+
+    def topics(self, after: str = "PodStarted") -> list[str]:
+        """Return the topics of the job's events after the first one with a topic."""
+        found = [type(each).TOPIC for each in self.events()]
+        return found[found.index(after) + 1 :]
+
+    @contextmanager
+    def changing_job(self) -> Iterator[Job]:
+        """Yield the job, and save it after the block."""
+        with command(f"job {uuid4()}"):
+            job = self.job
+            yield job
+            self.log.commit(job)
+
+    @contextmanager
+    def changing_account(self) -> Iterator[Account]:
+        """Yield the account, and save it after the block."""
+        with command(f"account {uuid4()}"):
+            account = self.account
+            yield account
+            self.log.commit(account)
 
     def open_account(self, balance_micros: int) -> None:
         """Open an account with credit."""
@@ -147,12 +182,16 @@ class History:
         """Return the GPU pool from the log."""
         return self.log.load(GpuPool, gpu_pool_id(PLAN.region, PLAN.gpu_type))
 
-    def approve_job(self) -> None:
-        """Approve a job, which is queued."""
-        with command("approve"):
-            job, pool = Job.approve(self.job_id, self.account_id, PLAN, ESTIMATE), self.pool
-            pool.request(Claim(self.account_id, self.job_id, 1, PLAN.gpu_count))
-            self.log.commit(job, pool)
+    def approve_job(self, *, queued: bool = True, **plan: Any) -> None:
+        """Approve a job with a changed plan. Unless `queued`, the scheduler has yet to queue it."""
+        with command(f"approve {self.job_id}"):
+            changed = PLAN.model_copy(update=plan)
+            saved: list[Aggregate] = [Job.approve(self.job_id, self.account_id, changed, ESTIMATE)]
+            if queued:
+                pool = self.pool
+                pool.request(Claim(self.account_id, self.job_id, 1, changed.gpu_count))
+                saved.append(pool)
+            self.log.commit(*saved)
 
     def request_gpus(self, segment: int) -> None:
         """Queue the next segment."""
@@ -183,43 +222,50 @@ class History:
             account.settle(captured_micros=0, reserved_micros=reserved)
             self.log.commit(meter, account)
 
+    def extend_lease(self, segment: int, seconds: int) -> None:
+        """Extend the segment's lease."""
+        with self.changing_account() as account:
+            meter = self.meter(segment)
+            account.settle(captured_micros=0, reserved_micros=meter.extend_lease(seconds))
+            self.log.commit(meter)
+
+    def refuse_lease(self, segment: int) -> None:
+        """Open the segment's meter and refuse its lease."""
+        with command(f"refuse {segment}"):
+            meter = Meter.open(self.account_id, self.job_id, segment, PLAN.rate_micros_per_hour)
+            meter.refuse_lease()
+            self.log.commit(meter)
+
+    def reserve_balance(self, left_micros: int = 0) -> None:
+        """Reserve the balance for other leases, except for some micro-dollars."""
+        with self.changing_account() as account:
+            reserved = account.available_micros - left_micros
+            account.settle(captured_micros=0, reserved_micros=reserved)
+
     def start_pod(self, segment: int, host: str | None = None) -> None:
         """Bind the GPUs on a host."""
-        with command(f"pod {segment}"):
-            job = self.job
+        with self.changing_job() as job:
             job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT, host)
-            self.log.commit(job)
 
     def start_training(self, segment: int, step: int = 0) -> None:
         """Start training."""
-        with command(f"train {segment}"):
-            job = self.job
+        with self.changing_job() as job:
             job.start_training(segment, step, 30, 95, 5)
-            self.log.commit(job)
 
-    def save_checkpoint(self, segment: int, step: int, elapsed_seconds: int) -> None:
+    def save_checkpoint(self, segment: int, step: int, elapsed_seconds: int, **fields: Any) -> None:
         """Save a checkpoint."""
-        with command(f"checkpoint {segment} {step}"):
-            job = self.job
-            ref = f"checkpoints/{segment}/{step}"
-            job.save_checkpoint(
-                saved_checkpoint(segment, step, 2.5, elapsed_seconds, ref, "c" * 64, 1000)
-            )
-            self.log.commit(job)
+        with self.changing_job() as job:
+            job.save_checkpoint(saved_checkpoint(segment, step, 2.5, elapsed_seconds, **fields))
 
     def reject_checkpoint(self, segment: int, ref: str) -> None:
         """Reject a checkpoint that a segment could not resume from."""
-        with command(f"reject {ref}"):
-            job = self.job
+        with self.changing_job() as job:
             job.reject_checkpoint(segment, ref, RejectionReason.CORRUPT)
-            self.log.commit(job)
 
     def prune_checkpoints(self, number: int) -> None:
         """Prune checkpoints, as the scheduler does after the n-th checkpoint."""
-        with command(f"prune {number}"):
-            job = self.job
+        with self.changing_job() as job:
             job.prune_checkpoints(deployed_refs(self.log, job))
-            self.log.commit(job)
 
     def bill(self, segment: int, elapsed_seconds: int) -> None:
         """Bill the elapsed time, as the ticker does."""
@@ -231,15 +277,12 @@ class History:
 
     def start_evaluation(self, segment: int) -> None:
         """Start the evaluation after the last step."""
-        with command(f"evaluate {segment}"):
-            job = self.job
+        with self.changing_job() as job:
             job.start_evaluation(segment, 30)
-            self.log.commit(job)
 
     def complete(self, segment: int) -> None:
         """Evaluate and register the job."""
-        with command(f"complete {segment}"):
-            job = self.job
+        with self.changing_job() as job:
             job.start_evaluation(segment, 30)
             job.complete_evaluation(
                 segment,
@@ -247,69 +290,54 @@ class History:
                 peak_memory_bytes=1_200_000_000,
             )
             job.register(segment, "jobs/a/adapter", "a" * 64)
-            self.log.commit(job)
 
     def end_segment(
         self,
         segment: int,
         reason: SegmentEnd,
-        elapsed_seconds: int,
+        elapsed_seconds: int = 10,
         *,
-        grace_seconds: int = 0,
-        failure: FailureClass | None = None,
-        error_class: str | None = None,
         can_pay: bool = True,
+        settled: bool = True,
+        **fields: Any,
     ) -> None:
-        """End the segment: release the GPUs and settle the meter."""
-        with command(f"end {segment}"):
-            job, pool = self.job, self.pool
-            job.end_segment(
-                segment,
-                ending(
-                    reason,
-                    elapsed_seconds,
-                    grace_seconds=grace_seconds,
-                    failure=failure,
-                    error_class=error_class,
-                    log_ref="logs/tail" if error_class else None,
-                ),
-                can_pay=can_pay,
-            )
-            (ended,) = [
-                each for each in job.pending_events if isinstance(each, events.SegmentEnded)
-            ]
+        """End the segment and release the GPUs. If `settled`, close its meter."""
+        fields = {"log_ref": "logs/tail" if fields.get("error_class") else None} | fields
+        with self.changing_job() as job:
+            pool = self.pool
+            job.end_segment(segment, ending(reason, elapsed_seconds, **fields), can_pay=can_pay)
             pool.release(self.job_id, segment)
             self.log.commit(job, pool)
-        with command(f"settle {segment}"):
-            self._settle(segment, elapsed_seconds, ended.kept_seconds)
+        if settled:
+            with command(f"settle {segment}"):
+                kept_seconds = self.last(events.SegmentEnded).kept_seconds
+                self._settle(segment, elapsed_seconds, kept_seconds)
 
     def pause(self) -> None:
         """Request a pause as the owner."""
-        with command("pause"):
-            job = self.job
+        with self.changing_job() as job:
             job.pause()
-            self._save_stopping(job)
+            self._leave_queue(job)
 
-    def resume(self, rate_micros_per_hour: int = PLAN.rate_micros_per_hour) -> None:
+    def resume(
+        self,
+        rate_micros_per_hour: int = PLAN.rate_micros_per_hour,
+        gpu_count: int | None = None,
+    ) -> None:
         """Resume as the owner. The gates are not checked."""
-        with command("resume"):
-            job = self.job
-            job.resume(ESTIMATE, rate_micros_per_hour, "test")
-            self.log.commit(job)
+        with self.changing_job() as job:
+            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpu_count)
 
     def cancel(self) -> None:
         """Cancel as the owner."""
-        with command("cancel"):
-            job = self.job
+        with self.changing_job() as job:
             job.cancel(RETENTION)
-            self._save_stopping(job)
+            self._leave_queue(job)
 
     def promote(self) -> None:
         """Promote the last checkpoint to a model."""
-        with command("promote"):
-            job = self.job
+        with self.changing_job() as job:
             job.promote()
-            self.log.commit(job)
 
     def expire_adapter(self) -> None:
         """Expire the adapter at the end of its retention."""
@@ -318,8 +346,8 @@ class History:
             job.expire_adapter()
             self.log.commit(job)
 
-    def _save_stopping(self, job: Job) -> None:
-        """Save the job. A queued job leaves the queue, and a running one is stopping."""
+    def _leave_queue(self, job: Job) -> None:
+        """Withdraw the claim of a job that does not run, and save both."""
         pool = self.pool
         if job.running is None:
             pool.withdraw(job.id)
@@ -350,8 +378,8 @@ class History:
                 return
         raise AssertionError(f"there is no chapter {chapter}")
 
-    def run_with_a_crash(self) -> None:
-        """Run a job with a crash after 100 s, of which 60 s are credited, then 130 s to the end."""
+    def resume_after_a_crash(self, *, certified: bool = False) -> None:
+        """Run a job with a crash after 100 s, of which 60 s are credited, until it trains again."""
         self.import_base()
         self.deploy_base()
         self.prepare_dataset()
@@ -363,7 +391,14 @@ class History:
         self.allocate_segment(2)
         self.grant_lease(2)
         self.start_pod(2)
+        if certified:
+            with self.changing_job() as job:
+                job.certify_resume(2, resume_certificate(10, "checkpoints/1/10", STATE))
         self.start_training(2, step=10)
+
+    def run_with_a_crash(self) -> None:
+        """Run a job with a crash after 100 s, of which 60 s are credited, then 130 s to the end."""
+        self.resume_after_a_crash()
         self.bill(2, 125)
         self.complete(2)
         self.end_segment(2, SegmentEnd.COMPLETED, 130)

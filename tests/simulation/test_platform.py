@@ -11,8 +11,7 @@ from domain.core.event_log import EventLog
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
-from tests.builders.examples import PLAN
-from tests.services.billing.meters import POLICY
+from tests.builders.examples import PLAN, POLICY
 from tests.simulation.platform import SimulatedPlatform
 from tests.simulation.trainer import SimulatedTrainer
 

@@ -26,8 +26,7 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.artifacts import MANIFEST
-from tests.builders.examples import PLAN
-from tests.services.billing.meters import POLICY
+from tests.builders.examples import PLAN, POLICY
 from tests.simulation.platform import (
     PAID_BY_PLATFORM,
     PAID_BY_USER,

@@ -24,7 +24,7 @@ from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from projections.projection import ProjectionEffect
 from tests.builders.commands import command
-from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
+from tests.builders.reports import WEIGHTS, adapter_ref, register_model
 
 
 def verify(*arguments: str, exit_code: int = 0) -> str:
@@ -46,7 +46,7 @@ def test_models_verify(
 
     copy, artifacts = tmp_path / "copy", Artifacts(settings.artifacts)
     assert "--directory" in verify(model, "--directory", str(copy), exit_code=2)
-    artifacts.get_directory(ADAPTER, copy)
+    artifacts.get_directory(adapter_ref(2), copy)
     verify(model, "--directory", str(copy))
     (copy / WEIGHTS).write_bytes(b"Weights")
     printed = verify(model, "--directory", str(copy), exit_code=1)

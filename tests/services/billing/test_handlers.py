@@ -16,9 +16,8 @@ from domain.jobs.job import SegmentEnd
 from services.billing.handlers import Metering
 from services.billing.settlement import Running, settle
 from tests.builders.commands import NOW, FixedClock, command
-from tests.builders.examples import ending
+from tests.builders.examples import POLICY, ending
 from tests.builders.history import BOUND_AT, History
-from tests.services.billing.meters import POLICY
 
 
 @pytest.fixture(autouse=True)

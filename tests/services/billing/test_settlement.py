@@ -17,8 +17,7 @@ from services.billing.settlement import (
     settle,
 )
 from tests.builders.commands import command
-from tests.builders.examples import account, happened, meter
-from tests.services.billing.meters import POLICY, meter_of
+from tests.builders.examples import POLICY, account, happened, meter
 
 SECOND = 1000
 """Price of one second of the example meter, micro-dollars."""
@@ -82,7 +81,11 @@ def test_a_top_up_grants_a_waiting_lease() -> None:
 
 
 def test_a_later_meter_extends_all_leases_equally() -> None:
-    payer, first, second = account(10_000 * SECOND), meter_of(1, 3_600_000), meter_of(2, 7_200_000)
+    payer, first, second = (
+        account(10_000 * SECOND),
+        meter(job=1),
+        meter(job=2, rate=7_200_000),
+    )
     settle(payer, [Running(first, 0)], POLICY)
     settle(payer, [Running(first, 59), Running(second, 0)], POLICY)
     assert (first.paid_seconds - 59, second.paid_seconds) == (300, 300)
@@ -163,7 +166,11 @@ def test_the_last_part_minute_and_the_depletion_come_together() -> None:
 
 
 def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
-    payer, refused, running = account(), meter_of(1, 3_600_000_000), meter_of(2, 3_600_000)
+    payer, refused, running = (
+        account(),
+        meter(job=1, rate=3_600_000_000),
+        meter(job=2),
+    )
     open_meter(payer, refused, POLICY)
     assert happened(refused) == ["LeaseRefused"]
     payer.grant_credit(2000 * SECOND, "top-up")
@@ -174,7 +181,11 @@ def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
 
 
 def test_a_refused_job_does_not_deplete_the_account() -> None:
-    payer, cheap, costly = account(400 * SECOND), meter_of(1, 3_600_000), meter_of(2, 10**12)
+    payer, cheap, costly = (
+        account(400 * SECOND),
+        meter(job=1),
+        meter(job=2, rate=10**12),
+    )
     open_meter(payer, cheap, POLICY)
     open_meter(payer, costly, POLICY)
     close(payer, costly, elapsed_seconds=0, kept_seconds=0, policy=POLICY)
@@ -182,7 +193,7 @@ def test_a_refused_job_does_not_deplete_the_account() -> None:
 
 
 def test_an_ended_segment_does_not_deplete_beside_a_lease() -> None:
-    payer, first, second = account(600 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
+    payer, first, second = account(600 * SECOND), meter(job=1), meter(job=2)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     close(payer, first, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
     assert payer.balance_micros == 300 * SECOND
@@ -212,7 +223,7 @@ def test_the_runway_counts_unbilled_time(elapsed: int, low: bool) -> None:
 
 
 def test_the_runway_covers_all_segments() -> None:
-    payer, first, second = account(1500 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
+    payer, first, second = account(1500 * SECOND), meter(job=1), meter(job=2)
     settle(payer, [Running(first, 0)], POLICY)
     assert not payer.low
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
@@ -222,7 +233,7 @@ def test_the_runway_covers_all_segments() -> None:
 
 
 def test_an_idle_account_is_not_low_and_is_warned_again() -> None:
-    payer, first, second = account(100 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
+    payer, first, second = account(100 * SECOND), meter(job=1), meter(job=2)
     settle(payer, [Running(first, 0)], POLICY)
     assert payer.low
     settle(payer, [Running(first, 100)], POLICY)
@@ -240,7 +251,7 @@ def test_an_idle_account_is_not_low_and_is_warned_again() -> None:
 
 
 def test_segments_in_grace_cause_no_new_warning() -> None:
-    payer, first, second = account(200 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
+    payer, first, second = account(200 * SECOND), meter(job=1), meter(job=2)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     settle(payer, [Running(first, 100), Running(second, 100)], POLICY)
     close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
@@ -261,7 +272,7 @@ def test_a_lease_without_a_meter_keeps_the_warning() -> None:
 
 
 def test_free_segments_have_no_runway() -> None:
-    payer, free = account(), meter_of(1, 0)
+    payer, free = account(), meter(job=1, rate=0)
     settle(payer, [Running(free, 0)], POLICY)
     assert free.paid_seconds == 300
     assert happened(payer) == []
@@ -270,7 +281,7 @@ def test_free_segments_have_no_runway() -> None:
 def test_a_tick_is_limited_to_one_save() -> None:
     policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
     payer = account(10**9)
-    meters = [meter_of(job, 3_600_000) for job in range(4)]
+    meters = [meter(job=job) for job in range(4)]
     settle(payer, [Running(each, 0) for each in meters], policy)
     ticks, events = 0, 0
     while not all(each.billed_seconds == 299 for each in meters):
@@ -291,6 +302,6 @@ def test_a_lease_too_long_for_one_save_is_refused() -> None:
 
 
 def test_each_segment_s_second_is_rounded_up() -> None:
-    assert second_micros([meter_of(1, 3600)]) == 1
-    assert second_micros([meter_of(1, 3601)]) == 2
-    assert second_micros([meter_of(1, 1), meter_of(2, 1)]) == 2
+    assert second_micros([meter(job=1, rate=3600)]) == 1
+    assert second_micros([meter(job=1, rate=3601)]) == 2
+    assert second_micros([meter(job=1, rate=1), meter(job=2, rate=1)]) == 2

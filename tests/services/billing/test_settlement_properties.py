@@ -11,8 +11,7 @@ from domain.billing.meter import Meter
 from domain.core.money import charge_micros
 from services.billing.settlement import Running, close, second_micros, settle
 from tests.builders.commands import command
-from tests.builders.examples import account
-from tests.services.billing.meters import POLICY, meter_of
+from tests.builders.examples import POLICY, account, meter
 
 rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
 
@@ -29,7 +28,7 @@ def test_segments_that_run_together_reach_zero_together(
 ) -> None:
     """For any rates and any tick intervals."""
     with command():
-        meters = [meter_of(job, rate) for job, rate in enumerate(rates)]
+        meters = [meter(job=job, rate=rate) for job, rate in enumerate(rates)]
         payer = account(balance_seconds * second_micros(meters))
         elapsed = 0
         for step in [0, *steps, *[60] * 30]:
@@ -47,7 +46,7 @@ def test_segments_that_run_together_reach_zero_together(
 def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: list[int]) -> None:
     """Each segment starts while the balance pays full leases."""
     with command():
-        meters = [meter_of(job, rate) for job, rate in enumerate(rates)]
+        meters = [meter(job=job, rate=rate) for job, rate in enumerate(rates)]
         payer = account(2000 * second_micros(meters))
         began = sorted([*joins, 0, 0, 0, 0])[: len(meters)]
         for now in range(0, 4000, 37):
@@ -81,7 +80,7 @@ def test_any_evidence_gives_correct_books(
     """Evidence is uneven, and the final report may contradict it."""
     with command():
         payer = account(balance)
-        meters = [meter_of(job, rate) for job, (rate, *_) in enumerate(segments)]
+        meters = [meter(job=job, rate=rate) for job, (rate, *_) in enumerate(segments)]
         elapsed = [0 for _ in meters]
         for tick in range(9):
             for index, (_, steps, *_) in enumerate(segments):

@@ -19,9 +19,8 @@ from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing.ticker import Ticker
 from tests.builders.commands import NOW, FixedClock, command
-from tests.builders.examples import JOB_ID
+from tests.builders.examples import JOB_ID, POLICY
 from tests.builders.history import History
-from tests.services.billing.meters import POLICY
 
 
 class MovableClock(FixedClock):

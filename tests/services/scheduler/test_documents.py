@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.job import JobStatus
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
@@ -20,14 +21,12 @@ from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
-from tests.builders.reports import EVALUATION
-from tests.services.scheduler.registering import (
-    ADAPTER,
+from tests.builders.reports import (
+    EVALUATION,
     TRAINED_WITH,
     WEIGHTS,
-    final_report,
-    registered,
-    resume_after_a_crash,
+    adapter_ref,
+    completed_resume,
     store_adapter,
 )
 
@@ -41,25 +40,25 @@ def adapter(artifacts: Artifacts) -> Manifest:
 @pytest.fixture
 def resumed(history: History, segments: Segments) -> Segments:
     """Records the reports of the second segment."""
-    resume_after_a_crash(history)
+    history.resume_after_a_crash(certified=True)
     return segments
 
 
 def stored(artifacts: Artifacts) -> Provenance:
-    return Provenance.model_validate_json(artifacts.get(f"{ADAPTER}/{PROVENANCE}"))
+    return Provenance.model_validate_json(artifacts.get(f"{adapter_ref(2)}/{PROVENANCE}"))
 
 
 def test_the_provenance_describes_the_job(
     log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final_report(adapter))
+    resumed.record(completed_resume(adapter))
     told = stored(artifacts)
     assert (told.model, told.job_id, told.account_id) == (
         history.job.model_name,
         JOB_ID,
         ACCOUNT_ID,
     )
-    assert told.job_version == registered(log).originator_version - 1
+    assert told.job_version == history.last(events.Registered).originator_version - 1
     assert told.dataset.model_dump() == {
         "id": DATASET_ID,
         "sha256": PLAN.dataset_sha256,
@@ -94,7 +93,7 @@ def test_an_uncertified_resume_has_its_step(log: EventLog, history: History) -> 
 def test_the_cost_is_what_the_account_is_charged(
     history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final_report(adapter))
+    resumed.record(completed_resume(adapter))
     cost, job = stored(artifacts).cost, history.job
     assert cost.amount_micros == job.usage.paid_micros == 170_000
     assert cost.metered_seconds == job.usage.paid_seconds == 170
@@ -102,11 +101,11 @@ def test_the_cost_is_what_the_account_is_charged(
 
 
 def test_the_event_pins_card_and_provenance_with_the_weights(
-    log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest, tmp_path: Path
+    history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest, tmp_path: Path
 ) -> None:
-    resumed.record(final_report(adapter))
-    manifest = artifacts.get_directory(ADAPTER, tmp_path / "copy")
-    assert manifest.sha256 == registered(log).manifest_sha256 != adapter.sha256
+    resumed.record(completed_resume(adapter))
+    manifest = artifacts.get_directory(adapter_ref(2), tmp_path / "copy")
+    assert manifest.sha256 == history.last(events.Registered).manifest_sha256 != adapter.sha256
     names = {file.path for file in manifest.files}
     assert names == {WEIGHTS, ENVIRONMENT, CARD, PROVENANCE}
 
@@ -114,8 +113,8 @@ def test_the_event_pins_card_and_provenance_with_the_weights(
 def test_the_hub_can_read_the_card(
     resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final_report(adapter))
-    card = ModelCard(artifacts.get(f"{ADAPTER}/{CARD}").decode())
+    resumed.record(completed_resume(adapter))
+    card = ModelCard(artifacts.get(f"{adapter_ref(2)}/{CARD}").decode())
     assert card.data.to_dict() == {
         "base_model": "tiny",
         "library_name": "peft",
@@ -158,33 +157,37 @@ def test_a_version_conflict_is_retried(
         commit(*aggregates, **options)
 
     monkeypatch.setattr(log, "commit", raced)
-    resumed.record(final_report(adapter))
+    resumed.record(completed_resume(adapter))
     assert history.job.status is JobStatus.REGISTERED
-    assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
-    assert stored(artifacts).job_version == registered(log).originator_version - 1
+    assert (
+        artifacts.manifest(adapter_ref(2)).sha256 == history.last(events.Registered).manifest_sha256
+    )
+    assert stored(artifacts).job_version == history.last(events.Registered).originator_version - 1
 
 
 def test_the_same_job_writes_the_same_bytes(
     log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    first = document(log, artifacts, history.job, ADAPTER, adapter.sha256)
-    assert document(log, artifacts, history.job, ADAPTER, adapter.sha256) == first
+    first = document(log, artifacts, history.job, adapter_ref(2), adapter.sha256)
+    assert document(log, artifacts, history.job, adapter_ref(2), adapter.sha256) == first
 
 
 def test_a_final_report_that_is_repeated_writes_nothing(
-    log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+    history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final_report(adapter))
-    resumed.record(final_report(adapter, n=10))
-    assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
+    resumed.record(completed_resume(adapter))
+    resumed.record(completed_resume(adapter, n=10))
+    assert (
+        artifacts.manifest(adapter_ref(2)).sha256 == history.last(events.Registered).manifest_sha256
+    )
 
 
 @pytest.mark.parametrize("content", [b"not what it was", b"{}"])
 def test_an_invalid_environment_counts_as_a_crash(
     log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, content: bytes
 ) -> None:
-    garbled = artifacts.add_files(ADAPTER, Manifest(files=()), {ENVIRONMENT: content})
-    resumed.record(final_report(garbled))
+    garbled = artifacts.add_files(adapter_ref(2), Manifest(files=()), {ENVIRONMENT: content})
+    resumed.record(completed_resume(garbled))
     assert history.job.status is not JobStatus.REGISTERED
     assert history.job.next_segment == 3
 
@@ -193,12 +196,12 @@ def test_a_models_files_survive_the_cleanup(
     log: EventLog, history: History, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     """The event names them, so that they survive the clean-up of the segment."""
-    resumed.record(final_report(adapter))
+    resumed.record(completed_resume(adapter))
     stored, lost = (
-        artifacts.list(ADAPTER),
+        artifacts.list(adapter_ref(2)),
         f"{job_prefix(history.job)}/checkpoints/segment-2/step-9",
     )
     artifacts.put(f"{lost}/position.json", b"{}")
     resumed.delete_unnamed(history.job, 2)
-    assert artifacts.list(ADAPTER) == stored
+    assert artifacts.list(adapter_ref(2)) == stored
     assert artifacts.list(lost) == []

@@ -26,7 +26,7 @@ from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy,
 from tests.builders.commands import command
 from tests.builders.examples import JOB_ID, saved_checkpoint
 from tests.builders.history import History
-from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
+from tests.builders.reports import WEIGHTS, adapter_ref, register_model
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def model(log: EventLog, settings: Settings) -> events.Registered:
 @pytest.fixture
 def copy(model: events.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
     """A downloaded copy, without the manifest."""
-    artifacts.get_directory(ADAPTER, tmp_path / "copy")
+    artifacts.get_directory(adapter_ref(2), tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -46,7 +46,9 @@ def check(log: EventLog, artifacts: Artifacts, model: events.Registered) -> Call
     """Verifies the stored model or a copy. Returns the failed checks."""
 
     def check(directory: Path | None = None, event: events.Registered = model) -> list[Check]:
-        found: Copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, ADAPTER)
+        found: Copy = (
+            DirectoryCopy(directory) if directory else StoredCopy(artifacts, adapter_ref(2))
+        )
         checks = verify(log, artifacts, log.load(Job, JOB_ID), event, found)
         return [each for each in checks if not each.ok]
 
@@ -61,7 +63,7 @@ def test_an_intact_model_passes_every_check(
     log: EventLog, artifacts: Artifacts, model: events.Registered
 ) -> None:
     job = log.load(Job, JOB_ID)
-    checks = verify(log, artifacts, job, model, StoredCopy(artifacts, ADAPTER))
+    checks = verify(log, artifacts, job, model, StoredCopy(artifacts, adapter_ref(2)))
     assert [each for each in checks if not each.ok] == []
     assert {
         MANIFEST,
@@ -89,7 +91,7 @@ def test_an_intact_copy_needs_no_manifest(check: Any, copy: Path) -> None:
 
 
 def test_a_changed_weight_is_reported(check: Any, artifacts: Artifacts, copy: Path) -> None:
-    artifacts.put(f"{ADAPTER}/{WEIGHTS}", b"Weights")
+    artifacts.put(f"{adapter_ref(2)}/{WEIGHTS}", b"Weights")
     assert names(check()) == [f"file {WEIGHTS}"]
     assert check(copy) == []
 
