@@ -211,7 +211,7 @@ class Trainers:
 
     def _measured(self, spec: SegmentSpec) -> list[StepMeasured]:
         """Step measurements of all segments of a job."""
-        subject = f"telemetry.{spec.account_id}.{spec.job_id}.{spec.segment}"
+        subject = f"telemetry.{spec.account_id}.{spec.job_id}.*"
 
         async def read(js: JetStreamContext) -> list[StepMeasured]:
             found = (await js.stream_info(TELEMETRY, subjects_filter=subject)).state.subjects or {}
