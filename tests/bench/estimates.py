@@ -43,7 +43,6 @@ class Variant:
     hyperparameters: dict[str, Any]
 
     def write(self, path: Path) -> int:
-        """Write the dataset and return its number of examples."""
         chats = demo_chats(self.rows * self.chats_per_row)
         rows = [
             {

@@ -24,7 +24,7 @@ from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.sessions import begin_session
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from tests.bench.meter_truth import PLAN
+from tests.builders.examples import PLAN
 
 JOBS_OF_ACCOUNT = 5
 RATE_MICROS = 600_000
@@ -63,11 +63,9 @@ class Platform:
 
     @property
     def head(self) -> int:
-        """Sequence of the last event."""
         return self.log.recorder.max_notification_id() or 0
 
     def token_of(self, number: int) -> str:
-        """The session of a job's owner."""
         return self.tokens[number // JOBS_OF_ACCOUNT]
 
     @property
@@ -81,7 +79,6 @@ class Platform:
         self.checkpoints.clear()
 
     def advance(self, seconds: float) -> None:
-        """Let the jobs train for a while."""
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             if now >= self.next_step:

@@ -124,7 +124,6 @@ def tokenize(config: TokenizeConfig) -> Rows:
 
 
 def run(config: RunConfig) -> RunResult:
-    """Train with the trainer's own loop."""
     clock = SegmentClock()
     lean_imports(quantized=config.precision == "nf4")
     import torch
@@ -210,7 +209,6 @@ def peak(config: PeakConfig) -> float:
 
 
 def _wait(on_gpu: bool) -> None:
-    """Wait for the GPU, if there is one."""
     import torch
 
     if on_gpu:
@@ -243,7 +241,6 @@ def _examples(rows: list[dict[str, list[int]]]) -> list[Example]:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the command line."""
     match arguments:
         case ["--tokenize", path]:
             lean_imports()

@@ -19,18 +19,14 @@ import typer
 from domain.billing.account import Account
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
-from domain.estimating.estimate import Precision
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
-from domain.training.hyperparameters import Hyperparameters
-from domain.training.precision import Dtype
-from domain.training.training_plan import TrainingPlan
-from services.billing.settlement import LeasePolicy
+from tests.builders.examples import PLAN
+from tests.services.billing.meters import POLICY
 from tests.simulation.memory_log import MemoryLog
 from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
 from tests.simulation.trainer import SimulatedTrainer
 
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 RETENTION = timedelta(days=30)
 
 ACCOUNTS, JOBS_OF_ACCOUNT = 200, 4
@@ -42,28 +38,6 @@ STEP_SECONDS = (20, 240)
 WORK_SECONDS = (600, 24 * 3600)
 RATES = (400_000, 12_000_000)  # micro-dollars per hour
 PAYMENTS = (50_000, 60_000_000)  # micro-dollars
-
-PLAN = TrainingPlan(
-    dataset_id=UUID(int=1),
-    dataset_ref="datasets/simulated",
-    dataset_sha256="d" * 64,
-    validation=None,
-    base_model="simulated",
-    base_ref="models/simulated",
-    base_manifest_sha256="b" * 64,
-    region="",
-    gpu_type="gpu",
-    gpu_count=1,
-    rate_micros_per_hour=0,
-    catalog_version="simulated",
-    hyperparameters=Hyperparameters().model_dump(mode="json"),
-    precision=Precision.BF16,
-    gradient_checkpointing=False,
-    sequence_length=512,
-    dtype=Dtype.BF16,
-    batch_tokens=2048,
-    required_bytes=1_500_000_000,
-)
 
 
 @dataclass
@@ -105,7 +79,6 @@ class MeterTruth:
             self.difference_micros += self.refold(account_id)
 
     def step(self) -> None:
-        """Let some time pass, with random events."""
         self.let_clocks_fail()
         outage = self.happens("ticker outages", 0.01)
         self.platform.pass_time(600 if outage else self.chance.randint(*STEP_SECONDS))
@@ -180,18 +153,17 @@ class MeterTruth:
             self.command(job_id, lambda job: job.cancel(RETENTION))
 
     def pay_in(self, account_id: UUID) -> None:
-        """Pay a random amount."""
         self.happened["all payments"] += 1
         reference = f"payment {self.happened['all payments']}"
         self.platform.top_up(account_id, self.chance.randint(*PAYMENTS), reference)
 
     def approve(self, account_id: UUID) -> None:
-        """Approve a job in the account's region."""
         self.happened["jobs"] += 1
         number = self.accounts.index(account_id) // ACCOUNTS_OF_REGION
         plan = PLAN.model_copy(
             update={
                 "region": f"region-{number}",
+                "gpu_type": "gpu",
                 "gpu_count": self.chance.choice([1, 1, 1, 2]),
                 "rate_micros_per_hour": self.chance.randint(*RATES),
             }

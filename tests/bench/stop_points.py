@@ -137,7 +137,6 @@ def main(*arguments: str) -> int:
 
 
 def _run_to_a_stop(place: str, number: str, signal_number: str, *arguments: str) -> int:
-    """Install the stop point and run the program."""
     spec = SegmentSpec.model_validate_json(Path(arguments[0]).read_text())
     if spec.gpu_count > 1 and "RANK" not in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before torch starts threads

@@ -26,7 +26,6 @@ class Books:
     """Minutes that did not start at the end of the previous one."""
 
     def post(self, row: StoredEvent) -> None:
-        """Add one stored event, if it moves money."""
         if row.topic not in MONEY:
             return
         state = json.loads(row.state)

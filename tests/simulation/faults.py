@@ -40,7 +40,6 @@ class Faults:
         self.unpaid_seconds += max(0, trainer.grace - limit_seconds)
 
     def count_bill(self, trainer: SimulatedTrainer, facts: SegmentFacts) -> None:
-        """Count the final bill of a segment."""
         assert facts.kept is not None
         if not trainer.has_two_wrong_clocks:
             self.overbilled_seconds += max(0, facts.kept - trainer.age)

@@ -107,7 +107,6 @@ class MemoryRecorder(POPOProcessRecorder):
         return self._notifications[begin : begin + limit]
 
     def max_notification_id(self) -> int | None:
-        """Id of the last event."""
         return self._last_id or None
 
 
@@ -120,7 +119,6 @@ class MemoryLog(EventLog):
         )
 
     def construct_recorder(self) -> ProcessRecorder:
-        """The recorder in memory."""
         return MemoryRecorder()
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
@@ -139,6 +137,5 @@ class MemoryLog(EventLog):
 
     @property
     def memory(self) -> MemoryRecorder:
-        """The recorder, with its type."""
         assert isinstance(self.recorder, MemoryRecorder)
         return self.recorder

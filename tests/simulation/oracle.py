@@ -30,7 +30,6 @@ class SegmentFacts:
 
     @property
     def charged(self) -> int:
-        """Micro-dollars of its minutes."""
         return cost(self.rate, self.billed)
 
     @property
@@ -94,14 +93,12 @@ class Oracle:
         facts.kept = min(kept, facts.billed)
 
     def balance(self, account: Hashable) -> int:
-        """Balance of an account, micro-dollars."""
         spent = self._spent.get(account, 0) + sum(
             facts.charged - facts.credited for facts in self._segments_of(account)
         )
         return self.paid_in.get(account, 0) - spent
 
     def reserved(self, account: Hashable) -> int:
-        """Reserved money of an account, micro-dollars."""
         return sum(facts.held for facts in self._segments_of(account))
 
     def forget(self, segment: Hashable) -> None:

@@ -6,7 +6,8 @@ services' event handlers are real and run in the order of the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -98,79 +99,66 @@ class SimulatedPlatform:
         self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))
 
     def now(self) -> datetime:
-        """Time of the platform's clock."""
         return EPOCH + timedelta(seconds=self._true_seconds + self.clock_jump)
 
     def cause(self, actor: str) -> Cause:
-        """A cause for the next command."""
         self._commands += 1
         return Cause(actor, f"{actor}:{self._commands}", self.now())
 
     def _cause_of(self, service: str) -> Callable[[], Cause]:
         return lambda: self.cause(f"service:{service}")
 
+    @contextmanager
+    def _acting(self, actor: str) -> Iterator[None]:
+        """Give the block's events a cause, and pass them to the services."""
+        with because(self.cause(actor)):
+            yield
+        self._handle()
+
     # Commands of users and operators
 
     def open_account(self, name: str) -> UUID:
-        """Open an empty account."""
         account_id = uuid5(NAMESPACE, name)
-        with because(self.cause("operator")):
+        with self._acting("operator"):
             self.log.commit(Account.open(account_id, Role.USER, "UTC"))
-        self._handle()
         return account_id
 
     def open_pool(self, region: str, capacity: int) -> None:
-        """Open a pool of GPUs of one type in a region."""
-        with because(self.cause("operator")):
+        with self._acting("operator"):
             pool = GpuPool.open(region, "gpu")
             pool.change_capacity(capacity)
             self.log.commit(pool)
-        self._handle()
+
+    def change_capacity(self, region: str, capacity: int) -> None:
+        """Change the number of GPUs. Running segments keep theirs."""
+        with self._acting("operator"):
+            pool = self.log.load(GpuPool, gpu_pool_id(region, "gpu"))
+            pool.change_capacity(capacity)
+            self.log.commit(pool)
 
     def top_up(self, account_id: UUID, amount_micros: int, reference: str) -> None:
-        """Top up an account."""
         receipt = Receipt(provider="manual", reference=reference, amount_micros=amount_micros)
-        with because(self.cause("operator")):
+        with self._acting("operator"):
             account = self.log.load(Account, account_id)
             payment = Payment.receive(account_id, receipt)
             account.top_up(payment)
             self.log.commit(payment, account)
-        self.oracle.pay_in(account_id, amount_micros)
-        self._handle()
+            self.oracle.pay_in(account_id, amount_micros)
 
     def approve(self, account_id: UUID, name: str, plan: TrainingPlan) -> UUID:
-        """Approve a job, which queues for its GPUs."""
         job_id = uuid5(account_id, name)
-        with because(self.cause("account")):
+        with self._acting("account"):
             self.log.commit(Job.approve(job_id, account_id, plan))
-        self._handle()
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
-        """Run a command of an account holder. Raises what the job refuses."""
+        """Run a command of a job. Raises what the job refuses."""
         job = self.log.load(Job, job_id)
-        with because(self.cause("account")):
+        with self._acting("account"):
             command(job)
             self.log.commit(job)
-        self._handle()
-
-    def change_capacity(self, region: str, capacity: int) -> None:
-        """Change the number of GPUs. Running segments keep theirs."""
-        with because(self.cause("operator")):
-            pool = self.log.load(GpuPool, gpu_pool_id(region, "gpu"))
-            pool.change_capacity(capacity)
-            self.log.commit(pool)
-        self._handle()
 
     # Events without a command
-
-    def expire_adapter(self, job_id: UUID) -> None:
-        """Delete the files of a cancelled job, if their time has passed."""
-        job = self.log.load(Job, job_id)
-        with because(self.cause("service:scheduler")):
-            job.expire_adapter()
-            self.log.commit(job)
-        self._handle()
 
     def pass_time(self, seconds: int) -> None:
         """Let every trainer work until its paid time or its work ends."""
@@ -199,7 +187,6 @@ class SimulatedPlatform:
                 self.end(trainer, SegmentEnd.LEASE_ENDED)
 
     def save_checkpoint(self, trainer: SimulatedTrainer) -> None:
-        """Store a checkpoint and report it to the scheduler."""
         trainer.save()
         job = self.log.load(Job, trainer.job_id)
         step = job.step + 1
@@ -218,7 +205,6 @@ class SimulatedPlatform:
         self._handle()
 
     def complete(self, trainer: SimulatedTrainer) -> None:
-        """Complete a trainer, with an evaluated adapter."""
         job = self.log.load(Job, trainer.job_id)
         ref = f"{job_prefix(job)}/adapter/segment-{trainer.segment}"
         self._write(ref)
@@ -331,12 +317,10 @@ class SimulatedPlatform:
             self.drain()
 
     def handle(self, service: SimulatedService) -> None:
-        """Let a service handle its next event."""
         service.answer()
         self._observe()
 
     def drain(self) -> None:
-        """Let all services handle all events."""
         while self.scheduler.lags or self.billing.lags:
             self.handle(self.scheduler)
             self.handle(self.billing)

@@ -61,17 +61,14 @@ class SimulatedJob:
 
     @property
     def claim(self) -> Claim:
-        """Its claim in the pool."""
         return Claim(PLATFORM_ACCOUNT_ID, UUID(int=self.number), 1, self.count)
 
     @property
     def duration(self) -> float:
-        """True seconds on its GPUs."""
         return sum(self.true_seconds.values()) * (self.ends_early_at or 1.0)
 
     @property
     def expected(self) -> float:
-        """Seconds of its estimate."""
         return sum(each.typical_seconds for each in self.estimate.phases)
 
     def left_at(self, now: float) -> float:

@@ -34,7 +34,6 @@ class SimulatedService:
         return bool(self._waiting)
 
     def hear(self, event: Event) -> None:
-        """Queue an event."""
         self._waiting.append(event)
 
     def answer(self) -> None:
@@ -60,7 +59,6 @@ class SimulatedScheduler(SimulatedService):
         return super().lags or self._due() is not None
 
     def hear(self, event: Event) -> None:
-        """Queue an event."""
         super().hear(event)
         if isinstance(event, events.RelaunchPostponed):
             self._put_off[event.originator_id] = event.until

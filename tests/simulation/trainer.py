@@ -41,7 +41,6 @@ class SimulatedTrainer:
 
     @property
     def is_done(self) -> bool:
-        """True if its work is done."""
         return self.ran >= self.length
 
     @property
@@ -56,12 +55,10 @@ class SimulatedTrainer:
         self.is_out_of_lease = self.ran >= self.paid and not self.is_done
 
     def hear(self, paid_seconds: int) -> None:
-        """Receive an extension of the lease."""
         if not self.is_deaf and not self.is_out_of_lease:
             self.paid = max(self.paid, paid_seconds)
 
     def report(self) -> None:
-        """Send a heartbeat to billing."""
         self.shown = max(self.shown, self.reported)
         self._report_was_ahead |= self.error > 0
         self._report_was_behind |= self.error < 0
@@ -81,7 +78,6 @@ class SimulatedTrainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint."""
         self.saved = self.reported
 
     def see_clock(self, clock_seconds: int) -> None:
@@ -135,7 +131,6 @@ class SimulatedLauncher:
         return None if trainer is None else Pod(name, trainer.bound_at, alive=True)
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
-        """Return no log."""
         del name, max_bytes
         return b""
 
@@ -168,6 +163,5 @@ class SimulatedControl:
         """Keep everything: no message is remembered here."""
 
     def stop(self, job_id: UUID, segment: int) -> None:
-        """Ask a trainer to save and exit."""
         if trainer := self._trainers.get((job_id, segment)):
             trainer.is_stopping = True

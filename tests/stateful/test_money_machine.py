@@ -116,7 +116,7 @@ class MoneyMachine(RuleBasedStateMachine):
             self.command(number, lambda job: job.promote())
         self.platform.pass_time(seconds)
         for job_id in self.jobs:
-            self.platform.expire_adapter(job_id)
+            self.platform.command_job(job_id, Job.expire_adapter)
 
     @rule(capacity=st.integers(0, CAPACITY + 1))
     def change_capacity(self, capacity: int) -> None:
