@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 FIRST_PAUSE = timedelta(seconds=5)
-LONGEST_PAUSE = timedelta(minutes=5)
+MAX_PAUSE = timedelta(minutes=5)
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -19,32 +19,32 @@ class Pause:
 
     until: datetime
     length: timedelta
-    tries: int
+    failures: int
 
 
-class Postponed(Generic[Key]):
+class Backoff(Generic[Key]):
     """Keys waiting for their next attempt. Each pause is twice as long as the previous one.
 
     It is kept in memory only: a restarted process retries everything immediately.
     """
 
-    def __init__(self, first: timedelta = FIRST_PAUSE, longest: timedelta = LONGEST_PAUSE) -> None:
-        self._first, self._longest = first, longest
+    def __init__(self, first: timedelta = FIRST_PAUSE, maximum: timedelta = MAX_PAUSE) -> None:
+        self._first, self._maximum = first, maximum
         self._pauses: dict[Key, Pause] = {}
 
-    def put_off(self, key: Key, now: datetime) -> timedelta:
+    def postpone(self, key: Key, now: datetime) -> timedelta:
         """Postpone a key. Return the length of the pause."""
         before = self._pauses.get(key)
-        length = self._first if before is None else min(2 * before.length, self._longest)
-        self._pauses[key] = Pause(now + length, length, self.tries(key) + 1)
+        length = self._first if before is None else min(2 * before.length, self._maximum)
+        self._pauses[key] = Pause(now + length, length, self.failures(key) + 1)
         return length
 
-    def tries(self, key: Key) -> int:
-        """Return how often a key was postponed since it was last settled."""
+    def failures(self, key: Key) -> int:
+        """Return how often a key was postponed since its last reset."""
         before = self._pauses.get(key)
-        return 0 if before is None else before.tries
+        return 0 if before is None else before.failures
 
-    def settled(self, key: Key) -> None:
+    def reset(self, key: Key) -> None:
         """Remove a key after success."""
         self._pauses.pop(key, None)
 

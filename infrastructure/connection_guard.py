@@ -28,7 +28,7 @@ log = logging.getLogger("connections")
 SPARE_FILES = 256
 """Open files reserved for the database, the artifact store and the process."""
 
-MOST_FILES = 65_536
+MAX_FILES = 65_536
 REPORT_SECONDS = 10.0
 
 TICKS_PER_SWEEP = 10
@@ -38,11 +38,11 @@ TICKS_PER_SWEEP = 10
 def raise_file_limit() -> int:
     """Raise the process's limit on open files as far as allowed. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _answer(status: str) -> bytes:
@@ -80,7 +80,7 @@ class ConnectionGuard:
         self._ended: Counter[str] = Counter()
         self._reported = clock()
         files = raise_file_limit()
-        self._most = min(limits["connections"], max(1, files - SPARE_FILES))
+        self._max_connections = min(limits["connections"], max(1, files - SPARE_FILES))
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -100,9 +100,11 @@ class ConnectionGuard:
         room.
         """
         peer = str((transport.get_extra_info("peername") or ("",))[0])
-        most = self._most if peer in self._exempt else self.limits["address_connections"]
-        full = self._of_address[peer] >= most and not self._make_room(peer)
-        if full or (len(self._peers) >= self._most and not self._make_room(None)):
+        limit = (
+            self._max_connections if peer in self._exempt else self.limits["address_connections"]
+        )
+        full = self._of_address[peer] >= limit and not self._make_room(peer)
+        if full or (len(self._peers) >= self._max_connections and not self._make_room(None)):
             self._ended["refused"] += 1
             return False
         self._peers[transport] = peer

@@ -89,8 +89,8 @@ def delete_killed(folder: Path) -> None:
                     shutil.rmtree(other, ignore_errors=True)
 
 
-def trim_copies(folder: Path, most_bytes: int) -> Deleted:
-    """Evict unused copies, least recently used first, until `most_bytes` are left."""
+def trim_copies(folder: Path, max_bytes: int) -> Deleted:
+    """Evict unused copies, least recently used first, until `max_bytes` are left."""
     delete_killed(folder)
     copies = sorted(_copies(folder))
     deleted = Deleted(left_bytes=sum(copy.size for copy in copies))
@@ -99,7 +99,7 @@ def trim_copies(folder: Path, most_bytes: int) -> Deleted:
             if not unused:
                 os.utime(copy)  # now in use
                 continue
-            if deleted.left_bytes <= most_bytes:
+            if deleted.left_bytes <= max_bytes:
                 continue
             copy.rename(partial_of(copy))
         shutil.rmtree(partial_of(copy), ignore_errors=True)
@@ -114,19 +114,19 @@ def _copies(folder: Path) -> Iterator[_File]:
             yield _File(copy.stat().st_mtime, copy, size)
 
 
-def trim_kernels(folder: Path, most_bytes: int) -> Deleted:
-    """Evict compiled kernels, least recently used first, until `most_bytes` are left.
+def trim_kernels(folder: Path, max_bytes: int) -> Deleted:
+    """Evict compiled kernels, least recently used first, until `max_bytes` are left.
 
     A compiler expects to find a kernel that it has just written, so nothing is evicted while one
     runs. Loaded kernels are in memory and can be evicted.
     """
     kernels = sorted(_kernels(folder))
     deleted = Deleted(left_bytes=sum(kernel.size for kernel in kernels))
-    if deleted.left_bytes <= most_bytes:
+    if deleted.left_bytes <= max_bytes:
         return deleted
     with _unused(folder) as unused:
         for _, kernel, size in kernels:
-            if not unused or deleted.left_bytes <= most_bytes:
+            if not unused or deleted.left_bytes <= max_bytes:
                 break
             kernel.unlink(missing_ok=True)
             with suppress(OSError):  # not empty

@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-LINGER_SECONDS = 2.0
+POLL_SECONDS = 2.0
 """Duration of a request for a first message. A request that is lost with its connection, or whose
 consumer is deleted, fails after this time."""
 
@@ -25,8 +25,8 @@ PAUSE_SECONDS = 0.2
 """Pause after an error. FastStream would retry immediately and could block the event loop."""
 
 
-class LingeringBroker(NatsBroker):
-    """A broker whose batch subscribers use `Lingering`."""
+class LongPollingBroker(NatsBroker):
+    """A broker whose batch subscribers use `LongPolling`."""
 
     async def start(self) -> None:
         """Connect and start consuming."""
@@ -34,16 +34,16 @@ class LingeringBroker(NatsBroker):
         for each in self.subscribers:
             if isinstance(each, BatchPullStreamSubscriber):
                 pulled, pull = each.subscription, each.pull_sub
-                if isinstance(pulled, Lingering):
+                if isinstance(pulled, LongPolling):
                     continue
                 assert pulled is not None
                 assert pull.batch_size is not None
                 assert pull.timeout is not None
-                lingering = Lingering(pulled, pull.batch_size, pull.timeout)
-                each.subscription = cast("JetStreamContext.PullSubscription", lingering)
+                polled = LongPolling(pulled, pull.batch_size, pull.timeout)
+                each.subscription = cast("JetStreamContext.PullSubscription", polled)
 
 
-class Lingering:
+class LongPolling:
     """A pull subscription that returns one whole batch at a time.
 
     FastStream calls `fetch` until a batch is full, its timeout is over, or no message is left.
@@ -64,7 +64,7 @@ class Lingering:
         if batch < self._batch_size:
             raise NatsTimeoutError
         try:
-            messages = await self._pulled.fetch(1, LINGER_SECONDS)
+            messages = await self._pulled.fetch(1, POLL_SECONDS)
         except NatsTimeoutError:
             raise
         except NatsError:

@@ -27,7 +27,7 @@ from infrastructure.template_rendering import ChatRefused, ChatTemplate
 CPU_SECONDS = 2.0
 WALL_SECONDS = 60.0  # allows for a busy machine
 MEMORY_BYTES = 512 * 1024**2
-MOST_CHARACTERS = 16 * 1024**2
+MAX_CHARACTERS = 16 * 1024**2
 PROCESSES = 4
 KEPT_TEMPLATES = 16  # compiled templates cached per process
 
@@ -162,10 +162,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         )
     except ChatRefused as refusal:
         return {"refusal": str(refusal)}
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         return {
             "refusal": f"the base model's chat template renders {len(text):,} characters; "
-            f"the limit is {MOST_CHARACTERS:,}"
+            f"the limit is {MAX_CHARACTERS:,}"
         }
     return {"text": text}
 

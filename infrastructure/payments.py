@@ -10,7 +10,7 @@ from domain.core.errors import Invalid
 from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
 
-TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
+TEST_MIN_MICROS, TEST_MAX_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
 """Bounds of one test payment in micro-dollars."""
 
 
@@ -59,8 +59,8 @@ class TestProvider:
 
         Raise Invalid if the amount is out of bounds or the reference malformed.
         """
-        if not TEST_LEAST_MICROS <= amount_micros <= TEST_MOST_MICROS:
-            bounds = f"{dollars(TEST_LEAST_MICROS)} to {dollars(TEST_MOST_MICROS)}"
+        if not TEST_MIN_MICROS <= amount_micros <= TEST_MAX_MICROS:
+            bounds = f"{dollars(TEST_MIN_MICROS)} to {dollars(TEST_MAX_MICROS)}"
             raise Invalid(
                 f"The amount {dollars(amount_micros)} is out of bounds. Enter {bounds}.",
                 field="amount",
@@ -78,7 +78,7 @@ PROVIDERS: dict[str, PaymentProvider] = {
 """Payment providers by name."""
 
 
-def holders_provider(settings: Settings) -> PaymentProvider | None:
+def self_service_provider(settings: Settings) -> PaymentProvider | None:
     """Return the provider of self-service top-ups, or None if operators confirm all payments."""
     return PROVIDERS[TEST_PROVIDER] if settings.test_payments else None
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from infrastructure.settings import Settings
 
 BEAT_SECONDS = 1.0
-LONGEST_GAP_SECONDS = 10.0
+MAX_GAP_SECONDS = 10.0
 """A longer gap between two checks does not count, because the process was frozen."""
 
 EXIT_CODE = 6
@@ -29,10 +29,10 @@ EXIT_CODE = 6
 
 @dataclass
 class Activity:
-    """An operation that must end or be renewed within `most_seconds`."""
+    """An operation that must end or be renewed within `max_seconds`."""
 
     name: str
-    most_seconds: float
+    max_seconds: float
     seconds: float = 0.0
 
 
@@ -71,8 +71,8 @@ class Progress:
         """Add passed time to all activities. Return one that exceeds its limit, or None."""
         late = None
         for activity in list(self._activities.values()):
-            activity.seconds += min(passed_seconds, LONGEST_GAP_SECONDS)
-            if activity.seconds > activity.most_seconds:
+            activity.seconds += min(passed_seconds, MAX_GAP_SECONDS)
+            if activity.seconds > activity.max_seconds:
                 late = activity
         return late
 

@@ -21,16 +21,16 @@ CREATE TABLE IF NOT EXISTS security_events (
 CREATE INDEX IF NOT EXISTS security_events_time ON security_events (happened_at)
 """
 
-MOST_AN_HOUR = 1_000
-"""Most rows per hour, so that an attack from many addresses does not fill the disk."""
+MAX_PER_HOUR = 1_000
+"""Maximum rows per hour, so that an attack from many addresses does not fill the disk."""
 
 
 def record(connection: Connection, kind: str, address: str, detail: str) -> None:
-    """Store an event, unless MOST_AN_HOUR is exceeded."""
+    """Store an event, unless MAX_PER_HOUR is exceeded."""
     connection.execute(
         "INSERT INTO security_events (kind, address, detail) SELECT %s, %s, %s WHERE "
         "(SELECT count(*) FROM security_events WHERE happened_at > now() - interval '1 hour') < %s",
-        [kind, address, detail, MOST_AN_HOUR],
+        [kind, address, detail, MAX_PER_HOUR],
     )
 
 

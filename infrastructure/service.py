@@ -12,7 +12,7 @@ from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
 
 from infrastructure.bus import Durable, provision
-from infrastructure.jetstream_pull import LingeringBroker
+from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
 
@@ -26,7 +26,7 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
     assert settings.nats_url is not None
     logger = logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
-    return LingeringBroker(
+    return LongPollingBroker(
         settings.nats_url,
         name=name,
         security=_security(settings),

@@ -17,7 +17,7 @@ from domain.access.api_key import secret_sha256
 from infrastructure.store import Connection
 
 SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30
-LONGEST_SESSION_DAYS = 30
+MAX_SESSION_DAYS = 30
 """Longest lifetime of a session, even if it is in use."""
 
 DDL = """
@@ -94,13 +94,13 @@ def rotate(connection: Connection, token: str) -> str | None:
     row = connection.execute(
         "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "
         "rotated_at = now(), shown_at = NULL, expires_at = least("
-        "now() + make_interval(days => %(days)s), begun_at + make_interval(days => %(most)s)) "
+        "now() + make_interval(days => %(days)s), begun_at + make_interval(days => %(max_days)s)) "
         "WHERE token_sha256 = %(old)s RETURNING 1",
         {
             "new": secret_sha256(new),
             "old": secret_sha256(token),
             "days": SESSION_DAYS,
-            "most": LONGEST_SESSION_DAYS,
+            "max_days": MAX_SESSION_DAYS,
         },
     ).fetchone()
     return None if row is None else new

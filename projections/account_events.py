@@ -35,7 +35,7 @@ MAX_NEWEST = 5000
 
 
 @dataclass(frozen=True)
-class Interest:
+class EventFilter:
     """A filter of events by account and job. None matches all."""
 
     account_id: UUID | None
@@ -83,7 +83,7 @@ ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
 
 
 def indexed_events(
-    connection: Connection, interest: Interest, after: int, limit: int
+    connection: Connection, interest: EventFilter, after: int, limit: int
 ) -> tuple[Sequence[Notification], int]:
     """Return events after a sequence, in order, and the last sequence in the index.
 

@@ -106,7 +106,7 @@ BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 
 @dataclass(frozen=True)
-class Only:
+class PostingFilter:
     """A filter of postings. None matches all."""
 
     job_id: UUID | None = None
@@ -136,19 +136,19 @@ class Only:
         return " AND ".join(parts)
 
     @property
-    def asked(self) -> dict[str, object]:
+    def parameters(self) -> dict[str, object]:
         """Parameters of the condition."""
         reasons = None if self.reasons is None else list(self.reasons)
         return {**vars(self), "reasons": reasons}
 
 
-ALL = Only()
+ALL = PostingFilter()
 
 
 def postings_of(
     connection: Connection,
     account_id: UUID,
-    only: Only = ALL,
+    only: PostingFilter = ALL,
     after: int = 0,
     limit: int | None = None,
 ) -> list[Row]:
@@ -160,19 +160,23 @@ def postings_of(
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} AND position > %(after)s "
         "ORDER BY position LIMIT %(limit)s",
-        only.asked | {"account": account_id, "after": after, "limit": limit},
+        only.parameters | {"account": account_id, "after": after, "limit": limit},
     ).fetchall()
 
 
 def newest_postings(
-    connection: Connection, account_id: UUID, only: Only, before: int | None, limit: int | None
+    connection: Connection,
+    account_id: UUID,
+    only: PostingFilter,
+    before: int | None,
+    limit: int | None,
 ) -> list[Row]:
     """Return up to `limit` postings before a position that pass a filter, newest first."""
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} "
         "AND (%(before)s::bigint IS NULL OR position < %(before)s) "
         "ORDER BY position DESC LIMIT %(limit)s",
-        only.asked | {"account": account_id, "before": before, "limit": limit},
+        only.parameters | {"account": account_id, "before": before, "limit": limit},
     ).fetchall()
 
 

@@ -42,15 +42,15 @@ CREATE INDEX IF NOT EXISTS estimates_scored
     ON estimates (base_model, gpu_type, precision, gpu_count, scored_at)
 """
 
-LEARNED_FROM = 8
+CALIBRATION_JOBS = 8
 """Number of jobs in a calibration: enough for a robust median, few enough to follow changes of the
 machine.
 """
 
-LEAST_FACTOR, LARGEST_FACTOR = 0.05, 20.0
+MIN_FACTOR, MAX_FACTOR = 0.05, 20.0
 """Bounds of a factor. A factor outside them indicates a wrong measurement, not a wrong constant."""
 
-LEAST_SECONDS = 0.001
+MIN_SECONDS = 0.001
 """Minimum modelled seconds of a phase that is used for calibration."""
 
 
@@ -119,11 +119,11 @@ def calibration(
         "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
         "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
         "AND last_gpu_count = gpu_count ORDER BY scored_at DESC, job_id LIMIT %s",
-        [base_model, gpu_type, precision, gpu_count, LEARNED_FROM],
+        [base_model, gpu_type, precision, gpu_count, CALIBRATION_JOBS],
     ).fetchall()
     return Calibration(
         factors={
-            phase: min(LARGEST_FACTOR, max(LEAST_FACTOR, median(ratios)))
+            phase: min(MAX_FACTOR, max(MIN_FACTOR, median(ratios)))
             for phase in Phase
             if (ratios := _ratios(rows, phase))
         },
@@ -138,7 +138,7 @@ def _ratios(rows: list[Row], phase: Phase) -> list[float]:
         row["phase_seconds"][phase] / row["model_seconds"][phase]
         for row in rows
         if row["phase_seconds"].get(phase) is not None
-        and row["model_seconds"].get(phase, 0.0) >= LEAST_SECONDS
+        and row["model_seconds"].get(phase, 0.0) >= MIN_SECONDS
     ]
 
 

@@ -27,7 +27,7 @@ class EntryKey(NamedTuple):
     segment: int  # 0: an event
 
 
-STORIES: dict[EntryKind, LiteralString] = {
+ENTRIES: dict[EntryKind, LiteralString] = {
     EntryKind.EVENT: """
         SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, event_id, fields
         FROM job_timeline WHERE job_id = %(job)s AND topic <> ALL(%(hidden_topics)s)""",
@@ -49,7 +49,7 @@ STORIES: dict[EntryKind, LiteralString] = {
 NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s"
 
 
-def story_of(
+def entries_of(
     connection: Connection,
     job_id: UUID,
     hidden_topics: Sequence[str],
@@ -66,7 +66,7 @@ def story_of(
     if after is not None:
         key = {"kind": after.kind.value, "n": after.n, "segment": after.segment}
         found = connection.execute(
-            f"SELECT happened_at FROM ({STORIES[after.kind]}) AS entry "
+            f"SELECT happened_at FROM ({ENTRIES[after.kind]}) AS entry "
             "WHERE n = %(n)s AND segment = %(segment)s",
             query | key,
         ).fetchone()
@@ -79,7 +79,7 @@ def story_of(
             "AND (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
         )
     # Limit each kind to the page, because a long job has a million steps.
-    parts = [f"(SELECT * FROM ({story}) AS entry {where} {NEWEST})" for story in STORIES.values()]
+    parts = [f"(SELECT * FROM ({entry}) AS entry {where} {NEWEST})" for entry in ENTRIES.values()]
     return connection.execute(
         f"{' UNION ALL '.join(parts)} {NEWEST}",  # type: ignore[arg-type]
         query,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 PROBE_SECONDS = 5.0
-LONGEST_GAP_SECONDS = 10.0
+MAX_GAP_SECONDS = 10.0
 """Maximum time that counts between two checks. If the supervisor itself was suspended, its children
 are not considered hung.
 """
@@ -98,7 +98,7 @@ class Silence:
         if current is None or current != self._last:
             self._last, self._seconds = current, 0.0
         else:
-            self._seconds += min(now - self._looked, LONGEST_GAP_SECONDS)
+            self._seconds += min(now - self._looked, MAX_GAP_SECONDS)
         self._looked = now
         return self._seconds
 

@@ -29,7 +29,7 @@ from gateway.http.operations import Operation
 from gateway.http.origin import on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
 from gateway.schemas import JobId, Listed
-from projections.billing_ledger import Only, Reason
+from projections.billing_ledger import PostingFilter, Reason
 
 CSV: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV."}
@@ -88,14 +88,14 @@ def postings_asked(
     ] = None,
     first: Annotated[date | None, Query(description="First day, in your time zone.")] = None,
     last: Annotated[date | None, Query(description="Last day, in your time zone.")] = None,
-) -> Only:
+) -> PostingFilter:
     """Return the filter of a ledger request. Raises Invalid."""
     if first is not None and last is not None and last < first:
         raise Invalid(f"The last day {last} is before the first day {first}.", field="last")
-    return Only(job, reason, first, last, statements.time_zone_of(backend, caller))
+    return PostingFilter(job, reason, first, last, statements.time_zone_of(backend, caller))
 
 
-PostingsAsked = Annotated[Only, Depends(postings_asked)]
+PostingsAsked = Annotated[PostingFilter, Depends(postings_asked)]
 
 
 @billing.get("/ledger")

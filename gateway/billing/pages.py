@@ -34,7 +34,7 @@ from gateway.jobs.service import job_detail, own_job
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
-from projections.billing_ledger import Only, Reason, balances_after, last_position
+from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
 
 PAGE_POSTINGS = 50
@@ -112,10 +112,10 @@ class Asked:
         return self.days.last
 
     @property
-    def only(self) -> Only:
+    def only(self) -> PostingFilter:
         """Filter of the postings, by default without reservations."""
         reasons = KINDS[self.kind][1] if self.kind else MOVING_REASONS
-        return Only(self.job, reasons, self.first, self.last, self.time_zone)
+        return PostingFilter(self.job, reasons, self.first, self.last, self.time_zone)
 
     def query(self, **change: object) -> str:
         """Return the query string of the page's URL, with some parameters changed."""

@@ -18,7 +18,7 @@ from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
-from infrastructure.payments import PaymentProvider, holders_provider, provider_named
+from infrastructure.payments import PaymentProvider, provider_named, self_service_provider
 from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
@@ -55,7 +55,7 @@ def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
     `local` is true if the client connects directly from the gateway's host. Test payments require
     this.
     """
-    provider = holders_provider(backend.settings)
+    provider = self_service_provider(backend.settings)
     is_test = provider is not None and provider.name == TEST_PROVIDER
     return None if is_test and not local else provider
 
@@ -67,7 +67,7 @@ def top_up_own(
 
     Raises Forbidden, Invalid with the field `amount`, and CommandReused.
     """
-    if holders_provider(backend.settings) is None:
+    if self_service_provider(backend.settings) is None:
         raise Forbidden(SELF_SERVICE_DISABLED)
     provider = own_provider(backend, local=local)
     if provider is None:

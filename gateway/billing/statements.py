@@ -16,7 +16,7 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.jobs.names import SHORT, JobNames, names_by_id
 from gateway.schemas import Money
-from projections.billing_ledger import Only, newest_postings, postings_of
+from projections.billing_ledger import PostingFilter, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
 from projections.statements import (
@@ -60,7 +60,9 @@ def days_asked(backend: Backend, caller: Caller, first: date | None, last: date 
     return Days(zone, first, last)
 
 
-def ledger(backend: Backend, caller: Caller, only: Only, after: int, limit: int) -> Page[Posting]:
+def ledger(
+    backend: Backend, caller: Caller, only: PostingFilter, after: int, limit: int
+) -> Page[Posting]:
     """Return postings after a position, oldest first."""
     with backend.pool.connection() as connection:
         read = partial(postings_of, connection, caller.account_id, only, after)
@@ -68,7 +70,7 @@ def ledger(backend: Backend, caller: Caller, only: Only, after: int, limit: int)
 
 
 def newest_ledger(
-    backend: Backend, caller: Caller, only: Only, before: int | None, limit: int
+    backend: Backend, caller: Caller, only: PostingFilter, before: int | None, limit: int
 ) -> Page[Posting]:
     """Return postings before a position, newest first."""
     with backend.pool.connection() as connection:
@@ -76,12 +78,12 @@ def newest_ledger(
         return Page[Posting].of(read, limit, _posting)
 
 
-def ledger_as_csv(backend: Backend, caller: Caller, only: Only) -> Iterator[str]:
+def ledger_as_csv(backend: Backend, caller: Caller, only: PostingFilter) -> Iterator[str]:
     """Yield the lines of the ledger as CSV."""
     return ledger_csv(_all_postings(backend, caller, only))
 
 
-def _all_postings(backend: Backend, caller: Caller, only: Only) -> Iterator[Row]:
+def _all_postings(backend: Backend, caller: Caller, only: PostingFilter) -> Iterator[Row]:
     """Read page by page, so that a slow client holds no connection."""
     after = 0
     while True:

@@ -28,7 +28,7 @@ from gateway.http.errors import (
 )
 from gateway.http.operations import Operation
 from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
-from projections.account_events import Interest
+from projections.account_events import EventFilter
 
 STREAM_EVENTS = 100
 SENT_AT_ONCE = 10
@@ -96,7 +96,7 @@ async def stream_events(websocket: WebSocket) -> None:
         await close(websocket, 4503, "The database is unreachable. Connect again soon.")
 
 
-def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
+def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, EventFilter]:
     backend: Backend = websocket.app.state.backend
     caller = holder_shown(websocket, backend, secret, str(uuid4()))
     backend.quotas.admit(caller.account_id, changes=False)

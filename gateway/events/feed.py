@@ -28,7 +28,7 @@ from gateway.events.schemas import EventAnswer
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.log_identity import LogReplaced
 from infrastructure.store import CHANNEL
-from projections.account_events import Interest, indexed_events, job_of
+from projections.account_events import EventFilter, indexed_events, job_of
 
 BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
@@ -90,7 +90,7 @@ class Listener(Protocol):
 class Follower:
     """One client's position in the log."""
 
-    def __init__(self, feed: EventFeed, interest: Interest, after: int, key_id: UUID) -> None:
+    def __init__(self, feed: EventFeed, interest: EventFilter, after: int, key_id: UUID) -> None:
         self._feed, self._interest, self._key_id = feed, interest, key_id
         self._news = asyncio.Event()
         self.position = after
@@ -148,7 +148,7 @@ class EventFeed:
         self._reading = asyncio.Semaphore(READERS)
 
     @contextmanager
-    def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
+    def follow(self, interest: EventFilter, after: int, key_id: UUID) -> Generator[Follower]:
         """Add a client that follows the log after a sequence."""
         follower = Follower(self, interest, after, key_id)
         with self.tells(follower):
@@ -163,14 +163,14 @@ class EventFeed:
         finally:
             self._listeners.discard(listener)
 
-    async def page(self, interest: Interest, after: int, limit: int) -> Page:
+    async def page(self, interest: EventFilter, after: int, limit: int) -> Page:
         """Return events after a sequence, from memory if the feed still keeps them."""
         if after >= self.floor:
             return self.recent(interest, after, limit)
         async with self._reading:
             return await asyncio.to_thread(_rendered, self.backend, interest, after, limit)
 
-    def recent(self, interest: Interest, after: int, limit: int) -> Page:
+    def recent(self, interest: EventFilter, after: int, limit: int) -> Page:
         """Return a page of the kept events. `after` must not be below the floor."""
         found: list[FeedEvent] = []
         begin = bisect_right(self._kept, after, key=lambda told: told.sequence)
@@ -240,7 +240,7 @@ class EventFeed:
                     self._logger.exception("a listener failed to take events")
 
 
-def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
+def read_log(backend: Backend, interest: EventFilter, after: int, limit: int) -> Page:
     """Read a page of the log by its index, then scan events that are not yet indexed."""
     log = backend.log
     with backend.pool.connection() as connection:
@@ -278,7 +278,7 @@ def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[
     return found[1:]
 
 
-def _rendered(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
+def _rendered(backend: Backend, interest: EventFilter, after: int, limit: int) -> Page:
     """Read a page of the log and render it, so that the event loop only sends it."""
     page = read_log(backend, interest, after, limit)
     for told in page.events:

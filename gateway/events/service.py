@@ -12,10 +12,10 @@ from gateway.events.schemas import EventPage, EventsAsked, PageAsked
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
 from gateway.jobs.service import own_job
-from projections.account_events import Interest
+from projections.account_events import EventFilter
 
 
-def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
+def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFilter:
     """Return the events that the caller may follow. Raises Forbidden, NotFound and Invalid."""
     if asked.all_accounts and caller.role is not Role.OPERATOR:
         raise Forbidden("Only an operator may read the events of all accounts.")
@@ -27,11 +27,11 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> Interes
             f"There is no event {asked.after} yet. The log ends at {head}. Use a lower `after`.",
             field="after",
         )
-    return Interest(None if asked.all_accounts else caller.account_id, asked.job)
+    return EventFilter(None if asked.all_accounts else caller.account_id, asked.job)
 
 
 async def next_events(
-    feed: EventFeed, caller: Caller, interest: Interest, asked: PageAsked
+    feed: EventFeed, caller: Caller, interest: EventFilter, asked: PageAsked
 ) -> EventPage:
     """Return a page of events. If there are none, wait up to the requested time for one."""
     backend = feed.backend

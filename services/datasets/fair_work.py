@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from infrastructure.backoff import Postponed
+from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock
 
 AT_ONCE = 2
@@ -90,26 +90,26 @@ class Attempts(Generic[Key]):
 
     def __init__(self, name: str, clock: Clock) -> None:
         self._clock = clock
-        self._postponed = Postponed[Key]()
+        self._backoff = Backoff[Key]()
         self._done = deque[Key](maxlen=REMEMBERED_KEYS)
         self._logger = logging.getLogger(name)
 
     @property
     def excluded(self) -> list[Key]:
         """Keys that the next query must leave out."""
-        return [*self._postponed.waiting(self._clock.now()), *self._done]
+        return [*self._backoff.waiting(self._clock.now()), *self._done]
 
     def failures(self, key: Key) -> int:
         """Return the number of failed attempts."""
-        return self._postponed.tries(key)
+        return self._backoff.failures(key)
 
     def attempt(self, key: Key, task: Callable[[], None]) -> None:
         """Run a task. If it fails, log the error and retry the key with exponential back-off."""
         try:
             task()
         except Exception:
-            pause = self._postponed.put_off(key, self._clock.now())
+            pause = self._backoff.postpone(key, self._clock.now())
             self._logger.exception("%s failed; retrying in %s", key, pause)
         else:
-            self._postponed.settled(key)
+            self._backoff.reset(key)
             self._done.append(key)

@@ -13,7 +13,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
-from services.projector.measuring import keep_evaluations, keep_log_lines, keep_steps
+from services.projector.measuring import store_evaluations, store_log_lines, store_steps
 
 STEPS = Durable("measurements-steps", TELEMETRY, "telemetry.>")
 EVALUATIONS = Durable("measurements-evaluations", TELEMETRY, "evaluations.>")
@@ -35,9 +35,9 @@ def _project(settings: Settings) -> None:
     ]
     for consumer in consumers:
         consumer.subscribe(broker)
-    subscribe_batches(broker, STEPS, partial(keep_steps, pool))
-    subscribe_batches(broker, EVALUATIONS, partial(keep_evaluations, pool))
-    subscribe_batches(broker, LOG_LINES, partial(keep_log_lines, pool))
+    subscribe_batches(broker, STEPS, partial(store_steps, pool))
+    subscribe_batches(broker, EVALUATIONS, partial(store_evaluations, pool))
+    subscribe_batches(broker, LOG_LINES, partial(store_log_lines, pool))
     durables = [*(consumer.durable for consumer in consumers), STEPS, EVALUATIONS, LOG_LINES]
 
     async def begin() -> None:

@@ -160,7 +160,7 @@ class _Folded:
         self.reached[meter_id] = minute.to_seconds
         self.charged[meter_id] = self.charged.get(meter_id, 0) + minute.amount_micros
 
-    def on_the_way(self, account_id: UUID) -> int:
+    def unposted_micros(self, account_id: UUID) -> int:
         """Return the micro-dollars captured from the account minus those of its posted minutes.
 
         The result is not zero only if the ledger's position is in the middle of one save.
@@ -287,7 +287,7 @@ def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Finding
         )
     for account in folded.accounts.values():
         findings.accounts += 1
-        reserved = ledger.get(f"reserved:{account.id}", 0) - folded.on_the_way(account.id)
+        reserved = ledger.get(f"reserved:{account.id}", 0) - folded.unposted_micros(account.id)
         held = ledger.get(f"customer:{account.id}", 0) + reserved
         if (held, reserved) != (account.balance_micros, account.reserved_micros):
             findings.differences.append(

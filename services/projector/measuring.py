@@ -17,17 +17,17 @@ from infrastructure.store import Connection
 M = TypeVar("M", bound=Message)
 
 
-def keep_steps(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
+def store_steps(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of optimizer steps in one transaction."""
     _keep(pool, _readable(StepMeasured, messages), add_step)
 
 
-def keep_evaluations(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
+def store_evaluations(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of evaluations in one transaction."""
     _keep(pool, _readable(EvaluationMeasured, messages), add_evaluation)
 
 
-def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
+def store_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of log lines in one transaction."""
     _keep(pool, _readable(LogLine, messages), add_log_line)
 

@@ -231,7 +231,7 @@ class PositionCheck:
                     f"the position of {name}, {position}, is after the log's end, {self._head}",
                 )
         for name, answered in sorted(self._answered.items()):
-            if name in self._handlers and answered > self._reactions[name]:
+            if name in self._handlers and answered > self._handlers[name]:
                 yield Difference(
                     DifferenceKind.POSITION_BEHIND,
                     f"the position of {name}, {self._handlers[name]}, was moved back: "

@@ -19,7 +19,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.segments import SegmentEnding
-from infrastructure.backoff import Postponed
+from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock, SystemClock
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -27,7 +27,7 @@ from projections.open_meters import unbound_segments
 from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, PodName
 from services.scheduler.segment_spec import segment_spec
 
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
+FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
 MOST_TRIES = 7
 """Number of attempts, over about 20 seconds. A trainer that still runs this long after its final
@@ -154,7 +154,7 @@ class LaunchRetries:
         self._pool = pool
         self._log = log
         self._machine = machine
-        self._postponed = Postponed[PodName](FIRST_PAUSE, LONGEST_PAUSE)
+        self._backoff = Backoff[PodName](FIRST_PAUSE, MAX_PAUSE)
         self._logger = logging.getLogger("launching")
 
     def launch_due(self) -> None:
@@ -167,23 +167,23 @@ class LaunchRetries:
             rows = unbound_segments(connection)
         unbound = [PodName(row["job_id"], row["segment"]) for row in rows]
         now = self._machine.now()
-        due, waiting = self._postponed.due(now), self._postponed.waiting(now)
+        due, waiting = self._backoff.due(now), self._backoff.waiting(now)
         for name in (waiting | set(due)).difference(unbound):
-            self._postponed.settled(name)
+            self._backoff.reset(name)
         for name in unbound:
             if name in due:
                 self._try(name)
             elif name not in waiting:
-                self._postponed.put_off(name, now)
+                self._backoff.postpone(name, now)
 
     def _try(self, name: PodName) -> None:
-        may_wait = self._postponed.tries(name) < MOST_TRIES
+        may_wait = self._backoff.failures(name) < MOST_TRIES
         cause = Cause("service:scheduler", f"launch:{name}", self._clock.now())
         try:
             self._log.retrying(lambda: self._pods.start_and_save(name, cause, may_wait=may_wait))
         except GpusBusy as error:
-            pause = self._postponed.put_off(name, self._machine.now())
+            pause = self._backoff.postpone(name, self._machine.now())
             self._logger.info("%s cannot start yet: %s; retrying in %s", name, error, pause)
         except Exception:
-            self._postponed.put_off(name, self._machine.now())
+            self._backoff.postpone(name, self._machine.now())
             self._logger.exception("%s cannot be launched; retrying", name)

@@ -15,7 +15,7 @@ from domain.deployments.deployment import Deployment, DeploymentStatus
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import base_deployment, model_deployment, why_not_served
-from infrastructure.backoff import Postponed
+from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
 from services.serving.attempts import Attempts
@@ -40,7 +40,7 @@ class Serving:
         self._store = store
         self._attempts = attempts
         self._host = host
-        self._postponed = Postponed[UUID]()
+        self._backoff = Backoff[UUID]()
         self._one_at_a_time = Lock()  # replays and retries run concurrently with the consumer
 
     def handle(self, event: Event) -> Sequence[Aggregate]:
@@ -72,12 +72,12 @@ class Serving:
 
     def try_again(self) -> None:
         """Retry the deployments that are due after a lack of resources."""
-        for id in self._postponed.due(self._clock.now()):  # bases first
+        for id in self._backoff.due(self._clock.now()):  # bases first
             try:
                 self._settle_alone(id)
             except Exception:  # one failure must not delay the others
                 log.exception("retrying %s later", id)
-                self._postponed.put_off(id, self._clock.now())
+                self._backoff.postpone(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
         """Deploy a base when it is first imported, and replace an older revision.
@@ -142,16 +142,16 @@ class Serving:
                 self._host.detach(deployment.id)  # its previous weights may occupy the memory
                 self._put_off(deployment, error)
             else:
-                self._postponed.settled(deployment.id)
+                self._backoff.reset(deployment.id)
                 deployment.activate()
 
     def _put_off(self, deployment: Deployment, error: Exception) -> None:
         """Schedule a retry. After MAX_TRIES, fail a deployment that was never active."""
         never_served = deployment.status is DeploymentStatus.DEPLOYING
-        if never_served and self._postponed.tries(deployment.id) == MAX_TRIES:
+        if never_served and self._backoff.failures(deployment.id) == MAX_TRIES:
             self._give_up(deployment, CannotServe("no_room", repr(error)))
             return
-        pause = self._postponed.put_off(deployment.id, self._clock.now())
+        pause = self._backoff.postpone(deployment.id, self._clock.now())
         log.warning(
             "no resources to load %s; retrying in %s", deployment.model, pause, exc_info=error
         )
@@ -163,7 +163,7 @@ class Serving:
 
     def _let_go(self, id: UUID) -> None:
         """Remove a deployment from memory, from disk and from the scheduled retries."""
-        self._postponed.settled(id)
+        self._backoff.reset(id)
         self._host.detach(id)
         self._store.forget(id)
 

@@ -11,13 +11,13 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from infrastructure import jetstream_pull as pulling
-from infrastructure.jetstream_pull import Lingering
+from infrastructure.jetstream_pull import LongPolling
 
 BATCH = 5
 Answer = list[str] | Exception
 
 
-def lingering(*answers: Answer) -> tuple[Lingering, list[int]]:
+def polled(*answers: Answer) -> tuple[LongPolling, list[int]]:
     """A subscription with given answers, which records the requested sizes."""
     asked: list[int] = []
     left = iter(answers)
@@ -31,7 +31,7 @@ def lingering(*answers: Answer) -> tuple[Lingering, list[int]]:
             return answer
 
     pulled = cast("JetStreamContext.PullSubscription", Pulled())
-    return Lingering(pulled, BATCH, 60), asked
+    return LongPolling(pulled, BATCH, 60), asked
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def lingering(*answers: Answer) -> tuple[Lingering, list[int]]:
 async def test_a_batch_has_messages_soon_after_the_first(
     answers: list[Answer], batch: str, sizes: list[int]
 ) -> None:
-    subscription, asked = lingering(*answers)
+    subscription, asked = polled(*answers)
     given: list[Any] = await subscription.fetch(BATCH)
     assert given == list(batch)
     assert asked == sizes
 
 
 async def test_an_incomplete_batch_is_not_fetched_again() -> None:
-    subscription, asked = lingering()
+    subscription, asked = polled()
     with pytest.raises(NatsTimeoutError):
         await subscription.fetch(BATCH - 1)
     assert asked == []
@@ -60,7 +60,7 @@ async def test_an_incomplete_batch_is_not_fetched_again() -> None:
 
 async def test_an_empty_fetch_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "sleep", lambda seconds: pytest.fail("it pauses"))
-    subscription, _ = lingering(NatsTimeoutError())
+    subscription, _ = polled(NatsTimeoutError())
     with pytest.raises(NatsTimeoutError):
         await subscription.fetch(BATCH)
 
@@ -68,7 +68,7 @@ async def test_an_empty_fetch_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -
 async def test_an_error_pauses_before_the_next_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     """FastStream retries at once, without end."""
     monkeypatch.setattr(pulling, "PAUSE_SECONDS", 0.01)
-    subscription, _ = lingering(ConnectionClosedError())
+    subscription, _ = polled(ConnectionClosedError())
     others: list[str] = []
     asyncio.get_running_loop().call_soon(others.append, "ran")
     with pytest.raises(ConnectionClosedError):

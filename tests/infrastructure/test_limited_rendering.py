@@ -87,7 +87,7 @@ def test_invalid_and_refusing_templates_raise_chat_refused() -> None:
 
 def test_a_long_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     template = LimitedTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", {})
-    long = said("x" * (limited_rendering.MOST_CHARACTERS // 4 + 1)) * 4
+    long = said("x" * (limited_rendering.MAX_CHARACTERS // 4 + 1)) * 4
     with pytest.raises(ChatRefused):
         template.render(long)
 

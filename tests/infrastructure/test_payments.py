@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from domain.core.errors import Invalid
-from infrastructure.payments import PROVIDERS, ManualProvider, holders_provider
+from infrastructure.payments import PROVIDERS, ManualProvider, self_service_provider
 from infrastructure.settings import Settings
 
 
@@ -39,5 +39,5 @@ def test_a_test_payment_is_marked_and_limited() -> None:
 
 
 def test_self_service_top_up_must_be_enabled() -> None:
-    assert holders_provider(Settings()) is None
-    assert holders_provider(Settings(test_payments=True)) is PROVIDERS["test"]
+    assert self_service_provider(Settings()) is None
+    assert self_service_provider(Settings(test_payments=True)) is PROVIDERS["test"]

@@ -8,7 +8,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import ACCOUNT_EVENTS, DEPLOYMENTS, account_events
-from projections.account_events import Interest, indexed_events, newest_events
+from projections.account_events import EventFilter, indexed_events, newest_events
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.logs import ids, notifications
@@ -22,11 +22,11 @@ def test_events_of_accounts_and_of_jobs_come_as_the_log_has_them(
     fold(ACCOUNT_EVENTS)
     whole = notifications(log)
     with pool.connection() as connection:
-        everything, known = indexed_events(connection, Interest(None), 0, 1000)
+        everything, known = indexed_events(connection, EventFilter(None), 0, 1000)
         assert (list(everything), known) == (whole, ids(log)[-1])
-        own, _ = indexed_events(connection, Interest(ACCOUNT_ID), 0, 1000)
-        about, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), 0, 1000)
-        rest, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), about[4].id, 2)
+        own, _ = indexed_events(connection, EventFilter(ACCOUNT_ID), 0, 1000)
+        about, _ = indexed_events(connection, EventFilter(ACCOUNT_ID, JOB_ID), 0, 1000)
+        rest, _ = indexed_events(connection, EventFilter(ACCOUNT_ID, JOB_ID), about[4].id, 2)
     topics = [each.topic for each in about]
     assert {"JobApproved", "MeterOpened", "MinuteMetered", "ChargeReversed"} <= set(topics)
     assert "ToppedUp" not in topics
@@ -42,7 +42,7 @@ def test_how_far_the_index_goes_is_known(
     known_then = ids(log)[-1]
     history.top_up(5, "later")
     with pool.connection() as connection:
-        found, known = indexed_events(connection, Interest(ACCOUNT_ID), 0, 10)
+        found, known = indexed_events(connection, EventFilter(ACCOUNT_ID), 0, 10)
     assert (found[-1].id, known) == (known_then, known_then)
 
 
@@ -58,7 +58,7 @@ def test_a_long_job_keeps_its_beginning(
     monkeypatch.setattr(account_events, "MAX_NEWEST", 3)
     with pool.connection() as connection:
         found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 2)
-        about, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), 0, 1000)
+        about, _ = indexed_events(connection, EventFilter(ACCOUNT_ID, JOB_ID), 0, 1000)
         others, _ = newest_events(connection, JOB_ID, JOB_ID, [], 2)
     assert [each.topic for each in found][:2] == ["JobApproved", "SegmentAllocated"]
     assert found[-2:] == about[-2:]
@@ -84,7 +84,7 @@ def test_deployments_are_about_the_job_whose_model_they_serve(
     fold(ACCOUNT_EVENTS, DEPLOYMENTS)
     served = ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
     with pool.connection() as connection:
-        about, _ = indexed_events(connection, Interest(None, JOB_ID), 0, 1000)
+        about, _ = indexed_events(connection, EventFilter(None, JOB_ID), 0, 1000)
         monkeypatch.setattr(account_events, "MAX_NEWEST", 3)
         found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 3)
     minutes = ["MinuteMetered"] * 3

@@ -13,7 +13,7 @@ from domain.billing.payment import TEST_PROVIDER
 from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
-from projections.billing_ledger import Only, balances, balances_after, postings_of
+from projections.billing_ledger import PostingFilter, balances, balances_after, postings_of
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.logs import notifications
@@ -112,8 +112,10 @@ def test_pages_neither_miss_nor_repeat_a_posting(
         while page := postings_of(connection, ACCOUNT_ID, after=after, limit=2):
             pages.append(page)
             after = page[-1]["position"]
-        (first,) = postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID), limit=1)
-        of_job = postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID), after=first["position"])
+        (first,) = postings_of(connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID), limit=1)
+        of_job = postings_of(
+            connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID), after=first["position"]
+        )
     assert [row for page in pages for row in page] == postings
     assert {len(page) for page in pages[:-1]} == {2}
     assert [first, *of_job] == [row for row in postings if row["job_id"] == JOB_ID]
@@ -134,7 +136,7 @@ def test_a_reversal_names_what_it_gives_back(
     assert (reversal["job_id"], reversal["segment"]) == (JOB_ID, 1)
     assert (reversal["from_seconds"], reversal["to_seconds"]) == (40, 100)
     with pool.connection() as connection:
-        assert reversal in postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID))
+        assert reversal in postings_of(connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID))
 
 
 def test_the_balance_runs_along_with_the_postings(

@@ -18,7 +18,7 @@ from domain.jobs.job import Job
 from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections import ESTIMATES
-from projections.estimates import LEARNED_FROM, calibration, report_rows
+from projections.estimates import CALIBRATION_JOBS, calibration, report_rows
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
 from tests.projections.conftest import Fold
@@ -149,13 +149,13 @@ def test_a_factor_is_the_median_and_a_phase_without_a_model_has_none(
 
 
 def test_only_the_last_jobs_count(platform: Platform, learned: Learned) -> None:
-    for _ in range(LEARNED_FROM):
+    for _ in range(CALIBRATION_JOBS):
         platform.score(platform.approve(), 3.0)
     assert learned().factors[Phase.TRAINING] == pytest.approx(3.0)
-    for _ in range(LEARNED_FROM):
+    for _ in range(CALIBRATION_JOBS):
         platform.score(platform.approve(), 1.5)
     found = learned()
-    assert found.jobs == LEARNED_FROM
+    assert found.jobs == CALIBRATION_JOBS
     assert found.factors[Phase.TRAINING] == pytest.approx(1.5)
 
 

@@ -23,7 +23,7 @@ from gateway.jobs.describe import MINOR_TOPICS, Description, Level
 from gateway.jobs.service import describe_rows, own_job
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import evaluations_of
-from projections.job_story import EntryKey, EntryKind, story_of
+from projections.job_story import EntryKey, EntryKind, entries_of
 from projections.job_timeline import saved_at
 from projections.projection import Row
 
@@ -84,7 +84,7 @@ def list_events(
     total_steps = None if requested else own_job(backend, caller, wanted)["total_steps"]
     key = None if after is None else _key(after, wanted)
     with backend.pool.connection() as connection:
-        rows = story_of(connection, wanted, MINOR_TOPICS, key, limit + 1)
+        rows = entries_of(connection, wanted, MINOR_TOPICS, key, limit + 1)
     if rows is None:
         raise Invalid(f"This job has no event {after}.", field="after")
 

@@ -26,7 +26,7 @@ from gateway.jobs.pages.view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView,
 from gateway.jobs.pages.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
 from infrastructure.sessions import ended_among
-from projections.account_events import Interest
+from projections.account_events import EventFilter
 from projections.projection import lowest_position
 
 SLOTS, SLOT_SECONDS = 10, 0.1
@@ -139,7 +139,7 @@ class LiveJobs:
         job, after = viewer.job, viewer.seen.sequence
         if after >= job.floor:
             return True
-        page = await self.feed.page(Interest(job.account_id, job.job_id), after, KEPT)
+        page = await self.feed.page(EventFilter(job.account_id, job.job_id), after, KEPT)
         if page.has_more and page.position < job.floor:
             return False
         return job.recall(entries_of(page.events), after)

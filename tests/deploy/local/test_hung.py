@@ -12,7 +12,7 @@ from deploy.local import stack
 from deploy.local.child import Child, Program
 from deploy.local.hang_detection import PROBE_SECONDS, Heartbeat, Probe, Silence
 from deploy.local.state import ChildState
-from infrastructure.progress import EXIT_CODE, LONGEST_GAP_SECONDS, Progress
+from infrastructure.progress import EXIT_CODE, MAX_GAP_SECONDS, Progress
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import LOOPING, STEADY
 from tests.deploy.local.test_child import SLEEP, reached, stop
@@ -92,7 +92,7 @@ def test_a_frozen_supervisor_blames_no_child(
     silence = Silence(Heartbeat(tmp_path / "beat", max_seconds=60.0))
     silence.look()
     now[0] += 3600.0
-    assert silence.look() == LONGEST_GAP_SECONDS
+    assert silence.look() == MAX_GAP_SECONDS
 
 
 def test_a_step_may_take_up_to_its_limit() -> None:

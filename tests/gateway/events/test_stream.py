@@ -25,7 +25,7 @@ from gateway.events import feed as event_feed
 from gateway.events.feed import EventFeed, FeedEvent
 from gateway.http import sockets
 from infrastructure.settings import Settings
-from projections.account_events import Interest
+from projections.account_events import EventFilter
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
 from tests.gateway.conftest import running_gateway
@@ -156,7 +156,7 @@ async def test_a_stalled_client_is_closed_with_its_position(
     grow(platform.log, 10)
     socket = Stalled()
     async with following(platform.settings) as feed:
-        with feed.follow(Interest(ACCOUNT_ID), 0, uuid4()) as follower:
+        with feed.follow(EventFilter(ACCOUNT_ID), 0, uuid4()) as follower:
             await events._send(socket, feed, follower)  # type: ignore[arg-type]
     third = json.loads(socket.taken[2])["sequence"]
     assert socket.closed == (4408, f"too slow; continue with after={third}")
@@ -166,7 +166,7 @@ async def test_a_stopping_gateway_closes_with_the_position(platform: Platform) -
     grow(platform.log, 2)
     socket = Stalled()
     async with following(platform.settings) as feed:
-        with feed.follow(Interest(ACCOUNT_ID), 0, uuid4()) as follower:
+        with feed.follow(EventFilter(ACCOUNT_ID), 0, uuid4()) as follower:
             sending = asyncio.create_task(events._send(socket, feed, follower))  # type: ignore[arg-type]
             await asyncio.to_thread(eventually, lambda: len(socket.taken) == 2)
             feed.close()
@@ -186,7 +186,7 @@ async def test_clients_far_behind_miss_no_event(
 
     async def follow(feed: EventFeed, after: int, limit: int, rest_seconds: float) -> list[int]:
         found: list[int] = []
-        with feed.follow(Interest(ACCOUNT_ID), after, uuid4()) as follower:
+        with feed.follow(EventFilter(ACCOUNT_ID), after, uuid4()) as follower:
             while len(found) < total:
                 page = await follower.next_page(limit, None)
                 found += [told.sequence for told in page.events]
@@ -260,7 +260,7 @@ async def test_a_failing_listener_does_not_affect_others(
     person = platform.person()
     async with following(settings) as feed:
         await feed.follows.wait()
-        nobody = Interest(uuid4())
+        nobody = EventFilter(uuid4())
         with contextlib.ExitStack() as stack:
             followers = []
             for _ in range(10):  # in any order of listeners

@@ -16,7 +16,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.store import connect, open_pool
-from services.projector.measuring import keep_evaluations
+from services.projector.measuring import store_evaluations
 from tests.builders.examples import ending, evaluation_result, saved_checkpoint
 from tests.builders.platform import Platform
 from tests.gateway.jobs.test_api import ready, uuid_of
@@ -101,7 +101,7 @@ def test_evaluations_come_from_the_measurements(client: TestClient, platform: Pl
     with open_pool(platform.settings, max_size=1) as pool:
         sent = [each.model_dump(mode="json") for each in (*messages, messages[0])]
         no_room = sent[0] | {"step": 2**40}
-        keep_evaluations(pool, [sent[0], no_room, *sent[1:], {"step": 3}, "nonsense"])
+        store_evaluations(pool, [sent[0], no_room, *sent[1:], {"step": 3}, "nonsense"])
     told = client.get(f"{path}/evaluations", headers=person.headers).json()["data"]
     assert [(each["step"], each["segment"], each["eval_loss"]) for each in told] == [
         (0, 3, 2.5),

@@ -23,7 +23,7 @@ from gateway.jobs import results as measured
 from gateway.jobs.describe import MINOR_TOPICS
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.store import open_pool
-from services.projector.measuring import keep_evaluations, keep_steps
+from services.projector.measuring import store_evaluations, store_steps
 from tests.builders.examples import ending, evaluation_result, saved_checkpoint
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.conftest import ClientOf
@@ -92,8 +92,8 @@ class Trained:
             measured_at=self.began + timedelta(seconds=4.5),
         )
         with open_pool(self.platform.settings) as pool:
-            keep_steps(pool, [each.model_dump(mode="json") for each in steps])
-            keep_evaluations(pool, [evaluation.model_dump(mode="json")])
+            store_steps(pool, [each.model_dump(mode="json") for each in steps])
+            store_evaluations(pool, [evaluation.model_dump(mode="json")])
 
     def timeline(self) -> list[dict[str, Any]]:
         """Return the entries of the native timeline that /v1 also has."""

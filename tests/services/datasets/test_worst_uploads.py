@@ -10,7 +10,7 @@ import pytest
 from domain.datasets.dataset import DatasetStatus, Uncountable
 from infrastructure import limited_process
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import LONGEST_PAUSE
+from infrastructure.backoff import MAX_PAUSE
 from infrastructure.limited_process import Exceeded, Limits
 from services.datasets import validating as validating_module
 from services.datasets import validation
@@ -102,7 +102,7 @@ def test_a_failing_validation_is_retried_then_rejected(service: Service, clock: 
         assert service.dataset(dataset_id).status is (
             DatasetStatus.REJECTED if is_over else DatasetStatus.VALIDATING
         )
-        clock.time += LONGEST_PAUSE
+        clock.time += MAX_PAUSE
 
 
 def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(

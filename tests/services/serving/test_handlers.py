@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import LONGEST_PAUSE
+from infrastructure.backoff import MAX_PAUSE
 from infrastructure.disk_cache import MODELS, trim_copies
 from services.serving.attempts import MAX_DEATHS
 from services.serving.deployed import REASONS
@@ -206,7 +206,7 @@ def test_exhausted_resources_at_a_restart_are_retried(world: World, shortage: Ex
     world.host.refusal = None
     world.serving.try_again()
     assert world.host.models == {"tiny"}, "its time has not come"
-    world.clock.time += LONGEST_PAUSE
+    world.clock.time += MAX_PAUSE
     world.serving.try_again()
     assert world.host.models == {"tiny", CHECKPOINT}
     assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
@@ -219,14 +219,14 @@ def test_a_new_deployment_stays_deploying_while_resources_are_exhausted(
     world.import_base()
     world.follow()
     for _ in range(3):
-        world.clock.time += LONGEST_PAUSE
+        world.clock.time += MAX_PAUSE
         world.serving.try_again()
     assert (world.found("tiny").status, world.host.calls) == ("deploying", ["tiny"] * 4)
     world.host.refusal = None
-    world.clock.time += LONGEST_PAUSE
+    world.clock.time += MAX_PAUSE
     world.serving.try_again()
     assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
-    world.clock.time += LONGEST_PAUSE
+    world.clock.time += MAX_PAUSE
     world.serving.try_again()
     assert len(world.host.calls) == 5
 
@@ -238,7 +238,7 @@ def test_a_new_deployment_fails_after_the_last_retry(
     world.import_base()
     world.follow()
     for _ in range(MAX_TRIES + 3):
-        world.clock.time += LONGEST_PAUSE
+        world.clock.time += MAX_PAUSE
         world.serving.try_again()
     found = world.found("tiny")
     assert (found.status, len(world.host.calls)) == ("failed", 1 + MAX_TRIES)
@@ -255,7 +255,7 @@ def test_a_deployment_that_was_active_is_retried_without_limit(world: World) -> 
     world.host.refusal, world.host.refused = MemoryError(), CHECKPOINT
     world.serving.restore()
     for _ in range(MAX_TRIES + 3):
-        world.clock.time += LONGEST_PAUSE
+        world.clock.time += MAX_PAUSE
         world.serving.try_again()
     assert world.found(CHECKPOINT).status == "active"
 
@@ -267,7 +267,7 @@ def test_an_undeployed_model_is_not_retried(world: World) -> None:
     with command("undeploy"):
         world.deploying.undeploy_base("tiny", lambda: 0)
     world.follow()
-    world.clock.time += LONGEST_PAUSE
+    world.clock.time += MAX_PAUSE
     world.serving.try_again()
     assert world.host.calls == ["tiny"]
 
