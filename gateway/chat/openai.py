@@ -12,10 +12,9 @@ from gateway.chat.schemas import ChatCompletion, ChatRequest
 from gateway.chat.service import start_chat
 from gateway.chat.serving import ServingOf
 from gateway.http.access import CallerOf
-from gateway.http.disconnects import while_client_waits
 from gateway.http.errors import refusals
-from gateway.http.event_stream import EventStream
 from gateway.http.operations import OpenAIOperation
+from gateway.http.streaming import EventStream, while_connected
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -38,6 +37,6 @@ async def create_completion(
     if form.stream:
         return EventStream(chat.events(), chat.close)
     try:
-        return JSONResponse(await while_client_waits(request, chat.completion()))
+        return JSONResponse(await while_connected(request, chat.completion()))
     finally:
         await chat.close()

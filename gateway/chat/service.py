@@ -19,10 +19,10 @@ from gateway.backend import Backend
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.serving import Generation, GenerationInterrupted, Serving
 from gateway.http.access import Caller
-from gateway.http.disconnects import while_client_waits
 from gateway.http.errors import NotServing, NotYetVisible, Problem
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
+from gateway.http.streaming import while_connected
 from infrastructure.generation import TextDelta
 from projections import DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
@@ -55,7 +55,7 @@ async def start_chat(
     deployment_id = await run_in_threadpool(_deployed, backend, caller, form.model)
     asked = form.asked(deployment_id, caller.account_id)
     frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
-    generation = await while_client_waits(request, serving.generate(asked))
+    generation = await while_connected(request, serving.generate(asked))
     read = generation.prompt_tokens * asked.choices
     headers |= rates.charge("prompt_tokens", caller.account_id, read).headers("tokens")
     return Chat(generation, frame, asked.choices, form.shows_usage)

@@ -12,22 +12,15 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Query, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
 
-from domain.core.errors import DomainError
 from gateway.backend import Backend, BackendOf
 from gateway.events.feed import EventFeed, Follower
 from gateway.events.schemas import EventPage, EventsAsked, PageAsked
 from gateway.events.service import interest_of, next_events
 from gateway.http.access import Caller, CallerOf, holder_of, holder_shown
-from gateway.http.errors import (
-    STORE_UNREACHABLE,
-    Unauthenticated,
-    refusals,
-    status_of,
-)
+from gateway.http.errors import Unauthenticated, refusals
 from gateway.http.operations import Operation
-from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
+from gateway.http.streaming import GOING_AWAY, close, closed_on_error, sent_in_time, while_connected
 from projections.account_events import EventFilter
 
 STREAM_EVENTS = 100
@@ -76,7 +69,7 @@ async def stream_events(websocket: WebSocket) -> None:
     offered: list[str] = websocket.scope["subprotocols"]
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     feed: EventFeed = websocket.app.state.feed
-    try:
+    async with closed_on_error(websocket, unreachable=4503):
         asked = EventsAsked.model_validate(dict(websocket.query_params))
         secret = _secret(websocket, offered)
         caller, interest = await run_in_threadpool(_admitted, websocket, secret, asked)
@@ -87,13 +80,6 @@ async def stream_events(websocket: WebSocket) -> None:
             # The feed reports only revocations from now on, so check for earlier ones.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await while_connected(websocket, _send(websocket, feed, follower))
-    except ValidationError as error:
-        fields = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())
-        await close(websocket, 4422, fields)
-    except DomainError as error:
-        await close(websocket, 4000 + status_of(error), error.message)
-    except STORE_UNREACHABLE:
-        await close(websocket, 4503, "The database is unreachable. Connect again soon.")
 
 
 def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, EventFilter]:

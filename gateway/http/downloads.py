@@ -1,13 +1,16 @@
-"""Downloads of stored files, complete or by byte range."""
+"""Downloads of stored files: complete, by byte range, or as a zip archive."""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from fastapi import Depends, Header
 from fastapi.responses import Response, StreamingResponse
@@ -17,10 +20,14 @@ from domain.core.errors import NotFound
 from gateway.http.errors import refusals
 from infrastructure.artifacts import Artifacts
 
-OCTETS, JSON_LINES = "application/octet-stream", "application/jsonl"
+OCTETS, JSON_LINES, ZIP = "application/octet-stream", "application/jsonl", "application/zip"
 
 ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})[ \t]*")
 """Pattern of a single range. Several ranges get the whole file, as RFC 9110 allows."""
+
+
+MODIFIED_AT = (1980, 1, 1, 0, 0, 0)
+"""Oldest time that the zip format can store. A fixed time makes archives reproducible."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,7 @@ def download(
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(PurePosixPath(name).name)}",
-        "x-content-type-options": "nosniff",
+        **_attachment(PurePosixPath(name).name),
     }
     if _names(wanted.if_none_match, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -109,6 +115,13 @@ def download(
         headers,
         media_type,
     )
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(name)}",
+        "x-content-type-options": "nosniff",
+    }
 
 
 def span(header: str | None, size: int) -> tuple[int, int] | None:
@@ -141,3 +154,56 @@ def _names(header: str | None, etag: str) -> bool:
     """Return True if an If-None-Match header matches the ETag by weak comparison."""
     named = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return etag in named or "*" in named
+
+
+class Outgoing(io.RawIOBase):
+    """A buffer of written bytes not yet sent. It is unseekable, so ZipFile never rewrites."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: object) -> int:
+        view = memoryview(content)  # type: ignore[arg-type]
+        self._written += view
+        return view.nbytes
+
+    def take(self) -> bytes:
+        """Return the buffered bytes and clear the buffer."""
+        taken = bytes(self._written)
+        self._written.clear()
+        return taken
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip archive of stored files, given as (name, reference) pairs, in one directory."""
+
+    directory: str
+    files: Sequence[tuple[str, str]]
+
+    def response(self, artifacts: Artifacts) -> Response:
+        """Return a response that streams the archive."""
+        return StreamingResponse(
+            self.chunks(artifacts),
+            headers=_attachment(f"{self.directory}.zip"),
+            media_type=ZIP,
+        )
+
+    def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:
+        """Yield the archive in chunks. Raises FileNotFoundError.
+
+        It is not compressed, because compression barely shrinks model weights.
+        """
+        outgoing = Outgoing()
+        with ZipFile(outgoing, "w", ZIP_STORED) as zipped:
+            for name, ref in self.files:
+                entry = ZipInfo(f"{self.directory}/{name}", MODIFIED_AT)
+                entry.external_attr = 0o644 << 16
+                with zipped.open(entry, "w", force_zip64=True) as file:
+                    for chunk in artifacts.stream(ref):
+                        file.write(chunk)
+                        yield outgoing.take()
+        yield outgoing.take()

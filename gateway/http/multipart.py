@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from domain.core.errors import Invalid
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
 
 HEADER_BYTES = 8 * 1024
 FIELD_BYTES = 4 * 1024
@@ -43,55 +41,11 @@ class Part:
             raise Invalid("The value is not UTF-8. Send UTF-8.", field=self.name) from error
 
 
-@dataclass
-class Headers:
-    """Headers of a part. Only Content-Disposition is used."""
+Event = tuple[str, bytes]
+"""A callback of the parser, with the data that belongs to it."""
 
-    field: bytes = b""
-    value: bytes = b""
-    disposition: bytes = b""
-
-
-Event = Headers | bytes | Literal["end of part", "end of form"]
-
-
-class Events:
-    """Unconsumed parser events, at most those of one chunk."""
-
-    def __init__(self, boundary: bytes) -> None:
-        """Create the parser. Raises FormParserError for an invalid boundary."""
-        self.found: deque[Event] = deque()
-        self._headers = Headers()
-        callbacks: MultipartCallbacks = {
-            "on_part_begin": self._on_part_begin,
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_headers_finished": lambda: self.found.append(self._headers),
-            "on_part_data": lambda data, start, end: self.found.append(data[start:end]),
-            "on_part_end": lambda: self.found.append("end of part"),
-            "on_end": lambda: self.found.append("end of form"),
-        }
-        self._parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)
-
-    def read(self, chunk: bytes) -> None:
-        """Parse a chunk. Raises FormParserError for a malformed form."""
-        self._parser.write(chunk)
-
-    def _on_part_begin(self) -> None:
-        self._headers = Headers()
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._headers.field += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._headers.value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        headers = self._headers
-        if headers.field.lower() == b"content-disposition":
-            headers.disposition = headers.value
-        headers.field = headers.value = b""
+NOTICES = ("part_begin", "header_end", "headers_finished", "part_end", "end")
+DATA = ("header_field", "header_value", "part_data")
 
 
 class Form:
@@ -106,15 +60,20 @@ class Form:
                 "The body is not a form. Send Content-Type multipart/form-data with a boundary."
             )
         self._body = body
+        self._found: deque[Event] = deque()  # at most the events of one chunk
+        callbacks: Any = {f"on_{name}": partial(self._add, name) for name in (*NOTICES, *DATA)}
         try:
-            self._events = Events(boundary)
+            self._parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)
         except FormParserError as error:
             raise Invalid(f"The form's boundary is invalid: {error}.") from error
 
+    def _add(self, name: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
+        self._found.append((name, data[start:end]))
+
     async def parts(self) -> AsyncGenerator[Part]:
         """Yield each part in order. Unread content of a part is skipped."""
-        while isinstance(headers := await self._next(), Headers):
-            disposition, options = parse_options_header(headers.disposition)
+        while (await self._next())[0] == "part_begin":
+            disposition, options = parse_options_header(await self._disposition())
             if disposition != b"form-data" or not options.get(b"name"):
                 raise Invalid("A part of the form has no name. Name every part.")
             filename = options.get(b"filename")
@@ -125,21 +84,36 @@ class Form:
             async for _ in content:
                 pass
 
+    async def _disposition(self) -> bytes:
+        """Read the headers of a part. Return its Content-Disposition."""
+        disposition = field = value = b""
+        while (event := await self._next())[0] != "headers_finished":
+            match event:
+                case "header_field", data:
+                    field += data
+                case "header_value", data:
+                    value += data
+                case _:
+                    if field.lower() == b"content-disposition":
+                        disposition = value
+                    field = value = b""
+        return disposition
+
     async def _content(self) -> AsyncGenerator[bytes]:
-        while isinstance(chunk := await self._next(), bytes):
-            yield chunk
+        while (event := await self._next())[0] == "part_data":
+            yield event[1]
 
     async def _next(self) -> Event:
-        """Return the next parser event. Read more of the body if needed."""
-        while not self._events.found:
+        """Return the next event of the parser. Read more of the body if needed."""
+        while not self._found:
             chunk = await anext(self._body, None)
             if chunk is None:
                 raise Invalid("The form ends before its last boundary. Send the complete form.")
             try:
-                self._events.read(chunk)
+                self._parser.write(chunk)
             except FormParserError as error:
                 raise Invalid(f"The form is malformed: {error}.") from error
-        return self._events.found.popleft()
+        return self._found.popleft()
 
 
 def _text(sent: bytes) -> str:

@@ -9,8 +9,7 @@ from fastapi.responses import Response
 
 from gateway.backend import BackendOf
 from gateway.http.access import CallerOf, OperatorOf
-from gateway.http.archives import MEDIA_TYPE
-from gateway.http.downloads import OCTETS, ConditionsOf, download, file_answers
+from gateway.http.downloads import OCTETS, ZIP, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
@@ -21,7 +20,7 @@ from gateway.schemas import JobId, Listed
 ARCHIVE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A zip archive with one directory, which PEFT can load.",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {ZIP: {"schema": {"type": "string", "format": "binary"}}},
     },
     **refusals(404),
 }

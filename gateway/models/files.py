@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.core.errors import NotFound
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.archives import Archive
+from gateway.http.downloads import Archive
 from gateway.jobs.service import own_job
 from gateway.models.service import own_model
 from gateway.schemas import job_name

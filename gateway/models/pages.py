@@ -14,7 +14,7 @@ from gateway.chat.service import start_chat
 from gateway.chat.serving import ServingOf
 from gateway.http.access import Caller, CallerOf, OperatorOf
 from gateway.http.errors import retry_after
-from gateway.http.event_stream import EventStream
+from gateway.http.streaming import EventStream
 from gateway.jobs.service import promote as promote_job
 from gateway.keys.service import list_keys
 from gateway.models import deployments

@@ -12,16 +12,23 @@ from uuid import uuid4
 
 from fastapi import APIRouter, WebSocket
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from domain.core.errors import DomainError, Invalid
+from domain.core.errors import Invalid
 from gateway.backend import Backend
 from gateway.http.access import Caller, holder_of_session
-from gateway.http.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
+from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.origin import same_origin
 from gateway.http.paging import MOST_POSITION
 from gateway.http.sessions import session_in
-from gateway.http.sockets import GOING_AWAY, TOO_SLOW, close, sent_in_time, while_connected
+from gateway.http.streaming import (
+    GOING_AWAY,
+    TOO_SLOW,
+    close,
+    closed_on_error,
+    sent_in_time,
+    while_connected,
+)
 from gateway.jobs.pages.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.jobs.pages.watched_job import Seen
 from gateway.jobs.service import own_job
@@ -70,7 +77,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
     await websocket.accept()
     live_jobs: LiveJobs = websocket.app.state.live_jobs
     backend = live_jobs.feed.backend
-    try:
+    async with closed_on_error(websocket, unreachable=1013):
         if not same_origin(websocket):
             raise Forbidden("The request came from another site.")
         asked = Asked.model_validate({**websocket.query_params, "job_id": job_id})
@@ -82,12 +89,6 @@ async def live(websocket: WebSocket, job_id: str) -> None:
             live_jobs.view(asked.job_id, caller, session.session_id, seen) as viewer,
         ):
             await while_connected(websocket, _send(websocket, live_jobs, viewer))
-    except ValidationError as error:
-        await close(websocket, 4422, "; ".join(str(each["loc"][0]) for each in error.errors()))
-    except DomainError as error:
-        await close(websocket, 4000 + status_of(error), error.message)
-    except STORE_UNREACHABLE:
-        await close(websocket, 1013, "The database is unreachable. Connect again soon.")
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:

@@ -20,7 +20,7 @@ from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.app import create_app
-from gateway.http import event_stream
+from gateway.http import streaming
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.deployments import statuses
@@ -132,12 +132,12 @@ def test_the_client_ignores_pings(
     expected = chat.chat.completions.create(**GREEDY, max_tokens=3)
     (running,) = engine._batches.values()
     step = running.step
-    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.01)
     monkeypatch.setattr(running, "step", lambda: (time.sleep(0.1), step()))
     with chat.chat.completions.with_streaming_response.create(
         **GREEDY, max_tokens=3, stream=True
     ) as raw:
-        assert f": {event_stream.PING}\n\n".encode() in raw.read()
+        assert f": {streaming.PING}\n\n".encode() in raw.read()
     chunks = chat.chat.completions.create(**GREEDY, max_tokens=3, stream=True)
     said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert said == expected.choices[0].message.content

@@ -11,7 +11,7 @@ import pytest
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.cli.client import Client, Endpoint
 from gateway.cli.tables import tame
-from gateway.http.event_stream import PING
+from gateway.http.streaming import PING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, EngineOptions

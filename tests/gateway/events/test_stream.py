@@ -23,7 +23,7 @@ from gateway.backend import open_backend
 from gateway.events import api as events
 from gateway.events import feed as event_feed
 from gateway.events.feed import EventFeed, FeedEvent
-from gateway.http import sockets
+from gateway.http import streaming
 from infrastructure.settings import Settings
 from projections.account_events import EventFilter
 from tests.builders.examples import ACCOUNT_ID
@@ -152,7 +152,7 @@ async def following(settings: Settings) -> AsyncIterator[EventFeed]:
 async def test_a_stalled_client_is_closed_with_its_position(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.05)
     grow(platform.log, 10)
     socket = Stalled()
     async with following(platform.settings) as feed:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from gateway.http import event_stream
-from gateway.http.event_stream import PING, EventStream
+from gateway.http import streaming
+from gateway.http.streaming import PING, EventStream
 
 SCOPE = {"type": "http", "method": "POST", "asgi": {"spec_version": "2.4"}}
 
@@ -34,7 +34,7 @@ async def endless() -> AsyncIterator[str]:
 
 
 def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "SEND_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.01)
     close = Closes()
 
     async def reads_the_start(message: Any) -> None:
@@ -47,7 +47,7 @@ def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyP
 
 
 def test_a_silent_stream_sends_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.01)
     pinged, sent = asyncio.Event(), list[bytes]()
 
     async def data() -> AsyncIterator[str]:

@@ -18,7 +18,7 @@ from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from gateway.cli import job_progress, job_tables
 from gateway.http.errors import NotYetVisible, status_of
-from gateway.http.sockets import GOING_AWAY, TOO_SLOW
+from gateway.http.streaming import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
 from gateway.jobs.schemas import JobDetail
 from gateway.launch.pages.entries import requirement
