@@ -256,7 +256,7 @@ def _model(view: Source) -> PreTrainedModel:
 
 
 def _require_complete(loading: dict[str, Any]) -> None:
-    """Raise ImportRefused if any weight is missing and would be initialised randomly."""
+    """Raise ImportRefused if any weight is missing and would be initialized randomly."""
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ImportRefused(

@@ -16,25 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from domain.estimating.estimate import Precision
 from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.warm_start import WARM_FLAG
-from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.context import Context
-from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import classify, shortage_of
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.processes.agent import STOPS, launch
-from services.trainer.processes.followers import (
-    FollowerLost,
-    Followers,
-    die_with,
-    follow,
-    rendezvous_path,
-)
+from services.trainer.processes.followers import FollowerLost, Followers, die_with, follow
 from services.trainer.processes.warm import await_warm_start
 from services.trainer.reporter import Reporter
 
@@ -72,44 +63,41 @@ def main(
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
         raise SystemExit("Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL.")
-    followers = Followers(spec_path, spec.gpu_count)
-    with Reporter(spec, clock, lease, url, spec_path.parent) as reporter:
-        program = Program(spec, spec_path, reporter, lease, followers, warm_base)
+    directory = spec_path.parent
+    followers = Followers(directory, spec.gpu_count)
+    with Reporter(spec, lease, url, directory) as reporter:
+        program = Program(spec, directory, reporter, lease, followers)
         followers.watch(program.abandon)
-        outcome = program.run(settings)
+        outcome = program.run(settings, warm_base)
     lease.close()
     return 1 if outcome is SegmentEnd.CRASHED else 0
 
 
 class Program:
-    """A segment and its final report."""
-
     def __init__(
         self,
         spec: SegmentSpec,
-        spec_path: Path,
+        directory: Path,
         reporter: Reporter,
         lease: Lease,
         followers: Followers,
-        warm_base: WarmBase | None = None,
     ) -> None:
-        self._spec, self._spec_path = spec, spec_path
+        self._spec, self._directory = spec, directory
         self._reporter, self._lease, self._followers = reporter, lease, followers
-        self._warm_base = warm_base
         self._checkpoints: Checkpoints | None = None
 
-    def run(self, settings: Settings) -> SegmentEnd:
-        """Run the segment and report its outcome."""
+    def run(self, settings: Settings, warm_base: WarmBase | None = None) -> SegmentEnd:
         error: Exception | None = None
         try:
-            self._segment(settings)
+            self._run_segment(settings, warm_base)
             outcome = SegmentEnd.COMPLETED
         except SegmentStopped as stopped:
             self._reporter.log(f"segment stopped: {stopped.outcome.value}")
             outcome = stopped.outcome
         except Exception as raised:  # noqa: BLE001  # the report contains the failure class of any error
-            outcome, error = SegmentEnd.CRASHED, raised
-            error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
+            outcome = SegmentEnd.CRASHED
+            failure = classify(raised, self._reporter.phase)
+            error = self._followers.cause_of(raised, failure) or raised
         self._followers.leave()
         self._finish(outcome, error)
         return outcome
@@ -117,49 +105,27 @@ class Program:
     def abandon(self, loss: FollowerLost) -> None:
         """End the process because a follower is lost and rank 0 hangs waiting for it.
 
-        A checkpoint that is being stored gets the grace period to finish.
+        A checkpoint that is being stored gets the grace period to finish, minus the time reserved
+        for the final report.
         """
         try:
             if self._checkpoints is not None:
-                self._checkpoints.await_stored(self._storing_seconds())
+                left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
+                real_seconds = self._lease.clock.real_seconds(left)
+                self._checkpoints.await_stored(max(0.0, real_seconds - REPORT_SECONDS))
             self._finish(SegmentEnd.CRASHED, loss)
         finally:
             os._exit(1)
 
-    def _segment(self, settings: Settings) -> None:
-        spec = self._spec
-        # After the first report, because these imports take seconds.
-        lean_imports(quantized=spec.precision is Precision.NF4)
+    def _run_segment(self, settings: Settings, warm_base: WarmBase | None) -> None:
+        context = Context.join(self._spec, self._directory, settings, self._reporter, self._lease)
         from services.trainer import segment
         from services.trainer.checkpoint_writer import Checkpoints
-        from services.trainer.processes.ranks import Ranks
 
-        if spec.gpu_count == 1:
-            ranks = Ranks.alone()
-        else:
-            ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
-        context = Context(
-            spec=spec,
-            artifacts=LeasedArtifacts(settings.artifacts, self._lease),
-            directory=self._spec_path.parent,
-            cache=settings.cache,
-            reporter=self._reporter,
-            lease=self._lease,
-            ranks=ranks,
-        )
         self._checkpoints = Checkpoints(context)
-        segment.run(context, self._checkpoints, self._warm_base)
-
-    def _storing_seconds(self) -> float:
-        """Return the real seconds left to store a checkpoint.
-
-        This is the grace period minus the time reserved for the final report.
-        """
-        left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
-        return max(0.0, self._lease.clock.real_seconds(left) - REPORT_SECONDS)
+        segment.run(context, self._checkpoints, warm_base)
 
     def _finish(self, outcome: SegmentEnd, error: Exception | None) -> None:
-        """Send the final report until it is acknowledged."""
         self._lease.conclude()
         error_class = failure = None
         if error is not None:
@@ -183,9 +149,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line. Return the exit code."""
     match arguments:
         case [flag, directory] if flag == WARM_FLAG:
-            handed, base = await_warm_start(Path(directory), Settings())
-            age = time.monotonic() - handed.handed_at
-            return main(handed.spec_path, Settings(), age_seconds=age, warm_base=base)
+            start, base = await_warm_start(Path(directory), Settings())
+            age = time.monotonic() - start.handed_at
+            return main(start.spec_path, Settings(), age_seconds=age, warm_base=base)
         case [spec_path]:
             return main(Path(spec_path).resolve(), Settings())
         case [spec_path, pod_pid]:

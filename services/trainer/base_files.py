@@ -1,7 +1,6 @@
 """Verification of a base model's files against the manifest that the job was approved with.
 
-Jobs read a base in place, so only this check detects damage after the import. A machine hashes the
-files once, and again whenever they have changed in any way.
+A machine hashes the files once, and again whenever they have changed in any way.
 """
 
 from __future__ import annotations
@@ -67,15 +66,11 @@ class BaseFiles:
             thread.shutdown(wait=False)
 
     def require(self) -> None:
-        """Wait for the hashes.
-
-        Raise BaseDamaged if one differs, or the exception that `check` raised.
-        """
+        """Wait for the hashes. Raise BaseDamaged if one differs, or what `check` raised."""
         if self._hashing is not None:
             self._hashing.result()
 
     def _hash(self) -> None:
-        """Hash all files. If the disk is not full, record that they are intact."""
         for file in self._manifest.files:
             digest, path = hashlib.sha256(), self._directory / file.path
             with path.open("rb") as opened:
@@ -84,6 +79,6 @@ class BaseFiles:
                     self._check()
             if digest.hexdigest() != file.sha256:
                 raise BaseDamaged(f"{path} differs from its manifest. Import the base again.")
-        with suppress(OSError):
+        with suppress(OSError):  # a full disk
             self._verified.parent.mkdir(parents=True, exist_ok=True)
             self._verified.touch()

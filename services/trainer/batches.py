@@ -32,7 +32,6 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens in all examples."""
         return len(self.input_ids)
 
     @property
@@ -42,16 +41,12 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(number of examples, length of the longest rounded up)."""
         rows, length = self.layout.shape
         return rows, length
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Pack examples into a batch on the CPU and copy it to the device.
-
-    Memory is pinned so that the copy overlaps with the GPU's work on the previous batch.
-    """
+    """Pack examples into a batch on the CPU and copy it to the device."""
     rows, length = len(examples), padded(max(len(each.input_ids) for each in examples))
     sizes = torch.tensor([len(each.input_ids) for each in examples])
     column = torch.arange(length).expand(rows, length)
@@ -73,10 +68,11 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
     )
     if device.type == "cpu":
         return Batch(*parts)
+    # Pinned, so that the copy overlaps with the GPU's work on the previous batch.
     return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in parts))
 
 
-def tokens_seen(base: nn.Module, batch: Batch) -> int:
+def processed_tokens(base: nn.Module, batch: Batch) -> int:
     """Return the number of tokens that a base processes for a batch, including any padding."""
     return batch.tokens if attends_packed(base) else batch.layout.numel()
 
@@ -98,9 +94,8 @@ def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of the label tokens: (label tokens, vocabulary).
 
-    The language-model head runs only at positions that predict a label. Running it on a long prompt
-    would take most of the time and memory. If the base has no packed attention, rows are padded on
-    the right.
+    The language-model head runs only at positions that predict a label. If the base has no packed
+    attention, rows are padded on the right.
     """
     base = extract_model_from_parallel(model)
     inputs: dict[str, Any]

@@ -6,21 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
-from domain.estimating.estimate import Precision
 from domain.jobs.failures import FailureClass
 from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.training.hyperparameters import Hyperparameters
-from domain.training.smoothed_loss import SmoothedLoss
+from domain.training.precision import Precision
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
 from services.trainer.model import describe_adapter
-from services.trainer.processes.ranks import Ranks
+from services.trainer.progress import Counters
 from services.trainer.sampling import Sample
 from services.trainer.state import TrainingState
 
@@ -44,16 +42,12 @@ class CheckpointDamaged(Exception):
         self.reason = reason
 
 
-class Position(BaseModel):
+class Position(Counters):
     """The counters of a job after `step` optimizer steps, and the settings to resume with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    step: int
-    trained_tokens: int
-    train_loss: float  # loss of this step, in nats per label token
-    smoothed_loss: SmoothedLoss = SmoothedLoss()
     dataset_sha256: str
     base_model: str
     hyperparameters: Hyperparameters
@@ -61,19 +55,10 @@ class Position(BaseModel):
     mode: ExecutionMode
     state: StateHashes | None = None
     validation_sha256: str | None = None  # hash of the validation dataset, if any
-    eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
-    lowest_loss: float | None = None  # lowest loss of any optimizer step so far
-    starting_loss: float | None = None  # highest loss of the first steps
-    suspect_steps: int = 0  # consecutive steps above the divergence threshold, up to here
-    best_step: int | None = None  # checkpoint with the lowest held-out loss so far
-    best_eval_loss: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> Position:
-        """Read a position from a file.
-
-        Raise CheckpointMismatch if an incompatible trainer wrote it.
-        """
+        """Read a position. Raise CheckpointMismatch if an incompatible trainer wrote it."""
         content = json.loads(path.read_text())
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
@@ -90,13 +75,8 @@ class Position(BaseModel):
 
     def require_job(self, spec: SegmentSpec) -> None:
         """Raise CheckpointMismatch if this position belongs to another run."""
-        for name in (
-            "dataset_sha256",
-            "base_model",
-            "hyperparameters",
-            "precision",
-            "validation_sha256",
-        ):
+        dataset = ("dataset_sha256", "validation_sha256")
+        for name in (*dataset, "base_model", "hyperparameters", "precision"):
             if getattr(self, name) != getattr(spec, name):
                 raise CheckpointMismatch(f"The checkpoint has another {name} than the job.")
 
@@ -138,20 +118,3 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
             RejectionReason.CORRUPT, f"{saved.ref} has another manifest than the event log"
         )
     return directory, Position.read(directory / POSITION)
-
-
-def restore(
-    directory: Path,
-    model: PeftModel,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-) -> None:
-    """Restore the adapter, the optimizer and this rank's random state.
-
-    The files have been verified, so a read error is the machine's fault. Raise CheckpointMismatch
-    if the state does not fit this trainer.
-    """
-    try:
-        TrainingState.read(directory).put_back(model, optimizer, ranks)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointMismatch(f"The saved state does not fit this trainer: {error!r}") from error

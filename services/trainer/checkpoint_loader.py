@@ -14,8 +14,7 @@ from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, P
 from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
 from services.trainer.plan import data_position_sha256
-from services.trainer.random_state import reseed
-from services.trainer.state import TrainingState
+from services.trainer.state import TrainingState, reseed
 from services.trainer.training import Training
 
 
@@ -26,15 +25,10 @@ class CheckpointLoader:
     """
 
     def __init__(self, context: Context) -> None:
-        self._spec, self._artifacts = context.spec, context.artifacts
-        self._scratch, self._reporter, self._ranks = (
-            context.scratch,
-            context.reporter,
-            context.ranks,
-        )
+        self._context, self._ranks, self._reporter = context, context.ranks, context.reporter
         self._candidates = list(context.spec.resume_from)
         self._rejected: list[RejectedCheckpoint] = []
-        self._directory = self._scratch
+        self._directory = context.scratch
         self._position: Position | None = None
 
     def fetch(self) -> Position | None:
@@ -43,10 +37,11 @@ class CheckpointLoader:
         Raise CheckpointMismatch if it belongs to another job.
         """
         self._position = None
+        artifacts, scratch = self._context.artifacts, self._context.scratch
         while self._candidates and self._position is None:
             saved, position, damage = self._candidates[0], None, None
             try:
-                self._directory, position = checkpoint.fetch(self._artifacts, saved, self._scratch)
+                self._directory, position = checkpoint.fetch(artifacts, saved, scratch)
             except CheckpointDamaged as error:
                 damage = error
             if self._agreed(damage):
@@ -54,7 +49,7 @@ class CheckpointLoader:
             else:
                 self._reject(saved, damage)
         if self._position is not None:
-            self._position.require_job(self._spec)
+            self._position.require_job(self._context.spec)
         return self._position
 
     def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
@@ -67,7 +62,7 @@ class CheckpointLoader:
         fresh = TrainingState.of(model, optimizer, self._ranks)
         while (position := self._position) is not None:
             saved = self._candidates[0]
-            checkpoint.restore(self._directory, model, optimizer, self._ranks)
+            self._restore_files(training)
             self._seed_other_ranks(position)
             data_position = data_position_sha256(plan, position.step)
             live = TrainingState.of(model, optimizer, self._ranks).hashes(data_position)
@@ -76,9 +71,22 @@ class CheckpointLoader:
                 self._certify(saved, position, live, mode)
                 return position
             self._reject(saved, damage)
-            fresh.put_back(model, optimizer, self._ranks)
+            fresh.restore(model, optimizer, self._ranks)
             self.fetch()
         return None
+
+    def _restore_files(self, training: Training) -> None:
+        """Restore the adapter, the optimizer and this rank's random state.
+
+        The files have been verified, so a read error is the machine's fault.
+        """
+        try:
+            state = TrainingState.read(self._directory)
+            state.restore(training.adapted, training.optimizer, self._ranks)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointMismatch(
+                f"The saved state does not fit this trainer: {error!r}"
+            ) from error
 
     def _seed_other_ranks(self, position: Position) -> None:
         """Seed the ranks if the checkpoint was saved with a different number of ranks."""
@@ -91,7 +99,6 @@ class CheckpointLoader:
             )
 
     def _agreed(self, damage: CheckpointDamaged | None) -> bool:
-        """Return True if no rank found damage."""
         (damaged,) = self._ranks.sum(float(damage is not None))
         return damaged == 0.0
 
@@ -126,17 +133,15 @@ class CheckpointLoader:
     ) -> None:
         differences = mode.differences(position.mode)
         unchecked = self._unchecked(saved, position)
-        self._reporter.update(
-            now=True,
-            resumed=ResumeCertificate(
-                ref=saved.ref,
-                step=position.step,
-                state=live,
-                unchecked=unchecked,
-                ranks=self._ranks.count,
-                differences=differences,
-            ),
+        certificate = ResumeCertificate(
+            ref=saved.ref,
+            step=position.step,
+            state=live,
+            unchecked=unchecked,
+            ranks=self._ranks.count,
+            differences=differences,
         )
+        self._reporter.update(now=True, resumed=certificate)
         checked = [name for name in StateHashes.model_fields if name not in unchecked]
         self._reporter.log(
             f"resumed at step {position.step} from {saved.ref}; hashes agree with the event log: "
@@ -150,7 +155,6 @@ class CheckpointLoader:
             )
 
     def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
-        """Report the current candidate and skip it."""
         reason = damage.reason if damage else RejectionReason.UNREADABLE
         self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
         del self._candidates[0]

@@ -18,26 +18,14 @@ from services.trainer.checkpoint_loader import CheckpointLoader
 from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
 from services.trainer.plan import data_position_sha256
-from services.trainer.progress import BeforeSaving, Progress
+from services.trainer.progress import Progress
 from services.trainer.sampling import Sample
-from services.trainer.state import Live, TrainingState, random_states
+from services.trainer.state import LiveState, TrainingState, random_states
 from services.trainer.training import Training
 
 NICENESS = 10
-"""Niceness of the storing thread, which gets a tenth of a core if all cores are busy."""
-
-CONTINUED = (
-    "step",
-    "trained_tokens",
-    "train_loss",
-    "smoothed_loss",
-    "lowest_loss",
-    "starting_loss",
-    "suspect_steps",
-    "best_step",
-    "best_eval_loss",
-)
-"""Counters of a run that continue in the next segment."""
+"""Niceness of the storing thread, because training waits for its slowest thread. The storing thread
+gets a tenth of a core if all cores are busy."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +54,27 @@ class Checkpoints:
         self.progress = Progress()
         self._context, self._ranks, self._reporter = context, context.ranks, context.reporter
         self._loader = CheckpointLoader(context)
-        self._live: Live | None = None
+        self._live: LiveState | None = None
         self._state: TrainingState | None = None  # the last saved copy; its memory is reused
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._writing: Future[Exception | None] | None = None
-        self._before: BeforeSaving | None = None  # counters before the last save
+        self._before = self.progress  # counters before the last save
         self._idle = threading.Event()  # set while nothing is being stored
         self._idle.set()
 
-    def fetch(self, natural: ExecutionMode) -> ExecutionMode:
+    def fetch(self, own: ExecutionMode) -> ExecutionMode:
         """Fetch the checkpoint to resume from, if any, and continue its counters.
 
-        Return the checkpoint's execution mode, or `natural` without a checkpoint. Raise
+        Return this machine's own execution mode, adapted to the checkpoint's. Raise
         CheckpointMismatch if the checkpoint belongs to another job.
         """
         position = self._loader.fetch()
-        self._continue_from(position)
-        return natural if position is None else natural.continuing(position.mode)
+        self.progress = Progress.resumed(position)
+        return own if position is None else own.continuing(position.mode)
 
     def restore(self, training: Training, mode: ExecutionMode) -> None:
         """Restore the fetched checkpoint, if any. Raise CheckpointMismatch if it does not fit."""
-        self._continue_from(self._loader.restore(training, mode))
+        self.progress = Progress.resumed(self._loader.restore(training, mode))
 
     @property
     def due(self) -> bool:
@@ -100,13 +88,12 @@ class Checkpoints:
         mode: ExecutionMode,
         sample: Sample | None = None,
         *,
-        beside: bool = True,
+        in_background: bool = True,
     ) -> None:
         """Save a checkpoint of this step, unless one exists.
 
-        With `beside`, it is stored while training continues, provided that the previous one was
-        stored. Otherwise it is durable when this returns. Raise any error of this save, and any
-        error of the previous save that the store did not cause.
+        With `in_background`, it is stored while training continues, provided that the previous one
+        was stored. Otherwise it is durable when this returns, or its error is raised.
         """
         began = time.monotonic()
         stored = self.flush()
@@ -119,12 +106,12 @@ class Checkpoints:
         if not self._ranks.leads:
             return
         if self._live is None:
-            self._live = Live(training.adapted, training.optimizer)
+            self._live = LiveState(training.adapted, training.optimizer)
         self._state = state = self._live.copied(random, self._state)
         blocked_seconds = time.monotonic() - began
         copied = Copied(training, position, state, sample, elapsed_seconds, began, blocked_seconds)
         self._idle.clear()
-        if beside and stored:
+        if in_background and stored:
             self._writing = self._writer.submit(self._store, copied)
         elif (error := self._store(copied)) is not None:
             raise error
@@ -141,27 +128,19 @@ class Checkpoints:
         failed = self._ranks.agree(error is not None)
         if failed:
             self._log_lost(error)
-            assert self._before is not None
             self.progress.forget_checkpoint(self._before)
         return not failed
 
     def close(self) -> None:
-        """Wait for the checkpoint that is being stored.
-
-        Log a failure, because the segment is ending.
-        """
+        """Wait for the checkpoint that is being stored. Only log a failure."""
         self._writer.shutdown()
-        if self._writing is None:
-            return
-        error = self._writing.exception() or self._writing.result()
-        if error is not None:
-            self._log_lost(error)
+        if self._writing is not None:
+            error = self._writing.exception() or self._writing.result()
+            if error is not None:
+                self._log_lost(error)
 
     def await_stored(self, seconds: float) -> None:
-        """Wait up to `seconds` for the checkpoint that is being stored. Any thread may call it.
-
-        The segment's own thread may hang before it calls `flush` or `close`.
-        """
+        """Wait up to `seconds` for the checkpoint that is being stored. Any thread may call it."""
         if self._idle.is_set():
             return
         step = self.progress.saved_step
@@ -175,32 +154,20 @@ class Checkpoints:
         step = self.progress.saved_step
         self._reporter.log(f"the checkpoint of step {step} was not stored: {error!r}", "WARNING")
 
-    def _continue_from(self, position: Position | None) -> None:
-        """Continue the counters of a checkpoint, or start from zero."""
-        start = Progress() if position is None else position
-        self.progress.saved_step = start.step
-        for name in CONTINUED:
-            setattr(self.progress, name, getattr(start, name))
-
     def _position(self, mode: ExecutionMode) -> Position:
-        spec, progress = self._context.spec, self.progress
+        spec = self._context.spec
         return Position(
+            **self.progress.values(),
             dataset_sha256=spec.dataset_sha256,
             base_model=spec.base_model,
             hyperparameters=spec.hyperparameters,
             precision=spec.precision,
             mode=mode,
             validation_sha256=spec.validation_sha256,
-            eval_loss=progress.eval_loss,
-            **{name: getattr(progress, name) for name in CONTINUED},
         )
 
     def _store(self, copied: Copied) -> Exception | None:
-        """Store and report a checkpoint. Return the error if the store, disk or network failed.
-
-        A failed checkpoint is deleted from the disk and the store. If the store is still
-        unreachable, its files are deleted together with the job's.
-        """
+        """Store and report a checkpoint. Return the error if the store, disk or network failed."""
         training, position, state = copied.training, copied.position, copied.state
         artifacts, name = self._context.artifacts, f"step-{position.step:06d}"
         ref = f"{self._context.spec.checkpoint_prefix}/{name}"
@@ -212,7 +179,7 @@ class Checkpoints:
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)
-            with suppress(*STORE_ERRORS):
+            with suppress(*STORE_ERRORS):  # its files are later deleted with the job's
                 artifacts.delete_directory(ref)
             return error
         else:
@@ -247,5 +214,4 @@ class Checkpoints:
 
 
 def _lower_priority() -> None:
-    """Lower the thread's priority, because training waits for its slowest thread."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

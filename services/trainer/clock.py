@@ -16,9 +16,8 @@ MOST_PAUSE_SECONDS = 10.0
 class SegmentClock:
     """A clock of the seconds since the process started, including interpreter start and imports.
 
-    The age at construction comes from the kernel. Time after that comes from `time.monotonic()`,
-    which is unaffected by wall-clock changes and suspension. After the first `beat`, time in which
-    the process was frozen is excluded. `speed` is 1 except with the test clock.
+    After the first `beat`, time in which the process was frozen is excluded. `speed` is 1 except
+    with the test clock.
     """
 
     def __init__(self, age_seconds: float | None = None, speed: float = 1.0) -> None:
@@ -39,7 +38,6 @@ class SegmentClock:
         self._counts_from_until = begin + frozen, now + MOST_PAUSE_SECONDS
 
     def real_seconds(self, segment_seconds: float) -> float:
-        """Convert segment seconds to real seconds."""
         return segment_seconds / self._speed
 
 
@@ -53,7 +51,6 @@ class PhaseTimes:
 
     @property
     def present(self) -> Phase:
-        """The phase that was entered last."""
         return self._present
 
     def enter(self, phase: Phase, elapsed_seconds: float) -> None:
@@ -62,10 +59,7 @@ class PhaseTimes:
         self._present, self._entered_at = phase, elapsed_seconds
 
     def until(self, elapsed_seconds: float) -> dict[Phase, float]:
-        """Return the seconds of each phase so far, to the millisecond.
-
-        They sum to the elapsed time.
-        """
+        """Return the seconds of each phase so far, which sum to the elapsed time."""
         present = self._before.get(self._present, 0.0) + elapsed_seconds - self._entered_at
         return {**self._before, self._present: round(present, 3)}
 

@@ -11,16 +11,11 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.model_libraries import choose_dtype, lean_imports
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
 
 NEW_TOKENS = 64
 
@@ -34,15 +29,21 @@ def compare(
     precision: Precision = Precision.BF16,
     new_tokens: int = NEW_TOKENS,
 ) -> dict[str, str]:
-    """Return greedy answers to one user message: {"base": text, "adapter": text}.
-
-    The base is loaded in the precision used in training.
-    """
+    """Return greedy answers to one user message: {"base": text, "adapter": text}."""
     import torch
+    from peft import PeftModel
 
     from services.trainer.examples import Renderer
+    from services.trainer.model import load_base, load_tokenizer
 
-    tokenizer, model = _load(artifacts, base_ref, adapter_ref, precision)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="comparison-") as folder:
+        scratch = Path(folder)
+        base_directory = artifacts.local_directory(base_ref, scratch / "models")
+        artifacts.get_directory(adapter_ref, scratch / "adapter")
+        tokenizer = load_tokenizer(base_directory)
+        base = load_base(base_directory, choose_dtype(device), device, precision)
+        model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         chat_template=Renderer(tokenizer, new_tokens).template.source,
@@ -63,27 +64,7 @@ def compare(
     return {"base": base_answer, "adapter": answer()}
 
 
-def _load(
-    artifacts: Artifacts, base_ref: str, adapter_ref: str, precision: Precision
-) -> tuple[PreTrainedTokenizerBase, PeftModel]:
-    """Return the base's tokenizer and the adapted model, on a GPU if there is one."""
-    import torch
-    from peft import PeftModel
-
-    from services.trainer.model import load_base, load_tokenizer
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="comparison-") as folder:
-        scratch = Path(folder)
-        base_directory = artifacts.local_directory(base_ref, scratch / "models")
-        artifacts.get_directory(adapter_ref, scratch / "adapter")
-        tokenizer = load_tokenizer(base_directory)
-        base = load_base(base_directory, choose_dtype(device), device, precision)
-        return tokenizer, PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
-
-
 def main() -> int:
-    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.comparison")
     parser.add_argument("--base", required=True, help="artifact prefix of the base model")
     parser.add_argument("--adapter", required=True, help="artifact prefix of the adapter")
@@ -91,7 +72,6 @@ def main() -> int:
     parser.add_argument(
         "--precision", type=Precision, choices=list(Precision), default=Precision.BF16
     )
-    parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="longest answer")
     arguments = parser.parse_args()
     lean_imports(quantized=arguments.precision is Precision.NF4)
     answers = compare(
@@ -100,7 +80,6 @@ def main() -> int:
         arguments.adapter,
         arguments.prompt,
         precision=arguments.precision,
-        new_tokens=arguments.tokens,
     )
     print(json.dumps(answers, ensure_ascii=False), flush=True)
     return 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from domain.training.phases import Phase
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+from services.model_libraries import lean_imports
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter_port import ReporterPort
 
@@ -29,9 +33,28 @@ class Context:
     lease: Lease  # expires in rank 0 only
     ranks: Ranks
 
+    @classmethod
+    def join(
+        cls,
+        spec: SegmentSpec,
+        directory: Path,
+        settings: Settings,
+        reporter: ReporterPort,
+        lease: Lease,
+    ) -> Context:
+        """Import the training libraries, which takes seconds, and connect to the other ranks."""
+        lean_imports(quantized=spec.precision is Precision.NF4)
+        from services.trainer.processes.ranks import Ranks
+
+        if spec.gpu_count == 1:
+            ranks = Ranks.alone()
+        else:
+            ranks = Ranks.join(rendezvous_path(directory), spec.stall_seconds)
+        artifacts = LeasedArtifacts(settings.artifacts, lease)
+        return cls(spec, artifacts, directory, settings.cache, reporter, lease, ranks)
+
     @cached_property
     def scratch(self) -> Path:
-        """A directory for this rank only."""
         ranks = self.ranks
         path = self.directory if ranks.leads else self.directory / f"rank-{ranks.rank}"
         path.mkdir(exist_ok=True)
@@ -45,3 +68,28 @@ class Context:
             self.reporter.log(f"stopping before {phase.value}")
             raise
         self.reporter.enter(phase)
+
+
+class LeasedArtifacts(Artifacts):
+    """The artifact store of a segment, in which each downloaded chunk counts as progress.
+
+    Downloading a large base can take longer than the stall limit and the grace period.
+    """
+
+    def __init__(self, url: str, lease: Lease) -> None:
+        super().__init__(url)
+        self._lease = lease
+
+    def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
+        """Yield the content of a ref in chunks.
+
+        Raise FileNotFoundError if it does not exist, and SegmentStopped if the segment has to end.
+        """
+        for chunk in super().stream(ref, chunk_bytes):
+            self._lease.check()
+            yield chunk
+
+
+def rendezvous_path(directory: Path) -> Path:
+    """Return the path of the file through which a segment's ranks connect."""
+    return directory / "rendezvous"

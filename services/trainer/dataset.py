@@ -16,8 +16,6 @@ from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
 from services.trainer.plan import held_out, validated
 
-TRAINED, VALIDATED = "dataset.jsonl", "validation.jsonl"
-
 
 class DatasetTooSmall(BadData):
     """The dataset has no conversation to train on, or none to evaluate on."""
@@ -25,8 +23,6 @@ class DatasetTooSmall(BadData):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training examples and held-out examples."""
-
     train: list[Example]
     held_out: list[Example]
     question: dict[str, Any]  # the first held-out conversation
@@ -41,15 +37,16 @@ def read(
 ) -> tuple[Dataset, str]:
     """Return the dataset of a segment, and a summary of its rendering for the log.
 
-    `check` is called before each row and may raise. Raise ArtifactCorrupt if the hash differs, and
-    DatasetTooSmall if no conversation remains.
+    `check` is called before each row and may raise. Raise ArtifactCorrupt if a hash differs, and
+    DatasetTooSmall if too few conversations remain.
     """
-    seed, path, own = spec.hyperparameters.seed, scratch / TRAINED, scratch / VALIDATED
+    seed = spec.hyperparameters.seed
+    path, validation_path = scratch / "dataset.jsonl", scratch / "validation.jsonl"
     _fetch(artifacts, spec.dataset_ref, spec.dataset_sha256, path)
     if spec.validation_ref is None or spec.validation_sha256 is None:
         return _split(path, renderer, seed, check)
-    _fetch(artifacts, spec.validation_ref, spec.validation_sha256, own)
-    return _with_validation(path, own, renderer, seed, check)
+    _fetch(artifacts, spec.validation_ref, spec.validation_sha256, validation_path)
+    return _with_validation(path, validation_path, renderer, seed, check)
 
 
 def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
@@ -71,37 +68,33 @@ def _split(
             f"{renderer.max_tokens:,} tokens. At least 2 are needed, one of them for evaluation: "
             f"use a larger dataset or a longer maximum sequence length. {rendered}."
         )
-    aside = held_out(len(conversations), seed)
+    held_out_indices = held_out(len(conversations), seed)
     train, kept = [], []
     for index, examples in enumerate(conversations):
-        (kept if index in aside else train).extend(examples)
-    question = next(_rows(path, {rendered.rows[min(aside)]}))
+        (kept if index in held_out_indices else train).extend(examples)
+    question = next(_rows(path, {rendered.rows[min(held_out_indices)]}))
     return Dataset(train, kept, question), str(rendered)
 
 
 def _with_validation(
     path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render the training file and the user's validation file.
-
-    A long validation file is sampled with the job's seed.
-    """
+    """Render the training file and the user's validation file, which is sampled if it is long."""
     rendered = renderer.render_all(_rows(path), check)
     count = sum(1 for _ in _lines(validation_path))
     chosen = validated(count, seed)
-    own = renderer.render_all(_rows(validation_path, frozenset(chosen)), check)
-    question = next(_rows(validation_path, {chosen[own.rows[0]]})) if own.rows else {}
+    validation = renderer.render_all(_rows(validation_path, frozenset(chosen)), check)
+    question = next(_rows(validation_path, {chosen[validation.rows[0]]})) if validation.rows else {}
     dataset = Dataset(
-        _examples(rendered, "dataset"), _examples(own, "validation dataset"), question
+        _examples(rendered, "dataset"), _examples(validation, "validation dataset"), question
     )
     return dataset, (
         f"{rendered}\nevaluated on {len(chosen)} of the validation dataset's {count} "
-        f"conversations: {own}"
+        f"conversations: {validation}"
     )
 
 
 def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
-    """Copy the dataset artifact to a file. Raise ArtifactCorrupt if its hash differs."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in artifacts.stream(ref):

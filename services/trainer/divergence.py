@@ -9,12 +9,10 @@ from services.trainer.failures import LossDiverged
 from services.trainer.progress import Progress
 
 PATIENCE_STEPS = 5
-"""Consecutive optimizer steps that count as divergence. A single bad batch is only one step. With
-the wizard's defaults, five steps are 80 examples, so a diverged run costs little."""
+"""Consecutive optimizer steps that count as divergence. A single bad batch is only one step."""
 
 REFERENCE_STEPS = 5
-"""Number of first steps whose highest loss is the reference. The adapter has hardly changed by
-then. A single step may happen to have easy examples."""
+"""First steps, whose highest loss is the reference, because the adapter has hardly changed yet."""
 
 DIVERGED_NATS = 1.5
 """Loss above the base's that counts as far worse: e^1.5 = 4.5 times the perplexity."""
@@ -25,8 +23,8 @@ of an untrained base is close to that of guessing, above or below."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A loss threshold above which a run counts as diverging."""
+class Threshold:
+    """A loss above which a run counts as diverging."""
 
     loss: float  # nats per token
     meaning: str
@@ -38,13 +36,11 @@ class Line:
 class Divergence:
     """A check of the mean loss of each optimizer step, after `progress` has counted the step.
 
-    LoRA's B starts at zero (Hu et al., 2021), so the losses of the first steps are those of the
-    base. A step is above the threshold if its loss is 1.5 nats above the highest of them. Once some
-    step was 1 nat better than uniform guessing, a step is also above the threshold if it is worse
-    than uniform guessing. Uniform guessing has a loss of ln(vocabulary) nats on any data. After
-    five consecutive steps above a threshold, the run has diverged. It cannot recover, because the
-    learning rate only falls. A loss below both thresholds never ends a run, because a false alarm
-    would end a good one.
+    The losses of the first steps are those of the base, because LoRA's B starts at zero (Hu et al.,
+    2021). The threshold is 1.5 nats above the highest of them. Once some step was 1 nat better than
+    uniform guessing, whose loss is ln(vocabulary) nats on any data, that loss is a threshold too.
+    After five consecutive steps above a threshold, the run has diverged. It cannot recover, because
+    the learning rate only falls.
 
     While the newest steps are above a threshold, the run is `suspect` and is not saved, so the
     newest checkpoint stays a good one. Only a stop saves a suspect run, with the number of suspect
@@ -63,51 +59,52 @@ class Divergence:
         return self._progress.suspect_steps > 0
 
     @property
-    def line(self) -> Line | None:
+    def threshold(self) -> Threshold | None:
         """The lower of the thresholds in force. It does not change while steps are above it."""
-        progress, lines = self._progress, list[Line]()
+        progress, thresholds = self._progress, list[Threshold]()
         if progress.starting_loss is not None:
             meaning = (
                 f"{DIVERGED_NATS} nats above {progress.starting_loss:.4f}, the highest loss of the "
                 f"first {REFERENCE_STEPS} steps"
             )
-            lines.append(Line(progress.starting_loss + DIVERGED_NATS, meaning))
+            thresholds.append(Threshold(progress.starting_loss + DIVERGED_NATS, meaning))
         lowest = progress.lowest_loss
         if lowest is not None and lowest <= self._guessing_loss - LEARNED_NATS:
             meaning = f"the loss of guessing all tokens alike; the lowest loss was {lowest:.4f}"
-            lines.append(Line(self._guessing_loss, meaning))
-        return min(lines, key=lambda line: line.loss, default=None)
+            thresholds.append(Threshold(self._guessing_loss, meaning))
+        return min(thresholds, key=lambda each: each.loss, default=None)
 
     def take(self, loss: float) -> None:
-        """Check the mean loss of the newest step, in nats.
-
-        Raise LossDiverged if the run has diverged.
-        """
+        """Check the mean loss of the newest step, in nats. Raise LossDiverged if it diverged."""
         progress = self._progress
         self._newest_loss = loss
-        self._refer_to(loss)
-        line = self.line
-        above = line is not None and loss > line.loss
+        if progress.step == 1:
+            progress.starting_loss = loss
+        elif progress.step <= REFERENCE_STEPS and progress.starting_loss is not None:
+            progress.starting_loss = max(progress.starting_loss, loss)
+        threshold = self.threshold
+        above = threshold is not None and loss > threshold.loss
         progress.suspect_steps = progress.suspect_steps + 1 if above else 0
         if progress.suspect_steps == PATIENCE_STEPS:
             raise LossDiverged(
                 f"The loss of steps {progress.step - PATIENCE_STEPS + 1} to step {progress.step} "
-                f"was above {line}. It is {loss:.4f} now."
+                f"was above {threshold}. It is {loss:.4f} now."
             )
 
     def conclude(self, loss_before: float, loss_after: float) -> None:
-        """Check a finished run by its held-out loss, in nats, without and with the adapter.
+        """Raise LossDiverged if a finished run has diverged, by its held-out loss in nats.
+
+        `loss_before` is without the adapter, `loss_after` with it.
 
         A run that ends suspect has diverged if its held-out loss is above the threshold too. Any
         run has diverged if its held-out loss is far above the base's, unless its training loss is
-        below the base's. Such a run has memorised its examples, which may be intended. Raise
-        LossDiverged if the run has diverged.
+        below the base's. Such a run has memorized its examples, which may be intended.
         """
-        line, step = self.line, self._progress.step
-        if self.suspect and line is not None and loss_after > line.loss:
+        threshold, step = self.threshold, self._progress.step
+        if self.suspect and threshold is not None and loss_after > threshold.loss:
             raise LossDiverged(
                 f"The losses of the last {self._progress.suspect_steps} steps, up to step {step}, "
-                f"were above {line}. So is the held-out loss: {loss_after:.4f}."
+                f"were above {threshold}. So is the held-out loss: {loss_after:.4f}."
             )
         learned = self._newest_loss is None or self._newest_loss <= loss_before
         if not learned and loss_after > loss_before + DIVERGED_NATS:
@@ -116,11 +113,3 @@ class Divergence:
                 f"{DIVERGED_NATS} nats above the base's {loss_before:.4f} on the same examples. "
                 f"The training loss of that step is {self._newest_loss:.4f}."
             )
-
-    def _refer_to(self, loss: float) -> None:
-        """Add the loss to the reference if the step is one of the first."""
-        progress = self._progress
-        if progress.step == 1:
-            progress.starting_loss = loss
-        elif progress.step <= REFERENCE_STEPS and progress.starting_loss is not None:
-            progress.starting_loss = max(progress.starting_loss, loss)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 
 import torch
 from peft import PeftModel
@@ -17,7 +17,6 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def environment_of(model: PeftModel) -> TrainingEnvironment:
-    """Return the environment in which a model is trained."""
     weight = model.get_input_embeddings().weight  # never quantized: has the computation's dtype
     assert isinstance(weight, torch.Tensor)
     cuda = weight.device.type == "cuda"
@@ -25,25 +24,20 @@ def environment_of(model: PeftModel) -> TrainingEnvironment:
         version=package_version(),
         revision=revision(),
         python=platform.python_version(),
-        libraries=dict(_versions()),
+        libraries={library: _version(library) for library in LIBRARIES},
         device=torch.cuda.get_device_name(weight.device) if cuda else weight.device.type,
         dtype=str(weight.dtype).removeprefix("torch."),
     )
 
 
-def libraries(names: Collection[str]) -> str:
+def libraries(names: Iterable[str]) -> str:
     """Return the names and versions of the given libraries that are installed."""
-    there = (f"{name} {version}" for name, version in _versions() if name in names and version)
-    return ", ".join(there)
+    return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
 
 
 @lru_cache
-def _versions() -> tuple[tuple[str, str | None], ...]:
-    return tuple((library, _version(library)) for library in LIBRARIES)
-
-
 def _version(library: str) -> str | None:
     try:
-        return version(library)
-    except PackageNotFoundError:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
         return None

@@ -28,8 +28,6 @@ from services.trainer.progress import Progress
 
 @dataclass(frozen=True)
 class Score:
-    """A model's loss and accuracy on some examples."""
-
     loss: float  # mean, nats per label token
     accuracy: float  # fraction of label tokens predicted correctly
     label_tokens: int
@@ -93,14 +91,10 @@ class Evaluations:
 
     @property
     def due(self) -> bool:
-        """Return True at every evaluation interval."""
         return self._progress.step % self._spec.hyperparameters.evaluation_steps == 0
 
     def between(self, model: PeftModel) -> None:
-        """Evaluate between two steps, unless the segment has to end.
-
-        Raise LossDiverged if the loss is not finite.
-        """
+        """Evaluate between two steps, unless the segment has to end."""
         began = time.monotonic()
         score = self._held_out.score(model, self._lease)
         if score is not None:
@@ -111,8 +105,7 @@ class Evaluations:
     def conclude(self, model: PeftModel) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
-        The base is frozen, so its loss never changes. Raise SegmentStopped in rank 0 if the segment
-        has to end, and LossDiverged if the run has diverged.
+        Raise SegmentStopped in rank 0 if the segment has to end.
         """
         with model.disable_adapter():
             before = self._score(model, 0)
@@ -137,7 +130,7 @@ class Evaluations:
         return score
 
     def _report(self, step: int, score: Score, began: float) -> None:
-        self._reporter.evaluated(
+        self._reporter.measure(
             EvaluationMeasured(
                 account_id=self._spec.account_id,
                 job_id=self._spec.job_id,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS_AT_ONCE = 64
-"""Conversations that are tokenised together, enough for many cores."""
+"""Conversations that are tokenized together, enough for many cores."""
 
 
 @dataclass
@@ -91,7 +91,6 @@ class Renderer(ChatRenderer):
     def _marked(
         self, conversation: dict[str, Any], check: Callable[[], None]
     ) -> list[Marked] | None:
-        """Return the texts of a conversation, or None if the template rejects it."""
         check()
         try:
             return self.marked(conversation)

@@ -44,7 +44,7 @@ class ExecutionMode(BaseModel):
     numerics: int = 0
 
     @classmethod
-    def natural(
+    def of_machine(
         cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool, split: int
     ) -> ExecutionMode:
         """Return the mode of a job that starts on this machine."""
@@ -74,15 +74,14 @@ class ExecutionMode(BaseModel):
             }
         )
 
-    def take_effect(self) -> None:
-        """Apply the mode's number of threads to torch."""
+    def set_threads(self) -> None:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
-    def on(self, base: PreTrainedModel) -> ExecutionMode:
+    def set_attention(self, base: PreTrainedModel) -> ExecutionMode:
         """Set the base's attention implementation as recorded. Return the mode with that attention.
 
-        Packed attention is set elsewhere, because the base must be tested first.
+        `pack_if_able` has already set packed attention, if the base supports it.
         """
         own = base.config._attn_implementation
         if self.attention in (None, PACKED):
@@ -93,7 +92,6 @@ class ExecutionMode(BaseModel):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The mode's torch dtype."""
         return getattr(torch, self.dtype)
 
     def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
@@ -124,18 +122,18 @@ def _processor(device: torch.device) -> str:
     return f"{name} {torch.backends.cpu.get_cpu_capability()}{matrices}"
 
 
-def make_deterministic(practise: Callable[[], None]) -> str | None:
+def make_deterministic(rehearse: Callable[[int, int], None]) -> str | None:
     """Make a GPU's operators deterministic. Return None, or the reason if that fails.
 
-    `practise` runs a micro-batch forward and backward. torch must raise errors for nondeterministic
-    operators: with warnings only, attention's backward pass still uses atomics. Source: PyTorch's
-    notes on reproducibility. `services/model_libraries.py` sets cuBLAS's workspace.
+    `rehearse` runs a micro-batch (rows, tokens) forward and backward. torch must raise errors for
+    nondeterministic operators: with warnings only, attention's backward pass still uses atomics.
+    Source: PyTorch's notes on reproducibility. `services/model_libraries.py` configures cuBLAS.
     """
-    # No code reads uninitialised memory, so it need not be filled.
+    # No code reads uninitialized memory, so it need not be filled.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)
     try:
-        practise()
+        rehearse(1, 2 * PAD_MULTIPLE)
     except RuntimeError as error:
         if is_out_of_memory(error) or "determinis" not in str(error):
             raise

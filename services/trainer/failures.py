@@ -32,10 +32,7 @@ class BadData(SegmentFailure):
 
 
 class LossDiverged(SegmentFailure):
-    """The loss or its gradient is not finite, or the loss is far above that of the base.
-
-    The previous checkpoint is still good.
-    """
+    """The loss or its gradient is not finite, or the loss is far above that of the base."""
 
     failure = FailureClass.LOSS_DIVERGED
 
@@ -43,9 +40,7 @@ class LossDiverged(SegmentFailure):
 def classify(error: BaseException, phase: Phase) -> FailureClass:
     """Return the failure class of the error that ended a segment in this phase.
 
-    A lack of memory or disk space anywhere in the chain of causes takes precedence. A dataset with
-    the wrong hash (ArtifactCorrupt) is the store's fault, so it is classified as trainer_crashed
-    and retried.
+    A lack of memory or disk space anywhere in the chain of causes takes precedence.
     """
     if any(is_out_of_memory(each) for each in _chain(error)):
         return FailureClass.OUT_OF_MEMORY
@@ -66,7 +61,6 @@ def shortage_of(error: BaseException | None) -> MemoryShortage | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes."""
     current: BaseException | None = error
     while current is not None:
         yield current

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -95,16 +94,11 @@ class Lease:
         return max(0.0, self.paid_seconds + self.grace_seconds - self.clock.elapsed())
 
     def watch(self) -> None:
-        """Start the watchdog, which ends the process after paid time and grace, or on a stall.
-
-        It runs in its own thread, so a hung collective or a dead network can neither occupy a GPU
-        without payment nor bill an idle one.
-        """
+        """Start the watchdog, which ends the process after paid time and grace, or a stall."""
         self.clock.beat()
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def close(self) -> None:
-        """Stop the watchdog."""
         self._closed.set()
 
     def _watch(self) -> None:
@@ -116,14 +110,11 @@ class Lease:
                 _exit(OVERRUN_EXIT_CODE, f"overrun elapsed={self.clock.elapsed():.3f}")
             idle_seconds = time.monotonic() - self._progressed_at
             if idle_seconds >= self._stall_seconds:
-                _exit(
-                    STALL_EXIT_CODE,
-                    f"stalled idle={idle_seconds:.3f} elapsed={self.clock.elapsed():.3f}",
-                )
+                elapsed = self.clock.elapsed()
+                _exit(STALL_EXIT_CODE, f"stalled idle={idle_seconds:.3f} elapsed={elapsed:.3f}")
 
 
 def _exit(code: int, line: str) -> None:
     with suppress(OSError):  # a full disk
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        print(line, flush=True)
     os._exit(code)

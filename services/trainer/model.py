@@ -38,7 +38,6 @@ class TargetModulesNotFound(BadData):
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model directory."""
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
@@ -61,9 +60,9 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model in a directory onto a device.
 
-    With NF4, linear layers are stored in 4 bits and multiplied in `dtype`. Embeddings, norms and
-    the head are in `dtype`. Source: Dettmers et al., QLoRA (2023). Unlike QLoRA, embeddings, norms
-    and the head are not cast to float32, because they are not trained and would double in size.
+    With NF4, linear layers are stored in 4 bits and multiplied in `dtype`. Source: Dettmers et al.,
+    QLoRA (2023). Unlike in QLoRA, embeddings, norms and the head stay in `dtype` instead of
+    float32, because they are not trained and would double in size.
     """
     logging.disable_progress_bar()  # the log is not a terminal
     if precision is not Precision.NF4:
@@ -88,23 +87,19 @@ def load_base(
             # rounded to bfloat16. Evaluation must use the same weights as training.
             layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     if device.type == "cpu":
-        _leave_file(base)
+        # Copied, so that the file is no longer mapped. Tied parameters are listed once.
+        for parameter in base.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
     return base
-
-
-def _leave_file(base: PreTrainedModel) -> None:
-    """Copy the parameters that a 4-bit base maps from its file, so that it can be unmapped."""
-    for parameter in base.parameters():  # tied parameters are listed once and stay tied
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.clone()
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
     """Enable gradient checkpointing: keep each layer's input and recompute the rest.
 
-    Non-reentrant, so that no input needs a gradient. Source: Chen et al., Training Deep Nets with
-    Sublinear Memory Cost (2016).
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
     """
+    # Non-reentrant, so that no input needs a gradient.
     base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -119,9 +114,8 @@ def attach_adapter(
 ) -> PeftModel:
     """Attach a new LoRA adapter to the base, in float32 regardless of the base's precision.
 
-    The base is frozen and B starts at zero, so the adapted model starts as the base. Source: Hu et
-    al., LoRA (2021). Uses torch's random state. Raise TargetModulesNotFound if a target module is
-    not a linear layer.
+    B starts at zero, so the adapted model starts as the base. Source: Hu et al., LoRA (2021). Uses
+    torch's random state. Raise TargetModulesNotFound if a target module is not a linear layer.
     """
     # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]

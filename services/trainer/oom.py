@@ -33,21 +33,18 @@ class MicroBatchTooLarge(SegmentFailure):
 def reporting_out_of_memory(
     examples: Sequence[Example], plan: Plan, device: torch.device
 ) -> Iterator[None]:
-    """Raise MicroBatchTooLarge if a micro-batch's forward or backward pass runs out of memory.
-
-    torch raises OutOfMemoryError on a GPU, and RuntimeError or MemoryError on a CPU.
-    """
+    """Raise MicroBatchTooLarge if a micro-batch's forward or backward pass runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
+        parts = min(plan.split, plan.micro_batch_size)
         shortage = MemoryShortage(
             rows=len(examples),
             tokens=max(len(example.input_ids) for example in examples),
             micro_batch_size=plan.largest_micro_batch,
-            gradient_accumulation=min(plan.split, plan.micro_batch_size)
-            * plan.gradient_accumulation,
+            gradient_accumulation=parts * plan.gradient_accumulation,
             peak_bytes=PeakMemory(device).bytes,
         )
         raise MicroBatchTooLarge(shortage) from error

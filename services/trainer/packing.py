@@ -1,7 +1,6 @@
-"""Packed attention for bases that compute the same logits with it.
+"""Choice of packed attention, for the bases that compute the same logits with it.
 
-transformers can replace the attention of most architectures. Some architectures do not pass a
-batch's layout to attention, or mix tokens outside attention.
+Some architectures do not pass a batch's layout to attention, or mix tokens outside attention.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def pack_if_able(base: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _logits(base: PreTrainedModel) -> Tensor:
-    """Return logits (tokens, vocabulary) of two examples with the base's current attention."""
+    """Return the logits (tokens, vocabulary) of two examples."""
     vocabulary = base.config.get_text_config().vocab_size
     rows = [
         tuple((7 * place + 3 * count) % vocabulary for place in range(count)) for count in TOKENS

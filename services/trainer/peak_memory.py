@@ -1,4 +1,4 @@
-"""The peak memory of a trainer's model, measured so that it can be compared with the prediction."""
+"""The peak memory of a trainer, as the prediction counts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _program_bytes: int | None = None
 
 
-def note_program() -> None:
+def record_program_memory() -> None:
     """Record the memory of this process before it loads a base. Only the first call has an effect.
 
     The prediction for a CPU excludes the interpreter and libraries, about 0.4 GiB.
@@ -25,9 +25,6 @@ def note_program() -> None:
 
 class PeakMemory:
     """The peak memory of one rank: a GPU's memory, or resident memory without the program.
-
-    On a CPU, the peak during loading is excluded (`forget_loading`), because the kernel can reclaim
-    the pages of the file.
 
     On a GPU, it is the memory reserved by torch's allocator plus the CUDA context and libraries.
     The latter are measured once, when the model is loaded. No other process uses the GPU.
@@ -41,14 +38,16 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int:
-        """Return the peak so far, in bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) + self._beside
         return max(0, _resident("VmHWM") - (_program_bytes or 0))
 
 
-def forget_loading() -> None:
-    """Reset the peak resident set after a base is loaded. See proc(5), clear_refs."""
+def reset_peak() -> None:
+    """Reset the peak resident set after a base is loaded. See proc(5), clear_refs.
+
+    The kernel can reclaim the pages of the base's file, so they do not count.
+    """
     with suppress(OSError):  # not supported by every kernel; the peak then includes loading
         CLEAR_REFS.write_text("5")
 

@@ -1,4 +1,4 @@
-"""The data order, a pure function of seed and epoch, so that a position is a single integer."""
+"""The order of the data, a pure function of seed and epoch, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
 
 def held_out(conversations: int, seed: int) -> frozenset[int]:
-    """Return the indices of the held-out conversations: 5%, at least 1 and at most 64.
-
-    `conversations` must be at least 2.
-    """
+    """Return the indices of the held-out conversations: 5%, at least 1 and at most 64."""
     assert conversations >= 2
     size = held_out_examples(conversations)
     return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
@@ -40,25 +37,23 @@ def validated(conversations: int, seed: int) -> list[int]:
 class Plan:
     """The examples of each optimizer step, divided into micro-batches.
 
-    `lengths` are the examples' sizes in tokens. Every epoch has its own order, and ends with a
-    short step if the examples do not divide evenly. The plan depends only on approved values, such
-    as the approved number of ranks. The actual ranks, however many, share the same micro-batches.
-    `split` divides each micro-batch into that many parts.
+    Every epoch has its own order, and ends with a short step if the examples do not divide evenly.
+    The plan depends only on approved values, such as the approved number of ranks. The actual
+    ranks, however many, share the same micro-batches.
     """
 
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...]  # of the examples, in tokens
     epochs: int
     micro_batch_size: int
     gradient_accumulation: int
     seed: int
     ranks: int = 1  # as approved
-    split: int = 1
+    split: int = 1  # parts into which each micro-batch is divided
     batch_tokens: int = 0  # tokens that fit into memory at once; 0: one micro-batch
     content_sha256: str = ""  # hash of the examples' tokens and labels
 
     @classmethod
     def of(cls, spec: SegmentSpec, examples: Sequence[Example]) -> Plan:
-        """Return the plan of a job over its training examples."""
         hyperparameters = spec.hyperparameters
         return cls(
             lengths=tuple(len(example.input_ids) for example in examples),
@@ -74,7 +69,6 @@ class Plan:
 
     @property
     def examples_per_step(self) -> int:
-        """Number of examples in a full optimizer step."""
         return self.micro_batch_size * self.micro_batches_per_step
 
     @property
@@ -84,7 +78,6 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of optimizer steps in one pass over the data."""
         return math.ceil(len(self.lengths) / self.examples_per_step)
 
     @property
@@ -94,7 +87,6 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Number of optimizer steps in the whole job."""
         return self.epochs * self.steps_per_epoch
 
     @property
@@ -105,9 +97,7 @@ class Plan:
     def micro_batches(self, step: int, among: int = 1) -> list[list[int]]:
         """Return the example indices of an optimizer step (from 0), by micro-batch.
 
-        The micro-batches are ordered for round-robin assignment to `among` ranks. The shuffled
-        epoch is divided into windows of 8 steps. Within a window, examples are sorted by length and
-        divided into micro-batches, which are then shuffled. That avoids most of the padding.
+        The micro-batches are ordered for round-robin assignment to `among` ranks.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
@@ -137,11 +127,7 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Return the maximum number of tokens, with padding, in a batch of several examples.
-
-        If a micro-batch of one example is split, the longest example may exceed this. It then forms
-        a batch alone.
-        """
+        """Return the maximum number of tokens, with padding, in a batch of several examples."""
         whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
         return whole // self.split
 
@@ -170,7 +156,11 @@ def cut(indices: Sequence[int], size: int) -> list[list[int]]:
 
 @lru_cache(maxsize=2)
 def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
-    """Return all micro-batches of an epoch, in order."""
+    """Return all micro-batches of an epoch, in order.
+
+    Within windows of 8 steps, the shuffled examples are sorted by length and cut into
+    micro-batches, which are then shuffled. That avoids most of the padding.
+    """
     random = Random(f"{plan.seed}:{epoch}")
     order = list(range(len(plan.lengths)))
     random.shuffle(order)

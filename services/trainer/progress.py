@@ -1,42 +1,49 @@
-"""The running counters of a segment."""
+"""The running counters of a job and of its current segment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from domain.training.smoothed_loss import SmoothedLoss
 from services.trainer.training import Step
 
 
-@dataclass(frozen=True)
-class BeforeSaving:
-    """The counters that saving a checkpoint changes, as they were before."""
+class Counters(BaseModel):
+    """Counters over all segments of a job, which every checkpoint stores."""
 
-    saved_step: int  # step of the previous checkpoint
-    best_step: int | None
-    best_eval_loss: float | None
-
-
-@dataclass
-class Progress:
-    """Running counters, over all segments unless noted otherwise."""
+    model_config = ConfigDict(extra="forbid")
 
     step: int = 0  # optimizer steps done
-    saved_step: int = 0  # step of the newest checkpoint
     trained_tokens: int = 0  # without padding
     train_loss: float = 0.0  # newest step's loss in nats, mean over its label tokens
-    smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
+    smoothed_loss: SmoothedLoss = SmoothedLoss()
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
     lowest_loss: float | None = None  # lowest loss of any optimizer step
     starting_loss: float | None = None  # the highest of the first steps
     suspect_steps: int = 0  # consecutive newest steps above the divergence threshold
     best_step: int | None = None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the counters by name, without the fields of subclasses."""
+        return {name: getattr(self, name) for name in Counters.model_fields}
+
+
+class Progress(Counters):
+    """The counters of a running segment."""
+
+    saved_step: int = 0  # step of the newest checkpoint
     segment_tokens: int = 0
     segment_seconds: float = 0.0
 
+    @classmethod
+    def resumed(cls, saved: Counters | None) -> Progress:
+        """Continue the counters of a checkpoint, or start from zero."""
+        return cls() if saved is None else cls(**saved.values(), saved_step=saved.step)
+
     def take(self, step: Step, total_steps: int) -> None:
-        """Count one step of a run of `total_steps`."""
         self.step += 1
         self.trained_tokens += step.tokens
         self.train_loss = step.loss
@@ -58,15 +65,15 @@ class Progress:
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 
-    def note_checkpoint(self) -> BeforeSaving:
-        """Record that a checkpoint of this step is being saved."""
-        before = BeforeSaving(self.saved_step, self.best_step, self.best_eval_loss)
+    def note_checkpoint(self) -> Progress:
+        """Record that a checkpoint of this step is being saved. Return the previous counters."""
+        before = self.model_copy()
         if self.is_best:
             self.best_step, self.best_eval_loss = self.step, self.eval_loss
         self.saved_step = self.step
         return before
 
-    def forget_checkpoint(self, before: BeforeSaving) -> None:
+    def forget_checkpoint(self, before: Progress) -> None:
         """Undo `note_checkpoint`, because the newest checkpoint was not stored."""
         self.saved_step = before.saved_step
         self.best_step, self.best_eval_loss = before.best_step, before.best_eval_loss

@@ -39,7 +39,7 @@ from infrastructure.reports import (
     control_subject,
 )
 from infrastructure.segment_credentials import inbox_prefix
-from services.trainer.clock import PhaseTimes, SegmentClock
+from services.trainer.clock import PhaseTimes
 from services.trainer.lease import Lease
 
 ACK_SECONDS = 2
@@ -58,7 +58,7 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A telemetry or log message that is not acknowledged yet."""
+    """A message that is not acknowledged yet."""
 
     key: str  # Nats-Msg-Id, by which the stream drops duplicates
     subject: str
@@ -68,32 +68,23 @@ class Outgoing:
 class Reporter:
     """A NATS connection in a separate thread, for which the training loop never waits.
 
-    The server closes a connection when its JWT expires. The next connection uses the renewed JWT
-    that came with the lease.
-
     Reports are cumulative, so the next one replaces those that failed while NATS was unreachable.
     Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
     """
 
-    def __init__(
-        self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str, scratch: Path
-    ) -> None:
-        self._spec, self._clock, self._lease, self._url = spec, clock, lease, url
-        self._final_report, self._beat = scratch / FINAL_REPORT, scratch / BEAT
+    def __init__(self, spec: SegmentSpec, lease: Lease, url: str, directory: Path) -> None:
+        self._spec, self._clock, self._lease, self._url = spec, lease.clock, lease, url
+        self._final_report, self._beat = directory / FINAL_REPORT, directory / BEAT
         self._key = {
             "account_id": spec.account_id,
             "job_id": spec.job_id,
             "segment": spec.segment,
         }
+        # The server closes a connection when its JWT expires. Control messages renew it.
         self._jwt = spec.credentials.jwt if spec.credentials else ""
         self._phases = PhaseTimes()
-        self._draft = Report(
-            **self._key,
-            n=0,
-            sent_at=_now(),
-            elapsed_seconds=0.0,
-            phase=self._phases.present,
-        )
+        phase = self._phases.present
+        self._draft = Report(**self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=phase)
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # guards state shared with the training loop
         self._writing = threading.Lock()  # guards the final report's file; the disk may be slow
@@ -102,7 +93,9 @@ class Reporter:
         self._due_at = 0.0
         self._answered = threading.Event()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="reporter", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), name="reporter", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -115,11 +108,9 @@ class Reporter:
 
     @property
     def phase(self) -> Phase:
-        """The phase that was entered last."""
         return self._phases.present
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase and report it immediately."""
         with self._lock:
             self._phases.enter(phase, self._clock.elapsed())
         self.update(now=True, phase=phase)
@@ -132,15 +123,10 @@ class Reporter:
             self._due_at = 0.0
             self._loop.call_soon_threadsafe(self._wake.set)
 
-    def measure(self, measured: StepMeasured) -> None:
-        """Queue the telemetry of one optimizer step."""
-        key = f"{measured.job_id}:{measured.segment}:step:{measured.step}"
-        self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
-
-    def evaluated(self, measured: EvaluationMeasured) -> None:
-        """Queue the telemetry of an evaluation."""
-        key = f"{measured.job_id}:{measured.segment}:evaluation:{measured.step}"
-        self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
+    def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
+        """Queue the telemetry of an optimizer step or an evaluation."""
+        kind = "step" if isinstance(measured, StepMeasured) else "evaluation"
+        self._queue(measured, f"{kind}:{measured.step}")
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint immediately. Any thread may call it, one at a time.
@@ -171,8 +157,11 @@ class Reporter:
             message = LogLine(
                 **self._key, n=n, level=level, text=line[:LOG_TEXT_CHARACTERS], logged_at=_now()
             )
-            key = f"{self._spec.job_id}:{self._spec.segment}:log:{n}"
-            self._outbox.append(Outgoing(key, message.subject, _payload(message)))
+            self._queue(message, f"log:{n}")
+
+    def _queue(self, message: StepMeasured | EvaluationMeasured | LogLine, name: str) -> None:
+        key = f"{message.job_id}:{message.segment}:{name}"
+        self._outbox.append(Outgoing(key, message.subject, _payload(message)))
 
     def finish(
         self,
@@ -202,11 +191,9 @@ class Reporter:
         stopped = reason is SegmentEnd.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
         remaining = self._clock.real_seconds(self._lease.remaining_seconds)
-        limit = min(limit, remaining - EXIT_SECONDS)
-        return self._answered.wait(max(0.0, limit))
+        return self._answered.wait(max(0.0, min(limit, remaining - EXIT_SECONDS)))
 
     def _times(self, elapsed_seconds: float) -> dict[str, Any]:
-        """Return the fields of a report that depend on the elapsed time."""
         return {
             "elapsed_seconds": elapsed_seconds,
             "phase_seconds": self._phases.until(elapsed_seconds),
@@ -214,11 +201,7 @@ class Reporter:
         }
 
     def _keep_final_report(self) -> None:
-        """Write the report next to the spec, in case NATS is unreachable until the process ends.
-
-        The checkpoint thread and the main thread may both call it. A full disk is not an error,
-        because the report is also sent over NATS.
-        """
+        """Write the report next to the spec, in case NATS is unreachable until the process ends."""
         partial = self._final_report.with_suffix(".partial")
         try:
             with self._writing:
@@ -227,11 +210,8 @@ class Reporter:
                     file.flush()
                     os.fsync(file.fileno())
                 partial.rename(self._final_report)
-        except OSError as error:
+        except OSError as error:  # a full disk: the report is still sent over NATS
             _print(f"WARNING the final report was not written: {error!r}")
-
-    def _main(self) -> None:
-        asyncio.run(self._run())
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -241,16 +221,15 @@ class Reporter:
         await asyncio.wait([self._task])
 
     async def _converse(self) -> None:
-        """Stay connected, reconnecting without limit."""
         while True:
-            self._beat_now()
-            client = Client()
+            self._touch_beat()
+            client, spec = Client(), self._spec
             try:
                 await client.connect(
                     self._url,
-                    name=f"trainer {self._spec.job_id} {self._spec.segment}",
+                    name=f"trainer {spec.job_id} {spec.segment}",
                     **self._user(),
-                    inbox_prefix=inbox_prefix(self._spec.job_id, self._spec.segment),
+                    inbox_prefix=inbox_prefix(spec.job_id, spec.segment),
                     error_cb=_ignore,
                     max_reconnect_attempts=-1,
                     # Typed as int, but floats work.
@@ -266,7 +245,6 @@ class Reporter:
                 await client.close()
 
     def _user(self) -> dict[str, Any]:
-        """Return nats-py's authentication options. Each connection uses the newest JWT."""
         credentials = self._spec.credentials
         if credentials is None:
             return {}
@@ -278,8 +256,8 @@ class Reporter:
     async def _exchange(self, client: Client) -> None:
         """Receive, send what is due, and sleep until the next heartbeat or wake-up."""
         self._wake.clear()
-        self._beat_now()
-        rest = self._spec.heartbeat_seconds
+        self._touch_beat()
+        rest = RECONNECT_SECONDS
         if client.is_connected:
             js = client.jetstream(timeout=ACK_SECONDS)
             try:
@@ -287,19 +265,15 @@ class Reporter:
                 if time.monotonic() >= self._due_at:
                     await self._report(js)  # before log lines, which the stream may reject
                     await self._empty_outbox(js)
+                rest = self._spec.heartbeat_seconds
             except (NatsError, TimeoutError) as error:
                 _print(f"WARNING nats: {error!r}")
-                rest = RECONNECT_SECONDS
-        else:
-            rest = RECONNECT_SECONDS
         if self._draft.ending is not None:
             rest = min(rest, FINAL_POLL_SECONDS)
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), rest)
-        except TimeoutError:
-            return
 
-    def _beat_now(self) -> None:
+    def _touch_beat(self) -> None:
         """Touch the file by which the launcher detects a hung trainer."""
         with suppress(OSError):
             self._beat.touch()
@@ -320,29 +294,27 @@ class Reporter:
     async def _empty_outbox(self, js: JetStreamContext) -> None:
         """Publish the queue, oldest first. A message stays queued until it is acknowledged."""
         while batch := list(islice(self._outbox, OUTBOX_BATCH)):
-            await asyncio.gather(
-                *(
-                    js.publish(item.subject, item.payload, headers={"Nats-Msg-Id": item.key})
-                    for item in batch
-                )
-            )
+            await asyncio.gather(*(_publish(js, item) for item in batch))
             sent = {item.key for item in batch}
             while self._outbox and self._outbox[0].key in sent:
                 self._outbox.popleft()
 
     async def _report(self, js: JetStreamContext) -> None:
-        """Publish the newest cumulative report under the next number."""
         report = self._next_report()
         # Set before publishing, so that an urgent update in the meantime is not lost.
         final = report.ending is not None
         self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
         key = f"{report.job_id}:{report.segment}:{report.n}"
         try:
-            await js.publish(report.subject, _payload(report), headers={"Nats-Msg-Id": key})
+            await _publish(js, Outgoing(key, report.subject, _payload(report)))
         except BaseException:
             self._due_at = 0.0
             raise
-        _print(_line(report))
+        outcome = report.ending.reason.value if report.ending else "-"
+        _print(
+            f"report n={report.n} elapsed={report.elapsed_seconds:.3f} phase={report.phase.value} "
+            f"step={report.step} grace={report.grace_seconds:.3f} outcome={outcome}"
+        )
 
     def _next_report(self) -> Report:
         with self._lock:
@@ -353,16 +325,8 @@ class Reporter:
             return self._draft
 
 
-def _line(report: Report) -> str:
-    fields = {
-        "n": report.n,
-        "elapsed": f"{report.elapsed_seconds:.3f}",
-        "phase": report.phase.value,
-        "step": report.step,
-        "grace": f"{report.grace_seconds:.3f}",
-        "outcome": report.ending.reason.value if report.ending else "-",
-    }
-    return "report " + " ".join(f"{name}={value}" for name, value in fields.items())
+async def _publish(js: JetStreamContext, item: Outgoing) -> None:
+    await js.publish(item.subject, item.payload, headers={"Nats-Msg-Id": item.key})
 
 
 def _payload(message: Report | StepMeasured | EvaluationMeasured | LogLine) -> bytes:
@@ -370,13 +334,11 @@ def _payload(message: Report | StepMeasured | EvaluationMeasured | LogLine) -> b
 
 
 def _now() -> datetime:
-    """Return the machine's time, even with the test clock. It is for display only."""
     return datetime.now(UTC)
 
 
 def _print(line: str) -> None:
-    """Print a line, ignoring a full disk."""
-    with suppress(OSError):
+    with suppress(OSError):  # a full disk
         print(line, flush=True)
 
 

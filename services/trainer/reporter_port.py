@@ -11,28 +11,19 @@ from services.trainer.reporter import Level
 
 
 class ReporterPort(Protocol):
-    """A reporter of a segment's progress. See Reporter."""
+    """A reporter of a segment's progress: Reporter in rank 0, SilentReporter in the others."""
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase."""
-        ...
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
         """Change fields of the cumulative report."""
-        ...
 
-    def measure(self, measured: StepMeasured) -> None:
-        """Report the measurements of an optimizer step."""
-        ...
-
-    def evaluated(self, measured: EvaluationMeasured) -> None:
-        """Report the measurements of an evaluation."""
-        ...
+    def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
+        """Report the measurements of an optimizer step or an evaluation."""
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint."""
-        ...
 
     def log(self, text: str, level: Level = "INFO") -> None:
         """Write log lines."""
-        ...

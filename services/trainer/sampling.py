@@ -36,8 +36,7 @@ class Sampling:
     """A generator of answers to the last question of one conversation.
 
     It draws no random numbers and changes no parameters, so it does not affect training. Sampling
-    is limited by time, so that frequent checkpoints do not slow training. The last checkpoint
-    always has a sample.
+    is limited by time, so that frequent checkpoints do not slow training.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class Sampling:
         return Sample(prompt=self._messages, answer=str(text).strip())
 
     def _answer(self, model: PeftModel, lease: Lease) -> list[int] | None:
-        """Return the greedy token ids, using a key-value cache."""
         model.eval()
         answer: list[int] = []
         cache, unread = None, self._prompt

@@ -1,12 +1,18 @@
-"""The phases of a segment, in order: load, prepare, train, evaluate, register."""
+"""The phases of a segment, in order: load, prepare, train, evaluate, register.
+
+A step goes from `train` to `Training.step`, which cuts the plan's micro-batches into tensors
+(`batches.collate`), adds their gradients and runs the optimizer.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -25,7 +31,7 @@ from services.trainer.dataset import read
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
-from services.trainer.execution import ExecutionMode
+from services.trainer.execution import ExecutionMode, make_deterministic
 from services.trainer.kernels.compiling import why_eager
 from services.trainer.model import (
     attach_adapter,
@@ -37,14 +43,41 @@ from services.trainer.model import (
     save_adapter,
 )
 from services.trainer.packing import pack_if_able
-from services.trainer.peak_memory import PeakMemory, forget_loading, note_program
-from services.trainer.phase_results import Loaded, Prepared, Trained
+from services.trainer.peak_memory import PeakMemory, record_program_memory, reset_peak
 from services.trainer.plan import Plan
 from services.trainer.processes.warm_base import WarmBase
+from services.trainer.progress import Progress
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
 
 COMPILED = "layers are compiled"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The base model in memory, with a new adapter."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: PeftModel
+    mode: ExecutionMode  # before choosing compiled or eager layers
+    eager_reason: str | None  # reason why layers cannot be compiled, if any
+    base_parameters: int
+    context_length: int  # tokens
+    vocabulary_size: int
+    base_files: BaseFiles | None  # still being hashed; rank 0 only
+    peak_memory: PeakMemory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rendered dataset and the optimizer, restored from the checkpoint if there is one."""
+
+    renderer: Renderer
+    training: Training
+    mode: ExecutionMode
+    divergence: Divergence
+    evaluations: Evaluations
+    sampling: Sampling
 
 
 def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None = None) -> None:
@@ -56,8 +89,8 @@ def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None =
     try:
         loaded = load(context, checkpoints, warm_base)
         prepared = prepare(context, checkpoints, loaded)
-        trained = train(context, checkpoints, loaded, prepared)
-        evaluate(context, loaded, prepared, trained)
+        progress = train(context, checkpoints, loaded, prepared)
+        evaluate(context, loaded, prepared, progress)
         context.ranks.leave()
         if context.ranks.leads:
             register(context, loaded, prepared)
@@ -73,12 +106,12 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
     # First, so that an unreachable store does not look like a lost checkpoint.
     manifest = require_base(context.artifacts, spec.base_ref, spec.base_manifest_sha256)
     eager_reason = why_eager(spec, ranks)
-    note_program()
-    natural = ExecutionMode.natural(
+    record_program_memory()
+    own_mode = ExecutionMode.of_machine(
         _dtype(context), ranks, compiled=eager_reason is None, split=spec.micro_batch_split
     )
-    mode = checkpoints.fetch(natural)
-    mode.take_effect()
+    mode = checkpoints.fetch(own_mode)
+    mode.set_threads()
     lease.check()
     with ranks.leader_first():
         directory = context.artifacts.local_directory(spec.base_ref, context.cache / MODELS)
@@ -87,7 +120,7 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
         base_files = BaseFiles(directory, manifest, context.cache / VERIFIED, lease.check)
     tokenizer, base = _tokenizer_and_base(context, directory, mode, warm_base)
     pack_if_able(base)
-    mode = mode.on(base)
+    mode = mode.set_attention(base)
     lease.check()
     base_parameters, length = base.num_parameters(), context_length(base, tokenizer)
     if spec.gradient_checkpointing:
@@ -95,7 +128,7 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
     # Gives every rank the same adapter. Dropout then differs between ranks.
     torch.manual_seed(hyperparameters.seed)
     model = attach_adapter(base, hyperparameters, spec.base_model)
-    forget_loading()
+    reset_peak()
     peak_memory = PeakMemory(ranks.device)
     if not ranks.leads:
         torch.manual_seed(hyperparameters.seed + (ranks.rank << 32))
@@ -137,17 +170,15 @@ def _tokenizer_and_base(
     context: Context, directory: Path, mode: ExecutionMode, warm_base: WarmBase | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return the warm base if it matches, otherwise load the base model from its directory."""
-    spec, device = context.spec, context.ranks.device
+    spec, dtype, device = context.spec, mode.torch_dtype, context.ranks.device
     if warm_base is not None:
-        loaded = warm_base.take(
-            directory, spec.base_manifest_sha256, mode.torch_dtype, spec.precision
-        )
-        if loaded is not None:
-            tokenizer, base = loaded
+        warm = warm_base.take(directory, spec.base_manifest_sha256, dtype, spec.precision)
+        if warm is not None:
+            tokenizer, base = warm
             return tokenizer, base.to(device)  # pyright: ignore[reportArgumentType]  # see load_base
     tokenizer = load_tokenizer(directory)
     context.lease.check()
-    return tokenizer, load_base(directory, mode.torch_dtype, device, spec.precision)
+    return tokenizer, load_base(directory, dtype, device, spec.precision)
 
 
 def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepared:
@@ -169,17 +200,16 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     reporter.log(f"{rendered}; limit {limit} tokens")
     plan = Plan.of(spec, dataset.train)
     training = Training(loaded.model, plan, dataset.train, hyperparameters, ranks, context.lease)
-    progress = checkpoints.progress
-    mode = _compile_if_long(context, loaded, training, begins=progress.step == 0)
+    mode = _compile_if_long(context, loaded, training, begins=checkpoints.progress.step == 0)
     mode = _make_deterministic(context, training, mode)
     checkpoints.restore(training, mode)
-    held_out = HeldOut(dataset.held_out, plan, ranks)
+    progress = checkpoints.progress
     prepared = Prepared(
         renderer=renderer,
         training=training,
         mode=mode,
         divergence=Divergence(loaded.vocabulary_size, progress),
-        evaluations=Evaluations(context, held_out, progress),
+        evaluations=Evaluations(context, HeldOut(dataset.held_out, plan, ranks), progress),
         sampling=Sampling(renderer, dataset.question, dataset.held_out, ranks.device),
     )
     reporter.update(
@@ -201,7 +231,6 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
 def _compile_if_long(
     context: Context, loaded: Loaded, training: Training, *, begins: bool
 ) -> ExecutionMode:
-    """Choose compiled or eager layers. A resumed job keeps its choice if possible."""
     compiled, reason = loaded.mode.compiled, loaded.eager_reason
     tokens = training.plan.tokens
     if compiled and begins and loaded.base_parameters * tokens < COMPILED_WORK:
@@ -216,10 +245,9 @@ def _compile_if_long(
 
 
 def _make_deterministic(context: Context, training: Training, mode: ExecutionMode) -> ExecutionMode:
-    """Make a GPU deterministic, as a CPU already is."""
     if context.ranks.device.type != "cuda":
-        return mode
-    failure = training.make_deterministic()
+        return mode  # a CPU is already deterministic
+    failure = make_deterministic(training.rehearse)
     if failure is not None:
         context.reporter.log(
             f"two runs of a step may differ in the last digits on this GPU: {failure}", "WARNING"
@@ -229,30 +257,25 @@ def _make_deterministic(context: Context, training: Training, mode: ExecutionMod
 
 def train(
     context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
-) -> Trained:
+) -> Progress:
     """Run the optimizer steps, saving checkpoints when due and after the last step."""
     context.enter(Phase.TRAINING)
-    progress = checkpoints.progress
-    while progress.step < prepared.total_steps:
+    progress, total_steps = checkpoints.progress, prepared.training.plan.total_steps
+    while progress.step < total_steps:
         step = prepared.training.step(progress.step)
         if step is None:
             _stop(context, checkpoints, prepared)
             continue  # the lease was extended in the meantime
-        progress.take(step, prepared.total_steps)
-        _report_step(context, checkpoints, step, prepared.total_steps, loaded.peak_memory.bytes)
+        progress.take(step, total_steps)
+        _report_step(context, progress, step, total_steps, loaded.peak_memory.bytes)
         prepared.divergence.take(step.loss)
-        last = progress.step == prepared.total_steps
+        last = progress.step == total_steps
         if prepared.evaluations.due and not last:  # the evaluation phase follows the last step
             prepared.evaluations.between(loaded.model)
         if checkpoints.due or last:
             _save(context, checkpoints, prepared, last=last)
     checkpoints.flush()
-    return Trained(
-        step=progress.step,
-        train_loss=progress.train_loss,
-        best_step=progress.best_step,
-        best_eval_loss=progress.best_eval_loss,
-    )
+    return progress
 
 
 def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> None:
@@ -261,21 +284,20 @@ def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> Non
     All ranks save, because each contributes its random state. Then rank 0 exits, which ends the
     others.
     """
-    divergence, step = prepared.divergence, checkpoints.progress.step
-    if divergence.suspect:
+    if prepared.divergence.suspect:
         context.reporter.log(
-            f"step {step} is saved although its loss is above {divergence.line}: the next segment "
-            "continues to judge it",
+            f"step {checkpoints.progress.step} is saved although its loss is above "
+            f"{prepared.divergence.threshold}: the next segment continues to check it",
             "WARNING",
         )
-    checkpoints.save(prepared.training, prepared.mode, beside=False)
+    checkpoints.save(prepared.training, prepared.mode, in_background=False)
     context.lease.check()
 
 
 def _report_step(
-    context: Context, checkpoints: Checkpoints, step: Step, total_steps: int, peak_bytes: int
+    context: Context, progress: Progress, step: Step, total_steps: int, peak_bytes: int
 ) -> None:
-    spec, progress = context.spec, checkpoints.progress
+    spec = context.spec
     context.reporter.update(
         step=progress.step,
         trained_tokens=progress.trained_tokens,
@@ -303,17 +325,16 @@ def _report_step(
 
 
 def _save(context: Context, checkpoints: Checkpoints, prepared: Prepared, *, last: bool) -> None:
-    """Save a checkpoint, unless the run may be diverging."""
     if prepared.divergence.suspect:
         context.reporter.log(
             f"step {checkpoints.progress.step} is not saved: its loss is above "
-            f"{prepared.divergence.line}",
+            f"{prepared.divergence.threshold}",
             "WARNING",
         )
         return
     sampled = context.ranks.leads and (last or prepared.sampling.due)
     sample = _sample(context, prepared) if sampled else None
-    checkpoints.save(prepared.training, prepared.mode, sample, beside=not last)
+    checkpoints.save(prepared.training, prepared.mode, sample, in_background=not last)
 
 
 def _sample(context: Context, prepared: Prepared) -> Sample | None:
@@ -334,7 +355,7 @@ def _sample(context: Context, prepared: Prepared) -> Sample | None:
     return sample
 
 
-def evaluate(context: Context, loaded: Loaded, prepared: Prepared, trained: Trained) -> None:
+def evaluate(context: Context, loaded: Loaded, prepared: Prepared, progress: Progress) -> None:
     """Evaluate on the held-out examples, without and with the adapter.
 
     Raise LossDiverged if the run has diverged.
@@ -345,26 +366,21 @@ def evaluate(context: Context, loaded: Loaded, prepared: Prepared, trained: Trai
     peaks = context.ranks.gather(torch.tensor([loaded.peak_memory.bytes]))
     peak_bytes = int(peaks.max().item())
     context.reporter.update(now=True, evaluation=evaluation, peak_memory_bytes=peak_bytes)
-    _compare_memory(context, peak_bytes)
-    if trained.best_eval_loss is not None and trained.best_eval_loss < evaluation.loss_after:
+    if (predicted := context.spec.required_bytes) is not None:
+        on_gpu = context.ranks.device.type == "cuda"
+        kind = "GPU memory" if on_gpu else "host memory, without the program itself"
         context.reporter.log(
-            f"the checkpoint of step {trained.best_step} has a lower held-out loss "
-            f"({trained.best_eval_loss:.4f}) than the final adapter ({evaluation.loss_after:.4f}), "
+            f"peak of {kind}: {gib(peak_bytes):g} GiB measured, {gib(predicted):g} GiB predicted",
+            "WARNING" if peak_bytes > predicted else "INFO",
+        )
+    best = progress.best_eval_loss
+    if best is not None and best < evaluation.loss_after:
+        context.reporter.log(
+            f"the checkpoint of step {progress.best_step} has a lower held-out loss "
+            f"({best:.4f}) than the final adapter ({evaluation.loss_after:.4f}), "
             "which is registered",
             "WARNING",
         )
-
-
-def _compare_memory(context: Context, peak_bytes: int) -> None:
-    """Log the measured peak memory next to the predicted one."""
-    if (predicted := context.spec.required_bytes) is None:
-        return
-    on_gpu = context.ranks.device.type == "cuda"
-    kind = "GPU memory" if on_gpu else "host memory, without the program itself"
-    context.reporter.log(
-        f"peak of {kind}: {gib(peak_bytes):g} GiB measured, {gib(predicted):g} GiB predicted",
-        "WARNING" if peak_bytes > predicted else "INFO",
-    )
 
 
 def register(context: Context, loaded: Loaded, prepared: Prepared) -> None:

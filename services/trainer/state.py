@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -12,13 +13,38 @@ from torch import Tensor
 
 from domain.training.checkpoint import StateHashes
 from services.trainer.processes.ranks import Ranks
-from services.trainer.random_state import RandomState
 from services.trainer.tensor_file import TensorFile
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 FILES = (WEIGHTS, "optimizer.safetensors", "random.safetensors")
 WEIGHTS_METADATA = {"format": "pt"}  # PEFT's too
 GROUPS = "param_groups"
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """torch's generator states in one rank as bytes. Training uses no other generator."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def of(cls, device: torch.device) -> RandomState:
+        """Copy the current state, a few kilobytes, without waiting for the GPU."""
+        on_gpu = device.type == "cuda"
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None)
+
+    def restore(self, device: torch.device) -> None:
+        """Restore the state. A GPU without a saved state keeps its own."""
+        # Cloned, because torch reads from the start of the storage, not of the view.
+        torch.set_rng_state(self.cpu.clone())
+        if self.cuda is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(self.cuda.clone(), device)
+
+
+def reseed(seed: int, step: int, rank: int) -> None:
+    """Seed the generators of all devices from the seed, step and rank."""
+    torch.manual_seed(Random(f"{seed}:{step}:{rank}").getrandbits(64))
 
 
 @dataclass(frozen=True)
@@ -32,11 +58,10 @@ class TrainingState:
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
         """Copy the live state. All ranks must call it together."""
-        return Live(model, optimizer).copied(random_states(ranks))
+        return LiveState(model, optimizer).copied(random_states(ranks))
 
     @classmethod
     def read(cls, directory: Path) -> TrainingState:
-        """Read the state from a checkpoint's directory."""
         return cls(*(TensorFile.read(directory / name) for name in FILES))
 
     def write(self, directory: Path) -> dict[str, str]:
@@ -55,8 +80,8 @@ class TrainingState:
             position=position,
         )
 
-    def put_back(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-        """Restore the live state.
+    def restore(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+        """Restore the live state. A rank without a saved random state keeps its own.
 
         Raise KeyError, TypeError or ValueError if it belongs to another model or optimizer.
         """
@@ -71,10 +96,13 @@ class TrainingState:
         ]
         set_peft_model_state_dict(model, self.weights.tensors)
         optimizer.load_state_dict({"state": moments, GROUPS: groups})
-        restore_random(self.random.tensors, ranks)
+        rows, cuda_rows = self.random.tensors["rng"], self.random.tensors.get("rng_cuda")
+        if ranks.rank < len(rows):
+            cuda = None if cuda_rows is None else cuda_rows[ranks.rank]
+            RandomState(rows[ranks.rank], cuda).restore(ranks.device)
 
 
-class Live:
+class LiveState:
     """The tensors that training changes. They keep their storage after the first step."""
 
     def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
@@ -88,39 +116,28 @@ class Live:
         }
 
     def copied(
-        self, random: dict[str, Tensor], place: TrainingState | None = None
+        self, random: dict[str, Tensor], reused: TrainingState | None = None
     ) -> TrainingState:
         """Return a copy of the current state, with the random states of all ranks.
 
-        The copy overwrites the memory of `place`, an earlier copy.
+        The copy overwrites the memory of `reused`, an earlier copy.
         """
         groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
         rows = TensorFile.of(random, {})
-        if place is None:
+        if reused is None:
             weights = TensorFile.of(self._weights, WEIGHTS_METADATA)
             return TrainingState(weights, TensorFile.of(self._moments, groups), rows)
         return TrainingState(
-            place.weights.overwritten(self._weights, WEIGHTS_METADATA),
-            place.optimizer.overwritten(self._moments, groups),
+            reused.weights.overwritten(self._weights, WEIGHTS_METADATA),
+            reused.optimizer.overwritten(self._moments, groups),
             rows,
         )
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """Return torch's random states, one row per rank. Training uses no other generator.
-
-    All ranks call it together.
-    """
+    """Return torch's random states, one row per rank. All ranks call it together."""
     mine = RandomState.of(ranks.device)
     states = {"rng": ranks.gather(mine.cpu)}
     if mine.cuda is not None:
         states["rng_cuda"] = ranks.gather(mine.cuda)
     return states
-
-
-def restore_random(states: dict[str, Tensor], ranks: Ranks) -> None:
-    """Restore each rank's random state. A rank without a saved state keeps its own."""
-    rows = states["rng"]
-    if ranks.rank < len(rows):
-        cuda = states["rng_cuda"][ranks.rank] if "rng_cuda" in states else None
-        RandomState(rows[ranks.rank], cuda).restore(ranks.device)

@@ -1,7 +1,7 @@
 """A safetensors file in memory, whose tensors are copied, hashed and written as one buffer.
 
-A thread that stores it rarely holds the GIL, because there is no work per tensor. The file's hash
-is also the hash of the live tensors. Format: https://github.com/huggingface/safetensors.
+A thread that stores it rarely holds the GIL, because there is no work per tensor. Format:
+https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ class TensorFile:
 
     @cached_property
     def header(self) -> bytes:
-        """Return the bytes before the content in a file."""
         own = f'{{"__metadata__":{_json(self.metadata)}'
         text = own + (f",{self.described[1:]}" if self.tensors else "}")
         padding = " " * (-len(text.encode()) % 8)

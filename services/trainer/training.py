@@ -17,16 +17,15 @@ from domain.estimating.batching import padded
 from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
-from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
-from services.trainer.execution import make_deterministic
+from services.trainer.batches import Batch, collate, loss_sum, processed_tokens
 from services.trainer.failures import LossDiverged, is_out_of_memory
-from services.trainer.kernels.compiling import Compiled, common
+from services.trainer.kernels.compiling import Compiled, common_kinds
 from services.trainer.kernels.lora import Dropout
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.oom import reporting_out_of_memory
 from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
-from services.trainer.random_state import RandomState
+from services.trainer.state import RandomState
 
 SAMPLED_STEPS = 32  # four of the plan's windows, in which examples are sorted by length
 
@@ -66,15 +65,15 @@ class Training:
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
         self.compiled, self.compile_seconds = None, 0.0
         if ranks.count > 1:
-            self._settle()
+            self._exchange_once()
 
     def step(self, number: int) -> Step | None:
         """Run one optimizer step (from 0) and measure it.
 
-        Return None if the segment has to end first. The gradient is that of the mean loss over all
-        label tokens of the step, regardless of their division into micro-batches and ranks. AdamW:
-        Loshchilov and Hutter (2019). If it returns None, the model, optimizer and random state are
-        unchanged. Raise LossDiverged in all ranks if the loss or gradient is not finite, and
+        The gradient is that of the mean loss over all label tokens of the step, regardless of their
+        division into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). If the segment
+        has to end first, return None and leave the model, optimizer and random state unchanged.
+        Raise LossDiverged in all ranks if the loss or gradient is not finite, and
         MicroBatchTooLarge if a micro-batch runs out of memory.
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
@@ -83,8 +82,9 @@ class Training:
         # Every rank knows all of the step's examples, so their count needs no exchange.
         examples = [self.examples[index] for share in work for batch in share for index in batch]
         label_tokens = sum(example.label_tokens for example in examples)
-        # A tensor, because reading a number from a GPU synchronises with it.
+        # A tensor, because reading a number from a GPU synchronizes with it.
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        # Each rank runs one batch per turn. In the last turns, some ranks may have none.
         mine, turns = work[self.ranks.rank], max(map(len, work))
         for turn in range(turns):
             # Before each micro-batch, because a step may take longer than the grace period.
@@ -95,8 +95,8 @@ class Training:
             with self.ranks.accumulating(self.model, last=turn == turns - 1):
                 if turn < len(mine):
                     total += self._accumulate(mine[turn], label_tokens)
-                else:  # the last rounds may have no batch for this rank
-                    self._take_part(work[0][0][0])
+                else:
+                    self._add_nothing(work[0][0][0])
         (loss,) = self.ranks.sum(total.item())
         norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -115,17 +115,17 @@ class Training:
         with reporting_out_of_memory(examples, self.plan, self.ranks.device):
             batch = collate(examples, self.ranks.device)
             kernels = self.compiled.running(*batch.shape) if self.compiled else nullcontext()
-            with kernels, self._dropping(batch):
+            with kernels, self._drawn_dropout(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
                 # The ranks' gradients are averaged, but the step needs their sum.
                 (loss * self.ranks.count).backward()
         return loss.detach()
 
-    def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
-        tokens = tokens_seen(self.base, batch)
+    def _drawn_dropout(self, batch: Batch) -> AbstractContextManager[None]:
+        tokens = processed_tokens(self.base, batch)
         return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
 
-    def _take_part(self, index: int) -> None:
+    def _add_nothing(self, index: int) -> None:
         """Add a zero gradient, so that this rank runs a backward pass like the others."""
         ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
         output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
@@ -134,27 +134,24 @@ class Training:
     # Before the first step.
 
     def compile(self) -> str | None:
-        """Compile the layers, which takes 10 to 30 s.
+        """Compile the layers, which takes 10 to 30 s. Return None, or the reason if that fails.
 
-        Return None, or the reason why they stay eager. A lack of disk space or of a system library
-        shows only when the compiler runs. Raise SegmentStopped between two kinds of micro-batch if
-        the segment has to end, because compiling all kinds may take longer than the grace period.
+        Raise SegmentStopped between two kinds of micro-batch if the segment has to end, because
+        compiling all kinds may take longer than the grace period.
         """
         began = time.monotonic()
         try:
-            compiled = Compiled(self.base, common(self._shapes()), self._practise, self.lease.check)
+            compiled = Compiled(
+                self.base, common_kinds(self._shapes()), self.rehearse, self.lease.check
+            )
         except SegmentStopped:
             raise
-        except Exception as error:
+        except Exception as error:  # such as a lack of disk space or of a system library
             if is_out_of_memory(error):
                 raise
             return repr(error)
         self.compiled, self.compile_seconds = compiled, time.monotonic() - began
         return None
-
-    def make_deterministic(self) -> str | None:
-        """Make a GPU's steps bit-reproducible. Return None, or the reason if that fails."""
-        return make_deterministic(lambda: self._practise(1, 2 * PAD_MULTIPLE))
 
     def _shapes(self) -> Iterator[tuple[int, int]]:
         """Yield (rows, tokens) of the first steps' micro-batches, as a sample of all steps."""
@@ -162,26 +159,25 @@ class Training:
             for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
                 yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
 
-    def _practise(self, rows: int, tokens: int) -> None:
-        """Run a micro-batch forward and backward without changing any trained state."""
+    def rehearse(self, rows: int, tokens: int) -> None:
+        """Run a micro-batch (rows, tokens) forward and backward without changing any state."""
         before = RandomState.of(self.ranks.device)
         self.model.train()  # kernels are compiled per mode
         # Unique sizes, because the compiler assumes that equal sizes are always equal.
-        taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
-        batch = collate([Example(each, each) for each in taught], self.ranks.device)
-        with self._dropping(batch), self.ranks.accumulating(self.model, last=False):
+        ids = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
+        batch = collate([Example(each, each) for each in ids], self.ranks.device)
+        with self._drawn_dropout(batch), self.ranks.accumulating(self.model, last=False):
             torch.autograd.grad(loss_sum(self.model, batch), self.adapter)
         before.restore(self.ranks.device)
 
-    def _settle(self) -> None:
+    def _exchange_once(self) -> None:
         """Exchange gradients between the ranks once, before the first step of a segment.
 
-        After its first exchange, DistributedDataParallel regroups the gradients into other buckets,
-        in which three or more ranks add in another order. The first step must add in the same order
-        as later ones.
+        After its first exchange, DistributedDataParallel regroups the gradients, so that three or
+        more ranks add in another order. The first step must add in the same order as later ones.
         """
         before = RandomState.of(self.ranks.device)
         self.model.train()
-        self._take_part(0)
+        self._add_nothing(0)
         self.optimizer.zero_grad()
         before.restore(self.ranks.device)

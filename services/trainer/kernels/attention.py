@@ -1,9 +1,6 @@
 """Causal attention over examples packed into one row of tokens.
 
-The rest of a layer processes each token separately and needs no padding. Without packing, half of a
-batch of chats is padding. On a CPU, short examples use plain matrix products, because the backward
-pass of torch's fused attention takes three times as long. `packing.py` decides which bases use
-packed attention.
+Without packing, half of a batch of chats is padding. `packing.py` decides which bases use it.
 """
 
 from __future__ import annotations
@@ -49,13 +46,14 @@ def attend(
     scaling: float | None = options.get("scaling")
     layout = attention_mask[0, 0]
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
-    q, k, v = (Spread.apply(each, layout, places) for each in (query, key, value))
+    q, k, v = (Unpack.apply(each, layout, places) for each in (query, key, value))
+    # On a CPU, the backward pass of torch's fused attention takes three times as long.
     if q.device.type == "cpu" and layout.shape[1] <= SHORT_ROW:
         out = _short(q, k, v, scale)
     else:
         shared = q.shape[1] != k.shape[1]
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=shared)
-    return Collect.apply(out.transpose(1, 2), layout, places), None
+    return Pack.apply(out.transpose(1, 2), layout, places), None
 
 
 def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -67,7 +65,7 @@ def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return torch.matmul(torch.softmax(scores, dim=-1), value)
 
 
-class Spread(torch.autograd.Function):
+class Unpack(torch.autograd.Function):
     """Unpacking from (1, heads, tokens, size) to rows (examples, heads, length, size).
 
     Padding positions hold copies of another token's values, which no real query attends to.
@@ -75,7 +73,6 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, layout: Tensor, places: Tensor) -> Tensor:
-        """Return the rows."""
         ctx.save_for_backward(places)
         tokens = packed[0].transpose(0, 1)
         return tokens[layout.clamp(max=tokens.shape[0] - 1)].transpose(1, 2)
@@ -91,12 +88,11 @@ class Spread(torch.autograd.Function):
         return rows[places].transpose(0, 1)[None], None, None
 
 
-class Collect(torch.autograd.Function):
+class Pack(torch.autograd.Function):
     """Packing from rows (examples, length, heads, size) to (1, tokens, heads, size)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layout: Tensor, places: Tensor) -> Tensor:
-        """Return the packed tokens."""
         ctx.save_for_backward(layout)
         return rows.flatten(0, 1)[places][None]
 

@@ -1,7 +1,7 @@
 """Layer compilation: torch's compiler fuses the operations between a layer's matrix products.
 
-On a CPU, casts, norms, rotations and activations take longer than the matrix products. Compiling
-takes seconds before the first step, and a minute for a new base, so only long jobs are compiled.
+Compiling takes seconds before the first step, and a minute for a new base, so only long jobs are
+compiled.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from services.trainer.processes.ranks import Ranks
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
     """Return the reason why a segment is never compiled, or None if it can be.
 
-    Measurements showed no gain on a GPU, where kernels are long enough. There is no gain with 4-bit
-    weights either, because the compiler cannot fuse the dequantization operator.
+    Measurements showed no gain on a GPU. There is no gain with 4-bit weights either, because the
+    compiler cannot fuse the dequantization operator.
     """
     if ranks.device.type != "cpu":
         return f"on {ranks.device.type}"
@@ -59,7 +59,6 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, tokens: int) -> Kind:
-        """Return the kind of a micro-batch of this shape."""
         return cls(rows > 1, tokens > SHORT_ROW)
 
     @property
@@ -68,7 +67,7 @@ class Kind(NamedTuple):
         return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 56
 
 
-def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
+def common_kinds(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
     """Return the kinds that hold at least COMMON_SHARE of the tokens in these micro-batches."""
     tokens: Counter[Kind] = Counter()
     for rows, length in shapes:
@@ -80,22 +79,21 @@ def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
 def _keep_kernels() -> None:
     """Lock the compiler's cache folder whenever the compiler runs, so that no process trims it.
 
-    The compiler checks that a file exists before opening it. Files that are already open may be
-    deleted.
+    The compiler checks that a file exists before opening it.
     """
     from torch._dynamo.callback import callback_handler
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    held = ExitStack()
+    locks = ExitStack()
 
-    def hold_folder() -> None:
+    def lock_folder() -> None:
         folder = Path(cache_dir())
         folder.mkdir(parents=True, exist_ok=True)
         if (handle := hold(folder)) is not None:
-            held.callback(os.close, handle)
+            locks.callback(os.close, handle)
 
-    callback_handler.register_start_callback(lambda _: hold_folder())
-    callback_handler.register_end_callback(lambda _: held.close())
+    callback_handler.register_start_callback(lambda _: lock_folder())
+    callback_handler.register_end_callback(lambda _: locks.close())
 
 
 class Compiled:
@@ -110,12 +108,12 @@ class Compiled:
         self,
         base: nn.Module,
         kinds: set[Kind],
-        practise: Callable[[int, int], None],
+        rehearse: Callable[[int, int], None],
         check: Callable[[], object],
     ) -> None:
-        """Compile the layers. `practise` runs a micro-batch (rows, tokens) without side effects.
+        """Compile the layers. `rehearse` runs a micro-batch (rows, tokens) without side effects.
 
-        `check` is called before each kind. Errors of the compiler and of `check` propagate.
+        `check` is called before each kind and may raise.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
@@ -125,9 +123,7 @@ class Compiled:
         # Caches the traces of custom autograd functions together with the kernels.
         functorch_config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
-        torch._dynamo.config.fail_on_recompile_limit_hit = (
-            True  # otherwise, it silently falls back to eager
-        )
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # instead of eager layers
         # Otherwise, the first layer, whose input needs no gradient, is compiled separately.
         base.enable_input_require_grads()
         names = set(base._no_split_modules or ())
@@ -140,7 +136,7 @@ class Compiled:
         for kind in sorted(kinds):
             check()
             with self.running(*kind.example):
-                practise(*kind.example)
+                rehearse(*kind.example)
 
     @contextmanager
     def running(self, rows: int, tokens: int) -> Iterator[None]:
@@ -152,6 +148,5 @@ class Compiled:
             self._switch(on=False)
 
     def _switch(self, *, on: bool) -> None:
-        """Switch each layer to its compiled callable, or back to eager execution."""
         for layer, call in zip(self._layers, self._calls, strict=True):
             layer._compiled_call_impl = call if on else None

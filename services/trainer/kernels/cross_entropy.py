@@ -14,7 +14,6 @@ launching a kernel takes time."""
 
 
 def rows_at_once(logits: Tensor) -> int:
-    """Return the number of positions per chunk."""
     return max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1])
 
 
@@ -30,14 +29,14 @@ class CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the sum as a float32 scalar, 0 without positions."""
         total = logits.new_zeros((), dtype=torch.float32)
-        normalisers = [total.new_empty(0)]
+        normalizers = [total.new_empty(0)]
         size = rows_at_once(logits)
         for rows, ids in zip(logits.split(size), targets.split(size), strict=True):
             scores = rows.float()
-            normaliser = torch.logsumexp(scores, dim=1)
-            total += (normaliser - scores.gather(1, ids[:, None]).squeeze(1)).sum()
-            normalisers.append(normaliser)
-        ctx.save_for_backward(logits, targets, torch.cat(normalisers))
+            normalizer = torch.logsumexp(scores, dim=1)
+            total += (normalizer - scores.gather(1, ids[:, None]).squeeze(1)).sum()
+            normalizers.append(normalizer)
+        ctx.save_for_backward(logits, targets, torch.cat(normalizers))
         return total
 
     @staticmethod
@@ -47,12 +46,12 @@ class CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         """Return the gradient of the logits, in their dtype: softmax, minus 1 at the target."""
         (grad,) = grad_outputs
-        logits, targets, normalisers = ctx.saved_tensors
+        logits, targets, normalizers = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)
         size = rows_at_once(logits)
-        pieces = (each.split(size) for each in (grad_logits, logits, targets, normalisers))
-        for out, rows, ids, normaliser in zip(*pieces, strict=True):
-            shares = (rows.float() - normaliser[:, None]).exp_()
+        pieces = (each.split(size) for each in (grad_logits, logits, targets, normalizers))
+        for out, rows, ids, normalizer in zip(*pieces, strict=True):
+            shares = (rows.float() - normalizer[:, None]).exp_()
             shares.scatter_add_(1, ids[:, None], shares.new_full((len(ids), 1), -1.0))
             out.copy_(shares.mul_(grad))
         return grad_logits, None

@@ -1,8 +1,7 @@
 """A LoRA linear layer for training that rounds the sum of base and adapter only once.
 
-PEFT adds the adapter's output to the rounded output of the base. bfloat16 has an 8-bit mantissa, so
-most of a new adapter's output is below half a unit in the last place and is lost. This layer sums
-both in float32, inside the matrix product.
+PEFT adds the adapter's output to the rounded output of the base, which loses most of a new
+adapter's output in bfloat16. This layer sums both in float32, inside the matrix product.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class LoraLinear(Linear):
 
     @property
     def inputs(self) -> int:
-        """Number of input features."""
         base = self.get_base_layer()
         assert isinstance(base, nn.Linear)
         return base.in_features
@@ -62,9 +60,8 @@ def dropped_steps(dropout: nn.Module) -> int:
 class Dropout:
     """The dropout masks of all adapted modules, drawn for one micro-batch at a time.
 
-    On a CPU, drawing a random number per element takes longer than the matrix products. All modules
-    therefore share one random row, each at its own random offset. No two modules drop the same
-    pattern, and each element is dropped with the configured probability.
+    Drawing a random number per element would take longer than the matrix products on a CPU. All
+    modules therefore share one random row, each at its own random offset.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -10,14 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.model_libraries import lean_imports
-from services.trainer.processes.followers import exit_path, how_ended, note_exit, rendezvous_path
+from services.trainer.context import rendezvous_path
+from services.trainer.processes.followers import describe_exit, exit_path, record_exit
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import WorkerGroup
@@ -44,21 +43,23 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // count))
-    for path in (rendezvous_path(spec_path), *(exit_path(spec_path, n) for n in range(count))):
+    directory = spec_path.parent
+    for path in (rendezvous_path(directory), *(exit_path(directory, n) for n in range(count))):
         path.unlink(missing_ok=True)
     extend_agent_timeout(grace_seconds)
     agent = _make_agent(spec_path, count)
-    ranks = RankProcesses(spec_path, agent.get_worker_group())
+    ranks = RankProcesses(directory, agent.get_worker_group())
     ranks.watch()
     result = agent.run()
     # A decorator hides the return type of `run`.
     failures: dict[int, ProcessFailure] = result.failures  # pyright: ignore[reportAttributeAccessIssue]
     codes = {rank: failure.exitcode for rank, failure in failures.items()} | ranks.codes
-    return exit_code(codes.get(0, 0))
+    code = codes.get(0, 0)
+    return code if code >= 0 else 128 - code  # like a shell, for a signal
 
 
 def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
-    """Return the only agent of a segment. Its ranks rendezvous without it."""
+    """Return a segment's only agent. The ranks connect to each other without it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -112,26 +113,17 @@ def extend_agent_timeout(grace_seconds: float) -> None:
     PContext.close = close_in_time
 
 
-def exit_code(code: int) -> int:
-    """Return the exit code that a shell reports: 128 plus the number of a fatal signal."""
-    return code if code >= 0 else 128 - code
-
-
 class RankProcesses:
     """Threads that forward stops to rank 0 and record how each rank ended."""
 
-    def __init__(self, spec_path: Path, group: WorkerGroup) -> None:
-        self._spec_path, self._group = spec_path, group
+    def __init__(self, directory: Path, group: WorkerGroup) -> None:
+        self._directory, self._group = directory, group
         self.codes: dict[int, int] = {}  # by rank; negative: signal number
 
     def watch(self) -> None:
-        """Start the threads, before the agent starts the ranks."""
         for rank in range(self._group.spec.local_world_size):
-            self._start(partial(self._await_end, rank))
-        self._start(self._forward_stops)
-
-    def _start(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=self._await_end, args=(rank,), daemon=True).start()
+        threading.Thread(target=self._forward_stops, daemon=True).start()
 
     def _handle(self, rank: int) -> int:
         """Wait until a rank's process starts, and return a file descriptor for it."""
@@ -149,16 +141,13 @@ class RankProcesses:
         code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
         self.codes[rank] = code
         if code != 0 and (rank == 0 or 0 not in self.codes):
-            print(how_ended(rank, code), flush=True)
+            print(describe_exit(rank, code), flush=True)
         if rank == 0:
             for other in range(1, self._group.spec.local_world_size):
-                self._kill(other)
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._handle(other), signal.SIGKILL)
         elif code != 0:
-            note_exit(self._spec_path, rank, code)
-
-    def _kill(self, rank: int) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle(rank), signal.SIGKILL)
+            record_exit(self._directory, rank, code)
 
     def _forward_stops(self) -> None:
         leader = self._handle(0)

@@ -11,29 +11,23 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.estimating.estimate import Precision
 from domain.jobs.failures import FailureClass, MemoryShortage
-from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.reports import EvaluationMeasured, SegmentSpec, StepMeasured
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
-from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.context import Context
-from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import SegmentFailure, classify, shortage_of
 from services.trainer.lease import Lease
+from services.trainer.reporter_port import ReporterPort
 
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1
 SETTLE_SECONDS = 3.0  # for rank 0 to notice a broken connection
-ERROR_FILE = (
-    "TORCHELASTIC_ERROR_FILE"  # path of this rank's error file, in a folder named by the rank
-)
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # its path; each rank has a folder named by the rank
 
 # Failure classes that a broken connection may be reported as, depending on the phase.
 UNSPECIFIC = {FailureClass.TRAINER_CRASHED, FailureClass.MODEL_LOAD_FAILED}
@@ -54,7 +48,7 @@ class FollowerLost(SegmentFailure):
     """A rank ended before its work was complete."""
 
     def __init__(self, rank: int, exit_code: int, error: RankError | None) -> None:
-        super().__init__(how_ended(rank, exit_code))
+        super().__init__(describe_exit(rank, exit_code))
         self.failure = error.failure if error else _class_of(exit_code)
         self.shortage = error.shortage if error else None
         self.traceback = error.message if error else ""
@@ -64,10 +58,10 @@ class FollowerLost(SegmentFailure):
 
 
 class Followers:
-    """The other ranks as seen by rank 0. The agent writes a file when one ends."""
+    """The other ranks as seen by rank 0. The agent writes a file when one fails."""
 
-    def __init__(self, spec_path: Path, count: int) -> None:
-        self._spec_path, self._count = spec_path, count
+    def __init__(self, directory: Path, count: int) -> None:
+        self._directory, self._count = directory, count
         self._leaving = threading.Lock()
         self._left = threading.Event()
 
@@ -78,32 +72,26 @@ class Followers:
         forever.
         """
         if self._count > 1:
-            threading.Thread(
-                target=self._watch, args=(abandon,), name="followers", daemon=True
-            ).start()
+            threading.Thread(target=self._watch, args=(abandon,), daemon=True).start()
 
     def lost(self) -> FollowerLost | None:
-        """Return the follower that failed, or None.
-
-        If several did, return the cause, not a consequence.
-        """
+        """Return the follower that failed first, or None."""
         losses = [
             FollowerLost(rank, int(path.read_text()), _read_error(rank))
             for rank in range(1, self._count)
-            if (path := exit_path(self._spec_path, rank)).exists()
+            if (path := exit_path(self._directory, rank)).exists()
         ]
         return min(losses, key=lambda loss: loss.consequence, default=None)
 
-    def behind(self, error: Exception, failure: FailureClass) -> FollowerLost | None:
+    def cause_of(self, error: Exception, failure: FailureClass) -> FollowerLost | None:
         """Return the lost follower that caused an unspecific error in rank 0, or None."""
         if failure not in UNSPECIFIC or self._count == 1:
             return None
-        settled = threading.Event()
         for _ in range(round(SETTLE_SECONDS / WATCH_SECONDS)):
             if (loss := self.lost()) is not None:
                 loss.__cause__ = error
                 return loss
-            settled.wait(WATCH_SECONDS)
+            time.sleep(WATCH_SECONDS)
         return None
 
     def leave(self) -> None:
@@ -122,7 +110,7 @@ class Followers:
             abandon(loss)
 
 
-class SilentReporter:
+class SilentReporter(ReporterPort):
     """A follower's reporter, which reports nothing because rank 0 reports for all ranks."""
 
     phase = Phase.IMAGE_PULL
@@ -130,36 +118,21 @@ class SilentReporter:
     def enter(self, phase: Phase) -> None:
         self.phase = phase
 
-    def update(self, *, now: bool = False, **fields: Any) -> None: ...
-
-    def measure(self, measured: StepMeasured) -> None: ...
-
-    def evaluated(self, measured: EvaluationMeasured) -> None: ...
-
-    def saved(self, checkpoint: SavedCheckpoint) -> None: ...
-
-    def log(self, text: str, level: str = "INFO") -> None: ...
-
 
 def follow(spec_path: Path, settings: Settings) -> int:
     """Run a segment as one of its followers. Return the exit code.
 
-    A follower's lease never ends, because rank 0 decides. Torch's agent ends it with SIGTERM.
+    A follower's lease never ends, because rank 0 decides. torch's agent ends it with SIGTERM.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
     reporter = SilentReporter()
     try:
-        lean_imports(quantized=spec.precision is Precision.NF4)
+        context = Context.join(spec, spec_path.parent, settings, reporter, lease)
         from services.trainer import segment
         from services.trainer.checkpoint_writer import Checkpoints
-        from services.trainer.processes.ranks import Ranks
 
-        ranks = Ranks.join(rendezvous_path(spec_path), spec.stall_seconds)
-        artifacts = LeasedArtifacts(settings.artifacts, lease)
-        directory = spec_path.parent
-        context = Context(spec, artifacts, directory, settings.cache, reporter, lease, ranks)
         segment.run(context, Checkpoints(context))
     except Exception as error:  # noqa: BLE001  # rank 0 must learn of any error
         failed = RankError(
@@ -171,11 +144,6 @@ def follow(spec_path: Path, settings: Settings) -> int:
         Path(os.environ[ERROR_FILE]).write_text(failed.model_dump_json())
         return 1
     return 0
-
-
-def rendezvous_path(spec_path: Path) -> Path:
-    """Return the path of the file that a segment's ranks use for rendezvous."""
-    return spec_path.with_name("rendezvous")
 
 
 def error_path(rank: int) -> Path:
@@ -197,22 +165,22 @@ def _read_error(rank: int) -> RankError | None:
         return None
 
 
-def how_ended(rank: int, exit_code: int) -> str:
-    """Return a sentence that says how a rank ended. A negative code is a signal number."""
+def describe_exit(rank: int, exit_code: int) -> str:
+    """Return a phrase that says how a rank ended. A negative code is a signal number."""
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
     return f"rank {rank} {how}"
 
 
-def note_exit(spec_path: Path, rank: int, code: int) -> None:
+def record_exit(directory: Path, rank: int, code: int) -> None:
     """Record for rank 0 that another rank failed. A negative code is a signal number."""
-    partial = exit_path(spec_path, rank).with_suffix(".partial")
+    path = exit_path(directory, rank)
+    partial = path.with_suffix(".partial")
     partial.write_text(str(code))
-    partial.rename(exit_path(spec_path, rank))
+    partial.rename(path)
 
 
-def exit_path(spec_path: Path, rank: int) -> Path:
-    """Return the path of the file with a failed rank's exit code."""
-    return spec_path.with_name(f"rank-{rank}.exit")
+def exit_path(directory: Path, rank: int) -> Path:
+    return directory / f"rank-{rank}.exit"
 
 
 def die_with(pid: int) -> None:

@@ -22,8 +22,7 @@ LEADER_DONE = "leader done"
 class EqualModels(DistributedDataParallelKwargs):
     """DistributedDataParallel options for models that are already equal in all ranks.
 
-    accelerate passes the fields that differ from this class's defaults to torch's
-    DistributedDataParallel.
+    accelerate passes on the fields that differ from this class's defaults.
     """
 
     init_sync: bool = True
@@ -42,7 +41,6 @@ class Ranks:
         accelerator: Accelerator,
         store: dist.Store | None = None,  # pyright: ignore[reportPrivateImportUsage]
     ) -> None:
-        """Create a rank. Several ranks share `store` for rendezvous."""
         self._accelerator, self._store = accelerator, store
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         # accelerate gives CPUs an index, which safetensors rejects.
@@ -56,11 +54,10 @@ class Ranks:
 
     @classmethod
     def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
-        """Connect to the other ranks over the loopback interface.
+        """Connect to the other ranks over the loopback interface, each with its own GPU if any.
 
-        GPU tensors use NCCL and CPU tensors use gloo. The rank and the number of ranks come from
-        the environment variables of torch's launcher. The rendezvous file must be new. Each rank
-        has its own GPU. Raise RuntimeError if there are too few GPUs.
+        The rank and the number of ranks come from the environment variables of torch's launcher.
+        The rendezvous file must be new. Raise RuntimeError if there are too few GPUs.
         """
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         for library in ("GLOO", "NCCL"):
@@ -88,13 +85,11 @@ class Ranks:
         return cls(accelerator, store)
 
     def leave(self) -> None:
-        """Disconnect from the other ranks."""
         if self.count > 1:
             dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:
-        """True in rank 0."""
         return self.rank == 0
 
     def prepare(self, model: nn.Module) -> nn.Module:
@@ -102,9 +97,9 @@ class Ranks:
         return self._accelerator.prepare(model)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Return a context for a micro-batch. Only a step's last micro-batch exchanges gradients.
+        """Return a context for a backward pass, which every rank must run.
 
-        Every rank must run a backward pass in that context.
+        Only a step's last backward pass exchanges gradients.
         """
         if last:
             return nullcontext()
@@ -114,8 +109,7 @@ class Ranks:
     def leader_first(self) -> Iterator[None]:
         """Run the block in rank 0 first, so that the others find the files that it fetched.
 
-        Call it once per segment. The others wait without a time limit: rank 0's watchdog detects a
-        stall, and they end with rank 0.
+        Call it once per segment. The others wait without a time limit, and end with rank 0.
         """
         if self._store is not None and not self.leads:
             self._store.wait([LEADER_DONE], timedelta(days=365))
@@ -124,15 +118,12 @@ class Ranks:
             self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
-        """Return rank 0's flag in all ranks.
-
-        It is exchanged between CPUs, without waiting for a GPU.
-        """
+        """Return rank 0's flag in all ranks, without waiting for a GPU."""
         if self.count == 1:
             return flag
-        said = torch.tensor(flag, dtype=torch.int32)
-        dist.broadcast(said, src=0)
-        return bool(said.item())
+        shared = torch.tensor(flag, dtype=torch.int32)
+        dist.broadcast(shared, src=0)
+        return bool(shared.item())
 
     def sum(self, *values: float) -> list[float]:
         """Return sums over all ranks in float64, bitwise equal in all ranks."""

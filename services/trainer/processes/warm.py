@@ -1,7 +1,7 @@
 """Warm start: a trainer that imports torch and loads the expected base before its segment starts.
 
 It is a separate process, because libgomp's thread pools and CUDA's state do not survive a fork. It
-does not initialise CUDA until the segment's GPUs are known.
+does not initialize CUDA until the segment's GPUs are known.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, Wa
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         sys.exit(0)
-    handed = WarmStart.model_validate_json(line)
-    os.environ.update(handed.environment)
-    _redirect(handed.directory / "trainer.log")
-    return handed, prepared[0]
+    start = WarmStart.model_validate_json(line)
+    os.environ.update(start.environment)
+    _redirect_output(start.directory / "trainer.log")
+    return start, prepared[0]
 
 
 def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     lean_imports()
     import services.trainer.segment  # noqa: F401  # and everything that it imports
-    from services.trainer.peak_memory import note_program
+    from services.trainer.peak_memory import record_program_memory
     from services.trainer.processes.warm_base import load_expected
 
-    note_program()
+    record_program_memory()
     revision()  # cached now, because the code on disk may change later
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
@@ -68,8 +68,7 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
         return None
 
 
-def _redirect(log: Path) -> None:
-    """Redirect stdout and stderr to the pod's log."""
+def _redirect_output(log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for output in (1, 2):
         os.dup2(file, output)

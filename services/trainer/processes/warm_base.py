@@ -60,7 +60,7 @@ def load_expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
         return None
     if manifest.total_bytes > MEMORY_SHARE * psutil.virtual_memory().available:
         return None
-    # CUDA must not be initialised before CUDA_VISIBLE_DEVICES is set.
+    # CUDA must not be initialized before CUDA_VISIBLE_DEVICES is set.
     if base.dtype is not None:
         dtype = torch_dtype(base.dtype)
     else:

@@ -59,15 +59,15 @@ class Notes:
     def update(self, *, now: bool = False, **fields: Any) -> None:
         self.fields |= fields
 
-    def measure(self, measured: StepMeasured) -> None:
+    def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
+        if isinstance(measured, EvaluationMeasured):
+            self.evaluations.append(measured)
+            return
         self.steps.append(measured)
         if measured.step == self.stop_after:
             self.lease.request_stop()
         if measured.step == self.lapse_after:
             self.lease.clock = SegmentClock(self.lease.paid_seconds + 0.1)
-
-    def evaluated(self, measured: EvaluationMeasured) -> None:
-        self.evaluations.append(measured)
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         self.checkpoints.append(checkpoint)

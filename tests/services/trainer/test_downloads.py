@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.clock import SegmentClock
-from services.trainer.downloads import LeasedArtifacts
+from services.trainer.context import LeasedArtifacts
 from services.trainer.lease import Lease, SegmentStopped
 
 

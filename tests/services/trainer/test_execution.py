@@ -37,14 +37,14 @@ def test_resuming_keeps_padded_rows_if_the_base_cannot_pack(
 ) -> None:
     base = load_base(tiny_model, torch.float32)
     packed = ExecutionMode(dtype="float32", threads=1, attention=NAME)
-    assert packed.on(base).attention == base.config._attn_implementation == "sdpa"
+    assert packed.set_attention(base).attention == base.config._attn_implementation == "sdpa"
     eager = ExecutionMode(dtype="float32", threads=1, attention="eager")
-    assert eager.on(base).attention == base.config._attn_implementation == "eager"
+    assert eager.set_attention(base).attention == base.config._attn_implementation == "eager"
 
 
 def test_the_certificate_names_other_code_libraries_and_processors() -> None:
     """They compute other bits, and a checkpoint cannot keep them."""
-    now = ExecutionMode.natural(torch.float32, Ranks.alone(), compiled=False, split=1)
+    now = ExecutionMode.of_machine(torch.float32, Ranks.alone(), compiled=False, split=1)
     assert now.libraries is not None
     assert now.libraries.startswith(f"torch {version('torch')}, transformers ")
     assert now.processor
@@ -68,7 +68,7 @@ def test_the_certificate_names_a_nondeterministic_gpu() -> None:
 
 
 def test_cublas_is_configured_before_the_first_product() -> None:
-    """torch reads it at the first product, which several ranks do before `_practise`.
+    """torch reads it at the first product, which several ranks do before `rehearse`.
 
     An operator's own setting stays.
     """
@@ -86,7 +86,7 @@ def test_cublas_is_configured_before_the_first_product() -> None:
 
 @pytest.mark.parametrize("can", [True, False])
 def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(can: bool) -> None:
-    def practise() -> None:
+    def rehearse(*_: int) -> None:
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         if not can:
@@ -94,7 +94,7 @@ def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(can: bool)
             torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
 
     try:
-        failure = make_deterministic(practise)
+        failure = make_deterministic(rehearse)
         assert torch.are_deterministic_algorithms_enabled() is can
         assert failure is None if can else "put_" in str(failure)
     finally:

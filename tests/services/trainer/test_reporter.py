@@ -43,7 +43,7 @@ CHECKPOINT = SavedCheckpoint(
 
 def reporter_of(spec: SegmentSpec, server: NatsServer) -> tuple[Reporter, Lease]:
     lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
-    return Reporter(spec, lease.clock, lease, server.url, Path(mkdtemp())), lease
+    return Reporter(spec, lease, server.url, Path(mkdtemp())), lease
 
 
 def reports(server: NatsServer, spec: SegmentSpec) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ def test_two_threads_write_the_final_report_in_turn(
 
     monkeypatch.setattr(Path, "rename", slowly)
     nats_server.control(control(spec, answered=True))
-    with Reporter(spec, lease.clock, lease, nats_server.url, tmp_path) as reporter:
+    with Reporter(spec, lease, nats_server.url, tmp_path) as reporter:
         saving = Thread(target=reporter.saved, args=[CHECKPOINT])
         saving.start()
         assert renaming.wait(60)

@@ -16,7 +16,7 @@ from infrastructure.disk_cache import trim_kernels
 from infrastructure.reports import SegmentSpec
 from services.trainer import segment, training
 from services.trainer.kernels import compiling
-from services.trainer.kernels.compiling import Kind, common, why_eager
+from services.trainer.kernels.compiling import Kind, common_kinds, why_eager
 from services.trainer.model import load_base
 from services.trainer.processes.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
@@ -111,19 +111,19 @@ def test_a_stop_between_two_compilations_trains_nothing(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {Kind(True, False), Kind(True, True)}
-    practised: list[tuple[int, int]] = []
-    practise = training.Training._practise
+    rehearsed: list[tuple[int, int]] = []
+    rehearse = training.Training.rehearse
 
     def noted(self: training.Training, rows: int, tokens: int) -> None:
-        practised.append((rows, tokens))
-        practise(self, rows, tokens)
+        rehearsed.append((rows, tokens))
+        rehearse(self, rows, tokens)
 
     monkeypatch.setattr(segment, "COMPILED_WORK", 0)
-    monkeypatch.setattr(training, "common", lambda _: kinds)
-    monkeypatch.setattr(training.Training, "_practise", noted)
+    monkeypatch.setattr(training, "common_kinds", lambda _: kinds)
+    monkeypatch.setattr(training.Training, "rehearse", noted)
     monkeypatch.setattr(compiling.Compiled, "running", lambda *_: nullcontext())
     stopped = run(make_spec(FIELDS), stop_in=1)
-    assert practised == [min(kinds).example]
+    assert rehearsed == [min(kinds).example]
     assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert (stopped.steps, stopped.checkpoints) == ([], [])
     assert segment.COMPILED not in stopped.lines
@@ -141,21 +141,21 @@ def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
         found.append(kernel.exists())
         return graph.forward
 
-    def practise(rows: int, tokens: int) -> None:
+    def rehearse(rows: int, tokens: int) -> None:
         torch.compile(torch.sin, backend=compiler)(torch.ones(rows, tokens))
 
     kernel.parent.mkdir()
     kernel.write_bytes(b"a kernel")
     base = load_base(tiny_model, torch.float32)
-    compiling.Compiled(base, {Kind(False, False)}, practise, lambda: None)
-    practise(2, 3)  # also what is compiled later
+    compiling.Compiled(base, {Kind(False, False)}, rehearse, lambda: None)
+    rehearse(2, 3)  # also what is compiled later
     assert found == [True, True]
     assert trim_kernels(tmp_path, 0).count == 1
 
 
 def test_kernels_are_made_for_common_shapes():
     shapes = [(4, 64), (8, 120), (1, 64), (2, 300)]
-    assert common(shapes) == {Kind(True, False), Kind(True, True)}
-    assert common([(1, 2000)]) == {Kind(False, True)}
+    assert common_kinds(shapes) == {Kind(True, False), Kind(True, True)}
+    assert common_kinds([(1, 2000)]) == {Kind(False, True)}
     assert Kind.of(*Kind(True, True).example) == Kind(True, True)
     assert Kind.of(*Kind(False, False).example) == Kind(False, False)

@@ -58,7 +58,9 @@ class Hanging:
         path = directory / "pod" / "spec.json"
         path.parent.mkdir()
         self.notes: Any = Reporting(lease, self.events)
-        self._program = program.Program(spec, path, self.notes, lease, Followers(path, 1))
+        self._program = program.Program(
+            spec, path.parent, self.notes, lease, Followers(path.parent, 1)
+        )
         self._settings = Settings(
             home=directory / "home", artifacts_url=(directory / "artifacts").as_uri()
         )
@@ -81,7 +83,7 @@ class Hanging:
 
         patch.setattr(Artifacts, "take_directory", slow_take)
         patch.setattr(training, "loss_sum", hanging_loss)
-        patch.setattr(program, "lean_imports", lambda **_: None)
+        patch.setattr("services.trainer.context.lean_imports", lambda **_: None)
         patch.setattr(program.os, "_exit", lambda code: self.events.append(f"exit {code}"))
 
     def abandon(self) -> Thread:

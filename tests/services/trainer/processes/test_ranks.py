@@ -40,7 +40,7 @@ from services.trainer.processes.followers import (
     Followers,
     RankError,
     error_path,
-    note_exit,
+    record_exit,
 )
 from services.trainer.processes.ranks import Ranks
 from services.trainer.training import Training
@@ -125,7 +125,7 @@ def test_a_follower_contributes_only_its_random_state_to_a_checkpoint(
     checkpoints.progress.step = 1
     given: list[torch.Tensor] = []
     monkeypatch.setattr(follower, "gather", lambda row: given.append(row) or row[None])
-    monkeypatch.setattr(saving, "Live", lambda *_: pytest.fail("it copies the state"))
+    monkeypatch.setattr(saving, "LiveState", lambda *_: pytest.fail("it copies the state"))
     checkpoints.save(training, mode)
     checkpoints.close()
     assert [row.tolist() for row in given] == [torch.get_rng_state().tolist()]
@@ -326,7 +326,7 @@ def test_the_watch_ends_a_leader_that_waits_for_a_lost_rank(
     spec_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(followers, "SETTLE_SECONDS", 0.2)
-    ranks, abandoned, losses = Followers(spec_path, 5), Event(), []
+    ranks, abandoned, losses = Followers(spec_path.parent, 5), Event(), []
 
     def abandon(loss: FollowerLost) -> None:
         losses.append(loss)
@@ -334,7 +334,7 @@ def test_the_watch_ends_a_leader_that_waits_for_a_lost_rank(
 
     ranks.watch(abandon)
     assert ranks.lost() is None
-    note_exit(spec_path, 3, -signal.SIGKILL)
+    record_exit(spec_path.parent, 3, -signal.SIGKILL)
     assert abandoned.wait(60)
     assert str(losses[0]) == "rank 3 was killed by signal 9"
     assert losses[0].failure is FailureClass.NODE_LOST
@@ -342,31 +342,31 @@ def test_the_watch_ends_a_leader_that_waits_for_a_lost_rank(
 
 def test_of_several_lost_ranks_the_cause_is_reported(spec_path: Path) -> None:
     """The others lost their connections, or torch's agent ended them."""
-    ranks = Followers(spec_path, 5)
+    ranks = Followers(spec_path.parent, 5)
     write_error(1, FailureClass.TRAINER_CRASHED, "Traceback: closed by peer")
-    note_exit(spec_path, 1, 1)
-    note_exit(spec_path, 2, -signal.SIGTERM)
-    note_exit(spec_path, 3, -signal.SIGKILL)
-    killed = ranks.behind(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
+    record_exit(spec_path.parent, 1, 1)
+    record_exit(spec_path.parent, 2, -signal.SIGTERM)
+    record_exit(spec_path.parent, 3, -signal.SIGKILL)
+    killed = ranks.cause_of(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
     assert str(killed) == "rank 3 was killed by signal 9"
     shortage = MemoryShortage(
         rows=4, tokens=90, micro_batch_size=4, gradient_accumulation=2, peak_bytes=10**9
     )
     write_error(4, FailureClass.OUT_OF_MEMORY, "Traceback: out of memory", shortage)
-    note_exit(spec_path, 4, 1)
-    loss = ranks.behind(RuntimeError("closed by peer"), FailureClass.MODEL_LOAD_FAILED)
+    record_exit(spec_path.parent, 4, 1)
+    loss = ranks.cause_of(RuntimeError("closed by peer"), FailureClass.MODEL_LOAD_FAILED)
     assert loss is not None
     assert loss.failure is FailureClass.OUT_OF_MEMORY
     assert loss.traceback == "Traceback: out of memory"
     assert shortage_of(loss) == shortage
-    assert ranks.behind(ValueError(), FailureClass.LOSS_DIVERGED) is None
+    assert ranks.cause_of(ValueError(), FailureClass.LOSS_DIVERGED) is None
 
 
 def test_the_watch_ends_when_the_leader_leaves(spec_path: Path) -> None:
-    ranks, abandoned = Followers(spec_path, 2), Event()
+    ranks, abandoned = Followers(spec_path.parent, 2), Event()
     ranks.watch(lambda loss: abandoned.set())
     ranks.leave()
-    note_exit(spec_path, 1, -signal.SIGKILL)
+    record_exit(spec_path.parent, 1, -signal.SIGKILL)
     assert not abandoned.wait(0.3)
 
 
