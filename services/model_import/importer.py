@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +55,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
     """Store a base model and its tokenizer, and return the model's description.
 
-    The ref contains a hash of the content. Repeating an import therefore changes nothing, and
-    importing another model under the same name does not replace the base of earlier jobs. The
-    manifest is stored last, so an interrupted import stays invisible. Raise ImportRefused if the
-    source cannot be imported.
+    The ref contains a hash of the content, so importing another model under the same name does not
+    replace the base of earlier jobs. The manifest is stored last, so an interrupted import stays
+    invisible. Raise ImportRefused if the source cannot be imported.
     """
     if not NAME.fullmatch(name):
         raise ImportRefused(
@@ -149,28 +149,20 @@ def locate(source: str) -> Source:
         return Source(path.resolve())
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ImportRefused(f"No such file or directory: {source}.")
-    snapshot = _download(source)
-    return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
+    return _download(source)
 
 
 def packaged_gguf(package: str) -> Path:
-    """Return the path of an installed package's GGUF file, without importing the package.
-
-    Raise ImportRefused unless the package is installed and contains exactly one GGUF file.
-    """
+    """Return the path of an installed package's GGUF file, without importing the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportRefused(f"The Python package {package} is not installed. Install it first.")
-    found = [
-        file
-        for location in spec.submodule_search_locations
-        for file in sorted(Path(location).glob("*.gguf"))
-    ]
-    if len(found) != 1:
+    files = [file for path in spec.submodule_search_locations for file in Path(path).glob("*.gguf")]
+    if len(files) != 1:
         raise ImportRefused(
-            f"The Python package {package} has {len(found)} GGUF files instead of one."
+            f"The Python package {package} has {len(files)} GGUF files instead of one."
         )
-    return found[0]
+    return files[0]
 
 
 def _gguf(path: Path) -> Source:
@@ -181,23 +173,19 @@ def _gguf(path: Path) -> Source:
     return Source(place.parent, place.name)
 
 
-def _download(repository: str) -> Path:
+def _download(repository: str) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
+        snapshot = Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ImportRefused(f"Downloading {repository} failed: {error}") from error
+    return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
 
 
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load the tokenizer and model. Raise ImportRefused if it is not a causal language model.
-
-    Weights keep their stored precision. GGUF blocks are dequantized to float32 and stored as
-    bfloat16, which halves the size. The relative rounding error is 1/256; a 4-bit block is already
-    rounded to 1/16 of its range. Code in the source is never run.
-    """
+    """Load the tokenizer and model. Raise ImportRefused if it is not a causal language model."""
     from transformers import AutoTokenizer
 
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
@@ -222,19 +210,20 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 
 
 def _model(view: Source) -> PreTrainedModel:
-    """Load the model from a view. Every weight in its configuration must be present."""
+    """Load the model from a view. Every weight in its configuration must be present.
+
+    Weights keep their stored precision. GGUF blocks are dequantized and stored as bfloat16, whose
+    relative rounding error is 1/256; a 4-bit block is already rounded to 1/16 of its range.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     if view.gguf_file is not None:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            view.directory,
-            gguf_file=view.gguf_file,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.bfloat16,
-            output_loading_info=True,
-            **UNTRUSTED,
-        )
+        options: dict[str, Any] = {
+            "gguf_file": view.gguf_file,
+            "quantization_config": GgufConfig(dequantize=True),
+            "dtype": torch.bfloat16,
+        }
     else:
         config = AutoConfig.from_pretrained(
             view.directory, trust_remote_code=False, local_files_only=True
@@ -243,29 +232,20 @@ def _model(view: Source) -> PreTrainedModel:
         with torch.device("meta"):
             described = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         require_size(described.num_parameters(), view.directory)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            view.directory,
-            dtype="auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # _require_complete rejects them by name
-            **UNTRUSTED,
-        )
+        options = {"dtype": "auto", "ignore_mismatched_sizes": True}  # rejected below by name
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        view.directory, output_loading_info=True, **options, **UNTRUSTED
+    )
     model, loading = loaded
-    _require_complete(loading)
-    return model
-
-
-def _require_complete(loading: dict[str, Any]) -> None:
-    """Raise ImportRefused if any weight is missing and would be initialized randomly."""
-    missing = sorted(loading["missing_keys"])
-    if missing:
+    if missing := sorted(loading["missing_keys"]):  # they would be initialized randomly
         raise ImportRefused(
             f"The weights lack {len(missing)} of the model's parameters, such as {missing[0]}."
         )
-    for name, stored, described in loading["mismatched_keys"]:
+    for name, stored, configured in loading["mismatched_keys"]:
         raise ImportRefused(
-            f"{name} has the shape {tuple(stored)}; config.json describes {tuple(described)}."
+            f"{name} has the shape {tuple(stored)}; config.json describes {tuple(configured)}."
         )
+    return model
 
 
 def require_template(directory: Path) -> None:
@@ -279,20 +259,18 @@ def require_template(directory: Path) -> None:
     try:
         template = LimitedTemplate.of(found)
         template.render(SIMPLEST_CHAT)
-        for messages in OTHER_CHATS:
-            for prompt in (False, True):
-                try:
-                    template.render(messages, prompt=prompt)
-                except RenderingLimitExceeded:
-                    raise
-                except ChatRefused:
-                    pass  # a template need not support system messages or tools
+        for messages, prompt in product(OTHER_CHATS, (False, True)):
+            try:
+                template.render(messages, prompt=prompt)
+            except RenderingLimitExceeded:
+                raise
+            except ChatRefused:
+                pass  # a template need not support system messages or tools
     except ChatRefused as refused:
         raise ImportRefused(f"The model's chat template does not work: {refused}.") from refused
 
 
 def _content_hash(directory: Path) -> str:
-    """Return a hash of the names and contents of a directory's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         with path.open("rb") as file:

@@ -25,20 +25,12 @@ MOST_TEXT_BYTES = 256 * 1024**2
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights
 
-CODE_FIELDS = frozenset(
-    {
-        "auto_map",  # names Python files
-        "custom_generate",
-        "custom_pipelines",
-        # A value with a slash names a repository of compiled kernels.
-        "attn_implementation",
-        "_attn_implementation",
-        "_attn_implementation_internal",
-        "experts_implementation",
-        "_experts_implementation",
-        "_experts_implementation_internal",
-    }
-)
+CODE_FIELDS = {"auto_map", "custom_generate", "custom_pipelines"} | {
+    # A value with a slash names a repository of compiled kernels.
+    f"{prefix}{part}_implementation{suffix}"
+    for part in ("attn", "experts")
+    for prefix, suffix in (("", ""), ("_", ""), ("_", "_internal"))
+}
 """Fields of a configuration that make transformers run or download code. They are removed."""
 
 
@@ -63,8 +55,7 @@ class Source:
 def view_of(source: Source, into: Path) -> Source:
     """Link the allowed files into an empty folder, and copy filtered configurations.
 
-    Raise ImportRefused if a link leaves the source, a file is not a regular file, a text file is
-    too large, or an index names files elsewhere.
+    Raise ImportRefused if a file is missing, too large, outside the source, or no regular file.
     """
     if source.gguf_file is not None:
         (into / source.gguf_file).symlink_to(_inside(source, source.gguf_file))
@@ -80,7 +71,7 @@ def view_of(source: Source, into: Path) -> Source:
         )
     for name in names:
         if not name.startswith("adapter_"):
-            _show(source, name, into / name)
+            _add(source, name, into / name)
     _require_shards(into)
     brings_code = any("auto_map" in _json(source.directory / each) for each in CONFIGS & {*names})
     return Source(into, brings_code=brings_code)
@@ -88,10 +79,10 @@ def view_of(source: Source, into: Path) -> Source:
 
 def require_size(parameters: int, directory: Path) -> None:
     """Raise ImportRefused if the configuration has more parameters than the weights."""
-    held = sum(path.stat().st_size for path in directory.glob(WEIGHTS)) * PARAMETERS_PER_BYTE
-    if parameters > held:
+    most = sum(path.stat().st_size for path in directory.glob(WEIGHTS)) * PARAMETERS_PER_BYTE
+    if parameters > most:
         raise ImportRefused(
-            f"config.json describes {parameters:,} parameters; the weights have at most {held:,}."
+            f"config.json describes {parameters:,} parameters; the weights have at most {most:,}."
         )
 
 
@@ -113,25 +104,22 @@ def _inside(source: Source, name: str) -> Path:
     return place
 
 
-def _show(source: Source, name: str, shown: Path) -> None:
+def _add(source: Source, name: str, target: Path) -> None:
     place = _inside(source, name)
     if not name.endswith(".safetensors") and (size := place.stat().st_size) > MOST_TEXT_BYTES:
         raise ImportRefused(f"{name} has {size:,} bytes; the maximum is {MOST_TEXT_BYTES:,}.")
     if name in CONFIGS:
         config = _without_code(_json(place))
-        if name == "tokenizer_config.json":
-            config = _without_files(config)
-        shown.write_text(json.dumps(config))
+        if name == "tokenizer_config.json":  # a path in it would override the file beside it
+            config = {k: v for k, v in config.items() if not k.endswith(("_file", "_files"))}
+        target.write_text(json.dumps(config))
     else:
-        shown.symlink_to(place)
+        target.symlink_to(place)
 
 
 def _require_shards(view: Path) -> None:
     """Raise ImportRefused if an index names files outside its own directory."""
-    if not (view / INDEX).exists():
-        return
-    index = _json(view / INDEX)
-    weights = index.get("weight_map")
+    weights = _json(view / INDEX).get("weight_map") if (view / INDEX).exists() else {}
     if not isinstance(weights, dict):
         raise ImportRefused(f"{INDEX} has no weight_map.")
     shards = {path.name for path in view.glob(WEIGHTS)}
@@ -142,12 +130,12 @@ def _require_shards(view: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ImportRefused(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ImportRefused(f"{path.name} is not a JSON object.")
-    return found
+    return content
 
 
 def _without_code(value: Any) -> Any:
@@ -157,8 +145,3 @@ def _without_code(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_code(each) for each in value]
     return value
-
-
-def _without_files(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer configuration without paths, which would override the files beside it."""
-    return {key: value for key, value in config.items() if not key.endswith(("_file", "_files"))}
