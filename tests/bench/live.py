@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
@@ -132,24 +131,22 @@ def bench(
 
 def measure(console: Console, settings: Settings, clients: int, jobs: int, seconds: int) -> Run:
     """Run the clients against training jobs, with a new gateway after half of the time."""
-    with Platform.opened(settings, jobs) as platform:
-        process = _gateway(settings)
+    with Platform.opened(settings, jobs) as platform, Gateway(settings) as gateway:
         platform.advance(5)  # the first views
-        before = process.memory_info().rss
+        before = gateway.process.memory_info().rss
         with _clients(settings, platform, clients) as (output, commands):
             began = time.time()
             _expect(output, "ready")
             console.print(f"{clients} clients are there after {time.time() - began:.1f} s")
             run = Run(platform.written, platform.checkpoints)
-            used = _cpu_seconds(process)
+            used = gateway.cpu_seconds()
             platform.advance(seconds / 2)
-            run.cpu_share = 2 * (_cpu_seconds(process) - used) / seconds
-            run.bytes_per_client = (process.memory_info().rss - before) / clients
+            run.cpu_share = 2 * (gateway.cpu_seconds() - used) / seconds
+            run.bytes_per_client = (gateway.process.memory_info().rss - before) / clients
             run.view_seconds = _view_seconds(settings, platform.job_ids)
             gone = time.time()
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-            process = _gateway(settings, platform)
+            gateway.stop()
+            gateway.start(platform.advance)
             _expect(output, "back", platform)
             run.away = (gone, time.time())
             console.print(f"all are back {run.away[1] - gone:.1f} s after the gateway was ended")
@@ -159,8 +156,6 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
             commands.flush()
             run.received = [Received.model_validate_json(line) for line in output]
             run.steps, run.lines = map(frozenset, platform.measured)
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
     return run
 
 
@@ -173,26 +168,44 @@ def _limits(clients: int) -> dict[str, int]:
     }
 
 
-def _gateway(settings: Settings, platform: Platform | None = None) -> psutil.Process:
-    """Start a gateway while the jobs continue."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "deploy.run", "gateway"],
-        env=os.environ | environment(settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{settings.gateway_url}/healthz").is_success:
-                return psutil.Process(started.pid)
-        except httpx.TransportError:
-            pass
-        if platform is not None:
-            platform.advance(0.2)
-        else:
-            time.sleep(0.1)
-    raise StackError("The gateway did not start.")
+class Gateway:
+    """A gateway process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> Gateway:
+        self.start(time.sleep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, wait: Callable[[float], None]) -> None:
+        """Start the process, and call `wait` with seconds until it is ready."""
+        self._started = subprocess.Popen(
+            [sys.executable, "-m", "deploy.run", "gateway"],
+            env=os.environ | environment(self._settings),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.process = psutil.Process(self._started.pid)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self._settings.gateway_url}/healthz").is_success:
+                    return
+            wait(0.2)
+        self.stop()
+        raise StackError("The gateway did not start.")
+
+    def stop(self) -> None:
+        self._started.terminate()
+        self._started.wait(20)
+
+    def cpu_seconds(self) -> float:
+        used = self.process.cpu_times()
+        return used.user + used.system
 
 
 @contextmanager
@@ -242,11 +255,6 @@ def _expect(output: IO[str], word: str, platform: Platform | None = None) -> Non
         else:
             time.sleep(0.05)
     os.set_blocking(output.fileno(), True)
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    used = process.cpu_times()
-    return used.user + used.system
 
 
 def _view_seconds(settings: Settings, job_ids: Sequence[UUID]) -> float:

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from random import Random
+from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
@@ -102,7 +103,7 @@ class Client:
         """Record a frame, and return its sequence."""
         self.events += [(each, moment) for each in frame["events"]]
         content: str = frame.get("content", "")
-        for segment, step, _ in (frame.get("curve") or {"steps": ()})["steps"]:
+        for segment, step, *_ in (frame.get("curve") or {"steps": ()})["steps"]:
             self.steps.append(step)
             self.step = segment, step
         for segment, number in LINE.findall(content):
@@ -124,12 +125,15 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
     config = ClientsConfig.model_validate_json(await loop.run_in_executor(None, input))
-    reading = loop.run_in_executor(None, _read, loop, lines)
+    Thread(target=_read, args=(loop, lines), daemon=True).start()
     gate, chance = asyncio.Semaphore(AT_ONCE), Random(1)
     clients = [Client(config.url, view) for view in config.views]
     tasks = [asyncio.create_task(client.run(gate, chance)) for client in clients]
     wanted = 1
     while lines.empty():
+        for task in tasks:
+            if task.done():
+                task.result()  # raises the error that ended the client
         if all(client.connected and client.connections >= wanted for client in clients):
             print("ready" if wanted == 1 else "back", flush=True)
             wanted += 1
@@ -137,7 +141,6 @@ async def main() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await reading
     for client in clients:
         seen = Received(
             job=client.view.job,
