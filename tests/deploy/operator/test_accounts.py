@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from typer.testing import CliRunner
 
-from deploy.cli import main
 from deploy.local.errors import StackError
-from deploy.operator import audit as auditing
 from deploy.operator import model_import
-from deploy.processes import environment
 from domain.catalog.base_model import BaseModel
 from domain.core.identity import base_model_id
 from domain.use_cases.accounts import EcoLink
@@ -17,18 +13,7 @@ from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
 from tests.builders.tiny_model import TINY_SHAPE
-
-
-@pytest.fixture(autouse=True)
-def _configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
-
-
-def ecolink(*arguments: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, arguments, env={"COLUMNS": "200"})
-    assert result.exit_code == exit_code, result.output
-    return result.output
+from tests.deploy.operator.command_line import ecolink
 
 
 def test_accounts_and_credit() -> None:
@@ -58,16 +43,6 @@ def test_a_read_model_that_differs_is_rebuilt(settings: Settings) -> None:
     ecolink("projections", "rebuild", "accounts")
     assert ecolink("accounts", "list") == listed
     assert "nonesuch" in ecolink("projections", "rebuild", "nonesuch", exit_code=1)
-
-
-def test_an_audit_of_a_home_in_use_fails_with_a_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def busy(*_: object, **__: object) -> None:
-        raise StackError("busy")
-
-    monkeypatch.setattr(auditing, "stack", busy)
-    assert "busy" in ecolink("audit", "verify", exit_code=1)
 
 
 def test_keys(settings: Settings) -> None:
@@ -120,8 +95,3 @@ def test_a_listed_repository_gets_its_catalog_name(
     ecolink("models", "import", repository, exit_code=1)
     ecolink("models", "import", repository, "--name", "mine", exit_code=1)
     assert names == ["smollm2-135m-instruct", "mine"]
-
-
-def test_a_failed_import_ends_with_a_message() -> None:
-    answer = ecolink("models", "import", "/nowhere/at/all.gguf", exit_code=1)
-    assert "/nowhere/at/all.gguf" in answer

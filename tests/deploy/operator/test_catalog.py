@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from typer.testing import CliRunner
 
-from deploy.cli import main
 from deploy.migrate import migrate
-from deploy.processes import environment
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import shipped_offers
 from domain.core.event_log import EventLog
@@ -16,18 +13,7 @@ from domain.use_cases.accounts import EcoLink
 from infrastructure.settings import Settings
 from tests.builders.commands import command
 from tests.builders.tiny_model import TINY_SHAPE
-
-
-@pytest.fixture(autouse=True)
-def _configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
-
-
-def ecolink(*arguments: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, ("catalog", *arguments), env={"COLUMNS": "200"})
-    assert result.exit_code == exit_code, result.output
-    return result.output
+from tests.deploy.operator.command_line import ecolink
 
 
 def row(output: str, name: str) -> list[str]:
@@ -47,9 +33,9 @@ def test_a_migrated_database_has_the_shipped_catalog(log: EventLog) -> None:
 
 
 def test_migrating_again_keeps_the_operator_s_changes(settings: Settings, log: EventLog) -> None:
-    ecolink("gpu-types", "set", "l4", "--price", "0.50")
-    ecolink("gpu-types", "withdraw", "h100")
-    ecolink("bases", "withdraw", "phi-4")
+    ecolink("catalog", "gpu-types", "set", "l4", "--price", "0.50")
+    ecolink("catalog", "gpu-types", "withdraw", "h100")
+    ecolink("catalog", "bases", "withdraw", "phi-4")
     version = offered(log).version
     migrate(settings)
     catalog = offered(log)
@@ -60,7 +46,7 @@ def test_migrating_again_keeps_the_operator_s_changes(settings: Settings, log: E
 
 
 def test_show_has_prices_capacity_and_bases(log: EventLog) -> None:
-    shown = ecolink("show")
+    shown = ecolink("catalog", "show")
     assert row(shown, "cpu")[-4:] == ["$0.60", "0.15", "2", "2"]
     assert row(shown, "local") == ["local", "This", "machine"]
     smollm2 = ["smollm2-135m-instruct", "135M", "30", "576", "8192", "yes", "no"]
@@ -69,58 +55,58 @@ def test_show_has_prices_capacity_and_bases(log: EventLog) -> None:
         EcoLink(log).import_base_model(
             "smollm2-135m-instruct", "models/x", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
         )
-    assert row(ecolink("show"), "smollm2-135m-instruct")[-1] == "yes"
+    assert row(ecolink("catalog", "show"), "smollm2-135m-instruct")[-1] == "yes"
 
 
 def test_a_new_gpu_type_needs_every_field_and_a_change_only_its_own(log: EventLog) -> None:
-    missing = ecolink("gpu-types", "set", "rtx", "--title", "RTX", exit_code=1)
+    missing = ecolink("catalog", "gpu-types", "set", "rtx", "--title", "RTX", exit_code=1)
     assert "--backing, --bf16-tflops, --max-per-job, --price" in missing
     figures = ("--vram-gib", "24", "--price", "0.40", "--bf16-tflops", "165", "--backing", "nvidia")
     names = ("--device-name", "RTX 4090", "--device-name", "RTX 4090 D")
     rest = ("--title", "RTX", "--max-per-job", "2", "--source", "a data sheet")
-    ecolink("gpu-types", "set", "rtx", *figures, *names, *rest)
-    ecolink("gpu-types", "set", "rtx", "--price", "0.45")
+    ecolink("catalog", "gpu-types", "set", "rtx", *figures, *names, *rest)
+    ecolink("catalog", "gpu-types", "set", "rtx", "--price", "0.45")
     rtx = offered(log).gpu_type("rtx")
     assert (rtx.micros_per_hour, rtx.vram_gib, rtx.backing) == (450_000, 24.0, "nvidia")
     assert rtx.device_names == ("RTX 4090", "RTX 4090 D")
 
 
 def test_capacity_and_regions(log: EventLog) -> None:
-    ecolink("regions", "set", "oslo", "--title", "Oslo")
-    ecolink("capacity", "oslo", "l4", "4")
-    ecolink("regions", "set", "oslo", "--title", "Oslo, Norway")
+    ecolink("catalog", "regions", "set", "oslo", "--title", "Oslo")
+    ecolink("catalog", "capacity", "oslo", "l4", "4")
+    ecolink("catalog", "regions", "set", "oslo", "--title", "Oslo, Norway")
     assert offered(log).region("oslo").capacity == {"l4": 4}
-    assert row(ecolink("show"), "l4")[-1] == "4"
-    ecolink("regions", "withdraw", "oslo")
+    assert row(ecolink("catalog", "show"), "l4")[-1] == "4"
+    ecolink("catalog", "regions", "withdraw", "oslo")
     assert "oslo" not in offered(log).regions
 
 
 def test_bases_are_listed_made_eligible_and_delisted(log: EventLog) -> None:
-    ecolink("bases", "set", "phi-4", "--no-eligible")
-    ecolink("bases", "set", "phi-4", "--source", "another page")
+    ecolink("catalog", "bases", "set", "phi-4", "--no-eligible")
+    ecolink("catalog", "bases", "set", "phi-4", "--source", "another page")
     phi = offered(log).bases["phi-4"]
     assert (phi.eligible, phi.source) == (False, "another page")
-    refused = ecolink("bases", "set", "mine", exit_code=1)
+    refused = ecolink("catalog", "bases", "set", "mine", exit_code=1)
     assert "ecolink models import SOURCE --name mine" in refused
     with command("import"):
         EcoLink(log).import_base_model(
             "mine", "models/mine", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
         )
-    ecolink("bases", "set", "mine")
+    ecolink("catalog", "bases", "set", "mine")
     assert offered(log).bases["mine"].shape == TINY_SHAPE
-    ecolink("bases", "withdraw", "mine")
+    ecolink("catalog", "bases", "withdraw", "mine")
     assert "mine" not in offered(log).bases
 
 
 def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> None:
-    ecolink("bases", "deploy", "phi-4", exit_code=1)
-    ecolink("bases", "undeploy", "phi-4", exit_code=1)
+    ecolink("catalog", "bases", "deploy", "phi-4", exit_code=1)
+    ecolink("catalog", "bases", "undeploy", "phi-4", exit_code=1)
     with command("import"):
         EcoLink(log).import_base_model("phi-4", "models/x", "m", "Phi3", 1, 1, TINY_SHAPE)
     for _ in range(2):
-        assert "deploying" in ecolink("bases", "deploy", "phi-4")
-    assert row(ecolink("show"), "phi-4")[-2:] == ["yes", "deploying"]
-    assert "is undeployed" in ecolink("bases", "undeploy", "phi-4")
+        assert "deploying" in ecolink("catalog", "bases", "deploy", "phi-4")
+    assert row(ecolink("catalog", "show"), "phi-4")[-2:] == ["yes", "deploying"]
+    assert "is undeployed" in ecolink("catalog", "bases", "undeploy", "phi-4")
 
 
 @pytest.mark.parametrize(
@@ -141,5 +127,5 @@ def test_a_refused_change_changes_nothing(
     log: EventLog, arguments: tuple[str, ...], value: str
 ) -> None:
     version = offered(log).version
-    assert value in ecolink(*arguments, exit_code=1)
+    assert value in ecolink("catalog", *arguments, exit_code=1)
     assert offered(log).version == version

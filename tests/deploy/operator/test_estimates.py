@@ -8,21 +8,16 @@ import re
 from datetime import timedelta
 from uuid import UUID
 
-import pytest
-from typer.testing import CliRunner
-
-from deploy.cli import main
 from deploy.operator.estimates import NO_ESTIMATES, NONE_ENDED, Scored, Summary
-from deploy.processes import environment
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.estimating.estimate import Estimate, PhaseEstimate
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
-from infrastructure.settings import Settings
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
+from tests.deploy.operator.command_line import ecolink
 
 ESTIMATE = Estimate(
     rate_micros_per_hour=3_600_000,
@@ -36,18 +31,6 @@ ESTIMATE = Estimate(
     ),
 )
 """$0.10 to $0.13, and 100 to 130 s."""
-
-
-@pytest.fixture(autouse=True)
-def _configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
-
-
-def ecolink(*arguments: str) -> str:
-    result = CliRunner().invoke(main, arguments, env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def job(log: EventLog, number: int, actual_seconds: int | None) -> UUID:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
-import pytest
-from typer.testing import CliRunner
-
-from deploy.cli import main
-from deploy.processes import environment
 from domain.catalog.base_model import BaseModel
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
@@ -25,19 +21,13 @@ from projections.base_models import all_base_models
 from projections.projection import ProjectionEffect
 from tests.builders.commands import command
 from tests.builders.reports import WEIGHTS, adapter_ref, register_model
+from tests.deploy.operator.command_line import ecolink
+
+verify = partial(ecolink, "models", "verify")
+delete_base = partial(ecolink, "models", "delete-base")
 
 
-def verify(*arguments: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, ["models", "verify", *arguments], env={"COLUMNS": "200"})
-    assert result.exit_code == exit_code, result.output
-    return result.output
-
-
-def test_models_verify(
-    log: EventLog, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
+def test_models_verify(log: EventLog, settings: Settings, tmp_path: Path) -> None:
     assert "ft:tiny:0" in verify("ft:tiny:0", exit_code=4)
     model = register_model(log, settings).model
     printed = verify(model)
@@ -56,17 +46,7 @@ def test_models_verify(
     assert [each["check"] for each in answer["checks"] if not each["ok"]] == [f"file {WEIGHTS}"]
 
 
-def delete_base(name: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, ["models", "delete-base", name], env={"COLUMNS": "200"})
-    assert result.exit_code == exit_code, result.output
-    return " ".join(result.output.split())
-
-
-def test_a_base_in_use_cannot_be_deleted(
-    log: EventLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
+def test_a_base_in_use_cannot_be_deleted(log: EventLog, settings: Settings) -> None:
     job = log.load(Job, register_model(log, settings).originator_id)
     base = job.plan.base_model
     deploying = Deploying(log)

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from deploy.cli import main
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from infrastructure.bus import REPORTS, connect, provision
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.deploy.operator.command_line import ecolink
 from tests.deploy.test_trainer_credentials import connected
 from tests.polling import eventually
 
@@ -24,9 +23,7 @@ from tests.polling import eventually
 def printed(folder: Path, port: int) -> dict[str, str]:
     """The settings that the command prints."""
     arguments = ["nats-config", str(folder), "--port", str(port), "--store", str(folder / "js")]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    lines = [line for line in result.stdout.splitlines() if line.startswith("ECOLINK_")]
+    lines = [line for line in ecolink(*arguments).splitlines() if line.startswith("ECOLINK_")]
     return dict(line.split("=", 1) for line in lines)
 
 
