@@ -11,12 +11,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.datasets.dataset import DatasetStatus
+from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.tables import fields, listing, pairs
 from gateway.cli.terminal import AsJson, bar, client_of, interrupted, show
-from gateway.datasets.schemas import DatasetAnswer, Excerpt, ValidationReport
+from gateway.datasets.schemas import DatasetAnswer
 from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5

@@ -12,9 +12,10 @@ from pydantic import StringConstraints
 
 from domain.core.identity import created_id
 from domain.datasets.dataset import UploadOptions
+from domain.datasets.validation_report import ValidationReport
 from gateway.backend import BackendOf
 from gateway.datasets import service
-from gateway.datasets.schemas import DatasetAnswer, ValidationReport
+from gateway.datasets.schemas import DatasetAnswer
 from gateway.datasets.uploads import StoredFile, record_upload, upload_ref, upload_slot
 from gateway.http.access import CallerOf
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers

@@ -36,18 +36,6 @@ WITH steps AS (
 """Query of the CSV lines. The database formats them, so that it can also sum their lengths."""
 
 
-def _csv(connection: Connection, job_id: UUID) -> bytes:
-    """Return a line for each measured or evaluated step. Losses are in nats per label token.
-
-    Step 0, the base model, is omitted, as are measurements past their retention.
-    """
-    rows = connection.execute(
-        f"{SQL} SELECT line FROM lines ORDER BY step",  # type: ignore[arg-type]
-        {"jobs": [job_id], "end": LINE_END},
-    ).fetchall()
-    return "".join([HEAD, *(row["line"] for row in rows)]).encode()
-
-
 def metrics_sizes(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Return the sizes of the metrics of jobs, in bytes."""
     rows = connection.execute(
@@ -81,7 +69,15 @@ def metrics_end(backend: Backend, job: Row) -> datetime:
 
 
 def metrics_csv(backend: Backend, job: Row) -> bytes:
-    """Return the metrics of a job as CSV after its last measurements have arrived."""
+    """Return a CSV line for each measured or evaluated step, after the last ones have arrived.
+
+    Losses are in nats per label token. Step 0, the base model, is omitted, as are measurements past
+    their retention.
+    """
     metrics_end(backend, job)
     with backend.pool.connection() as connection:
-        return _csv(connection, job["job_id"])
+        rows = connection.execute(
+            f"{SQL} SELECT line FROM lines ORDER BY step",  # type: ignore[arg-type]
+            {"jobs": [job["job_id"]], "end": LINE_END},
+        ).fetchall()
+    return "".join([HEAD, *(row["line"] for row in rows)]).encode()

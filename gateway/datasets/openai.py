@@ -26,7 +26,7 @@ from gateway.datasets.metrics_file import (
     metrics_sizes,
 )
 from gateway.datasets.service import delete_dataset, obstacle_of, own_dataset, rejection_summary
-from gateway.datasets.upload_form import FORM_SCHEMA, UNNAMED, Upload, receive_upload
+from gateway.datasets.upload_form import FORM_SCHEMA, UNNAMED, receive_upload
 from gateway.datasets.uploads import dropped_on, record_upload
 from gateway.http.access import Caller, CallerOf
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
@@ -86,20 +86,17 @@ async def create_file(
     retries: RetryOf = 0,
 ) -> FileObject:
     """Upload a JSONL file of chat examples and start its validation."""
-    upload = await receive_upload(request, backend, caller)
-    return await run_in_threadpool(_record, backend, caller, upload, idempotency_key, retries)
+    name, file, options = await receive_upload(request, backend, caller)
 
+    def record() -> FileObject:
+        request_sha256 = fingerprint(FILES_PATH, [name, file.sha256, *astuple(options)])
+        with dropped_on(Exception, backend, file.ref):
+            key = command_key(backend, caller, idempotency_key, retries, request_sha256)
+        dataset_id = created_id(caller.account_id, "dataset", key)
+        row = record_upload(backend, caller, dataset_id, name, file, options)
+        return _dataset_file(row, _name_of(backend, dataset_id), backend.artifacts)
 
-def _record(
-    backend: Backend, caller: Caller, upload: Upload, idempotency_key: str | None, retries: int
-) -> FileObject:
-    name, options = upload.filename or UNNAMED, upload.upload_options
-    request_sha256 = fingerprint(FILES_PATH, [name, upload.sha256, *astuple(options)])
-    with dropped_on(Exception, backend, upload.ref):
-        key = command_key(backend, caller, idempotency_key, retries, request_sha256)
-    dataset_id = created_id(caller.account_id, "dataset", key)
-    row = record_upload(backend, caller, dataset_id, name, upload.file, options)
-    return _dataset_file(row, _name_of(backend, dataset_id), backend.artifacts)
+    return await run_in_threadpool(record)
 
 
 @router.get("")
@@ -116,8 +113,7 @@ def list_files(
     A page has at most 100 files. If `has_more` is true, pass the last ID as `after` to get the next
     page. `after` may name a deleted file.
     """
-    wanted = purpose if purpose is None else {FINE_TUNE: False, RESULTS: True}.get(purpose)
-    if purpose is not None and wanted is None:
+    if purpose not in (None, FINE_TUNE, RESULTS):
         return Page(data=[], first_id=None, last_id=None, has_more=False)
     key = None if after is None else _key(backend, caller, after)
     limit = min(limit, PAGE_SIZE)
@@ -128,7 +124,7 @@ def list_files(
             limit + 1,
             key,
             ascending=order == "asc",
-            result=None if wanted is None else bool(wanted),
+            result=None if purpose is None else purpose == RESULTS,
         )
     return page_from(keys, _file_name, limit, partial(_files, backend))
 

@@ -108,7 +108,16 @@ async def show_examples(
     first = min(first, dataset.examples or 1)
     preview = Preview()
     if base is not None:
-        preview = await previews.shown(caller.account_id, _asked(backend, base, ref, first))
+        request = PreviewRequest(
+            artifacts=backend.settings.artifacts,
+            dataset_ref=ref,
+            base_ref=base.ref,
+            manifest_sha256=base.manifest_sha256,
+            context_length=base.context_length,
+            first=first,
+            count=EXAMPLES_SHOWN,
+        )
+        preview = await previews.shown(caller.account_id, request)
     return await run_in_threadpool(
         fragment,
         "datasets/examples.html",
@@ -148,18 +157,6 @@ def _for_bases(
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
         raise WrongState(f"The dataset is {dataset.status}. Only a ready dataset has examples.")
     return dataset, base_views(backend, dataset_id), backend.log.load(Dataset, dataset_id).ref
-
-
-def _asked(backend: Backend, base: BaseView, ref: str, first: int) -> PreviewRequest:
-    return PreviewRequest(
-        artifacts=backend.settings.artifacts,
-        dataset_ref=ref,
-        base_ref=base.ref,
-        manifest_sha256=base.manifest_sha256,
-        context_length=base.context_length,
-        first=first,
-        count=EXAMPLES_SHOWN,
-    )
 
 
 def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:

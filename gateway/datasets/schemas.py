@@ -1,4 +1,4 @@
-"""Schemas of datasets and validation reports."""
+"""Schemas of datasets."""
 
 from __future__ import annotations
 
@@ -54,47 +54,3 @@ class DatasetAnswer(Answer):
         examples=[["smollm2-135m-instruct"]],
         description="Base models whose token count is not known yet.",
     )
-
-
-class Excerpt(Answer):
-    """Part of a line. If `end` is greater than `start`, the error is in `text[start:end]`.
-
-    Each invisible character is replaced by one visible symbol.
-    """
-
-    text: str = Field(examples=["Where is my order?"])
-    column: int = Field(description="Column of the first character in the line, from 1.")
-    goes_on: bool = Field(description="True if the line continues after the excerpt.")
-    start: int
-    end: int
-
-
-class LineProblem(Answer):
-    """A validation error. `line` counts from 1. It is null for an error of the whole file."""
-
-    line: int | None
-    code: str
-    message: str = Field(examples=["`messages` is missing."])
-    excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
-
-
-class Notice(Answer):
-    """A warning, the number of affected lines, and the first of them."""
-
-    code: str
-    message: str = Field(examples=["12 examples are duplicates."])
-    count: int
-    lines: list[int]
-
-
-class ValidationReport(Answer):
-    """Result of a validation. It has at most one error per line and 100 errors in total."""
-
-    status: DatasetStatus
-    examples: int = Field(examples=[1200])
-    duplicates: int
-    lines: int
-    bytes: int = Field(examples=[19_600_000])
-    warnings: list[Notice]
-    errors: list[LineProblem]
-    error_count: int

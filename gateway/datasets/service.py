@@ -12,9 +12,10 @@ from uuid import UUID
 from domain.core.aggregate import because
 from domain.core.errors import NotFound, WrongState
 from domain.datasets.dataset import Dataset, DatasetStatus, Trainability
+from domain.datasets.validation_report import ValidationReport
 from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend
-from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount, ValidationReport
+from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount
 from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
@@ -144,20 +145,13 @@ def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
     dataset = backend.log.load(Dataset, dataset_id)
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
-    return [_base_view(dataset, row) for row in bases]
-
-
-def _base_view(dataset: Dataset, row: dict[str, Any]) -> BaseView:
-    revision = (row["name"], row["manifest_sha256"])
-    known = dataset.is_counted(*revision)
-    return BaseView(
-        name=row["name"],
-        ref=row["ref"],
-        manifest_sha256=row["manifest_sha256"],
-        context_length=row["context_length"],
-        lengths=dataset.counted[row["name"]].lengths if known else None,
-        refusal=dataset.why_uncountable(*revision),
-    )
+    views = []
+    for row in bases:
+        name, sha256 = row["name"], row["manifest_sha256"]
+        lengths = dataset.counted[name].lengths if dataset.is_counted(name, sha256) else None
+        refusal = dataset.why_uncountable(name, sha256)
+        views.append(BaseView(name, row["ref"], sha256, row["context_length"], lengths, refusal))
+    return views
 
 
 def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | None:

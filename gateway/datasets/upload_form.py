@@ -58,23 +58,10 @@ class Upload:
     """The part of a form that has been received."""
 
     ref: str
-    filename: str | None = None
-    """None until the file arrives."""
-    size: int = 0
-    """Bytes."""
-    sha256: str = ""
+    file: StoredFile | None = None
+    filename: str = UNNAMED
     purpose: str | None = None
     options: dict[str, bool] = field(default_factory=dict)
-
-    @property
-    def file(self) -> StoredFile:
-        """The stored file."""
-        return StoredFile(self.ref, self.sha256, self.size)
-
-    @property
-    def upload_options(self) -> UploadOptions:
-        """Upload options of the dataset."""
-        return UploadOptions(**self.options)
 
     def require_purpose(self) -> None:
         """Raise Invalid if the purpose is not fine-tuning."""
@@ -82,10 +69,13 @@ class Upload:
             raise Invalid(f"Unknown purpose {self.purpose!r}. Send {FINE_TUNE!r}.", field="purpose")
 
 
-async def receive_upload(request: Request, backend: Backend, caller: Caller) -> Upload:
-    """Store the file of a form. Delete it on any error.
+async def receive_upload(
+    request: Request, backend: Backend, caller: Caller
+) -> tuple[str, StoredFile, UploadOptions]:
+    """Store the file of a form. Return its name, the stored file and the options.
 
-    Raises Invalid, TooLarge, NoDiskSpace, RateLimited and QuotaExceeded.
+    The file is deleted on any error. Raises Invalid, TooLarge, NoDiskSpace, RateLimited and
+    QuotaExceeded.
     """
     upload = Upload(upload_ref(caller))
     try:
@@ -93,24 +83,25 @@ async def receive_upload(request: Request, backend: Backend, caller: Caller) -> 
             refuse_declared(request, most_bytes, FORM_BYTES)
             await _receive(request, backend, upload, most_bytes)
         upload.require_purpose()
-        if upload.filename is None:
+        if upload.file is None:
             raise Invalid("Send the file in the form field `file`.", field="file")
     except BaseException:
-        if upload.filename is not None:
+        if upload.file is not None:
             await run_in_threadpool(backend.artifacts.delete, upload.ref)
         raise
-    return upload
+    return upload.filename, upload.file, UploadOptions(**upload.options)
 
 
 async def _receive(request: Request, backend: Backend, upload: Upload, most_bytes: int) -> None:
     form = Form(request.headers.get("content-type", ""), request.stream())
     async for part in form.parts():
-        if part.name == "file" and upload.filename is None:
+        if part.name == "file" and upload.file is None:
             if upload.purpose is not None:
                 upload.require_purpose()
-            upload.size, upload.sha256 = await store_stream(
+            size, sha256 = await store_stream(
                 part.chunks, backend.artifacts, upload.ref, most_bytes
             )
+            upload.file = StoredFile(upload.ref, sha256, size)
             upload.filename = storable(part.filename or "")[-MAX_NAME:] or UNNAMED
         elif part.name == "purpose":
             upload.purpose = await part.text()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
+from domain.core.errors import NotFound
 from gateway.backend import BackendOf
 from gateway.http.access import CallerOf, OperatorOf
 from gateway.http.downloads import OCTETS, ZIP, ConditionsOf, download, file_answers
@@ -70,9 +71,7 @@ def download_model_file(
     model: str, path: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
     """Download a file of a model. Send `Range` to resume an interrupted download."""
-    ref = files.model_ref(backend, caller, model)
-    file = files.file_named(backend, ref, path)
-    return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+    return _download(backend, files.model_ref(backend, caller, model), path, wanted)
 
 
 @checkpoints.get("/files", responses=refusals(404))
@@ -99,9 +98,7 @@ def download_checkpoint_file(
     backend: BackendOf,
 ) -> Response:
     """Download a file of a checkpoint. Send `Range` to resume an interrupted download."""
-    ref = files.checkpoint_ref(backend, caller, job_id, step)
-    file = files.file_named(backend, ref, path)
-    return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+    return _download(backend, files.checkpoint_ref(backend, caller, job_id, step), path, wanted)
 
 
 @deploying.get("/deployments", responses=refusals(404))
@@ -164,6 +161,13 @@ def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Deployme
 def _listed(backend: BackendOf, ref: str) -> Listed[FileAnswer]:
     found = files.files_of(backend, ref)
     return Listed(data=[FileAnswer(**file.model_dump()) for file in found])
+
+
+def _download(backend: BackendOf, ref: str, path: str, wanted: ConditionsOf) -> Response:
+    for file in files.files_of(backend, ref):
+        if file.path == path:
+            return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+    raise NotFound(f"Unknown file {path!r}.")
 
 
 for each in (models, deploying, checkpoints):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from uuid import UUID
 
 from domain.core.errors import NotFound
@@ -42,26 +41,17 @@ def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
     return [*manifest.files, itself]
 
 
-def file_named(backend: Backend, ref: str, path: str) -> ManifestFile:
-    """Return a file of a reference by its path. Raises NotFound."""
-    for each in files_of(backend, ref):
-        if each.path == path:
-            return each
-    raise NotFound(f"Unknown file {path!r}.")
-
-
 def model_archive(backend: Backend, caller: Caller, model: str) -> Archive:
     """Return an archive of all files of a model. Raises NotFound."""
-    ref = model_ref(backend, caller, model)
-    return _archive(model.replace(":", "-"), ref, files_of(backend, ref))
+    return _archive(backend, model.replace(":", "-"), model_ref(backend, caller, model))
 
 
 def checkpoint_archive(backend: Backend, caller: Caller, job_id: UUID, step: int) -> Archive:
     """Return an archive of a checkpoint's adapter. Raises NotFound."""
     ref = checkpoint_ref(backend, caller, job_id, step)
-    files = [each for each in files_of(backend, ref) if each.path.startswith(ADAPTER)]
-    return _archive(f"{job_name(job_id)}-step-{step}", ref, files)
+    return _archive(backend, f"{job_name(job_id)}-step-{step}", ref, ADAPTER)
 
 
-def _archive(directory: str, ref: str, files: Iterable[ManifestFile]) -> Archive:
-    return Archive(directory, [(each.path, f"{ref}/{each.path}") for each in files])
+def _archive(backend: Backend, directory: str, ref: str, prefix: str = "") -> Archive:
+    paths = [each.path for each in files_of(backend, ref) if each.path.startswith(prefix)]
+    return Archive(directory, [(path, f"{ref}/{path}") for path in paths])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from domain.core.errors import DomainError
@@ -12,7 +13,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.service import start_chat
 from gateway.chat.serving import ServingOf
-from gateway.http.access import Caller, CallerOf, OperatorOf
+from gateway.http.access import Caller, CallerOf, operator
 from gateway.http.errors import retry_after
 from gateway.http.streaming import EventStream
 from gateway.jobs.service import promote as promote_job
@@ -106,20 +107,6 @@ def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
     return _chosen(backend, caller, model)
 
 
-@router.post("/{model}/deploy")
-def deploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-    """Deploy a model or a checkpoint."""
-    deployments.deploy_model(backend, caller, model)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/undeploy")
-def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-    """Undeploy a model or a checkpoint."""
-    deployments.undeploy_model(backend, caller, model)
-    return _lists(backend, caller)
-
-
 @router.post("/jobs/{job_id}/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Promote a kept adapter to a model."""
@@ -127,18 +114,22 @@ def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     return _lists(backend, caller)
 
 
-@router.post("/bases/{name}/deploy")
-def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
-    """Deploy a base model."""
-    deployments.deploy_base(backend, caller, name)
-    return _lists(backend, caller)
+def _changes(command: Callable[[Backend, Caller, str], object]) -> Callable[..., Response]:
+    """Return a handler that changes the deployment of a model and shows the lists."""
+
+    def change(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+        command(backend, caller, model)
+        return _lists(backend, caller)
+
+    return change
 
 
-@router.post("/bases/{name}/undeploy")
-def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
-    """Undeploy a base model."""
-    deployments.undeploy_base(backend, caller, name)
-    return _lists(backend, caller)
+router.post("/{model}/deploy")(_changes(deployments.deploy_model))
+router.post("/{model}/undeploy")(_changes(deployments.undeploy_model))
+for_operators = APIRouter(prefix="/bases/{model}", dependencies=[Depends(operator)])
+for_operators.post("/deploy")(_changes(deployments.deploy_base))
+for_operators.post("/undeploy")(_changes(deployments.undeploy_base))
+router.include_router(for_operators)
 
 
 def _lists(backend: Backend, caller: Caller) -> Response:

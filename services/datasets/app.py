@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from infrastructure.reaction import REPLAY_SECONDS, HandlerEffect
+
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import REPLAY_SECONDS, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve
@@ -16,7 +17,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.datasets.counting import Counting
 from services.datasets.fair_work import FairWork
-from services.datasets.handlers import Cleaning
+from services.datasets.handlers import clean
 from services.datasets.validating import Validating
 
 LOOK_SECONDS = 0.5
@@ -33,9 +34,8 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
     log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
     broker = broker_of(settings, "datasets")
-    effect = HandlerEffect(
-        "datasets", log, clock, Cleaning(log, artifacts, pool).handle, pool.connection
-    )
+    handle = partial(clean, log, artifacts, pool)
+    effect = HandlerEffect("datasets", log, clock, handle, pool.connection)
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)
     validating = Validating(log, clock, artifacts, pool, settings.dataset_max_bytes)

@@ -22,7 +22,7 @@ from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, run
 from infrastructure.store import Connection
 from projections.datasets import Pair, uncounted
-from services.datasets.fair_work import REMEMBERED_KEYS, Attempts, FairWork
+from services.datasets.fair_work import REMEMBERED_KEYS, FairWork
 from services.datasets.validating import WORKER
 
 MEMORY_MIB = 4096
@@ -48,10 +48,9 @@ class Counting:
         self._artifacts = artifacts
         self._pool = pool
         self._limits = limits
-        self._attempts = Attempts[Pair]("counting", clock)
         self._costly = deque[str](maxlen=REMEMBERED_KEYS)  # manifests of bases at a limit
         self._logger = logging.getLogger("counting")
-        self.work = FairWork("counting")
+        self.work = FairWork[Pair]("counting", clock)
 
     def count_missing(self) -> None:
         """Start one pair per account while threads are free.
@@ -61,35 +60,39 @@ class Counting:
         store, is retried later.
         """
         with self._pool.connection() as connection:
-            rows = uncounted(connection, self._attempts.excluded, list(self._costly))
-        self.work.start_in_turn({row["account_id"]: partial(self._attempt, row) for row in rows})
+            rows = uncounted(connection, self.work.excluded, list(self._costly))
+        self.work.start_in_turn(
+            {
+                row["account_id"]: (
+                    pair := (row["dataset_id"], row["base_model"], row["manifest_sha256"]),
+                    partial(self._count, pair, row["base_ref"]),
+                )
+                for row in rows
+            }
+        )
 
-    def _attempt(self, row: dict[str, Any]) -> None:
-        pair = (row["dataset_id"], row["base_model"], row["manifest_sha256"])
-        self._attempts.attempt(pair, partial(self._count, row))
-
-    def _count(self, row: dict[str, Any]) -> None:
-        base = (row["base_model"], row["manifest_sha256"])
-        dataset = self._log.load(Dataset, row["dataset_id"])
-        known = dataset.is_counted(*base) or dataset.why_uncountable(*base) is not None
+    def _count(self, pair: Pair, base_ref: str) -> None:
+        dataset_id, name, sha256 = pair
+        dataset = self._log.load(Dataset, dataset_id)
+        known = dataset.is_counted(name, sha256) or dataset.why_uncountable(name, sha256)
         if dataset.status is DatasetStatus.READY_FOR_TRAINING and not known:
-            self._record(row, self._verdict(dataset, row))
+            self._record(pair, self._verdict(dataset, pair, base_ref))
 
-    def _verdict(self, dataset: Dataset, row: dict[str, Any]) -> Callable[[Dataset], None]:
+    def _verdict(self, dataset: Dataset, pair: Pair, base_ref: str) -> Callable[[Dataset], None]:
         """Count the tokens. Return a function that records the result in a dataset."""
-        base = (row["base_model"], row["manifest_sha256"])
+        _, name, sha256 = pair
         try:
-            answer = self._counted(dataset, row["base_ref"])
+            answer = self._counted(dataset, base_ref)
         except LimitExceeded as error:
             answer = {"refused": None, "reason": error.exceeded}
         if "lengths" in answer:
             lengths = TokenLengths(**answer["lengths"])
-            return lambda dataset: dataset.record_tokens(*base, lengths)
+            return lambda dataset: dataset.record_tokens(name, sha256, lengths)
         example, reason = answer["refused"], Uncountable(answer["reason"])
         if reason is not Uncountable.REFUSED:
-            self._costly.append(row["manifest_sha256"])
-        self._logger.warning("dataset %s, base %s: %s %s", dataset.id, base[0], reason, answer)
-        return lambda dataset: dataset.refuse_tokens(*base, example, reason)
+            self._costly.append(sha256)
+        self._logger.warning("dataset %s, base %s: %s %s", dataset.id, name, reason, answer)
+        return lambda dataset: dataset.refuse_tokens(name, sha256, example, reason)
 
     def _counted(self, dataset: Dataset, base_ref: str) -> dict[str, Any]:
         """Return the worker's result. Raise the worker's errors and those of the store."""
@@ -105,16 +108,16 @@ class Counting:
             )
             return run(WORKER, request, limits)
 
-    def _record(self, row: dict[str, Any], change: Callable[[Dataset], None]) -> None:
+    def _record(self, pair: Pair, change: Callable[[Dataset], None]) -> None:
         """Record the result for a pair, unless the dataset has been deleted."""
+        dataset_id, _, sha256 = pair
 
         def attempt() -> None:
-            command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
+            command_id = f"count:{dataset_id}:{sha256}"
             with because(Cause("service:datasets", command_id, self._clock.now())):
-                dataset = self._log.load(Dataset, row["dataset_id"])
-                if dataset.status is DatasetStatus.DELETED:
-                    return
-                change(dataset)
-                self._log.commit(dataset)
+                dataset = self._log.load(Dataset, dataset_id)
+                if dataset.status is not DatasetStatus.DELETED:
+                    change(dataset)
+                    self._log.commit(dataset)
 
         self._log.retrying(attempt)

@@ -29,10 +29,7 @@ def read_example(text: str, notes: Notes) -> list[Message]:
 def _messages(value: Any, notes: Notes) -> list[Message]:
     if not isinstance(value, dict):
         what = "a list" if isinstance(value, list) else quoted(value)
-        raise Refused(
-            Code.NOT_OBJECT,
-            f"The line is {what}. Write one JSON object on each line.",
-        )
+        raise Refused(Code.NOT_OBJECT, f"The line is {what}. Write one JSON object on each line.")
     plain = len(value) == 1 and "messages" in value
     raw = value["messages"] if plain else _raw_messages(value, notes)
     if not isinstance(raw, list):
@@ -112,7 +109,7 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
         raise Refused(
             Code.NO_ASSISTANT, "The example has no assistant message to learn from. Add one."
         )
-    if not _learns(messages):
+    if all(each.get("weight") == 0 for each in messages if each["role"] == "assistant"):
         raise Refused(
             Code.NOTHING_TO_LEARN,
             "Every assistant message has weight 0. Set one to 1 or remove the line.",
@@ -123,35 +120,23 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
         notes.append((Code.ENDS_WITHOUT_ASSISTANT, ()))
 
 
-def _learns(messages: list[Message]) -> bool:
-    for message in reversed(messages):
-        if message["role"] == "assistant" and message.get("weight") != 0:
-            return True
-    return False
-
-
 def _check_answers(messages: list[Message]) -> None:
     """Check that each tool message follows the assistant message with its call. Raise Refused."""
     call_ids: set[str] | None = None  # None: no preceding tool calls
     for position, message in enumerate(messages, 1):
-        if message["role"] == "tool":
-            _check_answer(message, call_ids, position)
-        else:
+        if message["role"] != "tool":
             calls = message.get("tool_calls")
             call_ids = {call["id"] for call in calls if "id" in call} if calls else None
-
-
-def _check_answer(message: Message, call_ids: set[str] | None, position: int) -> None:
-    if call_ids is None:
-        raise Refused(
-            Code.ORPHAN_TOOL_MESSAGE,
-            f"Message {position} is from a tool, but follows no assistant message with "
-            '"tool_calls". Add one or remove it.',
-            position=position,
-        )
-    if call_ids and message.get("tool_call_id") not in call_ids:
-        raise Refused(
-            Code.BAD_TOOL_CALL_ID,
-            f'The "tool_call_id" of message {position} matches no call before it. Correct it.',
-            position=position,
-        )
+        elif call_ids is None:
+            raise Refused(
+                Code.ORPHAN_TOOL_MESSAGE,
+                f"Message {position} is from a tool, but follows no assistant message with "
+                '"tool_calls". Add one or remove it.',
+                position=position,
+            )
+        elif call_ids and message.get("tool_call_id") not in call_ids:
+            raise Refused(
+                Code.BAD_TOOL_CALL_ID,
+                f'The "tool_call_id" of message {position} matches no call before it. Correct it.',
+                position=position,
+            )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from services.datasets.report import Code, Excerpt, Refused
+from domain.datasets.validation_report import Excerpt
+from services.datasets.report import Code, Refused
 
 SHOWN = 240  # maximum characters in an excerpt
 BEFORE = 80  # maximum characters before the error

@@ -21,29 +21,45 @@ REMEMBERED_KEYS = 1000
 Key = TypeVar("Key", bound=Hashable)
 
 
-class FairWork:
+class FairWork(Generic[Key]):
     """Threads that each run one task, with accounts taking turns.
 
-    There is no queue. The read models list pending work, so none is lost in a restart.
+    There is no queue. The read models list pending work by key, so none is lost in a restart. A
+    failed task is retried with exponential back-off.
     """
 
-    def __init__(self, name: str, size: int = AT_ONCE) -> None:
+    def __init__(self, name: str, clock: Clock, size: int = AT_ONCE) -> None:
         self._name = name
+        self._clock = clock
         self._size = size
         self._lock = threading.Condition()
         self._running: set[UUID] = set()
         self._turns: dict[UUID, None] = {}  # accounts in the order of their last turn
+        self._backoff = Backoff[Key]()
+        self._done = deque[Key](maxlen=REMEMBERED_KEYS)
         self._logger = logging.getLogger(name)
 
-    def start_in_turn(self, waiting: Mapping[UUID, Callable[[], None]]) -> None:
+    @property
+    def excluded(self) -> list[Key]:
+        """Keys that the next query must leave out: those to retry later and finished ones.
+
+        The read model may list a key for a while after its task has finished.
+        """
+        return [*self._backoff.waiting(self._clock.now()), *self._done]
+
+    def failures(self, key: Key) -> int:
+        """Return the number of failed attempts."""
+        return self._backoff.failures(key)
+
+    def start_in_turn(self, waiting: Mapping[UUID, tuple[Key, Callable[[], None]]]) -> None:
         """Start tasks while threads are free. Accounts that have waited longest go first."""
         with self._lock:
             turns = {account: turn for turn, account in enumerate(self._turns)}
         for account in sorted(waiting, key=lambda account: turns.get(account, -1)):
-            self.start(account, waiting[account])
+            self.start(account, *waiting[account])
 
-    def start(self, account_id: UUID, task: Callable[[], None]) -> bool:
-        """Run a task in a thread and log its exceptions.
+    def start(self, account_id: UUID, key: Key, task: Callable[[], None]) -> bool:
+        """Run a task in a thread.
 
         Return False if no thread is free or the account already has a running task.
         """
@@ -57,7 +73,7 @@ class FairWork:
                 del self._turns[next(iter(self._turns))]
         # The process does not wait for daemon threads. Their child processes end with it.
         threading.Thread(
-            target=self._run, args=[account_id, task], name=self._name, daemon=True
+            target=self._run, args=[account_id, key, task], name=self._name, daemon=True
         ).start()
         return True
 
@@ -71,40 +87,7 @@ class FairWork:
         with self._lock:
             return self._lock.wait_for(lambda: not self._running, seconds)
 
-    def _run(self, account_id: UUID, task: Callable[[], None]) -> None:
-        try:
-            task()
-        except Exception:
-            self._logger.exception("a task failed")
-        finally:
-            with self._lock:
-                self._running.discard(account_id)
-                self._lock.notify_all()
-
-
-class Attempts(Generic[Key]):
-    """Keys that the next query must leave out: finished ones and ones to retry later.
-
-    The read model may list a key for a while after its task has finished.
-    """
-
-    def __init__(self, name: str, clock: Clock) -> None:
-        self._clock = clock
-        self._backoff = Backoff[Key]()
-        self._done = deque[Key](maxlen=REMEMBERED_KEYS)
-        self._logger = logging.getLogger(name)
-
-    @property
-    def excluded(self) -> list[Key]:
-        """Keys that the next query must leave out."""
-        return [*self._backoff.waiting(self._clock.now()), *self._done]
-
-    def failures(self, key: Key) -> int:
-        """Return the number of failed attempts."""
-        return self._backoff.failures(key)
-
-    def attempt(self, key: Key, task: Callable[[], None]) -> None:
-        """Run a task. If it fails, log the error and retry the key with exponential back-off."""
+    def _run(self, account_id: UUID, key: Key, task: Callable[[], None]) -> None:
         try:
             task()
         except Exception:
@@ -113,3 +96,7 @@ class Attempts(Generic[Key]):
         else:
             self._backoff.reset(key)
             self._done.append(key)
+        finally:
+            with self._lock:
+                self._running.discard(account_id)
+                self._lock.notify_all()

@@ -42,34 +42,30 @@ class FormatCheck:
         if len(self._lines) == 2:
             return
         if self._first:
-            _refuse_magic(content)
+            for magic, what in UNSUPPORTED.items():
+                if content.startswith(magic):
+                    _refuse(f"The file is not JSONL in UTF-8. It seems to be {what}.")
             content, self._first = content.removeprefix(BYTE_ORDER_MARK), False
         text = content[:LOOKED_AT_BYTES].strip()
         if not text:
             return
         self._lines.append(text)
         if len(self._lines) == 1 and text.startswith(b"["):
-            self._refuse_array(text, whole=len(content) <= LOOKED_AT_BYTES)
+            inside = text[1:].lstrip()
+            goes_on = not inside and len(content) <= LOOKED_AT_BYTES  # on the next line
+            if inside.startswith(b"{") or goes_on:
+                _refuse(ARRAY)
         if len(self._lines) == 2:
-            self._judge()
+            first, second = self._lines
+            if first == b"{" and second.startswith(b'"'):
+                _refuse(SPREAD)
+            delimiter = _delimiter(first)
+            if delimiter is not None and delimiter in second and not second.startswith(b"{"):
+                _refuse(TABLE)
 
     def finish(self) -> None:
         """Check a file that has only one line. Call after the last line."""
         if len(self._lines) == 1 and _delimiter(self._lines[0]) is not None:
-            _refuse(TABLE)
-
-    def _refuse_array(self, text: bytes, *, whole: bool) -> None:
-        """Refuse an array of objects, or an array that continues on the next line."""
-        inside = text[1:].lstrip()
-        if inside.startswith(b"{") or (whole and not inside):
-            _refuse(ARRAY)
-
-    def _judge(self) -> None:
-        first, second = self._lines
-        if first == b"{" and second.startswith(b'"'):
-            _refuse(SPREAD)
-        delimiter = _delimiter(first)
-        if delimiter is not None and delimiter in second and not second.startswith(b"{"):
             _refuse(TABLE)
 
 
@@ -87,12 +83,6 @@ def _delimiter(header: bytes) -> bytes | None:
 def _is_name(name: bytes) -> bool:
     text = name.decode(errors="replace")
     return 0 < len(text) <= 40 and all(char.isalnum() or char in " _-." for char in text)
-
-
-def _refuse_magic(content: bytes) -> None:
-    for magic, what in UNSUPPORTED.items():
-        if content.startswith(magic):
-            _refuse(f"The file is not JSONL in UTF-8. It seems to be {what}.")
 
 
 def _refuse(message: str) -> NoReturn:

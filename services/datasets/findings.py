@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from domain.datasets.validation_report import LineProblem, Notice
 from services.datasets.excerpts import excerpt_of
-from services.datasets.report import NAMES_SHOWN, Code, Notice, Problem, Refused
+from services.datasets.report import NAMES_SHOWN, Code, Refused
 
 ERRORS_SHOWN = 100
 LINES_SHOWN = 10
@@ -14,34 +15,27 @@ SENTENCES: dict[Code, str] = {
     Code.BYTE_ORDER_MARK: "Removed the byte order mark at the start of the file.",
     Code.BLANK_LINES: "Skipped {count:,} blank {lines}.",
     Code.DUPLICATE_LINES: (
-        "{count:,} {lines} an earlier example. Each example was kept once (first repeats: {first})."
+        "{count:,} {lines} {repeat} an earlier example. Each example was kept once (first repeats: "
+        "{first})."
     ),
-    Code.UNUSED_KEYS: "{count:,} {lines} keys that training ignores: {names}.",
+    Code.UNUSED_KEYS: "{count:,} {lines} {have} keys that training ignores: {names}.",
     Code.TOOL_DEFINITIONS: (
-        "{count:,} {lines} tools. Training omits the definitions, so the model does not learn to "
-        "call the tools."
+        "{count:,} {lines} {define} tools. Training omits the definitions, so the model does not "
+        "learn to call the tools."
     ),
     Code.UNUSED_MESSAGE_KEYS: (
-        "{count:,} {lines} messages with keys that training ignores: {names}."
+        "{count:,} {lines} {have} messages with keys that training ignores: {names}."
     ),
     Code.SYSTEM_NOT_FIRST: (
-        "{count:,} {lines} a system message that is not the first. Some base models refuse it."
+        "{count:,} {lines} {have} a system message that is not the first. Some base models refuse "
+        "it."
     ),
     Code.ENDS_WITHOUT_ASSISTANT: (
-        "{count:,} {lines} not with an assistant message. Training ignores what follows the last "
-        "one."
+        "{count:,} {lines} {do} not end with an assistant message. Training ignores what follows "
+        "the last one."
     ),
 }
-# The verb that follows "1 line", and the one that follows "2 lines".
-VERBS: dict[Code, tuple[str, str]] = {
-    Code.BLANK_LINES: ("", ""),
-    Code.DUPLICATE_LINES: ("repeats", "repeat"),
-    Code.UNUSED_KEYS: ("has", "have"),
-    Code.TOOL_DEFINITIONS: ("defines", "define"),
-    Code.UNUSED_MESSAGE_KEYS: ("has", "have"),
-    Code.SYSTEM_NOT_FIRST: ("has", "have"),
-    Code.ENDS_WITHOUT_ASSISTANT: ("ends", "end"),
-}
+SINGULAR = {"lines": "line", "repeat": "repeats", "have": "has", "define": "defines", "do": "does"}
 
 
 @dataclass(slots=True)
@@ -57,7 +51,7 @@ class Findings:
     """The first errors and warnings of a validation, and the total number of each."""
 
     def __init__(self) -> None:
-        self.errors: list[Problem] = []
+        self.errors: list[LineProblem] = []
         self.error_count = 0
         self._kinds: dict[Code, _Kind] = {}
 
@@ -67,7 +61,7 @@ class Findings:
         if len(self.errors) < ERRORS_SHOWN:
             excerpt = excerpt_of(content, error)
             self.errors.append(
-                Problem(line=line, code=error.code, message=error.message, excerpt=excerpt)
+                LineProblem(line=line, code=error.code, message=error.message, excerpt=excerpt)
             )
 
     def refuse_file(self, code: Code, message: str, *, only: bool = False) -> None:
@@ -77,7 +71,7 @@ class Findings:
             self.error_count = 0
         self.error_count += 1
         if len(self.errors) < ERRORS_SHOWN:
-            self.errors.append(Problem(line=None, code=code, message=message))
+            self.errors.append(LineProblem(line=None, code=code, message=message))
 
     def warn(self, line: int, code: Code, names: tuple[str, ...] = ()) -> None:
         """Record a warning about a line. Each line counts once per code."""
@@ -100,10 +94,9 @@ class Findings:
         return tuple(self._notice(code, kind) for code, kind in self._kinds.items())
 
     def _notice(self, code: Code, kind: _Kind) -> Notice:
-        one, many = VERBS.get(code, ("", ""))
         message = SENTENCES[code].format(
+            **SINGULAR if kind.count == 1 else {many: many for many in SINGULAR},
             count=kind.count,
-            lines=f"line {one}".rstrip() if kind.count == 1 else f"lines {many}".rstrip(),
             first=", ".join(map(str, kind.lines)),
             names=", ".join(kind.names),
         )

@@ -1,4 +1,4 @@
-"""Event handlers of the datasets service, which delete files."""
+"""Event handler of the datasets service, which deletes files."""
 
 from __future__ import annotations
 
@@ -15,36 +15,19 @@ from infrastructure.store import Connection
 from services.datasets.validating import home
 
 
-class Cleaning:
-    """Event handlers that delete the files of rejected and deleted datasets."""
-
-    def __init__(
-        self, log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection]
-    ) -> None:
-        self._log = log
-        self._artifacts = artifacts
-        self._pool = pool
-
-    def handle(self, event: Event) -> Sequence[Aggregate]:
-        """Handle one event. Return the aggregates to save."""
-        match event:
-            case Dataset.DatasetRejected():
-                return self.on_dataset_rejected(event)
-            case Dataset.DatasetDeleted():
-                return self.on_dataset_deleted(event)
-            case _:
-                return []
-
-    def on_dataset_rejected(self, event: Dataset.DatasetRejected) -> Sequence[Aggregate]:
-        """Delete the upload and keep its report."""
-        self._artifacts.delete(self._log.load(Dataset, event.originator_id).upload_ref)
-        return []
-
-    def on_dataset_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
-        """Delete the upload, its normalised examples, its report and its name."""
-        dataset = self._log.load(Dataset, event.originator_id)
-        self._artifacts.delete(dataset.upload_ref)
-        self._artifacts.delete_directory(home(dataset))
-        with self._pool.connection() as connection:
-            delete_dataset_name(connection, dataset.id)
-        return []
+def clean(
+    log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], event: Event
+) -> Sequence[Aggregate]:
+    """Delete the files of rejected and deleted datasets. The report of a rejected one is kept."""
+    match event:
+        case Dataset.DatasetRejected():
+            artifacts.delete(log.load(Dataset, event.originator_id).upload_ref)
+        case Dataset.DatasetDeleted():
+            dataset = log.load(Dataset, event.originator_id)
+            artifacts.delete(dataset.upload_ref)
+            artifacts.delete_directory(home(dataset))
+            with pool.connection() as connection:
+                delete_dataset_name(connection, dataset.id)
+        case _:
+            pass
+    return []

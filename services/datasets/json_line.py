@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from services.datasets.report import Code, Refused, quoted
@@ -51,24 +52,16 @@ def _sentence(text: str, error: json.JSONDecodeError) -> str:
     if error.pos >= len(text.rstrip()):
         reason = "the line ends before the JSON does; put each example on one line"
     else:
-        reason = next(
-            (reason for start, reason in REASONS.items() if error.msg.startswith(start)),
-            error.msg,
-        )
+        found = (reason for start, reason in REASONS.items() if error.msg.startswith(start))
+        reason = next(found, error.msg)
     return f"The JSON is malformed at column {error.pos + 1}: {reason}."
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise Refused(
-                    Code.DUPLICATE_KEY,
-                    f"The key {quoted(key)} occurs twice. Remove one.",
-                )
-            seen.add(key)
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise Refused(Code.DUPLICATE_KEY, f"The key {quoted(key)} occurs twice. Remove one.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Schemas of a validation report: a file's status, errors and warnings."""
+"""Codes of errors and warnings, and the stored report of a validation."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import json
 from enum import StrEnum
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from domain.datasets.dataset import DatasetStatus
+from domain.datasets.validation_report import LineProblem, ValidationReport
 from infrastructure.limited_process import Exceeded
 
 NAMES_SHOWN = 5  # keys listed in a warning
-
-
-class Status(StrEnum):
-    """Result of a validation."""
-
-    READY_FOR_TRAINING = "ready_for_training"
-    REJECTED = "rejected"
 
 
 class Code(StrEnum):
@@ -97,66 +90,17 @@ class Progress(NamedTuple):
     bytes: int
 
 
-class Excerpt(BaseModel):
-    """A part of a line. The characters from `start` up to `end` are wrong, unless both are equal.
+class Report(ValidationReport):
+    """The stored report of a validation.
 
-    `column` is the position of the first character in the line, from 1. `goes_on` is true if the
-    line continues after the excerpt.
+    `lines` and `bytes` count the input that was read, including blank lines. `tool_lines` counts
+    the valid lines that define tools. `sha256` and `normalised_bytes` describe the normalised
+    output and are None if the file is rejected.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    text: str
-    column: int
-    goes_on: bool
-    start: int
-    end: int
-
-
-class Problem(BaseModel):
-    """One error. `line` counts from 1. An error of the whole file has no `line` or `excerpt`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    line: int | None
-    code: Code
-    message: str
-    excerpt: Excerpt | None = None
-
-
-class Notice(BaseModel):
-    """One kind of warning, with the number of affected lines and the first of them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: Code
-    message: str
-    count: int
-    lines: tuple[int, ...]
-
-
-class Report(BaseModel):
-    """The outcome of a validation.
-
-    `lines` and `bytes` count the input that was read, including blank lines. `examples` and
-    `duplicates` count valid lines. `tool_lines` counts the lines that define tools. `sha256` and
-    `normalised_bytes` describe the normalised output and are None if the file is rejected. `errors`
-    lists the first of `error_count` errors in file order, at most one per line.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    status: Status
-    examples: int
-    duplicates: int
     tool_lines: int = 0
-    lines: int
-    bytes: int
-    sha256: str | None
-    normalised_bytes: int | None
-    warnings: tuple[Notice, ...]
-    errors: tuple[Problem, ...]
-    error_count: int
+    sha256: str | None = None
+    normalised_bytes: int | None = None
 
 
 STOPPED = {
@@ -176,15 +120,13 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
         "after it, or split the file."
     )
     return Report(
-        status=Status.REJECTED,
+        status=DatasetStatus.REJECTED,
         examples=0,
         duplicates=0,
         lines=lines,
         bytes=bytes,
-        sha256=None,
-        normalised_bytes=None,
         warnings=(),
-        errors=(Problem(line=None, code=Code.NOT_READABLE, message=message),),
+        errors=(LineProblem(line=None, code=Code.NOT_READABLE, message=message),),
         error_count=1,
     )
 

@@ -19,8 +19,8 @@ from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed,
 from infrastructure.measurements import set_progress
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
-from services.datasets.fair_work import Attempts, FairWork
-from services.datasets.report import Progress, Report, Status, stopped
+from services.datasets.fair_work import FairWork
+from services.datasets.report import Progress, Report, stopped
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
@@ -52,37 +52,34 @@ class Validating:
         self._pool = pool
         self._max_bytes = max_bytes
         self._limits = limits
-        self._attempts = Attempts[UUID]("validating", clock)
         self._logger = logging.getLogger("validating")
-        self.work = FairWork("validating")
+        self.work = FairWork[UUID]("validating", clock)
 
     def validate_waiting(self) -> None:
         """Start the oldest upload of each account while threads are free."""
         with self._pool.connection() as connection:
-            rows = unvalidated(connection, self._attempts.excluded)
+            rows = unvalidated(connection, self.work.excluded)
+        oldest = {row["account_id"]: row["dataset_id"] for row in rows}
         self.work.start_in_turn(
-            {row["account_id"]: partial(self.validate, row["dataset_id"]) for row in rows}
+            {account_id: (id, partial(self.validate, id)) for account_id, id in oldest.items()}
         )
 
     def validate(self, dataset_id: UUID) -> None:
-        """Validate an upload. If that fails, retry it later."""
-        self._attempts.attempt(dataset_id, partial(self._validate, dataset_id))
-
-    def _validate(self, dataset_id: UUID) -> None:
+        """Validate an upload. If a process fails MOST_FAILURES times, reject the file."""
         dataset = self._log.load(Dataset, dataset_id)
         if dataset.status is DatasetStatus.VALIDATING:
-            self._record(dataset, *self._examine(dataset))
+            self._record(dataset, self._examine(dataset))
 
-    def _examine(self, dataset: Dataset) -> tuple[Report, str]:
-        """Validate an upload and store its report and examples. Return the report and its ref."""
-        report_ref, examples_ref = _refs(dataset)
+    def _examine(self, dataset: Dataset) -> Report:
+        """Validate an upload, and store its report and examples."""
+        report_ref, examples_ref = refs_of(dataset)
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
             report = self._report(dataset, Path(directory), examples)
-            if report.status is Status.READY_FOR_TRAINING:
+            if report.status is DatasetStatus.READY_FOR_TRAINING:
                 self._artifacts.put_file(examples_ref, examples)
         self._artifacts.put(report_ref, report.model_dump_json(indent=1).encode())
-        return report, report_ref
+        return report
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:
         upload = self._artifacts.local_file(dataset.upload_ref, directory)
@@ -110,12 +107,12 @@ class Validating:
             self._logger.warning("dataset %s: %s", dataset.id, error)
             return stopped(error.exceeded, *read)
         except ProcessFailed:
-            if self._attempts.failures(dataset.id) + 1 < MOST_FAILURES:
+            if self.work.failures(dataset.id) + 1 < MOST_FAILURES:
                 raise
             self._logger.exception("rejecting dataset %s after several failures", dataset.id)
             return stopped(None, *read)
 
-    def _record(self, dataset: Dataset, report: Report, report_ref: str) -> None:
+    def _record(self, dataset: Dataset, report: Report) -> None:
         """Record the result once. If the dataset has been deleted, delete its files."""
 
         def attempt() -> None:
@@ -125,19 +122,20 @@ class Validating:
                     self._artifacts.delete_directory(home(dataset))
                 if found.status is not DatasetStatus.VALIDATING:
                     return
-                _decide(found, report, report_ref)
+                conclude(found, report)
                 self._log.commit(found)
 
         self._log.retrying(attempt)
 
 
-def _decide(dataset: Dataset, report: Report, report_ref: str) -> None:
-    if report.status is Status.REJECTED:
+def conclude(dataset: Dataset, report: Report) -> None:
+    """Accept or reject a dataset, as its report says."""
+    report_ref, examples_ref = refs_of(dataset)
+    if report.sha256 is None:
         dataset.reject(report.error_count, report_ref)
         return
-    assert report.sha256 is not None
     dataset.validate(
-        _refs(dataset)[1],
+        examples_ref,
         report.sha256,
         report.examples,
         report.duplicates,
@@ -151,6 +149,6 @@ def home(dataset: Dataset) -> str:
     return f"datasets/{dataset.account_id}/{dataset.id}"
 
 
-def _refs(dataset: Dataset) -> tuple[str, str]:
+def refs_of(dataset: Dataset) -> tuple[str, str]:
     """Return the refs of the report and of the normalised examples."""
     return f"{home(dataset)}/report.json", f"{home(dataset)}/examples.jsonl"

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from domain.datasets.dataset import DatasetStatus
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example
@@ -16,11 +17,10 @@ from services.datasets.findings import Findings
 from services.datasets.json_line import decode
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
-from services.datasets.report import Code, Progress, Refused, Report, Status
+from services.datasets.report import Code, Progress, Refused, Report
 
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
-FLUSH_BYTES = 1024**2
 MOST_LINES = 20_000_000  # including blank lines
 LINE_CPU_SECONDS = 20
 LONG_LINE_BYTES = 64 * 1024
@@ -39,8 +39,8 @@ def validate(
 ) -> Report:
     """Validate a chat dataset and write its normalised examples to `sink`.
 
-    `sink` is a function such as a file's `write`. The output is JSONL with one `{"messages":
-    [...]}` per line, in file order. Each distinct example is written once, unless
+    `sink` is a function such as a buffered file's `write`. The output is JSONL with one
+    `{"messages": [...]}` per line, in file order. Each distinct example is written once, unless
     `keep_duplicates`. After the first error, validation continues but stops writing, so the output
     is complete only if the status is `ready_for_training`. `on_progress` is called about every 4
     MiB of input and at the end. Raise only what `chunks`, `sink` and `on_progress` raise. Call from
@@ -62,37 +62,6 @@ def validate(
     return report
 
 
-class _Output:
-    """A writer that hashes the normalised examples and writes them in large chunks."""
-
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
-        self._sink = sink
-        self._digest = hashlib.sha256()
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self.bytes = 0
-
-    def write(self, example: bytes) -> None:
-        self._pending += (example, b"\n")
-        self._pending_bytes += len(example) + 1
-        if self._pending_bytes >= FLUSH_BYTES:
-            self._flush()
-
-    def finish(self) -> str:
-        """Write the buffered examples. Return the sha256 of the output."""
-        self._flush()
-        return self._digest.hexdigest()
-
-    def _flush(self) -> None:
-        piece = b"".join(self._pending)
-        self._digest.update(piece)
-        self.bytes += len(piece)
-        self._pending.clear()
-        self._pending_bytes = 0
-        if piece:
-            self._sink(piece)
-
-
 class _Validation:
     """The state of a validation. It raises Refused only for errors of the whole file."""
 
@@ -107,7 +76,9 @@ class _Validation:
         self._duplicates = 0
         self._seen = None if keep_duplicates else DigestSet()
         self._format = FormatCheck()
-        self._output = _Output(sink)
+        self._sink = sink
+        self._digest = hashlib.sha256()
+        self._written_bytes = 0
 
     def take(self, content: bytes, size: int) -> None:
         """Check the next line. `size` is its length in bytes in the file, including the newline."""
@@ -182,7 +153,10 @@ class _Validation:
             return
         self._examples += 1
         if not self.findings.error_count:
-            self._output.write(example)
+            line = example + b"\n"
+            self._digest.update(line)
+            self._written_bytes += len(line)
+            self._sink(line)
 
     def report(self) -> Report:
         """Return the report. Call after the last line."""
@@ -192,21 +166,17 @@ class _Validation:
         except Refused as verdict:
             findings.refuse_file(verdict.code, verdict.message, only=True)
         if not self._examples and not findings.error_count:
-            findings.refuse_file(
-                Code.EMPTY_FILE,
-                "The file has no examples. Write one per line.",
-            )
+            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples. Write one per line.")
         rejected = findings.error_count > 0
-        sha256 = None if rejected else self._output.finish()
         return Report(
-            status=Status.REJECTED if rejected else Status.READY_FOR_TRAINING,
+            status=DatasetStatus.REJECTED if rejected else DatasetStatus.READY_FOR_TRAINING,
             examples=self._examples,
             duplicates=self._duplicates,
             tool_lines=findings.count(Code.TOOL_DEFINITIONS),
             lines=self.lines,
             bytes=self.bytes,
-            sha256=sha256,
-            normalised_bytes=None if rejected else self._output.bytes,
+            sha256=None if rejected else self._digest.hexdigest(),
+            normalised_bytes=None if rejected else self._written_bytes,
             warnings=findings.warnings,
             errors=tuple(findings.errors),
             error_count=findings.error_count,

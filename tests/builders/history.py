@@ -23,6 +23,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason
+from domain.training.training_plan import Order
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
 from tests.builders.commands import NOW, command
 from tests.builders.examples import (
@@ -182,11 +183,13 @@ class History:
         """Return the GPU pool from the log."""
         return self.log.load(GpuPool, gpu_pool_id(PLAN.region, PLAN.gpu_type))
 
-    def approve_job(self, *, queued: bool = True, **plan: Any) -> None:
+    def approve_job(self, order: Order = Order(), *, queued: bool = True, **plan: Any) -> None:
         """Approve a job with a changed plan. Unless `queued`, the scheduler has yet to queue it."""
         with command(f"approve {self.job_id}"):
             changed = PLAN.model_copy(update=plan)
-            saved: list[Aggregate] = [Job.approve(self.job_id, self.account_id, changed, ESTIMATE)]
+            saved: list[Aggregate] = [
+                Job.approve(self.job_id, self.account_id, changed, ESTIMATE, order)
+            ]
             if queued:
                 pool = self.pool
                 pool.request(Claim(self.account_id, self.job_id, 1, changed.gpu_count))
@@ -280,7 +283,7 @@ class History:
         with self.changing_job() as job:
             job.start_evaluation(segment, 30)
 
-    def complete(self, segment: int) -> None:
+    def complete(self, segment: int, adapter_sha256: str = "a" * 64) -> None:
         """Evaluate and register the job."""
         with self.changing_job() as job:
             job.start_evaluation(segment, 30)
@@ -289,7 +292,7 @@ class History:
                 evaluation_result(*(3.0, 2.0, 5, 400), accuracy_before=0.4, accuracy_after=0.55),
                 peak_memory_bytes=1_200_000_000,
             )
-            job.register(segment, "jobs/a/adapter", "a" * 64)
+            job.register(segment, "jobs/a/adapter", adapter_sha256)
 
     def end_segment(
         self,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id
@@ -17,9 +21,12 @@ from domain.deployments.deployment import Deployment
 from domain.training.token_lengths import LabelTokens, TokenLengths
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
+from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.builders.tiny_model import TINY_SHAPE
+from services.datasets.validating import conclude, refs_of
+from services.datasets.validation import validate
+from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.projecting import project
 
 BASE_MODEL = "tiny"
@@ -56,6 +63,10 @@ class Platform:
     )
 
     @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.settings.artifacts)
+
+    @property
     def ecolink(self) -> EcoLink:
         return EcoLink(self.log)
 
@@ -85,6 +96,27 @@ class Platform:
             self.validate(dataset_id)
         return dataset_id
 
+    def upload(self, account_id: UUID, content: bytes) -> UUID:
+        """Store a file and record its upload."""
+        dataset_id, sha256 = uuid4(), hashlib.sha256(content).hexdigest()
+        ref = f"uploads/{dataset_id}"
+        self.artifacts.put(ref, content)
+        with because(self.cause):
+            self.log.commit(Dataset.uploaded(dataset_id, account_id, ref, sha256, len(content)))
+        return dataset_id
+
+    def validate_upload(self, dataset_id: UUID) -> None:
+        """Validate a stored file, like the datasets service."""
+        with because(self.cause):
+            dataset, examples = self.log.load(Dataset, dataset_id), bytearray()
+            content, artifacts = self.artifacts.get(dataset.upload_ref), self.artifacts
+            report = validate([content], examples.extend, on_progress=id, max_bytes=10**9)
+            report_ref, examples_ref = refs_of(dataset)
+            artifacts.put(report_ref, report.model_dump_json().encode())
+            artifacts.put(examples_ref, bytes(examples))
+            conclude(dataset, report)
+            self.log.commit(dataset)
+
     def validate(self, dataset_id: UUID, *, counted: bool = True) -> None:
         """Validate a dataset with ten examples, and count its tokens for the base model."""
         with because(self.cause):
@@ -109,6 +141,18 @@ class Platform:
             )
         self.deploy_base(name)
         self.open_pool("cpu", 2)
+
+    def store_base(
+        self, name: str = BASE_MODEL, template: str = CHAT_TEMPLATE, context: int = 64
+    ) -> BaseModel:
+        """Import a base model of which only the tokenizer is stored."""
+        with TemporaryDirectory() as directory, because(self.cause):
+            make_tiny_tokenizer(template).save_pretrained(directory)
+            ref = f"models/{name}"
+            manifest = self.artifacts.put_directory(ref, Path(directory))
+            return self.ecolink.import_base_model(
+                name, ref, manifest.sha256, "LlamaForCausalLM", 1000, context, TINY_SHAPE
+            )
 
     def deploy_base(self, name: str = BASE_MODEL) -> None:
         """Deploy the base model and activate the deployment."""

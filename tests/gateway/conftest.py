@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
 
 import httpx
 import psutil
@@ -24,17 +20,10 @@ from openai import OpenAI
 
 from deploy.local.ports import free_port
 from deploy.processes import environment
-from domain.catalog.base_model import BaseModel
-from domain.core.aggregate import because
-from domain.datasets.dataset import Dataset
 from gateway.app import create_app
-from infrastructure.artifacts import Artifacts
-from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
-from services.datasets.validation import validate
+from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
-from tests.gateway.datasets.dataset_page import import_base
 from tests.gateway.jobs.reader import Reader
 from tests.gateway.launch.wizard_form import Wizard
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -167,45 +156,3 @@ def wizard(browser: Browser, platform: Platform) -> Wizard:
 def reader(client: TestClient, platform: Platform) -> Reader:
     """A user with $10 on the page of their job."""
     return Reader(client, platform)
-
-
-@pytest.fixture
-def base(platform: Platform, tmp_path: Path) -> BaseModel:
-    """A base model with a tokenizer in the store."""
-    return import_base(platform, tmp_path / "tiny")
-
-
-@pytest.fixture
-def upload(browser: Browser, platform: Platform) -> Callable[..., UUID]:
-    """Create a dataset from lines, validated or not."""
-
-    def made(*lines: Any, name: str = "chats", validated: bool = True) -> UUID:
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        content = "".join(text + "\n" for text in texts).encode()
-        dataset_id, artifacts = uuid4(), Artifacts(platform.settings.artifacts)
-        with because(platform.cause):
-            dataset = Dataset.uploaded(
-                dataset_id, browser.person.account_id, "uploads/x", "00", len(content)
-            )
-            if validated:
-                home, kept = f"datasets/{dataset_id}", bytearray()
-                report = validate([content], kept.extend, on_progress=id, max_bytes=10**9)
-                artifacts.put(f"{home}/report.json", report.model_dump_json().encode())
-                if report.sha256 is None:
-                    dataset.reject(report.error_count, f"{home}/report.json")
-                else:
-                    artifacts.put(f"{home}/examples.jsonl", bytes(kept))
-                    dataset.validate(
-                        f"{home}/examples.jsonl",
-                        report.sha256,
-                        report.examples,
-                        report.duplicates,
-                        f"{home}/report.json",
-                        report.tool_lines,
-                    )
-            platform.log.commit(dataset)
-        with connect(platform.settings) as connection:
-            set_dataset_name(connection, dataset_id, name)
-        return dataset_id
-
-    return made

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.cli.client import Client, Endpoint
 from gateway.cli.tables import tame
 from gateway.http.streaming import PING
 from infrastructure.settings import Settings
-from services.serving.deployed import Served as ServedModel
-from services.serving.engine import Engine, EngineOptions
 from tests.builders.platform import BASE_MODEL, Platform
-from tests.builders.tiny_model import make_tiny_model
+from tests.builders.serving import SECRET, listening, serving_base
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
-from tests.services.serving.listening import SECRET, listening
 
 
 @pytest.fixture
@@ -28,14 +25,9 @@ def settings(settings: Settings, serving_url: str) -> Settings:
 
 
 @pytest.fixture
-def serving_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    engine = Engine(EngineOptions(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
-    base = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
-    engine.attach(ServedModel(base, BASE_MODEL, BASE_MODEL, "22", directory, None))
-    with listening(engine) as url:
+def serving_url(tiny_model: Path) -> Iterator[str]:
+    with serving_base(tiny_model, queue_limit=2) as engine, listening(engine) as url:
         yield url
-    engine.close()
 
 
 def test_an_answer_is_streamed_or_one_document(served: Served, platform: Platform) -> None:

@@ -1,4 +1,4 @@
-"""Uploads through the native API. A refused upload leaves nothing behind."""
+"""Datasets through the native API. A refused upload leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,107 +10,85 @@ from fastapi.testclient import TestClient
 
 from domain.datasets.dataset import Dataset
 from gateway.app import create_app
-from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import set_progress
-from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
-
-LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-
-
-def uploads(settings: Settings) -> list[str]:
-    return Artifacts(settings.artifacts).list("uploads")
+from tests.services.datasets.uploads import VALID
 
 
 def test_an_upload_is_stored_and_visible(client: TestClient, platform: Platform) -> None:
-    person = platform.person()
-    answer = client.post(
-        "/api/datasets", params={"name": " chats "}, content=LINE, headers=person.headers
-    )
+    headers = platform.person().headers
+    answer = client.post("/api/datasets?name=%20chats%20", content=VALID, headers=headers)
     assert answer.status_code == 202
     uploaded = answer.json()
     assert (uploaded["name"], uploaded["status"]) == ("chats", "validating")
-    assert client.get("/api/datasets", headers=person.headers).json()["data"] == [uploaded]
-
+    assert client.get("/api/datasets", headers=headers).json()["data"] == [uploaded]
     dataset = platform.log.load(Dataset, uploaded["id"])
-    assert Artifacts(platform.settings.artifacts).get(dataset.upload_ref) == LINE
-    assert dataset.upload_sha256 == sha256(LINE).hexdigest()
+    assert platform.artifacts.get(dataset.upload_ref) == VALID
+    assert dataset.upload_sha256 == sha256(VALID).hexdigest()
 
 
 def test_progress_and_report(client: TestClient, platform: Platform) -> None:
     person = platform.person()
-    validating, ready = platform.dataset(person, ready=False), platform.dataset(person)
+    dataset_id = platform.upload(person.account_id, VALID * 2)
     with connect(platform.settings) as connection:
-        set_progress(connection, validating, 3, 50, 100)
-    shown = client.get(f"/api/datasets/{validating}", headers=person.headers).json()
+        set_progress(connection, dataset_id, 3, 50, 100)
+    path = f"/api/datasets/{dataset_id}"
+    shown = client.get(path, headers=person.headers).json()
     assert shown["progress"] == {"lines": 3, "bytes": 50, "total_bytes": 100}
-    early = client.get(f"/api/datasets/{validating}/report", headers=person.headers)
+    early = client.get(f"{path}/report", headers=person.headers)
     assert (early.status_code, early.json()["error"]["code"]) == (409, "wrong_state")
-
-    Artifacts(platform.settings.artifacts).put(
-        "datasets/x/report.json",
-        b'{"status": "ready_for_training", "examples": 10, "duplicates": 1, "lines": 11,'
-        b' "bytes": 100, "sha256": "11", "normalised_bytes": 90, "warnings": [{"code": '
-        b'"duplicate_lines", "message": "1 line repeats", "count": 1, "lines": [7]}],'
-        b' "errors": [], "error_count": 0}',
-    )
-    shown = client.get(f"/api/datasets/{ready}", headers=person.headers).json()
-    assert (shown["status"], shown["examples"], shown["progress"]) == (
-        "ready_for_training",
-        10,
-        None,
-    )
-    report = client.get(f"/api/datasets/{ready}/report", headers=person.headers).json()
-    assert report["warnings"][0]["lines"] == [7]
+    platform.validate_upload(dataset_id)
+    platform.project()
+    shown = client.get(path, headers=person.headers).json()
+    assert (shown["status"], shown["examples"]) == ("ready_for_training", 2)
+    assert shown["progress"] is None
+    report = client.get(f"{path}/report", headers=person.headers).json()
+    assert report["warnings"][0]["lines"] == [3, 4]
 
 
 def test_a_repeated_upload_is_one_dataset(client: TestClient, platform: Platform) -> None:
-    person = platform.person()
+    headers = platform.person().headers | {"idempotency-key": "once"}
 
     def upload(content: bytes) -> tuple[int, str | None]:
-        answer = client.post(
-            "/api/datasets?name=chats",
-            content=content,
-            headers=person.headers | {"idempotency-key": "once"},
-        )
+        answer = client.post("/api/datasets?name=chats", content=content, headers=headers)
         return answer.status_code, answer.json().get("id")
 
     with ThreadPoolExecutor(4) as threads:
-        answers = set(threads.map(upload, [LINE] * 4))
+        answers = set(threads.map(upload, [VALID] * 4))
     assert len(answers) == 1
-    assert upload(LINE) in answers
-    assert upload(LINE * 2) == (409, None)
-    (ref,) = uploads(platform.settings)
-    assert Artifacts(platform.settings.artifacts).get(ref) == LINE
+    assert upload(VALID) in answers
+    assert upload(VALID * 2) == (409, None)
+    (ref,) = platform.artifacts.list("uploads")
+    assert platform.artifacts.get(ref) == VALID
 
 
 def test_a_file_over_the_limit_leaves_nothing(platform: Platform, projecting: None) -> None:
     settings = platform.settings.model_copy(update={"dataset_max_bytes": 3 * 1024**2 // 2})
-    person = platform.person()
+    headers = platform.person().headers
     declared = b"x" * (settings.dataset_max_bytes + 1)
+    form = [("purpose", (None, b"fine-tune")), ("file", ("a", declared))]
     with TestClient(create_app(settings)) as client:
         for content in (declared, iter([declared[:-1], b"x"])):
-            answer = client.post("/api/datasets?name=big", content=content, headers=person.headers)
+            answer = client.post("/api/datasets?name=big", content=content, headers=headers)
             assert answer.status_code == 413
             assert "1.5 MiB" in answer.json()["error"]["message"]
-        assert client.get("/api/datasets", headers=person.headers).json()["data"] == []
-    assert uploads(settings) == []
+        assert client.post("/v1/files", files=form, headers=headers).status_code == 413
+        assert client.get("/api/datasets", headers=headers).json()["data"] == []
+    assert platform.artifacts.list("uploads") == []
 
 
-def test_an_upload_without_a_name_is_refused(client: TestClient, platform: Platform) -> None:
-    person = platform.person()
+def test_an_upload_without_a_name_or_a_key_stores_nothing(
+    client: TestClient, platform: Platform
+) -> None:
+    headers = platform.person().headers
     for query in ("", "?name=", "?name=%20"):
-        answer = client.post(f"/api/datasets{query}", content=LINE, headers=person.headers)
+        answer = client.post(f"/api/datasets{query}", content=VALID, headers=headers)
         assert answer.status_code == 422
         assert answer.json()["error"]["fields"][0]["field"] == "name"
-    assert uploads(platform.settings) == []
-
-
-def test_an_upload_without_a_key_stores_nothing(client: TestClient, platform: Platform) -> None:
-    assert client.post("/api/datasets?name=x", content=LINE).status_code == 401
+    assert client.post("/api/datasets?name=x", content=VALID).status_code == 401
     assert client.get(f"/api/datasets/{uuid4()}").status_code == 401
-    assert uploads(platform.settings) == []
+    assert platform.artifacts.list("uploads") == []
 
 
 def test_a_dataset_is_deleted_by_its_owner_unless_a_job_needs_it(
@@ -128,8 +106,7 @@ def test_a_dataset_is_deleted_by_its_owner_unless_a_job_needs_it(
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
     client.post(f"/api/jobs/{approved['id']}/cancel", headers=person.headers)
     assert client.delete(path, headers=person.headers).status_code == 204
-    for _ in range(2):
-        assert client.get(path, headers=person.headers).status_code == 404
+    assert client.get(path, headers=person.headers).status_code == 404
     left = client.get("/api/datasets", headers=person.headers).json()["data"]
     assert [each["id"] for each in left] == [str(free)]
     again = client.post("/api/jobs", json=job, headers=person.headers)

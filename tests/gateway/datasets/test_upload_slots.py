@@ -15,22 +15,22 @@ from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.polling import TIMEOUT_SECONDS, eventually
+from tests.services.datasets.uploads import VALID
 
-LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 PATIENT = {"body_window_seconds": 3600}
 """A slow test must not time out stalled clients."""
 
-Prepare = Callable[[str, Person], httpx.Request]
+Prepare = Callable[[Gateway, Person], httpx.Request]
 
 
-def as_body(url: str, person: Person) -> httpx.Request:
-    path = f"{url}/api/datasets?name=stalled"
-    return httpx.Request("POST", path, content=LINE, headers=person.headers)
+def as_body(gateway: Gateway, person: Person) -> httpx.Request:
+    url = f"{gateway.url}/api/datasets?name=stalled"
+    return httpx.Request("POST", url, content=VALID, headers=person.headers)
 
 
-def as_form(url: str, person: Person) -> httpx.Request:
-    files = {"purpose": (None, "fine-tune"), "file": ("stalled.jsonl", LINE)}
-    return httpx.Request("POST", f"{url}/v1/files", files=files, headers=person.headers)
+def as_form(gateway: Gateway, person: Person) -> httpx.Request:
+    files = {"purpose": (None, "fine-tune"), "file": ("stalled.jsonl", VALID)}
+    return httpx.Request("POST", f"{gateway.url}/v1/files", files=files, headers=person.headers)
 
 
 class StalledUpload:
@@ -71,15 +71,24 @@ def answered(uploads: list[StalledUpload]) -> list[StalledUpload]:
     return [each for each in uploads if each.socket in ready]
 
 
+def refused_with(uploads: list[StalledUpload], limit: str) -> tuple[StalledUpload, str]:
+    """Wait until one upload is refused because of a limit. Return it and the response."""
+    (refused,) = eventually(lambda: answered(uploads))
+    status, text = refused.answer()
+    assert status == 429
+    assert LIMITS[limit].description in text
+    return refused, text
+
+
 @contextmanager
 def patient_gateway(settings: Settings, **limits: int) -> Iterator[Gateway]:
     with running_gateway(settings.model_copy(update={"limits": PATIENT | limits})) as running:
         yield running
 
 
-def upload(prepare: Prepare, url: str, person: Person) -> int:
+def upload(request: httpx.Request) -> int:
     with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
-        return client.send(prepare(url, person)).status_code
+        return client.send(request).status_code
 
 
 @pytest.mark.parametrize("prepare", [as_body, as_form])
@@ -88,30 +97,26 @@ def test_simultaneous_uploads_of_an_account_are_limited(
 ) -> None:
     person, other, most = platform.person(), platform.person(), LIMITS["uploads"].default
     with patient_gateway(settings) as gateway:
-        requests = [prepare(gateway.url, person) for _ in range(most + 1)]
-        with stalled(requests) as uploads:
-            (refused,) = eventually(lambda: answered(uploads))
-            status, text = refused.answer()
-            assert status == 429
-            assert LIMITS["uploads"].description in text
+        with stalled([prepare(gateway, person) for _ in range(most + 1)]) as uploads:
+            refused, text = refused_with(uploads, "uploads")
             assert f"x-ratelimit-limit-uploads: {most}" in text
             assert "retry-after: " in text
             held = [each for each in uploads if each is not refused]
-            assert upload(prepare, gateway.url, person) == 429
-            assert upload(prepare, gateway.url, other) < 300
+            assert upload(prepare(gateway, person)) == 429
+            assert upload(prepare(gateway, other)) < 300
             assert not answered(held), "those that came first are kept"
 
             assert held.pop().finish() < 300
-            assert upload(prepare, gateway.url, person) < 300
-            held.pop().socket.close()  # a client that goes away frees its slot too
-            eventually(lambda: _holds(gateway, prepare, person, most - len(held)))
+            assert upload(prepare(gateway, person)) < 300
+            held.pop().socket.close()  # a disconnected client frees its slot too
+
+            def all_accepted() -> bool:
+                free = [prepare(gateway, person) for _ in range(most - len(held))]
+                with stalled(free) as more:
+                    return all(each.finish() < 300 for each in more)
+
+            eventually(all_accepted)
             assert all(each.finish() < 300 for each in held)
-
-
-def _holds(gateway: Gateway, prepare: Prepare, person: Person, count: int) -> bool:
-    """Return True if so many uploads are accepted together beside those that are stalled."""
-    with stalled([prepare(gateway.url, person) for _ in range(count)]) as uploads:
-        return all(each.finish() < 300 for each in uploads)
 
 
 def test_simultaneous_uploads_of_a_gateway_are_limited(
@@ -119,12 +124,9 @@ def test_simultaneous_uploads_of_a_gateway_are_limited(
 ) -> None:
     people = [platform.person() for _ in range(3)]
     with patient_gateway(settings, all_uploads=2) as gateway:
-        with stalled([as_body(gateway.url, each) for each in people]) as uploads:
-            (refused,) = eventually(lambda: answered(uploads))
-            status, text = refused.answer()
-            assert status == 429
-            assert LIMITS["all_uploads"].description in text
+        with stalled([as_body(gateway, each) for each in people]) as uploads:
+            refused, _ = refused_with(uploads, "all_uploads")
             late = people[uploads.index(refused)]
-            assert upload(as_body, gateway.url, late) == 429
+            assert upload(as_body(gateway, late)) == 429
             next(each for each in uploads if each is not refused).finish()
-            assert upload(as_body, gateway.url, late) == 202
+            assert upload(as_body(gateway, late)) == 202

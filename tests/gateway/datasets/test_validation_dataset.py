@@ -10,7 +10,7 @@ import pytest
 from infrastructure.profiles import delete_dataset_name, set_dataset_name
 from infrastructure.store import connect
 from tests.builders.platform import Platform
-from tests.gateway.web.html import Node, read_html
+from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser
 
 
@@ -21,24 +21,17 @@ class Judged:
     browser: Browser
     platform: Platform
     validation: UUID
-    with_own: str
-    without: str
-    without_either: str
+    jobs: list[str]
 
     def page(self, path: str) -> str:
         self.platform.project()
-        answer = self.browser.client.get(path)
+        answer = self.browser.client.get(f"/fine-tune/{path}")
         assert answer.status_code == 200
         return answer.text
 
-    def settings(self, job: str) -> Node:
+    def settings(self, job: str) -> str:
         """Return the settings on the job's page."""
-        return read_html(self.page(f"/fine-tune/{job}"))["job-settings"]
-
-    @property
-    def link(self) -> str:
-        """Return the validation dataset as pages show it."""
-        return f'<a href="/datasets/{self.validation}">judges &lt;1&gt;</a>'
+        return read_html(self.page(job))["job-settings"].text
 
 
 @pytest.fixture
@@ -53,31 +46,27 @@ def judged(browser: Browser, platform: Platform) -> Judged:
         body = {"dataset": str(trained), "validation_dataset": own, "base_model": "tiny"}
         answer = browser.client.post("/api/jobs", json=body | {"wait": True}, headers=browser.htmx)
         jobs.append(answer.json()["id"])
-    return Judged(browser, platform, validation, *jobs)
+    return Judged(browser, platform, validation, jobs)
 
 
 def test_the_settings_name_the_validation_dataset(judged: Judged) -> None:
-    settings = judged.settings(judged.with_own)
-    assert "Dataset chats Validation dataset judges <1> Base model" in settings.text
-    assert judged.link in judged.page(f"/fine-tune/{judged.with_own}")
-    assert "Validation dataset" not in judged.settings(judged.without).text
-
-
-def test_a_deleted_validation_dataset_has_no_name(judged: Judged) -> None:
+    with_own, without, _ = judged.jobs
+    named = "Dataset chats Validation dataset {} Base model"
+    assert named.format("judges <1>") in judged.settings(with_own)
+    assert "Validation dataset" not in judged.settings(without)
     with connect(judged.platform.settings) as connection:
         delete_dataset_name(connection, judged.validation)
-    settings = judged.settings(judged.with_own)
-    assert "Dataset chats Validation dataset a deleted dataset Base model" in settings.text
+    assert named.format("a deleted dataset") in judged.settings(with_own)
 
 
 def test_a_comparison_names_each_validation_dataset(judged: Judged) -> None:
-    path = "/fine-tune/compare?jobs={}&jobs={}"
-    page = judged.page(path.format(judged.with_own, judged.without))
+    page = judged.page("compare?jobs={}&jobs={}".format(*judged.jobs[:2]))
     row = '<th scope="row">Validation dataset</th>'
-    assert f"{row}<td>{judged.link}</td><td>a part of the dataset</td>" in page
-    assert row not in judged.page(path.format(judged.without, judged.without_either))
+    link = f'<a href="/datasets/{judged.validation}">judges &lt;1&gt;</a>'
+    assert f"{row}<td>{link}</td><td>a part of the dataset</td>" in page
+    assert row not in judged.page("compare?jobs={}&jobs={}".format(*judged.jobs[1:]))
 
 
 def test_a_duplicate_keeps_the_validation_dataset(judged: Judged) -> None:
-    wizard = read_html(judged.page(f"/fine-tune/new?like={judged.with_own}"))
+    wizard = read_html(judged.page(f"new?like={judged.jobs[0]}"))
     assert wizard.fields["validation_dataset"] == str(judged.validation)

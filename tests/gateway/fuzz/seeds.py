@@ -15,14 +15,14 @@ from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.core.aggregate import because
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
-from services.datasets.report import Report, Status
+from services.datasets.report import Report
 from tests.builders.examples import evaluation_result
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.jobs.test_api import uuid_of
@@ -160,7 +160,7 @@ def _store_files(platform: Platform) -> None:
     store.put("uploads/x", json.dumps({"messages": chat}).encode())
     store.put("datasets/x/examples.jsonl", json.dumps({"messages": chat}).encode())
     report = Report(
-        status=Status.READY_FOR_TRAINING,
+        status=DatasetStatus.READY_FOR_TRAINING,
         examples=10,
         duplicates=1,
         lines=11,

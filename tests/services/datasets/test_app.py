@@ -1,73 +1,64 @@
-"""The datasets service: validation, counts and clean-up."""
+"""Validation, counts and clean-up in the datasets service."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.core.event_log import EventLog
-from domain.datasets.dataset import DatasetStatus
+from domain.datasets.dataset import DatasetStatus, Uncountable
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import FIRST_PAUSE
+from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
+from infrastructure.limited_process import Limits
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.store import Connection
-from services.datasets import counting as counting_module
+from services.datasets import counting, validating
 from services.datasets.report import Code
-from tests.builders.commands import FixedClock
-from tests.services.datasets.running_service import (
-    VALID,
-    Service,
-    home,
-)
+from services.datasets.validating import MOST_FAILURES
+from tests.builders.platform import Platform
+from tests.services.datasets.conftest import Service
+from tests.services.datasets.uploads import GROWING, LOOPING, VALID
 
 
-def test_an_upload_becomes_a_dataset_with_a_report(artifacts: Artifacts, service: Service) -> None:
-    dataset_id = service.upload(VALID)
+def test_an_upload_becomes_a_dataset_with_a_report(
+    artifacts: Artifacts, service: Service, pool: ConnectionPool[Connection]
+) -> None:
+    dataset_id = service.upload()
     service.catch_up()
     ready = service.dataset(dataset_id)
     assert (ready.status, ready.examples) == (DatasetStatus.READY_FOR_TRAINING, 2)
     normalised = artifacts.get(ready.ref)
     assert hashlib.sha256(normalised).hexdigest() == ready.sha256
-    assert len([json.loads(line)["messages"] for line in normalised.splitlines()]) == 2
+    assert normalised.count(b"\n") == 2
     report = service.report(dataset_id)
     assert (report.examples, report.error_count) == (2, 0)
-
-
-def test_progress_is_stored(service: Service, pool: ConnectionPool[Connection]) -> None:
-    dataset_id = service.upload(VALID)
-    service.catch_up()
+    size = len(VALID)
     with pool.connection() as connection:
         assert progress_of(connection, dataset_id) == {
-            "lines": 2,
-            "bytes": len(VALID),
-            "total_bytes": len(VALID),
-        }
+            "lines": 2, "bytes": size, "total_bytes": size
+        }  # fmt: skip
 
 
 def test_a_rejected_upload_leaves_only_its_report(artifacts: Artifacts, service: Service) -> None:
     dataset_id = service.upload(VALID + b'{"messages": []}\n')
     service.catch_up()
     assert service.dataset(dataset_id).status is DatasetStatus.REJECTED
-    assert artifacts.list(home(dataset_id)) == [f"{home(dataset_id)}/report.json"]
+    (file,) = service.files(dataset_id)
+    assert file.endswith("report.json")
+    assert artifacts.list("uploads") == []
     report = service.report(dataset_id)
     assert [(error.line, error.code) for error in report.errors] == [(3, Code.NO_MESSAGES)]
 
 
-def test_a_file_beyond_the_limit_is_rejected(
-    service: Service,
-    log: EventLog,
-    artifacts: Artifacts,
-    pool: ConnectionPool[Connection],
-    clock: FixedClock,
-) -> None:
-    dataset_id = service.upload(VALID)
-    Service(log, pool, artifacts, clock, max_bytes=10).catch_up()
+def test_a_file_beyond_the_limit_is_rejected(service: Service) -> None:
+    dataset_id = service.upload()
+    service.limit(max_bytes=10)
+    service.catch_up()
     assert service.dataset(dataset_id).status is DatasetStatus.REJECTED
 
 
@@ -80,32 +71,88 @@ def test_each_upload_is_validated_once(service: Service, pool: ConnectionPool[Co
         assert parked_events(connection) == []
 
 
-def test_new_datasets_and_new_bases_are_counted(service: Service, tmp_path: Path) -> None:
+def test_a_small_upload_does_not_wait_for_another_account(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, order = validating.run, list[str]()
+
+    def note(module: str, request: dict[str, str], *others: object) -> object:
+        order.append(request["upload"])
+        return run(module, request, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(validating, "run", note)
+    for _ in range(3):
+        service.upload()
+    small = service.upload(VALID, uuid4())
+    service.catch_up()
+    assert [str(small) in each for each in order].index(True) <= 1
+    assert len(order) == 4
+
+
+def test_a_failing_validation_is_retried_then_rejected(service: Service) -> None:
+    dataset_id = service.upload()
+    service.limit(Limits(cpu_seconds=60, wall_seconds=0, memory_mib=1024))
+    for tried in range(1, MOST_FAILURES + 1):
+        for _ in range(3):  # nothing is tried before its time
+            service.validate()
+        is_over = tried == MOST_FAILURES
+        assert service.dataset(dataset_id).status is (
+            DatasetStatus.REJECTED if is_over else DatasetStatus.VALIDATING
+        )
+        service.clock.time += MAX_PAUSE
+
+
+def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = validating.run
+
+    def delete_meanwhile(*arguments: object) -> object:
+        result = run(*arguments)  # type: ignore[arg-type]
+        service.delete(dataset_id)
+        service.consumer.catch_up()
+        return result
+
+    monkeypatch.setattr(validating, "run", delete_meanwhile)
+    dataset_id = service.upload()
+    service.catch_up()
+    assert service.dataset(dataset_id).status is DatasetStatus.DELETED
+    assert service.files(dataset_id) == []
+
+
+def test_a_deleted_dataset_leaves_no_file_and_no_name(
+    service: Service, pool: ConnectionPool[Connection]
+) -> None:
+    dataset_id, other = service.upload(), service.upload()
+    with pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, "chats")
+    service.catch_up()
+    service.delete(dataset_id)
+    service.catch_up()
+    assert service.files(dataset_id) == []
+    assert service.files(other) != []
+    with pool.connection() as connection:
+        assert dataset_names(connection, [dataset_id]) == {}
+
+
+def test_new_datasets_and_new_bases_are_counted_once(
+    service: Service, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def counted() -> list[set[str]]:
         service.catch_up()
         service.count()
-        return [set(service.dataset(each).counted) for each in datasets]
+        return [service.counted(each) for each in datasets]
 
-    service.import_base(tmp_path / "tiny")
-    datasets = [service.upload(VALID)]
+    platform.store_base("tiny")
+    datasets = [service.upload()]
     assert counted() == [{"tiny"}]
-    datasets.append(service.upload(VALID))
+    datasets.append(service.upload())
     assert counted() == [{"tiny"}, {"tiny"}]
-    service.import_base(tmp_path / "little", "little")
+    platform.store_base("little")
     assert counted() == [{"tiny", "little"}] * 2
-
-
-def test_a_count_is_not_repeated_while_its_row_is_missing(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service.import_base(tmp_path / "tiny")
-    dataset_id = service.upload(VALID)
-    service.catch_up()
-    service.count()
-    assert set(service.dataset(dataset_id).counted) == {"tiny"}
     again: list[object] = []
-    monkeypatch.setattr(counting_module, "run", lambda *_: again.append(1))
-    service.count()
+    monkeypatch.setattr(counting, "run", lambda *_: again.append(1))
+    service.count()  # the read model still lists the last pairs
     assert again == []
 
 
@@ -124,59 +171,48 @@ def _with_a_template_that_refuses(directory: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [_without_tokenizer, _with_a_garbled_tokenizer, _with_a_template_that_refuses]
 )
-def test_an_uncountable_pair_does_not_block_others(
-    artifacts: Artifacts, service: Service, tmp_path: Path, spoil: object
+def test_uncountable_pairs_do_not_block_others(
+    artifacts: Artifacts, service: Service, platform: Platform, spoil: object
 ) -> None:
-    service.import_base(tmp_path / "a", "a-spoilt")
-    spoil(artifacts.root / "models/a-spoilt")  # type: ignore[operator]
-    service.import_base(tmp_path / "tiny")
-    dataset_id = service.upload(VALID)
+    for name in ("a", "b", "c"):
+        platform.store_base(name)
+        spoil(artifacts.root / "models" / name)  # type: ignore[operator]
+    platform.store_base()
+    dataset_id = service.upload()
     service.catch_up()
     service.count()
+    assert service.counted(dataset_id) == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"), [(LOOPING, Uncountable.TIME), (GROWING, Uncountable.MEMORY)]
+)
+def test_an_endless_template_does_not_block_others(
+    service: Service, platform: Platform, template: str, reason: Uncountable
+) -> None:
+    endless = platform.store_base("a-endless", template)
+    platform.store_base()
+    uploads = service.upload(), service.upload(VALID, uuid4())
+    service.catch_up()
+    service.limit(Limits(cpu_seconds=2, wall_seconds=600, memory_mib=512))
     service.count()
-    assert set(service.dataset(dataset_id).counted) == {"tiny"}
+    for each in uploads:
+        assert service.counted(each) == {"tiny"}
+        assert service.dataset(each).uncountable[endless.name].reason is reason
 
 
 def test_a_failed_count_is_retried_later(
-    artifacts: Artifacts, service: Service, clock: FixedClock, tmp_path: Path
+    artifacts: Artifacts, service: Service, platform: Platform, tmp_path: Path
 ) -> None:
-    service.import_base(tmp_path / "tiny")
-    dataset_id = service.upload(VALID)
+    platform.store_base()
+    dataset_id = service.upload()
     service.catch_up()
-    store, away = artifacts.root / "models", tmp_path / "away"
+    store, away = artifacts.root / "models", tmp_path / "away"  # type: ignore[operator]
     store.rename(away)
     service.count()
     away.rename(store)
     service.count()
-    assert set(service.dataset(dataset_id).counted) == set(), "its time has not come"
-    clock.time += FIRST_PAUSE
+    assert service.counted(dataset_id) == set(), "its time has not come"
+    service.clock.time += FIRST_PAUSE
     service.count()
-    assert set(service.dataset(dataset_id).counted) == {"tiny"}
-
-
-def test_many_uncountable_pairs_do_not_block_others(
-    artifacts: Artifacts, service: Service, tmp_path: Path
-) -> None:
-    for name in ("a", "b", "c"):
-        service.import_base(tmp_path / name, name)
-        _without_tokenizer(artifacts.root / "models" / name)  # type: ignore[operator]
-    service.import_base(tmp_path / "tiny")
-    dataset_id = service.upload(VALID)
-    service.catch_up()
-    service.count()
-    assert set(service.dataset(dataset_id).counted) == {"tiny"}
-
-
-def test_a_deleted_dataset_leaves_no_file_and_no_name(
-    artifacts: Artifacts, service: Service, pool: ConnectionPool[Connection]
-) -> None:
-    dataset_id, other = service.upload(VALID), service.upload(VALID)
-    with pool.connection() as connection:
-        set_dataset_name(connection, dataset_id, "chats")
-    service.catch_up()
-    service.delete(dataset_id)
-    service.catch_up()
-    assert artifacts.list(home(dataset_id)) == []
-    assert artifacts.list(home(other)) != []
-    with pool.connection() as connection:
-        assert dataset_names(connection, [dataset_id]) == {}
+    assert service.counted(dataset_id) == {"tiny"}

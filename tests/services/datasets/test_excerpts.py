@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from domain.datasets.validation_report import Excerpt
 from services.datasets.excerpts import SHOWN
-from services.datasets.report import Excerpt
 from tests.services.datasets.uploads import ANSWER, ASSISTANT, USER, chat, jsonl, user, validated
 
 
 def excerpt(line: bytes) -> Excerpt:
-    """The excerpt of the only error of a file with one line."""
+    """Return the excerpt of the only error of a file with one line."""
     report, _, _ = validated(line)
     (problem,) = report.errors
     assert problem.line == 1
@@ -77,14 +77,7 @@ def test_invisible_characters_are_shown_and_bidi_controls_are_not() -> None:
     assert excerpt('{"a": "\u202e👩\u200d🚀" b}\n'.encode()).text == '{"a": "\ufffd👩\u200d🚀" b}'
 
 
-def test_an_error_of_the_file_has_no_excerpt() -> None:
-    report, _, _ = validated(b"PK\x03\x04 and so on")
-    assert [(problem.line, problem.excerpt) for problem in report.errors] == [(None, None)]
-
-
 def test_a_too_long_line_is_shown_from_its_start() -> None:
-    report, _, _ = validated(b'{"a": "' + b"x" * 200_000 + b'"}\n')
-    (problem,) = report.errors
-    assert problem.excerpt is not None
-    assert problem.excerpt.text == '{"a": "' + "x" * (SHOWN - 7)
-    assert problem.excerpt.goes_on
+    shown = excerpt(b'{"a": "' + b"x" * 200_000 + b'"}\n')
+    assert shown.text == '{"a": "' + "x" * (SHOWN - 7)
+    assert shown.goes_on

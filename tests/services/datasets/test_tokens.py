@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from domain.training.token_lengths import Bucket, TokenLengths
@@ -20,21 +20,19 @@ from infrastructure.template_rendering import CONFIG, ChatRefused, ChatTemplate
 from services.datasets import tokens
 from services.datasets.tokens import count_tokens
 from services.trainer.examples import Renderer
+from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
     CALLING,
+    LOOPING,
     USER,
     chat,
     jsonl,
+    user,
     validated,
 )
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 CHATML_WITH_MARKS = """
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\n' }}
@@ -69,12 +67,18 @@ LLAMA_LIKE = """{{- bos_token }}
 {%- endfor %}
 {%- if tools is not none %}{{ tools | tojson(indent=2) }}{% endif %}
 """
-PRINTS_ALL = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
+REWRITES = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + (message['content'] if loop.last else '...') + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+"""Shortens all but the last message, so that each answer makes an example of its own."""
+
 TEMPLATES = {
-    "chatml": CHATML,
+    "chatml": CHAT_TEMPLATE,
     "chatml-with-marks": CHATML_WITH_MARKS,
     "llama-like": LLAMA_LIKE,
-    "prints-all": PRINTS_ALL,
+    "prints-all": "{% for message in messages %}{{ message | tojson }}{% endfor %}",
     "fallback": FALLBACK_CHAT_TEMPLATE,
 }
 
@@ -92,89 +96,60 @@ EXAMPLES = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 400 tokens."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator([json.dumps(EXAMPLES)] * 4, trainer)
-    core.enable_truncation(8)
-    core.enable_padding(length=64)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )
-
-
-@pytest.fixture(scope="module")
 def lines() -> list[bytes]:
-    """The normalised examples."""
+    """Return the normalised examples."""
     report, output, _ = validated(jsonl(*EXAMPLES))
     assert report.errors == ()
     return output.splitlines()
 
 
-def saved(
-    tokenizer: PreTrainedTokenizerFast, template: str | None, directory: Path
-) -> BaseTokenizer:
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(directory)
-    return BaseTokenizer(files_of(directory))
+Save = Callable[[str | None], BaseTokenizer]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Return a function that saves and reads a tokenizer with a chat template."""
+
+    def saved(template: str | None) -> BaseTokenizer:
+        tokenizer = make_tiny_tokenizer(template)
+        tokenizer.backend_tokenizer.enable_truncation(8)
+        tokenizer.backend_tokenizer.enable_padding(length=64)
+        tokenizer.save_pretrained(tmp_path)
+        paths = [tmp_path / name for name in FILES]
+        return BaseTokenizer({path.name: path.read_bytes() for path in paths if path.exists()})
+
+    return saved
 
 
 def unlabelled(counts: TokenLengths) -> TokenLengths:
     return counts.model_copy(update={"labels": None})
 
 
-def files_of(directory: Path) -> dict[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in FILES if (directory / name).exists()}
-
-
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_texts_and_counts_equal_the_training_librarys(
-    name: str, tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
+    name: str, save: Save, lines: list[bytes], tmp_path: Path
 ) -> None:
-    base = saved(tokenizer, TEMPLATES[name], tmp_path)
+    base = save(TEMPLATES[name])
     renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), 10_000)
     chats: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    for chat_ in chats:
-        messages = base.plain(chat_)
-        assert messages == renderer.plain(chat_)
-        assert base.text(messages, None) == renderer.text(messages, None)
-        asking = base.text(messages, None, prompt=True)
-        assert asking == renderer.text(messages, None, prompt=True)
-        assert base.marked(chat_) == renderer.marked(chat_)
-        assert base.render(chat_) == renderer.render(chat_)
-    sizes = [len(example.input_ids) for chat_ in chats for example in renderer.render(chat_)]
-    counts = count_tokens(lines, base)
-    assert unlabelled(counts) == TokenLengths.of(sizes)
-    assert (counts.examples, counts.tokens) == (len(lines), sum(sizes))
+    for each in chats:
+        messages = base.plain(each)
+        assert messages == renderer.plain(each)
+        for prompt in (False, True):
+            text = base.text(messages, None, prompt=prompt)
+            assert text == renderer.text(messages, None, prompt=prompt)
+        assert base.marked(each) == renderer.marked(each)
+        assert base.render(each) == renderer.render(each)
+    sizes = [len(example.input_ids) for each in chats for example in renderer.render(each)]
+    assert unlabelled(count_tokens(lines, base)) == TokenLengths.of(sizes)
 
 
-REWRITES = (
-    "{% for message in messages %}"
-    "{{ message['role'] + ': ' + (message['content'] if loop.last else '...') + '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
-"""Shortens all but the last message, so that each answer makes an example of its own."""
-
-
-@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE, REWRITES])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAMA_LIKE, REWRITES])
 @pytest.mark.parametrize("limit", [8, 24, 31, 40, 70, 10_000])
 def test_label_counts_after_truncation_equal_the_trainers(
-    template: str,
-    limit: int,
-    tokenizer: PreTrainedTokenizerFast,
-    lines: list[bytes],
-    tmp_path: Path,
+    template: str, limit: int, save: Save, lines: list[bytes], tmp_path: Path
 ) -> None:
-    labels = count_tokens(lines, saved(tokenizer, template, tmp_path)).labels
+    labels = count_tokens(lines, save(template)).labels
     assert labels is not None
     renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), limit)
     rendered = renderer.render_all((json.loads(line) for line in lines), lambda: None)
@@ -186,21 +161,19 @@ def test_label_counts_after_truncation_equal_the_trainers(
         assert labels.tokens == kept
 
 
-def test_a_base_without_template_gets_the_fallback(
-    tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
-) -> None:
-    base = saved(tokenizer, None, tmp_path)
-    assert base.template.source == FALLBACK_CHAT_TEMPLATE
-    assert count_tokens(lines, base).examples == len(lines)
+def test_a_base_without_template_gets_the_fallback(save: Save) -> None:
+    assert save(None).template.source == FALLBACK_CHAT_TEMPLATE
 
 
 def test_the_fallback_is_chatml_and_keeps_tool_calls() -> None:
-    template = ChatTemplate(FALLBACK_CHAT_TEMPLATE, {})
-    assert template.render([USER, ASSISTANT]) == ChatTemplate(CHATML, {}).render([USER, ASSISTANT])
+    def rendered(template: str, *messages: dict[str, Any]) -> str:
+        return ChatTemplate(template, {}).render(list(messages))
+
+    plain = rendered(FALLBACK_CHAT_TEMPLATE, USER, ASSISTANT)
+    assert plain == rendered(CHAT_TEMPLATE, USER, ASSISTANT)
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": 1}}}
-    assert template.render(
-        [USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    ).endswith(
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert rendered(FALLBACK_CHAT_TEMPLATE, USER, calling).endswith(
         '<|im_start|>assistant\n<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
         "<|im_end|>\n"
     )
@@ -211,10 +184,10 @@ def test_a_template_in_the_configuration_and_a_list_of_templates_are_read() -> N
         config = {"chat_template": chat_template, **tokens}
         return ChatTemplate.of({CONFIG: json.dumps(config).encode()})
 
-    template = read(CHATML, bos_token={"content": "<s>"})
-    assert (template.source, template.special_tokens) == (CHATML, {"bos_token": "<s>"})
-    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
-    assert read(named).source == CHATML
+    template = read(REWRITES, bos_token={"content": "<s>"})
+    assert (template.source, template.special_tokens) == (REWRITES, {"bos_token": "<s>"})
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": REWRITES}]
+    assert read(named).source == REWRITES
     with pytest.raises(ChatRefused):
         read(named[:1])
 
@@ -231,41 +204,26 @@ def test_a_template_in_the_configuration_and_a_list_of_templates_are_read() -> N
     ],
 )
 def test_a_template_refusal_has_the_example_number(
-    template: str,
-    words: str,
-    tokenizer: PreTrainedTokenizerFast,
-    lines: list[bytes],
-    tmp_path: Path,
+    template: str, words: str, save: Save, lines: list[bytes]
 ) -> None:
     with pytest.raises(ChatRefused, match=f"Example 1: .*{words}"):
-        count_tokens(lines, saved(tokenizer, template, tmp_path))
+        count_tokens(lines, save(template))
 
 
-def test_an_invalid_template_is_refused() -> None:
+def test_an_invalid_template_and_a_missing_tokenizer_are_errors() -> None:
     with pytest.raises(ChatRefused, match="invalid"):
         ChatTemplate("{% for message in %}", {})
-
-
-def test_every_length_is_counted_in_its_bucket(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    template = "{% for _ in messages[0].content %}<s>{% endfor %}"
-    base = saved(tokenizer, template, tmp_path)
-    sizes = [1, 2, 3, 4, 5, 8, 24, 26]
-    marks = [chat({"role": "user", "content": "x" * size}) for size in sizes]
-    counts = count_tokens(jsonl(*marks).splitlines(), base)
-    assert unlabelled(counts) == TokenLengths.of(sizes)
-    assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
-
-
-def test_an_empty_dataset_has_no_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    counts = count_tokens([], saved(tokenizer, CHATML, tmp_path))
-    assert (counts.examples, counts.tokens, counts.longest) == (0, 0, 0)
-
-
-def test_a_base_without_tokenizer_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         BaseTokenizer({})
+
+
+def test_every_length_is_counted_in_its_bucket(save: Save) -> None:
+    base = save("{% for _ in messages[0].content %}<|im_start|>{% endfor %}")
+    sizes = [1, 2, 3, 4, 5, 8, 24, 26]
+    counts = count_tokens(jsonl(*[chat(user("x" * size)) for size in sizes]).splitlines(), base)
+    assert unlabelled(counts) == TokenLengths.of(sizes)
+    assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
+    assert count_tokens([], base).tokens == 0
 
 
 def test_counting_imports_no_training_library() -> None:
@@ -277,15 +235,10 @@ def test_counting_imports_no_training_library() -> None:
 
 
 def test_a_template_that_does_not_end_is_stopped_at_its_example(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    save: Save, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}" + endless + "{% endif %}" + CHATML
-    )
-    tokenizer.save_pretrained(tmp_path)
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in FILES}
     monkeypatch.setattr(tokens, "RENDER_CPU_SECONDS", 0.5)
+    endless = "{% if messages[0].role == 'system' %}" + LOOPING + "{% endif %}" + CHAT_TEMPLATE
     with pytest.raises(tokens.Costly) as caught:
-        count_tokens(map(str.encode, map(json.dumps, EXAMPLES)), BaseTokenizer(files))
+        count_tokens(lines, save(endless))
     assert (caught.value.exceeded, caught.value.example) == (Exceeded.TIME, 2)

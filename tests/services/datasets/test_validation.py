@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from services.datasets.report import Code, Progress, Status
+from domain.datasets.dataset import DatasetStatus
+from services.datasets.report import Code, Progress, Report
 from services.datasets.validation import PROGRESS_BYTES
 from tests.services.datasets.uploads import (
     ANSWER,
@@ -25,80 +26,84 @@ from tests.services.datasets.uploads import (
 )
 
 
-def test_a_file_of_exactly_the_limit_is_accepted() -> None:
-    content = jsonl(GOOD)
-    report, _, _ = validated(content, max_bytes=len(content), max_line_bytes=len(content))
-    assert report.status is Status.READY_FOR_TRAINING
-
-
-def test_a_byte_order_mark_is_removed_with_a_warning() -> None:
-    report, output, _ = validated(b"\xef\xbb\xbf" + jsonl(GOOD))
-    assert report.status is Status.READY_FOR_TRAINING
-    assert json.loads(output) == GOOD
-    assert [(notice.code, notice.lines) for notice in report.warnings] == [
-        (Code.BYTE_ORDER_MARK, (1,))
-    ]
-
-
-def test_crlf_is_accepted_and_gives_the_same_output() -> None:
-    content = jsonl(GOOD, chat(user("Hi"), ASSISTANT))
-    unix, dos = validated(content), validated(content.replace(b"\n", b"\r\n"))
-    assert dos[0].status is Status.READY_FOR_TRAINING
-    assert dos[0].warnings == ()
-    assert unix[1] == dos[1]
-
-
-def test_a_last_line_without_newline_counts() -> None:
-    report, _, _ = validated(jsonl(GOOD).rstrip())
-    assert (report.lines, report.examples, report.bytes) == (1, 1, len(jsonl(GOOD)) - 1)
-
-
-def test_blank_lines_are_skipped_and_counted_in_line_numbers() -> None:
-    report, _, _ = validated(b"\n \r\n" + jsonl(GOOD) + b"{\n")
-    assert report.examples == 1
-    assert report.errors[0].line == 4
-    assert report.warnings[0].code is Code.BLANK_LINES
-    assert report.warnings[0].count == 2
-
-
-def test_counts_in_warnings_are_grouped() -> None:
-    report, _, _ = validated(jsonl(GOOD) + b"\n" * 1_101)
-    assert "1,101" in report.warnings[0].message
-
-
-def test_duplicates_are_kept_once_with_a_warning() -> None:
-    other = chat(user("Hi"), ASSISTANT)
-    spaced = json.dumps(GOOD, indent=None, separators=(" , ", " : ")).encode() + b"\n"
-    report, output, _ = validated(jsonl(GOOD, other, GOOD) + spaced)
-    assert (report.examples, report.duplicates, report.lines) == (2, 2, 4)
-    assert output == jsonl_compact(GOOD, other)
-    assert [(notice.code, notice.count, notice.lines) for notice in report.warnings] == [
-        (Code.DUPLICATE_LINES, 2, (3, 4))
-    ]
-    assert "3, 4" in report.warnings[0].message
-
-
-def jsonl_compact(*examples: object) -> bytes:
+def compact(*examples: object) -> bytes:
     return b"".join(
         json.dumps(example, separators=(",", ":")).encode() + b"\n" for example in examples
     )
 
 
+def warnings(report: Report) -> list[tuple[str, int, tuple[int, ...]]]:
+    return [(notice.code, notice.count, notice.lines) for notice in report.warnings]
+
+
+def test_a_file_of_exactly_the_limit_is_accepted() -> None:
+    content = jsonl(GOOD)
+    report, _, _ = validated(content, max_bytes=len(content), max_line_bytes=len(content))
+    assert report.status is DatasetStatus.READY_FOR_TRAINING
+
+
+def test_a_byte_order_mark_is_removed_with_a_warning() -> None:
+    report, output, _ = validated(b"\xef\xbb\xbf" + jsonl(GOOD))
+    assert json.loads(output) == GOOD
+    assert warnings(report) == [(Code.BYTE_ORDER_MARK, 1, (1,))]
+
+
+def test_crlf_is_accepted_and_gives_the_same_output() -> None:
+    content = jsonl(GOOD, chat(user("Hi"), ASSISTANT))
+    report, output, _ = validated(content.replace(b"\n", b"\r\n"))
+    assert report.warnings == ()
+    assert output == compact(GOOD, chat(user("Hi"), ASSISTANT))
+
+
+def test_blank_lines_are_skipped_and_counted_in_line_numbers() -> None:
+    report, _, _ = validated(b"\n" * 1_100 + b" \r\n" + jsonl(GOOD) + b"{")
+    assert (report.lines, report.examples) == (1_103, 1)
+    assert report.errors[0].line == 1_103
+    assert (report.warnings[0].code, report.warnings[0].count) == (Code.BLANK_LINES, 1_101)
+    assert "1,101" in report.warnings[0].message
+
+
+def test_duplicates_are_kept_once_with_a_warning() -> None:
+    other = chat(user("Hi"), ASSISTANT)
+    spaced = json.dumps(GOOD, separators=(" , ", " : ")).encode() + b"\n"
+    report, output, _ = validated(jsonl(GOOD, other, GOOD) + spaced)
+    assert (report.examples, report.duplicates, report.lines) == (2, 2, 4)
+    assert output == compact(GOOD, other)
+    assert warnings(report) == [(Code.DUPLICATE_LINES, 2, (3, 4))]
+    assert "3, 4" in report.warnings[0].message
+
+
+def test_duplicates_are_kept_on_request() -> None:
+    report, output, _ = validated(jsonl(GOOD, GOOD), keep_duplicates=True)
+    assert (report.examples, report.duplicates, report.warnings) == (2, 0, ())
+    assert output == compact(GOOD, GOOD)
+
+
 def test_unused_keys_are_ignored_with_a_warning_that_names_them() -> None:
-    report, output, _ = validated(
+    asks_twice = chat({**USER, "refusal": "x"}, ASSISTANT, USER, ASSISTANT)
+    report, output, _ = validated(jsonl({**GOOD, "tools": [], "id": 4, "note": None}, asks_twice))
+    assert output == compact(GOOD, chat(USER, ASSISTANT, USER, ASSISTANT))
+    assert warnings(report) == [
+        (Code.UNUSED_KEYS, 1, (1,)),
+        (Code.UNUSED_MESSAGE_KEYS, 1, (2,)),
+    ]
+    keys, message_keys = (notice.message for notice in report.warnings)
+    assert '"id"' in keys
+    assert '"note"' not in keys
+    assert '"refusal"' in message_keys
+
+
+def test_lines_that_define_tools_are_counted() -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    report, _, _ = validated(
         jsonl(
-            {**GOOD, "tools": [], "id": 4, "note": None},
-            chat({**USER, "refusal": "x"}, ASSISTANT, USER, ASSISTANT),
+            GOOD | {"tools": [tool]},
+            chat(USER, ASSISTANT, USER, ASSISTANT) | {"functions": [tool["function"]]},
+            chat(user("Hi"), ASSISTANT) | {"tools": []},
         )
     )
-    assert report.status is Status.READY_FOR_TRAINING
-    assert output == jsonl_compact(GOOD, chat(USER, ASSISTANT, USER, ASSISTANT))
-    unused, message_keys = report.warnings[0], report.warnings[1]
-    assert unused.code is Code.UNUSED_KEYS
-    assert '"id"' in unused.message
-    assert '"note"' not in unused.message
-    assert (message_keys.code, message_keys.lines) == (Code.UNUSED_MESSAGE_KEYS, (2,))
-    assert '"refusal"' in message_keys.message
+    assert report.tool_lines == 2
+    assert warnings(report) == [(Code.TOOL_DEFINITIONS, 2, (1, 2))]
 
 
 def test_late_system_and_trailing_user_messages_are_warned_about() -> None:
@@ -106,11 +111,11 @@ def test_late_system_and_trailing_user_messages_are_warned_about() -> None:
     report, _, _ = validated(
         jsonl(chat(system, system, USER, ASSISTANT), chat(USER, system, ASSISTANT, USER))
     )
-    assert report.status is Status.READY_FOR_TRAINING
-    assert {(notice.code, notice.lines) for notice in report.warnings} == {
-        (Code.SYSTEM_NOT_FIRST, (2,)),
-        (Code.ENDS_WITHOUT_ASSISTANT, (2,)),
-    }
+    assert report.status is DatasetStatus.READY_FOR_TRAINING
+    assert warnings(report) == [
+        (Code.SYSTEM_NOT_FIRST, 1, (2,)),
+        (Code.ENDS_WITHOUT_ASSISTANT, 1, (2,)),
+    ]
 
 
 def test_prompt_and_completion_become_a_chat() -> None:

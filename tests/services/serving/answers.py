@@ -1,34 +1,41 @@
-"""Send chats to an engine and wait for the answers."""
+"""Models in an engine, and the answers to chats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from typing import Any
 from uuid import UUID, uuid5
 
 from infrastructure.generation import GenerationRequest, TextDelta
+from services.serving.batch import Batch
+from services.serving.deployed import Served
 from services.serving.engine import Engine, GenerationHandle
 
 SPACE = UUID(int=5)
 SECONDS = 30.0
 
 
+def deployment_of(name: str) -> UUID:
+    return uuid5(SPACE, name)
+
+
 @dataclass
 class Answer:
-    """Receives the deltas of one choice."""
+    """The pieces of one choice."""
 
     pieces: list[TextDelta] = field(default_factory=list)
     error: Exception | None = None
-    asked: GenerationHandle | None = None
+    handle: GenerationHandle = field(init=False)
     ended: Event = field(default_factory=Event)
     begun: Event = field(default_factory=Event)
 
-    def listen(self, grown: TextDelta | Exception) -> None:
-        if isinstance(grown, Exception):
-            self.error = grown
+    def listen(self, piece: TextDelta | Exception) -> None:
+        if isinstance(piece, Exception):
+            self.error = piece
         else:
-            self.pieces.append(grown)
+            self.pieces.append(piece)
         self.begun.set()
         if self.error is not None or self.pieces[-1].finish_reason is not None:
             self.ended.set()
@@ -43,9 +50,8 @@ class Answer:
 
     @property
     def tokens(self) -> list[int]:
-        """Tokens of the answer, with its end token."""
-        assert self.asked is not None
-        return self.asked.rows[0].tokens[self.asked.prompt_tokens :]
+        """Return the tokens of the answer, with its end token."""
+        return self.handle.rows[0].tokens[self.handle.prompt_tokens :]
 
     @property
     def finish_reason(self) -> str | None:
@@ -54,9 +60,23 @@ class Answer:
 
 @dataclass
 class Answers:
-    """Sends chats to an engine."""
+    """Attaches models on one base to an engine, and sends chats to them."""
 
     engine: Engine
+    base: Path
+
+    @property
+    def batch(self) -> Batch:
+        """Return the batch of the base."""
+        (batch,) = self.engine._batches.values()
+        return batch
+
+    def attach(self, name: str = "base", adapter: Path | None = None) -> None:
+        served = Served(deployment_of(name), name, "tiny", "11", self.base, adapter)
+        self.engine.attach(served)
+
+    def detach(self, name: str) -> None:
+        self.engine.detach(deployment_of(name))
 
     def ask(self, name: str, question: str, **options: Any) -> Answer:
         """Start one answer, greedy by default."""
@@ -64,20 +84,19 @@ class Answers:
         return answer
 
     def ask_for(self, choices: int, name: str, question: str, **options: Any) -> list[Answer]:
-        given: list[Answer] = [Answer() for _ in range(choices)]
-        asked = GenerationRequest(
-            deployment_id=uuid5(SPACE, name),
+        given = [Answer() for _ in range(choices)]
+        request = GenerationRequest(
+            deployment_id=deployment_of(name),
             messages=[{"role": "user", "content": question}],
             choices=choices,
             **{"account_id": SPACE, "temperature": 0.0, **options},
         )
 
         def listen(piece: TextDelta | Exception) -> None:
-            heard = given if isinstance(piece, Exception) else [given[piece.choice]]
-            for answer in heard:
+            for answer in given if isinstance(piece, Exception) else [given[piece.choice]]:
                 answer.listen(piece)
 
-        begun = self.engine.generate(asked, listen)
+        handle = self.engine.generate(request, listen)
         for answer in given:
-            answer.asked = begun
+            answer.handle = handle
         return given

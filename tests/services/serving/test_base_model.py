@@ -24,11 +24,10 @@ from transformers import (
 
 from services.serving import attention, base_model
 from services.serving.base_model import BaseModel, dtype_on
-from services.serving.deployed import CannotServe, Served
+from services.serving.deployed import CannotServe
 from services.serving.engine import Engine
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.services.serving.answers import Answers
-from tests.services.serving.conftest import deployment_of
 from tests.services.serving.test_engine import QUESTIONS, generated
 
 CPU = torch.device("cpu")
@@ -72,13 +71,13 @@ def saved(config: PreTrainedConfig, directory: Path) -> Path:
     ids=lambda config: config.model_type,
 )
 def test_answers_equal_those_of_transformers(
-    config: PreTrainedConfig, engine: Engine, answers: Answers, tmp_path: Path
+    config: PreTrainedConfig, engine: Engine, tmp_path: Path
 ) -> None:
-    directory = saved(config, tmp_path)
-    engine.attach(Served(deployment_of("base"), "base", "base", "11", directory, None))
+    answers = Answers(engine, saved(config, tmp_path))
+    answers.attach()
     begun = [(text, answers.ask("base", text, max_tokens=20)) for text in QUESTIONS]
     for text, answer in begun:
-        assert answer.wait().tokens == generated(directory, None, text, 20)
+        assert answer.wait().tokens == generated(answers.base, None, text, 20)
 
 
 def test_an_unknown_attention_is_refused(tmp_path: Path) -> None:
@@ -103,27 +102,22 @@ def test_a_base_with_different_logits_is_refused(
     assert refused.value.code == "unsupported_architecture"
 
 
-@pytest.mark.parametrize("place", ["from_pretrained", "set_attn_implementation"])
-def test_exhausted_memory_does_not_refuse_a_base(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, place: str
+@pytest.mark.parametrize(
+    ("owner", "method", "error"),
+    [
+        (AutoModelForCausalLM, "from_pretrained", torch.OutOfMemoryError("CUDA out of memory.")),
+        (LlamaForCausalLM, "set_attn_implementation", torch.OutOfMemoryError("No memory.")),
+        (AutoModelForCausalLM, "from_pretrained", OSError(errno.EMFILE, "Too many open files")),
+    ],
+)
+def test_exhausted_resources_do_not_refuse_a_base(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, error: Exception
 ) -> None:
-    def no_room(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise error
 
-    owner = AutoModelForCausalLM if place == "from_pretrained" else LlamaForCausalLM
-    monkeypatch.setattr(owner, place, no_room)
-    with pytest.raises(torch.OutOfMemoryError):
-        BaseModel.load(tiny_model, torch.float32, CPU)
-
-
-def test_too_many_open_files_do_not_refuse_a_base(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_file(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", no_file)
-    with pytest.raises(OSError, match="Too many open files"):
+    monkeypatch.setattr(owner, method, exhausted)
+    with pytest.raises(type(error)):
         BaseModel.load(tiny_model, torch.float32, CPU)
 
 

@@ -10,7 +10,9 @@ from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from services.serving.chat import Chat
 from services.serving.refusals import TemplateRefused
 from services.trainer.examples import Renderer
+from tests.builders import tiny_model
 from tests.builders.tiny_model import make_tiny_tokenizer
+from tests.services.datasets.uploads import LOOPING
 
 CALL = {
     "id": "call_1",
@@ -24,20 +26,13 @@ MESSAGES = [
     {"role": "tool", "content": "rain", "tool_call_id": "call_1"},
 ]
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s> {% endfor %}"
-TEMPLATES = {
-    "its own": None,
-    "none": "",
-    "without a prompt": PLAIN,
-}
 
 
-@pytest.mark.parametrize("template", [*TEMPLATES])
-def test_a_prompt_equals_the_text_before_the_answer_in_training(template: str) -> None:
-    chosen = TEMPLATES[template]
-    tokenizer = make_tiny_tokenizer() if chosen is None else make_tiny_tokenizer(chosen or None)
+@pytest.mark.parametrize("template", [tiny_model.CHAT_TEMPLATE, None, PLAIN])
+def test_a_prompt_equals_the_text_before_the_answer_in_training(template: str | None) -> None:
+    tokenizer = make_tiny_tokenizer(template)
     answer = {"role": "assistant", "content": "Bring an umbrella."}
-    renderer = Renderer(tokenizer, 1000)
-    _, prompt = renderer.prompt({"messages": [*MESSAGES, answer]})
+    _, prompt = Renderer(tokenizer, 1000).prompt({"messages": [*MESSAGES, answer]})
     assert Chat(tokenizer).text(MESSAGES) == prompt
 
 
@@ -66,13 +61,8 @@ def test_messages_that_a_template_rejects_are_refused() -> None:
 
 
 def test_a_template_that_loops_for_some_content_refuses_only_that_chat() -> None:
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    looping = (
-        "{% for m in messages %}{% if 'loop' in m.content %}"
-        + loop
-        + "{% endif %}{{ m.content }}{% endfor %}"
-    )
-    chat = Chat(make_tiny_tokenizer(looping))
+    looping = "{% for m in messages %}{% if 'loop' in m.content %}" + LOOPING
+    chat = Chat(make_tiny_tokenizer(looping + "{% endif %}{{ m.content }}{% endfor %}"))
     with pytest.raises(TemplateRefused, match="takes more than"):
         chat.tokens([{"role": "user", "content": "loop"}])
     assert chat.text([{"role": "user", "content": "Hi"}]) == "Hi"

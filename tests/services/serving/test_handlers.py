@@ -1,4 +1,4 @@
-"""The wanted deployments are in memory, after each event and after a restart."""
+"""The requested deployments are in memory, after each event and after a restart."""
 
 from __future__ import annotations
 
@@ -12,178 +12,138 @@ from safetensors import SafetensorError
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import MAX_PAUSE
 from infrastructure.disk_cache import MODELS, trim_copies
 from services.serving.attempts import MAX_DEATHS
-from services.serving.deployed import REASONS
+from services.serving.deployed import REASONS, CannotServe
 from services.serving.resource_exhaustion import MAX_TRIES
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
-from tests.services.serving.memory_host import UNREADABLE
-from tests.services.serving.world import (
-    ADAPTER,
-    CHECKPOINT,
-    MODEL,
-    World,
-    given_a_served_checkpoint,
-)
+from tests.services.serving.conftest import ADAPTER, CHECKPOINT, CHECKPOINT_REF, MODEL, Process
 
 
-def test_an_imported_base_is_deployed(world: World) -> None:
-    world.import_base()
-    world.follow()
-    assert world.found("tiny").status == "active"
-    (served,) = world.host.attached.values()
-    assert served.base_directory == world.artifacts.root / "models/tiny/1"  # type: ignore[operator]
-    assert served.adapter_directory is None
+def test_an_imported_base_is_deployed_and_a_revision_replaces_it(process: Process) -> None:
+    for revision in ("1", "2"):
+        process.import_base(revision)
+        assert process.found("tiny").status == "active"
+        (served,) = process.host.attached.values()
+        root = process.artifacts.root
+        assert served.base_directory == root / "models/tiny" / revision  # type: ignore[operator]
+        assert served.adapter_directory is None
 
 
-def test_a_revision_replaces_the_previous_one(world: World) -> None:
-    world.import_base()
-    world.follow()
-    world.import_base(b"2")
-    world.follow()
-    (served,) = world.host.attached.values()
-    assert served.base_directory.name == "2"
-    assert world.found("tiny").status == "active"
+def test_an_import_does_not_deploy_an_undeployed_base(process: Process) -> None:
+    process.import_base()
+    process.undeploy_base()
+    process.import_base("2")
+    assert (process.found("tiny").status, process.host.models) == ("undeployed", set())
 
 
-def test_an_import_does_not_deploy_an_undeployed_base(world: World) -> None:
-    world.import_base()
-    world.follow()
-    with command("undeploy"):
-        world.deploying.undeploy_base("tiny", lambda: 0)
-    world.import_base(b"2")
-    world.follow()
-    assert (world.found("tiny").status, world.host.models) == ("undeployed", set())
-
-
-def test_a_checkpoint_is_copied_without_the_files_for_a_resume(world: World) -> None:
-    given_a_served_checkpoint(world)
-    assert world.found(CHECKPOINT).status == "active"
-    directory = world.host.attached[world.found(CHECKPOINT).id].adapter_directory
+def test_a_checkpoint_is_copied_without_the_files_for_a_resume(process: Process) -> None:
+    process.serve_checkpoint()
+    assert process.found(CHECKPOINT).status == "active"
+    directory = process.host.attached[process.found(CHECKPOINT).id].adapter_directory
     assert directory is not None
     assert {path.name for path in directory.iterdir()} == set(ADAPTER)
 
 
-def test_an_undeployed_model_is_detached(world: World) -> None:
-    given_a_served_checkpoint(world)
-    with command("undeploy"):
-        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
-    world.follow()
-    assert world.host.models == {"tiny"}
-    assert list((world._home / "cache" / "adapters").iterdir()) == []
+def test_an_undeployed_model_is_detached(process: Process) -> None:
+    process.serve_checkpoint()
+    process.undeploy_checkpoint()
+    assert process.host.models == {"tiny"}
+    assert process.adapters() == []
 
 
-def test_a_shared_adapter_copy_is_kept_while_in_use(world: World) -> None:
+def test_a_shared_adapter_copy_is_kept_while_in_use(process: Process) -> None:
     """A model promoted from a checkpoint has the same files as the checkpoint."""
-    given_a_served_checkpoint(world)
-    weights = world.found(CHECKPOINT).weights
+    process.serve_checkpoint()
     with command("another name"):
-        world.log.commit(Deployment.request(ACCOUNT_ID, MODEL, weights))
-    world.follow()
-    with command("undeploy"):
-        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
-    world.follow()
-    directory = world.host.attached[world.found(MODEL).id].adapter_directory
-    assert directory is not None
-    assert directory.exists()
+        weights = process.found(CHECKPOINT).weights
+        process.log.commit(Deployment.request(ACCOUNT_ID, MODEL, weights))
+    process.follow()
+    process.undeploy_checkpoint()
+    directory = process.host.attached[process.found(MODEL).id].adapter_directory
+    assert process.adapters() == [directory]
 
 
-def test_a_shared_base_copy_is_kept_while_in_use(world: World) -> None:
-    world.artifacts = Artifacts("memory:///")
-    world.start()
-    given_a_served_checkpoint(world)
-    models = world._home / "cache" / MODELS
-    with command("undeploy the checkpoint"):
-        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
-    world.follow()
+def test_a_shared_base_copy_is_kept_while_in_use(process: Process) -> None:
+    process.artifacts = Artifacts("memory:///")
+    process.start()
+    process.serve_checkpoint()
+    models = process._home / "cache" / MODELS
+    process.undeploy_checkpoint()
     assert trim_copies(models, 0).count == 0
-    world.import_base(b"2")
-    world.follow()
+    process.import_base("2")
     assert trim_copies(models, 0).count == 1
-    with command("undeploy the base"):
-        world.deploying.undeploy_base("tiny", lambda: 0)
-    world.follow()
+    process.undeploy_base()
     assert trim_copies(models, 0).count == 1
 
 
-def test_a_restart_loads_all_deployments_bases_first(world: World) -> None:
-    given_a_served_checkpoint(world)
-    before = world.found(CHECKPOINT).version
-    world.start()
-    world.serving.restore()
-    assert world.host.calls == ["tiny", CHECKPOINT]
-    world.follow()
-    assert world.host.models == {"tiny", CHECKPOINT}
-    assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
+def test_a_restart_loads_all_deployments_bases_first(process: Process) -> None:
+    process.serve_checkpoint()
+    before = process.found(CHECKPOINT).version
+    process.restart()
+    assert process.host.calls == ["tiny", CHECKPOINT]
+    process.follow()
+    assert process.host.models == {"tiny", CHECKPOINT}
+    assert process.found(CHECKPOINT).version == before
 
 
-def test_a_deployment_requested_while_down_is_loaded_at_the_start(world: World) -> None:
-    world.import_base()
-    world.follow()
-    world.train()
-    world.deploy_checkpoint()
-    world.start()
-    world.serving.restore()
-    assert world.found(CHECKPOINT).status == "active"
-    world.follow()
-    assert world.found(CHECKPOINT).version == 2
+def test_a_deployment_requested_while_down_is_loaded_at_the_start(process: Process) -> None:
+    process.import_base()
+    process.train()
+    process.deploy_checkpoint()
+    process.restart()
+    assert process.found(CHECKPOINT).status == "active"
+    process.follow()
+    assert process.found(CHECKPOINT).version == 2
 
 
-def test_a_deployment_undeployed_while_down_is_not_loaded(world: World) -> None:
-    given_a_served_checkpoint(world)
-    with command("undeploy"):
-        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
-    world.start()
-    world.serving.restore()
-    assert world.host.calls == ["tiny"]
-    assert list((world._home / "cache" / "adapters").iterdir()) == []
-    world.follow()
-    assert world.host.models == {"tiny"}
+def test_a_deployment_undeployed_while_down_is_not_loaded(process: Process) -> None:
+    process.serve_checkpoint()
+    process.history.undeploy(CHECKPOINT)
+    process.restart()
+    assert process.host.calls == ["tiny"]
+    assert process.adapters() == []
+    process.follow()
+    assert process.host.models == {"tiny"}
 
 
-def test_a_refused_deployment_fails_and_can_be_requested_again(world: World) -> None:
-    world.import_base()
-    world.host.refusal = UNREADABLE
-    world.follow()
-    (*_, failed) = world.log.events.get(world.found("tiny").id)
-    assert isinstance(failed, Deployment.DeploymentFailed)
-    assert failed.message == REASONS["base_unreadable"], "the log keeps no path and no detail"
-    world.host.refusal = RuntimeError("a bug")
-    with command("again"):
-        world.deploying.deploy_base("tiny")
-    world.follow()
-    (*_, failed) = world.log.events.get(world.found("tiny").id)
-    assert isinstance(failed, Deployment.DeploymentFailed)
-    assert (failed.code, failed.message) == ("load_failed", REASONS["load_failed"])
-    world.host.refusal = None
-    with command("and again"):
-        world.deploying.deploy_base("tiny")
-    world.follow()
-    assert world.found("tiny").status == "active"
-
-
-def test_a_deployment_that_killed_the_process_three_times_fails(
-    world: World,
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CannotServe("base_unreadable", "/srv/tiny: bad magic number"), "base_unreadable"),
+        (RuntimeError("a bug"), "load_failed"),
+    ],
+)
+def test_a_refused_deployment_fails_and_can_be_requested_again(
+    process: Process, error: Exception, code: str
 ) -> None:
-    given_a_served_checkpoint(world)
+    process.host.refusal = error
+    process.import_base()
+    failed = process.failure("tiny")
+    assert (failed.code, failed.message) == (code, REASONS[code]), "the log has no paths"
+    process.host.refusal = None
+    process.deploy_base("again")
+    assert process.found("tiny").status == "active"
+
+
+def test_a_deployment_that_killed_the_process_three_times_fails(process: Process) -> None:
+    process.serve_checkpoint()
     died = []
     for _ in range(MAX_DEATHS):
-        world.start()
-        died.append(world.attempts.noted(world.found(CHECKPOINT).id))
+        process.start()
+        died.append(process.attempts.noted(process.found(CHECKPOINT).id))
         died[-1].__enter__()  # and never ends
-    world.start()
-    world.serving.restore()
-    assert world.host.models == {"tiny"}
-    assert world.found(CHECKPOINT).status == "failed"
+    process.restart()
+    assert process.host.models == {"tiny"}
+    assert process.found(CHECKPOINT).status == "failed"
     with command("again"):
-        world.deploying.redeploy(ACCOUNT_ID, CHECKPOINT)
-    world.follow()
-    assert world.host.models == {"tiny", CHECKPOINT}
+        process.deploying.redeploy(ACCOUNT_ID, CHECKPOINT)
+    process.follow()
+    assert process.host.models == {"tiny", CHECKPOINT}
 
 
-NO_ROOM = [
+EXHAUSTION = [
     MemoryError(),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     OSError(errno.EMFILE, "Too many open files"),
@@ -194,82 +154,65 @@ NO_ROOM = [
 ]
 
 
-@pytest.mark.parametrize("shortage", NO_ROOM, ids=repr)
-def test_exhausted_resources_at_a_restart_are_retried(world: World, shortage: Exception) -> None:
-    given_a_served_checkpoint(world)
-    before = world.found(CHECKPOINT).version
-    world.start()
-    world.host.refusal, world.host.refused = shortage, CHECKPOINT
-    world.serving.restore()
-    world.follow()
-    assert world.host.models == {"tiny"}
-    world.host.refusal = None
-    world.serving.try_again()
-    assert world.host.models == {"tiny"}, "its time has not come"
-    world.clock.time += MAX_PAUSE
-    world.serving.try_again()
-    assert world.host.models == {"tiny", CHECKPOINT}
-    assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
-
-
-def test_a_new_deployment_stays_deploying_while_resources_are_exhausted(
-    world: World,
+@pytest.mark.parametrize("exhaustion", EXHAUSTION, ids=repr)
+def test_exhausted_resources_at_a_restart_are_retried(
+    process: Process, exhaustion: Exception
 ) -> None:
-    world.host.refusal = MemoryError()
-    world.import_base()
-    world.follow()
+    process.serve_checkpoint()
+    before = process.found(CHECKPOINT).version
+    process.start()
+    process.host.refusal, process.host.refused = exhaustion, CHECKPOINT
+    process.serving.restore()
+    process.follow()
+    assert process.host.models == {"tiny"}
+    process.host.refusal = None
+    process.serving.try_again()
+    assert process.host.models == {"tiny"}, "its time has not come"
+    process.retry()
+    assert process.host.models == {"tiny", CHECKPOINT}
+    assert process.found(CHECKPOINT).version == before
+
+
+def test_a_new_deployment_is_retried_while_resources_are_exhausted(process: Process) -> None:
+    process.host.refusal = MemoryError()
+    process.import_base()
     for _ in range(3):
-        world.clock.time += MAX_PAUSE
-        world.serving.try_again()
-    assert (world.found("tiny").status, world.host.calls) == ("deploying", ["tiny"] * 4)
-    world.host.refusal = None
-    world.clock.time += MAX_PAUSE
-    world.serving.try_again()
-    assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
-    world.clock.time += MAX_PAUSE
-    world.serving.try_again()
-    assert len(world.host.calls) == 5
+        process.retry()
+    assert (process.found("tiny").status, process.host.calls) == ("deploying", ["tiny"] * 4)
+    process.host.refusal = None
+    process.retry()
+    assert (process.found("tiny").status, process.host.models) == ("active", {"tiny"})
+    process.retry()
+    assert len(process.host.calls) == 5
 
 
-def test_a_new_deployment_fails_after_the_last_retry(
-    world: World,
-) -> None:
-    world.host.refusal = MemoryError()
-    world.import_base()
-    world.follow()
+def test_a_new_deployment_fails_after_the_last_retry(process: Process) -> None:
+    process.host.refusal = MemoryError()
+    process.import_base()
     for _ in range(MAX_TRIES + 3):
-        world.clock.time += MAX_PAUSE
-        world.serving.try_again()
-    found = world.found("tiny")
-    assert (found.status, len(world.host.calls)) == ("failed", 1 + MAX_TRIES)
-    world.host.refusal = None
-    with command("deploy"):
-        world.deploying.deploy_base("tiny")
-    world.follow()
-    assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
+        process.retry()
+    assert (process.found("tiny").status, len(process.host.calls)) == ("failed", 1 + MAX_TRIES)
+    process.host.refusal = None
+    process.deploy_base("again")
+    assert (process.found("tiny").status, process.host.models) == ("active", {"tiny"})
 
 
-def test_a_deployment_that_was_active_is_retried_without_limit(world: World) -> None:
-    given_a_served_checkpoint(world)
-    world.start()
-    world.host.refusal, world.host.refused = MemoryError(), CHECKPOINT
-    world.serving.restore()
+def test_a_deployment_that_was_active_is_retried_without_limit(process: Process) -> None:
+    process.serve_checkpoint()
+    process.start()
+    process.host.refusal, process.host.refused = MemoryError(), CHECKPOINT
+    process.serving.restore()
     for _ in range(MAX_TRIES + 3):
-        world.clock.time += MAX_PAUSE
-        world.serving.try_again()
-    assert world.found(CHECKPOINT).status == "active"
+        process.retry()
+    assert process.found(CHECKPOINT).status == "active"
 
 
-def test_an_undeployed_model_is_not_retried(world: World) -> None:
-    world.host.refusal = MemoryError()
-    world.import_base()
-    world.follow()
-    with command("undeploy"):
-        world.deploying.undeploy_base("tiny", lambda: 0)
-    world.follow()
-    world.clock.time += MAX_PAUSE
-    world.serving.try_again()
-    assert world.host.calls == ["tiny"]
+def test_an_undeployed_model_is_not_retried(process: Process) -> None:
+    process.host.refusal = MemoryError()
+    process.import_base()
+    process.undeploy_base()
+    process.retry()
+    assert process.host.calls == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -281,42 +224,33 @@ def test_an_undeployed_model_is_not_retried(world: World) -> None:
     ],
 )
 def test_weights_that_differ_from_the_log_fail(
-    world: World, harm: Callable[[Artifacts, str], None], code: str
+    process: Process, harm: Callable[[Artifacts, str], None], code: str
 ) -> None:
-    world.import_base()
-    world.follow()
-    world.train()
-    harm(world.artifacts, "jobs/a/checkpoints/10")
-    world.deploy_checkpoint()
-    world.follow()
-    (*_, failed) = world.log.events.get(world.found(CHECKPOINT).id)
-    assert isinstance(failed, Deployment.DeploymentFailed)
-    assert failed.code == code
-    assert world.host.models == {"tiny"}
+    process.import_base()
+    process.train()
+    harm(process.artifacts, CHECKPOINT_REF)
+    process.deploy_checkpoint()
+    process.follow()
+    assert process.failure(CHECKPOINT).code == code
+    assert process.host.models == {"tiny"}
 
 
-def test_a_model_of_a_job_with_deploy_is_deployed_when_registered(world: World) -> None:
-    world.import_base()
-    world.follow()
-    world.train(deploy=True)
-    world.register()
-    world.follow()
-    assert world.found(MODEL).status == "active"
-    assert world.host.models == {"tiny", MODEL}
+def test_a_model_of_a_job_with_deploy_is_deployed_when_registered(process: Process) -> None:
+    process.import_base()
+    process.train(deploy=True)
+    process.register()
+    assert process.found(MODEL).status == "active"
+    assert process.host.models == {"tiny", MODEL}
 
 
-def test_a_model_without_its_base_fails_with_a_reason(world: World) -> None:
-    world.train(deploy=True)
-    world.register()
-    world.follow()
-    _, failed = world.log.events.get(world.found(MODEL).id)
-    assert isinstance(failed, Deployment.DeploymentFailed)
-    assert "tiny is not deployed" in failed.message
+def test_a_model_without_its_base_fails(process: Process) -> None:
+    process.train(deploy=True)
+    process.register()
+    assert process.failure(MODEL).code == "base_not_deployed"
 
 
-def test_a_model_of_a_job_without_deploy_is_not_deployed(world: World) -> None:
-    world.import_base()
-    world.train()
-    world.register()
-    world.follow()
-    assert world.log.find(Deployment, deployment_id(ACCOUNT_ID, MODEL)) is None
+def test_a_model_of_a_job_without_deploy_is_not_deployed(process: Process) -> None:
+    process.import_base()
+    process.train()
+    process.register()
+    assert process.log.find(Deployment, deployment_id(ACCOUNT_ID, MODEL)) is None

@@ -1,0 +1,59 @@
+"""The report of a validation: a file's status, errors and warnings."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.datasets.dataset import DatasetStatus
+
+
+class Excerpt(BaseModel):
+    """Part of a line. If `end` is greater than `start`, the error is in `text[start:end]`.
+
+    Each invisible character is replaced by one visible symbol.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str = Field(examples=["Where is my order?"])
+    column: int = Field(description="Column of the first character in the line, from 1.")
+    goes_on: bool = Field(description="True if the line continues after the excerpt.")
+    start: int
+    end: int
+
+
+class LineProblem(BaseModel):
+    """A validation error. `line` counts from 1. It is null for an error of the whole file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int | None
+    code: str
+    message: str = Field(examples=["`messages` is missing."])
+    excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
+
+
+class Notice(BaseModel):
+    """A warning, the number of affected lines, and the first of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str = Field(examples=["12 examples are duplicates."])
+    count: int
+    lines: tuple[int, ...]
+
+
+class ValidationReport(BaseModel):
+    """Result of a validation. It has at most one error per line and 100 errors in total."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: DatasetStatus
+    examples: int = Field(examples=[1200])
+    duplicates: int
+    lines: int
+    bytes: int = Field(examples=[19_600_000])
+    warnings: tuple[Notice, ...]
+    errors: tuple[LineProblem, ...]
+    error_count: int
