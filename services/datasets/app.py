@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from infrastructure.reaction import REPLAY_SECONDS, HandlerEffect
-
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.event_handlers import REPLAY_SECONDS, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve

@@ -71,14 +71,14 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         task_type="CAUSAL_LM", lora_alpha=16, r=4, target_modules=modules, use_rslora=True
     )
     return (
-        make_adapter(tiny_model, directory / "first", first),
-        make_adapter(tiny_model, directory / "second", second),
+        make_adapter(tiny_model, directory / "first", 1, first),
+        make_adapter(tiny_model, directory / "second", 2, second),
     )
 
 
-def make_adapter(base: Path, directory: Path, config: LoraConfig) -> Path:
+def make_adapter(base: Path, directory: Path, seed: int, config: LoraConfig) -> Path:
     """Save an adapter whose B is not zero."""
-    torch.manual_seed(config.r)
+    torch.manual_seed(seed)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
