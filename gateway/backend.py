@@ -43,22 +43,18 @@ class Backend:
 
     @property
     def ecolink(self) -> EcoLink:
-        """Return the use cases of accounts, keys, datasets and base models."""
         return EcoLink(self.log)
 
     @property
     def quoting(self) -> Quoting:
-        """Return the use cases of quotes, which learn from finished jobs."""
         return Quoting(self.log, self._calibration, load_of)
 
     @property
     def launching(self) -> Launching:
-        """Return the use cases of jobs."""
         return Launching(self.log, self.quoting, timedelta(days=self.settings.retention_days))
 
     @property
     def deploying(self) -> Deploying:
-        """Return the use cases of deployments."""
         return Deploying(self.log)
 
     def _calibration(

@@ -91,7 +91,7 @@ def postings_asked(
 ) -> PostingFilter:
     """Return the filter of a ledger request. Raises Invalid."""
     if first is not None and last is not None and last < first:
-        raise Invalid(f"The last day {last} is before the first day {first}.", field="last")
+        raise Invalid(f"The last day {last} is before {first}. Choose a later one.", field="last")
     return PostingFilter(job, reason, first, last, statements.time_zone_of(backend, caller))
 
 

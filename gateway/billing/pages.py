@@ -20,9 +20,8 @@ from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
 from gateway.billing import statements
-from gateway.billing.runway import Runway
 from gateway.billing.schemas import AccountAnswer, StatementDay
-from gateway.billing.service import account_of, own_provider, runway_of, top_up_own
+from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
 from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
@@ -44,8 +43,6 @@ router = APIRouter(prefix="/billing")
 
 
 class Kind(StrEnum):
-    """Filter of the ledger."""
-
     PAID_IN = "paid-in"
     MINUTES = "minutes"
     RETURNED = "returned"
@@ -98,17 +95,14 @@ class Asked:
 
     @property
     def time_zone(self) -> str:
-        """The account's time zone."""
         return self.days.time_zone
 
     @property
     def first(self) -> date:
-        """The first day."""
         return self.days.first
 
     @property
     def last(self) -> date:
-        """The last day."""
         return self.days.last
 
     @property
@@ -173,12 +167,10 @@ class MoneyNow:
 
     @property
     def seen(self) -> str:
-        """A hash of these figures."""
         return sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def money_now(backend: Backend, caller: Caller) -> MoneyNow:
-    """Read the current figures of the caller's account."""
     account = account_of(backend, caller)
     with backend.pool.connection() as connection:
         paused = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
@@ -190,7 +182,6 @@ def money_now(backend: Backend, caller: Caller) -> MoneyNow:
 def show_billing(
     request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf
 ) -> Response:
-    """Show the billing page."""
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
@@ -231,7 +222,7 @@ def top_up(
     """Top up the balance. Submitting the same form twice creates one payment."""
     try:
         if not amount.strip():
-            raise Invalid("Enter an amount in dollars.", field="amount")
+            raise Invalid("The amount is empty. Enter dollars, such as 25.00.", field="amount")
         top_up_own(backend, caller, amount, command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
@@ -251,7 +242,6 @@ def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> d
 
 
 def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
-    """Return the statement and the ledger. Raises NotFound for a job of another account."""
     if asked.job is not None:
         own_job(backend, caller, asked.job)
     days = statements.by_day(backend, caller, asked.days, ids=False)
@@ -280,25 +270,16 @@ def _has_movements(day: StatementDay) -> bool:
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
-    """Return the top-up form, prefilled with the amount that the paused jobs need."""
     provider = own_provider(backend, local=on_this_host(request))
-    missing = max((_missing_micros(each.gate) for each in paused), default=0)
+    gates = (each.gate for each in paused)
+    missing = max((gate.missing.micros for gate in gates if gate and gate.missing), default=0)
     return {
         "provider": provider and provider.name,
         "instructions": backend.settings.payment_instructions,
         "command_key": uuid4().hex,
-        "amount": _whole_cents(missing) if missing else "",
+        "amount": decimal_dollars(in_cents(missing, Toward.UP))[:-4] if missing else "",
         "problem": None,
     }
-
-
-def _missing_micros(gate: ResumeGate | None) -> int:
-    return gate.missing.micros if gate is not None and gate.missing is not None else 0
-
-
-def _whole_cents(micros: int) -> str:
-    """Return an amount for a form field, rounded up to whole cents."""
-    return decimal_dollars(in_cents(micros, Toward.UP))[:-4]
 
 
 def _paused_jobs(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[PausedJob]:

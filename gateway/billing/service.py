@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,9 +11,8 @@ from domain.billing.account import Account
 from domain.billing.payment import TEST_PROVIDER
 from domain.core.aggregate import because
 from domain.core.identity import created_id
-from domain.core.money import payment_micros_of
+from domain.core.money import payment_micros_of, seconds_bought
 from gateway.backend import Backend
-from gateway.billing.runway import Runway
 from gateway.billing.schemas import AccountAnswer, Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
@@ -22,7 +22,7 @@ from infrastructure.payments import PaymentProvider, provider_named, self_servic
 from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
-from projections.open_meters import burns
+from projections.open_meters import Burn, burns
 
 SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator."
 TEST_PAYMENT_REMOTE = (
@@ -31,13 +31,31 @@ TEST_PAYMENT_REMOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Runway:
+    """The running jobs of an account, and how long its balance covers them."""
+
+    jobs: int
+    rate_per_hour: Money
+    """Combined rate of all running jobs."""
+    seconds: int | None
+    """None if the running jobs cost nothing."""
+
+    @classmethod
+    def of(cls, balance_micros: int, now: Burn) -> Runway:
+        """Return the runway of a balance. Usage that is not yet billed is subtracted first."""
+        left = max(0, balance_micros - now.unbilled_micros)
+        rate = now.rate_micros_per_hour
+        return cls(now.jobs, Money.price(rate), seconds_bought(left, rate))
+
+
 def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
     """Return the caller's account. Raises NotFound and NotYetVisible."""
     row = found(
         backend,
         ACCOUNTS,
         lambda connection: account_row(connection, caller.account_id),
-        f"Unknown account {caller.account_id}.",
+        f"Unknown account {caller.account_id}. Ask your operator.",
     )
     return _account(backend, caller.account_id, row)
 

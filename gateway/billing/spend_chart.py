@@ -14,8 +14,6 @@ HEIGHT, STEP, GAP, LEAST = 100.0, 10.0, 2.0, 1.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One day's bar."""
-
     x: float
     y: float
     height: float

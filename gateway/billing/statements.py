@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 from domain.billing.account import Account
@@ -27,6 +27,7 @@ from projections.statements import (
 )
 
 DEFAULT_DAYS, MAX_DAYS = 30, 366
+MOVEMENTS = ("top_ups", "credits", "charges", "reversals")
 CSV_PAGE = 1000
 """Number of postings that a CSV download reads per query."""
 
@@ -40,7 +41,6 @@ class Days(NamedTuple):
 
 
 def time_zone_of(backend: Backend, caller: Caller) -> str:
-    """Return the time zone of the caller's account."""
     return backend.log.load(Account, caller.account_id).time_zone
 
 
@@ -79,7 +79,6 @@ def newest_ledger(
 
 
 def ledger_as_csv(backend: Backend, caller: Caller, only: PostingFilter) -> Iterator[str]:
-    """Yield the lines of the ledger as CSV."""
     return ledger_csv(_all_postings(backend, caller, only))
 
 
@@ -97,24 +96,22 @@ def _all_postings(backend: Backend, caller: Caller, only: PostingFilter) -> Iter
 
 def by_day(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementDay]:
     """Return the statement by day, with event IDs if requested."""
-    return [_day(day) for day in _days(backend, caller, days, ids=ids)]
+    return [_day(day) for day in _read(backend, daily_statement, caller, days, ids=ids)]
 
 
 def by_day_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]:
-    """Yield the lines of the statement by day as CSV."""
-    return daily_csv(_days(backend, caller, days))
+    return daily_csv(_read(backend, daily_statement, caller, days, ids=True))
 
 
 def by_job(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementJob]:
     """Return the statement by job, with event IDs if requested."""
-    jobs = _jobs(backend, caller, days, ids=ids)
+    jobs = _read(backend, job_statement, caller, days, ids=ids)
     names = names_by_id(backend, [job.job_id for job in jobs])
     return [_job(job, names.get(job.job_id)) for job in jobs]
 
 
 def by_job_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]:
-    """Yield the lines of the statement by job as CSV."""
-    jobs = _jobs(backend, caller, days)
+    jobs = _read(backend, job_statement, caller, days, ids=True)
     names = names_by_id(backend, [job.job_id for job in jobs])
     columns = {id: (each.title, each.dataset, each.base_model) for id, each in names.items()}
     return job_csv(jobs, columns)
@@ -122,26 +119,19 @@ def by_job_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]
 
 def total_of(days: Sequence[StatementDay]) -> StatementTotal:
     """Return the totals of one or more days in chronological order."""
-
-    def total(movement: str) -> Money:
-        return Money.of(sum(getattr(day, movement).micros for day in days))
-
-    movements = {name: total(name) for name in ("top_ups", "credits", "charges", "reversals")}
+    total = {name: sum(getattr(day, name).micros for day in days) for name in MOVEMENTS}
+    movements = {name: Money.of(micros) for name, micros in total.items()}
     return StatementTotal(opening=days[0].opening, closing=days[-1].closing, **movements)
 
 
-def _days(
-    backend: Backend, caller: Caller, days: Days, *, ids: bool = True
-) -> list[DayOfStatement]:
-    with backend.pool.connection() as connection:
-        return daily_statement(connection, caller.account_id, *days, ids=ids)
+T = TypeVar("T")
 
 
-def _jobs(
-    backend: Backend, caller: Caller, days: Days, *, ids: bool = True
-) -> list[JobOfStatement]:
+def _read(
+    backend: Backend, statement: Callable[..., list[T]], caller: Caller, days: Days, *, ids: bool
+) -> list[T]:
     with backend.pool.connection() as connection:
-        return job_statement(connection, caller.account_id, *days, ids=ids)
+        return statement(connection, caller.account_id, *days, ids=ids)
 
 
 def _posting(row: Row) -> Posting:
@@ -149,16 +139,12 @@ def _posting(row: Row) -> Posting:
 
 
 def _day(day: DayOfStatement) -> StatementDay:
-    return StatementDay(
-        day=day.day,
-        opening=Money.of(day.opening_micros),
-        top_ups=Money.of(day.top_ups_micros),
-        credits=Money.of(day.credits_micros),
-        charges=Money.of(day.charges_micros),
-        reversals=Money.of(day.reversals_micros),
-        closing=Money.of(day.closing_micros),
-        event_ids=day.event_ids,
-    )
+    amounts = _amounts(day, "opening", *MOVEMENTS, "closing")
+    return StatementDay(day=day.day, event_ids=day.event_ids, **amounts)
+
+
+def _amounts(row: DayOfStatement | JobOfStatement, *names: str) -> dict[str, Any]:
+    return {name: Money.of(getattr(row, f"{name}_micros")) for name in names}
 
 
 def _job(job: JobOfStatement, names: JobNames | None) -> StatementJob:
@@ -170,9 +156,7 @@ def _job(job: JobOfStatement, names: JobNames | None) -> StatementJob:
         segments=job.segments,
         minutes=job.minutes,
         seconds=job.seconds,
-        charges=Money.of(job.charges_micros),
-        reversals=Money.of(job.reversals_micros),
         reversed_seconds=job.reversed_seconds,
-        net=Money.of(job.net_micros),
         event_ids=job.event_ids,
+        **_amounts(job, "charges", "reversals", "net"),
     )

@@ -107,7 +107,6 @@ def _queue(rows: Sequence[Row]) -> tuple[Queued, ...]:
 
 
 def _seconds_left(row: Row, now: datetime) -> float:
-    """Return the seconds until the segment of a row frees its GPUs."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     if row["bound_at"] is None:
@@ -122,7 +121,6 @@ def _seconds_left(row: Row, now: datetime) -> float:
 
 
 def _steps(row: Row) -> Steps:
-    """Return the step counts of a row, and the times of its segment's first and last step."""
     began = row["training_since"]
     here = row["measured_segment"] == row["segment"]
     return Steps(
@@ -134,7 +132,6 @@ def _steps(row: Row) -> Steps:
 
 
 def _seconds(row: Row) -> float:
-    """Return the expected seconds of GPU use of a row's next segment."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     rest = _rest(row, row["step"])
@@ -142,7 +139,6 @@ def _seconds(row: Row) -> float:
 
 
 def _rest(row: Row, step: int) -> Estimate:
-    """Return the estimate of the segment that begins at a step."""
     whole = Estimate.model_validate(row["estimate"])
     total_steps = row["total_steps"] or whole.total_steps
     return remaining(
@@ -155,7 +151,6 @@ def _rest(row: Row, step: int) -> Estimate:
 
 
 def _phase(row: Row) -> Phase | None:
-    """Return the current phase of a row's segment, derived from the events of its job."""
     if row["status"] == "evaluating":
         return Phase.EVALUATION
     if row["status"] == "trained_pending_register":

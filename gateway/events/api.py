@@ -37,7 +37,6 @@ router = APIRouter(tags=["events"], route_class=Operation)
 
 
 def feed_of(request: Request) -> EventFeed:
-    """Return the feed of the application that serves this request."""
     return request.app.state.feed
 
 
@@ -95,7 +94,7 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
     while not feed.closed:
         page = await follower.next_page(STREAM_EVENTS, None)
         if follower.revoked:
-            raise Unauthenticated("This API key was revoked.")
+            raise Unauthenticated("This API key was revoked. Connect with another key.")
         for number, told in enumerate(page.events):
             if number % SENT_AT_ONCE == 0:
                 await asyncio.sleep(0)  # sending does not yield while the socket buffer has room
@@ -113,4 +112,4 @@ def _secret(websocket: WebSocket, offered: list[str]) -> str:
     for protocol in offered:
         if protocol.startswith(KEY_SUBPROTOCOL):
             return protocol.removeprefix(KEY_SUBPROTOCOL)
-    raise Unauthenticated("Send an API key as a Bearer header or as a subprotocol.")
+    raise Unauthenticated("No API key. Send it as a Bearer token or as a subprotocol.")

@@ -28,21 +28,18 @@ def add_event_schemas(components: dict[str, Schema]) -> None:
 
 
 def component(topic: str) -> str:
-    """Return the component name of an event's schema."""
     return f"{topic}Fields"
 
 
 def _schema(topic: str, kind: type[Event]) -> Schema:
-    schema = kind.model_json_schema(
-        mode="serialization",
-        ref_template=f"#/components/schemas/{component(topic)}/$defs/{{model}}",
-    )
-    hidden = hidden_fields(kind)
+    template = f"#/components/schemas/{component(topic)}/$defs/{{model}}"
+    schema = kind.model_json_schema(mode="serialization", ref_template=template)
     schema["title"] = component(topic)
+    shown = schema["properties"].keys() - hidden_fields(kind)
     schema["properties"] = {
         name: {key: value for key, value in part.items() if key != "default"}
         for name, part in schema["properties"].items()
-        if name not in hidden
+        if name in shown
     }
     schema["required"] = list(schema["properties"])  # a stored event has all of its fields
     return schema

@@ -63,7 +63,6 @@ class EventAnswer(Answer):
 
     @classmethod
     def of(cls, recorded: Recorded, job_id: UUID | None) -> EventAnswer:
-        """Return the schema of a log event about a job."""
         event = recorded.event
         return cls(
             sequence=recorded.id,

@@ -18,7 +18,7 @@ from projections.account_events import EventFilter
 def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFilter:
     """Return the events that the caller may follow. Raises Forbidden, NotFound and Invalid."""
     if asked.all_accounts and caller.role is not Role.OPERATOR:
-        raise Forbidden("Only an operator may read the events of all accounts.")
+        raise Forbidden("Only an operator may read events of all accounts. Omit `all_accounts`.")
     if asked.job is not None and not asked.all_accounts:
         own_job(backend, caller, asked.job)
     head = backend.log.recorder.max_notification_id() or 0
@@ -51,7 +51,6 @@ def read_events(backend: Backend, caller: Caller, asked: PageAsked) -> Page:
 
 
 def shown(page: Page) -> EventPage:
-    """Return the schema of a page of events."""
     return EventPage(
         data=[event.answer for event in page.events],
         has_more=page.has_more,

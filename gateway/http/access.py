@@ -41,14 +41,9 @@ class Caller:
         """Return the cause of the events of this request.
 
         The request ID is also the command ID. It distinguishes a retry after a lost acknowledgement
-        from another request with the same Idempotency-Key. It also links an event to the process
-        log.
+        from another request with the same Idempotency-Key, and links an event to the process log.
         """
-        return Cause(
-            actor=f"account:{self.account_id}",
-            command_id=self.request_id,
-            now=backend.clock.now(),
-        )
+        return Cause(f"account:{self.account_id}", self.request_id, backend.clock.now())
 
 
 def caller(
@@ -66,11 +61,9 @@ def caller(
     request_id = request.state.request_id
     if credentials is not None:
         known = holder_shown(request, backend, credentials.credentials, request_id)
+    elif session is None:
+        raise Unauthenticated("No API key. Send one in the header `Authorization: Bearer eco_...`.")
     else:
-        if session is None:
-            raise Unauthenticated(
-                "No API key. Send one in the header `Authorization: Bearer eco_...`."
-            )
         check_csrf(request, session, csrf_token)
         known = holder_of_session(backend, session, request_id)
         request.state.session = session

@@ -53,7 +53,6 @@ def conditions(
         str | None, Header(description="Return 304 if the file has this ETag.")
     ] = None,
 ) -> Conditions:
-    """Return the conditional headers of a download."""
     return Conditions(range, if_range, if_none_match)
 
 
@@ -94,7 +93,7 @@ def download(
     try:
         size, etag = artifacts.size(ref), f'"{sha256}"'
     except FileNotFoundError as error:
-        raise NotFound("The file was deleted.") from error
+        raise NotFound("The file was deleted. Request the list of files again.") from error
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
@@ -144,14 +143,13 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
     if start >= stop:
         raise HTTPException(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            f"Range {header!r} is outside the file. The file has {size} bytes.",
+            f"Range {header!r} is outside the file. The file has {size} bytes. Send another range.",
             {"content-range": f"bytes */{size}"},
         )
     return start, stop
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Return True if an If-None-Match header matches the ETag by weak comparison."""
     named = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return etag in named or "*" in named
 
@@ -171,7 +169,6 @@ class Outgoing(io.RawIOBase):
         return view.nbytes
 
     def take(self) -> bytes:
-        """Return the buffered bytes and clear the buffer."""
         taken = bytes(self._written)
         self._written.clear()
         return taken
@@ -185,7 +182,6 @@ class Archive:
     files: Sequence[tuple[str, str]]
 
     def response(self, artifacts: Artifacts) -> Response:
-        """Return a response that streams the archive."""
         return StreamingResponse(
             self.chunks(artifacts),
             headers=_attachment(f"{self.directory}.zip"),

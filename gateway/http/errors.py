@@ -37,8 +37,6 @@ log = logging.getLogger("gateway")
 
 
 class Unauthenticated(DomainError):
-    """The request has no valid API key."""
-
     code = "unauthenticated"
 
 
@@ -49,8 +47,6 @@ class Forbidden(DomainError):
 
 
 class TooLarge(DomainError):
-    """The request body is too large."""
-
     code = "too_large"
 
 
@@ -237,7 +233,6 @@ class Errors:
         self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
 
     def install(self, app: FastAPI) -> None:
-        """Register the exception handlers with the application."""
         app.add_exception_handler(DomainError, self.refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
@@ -261,7 +256,6 @@ class Errors:
         return self._shapes.get(top, self._otherwise)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Return the response for a DomainError."""
         assert isinstance(error, DomainError)
         seconds = retry_after(error)
         later = {} if seconds is None else {"retry-after": str(seconds)}
@@ -282,7 +276,6 @@ class Errors:
         return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
     async def _http(self, request: Request, error: Exception) -> Response:
-        """Handle errors of the framework, such as an unknown path or an unreadable body."""
         assert isinstance(error, HTTPException)
         problem = Problem(
             code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)

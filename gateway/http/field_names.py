@@ -25,7 +25,6 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
 
 
 def _message(problem: Mapping[str, Any]) -> str:
-    """Return Pydantic's message for a field. For an invalid ID, include an example."""
     if problem.get("type") == "uuid_parsing" and isinstance(problem["input"], str):
         return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
     return problem["msg"]
@@ -37,7 +36,6 @@ def field_name(location: Location) -> str:
 
 
 def _sent(location: Location, body: Any) -> Location:
-    """Return a location without the names of union members that Pydantic adds."""
     if location[0] != "body" or not isinstance(body, dict | list):
         return location
     sent, there = [location[0]], body

@@ -65,7 +65,7 @@ class Form:
         try:
             self._parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)
         except FormParserError as error:
-            raise Invalid(f"The form's boundary is invalid: {error}.") from error
+            raise Invalid(f"The boundary is invalid: {error}. Correct Content-Type.") from error
 
     def _add(self, name: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
         self._found.append((name, data[start:end]))
@@ -85,7 +85,6 @@ class Form:
                 pass
 
     async def _disposition(self) -> bytes:
-        """Read the headers of a part. Return its Content-Disposition."""
         disposition = field = value = b""
         while (event := await self._next())[0] != "headers_finished":
             match event:
@@ -104,7 +103,6 @@ class Form:
             yield event[1]
 
     async def _next(self) -> Event:
-        """Return the next event of the parser. Read more of the body if needed."""
         while not self._found:
             chunk = await anext(self._body, None)
             if chunk is None:
@@ -112,7 +110,7 @@ class Form:
             try:
                 self._parser.write(chunk)
             except FormParserError as error:
-                raise Invalid(f"The form is malformed: {error}.") from error
+                raise Invalid(f"The form is malformed: {error}. Send RFC 7578.") from error
         return self._found.popleft()
 
 

@@ -64,27 +64,14 @@ def refusals(*statuses: int) -> Responses:
 
 
 def body(status: int, problem: Problem) -> dict[str, JsonValue]:
-    """Return the error object of a problem."""
-    default = "server_error" if status >= 500 else "invalid_request_error"
+    """Return the error object of a problem. The parameter is the first invalid field."""
+    problems = [(parameter(each.field), each.message) for each in problem.fields or ()]
+    first = problem.field or (problem.fields[0].field if problem.fields else None)
     error = OpenAIError(
-        message=_message(problem),
-        type=TYPES.get(status, default),
-        param=_parameter(problem),
+        message="; ".join(f"{field}: {why}" for field, why in problems) or problem.message,
+        type=TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        param=None if first is None else parameter(first),
         code=problem.code,
         figures=problem.figures,
     )
     return {"error": error.model_dump(exclude={"figures"} if error.figures is None else None)}
-
-
-def _parameter(problem: Problem) -> str | None:
-    """Return OpenAI's name of the first invalid field."""
-    field = problem.field or (problem.fields[0].field if problem.fields else None)
-    return None if field is None else parameter(field)
-
-
-def _message(problem: Problem) -> str:
-    """Return one message. If there are several problems, list each with its field."""
-    if not problem.fields:
-        return problem.message
-    named = [(parameter(each.field), each.message) for each in problem.fields]
-    return "; ".join(f"{field}: {message}" for field, message in named)

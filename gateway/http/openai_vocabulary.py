@@ -51,7 +51,6 @@ FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 
 
 def _most(name: str) -> Any:
-    """Return the maximum of a hyperparameter."""
     bounds = Hyperparameters.model_fields[name].metadata
     return next(bound.le for bound in bounds if isinstance(bound, Le))
 
@@ -119,7 +118,6 @@ def parameter(field: str) -> str:
 
 
 def file_name(dataset_id: UUID) -> str:
-    """Return the ID of a dataset's file."""
     return f"{FILE_PREFIX}{dataset_id.hex}"
 
 
@@ -129,7 +127,6 @@ def dataset_of(file_id: str, field: str | None = None) -> UUID:
 
 
 def result_name(job_id: UUID) -> str:
-    """Return the ID of the file with a job's metrics."""
     return f"{RESULT_PREFIX}{job_id.hex}"
 
 
@@ -144,7 +141,6 @@ def job_of(name: str) -> UUID:
 
 
 def organization(account_id: UUID) -> str:
-    """Return the organization ID of an account."""
     return f"org-{account_id.hex}"
 
 

@@ -38,7 +38,6 @@ class Requests:
         self._secret_below = secret_below
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -83,14 +82,12 @@ class Requests:
         )
 
     def _admit(self, scope: Scope) -> None:
-        """Count a request against the limit of the client's address. Raises RateLimited."""
         connection = HTTPConnection(scope)
         backend: Backend = connection.app.state.backend
         network = network_of(client_address(connection))
         backend.quotas.rates.take("address_requests", network)
 
     def _logged(self, path: str) -> str:
-        """Return a path for the log, without secrets."""
         return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
 
     def _failure(self, request: Request, request_id: str) -> ASGIApp:
@@ -100,7 +97,6 @@ class Requests:
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return a receive function for the same body that raises TooLarge beyond the limit."""
     size = 0
 
     async def bounded() -> Message:

@@ -60,19 +60,13 @@ def check_csrf(request: Request, session: Session, shown: str | None) -> None:
         return
     expected = session.csrf_token.encode()
     if shown is None or not hmac.compare_digest(shown.encode(errors="replace"), expected):
-        raise Forbidden("This form has expired. Reload its page.")
+        raise Forbidden("This form has expired. Reload the page, then submit it again.")
 
 
 def keep_session(request: Request, response: Response, token: str) -> None:
     """Set the session cookie in a response."""
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=SESSION_DAYS * 86400,
-        secure=is_secure(request),
-        httponly=True,
-        samesite="lax",
-    )
+    seconds, secure = SESSION_DAYS * 86400, is_secure(request)
+    response.set_cookie(COOKIE, token, seconds, secure=secure, httponly=True, samesite="lax")
 
 
 def renew_session(request: Request, response: Response, backend: Backend) -> None:

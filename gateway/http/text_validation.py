@@ -59,7 +59,6 @@ def storable(text: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every string in a JSON value, including field names."""
     waiting = [value]
     while waiting:
         match waiting.pop():

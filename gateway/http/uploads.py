@@ -57,4 +57,4 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
 
 def _too_large(limit: int) -> TooLarge:
     mebibytes = f"{limit / 1024**2:.1f}".removesuffix(".0")
-    return TooLarge(f"The file is larger than the limit of {mebibytes} MiB ({limit} bytes).")
+    return TooLarge(f"The file exceeds {mebibytes} MiB ({limit} bytes). Upload a smaller one.")

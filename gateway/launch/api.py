@@ -22,6 +22,6 @@ def estimate_job(
 ) -> QuoteAnswer:
     """Quote a job without approving it. Nothing is stored.
 
-    The quote has the same gates as approval, based on the GPUs that are free now.
+    It makes the same checks as approval, based on the balance and the GPUs that are free now.
     """
     return service.quote(backend, caller, wanted)

@@ -1,4 +1,4 @@
-"""Schemas of quotes: memory, estimate and gates."""
+"""Schemas of quotes: memory, estimate, balance and capacity."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ class PhaseAnswer(Answer):
 
     @classmethod
     def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
-        """Return the schema of a phase. The cost of each phase is rounded separately."""
-
         def cost(seconds: float, toward: Toward) -> Money:
             return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR), toward)
 
@@ -61,7 +59,6 @@ class EstimateAnswer(Answer):
 
     @classmethod
     def of(cls, estimate: Estimate) -> EstimateAnswer:
-        """Return the schema of an estimate."""
         return cls(
             low_seconds=estimate.low_seconds,
             high_seconds=estimate.high_seconds,
@@ -101,7 +98,6 @@ class FitAnswer(Answer):
 
     @classmethod
     def of(cls, fit: Fit) -> FitAnswer:
-        """Return the schema of a fit."""
         return cls(
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
@@ -116,7 +112,7 @@ class FitAnswer(Answer):
 
 
 class BalanceImpact(Answer):
-    """The balance gate: the balance must cover the upper bound of the cost."""
+    """Effect on the balance, which must cover the upper bound of the cost."""
 
     balance: Money
     left: Money = Field(description="Balance after a job that costs its upper bound.")
@@ -124,7 +120,6 @@ class BalanceImpact(Answer):
 
     @classmethod
     def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:
-        """Return the gate of an estimate and a balance."""
         left = balance_micros - estimate.high_micros
         return cls(
             balance=Money.of(balance_micros),
@@ -142,7 +137,7 @@ class Place(Answer):
 
 
 class CapacityGate(Answer):
-    """The capacity gate: enough GPUs must be free, or the job waits for them."""
+    """Free GPUs and the expected wait. Enough must be free, or the job must be allowed to wait."""
 
     is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
     free: int
@@ -152,7 +147,6 @@ class CapacityGate(Answer):
 
     @classmethod
     def of(cls, loads: Sequence[PoolLoad], choices: Choices, waits: bool) -> CapacityGate:
-        """Return the gate of a job's GPUs."""
         place, count = (choices.region, choices.gpu_type), choices.gpu_count
         here = next((each for each in loads if (each.region, each.gpu_type) == place), None)
         free = 0 if here is None else here.free
@@ -171,7 +165,7 @@ class CapacityGate(Answer):
 
 
 class QuoteAnswer(Answer):
-    """A quote: memory, estimate, gates and warnings."""
+    """A quote: memory, estimate, balance, capacity and warnings."""
 
     region: str = Field(examples=["local"])
     gpu_type: str = Field(examples=["cpu"])
@@ -179,7 +173,7 @@ class QuoteAnswer(Answer):
     estimate: EstimateAnswer
     balance: BalanceImpact
     capacity: CapacityGate
-    approvable: bool = Field(description="True if both gates are open.")
+    approvable: bool = Field(description="True if balance and capacity permit approval.")
     effective_batch: int = Field(description="Examples in a step, on all GPUs.")
     truncated_examples: int = Field(
         description="Approximate number of examples that are truncated."

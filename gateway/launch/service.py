@@ -31,7 +31,7 @@ RECOMMENDED_EXAMPLES = 1000
 def quote(
     backend: Backend, caller: Caller, form: JobRequest, *, patience_seconds: float = WAIT_SECONDS
 ) -> QuoteAnswer:
-    """Return the memory, estimate and gates of a job. It stores nothing.
+    """Quote a job. Nothing is stored.
 
     `patience_seconds` is the maximum wait for the count of free GPUs to catch up with the log.
     Raises the DomainError that prevents the job.

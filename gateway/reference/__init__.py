@@ -20,7 +20,6 @@ router = APIRouter(prefix="/api/docs", include_in_schema=False)
 
 @router.get("")
 def show_reference(request: Request) -> HTMLResponse:
-    """Return the page."""
     return HTMLResponse(
         render(request.app.openapi()), headers={"content-security-policy": SECURITY}
     )
@@ -28,5 +27,4 @@ def show_reference(request: Request) -> HTMLResponse:
 
 @router.get("/reference.css")
 def show_style() -> Response:
-    """Return the style sheet."""
     return Response((FOLDER / "reference.css").read_bytes(), media_type="text/css; charset=utf-8")

@@ -35,8 +35,6 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Field:
-    """A parameter, or a field of a body."""
-
     name: str
     place: str
     kind: str
@@ -47,8 +45,6 @@ class Field:
 
 @dataclass(frozen=True)
 class Body:
-    """A request body or a response."""
-
     status: str
     description: str
     media_types: str
@@ -59,8 +55,6 @@ class Body:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation of the API."""
-
     id: str
     method: str
     path: str
@@ -74,15 +68,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Record:
-    """A schema or an event, with its fields."""
-
     name: str
     description: str
     fields: list[Field]
 
 
 def render(document: dict[str, Any]) -> str:
-    """Render the page of a document."""
     return _rendered(json.dumps(document))
 
 
@@ -119,7 +110,6 @@ def _rendered(text: str) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """Return text as HTML, with backticks converted to code elements."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else part
@@ -184,7 +174,6 @@ def _field(name: str, schema: Schema, required: bool, place: str) -> Field:
 
 
 def _kind(schema: Schema) -> tuple[str, str | None]:
-    """Return the type of a schema in words, and the name of the schema it refers to."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return name, None if "/$defs/" in schema["$ref"] else name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from gateway.launch.pages.entries import requirement
+from gateway.launch.pages.entries import refusal
 from tests.browser.tabs import PHONE_WIDTH, Tabs, until
 from tests.running import EcoLinkUnderTest
 
@@ -64,7 +64,7 @@ def test_a_response_does_not_disturb_typing(page: Page, dataset: str) -> None:
         name.press_sequentially("support bot 2026", delay=120)
     expect(name).to_have_value("support bot 2026")
     expect(name).to_be_focused()
-    expect(page.locator("#suffix-problem")).to_have_text(requirement("suffix"))
+    expect(page.locator("#suffix-problem")).to_have_text(refusal("suffix", "support bot 2026"))
     assert name.evaluate("(field) => field.selectionStart") == len("support bot 2026")
     expect(page.get_by_label("Dropout", exact=True)).to_be_visible()  # the section stays open
 

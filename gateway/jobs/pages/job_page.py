@@ -25,7 +25,7 @@ from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.schemas import ResumeRequest
-from gateway.launch.pages.entries import gpu_count_of, requirement
+from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
 from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name
@@ -143,7 +143,7 @@ def quote_resume(
         "jobs/job/resume_quote.html",
         gate=service.quote_resume(backend, caller, job_id, count) if count else None,
         gpu_count=count,
-        wanted=requirement("gpu_count"),
+        wanted=refusal("gpu_count", gpu_count),
         account=account_of(backend, caller),
     )
 
@@ -158,7 +158,7 @@ def resume(
 ) -> Response:
     """Resume a job from the latest checkpoint."""
     if (count := gpu_count_of(gpu_count)) is None:
-        raise Invalid(requirement("gpu_count"), field="gpu_count")
+        raise Invalid(refusal("gpu_count", gpu_count), field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
     return _give(backend, job_id, lambda: service.resume(backend, caller, job_id, how))
 

@@ -11,7 +11,7 @@ from domain.catalog.display_names import DisplayNames
 from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
 from domain.training.hyperparameters import settings_of
 from gateway.backend import Backend
-from gateway.billing.runway import Runway
+from gateway.billing.service import Runway
 from gateway.catalog.service import display_names
 from gateway.jobs.names import JobNames, names_of
 from gateway.jobs.schemas import CheckpointAnswer, JobDetail

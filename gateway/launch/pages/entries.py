@@ -39,12 +39,10 @@ REQUIRED = {
 }
 GONE_DATASET = "This dataset no longer exists. Choose another one."
 MESSAGES = {
-    "dataset": GONE_DATASET,
-    "validation_dataset": GONE_DATASET,
-    "suffix": "Job name must be 1 to 64 letters, digits, dots, hyphens or underscores.",
-    "target_modules": "Target modules must be at least one. The default is q_proj and v_proj.",
+    "suffix": "Enter 1 to 64 letters, digits, dots, hyphens or underscores.",
+    "target_modules": "Select at least one, such as q_proj and v_proj.",
 }
-"""Error messages of fields without numeric bounds."""
+"""Remedies for invalid values of fields without numeric bounds."""
 
 UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
 """Fields that do not affect the price. The page shows the price even if they are invalid."""
@@ -147,7 +145,6 @@ class Entries(_Hyperparameters):
         return self.model_copy(update={"command_key": str(uuid4()), "made": made})
 
     def opened(self) -> Entries:
-        """Return the same entries for a new page load."""
         return self.model_copy(update={"tab": str(uuid4()), "revision": 0})
 
     @property
@@ -156,10 +153,8 @@ class Entries(_Hyperparameters):
         return Revision(self.tab, self.revision)
 
     def same_as(self, other: Entries) -> bool:
-        """Return True if the user's choices are the same."""
-        return self.model_dump(exclude=set(BOOKKEEPING)) == other.model_dump(
-            exclude=set(BOOKKEEPING)
-        )
+        own, others = (each.model_dump(exclude=set(BOOKKEEPING)) for each in (self, other))
+        return own == others
 
     def _following(self) -> Entries:
         if not self.lora_r.isdecimal():
@@ -233,14 +228,14 @@ def _without(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 def _parsed(
     body: Mapping[str, Any], tuned: Mapping[str, Any]
 ) -> tuple[JobRequest | None, dict[str, str]]:
-    """Return the request, or the error message of each invalid field."""
     form = {**body, "hyperparameters": tuned}
     try:
         request = JobRequest.model_validate(form, strict=False)
     except ValidationError as refused:
         wrong = (each["loc"] for each in refused.errors() if each["type"] != "missing")
         names = (str(loc[1] if loc[0] == "hyperparameters" else loc[0]) for loc in wrong)
-        return None, {name: requirement(name) for name in names}
+        given = {**body, **tuned}
+        return None, {name: refusal(name, given.get(name)) for name in names}
     return (request if REQUIRED.keys() <= body.keys() else None), {}
 
 
@@ -250,13 +245,21 @@ _SCHEMAS: Mapping[str, Any] = {
 }
 
 
-def requirement(name: str) -> str:
-    """Return a sentence about the valid values of a field, such as "Epochs must be …"."""
+def refusal(name: str, given: object) -> str:
+    """Return what is wrong with the value of a field, and its valid values."""
+    title = FIELDS[name].title
+    if name.endswith("dataset"):
+        return GONE_DATASET
+    return f"{title} {f'{given!r} is invalid' if given else 'is empty'}. {remedy(name)}"
+
+
+def remedy(name: str) -> str:
+    """Return a request for a valid value, such as "Enter a whole number from 1 to 100."."""
     schema: dict[str, Any] = _SCHEMAS[name].get("anyOf", [_SCHEMAS[name]])[0]
     if name in MESSAGES:
         return MESSAGES[name]
     if "enum" in schema:
-        return f"{FIELDS[name].title} must be {' or '.join(schema['enum'])}."
+        return f"Choose {' or '.join(schema['enum'])}."
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     match schema:
         case {"minimum": low, "maximum": high}:
@@ -266,8 +269,8 @@ def requirement(name: str) -> str:
         case {"exclusiveMinimum": low, "maximum": high}:
             bounds = f"above {low:,} and at most {high:,}"
         case _:
-            return f"{FIELDS[name].title} is not valid."
-    return f"{FIELDS[name].title} must be {kind} {bounds}."
+            return "Correct it."
+    return f"Enter {kind} {bounds}."
 
 
 def gpu_count_of(text: str) -> int | None:

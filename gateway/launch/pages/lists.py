@@ -36,7 +36,6 @@ class Offer:
 
     @property
     def rate(self) -> Money:
-        """Hourly price of one GPU."""
         return self.gpu_type.rate_per_hour
 
     @property
@@ -46,8 +45,6 @@ class Offer:
 
 
 class ListedDataset(NamedTuple):
-    """A dataset that is ready for training."""
-
     id: UUID
     name: str | None
     examples: int
@@ -55,8 +52,6 @@ class ListedDataset(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """The catalog, the base models and the account's datasets."""
-
     datasets: list[ListedDataset]
     """The newest datasets that are ready for training, and older ones that the form selects."""
     more_datasets: bool
@@ -98,7 +93,6 @@ class Lists:
         return [each for each in self.all_bases if each.eligible and each.deployment == active]
 
     def fresh(self) -> Entries:
-        """Return a new form."""
         bases, places = self.bases, self.places
         region, gpu_type = min(
             places,
@@ -125,7 +119,7 @@ class Lists:
         if status is None:
             return GONE_DATASET
         if status is DatasetStatus.VALIDATING:
-            return "This dataset is still validating. You can train on it when it is ready."
+            return "This dataset is still being validated. Wait for it, or choose another one."
         return f"This dataset is {status}. Choose one that is ready to train."
 
     def _base_gone(self, chosen: str) -> str | None:
@@ -154,7 +148,6 @@ class Lists:
 
 
 def _ids(texts: Sequence[str]) -> Iterator[UUID]:
-    """Return the strings that are UUIDs."""
     for text in texts:
         with suppress(ValueError):
             yield UUID(text)

@@ -30,7 +30,6 @@ def command_line(wanted: JobRequest) -> str:
 
 
 def _options(name: str, value: Any) -> Iterator[str]:
-    """Return the command-line options for a choice. None needs no option."""
     option = name.replace("_", "-")
     match value:
         case None:

@@ -1,4 +1,4 @@
-"""The wizard's page: the form, its validation errors, the quote and the gates."""
+"""The wizard's page: the form, its validation errors, the quote and the checks before the start."""
 
 from __future__ import annotations
 
@@ -84,13 +84,10 @@ class Gate(NamedTuple):
 
     is_open: bool
     sentence: str
-    figures: str = ""
 
 
 @dataclass(frozen=True)
 class View:
-    """The form, and everything derived from it."""
-
     entries: Entries
     lists: Lists
     request: JobRequest | None
@@ -121,19 +118,16 @@ class View:
 
     @property
     def dataset(self) -> ListedDataset | None:
-        """The chosen dataset."""
         wanted = self.entries.dataset
         return next((each for each in self.lists.datasets if str(each.id) == wanted), None)
 
     @property
     def base(self) -> BaseModelAnswer | None:
-        """The chosen base model."""
         wanted = self.entries.base_model
         return next((each for each in self.lists.bases if each.name == wanted), None)
 
     @property
     def place(self) -> Offer | None:
-        """The chosen region and GPU type."""
         return self.lists.places.get((self.entries.region, self.entries.gpu_type))
 
     @property
@@ -152,7 +146,6 @@ class View:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the chosen dataset."""
         return service.size_warnings(self.dataset.examples) if self.dataset else []
 
     @property
@@ -169,24 +162,20 @@ class View:
 
     @property
     def fit(self) -> FitAnswer | None:
-        """The memory fit of the job."""
         return self.quote.fit if self.quote else None
 
     @property
     def parts(self) -> list[Part]:
-        """The parts of the memory bar, in order."""
         return list(_parts(self.fit)) if self.fit else []
 
     @property
     def memory(self) -> tuple[str, str, str]:
-        """Required, installed and free GiB per GPU."""
         assert self.fit is not None
         needed, there = self.fit.needed_gib, self.fit.vram_gib
         return f"{needed:g}", f"{there:g}", gib(max(0.0, there - needed))
 
     @property
     def gpu_title(self) -> str:
-        """Display name of the chosen GPU type."""
         return self.place.gpu_type.title if self.place else self.entries.gpu_type
 
     @property
@@ -200,7 +189,6 @@ class View:
 
     @property
     def status(self) -> str:
-        """A summary for screen readers."""
         if self.problems or self.missing or self.priced is None:
             return self.obstacle or "No estimate."
         cost = self.cost.replace(" – ", " to ")
@@ -214,19 +202,16 @@ class View:
 
     @property
     def cost(self) -> str:
-        """Range of the cost. Both bounds are rounded outwards."""
         assert self.priced is not None
         return written_range(self.priced.estimate.low, self.priced.estimate.high)
 
     @property
     def duration(self) -> str:
-        """Range of the duration."""
         assert self.priced is not None
         return _duration(self.priced.estimate.low_seconds, self.priced.estimate.high_seconds)
 
     @property
     def phases(self) -> list[PhaseRow]:
-        """The estimate by phase."""
         assert self.priced is not None
         return [
             PhaseRow(
@@ -239,21 +224,16 @@ class View:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """The checks before the job starts. Without a price there are none."""
         return (self.balance_gate, self.capacity_gate) if self.priced else ()
 
     @property
     def balance_gate(self) -> Gate:
-        """Check that the balance covers the upper bound."""
         assert self.priced is not None
         upper, balance = self.priced.estimate.high.text, self.priced.balance
         if not balance.missing.micros:
             return Gate(True, f"The balance covers the upper bound of {upper}.")
-        return Gate(
-            False,
-            f"Top up {balance.missing.text} first.",
-            f"The balance is {balance.balance.text}, the upper bound of the estimate {upper}.",
-        )
+        short = f"The balance of {balance.balance.text} does not cover the upper bound of {upper}."
+        return Gate(False, f"{short} Top up {balance.missing.text} or more.")
 
     @property
     def wait(self) -> str | None:
@@ -265,15 +245,16 @@ class View:
 
     @property
     def capacity_gate(self) -> Gate:
-        """Check that the region has enough free GPUs, or that the job may wait for them."""
         assert self.priced is not None
         capacity = self.priced.capacity
         region = self.place.region.title if self.place else self.entries.region
         free = f"{region} has {capacity.free} {self.gpu_title} free"
         if self.wait is None:
-            return Gate(True, f"{free}. The job starts at once.")
-        wait = f"{free}, the job needs {capacity.needed}. The wait is {self.wait}."
-        return Gate(bool(self.entries.wait), wait)
+            return Gate(True, f"{free}. The job starts immediately.")
+        short = f"{free}, and the job needs {capacity.needed}. The wait is {self.wait}."
+        if self.entries.wait:
+            return Gate(True, short)
+        return Gate(False, f"{short} Choose to wait in the queue, or choose other GPUs.")
 
     @property
     def elsewhere(self) -> list[Offer]:
@@ -299,7 +280,6 @@ class View:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def context(self, base_url: str) -> dict[str, Any]:
-        """Return the variables of the templates."""
         code = self.request if not self.problems else None
         return {
             "view": self,
@@ -325,7 +305,6 @@ def _module_order(name: str) -> tuple[int, str]:
 
 
 def _by_field(error: DomainError) -> dict[str, str]:
-    """Return the messages of an error by field."""
     problems = error.problems if isinstance(error, SeveralProblems) else (error,)
     return {
         (each.field or "").removeprefix("hyperparameters."): sentence(each.message)

@@ -109,7 +109,6 @@ def approve(
 
 @router.post("/start-over")
 def start_over(caller: CallerOf, backend: BackendOf) -> Response:
-    """Delete the draft."""
     with backend.pool.connection() as connection:
         delete_draft(connection, caller.account_id)
     return Response(headers={"hx-redirect": PATH})
@@ -134,12 +133,10 @@ def _draft(backend: Backend, caller: Caller) -> Entries | None:
 
 
 def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
-    """Return the job that this form created, in this tab or another, or None."""
     return backend.log.find(Job, created_id(caller.account_id, "job", entries.command_key))
 
 
 def _is_of(made: Job, entries: Entries) -> bool:
-    """Return True if the entries describe the job."""
     reading = read(entries)
     request = reading.request
     return (

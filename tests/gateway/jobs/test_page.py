@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from domain.billing.account import Account
@@ -21,7 +22,7 @@ from gateway.http.errors import NotYetVisible, status_of
 from gateway.http.streaming import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
 from gateway.jobs.schemas import JobDetail
-from gateway.launch.pages.entries import requirement
+from gateway.launch.pages.entries import refusal
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
@@ -269,7 +270,7 @@ def test_a_job_can_resume_on_fewer_gpus(reader: Reader) -> None:
     assert is_refused(reader.post("resume", wait="true", gpu_count="3"))
     for wrong in ("0", "65", "", "2.5"):
         assert "gpu-count-invalid" in notes_in(quoted(reader, wrong))
-        assert requirement("gpu_count") in reader.post("resume", gpu_count=wrong)
+        assert escape(refusal("gpu_count", wrong)) in reader.post("resume", gpu_count=wrong)
     assert "waiting-for-gpu" in notes_in(reader.post("resume", wait="true", gpu_count="2"))
     assert reader.platform.log.load(Job, reader.job_id).gpu_count == 2
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from platform import node
 from threading import Timer
+from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 from fastapi.testclient import TestClient
@@ -24,193 +27,174 @@ from domain.training.precision import Dtype
 from gateway.backend import Backend
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.builders.tiny_model import TINY_SHAPE
+from tests.gateway.api_user import ApiUser
 from tests.gateway.jobs.test_api import ready, uuid_of
 
 
-def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, platform: Platform) -> None:
-    person, body = ready(platform)
-    quote = client.post("/api/estimates", json=body, headers=person.headers).json()
+class Orderer(ApiUser):
+    """A user with $10 and a dataset, who orders a job."""
+
+    def __init__(self, client: TestClient, platform: Platform) -> None:
+        person, self.body = ready(platform)
+        super().__init__(client, person)
+
+    def ask(self, path: str = "estimates", **change: Any) -> httpx.Response:
+        return self.post(f"/api/{path}", self.body | change)
+
+    def quote(self, **change: Any) -> Any:
+        return self.ask(**change).json()
+
+    def approve(self, **change: Any) -> Any:
+        return self.ask("jobs", **change).json()
+
+
+@pytest.fixture
+def orderer(client: TestClient, platform: Platform) -> Orderer:
+    return Orderer(client, platform)
+
+
+def test_a_quote_has_fit_range_balance_and_capacity(orderer: Orderer, platform: Platform) -> None:
+    quote = orderer.quote()
     assert quote["fit"]["precision"] == "float32", "nothing is known of the machine"
-    assert "full precision" in quote["fit"]["banner"]
     assert 0 < quote["fit"]["headroom_gib"] < quote["fit"]["vram_gib"]
     priced = quote["estimate"]
     assert [each["phase"] for each in priced["phases"]] == [phase.value for phase in Phase]
     assert 0 < priced["low_seconds"] < priced["high_seconds"]
     assert 0 < priced["low"]["micros"] < priced["high"]["micros"]
-    assert priced["calibrated_from"] == 0
-    balance = quote["balance"]
-    assert balance["left"]["micros"] == 10_000_000 - priced["high"]["micros"]
-    assert balance["missing"]["micros"] == 0
-    assert quote["capacity"] == {
-        "is_open": True,
-        "free": 2,
-        "needed": 1,
-        "wait_seconds": 0,
-        "elsewhere": [],
-    }
+    assert (priced["calibrated_from"], priced["rate_per_hour"]["micros"]) == (0, 600_000)
+    assert quote["balance"]["left"]["micros"] == 10_000_000 - priced["high"]["micros"]
+    assert quote["balance"]["missing"]["micros"] == 0
+    free = {"free": 2, "needed": 1, "wait_seconds": 0, "elsewhere": []}
+    assert quote["capacity"] == free | {"is_open": True}
     assert quote["approvable"]
     assert "1,000" in quote["warnings"][0]
+    assert orderer.quote(gpu_count=2)["estimate"]["rate_per_hour"]["micros"] == 1_200_000
     assert not [each for each in platform.topics() if each.startswith("Job")]
 
 
-def test_gpus_that_the_read_model_does_not_know_yet_are_waited_for(
+def test_a_quote_waits_until_the_read_model_knows_the_busy_gpus(
     late_client: TestClient, platform: Platform
 ) -> None:
-    person, body = ready(platform)
+    orderer = Orderer(late_client, platform)
     platform.project()
     platform.occupy(2)
     behind = Timer(0.2, platform.project)
     behind.start()
-    quote = late_client.post("/api/estimates", json=body, headers=person.headers).json()
+    quote = orderer.quote()
     behind.join()
     assert (quote["capacity"]["free"], quote["approvable"]) == (0, False)
-    waiting = late_client.post(
-        "/api/estimates", json=body | {"wait": True}, headers=person.headers
-    ).json()
+    waiting = orderer.quote(wait=True)
     assert (waiting["capacity"]["is_open"], waiting["approvable"]) == (True, True)
 
 
-def test_two_gpus_cost_twice_the_rate(client: TestClient, platform: Platform) -> None:
-    person, body = ready(platform)
-    one, two = (
-        client.post("/api/estimates", json=body | {"gpu_count": n}, headers=person.headers).json()
-        for n in (1, 2)
-    )
-    rates = [quote["estimate"]["rate_per_hour"]["micros"] for quote in (one, two)]
-    assert rates == [600_000, 1_200_000]
-
-
-def test_an_estimate_of_an_unknown_object_is_refused(
-    client: TestClient, platform: Platform
-) -> None:
-    person, body = ready(platform)
-    answer = client.post(
-        "/api/estimates", json=body | {"base_model": "none"}, headers=person.headers
-    )
-    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "base_model")
-    stranger = platform.person(dollars=10)
-    answer = client.post("/api/estimates", json=body, headers=stranger.headers)
-    assert (answer.status_code, answer.json()["error"]["field"]) == (404, "dataset")
-
-
-def test_a_base_without_token_counts_is_refused(client: TestClient, platform: Platform) -> None:
-    person, body = ready(platform)
+def other_base(platform: Platform, body: dict[str, Any]) -> None:
     platform.base_model("other")
-    answer = client.post(
-        "/api/estimates", json=body | {"base_model": "other"}, headers=person.headers
-    )
-    assert (answer.status_code, answer.json()["error"]["field"]) == (409, "dataset")
-    assert "counted" in answer.json()["error"]["message"]
+    body["base_model"] = "other"
 
 
-def test_a_base_that_cannot_read_the_dataset_is_refused_for_good(
-    client: TestClient, platform: Platform
-) -> None:
-    person, body = ready(platform)
-    platform.base_model("other")
+def unreadable(platform: Platform, body: dict[str, Any]) -> None:
+    other_base(platform, body)
     with because(platform.cause):
         dataset = platform.log.load(Dataset, UUID(body["dataset"]))
         dataset.refuse_tokens("other", "22", 3)
         platform.log.commit(dataset)
-    answer = client.post(
-        "/api/estimates", json=body | {"base_model": "other"}, headers=person.headers
-    )
-    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "dataset")
-    assert "refuses example 3" in answer.json()["error"]["message"]
 
 
-def test_a_choice_outside_the_catalog_is_refused(client: TestClient, platform: Platform) -> None:
-    person, body = ready(platform)
-    listed = CatalogBase(
-        name=BASE_MODEL, repository="tests/tiny", shape=TINY_SHAPE, eligible=False, source="test"
-    )
-    for change in (
-        lambda catalog: catalog.list_base(listed),
-        lambda catalog: catalog.delist_base(BASE_MODEL),
-    ):
+def catalog_changed(change: Callable[[Catalog], None]) -> Callable[..., None]:
+    def made(platform: Platform, body: dict[str, Any]) -> None:
         with because(platform.cause):
             catalog = platform.log.load(Catalog, CATALOG_ID)
             change(catalog)
             platform.log.commit(catalog)
-        answer = client.post("/api/estimates", json=body, headers=person.headers)
-        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "base_model")
+
+    return made
 
 
-def test_a_base_without_an_active_deployment_is_not_trained(
-    client: TestClient, platform: Platform
-) -> None:
-    person, body = ready(platform)
+INELIGIBLE = CatalogBase(
+    name=BASE_MODEL, repository="tests/tiny", shape=TINY_SHAPE, eligible=False, source="test"
+)
+
+
+def delist(catalog: Catalog) -> None:
+    catalog.list_base(INELIGIBLE)
+    catalog.delist_base(BASE_MODEL)
+
+
+def undeployed(platform: Platform, body: dict[str, Any]) -> None:
     with because(platform.cause):
         platform.deploying.undeploy_base(BASE_MODEL, lambda: 0)
-    for path in ("/api/estimates", "/api/jobs"):
-        answer = client.post(path, json=body, headers=person.headers)
-        error = answer.json()["error"]
-        assert (answer.status_code, error["field"]) == (409, "base_model")
-    platform.deploy_base()
-    assert client.post("/api/estimates", json=body, headers=person.headers).status_code == 200
 
 
-def test_a_missing_gpu_type_is_named_by_its_title(client: TestClient, platform: Platform) -> None:
-    person, body = ready(platform)
-    asked = body | {"region": "local", "gpu_type": "l4"}
-    refused = client.post("/api/estimates", json=asked, headers=person.headers).json()["error"]
-    assert "This machine" in refused["message"]
-    assert refused["field"] == "gpu_type"
-    anywhere = client.post("/api/estimates", json=asked | {"region": None}, headers=person.headers)
-    assert "NVIDIA L4 24 GB" in anywhere.json()["error"]["message"]
+@pytest.mark.parametrize(
+    ("obstacle", "status", "field"),
+    [
+        (lambda platform, body: body.update(base_model="none"), 422, "base_model"),
+        (lambda platform, body: body.update(region="local", gpu_type="l4"), 422, "gpu_type"),
+        (
+            lambda platform, body: body.update(
+                dataset=str(platform.dataset(platform.person(dollars=10)))
+            ),
+            *(404, "dataset"),
+        ),
+        (other_base, 409, "dataset"),  # whose tokens are not counted yet
+        (unreadable, 422, "dataset"),
+        (catalog_changed(lambda catalog: catalog.list_base(INELIGIBLE)), 422, "base_model"),
+        (catalog_changed(delist), 422, "base_model"),
+        (undeployed, 409, "base_model"),
+    ],
+)
+def test_an_obstacle_to_a_job_refuses_quote_and_approval(
+    orderer: Orderer, platform: Platform, obstacle: Callable[..., None], status: int, field: str
+) -> None:
+    obstacle(platform, orderer.body)
+    for path in ("estimates", "jobs"):
+        answer = orderer.ask(path)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
 
 
 def test_free_gpus_elsewhere_include_only_those_that_fit(
-    client: TestClient, platform: Platform
+    orderer: Orderer, platform: Platform
 ) -> None:
-    person, body = ready(platform)
     platform.open_pool("cpu-small", 1)
     platform.open_pool("l4", 1)
     platform.occupy(2)
-    here = {"region": "local", "gpu_type": "cpu"}
-    form = body | here | {"hyperparameters": {"target_modules": ["q_proj"]}}
-    shown = client.post("/api/estimates", json=form, headers=person.headers).json()["capacity"]
-    assert {place["gpu_type"] for place in shown["elsewhere"]} == {"cpu-small", "l4"}
-    two = client.post("/api/jobs", json=form | {"gpu_count": 2}, headers=person.headers)
-    assert two.json()["error"]["figures"]["elsewhere"] == []
-    one = client.post("/api/jobs", json=form, headers=person.headers).json()["error"]
-    assert "NVIDIA L4 24 GB" in one["message"]
-    assert {"region": "local", "gpu_type": "l4", "free": 1} in one["figures"]["elsewhere"]
+    orderer.body |= {"region": "local", "gpu_type": "cpu"}
+    tuned = {"hyperparameters": {"target_modules": ["q_proj"]}}
+    elsewhere = orderer.quote(**tuned)["capacity"]["elsewhere"]
+    assert {place["gpu_type"] for place in elsewhere} == {"cpu-small", "l4"}
+    assert orderer.approve(**tuned, gpu_count=2)["error"]["figures"]["elsewhere"] == []
+    figures = orderer.approve(**tuned)["error"]["figures"]
+    assert {"region": "local", "gpu_type": "l4", "free": 1} in figures["elsewhere"]
 
 
-SHORT = {"hyperparameters": {"max_sequence_length": 40}}
-CUT = {"hyperparameters": {"max_sequence_length": 45}}
-
-
-def test_a_length_that_leaves_nothing_to_learn_is_refused_before_the_approval(
-    client: TestClient, platform: Platform
+def test_a_length_that_leaves_nothing_to_learn_is_refused(
+    orderer: Orderer, platform: Platform
 ) -> None:
-    person, body = ready(platform)
-    for path in ("/api/estimates", "/api/jobs"):
-        answer = client.post(path, json=body | SHORT, headers=person.headers)
+    for path in ("estimates", "jobs"):
+        answer = orderer.ask(path, hyperparameters={"max_sequence_length": 40})
         error = answer.json()["error"]
         assert (answer.status_code, error["field"]) == (422, "hyperparameters.max_sequence_length")
         assert error["figures"] == {"trainable_tokens": 0, "max_sequence_length": 50}
     assert not [each for each in platform.topics() if each.startswith("Job")]
 
 
-def test_examples_that_lose_their_end_are_warned_of_before_and_after_the_approval(
-    client: TestClient, platform: Platform
+@pytest.mark.parametrize(
+    "tuned", [{"max_sequence_length": 45}, {"learning_rate": 1.0, "dropout": 0.9}]
+)
+def test_warnings_of_a_quote_stay_with_its_job(
+    orderer: Orderer, platform: Platform, tuned: dict[str, Any]
 ) -> None:
-    person, body = ready(platform)
-    quote = client.post("/api/estimates", json=body | CUT, headers=person.headers).json()
-    warning = quote["truncation_warning"]
-    assert warning.startswith("10 of 10 examples (100%) are longer than 45 tokens")
-    assert "50 of 100 trainable tokens (50%) remain" in warning
-    assert warning in quote["warnings"]
-    job = client.post("/api/jobs", json=body | CUT, headers=person.headers).json()
+    quote = orderer.quote(hyperparameters=tuned)
+    warnings = quote["cautions"] or [quote["truncation_warning"]]
+    assert {*warnings} <= {*quote["warnings"]}
+    job = orderer.approve(hyperparameters=tuned)
     platform.project()
-    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
-    assert job["warnings"] == shown["warnings"] == [warning]
-    events = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events", headers=person.headers).json()
-    created = events["data"][-1]
+    assert job["warnings"] == orderer.get(f"/api/jobs/{job['id']}").json()["warnings"] == warnings
+    path = f"/v1/fine_tuning/jobs/{job['id']}"
+    assert orderer.get(path).json()["ecolink"]["warnings"] == warnings
+    created = orderer.list(f"{path}/events")[-1]
     assert created["level"] == "warn"
-    assert warning in created["message"]
+    assert warnings[0] in created["message"]
 
 
 def machine_is(platform: Platform, **changed: object) -> None:
@@ -224,16 +208,14 @@ def machine_is(platform: Platform, **changed: object) -> None:
 
 @pytest.mark.parametrize("dtype", Dtype)
 def test_precision_and_memory_of_the_quote_are_those_of_the_job(
-    client: TestClient, platform: Platform, dtype: Dtype
+    orderer: Orderer, platform: Platform, dtype: Dtype
 ) -> None:
-    person, body = ready(platform)
     machine_is(platform, dtype=dtype)
-    fit = client.post("/api/estimates", json=body, headers=person.headers).json()["fit"]
+    fit = orderer.quote()["fit"]
     assert (fit["precision"], fit["dtype"], fit["memory"]) == (dtype, dtype, "host")
-    assert f"full precision ({dtype})" in fit["banner"]
-    job = client.post("/api/jobs", json=body, headers=person.headers).json()
+    job = orderer.approve()
     platform.project()
-    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
+    shown = orderer.get(f"/api/jobs/{job['id']}").json()
     assert (shown["precision"], shown["dtype"]) == (dtype, dtype)
     assert gib(shown["required_bytes"]) == fit["needed_gib"]
     assert sum(fit["items_gib"].values()) == pytest.approx(shown["required_bytes"] / GIB, abs=1e-3)
@@ -242,56 +224,30 @@ def test_precision_and_memory_of_the_quote_are_those_of_the_job(
 
 
 def test_a_job_keeps_its_precision_when_the_machine_changes(
-    client: TestClient, platform: Platform
+    orderer: Orderer, platform: Platform
 ) -> None:
-    person, body = ready(platform)
     machine_is(platform)
-    job = platform.log.load(
-        Job, uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
-    )
+    job = platform.log.load(Job, uuid_of(orderer.approve()))
     machine_is(platform, dtype=Dtype.FLOAT32)
-    backend: Backend = client.app.state.backend  # type: ignore[attr-defined]
+    backend: Backend = orderer.client.app.state.backend  # type: ignore[attr-defined]
     rest = backend.quoting.rest_of(job).plan
     assert (rest.precision, rest.dtype) == (job.plan.precision, Dtype.BF16)
 
 
-def test_hyperparameters_that_rarely_work_are_cautioned_against_everywhere(
-    client: TestClient, platform: Platform
-) -> None:
-    person, body = ready(platform)
-    wild = {"hyperparameters": {"learning_rate": 1.0, "dropout": 0.9}}
-    quote = client.post("/api/estimates", json=body | wild, headers=person.headers).json()
-    high, dropout = quote["cautions"]
-    assert "learning rate 1" in high
-    assert "dropout of 0.9" in dropout
-    assert {high, dropout} <= {*quote["warnings"]}
-    job = client.post("/api/jobs", json=body | wild, headers=person.headers).json()
-    platform.project()
-    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
-    assert job["warnings"] == shown["warnings"] == [high, dropout]
-    path = f"/v1/fine_tuning/jobs/{job['id']}"
-    assert client.get(path, headers=person.headers).json()["ecolink"]["warnings"] == [high, dropout]
-    created = client.get(f"{path}/events", headers=person.headers).json()["data"][-1]
-    assert created["level"] == "warn"
-    assert high in created["message"]
-
-
 def test_a_busy_machine_raises_the_upper_bound(
-    client: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
+    orderer: Orderer, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    person, body = ready(platform)
-    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.2, 0.0, 0.0))
+    def loaded(load: float) -> None:
+        monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+
+    loaded(0.2)
     machine_is(platform, host=node(), tflops={Dtype.BF16: 1.0})
-    idle, busy = (
-        client.post("/api/estimates", json=body, headers=person.headers).json()["estimate"]
-        for load in (0.2, 4.5)
-        if monkeypatch.setattr(psutil, "getloadavg", lambda load=load: (load, 0.0, 0.0)) is None
-    )
-    assert "4.5" in busy["basis"]
-    assert "4.5" not in idle["basis"]
+    idle = orderer.quote()["estimate"]
+    loaded(4.5)
+    busy = orderer.quote()["estimate"]
     assert busy["low_seconds"] == idle["low_seconds"]
     assert busy["high_seconds"] > 2.5 * idle["high_seconds"]
-    job = client.post("/api/jobs", json=body, headers=person.headers).json()
+    assert "4.5" in busy["basis"]
+    job = orderer.approve()
     platform.project()
-    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
-    assert shown["estimate"]["basis"] == busy["basis"]
+    assert orderer.get(f"/api/jobs/{job['id']}").json()["estimate"]["basis"] == busy["basis"]
