@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import UUID, uuid4
 
 from domain.access.role import Role
@@ -51,6 +52,13 @@ LENGTHS = TokenLengths.of([50] * 10).model_copy(
 )
 """Ten examples of 50 tokens, of which the last ten are trainable."""
 
+REJECTION = (
+    b'{"status": "rejected", "examples": 0, "duplicates": 0, "lines": 3, "bytes": 9,'
+    b' "warnings": [], "errors": [{"line": 3, "code": "invalid_json", "message": "no JSON"}],'
+    b' "error_count": 1}'
+)
+"""The validation report of a rejected dataset."""
+
 
 @dataclass
 class Platform:
@@ -82,6 +90,12 @@ class Platform:
                 self.ecolink.grant_credit(account_id, dollars * DOLLAR, "given")
             key, secret = self.ecolink.issue_key(account_id)
         return Person(account_id, key.id, secret)
+
+    def ready(self, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
+        """Return a person with a ready dataset, and the request body of a job on it."""
+        person = self.person(dollars=dollars)
+        self.base_model()
+        return person, {"dataset": str(self.dataset(person)), "base_model": BASE_MODEL}
 
     def revoke(self, person: Person) -> None:
         with because(self.cause):
@@ -123,9 +137,9 @@ class Platform:
             dataset = self.log.load(Dataset, dataset_id)
             content, report = dataset_id.hex * 2, "datasets/x/report.json"
             dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
-            if counted:
-                dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
             self.log.commit(dataset)
+        if counted:
+            self.count(dataset_id)
 
     def count(self, dataset_id: UUID) -> None:
         """Count the tokens of a validated dataset for the base model."""
@@ -133,6 +147,16 @@ class Platform:
             dataset = self.log.load(Dataset, dataset_id)
             dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
             self.log.commit(dataset)
+
+    def reject(self, dataset_id: UUID) -> None:
+        """Reject a dataset, with a report of an error in line 3."""
+        report = "datasets/rejected/report.json"
+        Artifacts(self.settings.artifacts).put(report, REJECTION)
+        with because(self.cause):
+            dataset = self.log.load(Dataset, dataset_id)
+            dataset.reject(1, report)
+            self.log.commit(dataset)
+        self.project()
 
     def base_model(self, name: str = BASE_MODEL) -> None:
         with because(self.cause):

@@ -24,7 +24,7 @@ from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
-from tests.gateway.jobs.reader import Reader
+from tests.gateway.jobs.owners import Owner, Reader
 from tests.gateway.launch.wizard_form import Wizard
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.polling import eventually
@@ -150,6 +150,12 @@ def wizard(browser: Browser, platform: Platform) -> Wizard:
     platform.project()
     wizard.open()
     return wizard
+
+
+@pytest.fixture
+def owner(client: TestClient, platform: Platform) -> Owner:
+    """A user with $10 and one job."""
+    return Owner(client, platform)
 
 
 @pytest.fixture

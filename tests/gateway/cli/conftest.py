@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -15,10 +16,15 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli import main
 from deploy.local.ports import free_port
+from gateway.cli.client import Client, Endpoint
+from gateway.http.openai_vocabulary import job_of
 from infrastructure.settings import Settings
-from tests.builders.platform import Person
+from tests.builders.platform import Person, Platform
+from tests.builders.platform_job import PlatformJob
 from tests.gateway.conftest import application
 from tests.polling import eventually
+
+CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
 
 def ecolink(*arguments: str, stdin: str | None = None, columns: int = 80) -> Result:
@@ -27,28 +33,38 @@ def ecolink(*arguments: str, stdin: str | None = None, columns: int = 80) -> Res
 
 
 def plain(shown: str) -> str:
-    """Return text without colour escape sequences."""
+    """Return text without color escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
-@dataclass(frozen=True)
+def meanwhile(act: Callable[[], None]) -> Thread:
+    """Run a function in a thread, while a command follows what it does."""
+    thread = Thread(target=act)
+    thread.start()
+    return thread
+
+
+@dataclass
 class CommandLine:
     """The commands of one person on one gateway."""
 
     url: str
     key: str
 
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Return the standard output of a command with the expected exit code."""
-        result = ecolink("--url", self.url, "--key", self.key, *arguments)
+    def result(self, *arguments: str, code: int = 0, stdin: str | None = None) -> Result:
+        """Run a command, which must exit with the code."""
+        result = ecolink("--url", self.url, "--key", self.key, *arguments, stdin=stdin)
         assert result.exit_code == code, (result.output, result.exception)
         assert "Traceback" not in result.output
-        return result.stdout
+        return result
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Return the standard output of a command."""
+        return self.result(*arguments, code=code).stdout
 
     def refused(self, *arguments: str, code: int) -> str:
         """Return the standard error of a command that prints nothing else."""
-        result = ecolink("--url", self.url, "--key", self.key, *arguments)
-        assert result.exit_code == code, (result.output, result.exception)
+        result = self.result(*arguments, code=code)
         assert result.stdout == ""
         return result.stderr
 
@@ -56,10 +72,41 @@ class CommandLine:
         """Return the only JSON document that a command prints."""
         return json.loads(self.run(*arguments, "--json", code=code))
 
+    def only(self, path: str) -> Any:
+        """Return the only document of a list in the API, once it exists.
+
+        Commands replace standard output, so only one thread of a test can run them.
+        """
+        with Client(Endpoint(self.url, self.key)) as client:
+            (found,) = eventually(lambda: client.get(path)["data"])
+        return found
+
     def lines(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
         """Return the JSON lines that a command prints while it follows a job."""
         printed = self.run(*arguments, "--json", code=code)
         return [json.loads(line) for line in printed.splitlines()]
+
+
+@dataclass
+class Owner(CommandLine):
+    """The commands of a person with $10 and a ready dataset."""
+
+    platform: Platform
+    person: Person
+    dataset: str
+    launch: tuple[str, ...]
+    """The arguments that launch a job."""
+
+    def start(self) -> PlatformJob:
+        """Launch a job."""
+        return self.job(self.read(*self.launch)["id"])
+
+    def job(self, name: str) -> PlatformJob:
+        return PlatformJob(self.platform, self.person, job_of(name))
+
+    def only_job(self) -> PlatformJob:
+        """Return the only job of the account, once it exists."""
+        return self.job(self.only("/jobs")["id"])
 
 
 @dataclass(frozen=True)
@@ -87,3 +134,21 @@ def served(settings: Settings, projecting: None) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def me(served: Served, platform: Platform) -> Owner:
+    """The commands of a person with $10 and a ready dataset."""
+    person, form = platform.ready()
+    platform.project()
+    dataset = form["dataset"]
+    launch = ("jobs", "launch", "--dataset", dataset, "--base-model", form["base_model"])
+    return Owner(served.url, person.key, platform, person, dataset, launch)
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> str:
+    """Return the path of a file with one chat."""
+    file = tmp_path / "chats.jsonl"
+    file.write_text(CHAT)
+    return str(file)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from domain.core.aggregate import because
-from domain.core.identity import deployment_id
-from domain.deployments.deployment import Deployment
 from gateway.cli import following
-from tests.builders.examples import saved_checkpoint
-from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.cli.conftest import CommandLine, Served
-from tests.gateway.cli.test_watching import act, meanwhile, register, train
+from tests.builders.platform import Platform
+from tests.builders.platform_job import PlatformJob
+from tests.gateway.cli.conftest import Owner, meanwhile
 
 
 @pytest.fixture(autouse=True)
@@ -20,57 +16,32 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def person(platform: Platform) -> Person:
-    platform.base_model()
-    return platform.person(dollars=10)
-
-
-@pytest.fixture
-def me(served: Served, person: Person) -> CommandLine:
-    return served.as_person(person)
-
-
-@pytest.fixture
-def job(me: CommandLine, platform: Platform, person: Person) -> str:
+def job(me: Owner, platform: Platform) -> PlatformJob:
     """A job with a registered model and a checkpoint."""
-    dataset = str(platform.dataset(person))
+    job = me.start()
+    job.train()
+    job.register()
     platform.project()
-    name = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
-    train(platform, person, name, 3.0)
-    act(
-        platform,
-        name,
-        lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9)),
-    )
-    act(platform, name, register)
-    return name
+    return job
 
 
-def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
-    me: CommandLine, platform: Platform, person: Person, job: str
+def test_a_deployment_is_followed_until_it_answers(
+    me: Owner, platform: Platform, job: PlatformJob
 ) -> None:
-    model = me.read("jobs", "show", job)["model"]
-    deployed = deployment_id(person.account_id, model)
-    assert me.read("jobs", "deploy", job, "--no-follow")["status"] == "deploying"
-
-    def serve() -> None:
-        platform.activate(platform.log.load(Deployment, deployed))
-        platform.project()
-
-    serving = meanwhile(serve)
-    told = me.run("jobs", "deploy", job)
+    model = job.job.model_name
+    assert me.read("jobs", "deploy", job.name, "--no-follow")["status"] == "deploying"
+    serving = meanwhile(lambda: job.serve(model))
+    shown = me.run("jobs", "deploy", job.name)
     serving.join()
-    assert model in told
-    assert "active" in told
+    assert model in shown
+    assert "active" in shown
     assert model in me.run("models", "deployments")
     assert "active" in me.run("models", "list")
     assert me.read("models", "undeploy", model)["status"] == "undeployed"
     platform.project()
-    requested, activated, undeployed = me.run("jobs", "events", job).splitlines()[-3:]
-    for topic, line in (
-        ("DeploymentRequested", requested),
-        ("DeploymentActivated", activated),
-        ("Undeployed", undeployed),
+    told = me.run("jobs", "events", job.name).splitlines()[-3:]
+    for topic, line in zip(
+        ("DeploymentRequested", "DeploymentActivated", "Undeployed"), told, strict=True
     ):
         assert topic in line
         assert model in line
@@ -78,13 +49,10 @@ def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
 
 
 def test_a_failed_checkpoint_deployment_prints_the_reason(
-    me: CommandLine, platform: Platform, person: Person, job: str
+    me: Owner, platform: Platform, job: PlatformJob
 ) -> None:
-    name = me.read("jobs", "deploy", job, "--step", "10", "--no-follow")["model"]
-    with because(platform.cause):
-        deployment = platform.log.load(Deployment, deployment_id(person.account_id, name))
-        deployment.fail("out_of_memory", "It does not fit.")
-        platform.log.commit(deployment)
+    name = me.read("jobs", "deploy", job.name, "--step", "10", "--no-follow")["model"]
+    job.fail_deployment(name)
     platform.project()
     failed = me.read("models", "deployments")["data"][-1]
-    assert failed["failure"]["message"] == "It does not fit."
+    assert failed["failure"]["message"] == f"It died with {name}."

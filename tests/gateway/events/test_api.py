@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from gateway.events import feed as event_feed
 from tests.builders.platform import Person, Platform
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 from tests.logs import grow
 
 PATH, STREAM = "/api/events", "/api/events/stream"

@@ -30,7 +30,7 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
 from tests.gateway.conftest import running_gateway
 from tests.gateway.events.test_api import STREAM, TRAINS, names, page
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 from tests.logs import grow, leave_hole, notifications
 from tests.polling import eventually
 

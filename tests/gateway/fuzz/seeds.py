@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,17 +15,13 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset, DatasetStatus
-from domain.jobs.job import Job
-from gateway.http.openai_vocabulary import file_name
+from gateway.http.openai_vocabulary import file_name, job_of
 from infrastructure.artifacts import Artifacts
-from infrastructure.measurements import add_log_line, add_step
-from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
 from services.datasets.report import Report
-from tests.builders.examples import evaluation_result
 from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.jobs.test_api import uuid_of
-from tests.gateway.jobs.test_commands import Owner
+from tests.builders.platform_job import PlatformJob
+from tests.gateway.jobs.owners import Owner
 
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 ADAPTER_REF, CHECKPOINT_REF = "jobs/a/adapter", "checkpoints/1"
@@ -38,54 +33,12 @@ class JobOf(Owner):
     def __init__(
         self, client: httpx.Client | TestClient, platform: Platform, person: Person, dataset: UUID
     ) -> None:
-        self.client, self.platform, self.person = client, platform, person  # type: ignore[assignment]
+        self.client = client  # type: ignore[assignment]
         form = {"dataset": str(dataset), "base_model": BASE_MODEL, "wait": True}
         approved = client.post("/api/jobs", json=form, headers=person.headers)
         assert approved.is_success, approved.text
-        self.job_id, self.path = uuid_of(approved.json()), f"/api/jobs/{approved.json()['id']}"
-
-    def register(self) -> str:
-        """Register the job and return its model's name."""
-        with because(self.platform.cause):
-            job = self.platform.log.load(Job, self.job_id)
-            job.start_evaluation(1, 30)
-            job.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
-            job.register(1, ADAPTER_REF, "a" * 64)
-            self.platform.log.commit(job)
-        return job.model_name
-
-    def measure(self) -> None:
-        """Send the measurements of a trainer."""
-        now, own = datetime.now(UTC), self.person.account_id
-        with connect(self.platform.settings) as connection:
-            for step in (1, 2):
-                add_step(
-                    connection,
-                    StepMeasured(
-                        account_id=own,
-                        job_id=self.job_id,
-                        segment=1,
-                        step=step,
-                        total_steps=30,
-                        train_loss=2.0,
-                        smoothed_loss=2.0,
-                        learning_rate=1e-4,
-                        tokens=100,
-                        tokens_per_second=50.0,
-                        elapsed_seconds=float(step),
-                        measured_at=now,
-                    ),
-                )
-                line = LogLine(
-                    account_id=own,
-                    job_id=self.job_id,
-                    segment=1,
-                    n=step,
-                    level="INFO",
-                    text=f"step {step}",
-                    logged_at=now,
-                )
-                add_log_line(connection, line)
+        PlatformJob.__init__(self, platform, person, job_of(approved.json()["id"]))
+        self.path = f"/api/jobs/{self.name}"
 
 
 def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any]:
@@ -140,13 +93,14 @@ def _bring_into_states(jobs: Mapping[str, JobOf]) -> str:
     for state in STATES[1:]:
         if state != "paused":
             jobs[state].train()
-            jobs[state].measure()
+            jobs[state].add_steps(1, 2)
+            jobs[state].add_lines(1, "step 1", "step 2")
     jobs["paused"].give("pause")
     for state in ("cancelled", "promoted"):
         jobs[state].give("cancel")
         jobs[state].end()
     jobs["promoted"].give("promote")
-    return jobs["registered"].register()
+    return jobs["registered"].register(ADAPTER_REF)
 
 
 def _store_files(platform: Platform) -> None:

@@ -17,7 +17,7 @@ from gateway.http.downloads import span
 from infrastructure import artifacts as stored
 from infrastructure.artifacts import Artifacts
 from tests.builders.platform import Platform
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 
 WEIGHTS = bytes(range(256)) * 40
 ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'

@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 
 from domain.core.aggregate import because
 from domain.jobs.job import Job
+from gateway.http.openai_vocabulary import job_of
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from infrastructure.store import connect
 from tests.builders.examples import saved_checkpoint
 from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.jobs.test_api import ready, uuid_of
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 
 
 def whole(client: TestClient, person: Person, path: str, key: str = "data") -> list[Any]:
@@ -47,7 +47,7 @@ def by_pages(
 
 
 def test_jobs_and_datasets(client: TestClient, platform: Platform) -> None:
-    person, form = ready(platform)
+    person, form = platform.ready()
     for _ in range(4):
         client.post("/api/jobs", json=form, headers=person.headers)
         platform.dataset(person)
@@ -59,7 +59,7 @@ def test_jobs_and_datasets(client: TestClient, platform: Platform) -> None:
 
 
 def test_new_objects_are_not_on_later_pages(client: TestClient, platform: Platform) -> None:
-    person, form = ready(platform)
+    person, form = platform.ready()
     for _ in range(3):
         client.post("/api/jobs", json=form, headers=person.headers)
     every = whole(client, person, "/api/jobs")
@@ -74,7 +74,7 @@ def test_models(client: TestClient, platform: Platform) -> None:
         if number:
             approved = client.post("/api/jobs", json=owner.form, headers=owner.person.headers)
             owner.path = f"/api/jobs/{approved.json()['id']}"
-            owner.job_id = uuid_of(approved.json())
+            owner.job_id = job_of(approved.json()["id"])
         owner.train()
         owner.give("cancel")
         owner.end()

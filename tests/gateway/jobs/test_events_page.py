@@ -1,21 +1,15 @@
-"""A job's events in the API and on their page."""
+"""The page of a job's events."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from fastapi.testclient import TestClient
 
 from gateway.jobs.pages import job_page
 from tests.builders.platform import Platform
-from tests.gateway.jobs.reader import Reader
+from tests.gateway.jobs.owners import Reader
 from tests.gateway.web.signed_in import signed_in
-
-
-@pytest.fixture
-def reader(client: TestClient, platform: Platform) -> Reader:
-    return Reader(client, platform)
 
 
 def shown(reader: Reader, query: str = "") -> str:
@@ -30,16 +24,12 @@ def sequences(page: str) -> list[int]:
 
 def test_the_page_shows_what_the_api_lists(reader: Reader) -> None:
     reader.train()
-    path = f"/api/jobs/{reader.job_id}/events"
-    listed = reader.client.get(path, headers=reader.person.headers).json()
-    page = shown(reader)
-    assert [each["sequence"] for each in listed["data"]] == sequences(page)
+    listed = reader.get("/events")
+    assert [each["sequence"] for each in listed["data"]] == sequences(shown(reader))
     assert {each["event"] for each in listed["data"]} >= {"JobApproved", "CheckpointSaved"}
     assert not listed["has_more"]
-    everything = reader.client.get(
-        "/api/events", params={"job": str(reader.job_id)}, headers=reader.person.headers
-    ).json()
-    assert everything["data"] == listed["data"]
+    every = reader.client.get(f"/api/events?job={reader.name}", headers=reader.person.headers)
+    assert every.json()["data"] == listed["data"]
 
 
 def test_the_page_continues_after_the_last_event(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
+import httpx
+
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason
@@ -39,46 +41,42 @@ def titles(html: str) -> list[str]:
     return re.findall(r'id="open-\w+">([^<]+)<', html)
 
 
-def polled(html: str) -> str | None:
-    found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every (?:3s|15s)"', html)
-    return found and found[1].replace("&amp;", "&")
+def now(browser: Browser, page: str) -> httpx.Response:
+    """Return the answer to a poll of the page."""
+    found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every (?:3s|15s)"', page)
+    assert found is not None
+    return browser.client.get(found[1].replace("&amp;", "&"), headers=browser.htmx)
 
 
-def test_without_jobs_the_page_leads_to_the_first(browser: Browser) -> None:
+def compared(browser: Browser, *jobs: UUID | str) -> httpx.Response:
+    chosen = {"jobs": [str(job) for job in jobs]}
+    return browser.client.get("/fine-tune/compare", params=chosen)
+
+
+def test_an_empty_page_leads_to_the_first_job_and_shows_it(
+    browser: Browser, platform: Platform
+) -> None:
     page = browser.client.get("/fine-tune").text
-    assert "No jobs yet" in page
     assert page.count('href="/fine-tune/new"') == 2
-    path = polled(page)
-    assert path is not None
-    assert browser.client.get(path, headers=browser.htmx).status_code == 204
-
-
-def test_the_first_job_appears_on_an_empty_page(browser: Browser, platform: Platform) -> None:
-    path = polled(browser.client.get("/fine-tune").text)
+    assert now(browser, page).status_code == 204
     approved(browser, platform, "first")
-    assert path is not None
-    assert browser.client.get(path, headers=browser.htmx).headers["hx-refresh"] == "true"
+    assert now(browser, page).headers["hx-refresh"] == "true"
 
 
 def test_a_row_shows_the_job_and_its_state(
     browser: Browser, platform: Platform, settings: Settings
 ) -> None:
-    (job_id,) = approved(browser, platform, "support")
+    job_id, unnamed = approved(browser, platform, "support", None)
     with connect(settings) as connection:
         job = browser.client.get(f"/api/jobs/{job_id}").json()
         set_dataset_name(connection, UUID(job["dataset_id"]), "chats <1>")
     page = browser.client.get("/fine-tune").text
-    assert titles(page) == ["support"]
+    assert titles(page) == [unnamed.hex[:8], "support"]
     assert f"chats &lt;1&gt; · {job_id.hex[:8]}" in page
     assert '<span class="badge is-calm is-live">waiting for a GPU</span>' in page
     assert f"tiny<small>{CPU}</small>" in page
     assert f'href="/fine-tune/new?like=ftjob-{job_id.hex}"' in page
     assert f'href="/fine-tune/ftjob-{job_id.hex}"' in page
-
-
-def test_a_job_without_a_suffix_is_named_by_its_id(browser: Browser, platform: Platform) -> None:
-    (job_id,) = approved(browser, platform, None)
-    assert titles(browser.client.get("/fine-tune").text) == [job_id.hex[:8]]
 
 
 def test_states_have_labels_and_filters(browser: Browser, platform: Platform) -> None:
@@ -114,13 +112,12 @@ def test_polling_returns_changes_and_slows_down_without_running_jobs(
     browser: Browser, platform: Platform
 ) -> None:
     (job_id,) = approved(browser, platform, "live")
-    path = polled(browser.client.get("/fine-tune").text)
-    assert path is not None
-    assert browser.client.get(path, headers=browser.htmx).status_code == 204
+    page = browser.client.get("/fine-tune").text
+    assert now(browser, page).status_code == 204
     command(browser, job_id, "pause")
-    answer = browser.client.get(path, headers=browser.htmx)
-    assert PAUSED[PauseReason.OWNER].badge in answer.text
-    assert 'hx-trigger="every 15s"' in answer.text
+    answer = now(browser, page).text
+    assert PAUSED[PauseReason.OWNER].badge in answer
+    assert 'hx-trigger="every 15s"' in answer
 
 
 def test_a_page_continues_after_the_last_job(browser: Browser, platform: Platform) -> None:
@@ -140,7 +137,7 @@ def test_a_comparison_shows_the_differences(browser: Browser, platform: Platform
     body = {"dataset": browser.client.get(f"/api/jobs/{first}").json()["dataset_id"]}
     body |= {"base_model": "tiny", "wait": True, "hyperparameters": {"epochs": 5}}
     third = browser.client.post("/api/jobs", json=body, headers=browser.htmx).json()["id"]
-    page = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), third]}).text
+    page = compared(browser, first, third).text
     assert f'data-path-1="/fine-tune/ftjob-{first.hex}"' in page
     assert f'data-path-2="/fine-tune/{third}"' in page
     assert '<th scope="row">Epochs</th><td>3</td><td>5</td>' in page
@@ -150,24 +147,22 @@ def test_a_comparison_shows_the_differences(browser: Browser, platform: Platform
     assert '<th scope="row">Region</th><td>This machine</td><td>This machine</td>' in page
     assert f'data-title-1="first" data-path-2="/fine-tune/{third}"' in page
     assert f'data-title-2="{third[6:14]}"' in page
-    same = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), str(second)]}).text
-    assert 'data-note="same-settings"' in same
+    assert 'data-note="same-settings"' in compared(browser, first, second).text
 
 
 def test_jobs_of_the_same_name_show_their_ids(browser: Browser, platform: Platform) -> None:
     jobs = approved(browser, platform, "same", "same")
-    shown = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})
+    shown = compared(browser, *jobs).text
     for job in jobs:
-        assert f'="same {job.hex[:8]}"' in shown.text  # of the curves
-        assert f">same {job.hex[:8]}</a>" in shown.text
+        assert f'="same {job.hex[:8]}"' in shown  # of the curves
+        assert f">same {job.hex[:8]}</a>" in shown
 
 
-def test_a_comparison_needs_two_jobs(browser: Browser, platform: Platform) -> None:
+def test_a_comparison_needs_two_own_jobs(browser: Browser, platform: Platform) -> None:
     (job_id,) = approved(browser, platform, "only")
     for jobs in ([], [job_id], [job_id, job_id]):
-        page = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})
+        page = compared(browser, *jobs)
         assert page.status_code == 200
-        assert "Choose two different jobs" in page.text
+        assert 'data-note="choose-two"' in page.text
     stranger = signed_in(browser.client, platform.person())
-    answer = stranger.client.get("/fine-tune/compare", params={"jobs": [str(job_id), str(job_id)]})
-    assert answer.status_code == 404
+    assert compared(stranger, job_id, job_id).status_code == 404

@@ -14,18 +14,16 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import Job
 from gateway.app import create_app
 from gateway.http.sessions import COOKIE
 from gateway.jobs.pages import live_jobs
 from gateway.jobs.pages.view import PARTS, JobView
 from infrastructure.artifacts import Artifacts
-from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.sessions import end_session
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import Platform
-from tests.gateway.jobs.reader import Reader, evaluated, line, measured
+from tests.gateway.jobs.owners import Reader
 from tests.gateway.web.signed_in import signed_in
 from tests.polling import eventually
 
@@ -57,19 +55,28 @@ def content(got: list[Frame]) -> str:
     return "".join(frame.get("content", "") for frame in got)
 
 
-def of_the_job(reader: Reader) -> list[int]:
-    """Return the sequences of the job's events."""
-    answer = reader.client.get(
-        "/api/events", params={"job": reader.path.rpartition("/")[2], "limit": 1000}
-    )
-    return [each["sequence"] for each in answer.json()["data"]]
+def sequences_of(reader: Reader) -> list[int]:
+    """Return the sequences of the job's events in the log."""
+    return [each["sequence"] for each in reader.get("/events?limit=1000")["data"]]
 
 
 def shown(reader: Reader) -> int:
     """Return the last event that the page shows."""
-    reader.platform.project()
-    page = reader.client.get(reader.page_path).text
-    return int(page.partition('data-sequence="')[2].partition('"')[0])
+    return int(reader.page().partition('data-sequence="')[2].partition('"')[0])
+
+
+def curve(got: list[Frame], series: str) -> list[Any]:
+    """Return the points of a series that the frames have."""
+    return [each for frame in got for each in (frame.get("curve") or {series: []})[series]]
+
+
+def closed(socket: WebSocketTestSession) -> int:
+    """Return the code that the socket is closed with."""
+    try:
+        while True:
+            socket.receive_text()
+    except WebSocketDisconnect as ended:
+        return ended.code
 
 
 def test_a_page_continues_from_its_position(reader: Reader) -> None:
@@ -82,9 +89,9 @@ def test_a_page_continues_from_its_position(reader: Reader) -> None:
         rest = frames(socket, lambda got: 'data-note="registering"' in content(got))
     with live(reader, after=after) as socket:
         again = frames(socket, lambda got: len(sequences(got)) == 2)
-    assert sequences(again) == [each for each in of_the_job(reader) if each > after]
+    assert sequences(again) == [each for each in sequences_of(reader) if each > after]
     assert len(sequences(rest)) == 1
-    assert rest[-1]["sequence"] == of_the_job(reader)[-1]
+    assert rest[-1]["sequence"] == sequences_of(reader)[-1]
 
 
 def test_every_event_is_sent_exactly_once(reader: Reader) -> None:
@@ -92,7 +99,7 @@ def test_every_event_is_sent_exactly_once(reader: Reader) -> None:
         for segment in range(1, 6):
             reader.train(segment)
             reader.end(segment)
-        wanted = of_the_job(reader)
+        wanted = sequences_of(reader)
         for socket in (first, second):
             got = frames(socket, lambda got: len(sequences(got)) >= len(wanted))
             assert sequences(got) == wanted
@@ -104,35 +111,29 @@ def test_a_page_continues_after_a_gateway_restart(reader: Reader, settings: Sett
         reader.train()
         before = frames(socket, lambda got: len(sequences(got)) == 5)
     reader.end()
-    with TestClient(create_app(settings), cookies=reader.client.cookies) as anew:
-        after = before[-1]["sequence"]
-        with live(reader, anew, after=after) as socket:
+    with TestClient(create_app(settings), cookies=reader.client.cookies) as restarted:
+        with live(reader, restarted, after=before[-1]["sequence"]) as socket:
             reader.train(2)
             rest = frames(socket, lambda got: len(sequences(got)) == 5)
-    assert sequences(before) + sequences(rest) == of_the_job(reader)
+    assert sequences(before) + sequences(rest) == sequences_of(reader)
 
 
-def test_metrics_and_log_lines_are_sent_once(reader: Reader, settings: Settings) -> None:
+def test_metrics_and_log_lines_are_sent_once(reader: Reader) -> None:
     reader.train()
-    with connect(settings) as connection:
-        add_step(connection, measured(reader, 1))
-        add_log_line(connection, line(reader, 1, "first <line>"))
-        with live(reader, step="1.1", line="1.1") as socket:
-            frames(socket, bool)
-            add_step(connection, measured(reader, 2))
-            add_log_line(connection, line(reader, 2, "second"))
-            got = frames(socket, lambda got: "second" in content(got) and bool(curve(got)))
-        with live(reader, line="1.1") as socket:
-            (again,) = frames(socket, bool)
-    assert curve(got) == [[1, 2, 1.98, 2.98]]
+    reader.add_steps(1)
+    reader.add_lines(1, "first <line>")
+    with live(reader, step="1.1", line="1.1") as socket:
+        frames(socket, bool)
+        reader.add_steps(2)
+        reader.add_lines(2, "second")
+        got = frames(socket, lambda got: "second" in content(got) and bool(curve(got, "steps")))
+    with live(reader, line="1.1") as socket:
+        (again,) = frames(socket, bool)
+    assert curve(got, "steps") == [[1, 2, 1.98, 2.98]]
     assert "first" not in content(got)
     assert "Step</dt><dd>2" in content(got) or "Step</dt><dd>10" in content(got)
     assert again["curve"]["steps"] == [[1, 1, 1.99, 2.99], [1, 2, 1.98, 2.98]]
     assert again["line"] == [1, 2]
-
-
-def curve(got: list[Frame]) -> list[Any]:
-    return [step for frame in got for step in (frame.get("curve") or {"steps": []})["steps"]]
 
 
 def test_a_top_up_enables_resume(client: TestClient, platform: Platform) -> None:
@@ -148,14 +149,6 @@ def test_a_top_up_enables_resume(client: TestClient, platform: Platform) -> None
         got = frames(socket, lambda got: all(each in content(got) for each in wanted))
     assert 'hx-target="#balance-now"' in content(got)
     assert reader.browser.csrf_token not in content(got)
-
-
-def closed(socket: WebSocketTestSession) -> int:
-    try:
-        while True:
-            socket.receive_text()
-    except WebSocketDisconnect as ended:
-        return ended.code
 
 
 def test_a_revoked_key_ends_the_updates(reader: Reader, platform: Platform) -> None:
@@ -177,21 +170,18 @@ def test_signing_out_ends_the_updates(
 
 
 def test_only_the_owner_can_watch_a_job(reader: Reader, platform: Platform) -> None:
+    for asked in ({"after": -1}, {"step": "x"}, {"line": "1.2.3"}):
+        with live(reader, **asked) as socket:
+            assert closed(socket) == 4422
+    headers = {"origin": "https://evil.example"}
+    with reader.client.websocket_connect(f"{reader.page_path}/live", headers=headers) as socket:
+        assert closed(socket) == 4403
     signed_in(reader.client, platform.person())
     with live(reader) as socket:
         assert closed(socket) == 4404
     reader.client.cookies.clear()
     with live(reader) as socket:
         assert closed(socket) == 4401
-    for asked in ({"after": -1}, {"step": "x"}, {"line": "1.2.3"}):
-        with live(reader, **asked) as socket:
-            assert closed(socket) == 4422
-
-
-def test_another_site_cannot_connect(reader: Reader) -> None:
-    headers = {"origin": "https://evil.example"}
-    with reader.client.websocket_connect(f"{reader.page_path}/live", headers=headers) as socket:
-        assert closed(socket) == 4403
 
 
 def test_a_page_that_is_too_old_must_reload(
@@ -200,7 +190,7 @@ def test_a_page_that_is_too_old_must_reload(
     monkeypatch.setattr(live_jobs, "KEPT", 3)
     reader.train()
     app: Any = reader.client.app
-    newest = of_the_job(reader)[-1]
+    newest = sequences_of(reader)[-1]
     eventually(lambda: app.state.feed.position >= newest)
     with live(reader, after=1) as socket:
         assert closed(socket) == 4422
@@ -278,31 +268,21 @@ def test_the_log_title_and_the_settings_are_updated(reader: Reader) -> None:
 
 
 def test_changes_of_a_deployment_are_sent(reader: Reader) -> None:
-    reader.register()
-    model = reader.platform.log.load(Job, reader.job_id).model_name
+    reader.train()
+    model = reader.register()
     with live(reader, after=shown(reader)) as socket:
         reader.post("deploy")
-        frames(socket, lambda got: f"Deploying {model}." in content(got))
+        frames(socket, lambda got: 'data-topic="DeploymentRequested"' in content(got))
         reader.serve(model)
-        got = frames(socket, lambda got: "<h2>Deployed as</h2>" in content(got))
-    assert 'data-topic="DeploymentActivated"' in content(got)
+        frames(socket, lambda got: 'data-topic="DeploymentActivated"' in content(got))
 
 
-def test_the_evaluation_of_the_base_is_sent_out_of_order(
-    reader: Reader, settings: Settings
-) -> None:
+def test_the_evaluation_of_the_base_model_is_sent_out_of_order(reader: Reader) -> None:
     reader.train()
-    with connect(settings) as connection, live(reader) as socket:
-        add_evaluation(connection, evaluated(reader, 30))
-        frames(socket, lambda got: [1, 30, 1.75] in evaluations(got))
-        add_evaluation(connection, evaluated(reader, 0))
-        frames(socket, lambda got: [1, 0, 1.75] in evaluations(got))
-        add_evaluation(connection, evaluated(reader, 40))
-        rest = frames(socket, lambda got: [1, 40, 1.75] in evaluations(got))
-    assert evaluations(rest) == [[1, 40, 1.75]]
-
-
-def evaluations(got: list[Frame]) -> list[Any]:
-    return [
-        each for frame in got for each in (frame.get("curve") or {"evaluations": []})["evaluations"]
-    ]
+    with live(reader) as socket:
+        for step in (30, 0, 40):
+            reader.add_evaluation(step)
+            got = frames(
+                socket, lambda got, step=step: [1, step, 1.75] in curve(got, "evaluations")
+            )
+    assert curve(got, "evaluations") == [[1, 40, 1.75]]

@@ -25,17 +25,17 @@ from domain.jobs.job import Job
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from gateway.backend import Backend
+from gateway.http.openai_vocabulary import job_of
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.api_user import ApiUser
-from tests.gateway.jobs.test_api import ready, uuid_of
 
 
 class Orderer(ApiUser):
     """A user with $10 and a dataset, who orders a job."""
 
     def __init__(self, client: TestClient, platform: Platform) -> None:
-        person, self.body = ready(platform)
+        person, self.body = platform.ready()
         super().__init__(client, person)
 
     def ask(self, path: str = "estimates", **change: Any) -> httpx.Response:
@@ -219,7 +219,7 @@ def test_precision_and_memory_of_the_quote_are_those_of_the_job(
     assert (shown["precision"], shown["dtype"]) == (dtype, dtype)
     assert gib(shown["required_bytes"]) == fit["needed_gib"]
     assert sum(fit["items_gib"].values()) == pytest.approx(shown["required_bytes"] / GIB, abs=1e-3)
-    plan = platform.log.load(Job, uuid_of(job)).plan
+    plan = platform.log.load(Job, job_of(job["id"])).plan
     assert (plan.dtype, plan.required_bytes) == (dtype, shown["required_bytes"])
 
 
@@ -227,7 +227,7 @@ def test_a_job_keeps_its_precision_when_the_machine_changes(
     orderer: Orderer, platform: Platform
 ) -> None:
     machine_is(platform)
-    job = platform.log.load(Job, uuid_of(orderer.approve()))
+    job = platform.log.load(Job, job_of(orderer.approve()["id"]))
     machine_is(platform, dtype=Dtype.FLOAT32)
     backend: Backend = orderer.client.app.state.backend  # type: ignore[attr-defined]
     rest = backend.quoting.rest_of(job).plan

@@ -14,7 +14,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs.job import Job
 from tests.builders.examples import evaluation_result
 from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 
 
 class Deployer(Owner):

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.conftest import ClientOf
-from tests.gateway.jobs.test_openai_events import Trained
+from tests.gateway.jobs.owners import Trained
 from tests.openai_objects import whole
 
 
@@ -16,6 +16,7 @@ from tests.openai_objects import whole
 def trained(client_of: ClientOf, client: TestClient, platform: Platform) -> Trained:
     done = Trained(client_of, client, platform)
     done.register()
+    platform.project()
     return done
 
 

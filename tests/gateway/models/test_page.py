@@ -19,7 +19,7 @@ from gateway.models.schemas import KeptAdapter
 from gateway.models.view import ModelsView
 from infrastructure.artifacts import Manifest
 from tests.builders.platform import BASE_MODEL, Platform
-from tests.gateway.jobs.test_commands import Owner
+from tests.gateway.jobs.owners import Owner
 from tests.gateway.models.conftest import Deployer, text
 from tests.gateway.web.signed_in import Browser, signed_in
 

@@ -20,7 +20,7 @@ def asked(path: str, query: bytes = b"", **headers: str) -> Request:
 
 
 @pytest.mark.parametrize(("status", "swap"), [(409, "innerHTML"), (503, "innerMorph")])
-def test_a_passing_problem_is_announced_once(status: int, swap: str) -> None:
+def test_a_temporary_problem_is_announced_once(status: int, swap: str) -> None:
     problem = Problem(code="x", message="it is not so now; try again")
     notice = answer(asked("/billing/now", hx_request="true"), status, problem, {})
     assert (notice.status_code, notice.headers["hx-retarget"]) == (200, "#notices")
@@ -62,10 +62,7 @@ def test_error_pages_keep_the_layout_of_a_signed_in_user(browser: Browser) -> No
     [
         ("no such job", "No such job."),
         ("top up first.", "Top up first."),
-        (
-            "llama-3.1-8b could not be deployed: no room",
-            "llama-3.1-8b could not be deployed: no room.",
-        ),
+        ("llama-3.1-8b could not be deployed", "llama-3.1-8b could not be deployed."),
         ("ftjob-1 is over", "ftjob-1 is over."),
     ],
 )

@@ -6,21 +6,33 @@ from collections.abc import MutableMapping
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from gateway.http.sessions import COOKIE
 from infrastructure.profiles import add_account_name
-from infrastructure.sessions import MAX_SESSION_DAYS, add_sign_in_link
+from infrastructure.sessions import LONGEST_SESSION_DAYS, add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
 from tests.gateway.web.signed_in import Browser
 
+REFUSED, ENDED = 'data-note="sign-in-refused"', 'data-note="session-ended"'
 
-def sign_in(client: TestClient, key: str, **fields: str) -> int:
-    answer = client.post("/sign-in", data={"api_key": key} | fields, follow_redirects=False)
-    return answer.status_code
+
+def sign_in(
+    client: TestClient, platform: Platform, headers: dict[str, str] | None = None, **fields: str
+) -> httpx.Response:
+    """Send the form of the sign-in page."""
+    form = {"api_key": platform.person().key} | fields
+    return client.post("/sign-in", data=form, headers=headers, follow_redirects=False)
+
+
+def account_of(client: TestClient, token: str | None = None) -> int:
+    """Return the status of a request with the client's session, or only with a token."""
+    headers = None if token is None else {"cookie": f"{COOKIE}={token}"}
+    return client.get("/api/account", headers=headers).status_code
 
 
 def test_sign_in_returns_to_the_requested_page(client: TestClient, platform: Platform) -> None:
@@ -29,24 +41,19 @@ def test_sign_in_returns_to_the_requested_page(client: TestClient, platform: Pla
     assert asked.headers["location"] == "/sign-in?next=/datasets%3Fstatus%3Dready"
     page = client.get(asked.headers["location"])
     assert 'value="/datasets?status=ready"' in page.text
-    answer = client.post(
-        "/sign-in",
-        data={"api_key": platform.person().key, "next_page": "/datasets?status=ready"},
-        follow_redirects=False,
-    )
+    answer = sign_in(client, platform, next_page="/datasets?status=ready")
     assert answer.headers["location"] == "/datasets?status=ready"
+    cookie = answer.headers["set-cookie"].lower()
+    assert {"httponly", "samesite=lax"} <= set(cookie.split("; "))
 
 
 @pytest.mark.parametrize(
     ("shown", "leads_to"),
     [
-        (
-            "http://testserver/billing?kind=minutes#ledger",
-            "/sign-in?next=/billing%3Fkind%3Dminutes",
-        ),
-        ("http://testserver/", "/sign-in"),
-        ("http://[", "/sign-in"),
-        (None, "/sign-in"),
+        ("http://testserver/billing?kind=minutes#ledger", "?next=/billing%3Fkind%3Dminutes"),
+        ("http://testserver/", ""),
+        ("http://[", ""),
+        (None, ""),
     ],
 )
 def test_sign_in_after_a_session_ended_returns_to_the_page(
@@ -54,79 +61,55 @@ def test_sign_in_after_a_session_ended_returns_to_the_page(
 ) -> None:
     headers = {"hx-request": "true"} | ({"hx-current-url": shown} if shown else {})
     answer = client.get("/billing/now", headers=headers)
-    assert answer.headers["hx-redirect"] == leads_to
+    assert answer.headers["hx-redirect"] == f"/sign-in{leads_to}"
 
 
-@pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
-def test_sign_in_never_redirects_to_another_site(
-    client: TestClient, platform: Platform, elsewhere: str
-) -> None:
-    answer = client.post(
-        "/sign-in",
-        data={"api_key": platform.person().key, "next_page": elsewhere},
-        follow_redirects=False,
-    )
-    assert answer.headers["location"] == "/fine-tune"
+def test_sign_in_never_redirects_to_another_site(client: TestClient, platform: Platform) -> None:
+    for elsewhere in ("https://evil.example", "//evil.example", "/\\evil.example"):
+        answer = sign_in(client, platform, next_page=elsewhere)
+        assert answer.headers["location"] == "/fine-tune"
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites(
-    client: TestClient, platform: Platform
-) -> None:
-    answer = client.post(
-        "/sign-in", data={"api_key": platform.person().key}, follow_redirects=False
-    )
-    cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie
-    assert "samesite=lax" in cookie
-
-
-def test_a_wrong_key_starts_no_session(client: TestClient) -> None:
-    answer = client.post("/sign-in", data={"api_key": "eco_wrong"})
-    assert "unknown or was revoked" in answer.text
+def test_a_refused_sign_in_starts_no_session(client: TestClient, platform: Platform) -> None:
+    assert REFUSED in sign_in(client, platform, api_key="eco_wrong").text
+    evil = {"origin": "https://evil.example"}
+    assert sign_in(client, platform, headers=evil).status_code == 403
     assert COOKIE not in client.cookies
 
 
-def test_another_site_cannot_sign_a_browser_in(client: TestClient, platform: Platform) -> None:
-    answer = client.post(
-        "/sign-in",
-        data={"api_key": platform.person().key},
-        headers={"origin": "https://evil.example"},
-    )
-    assert answer.status_code == 403
-    assert COOKIE not in client.cookies
+def test_a_command_of_a_session_needs_its_token(browser: Browser) -> None:
+    assert account_of(browser.client) == 200
+    for headers, status in (({}, 403), ({"x-csrf-token": "wrong"}, 403), (browser.htmx, 201)):
+        assert browser.client.post("/api/keys", headers=headers).status_code == status
 
 
-def test_a_session_reads_and_commands_only_with_its_token(browser: Browser) -> None:
-    assert browser.client.get("/api/account").status_code == 200
-    assert browser.client.post("/api/keys").status_code == 403
-    wrong = {"x-csrf-token": "wrong"}
-    assert browser.client.post("/api/keys", headers=wrong).status_code == 403
-    assert browser.client.post("/api/keys", headers=browser.htmx).status_code == 201
-
-
-def test_a_plain_form_shows_the_token_in_a_field(browser: Browser) -> None:
+def test_a_plain_form_sends_the_token_in_a_field(browser: Browser) -> None:
     assert browser.client.post("/sign-out", data={}).status_code == 403
     answer = browser.client.post("/sign-out", data={"csrf_token": browser.csrf_token})
     assert answer.status_code == 200
-    assert browser.client.get("/api/account").status_code == 401
+    assert account_of(browser.client) == 401
 
 
-@pytest.mark.parametrize("path", ["/api/datasets", "/v1/files", "/sign-out", "/nowhere"])
-def test_no_form_is_read_without_a_session(client: TestClient, path: str) -> None:
+def test_a_key_in_a_header_needs_no_token(browser: Browser) -> None:
+    assert browser.client.post("/api/keys", headers=browser.person.headers).status_code == 201
+
+
+def test_no_form_is_read_without_a_session(client: TestClient) -> None:
     """An upload has no size limit until its user is known."""
-    assert asked_with_an_endless_form(client, path, {"cookie": f"{COOKIE}=x"}) == 0
+    for path in ("/api/datasets", "/v1/files", "/sign-out", "/nowhere"):
+        assert parts_read(client, path, f"{COOKIE}=x") == 0
 
 
-@pytest.mark.parametrize("path", ["/api/datasets", "/v1/files"])
-def test_an_upload_shows_the_token_in_its_header_only(browser: Browser, path: str) -> None:
-    cookie = {"cookie": f"{COOKIE}={browser.client.cookies[COOKIE]}"}
-    assert asked_with_an_endless_form(browser.client, path, cookie) == 0
+def test_an_upload_sends_the_token_in_its_header_only(browser: Browser) -> None:
+    cookie = f"{COOKIE}={browser.client.cookies[COOKIE]}"
+    for path in ("/api/datasets", "/v1/files"):
+        assert parts_read(browser.client, path, cookie) == 0
 
 
-def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str, str]) -> int:
-    """Return the parts of a form's body that were read before the refusal."""
+def parts_read(client: TestClient, path: str, cookie: str) -> int:
+    """Return the parts of an endless form that were read before the refusal."""
     read, statuses = 0, list[int]()
-    headers = headers | {"host": "testserver", "content-type": "application/x-www-form-urlencoded"}
+    headers = {"host": "testserver", "content-type": "application/x-www-form-urlencoded"}
     scope = {
         "type": "http",
         "method": "POST",
@@ -135,7 +118,9 @@ def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str,
         "query_string": b"",
         "scheme": "http",
         "server": ("testserver", 80),
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "headers": [
+            (name.encode(), value.encode()) for name, value in {**headers, "cookie": cookie}.items()
+        ],
     }
 
     async def receive() -> dict[str, object]:
@@ -154,25 +139,14 @@ def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str,
 
 
 def test_a_session_ends_with_its_key(browser: Browser, platform: Platform) -> None:
+    assert ENDED not in browser.client.get("/sign-in").text
     platform.revoke(browser.person)
-    assert browser.client.get("/api/account").status_code == 401
-
-
-def test_the_sign_in_page_reports_an_ended_session(browser: Browser, platform: Platform) -> None:
-    ended = 'data-note="session-ended"'
-    assert ended not in browser.client.get("/sign-in").text
-    platform.revoke(browser.person)
-    assert ended in browser.client.get("/datasets").text
+    assert account_of(browser.client) == 401
+    assert ENDED in browser.client.get("/datasets").text
     browser.client.cookies.set(COOKIE, "of long ago")
-    assert ended in browser.client.get("/datasets").text
+    assert ENDED in browser.client.get("/datasets").text
     browser.client.cookies.clear()
-    assert ended not in browser.client.get("/datasets").text
-
-
-def test_a_key_in_a_header_needs_no_token(client: TestClient, platform: Platform) -> None:
-    person = platform.person()
-    sign_in(client, person.key)
-    assert client.post("/api/keys", headers=person.headers).status_code == 201
+    assert ENDED not in browser.client.get("/datasets").text
 
 
 def link_for(settings: Settings, person: Person) -> str:
@@ -180,31 +154,33 @@ def link_for(settings: Settings, person: Person) -> str:
         return f"/sign-in/{add_sign_in_link(connection, person.key_id)}"
 
 
-def test_a_link_works_once(client: TestClient, platform: Platform, settings: Settings) -> None:
-    person = platform.person()
-    link = link_for(settings, person)
-    answer = client.post(link, follow_redirects=False)
-    assert answer.headers["location"] == "/fine-tune"
-    assert client.get("/api/account").json()["id"] == str(person.account_id)
-    client.cookies.clear()
-    for asked in (client.get, client.post):
-        assert 'data-note="sign-in-refused"' in asked(link).text
-        assert client.get("/api/account").status_code == 401
-
-
-def test_loading_a_link_does_not_use_it(
-    client: TestClient, platform: Platform, settings: Settings
+def test_a_link_works_once(
+    client: TestClient, platform: Platform, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Chat and mail programs load the links that they show."""
     person = platform.person()
     with connect(settings) as connection:
         add_account_name(connection, person.account_id, "Ada & Co")
     link = link_for(settings, person)
-    for _ in range(2):
-        page = client.get(link)
-        assert "Sign in as Ada &amp; Co" in page.text
+    with caplog.at_level("INFO", "gateway"):
+        for _ in range(2):  # chat and mail programs load the links that they show
+            assert "Sign in as Ada &amp; Co" in client.get(link).text
+            assert COOKIE not in client.cookies
+        evil = {"origin": "https://evil.example"}
+        assert client.post(link, headers=evil).status_code == 403
+        answer = client.post(link, follow_redirects=False)
+    assert answer.headers["location"] == "/fine-tune"
+    assert client.get("/api/account").json()["id"] == str(person.account_id)
+    logged = [each.getMessage() for each in caplog.records if each.name == "gateway"]
+    assert len([each for each in logged if "/sign-in/…" in each]) == 4
+    assert link not in "".join(logged)
+    client.cookies.clear()
+    is_refused(client, link)
+
+
+def is_refused(client: TestClient, link: str) -> None:
+    for asked in (client.get, client.post):
+        assert REFUSED in asked(link).text
         assert COOKIE not in client.cookies
-    assert client.post(link, follow_redirects=False).status_code == 303
 
 
 def test_a_link_of_a_revoked_key_is_refused(
@@ -213,19 +189,7 @@ def test_a_link_of_a_revoked_key_is_refused(
     person = platform.person()
     link = link_for(settings, person)
     platform.revoke(person)
-    for asked in (client.get, client.post):
-        assert 'data-note="sign-in-refused"' in asked(link).text
-        assert COOKIE not in client.cookies
-
-
-def test_another_site_cannot_use_a_link(
-    client: TestClient, platform: Platform, settings: Settings
-) -> None:
-    link = link_for(settings, platform.person())
-    evil = {"origin": "https://evil.example"}
-    assert client.post(link, headers=evil).status_code == 403
-    assert COOKIE not in client.cookies
-    assert client.post(link, follow_redirects=False).status_code == 303
+    is_refused(client, link)
 
 
 def test_a_second_sign_in_ends_the_first_session(
@@ -234,56 +198,37 @@ def test_a_second_sign_in_ends_the_first_session(
     before, other = browser.client.cookies[COOKIE], platform.person()
     browser.client.post(link_for(settings, other), follow_redirects=False)
     assert browser.client.get("/api/account").json()["id"] == str(other.account_id)
-    assert browser.client.get("/api/account", headers=_only(before)).status_code == 401
-
-
-def test_no_link_is_in_the_log(
-    client: TestClient, platform: Platform, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    link = link_for(settings, platform.person())
-    with caplog.at_level("INFO", "gateway"):
-        client.get(link)
-        client.post(link)
-    said = [each.getMessage() for each in caplog.records if each.name == "gateway"]
-    assert len([each for each in said if "/sign-in/…" in each]) == 2
-    assert link not in "".join(said)
+    assert account_of(browser.client, before) == 401
 
 
 def test_a_token_is_replaced_and_the_old_one_ends(browser: Browser, settings: Settings) -> None:
-    old = browser.client.cookies[COOKIE]
-    _later(settings, minutes=20)
-    browser.client.get("/datasets")
-    new = browser.client.cookies[COOKIE]
+    client, old = browser.client, browser.client.cookies[COOKIE]
+    let_pass(settings, minutes=20)
+    client.get("/datasets")
+    new = client.cookies[COOKIE]
     assert new != old
 
     # The old token is valid until the new one is used, because the response may be lost.
-    _later(settings, minutes=20)
-    assert browser.client.get("/api/account", headers=_only(old)).status_code == 200
-    assert browser.client.get("/api/account", headers=_only(new)).status_code == 200
-    assert browser.client.get("/api/account", headers=_only(old)).status_code == 200
-    _later(settings, minutes=2)
-    assert browser.client.get("/api/account", headers=_only(old)).status_code == 401
-    assert browser.client.get("/api/account", headers=_only(new)).status_code == 200
+    let_pass(settings, minutes=20)
+    assert [account_of(client, token) for token in (old, new, old)] == [200, 200, 200]
+    let_pass(settings, minutes=2)
+    assert [account_of(client, token) for token in (old, new)] == [401, 200]
 
 
 def test_an_idle_session_ends(browser: Browser, settings: Settings) -> None:
-    _later(settings, minutes=8 * 24 * 60)
-    assert browser.client.get("/api/account").status_code == 401
+    let_pass(settings, minutes=8 * 24 * 60)
+    assert account_of(browser.client) == 401
 
 
 def test_a_used_session_ends_at_its_maximum_age(browser: Browser, settings: Settings) -> None:
-    for day in range(1, MAX_SESSION_DAYS):
-        _later(settings, minutes=24 * 60)
+    for day in range(1, LONGEST_SESSION_DAYS):
+        let_pass(settings, minutes=24 * 60)
         assert browser.client.get("/datasets", follow_redirects=False).status_code == 200, day
-    _later(settings, minutes=24 * 60)
+    let_pass(settings, minutes=24 * 60)
     assert browser.client.get("/datasets", follow_redirects=False).status_code == 303
 
 
-def _only(token: str) -> dict[str, str]:
-    return {"cookie": f"{COOKIE}={token}"}
-
-
-def _later(settings: Settings, minutes: int) -> None:
+def let_pass(settings: Settings, minutes: int) -> None:
     """Let time pass for all sessions."""
     with connect(settings) as connection:
         connection.execute(
