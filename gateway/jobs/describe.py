@@ -51,6 +51,20 @@ SETTINGS = {"code": "EcoLink's version"}
 """Display names of compute settings."""
 
 
+WARNINGS = (
+    events.JobPaused,
+    events.JobCancelled,
+    events.MicroBatchHalved,
+    events.RelaunchPostponed,
+    events.CheckpointRejected,
+    events.OverfittingSuspected,
+    events.AdapterExpired,
+    Meter.LeaseRefused,
+)
+
+ERRORS = (events.JobFailed, Deployment.DeploymentFailed, JobRequest.JobRequestRefused)
+
+
 def describe(event: Event, model: str | None = None) -> Description:
     """Describe an event of a job, its request, its meters, its GPUs or a deployment of `model`.
 
@@ -58,130 +72,135 @@ def describe(event: Event, model: str | None = None) -> Description:
     """
     match event:
         case events.JobEvent():
-            return _command(event) or _training(event) or _checkpoint(event) or _ending(event)
+            text = _job(event)
         case Deployment.Event():
-            return _deployment(event, model)
+            text = _deployment(event, model)
         case Meter.Event():
-            return _meter(event)
+            text = _meter(event)
         case JobRequest.Event():
-            return _request(event)
+            text = _request(event)
         case GpuPool.Event():
-            return _gpus(event)
+            text = _gpus(event)
         case _:
-            return _undescribed(event)
+            text = None
+    return Description(_level(event), text or f"{event.TOPIC}.")
 
 
-def _undescribed(event: Event) -> Description:
-    return Description("info", f"{event.TOPIC}.")
-
-
-def _command(event: events.JobEvent) -> Description | None:
-    """Describe commands of the owner, and pauses because the balance or GPUs ran out."""
+def _level(event: Event) -> Level:
+    if isinstance(event, ERRORS):
+        return "error"
     match event:
         case events.JobApproved(plan=plan):
-            rate = exact_dollars(plan.rate_micros_per_hour)
-            text = (
+            is_warning = bool(plan.warnings)
+        case events.ResumeCertified():
+            is_warning = bool(event.unchecked or event.differences)
+        case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure):
+            is_warning = failure is not None
+        case _:
+            is_warning = isinstance(event, WARNINGS)
+    return "warn" if is_warning else "info"
+
+
+def _job(event: events.JobEvent) -> str | None:
+    match event:
+        # Commands, and pauses because the balance or GPUs ran out
+        case events.JobApproved(plan=plan):
+            approved = (
                 f"Approved: {plan.base_model} on {plan.gpu_count} × {plan.gpu_type} in "
-                f"{plan.region} for {rate} an hour. Waiting for GPUs, free of charge."
+                f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. "
+                "Waiting for GPUs, free of charge."
             )
-            return Description(
-                "warn" if plan.warnings else "info", " ".join([text, *plan.warnings])
-            )
+            return " ".join([approved, *plan.warnings])
         case events.PauseRequested():
-            return Description("info", "Pausing: the trainer saves a checkpoint and exits.")
+            return "Pausing: the trainer saves a checkpoint and exits."
         case events.JobPaused(reason=reason):
-            return Description("warn", f"{PAUSED[reason].heading}. The meter is stopped.")
+            return f"{PAUSED[reason].heading}. The meter is stopped."
         case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
-            return Description(
-                "info", f"Resumed for {rate} an hour. Waiting for GPUs, free of charge."
-            )
+            return f"Resumed for {rate} an hour. Waiting for GPUs, free of charge."
         case events.CancelRequested():
-            return Description("info", "Cancelling: the trainer saves a checkpoint and exits.")
+            return "Cancelling: the trainer saves a checkpoint and exits."
         case events.JobCancelled():
-            return Description(
-                "warn", f"Cancelled at step {event.step:,}. The used GPU time is settled."
-            )
+            return f"Cancelled at step {event.step:,}. The used GPU time is settled."
         case events.AdapterPromoted(model=model):
-            return Description("info", f"The last checkpoint was promoted to the model {model}.")
+            return f"The last checkpoint was promoted to the model {model}."
         case events.ModelDeleted(model=model):
-            return Description("info", f"The model {model} was deleted.")
-        case _:
-            return None
+            return f"The model {model} was deleted."
 
-
-def _training(event: events.JobEvent) -> Description | None:
-    """Describe the progress of a launch."""
-    match event:
+        # Training
         case events.SegmentAllocated(segment=segment):
-            return Description("info", f"GPUs are free. Launch {segment} starts.")
+            return f"GPUs are free. Launch {segment} starts."
         case events.PodStarted():
-            return Description("info", "The GPUs are bound. The meter runs from here.")
+            return "The GPUs are bound. The meter runs from here."
         case events.TrainingStarted(step=0):
             examples = f"{event.train_examples:,} examples"
             if event.eval_examples:
                 examples += f", evaluated on {event.eval_examples:,}"
-            return Description(
-                "info", f"Training started: {event.total_steps:,} steps over {examples}."
-            )
+            return f"Training started: {event.total_steps:,} steps over {examples}."
         case events.TrainingStarted():
-            return Description(
-                "info", f"Training continues after step {event.step:,} of {event.total_steps:,}."
-            )
+            return f"Training continues after step {event.step:,} of {event.total_steps:,}."
         case events.EvaluationStarted(step=step):
-            return Description("info", f"All {step:,} steps are done. Eval set running.")
+            return f"All {step:,} steps are done. The evaluation is running."
         case events.EvaluationCompleted():
-            return Description(
-                "info",
+            return (
                 f"Held-out loss {event.loss_after:.4f}, base model {event.loss_before:.4f}. "
-                "Adapter being registered.",
+                "The adapter is being registered."
             )
         case events.MicroBatchHalved(micro_batch_size=size):
-            return Description(
-                "warn",
+            return (
                 "A batch did not fit the memory. The trainer retries with "
-                f"micro-batches of {size}; the steps stay the same.",
+                f"micro-batches of {size}; the steps stay the same."
             )
         case events.RelaunchPostponed():
             pause = (event.until - event.timestamp).total_seconds()
-            return Description("warn", f"The next attempt is in {spoken(pause)}. Waiting is free.")
-        case _:
-            return None
+            return f"The next attempt is in {spoken(pause)}. Waiting is free."
 
-
-def _checkpoint(event: events.JobEvent) -> Description | None:
-    match event:
+        # Checkpoints
         case events.CheckpointSaved():
             text = f"Checkpoint saved at step {event.step:,}: train loss {event.train_loss:.4f}"
             if event.eval_loss is not None:
                 text += f", held-out loss {event.eval_loss:.4f}"
-            return Description("info", f"{text}.")
+            return f"{text}."
         case events.CheckpointRejected():
             reason = event.reason.replace("_", " ")
             text = f"The checkpoint of step {event.step:,} is unusable ({reason})."
-            if event.kept_seconds is not None:
-                text += " The lost time is credited."
-            return Description("warn", text)
+            return text if event.kept_seconds is None else f"{text} The lost time is credited."
         case events.OverfittingSuspected():
-            return Description(
-                "warn",
+            return (
                 f"The model may be overfitting: held-out loss {event.eval_loss:.4f} at step "
                 f"{event.step:,}. The best is {event.best_eval_loss:.4f} at step "
-                f"{event.best_step:,}, and later checkpoints did not improve on it.",
+                f"{event.best_step:,}, and later checkpoints did not improve on it."
             )
         case events.ResumeCertified():
             return _resume(event)
         case events.CheckpointPruned():
-            text = f"The checkpoint of step {event.step:,} was deleted to keep newer ones."
-            return Description("info", text)
+            return f"The checkpoint of step {event.step:,} was deleted to keep newer ones."
         case events.AdapterExpired():
-            text = "The saved checkpoints were deleted at the end of their retention."
-            return Description("warn", text)
+            return "The saved checkpoints were deleted at the end of their retention."
+
+        # Ends of a launch or of the job
+        case events.Registered(model=model):
+            return f"Registered as {model}."
+        case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
+            elapsed = spoken(event.elapsed_seconds)
+            return f"{FAILURES[failure].sentence} The launch ran {elapsed}."
+        case events.SegmentEnded(reason=reason):
+            elapsed = spoken(event.elapsed_seconds)
+            return f"{ENDED.get(reason, 'The launch ended')} after {elapsed}."
+        case events.JobFailed(failure=failure):
+            return f"Failed. {FAILURES[failure].sentence}"
+        case events.EstimateScored():
+            low = dollars(event.low_micros, Toward.DOWN)
+            high = dollars(event.high_micros, Toward.UP)
+            return (
+                f"The job took {spoken(event.actual_seconds)} and cost "
+                f"{dollars(event.actual_micros)}. The estimate was {low} to {high}."
+            )
         case _:
             return None
 
 
-def _resume(event: events.ResumeCertified) -> Description:
+def _resume(event: events.ResumeCertified) -> str:
     """Describe a resume, and differences between the restored state and the saved one."""
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
@@ -193,98 +212,72 @@ def _resume(event: events.ResumeCertified) -> Description:
         names = (each.setting for each in event.differences)
         settings = ", ".join(SETTINGS.get(name, name.replace("_", " ")) for name in names)
         text += f" Last digits of losses may differ, because these changed: {settings}."
-    return Description("warn" if event.unchecked or event.differences else "info", text)
+    return text
 
 
-def _ending(event: events.JobEvent) -> Description:
-    """Describe the end of a launch or of the job."""
-    match event:
-        case events.Registered(model=model):
-            return Description("info", f"Registered as {model}.")
-        case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
-            elapsed = spoken(event.elapsed_seconds)
-            return Description("warn", f"{FAILURES[failure].sentence} The launch ran {elapsed}.")
-        case events.SegmentEnded(reason=reason):
-            elapsed = spoken(event.elapsed_seconds)
-            return Description("info", f"{ENDED.get(reason, 'The launch ended')} after {elapsed}.")
-        case events.JobFailed(failure=failure):
-            return Description("error", f"Failed. {FAILURES[failure].sentence}")
-        case events.EstimateScored():
-            low = dollars(event.low_micros, Toward.DOWN)
-            high = dollars(event.high_micros, Toward.UP)
-            return Description(
-                "info",
-                f"The job took {spoken(event.actual_seconds)} and cost "
-                f"{dollars(event.actual_micros)}. The estimate was {low} to {high}.",
-            )
-        case _:
-            return _undescribed(event)
-
-
-def _deployment(event: Event, model: str | None) -> Description:
+def _deployment(event: Event, model: str | None) -> str | None:
     match event:
         case Deployment.DeploymentRequested():
-            return Description("info", f"Deploying {event.model}.")
+            return f"Deploying {event.model}."
         case Deployment.DeploymentRenewed():
-            return Description("info", f"Deploying {model} again.")
+            return f"Deploying {model} again."
         case Deployment.DeploymentActivated():
-            return Description("info", f"Deployed as {model}.")
+            return f"Deployed as {model}."
         case Deployment.DeploymentFailed(message=message):
-            return Description("error", f"Deploying {model} failed. {message}")
+            return f"Deploying {model} failed. {message}"
         case Deployment.Undeployed():
-            return Description("info", f"Undeployed {model}.")
+            return f"Undeployed {model}."
         case _:
-            return _undescribed(event)
+            return None
 
 
-def _meter(event: Event) -> Description:
+def _meter(event: Event) -> str | None:
     match event:
         case Meter.MeterOpened():
-            return Description("info", "The meter of this launch is open.")
+            return "The meter of this launch is open."
         case Meter.MinuteMetered():
             seconds = spoken(event.to_seconds - event.from_seconds)
-            amount = exact_dollars(event.amount_micros)
-            return Description("info", f"Minute {event.minute:,} billed: {seconds}, {amount}.")
+            return (
+                f"Minute {event.minute:,} billed: {seconds}, {exact_dollars(event.amount_micros)}."
+            )
         case Meter.LeaseGranted() | Meter.LeaseExtended():
-            paid = spoken(event.paid_seconds)
-            return Description("info", f"{paid} of this launch are paid for.")
+            return f"{spoken(event.paid_seconds)} of this launch are paid for."
         case Meter.LeaseRefused():
-            return Description("warn", "The balance is too low for a launch.")
+            return "The balance is too low for a launch."
         case Meter.MeterClosed():
-            billed = spoken(event.billed_seconds)
-            return Description("info", f"Settled to the second: {billed} billed.")
+            return f"Settled to the second: {spoken(event.billed_seconds)} billed."
         case Meter.LostWorkCredited():
-            return Description("info", f"{dollars(event.amount_micros)} credited for lost work.")
+            return f"{dollars(event.amount_micros)} credited for lost work."
         case _:
-            return _undescribed(event)
+            return None
 
 
-def _request(event: Event) -> Description:
+def _request(event: Event) -> str | None:
     match event:
         case JobRequest.JobRequested():
-            return Description("info", "Requested. The files are being validated.")
+            return "Requested. The files are being validated."
         case JobRequest.JobRequestApproved():
-            return Description("info", "The files are valid.")
+            return "The files are valid."
         case JobRequest.JobRequestRefused():
-            return Description("error", f"Refused: {event.message.removesuffix('.')}.")
+            return f"Refused: {event.message.removesuffix('.')}."
         case JobRequest.JobRequestCancelled():
-            return Description("info", "Cancelled before the approval.")
+            return "Cancelled before the approval."
         case _:
-            return _undescribed(event)
+            return None
 
 
-def _gpus(event: Event) -> Description:
+def _gpus(event: Event) -> str | None:
     match event:
         case GpuPool.GpusRequested():
-            return Description("info", f"Queued for {_count(event.count)}.")
+            return f"Queued for {_count(event.count)}."
         case GpuPool.GpusRequestWithdrawn():
-            return Description("info", f"Left the queue for {_count(event.count)}.")
+            return f"Left the queue for {_count(event.count)}."
         case GpuPool.GpusAllocated():
-            return Description("info", f"Got {_count(event.count)}.")
+            return f"Got {_count(event.count)}."
         case GpuPool.GpusReleased():
-            return Description("info", f"Returned {_count(event.count)}.")
+            return f"Returned {_count(event.count)}."
         case _:
-            return _undescribed(event)
+            return None
 
 
 def _count(gpus: int) -> str:
