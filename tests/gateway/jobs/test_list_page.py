@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from uuid import UUID
-
-import httpx
 
 from domain.core.aggregate import because
 from domain.jobs.job import Job
@@ -41,14 +40,14 @@ def titles(html: str) -> list[str]:
     return re.findall(r'id="open-\w+">([^<]+)<', html)
 
 
-def now(browser: Browser, page: str) -> httpx.Response:
+def now(browser: Browser, page: str) -> Any:
     """Return the answer to a poll of the page."""
     found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every (?:3s|15s)"', page)
     assert found is not None
     return browser.client.get(found[1].replace("&amp;", "&"), headers=browser.htmx)
 
 
-def compared(browser: Browser, *jobs: UUID | str) -> httpx.Response:
+def compared(browser: Browser, *jobs: UUID | str) -> Any:
     chosen = {"jobs": [str(job) for job in jobs]}
     return browser.client.get("/fine-tune/compare", params=chosen)
 

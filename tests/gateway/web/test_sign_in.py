@@ -6,7 +6,6 @@ from collections.abc import MutableMapping
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -23,7 +22,7 @@ REFUSED, ENDED = 'data-note="sign-in-refused"', 'data-note="session-ended"'
 
 def sign_in(
     client: TestClient, platform: Platform, headers: dict[str, str] | None = None, **fields: str
-) -> httpx.Response:
+) -> Any:
     """Send the form of the sign-in page."""
     form = {"api_key": platform.person().key} | fields
     return client.post("/sign-in", data=form, headers=headers, follow_redirects=False)
