@@ -26,7 +26,7 @@ from gateway.http.errors import Errors, answer
 from gateway.http.lockout import Lockout
 from gateway.http.requests import Requests
 from gateway.jobs.pages.live_jobs import LiveJobs
-from gateway.jobs.requests import settle_for_ever
+from gateway.jobs.requests import settle_until_cancelled
 from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure import security_log
@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     errors = Errors(
         native | {openapi.V1_PREFIX: openai_errors.answer},
         page_errors.answer,
-        page_errors.recognise,
+        page_errors.recognize,
     )
     errors.install(app)
     app.add_middleware(
@@ -95,7 +95,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         works = (
             partial(_follow, app.state.feed),
             app.state.live_jobs.run,
-            partial(settle_for_ever, backend),
+            partial(settle_until_cancelled, backend),
             PROGRESS.beat,
         )
         tasks = [asyncio.create_task(work()) for work in works]

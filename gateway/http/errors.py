@@ -224,13 +224,13 @@ class Errors:
         self,
         shapes: Mapping[str, Shape],
         otherwise: Shape,
-        recognise: Callable[[Request], None],
+        recognize: Callable[[Request], None],
     ) -> None:
         """Set the format for each first path segment, and the format of all other paths.
 
-        `recognise` identifies the signed-in user of a request that matches no route.
+        `recognize` identifies the signed-in user of a request that matches no route.
         """
-        self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
+        self._shapes, self._otherwise, self._recognize = shapes, otherwise, recognize
 
     def install(self, app: FastAPI) -> None:
         app.add_exception_handler(DomainError, self.refused)
@@ -281,7 +281,7 @@ class Errors:
             code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
         )
         if self._shape_of(request) is self._otherwise:
-            await run_in_threadpool(self._recognise, request)
+            await run_in_threadpool(self._recognize, request)
         return self.answer(request, error.status_code, problem, error.headers)
 
     async def _unavailable(self, request: Request, error: Exception) -> Response:

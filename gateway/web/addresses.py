@@ -7,12 +7,7 @@ from urllib.parse import urlencode
 
 from pydantic import BeforeValidator
 
-
-def _given(value: object) -> object:
-    return value or None
-
-
-Given = BeforeValidator(_given)
+Given = BeforeValidator(lambda value: value or None)
 """Validator that treats a blank form field as absent."""
 
 

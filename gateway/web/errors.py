@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from gateway.http.errors import STORE_UNREACHABLE, Problem
 from gateway.http.sessions import session_in
-from gateway.web.rendering import fragment, is_htmx, outside
+from gateway.web.rendering import fragment, is_htmx
 from infrastructure.sessions import Session
 
 TITLES: dict[int, str] = {
@@ -25,7 +25,7 @@ SIGN_IN = "/sign-in"
 AGAIN_SECONDS = 2
 
 
-def recognise(request: Request) -> None:
+def recognize(request: Request) -> None:
     """Find the session of a request without a route, so that its error page has the layout."""
     if getattr(request.state, "session", None) is None:
         with suppress(*STORE_UNREACHABLE):
@@ -58,7 +58,7 @@ def _page(request: Request, status: int, problem: Problem) -> Response:
     """Return an error page in the user's layout. For a temporary problem, it reloads itself."""
     session: Session | None = getattr(request.state, "session", None)
     passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
-    response = outside(
+    response = fragment(
         "error.html",
         status,
         title=TITLES.get(status, "Request failed"),

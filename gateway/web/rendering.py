@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -55,24 +55,30 @@ def templates() -> Environment:
     )
     environment.filters |= {
         "bytes": written_bytes,
-        "gib": written_gib,
-        "clock": written_clock,
-        "count": written_count,
+        "gib": lambda size: f"{gib(size):g} GiB",  # rounded up like the memory fit
+        "clock": partial(written_time, attribute=Markup(" data-clock")),
+        "count": "{:,}".format,
         "day": written_day,
         "dollars": written_amount,
         "exact": exact_amount,
         "job_name": job_name,
         "limit": written_limit,
-        "moment": written_moment,
+        "moment": partial(
+            written_time,
+            attribute=Markup(' data-clock="seconds"'),
+            written="%Y-%m-%d %H:%M:%S",
+        ),
         "rough": unbroken(rough),
         "sentence": sentence,
         "spoken": unbroken(spoken),
         "time": written_time,
     }
-    environment.globals["asset"] = url_of
-    environment.globals["dataset_link"] = dataset_link
-    environment.globals["decimals_in"] = decimals_in
-    environment.globals["dollars_range"] = written_range
+    environment.globals |= {
+        "asset": url_of,
+        "dataset_link": dataset_link,
+        "decimals_in": decimals_in,
+        "dollars_range": written_range,
+    }
     return environment
 
 
@@ -103,33 +109,28 @@ def page(
 ) -> HTMLResponse:
     """Return a page in the layout of the signed-in user."""
     session = getattr(request.state, "session", None)
-    text = (
-        templates()
-        .get_template(template)
-        .render(
-            account=account_of(backend, caller),
-            csrf_token=session.csrf_token if session else "",
-            path=request.url.path,
-            **context,
-        )
+    response = fragment(
+        template,
+        headers=headers,
+        account=account_of(backend, caller),
+        csrf_token=session.csrf_token if session else "",
+        path=request.url.path,
+        **context,
     )
-    response = HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
     renew_session(request, response, backend)
     return response
 
 
 def fragment(
-    template: str, *, headers: dict[str, str] | None = None, **context: Any
+    template: str,
+    status: int = HTTPStatus.OK,
+    *,
+    headers: dict[str, str] | None = None,
+    **context: Any,
 ) -> HTMLResponse:
-    """Return a part of a page for htmx."""
+    """Return a part of a page for htmx, or a page without an account."""
     text = templates().get_template(template).render(**context)
-    return HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
-
-
-def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Return a page without an account, for sign-in and errors."""
-    text = templates().get_template(template).render(**context)
-    return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
+    return HTMLResponse(text, status, SECURITY | PRIVATE | (headers or {}))
 
 
 def sentence(message: str) -> str:
@@ -146,19 +147,9 @@ def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
     return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
 
 
-def written_count(number: int) -> str:
-    """Format a count, such as `12,345`."""
-    return f"{number:,}"
-
-
 def written_day(day: date) -> str:
     """Format a day, such as `Nov 5, 2026`."""
     return f"{day:%b} {day.day}, {day.year}"
-
-
-def written_gib(size: int) -> str:
-    """Format memory in GiB, rounded up like the memory fit."""
-    return f"{gib(size):g} GiB"
 
 
 def written_bytes(size: float) -> str:
@@ -178,22 +169,10 @@ def written_limit(size: int) -> str:
     return written_bytes(size)
 
 
-def written_time(moment: datetime) -> Markup:
-    """Format a time in UTC. The page's script replaces it with a relative time."""
-    return _time(moment, Markup(""))
-
-
-def written_clock(moment: datetime) -> Markup:
-    """Format a time in UTC. The page's script replaces it with the user's local time."""
-    return _time(moment, Markup(" data-clock"))
-
-
-def written_moment(moment: datetime) -> Markup:
-    """Format a time in UTC with seconds. The page's script replaces it with local time."""
-    return _time(moment, Markup(' data-clock="seconds"'), "%Y-%m-%d %H:%M:%S")
-
-
-def _time(moment: datetime, attribute: Markup, written: str = "%Y-%m-%d %H:%M") -> Markup:
+def written_time(
+    moment: datetime, attribute: Markup = Markup(""), written: str = "%Y-%m-%d %H:%M"
+) -> Markup:
+    """Format a time in UTC. The page's script replaces it with a relative or local time."""
     moment = moment.astimezone(UTC)
     return Markup('<time datetime="{}"{}>{} UTC</time>').format(
         moment.isoformat(timespec="seconds").replace("+00:00", "Z"),

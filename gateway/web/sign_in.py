@@ -18,7 +18,7 @@ from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.origin import same_origin
 from gateway.http.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
-from gateway.web.rendering import outside
+from gateway.web.rendering import fragment
 from infrastructure import sessions
 from infrastructure.profiles import name_of_account
 from infrastructure.store import Connection
@@ -43,7 +43,7 @@ def show_sign_in(
     """Show the sign-in page. If the browser's session has ended, say so."""
     valid = session is not None and _valid(backend, session.key_id) is not None
     ended = COOKIE in request.cookies and not valid
-    return outside("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
+    return fragment("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
 
 
 @router.post(SIGN_IN)
@@ -55,22 +55,23 @@ def sign_in(
 ) -> Response:
     """Start a session with an API key."""
     _refuse_others(request)
-    key = _key_shown(request, backend, api_key.strip())
+    secret = api_key.strip()
+    key = _shown_key(request, secret, lambda: backend.ecolink.authenticate(secret))
     if key is None:
         problem = "This API key is unknown or was revoked."
-        return outside("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
+        return fragment("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
     return _begun(request, backend, key.id, _own(next_page))
 
 
 @router.get(SIGN_IN + "/{token}")
 def show_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Show the account of a one-time link. Link previews do not use it up."""
+    key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
+    if key is None:
+        return _used_up()
     with backend.pool.connection() as connection:
-        key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
-        if key is None:
-            return _used_up()
         name = name_of_account(connection, key.account_id)
-    return outside("sign_in_link.html", name=name or key.account_id)
+    return fragment("sign_in_link.html", name=name or key.account_id)
 
 
 @router.post(SIGN_IN + "/{token}")
@@ -97,12 +98,11 @@ def _refuse_others(request: Request) -> None:
         raise Forbidden("The form came from another site.")
 
 
-def _key_shown(request: Request, backend: Backend, secret: str) -> ApiKey | None:
+def _shown_key(request: Request, secret: str, key_of: Callable[[], ApiKey | None]) -> ApiKey | None:
     """Return the key of a secret, or None. Wrong ones count towards a lockout (RateLimited)."""
     with suppress(Unauthenticated), shown(request, secret):
-        key = backend.ecolink.authenticate(secret)
-        if key is None:
-            raise Unauthenticated("This API key is unknown or was revoked.")
+        if (key := key_of()) is None:
+            raise Unauthenticated("This key or link is unknown.")
         return key
     return None
 
@@ -114,13 +114,12 @@ def _key_of_link(
     key_of: Callable[[Connection, str], UUID | None],
 ) -> ApiKey | None:
     """Return the key of a one-time link. A wrong link counts as a wrong key."""
-    with suppress(Unauthenticated), shown(request, token):
+
+    def find() -> ApiKey | None:
         with backend.pool.connection() as connection:
-            key = _valid(backend, key_of(connection, token))
-        if key is None:
-            raise Unauthenticated("This link is unknown or was used.")
-        return key
-    return None
+            return _valid(backend, key_of(connection, token))
+
+    return _shown_key(request, token, find)
 
 
 def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
@@ -129,7 +128,7 @@ def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
 
 def _used_up() -> Response:
     problem = "This link was used or has expired. Run `ecolink sign-in` for a new one."
-    return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem, ended=False)
+    return fragment("sign_in.html", next_page=FIRST_PAGE, problem=problem, ended=False)
 
 
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
