@@ -162,7 +162,7 @@ def show_checkpoints(
 @router.post("/jobs/{job_id}/pause", responses=refusals(404, 409))
 def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     """Pause a job: save a checkpoint, free the GPUs and stop billing until you resume it."""
-    return service.pause(backend, caller, job_id)
+    return service.give(backend, caller, job_id, backend.launching.pause)
 
 
 @router.post("/jobs/{job_id}/resume", responses=refusals(402, 404, 409, 422))
@@ -179,10 +179,10 @@ def resume_job(
 @router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))
 def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     """Cancel a job permanently and bill its used time. `kept` names the kept checkpoint."""
-    return service.cancel(backend, caller, job_id)
+    return service.give(backend, caller, job_id, backend.launching.cancel)
 
 
 @router.post("/jobs/{job_id}/promote", responses=refusals(404, 409))
 def promote_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     """Register the last checkpoint of a cancelled or failed job as a model."""
-    return service.promote(backend, caller, job_id)
+    return service.give(backend, caller, job_id, backend.launching.promote)

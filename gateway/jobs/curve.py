@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
 from gateway.schemas import Answer
@@ -12,6 +13,7 @@ from infrastructure.measurements import MeasuredStep, evaluations_of, losses_of
 from infrastructure.store import Connection
 
 MOST_POINTS = 1500
+LOSS, STEP = attrgetter("loss"), attrgetter("step")
 
 
 class Curve(Answer):
@@ -54,7 +56,7 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
 
 def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
     """Return True if a launch after `segment` restarted before this step, so it was lost."""
-    before = bisect_right(standing, step, key=_step)
+    before = bisect_right(standing, step, key=STEP)
     return before > 0 and standing[before - 1].segment > segment
 
 
@@ -71,13 +73,5 @@ def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
     kept: list[MeasuredStep] = []
     for _, each in groupby(measured, key=lambda one: (one.step - first) // width):
         there = list(each)
-        kept += sorted({min(there, key=_loss), max(there, key=_loss)}, key=_step)
+        kept += sorted({min(there, key=LOSS), max(there, key=LOSS)}, key=STEP)
     return kept
-
-
-def _loss(measured: MeasuredStep) -> float:
-    return measured.loss
-
-
-def _step(measured: MeasuredStep) -> int:
-    return measured.step

@@ -118,7 +118,7 @@ def _is_ready(
     return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
 
 
-async def settle_for_ever(backend: Backend) -> None:
+async def settle_until_cancelled(backend: Backend) -> None:
     """Settle open requests until cancelled. Log failures and continue."""
     while True:
         try:

@@ -226,13 +226,6 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
     )
 
 
-def quote_resume(
-    backend: Backend, caller: Caller, job_id: UUID, gpu_count: int
-) -> ResumeGate | None:
-    """Return a quote to resume on these GPUs, or None if not paused. Raises NotFound."""
-    return resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
-
-
 def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
     """Return the measured steps with a higher number, in order.
 
@@ -353,11 +346,6 @@ def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
     return SampleAnswer(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
 
 
-def pause(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Pause a job: save a checkpoint, free the GPUs and stop billing until it is resumed."""
-    return _command(backend, caller, job_id, backend.launching.pause)
-
-
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:
     """Resume a job from the latest checkpoint at today's rate. Repeats the approval checks."""
     command = partial(
@@ -366,23 +354,13 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
         loads=partial(loads_now, backend),
         gpu_count=how.gpu_count,
     )
-    return _command(backend, caller, job_id, command)
+    return give(backend, caller, job_id, command)
 
 
-def cancel(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Cancel a job permanently and bill its used time."""
-    return _command(backend, caller, job_id, backend.launching.cancel)
-
-
-def promote(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Register the last checkpoint of a cancelled or failed job as a model."""
-    return _command(backend, caller, job_id, backend.launching.promote)
-
-
-def _command(
+def give(
     backend: Backend, caller: Caller, job_id: UUID, command: Callable[[UUID, UUID], Job]
 ) -> JobDetail:
-    """Run an idempotent command and return the resulting job."""
+    """Run an idempotent command of `backend.launching` and return the resulting job."""
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
     caught_up(backend, JOB_DETAIL, MODELS)

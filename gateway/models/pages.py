@@ -16,7 +16,7 @@ from gateway.chat.serving import ServingOf
 from gateway.http.access import Caller, CallerOf, operator
 from gateway.http.errors import retry_after
 from gateway.http.streaming import EventStream
-from gateway.jobs.service import promote as promote_job
+from gateway.jobs.service import give
 from gateway.keys.service import list_keys
 from gateway.models import deployments
 from gateway.models.snippets import snippets_for
@@ -110,7 +110,7 @@ def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
 @router.post("/jobs/{job_id}/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Promote a kept adapter to a model."""
-    promote_job(backend, caller, job_id)
+    give(backend, caller, job_id, backend.launching.promote)
     return _lists(backend, caller)
 
 

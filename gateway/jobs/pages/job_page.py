@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
@@ -126,7 +125,8 @@ def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 @router.post("/pause")
 def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Pause a job: save a checkpoint and stop billing until the user resumes it."""
-    return _give(backend, job_id, lambda: service.pause(backend, caller, job_id))
+    service.give(backend, caller, job_id, backend.launching.pause)
+    return _updated(backend, job_id)
 
 
 @router.get("/resume")
@@ -137,11 +137,10 @@ def quote_resume(
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     """Quote the rest of a job on a number of GPUs. Return no quote if it is no longer paused."""
-    service.own_job(backend, caller, job_id)
-    count = gpu_count_of(gpu_count)
+    row, count = service.own_job(backend, caller, job_id), gpu_count_of(gpu_count)
     return fragment(
         "jobs/job/resume_quote.html",
-        gate=service.quote_resume(backend, caller, job_id, count) if count else None,
+        gate=service.resume_gate(backend, row, count) if count else None,
         gpu_count=count,
         wanted=refusal("gpu_count", gpu_count),
         account=account_of(backend, caller),
@@ -160,19 +159,22 @@ def resume(
     if (count := gpu_count_of(gpu_count)) is None:
         raise Invalid(refusal("gpu_count", gpu_count), field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
-    return _give(backend, job_id, lambda: service.resume(backend, caller, job_id, how))
+    service.resume(backend, caller, job_id, how)
+    return _updated(backend, job_id)
 
 
 @router.post("/cancel")
 def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Cancel a job permanently and bill its used time."""
-    return _give(backend, job_id, lambda: service.cancel(backend, caller, job_id))
+    service.give(backend, caller, job_id, backend.launching.cancel)
+    return _updated(backend, job_id)
 
 
 @router.post("/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Register the last checkpoint as a model."""
-    return _give(backend, job_id, lambda: service.promote(backend, caller, job_id))
+    service.give(backend, caller, job_id, backend.launching.promote)
+    return _updated(backend, job_id)
 
 
 @router.post("/deploy")
@@ -180,18 +182,18 @@ def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Deploy the job's model."""
     model = service.own_job(backend, caller, job_id)["model"] or job_name(job_id)
     own_model(backend, caller, model)
-    return _give(backend, job_id, lambda: deploy_model(backend, caller, model))
+    deploy_model(backend, caller, model)
+    return _updated(backend, job_id)
 
 
 @router.post("/checkpoints/{step}/deploy")
 def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
     """Deploy a checkpoint."""
-    return _give(backend, job_id, lambda: deploy_checkpoint(backend, caller, job_id, step))
+    deploy_checkpoint(backend, caller, job_id, step)
+    return _updated(backend, job_id)
 
 
-def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
-    """Run a command and return the updated parts of the page. Errors become notices."""
-    command()
-    return fragment(
-        "jobs/job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts())
-    )
+def _updated(backend: Backend, job_id: UUID) -> Response:
+    """Return the parts of the page after a command."""
+    parts = views_of(backend, [job_id])[job_id].parts()
+    return fragment("jobs/job/parts.html", parts=partials(parts))

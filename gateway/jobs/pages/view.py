@@ -27,7 +27,7 @@ from projections.accounts import accounts_of
 from projections.deployments import deployments_of_jobs
 from projections.job_detail import rows_of
 from projections.job_row import CANCELLING, PAUSING
-from projections.open_meters import Burn, burns
+from projections.open_meters import burns
 from projections.projection import Row
 
 MOVING = ("progress",)
@@ -60,13 +60,6 @@ class Balance:
     depleted: bool
     low: bool
     runway: Runway
-
-    @classmethod
-    def of(cls, row: Row, now: Burn) -> Balance:
-        """Return the balance of an account's row. `now` is its current spending."""
-        balance_micros: int = row["balance_micros"]
-        runway = Runway.of(balance_micros, now)
-        return cls(Money.of(balance_micros), row["depleted"], row["low"], runway)
 
 
 @dataclass(frozen=True)
@@ -106,12 +99,10 @@ class JobView:
 
     @property
     def state(self) -> str:
-        """Display name of the state."""
         return state_of(self.job)
 
     @property
     def tone(self) -> str:
-        """Tone of the state's badge."""
         return TONES[self.job.status]
 
     @property
@@ -132,23 +123,19 @@ class JobView:
 
     @property
     def pausing(self) -> bool:
-        """True if a pause was requested."""
         return self.job.phase == PAUSING
 
     @property
     def cancelling(self) -> bool:
-        """True if a cancellation was requested."""
         return self.job.phase == CANCELLING
 
     @property
     def may_pause(self) -> bool:
-        """True if the job can be paused."""
         effect = rule(self.job.status, Command.PAUSE).effect
         return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
 
     @property
     def may_cancel(self) -> bool:
-        """True if the job can be cancelled."""
         effect = rule(self.job.status, Command.CANCEL).effect
         return effect is Effect.CANCELS and not self.cancelling
 
@@ -207,6 +194,13 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
 
 
 def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
-    now = burns(connection, account_ids)
-    accounts = accounts_of(connection, account_ids)
-    return {each: Balance.of(row, now[each]) for each, row in accounts.items()}
+    spending = burns(connection, account_ids)
+    return {
+        each: Balance(
+            Money.of(row["balance_micros"]),
+            row["depleted"],
+            row["low"],
+            Runway.of(row["balance_micros"], spending[each]),
+        )
+        for each, row in accounts_of(connection, account_ids).items()
+    }
