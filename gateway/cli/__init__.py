@@ -17,14 +17,4 @@ GROUPS = {
     "keys": keys,
 }
 
-__all__ = [
-    "GROUPS",
-    "Commands",
-    "billing",
-    "datasets",
-    "epilog",
-    "jobs",
-    "keys",
-    "models",
-    "session",
-]
+__all__ = ["GROUPS", "Commands", "epilog", "models", "session"]

@@ -10,17 +10,13 @@ import typer
 from rich.console import RenderableType
 
 from domain.core.money import decimals_of, exact_dollars
-from gateway.billing.schemas import (
-    AccountAnswer,
-    Posting,
-    StatementDay,
-    StatementJob,
-)
-from gateway.cli.tables import fields, listing, number
-from gateway.cli.terminal import AsJson, client_of, show
-from gateway.schemas import Listed, Money, job_name
+from gateway.billing.schemas import AccountAnswer, Posting, StatementDay, StatementJob
+from gateway.cli.client import Client
+from gateway.cli.tables import fields, listing, number, selected
+from gateway.cli.terminal import CommandGroup, for_programs, show
+from gateway.schemas import Listed, Money
 
-billing = typer.Typer(no_args_is_help=True, help="Show the balance, statements and the ledger.")
+billing = CommandGroup(no_args_is_help=True, help="Show the balance, statements and the ledger.")
 
 
 class Cut(StrEnum):
@@ -31,63 +27,49 @@ class Cut(StrEnum):
 
 
 @billing.command()
-def balance(ctx: typer.Context, as_json: AsJson = False) -> None:
+def balance(client: Client) -> None:
     """Show your balance, and the part of it that running jobs have reserved."""
-    with client_of(ctx) as client:
-        show(client.read(AccountAnswer, "/account"), as_json, fields)
+    show(client.read(AccountAnswer, "/account"), fields)
 
 
 @billing.command("top-up")
 def top_up(
-    ctx: typer.Context,
+    client: Client,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
     reference: Annotated[str, typer.Option(help="Reference of the payment. It counts once.")],
     account: Annotated[
         str | None, typer.Option(help="ID of the account that paid.  \\[default: yours]")
     ] = None,
     provider: Annotated[str, typer.Option(help="Receiver of the payment.")] = "manual",
-    as_json: AsJson = False,
 ) -> None:
     """Confirm a payment. Only operators can do this. Repeating a reference has no effect."""
     body = {"amount": amount, "reference": reference, "provider": provider}
-    with client_of(ctx) as client:
-        account_id = account or client.read(AccountAnswer, "/account").model.id
-        show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), as_json, fields)
+    account_id = account or client.read(AccountAnswer, "/account").model.id
+    show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), fields)
 
 
 @billing.command()
 def ledger(
-    ctx: typer.Context,
+    client: Client,
     job: Annotated[str | None, typer.Option(help="Show the postings of one job.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the whole ledger as CSV.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """List the postings of your account."""
-    _one_format(as_csv, as_json)
-    with client_of(ctx) as client:
-        if as_csv:
-            print(client.text("/ledger.csv"), end="")
-        else:
-            show(client.read_all(Posting, "/ledger", "position", job=job), as_json, _ledger)
+    _one_format(as_csv)
+    if as_csv:
+        print(client.text("/ledger.csv"), end="")
+    else:
+        show(client.read_all(Posting, "/ledger", "position", job=job), _ledger)
 
 
 def _ledger(answer: Listed[Posting]) -> RenderableType:
-    return listing_of_amounts(
-        (
-            {
-                "posted at": each.posted_at,
-                "amount": each.amount,
-                "debit": _kind(each.debit),
-                "credit": _kind(each.credit),
-                "reason": each.reason,
-                "segment": each.segment,
-                "minute": each.minute,
-                "job": each.job_id and job_name(each.job_id),
-            }
-            for each in answer.data
-        ),
-        empty="The ledger is empty.",
+    rows = (
+        selected(each, "posted_at", "amount")
+        | {"debit": _kind(each.debit), "credit": _kind(each.credit)}
+        | selected(each, "reason", "segment", "minute", "job_id")
+        for each in answer.data
     )
+    return listing_of_amounts(rows, empty="The ledger is empty.")
 
 
 def _kind(account: str) -> str:
@@ -97,65 +79,39 @@ def _kind(account: str) -> str:
 
 @billing.command()
 def statement(
-    ctx: typer.Context,
+    client: Client,
     by: Annotated[Cut, typer.Option(help="Rows of the statement: days or jobs.")] = Cut.DAYS,
     first: Annotated[str | None, typer.Option(help="First day, such as 2026-11-01.")] = None,
     last: Annotated[str | None, typer.Option(help="Last day.  \\[default: today]")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show top-ups and charges. --json and --csv include the metered minutes of each amount."""
-    _one_format(as_csv, as_json)
+    _one_format(as_csv)
     path, days = f"/statements/{by}", {"first": first, "last": last}
-    with client_of(ctx) as client:
-        if as_csv:
-            print(client.text(f"{path}.csv", **days), end="")
-        elif by is Cut.DAYS:
-            show(client.read(Listed[StatementDay], path, **days), as_json, _days)
-        else:
-            show(client.read(Listed[StatementJob], path, **days), as_json, _jobs)
+    if as_csv:
+        print(client.text(f"{path}.csv", **days), end="")
+    elif by is Cut.DAYS:
+        show(client.read(Listed[StatementDay], path, **days), _days)
+    else:
+        show(client.read(Listed[StatementJob], path, **days), _jobs)
 
 
 def _days(answer: Listed[StatementDay]) -> RenderableType:
     """Render one line per day with a charge or top-up."""
-    return listing_of_amounts(
-        (
-            {
-                "day": day.day,
-                "opening": day.opening,
-                "top ups": day.top_ups,
-                "credits": day.credits,
-                "charges": day.charges,
-                "reversals": day.reversals,
-                "closing": day.closing,
-            }
-            for day in answer.data
-            if any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
-        ),
-        empty="There are no movements on these days.",
+    moving = ("top_ups", "credits", "charges", "reversals")
+    rows = (
+        selected(day, "day", "opening", *moving, "closing")
+        for day in answer.data
+        if any(getattr(day, name).micros for name in moving)
     )
+    return listing_of_amounts(rows, empty="There are no movements on these days.")
 
 
 def _jobs(answer: Listed[StatementJob]) -> RenderableType:
     """Render one line per billed job."""
-    return listing_of_amounts(
-        (
-            {
-                "job": job_name(job.job_id),
-                "name": job.name,
-                "net": job.net,
-                "charges": job.charges,
-                "reversals": job.reversals,
-                "minutes": job.minutes,
-                "seconds": job.seconds,
-                "segments": job.segments,
-                "dataset": job.dataset,
-                "base model": job.base_model,
-            }
-            for job in answer.data
-        ),
-        empty="No job was billed on these days.",
-    )
+    names = ("job_id", "name", "net", "charges", "reversals", "minutes", "seconds", "segments")
+    rows = (selected(job, *names, "dataset", "base_model") for job in answer.data)
+    return listing_of_amounts(rows, empty="No job was billed on these days.")
 
 
 def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:
@@ -170,6 +126,6 @@ def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> Rend
     return listing(({name: exact(each) for name, each in row.items()} for row in rows), empty)
 
 
-def _one_format(as_csv: bool, as_json: bool) -> None:
-    if as_csv and as_json:
+def _one_format(as_csv: bool) -> None:
+    if as_csv and for_programs.get():
         raise typer.BadParameter("--csv and --json are two formats. Choose one.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +84,9 @@ class Client:
     """API client of one account. Every method raises ClientError on failure."""
 
     def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = endpoint.url.rstrip("/")
+        self.url = endpoint.url.rstrip("/")
         self._http = httpx.Client(
-            base_url=self._url,
+            base_url=self.url,
             headers={"authorization": f"Bearer {endpoint.key}"},
             timeout=TIMEOUT,
             transport=transport,
@@ -106,7 +106,13 @@ class Client:
         self, schema: type[T], path: str, number: str, **params: str | int | None
     ) -> Reply[Listed[T]]:
         """GET all pages of a list under /api, which is sorted by the field `number`."""
-        return Reply.of(Listed[schema], self.whole(path, number, **params))
+        data: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, **params)
+            data += page["data"]
+            if not page["has_more"]:
+                return Reply.of(Listed[schema], page | {"data": data})
+            params["after"] = data[-1][number]
 
     def send(
         self, schema: type[M], path: str, body: dict[str, Any], idempotency_key: str | None = None
@@ -116,23 +122,11 @@ class Client:
 
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         """GET a path under /api."""
-        given = {name: value for name, value in params.items() if value is not None}
-        return self._call("GET", path, params=given)
-
-    def whole(self, path: str, number: str, **params: str | int | None) -> dict[str, Any]:
-        """GET all pages of a list under /api, which is sorted by the field `number`."""
-        data: list[dict[str, Any]] = []
-        while True:
-            page = self.get(path, **params)
-            data += page["data"]
-            if not page["has_more"]:
-                return page | {"data": data}
-            params["after"] = data[-1][number]
+        return self._answer(self._get(path, params))
 
     def text(self, path: str, **params: str | int | None) -> str:
         """GET plain text, such as CSV, from a path under /api."""
-        given = {name: value for name, value in params.items() if value is not None}
-        response = self._send("GET", path, params=given)
+        response = self._get(path, params)
         if response.is_error:
             self._answer(response)
         return response.text
@@ -142,7 +136,7 @@ class Client:
     ) -> dict[str, Any]:
         """POST JSON to a path under /api. With an idempotency key, the call is safe to retry."""
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
-        return self._call("POST", path, json=body, headers=headers)
+        return self._answer(self._send("POST", path, json=body, headers=headers))
 
     def delete(self, path: str) -> None:
         """DELETE a path under /api."""
@@ -180,16 +174,15 @@ class Client:
 
         `sent` is called with the number of bytes of each chunk. `options` are query parameters.
         """
-        return self._call(
-            "POST",
-            "/datasets",
-            params={"name": name, **options},
-            content=_chunks(path, sent),
-            headers={
-                "content-type": "application/jsonl",
-                "content-length": str(path.stat().st_size),
-                "idempotency-key": str(uuid4()),
-            },
+        headers = {
+            "content-type": "application/jsonl",
+            "content-length": str(path.stat().st_size),
+            "idempotency-key": str(uuid4()),
+        }
+        params = {"name": name, **options}
+        content = _chunks(path, sent)
+        return self._answer(
+            self._send("POST", "/datasets", params=params, content=content, headers=headers)
         )
 
     def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
@@ -211,8 +204,9 @@ class Client:
                     raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
                 yield piece
 
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        return self._answer(self._send(method, path, **options))
+    def _get(self, path: str, params: Mapping[str, str | int | None]) -> httpx.Response:
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._send("GET", path, params=given)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         with self._reaching():
@@ -225,7 +219,7 @@ class Client:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"No answer from {self._url}: {reason}") from error
+            raise Unreachable(f"No answer from {self.url}: {reason}") from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
         """Return the JSON of a response. Raises Refused for an error."""
@@ -235,7 +229,7 @@ class Client:
             answer = None
         if not isinstance(answer, dict):
             sentence = (
-                f"{self._url} answered {response.status_code} without JSON, so it is not EcoLink. "
+                f"{self.url} answered {response.status_code} without JSON, so it is not EcoLink. "
                 "Check the URL."
             )
             raise (Unreachable if response.is_server_error else ClientError)(sentence)

@@ -15,22 +15,22 @@ from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
-from gateway.cli.tables import fields, listing, pairs
-from gateway.cli.terminal import AsJson, bar, client_of, interrupted, show
+from gateway.cli.tables import fields, listing_of, pairs
+from gateway.cli.terminal import CommandGroup, bar, interrupted, show
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5
 COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 
-datasets = typer.Typer(no_args_is_help=True, help="Upload, list and delete datasets.")
+datasets = CommandGroup(no_args_is_help=True, help="Upload, list and delete datasets.")
 
 DatasetId = Annotated[str, typer.Argument(help="ID of the dataset.", show_default=False)]
 
 
 @datasets.command()
 def upload(
-    ctx: typer.Context,
+    client: Client,
     file: Annotated[
         Path,
         typer.Argument(exists=True, dir_okay=False, readable=True, help="Chats in JSONL."),
@@ -46,35 +46,33 @@ def upload(
         bool,
         typer.Option("--ignore-tools", help="Confirm that jobs ignore tool definitions."),
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Upload a file, and wait for its validation."""
-    with client_of(ctx) as client:
-        with bar(f"uploading {file.name}", file.stat().st_size) as sent:
-            document = client.upload(
-                file,
-                name or file.stem,
-                sent,
-                keep_duplicates=keep_duplicates,
-                ignore_tools=ignore_tools,
-            )
-        dataset = Reply.of(DatasetAnswer, document)
-        if not follow:
-            show(dataset, as_json, fields)
-            return
-        try:
-            dataset = _validated(client, dataset)
-        except KeyboardInterrupt:
-            interrupted(
-                f"\nThe validation continues. `ecolink datasets show {dataset.model.id}` shows it."
-            )
-        if dataset.model.status is not DatasetStatus.REJECTED:
-            show(dataset, as_json, fields)
-            return
-        report = client.read(ValidationReport, f"/datasets/{dataset.model.id}/report")
-        whole = dataset.document | {"report": report.document}
-        show(Reply(whole, report.model), as_json, _report)
-        raise typer.Exit(ExitCode.FAILED)
+    with bar(f"uploading {file.name}", file.stat().st_size) as sent:
+        document = client.upload(
+            file,
+            name or file.stem,
+            sent,
+            keep_duplicates=keep_duplicates,
+            ignore_tools=ignore_tools,
+        )
+    dataset = Reply.of(DatasetAnswer, document)
+    if not follow:
+        show(dataset, fields)
+        return
+    try:
+        dataset = _validated(client, dataset)
+    except KeyboardInterrupt:
+        interrupted(
+            f"\nThe validation continues. `ecolink datasets show {dataset.model.id}` shows it."
+        )
+    if dataset.model.status is not DatasetStatus.REJECTED:
+        show(dataset, fields)
+        return
+    report = client.read(ValidationReport, f"/datasets/{dataset.model.id}/report")
+    whole = dataset.document | {"report": report.document}
+    show(Reply(whole, report.model), _report)
+    raise typer.Exit(ExitCode.FAILED)
 
 
 def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAnswer]:
@@ -101,42 +99,27 @@ def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAn
 
 
 @datasets.command("list")
-def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_datasets(client: Client) -> None:
     """List your datasets, newest first."""
-    with client_of(ctx) as client:
-        show(client.read(Listed[DatasetAnswer], "/datasets"), as_json, _datasets)
+    show(client.read(Listed[DatasetAnswer], "/datasets"), _datasets)
 
 
 def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
-    return listing(
-        (
-            {
-                "id": each.id,
-                "name": each.name,
-                "status": each.status,
-                "examples": each.examples,
-                "errors": each.errors,
-                "uploaded at": each.uploaded_at,
-                "duplicates": each.duplicates,
-            }
-            for each in answer.data
-        ),
-        empty="You have no datasets. `ecolink datasets upload FILE` uploads one.",
-    )
+    names = ("id", "name", "status", "examples", "errors", "uploaded_at", "duplicates")
+    empty = "You have no datasets. `ecolink datasets upload FILE` uploads one."
+    return listing_of(answer.data, *names, empty=empty)
 
 
 @datasets.command("show")
-def show_dataset(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+def show_dataset(client: Client, dataset: DatasetId) -> None:
     """Show a dataset, and the progress of its validation."""
-    with client_of(ctx) as client:
-        show(client.read(DatasetAnswer, f"/datasets/{dataset}"), as_json, fields)
+    show(client.read(DatasetAnswer, f"/datasets/{dataset}"), fields)
 
 
 @datasets.command()
-def report(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+def report(client: Client, dataset: DatasetId) -> None:
     """Show the warnings and errors of the validation."""
-    with client_of(ctx) as client:
-        show(client.read(ValidationReport, f"/datasets/{dataset}/report"), as_json, _report)
+    show(client.read(ValidationReport, f"/datasets/{dataset}/report"), _report)
 
 
 def _report(found: ValidationReport) -> RenderableType:
@@ -164,16 +147,14 @@ def _excerpt(part: Excerpt) -> Text:
 
 
 @datasets.command("ignore-tools")
-def ignore_tools(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+def ignore_tools(client: Client, dataset: DatasetId) -> None:
     """Confirm that jobs ignore the tool definitions of a dataset."""
-    with client_of(ctx) as client:
-        show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), as_json, fields)
+    show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), fields)
 
 
 @datasets.command()
-def delete(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+def delete(client: Client, dataset: DatasetId) -> None:
     """Delete a dataset and its file. Fails while an unfinished job uses it."""
-    with client_of(ctx) as client:
-        client.delete(f"/datasets/{dataset}")
+    client.delete(f"/datasets/{dataset}")
     deleted = {"id": dataset, "deleted": True}
-    show(Reply(deleted, deleted), as_json, pairs)
+    show(Reply(deleted, deleted), pairs)

@@ -55,7 +55,7 @@ class Downloaded(BaseModel):
     files: list[FileAnswer]
 
 
-def fetch(client: Client, path: str, name: str, directory: Path | None, as_json: bool) -> None:
+def fetch(client: Client, path: str, name: str, directory: Path | None) -> None:
     """Download the files of a model or checkpoint, by its path under /api.
 
     `name` is the default name of the directory. Raises ClientError and OSError.
@@ -69,7 +69,7 @@ def fetch(client: Client, path: str, name: str, directory: Path | None, as_json:
     except KeyboardInterrupt:
         interrupted("\nRepeat the command to continue the download.")
     done = Downloaded(name=name, directory=target.resolve(), total_bytes=total_bytes, files=files)
-    show(Reply(done.model_dump(mode="json"), done), as_json, _drawn)
+    show(Reply(done.model_dump(mode="json"), done), _drawn)
 
 
 def _drawn(done: Downloaded) -> RenderableType:

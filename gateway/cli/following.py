@@ -14,7 +14,7 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.cli import job_progress
 from gateway.cli.client import Client, Refused, Reply, Unreachable, each_of
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import interrupted, screen, show_line
+from gateway.cli.terminal import for_programs, interrupted, screen, show_line
 from gateway.jobs.schemas import JobDetail, JobLog, LogLine, Step, TimelineEntry
 
 POLL_SECONDS = 1.0
@@ -132,17 +132,17 @@ def _with_repeat(states: Iterable[Job]) -> Generator[None]:
     yield
 
 
-def follow(client: Client, job_id: str, as_json: bool) -> ExitCode:
+def follow(client: Client, job_id: str) -> ExitCode:
     """Show a job until it ends or pauses, and return the exit code. Raises ClientError."""
     console = screen()
     with leaving_it_running(job_id):
-        if as_json:
+        if for_programs.get():
             job = _json_lines(states(client, job_id))
         elif console.is_terminal:
             job = _live(client, job_id)
         else:
             job = _lines(states(client, job_id))
-    if not as_json:
+    if not for_programs.get():
         console.print(job_progress.outcome(job))
     return ENDINGS[job.status]
 

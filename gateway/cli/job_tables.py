@@ -13,7 +13,7 @@ from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
 from domain.training.precision import Precision
 from gateway.catalog.schemas import CatalogAnswer
-from gateway.cli.tables import STYLES, cell, listing, number, pairs, tame
+from gateway.cli.tables import STYLES, cell, listing, number, pairs, selected, tame
 from gateway.jobs.schemas import (
     CheckpointAnswer,
     Evaluation,
@@ -291,40 +291,33 @@ def events(answer: Listed[TimelineEntry]) -> RenderableType:
 
 def evaluations(answer: Listed[Evaluation]) -> RenderableType:
     """Render one line per evaluation."""
-    return listing(
-        (
-            {
-                "step": each.step,
-                "eval loss": number(f"{each.eval_loss:.4f}"),
-                "perplexity": number(f"{each.perplexity:.4g}"),
-                "accuracy": number(f"{each.accuracy:.1%}"),
-                "examples": each.examples,
-                "measured at": each.measured_at,
-            }
-            for each in answer.data
-        ),
-        empty="The job has no evaluation yet.",
+    rows = (
+        {
+            "step": each.step,
+            "eval loss": _loss(each.eval_loss),
+            "perplexity": number(f"{each.perplexity:.4g}"),
+            "accuracy": number(f"{each.accuracy:.1%}"),
+        }
+        | selected(each, "examples", "measured_at")
+        for each in answer.data
     )
+    return listing(rows, empty="The job has no evaluation yet.")
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
     """Render one line per checkpoint, with its sample answer to the fixed prompt."""
-    return listing(
-        (
-            {
-                "step": each.step,
-                "segment": each.segment,
-                "train loss": _loss(each.train_loss),
-                "eval loss": _loss(each.eval_loss),
-                "best": "yes" if each.best else None,
-                "total bytes": each.total_bytes,
-                "deployment": each.deployment,
-                "answer": each.sample and each.sample.answer,
-            }
-            for each in answer.data
-        ),
-        empty="The job has no checkpoint.",
+    rows = (
+        selected(each, "step", "segment")
+        | {
+            "train loss": _loss(each.train_loss),
+            "eval loss": _loss(each.eval_loss),
+            "best": "yes" if each.best else None,
+        }
+        | selected(each, "total_bytes", "deployment")
+        | {"answer": each.sample and each.sample.answer}
+        for each in answer.data
     )
+    return listing(rows, empty="The job has no checkpoint.")
 
 
 def _loss(loss: float | None) -> Text | None:

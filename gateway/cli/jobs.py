@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
@@ -19,13 +19,11 @@ from gateway.cli.following import (
     log_lines,
     patiently,
 )
-from gateway.cli.following import (
-    follow as follow_job,
-)
+from gateway.cli.following import follow as follow_job
 from gateway.cli.launching import launch
 from gateway.cli.models import give_deployment
 from gateway.cli.tables import tame
-from gateway.cli.terminal import AsJson, client_of, fail, note, screen, show, show_line
+from gateway.cli.terminal import CommandGroup, fail, for_programs, note, screen, show, show_line
 from gateway.jobs.schemas import (
     CheckpointAnswer,
     Evaluation,
@@ -36,124 +34,115 @@ from gateway.jobs.schemas import (
 )
 from gateway.schemas import Listed
 
-jobs = typer.Typer(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
+jobs = CommandGroup(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
 
 JobName = Annotated[str, typer.Argument(help="ftjob-...", show_default=False)]
+Step = Annotated[int | None, typer.Option(min=0, help="Step of a checkpoint to use instead.")]
 
 
 @jobs.command()
-def gpus(ctx: typer.Context, as_json: AsJson = False) -> None:
+def gpus(client: Client) -> None:
     """List GPUs by region, with memory, hourly price, free GPUs and expected wait."""
-    with client_of(ctx) as client:
-        show(client.read(CatalogAnswer, "/catalog"), as_json, job_tables.gpus)
+    show(client.read(CatalogAnswer, "/catalog"), job_tables.gpus)
 
 
 @jobs.command("list")
-def list_jobs(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_jobs(client: Client) -> None:
     """List your jobs, newest first."""
-    with client_of(ctx) as client:
-        show(client.read(Listed[ListedJob], "/jobs"), as_json, job_tables.jobs)
+    show(client.read(Listed[ListedJob], "/jobs"), job_tables.jobs)
 
 
 @jobs.command("show")
-def show_job(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def show_job(client: Client, job: JobName) -> None:
     """Show a job."""
-    with client_of(ctx) as client:
-        show(client.read(JobDetail, f"/jobs/{job}"), as_json, job_tables.job)
+    show(client.read(JobDetail, f"/jobs/{job}"), job_tables.job)
 
 
 @jobs.command()
-def watch(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def watch(client: Client, job: JobName) -> None:
     """Follow a job until it ends or pauses. Ctrl-C does not stop the job.
 
     --json prints one line per state.
     """
-    with client_of(ctx) as client:
-        raise typer.Exit(follow_job(client, job, as_json))
+    raise typer.Exit(follow_job(client, job))
 
 
 @jobs.command("logs")
 def show_logs(
-    ctx: typer.Context,
+    client: Client,
     job: JobName,
     lines: Annotated[int, typer.Option(min=1, max=MOST_LINES, help="Number of last lines.")] = 50,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines until the job ends or pauses.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show the last log lines of a job.
 
     With --follow, --json prints one JSON object per line. EcoLink deletes the log some time after
     the job ends.
     """
-    with client_of(ctx) as client:
-        if following:
-            with leaving_it_running(job):
-                for line in log_lines(client, job, lines):
-                    if as_json:
-                        show_line(line.document)
-                    else:
-                        print(tame(line.model.text), flush=True)
-            answer = patiently(lambda: client.read(JobLog, f"/jobs/{job}/log", lines=1))
-        else:
-            answer = client.read(JobLog, f"/jobs/{job}/log", lines=lines)
-            show(answer, as_json, job_tables.log)
-        if (days := answer.model.deleted_after_days) is not None:
-            note(
-                f"Log lines are kept for {days} {'day' if days == 1 else 'days'} after the end of "
-                "a job. The lines of this job were deleted."
-            )
+    if following:
+        with leaving_it_running(job):
+            for line in log_lines(client, job, lines):
+                if for_programs.get():
+                    show_line(line.document)
+                else:
+                    print(tame(line.model.text), flush=True)
+        answer = patiently(lambda: client.read(JobLog, f"/jobs/{job}/log", lines=1))
+    else:
+        answer = client.read(JobLog, f"/jobs/{job}/log", lines=lines)
+        show(answer, job_tables.log)
+    if (days := answer.model.deleted_after_days) is not None:
+        note(
+            f"Log lines are kept for {days} {'day' if days == 1 else 'days'} after the end of "
+            "a job. The lines of this job were deleted."
+        )
 
 
 @jobs.command("events")
 def show_events(
-    ctx: typer.Context,
+    client: Client,
     job: JobName,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new events until the job ends or pauses.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show the events of a job. With --follow, --json prints one JSON object per line."""
-    with client_of(ctx) as client:
-        if following:
-            with leaving_it_running(job):
-                for event in job_events(client, job):
-                    if as_json:
-                        show_line(event.document)
-                    else:
-                        screen().print(job_tables.event(event.model), soft_wrap=True)
-        else:
-            entries = client.read_all(TimelineEntry, f"/jobs/{job}/timeline", "position")
-            show(entries, as_json, job_tables.events)
+    if following:
+        with leaving_it_running(job):
+            for event in job_events(client, job):
+                if for_programs.get():
+                    show_line(event.document)
+                else:
+                    screen().print(job_tables.event(event.model), soft_wrap=True)
+    else:
+        entries = client.read_all(TimelineEntry, f"/jobs/{job}/timeline", "position")
+        show(entries, job_tables.events)
 
 
 @jobs.command("evaluations")
-def show_evaluations(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def show_evaluations(client: Client, job: JobName) -> None:
     """Show held-out loss, perplexity and token accuracy by step. Step 0 is the base model."""
-    with client_of(ctx) as client:
-        path = f"/jobs/{job}/evaluations"
-        show(client.read(Listed[Evaluation], path), as_json, job_tables.evaluations)
+    path = f"/jobs/{job}/evaluations"
+    show(client.read(Listed[Evaluation], path), job_tables.evaluations)
 
 
 @jobs.command("checkpoints")
-def show_checkpoints(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def show_checkpoints(client: Client, job: JobName) -> None:
     """List the checkpoints of a job, each with a sample answer to a fixed prompt."""
-    with client_of(ctx) as client:
-        show(_checkpoints(client, job), as_json, job_tables.checkpoints)
+    show(_checkpoints(client, job), job_tables.checkpoints)
 
 
 @jobs.command()
-def pause(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def pause(client: Client, job: JobName) -> None:
     """Save a checkpoint and free the GPUs. Nothing is billed until you resume."""
-    _send(ctx, job, "pause", {}, as_json)
+    show(client.send(JobDetail, f"/jobs/{job}/pause", {}), job_tables.job)
 
 
 @jobs.command()
 def resume(
-    ctx: typer.Context,
+    client: Client,
     job: JobName,
     wait: Annotated[
         bool, typer.Option("--wait", help="Queue, free of charge, if no GPU is free.")
@@ -161,65 +150,55 @@ def resume(
     gpu_count: Annotated[
         int | None, typer.Option(help="Number of GPUs.  \\[default: as many as before]")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Resume a paused job from the latest checkpoint, if the balance covers the rest."""
-    _send(ctx, job, "resume", {"wait": wait, "gpu_count": gpu_count}, as_json)
+    options = {"wait": wait, "gpu_count": gpu_count}
+    show(client.send(JobDetail, f"/jobs/{job}/resume", options), job_tables.job)
 
 
 @jobs.command()
-def cancel(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def cancel(client: Client, job: JobName) -> None:
     """Stop a job permanently. Its last checkpoint is kept for a limited time."""
-    _send(ctx, job, "cancel", {}, as_json)
+    show(client.send(JobDetail, f"/jobs/{job}/cancel", {}), job_tables.job)
 
 
 @jobs.command()
-def promote(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+def promote(client: Client, job: JobName) -> None:
     """Register the last checkpoint of a cancelled or failed job as a model."""
-    _send(ctx, job, "promote", {}, as_json)
+    show(client.send(JobDetail, f"/jobs/{job}/promote", {}), job_tables.job)
 
 
 @jobs.command("download")
 def download_job(
-    ctx: typer.Context,
+    client: Client,
     job: JobName,
-    step: Annotated[
-        int | None,
-        typer.Option(min=0, help="Step of a checkpoint to use instead."),
-    ] = None,
+    step: Step = None,
     to: Directory = None,
-    as_json: AsJson = False,
 ) -> None:
     """Download the model of a job. Repeat the command to resume an interrupted download."""
-    with client_of(ctx) as client:
-        if step is not None:
-            path = f"/jobs/{job}/checkpoints/{step}"
-            fetch(client, path, f"{job}-step-{step}", to, as_json)
-        else:
-            model = _model_of(client, job)
-            fetch(client, f"/models/{quote(model)}", model, to, as_json)
+    if step is not None:
+        path = f"/jobs/{job}/checkpoints/{step}"
+        fetch(client, path, f"{job}-step-{step}", to)
+    else:
+        model = _model_of(client, job)
+        fetch(client, f"/models/{quote(model)}", model, to)
 
 
 @jobs.command()
 def deploy(
-    ctx: typer.Context,
+    client: Client,
     job: JobName,
-    step: Annotated[
-        int | None,
-        typer.Option(min=0, help="Step of a checkpoint to use instead."),
-    ] = None,
+    step: Step = None,
     follow: Annotated[
         bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
     ] = True,
-    as_json: AsJson = False,
 ) -> None:
     """Deploy the model of a job, or one of its checkpoints."""
-    with client_of(ctx) as client:
-        if step is not None:
-            path = f"/jobs/{job}/checkpoints/{step}/deploy"
-        else:
-            path = f"/models/{quote(_model_of(client, job))}/deploy"
-        give_deployment(client, path, follow, as_json)
+    if step is not None:
+        path = f"/jobs/{job}/checkpoints/{step}/deploy"
+    else:
+        path = f"/models/{quote(_model_of(client, job))}/deploy"
+    give_deployment(client, path, follow)
 
 
 def _checkpoints(client: Client, job: str) -> Reply[Listed[CheckpointAnswer]]:
@@ -237,8 +216,3 @@ def _model_of(client: Client, job: str) -> str:
             ExitCode.WRONG_STATE,
         )
     return found.model
-
-
-def _send(ctx: typer.Context, job: str, command: str, body: dict[str, Any], as_json: bool) -> None:
-    with client_of(ctx) as client:
-        show(client.send(JobDetail, f"/jobs/{job}/{command}", body), as_json, job_tables.job)

@@ -8,28 +8,27 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing
-from gateway.cli.terminal import AsJson, client_of, note, show
+from gateway.cli.terminal import CommandGroup, note, show
 from gateway.keys.schemas import KeyAnswer, NewKey
 from gateway.schemas import Listed
 
-keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+keys = CommandGroup(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
 @keys.command()
-def create(ctx: typer.Context, as_json: AsJson = False) -> None:
+def create(client: Client) -> None:
     """Create an API key and print its secret, which is shown only once."""
-    with client_of(ctx) as client:
-        key = client.send(NewKey, "/keys", {})
+    key = client.send(NewKey, "/keys", {})
     note(f"Key {key.model.id}. Save the secret: EcoLink does not show it again.")
-    show(key, as_json, lambda new: Text(new.secret))  # only the secret, so it can be piped
+    show(key, lambda new: Text(new.secret))  # only the secret, so it can be piped
 
 
 @keys.command("list")
-def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_keys(client: Client) -> None:
     """List your API keys, with the last characters of their secrets."""
-    with client_of(ctx) as client:
-        show(client.read(Listed[KeyAnswer], "/keys"), as_json, _keys)
+    show(client.read(Listed[KeyAnswer], "/keys"), _keys)
 
 
 def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
@@ -50,13 +49,11 @@ def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
 
 @keys.command()
 def revoke(
-    ctx: typer.Context,
+    client: Client,
     key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)],
-    as_json: AsJson = False,
 ) -> None:
     """Revoke an API key immediately."""
-    with client_of(ctx) as client:
-        revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
+    revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
     if revoked.model.current:
         note("These commands used that key. `ecolink login` saves another one.")
-    show(revoked, as_json, fields)
+    show(revoked, fields)

@@ -17,10 +17,10 @@ from gateway.cli.client import Client
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
-from gateway.cli.tables import listing, pairs, tame
-from gateway.cli.terminal import AsJson, client_of, interrupted, note, show
+from gateway.cli.tables import listing, listing_of, pairs, selected, tame
+from gateway.cli.terminal import CommandGroup, for_programs, interrupted, note, show
 from gateway.models.schemas import DeploymentAnswer, Models
-from gateway.schemas import Listed, job_name
+from gateway.schemas import Listed
 
 TEMPERATURE = 0.7
 """Default temperature of `chat` and the playground. The API's 1 is too high for small models."""
@@ -32,14 +32,14 @@ DEPLOYED = {
 }
 """Exit codes by the status that ends the wait for a deployment."""
 
-models = typer.Typer(no_args_is_help=True, help="List, download, deploy and use models.")
+models = CommandGroup(no_args_is_help=True, help="List, download, deploy and use models.")
 
 ModelName = Annotated[str, typer.Argument(help="Name, such as ft:...", show_default=False)]
 
 
 @models.command()
 def chat(
-    ctx: typer.Context,
+    client: Client,
     model: Annotated[str, typer.Argument(help="A base model, ft:..., or a deployed checkpoint.")],
     prompt: Annotated[
         str | None, typer.Argument(help="Message to the model.  \\[default: standard input]")
@@ -54,7 +54,6 @@ def chat(
         typer.Option(min=0.0, max=1.0, help="Share of the most likely tokens to sample from."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats the answer.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Send a message to a deployed model. --json prints the response in OpenAI's format."""
     said = _prompt(prompt)
@@ -67,12 +66,11 @@ def chat(
         ],
         **{name: value for name, value in options.items() if value is not None},
     }
-    with client_of(ctx) as client:
-        if as_json:
-            (answer,) = client.chat(body)
-            print(json.dumps(answer, indent=1))
-        else:
-            _print_chunks(client.chat(body | {"stream": True}))
+    if for_programs.get():
+        (answer,) = client.chat(body)
+        print(json.dumps(answer, indent=1))
+    else:
+        _print_chunks(client.chat(body | {"stream": True}))
 
 
 def _prompt(prompt: str | None) -> str:
@@ -93,49 +91,27 @@ def _print_chunks(chunks: Iterable[dict[str, Any]]) -> None:
 
 
 @models.command("list")
-def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_models(client: Client) -> None:
     """List base models and your own models."""
-    with client_of(ctx) as client:
-        show(client.read(Models, "/models"), as_json, _models)
+    show(client.read(Models, "/models"), _models)
 
 
 def _models(answer: Models) -> RenderableType:
     """Render base models, then registered models, then the last checkpoints of stopped jobs."""
-    bases = listing(
-        (
-            {
-                "name": each.name,
-                "parameters": each.parameters,
-                "context length": each.context_length,
-                "deployment": each.deployment,
-                "architecture": each.architecture,
-                "imported at": each.imported_at,
-            }
-            for each in answer.base_models
-        ),
+    bases = listing_of(
+        answer.base_models,
+        *("name", "parameters", "context_length", "deployment", "architecture", "imported_at"),
         empty="There are no base models. An operator imports them.",
     )
-    own = listing(
-        (
-            {
-                "model": each.model,
-                "deployment": each.deployment,
-                "registered at": each.registered_at,
-                "job": job_name(each.job_id),
-            }
-            for each in answer.models
-        ),
+    own = listing_of(
+        answer.models,
+        *("model", "deployment", "registered_at", "job_id"),
         empty="You have no models yet. Models appear here when a job finishes.",
     )
     if not answer.kept:
         return Group(bases, Text(), own)
     kept = listing(
-        {
-            "job": job_name(each.job_id),
-            "status": each.status,
-            "step": each.step,
-            "kept until": each.expires_at,
-        }
+        selected(each, "job_id", "status", "step") | {"kept until": each.expires_at}
         for each in answer.kept
     )
     title = Text("\nCheckpoints of stopped jobs. `ecolink jobs promote JOB` registers a model:")
@@ -143,29 +119,24 @@ def _models(answer: Models) -> RenderableType:
 
 
 @models.command("download")
-def download_model(
-    ctx: typer.Context, model: ModelName, to: Directory = None, as_json: AsJson = False
-) -> None:
+def download_model(client: Client, model: ModelName, to: Directory = None) -> None:
     """Download a model in PEFT format. Repeat the command to resume an interrupted download."""
-    with client_of(ctx) as client:
-        fetch(client, f"/models/{quote(model)}", model, to, as_json)
+    fetch(client, f"/models/{quote(model)}", model, to)
 
 
 @models.command()
 def deploy(
-    ctx: typer.Context,
+    client: Client,
     model: ModelName,
     follow: Annotated[
         bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
     ] = True,
-    as_json: AsJson = False,
 ) -> None:
     """Deploy a model, so that it answers requests. Its base model must be deployed."""
-    with client_of(ctx) as client:
-        give_deployment(client, f"/models/{quote(model)}/deploy", follow, as_json)
+    give_deployment(client, f"/models/{quote(model)}/deploy", follow)
 
 
-def give_deployment(client: Client, path: str, follow: bool, as_json: bool) -> None:
+def give_deployment(client: Client, path: str, follow: bool) -> None:
     """Request a deployment, and wait until it is active or failed. Raises ClientError."""
     answer = client.send(DeploymentAnswer, path, {})
     model = quote(answer.model.model)
@@ -175,58 +146,39 @@ def give_deployment(client: Client, path: str, follow: bool, as_json: bool) -> N
             answer = patiently(lambda: client.read(DeploymentAnswer, f"/models/{model}/deployment"))
     except KeyboardInterrupt:
         interrupted("\nThe deployment continues. `ecolink models deployments` shows it.")
-    show(answer, as_json, _deployment)
+    show(answer, _deployment)
     if follow:
         raise typer.Exit(DEPLOYED[answer.model.status])
 
 
 @models.command()
-def undeploy(ctx: typer.Context, model: ModelName, as_json: AsJson = False) -> None:
+def undeploy(client: Client, model: ModelName) -> None:
     """Undeploy a model or checkpoint, so that it no longer answers requests.
 
     You can deploy a model again. EcoLink may delete an undeployed checkpoint, unless its job keeps
     it, for example because it is the newest or the best.
     """
-    with client_of(ctx) as client:
-        path = f"/models/{quote(model)}/undeploy"
-        show(client.send(DeploymentAnswer, path, {}), as_json, _deployment)
+    path = f"/models/{quote(model)}/undeploy"
+    show(client.send(DeploymentAnswer, path, {}), _deployment)
 
 
 def _deployment(answer: DeploymentAnswer) -> RenderableType:
     """Render a deployment with one field per line."""
+    names = ("model", "status", "base_model", "job_id", "step", "requested_at", "changed_at")
+    failure = answer.failure
     return pairs(
-        {
-            "model": answer.model,
-            "status": answer.status,
-            "base model": answer.base_model,
-            "job": answer.job_id and job_name(answer.job_id),
-            "step": answer.step,
-            "requested at": answer.requested_at,
-            "changed at": answer.changed_at,
-            "failure": answer.failure and answer.failure.message,
-            "advice": answer.failure and answer.failure.advice,
-        }
+        selected(answer, *names)
+        | {"failure": failure and failure.message, "advice": failure and failure.advice}
     )
 
 
 @models.command("deployments")
-def list_deployments(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_deployments(client: Client) -> None:
     """List deployments: base models, then your own models and checkpoints."""
-    with client_of(ctx) as client:
-        show(client.read(Listed[DeploymentAnswer], "/deployments"), as_json, _deployments)
+    show(client.read(Listed[DeploymentAnswer], "/deployments"), _deployments)
 
 
 def _deployments(answer: Listed[DeploymentAnswer]) -> RenderableType:
-    return listing(
-        (
-            {
-                "model": each.model,
-                "status": each.status,
-                "base model": each.base_model,
-                "changed at": each.changed_at,
-                "job": each.job_id and job_name(each.job_id),
-            }
-            for each in answer.data
-        ),
-        empty="Nothing is deployed. `ecolink models deploy MODEL` deploys a model.",
-    )
+    names = ("model", "status", "base_model", "changed_at", "job_id")
+    empty = "Nothing is deployed. `ecolink models deploy MODEL` deploys a model."
+    return listing_of(answer.data, *names, empty=empty)

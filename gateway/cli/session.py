@@ -11,9 +11,9 @@ from gateway.billing.schemas import AccountAnswer
 from gateway.cli.client import Client, Endpoint, Reply
 from gateway.cli.login import login_file, remove_login, write_login
 from gateway.cli.tables import pairs
-from gateway.cli.terminal import AsJson, Finder, client_of, note, reported_errors, show, show_line
+from gateway.cli.terminal import CommandGroup, Finder, for_programs, note, show, show_line
 
-session = typer.Typer()
+session = CommandGroup()
 
 
 @session.command()
@@ -27,7 +27,6 @@ def login(
         str | None,
         typer.Option(help="API key.  \\[default: a prompt, or standard input]"),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Verify your API key, then save it with the URL of the EcoLink gateway.
 
@@ -37,33 +36,29 @@ def login(
     given_url, given_key = finder.given()
     address = _address(url or given_url)
     endpoint = Endpoint(address, key or given_key or _typed_key(address))
-    with reported_errors(ctx):
-        with Client(endpoint) as client:
-            account = client.read(AccountAnswer, "/account")
-        path = write_login(endpoint)
+    with Client(endpoint) as client:
+        account = client.read(AccountAnswer, "/account")
+    path = write_login(endpoint)
     note(f"Signed in to {endpoint.url}. The key is in {path}.")
-    _show(endpoint.url, account, as_json)
+    _show(endpoint.url, account)
 
 
 @session.command()
-def logout(ctx: typer.Context, as_json: AsJson = False) -> None:
+def logout() -> None:
     """Delete the saved URL and key. The key stays valid until you revoke it."""
-    with reported_errors(ctx):
-        removed = remove_login()
+    removed = remove_login()
     note("Signed out." if removed else f"There is no login in {login_file()}.")
-    if as_json:
+    if for_programs.get():
         show_line({"signed_out": removed})
 
 
 @session.command()
-def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
+def whoami(client: Client) -> None:
     """Show the gateway and the account that these commands use."""
-    finder: Finder = ctx.obj
-    with client_of(ctx) as client:
-        _show(finder.endpoint().url, client.read(AccountAnswer, "/account"), as_json)
+    _show(client.url, client.read(AccountAnswer, "/account"))
 
 
-def _show(url: str, account: Reply[AccountAnswer], as_json: bool) -> None:
+def _show(url: str, account: Reply[AccountAnswer]) -> None:
     """Print a gateway, and the account of the API key."""
     whose = account.model
     shown = {
@@ -73,7 +68,7 @@ def _show(url: str, account: Reply[AccountAnswer], as_json: bool) -> None:
         "role": whose.role,
         "balance": whose.balance,
     }
-    show(Reply({"url": url, "account": account.document}, shown), as_json, pairs)
+    show(Reply({"url": url, "account": account.document}, shown), pairs)
 
 
 def _address(given: str | None) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from gateway.schemas import Money
+from gateway.schemas import Money, job_name
 
 GAP = 2
 PROSE = frozenset({"name", "reason", "answer", "title"})
@@ -29,7 +29,7 @@ STYLES = {
     "rejected": "red",
     "cancelled": "red",
 }
-"""Colours of states."""
+"""Colors of states."""
 
 Row = Mapping[str, object]
 
@@ -55,6 +55,23 @@ def listing(rows: Iterable[Row], empty: str = "") -> RenderableType:
     """Render rows as a table, or the text `empty`. The most important columns come first."""
     drawn = [{name: cell(value) for name, value in row.items()} for row in rows]
     return FittingTable(drawn) if drawn else Text(empty, style="dim")
+
+
+def listing_of(models: Iterable[BaseModel], *names: str, empty: str = "") -> RenderableType:
+    """Render some fields of schemas as a table, or the text `empty`."""
+    return listing((selected(each, *names) for each in models), empty)
+
+
+def selected(model: BaseModel, *names: str) -> dict[str, object]:
+    """Return some fields of a schema by title. `job_id` becomes the name of the job."""
+    shown: dict[str, object] = {}
+    for name in names:
+        value = getattr(model, name)
+        if name == "job_id":
+            shown["job"] = value and job_name(value)
+        else:
+            shown[_title(name)] = value
+    return shown
 
 
 def cell(value: object) -> Text:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import Parameter
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
@@ -55,6 +57,53 @@ class Commands(TyperGroup):
             for_programs.reset(before)
 
 
+class CommandGroup(typer.Typer):
+    """A group whose commands have the option `--json`, which `show` and `note` observe.
+
+    A command gets a client of the gateway as its parameter `client`. If the gateway or a file has
+    an error, it is printed, and the command exits with its code.
+    """
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Return a decorator that adds a command to the group."""
+        add = super().command(name, **settings)
+
+        def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+            reads_json = "as_json" in inspect.signature(command).parameters
+            add(command if reads_json else _with_json(command))
+            return command
+
+        return decorate
+
+
+def _with_json(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command with `--json` instead of the parameter `client`."""
+    signature = inspect.signature(command, eval_str=True)
+    needs = signature.parameters.keys()
+
+    def run(ctx: typer.Context, as_json: bool = False, **options: Any) -> None:
+        for_programs.set(as_json)
+        if "ctx" in needs:
+            options["ctx"] = ctx
+        with _reported_errors(ctx):
+            if "client" in needs:
+                with Client(ctx.obj.endpoint()) as client:
+                    command(client=client, **options)
+            else:
+                command(**options)
+
+    ctx = Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    as_json = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+    own = [
+        each.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, each in signature.parameters.items()
+        if name not in ("ctx", "client")
+    ]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = signature.replace(parameters=[ctx, *own, as_json])  # pyright: ignore
+    return run
+
+
 class Finder(Protocol):
     """Finder of the gateway and the API key. Commands get it as `ctx.obj`."""
 
@@ -68,15 +117,7 @@ class Finder(Protocol):
 
 
 @contextmanager
-def client_of(ctx: typer.Context) -> Generator[Client]:
-    """Yield a client of the gateway. On an error, print it and exit with its code."""
-    finder: Finder = ctx.obj
-    with reported_errors(ctx), Client(finder.endpoint()) as client:
-        yield client
-
-
-@contextmanager
-def reported_errors(ctx: typer.Context) -> Generator[None]:
+def _reported_errors(ctx: typer.Context) -> Generator[None]:
     """Print an error of the gateway or of a file, and exit with its code."""
     try:
         yield
@@ -140,9 +181,9 @@ def screen() -> Console:
     return console
 
 
-def show(reply: Reply[T], as_json: bool, draw: Callable[[T], RenderableType]) -> None:
-    """Print a reply as JSON or in readable form."""
-    if as_json:
+def show(reply: Reply[T], draw: Callable[[T], RenderableType]) -> None:
+    """Print a reply as JSON with --json, otherwise in readable form."""
+    if for_programs.get():
         print(json.dumps(reply.document, indent=1))
     else:
         screen().print(draw(reply.model))

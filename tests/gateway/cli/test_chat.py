@@ -13,9 +13,9 @@ from gateway.cli.client import Client, Endpoint
 from gateway.cli.tables import tame
 from gateway.http.streaming import PING
 from infrastructure.settings import Settings
-from tests.builders.platform import BASE_MODEL, Platform
+from tests.builders.platform import BASE_MODEL
 from tests.builders.serving import SECRET, listening, serving_base
-from tests.gateway.cli.conftest import CommandLine, Served, ecolink
+from tests.gateway.cli.conftest import Owner
 
 
 @pytest.fixture
@@ -30,25 +30,17 @@ def serving_url(tiny_model: Path) -> Iterator[str]:
         yield url
 
 
-def test_an_answer_is_streamed_or_one_document(served: Served, platform: Platform) -> None:
-    platform.base_model()
-    platform.project()
-    me = served.as_person(platform.person())
-    asked = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "0", "--max-tokens", "9")
+def test_an_answer_is_streamed_or_one_document(me: Owner) -> None:
+    chat = ("models", "chat", BASE_MODEL)
+    asked = (*chat, "Hello!", "--temperature", "0", "--max-tokens", "9")
     whole = me.read(*asked)
     (choice,) = whole["choices"]
     assert me.run(*asked) == tame(choice["message"]["content"]) + "\n"
     assert whole["usage"]["completion_tokens"] == 9
-    piped = ecolink("--url", me.url, "--key", me.key, "models", "chat", BASE_MODEL, stdin="Hello!")
-    assert piped.exit_code == 0
-    _check_refusals(me)
-
-
-def _check_refusals(me: CommandLine) -> None:
+    me.result(*chat, stdin="Hello!")
     me.refused("models", "chat", "none", "Hello!", code=4)
-    assert "prompt" in me.refused("models", "chat", BASE_MODEL, "", code=2)
-    hot = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "3")
-    assert "--temperature" in me.refused(*hot, code=2)
+    assert "prompt" in me.refused(*chat, "", code=2)
+    assert "--temperature" in me.refused(*chat, "Hello!", "--temperature", "3", code=2)
 
 
 def test_comments_and_line_separators_are_not_events() -> None:

@@ -26,35 +26,47 @@ def text(drawn: RenderableType, columns: int = 160) -> str:
 
 
 def test_evaluations_are_rounded() -> None:
-    measured: dict[str, Any] = {"step": 50, "eval_loss": 1.23456, "perplexity": 3.436867}
-    measured |= {"accuracy": 0.5678, "examples": 64, "measured_at": NOON}
-    drawn = text(
-        job_tables.evaluations(Listed(data=[Evaluation.model_construct(None, **measured)]))
+    evaluation = Evaluation.model_construct(
+        step=50,
+        eval_loss=1.23456,
+        perplexity=3.436867,
+        accuracy=0.5678,
+        examples=64,
+        measured_at=NOON,
     )
+    drawn = text(job_tables.evaluations(Listed(data=[evaluation])))
     for shown in ("1.2346", "3.437", "56.8%", "2026-11-25 12:00:00"):
         assert shown in drawn
 
 
-def test_checkpoints_show_their_answer_and_which_is_the_best() -> None:
+def test_checkpoints_have_their_sample_answer_and_mark_the_best() -> None:
     saved: dict[str, Any] = {"step": 50, "segment": 1, "train_loss": 2.5, "eval_loss": None}
     saved |= {"total_bytes": 1000, "deployment": None, "sample": None, "best": False}
-    best = saved | {"step": 100, "best": True}
-    best |= {"sample": SampleAnswer(prompt=[], answer="Paris.")}
+    best = saved | {"best": True, "sample": SampleAnswer(prompt=[], answer="Paris.")}
     listed = [CheckpointAnswer.model_construct(None, **each) for each in (saved, best)]
     drawn = text(job_tables.checkpoints(Listed(data=listed)))
     assert (drawn.count("Paris."), drawn.count("yes")) == (1, 1)
 
 
 def test_the_progress_line_has_the_last_held_out_loss() -> None:
-    job: dict[str, Any] = {"status": JobStatus.TRAINING, "phase": "training", "step": 60}
-    job |= {"total_steps": 100, "steps_remaining": 40, "train_loss": 2.0, "eval_loss": None}
-    job |= {"eval_step": None, "tokens_per_second": 500.0, "model": None, "error_class": None}
-    job |= {"remaining_seconds": 95, "rate_per_hour": Money.of(600_000)}
-    job |= {"cost": Money.of(100_000), "balance": Money.of(9_900_000)}
-    assert "held-out" not in job_progress.line(JobDetail.model_construct(None, **job))
-    scored = JobDetail.model_construct(None, **job | {"eval_loss": 1.5, "eval_step": 50})
-    parts = job_progress.line(scored).split(" · ")
-    assert parts[1:6] == [
+    job = JobDetail.model_construct(
+        status=JobStatus.TRAINING,
+        phase="training",
+        step=60,
+        total_steps=100,
+        train_loss=2.0,
+        eval_loss=None,
+        tokens_per_second=500.0,
+        remaining_seconds=95,
+        rate_per_hour=Money.of(600_000),
+        cost=Money.of(100_000),
+        balance=Money.of(9_900_000),
+        model=None,
+        error_class=None,
+    )
+    assert "held-out" not in job_progress.line(job)
+    scored = job.model_copy(update={"eval_loss": 1.5, "eval_step": 50})
+    assert job_progress.line(scored).split(" · ")[1:6] == [
         "step 60/100",
         "train loss 2.0000",
         "held-out loss 1.5000 at step 50",
@@ -63,12 +75,19 @@ def test_the_progress_line_has_the_last_held_out_loss() -> None:
     ]
 
 
-def test_a_narrow_terminal_loses_columns_and_no_id() -> None:
-    job: dict[str, Any] = {"id": JOB_ID, "status": JobStatus.TRAINING, "phase": "registering"}
-    job |= {"cost": Money.of(100_000), "approved_at": NOON}
-    job |= {"base_model": "a-base-with-a-long-name", "model": None}
-    job |= {"name": "support", "dataset": "chats.jsonl"}
-    drawn = job_tables.jobs(Listed(data=[ListedJob.model_construct(None, **job)]))
+def test_a_narrow_terminal_drops_columns_but_no_id() -> None:
+    job = ListedJob.model_construct(
+        id=JOB_ID,
+        status=JobStatus.TRAINING,
+        phase="registering",
+        cost=Money.of(100_000),
+        approved_at=NOON,
+        base_model="a-base-with-a-long-name",
+        model=None,
+        name="support",
+        dataset="chats.jsonl",
+    )
+    drawn = job_tables.jobs(Listed(data=[job]))
     assert "a-base-with-a-long-name" in text(drawn)
     for columns in (80, 60, 20):
         narrow = text(drawn, columns)

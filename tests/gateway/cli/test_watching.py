@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from rich.cells import cell_len
 
 from domain.jobs.failures import FailureClass
@@ -48,6 +49,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return seen
 
 
+class Number(BaseModel):
+    """A document of a long list."""
+
+    position: int
+
+
 def test_a_long_list_is_read_page_by_page() -> None:
     def page(request: httpx.Request) -> httpx.Response:
         first = int(request.url.params.get("after", 0)) + 1
@@ -55,9 +62,9 @@ def test_a_long_list_is_read_page_by_page() -> None:
         return httpx.Response(200, json={"data": data, "has_more": first < 5})
 
     with Client(Endpoint("http://gateway", "eco_x"), httpx.MockTransport(page)) as client:
-        whole = client.whole("/ledger", "position", job=None)
-    assert [each["position"] for each in whole["data"]] == [1, 2, 3, 4, 5, 6]
-    assert list(whole) == ["data", "has_more"]
+        whole = client.read_all(Number, "/ledger", "position", job=None)
+    assert [each.position for each in whole.model.data] == [1, 2, 3, 4, 5, 6]
+    assert list(whole.document) == ["data", "has_more"]
 
 
 def test_a_job_is_followed_to_its_end(me: Owner, seen: list[tuple[str, int]]) -> None:
