@@ -24,7 +24,7 @@ from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
-from tests.gateway.jobs.owners import Owner, Reader
+from tests.gateway.jobs.owners import ClientOf, Owner, Reader
 from tests.gateway.launch.wizard_form import Wizard
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.polling import eventually
@@ -119,9 +119,6 @@ def healthy(url: str) -> bool:
         return httpx.get(f"{url}/healthz").is_success
     except httpx.TransportError:
         return False
-
-
-ClientOf = Callable[[Person], OpenAI]
 
 
 @pytest.fixture

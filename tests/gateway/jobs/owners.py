@@ -5,18 +5,22 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
+from uuid import UUID
 
 from fastapi.testclient import TestClient
 from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
 
 from gateway.http.openai_vocabulary import file_name, job_of
 from gateway.jobs.describe import MINOR_TOPICS
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.platform_job import PlatformJob
 from tests.gateway.web.signed_in import Browser, signed_in
+
+ClientOf = Callable[[Person], OpenAI]
 
 
 class Owner(PlatformJob):
@@ -87,20 +91,40 @@ class Reader(Owner):
         return answer.text
 
 
+@dataclass
+class OpenAIJobs:
+    """The jobs of a person with $10 under /v1, and a file."""
+
+    platform: Platform
+    person: Person
+    dataset_id: UUID
+    client: OpenAI
+
+    @classmethod
+    def of(cls, platform: Platform, client_of: ClientOf, *, ready: bool = True) -> Self:
+        """Return the jobs of a new person, whose file may still be in validation."""
+        person, _ = platform.ready()
+        return cls(platform, person, platform.dataset(person, ready=ready), client_of(person))
+
+    @property
+    def api(self) -> Any:  # openai.resources.fine_tuning.Jobs, without the types of its options
+        return self.client.fine_tuning.jobs
+
+    def create(self, **fields: Any) -> FineTuningJob:
+        """Create a job on the file."""
+        form = {"training_file": file_name(self.dataset_id), "model": BASE_MODEL}
+        return self.api.create(**form | fields)
+
+
 class Trained(PlatformJob):
     """A job under /v1 after six steps of one second, with a checkpoint and evaluation at step 4."""
 
     total_steps = 6
 
-    def __init__(
-        self, client_of: Callable[[Person], OpenAI], http: TestClient, platform: Platform
-    ) -> None:
-        person, _ = platform.ready()
-        self.client, self.http = client_of(person), http
-        created = self.client.fine_tuning.jobs.create(
-            model=BASE_MODEL, training_file=file_name(platform.dataset(person)), suffix="s"
-        )
-        super().__init__(platform, person, job_of(created.id))
+    def __init__(self, client_of: ClientOf, http: TestClient, platform: Platform) -> None:
+        jobs = OpenAIJobs.of(platform, client_of)
+        self.client, self.http = jobs.client, http
+        super().__init__(platform, jobs.person, job_of(jobs.create(suffix="s").id))
         self.began = datetime.now(UTC)
         self.at(0)
         self.train(checkpoint=None)

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import openai
 import pytest
-from openai.types.fine_tuning import FineTuningJob
 
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
-from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.conftest import ClientOf
+from tests.builders.platform import BASE_MODEL, Platform
+from tests.gateway.jobs.owners import ClientOf, OpenAIJobs
 from tests.openai_objects import whole
 
 KEY = {"idempotency-key": "once"}
 
 
-@dataclass
-class Jobs:
-    """The jobs of a person with a file, and the minimal request for a job on it."""
-
-    person: Person
-    client: Any  # openai.resources.fine_tuning.Jobs, without the types of its options
-    form: dict[str, Any]
-
-    def create(self, **fields: Any) -> FineTuningJob:
-        return self.client.create(**self.form | fields)
-
-
 @pytest.fixture
-def jobs(client_of: ClientOf, platform: Platform) -> Jobs:
-    person, form = platform.ready()
-    file = file_name(platform.dataset(person))
-    form = {"training_file": file, "model": BASE_MODEL}
-    return Jobs(person, client_of(person).fine_tuning.jobs, form)
+def jobs(client_of: ClientOf, platform: Platform) -> OpenAIJobs:
+    return OpenAIJobs.of(platform, client_of)
 
 
-def test_a_job_is_created_and_retrieved(jobs: Jobs, platform: Platform) -> None:
+def test_a_job_is_created_and_retrieved(jobs: OpenAIJobs, platform: Platform) -> None:
     job = whole(
         jobs.create(
             validation_file=file_name(platform.dataset(jobs.person)),
@@ -65,7 +48,7 @@ def test_a_job_is_created_and_retrieved(jobs: Jobs, platform: Platform) -> None:
     assert sent["method"]["supervised"]["hyperparameters"]["batch_size"] == 8
     assert sent["ecolink"]["hyperparameters"]["lora_r"] == 8
 
-    read = whole(jobs.client.retrieve(job.id))
+    read = whole(jobs.api.retrieve(job.id))
     # Nothing trains yet, so the expected end moves with the time.
     assert read.estimated_finish is not None
     assert read.estimated_finish >= job.estimated_finish
@@ -75,11 +58,11 @@ def test_a_job_is_created_and_retrieved(jobs: Jobs, platform: Platform) -> None:
 
 
 def test_jobs_are_filtered_by_metadata_and_paged(
-    jobs: Jobs, client_of: ClientOf, platform: Platform
+    jobs: OpenAIJobs, client_of: ClientOf, platform: Platform
 ) -> None:
     noted = [{"team": "a"}, {"team": "b", "run": "1"}, {"team": "b"}, None]
     made = [jobs.create(metadata=each).id for each in noted]
-    listed = jobs.client.list
+    listed = jobs.api.list
     assert [whole(each).id for each in listed(limit=1)] == made[::-1]
     for limit in (1, 20):
         assert [each.id for each in listed(metadata={"team": "b"}, limit=limit)] == made[2:0:-1]
@@ -89,35 +72,35 @@ def test_jobs_are_filtered_by_metadata_and_paged(
     assert list(client_of(platform.person()).fine_tuning.jobs.list(metadata={"team": "b"})) == []
 
 
-def test_commands_return_the_job_or_a_conflict_without_a_retry(jobs: Jobs) -> None:
+def test_commands_return_the_job_or_a_conflict_without_a_retry(jobs: OpenAIJobs) -> None:
     job = jobs.create()
-    assert whole(jobs.client.pause(job.id)).status == "paused"
-    assert whole(jobs.client.resume(job.id)).status == "queued"
-    cancelled = whole(jobs.client.cancel(job.id))
+    assert whole(jobs.api.pause(job.id)).status == "paused"
+    assert whole(jobs.api.resume(job.id)).status == "queued"
+    cancelled = whole(jobs.api.cancel(job.id))
     assert (cancelled.status, cancelled.estimated_finish) == ("cancelled", None)
     assert cancelled.finished_at is not None
-    for command in (jobs.client.pause, jobs.client.resume):
+    for command in (jobs.api.pause, jobs.api.resume):
         with pytest.raises(openai.ConflictError) as refused:
             command(job.id)
         assert refused.value.response.headers["x-should-retry"] == "false"
         assert refused.value.code == "wrong_state"
 
 
-def test_a_resume_changes_only_the_number_of_gpus(jobs: Jobs, platform: Platform) -> None:
+def test_a_resume_changes_only_the_number_of_gpus(jobs: OpenAIJobs, platform: Platform) -> None:
     platform.open_pool("a100-40", 4)
     job = jobs.create(extra_body={"gpu_type": "a100-40"})
-    jobs.client.pause(job.id)
+    jobs.api.pause(job.id)
     for wrong in ({"gpu_type": "h100"}, {"gpu_count": 0}, {"gpu_count": 2, "epochs": 3}):
         with pytest.raises(openai.BadRequestError) as refused:
-            jobs.client.resume(job.id, extra_body=wrong)
+            jobs.api.resume(job.id, extra_body=wrong)
         assert refused.value.param in wrong
-    assert jobs.client.retrieve(job.id).status == "paused"
-    resumed: Any = jobs.client.resume(job.id, extra_body={"gpu_count": 2}).to_dict()
+    assert jobs.api.retrieve(job.id).status == "paused"
+    resumed: Any = jobs.api.resume(job.id, extra_body={"gpu_count": 2}).to_dict()
     assert resumed["ecolink"]["gpu_count"] == 2
 
 
 def test_another_accounts_job_is_not_found(
-    jobs: Jobs, client_of: ClientOf, platform: Platform
+    jobs: OpenAIJobs, client_of: ClientOf, platform: Platform
 ) -> None:
     job = jobs.create()
     theirs = client_of(platform.person(dollars=10)).fine_tuning.jobs
@@ -129,12 +112,12 @@ def test_another_accounts_job_is_not_found(
             with pytest.raises(openai.NotFoundError):
                 ask(name)
     with pytest.raises(openai.NotFoundError) as refused:
-        theirs.create(**jobs.form)
+        theirs.create(training_file=file_name(jobs.dataset_id), model=BASE_MODEL)
     assert refused.value.param == "training_file"
     assert list(theirs.list()) == []
 
 
-def test_a_low_balance_is_an_insufficient_quota(jobs: Jobs, platform: Platform) -> None:
+def test_a_low_balance_is_an_insufficient_quota(jobs: OpenAIJobs, platform: Platform) -> None:
     platform.spend(jobs.person)
     with pytest.raises(openai.APIStatusError) as refused:
         jobs.create()
@@ -143,7 +126,7 @@ def test_a_low_balance_is_an_insufficient_quota(jobs: Jobs, platform: Platform) 
     assert body["figures"]["missing_micros"] == body["figures"]["needed_micros"]
 
 
-def test_a_repeated_key_returns_the_same_job(jobs: Jobs, platform: Platform) -> None:
+def test_a_repeated_key_returns_the_same_job(jobs: OpenAIJobs, platform: Platform) -> None:
     with ThreadPoolExecutor(4) as threads:
         made = set(threads.map(lambda _: jobs.create(extra_headers=KEY).id, range(4)))
     platform.open_pool("a100-40", 4)  # also if it would fit better elsewhere
@@ -153,7 +136,7 @@ def test_a_repeated_key_returns_the_same_job(jobs: Jobs, platform: Platform) -> 
     assert refused.value.code == "idempotency_key_reused"
 
 
-def test_only_a_retry_repeats_an_identical_body(jobs: Jobs) -> None:
+def test_only_a_retry_repeats_an_identical_body(jobs: OpenAIJobs) -> None:
     first, second = jobs.create().id, jobs.create().id
     assert first != second
     again = {"x-stainless-retry-count": "1"}
@@ -161,7 +144,7 @@ def test_only_a_retry_repeats_an_identical_body(jobs: Jobs) -> None:
     assert jobs.create(seed=3, extra_headers=again).id not in (first, second)
 
 
-def test_a_rejected_file_is_refused_with_its_errors(jobs: Jobs, platform: Platform) -> None:
+def test_a_rejected_file_is_refused_with_its_errors(jobs: OpenAIJobs, platform: Platform) -> None:
     rejected = platform.dataset(jobs.person, ready=False)
     platform.reject(rejected)
     with pytest.raises(openai.BadRequestError) as refused:
@@ -170,7 +153,7 @@ def test_a_rejected_file_is_refused_with_its_errors(jobs: Jobs, platform: Platfo
     assert "line 3: no JSON" in refused.value.message
 
 
-def test_omitted_gpus_are_the_cheapest_free_ones(jobs: Jobs, platform: Platform) -> None:
+def test_omitted_gpus_are_the_cheapest_free_ones(jobs: OpenAIJobs, platform: Platform) -> None:
     def place_of(**chosen: Any) -> tuple[str, int]:
         job: Any = jobs.create(extra_body=chosen).to_dict()
         return job["ecolink"]["gpu_type"], job["ecolink"]["gpu_count"]
@@ -193,8 +176,10 @@ def test_omitted_gpus_are_the_cheapest_free_ones(jobs: Jobs, platform: Platform)
         ("gpu_count", {"extra_body": {"gpu_count": 9}}),
     ],
 )
-def test_an_error_names_the_sent_parameter(jobs: Jobs, param: str, fields: dict[str, Any]) -> None:
+def test_an_error_names_the_sent_parameter(
+    jobs: OpenAIJobs, param: str, fields: dict[str, Any]
+) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         jobs.create(**fields)
     assert refused.value.param == param
-    assert not jobs.client.list().data
+    assert not jobs.api.list().data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +19,9 @@ from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
 from gateway.jobs import requests
 from infrastructure.settings import Settings
-from tests.builders.platform import BASE_MODEL, Person, Platform
-from tests.gateway.conftest import ClientOf, application
+from tests.builders.platform import BASE_MODEL, Platform
+from tests.gateway.conftest import application
+from tests.gateway.jobs.owners import ClientOf, OpenAIJobs
 from tests.openai_objects import whole
 from tests.polling import eventually
 
@@ -34,43 +34,27 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "LOOK_SECONDS", 0.05)
 
 
-@dataclass
-class Early:
+class Early(OpenAIJobs):
     """A person with a file that is being validated."""
-
-    platform: Platform
-    person: Person
-    dataset_id: UUID
-    client: OpenAI
-
-    def create(self, **fields: Any) -> FineTuningJob:
-        """Create a job on the file."""
-        form = {"training_file": file_name(self.dataset_id), "model": BASE_MODEL}
-        return self.jobs.create(**form | fields)
-
-    @property
-    def jobs(self) -> Any:
-        return self.client.fine_tuning.jobs
 
     def reached(self, job: FineTuningJob, status: str) -> FineTuningJob:
         """Poll until the job has a status, and return it."""
-        eventually(lambda: self.jobs.retrieve(job.id).status == status)
-        return whole(self.jobs.retrieve(job.id))
+        eventually(lambda: self.api.retrieve(job.id).status == status)
+        return whole(self.api.retrieve(job.id))
 
     def messages(self, job: FineTuningJob, count: int) -> list[str]:
         """Return the messages of the job's events once there are so many."""
-        eventually(lambda: len(self.jobs.list_events(job.id).data) == count)
-        return [whole(each).message for each in self.jobs.list_events(job.id)]
+        eventually(lambda: len(self.api.list_events(job.id).data) == count)
+        return [whole(each).message for each in self.api.list_events(job.id)]
 
 
 @pytest.fixture
 def early(client_of: ClientOf, platform: Platform) -> Early:
-    person, _ = platform.ready()
-    return Early(platform, person, platform.dataset(person, ready=False), client_of(person))
+    return Early.of(platform, client_of, ready=False)
 
 
 def test_a_job_is_approved_when_its_files_are_ready(early: Early, platform: Platform) -> None:
-    jobs = early.jobs
+    jobs = early.api
     job = whole(
         early.create(
             validation_file=file_name(platform.dataset(early.person)),
@@ -148,7 +132,7 @@ def test_a_low_balance_fails_the_job_with_the_error_of_an_approval(
 
 
 def test_a_cancelled_request_is_never_approved(early: Early, platform: Platform) -> None:
-    jobs = early.jobs
+    jobs = early.api
     job, other = early.create(), early.create()
     for command in (jobs.pause, jobs.resume):
         with pytest.raises(openai.ConflictError, match="validating_files"):
@@ -173,7 +157,7 @@ def test_a_key_names_one_job_before_and_after_the_approval(
 ) -> None:
     with ThreadPoolExecutor(4) as threads:
         made = list(threads.map(lambda _: early.create(extra_headers=KEY), range(4)))
-    assert len({each.id for each in made}) == len(list(early.jobs.list())) == 1
+    assert len({each.id for each in made}) == len(list(early.api.list())) == 1
 
     def reuse_is_refused() -> bool:
         with pytest.raises(openai.ConflictError) as refused:
@@ -191,7 +175,7 @@ def test_a_key_names_one_job_before_and_after_the_approval(
 
 def test_the_key_of_a_cancelled_request_names_that_job(early: Early, platform: Platform) -> None:
     job = early.create(extra_headers=KEY)
-    early.jobs.cancel(job.id)
+    early.api.cancel(job.id)
     platform.validate(early.dataset_id)
     again = early.create(extra_headers=KEY)
     assert (again.id, again.status) == (job.id, "cancelled")
@@ -225,23 +209,17 @@ def test_another_accounts_request_is_not_found(
 def test_a_request_survives_a_gateway_restart(
     settings: Settings, platform: Platform, projecting: None
 ) -> None:
-    person, _ = platform.ready()
-    dataset_id = platform.dataset(person, ready=False)
+    def client_on(http: TestClient, key: str) -> OpenAI:
+        url = "http://testserver/v1"
+        return OpenAI(api_key=key, base_url=url, http_client=http, max_retries=0)
 
-    def early_on(transport: TestClient) -> Early:
-        client = OpenAI(
-            api_key=person.key,
-            base_url="http://testserver/v1",
-            http_client=transport,
-            max_retries=0,
-        )
-        return Early(platform, person, dataset_id, client)
-
-    with TestClient(application(settings)) as first:
-        job = early_on(first).create()
-    platform.validate(dataset_id)
-    with TestClient(application(settings)) as second:
-        early_on(second).reached(job, "queued")
+    with TestClient(application(settings)) as http:
+        early = Early.of(platform, lambda person: client_on(http, person.key), ready=False)
+        job = early.create()
+    platform.validate(early.dataset_id)
+    with TestClient(application(settings)) as http:
+        early.client = client_on(http, early.person.key)
+        early.reached(job, "queued")
 
 
 def test_concurrent_gateways_approve_a_job_once(
