@@ -134,8 +134,8 @@ class PlatformJob:
         """Store lines of the first segment's log, numbered from `first`."""
         with connect(self.platform.settings) as connection:
             for n, text in enumerate(texts, first):
-                told = {"n": n, "level": "INFO", "text": text, "logged_at": datetime.now(UTC)}
-                add_log_line(connection, LogLine(**self._place(1) | told))
+                line = {"n": n, "level": "INFO", "text": text, "logged_at": datetime.now(UTC)}
+                add_log_line(connection, LogLine(**self._place(1) | line))
 
     def serve(self, model: str) -> None:
         """Activate the deployment of a model or checkpoint."""

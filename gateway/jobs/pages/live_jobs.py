@@ -151,9 +151,9 @@ class LiveJobs:
             self._end(lambda viewer: viewer.key_id in revoked_keys)
         for job in self._jobs.values():
             own = [
-                told
-                for told in batch
-                if told.account_id == job.account_id and told.job_id in (None, job.job_id)
+                each
+                for each in batch
+                if each.account_id == job.account_id and each.job_id in (None, job.job_id)
             ]
             if own:
                 job.tell(self._entries(own), own[-1].sequence)

@@ -131,12 +131,12 @@ export class Chart {
     return [all, of(this.losses), of(this.smoothed), all.map((step) => this.evaluations.get(step) ?? null)];
   }
 
-  draw(anew) {
+  draw(rebuild) {
     if (!this.steps.length && !this.evaluations.size) return;
     this.data = this.columns();
     const { min, max } = this.plot?.scales.x ?? {};
-    if (anew) this.plot?.destroy();
-    if (anew || !this.plot) {
+    if (rebuild) this.plot?.destroy();
+    if (rebuild || !this.plot) {
       this.element.replaceChildren();
       this.plot = new uPlot(this.options(), this.data, this.element);
       this.plot.over.addEventListener("dblclick", () => this.zoom(false));

@@ -7,7 +7,7 @@ const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}
 const number = (_, value) => written(value);
 const problem = document.getElementById("curves-problem");
 const summary = document.getElementById("curves-summary");
-const DASHES = [[], [10, 5]]; // dashed lines for the second job, for colour-blind readers
+const DASHES = [[], [10, 5]]; // dashed lines for the second job, for color-blind readers
 let plot = null, curves = [];
 
 function data() {

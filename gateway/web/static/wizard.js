@@ -1,4 +1,4 @@
-// The wizard's behaviour beyond htmx: stale responses, approvals, lists, and links to problems.
+// The wizard's behavior beyond htmx: stale responses, approvals, lists, and links to problems.
 
 const form = document.getElementById("wizard");
 

@@ -9,7 +9,7 @@ import pytest
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
-from domain.core.aggregate import Cause, Event
+from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
@@ -30,23 +30,17 @@ THREADS = ModeDifference(setting="threads", saved="2", now="1")
 RANKS = ModeDifference(setting="ranks", saved="2", now="1")
 
 
-@pytest.fixture(autouse=True)
-def cause() -> Iterator[Cause]:
-    """Run every command of a test in one context."""
-    with command() as cause:
-        yield cause
-
-
 @pytest.fixture
-def given() -> Job:
+def given() -> Iterator[Job]:
     """A job whose first segment crashed after two checkpoints, and whose second one runs."""
-    given = running()
-    for step in (10, 20):
-        save_checkpoint(given, 1, step)
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 100))
-    given.allocate_segment(2)
-    given.collect_events()
-    return given
+    with command():
+        given = running()
+        for step in (10, 20):
+            save_checkpoint(given, 1, step)
+        given.end_segment(1, ending(SegmentEnd.CRASHED, 100))
+        given.allocate_segment(2)
+        given.collect_events()
+        yield given
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
@@ -74,9 +68,8 @@ def test_a_resume_names_what_differs_from_the_saved_state(
     level: str,
     named: list[str],
 ) -> None:
-    given.certify_resume(
-        2, resume_certificate(10, "checkpoints/1/10", STATE, unchecked, 1, differences)
-    )
+    certificate = resume_certificate(10, "checkpoints/1/10", STATE, unchecked, 1, differences)
+    given.certify_resume(2, certificate)
     (event,) = given.collect_events()
     description = describe(event)  # type: ignore[arg-type]
     assert description.level == level

@@ -51,27 +51,21 @@ def test_the_response_has_the_sent_batch_size(each: int, gpus: int) -> None:
     assert parts["micro_batch_size"] <= vocabulary.MOST_IN_A_MICRO_BATCH
 
 
-def test_a_batch_must_be_dealt_out_evenly() -> None:
-    for size in (1, 3):
-        with pytest.raises(Invalid) as refused:
-            form(hyperparameters={"batch_size": size}, gpu_count=2).translated()
-        assert refused.value.field == "batch_size"
-
-
 @pytest.mark.parametrize(
-    ("name", "accepted", "refused", "most"),
+    ("name", "accepted", "refused", "most", "gpus"),
     [
-        ("batch_size", 4096, 4100, r"\b4\b.*4,096"),
-        ("batch_size", 1023, 1025, r"\b4\b.*4,096"),
-        ("learning_rate_multiplier", 5000, 5001, "5,000"),
+        ("batch_size", 4096, 4100, r"\b4\b.*4,096", 1),
+        ("batch_size", 1023, 1025, r"\b4\b.*4,096", 1),
+        ("batch_size", 4, 3, "batch", 2),
+        ("learning_rate_multiplier", 5000, 5001, "5,000", 1),
     ],
 )
-def test_a_number_that_is_too_large_is_refused_under_the_sent_name(
-    name: str, accepted: float, refused: float, most: str
+def test_a_number_that_is_refused_has_the_sent_name(
+    name: str, accepted: float, refused: float, most: str, gpus: int
 ) -> None:
-    form(hyperparameters={name: accepted}).translated()
+    form(hyperparameters={name: accepted}, gpu_count=gpus).translated()
     with pytest.raises(Invalid, match=most) as refusal:
-        form(hyperparameters={name: refused}).translated()
+        form(hyperparameters={name: refused}, gpu_count=gpus).translated()
     assert refusal.value.field == name
 
 

@@ -154,7 +154,7 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, platform: 
     assert (curve["losses"][-1], curve["smoothed"][-1]) == (1.88, 2.88)
 
 
-def test_memory_of_a_cpu_is_labelled_as_host_memory(reader: Reader) -> None:
+def test_memory_of_a_cpu_is_labeled_as_host_memory(reader: Reader) -> None:
     reader.train()
     for gpu_type, is_host in (("cpu", True), ("cpu-small", True), ("l4", False)):
         set_columns(reader, "gpu_type = %s", gpu_type)

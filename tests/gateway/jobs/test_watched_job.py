@@ -49,32 +49,31 @@ def test_kept_changes_are_bounded() -> None:
     assert KEPT <= len(frame["events"]) <= 2 * KEPT
 
 
+def rows(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
+    """Return measured steps and log lines with these numbers."""
+    numbers = range(first, last + 1)
+    step = {"segment": 1, "loss": 2.0, "smoothed": 2.5}
+    line = {"segment": 1, "level": "INFO", "text": "a line"}
+    return {
+        "steps": [step | {"step": n} for n in numbers],
+        "lines": [line | {"n": n} for n in numbers],
+    }
+
+
 def steps(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
-    return {
-        "steps": [
-            {"segment": 1, "step": n, "loss": 2.0, "smoothed": 2.5} for n in range(first, last + 1)
-        ]
-    }
-
-
-def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
-    return {
-        "lines": [
-            {"segment": 1, "n": n, "level": "INFO", "text": f"{n}"} for n in range(first, last + 1)
-        ]
-    }
+    return {"steps": rows(first, last)["steps"]}
 
 
 def test_a_gap_in_the_read_rows_reloads_the_curve_and_the_log() -> None:
     """After an outage of the database or a burst of log lines, only the newest rows are read."""
     job = watched(0)
-    job.measure(steps(1, 3) | lines(1, 3), KEPT)
+    job.measure(rows(1, 3), KEPT)
     before = job.tick
     job.measure(steps(10, 9 + KEPT), KEPT)
     frame = json.loads(job.frame_since(before))
     assert frame["curve"] is None
     assert "line" not in frame
-    job.measure(lines(10, 9 + KEPT), KEPT)
+    job.measure({"lines": rows(10, 9 + KEPT)["lines"]}, KEPT)
     assert json.loads(job.frame_since(before))["line"] is None
     now = job.tick
     job.measure(steps(10 + KEPT, 10 + KEPT), KEPT)
@@ -86,7 +85,7 @@ def test_a_viewer_behind_the_kept_rows_reloads_the_curve_and_the_log() -> None:
     job.measure({}, KEPT)
     ticks: list[int] = []
     for n in range(1, 2 * KEPT + 2):
-        job.measure(steps(n, n) | lines(n, n), KEPT)
+        job.measure(rows(n, n), KEPT)
         ticks.append(job.tick)
     late = json.loads(job.frame_since(ticks[KEPT - 1]))
     assert (late["curve"], late["line"]) == (None, None)
