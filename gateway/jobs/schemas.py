@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
@@ -304,10 +304,8 @@ class CheckpointAnswer(Answer):
     )
 
 
-class ResumeRequest(BaseModel):
+class ResumeRequest(BaseModel, extra="forbid"):
     """Options of a resume. The body may be empty."""
-
-    model_config = ConfigDict(extra="forbid")
 
     wait: bool = Field(
         default=False, strict=True, description="Queue, free of charge, if no GPU is free."

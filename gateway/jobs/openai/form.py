@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from domain.core.errors import Invalid
 from domain.training.hyperparameters import Hyperparameters
@@ -23,37 +23,29 @@ OURS = frozenset(Hyperparameters.model_fields) - {"seed"}
 """Hyperparameters under EcoLink's names. Clients send them in `extra_body`."""
 
 
-class OpenAIHyperparameters(BaseModel):
+class OpenAIHyperparameters(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
     """OpenAI's hyperparameters. `auto` selects EcoLink's default."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     n_epochs: Auto | int = AUTO
     batch_size: Auto | Annotated[int, Field(ge=1)] = AUTO
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0)] = AUTO
 
 
-class Supervised(BaseModel):
+class Supervised(BaseModel, extra="forbid"):
     """Supervised fine-tuning, the only supported method."""
-
-    model_config = ConfigDict(extra="forbid")
 
     hyperparameters: OpenAIHyperparameters | None = None
 
 
-class Method(BaseModel):
+class Method(BaseModel, extra="forbid"):
     """The training method."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["supervised"]
     supervised: Supervised | None = None
 
 
-class CreateJob(BaseModel):
+class CreateJob(BaseModel, extra="allow", strict=True):
     """A request for a job. `translated` rejects unknown fields."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
     training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
@@ -75,11 +67,7 @@ class CreateJob(BaseModel):
         value that is given twice.
         """
         given = dict(self.model_extra or {})
-        unknown = sorted(given.keys() - OURS)
-        if unknown:
-            raise RequestValidationError(
-                [{"loc": ("body", name), "msg": "Unknown field."} for name in unknown]
-            )
+        _require_none(given.keys() - OURS, "Unknown field.")
         called: dict[str, str] = {}
         for name, value in self._numbers().items():
             for ours, translated in _ours(name, value, self.gpu_count).items():
@@ -113,24 +101,21 @@ class CreateJob(BaseModel):
         return numbers
 
 
-class ResumeJob(BaseModel):
+class ResumeJob(BaseModel, extra="allow", strict=True):
     """Options of a resume, sent in `extra_body`. By default, OpenAI's client sends no body."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     gpu_count: int | None = Field(default=None, ge=1, le=64)
 
     def accepted(self) -> int | None:
         """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
-        fixed = sorted(self.model_extra or {})
-        if fixed:
-            raise RequestValidationError(
-                [
-                    {"loc": ("body", name), "msg": "A resume can change only gpu_count."}
-                    for name in fixed
-                ]
-            )
+        _require_none(self.model_extra or {}, "A resume can change only gpu_count.")
         return self.gpu_count
+
+
+def _require_none(fields: Iterable[str], message: str) -> None:
+    """Raise RequestValidationError with the message for each field."""
+    if problems := [{"loc": ("body", name), "msg": message} for name in sorted(fields)]:
+        raise RequestValidationError(problems)
 
 
 def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:

@@ -36,6 +36,16 @@ class Line:
     label: str
     values: tuple[str, ...]
 
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        jobs: Sequence[JobDetail],
+        value_of: Callable[[JobDetail], str | None],
+    ) -> Line:
+        """Return the line of a value. A missing one is a dash."""
+        return cls(label, tuple(value_of(job) or "—" for job in jobs))
+
     @property
     def differs(self) -> bool:
         """True if the jobs have different values."""
@@ -79,21 +89,19 @@ def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[s
     return [f"{names[job.id].title} {job.id.hex[:SHORT]}" for job in jobs]
 
 
-def _results(jobs: Sequence[JobDetail]) -> list[Line]:
-    def line(label: str, values: list[str | None]) -> Line:
-        return Line(label, tuple(value or "—" for value in values))
-
-    return [
-        line("Status", [state_of(job) for job in jobs]),
-        line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
-        line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
-        line("Smoothed train loss, last step", [_loss(job.smoothed_loss) for job in jobs]),
-        line("Held-out loss, base model", [_loss(job.loss_before) for job in jobs]),
-        line("Held-out loss, last", [_loss(_last_loss(job)) for job in jobs]),
-        line("Held-out loss, best", [_best(job) for job in jobs]),
-        line("Cost", [written_amount(job.cost) for job in jobs]),
-        line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
-    ]
+def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
+    for label, value_of in (
+        ("Status", state_of),
+        ("Steps", lambda job: _of(job.step, job.total_steps)),
+        ("Train loss, last step", lambda job: _loss(job.train_loss)),
+        ("Smoothed train loss, last step", lambda job: _loss(job.smoothed_loss)),
+        ("Held-out loss, base model", lambda job: _loss(job.loss_before)),
+        ("Held-out loss, last", lambda job: _loss(_last_loss(job))),
+        ("Held-out loss, best", _best),
+        ("Cost", lambda job: written_amount(job.cost)),
+        ("Billed time", lambda job: spoken(job.billed_seconds)),
+    ):
+        yield Line.of(label, jobs, value_of)
 
 
 def _choices(
@@ -101,32 +109,28 @@ def _choices(
 ) -> Iterator[Line]:
     """Yield the choices of both jobs. Omit the validation dataset if neither job has one."""
 
-    def line(label: str, value_of: Callable[[JobDetail], str]) -> Line:
-        return Line(label, tuple(value_of(job) for job in jobs))
+    def dataset(job: JobDetail) -> str:
+        return dataset_link(job.dataset_id, names[job.id].dataset)
 
-    yield line("Base model", lambda job: job.base_model)
-    yield line("Dataset", lambda job: dataset_link(job.dataset_id, names[job.id].dataset))
+    def validation(job: JobDetail) -> str:
+        if job.validation_dataset_id is None:
+            return "a part of the dataset"
+        return dataset_link(job.validation_dataset_id, names[job.id].validation_dataset)
+
+    yield Line.of("Base model", jobs, lambda job: job.base_model)
+    yield Line.of("Dataset", jobs, dataset)
     if any(job.validation_dataset_id is not None for job in jobs):
-        yield line(
-            "Validation dataset",
-            lambda job: (
-                "a part of the dataset"
-                if job.validation_dataset_id is None
-                else dataset_link(job.validation_dataset_id, names[job.id].validation_dataset)
-            ),
-        )
-    yield line("GPUs", lambda job: places.gpus(job.gpu_count, job.gpu_type))
-    yield line("Region", lambda job: places.region(job.region))
-    yield line("Precision", lambda job: str(job.precision))
+        yield Line.of("Validation dataset", jobs, validation)
+    yield Line.of("GPUs", jobs, lambda job: places.gpus(job.gpu_count, job.gpu_type))
+    yield Line.of("Region", jobs, lambda job: places.region(job.region))
+    yield Line.of("Precision", jobs, lambda job: str(job.precision))
 
 
-def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
-    """Return every hyperparameter of either job, in the wizard's order."""
-    names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
-    return [
-        Line(title_of(name), tuple(written(job.hyperparameters.get(name)) for job in jobs))
-        for name in names
-    ]
+def _settings(jobs: Sequence[JobDetail]) -> Iterator[Line]:
+    """Yield every hyperparameter of either job, in the wizard's order."""
+    for name in dict.fromkeys(name for job in jobs for name in job.hyperparameters):
+        values = tuple(written(job.hyperparameters.get(name)) for job in jobs)
+        yield Line(title_of(name), values)
 
 
 def _of(step: int, total: int | None) -> str:

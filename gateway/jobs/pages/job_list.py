@@ -49,25 +49,16 @@ class Group(StrEnum):
 class Asked:
     """The filter and the position in the page's URL."""
 
-    group: Group | None
-    after: JobId | None
+    status: Annotated[Group | None, Given, Query()] = None
+    after: Annotated[JobId | None, Query()] = None
 
     def query(self, **change: object) -> str:
         """Return the query string of the URL with some parameters changed."""
         after = job_name(self.after) if self.after else None
-        fields: dict[str, object] = {"status": self.group, "after": after}
-        return query_of(fields | change)
+        return query_of({"status": self.status, "after": after} | change)
 
 
-def asked(
-    status: Annotated[Group | None, Given, Query()] = None,
-    after: Annotated[JobId | None, Query()] = None,
-) -> Asked:
-    """Return the filter and the position in the URL."""
-    return Asked(status, after)
-
-
-AskedOf = Annotated[Asked, Depends(asked)]
+AskedOf = Annotated[Asked, Depends()]
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class JobsNow:
 
 def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
     """Return the current jobs of a page."""
-    statuses = asked.group.statuses if asked.group else None
+    statuses = asked.status.statuses if asked.status else None
     found = list_jobs(backend, caller, PAGE_JOBS, after=asked.after, statuses=statuses)
     return JobsNow(found.data, found.has_more, count_jobs(backend, caller))
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, WebSocket
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from domain.core.errors import Invalid
 from gateway.backend import Backend
@@ -56,8 +56,6 @@ PlaceAsked = Annotated[tuple[Number, Number], BeforeValidator(_place)]
 
 class Asked(BaseModel):
     """The last event, step, evaluation and log line that the page already shows."""
-
-    model_config = ConfigDict(extra="ignore")
 
     job_id: JobId
     after: int = Field(default=0, ge=0, le=MOST_POSITION)
