@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from gateway.http.sessions import COOKIE
 from infrastructure.profiles import add_account_name
-from infrastructure.sessions import LONGEST_SESSION_DAYS, add_sign_in_link
+from infrastructure.sessions import MAX_SESSION_DAYS, add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
@@ -220,7 +220,7 @@ def test_an_idle_session_ends(browser: Browser, settings: Settings) -> None:
 
 
 def test_a_used_session_ends_at_its_maximum_age(browser: Browser, settings: Settings) -> None:
-    for day in range(1, LONGEST_SESSION_DAYS):
+    for day in range(1, MAX_SESSION_DAYS):
         let_pass(settings, minutes=24 * 60)
         assert browser.client.get("/datasets", follow_redirects=False).status_code == 200, day
     let_pass(settings, minutes=24 * 60)
