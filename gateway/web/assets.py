@@ -73,13 +73,10 @@ def show_asset(version: str, name: str, request: Request) -> Response:
         "cache-control": FOREVER if version == digest() else "no-store",
         "vary": "accept-encoding",
     }
+    content = asset.content
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(
-            asset.zipped,
-            headers=headers | {"content-encoding": "gzip"},
-            media_type=asset.media_type,
-        )
-    return Response(asset.content, headers=headers, media_type=asset.media_type)
+        content, headers = asset.zipped, headers | {"content-encoding": "gzip"}
+    return Response(content, headers=headers, media_type=asset.media_type)
 
 
 def _media_type(name: str) -> str:

@@ -62,12 +62,17 @@ async def create_job(
     """
     choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
-    key = await run_in_threadpool(
-        command_key, backend, caller, idempotency_key, retries, request_sha256
-    )
-    order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
-    job_id = await run_in_threadpool(_ordered, backend, caller, key, choices, order)
-    return await run_in_threadpool(_answer_new, backend, caller, job_id, wanted.metadata)
+
+    def create() -> JobObject:
+        key = command_key(backend, caller, idempotency_key, retries, request_sha256)
+        order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
+        job_id = _ordered(backend, caller, key, choices, order)
+        with backend.pool.connection() as connection:
+            set_job_metadata(connection, job_id, wanted.metadata or {})
+        caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
+        return job_object(backend, caller, job_id)
+
+    return await run_in_threadpool(create)
 
 
 def _choices(wanted: CreateJob) -> Choices:
@@ -92,15 +97,6 @@ def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order
         dataset_id = files_of(choices)[refusal.field or TRAINING_FILE]
         message = explained(backend, caller.account_id, refusal.message, dataset_id)
         raise FileRejected(message, field=refusal.field) from None
-
-
-def _answer_new(
-    backend: Backend, caller: Caller, job_id: UUID, metadata: dict[str, str] | None
-) -> JobObject:
-    with backend.pool.connection() as connection:
-        set_job_metadata(connection, job_id, metadata or {})
-    caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
-    return job_object(backend, caller, job_id)
 
 
 @router.get("")

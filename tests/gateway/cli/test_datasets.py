@@ -12,12 +12,12 @@ import pytest
 from domain.access.role import Role
 from gateway.cli.exits import ExitCode
 from tests.builders.platform import Platform
-from tests.gateway.cli.conftest import CommandLine, Served, meanwhile
+from tests.gateway.cli.conftest import CommandLine, meanwhile
 
 
 @pytest.fixture
-def me(served: Served, platform: Platform) -> CommandLine:
-    return served.as_person(platform.person())
+def me(url: str, platform: Platform) -> CommandLine:
+    return CommandLine(url, platform.person().key)
 
 
 def while_it_validates(me: CommandLine, conclude: Callable[[UUID], None]) -> Thread:
@@ -52,10 +52,8 @@ def test_a_rejected_upload_prints_the_lines_and_exits_with_1(
     assert "'file'" in missing
 
 
-def test_only_an_operator_confirms_a_payment(
-    me: CommandLine, served: Served, platform: Platform
-) -> None:
-    operator = served.as_person(platform.person(Role.OPERATOR))
+def test_only_an_operator_confirms_a_payment(me: CommandLine, platform: Platform) -> None:
+    operator = CommandLine(me.url, platform.person(Role.OPERATOR).key)
     payment = ("billing", "top-up", "25.00", "--reference", "transfer 17")
     assert me.refused(*payment, code=3)
     account = me.read("billing", "balance")["id"]

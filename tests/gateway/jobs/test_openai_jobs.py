@@ -99,9 +99,11 @@ def test_a_resume_changes_only_the_number_of_gpus(jobs: OpenAIJobs, platform: Pl
     assert resumed["ecolink"]["gpu_count"] == 2
 
 
+@pytest.mark.parametrize("ready", [True, False])
 def test_another_accounts_job_is_not_found(
-    jobs: OpenAIJobs, client_of: ClientOf, platform: Platform
+    client_of: ClientOf, platform: Platform, ready: bool
 ) -> None:
+    jobs = OpenAIJobs.of(platform, client_of, ready=ready)
     job = jobs.create()
     theirs = client_of(platform.person(dollars=10)).fine_tuning.jobs
     for ask in (
@@ -151,18 +153,6 @@ def test_a_rejected_file_is_refused_with_its_errors(jobs: OpenAIJobs, platform: 
         jobs.create(training_file=file_name(rejected))
     assert (refused.value.param, refused.value.code) == ("training_file", "file_rejected")
     assert "line 3: no JSON" in refused.value.message
-
-
-def test_omitted_gpus_are_the_cheapest_free_ones(jobs: OpenAIJobs, platform: Platform) -> None:
-    def place_of(**chosen: Any) -> tuple[str, int]:
-        job: Any = jobs.create(extra_body=chosen).to_dict()
-        return job["ecolink"]["gpu_type"], job["ecolink"]["gpu_count"]
-
-    platform.credit(jobs.person, 10**9)
-    assert place_of() == ("cpu", 1)
-    platform.open_pool("h100", 4)
-    assert place_of(gpu_count=3) == ("h100", 3)
-    assert place_of(gpu_type="cpu") == ("cpu", 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from domain.billing.account import Account
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
@@ -87,53 +86,52 @@ def test_a_job_is_approved_when_its_files_are_ready(early: Early, platform: Plat
     assert early.messages(job, 3)[-1] == requested
 
 
-def test_a_rejected_file_fails_the_job_with_its_errors(early: Early, platform: Platform) -> None:
-    own = platform.dataset(early.person, ready=False)
-    job, other = early.create(), early.create(validation_file=file_name(own))
-    platform.reject(own)
-    named = early.reached(other, "failed")
-    platform.reject(early.dataset_id)
-    failed = early.reached(job, "failed")
-    assert named.error is not None
-    assert named.error.param == "validation_file"
-    assert failed.error is not None
-    assert (failed.error.code, failed.error.param) == ("file_rejected", "training_file")
-    assert file_name(early.dataset_id) in failed.error.message
-    assert "line 3: no JSON" in failed.error.message
-    assert failed.finished_at is not None
-    early.messages(job, 2)
-    stored = platform.log.recorder.select_notifications(start=1, limit=1000)
-    assert not any(b"no JSON" in each.state for each in stored), "the log quotes no file"
+def delete(early: Early, dataset_id: UUID) -> None:
+    with because(early.platform.cause):
+        early.platform.ecolink.delete_dataset(early.person.account_id, dataset_id, [])
 
 
-def test_a_deleted_file_fails_the_job(early: Early, platform: Platform) -> None:
-    job = early.create()
-    with because(platform.cause):
-        platform.ecolink.delete_dataset(early.person.account_id, early.dataset_id, [])
-    failed = early.reached(job, "failed")
-    assert failed.error is not None
-    assert (failed.error.code, failed.error.param) == ("not_found", "training_file")
+def spend_and_validate(early: Early, dataset_id: UUID) -> None:
+    early.platform.spend(early.person)
+    early.platform.validate(dataset_id)
 
 
-def test_a_low_balance_fails_the_job_with_the_error_of_an_approval(
-    early: Early, platform: Platform
+@pytest.mark.parametrize(
+    ("field", "act", "code"),
+    [
+        ("training_file", lambda early, file: early.platform.reject(file), "file_rejected"),
+        ("validation_file", lambda early, file: early.platform.reject(file), "file_rejected"),
+        ("training_file", delete, "not_found"),
+        (None, spend_and_validate, "insufficient_balance"),
+    ],
+)
+def test_a_request_fails_with_the_error_of_a_creation(
+    early: Early, field: str | None, act: Callable[[Early, UUID], None], code: str
 ) -> None:
-    platform.spend(early.person)
-    job = early.create()
-    platform.validate(early.dataset_id)
+    file = early.dataset_id
+    if field == "validation_file":
+        early.platform.validate(early.dataset_id)
+        file = early.platform.dataset(early.person, ready=False)
+    fields = {field: file_name(file)} if field else {}
+    job = early.create(**fields)
+    act(early, file)
     failed = early.reached(job, "failed")
     with pytest.raises(openai.APIStatusError) as refused:
-        early.create()
+        early.create(**fields)
     body: Any = refused.value.body
     assert failed.error is not None
+    assert failed.finished_at is not None
+    assert (failed.error.code, failed.error.param) == (code, field)
     assert (failed.error.code, failed.error.message) == (body["code"], body["message"])
-    account = platform.log.load(Account, early.person.account_id)
-    assert (account.balance_micros, account.available_micros) == (0, 0)
+    if code == "file_rejected":
+        assert "line 3: no JSON" in failed.error.message
+        stored = early.platform.log.recorder.select_notifications(start=1, limit=1000)
+        assert not any(b"no JSON" in each.state for each in stored), "the log quotes no file"
 
 
 def test_a_cancelled_request_is_never_approved(early: Early, platform: Platform) -> None:
     jobs = early.api
-    job, other = early.create(), early.create()
+    job, other = early.create(extra_headers=KEY), early.create()
     for command in (jobs.pause, jobs.resume):
         with pytest.raises(openai.ConflictError, match="validating_files"):
             command(job.id)
@@ -143,7 +141,7 @@ def test_a_cancelled_request_is_never_approved(early: Early, platform: Platform)
     assert whole(jobs.cancel(job.id)) == cancelled
     platform.validate(early.dataset_id)
     early.reached(other, "queued")
-    assert jobs.retrieve(job.id) == cancelled
+    assert jobs.retrieve(job.id) == early.create(extra_headers=KEY) == cancelled
     assert platform.log.find(Job, job_of(job.id)) is None
     assert [(each.id, each.status) for each in jobs.list(limit=1)] == [
         (other.id, "queued"),
@@ -173,14 +171,6 @@ def test_a_key_names_one_job_before_and_after_the_approval(
     assert platform.topics().count("JobApproved") == 1
 
 
-def test_the_key_of_a_cancelled_request_names_that_job(early: Early, platform: Platform) -> None:
-    job = early.create(extra_headers=KEY)
-    early.api.cancel(job.id)
-    platform.validate(early.dataset_id)
-    again = early.create(extra_headers=KEY)
-    assert (again.id, again.status) == (job.id, "cancelled")
-
-
 def test_an_impossible_job_is_refused_at_once(early: Early, platform: Platform) -> None:
     for wrong in (
         {"model": "gpt-none"},
@@ -192,18 +182,6 @@ def test_an_impossible_job_is_refused_at_once(early: Early, platform: Platform) 
             early.create(**wrong)
         assert refused.value.status_code in (400, 404)
     assert "JobRequested" not in platform.topics()
-
-
-def test_another_accounts_request_is_not_found(
-    early: Early, client_of: ClientOf, platform: Platform
-) -> None:
-    job = early.create()
-    theirs = client_of(platform.person()).fine_tuning.jobs
-    asks: list[Callable[[str], Any]] = [theirs.retrieve, theirs.cancel, theirs.pause]
-    for ask in (*asks, theirs.list_events, theirs.checkpoints.list):
-        with pytest.raises(openai.NotFoundError):
-            ask(job.id)
-    assert list(theirs.list()) == []
 
 
 def test_a_request_survives_a_gateway_restart(
