@@ -40,13 +40,13 @@ class Owner(PlatformJob):
         headers = (person or self.person).headers
         return self.client.post(f"{self.path}/{command}", json=body or None, headers=headers)
 
-    def get(self, path: str = "") -> Any:
+    def read(self, path: str = "") -> Any:
         """Return a document of the job."""
         return self.client.get(self.path + path, headers=self.person.headers).json()
 
     def topics(self) -> list[str]:
         """Return the topics of the timeline, oldest first."""
-        return [event["topic"] for event in self.get("/timeline")["data"]]
+        return [event["topic"] for event in self.read("/timeline")["data"]]
 
 
 def notes_in(page: str) -> set[str]:

@@ -20,7 +20,7 @@ def test_a_queued_job_pauses_at_once_and_resumes_once(owner: Owner) -> None:
 
 
 def test_a_job_resumes_on_the_requested_number_of_gpus(owner: Owner) -> None:
-    rate = owner.get()["rate_per_hour"]["micros"]
+    rate = owner.read()["rate_per_hour"]["micros"]
     owner.give("pause")
     for count in (0, 3):  # the region has two GPUs
         refused = owner.give("resume", gpu_count=count)
@@ -38,7 +38,7 @@ def test_an_out_of_memory_failure_shows_the_tried_micro_batches(
         owner.train(segment)
         owner.run_out_of_memory(segment)
         platform.project()
-        shown = owner.get()
+        shown = owner.read()
         assert shown["failure"]["shortage"]["rows"] == 4
         assert shown["failure"]["retried"] == (segment == 1)
     assert (shown["status"], shown["halved_micro_batch_size"]) == ("failed", 2)
@@ -53,7 +53,7 @@ def test_a_running_job_pauses_when_its_trainer_has_saved(owner: Owner, platform:
     assert owner.give("resume").status_code == 409
     owner.end()
     platform.project()
-    shown = owner.get()
+    shown = owner.read()
     assert (shown["status"], shown["step"]) == ("paused", 10)
 
 
@@ -64,7 +64,7 @@ def test_a_resume_is_refused_with_the_missing_amount(owner: Owner, platform: Pla
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (402, "insufficient_balance")
     missing = error["figures"]["missing_micros"]
-    gate = owner.get()["resume"]
+    gate = owner.read()["resume"]
     assert (gate["allowed"], gate["missing"]["micros"]) == (False, missing)
     platform.credit(owner.person, missing)
     assert owner.give("resume").status_code == 200

@@ -24,7 +24,7 @@ def sequences(page: str) -> list[int]:
 
 def test_the_page_shows_what_the_api_lists(reader: Reader) -> None:
     reader.train()
-    listed = reader.get("/events")
+    listed = reader.read("/events")
     assert [each["sequence"] for each in listed["data"]] == sequences(shown(reader))
     assert {each["event"] for each in listed["data"]} >= {"JobApproved", "CheckpointSaved"}
     assert not listed["has_more"]

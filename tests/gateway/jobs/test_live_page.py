@@ -57,7 +57,7 @@ def content(got: list[Frame]) -> str:
 
 def sequences_of(reader: Reader) -> list[int]:
     """Return the sequences of the job's events in the log."""
-    return [each["sequence"] for each in reader.get("/events?limit=1000")["data"]]
+    return [each["sequence"] for each in reader.read("/events?limit=1000")["data"]]
 
 
 def shown(reader: Reader) -> int:

@@ -19,12 +19,12 @@ def test_progress_comes_from_the_measurements(owner: Owner, platform: Platform) 
     owner.train(checkpoint=None)
     owner.add_steps(1, 2, peak_memory_bytes=2000)
     platform.project()
-    shown = owner.get()
+    shown = owner.read()
     assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.98)
     assert (shown["tokens_per_second"], shown["segment"]) == (1234.0, 1)
     assert shown["peak_memory_bytes"] == 2000
     assert shown["remaining_seconds"] > 0
-    assert [step["step"] for step in owner.get("/steps?after=1")["data"]] == [2]
+    assert [step["step"] for step in owner.read("/steps?after=1")["data"]] == [2]
     owner.crash(FailureClass.LOSS_DIVERGED)
     platform.project()
     (listed,) = owner.client.get("/api/jobs", headers=owner.person.headers).json()["data"]
@@ -33,8 +33,8 @@ def test_progress_comes_from_the_measurements(owner: Owner, platform: Platform) 
 
 def test_evaluations_come_from_the_measurements(owner: Owner, platform: Platform) -> None:
     platform.project()
-    assert owner.get("/evaluations")["data"] == []
-    assert owner.get()["eval_loss"] is None
+    assert owner.read("/evaluations")["data"] == []
+    assert owner.read()["eval_loss"] is None
     measured = [
         owner.evaluation(step, segment, eval_loss=loss).model_dump(mode="json")
         # The last segment had only the evaluation of the base model left.
@@ -43,16 +43,16 @@ def test_evaluations_come_from_the_measurements(owner: Owner, platform: Platform
     no_room = measured[0] | {"step": 2**40}
     with open_pool(platform.settings, max_size=1) as pool:
         store_evaluations(pool, [no_room, *measured, measured[0], {"step": 3}, "nonsense"])
-    shown = owner.get("/evaluations")["data"]
+    shown = owner.read("/evaluations")["data"]
     assert [(each["step"], each["segment"], each["eval_loss"]) for each in shown] == [
         (0, 3, 2.5),
         (50, 1, 2.0),
         (100, 2, 1.6),
     ]
     assert shown[1]["perplexity"] == perplexity(2.0)
-    job = owner.get()
+    job = owner.read()
     assert (job["eval_step"], job["eval_loss"]) == (100, 1.6)
-    assert [each["step"] for each in owner.get("/evaluations?after=50")["data"]] == [100]
+    assert [each["step"] for each in owner.read("/evaluations?after=50")["data"]] == [100]
 
 
 def test_checkpoints_have_samples_and_the_best_is_named(owner: Owner, platform: Platform) -> None:
@@ -62,19 +62,19 @@ def test_checkpoints_have_samples_and_the_best_is_named(owner: Owner, platform: 
     for step, eval_loss in ((10, 1.75), (20, 1.125), (30, None)):
         owner.save(step, ref=f"saved/{step}", eval_loss=eval_loss)
     platform.project()
-    shown = owner.get("/checkpoints")["data"]
+    shown = owner.read("/checkpoints")["data"]
     assert [(each["step"], each["eval_loss"], each["best"], each["sample"]) for each in shown] == [
         (10, 1.75, False, None),
         (20, 1.125, True, sample),
         (30, None, False, None),
     ]
-    job = owner.get()
+    job = owner.read()
     assert (job["best_step"], job["best_eval_loss"], job["best_note"]) == (20, 1.125, None)
 
     owner.evaluate()
     owner.score()
     platform.project()
-    job = owner.get()
+    job = owner.read()
     assert (job["best_step"], job["best_eval_loss"]) == (20, 1.125)
     assert "1.1250" in job["best_note"]
     stranger = platform.person()
@@ -84,7 +84,7 @@ def test_checkpoints_have_samples_and_the_best_is_named(owner: Owner, platform: 
 
 def test_a_failed_job_shows_its_stored_output(owner: Owner, platform: Platform) -> None:
     owner.add_lines(1, "load\0ing")
-    (line,) = owner.get("/log")["data"]
+    (line,) = owner.read("/log")["data"]
     assert (line["level"], line["text"]) == ("INFO", "load\ufffding")
 
     Artifacts(platform.settings.artifacts).put("tail.log", b"one\ntwo\nMemoryError\n")
@@ -95,7 +95,7 @@ def test_a_failed_job_shows_its_stored_output(owner: Owner, platform: Platform) 
             lambda job, segment=segment: job.end_segment(segment, crash),
         )
     platform.project()
-    job = owner.get()
+    job = owner.read()
     assert (job["status"], job["error_class"]) == ("failed", "MemoryError")
-    lines = owner.get("/log?lines=2")["data"]
+    lines = owner.read("/log?lines=2")["data"]
     assert [line["text"] for line in lines] == ["two", "MemoryError"]

@@ -165,7 +165,7 @@ def test_memory_of_a_cpu_is_labeled_as_host_memory(reader: Reader) -> None:
 def test_a_job_past_its_estimate_shows_the_overrun(reader: Reader) -> None:
     reader.train()
     reader.platform.project()
-    job = reader.get()
+    job = reader.read()
     assert job["overrun"] is None
     assert 'id="overrun"' not in reader.page()
     set_columns(
@@ -174,7 +174,7 @@ def test_a_job_past_its_estimate_shows_the_overrun(reader: Reader) -> None:
         job["estimate"]["high_seconds"] + 60,
         job["estimate"]["high"]["micros"] + 10_000,
     )
-    job = reader.get()
+    job = reader.read()
     overrun = job["overrun"]
     assert (overrun["seconds"], overrun["cost"]["micros"]) == (60, 10_000)
     assert [each["cause"] for each in overrun["reasons"]] == ["crashes"]
@@ -311,7 +311,7 @@ def test_a_retry_after_two_crashes_shows_its_time(reader: Reader) -> None:
     reader.crash(FailureClass.NODE_LOST, 2)
     assert {"waiting-to-retry", "pause-leaves-queue"} <= reader.notes()
     assert reader.topics()[0] == "RelaunchPostponed"
-    job = reader.get()
+    job = reader.read()
     assert job["relaunch_at"] is not None
     assert 0 < job["wait_seconds"] <= 30
 
