@@ -56,6 +56,10 @@ class History:
         self.account_id = account_id
         self.job_id = job_id
 
+    def another_job(self, account_id: UUID | None = None) -> History:
+        """Return the history of another job, of the same account by default."""
+        return History(self.log, account_id or self.account_id, uuid4())
+
     @property
     def account(self) -> Account:
         """Return the account from the log."""
@@ -304,7 +308,7 @@ class History:
         settled: bool = True,
         **fields: Any,
     ) -> None:
-        """End the segment and release the GPUs. If `settled`, close its meter."""
+        """End the segment and release the GPUs. If `settled`, close its meter, if there is one."""
         fields = {"log_ref": "logs/tail" if fields.get("error_class") else None} | fields
         with self.changing_job() as job:
             pool = self.pool
@@ -357,7 +361,10 @@ class History:
         self.log.commit(job, pool)
 
     def _settle(self, segment: int, elapsed_seconds: int, kept_seconds: int) -> None:
-        account, meter = self.account, self.meter(segment)
+        meter = self.log.find(Meter, meter_id(self.job_id, segment))
+        if meter is None:
+            return
+        account = self.account
         charge, released = meter.close(elapsed_seconds, MINUTE_SECONDS)
         account.settle(captured_micros=charge, reserved_micros=-released)
         billed = meter.billed_seconds

@@ -116,11 +116,3 @@ def register_model(log: EventLog, settings: Settings) -> events.Registered:
     history.resume_after_a_crash(certified=True)
     segments.record(completed_resume(store_adapter(artifacts)))
     return history.last(events.Registered)
-
-
-def topics(log: EventLog) -> list[str]:
-    return History(log).topics()
-
-
-def last_end(log: EventLog) -> events.SegmentEnded:
-    return History(log).last(events.SegmentEnded)

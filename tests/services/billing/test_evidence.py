@@ -31,39 +31,31 @@ def kept(connection: Connection) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     ("shown_seconds", "clock_seconds", "elapsed"),
-    [(59.9, 100, 59), (100, 59.9, 59), (100, -300, 0), (-300, 100, 0), (0, 100, 0)],
+    [
+        *[(59.9, 100, 59), (100, 59.9, 59), (100, -300, 0), (-300, 100, 0), (0, 100, 0)],
+        (100, None, 0),  # without GPUs
+    ],
 )
 def test_elapsed_time_is_the_smaller_of_two_clocks(
-    shown_seconds: float, clock_seconds: float, elapsed: int
+    shown_seconds: float, clock_seconds: float | None, elapsed: int
 ) -> None:
-    bound_at = NOW - timedelta(seconds=clock_seconds)
+    bound_at = None if clock_seconds is None else NOW - timedelta(seconds=clock_seconds)
     assert elapsed_seconds(shown_seconds, bound_at, NOW) == elapsed
 
 
-def test_a_segment_without_gpus_has_not_run() -> None:
-    assert elapsed_seconds(100, None, NOW) == 0
-
-
-def test_evidence_only_grows(pool: ConnectionPool[Connection]) -> None:
+def test_evidence_of_each_segment_only_grows(pool: ConnectionPool[Connection]) -> None:
     with pool.connection() as connection:
-        keep_evidence(connection, [shown(10.5), shown(12.5), shown(11)])
-        assert kept(connection) == {1: 12.5}
-        keep_evidence(connection, [shown(3)])
-        assert kept(connection) == {1: 12.5}
-        keep_evidence(connection, [shown(20)])
-        assert kept(connection) == {1: 20}
+        for messages, evidence in (
+            ([shown(10.5), shown(2, 2), shown(12.5), shown(11)], {1: 12.5, 2: 2}),
+            ([shown(3)], {1: 12.5, 2: 2}),
+            ([shown(20)], {1: 20, 2: 2}),
+        ):
+            keep_evidence(connection, messages)
+            assert kept(connection) == evidence
 
 
-def test_each_segment_has_its_own_evidence(pool: ConnectionPool[Connection]) -> None:
+def test_invalid_reports_are_dropped(pool: ConnectionPool[Connection]) -> None:
+    invalid = [{"job_id": str(uuid4())}, "nonsense", shown("long"), shown("NaN"), shown(9, 2**40)]
     with pool.connection() as connection:
-        keep_evidence(connection, [shown(10, 1), shown(2, 2)])
-        assert kept(connection) == {1: 10, 2: 2}
-
-
-def test_invalid_reports_are_dropped(
-    pool: ConnectionPool[Connection],
-) -> None:
-    with pool.connection() as connection:
-        unreadable = [{"job_id": str(uuid4())}, "nonsense", shown("long"), shown("NaN")]
-        keep_evidence(connection, [*unreadable, shown(9, segment=2**40), shown(5)])
+        keep_evidence(connection, [*invalid, shown(5)])
         assert kept(connection) == {1: 5}

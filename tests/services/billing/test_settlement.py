@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from domain.billing.account import Account
+from domain.billing.meter import Meter
 from domain.core.aggregate import Cause
 from services.billing.settlement import (
     LeasePolicy,
@@ -29,267 +30,217 @@ def cause() -> Iterator[Cause]:
         yield cause
 
 
-def test_the_first_lease_is_a_full_one() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    assert happened(running) == ["LeaseGranted"]
-    assert running.paid_seconds == 300
-    assert payer.reserved_micros == 300 * SECOND
+def tick(payer: Account, *running: tuple[Meter, int]) -> None:
+    """Settle an account whose segments have run for some seconds."""
+    settle(payer, [Running(*each) for each in running], POLICY)
 
 
-def test_a_lease_is_not_extended_second_by_second() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 59)], POLICY)
-    assert happened(running) == ["LeaseGranted"]
-    settle(payer, [Running(running, 60)], POLICY)
-    assert happened(running) == ["MinuteMetered", "LeaseExtended"]
-    assert running.paid_seconds == 360
+def end(payer: Account, running: Meter, elapsed: int, kept: int | None = None) -> None:
+    """Close the meter of an ended segment, which lost no work by default."""
+    close(payer, running, elapsed, elapsed if kept is None else kept, POLICY)
+
+
+def payer_with_lease(seconds: float) -> tuple[Account, Meter]:
+    """Return an account with money for some seconds, and a meter with its first lease."""
+    payer, running = account(int(seconds * SECOND)), meter()
+    tick(payer, (running, 0))
+    happened(payer)
+    return payer, running
+
+
+def payer_of_two(seconds: int) -> tuple[Account, Meter, Meter]:
+    """Return an account with money for some seconds, and two meters without a lease."""
+    return account(seconds * SECOND), meter(job=1), meter(job=2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "paid_seconds", "topics"),
+    [
+        (1000, 300, ["LeaseGranted"]),
+        (120.999, 120, ["LeaseGranted"]),
+        (0.999, 0, []),
+    ],
+    ids=["a full lease", "the balance to the second", "less than a second"],
+)
+def test_the_first_lease_is_limited_by_the_balance(
+    seconds: float, paid_seconds: int, topics: list[str]
+) -> None:
+    payer, running = payer_with_lease(seconds)
+    assert (running.paid_seconds, happened(running)) == (paid_seconds, topics)
+    assert payer.reserved_micros == paid_seconds * SECOND
 
 
 def test_a_minute_and_its_lease_extension_come_together() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    happened(payer)
-    settle(payer, [Running(running, 60)], POLICY)
+    payer, running = payer_with_lease(1000)
+    tick(payer, (running, 59))
+    assert happened(running) == ["LeaseGranted"]
+    tick(payer, (running, 60))
+    assert happened(running) == ["MinuteMetered", "LeaseExtended"]
     assert happened(payer) == ["UsageSettled"]
-    assert payer.balance_micros == 940 * SECOND
-    assert payer.reserved_micros == 300 * SECOND
-
-
-def test_the_last_lease_uses_the_balance_to_the_second() -> None:
-    payer, running = account(120 * SECOND + 999), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    assert running.paid_seconds == 120
-    assert payer.available_micros == 999
-
-
-def test_without_a_second_of_money_there_is_no_lease() -> None:
-    payer, running = account(SECOND - 1), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    assert running.paid_seconds == 0
-    assert payer.reserved_micros == 0
+    assert running.paid_seconds == 360
+    assert (payer.balance_micros, payer.reserved_micros) == (940 * SECOND, 300 * SECOND)
 
 
 def test_a_top_up_grants_a_waiting_lease() -> None:
-    payer, running = account(), meter()
-    settle(payer, [Running(running, 0)], POLICY)
+    payer, running = payer_with_lease(0)
     payer.grant_credit(1000 * SECOND, "top-up")
-    settle(payer, [Running(running, 0)], POLICY)
+    tick(payer, (running, 0))
     assert happened(running) == ["LeaseGranted"]
     assert running.paid_seconds == 300
 
 
 def test_a_later_meter_extends_all_leases_equally() -> None:
-    payer, first, second = (
-        account(10_000 * SECOND),
-        meter(job=1),
-        meter(job=2, rate=7_200_000),
-    )
-    settle(payer, [Running(first, 0)], POLICY)
-    settle(payer, [Running(first, 59), Running(second, 0)], POLICY)
+    payer, first, second = account(10_000 * SECOND), meter(job=1), meter(job=2, rate=7_200_000)
+    tick(payer, (first, 0))
+    tick(payer, (first, 59), (second, 0))
     assert (first.paid_seconds - 59, second.paid_seconds) == (300, 300)
 
 
-def test_time_beyond_the_paid_seconds_is_not_billed() -> None:
-    payer, running = account(120 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 150)], POLICY)
-    assert running.billed_seconds == 120
-    assert payer.balance_micros == 0
-
-
-def test_a_lapsed_lease_is_not_extended() -> None:
-    payer, running = account(120 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
+def test_a_lapsed_lease_is_neither_extended_nor_billed_further() -> None:
+    payer, running = payer_with_lease(120)
+    tick(payer, (running, 120))
     payer.grant_credit(1000 * SECOND, "too late")
-    settle(payer, [Running(running, 125)], POLICY)
-    close(payer, running, elapsed_seconds=130, kept_seconds=130, policy=POLICY)
+    for elapsed in (30, 125):  # also after a clock has jumped back
+        tick(payer, (running, elapsed))
+    end(payer, running, 130)
     assert running.paid_seconds == running.billed_seconds == 120
     assert payer.balance_micros == 1000 * SECOND
 
 
-def test_the_last_minute_and_the_depletion_come_together() -> None:
-    payer, running = account(120 * SECOND + 500), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 60)], POLICY)
+@pytest.mark.parametrize(
+    ("seconds", "before"), [(120.5, 60), (95, 94)], ids=["minute", "part of a minute"]
+)
+def test_the_last_minute_and_the_depletion_come_together(seconds: float, before: int) -> None:
+    payer, running = payer_with_lease(seconds)
+    tick(payer, (running, before))
     assert "BalanceDepleted" not in happened(payer)
-    settle(payer, [Running(running, 120)], POLICY)
+    tick(payer, (running, int(seconds)))
     assert happened(payer) == ["UsageSettled", "BalanceDepleted"]
 
 
-def test_an_ended_segment_is_settled_and_its_lease_released() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    close(payer, running, elapsed_seconds=75, kept_seconds=75, policy=POLICY)
+@pytest.mark.parametrize("billed", [0, 240], ids=["early", "after a clock jump"])
+def test_an_ended_segment_is_settled_and_its_lease_released(billed: int) -> None:
+    payer, running = payer_with_lease(1000)
+    tick(payer, (running, billed))
+    end(payer, running, 75)
     assert running.closed
-    assert payer.balance_micros == (1000 - 75) * SECOND
-    assert payer.reserved_micros == 0
+    assert (payer.balance_micros, payer.reserved_micros) == ((1000 - 75) * SECOND, 0)
 
 
 def test_work_lost_by_a_crash_is_credited() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    happened(payer)
-    close(payer, running, elapsed_seconds=75, kept_seconds=50, policy=POLICY)
+    payer, running = payer_with_lease(1000)
+    end(payer, running, 75, kept=50)
     reversal = payer.pending_events[-1]
     assert isinstance(reversal, Account.ChargeReversed)
     assert (reversal.from_seconds, reversal.to_seconds) == (50, 75)
     assert payer.balance_micros == (1000 - 50) * SECOND
 
 
-def test_the_final_report_credits_a_wrong_clocks_time() -> None:
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 240)], POLICY)
-    close(payer, running, elapsed_seconds=75, kept_seconds=75, policy=POLICY)
-    assert payer.balance_micros == (1000 - 75) * SECOND
-
-
-def test_a_lapsed_lease_stays_lapsed_after_a_clock_jump() -> None:
-    payer, running = account(120 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 120)], POLICY)
-    payer.grant_credit(1000 * SECOND, "too late")
-    settle(payer, [Running(running, 30)], POLICY)
-    assert running.paid_seconds == 120
-
-
-def test_the_last_part_minute_and_the_depletion_come_together() -> None:
-    payer, running = account(95 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    settle(payer, [Running(running, 94)], POLICY)
-    happened(payer)
-    settle(payer, [Running(running, 95)], POLICY)
-    assert happened(payer) == ["UsageSettled", "BalanceDepleted"]
-    assert payer.balance_micros == 0
+def test_an_immediate_credit_prevents_depletion() -> None:
+    payer, running = payer_with_lease(100)
+    end(payer, running, 100, kept=50)
+    assert not payer.depleted
 
 
 def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
-    payer, refused, running = (
-        account(),
-        meter(job=1, rate=3_600_000_000),
-        meter(job=2),
-    )
+    payer, refused, running = account(), meter(job=1, rate=3_600_000_000), meter(job=2)
     open_meter(payer, refused, POLICY)
     assert happened(refused) == ["LeaseRefused"]
     payer.grant_credit(2000 * SECOND, "top-up")
-    settle(payer, [Running(refused, 0), Running(running, 0)], POLICY)
+    tick(payer, (refused, 0), (running, 0))
     assert (refused.paid_seconds, running.paid_seconds) == (0, 300)
     assert not payer.depleted
     assert not payer.low
 
 
 def test_a_refused_job_does_not_deplete_the_account() -> None:
-    payer, cheap, costly = (
-        account(400 * SECOND),
-        meter(job=1),
-        meter(job=2, rate=10**12),
-    )
+    payer, cheap, costly = account(400 * SECOND), meter(job=1), meter(job=2, rate=10**12)
     open_meter(payer, cheap, POLICY)
     open_meter(payer, costly, POLICY)
-    close(payer, costly, elapsed_seconds=0, kept_seconds=0, policy=POLICY)
+    end(payer, costly, 0)
     assert not payer.depleted
 
 
-def test_an_ended_segment_does_not_deplete_beside_a_lease() -> None:
-    payer, first, second = account(600 * SECOND), meter(job=1), meter(job=2)
-    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
-    close(payer, first, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
-    assert payer.balance_micros == 300 * SECOND
-    assert not payer.depleted
-    close(payer, second, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
-    assert payer.balance_micros == 0
-    assert payer.depleted
+def test_only_the_last_segment_depletes_the_account() -> None:
+    payer, first, second = payer_of_two(600)
+    tick(payer, (first, 0), (second, 0))
+    end(payer, first, 300)
+    assert (payer.balance_micros, payer.depleted) == (300 * SECOND, False)
+    end(payer, second, 300)
+    assert (payer.balance_micros, payer.depleted) == (0, True)
 
 
-def test_an_immediate_credit_prevents_depletion() -> None:
-    payer, running = account(100 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    close(payer, running, elapsed_seconds=100, kept_seconds=50, policy=POLICY)
-    assert "BalanceDepleted" not in happened(payer)
-
-
-@pytest.mark.parametrize(("elapsed", "low"), [(99, False), (100, False), (101, True)])
-def test_the_runway_counts_unbilled_time(elapsed: int, low: bool) -> None:
-    """1,000 s of money, of which the warning time is the last 900 s."""
-    payer, running = account(1000 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    happened(payer)
-    settle(payer, [Running(running, elapsed)], POLICY)
-    assert payer.low is low
+@pytest.mark.parametrize(("elapsed", "runways"), [(99, []), (100, []), (101, [899])])
+def test_the_runway_counts_unbilled_time(elapsed: int, runways: list[int]) -> None:
+    """The account is warned for the last 900 s of 1,000 s."""
+    payer, running = payer_with_lease(1000)
+    tick(payer, (running, elapsed))
+    assert payer.low is bool(runways)
     warnings = [each for each in payer.pending_events if isinstance(each, Account.BalanceLow)]
-    assert [each.runway_seconds for each in warnings] == ([899] if low else [])
+    assert [each.runway_seconds for each in warnings] == runways
 
 
 def test_the_runway_covers_all_segments() -> None:
-    payer, first, second = account(1500 * SECOND), meter(job=1), meter(job=2)
-    settle(payer, [Running(first, 0)], POLICY)
+    payer, first, second = payer_of_two(1500)
+    tick(payer, (first, 0))
     assert not payer.low
-    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
+    tick(payer, (first, 0), (second, 0))
     assert payer.low, "750 s for both"
-    settle(payer, [Running(first, 0)], POLICY)
+    tick(payer, (first, 0))
     assert not payer.low
 
 
 def test_an_idle_account_is_not_low_and_is_warned_again() -> None:
-    payer, first, second = account(100 * SECOND), meter(job=1), meter(job=2)
-    settle(payer, [Running(first, 0)], POLICY)
+    payer, first, second = payer_of_two(100)
+    tick(payer, (first, 0))
     assert payer.low
-    settle(payer, [Running(first, 100)], POLICY)
-    close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
+    tick(payer, (first, 100))
+    end(payer, first, 100)
     payer.grant_credit(200 * SECOND, "top-up")
     happened(payer)
-    settle(payer, [], POLICY)
+    tick(payer)
     assert happened(payer) == ["BalanceRecovered"]
-    settle(payer, [], POLICY)
+    tick(payer)
     open_meter(payer, second, POLICY)
     happened(payer)
-    settle(payer, [Running(second, 0)], POLICY)
-    settle(payer, [Running(second, 59)], POLICY)
+    tick(payer, (second, 0))
+    tick(payer, (second, 59))
     assert happened(payer) == ["BalanceLow"]
 
 
 def test_segments_in_grace_cause_no_new_warning() -> None:
-    payer, first, second = account(200 * SECOND), meter(job=1), meter(job=2)
-    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
-    settle(payer, [Running(first, 100), Running(second, 100)], POLICY)
-    close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
-    settle(payer, [Running(second, 105)], POLICY)
-    close(payer, second, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
-    settle(payer, [], POLICY)
+    payer, first, second = payer_of_two(200)
+    tick(payer, (first, 0), (second, 0))
+    tick(payer, (first, 100), (second, 100))
+    end(payer, first, 100)
+    tick(payer, (second, 105))
+    end(payer, second, 100)
+    tick(payer)
     said = [each for each in happened(payer) if each in ("BalanceLow", "BalanceRecovered")]
     assert said == ["BalanceLow", "BalanceRecovered"]
 
 
 def test_a_lease_without_a_meter_keeps_the_warning() -> None:
-    payer, running = account(100 * SECOND), meter()
-    settle(payer, [Running(running, 0)], POLICY)
-    happened(payer)
-    settle(payer, [], POLICY)
-    assert happened(payer) == []
-    assert payer.low
+    payer, _ = payer_with_lease(100)
+    tick(payer)
+    assert (happened(payer), payer.low) == ([], True)
 
 
 def test_free_segments_have_no_runway() -> None:
-    payer, free = account(), meter(job=1, rate=0)
-    settle(payer, [Running(free, 0)], POLICY)
-    assert free.paid_seconds == 300
-    assert happened(payer) == []
+    payer, free = account(), meter(rate=0)
+    tick(payer, (free, 0))
+    assert (free.paid_seconds, happened(payer)) == (300, [])
 
 
 def test_a_tick_is_limited_to_one_save() -> None:
     policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
-    payer = account(10**9)
-    meters = [meter(job=job) for job in range(4)]
+    payer, meters, ticks = account(10**9), [meter(job=job) for job in range(4)], 0
     settle(payer, [Running(each, 0) for each in meters], policy)
-    ticks, events = 0, 0
     while not all(each.billed_seconds == 299 for each in meters):
         for each in (payer, *meters):
             happened(each)
         settle(payer, [Running(each, 299) for each in meters], policy)
-        events = sum(len(each.pending_events) for each in (payer, *meters))
-        assert 0 < events <= 500
+        assert 0 < sum(len(each.pending_events) for each in (payer, *meters)) <= 500
         ticks += 1
     assert ticks == 3
     settle(payer, [Running(each, 299) for each in meters], policy)
@@ -297,11 +248,10 @@ def test_a_tick_is_limited_to_one_save() -> None:
 
 
 def test_a_lease_too_long_for_one_save_is_refused() -> None:
-    with pytest.raises(ValueError, match="400 metered minutes"):
+    with pytest.raises(ValueError, match="ECOLINK_LEASE_SECONDS"):
         LeasePolicy(minute_seconds=1, lease_seconds=401, extension_seconds=60)
 
 
-def test_each_segment_s_second_is_rounded_up() -> None:
-    assert second_micros([meter(job=1, rate=3600)]) == 1
-    assert second_micros([meter(job=1, rate=3601)]) == 2
-    assert second_micros([meter(job=1, rate=1), meter(job=2, rate=1)]) == 2
+@pytest.mark.parametrize(("rates", "micros"), [([3600], 1), ([3601], 2), ([1, 1], 2)])
+def test_each_segments_second_is_rounded_up(rates: list[int], micros: int) -> None:
+    assert second_micros([meter(job=job, rate=rate) for job, rate in enumerate(rates)]) == micros

@@ -32,11 +32,6 @@ class MovableClock(FixedClock):
 
 
 @pytest.fixture
-def history(log: EventLog) -> History:
-    return History(log)
-
-
-@pytest.fixture
 def ticker(log: EventLog, pool: ConnectionPool[Connection]) -> Ticker:
     return Ticker(log, FixedClock(), pool, POLICY)
 
@@ -46,16 +41,28 @@ def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
 
 
-def start(history: History, pool: ConnectionPool[Connection], ago: timedelta) -> None:
-    """Bind the pod some seconds ago by the database's clock."""
+def start(
+    history: History, pool: ConnectionPool[Connection], ago: timedelta = timedelta(hours=1)
+) -> None:
+    """Bind the pod some time ago by the database's clock."""
     with pool.connection() as connection:
-        row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
-    assert row is not None
-    with command("pod"):
-        job = history.job
-        job.start_pod(1, "pod", row["now"] - ago)
-        history.log.commit(job)
+        now = database_time(connection)
+    with history.changing_job() as job:
+        job.start_pod(1, "pod", now - ago)
     project(history.log, pool)
+
+
+def allocate(history: History, balance_micros: int) -> None:
+    """Allocate GPUs to a job of an account with a balance."""
+    history.open_account(balance_micros)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+
+
+def open_meter(history: History) -> None:
+    with command("open"):
+        history.log.commit(Meter.open(history.account_id, history.job_id, 1, 3_600_000))
 
 
 def show(pool: ConnectionPool[Connection], elapsed_seconds: float, job_id: UUID = JOB_ID) -> None:
@@ -75,7 +82,7 @@ def test_a_restarted_ticker_posts_missing_minutes_once(
     pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
     history.run_until("leased")
-    start(history, pool, timedelta(hours=1))
+    start(history, pool)
     show(pool, 200.9)
     assert ticker.tick() == 1
     assert minutes(history) == [(0, 60), (60, 120), (120, 180)]
@@ -84,23 +91,26 @@ def test_a_restarted_ticker_posts_missing_minutes_once(
     assert len(minutes(history)) == 3
 
 
-def test_without_evidence_there_is_no_bill(
-    pool: ConnectionPool[Connection], history: History, ticker: Ticker
+@pytest.mark.parametrize(
+    ("bound_seconds", "shown_seconds", "billed"),
+    [(3600, None, []), (70, 10_000, [(0, 60)])],
+    ids=["no evidence", "a trainer's clock jump"],
+)
+def test_billed_time_is_limited(
+    pool: ConnectionPool[Connection],
+    history: History,
+    ticker: Ticker,
+    bound_seconds: int,
+    shown_seconds: int | None,
+    billed: list[tuple[int, int]],
 ) -> None:
+    """By the evidence and by the database's time."""
     history.run_until("leased")
-    start(history, pool, timedelta(hours=1))
-    assert ticker.tick() == 0
-    assert minutes(history) == []
-
-
-def test_a_trainers_clock_jump_bills_at_most_database_time(
-    pool: ConnectionPool[Connection], history: History, ticker: Ticker
-) -> None:
-    history.run_until("leased")
-    start(history, pool, timedelta(seconds=70))
-    show(pool, 10_000)
+    start(history, pool, timedelta(seconds=bound_seconds))
+    if shown_seconds is not None:
+        show(pool, shown_seconds)
     ticker.tick()
-    assert minutes(history) == [(0, 60)]
+    assert minutes(history) == billed
 
 
 @pytest.mark.parametrize("bound_at", [None, datetime(2999, 1, 1, tzinfo=UTC)])
@@ -108,8 +118,7 @@ def test_a_segment_without_a_pod_has_run_0_seconds(
     pool: ConnectionPool[Connection], history: History, ticker: Ticker, bound_at: datetime | None
 ) -> None:
     history.run_until("allocated")
-    with command("open"):
-        history.log.commit(Meter.open(history.account_id, history.job_id, 1, 3_600_000))
+    open_meter(history)
     project(history.log, pool)
     with pool.connection() as connection:
         connection.execute("UPDATE open_meters SET bound_at = %s", [bound_at])
@@ -122,19 +131,12 @@ def test_a_segment_without_a_pod_has_run_0_seconds(
 def test_a_waiting_segment_gets_its_lease_after_a_top_up(
     pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    history.open_account(1)
-    history.open_pool()
-    history.approve_job()
-    history.allocate_segment(1)
-    with command("open"):
-        history.log.commit(Meter.open(history.account_id, history.job_id, 1, 3_600_000))
+    allocate(history, 1)
+    open_meter(history)
     project(history.log, pool)
     ticker.tick()
     assert history.meter(1).paid_seconds == 0
-    with command("top-up"):
-        account = history.account
-        account.grant_credit(1_000_000, "top-up")
-        history.log.commit(account)
+    history.top_up(1_000_000, "top-up")
     ticker.tick()
     assert history.meter(1).paid_seconds == 300
 
@@ -142,19 +144,10 @@ def test_a_waiting_segment_gets_its_lease_after_a_top_up(
 def test_a_refused_segment_never_gets_a_lease(
     pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    history.open_account(1)
-    history.open_pool()
-    history.approve_job()
-    history.allocate_segment(1)
-    with command("refuse"):
-        meter = Meter.open(history.account_id, history.job_id, 1, 3_600_000)
-        meter.refuse_lease()
-        history.log.commit(meter)
+    allocate(history, 1)
+    history.refuse_lease(1)
     project(history.log, pool)
-    with command("top-up"):
-        account = history.account
-        account.grant_credit(1_000_000, "top-up")
-        history.log.commit(account)
+    history.top_up(1_000_000, "top-up")
     assert ticker.tick() == 0
     assert history.meter(1).paid_seconds == 0
 
@@ -162,12 +155,9 @@ def test_a_refused_segment_never_gets_a_lease(
 def test_an_account_without_segments_is_not_low(
     log: EventLog, pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
-    history.open_account(400_000)
-    history.open_pool()
-    history.approve_job()
-    history.allocate_segment(1)
+    allocate(history, 400_000)
     history.grant_lease(1)
-    start(history, pool, timedelta(hours=1))
+    start(history, pool)
     assert ticker.tick() == 1
     assert history.account.low
     history.end_segment(1, SegmentEnd.STOPPED, 100)
@@ -189,10 +179,8 @@ def test_time_is_database_time_on_the_platforms_clock(
     clock = FastClock(100.0, now - timedelta(seconds=10))
     ticker = Ticker(log, clock, pool, POLICY)
     history.run_until("leased")
-    with command("pod"):
-        job = history.job
+    with history.changing_job() as job:
         job.start_pod(1, "pod", clock.at(now - timedelta(seconds=2.5)))
-        log.commit(job)
     project(log, pool)
     show(pool, 200)
     ticker.tick()
@@ -206,15 +194,10 @@ def test_a_day_of_billing_runs_in_seconds(
     clock = MovableClock()
     ticker = Ticker(log, clock, pool, POLICY)
     day = 24 * 3600
-    history.open_account(2 * day * 1000)
-    history.open_pool()
-    history.approve_job()
-    history.allocate_segment(1)
+    allocate(history, 2 * day * 1000)
     history.grant_lease(1)
-    with command("pod"):
-        job = history.job
+    with history.changing_job() as job:
         job.start_pod(1, "pod", NOW)
-        log.commit(job)
     project(log, pool)
     for elapsed in range(240, day + 1, 240):
         clock.time = NOW + timedelta(seconds=elapsed)
@@ -232,7 +215,7 @@ def test_a_meter_closed_meanwhile_is_skipped(
     pool: ConnectionPool[Connection], history: History, ticker: Ticker
 ) -> None:
     history.run_until("leased")
-    start(history, pool, timedelta(hours=1))
+    start(history, pool)
     show(pool, 200)
     with command("close"):
         meter = history.meter(1)
@@ -244,19 +227,19 @@ def test_a_meter_closed_meanwhile_is_skipped(
 def test_a_failing_account_does_not_block_others(
     log: EventLog, pool: ConnectionPool[Connection], ticker: Ticker
 ) -> None:
-    stories = [History(log, UUID(int=1), uuid4()), History(log, UUID(int=2), uuid4())]
-    stories[0].open_pool(2)
-    for history in stories:
+    histories = [History(log, UUID(int=number), uuid4()) for number in (1, 2)]
+    histories[0].open_pool(2)
+    for history in histories:
         history.open_account(1_000_000)
         history.approve_job()
         history.allocate_segment(1)
         history.grant_lease(1)
-        start(history, pool, timedelta(hours=1))
+        start(history, pool)
         show(pool, 100, history.job_id)
     with pool.connection() as connection:
         connection.execute(
             "UPDATE open_meters SET meter_id = gen_random_uuid() WHERE account_id = %s",
-            [stories[0].account_id],
+            [histories[0].account_id],
         )
     assert ticker.tick() == 1
-    assert minutes(stories[1]) == [(0, 60)]
+    assert minutes(histories[1]) == [(0, 60)]

@@ -1,137 +1,181 @@
-"""Fixtures of the scheduler: a launcher in memory and a recording control channel."""
+"""The scheduler, assembled as in its process, with a launcher in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from uuid import UUID
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.catalog.machine import Machine
+from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog
+from domain.training.precision import Dtype
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import HandlerEffect, parked_events
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
+from services.scheduler.capacity import offer_capacity
+from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
+from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, Pod, PodName
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
-from tests.builders.commands import FixedClock
+from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.history import History
-from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.projecting import project
+
+CPU = ("local", "cpu")
 
 
-class NotedControl:
-    """Records the messages to segments."""
+class FakeLauncher(Launcher):
+    """A launcher in memory, whose pods a test controls."""
+
+    host = "here"
+    kept: bytes | None = None
+    output = b"first line\nlast line\n"
+    refuses = False
 
     def __init__(self) -> None:
-        self.paid: list[tuple[UUID, int, int]] = []
-        self.jwts: list[str] = []
-        self.stopped: list[tuple[UUID, int]] = []
-        self.answered: list[tuple[UUID, int]] = []
-        self.forgotten: list[tuple[UUID, int]] = []
+        self.offered = {CPU: 1}
+        self.busy_for: set[PodName] = set()
+        self.specs: dict[PodName, SegmentSpec] = {}
+        self.stopped: list[PodName] = []
+        self.killed: list[PodName] = []
+        self.machine_found: Machine | None = None
+        self._pods: dict[PodName, Pod] = {}
 
-    def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
-        self.paid.append((job_id, segment, paid_seconds))
-        self.jwts.append(jwt)
+    @property
+    def started(self) -> list[PodName]:
+        """All pods in the order of their launch."""
+        return list(self.specs)
 
-    def stop(self, job_id: UUID, segment: int) -> None:
-        self.stopped.append((job_id, segment))
+    def capacity(self) -> Mapping[tuple[str, str], int]:
+        return self.offered
 
-    def answer(self, job_id: UUID, segment: int) -> None:
-        self.answered.append((job_id, segment))
+    def machine(self) -> Machine | None:
+        return self.machine_found
 
-    def forget(self, job_id: UUID, segment: int) -> None:
-        self.forgotten.append((job_id, segment))
+    def measure_machine(self) -> None:
+        assert self.machine_found is not None
+        self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
+
+    def launch(self, spec: SegmentSpec) -> Pod:
+        name = PodName(spec.job_id, spec.segment)
+        if self.refuses:
+            raise LaunchFailed("No machine answers.")
+        if name in self.busy_for:
+            raise GpusBusy("The segment needs 1 cpu, but 0 of 1 are free.")
+        self.specs[name] = spec
+        return self._pods.setdefault(name, Pod(name, NOW, alive=True))
+
+    def poll(self, name: PodName) -> Pod | None:
+        return self._pods.get(name)
+
+    def stop(self, name: PodName) -> None:
+        self.stopped.append(name)
+
+    def kill(self, name: PodName) -> None:
+        self.killed.append(name)
+        self.end(name, -9)
+
+    def pods(self) -> list[PodName]:
+        return sorted(self._pods)
+
+    def log(self, name: PodName, max_bytes: int) -> bytes:
+        return self.output[-max_bytes:] if name in self._pods else b""
+
+    def kept_report(self, name: PodName) -> bytes | None:
+        return self.kept
+
+    def remove(self, name: PodName) -> None:
+        self._pods.pop(name, None)
+
+    def end(self, name: PodName, exit_code: int | None = None) -> None:
+        """End the pod, or lose it without an exit code."""
+        self._pods[name] = replace(self._pods[name], alive=False, exit_code=exit_code)
+
+    def beat(self, name: PodName) -> None:
+        """Change the pod's beat."""
+        pod = self._pods[name]
+        self._pods[name] = replace(pod, beat=(pod.beat or 0) + 1)
+
+
+@dataclass
+class Scheduler:
+    """The parts of the scheduler's process."""
+
+    log: EventLog
+    pool: ConnectionPool[Connection]
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        self.clock, self.launcher = FixedClock(), FakeLauncher()
+        self.control: Any = Mock(spec=ControlChannel)
+        self.artifacts = Artifacts(self.settings.artifacts)
+        self.pods = PodStarter(self.log, self.launcher, self.settings)
+        parts = (self.launcher, self.control)
+        self.segments = Segments(self.log, self.clock, self.artifacts, *parts, self.settings)
+        self.scheduling = Scheduling(self.log, self.pods, *parts, self.artifacts, self.settings)
+        handle = self.scheduling.handle
+        effect = HandlerEffect("scheduler", self.log, self.clock, handle, self.pool.connection)
+        self._consumer = OrderedConsumer(effect, self.log)
+
+    def catch_up(self) -> None:
+        """Handle the new events. Fail if a handler fails."""
+        self._consumer.catch_up()
+        with self.pool.connection() as connection:
+            assert parked_events(connection) == []
+
+    def handle(self, event: Event) -> Sequence[Aggregate]:
+        """Handle one event, and save nothing."""
+        with command("unsaved"):
+            return self.scheduling.handle(event)
+
+    def offer(self, gpus: int) -> None:
+        """Change the number of GPUs, and handle the change."""
+        self.launcher.offered = {CPU: gpus}
+        offer_capacity(self.log, self.clock, self.launcher)
+        self.catch_up()
+
+    def project(self) -> None:
+        """Update every read model."""
+        with self.pool.connection() as connection:
+            project(self.log, connection)
 
 
 @pytest.fixture
-def history(log: EventLog) -> History:
-    return History(log)
+def scheduler(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Scheduler:
+    return Scheduler(log, pool, settings)
 
 
 @pytest.fixture
-def account(history: History) -> None:
-    """An account that can pay for the jobs."""
+def allocated(history: History, scheduler: Scheduler) -> History:
+    """A job with GPUs but without a lease."""
     history.open_account(10_000_000)
+    history.open_pool()
+    history.approve_job(queued=False)
+    scheduler.catch_up()
+    return history
 
 
 @pytest.fixture
-def launcher() -> FakeLauncher:
-    return FakeLauncher()
+def launched(allocated: History, scheduler: Scheduler) -> History:
+    """A job with a pod, launched by the scheduler."""
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    return allocated
 
 
 @pytest.fixture
-def control() -> NotedControl:
-    return NotedControl()
-
-
-@pytest.fixture
-def artifacts(settings: Settings) -> Artifacts:
-    return Artifacts(settings.artifacts)
-
-
-@pytest.fixture
-def segments(
-    log: EventLog,
-    artifacts: Artifacts,
-    launcher: FakeLauncher,
-    control: NotedControl,
-    settings: Settings,
-) -> Segments:
-    return Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def running(
-    history: History, launcher: FakeLauncher, segments: Segments, settings: Settings
-) -> Segments:
+def running(history: History, scheduler: Scheduler) -> Segments:
     """Records reports of the first segment, which has a pod."""
     history.run_until("launched")
-    launcher.launch(segment_spec(history.job, 300, settings))
-    return segments
-
-
-@pytest.fixture
-def pods(log: EventLog, launcher: FakeLauncher, settings: Settings) -> PodStarter:
-    return PodStarter(log, launcher, settings)
-
-
-@pytest.fixture
-def scheduling(
-    log: EventLog,
-    pods: PodStarter,
-    launcher: FakeLauncher,
-    control: NotedControl,
-    artifacts: Artifacts,
-    settings: Settings,
-) -> Scheduling:
-    return Scheduling(log, pods, launcher, control, artifacts, settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock()
-
-
-@pytest.fixture
-def scheduler(
-    account: None,
-    log: EventLog,
-    clock: FixedClock,
-    pool: ConnectionPool[Connection],
-    scheduling: Scheduling,
-) -> OrderedConsumer:
-    """The scheduler's event handlers, as its process runs them."""
-    effect = HandlerEffect("scheduler", log, clock, scheduling.handle, pool.connection)
-    return OrderedConsumer(effect, log)
-
-
-@pytest.fixture
-def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
-    """Fail the test if an event was parked."""
-    yield
-    with pool.connection() as connection:
-        assert parked_events(connection) == []
+    scheduler.launcher.launch(segment_spec(history.job, 300, scheduler.settings))
+    return scheduler.segments

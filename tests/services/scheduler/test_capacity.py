@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -12,139 +12,97 @@ from domain.catalog.machine import Machine
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, gpu_pool_id
 from domain.training.precision import Dtype
-from services.scheduler.capacity import (
-    capacity_changes,
-    measure_machine,
-    offer_capacity,
-    on_catalog_changed,
-)
+from services.scheduler.capacity import capacity_changes, measure_machine, offer_capacity
 from tests.builders.commands import FixedClock, command
-
-
-class CountingLauncher:
-    """Has the declared capacity and counts the calls."""
-
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
-        self.asked = 0
-        self.broken = False
-        self.found: Machine | None = None
-
-    def machine(self) -> Machine | None:
-        """The machine that the test set."""
-        return self.found
-
-    def measure_machine(self) -> None:
-        """One TFLOPS."""
-        assert self.found is not None
-        self.found = self.found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
-
-    def capacity(self) -> dict[tuple[str, str], int]:
-        """Every region's capacity, or nothing while broken."""
-        self.asked += 1
-        catalog = self._log.load(Catalog, CATALOG_ID)
-        return {
-            (region.name, gpu_type): count
-            for region in catalog.regions.values()
-            for gpu_type, count in region.capacity.items()
-            if not self.broken
-        }
-
-
-@pytest.fixture
-def launcher(log: EventLog) -> CountingLauncher:
-    return CountingLauncher(log)
-
-
-@pytest.fixture(autouse=True)
-def _started(log: EventLog, launcher: CountingLauncher) -> None:
-    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
-
-
-def pools(log: EventLog) -> dict[str, int]:
-    """Capacity of each pool that is open."""
-    catalog = log.load(Catalog, CATALOG_ID)
-    found = {
-        f"{region}/{gpu_type}": log.find(GpuPool, gpu_pool_id(region, gpu_type))
-        for region in catalog.known_regions
-        for gpu_type in catalog.known_gpu_types
-    }
-    return {name: pool.capacity for name, pool in found.items() if pool is not None}
-
-
-def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[Any, ...]) -> None:
-    """Change the catalog, and run the scheduler's handler on each event."""
-    catalog = log.load(Catalog, CATALOG_ID)
-    with command("change"):
-        for name, *arguments in changes:
-            getattr(catalog, name)(*arguments)
-        events = list(catalog.pending_events)
-        log.commit(catalog)
-        for event in events:
-            log.commit(*on_catalog_changed(log, launcher, event))  # type: ignore[arg-type]
-
-
-def test_a_start_opens_pools_with_capacity(log: EventLog) -> None:
-    assert pools(log) == {"local/cpu": 2, "local/cpu-small": 1}
-
-
-def test_a_second_start_changes_nothing(log: EventLog, launcher: CountingLauncher) -> None:
-    end = log.recorder.max_notification_id()
-    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    assert log.recorder.max_notification_id() == end
-
-
-def test_pools_follow_the_declared_capacity(log: EventLog, launcher: CountingLauncher) -> None:
-    change(log, launcher, ("declare_capacity", "local", "cpu", 5))
-    change(log, launcher, ("declare_capacity", "local", "l4", 3))
-    assert pools(log) == {"local/cpu": 5, "local/cpu-small": 1, "local/l4": 3}
-
-
-def test_withdrawn_types_and_regions_have_no_capacity(
-    log: EventLog, launcher: CountingLauncher
-) -> None:
-    change(log, launcher, ("declare_capacity", "local", "cpu", 0), ("withdraw_gpu_type", "cpu"))
-    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 1}
-    change(log, launcher, ("withdraw_region", "local"))
-    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 0}
-
-
-def test_a_machine_that_lost_its_gpus_offers_none(
-    log: EventLog, launcher: CountingLauncher
-) -> None:
-    launcher.broken = True
-    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 0}
-
-
-def test_base_models_do_not_change_capacity(log: EventLog, launcher: CountingLauncher) -> None:
-    asked = launcher.asked
-    change(log, launcher, ("delist_base", "phi-4"))
-    assert launcher.asked == asked
-    with command("look"):
-        assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
-
+from tests.services.scheduler.conftest import FakeLauncher, Scheduler
 
 MACHINE = Machine(host="here", processor="test", cores=2, dtype=Dtype.BF16, tflops={})
 
 
-def test_the_machine_is_recorded_once_with_the_cpu_pools(
-    log: EventLog, launcher: CountingLauncher
-) -> None:
-    launcher.found = MACHINE
-    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    assert machine_of(log, "cpu") == machine_of(log, "cpu-small") == MACHINE
-    measure_machine(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    fast = MACHINE.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
-    assert machine_of(log, "cpu") == fast
-    launcher.found = fast.model_copy(update={"tflops": {Dtype.BF16: 1.1}})
-    assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
-    launcher.found = MACHINE
-    assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
-    launcher.found = MACHINE.model_copy(update={"dtype": Dtype.FLOAT32})
-    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    assert machine_of(log, "cpu") == launcher.found
+@pytest.fixture
+def launcher(log: EventLog, scheduler: Scheduler) -> FakeLauncher:
+    """A launcher with two kinds of CPU, for which the scheduler has opened pools."""
+    scheduler.launcher.offered = {("local", "cpu"): 2, ("local", "cpu-small"): 1}
+    offer_capacity(log, FixedClock(), scheduler.launcher)
+    scheduler.catch_up()
+    return scheduler.launcher
+
+
+def pools(log: EventLog) -> dict[str, int]:
+    """Return the capacity of each open pool."""
+    catalog = log.load(Catalog, CATALOG_ID)
+    found = {
+        name: log.find(GpuPool, gpu_pool_id("local", name)) for name in catalog.known_gpu_types
+    }
+    return {name: pool.capacity for name, pool in found.items() if pool is not None}
 
 
 def machine_of(log: EventLog, gpu_type: str) -> Machine | None:
     return log.load(GpuPool, gpu_pool_id("local", gpu_type)).machine
+
+
+def change_catalog(scheduler: Scheduler, change: Callable[[Catalog], None]) -> None:
+    """Change the catalog, and handle the events."""
+    with command("change"):
+        catalog = scheduler.log.load(Catalog, CATALOG_ID)
+        change(catalog)
+        scheduler.log.commit(catalog)
+    scheduler.catch_up()
+
+
+def withdraw_gpu_type(catalog: Catalog) -> None:
+    catalog.declare_capacity("local", "cpu-small", 0)
+    catalog.withdraw_gpu_type("cpu-small")
+
+
+def test_a_start_opens_pools_with_capacity_once(log: EventLog, launcher: FakeLauncher) -> None:
+    assert pools(log) == {"cpu": 2, "cpu-small": 1}
+    end = log.recorder.max_notification_id()
+    offer_capacity(log, FixedClock(), launcher)
+    assert log.recorder.max_notification_id() == end
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.declare_capacity("local", "l4", 3),
+        withdraw_gpu_type,
+        lambda catalog: catalog.withdraw_region("local"),
+    ],
+    ids=["capacity", "type", "region"],
+)
+def test_pools_follow_the_launcher_when_the_catalog_changes(
+    log: EventLog, scheduler: Scheduler, launcher: FakeLauncher, change: Callable[[Catalog], None]
+) -> None:
+    launcher.offered = {("local", "cpu"): 5, ("local", "l4"): 3}
+    change_catalog(scheduler, change)
+    assert pools(log) == {"cpu": 5, "cpu-small": 0, "l4": 3}
+
+
+def test_a_machine_that_lost_its_gpus_offers_none(log: EventLog, launcher: FakeLauncher) -> None:
+    launcher.offered = {}
+    offer_capacity(log, FixedClock(), launcher)
+    assert pools(log) == {"cpu": 0, "cpu-small": 0}
+
+
+def test_base_models_do_not_change_capacity(
+    log: EventLog, scheduler: Scheduler, launcher: FakeLauncher
+) -> None:
+    launcher.offered = {}
+    change_catalog(scheduler, lambda catalog: catalog.delist_base("phi-4"))
+    assert pools(log) == {"cpu": 2, "cpu-small": 1}
+
+
+def test_the_machine_is_recorded_with_the_cpu_pools(log: EventLog, launcher: FakeLauncher) -> None:
+    launcher.machine_found = MACHINE
+    offer_capacity(log, FixedClock(), launcher)
+    assert machine_of(log, "cpu") == machine_of(log, "cpu-small") == MACHINE
+    measure_machine(log, FixedClock(), launcher)
+    fast = MACHINE.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
+    assert machine_of(log, "cpu") == fast
+    for unchanged in (fast.model_copy(update={"tflops": {Dtype.BF16: 1.1}}), MACHINE):
+        launcher.machine_found = unchanged
+        assert capacity_changes(log, launcher) == []
+    launcher.machine_found = MACHINE.model_copy(update={"dtype": Dtype.FLOAT32})
+    offer_capacity(log, FixedClock(), launcher)
+    assert machine_of(log, "cpu") == launcher.machine_found

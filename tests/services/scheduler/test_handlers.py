@@ -1,4 +1,4 @@
-"""The scheduler's event handlers: queue, allocation and launches."""
+"""Event handlers: queue, allocation, launches and payment."""
 
 from __future__ import annotations
 
@@ -10,272 +10,243 @@ from uuid import uuid4
 import pytest
 
 from domain.billing.meter import Meter
-from domain.core.event_log import EventLog
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.base_model import BaseModel
 from domain.core.identity import meter_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.consumer import OrderedConsumer
-from services.scheduler.capacity import offer_capacity
-from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
-from tests.builders.commands import FixedClock, command
+from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
-from tests.services.scheduler.conftest import NotedControl
-from tests.services.scheduler.fake_launcher import FakeLauncher
-from tests.services.scheduler.others import approve, end, job, lease, pause_reason
+from tests.builders.tiny_model import TINY_SHAPE
+from tests.services.scheduler.conftest import Scheduler
 
-pytestmark = pytest.mark.usefixtures("no_parking")
+NAME = PodName(JOB_ID, 1)
 
 
-def test_a_job_from_its_approval_to_its_pod(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
-) -> None:
-    history.open_pool()
-    approve(log)
+def queue(history: History, **plan: object) -> History:
+    """Approve another job."""
+    other = history.another_job()
+    other.approve_job(queued=False, **plan)
+    return other
+
+
+def test_a_job_from_its_approval_to_its_pod(allocated: History, scheduler: Scheduler) -> None:
+    assert allocated.job.running
+    assert scheduler.launcher.started == [], "without a lease there is no launch"
+    allocated.grant_lease(1)
     scheduler.catch_up()
-    assert job(log).running
-    assert launcher.started == [], "without a lease there is no launch"
-    lease(log)
-    scheduler.catch_up()
-    name = PodName(JOB_ID, 1)
-    assert launcher.started == [name]
-    assert job(log).pod == str(name)
-    spec = launcher.specs[name]
+    assert scheduler.launcher.started == [NAME]
+    assert allocated.job.pod == str(NAME)
+    spec = scheduler.launcher.specs[NAME]
     assert (spec.paid_seconds, spec.resume_from) == (300, ())
     assert (spec.dataset_ref, spec.base_ref) == (PLAN.dataset_ref, PLAN.base_ref)
 
 
-def test_gpus_and_segment_are_allocated_in_one_save(
-    log: EventLog, history: History, scheduler: OrderedConsumer
-) -> None:
-    history.open_pool()
-    approve(log)
-    scheduler.catch_up()
-    (allocated,) = [e for e in log.events.get(history.pool.id) if e.originator_version == 4]
-    (begun,) = [e for e in log.events.get(JOB_ID) if e.originator_version == 2]
-    assert (type(allocated).__name__, type(begun).__name__) == ("GpusAllocated", "SegmentAllocated")
-    assert allocated.command_id == begun.command_id  # type: ignore[attr-defined]
+def test_gpus_and_segment_are_allocated_in_one_save(allocated: History) -> None:
+    (gpus,) = [
+        each
+        for each in allocated.log.events.get(allocated.pool.id)
+        if isinstance(each, GpuPool.GpusAllocated)
+    ]
+    assert gpus.command_id == allocated.last(events.SegmentAllocated).command_id
 
 
-def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
-    log: EventLog, history: History, scheduler: OrderedConsumer
+def test_jobs_on_one_gpu_run_in_the_order_of_their_approval(
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    second = uuid4()
-    history.open_pool(1)
-    approve(log)
-    approve(log, second)
+    second = queue(allocated)
     scheduler.catch_up()
-    assert job(log).running
-    assert not job(log, second).running
-    end(log, reason=SegmentEnd.COMPLETED)
+    assert not second.job.running
+    allocated.end_segment(1, SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    assert job(log, second).running
+    assert second.job.running
 
 
 def test_a_queued_job_starts_when_capacity_is_added(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    second = uuid4()
-    history.open_pool()
-    approve(log)
-    approve(log, second)
+    second = queue(allocated)
+    scheduler.offer(gpus=2)
+    assert second.job.running
+
+
+def test_jobs_too_large_for_a_pool_are_paused(allocated: History, scheduler: Scheduler) -> None:
+    scheduler.offer(gpus=2)
+    large = [queue(allocated, gpu_count=2) for _ in range(2)]
+    small = queue(allocated)
     scheduler.catch_up()
-    assert not job(log, second).running
-    launcher.gpus = 2
-    offer_capacity(log, FixedClock(), launcher)
-    scheduler.catch_up()
-    assert job(log, second).running
+    assert not small.job.running, "a small job must not overtake a larger one"
+    scheduler.offer(gpus=1)
+    assert [each.last(events.JobPaused).reason for each in large] == [PauseReason.CAPACITY] * 2
+    assert allocated.job.running, "a running job keeps its GPUs"
+    assert list(allocated.pool.queue) == [(small.job_id, 1)]
 
 
-def test_jobs_too_large_for_a_pool_are_paused(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
-) -> None:
-    large = [History(log, job_id=uuid4()) for _ in range(2)]
-    small = uuid4()
-    history.open_pool(2)
-    approve(log)
-    for each in large:
-        approve(log, each.job_id, count=2)
-    approve(log, small)
-    scheduler.catch_up()
-    assert not job(log, small).running, "a small job must not overtake a larger one"
-    launcher.gpus = 1
-    offer_capacity(log, FixedClock(), launcher)
-    scheduler.catch_up()
-    assert [pause_reason(each) for each in large] == [PauseReason.CAPACITY] * 2
-    assert job(log).running, "what runs keeps its GPUs"
-    assert list(history.pool.queue) == [(small, 1)]
-    end(log, reason=SegmentEnd.COMPLETED)
-    scheduler.catch_up()
-    assert job(log, small).running
-
-
-def test_a_job_with_too_many_gpus_is_paused(
-    log: EventLog, history: History, scheduler: OrderedConsumer
-) -> None:
-    history.open_pool(1)
-    approve(log, count=2)
-    scheduler.catch_up()
-    assert pause_reason(history) is PauseReason.CAPACITY
-    assert (history.pool.queue, history.pool.held) == ({}, {})
-
-
-def test_repeated_capacity_adds_no_event(log: EventLog, launcher: FakeLauncher) -> None:
-    offer_capacity(log, FixedClock(), launcher)
-    version = History(log).pool.version
-    offer_capacity(log, FixedClock(), launcher)
-    assert (History(log).pool.version, History(log).pool.capacity) == (version, 1)
-
-
-def test_an_unrecorded_launch_is_adopted(
-    log: EventLog,
-    history: History,
-    scheduler: OrderedConsumer,
-    launcher: FakeLauncher,
-    scheduling: Scheduling,
-) -> None:
+def test_an_unrecorded_launch_is_adopted(allocated: History, scheduler: Scheduler) -> None:
     """The scheduler crashed between its launch and its save."""
-    history.open_pool()
-    approve(log)
+    allocated.grant_lease(1)
+    granted = allocated.log.events.get(meter_id(JOB_ID, 1))
+    (event,) = [each for each in granted if isinstance(each, Meter.LeaseGranted)]
+    assert scheduler.handle(event) != []
     scheduler.catch_up()
-    lease(log)
-    (granted,) = [
-        event
-        for event in log.events.get(meter_id(JOB_ID, 1))
-        if isinstance(event, Meter.LeaseGranted)
-    ]
-    with command("never saved"):
-        assert scheduling.handle(granted) != []
-    scheduler.catch_up()
-    assert launcher.started == [PodName(JOB_ID, 1)]
-    assert job(log).pod is not None
+    assert scheduler.launcher.started == [NAME]
+    assert allocated.job.pod is not None
 
 
 def test_a_lease_of_an_ended_segment_launches_nothing(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    history.open_pool()
-    approve(log)
+    allocated.end_segment(1, SegmentEnd.CRASHED)
+    allocated.grant_lease(1)
     scheduler.catch_up()
-    end(log, reason=SegmentEnd.CRASHED)
-    lease(log)
-    scheduler.catch_up()
-    assert launcher.started == []
+    assert scheduler.launcher.started == []
 
 
 def test_a_job_without_its_dataset_fails_at_no_cost(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    history.open_pool()
     with command("upload"):
         dataset = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/a/x", "d" * 64, 9)
         dataset.delete([])
-        log.commit(dataset)
-    approve(log)
+        allocated.log.commit(dataset)
+    allocated.grant_lease(1)
     scheduler.catch_up()
-    lease(log)
-    scheduler.catch_up()
-    (failed,) = [event for event in log.events.get(JOB_ID) if isinstance(event, events.JobFailed)]
+    failed = allocated.last(events.JobFailed)
     assert (failed.failure, failed.error_class) == (FailureClass.BAD_DATA, "DatasetDeleted")
-    assert launcher.started == []
-    assert history.pool.held == {}
+    assert (scheduler.launcher.started, allocated.pool.held) == ([], {})
 
 
 def test_a_crashed_job_resumes_from_its_last_checkpoint(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
+    launched: History, scheduler: Scheduler
 ) -> None:
-    history.open_pool()
-    approve(log)
+    launched.save_checkpoint(1, 10, 40)
+    launched.save_checkpoint(1, 20, 60)
+    launched.end_segment(1, SegmentEnd.CRASHED)
     scheduler.catch_up()
-    lease(log)
+    launched.grant_lease(2)
     scheduler.catch_up()
-    history.save_checkpoint(1, 10, 40)
-    history.save_checkpoint(1, 20, 60)
-    end(log, reason=SegmentEnd.CRASHED)
-    scheduler.catch_up()
-    lease(log, segment=2)
-    scheduler.catch_up()
-    candidates = launcher.specs[PodName(JOB_ID, 2)].resume_from
+    candidates = scheduler.launcher.specs[PodName(JOB_ID, 2)].resume_from
     assert [each.ref for each in candidates] == ["checkpoints/1/20", "checkpoints/1/10"]
 
 
-def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
-    log: EventLog, history: History, scheduler: OrderedConsumer, launcher: FakeLauncher
+def test_a_job_resumed_on_other_gpus_is_launched_with_them(
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    """Even if it was paused and resumed in the queue before the handler runs."""
-    launcher.gpus = 2
-    history.open_pool(capacity=2)
-    approve(log, uuid4(), count=2)
-    approve(log, count=2)
+    """The job is paused and resumed in the queue before any handler runs."""
+    waiting = queue(allocated, gpu_count=2)
+    scheduler.offer(gpus=2)
+    with waiting.changing_job() as job:
+        job.pause()
+        job.resume(None, PLAN.rate_micros_per_hour, "test", 1)
     scheduler.catch_up()
-    with command("pause and resume"):
-        waiting = history.job
-        waiting.pause()
-        waiting.resume(None, PLAN.rate_micros_per_hour, "test", 1)
-        log.commit(waiting)
+    waiting.grant_lease(1)
     scheduler.catch_up()
-    launcher.gpus = 3
-    offer_capacity(log, FixedClock(), launcher)
-    scheduler.catch_up()
-    lease(log)
-    scheduler.catch_up()
-    spec = launcher.specs[PodName(JOB_ID, 1)]
+    spec = scheduler.launcher.specs[PodName(waiting.job_id, 1)]
     assert (spec.gpu_count, spec.approved_gpu_count) == (1, 2)
-    assert sorted(claim.count for claim in history.pool.held.values()) == [1, 2]
+    assert [claim.count for claim in allocated.pool.held.values()] == [1, 1]
 
 
-def test_a_job_with_a_lapsed_lease_is_relaunched(
-    log: EventLog, history: History, scheduler: OrderedConsumer
-) -> None:
-    history.open_pool()
-    approve(log)
+def test_a_job_with_a_lapsed_lease_is_relaunched(allocated: History, scheduler: Scheduler) -> None:
+    allocated.end_segment(1, SegmentEnd.LEASE_ENDED)
     scheduler.catch_up()
-    end(log, reason=SegmentEnd.LEASE_ENDED)
-    scheduler.catch_up()
-    assert job(log).runs(2)
+    assert allocated.job.runs(2)
 
 
-def test_a_finished_job_needs_no_more_gpus(
-    log: EventLog, history: History, scheduler: OrderedConsumer
-) -> None:
-    history.open_pool()
-    approve(log)
+def test_a_finished_job_needs_no_more_gpus(allocated: History, scheduler: Scheduler) -> None:
+    allocated.complete(1)
+    allocated.end_segment(1, SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    history.complete(1)
-    end(log, reason=SegmentEnd.COMPLETED)
-    scheduler.catch_up()
-    assert (history.pool.queue, history.pool.held) == ({}, {})
+    assert (allocated.pool.queue, allocated.pool.held) == ({}, {})
 
 
-def test_an_extended_lease_is_sent_to_the_segment(
-    log: EventLog, history: History, scheduler: OrderedConsumer, control: NotedControl
-) -> None:
-    history.open_pool()
-    approve(log)
+def test_an_extended_lease_is_sent_to_the_segment(launched: History, scheduler: Scheduler) -> None:
+    launched.extend_lease(1, 60)
     scheduler.catch_up()
-    lease(log)
-    lease(log, seconds=60)
-    scheduler.catch_up()
-    assert control.paid == [(JOB_ID, 1, 360)]
-    (jwt,) = control.jwts
-    padded = jwt.split(".")[1] + "=="
-    claims = json.loads(base64.urlsafe_b64decode(padded))
+    (job_id, segment, paid_seconds, jwt) = scheduler.control.pay.call_args.args
+    assert (job_id, segment, paid_seconds) == (JOB_ID, 1, 360)
+    claims = json.loads(base64.urlsafe_b64decode(jwt.split(".")[1] + "=="))
     assert claims["exp"] > time.time() + 300
     assert f"reports.{ACCOUNT_ID}.{JOB_ID}.1" in claims["nats"]["pub"]["allow"]
 
 
-def test_an_ended_segment_gets_no_lease(
-    log: EventLog, history: History, scheduler: OrderedConsumer, control: NotedControl
+def test_an_ended_segment_gets_no_paid_time(launched: History, scheduler: Scheduler) -> None:
+    launched.extend_lease(1, 60)
+    launched.end_segment(1, SegmentEnd.STOPPED)
+    scheduler.catch_up()
+    scheduler.control.pay.assert_not_called()
+
+
+def test_a_job_without_money_for_a_minute_is_paused(
+    allocated: History, scheduler: Scheduler
 ) -> None:
-    history.open_pool()
-    approve(log)
+    poor, behind = allocated.another_job(uuid4()), allocated.another_job()
+    poor.open_account(59_999)
+    for each in (poor, behind):
+        each.approve_job(queued=False)
+    scheduler.offer(gpus=2)
+    assert poor.last(events.JobPaused).reason is PauseReason.BALANCE
+    assert behind.job.running
+
+
+def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    waiting, behind = allocated.another_job(uuid4()), allocated.another_job()
+    waiting.open_account(10_000_000)
+    for each in (waiting, behind):
+        each.approve_job(queued=False)
     scheduler.catch_up()
-    lease(log)
-    lease(log, seconds=60)
-    end(log)
+    waiting.reserve_balance()
+    allocated.end_segment(1, SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    assert control.paid == []
+    assert waiting.last(events.JobPaused).reason is PauseReason.BALANCE
+    assert behind.job.running
+
+
+def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    allocated.refuse_lease(1)
+    scheduler.catch_up()
+    assert allocated.last(events.JobPaused).reason is PauseReason.BALANCE
+    ended = allocated.last(events.SegmentEnded)
+    assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
+    assert (allocated.pool.held, allocated.pool.queue) == ({}, {})
+    assert scheduler.launcher.started == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_unsettled_lease_counts_as_money(
+    allocated: History, scheduler: Scheduler, settled: bool
+) -> None:
+    """Otherwise a job with a small balance would pause at every relaunch."""
+    allocated.grant_lease(1)
+    allocated.end_segment(1, SegmentEnd.LEASE_ENDED, 300, settled=settled)
+    allocated.reserve_balance()
+    scheduler.catch_up()
+    assert allocated.job.runs(2) is not settled
+
+
+def test_a_deleted_base_loses_its_files_unless_reimported(
+    history: History, scheduler: Scheduler
+) -> None:
+    ref, content = "models/tiny/1", ("m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
+    scheduler.artifacts.put(f"{ref}/config.json", b"{}")
+    with command():
+        base = BaseModel.imported("tiny", ref, *content)
+        base.delete()
+        base.revise(ref, *content)
+        *_, deleted, _ = base.pending_events
+        history.log.commit(base)
+    scheduler.handle(deleted)
+    assert scheduler.artifacts.exists(f"{ref}/config.json")
+    with command():
+        base.delete()
+        history.log.commit(base)
+    scheduler.handle(deleted)
+    assert not scheduler.artifacts.exists(f"{ref}/config.json")

@@ -2,74 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from domain.core.event_log import EventLog
 from domain.jobs import events
-from domain.jobs.job import Job, JobStatus, SegmentEnd
+from domain.jobs.job import JobStatus, SegmentEnd
+from domain.training.checkpoint import ModeDifference, RejectionReason, ResumeCertificate
 from domain.training.perplexity import perplexity
-from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Phase, Report
-from infrastructure.settings import Settings
+from infrastructure.artifacts import Manifest
+from infrastructure.reports import Phase, RejectedCheckpoint, Report
 from services.scheduler.app import record_all
+from services.scheduler.job_history import JobHistory
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
-from tests.builders.commands import FixedClock
-from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import JOB_ID, STATE, resume_certificate
 from tests.builders.history import History
 from tests.builders.reports import (
     CHECKPOINT,
     EVALUATION,
+    HOME,
+    adapter_ref,
+    completed,
     failed,
-    last_end,
     report,
-    topics,
+    store_adapter,
+    training,
 )
-from tests.services.scheduler.conftest import NotedControl
-from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.conftest import Scheduler
 
-ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-1"
 NAME = PodName(JOB_ID, 1)
+SAVED = f"{HOME}/checkpoints/segment-1"
 
 
 @pytest.fixture
-def adapter(artifacts: Artifacts, tmp_path: Path) -> Manifest:
-    """The adapter that the trainer stored."""
-    directory = tmp_path / "adapter"
-    directory.mkdir()
-    (directory / "adapter_model.safetensors").write_bytes(b"weights")
-    return artifacts.put_directory(ADAPTER, directory)
-
-
-def whole_life(adapter: Manifest) -> list[Report]:
-    """A segment's cumulative reports."""
-    said: dict[str, Any] = {}
-    life = []
-    for n, (phase, news) in enumerate(
-        [
-            (Phase.MODEL_LOAD, {}),
-            (Phase.TRAINING, {}),
-            (Phase.TRAINING, {"step": 10, "checkpoint": CHECKPOINT}),
-            (Phase.EVALUATION, {"step": 30}),
-            (Phase.REGISTER, {"evaluation": EVALUATION}),
-            (
-                Phase.REGISTER,
-                {
-                    "outcome": SegmentEnd.COMPLETED,
-                    "adapter_ref": ADAPTER,
-                    "adapter_manifest_sha256": adapter.sha256,
-                },
-            ),
-        ],
-        1,
-    ):
-        said |= news
-        life.append(report(n, phase, **said))
-    return life
+def life(scheduler: Scheduler) -> list[Report]:
+    """The reports of a segment from its start to its end."""
+    adapter, saved = store_adapter(scheduler.artifacts, segment=1), {"checkpoint": CHECKPOINT}
+    return [
+        report(1, Phase.MODEL_LOAD),
+        training(2),
+        training(3, step=10, **saved),
+        report(4, Phase.EVALUATION, step=30, **saved),
+        report(5, Phase.REGISTER, step=30, evaluation=EVALUATION, **saved),
+        completed(6, adapter, segment=1, **saved),
+    ]
 
 
 LIFE = [
@@ -83,34 +61,56 @@ LIFE = [
 ]
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
 def test_reports_of_a_segment_become_its_events(
-    log: EventLog, history: History, running: Segments, control: NotedControl, adapter: Manifest
+    history: History, scheduler: Scheduler, running: Segments, life: list[Report], repeats: int
 ) -> None:
-    for each in whole_life(adapter):
-        running.record(each)
-    assert topics(log) == LIFE
+    for each in life:
+        for _ in range(repeats):
+            running.record(each)
+    assert history.topics() == LIFE
     assert history.job.status is JobStatus.REGISTERED
     assert history.pool.held == {}
-    assert control.answered == [(JOB_ID, 1)]
-    assert last_end(log).elapsed_seconds == 6
+    assert history.last(events.SegmentEnded).elapsed_seconds == 6
+    scheduler.control.answer.assert_called_with(JOB_ID, 1)
+
+
+def test_a_restarted_scheduler_may_get_all_reports_again(
+    history: History, scheduler: Scheduler, running: Segments, life: list[Report]
+) -> None:
+    restarted = Scheduler(scheduler.log, scheduler.pool, scheduler.settings).segments
+    for segments in (running, restarted):
+        for each in life:
+            segments.record(each)
+    assert history.topics() == LIFE
+
+
+def test_the_last_report_alone_is_sufficient(
+    history: History, running: Segments, life: list[Report]
+) -> None:
+    running.record(life[-1])
+    assert history.topics() == LIFE
 
 
 def test_a_foreign_report_is_dropped(
-    log: EventLog, running: Segments, control: NotedControl
+    history: History, scheduler: Scheduler, running: Segments
 ) -> None:
     foreign = CHECKPOINT.model_copy(update={"ref": "jobs/another/checkpoints/step-1"})
-    running.record(report(1, Phase.TRAINING, checkpoint=foreign))
-    running.record(report(2, Phase.TRAINING, checkpoint=CHECKPOINT, earlier=(foreign,)))
-    other = report(2, Phase.TRAINING, checkpoint=CHECKPOINT)
-    running.record(other.model_copy(update={"account_id": JOB_ID}))
-    assert log.load(Job, JOB_ID).checkpoints == ()
-    running.record(failed(3).model_copy(update={"account_id": JOB_ID}))
+    other_account = {"account_id": JOB_ID}
+    for each in (
+        training(1, checkpoint=foreign),
+        training(2, checkpoint=CHECKPOINT, earlier=(foreign,)),
+        training(2, checkpoint=CHECKPOINT).model_copy(update=other_account),
+        failed(3).model_copy(update=other_account),
+    ):
+        running.record(each)
+    assert history.job.checkpoints == ()
     assert not running.heard_of(NAME)
-    assert control.answered == [], "it acknowledges only a final report"
+    scheduler.control.answer.assert_not_called()
 
 
 def test_a_failing_report_does_not_block_later_ones(
-    log: EventLog, running: Segments, monkeypatch: pytest.MonkeyPatch
+    history: History, running: Segments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, failing = running.record, ValueError("poison")
 
@@ -120,189 +120,175 @@ def test_a_failing_report_does_not_block_later_ones(
         record(each)
 
     monkeypatch.setattr(running, "record", recorded)
-    sent = [report(1, Phase.TRAINING), report(2, Phase.TRAINING, checkpoint=CHECKPOINT)]
+    sent = [training(1), training(2, checkpoint=CHECKPOINT)]
     messages = ["nonsense", *(each.model_dump(mode="json") for each in sent)]
     failing = TimeoutError("the bus is away")
     with pytest.raises(TimeoutError):
         record_all(running, messages)
-    assert log.load(Job, JOB_ID).checkpoints == ()
+    assert history.job.checkpoints == ()
     failing = ValueError("poison")
     record_all(running, messages)
-    assert log.load(Job, JOB_ID).checkpoints.newest is not None
+    assert history.job.checkpoints.newest is not None
 
 
 def test_values_that_read_models_reject_become_no_events() -> None:
-    sent = report(1, Phase.TRAINING, outcome=SegmentEnd.CRASHED, error_class="a\0b")
+    sent = training(outcome=SegmentEnd.CRASHED, error_class="a\0b")
     received = Report.model_validate_json(sent.model_dump_json())
     assert received.ending is not None
     assert received.ending.error_class == "a\ufffdb"
-    for fields in ({"step": 2**31}, {"step": -1}, {"grace_seconds": 1e12}, {"segment": 2**31}):
-        with pytest.raises(ValidationError):
-            report(1, Phase.TRAINING, **fields)
     unknown = CHECKPOINT.model_dump() | {"train_loss": float("nan")}
-    with pytest.raises(ValidationError):
-        report(1, Phase.TRAINING, checkpoint=unknown)
-
-
-def test_repeated_reports_change_nothing(
-    log: EventLog, running: Segments, control: NotedControl, adapter: Manifest
-) -> None:
-    for each in whole_life(adapter):
-        running.record(each)
-        running.record(each)
-    assert topics(log) == LIFE
-    assert set(control.answered) == {(JOB_ID, 1)}
-
-
-def test_a_restarted_scheduler_may_get_all_reports_again(
-    log: EventLog,
-    running: Segments,
-    artifacts: Artifacts,
-    launcher: FakeLauncher,
-    control: NotedControl,
-    settings: Settings,
-    adapter: Manifest,
-) -> None:
-    life = whole_life(adapter)
-    for each in life:
-        running.record(each)
-    anew = Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
-    for each in life:
-        anew.record(each)
-    assert topics(log) == LIFE
-
-
-def test_the_last_report_alone_is_sufficient(
-    log: EventLog, running: Segments, adapter: Manifest
-) -> None:
-    running.record(whole_life(adapter)[-1])
-    assert topics(log) == LIFE
+    invalid: list[dict[str, Any]] = [
+        {"step": 2**31},
+        {"step": -1},
+        {"grace_seconds": 1e12},
+        {"segment": 2**31},
+        {"checkpoint": unknown},
+    ]
+    for fields in invalid:
+        with pytest.raises(ValidationError):
+            training(**fields)
 
 
 def test_a_report_of_an_older_segment_is_refused_and_answered(
-    log: EventLog, history: History, running: Segments, control: NotedControl
+    history: History, scheduler: Scheduler, running: Segments
 ) -> None:
     running.lose(NAME, 10, None)
     history.allocate_segment(2)
     version = history.job.version
-    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
-    running.record(report(2, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
+    running.record(training(1, checkpoint=CHECKPOINT))
+    running.record(training(2, outcome=SegmentEnd.STOPPED))
     assert history.job.version == version
-    assert control.answered == [(JOB_ID, 1)], "so that it stops repeating itself"
+    scheduler.control.answer.assert_called_once_with(JOB_ID, 1)
 
 
-def test_a_report_of_an_unknown_job_is_answered(segments: Segments, control: NotedControl) -> None:
-    segments.record(report(1, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
-    assert control.answered == [(JOB_ID, 1)]
+def test_a_report_of_an_unknown_job_is_answered(scheduler: Scheduler) -> None:
+    scheduler.segments.record(training(outcome=SegmentEnd.STOPPED))
+    scheduler.control.answer.assert_called_once_with(JOB_ID, 1)
 
 
-@pytest.mark.parametrize("reason", [SegmentEnd.STOPPED, SegmentEnd.LEASE_ENDED, SegmentEnd.CRASHED])
-def test_an_ending_has_its_reason_and_its_times(
-    log: EventLog, running: Segments, reason: SegmentEnd
-) -> None:
-    running.record(
-        report(9, Phase.TRAINING, outcome=reason, elapsed_seconds=309.9, grace_seconds=9.9)
-    )
-    end = last_end(log)
-    assert (end.reason, end.elapsed_seconds, end.grace_seconds) == (reason, 309, 9)
-
-
-def _another(artifacts: Artifacts) -> None:
-    artifacts.put(f"{ADAPTER}/manifest.json", Manifest(files=()).content)
-
-
-def _garbled(artifacts: Artifacts) -> None:
-    artifacts.put(f"{ADAPTER}/manifest.json", b'{"files": [')
-
-
-def _gone(artifacts: Artifacts) -> None:
-    artifacts.delete(f"{ADAPTER}/manifest.json")
-
-
-@pytest.mark.parametrize(
-    ("corrupt", "error_class"),
-    [
-        (_another, "ArtifactCorrupt"),
-        (_garbled, "ArtifactCorrupt"),
-        (_gone, "FileNotFoundError"),
-    ],
-)
-def test_a_changed_adapter_counts_as_a_crash(
-    log: EventLog,
-    history: History,
-    running: Segments,
-    control: NotedControl,
-    artifacts: Artifacts,
-    adapter: Manifest,
-    corrupt: Any,
-    error_class: str,
-) -> None:
-    *life, final = whole_life(adapter)
-    for each in life:
-        running.record(each)
-    corrupt(artifacts)
-    running.record(final)
-    end = last_end(log)
-    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
-    assert "Registered" not in topics(log)
-    assert history.job.next_segment == 2
-    assert control.answered == [(JOB_ID, 1)]
-
-
-def test_an_evaluation_is_recorded_with_peak_memory(log: EventLog, running: Segments) -> None:
+def test_an_evaluation_is_recorded_with_peak_memory(history: History, running: Segments) -> None:
     running.record(report(1, Phase.EVALUATION, step=30))
     running.record(report(2, Phase.REGISTER, evaluation=EVALUATION, peak_memory_bytes=10**9))
-    scored = list(log.events.get(JOB_ID))[-1]
-    assert isinstance(scored, events.EvaluationCompleted)
+    scored = history.last(events.EvaluationCompleted)
     assert (scored.accuracy_before, scored.accuracy_after) == (0.4, 0.55)
     assert scored.perplexity_after == perplexity(2.0)
     assert scored.peak_memory_bytes == 10**9
 
 
-def test_completion_without_an_adapter_counts_as_a_crash(log: EventLog, running: Segments) -> None:
+def crash(history: History, steps: tuple[int, ...], **fields: Any) -> None:
+    """The first segment saves and crashes. The second has a pod."""
+    history.run_until("training")
+    for step in steps:
+        history.save_checkpoint(1, step, 5 * step, ref=f"{SAVED}/step-{step}", **fields)
+    history.end_segment(1, SegmentEnd.CRASHED, 50)
+    history.allocate_segment(2)
+    history.start_pod(2)
+
+
+def certificate(**fields: Any) -> ResumeCertificate:
+    return resume_certificate(2, f"{SAVED}/step-2", **({"state": STATE} | fields))
+
+
+def test_rejections_certificate_and_checkpoint_are_recorded_in_this_order(
+    history: History, scheduler: Scheduler
+) -> None:
+    crash(history, (2, 4))
+    difference = ModeDifference(setting="threads", saved="2", now="1")
+    saved = CHECKPOINT.model_copy(update={"segment": 2, "state": STATE, "eval_loss": 1.25})
+    rejected = RejectedCheckpoint(ref=f"{SAVED}/step-4", reason=RejectionReason.CORRUPT)
+    for n in (1, 2):
+        scheduler.segments.record(
+            training(
+                n,
+                segment=2,
+                step=10,
+                rejected=(rejected,),
+                resumed=certificate(differences=(difference,)),
+                checkpoint=saved,
+            )
+        )
+    assert history.topics()[-5:] == [
+        *("PodStarted", "CheckpointRejected", "ResumeCertified"),
+        *("TrainingStarted", "CheckpointSaved"),
+    ]
+    first, last = history.job.checkpoints
+    assert (first.step, last.step, last.state, last.eval_loss) == (2, 10, STATE, 1.25)
+
+
+def test_a_refused_certificate_keeps_the_rest_of_its_report(
+    history: History, scheduler: Scheduler
+) -> None:
+    crash(history, (2,), state=STATE)
+    other = certificate(state=STATE.model_copy(update={"weights": "5" * 64}))
+    scheduler.segments.record(training(segment=2, step=2, resumed=other))
+    assert history.topics()[-2:] == ["PodStarted", "TrainingStarted"]
+    (resume,) = JobHistory(history.events()).resumes
+    assert not resume.certified
+
+
+def test_the_next_report_includes_checkpoints_of_lost_reports(
+    history: History, running: Segments
+) -> None:
+    ten, twenty, thirty, forty = (
+        CHECKPOINT.model_copy(update={"step": step, "ref": f"{SAVED}/step-{step}"})
+        for step in (10, 20, 30, 40)
+    )
+    running.record(training(1, checkpoint=ten))
+    for n in (2, 3):
+        running.record(training(n, earlier=(ten, twenty, thirty), checkpoint=forty))
+    assert [each.step for each in history.events(events.CheckpointSaved)] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "error_class"),
+    [
+        (Manifest(files=()).content, "ArtifactCorrupt"),
+        (b'{"files": [', "ArtifactCorrupt"),
+        (None, "FileNotFoundError"),
+    ],
+    ids=["another", "invalid", "missing"],
+)
+def test_a_changed_adapter_counts_as_a_crash(
+    history: History,
+    scheduler: Scheduler,
+    running: Segments,
+    life: list[Report],
+    manifest: bytes | None,
+    error_class: str,
+) -> None:
+    ref = f"{adapter_ref(1)}/manifest.json"
+    if manifest is None:
+        scheduler.artifacts.delete(ref)
+    else:
+        scheduler.artifacts.put(ref, manifest)
+    running.record(life[-1])
+    end = history.last(events.SegmentEnded)
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
+    assert "Registered" not in history.topics()
+    assert history.job.next_segment == 2
+    scheduler.control.answer.assert_called_once_with(JOB_ID, 1)
+
+
+def test_completion_without_an_adapter_counts_as_a_crash(
+    history: History, running: Segments
+) -> None:
     running.record(report(9, Phase.REGISTER, evaluation=EVALUATION, outcome=SegmentEnd.COMPLETED))
-    assert last_end(log).reason is SegmentEnd.CRASHED
+    assert history.last(events.SegmentEnded).reason is SegmentEnd.CRASHED
 
 
 def test_completion_before_a_pause_registers_the_model(
-    history: History, running: Segments, adapter: Manifest
+    history: History, running: Segments, life: list[Report]
 ) -> None:
     history.pause()
-    for each in whole_life(adapter):
-        running.record(each)
+    running.record(life[-1])
     assert history.job.status is JobStatus.REGISTERED
 
 
 def test_completion_after_a_cancel_registers_nothing(
-    log: EventLog, history: History, running: Segments, control: NotedControl, adapter: Manifest
+    history: History, scheduler: Scheduler, running: Segments, life: list[Report]
 ) -> None:
-    *life, final = whole_life(adapter)
-    for each in life:
-        running.record(each)
     history.cancel()
-    running.record(final)
-    assert topics(log)[-3:] == ["CancelRequested", "SegmentEnded", "JobCancelled"]
-    assert last_end(log).reason is SegmentEnd.COMPLETED
-    assert control.answered == [(JOB_ID, 1)]
-
-
-def test_a_process_lost_while_pausing_pauses_the_job(history: History, running: Segments) -> None:
-    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
-    history.pause()
-    running.lose(NAME, 60, None)
-    assert (history.job.status, history.job.step) == (JobStatus.PAUSED, 10)
-
-
-def test_a_segment_is_lost_once_and_never_after_its_final_report(
-    log: EventLog, running: Segments
-) -> None:
-    running.record(report(9, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
-    running.lose(NAME, 60, None)
-    running.lose(NAME, 60, None)
-    assert topics(log).count("SegmentEnded") == 1
-
-
-def test_segments_with_reports_are_known(running: Segments) -> None:
-    assert not running.heard_of(NAME)
-    running.record(report(1, Phase.MODEL_LOAD))
-    assert running.heard_of(NAME)
+    running.record(life[-1])
+    assert history.topics()[-2:] == ["SegmentEnded", "JobCancelled"]
+    assert history.last(events.SegmentEnded).reason is SegmentEnd.COMPLETED
+    scheduler.control.answer.assert_called_once_with(JOB_ID, 1)

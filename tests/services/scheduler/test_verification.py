@@ -14,19 +14,19 @@ from domain.core.identity import base_model_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.reports import SAMPLE
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT
-from services.scheduler.handlers import Scheduling
 from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
-from tests.builders.commands import command
-from tests.builders.examples import JOB_ID, saved_checkpoint
 from tests.builders.history import History
 from tests.builders.reports import WEIGHTS, adapter_ref, register_model
+from tests.services.scheduler.conftest import Scheduler
+
+ADAPTER = adapter_ref(2)
 
 
 @pytest.fixture
@@ -35,9 +35,14 @@ def model(log: EventLog, settings: Settings) -> events.Registered:
 
 
 @pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings.artifacts)
+
+
+@pytest.fixture
 def copy(model: events.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
     """A downloaded copy, without the manifest."""
-    artifacts.get_directory(adapter_ref(2), tmp_path / "copy")
+    artifacts.get_directory(ADAPTER, tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -46,10 +51,8 @@ def check(log: EventLog, artifacts: Artifacts, model: events.Registered) -> Call
     """Verifies the stored model or a copy. Returns the failed checks."""
 
     def check(directory: Path | None = None, event: events.Registered = model) -> list[Check]:
-        found: Copy = (
-            DirectoryCopy(directory) if directory else StoredCopy(artifacts, adapter_ref(2))
-        )
-        checks = verify(log, artifacts, log.load(Job, JOB_ID), event, found)
+        copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, ADAPTER)
+        checks = verify(log, artifacts, History(log).job, event, copy)
         return [each for each in checks if not each.ok]
 
     return check
@@ -62,8 +65,7 @@ def names(checks: list[Check]) -> list[str]:
 def test_an_intact_model_passes_every_check(
     log: EventLog, artifacts: Artifacts, model: events.Registered
 ) -> None:
-    job = log.load(Job, JOB_ID)
-    checks = verify(log, artifacts, job, model, StoredCopy(artifacts, adapter_ref(2)))
+    checks = verify(log, artifacts, History(log).job, model, StoredCopy(artifacts, ADAPTER))
     assert [each for each in checks if not each.ok] == []
     assert {
         MANIFEST,
@@ -91,20 +93,31 @@ def test_an_intact_copy_needs_no_manifest(check: Any, copy: Path) -> None:
 
 
 def test_a_changed_weight_is_reported(check: Any, artifacts: Artifacts, copy: Path) -> None:
-    artifacts.put(f"{adapter_ref(2)}/{WEIGHTS}", b"Weights")
+    artifacts.put(f"{ADAPTER}/{WEIGHTS}", b"Weights")
     assert names(check()) == [f"file {WEIGHTS}"]
     assert check(copy) == []
 
 
-def test_a_missing_file_is_reported(check: Any, copy: Path) -> None:
-    (copy / CARD).unlink()
-    (found,) = check(copy)
-    assert (found.name, found.found) == (f"file {CARD}", MISSING)
-
-
-def test_an_added_file_is_reported(check: Any, copy: Path) -> None:
-    (copy / "adapter_model.bin").write_bytes(b"other weights")
-    assert names(check(copy)) == ["file adapter_model.bin"]
+@pytest.mark.parametrize(
+    ("path", "content", "failed"),
+    [
+        (CARD, None, [f"file {CARD}"]),
+        ("adapter_model.bin", b"other weights", ["file adapter_model.bin"]),
+        (PROVENANCE, b"not JSON", [f"file {PROVENANCE}", "provenance"]),
+        (ENVIRONMENT, None, [f"file {ENVIRONMENT}", "environment"]),
+    ],
+    ids=["missing", "added", "invalid provenance", "other environment"],
+)
+def test_a_changed_file_is_reported(
+    check: Any, copy: Path, path: str, content: bytes | None, failed: list[str]
+) -> None:
+    if content is None:
+        (copy / path).unlink()
+    else:
+        (copy / path).write_bytes(content)
+    found = check(copy)
+    assert names(found) == failed
+    assert content is not None or found[0].found == MISSING
 
 
 FALSE_STATEMENTS: list[tuple[tuple[Any, ...], Any, str]] = [
@@ -148,16 +161,6 @@ def test_an_omitted_checkpoint_is_reported(check: Any, copy: Path) -> None:
     assert "checkpoints: segment 2, step 30" in names(check(copy))
 
 
-def test_a_missing_provenance_is_reported(check: Any, copy: Path) -> None:
-    (copy / PROVENANCE).write_text("not JSON")
-    assert names(check(copy)) == [f"file {PROVENANCE}", "provenance"]
-
-
-def test_a_different_environment_is_reported(check: Any, copy: Path) -> None:
-    (copy / ENVIRONMENT).unlink()
-    assert names(check(copy)) == [f"file {ENVIRONMENT}", "environment"]
-
-
 def test_a_manifest_of_another_event_stops_verification(
     check: Any, model: events.Registered
 ) -> None:
@@ -183,34 +186,28 @@ def test_sources_missing_from_the_log_are_reported(
 
 
 def test_a_promoted_checkpoint_gets_a_card_and_passes(
-    log: EventLog, artifacts: Artifacts, history: History, scheduling: Scheduling, tmp_path: Path
+    history: History, scheduler: Scheduler, tmp_path: Path
 ) -> None:
-    ref = "checkpoints/1/10"
+    ref, artifacts = "checkpoints/1/10", scheduler.artifacts
     files = {WEIGHTS: b"weights", **dict.fromkeys(RESUME_FILES, b"{}")}
     manifest = artifacts.add_files(ref, Manifest(files=()), files)
     history.import_base()
     history.prepare_dataset()
     history.run_until("training")
-    with command("checkpoint"):
-        job = history.job
-        job.save_checkpoint(saved_checkpoint(1, 10, 2.5, 40, ref, manifest.sha256, 7))
-        log.commit(job)
-    failure = FailureClass.OUT_OF_MEMORY
-    history.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, error_class="OutOfMemoryError")
+    history.save_checkpoint(1, 10, 40, manifest_sha256=manifest.sha256)
+    history.end_segment(1, SegmentEnd.CRASHED, 60, failure=FailureClass.OUT_OF_MEMORY)
     history.promote()
-    (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, events.AdapterPromoted))
-
+    event = history.last(events.AdapterPromoted)
     for _ in range(2):
-        scheduling.handle(event)
+        scheduler.handle(event)
     card = artifacts.get(f"{ref}/{CARD}").decode()
     assert "not evaluated" in card
     assert "10 of 30" in card
-
     assert f"`{SAMPLE}` holds a prompt of the dataset" in card
 
     def differing(copy: Copy | None = None) -> list[Check]:
         found = copy or StoredCopy(artifacts, ref)
-        checks = verify(log, artifacts, history.job, event, found)
+        checks = verify(history.log, artifacts, history.job, event, found)
         return [each for each in checks if not each.ok]
 
     assert differing() == []

@@ -1,0 +1,215 @@
+"""Delayed relaunches and expired adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from domain.jobs import events
+from domain.jobs.job import JobStatus, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
+from infrastructure.artifacts import Manifest
+from infrastructure.consumer import OrderedConsumer
+from projections import JOB_DETAIL
+from projections.job_detail import expired_adapters
+from projections.projection import ProjectionEffect
+from services.scheduler.due import claim_due, expire_due
+from tests.builders.commands import NOW, FixedClock, command
+from tests.builders.examples import JOB_ID
+from tests.builders.history import RETENTION, History
+from tests.builders.reports import HOME
+from tests.services.scheduler.conftest import Scheduler
+
+PassTime = Callable[[int], None]
+BROKEN_ROW = """
+CREATE TEMP TABLE copy AS SELECT * FROM job_detail;
+UPDATE copy SET job_id = gen_random_uuid(), relaunch_at = approved_at, expires_at = approved_at;
+INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy
+"""
+"""Adds a job that is not in the log, and whose relaunch and expiry are due."""
+
+
+@pytest.fixture
+def refused(allocated: History, scheduler: Scheduler) -> History:
+    """A job that was refused twice, and waits 30 s for its second relaunch."""
+    scheduler.launcher.refuses = True
+    for segment in (1, 2):
+        scheduler.catch_up()
+        allocated.grant_lease(segment)
+    scheduler.catch_up()
+    return allocated
+
+
+@pytest.fixture
+def pass_time(scheduler: Scheduler) -> PassTime:
+    """Advances the clock by some seconds and handles what is due."""
+
+    def pass_time(seconds: int) -> None:
+        scheduler.catch_up()
+        scheduler.clock.time += timedelta(seconds=seconds)
+        for _ in range(2):  # the second check finds the claims of the first
+            scheduler.project()
+            claim_due(scheduler.log, scheduler.clock, scheduler.pool, scheduler.scheduling.claim)
+        scheduler.catch_up()
+
+    return pass_time
+
+
+def test_a_job_is_queued_when_its_relaunch_is_due(
+    refused: History, scheduler: Scheduler, pass_time: PassTime
+) -> None:
+    assert (refused.job.segment, refused.job.running) == (2, None)
+    assert (refused.pool.held, refused.pool.queue) == ({}, {})
+    pass_time(29)
+    assert refused.job.segment == 2
+    pass_time(1)
+    assert refused.job.runs(3)
+    scheduler.launcher.refuses = False
+    refused.grant_lease(3)
+    pass_time(1)
+    assert refused.job.pod is not None
+
+
+def test_the_job_fails_after_the_last_retry(refused: History, pass_time: PassTime) -> None:
+    pass_time(30)
+    refused.grant_lease(3)
+    pass_time(299)
+    assert (refused.job.segment, refused.job.running) == (3, None)
+    pass_time(1)
+    refused.grant_lease(4)
+    pass_time(0)
+    assert refused.job.status is JobStatus.FAILED
+    assert refused.pool.held == {}
+
+
+def test_another_job_uses_the_gpus_meanwhile(refused: History, pass_time: PassTime) -> None:
+    other = refused.another_job()
+    other.approve_job(queued=False)
+    for seconds in (30, 60):
+        pass_time(seconds)
+        assert other.job.running
+        assert list(refused.pool.queue) == [(JOB_ID, 3)], "it is queued once"
+
+
+def test_a_late_handler_queues_due_jobs(allocated: History, scheduler: Scheduler) -> None:
+    allocated.end_segment(1, SegmentEnd.CRASHED)
+    scheduler.catch_up()
+    allocated.end_segment(2, SegmentEnd.CRASHED)
+    scheduler.clock.time += timedelta(seconds=30)
+    scheduler.catch_up()
+    assert allocated.job.runs(3)
+
+
+def test_a_resumed_job_is_launched_without_a_delay(refused: History, scheduler: Scheduler) -> None:
+    refused.pause()
+    refused.resume()
+    scheduler.catch_up()
+    assert refused.job.runs(3)
+
+
+def test_a_paused_job_is_not_queued(refused: History, pass_time: PassTime) -> None:
+    refused.pause()
+    pass_time(60)
+    assert refused.pool.queue == {}
+    assert refused.last(events.JobPaused).reason is PauseReason.OWNER
+
+
+def test_a_due_job_that_cannot_pay_is_paused(refused: History, pass_time: PassTime) -> None:
+    with command("settle"):
+        meter = refused.meter(2)
+        meter.close(0, 60)
+        refused.log.commit(meter)
+    refused.reserve_balance()
+    pass_time(60)
+    assert refused.last(events.JobPaused).reason is PauseReason.BALANCE
+
+
+def test_a_failing_relaunch_does_not_block_others(refused: History, scheduler: Scheduler) -> None:
+    scheduler.project()
+    with scheduler.pool.connection() as connection:
+        connection.execute(BROKEN_ROW)
+    scheduler.clock.time += timedelta(seconds=30)
+    claim_due(refused.log, scheduler.clock, scheduler.pool, scheduler.scheduling.claim)
+    assert list(refused.pool.queue) == [(JOB_ID, 3)]
+
+
+def store_files(scheduler: Scheduler) -> list[str]:
+    """Store files of the job and of another one. Return the refs of the job's."""
+    refs = [
+        f"{HOME}/adapter/segment-1/adapter_model.safetensors",
+        f"{HOME}/checkpoints/segment-1/step-000010/state.pt",
+        f"{HOME}/logs/segment-1.log",
+    ]
+    for ref in (*refs, "jobs/other/checkpoints/segment-1/state.pt"):
+        scheduler.artifacts.put(ref, b"content")
+    return refs
+
+
+def cancel_with_a_checkpoint(history: History, **saved: object) -> None:
+    history.save_checkpoint(1, 10, 40, **saved)
+    history.cancel()
+    history.end_segment(1, SegmentEnd.STOPPED, 60)
+
+
+def expire(scheduler: Scheduler, after: timedelta = RETENTION) -> None:
+    """Advance the clock, and expire what is due."""
+    scheduler.clock.time = NOW + after
+    scheduler.project()
+    expire_due(scheduler.log, scheduler.clock, scheduler.pool)
+    scheduler.catch_up()
+
+
+def test_a_cancelled_jobs_files_expire_and_its_logs_stay(
+    launched: History, scheduler: Scheduler
+) -> None:
+    refs = store_files(scheduler)
+    cancel_with_a_checkpoint(launched)
+    expire(scheduler, timedelta())
+    assert scheduler.artifacts.list(HOME) == refs
+    for _ in range(2):
+        expire(scheduler)
+    assert len(launched.events(events.AdapterExpired)) == 1
+    assert scheduler.artifacts.list("jobs") == [
+        refs[-1],
+        "jobs/other/checkpoints/segment-1/state.pt",
+    ]
+
+
+def test_deployed_checkpoints_do_not_expire(launched: History, scheduler: Scheduler) -> None:
+    refs = store_files(scheduler)
+    launched.import_base()
+    launched.deploy_base()
+    cancel_with_a_checkpoint(launched)
+    model = launched.deploy_checkpoint(10)
+    job_detail = ProjectionEffect(JOB_DETAIL, scheduler.pool.connection)
+    OrderedConsumer(job_detail, scheduler.log).catch_up()  # before the list of deployments
+    expire_due(scheduler.log, FixedClock(NOW + RETENTION), scheduler.pool)
+    launched.fail_deployment(model)
+    expire(scheduler)
+    with scheduler.pool.connection() as connection:
+        assert expired_adapters(connection, scheduler.clock.now()) == []
+    assert scheduler.artifacts.list(HOME) == refs
+    launched.undeploy(model)
+    expire(scheduler)
+    assert launched.events(events.AdapterExpired)
+
+
+def test_promoted_checkpoints_do_not_expire(launched: History, scheduler: Scheduler) -> None:
+    refs = store_files(scheduler)
+    files = scheduler.artifacts.add_files("checkpoints/1/10", Manifest(files=()), {"a": b"state"})
+    cancel_with_a_checkpoint(launched, manifest_sha256=files.sha256)
+    launched.promote()
+    expire(scheduler)
+    assert scheduler.artifacts.list(HOME) == refs
+
+
+def test_a_failing_expiry_does_not_block_others(launched: History, scheduler: Scheduler) -> None:
+    cancel_with_a_checkpoint(launched)
+    scheduler.project()
+    with scheduler.pool.connection() as connection:
+        connection.execute(BROKEN_ROW)
+    scheduler.clock.time = NOW + RETENTION
+    expire_due(scheduler.log, scheduler.clock, scheduler.pool)
+    assert launched.events(events.AdapterExpired)
