@@ -7,21 +7,11 @@ from itertools import product
 
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.catalog import Catalog
-from domain.catalog.machine import Machine
-from domain.core.aggregate import Cause, Event, because
+from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, gpu_pool_id
 from infrastructure.clock import Clock
 from services.scheduler.launchers.launcher import Launcher
-
-CAPACITY_EVENTS = (
-    Catalog.GpuTypeOffered,
-    Catalog.GpuTypeWithdrawn,
-    Catalog.RegionOffered,
-    Catalog.RegionWithdrawn,
-    Catalog.CapacityDeclared,
-)
-"""Catalog events that may change the capacity of a pool."""
 
 
 def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
@@ -32,23 +22,20 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
     catalog = log.load(Catalog, CATALOG_ID)
     wanted, machine = launcher.capacity(), launcher.machine()
     on_cpu = {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"}
-    pools = [
-        _pool(
-            log,
-            (region, gpu_type),
-            wanted.get((region, gpu_type), 0),
-            machine if gpu_type in on_cpu else None,
-        )
-        for region, gpu_type in product(
-            sorted(catalog.known_regions), sorted(catalog.known_gpu_types)
-        )
-    ]
-    return [pool for pool in pools if pool is not None and pool.pending_events]
-
-
-def on_catalog_changed(log: EventLog, launcher: Launcher, event: Event) -> Sequence[GpuPool]:
-    """Update the pools after a catalog event that may change their capacity."""
-    return capacity_changes(log, launcher) if isinstance(event, CAPACITY_EVENTS) else []
+    changed: list[GpuPool] = []
+    for place in product(sorted(catalog.known_regions), sorted(catalog.known_gpu_types)):
+        capacity = wanted.get(place, 0)
+        pool = log.find(GpuPool, gpu_pool_id(*place))
+        if pool is None:
+            if capacity == 0:
+                continue
+            pool = GpuPool.open(*place)
+        pool.change_capacity(capacity)
+        if capacity > 0 and machine is not None and place[1] in on_cpu:
+            pool.measure(machine)
+        if pool.pending_events:
+            changed.append(pool)
+    return changed
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
@@ -60,21 +47,6 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
             log.commit(*capacity_changes(log, launcher))
 
     log.retrying(attempt)
-
-
-def _pool(
-    log: EventLog, place: tuple[str, str], capacity: int, machine: Machine | None
-) -> GpuPool | None:
-    """Return the pool with its new capacity and machine; None if it has never had any capacity."""
-    pool = log.find(GpuPool, gpu_pool_id(*place))
-    if pool is None:
-        if capacity == 0:
-            return None
-        pool = GpuPool.open(*place)
-    pool.change_capacity(capacity)
-    if capacity > 0 and machine is not None:
-        pool.measure(machine)
-    return pool
 
 
 def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:

@@ -34,15 +34,17 @@ class ControlChannel:
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
         """Send the total number of paid seconds, and a renewed JWT if given."""
-        self._send(job_id, segment, paid_seconds=paid_seconds, jwt=jwt)
+        last = self._last(job_id, segment)
+        paid_seconds = max(last.paid_seconds, paid_seconds)
+        self._send(last, {"paid_seconds": paid_seconds, "jwt": jwt or last.jwt})
 
     def stop(self, job_id: UUID, segment: int) -> None:
         """Ask a segment to save and exit."""
-        self._send(job_id, segment, stop=True)
+        self._send(self._last(job_id, segment), {"stop": True})
 
     def answer(self, job_id: UUID, segment: int) -> None:
         """Acknowledge a final report, so that the trainer exits."""
-        self._send(job_id, segment, answered=True)
+        self._send(self._last(job_id, segment), {"answered": True})
 
     @property
     def kept(self) -> int:
@@ -53,32 +55,18 @@ class ControlChannel:
         """Drop the last message of a segment whose pod was removed."""
         self._sent.pop((job_id, segment), None)
 
-    def _send(
-        self,
-        job_id: UUID,
-        segment: int,
-        *,
-        paid_seconds: int = 0,
-        stop: bool = False,
-        answered: bool = False,
-        jwt: str = "",
-    ) -> None:
-        key = (job_id, segment)
-        if key in self._answered and not answered:
+    def _last(self, job_id: UUID, segment: int) -> Control:
+        new = Control(job_id=job_id, segment=segment, paid_seconds=0)
+        return self._sent.get((job_id, segment), new)
+
+    def _send(self, last: Control, changes: dict[str, object]) -> None:
+        key, control = (last.job_id, last.segment), last.model_copy(update=changes)
+        if key in self._answered and not control.answered:
             return
-        last = self._sent.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
-        control = last.model_copy(
-            update={
-                "paid_seconds": max(last.paid_seconds, paid_seconds),
-                "stop": last.stop or stop,
-                "answered": last.answered or answered,
-                "jwt": jwt or last.jwt,
-            }
-        )
         if self._loop is None:
             raise TimeoutError("The bus is not connected yet.")
         asyncio.run_coroutine_threadsafe(self._publish(control), self._loop).result(TIMEOUT_SECONDS)
-        if answered:
+        if control.answered:
             self._sent.pop(key, None)
             self._answered[key] = None
             if len(self._answered) > ANSWERED_KEPT:

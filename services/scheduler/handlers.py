@@ -19,7 +19,7 @@ from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
-from services.scheduler.capacity import on_catalog_changed
+from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.launchers.launcher import GpusBusy, Launcher
@@ -62,7 +62,8 @@ class Scheduling:
             case events.CheckpointSaved() | events.Registered():
                 return self.on_checkpoint_superseded(event)
             case events.CheckpointPruned():
-                return self.on_checkpoint_pruned(event)
+                self._artifacts.delete_directory(event.ref)
+                return []
             case Deployment.Undeployed():
                 return self.on_checkpoint_released(event)
             case GpuPool.Event():
@@ -75,8 +76,14 @@ class Scheduling:
                 return self.on_lease_refused(event)
             case BaseModel.BaseModelDeleted():
                 return self.on_base_deleted(event)
-            case Catalog.Event():
-                return on_catalog_changed(self._log, self._launcher, event)
+            case (
+                Catalog.GpuTypeOffered()
+                | Catalog.GpuTypeWithdrawn()
+                | Catalog.RegionOffered()
+                | Catalog.RegionWithdrawn()
+                | Catalog.CapacityDeclared()
+            ):
+                return capacity_changes(self._log, self._launcher)
             case _:
                 return []
 
@@ -188,19 +195,11 @@ class Scheduling:
         """Write the promoted checkpoint's model card and provenance. Prune other checkpoints."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
-        job.prune_checkpoints(deployed_refs(self._log, job))
-        return [job]
+        return self._prune(job)
 
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
         """Prune the checkpoints that the job no longer needs."""
-        job = self._log.load(Job, event.originator_id)
-        job.prune_checkpoints(deployed_refs(self._log, job))
-        return [job]
-
-    def on_checkpoint_pruned(self, event: events.CheckpointPruned) -> Sequence[Aggregate]:
-        """Delete the checkpoint's files."""
-        self._artifacts.delete_directory(event.ref)
-        return []
+        return self._prune(self._log.load(Job, event.originator_id))
 
     def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
         """Delete the files of all revisions of a base. No unfinished job uses them."""
@@ -218,7 +217,9 @@ class Scheduling:
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:
             return []
-        job = self._log.load(Job, adapter.job_id)
+        return self._prune(self._log.load(Job, adapter.job_id))
+
+    def _prune(self, job: Job) -> Sequence[Aggregate]:
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
@@ -25,9 +26,16 @@ class ProbeFailed(Exception):
     """Measuring the machine's speed failed."""
 
 
-def this_machine() -> Machine:
-    """Return this machine with its processor's fastest dtype, without its speed. Raise OSError."""
-    text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+def this_machine() -> Machine | None:
+    """Return this machine with its processor's fastest dtype, without its speed.
+
+    Return None if its processor is unknown.
+    """
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        logging.getLogger("launcher").warning("cannot identify this processor: %s", error)
+        return None
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     native = flags is not None and not NATIVE_BF16.isdisjoint(flags[1].split())

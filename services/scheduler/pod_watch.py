@@ -131,8 +131,7 @@ class PodWatch:
 
     async def _remove(self, name: PodName, job: Job) -> None:
         """Store the log of an ended pod, delete its unnamed artifacts, and remove the pod."""
-        await asyncio.to_thread(self._segments.keep_log, job, name.segment)
-        await asyncio.to_thread(self._segments.delete_unnamed, job, name.segment)
+        await asyncio.to_thread(self._segments.clean_up, job, name.segment)
         await asyncio.to_thread(self._launcher.remove, name)
         for memory in (self._segments, self._reports, self._silences):
             memory.forget(name)

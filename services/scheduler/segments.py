@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Mapping
-from datetime import datetime
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -15,6 +15,7 @@ from domain.core.errors import DomainError, Invalid, NotFound, StaleSegment
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
 from domain.jobs import events
+from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
@@ -24,7 +25,6 @@ from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document
-from services.scheduler.exit_codes import OVERRUN, failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix, kept_log_ref
@@ -33,9 +33,23 @@ LOG_TAIL_LINES = 50
 HEARTBEATS = ("report ", "checkpoint ")  # lines without information about a failure
 MAX_LOG_BYTES = 1024**2
 
+# Exit codes of the trainer's watchdog. An overrun, with paid time and grace used up, is no failure.
+OVERRUN, STALL = 4, 5
+
+# The kernel's OOM killer, an operator and a shutdown all use SIGKILL. It is treated as a
+# machine fault, so that the job is retried.
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
 
 class ForeignReport(Exception):
     """A report names another account, or artifacts of another job."""
+
+
+def _failure_of_exit(exit_code: int | None) -> FailureClass:
+    """Return the failure class of an exit without a final report. None: the process disappeared."""
+    if exit_code is None or exit_code in KILLED:
+        return FailureClass.NODE_LOST
+    return FailureClass.TIMEOUT if exit_code == STALL else FailureClass.TRAINER_CRASHED
 
 
 def _require_own(job: Job, report: Report) -> None:
@@ -222,7 +236,7 @@ class Segments:
             elapsed_seconds=elapsed_seconds,
             grace_seconds=grace_seconds,
             error_class=None if overran else lost_as,
-            failure=None if overran else failure_of_exit(exit_code),
+            failure=None if overran else _failure_of_exit(exit_code),
             phase_seconds=dict(phase_seconds or {}),
         )
 
@@ -257,7 +271,7 @@ class Segments:
         if log_ref is not None:
             try:
                 self._keep_log_tail(job.id, segment, log_ref)
-            except STORE_ERRORS as error:  # `keep_log` retries
+            except STORE_ERRORS as error:  # `clean_up` retries
                 name = PodName(job.id, segment)
                 self._logger.warning("cannot store the log tail of %s yet: %s", name, error)
 
@@ -268,8 +282,8 @@ class Segments:
         lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
-    def keep_log(self, job: Job, segment: int) -> None:
-        """Store the last MiB of the trainer's log before its pod is removed.
+    def clean_up(self, job: Job, segment: int) -> None:
+        """Store the last MiB of the trainer's log and delete unnamed files of an ended segment.
 
         If storing the owner's tail failed at the segment's end, store it too.
         """
@@ -278,6 +292,7 @@ class Segments:
             self._keep_log_tail(job.id, segment, tail_ref)
         output = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES)
         self._artifacts.put(kept_log_ref(job, segment), output)
+        delete_unnamed(self._log, self._artifacts, job, segment)
 
     def _tail_ref(self, job_id: UUID, segment: int) -> str | None:
         for event in self._log.events.get(job_id, desc=True):
@@ -285,12 +300,5 @@ class Segments:
                 return event.log_ref
         return None
 
-    def delete_unnamed(self, job: Job, segment: int) -> None:
-        """Delete files that the trainer of an ended segment stored but that no event names."""
-        delete_unnamed(self._log, self._artifacts, job, segment)
-
     def _cause(self, command_id: str) -> Cause:
-        return Cause(actor="service:scheduler", command_id=command_id, now=self._now())
-
-    def _now(self) -> datetime:
-        return self._clock.now()
+        return Cause("service:scheduler", command_id, self._clock.now())

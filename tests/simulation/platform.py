@@ -36,12 +36,11 @@ from infrastructure.settings import Settings
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Shown, settled
-from services.scheduler.exit_codes import OVERRUN
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import job_prefix
-from services.scheduler.segments import Segments
+from services.scheduler.segments import OVERRUN, Segments
 from tests.simulation.books import Books
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle

@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -42,7 +41,7 @@ from services.scheduler.launchers.launcher import (
     ReadCatalog,
 )
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
-from services.scheduler.launchers.warm_pool import WarmPool, kill_group
+from services.scheduler.launchers.warm_pool import WarmPool, kill_group, start_shim
 from services.scheduler.machine import ProbeFailed, measured, this_machine
 
 REGION = "local"
@@ -77,7 +76,7 @@ class LocalLauncher:
         self._warned: set[str] = set()  # device names, to warn once for each
         self._gpu_types: dict[str, GpuType] = {}  # including withdrawn ones
         self._launching = threading.Lock()  # two launches must not choose the same GPU
-        self._machine = _this_machine()
+        self._machine = this_machine()
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
         identity = _identity(self._root.with_name("pods.identity"))
@@ -189,8 +188,11 @@ class LocalLauncher:
             devices = self._free_devices(spec)
             self._write_request(directory, spec, devices)
             if not self._warm_start(directory, spec, devices):
-                shim = self._spawn(directory, devices)
-                self._await_shim(directory)
+                arguments = [str(directory), *self._program, str(directory / "spec.json")]
+                environment = self._environment() | _visible(devices)
+                shim = start_shim(directory, arguments, environment, subprocess.DEVNULL)
+                if not _await_pod(directory, shim, SHIM_START_SECONDS):
+                    raise LaunchFailed(f"The shim did not start within {SHIM_START_SECONDS:g} s.")
         except (LaunchFailed, OSError) as error:
             # A late start would run unpaid and without the scheduler's knowledge.
             if shim is not None:
@@ -205,8 +207,8 @@ class LocalLauncher:
         warm = self._warm.take(spec, on_gpu=bool(devices))
         if warm is None:
             return False
-        taken = warm.warm_start(directory, _visible(devices)) and self._is_noted(
-            directory, warm.shim
+        taken = warm.warm_start(directory, _visible(devices)) and _await_pod(
+            directory, warm.shim, WARM_START_SECONDS
         )
         if not taken:
             # Kill it before another trainer starts, so that no segment runs twice.
@@ -217,17 +219,8 @@ class LocalLauncher:
                 directory.name,
                 warm.tail(),
             )
-        self._warm.forget(warm)
+        warm.delete()
         return taken
-
-    def _is_noted(self, directory: Path, shim: subprocess.Popen[bytes]) -> bool:
-        """Wait until a shim has written its pod.json. Return False if it ended or is too slow."""
-        deadline = time.monotonic() + WARM_START_SECONDS
-        while not (directory / "pod.json").exists():
-            if shim.poll() is not None or time.monotonic() > deadline:
-                return False
-            time.sleep(0.002)
-        return True
 
     def _free_devices(self, spec: SegmentSpec) -> list[int]:
         """Return the indices of the GPUs for a segment; empty for a CPU-backed type.
@@ -262,15 +255,14 @@ class LocalLauncher:
     def poll(self, name: PodName) -> Pod | None:
         """Read the pod's directory and check whether its shim is alive."""
         directory = self._directory(name)
-        shim = _read(directory / "pod.json")
         request = _read(directory / "request.json")
-        if shim is None or request is None:
+        if request is None or _read(directory / "pod.json") is None:
             return None
         bound_at = datetime.fromisoformat(request["bound_at"])
         ended = _read(directory / "exit.json")
         if ended is not None:
             return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
-        if _process(shim) is not None:
+        if self._shim(name) is not None:
             return Pod(name, bound_at, alive=True, beat=_beat(directory / BEAT))
         # The shim may have written exit.json between the two checks.
         ended = _read(directory / "exit.json") or {"exit_code": None}
@@ -278,17 +270,13 @@ class LocalLauncher:
 
     def stop(self, name: PodName) -> None:
         """Send SIGTERM to the shim, which forwards it to the trainer."""
-        shim = _read(self._directory(name) / "pod.json")
-        process = None if shim is None else _process(shim)
-        if process is not None:
+        if (process := self._shim(name)) is not None:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
 
     def kill(self, name: PodName) -> None:
         """Send SIGKILL to the process group of shim and trainer, and wait for the shim to end."""
-        shim = _read(self._directory(name) / "pod.json")
-        process = None if shim is None else _process(shim)
-        if process is not None:
+        if (process := self._shim(name)) is not None:
             kill_groups([process])
 
     def pods(self) -> list[PodName]:
@@ -329,19 +317,6 @@ class LocalLauncher:
         partial.write_text(json.dumps({"bound_at": bound_at, "devices": devices}))
         partial.rename(request)
 
-    def _spawn(self, directory: Path, devices: list[int]) -> subprocess.Popen[bytes]:
-        trainer = [*self._program, str(directory / "spec.json")]
-        shim = [sys.executable, "-m", "services.scheduler.launchers.shim", str(directory)]
-        with (directory / "trainer.log").open("ab") as log:
-            return subprocess.Popen(
-                [*shim, *trainer],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment() | _visible(devices),
-                start_new_session=True,
-            )
-
     def _environment(self) -> dict[str, str]:
         """Return the environment of a trainer, without database or NATS credentials."""
         settings = self._settings
@@ -367,12 +342,20 @@ class LocalLauncher:
             }
         )
 
-    def _await_shim(self, directory: Path) -> None:
-        deadline = time.monotonic() + SHIM_START_SECONDS
-        while not (directory / "pod.json").exists():
-            if time.monotonic() > deadline:
-                raise LaunchFailed(f"The shim did not start within {SHIM_START_SECONDS:g} s.")
-            time.sleep(0.01)
+    def _shim(self, name: PodName) -> psutil.Process | None:
+        """Return the process that wrote pod.json if it is still alive."""
+        shim = _read(self._directory(name) / "pod.json")
+        return None if shim is None else living(shim.get("pid"), shim.get("born"))
+
+
+def _await_pod(directory: Path, shim: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait until a shim has written its pod.json. Return False if it ended or is too slow."""
+    deadline, pod = time.monotonic() + seconds, directory / "pod.json"
+    while not pod.exists():
+        if shim.poll() is not None or time.monotonic() > deadline:
+            return pod.exists()  # the shim may have written it just before it ended
+        time.sleep(0.002)
+    return True
 
 
 def _identity(path: Path) -> str:
@@ -400,21 +383,5 @@ def _visible(devices: list[int]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except (
-        FileNotFoundError,
-        json.JSONDecodeError,
-    ):  # incomplete after a power loss
-        return None
-
-
-def _process(shim: Mapping[str, Any]) -> psutil.Process | None:
-    """Return the process that wrote pod.json if it is still alive."""
-    return living(shim.get("pid"), shim.get("born"))
-
-
-def _this_machine() -> Machine | None:
-    try:
-        return this_machine()
-    except OSError as error:
-        logging.getLogger("launcher").warning("cannot identify this processor: %s", error)
+    except (FileNotFoundError, json.JSONDecodeError):  # incomplete after a power loss
         return None

@@ -57,6 +57,10 @@ class WarmTrainer:
             return False
         return True
 
+    def delete(self) -> None:
+        """Delete the directory of a trainer that ended or was taken."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def tail(self) -> str:
         """Return the end of the trainer's output from before it got a segment."""
         with suppress(FileNotFoundError):
@@ -124,16 +128,12 @@ class WarmPool:
             self._waiting.remove(chosen)
             return chosen
 
-    def forget(self, trainer: WarmTrainer) -> None:
-        """Delete the directory of a taken trainer."""
-        shutil.rmtree(trainer.directory, ignore_errors=True)
-
     def close(self) -> None:
         """End all idle trainers."""
         with self._lock:
             for trainer in self._waiting:
                 kill_group(trainer.shim)
-                self.forget(trainer)
+                trainer.delete()
             self._waiting.clear()
 
     def _expect(self, spec: SegmentSpec, on_gpu: bool) -> ExpectedBase | None:
@@ -170,24 +170,15 @@ class WarmPool:
         directory.mkdir(parents=True)
         if base is not None:
             (directory / EXPECTED_BASE).write_text(base.model_dump_json())
-        shim = [sys.executable, "-m", "services.scheduler.launchers.shim", "--warm"]
-        with (directory / "trainer.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*shim, *self._program, WARM_FLAG, str(directory)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                bufsize=0,
-                start_new_session=True,
-            )
-        return WarmTrainer(directory, process, base)
+        arguments = ["--warm", *self._program, WARM_FLAG, str(directory)]
+        shim = start_shim(directory, arguments, self._environment(), subprocess.PIPE)
+        return WarmTrainer(directory, shim, base)
 
     def _drop(self, trainer: WarmTrainer) -> None:
         """Forget a trainer that ended while idle."""
         self._waiting.remove(trainer)
         self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
-        self.forget(trainer)
+        trainer.delete()
 
     def _back_off(self, failure: str) -> None:
         """Log a failure, and double the delay before the next attempt."""
@@ -195,6 +186,22 @@ class WarmPool:
         seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
         self._backs_off_until = time.monotonic() + seconds
         self._logger.warning("%s; another in %g s", failure, seconds)
+
+
+def start_shim(
+    directory: Path, arguments: Sequence[str], environment: Mapping[str, str], stdin: int
+) -> subprocess.Popen[bytes]:
+    """Start a shim in its own session. It logs to the directory's trainer.log."""
+    with (directory / "trainer.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.scheduler.launchers.shim", *arguments],
+            stdin=stdin,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            bufsize=0,
+            start_new_session=True,
+        )
 
 
 def kill_group(shim: subprocess.Popen[bytes]) -> None:

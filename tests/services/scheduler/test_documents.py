@@ -176,6 +176,6 @@ def test_a_models_files_survive_the_cleanup(registered: History, scheduler: Sche
     artifacts = scheduler.artifacts
     stored, lost = artifacts.list(ADAPTER), f"{HOME}/checkpoints/segment-2/step-9/position.json"
     artifacts.put(lost, b"{}")
-    scheduler.segments.delete_unnamed(registered.job, 2)
+    scheduler.segments.clean_up(registered.job, 2)
     assert artifacts.list(ADAPTER) == stored
     assert not artifacts.exists(lost)

@@ -20,11 +20,11 @@ from infrastructure.bus import REPORTS, provision
 from infrastructure.reports import Phase, PodSeen, Report
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
-from services.scheduler.exit_codes import OVERRUN
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
+from services.scheduler.segments import OVERRUN
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History

@@ -81,7 +81,7 @@ def test_last_lines_that_cannot_be_stored_follow_with_the_log(
     ref = end_of(history).log_ref
     assert ref is not None
     assert not scheduler.artifacts.exists(ref)
-    running.keep_log(history.job, 1)
+    running.clean_up(history.job, 1)
     assert last_lines(history, scheduler) == ["first line", "last line"]
 
 
