@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS accounts (
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
+    key = {"account_id": event.account_id}
     match event:
         case Account.AccountOpened():
             cursor.execute(
@@ -52,24 +53,13 @@ def apply(cursor: Cursor, event: Event) -> None:
                 },
             )
         case Account.BalanceDepleted():
-            cursor.execute(
-                "UPDATE accounts SET depleted = true WHERE account_id = %s", [event.account_id]
-            )
+            update(cursor, "accounts", key, depleted=True)
         case Account.BalanceLow():
-            _set_low(cursor, event.account_id, event.runway_seconds)
+            update(cursor, "accounts", key, low=True, runway_seconds=event.runway_seconds)
         case Account.BalanceRecovered():
-            _set_low(cursor, event.account_id, None)
+            update(cursor, "accounts", key, low=False, runway_seconds=None)
         case _:
             pass
-
-
-def _set_low(cursor: Cursor, account_id: UUID, runway_seconds: int | None) -> None:
-    """Set the runway of a low-balance warning. None ends the warning."""
-    cursor.execute(
-        "UPDATE accounts SET low = %(runway)s::bigint IS NOT NULL, runway_seconds = %(runway)s "
-        "WHERE account_id = %(account)s",
-        {"runway": runway_seconds, "account": account_id},
-    )
 
 
 ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)

@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.access.api_key import ApiKey
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS api_keys (
@@ -29,10 +29,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 [event.originator_id, event.account_id, event.hint, event.timestamp],
             )
         case ApiKey.ApiKeyRevoked():
-            cursor.execute(
-                "UPDATE api_keys SET revoked_at = %s WHERE key_id = %s",
-                [event.timestamp, event.originator_id],
-            )
+            update(cursor, "api_keys", {"key_id": event.originator_id}, revoked_at=event.timestamp)
         case _:
             pass
 

@@ -7,7 +7,7 @@ from psycopg.types.json import Jsonb
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, insert, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS base_models (
@@ -27,44 +27,28 @@ CREATE TABLE IF NOT EXISTS base_models (
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
+    key = {"model_id": event.originator_id}
     match event:
         case BaseModel.BaseModelImported():
-            cursor.execute(
-                "INSERT INTO base_models VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    event.name,
-                    event.ref,
-                    event.manifest_sha256,
-                    event.architecture,
-                    event.parameters,
-                    event.context_length,
-                    event.timestamp,
-                    event.originator_id,
-                    Jsonb(event.shape.model_dump(mode="json")),
-                ],
-            )
+            insert(cursor, "base_models", **key, name=event.name, **_revision(event))
         case BaseModel.BaseModelRevised():
-            cursor.execute(
-                "UPDATE base_models SET ref = %s, manifest_sha256 = %s, architecture = %s, "
-                "parameters = %s, context_length = %s, imported_at = %s, shape = %s, "
-                "deleted = false WHERE model_id = %s",
-                [
-                    event.ref,
-                    event.manifest_sha256,
-                    event.architecture,
-                    event.parameters,
-                    event.context_length,
-                    event.timestamp,
-                    Jsonb(event.shape.model_dump(mode="json")),
-                    event.originator_id,
-                ],
-            )
+            update(cursor, "base_models", key, deleted=False, **_revision(event))
         case BaseModel.BaseModelDeleted():
-            cursor.execute(
-                "UPDATE base_models SET deleted = true WHERE model_id = %s", [event.originator_id]
-            )
+            update(cursor, "base_models", key, deleted=True)
         case _:
             pass
+
+
+def _revision(event: BaseModel.BaseModelImported | BaseModel.BaseModelRevised) -> dict[str, object]:
+    return {
+        "ref": event.ref,
+        "manifest_sha256": event.manifest_sha256,
+        "architecture": event.architecture,
+        "parameters": event.parameters,
+        "context_length": event.context_length,
+        "imported_at": event.timestamp,
+        "shape": Jsonb(event.shape.model_dump(mode="json")),
+    }
 
 
 BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)

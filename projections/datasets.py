@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from domain.core.aggregate import Event
 from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, newest_first
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
 Pair = tuple[UUID, str, str]
 """Ids of a dataset and a base model, and the hash of the base model's manifest."""
@@ -59,16 +59,43 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the tables."""
     match event:
         case Dataset.DatasetUploaded():
-            _insert(cursor, event)
-        case Dataset.DatasetValidated():
-            _validate(cursor, event)
-        case Dataset.DatasetRejected():
-            _reject(cursor, event)
-        case Dataset.ToolDefinitionsIgnored():
-            cursor.execute(
-                "UPDATE datasets SET tools_ignored = true WHERE dataset_id = %s",
-                [event.originator_id],
+            insert(
+                cursor,
+                "datasets",
+                dataset_id=event.originator_id,
+                account_id=event.account_id,
+                status=DatasetStatus.VALIDATING,
+                total_bytes=event.total_bytes,
+                sha256=event.sha256,
+                uploaded_at=event.timestamp,
+                tools_ignored=event.ignore_tools,
             )
+        case Dataset.DatasetValidated():
+            update(
+                cursor,
+                "datasets",
+                {"dataset_id": event.originator_id},
+                status=DatasetStatus.READY_FOR_TRAINING,
+                examples=event.examples,
+                duplicates=event.duplicates,
+                tool_lines=event.tool_lines,
+                errors=0,
+                report_ref=event.report_ref,
+                sha256=event.sha256,
+                validated_at=event.timestamp,
+            )
+        case Dataset.DatasetRejected():
+            update(
+                cursor,
+                "datasets",
+                {"dataset_id": event.originator_id},
+                status=DatasetStatus.REJECTED,
+                errors=event.errors,
+                report_ref=event.report_ref,
+                validated_at=event.timestamp,
+            )
+        case Dataset.ToolDefinitionsIgnored():
+            update(cursor, "datasets", {"dataset_id": event.originator_id}, tools_ignored=True)
         case Dataset.DatasetDeleted():
             for table in TABLES:
                 cursor.execute(
@@ -76,87 +103,28 @@ def apply(cursor: Cursor, event: Event) -> None:
                     [event.originator_id],
                 )
         case Dataset.TokensCounted():
-            _count(cursor, event)
+            cursor.execute(
+                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
+                "ON CONFLICT (dataset_id, base_model) DO UPDATE "
+                "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
+                "tokens = excluded.tokens, longest_example = excluded.longest_example, "
+                "lengths = excluded.lengths",
+                [
+                    *(event.originator_id, event.base_model, event.base_manifest_sha256),
+                    *(event.tokens, event.longest_example, Jsonb(event.lengths.model_dump())),
+                ],
+            )
         case Dataset.TokensUncountable():
             cursor.execute(
                 "INSERT INTO dataset_refusals VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [
-                    event.originator_id,
-                    event.base_model,
-                    event.base_manifest_sha256,
-                    event.example,
-                ],
+                [event.originator_id, event.base_model, event.base_manifest_sha256, event.example],
             )
         case _:
             pass
 
 
-def _insert(cursor: Cursor, event: Dataset.DatasetUploaded) -> None:
-    cursor.execute(
-        "INSERT INTO datasets (dataset_id, account_id, status, total_bytes, sha256, uploaded_at, "
-        "tools_ignored) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-        [
-            event.originator_id,
-            event.account_id,
-            DatasetStatus.VALIDATING,
-            event.total_bytes,
-            event.sha256,
-            event.timestamp,
-            event.ignore_tools,
-        ],
-    )
-
-
-def _validate(cursor: Cursor, event: Dataset.DatasetValidated) -> None:
-    cursor.execute(
-        "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, tool_lines = %s, "
-        "errors = 0, report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
-        [
-            DatasetStatus.READY_FOR_TRAINING,
-            event.examples,
-            event.duplicates,
-            event.tool_lines,
-            event.report_ref,
-            event.sha256,
-            event.timestamp,
-            event.originator_id,
-        ],
-    )
-
-
-def _reject(cursor: Cursor, event: Dataset.DatasetRejected) -> None:
-    cursor.execute(
-        "UPDATE datasets SET status = %s, errors = %s, report_ref = %s, "
-        "validated_at = %s WHERE dataset_id = %s",
-        [
-            DatasetStatus.REJECTED,
-            event.errors,
-            event.report_ref,
-            event.timestamp,
-            event.originator_id,
-        ],
-    )
-
-
-def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
-    cursor.execute(
-        "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (dataset_id, base_model) DO UPDATE "
-        "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
-        "tokens = excluded.tokens, longest_example = excluded.longest_example, "
-        "lengths = excluded.lengths",
-        [
-            event.originator_id,
-            event.base_model,
-            event.base_manifest_sha256,
-            event.tokens,
-            event.longest_example,
-            Jsonb(event.lengths.model_dump()),
-        ],
-    )
-
-
 DATASETS = Projection("datasets", TABLES, DDL, apply)
+NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
@@ -172,9 +140,7 @@ def datasets_of(
     connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
 ) -> list[Row]:
     """Return up to `limit` datasets of an account after a given one, newest first."""
-    return newest_first(
-        connection, "datasets", "uploaded_at", "dataset_id", account_id, after, limit
-    )
+    return NEWEST_DATASETS.page(connection, account_id, after, limit)
 
 
 def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row | None:

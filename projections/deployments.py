@@ -9,7 +9,7 @@ from domain.core.aggregate import Event
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import Deployment, DeploymentStatus, Weights
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, insert, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS deployments (
@@ -35,55 +35,46 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
     match event:
         case Deployment.DeploymentRequested():
-            cursor.execute(
-                "INSERT INTO deployments VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    event.originator_id,
-                    event.account_id,
-                    event.model,
-                    DeploymentStatus.DEPLOYING,
-                    *_source(event.weights),
-                    event.timestamp,
-                    event.timestamp,
-                ],
+            insert(
+                cursor,
+                "deployments",
+                deployment_id=event.originator_id,
+                account_id=event.account_id,
+                model=event.model,
+                status=DeploymentStatus.DEPLOYING,
+                requested_at=event.timestamp,
+                changed_at=event.timestamp,
+                **_source(event.weights),
             )
         case Deployment.DeploymentRenewed():
-            cursor.execute(
-                "UPDATE deployments SET base_model = %s, job_id = %s, step = %s, "
-                "requested_at = %s WHERE deployment_id = %s",
-                [*_source(event.weights), event.timestamp, event.originator_id],
-            )
-            _change(cursor, event, DeploymentStatus.DEPLOYING)
+            renewed = {"requested_at": event.timestamp, **_source(event.weights)}
+            _change(cursor, event, DeploymentStatus.DEPLOYING, **renewed)
         case Deployment.DeploymentActivated():
             _change(cursor, event, DeploymentStatus.ACTIVE)
-        case Deployment.DeploymentFailed():
-            _change(cursor, event, DeploymentStatus.FAILED, event.code, event.message)
+        case Deployment.DeploymentFailed(code=code, message=message):
+            failure = {"failure_code": code, "failure_message": message}
+            _change(cursor, event, DeploymentStatus.FAILED, **failure)
         case Deployment.Undeployed():
             _change(cursor, event, DeploymentStatus.UNDEPLOYED)
         case _:
             pass
 
 
-def _source(weights: Weights) -> tuple[str, UUID | None, int | None]:
-    """Return the base model, job and step of some weights."""
+def _source(weights: Weights) -> dict[str, object]:
+    """Return the columns of the base model, job and step of some weights."""
     adapter = weights.adapter
-    if adapter is None:
-        return weights.base_model, None, None
-    return weights.base_model, adapter.job_id, adapter.step
+    return {
+        "base_model": weights.base_model,
+        "job_id": None if adapter is None else adapter.job_id,
+        "step": None if adapter is None else adapter.step,
+    }
 
 
-def _change(
-    cursor: Cursor,
-    event: Event,
-    status: DeploymentStatus,
-    code: str | None = None,
-    message: str | None = None,
-) -> None:
-    cursor.execute(
-        "UPDATE deployments SET status = %s, changed_at = %s, failure_code = %s, "
-        "failure_message = %s WHERE deployment_id = %s",
-        [status, event.timestamp, code, message, event.originator_id],
-    )
+def _change(cursor: Cursor, event: Event, status: DeploymentStatus, **columns: object) -> None:
+    """Set the status and some columns. Clear an earlier failure."""
+    changed = {"failure_code": None, "failure_message": None, **columns}
+    key = {"deployment_id": event.originator_id}
+    update(cursor, "deployments", key, status=status, changed_at=event.timestamp, **changed)
 
 
 DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)

@@ -7,11 +7,11 @@ from statistics import median
 from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
-from domain.estimating.estimate import Calibration, Estimate, Precision
+from domain.estimating.estimate import Calibration, Precision
 from domain.jobs import events
 from domain.training.phases import Phase
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, insert, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS estimates (
@@ -57,51 +57,43 @@ MIN_SECONDS = 0.001
 def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
     match event:
-        case events.JobApproved(estimate=estimate) if estimate is not None:
-            _insert(cursor, event, estimate)
+        case events.JobApproved(estimate=estimate, plan=plan) if estimate is not None:
+            model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
+            insert(
+                cursor,
+                "estimates",
+                job_id=event.originator_id,
+                account_id=event.account_id,
+                approved_at=event.timestamp,
+                base_model=plan.base_model,
+                gpu_type=plan.gpu_type,
+                gpu_count=plan.gpu_count,
+                precision=plan.precision,
+                tokens=estimate.tokens,
+                total_steps=estimate.total_steps,
+                calibrated_from=estimate.calibrated_from,
+                model_seconds=Jsonb(model_seconds),
+                low_seconds=estimate.low_seconds,
+                high_seconds=estimate.high_seconds,
+                low_micros=estimate.low_micros,
+                high_micros=estimate.high_micros,
+                slowdown=1.0 if estimate.conditions is None else estimate.conditions.slowdown,
+            )
         case events.EstimateScored():
             phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
-            cursor.execute(
-                "UPDATE estimates SET scored_at = %s, segments = %s, last_gpu_count = %s, "
-                "actual_seconds = %s, actual_micros = %s, phase_seconds = %s WHERE job_id = %s",
-                [
-                    event.timestamp,
-                    event.segments,
-                    event.gpu_count,
-                    event.actual_seconds,
-                    event.actual_micros,
-                    Jsonb(phase_seconds),
-                    event.originator_id,
-                ],
+            update(
+                cursor,
+                "estimates",
+                {"job_id": event.originator_id},
+                scored_at=event.timestamp,
+                segments=event.segments,
+                last_gpu_count=event.gpu_count,
+                actual_seconds=event.actual_seconds,
+                actual_micros=event.actual_micros,
+                phase_seconds=Jsonb(phase_seconds),
             )
         case _:
             pass
-
-
-def _insert(cursor: Cursor, event: events.JobApproved, estimate: Estimate) -> None:
-    plan = event.plan
-    model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
-    cursor.execute(
-        f"INSERT INTO estimates VALUES ({', '.join(['%s'] * 16)})",  # type: ignore[arg-type]
-        [
-            event.originator_id,
-            event.account_id,
-            event.timestamp,
-            plan.base_model,
-            plan.gpu_type,
-            plan.gpu_count,
-            plan.precision,
-            estimate.tokens,
-            estimate.total_steps,
-            estimate.calibrated_from,
-            Jsonb(model_seconds),
-            estimate.low_seconds,
-            estimate.high_seconds,
-            estimate.low_micros,
-            estimate.high_micros,
-            1.0 if estimate.conditions is None else estimate.conditions.slowdown,
-        ],
-    )
 
 
 ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
@@ -133,7 +125,6 @@ def calibration(
 
 
 def _ratios(rows: list[Row], phase: Phase) -> list[float]:
-    """Return the ratios of actual to modelled seconds of a phase."""
     return [
         row["phase_seconds"][phase] / row["model_seconds"][phase]
         for row in rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS gpu_pools (
@@ -40,10 +40,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 [event.originator_id, event.region, event.gpu_type],
             )
         case GpuPool.CapacityChanged():
-            cursor.execute(
-                "UPDATE gpu_pools SET capacity = %s WHERE pool_id = %s",
-                [event.capacity, event.originator_id],
-            )
+            update(cursor, "gpu_pools", {"pool_id": event.originator_id}, capacity=event.capacity)
         case GpuPool.GpusRequested():
             _request(cursor, event)
             _move(cursor, event, held=0, waiting=1)
@@ -51,10 +48,8 @@ def apply(cursor: Cursor, event: Event) -> None:
             _drop(cursor, event)
             _move(cursor, event, held=0, waiting=-1)
         case GpuPool.GpusAllocated():
-            cursor.execute(
-                "UPDATE gpu_claims SET state = %s WHERE job_id = %s AND segment = %s",
-                [HELD, event.job_id, event.segment],
-            )
+            claim = {"job_id": event.job_id, "segment": event.segment}
+            update(cursor, "gpu_claims", claim, state=HELD)
             _move(cursor, event, held=event.count, waiting=-1)
         case GpuPool.GpusReleased():
             _drop(cursor, event)

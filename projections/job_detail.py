@@ -14,24 +14,129 @@ from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
-from domain.jobs.job import JobStatus
-from domain.jobs.lifecycle import PauseReason
+from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
-from projections.job_launched import apply_segment
-from projections.job_row import (
-    CANCELLING,
-    DDL,
-    PAUSING,
-    WAITING_FOR_GPU,
-    WAITING_TO_RETRY,
-    update,
-)
-from projections.job_saved import apply_checkpoint, give_up_checkpoints
-from projections.projection import Cursor, Projection, Row, newest_first
+from projections.account_events import job_of
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
-EXPIRED_AT_ONCE = 100
+DDL = """
+CREATE TABLE IF NOT EXISTS job_detail (
+    job_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    status text NOT NULL,
+    phase text NOT NULL,
+    approved_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    waiting_since timestamptz,
+    relaunch_at timestamptz,
+    dataset_id uuid NOT NULL,
+    validation_dataset_id uuid,
+    base_model text NOT NULL,
+    region text NOT NULL,
+    gpu_type text NOT NULL,
+    gpu_count integer NOT NULL,
+    approved_gpu_count integer NOT NULL,
+    rate_micros_per_hour bigint NOT NULL,
+    hyperparameters jsonb NOT NULL,
+    precision text NOT NULL,
+    gradient_checkpointing boolean NOT NULL,
+    sequence_length integer,
+    required_bytes bigint,
+    dtype text,
+    truncation jsonb,
+    estimate jsonb,
+    low_seconds integer,
+    high_seconds integer,
+    low_micros bigint,
+    high_micros bigint,
+    actual_seconds integer,
+    actual_micros bigint,
+    segment integer NOT NULL DEFAULT 0,
+    bound_at timestamptz,
+    training_since timestamptz,
+    segment_step integer,
+    step integer NOT NULL DEFAULT 0,
+    total_steps integer,
+    trained boolean NOT NULL DEFAULT false,
+    train_examples integer,
+    eval_examples integer,
+    checkpoint_step integer,
+    checkpoint_loss double precision,
+    checkpoint_ref text,
+    checkpoints jsonb NOT NULL DEFAULT '[]',
+    loss_before double precision,
+    loss_after double precision,
+    accuracy_before double precision,
+    accuracy_after double precision,
+    peak_memory_bytes bigint,
+    model text,
+    adapter_ref text,
+    pause_reason text,
+    paused_at timestamptz,
+    cancelled_at timestamptz,
+    expires_at timestamptz,
+    expired boolean NOT NULL DEFAULT false,
+    promoted boolean NOT NULL DEFAULT false,
+    billed_seconds integer NOT NULL DEFAULT 0,
+    charged_micros bigint NOT NULL DEFAULT 0,
+    credited_micros bigint NOT NULL DEFAULT 0,
+    grace_seconds integer NOT NULL DEFAULT 0,
+    crashes integer NOT NULL DEFAULT 0,
+    failure text,
+    shortage jsonb,
+    halved_micro_batch_size integer,
+    error_class text,
+    log_ref text
+);
+CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
+CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
+    WHERE NOT expired AND NOT promoted;
+CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
+    WHERE relaunch_at IS NOT NULL
+"""
+# checkpoints: existing ones, oldest first; checkpoint_* columns describe the newest.
+# estimate and its bounds are from the approval; the rate is from the last resume.
+# approved_gpu_count never changes, because it determines the batch of a step.
+# relaunch_at: set while a relaunch is postponed; waiting_since is then the failure's time.
+# segment_step and training_since: start of training in the running segment.
+
+WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
+    "waiting to retry",
+    "waiting for a GPU",
+    "waiting for a lease",
+    "launching",
+    "loading model and data",
+)
+PAUSING, CANCELLING = "pausing", "cancelling"
 
 RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
+FINAL = [each for each in JobStatus if each.is_final]
+
+MAX_EXPIRED = 100
+
+LATEST = """
+UPDATE job_detail SET
+    changed_at = %(at)s,
+    checkpoint_step = (checkpoints -> -1 ->> 'step')::integer,
+    checkpoint_loss = (checkpoints -> -1 ->> 'train_loss')::double precision,
+    checkpoint_ref = checkpoints -> -1 ->> 'ref',
+    trained = coalesce((checkpoints -> -1 ->> 'step')::integer >= total_steps, false)
+WHERE job_id = %(job)s
+"""
+
+WITHOUT = """
+UPDATE job_detail SET checkpoints = (
+    SELECT coalesce(jsonb_agg(saved ORDER BY position), '[]')
+    FROM jsonb_array_elements(checkpoints) WITH ORDINALITY AS kept (saved, position)
+    WHERE saved ->> 'ref' <> %(ref)s
+)
+WHERE job_id = %(job)s
+"""
+
+EVALUATED = """
+UPDATE job_detail SET checkpoints = jsonb_set(checkpoints, '{-1,eval_loss}', to_jsonb(%(loss)s))
+WHERE job_id = %(job)s AND (checkpoints -> -1 ->> 'step')::integer = total_steps
+"""
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -39,40 +144,42 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case events.JobApproved():
             _insert(cursor, event)
-        case (
-            events.SegmentAllocated()
-            | Meter.LeaseGranted()
-            | events.PodStarted()
-            | events.TrainingStarted()
-            | events.EvaluationStarted()
-            | events.EvaluationCompleted()
-            | events.SegmentEnded()
-        ):
-            apply_segment(cursor, event)
+        case events.SegmentAllocated():
+            _change(
+                cursor,
+                event,
+                segment=event.segment,
+                phase=WAITING_FOR_LEASE,
+                waiting_since=None,
+                bound_at=None,
+                training_since=None,
+                segment_step=None,
+            )
+        case Meter.LeaseGranted():
+            _advance(cursor, event, LAUNCHING)
+        case events.PodStarted():
+            _advance(cursor, event, LOADING, bound_at=event.bound_at)
+        case events.TrainingStarted():
+            _start_training(cursor, event)
         case events.CheckpointSaved() | events.CheckpointRejected() | events.CheckpointPruned():
-            apply_checkpoint(cursor, event)
-        case (
-            events.Registered()
-            | events.EstimateScored()
-            | events.MicroBatchHalved()
-            | events.JobFailed()
-        ):
-            _apply_end(cursor, event)
-        case events.RelaunchPostponed():
-            update(cursor, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
-        case GpuPool.GpusRequested():
-            _queue_again(cursor, event)
-        case Meter.MinuteMetered() | Meter.LostWorkCredited():
-            _apply_money(cursor, event)
-        case _:
-            _apply_command(cursor, event)
-
-
-def _apply_end(cursor: Cursor, event: Event) -> None:
-    """Apply an event at the end of a segment or a job."""
-    match event:
+            _change_checkpoints(cursor, event)
+        case events.EvaluationStarted():
+            _advance(cursor, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
+        case events.EvaluationCompleted():
+            _advance(
+                cursor,
+                event,
+                "registering",
+                status=JobStatus.TRAINED_PENDING_REGISTER,
+                loss_before=event.loss_before,
+                loss_after=event.loss_after,
+                accuracy_before=event.accuracy_before,
+                accuracy_after=event.accuracy_after,
+                peak_memory_bytes=event.peak_memory_bytes,
+            )
+            cursor.execute(EVALUATED, {"loss": event.loss_after, "job": event.originator_id})
         case events.Registered():
-            update(
+            _change(
                 cursor,
                 event,
                 status=JobStatus.REGISTERED,
@@ -83,17 +190,23 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 error_class=None,
                 log_ref=None,
             )
+        case events.SegmentEnded():
+            _end_segment(cursor, event)
+        case events.RelaunchPostponed():
+            _change(cursor, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
+        case GpuPool.GpusRequested():
+            _queue_again(cursor, event)
+        case events.MicroBatchHalved():
+            _change(cursor, event, halved_micro_batch_size=event.micro_batch_size)
         case events.EstimateScored():
-            update(
+            _change(
                 cursor,
                 event,
                 actual_seconds=event.actual_seconds,
                 actual_micros=event.actual_micros,
             )
-        case events.MicroBatchHalved():
-            update(cursor, event, halved_micro_batch_size=event.micro_batch_size)
         case events.JobFailed():
-            update(
+            _change(
                 cursor,
                 event,
                 status=JobStatus.FAILED,
@@ -103,19 +216,10 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 error_class=event.error_class,
                 log_ref=event.log_ref,
             )
-        case _:
-            raise AssertionError(f"unexpected event {type(event).__name__}")
-
-
-def _apply_command(cursor: Cursor, event: Event) -> None:
-    """Apply a command of the owner or the platform."""
-    match event:
         case events.PauseRequested():
-            update(cursor, event, phase=PAUSING)
-        case events.CancelRequested():
-            update(cursor, event, phase=CANCELLING)
+            _change(cursor, event, phase=PAUSING)
         case events.JobPaused():
-            update(
+            _change(
                 cursor,
                 event,
                 status=JobStatus.PAUSED,
@@ -127,47 +231,175 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
             )
         case events.JobResumed():
             _resume(cursor, event)
+        case events.CancelRequested():
+            _change(cursor, event, phase=CANCELLING)
         case events.JobCancelled():
-            _cancel(cursor, event)
+            _change(
+                cursor,
+                event,
+                status=JobStatus.CANCELLED,
+                phase="cancelled",
+                waiting_since=None,
+                relaunch_at=None,
+                pause_reason=None,
+                paused_at=None,
+                cancelled_at=event.timestamp,
+                expires_at=event.expires_at,
+            )
         case events.AdapterPromoted():
-            update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
+            _change(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
         case events.AdapterExpired():
-            update(cursor, event, expired=True)
-            give_up_checkpoints(cursor, event)
+            _change(cursor, event, expired=True, checkpoints=Jsonb([]), checkpoint_ref=None)
         case events.ModelDeleted():
-            update(cursor, event, model=None, adapter_ref=None)
-            give_up_checkpoints(cursor, event)
+            _change(
+                cursor,
+                event,
+                model=None,
+                adapter_ref=None,
+                checkpoints=Jsonb([]),
+                checkpoint_ref=None,
+            )
+        case Meter.MinuteMetered():
+            cursor.execute(
+                "UPDATE job_detail SET billed_seconds = billed_seconds + %s, "
+                "charged_micros = charged_micros + %s WHERE job_id = %s",
+                [event.to_seconds - event.from_seconds, event.amount_micros, event.job_id],
+            )
+        case Meter.LostWorkCredited():
+            cursor.execute(
+                "UPDATE job_detail SET credited_micros = credited_micros + %s WHERE job_id = %s",
+                [event.amount_micros, event.job_id],
+            )
         case _:
             pass
 
 
-def _cancel(cursor: Cursor, event: events.JobCancelled) -> None:
-    update(
-        cursor,
-        event,
-        status=JobStatus.CANCELLED,
-        phase="cancelled",
-        waiting_since=None,
-        relaunch_at=None,
-        pause_reason=None,
-        paused_at=None,
-        cancelled_at=event.timestamp,
-        expires_at=event.expires_at,
+def _change(cursor: Cursor, event: Event, **columns: object) -> None:
+    update(cursor, "job_detail", {"job_id": job_of(event)}, changed_at=event.timestamp, **columns)
+
+
+def _advance(cursor: Cursor, event: Event, phase: str, **columns: object) -> None:
+    """Update columns, and the phase unless the job is being paused or cancelled."""
+    _change(cursor, event, **columns)
+    cursor.execute(
+        "UPDATE job_detail SET phase = %s WHERE job_id = %s AND phase <> ALL(%s)",
+        [phase, job_of(event), [PAUSING, CANCELLING]],
     )
 
 
-def _apply_money(cursor: Cursor, event: Meter.MinuteMetered | Meter.LostWorkCredited) -> None:
-    if isinstance(event, Meter.MinuteMetered):
+def _insert(cursor: Cursor, event: events.JobApproved) -> None:
+    plan, estimate = event.plan, event.estimate
+    columns: dict[str, object] = {}
+    if estimate is not None:
+        columns = {
+            "estimate": Jsonb(estimate.model_dump(mode="json")),
+            "low_seconds": estimate.low_seconds,
+            "high_seconds": estimate.high_seconds,
+            "low_micros": estimate.low_micros,
+            "high_micros": estimate.high_micros,
+        }
+    if plan.truncation is not None:
+        columns["truncation"] = Jsonb(plan.truncation.model_dump(mode="json"))
+    insert(
+        cursor,
+        "job_detail",
+        job_id=event.originator_id,
+        account_id=event.account_id,
+        status=JobStatus.TRAINING,
+        phase=WAITING_FOR_GPU,
+        approved_at=event.timestamp,
+        changed_at=event.timestamp,
+        waiting_since=event.timestamp,
+        dataset_id=plan.dataset_id,
+        validation_dataset_id=plan.validation.dataset_id if plan.validation else None,
+        base_model=plan.base_model,
+        region=plan.region,
+        gpu_type=plan.gpu_type,
+        gpu_count=plan.gpu_count,
+        approved_gpu_count=plan.gpu_count,
+        rate_micros_per_hour=plan.rate_micros_per_hour,
+        hyperparameters=Jsonb(plan.hyperparameters),
+        precision=plan.precision,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        sequence_length=plan.sequence_length,
+        required_bytes=plan.required_bytes,
+        dtype=plan.dtype,
+        **columns,
+    )
+
+
+def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
+    """Start training, or the evaluation if all steps are done."""
+    started = {
+        "training_since": event.timestamp,
+        "segment_step": event.step,
+        "step": event.step,
+        "total_steps": event.total_steps,
+        "train_examples": event.train_examples,
+        "eval_examples": event.eval_examples,
+    }
+    cleared = dict.fromkeys(("failure", "shortage", "error_class"))  # of the previous segment
+    if event.step < event.total_steps:
+        status = {"status": JobStatus.TRAINING}
+        _advance(cursor, event, "training", **status, **started, **cleared)
+    else:
+        _advance(cursor, event, "evaluating", **started, **cleared)
+
+
+def _change_checkpoints(
+    cursor: Cursor,
+    event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
+) -> None:
+    """Add a checkpoint, or remove one."""
+    if isinstance(event, events.CheckpointSaved):
+        fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
         cursor.execute(
-            "UPDATE job_detail SET billed_seconds = billed_seconds + %s, "
-            "charged_micros = charged_micros + %s WHERE job_id = %s",
-            [event.to_seconds - event.from_seconds, event.amount_micros, event.job_id],
+            "UPDATE job_detail SET step = %s, checkpoints = checkpoints || %s WHERE job_id = %s",
+            [event.step, Jsonb(event.model_dump(mode="json", include=fields)), event.originator_id],
         )
     else:
+        cursor.execute(WITHOUT, {"ref": event.ref, "job": event.originator_id})
+    cursor.execute(LATEST, {"at": event.timestamp, "job": event.originator_id})
+    if isinstance(event, events.CheckpointRejected):
         cursor.execute(
-            "UPDATE job_detail SET credited_micros = credited_micros + %s WHERE job_id = %s",
-            [event.amount_micros, event.job_id],
+            "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
+            [event.originator_id],
         )
+
+
+def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
+    """End a segment. The job is queued for its next one, unless a later event changes this."""
+    cursor.execute(
+        "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
+        "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
+        "shortage = coalesce(%(shortage)s, shortage), "
+        "error_class = coalesce(%(error)s, error_class), log_ref = coalesce(%(log)s, log_ref) "
+        "WHERE job_id = %(job)s",
+        {
+            "at": event.timestamp,
+            "grace": event.grace_seconds,
+            "crashed": int(event.reason == "crashed"),
+            "failure": event.failure,
+            "shortage": Jsonb(event.shortage.model_dump()) if event.shortage else None,
+            "error": event.error_class,
+            "log": event.log_ref,
+            "job": event.originator_id,
+        },
+    )
+    cursor.execute(
+        "UPDATE job_detail SET phase = %(waiting)s, waiting_since = %(at)s, "
+        "step = coalesce(checkpoint_step, 0), "
+        "status = CASE WHEN status = %(pending)s THEN %(evaluating)s ELSE status END "
+        "WHERE job_id = %(job)s AND status <> %(registered)s",
+        {
+            "at": event.timestamp,
+            "waiting": WAITING_FOR_GPU,
+            "pending": JobStatus.TRAINED_PENDING_REGISTER,
+            "evaluating": JobStatus.EVALUATING,
+            "registered": JobStatus.REGISTERED,
+            "job": event.originator_id,
+        },
+    )
 
 
 def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
@@ -179,51 +411,8 @@ def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
     )
 
 
-def _insert(cursor: Cursor, event: events.JobApproved) -> None:
-    plan, estimate = event.plan, event.estimate
-    columns = {
-        "job_id": event.originator_id,
-        "account_id": event.account_id,
-        "status": JobStatus.TRAINING,
-        "phase": WAITING_FOR_GPU,
-        "approved_at": event.timestamp,
-        "changed_at": event.timestamp,
-        "waiting_since": event.timestamp,
-        "dataset_id": plan.dataset_id,
-        "validation_dataset_id": plan.validation.dataset_id if plan.validation else None,
-        "base_model": plan.base_model,
-        "region": plan.region,
-        "gpu_type": plan.gpu_type,
-        "gpu_count": plan.gpu_count,
-        "approved_gpu_count": plan.gpu_count,
-        "rate_micros_per_hour": plan.rate_micros_per_hour,
-        "hyperparameters": Jsonb(plan.hyperparameters),
-        "precision": plan.precision,
-        "gradient_checkpointing": plan.gradient_checkpointing,
-        "sequence_length": plan.sequence_length,
-        "required_bytes": plan.required_bytes,
-        "dtype": plan.dtype,
-        "truncation": None
-        if plan.truncation is None
-        else Jsonb(plan.truncation.model_dump(mode="json")),
-    }
-    if estimate is not None:
-        columns |= {
-            "estimate": Jsonb(estimate.model_dump(mode="json")),
-            "low_seconds": estimate.low_seconds,
-            "high_seconds": estimate.high_seconds,
-            "low_micros": estimate.low_micros,
-            "high_micros": estimate.high_micros,
-        }
-    cursor.execute(
-        f"INSERT INTO job_detail ({', '.join(columns)}) "  # type: ignore[arg-type]
-        f"VALUES ({', '.join(['%s'] * len(columns))})",
-        list(columns.values()),
-    )
-
-
 def _resume(cursor: Cursor, event: events.JobResumed) -> None:
-    update(
+    _change(
         cursor,
         event,
         phase=WAITING_FOR_GPU,
@@ -231,7 +420,7 @@ def _resume(cursor: Cursor, event: events.JobResumed) -> None:
         pause_reason=None,
         paused_at=None,
         rate_micros_per_hour=event.rate_micros_per_hour,
-        **({"gpu_count": event.gpu_count} if event.gpu_count is not None else {}),
+        **({} if event.gpu_count is None else {"gpu_count": event.gpu_count}),
     )
     cursor.execute(
         "UPDATE job_detail SET status = CASE WHEN trained THEN %s ELSE %s END WHERE job_id = %s",
@@ -240,15 +429,13 @@ def _resume(cursor: Cursor, event: events.JobResumed) -> None:
 
 
 JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
+NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
     """Return a job of an account, with the `sequence` of the last event applied to its row."""
-    return connection.execute(
-        "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
-        "WHERE account_id = %s AND job_id = %s AND name = %s",
-        [account_id, job_id, JOB_DETAIL.name],
-    ).fetchone()
+    found = rows_of(connection, [job_id])
+    return found[0] if found and found[0]["account_id"] == account_id else None
 
 
 def rows_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Row]:
@@ -268,19 +455,11 @@ def jobs_of(
     statuses: Sequence[JobStatus] | None = None,
 ) -> list[Row]:
     """Return up to `limit` jobs of an account after a given one, newest first."""
-    among: LiteralString = "true"
-    if statuses is not None:
-        among = "row.status = ANY(%(statuses)s)"
-    return newest_first(
-        connection,
-        "job_detail",
-        "approved_at",
-        "job_id",
-        account_id,
-        after,
-        limit,
-        among,
-        statuses=list(statuses or ()),
+    if statuses is None:
+        return NEWEST_JOBS.page(connection, account_id, after, limit)
+    condition: LiteralString = "row.status = ANY(%(statuses)s)"
+    return NEWEST_JOBS.page(
+        connection, account_id, after, limit, condition, statuses=list(statuses)
     )
 
 
@@ -291,16 +470,6 @@ def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, 
         [account_id],
     ).fetchall()
     return {JobStatus(row["status"]): row["jobs"] for row in rows}
-
-
-def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
-    """Return an account's jobs that are paused for a given reason, in the order of their pauses."""
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE account_id = %s AND status = %s "
-        "AND pause_reason = %s ORDER BY paused_at, job_id",
-        [account_id, JobStatus.PAUSED, reason],
-    ).fetchall()
-    return [row["job_id"] for row in rows]
 
 
 def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UUID]) -> list[Row]:
@@ -321,55 +490,63 @@ def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> li
     ).fetchall()
 
 
+def _job_ids(connection: Connection, condition: LiteralString, *values: object) -> list[UUID]:
+    """Return the ids of the jobs that meet a condition, which may include their order."""
+    rows = connection.execute(f"SELECT job_id FROM job_detail WHERE {condition}", values)
+    return [row["job_id"] for row in rows]
+
+
+def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
+    """Return an account's jobs that are paused for a given reason, in the order of their pauses."""
+    return _job_ids(
+        connection,
+        "account_id = %s AND status = %s AND pause_reason = %s ORDER BY paused_at, job_id",
+        *(account_id, JobStatus.PAUSED, reason),
+    )
+
+
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
     """Return an account's unfinished jobs that use a dataset, oldest first."""
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE account_id = %s AND status <> ALL(%s) "
-        "AND %s IN (dataset_id, validation_dataset_id) ORDER BY approved_at, job_id",
-        [account_id, [each for each in JobStatus if each.is_final], dataset_id],
-    ).fetchall()
-    return [row["job_id"] for row in rows]
+    return _job_ids(
+        connection,
+        "account_id = %s AND status <> ALL(%s) AND %s IN (dataset_id, validation_dataset_id) "
+        "ORDER BY approved_at, job_id",
+        *(account_id, FINAL, dataset_id),
+    )
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
     """Return all accounts' unfinished jobs on a base model, oldest first."""
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE status <> ALL(%s) AND base_model = %s "
-        "ORDER BY approved_at, job_id",
-        [[each for each in JobStatus if each.is_final], base_model],
-    ).fetchall()
-    return [row["job_id"] for row in rows]
+    condition = "status <> ALL(%s) AND base_model = %s ORDER BY approved_at, job_id"
+    return _job_ids(connection, condition, FINAL, base_model)
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     """Return the jobs whose postponed relaunch is due, in order of their due times."""
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE relaunch_at <= %s ORDER BY relaunch_at, job_id", [now]
-    ).fetchall()
-    return [row["job_id"] for row in rows]
+    return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)
 
 
 def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
     """Return up to `limit` jobs that ended before a time and have log lines, oldest first."""
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE status = ANY(%s) AND changed_at < %s "
+    return _job_ids(
+        connection,
+        "status = ANY(%s) AND changed_at < %s "
         "AND EXISTS (SELECT FROM log_lines WHERE log_lines.job_id = job_detail.job_id) "
         "ORDER BY changed_at, job_id LIMIT %s",
-        [[each for each in JobStatus if each.is_final], moment, limit],
-    ).fetchall()
-    return [row["job_id"] for row in rows]
+        *(FINAL, moment, limit),
+    )
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Return cancelled jobs whose retention time has ended, oldest first.
 
     Promoted jobs and jobs with a deployed checkpoint, even if its deployment failed, are excluded.
-    At most `EXPIRED_AT_ONCE` jobs are returned.
+    At most `MAX_EXPIRED` jobs are returned.
     """
-    rows = connection.execute(
-        "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "
+    return _job_ids(
+        connection,
+        "expires_at <= %s AND NOT expired AND NOT promoted "
         "AND NOT EXISTS (SELECT 1 FROM deployments WHERE deployments.job_id = job_detail.job_id "
         "AND deployments.status <> %s) ORDER BY expires_at, job_id LIMIT %s",
-        [now, DeploymentStatus.UNDEPLOYED, EXPIRED_AT_ONCE],
-    ).fetchall()
-    return [row["job_id"] for row in rows]
+        *(now, DeploymentStatus.UNDEPLOYED, MAX_EXPIRED),
+    )

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest, RequestStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, newest_first
+from projections.projection import Cursor, NewestFirst, Projection, insert, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_requests (
@@ -34,14 +34,13 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
     match event:
         case JobRequest.JobRequested():
-            cursor.execute(
-                "INSERT INTO job_requests VALUES (%s, %s, %s, %s)",
-                [
-                    event.job_id,
-                    event.account_id,
-                    event.timestamp,
-                    RequestStatus.VALIDATING_FILES,
-                ],
+            insert(
+                cursor,
+                "job_requests",
+                job_id=event.job_id,
+                account_id=event.account_id,
+                requested_at=event.timestamp,
+                status=RequestStatus.VALIDATING_FILES,
             )
         case JobRequest.JobRequestApproved():
             _end(cursor, event.job_id, RequestStatus.APPROVED)
@@ -54,7 +53,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _end(cursor: Cursor, job_id: UUID, status: RequestStatus) -> None:
-    cursor.execute("UPDATE job_requests SET status = %s WHERE job_id = %s", [status, job_id])
+    update(cursor, "job_requests", {"job_id": job_id}, status=status)
 
 
 JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
@@ -77,12 +76,16 @@ def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, 
     return {row["job_id"]: row["requested_at"] for row in rows}
 
 
-ORDERED: LiteralString = """(
-    SELECT job_id, account_id, requested_at AS ordered_at FROM job_requests
-    UNION ALL
-    SELECT job_id, account_id, approved_at FROM job_detail
-    WHERE NOT EXISTS (SELECT FROM job_requests AS each WHERE each.job_id = job_detail.job_id)
-)"""
+NEWEST_ORDERS = NewestFirst(
+    """(
+        SELECT job_id, account_id, requested_at AS ordered_at FROM job_requests
+        UNION ALL
+        SELECT job_id, account_id, approved_at FROM job_detail
+        WHERE NOT EXISTS (SELECT FROM job_requests AS each WHERE each.job_id = job_detail.job_id)
+    )""",
+    time="ordered_at",
+    key="job_id",
+)
 
 
 def ordered_jobs(
@@ -90,23 +93,21 @@ def ordered_jobs(
     account_id: UUID,
     after: UUID | None,
     limit: int,
-    noted: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> list[UUID]:
     """Return up to `limit` jobs and requests of an account after a given one, newest first.
 
-    `noted` selects jobs whose metadata include these entries. An empty mapping selects jobs without
-    metadata.
+    `metadata` selects jobs whose metadata include these entries. An empty mapping selects jobs
+    without metadata.
     """
-    among: LiteralString = "true"
-    if noted:
-        among = "row.job_id IN (SELECT job_id FROM job_metadata WHERE metadata @> %(noted)s)"
-    elif noted is not None:
-        among = (
-            "NOT EXISTS (SELECT FROM job_metadata AS noted "
-            "WHERE noted.job_id = row.job_id AND noted.metadata <> '{}')"
+    condition: LiteralString = "true"
+    if metadata:
+        condition = "row.job_id IN (SELECT job_id FROM job_metadata WHERE metadata @> %(entries)s)"
+    elif metadata is not None:
+        condition = (
+            "NOT EXISTS (SELECT FROM job_metadata AS each "
+            "WHERE each.job_id = row.job_id AND each.metadata <> '{}')"
         )
-    notes = Jsonb(dict(noted or {}))
-    rows = newest_first(
-        connection, ORDERED, "ordered_at", "job_id", account_id, after, limit, among, noted=notes
-    )
+    entries = Jsonb(dict(metadata or {}))
+    rows = NEWEST_ORDERS.page(connection, account_id, after, limit, condition, entries=entries)
     return [row["job_id"] for row in rows]

@@ -11,7 +11,7 @@ from uuid import UUID
 from domain.core.aggregate import Event
 from domain.jobs import events
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, newest_first
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert
 
 DDL = """
 CREATE TABLE IF NOT EXISTS models (
@@ -30,16 +30,15 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
     match event:
         case events.Registered() | events.AdapterPromoted():
-            cursor.execute(
-                "INSERT INTO models VALUES (%s, %s, %s, %s, %s, %s)",
-                [
-                    event.model,
-                    event.account_id,
-                    event.originator_id,
-                    event.adapter_ref,
-                    event.manifest_sha256,
-                    event.timestamp,
-                ],
+            insert(
+                cursor,
+                "models",
+                model=event.model,
+                account_id=event.account_id,
+                job_id=event.originator_id,
+                adapter_ref=event.adapter_ref,
+                manifest_sha256=event.manifest_sha256,
+                registered_at=event.timestamp,
             )
         case events.ModelDeleted():
             cursor.execute("DELETE FROM models WHERE job_id = %s", [event.originator_id])
@@ -48,13 +47,14 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 MODELS = Projection("models", ("models",), DDL, apply)
+NEWEST_MODELS = NewestFirst("models", time="registered_at", key="model")
 
 
 def models_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
     """Return up to `limit` models of an account after a given one, newest first."""
-    return newest_first(connection, "models", "registered_at", "model", account_id, after, limit)
+    return NEWEST_MODELS.page(connection, account_id, after, limit)
 
 
 def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:

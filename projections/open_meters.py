@@ -10,7 +10,7 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.jobs import events
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS open_meters (
@@ -33,10 +33,8 @@ def apply(cursor: Cursor, event: Event) -> None:
                 [event.originator_id, event.account_id, event.job_id, event.segment],
             )
         case events.PodStarted():
-            cursor.execute(
-                "UPDATE open_meters SET bound_at = %s WHERE job_id = %s AND segment = %s",
-                [event.bound_at, event.originator_id, event.segment],
-            )
+            segment = {"job_id": event.originator_id, "segment": event.segment}
+            update(cursor, "open_meters", segment, bound_at=event.bound_at)
         case Meter.MeterClosed():
             cursor.execute("DELETE FROM open_meters WHERE meter_id = %s", [event.originator_id])
         case _:
@@ -64,8 +62,7 @@ OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 def bound_segments(connection: Connection) -> list[Row]:
     """Return the job_id and segment of all segments with started pods."""
     return connection.execute(
-        "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL "
-        "ORDER BY job_id, segment"
+        "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL ORDER BY 1, 2"
     ).fetchall()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -111,32 +111,60 @@ def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
     )
 
 
-def newest_first(
-    connection: Connection,
-    table: LiteralString,
-    moment: LiteralString,
-    key: LiteralString,
-    account_id: UUID,
-    after: object = None,
-    limit: int | None = None,
-    among: LiteralString = "true",
-    **values: object,
-) -> list[Row]:
-    """Return an account's rows by time, newest first. Rows of the same time are sorted by key.
+def insert(cursor: Cursor, table: str, **columns: object) -> None:
+    """Insert a row. The names of the table and the columns must be constants in the code."""
+    values = ", ".join(["%s"] * len(columns))
+    cursor.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})",  # type: ignore[arg-type]
+        list(columns.values()),
+    )
 
-    A page has up to `limit` rows after the row whose key is `after`. Newer rows come before it and
-    do not shift the page. `among` is an additional condition on `row`, with its parameters in
-    `values`.
+
+def update(cursor: Cursor, table: str, key: Mapping[str, object], **columns: object) -> None:
+    """Update the rows with a key. All names must be constants in the code."""
+    assignments = ", ".join(f"{name} = %s" for name in columns)
+    condition = " AND ".join(f"{name} = %s" for name in key)
+    cursor.execute(
+        f"UPDATE {table} SET {assignments} WHERE {condition}",  # type: ignore[arg-type]
+        [*columns.values(), *key.values()],
+    )
+
+
+@dataclass(frozen=True)
+class NewestFirst:
+    """A list of an account's rows by time, newest first. Rows of the same time are sorted by key.
+
+    `table`, `time` and `key` are names, or a subquery instead of the table.
     """
-    return connection.execute(
-        f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
-        f"ON last.{key} = %(after)s AND last.account_id = row.account_id "
-        f"WHERE row.account_id = %(account)s AND {among} AND (%(all)s "
-        f"OR row.{moment} < last.{moment} "
-        f"OR (row.{moment} = last.{moment} AND row.{key} > last.{key})) "
-        f"ORDER BY row.{moment} DESC, row.{key} LIMIT %(limit)s",
-        {"account": account_id, "after": after, "all": after is None, "limit": limit, **values},
-    ).fetchall()
+
+    table: LiteralString
+    time: LiteralString
+    key: LiteralString
+
+    def page(
+        self,
+        connection: Connection,
+        account_id: UUID,
+        after: object = None,
+        limit: int | None = None,
+        condition: LiteralString = "true",
+        **values: object,
+    ) -> list[Row]:
+        """Return up to `limit` rows after the row whose key is `after`.
+
+        Newer rows come before a page and do not shift it. `condition` restricts `row`. Its
+        parameters are in `values`.
+        """
+        table, time, key = self.table, self.time, self.key
+        return connection.execute(
+            f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
+            f"ON last.{key} = %(after)s AND last.account_id = row.account_id "
+            f"WHERE row.account_id = %(account)s AND {condition} AND (%(all)s "
+            f"OR row.{time} < last.{time} "
+            f"OR (row.{time} = last.{time} AND row.{key} > last.{key})) "
+            f"ORDER BY row.{time} DESC, row.{key} LIMIT %(limit)s",
+            {"account": account_id, "after": after, "all": after is None, "limit": limit, **values},
+        ).fetchall()
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:

@@ -17,7 +17,7 @@ from gateway.backend import Backend
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, capacities, claims
-from projections.job_row import CANCELLING, PAUSING
+from projections.job_detail import CANCELLING, PAUSING
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0

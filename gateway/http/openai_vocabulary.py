@@ -14,7 +14,7 @@ from domain.datasets.dataset import DatasetStatus
 from domain.jobs.lifecycle import JobStatus
 from domain.training.hyperparameters import Hyperparameters
 from gateway.schemas import JOB_PREFIX
-from projections.job_row import WAITING_FOR_GPU, WAITING_FOR_LEASE, WAITING_TO_RETRY
+from projections.job_detail import WAITING_FOR_GPU, WAITING_FOR_LEASE, WAITING_TO_RETRY
 
 FILE_STATUSES: Mapping[str, str] = MappingProxyType(
     {

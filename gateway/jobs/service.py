@@ -64,9 +64,8 @@ from projections import JOB_DETAIL, MODELS
 from projections.account_events import events_named
 from projections.accounts import accounts_of
 from projections.deployments import statuses_of_jobs
+from projections.job_detail import WAITING_FOR_GPU, jobs_by_status, jobs_of
 from projections.job_detail import job as job_row
-from projections.job_detail import jobs_by_status, jobs_of
-from projections.job_row import WAITING_FOR_GPU
 from projections.job_timeline import timeline_of
 from projections.projection import Row
 

@@ -1,8 +1,8 @@
-"""Given events, then rows: what the tests of projections share."""
+"""Fixtures for tests of projections: given events, then rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from psycopg_pool import ConnectionPool
@@ -11,22 +11,23 @@ from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
 from projections.projection import Projection, ProjectionEffect
-from tests.builders.history import History
 
-Fold = Callable[..., None]
-
-
-@pytest.fixture
-def history(log: EventLog) -> History:
-    return History(log)
+Fold = Callable[..., Connection]
 
 
 @pytest.fixture
-def fold(log: EventLog, pool: ConnectionPool[Connection]) -> Fold:
-    """Brings some projections up to the end of the log."""
+def connection(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
+    with pool.connection() as connection:
+        yield connection
 
-    def run(*projections: Projection) -> None:
+
+@pytest.fixture
+def fold(log: EventLog, pool: ConnectionPool[Connection], connection: Connection) -> Fold:
+    """Bring projections up to the end of the log, and return a connection to read them."""
+
+    def run(*projections: Projection) -> Connection:
         for projection in projections:
             OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
+        return connection
 
     return run

@@ -1,11 +1,10 @@
-"""The ledger: one posting for each event that moves money, and nothing is lost on the way."""
+"""The ledger: one posting for each event that moves money."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
@@ -23,17 +22,13 @@ CUSTOMER, RESERVED = f"customer:{ACCOUNT_ID}", f"reserved:{ACCOUNT_ID}"
 
 
 @pytest.fixture
-def postings(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> list[dict[str, Any]]:
-    """All postings of a job that crashed once."""
+def postings(history: History, fold: Fold) -> list[dict[str, Any]]:
+    """Return all postings of a job that crashed once."""
     history.run_with_a_crash()
-    fold(BILLING_LEDGER)
-    with pool.connection() as connection:
-        return postings_of(connection, ACCOUNT_ID)
+    return postings_of(fold(BILLING_LEDGER), ACCOUNT_ID)
 
 
-def test_the_story_of_the_money(postings: list[dict[str, Any]]) -> None:
+def test_postings_move_money_between_ledger_accounts(postings: list[dict[str, Any]]) -> None:
     moved = {(row["debit"], row["credit"], row["amount_micros"], row["reason"]) for row in postings}
     assert moved == {
         ("credits", CUSTOMER, 1_000_000, "credit granted"),
@@ -47,7 +42,7 @@ def test_the_story_of_the_money(postings: list[dict[str, Any]]) -> None:
     }
 
 
-def test_every_event_that_moves_money_has_one_posting_and_no_other_has(
+def test_only_events_that_move_money_have_a_posting(
     log: EventLog, postings: list[dict[str, Any]]
 ) -> None:
     events = [log.mapper.to_domain_event(each) for each in notifications(log)]
@@ -60,90 +55,70 @@ def test_every_event_that_moves_money_has_one_posting_and_no_other_has(
     assert sorted(row["event_id"] for row in postings) == sorted(money)
 
 
-def test_amounts_are_positive_and_the_trial_balance_is_zero(
-    pool: ConnectionPool[Connection], postings: list[dict[str, Any]]
+def test_the_ledger_agrees_with_the_account(
+    connection: Connection, history: History, postings: list[dict[str, Any]]
 ) -> None:
-    assert all(row["amount_micros"] > 0 for row in postings)
-    with pool.connection() as connection:
-        assert sum(balances(connection).values()) == 0
-
-
-def test_the_ledger_holds_what_the_account_holds(
-    pool: ConnectionPool[Connection], history: History, postings: list[dict[str, Any]]
-) -> None:
-    assert postings
-    with pool.connection() as connection:
-        ledger = balances(connection)
+    ledger = balances(connection)
+    assert sum(ledger.values()) == 0
     assert ledger[CUSTOMER] == history.account.available_micros
     assert ledger.get(RESERVED, 0) == history.account.reserved_micros == 0
-    assert ledger["revenue"] == (40 + 130) * 1000, "100 s less 60 s credited, then 130 s"
+    assert ledger["revenue"] == (40 + 130) * 1000  # of 100 s, 60 s are credited; then 130 s
+    last = postings[-1]["position"]
+    assert balances_after(connection, ACCOUNT_ID, [1, last]) == {
+        1: 1_000_000,
+        last: history.account.balance_micros,
+    }
+    assert balances_after(connection, ACCOUNT_ID, []) == {}
 
 
-def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
+@pytest.mark.parametrize(
+    ("provider", "reference", "source"),
+    [("manual", "INV-7", "cash"), (TEST_PROVIDER, "test payment 7", "test money")],
+)
+def test_a_payment_has_its_reference_and_test_money_is_not_cash(
+    history: History, fold: Fold, provider: str, reference: str, source: str
 ) -> None:
     history.open_account(1000)
-    history.top_up(500, "INV-7")
-    fold(BILLING_LEDGER)
-    with pool.connection() as connection:
-        credit, top_up = postings_of(connection, ACCOUNT_ID)
-        assert balances(connection) == {"cash": -500, "credits": -1000, CUSTOMER: 1500}
+    history.top_up(500, reference, provider)
+    connection = fold(BILLING_LEDGER)
+    credit, top_up = postings_of(connection, ACCOUNT_ID)
     assert (credit["debit"], credit["reference"]) == ("credits", "first")
-    assert (top_up["debit"], top_up["credit"]) == ("cash", CUSTOMER)
-    assert (top_up["amount_micros"], top_up["reference"]) == (500, "INV-7")
+    assert (top_up["debit"], top_up["credit"]) == (source, CUSTOMER)
+    assert (top_up["amount_micros"], top_up["reference"]) == (500, reference)
+    assert balances(connection) == {"credits": -1000, source: -500, CUSTOMER: 1500}
 
 
-def test_test_money_never_counts_as_cash(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
-    history.open_account(1000)
-    history.top_up(500, "test payment 7", TEST_PROVIDER)
-    fold(BILLING_LEDGER)
-    with pool.connection() as connection:
-        assert balances(connection) == {"credits": -1000, "test money": -500, CUSTOMER: 1500}
-        assert balances_after(connection, ACCOUNT_ID, [2]) == {2: 1500}
-
-
-def test_pages_neither_miss_nor_repeat_a_posting(
-    pool: ConnectionPool[Connection], postings: list[dict[str, Any]]
+def test_pages_neither_omit_nor_repeat_a_posting(
+    connection: Connection, postings: list[dict[str, Any]]
 ) -> None:
     pages, after = list[list[dict[str, Any]]](), 0
-    with pool.connection() as connection:
-        while page := postings_of(connection, ACCOUNT_ID, after=after, limit=2):
-            pages.append(page)
-            after = page[-1]["position"]
-        (first,) = postings_of(connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID), limit=1)
-        of_job = postings_of(
-            connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID), after=first["position"]
-        )
+    while page := postings_of(connection, ACCOUNT_ID, after=after, limit=2):
+        pages.append(page)
+        after = page[-1]["position"]
     assert [row for page in pages for row in page] == postings
     assert {len(page) for page in pages[:-1]} == {2}
-    assert [first, *of_job] == [row for row in postings if row["job_id"] == JOB_ID]
 
 
-def test_minutes_name_their_work(postings: list[dict[str, Any]]) -> None:
-    minutes = [row for row in postings if row["reason"] == "minute metered"]
-    assert sorted(
-        (row["segment"], row["minute"], row["from_seconds"], row["to_seconds"]) for row in minutes
-    ) == [(1, 1, 0, 60), (1, 2, 60, 100), (2, 1, 0, 60), (2, 2, 60, 120), (2, 3, 120, 130)]
-    assert {row["job_id"] for row in minutes} == {JOB_ID}
-
-
-def test_a_reversal_names_what_it_gives_back(
-    pool: ConnectionPool[Connection], postings: list[dict[str, Any]]
+def test_a_filter_selects_the_postings_of_a_job(
+    connection: Connection, postings: list[dict[str, Any]]
 ) -> None:
-    (reversal,) = [row for row in postings if row["debit"] == "revenue"]
-    assert (reversal["job_id"], reversal["segment"]) == (JOB_ID, 1)
-    assert (reversal["from_seconds"], reversal["to_seconds"]) == (40, 100)
-    with pool.connection() as connection:
-        assert reversal in postings_of(connection, ACCOUNT_ID, PostingFilter(job_id=JOB_ID))
+    of_job = PostingFilter(job_id=JOB_ID)
+    (first,) = postings_of(connection, ACCOUNT_ID, of_job, limit=1)
+    rest = postings_of(connection, ACCOUNT_ID, of_job, after=first["position"])
+    assert [first, *rest] == [row for row in postings if row["job_id"] == JOB_ID]
 
 
-def test_the_balance_runs_along_with_the_postings(
-    pool: ConnectionPool[Connection], history: History, postings: list[dict[str, Any]]
+def test_minutes_and_reversals_have_their_segment_and_seconds(
+    postings: list[dict[str, Any]],
 ) -> None:
-    last = postings[-1]["position"]
-    with pool.connection() as connection:
-        running = balances_after(connection, ACCOUNT_ID, [1, last])
-        assert balances_after(connection, ACCOUNT_ID, []) == {}
-    assert running == {1: 1_000_000, last: history.account.balance_micros}
+    def work(reason: str) -> list[tuple[int, int, int, int]]:
+        fields = ("segment", "minute", "from_seconds", "to_seconds")
+        found = [row for row in postings if row["reason"] == reason]
+        assert {row["job_id"] for row in found} == {JOB_ID}
+        return sorted(tuple(row[name] for name in fields) for row in found)
+
+    assert work("minute metered") == [
+        *((1, 1, 0, 60), (1, 2, 60, 100)),
+        *((2, 1, 0, 60), (2, 2, 60, 120), (2, 3, 120, 130)),
+    ]
+    assert work("lost work credited") == [(1, None, 40, 100)]

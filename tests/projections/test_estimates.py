@@ -1,14 +1,14 @@
-"""Estimates beside what jobs took, and what the next estimate learns from them."""
+"""Estimates with the actual times of jobs, and the calibration based on them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
@@ -16,14 +16,19 @@ from domain.estimating.estimate import Calibration, Estimate, PhaseEstimate, Pre
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
-from infrastructure.store import Connection
 from projections import ESTIMATES
-from projections.estimates import CALIBRATION_JOBS, calibration, report_rows
+from projections.estimates import (
+    CALIBRATION_JOBS,
+    MAX_FACTOR,
+    MIN_FACTOR,
+    calibration,
+    report_rows,
+)
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
 from tests.projections.conftest import Fold
 
-Learned = Callable[..., Calibration]
+Calibrated = Callable[..., Calibration]
 
 MODEL_SECONDS = {
     Phase.IMAGE_PULL: 5.0,
@@ -47,7 +52,7 @@ ESTIMATE = Estimate(
 
 
 class Platform:
-    """Jobs that are approved, and scored one minute after another."""
+    """Jobs that are approved and scored, one minute after another."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -68,7 +73,7 @@ class Platform:
         gpu_count: int | None = None,
         without: Phase | None = None,
     ) -> None:
-        """The job took `factor` times what the constants say, in every phase."""
+        """Score a job that took `factor` times the modelled seconds in every phase."""
         spent = {phase: factor * s for phase, s in MODEL_SECONDS.items() if phase is not without}
         with self._minute("score"):
             job = self._log.load(Job, job_id)
@@ -101,26 +106,22 @@ def platform(log: EventLog) -> Platform:
 
 
 @pytest.fixture
-def learned(pool: ConnectionPool[Connection], fold: Fold) -> Learned:
+def calibrated(fold: Fold) -> Calibrated:
     def of(
         base: str = "tiny", gpu: str = "cpu", precision: str = "bf16", count: int = 1
     ) -> Calibration:
-        fold(ESTIMATES)
-        with pool.connection() as connection:
-            return calibration(connection, base, gpu, Precision(precision), count)
+        return calibration(fold(ESTIMATES), base, gpu, Precision(precision), count)
 
     return of
 
 
-def test_a_row_has_the_frozen_range_and_then_what_the_job_took(
-    platform: Platform, pool: ConnectionPool[Connection], fold: Fold
+def test_a_row_has_the_approved_range_and_then_the_actual_values(
+    platform: Platform, fold: Fold
 ) -> None:
     first, second = platform.approve(), platform.approve()
-    platform.approve(None)  # before there were estimates
+    platform.approve(None)  # without an estimate
     platform.score(second, 1.2, segments=2)
-    fold(ESTIMATES)
-    with pool.connection() as connection:
-        rows = report_rows(connection)
+    rows = report_rows(fold(ESTIMATES))
     assert [row["job_id"] for row in rows] == [first, second]
     assert [row["actual_micros"] for row in rows] == [None, 144_000]
     row = rows[1]
@@ -131,58 +132,60 @@ def test_a_row_has_the_frozen_range_and_then_what_the_job_took(
     assert row["phase_seconds"][Phase.TRAINING] == pytest.approx(120.0)
 
 
-def test_nothing_is_learned_from_nothing(platform: Platform, learned: Learned) -> None:
+def test_unfinished_jobs_do_not_calibrate(platform: Platform, calibrated: Calibrated) -> None:
     platform.approve()
-    assert learned() == Calibration(factors={}, jobs=0)
+    assert calibrated() == Calibration(factors={}, jobs=0)
 
 
-def test_a_factor_is_the_median_and_a_phase_without_a_model_has_none(
-    platform: Platform,
-    learned: Learned,
+def test_a_factor_is_the_median_of_a_phase_that_is_modelled(
+    platform: Platform, calibrated: Calibrated
 ) -> None:
     for factor in (0.9, 5.0, 1.1):
         platform.score(platform.approve(), factor)
-    found = learned()
+    found = calibrated()
     assert found.jobs == 3
     assert set(found.factors) == set(Phase) - {Phase.DATASET_PREP}
     assert all(each == pytest.approx(1.1) for each in found.factors.values())
 
 
-def test_only_the_last_jobs_count(platform: Platform, learned: Learned) -> None:
-    for _ in range(CALIBRATION_JOBS):
-        platform.score(platform.approve(), 3.0)
-    assert learned().factors[Phase.TRAINING] == pytest.approx(3.0)
-    for _ in range(CALIBRATION_JOBS):
-        platform.score(platform.approve(), 1.5)
-    found = learned()
+def test_only_the_last_jobs_calibrate(platform: Platform, calibrated: Calibrated) -> None:
+    for factor in (3.0, 1.5):
+        for _ in range(CALIBRATION_JOBS):
+            platform.score(platform.approve(), factor)
+    found = calibrated()
     assert found.jobs == CALIBRATION_JOBS
     assert found.factors[Phase.TRAINING] == pytest.approx(1.5)
 
 
-def test_jobs_of_another_kind_and_of_several_segments_teach_nothing(
-    platform: Platform,
-    learned: Learned,
+@pytest.mark.parametrize(
+    ("plan", "kind"),
+    [
+        ({"base_model": "other"}, {"base": "other"}),
+        ({"gpu_type": "l4"}, {"gpu": "l4"}),
+        ({"precision": Precision.NF4}, {"precision": "nf4"}),
+        ({"gpu_count": 2}, {"count": 2}),
+    ],
+)
+def test_a_job_calibrates_only_its_own_kind(
+    platform: Platform, calibrated: Calibrated, plan: dict[str, Any], kind: dict[str, Any]
 ) -> None:
-    platform.score(platform.approve(base_model="other"), 2.0)
-    platform.score(platform.approve(gpu_type="l4"), 3.0)
-    platform.score(platform.approve(precision=Precision.NF4), 4.0)
-    platform.score(platform.approve(gpu_count=2), 5.0)
-    platform.score(platform.approve(), 6.0, segments=2)
-    platform.score(platform.approve(), 7.0, gpu_count=2)
-    assert learned().jobs == 0
-    assert learned(base="other").factors[Phase.TRAINING] == pytest.approx(2.0)
-    assert learned(gpu="l4").factors[Phase.TRAINING] == pytest.approx(3.0)
-    assert learned(precision="nf4").factors[Phase.TRAINING] == pytest.approx(4.0)
-    assert learned(count=2).factors[Phase.TRAINING] == pytest.approx(5.0)
+    platform.score(platform.approve(**plan), 2.0)
+    assert calibrated().jobs == 0
+    assert calibrated(**kind).factors[Phase.TRAINING] == pytest.approx(2.0)
 
 
-def test_an_absurd_measurement_is_bounded_and_a_missing_phase_left_out(
-    platform: Platform,
-    learned: Learned,
+@pytest.mark.parametrize("score", [{"segments": 2}, {"gpu_count": 2}])
+def test_a_job_with_several_segments_or_other_gpus_does_not_calibrate(
+    platform: Platform, calibrated: Calibrated, score: dict[str, Any]
 ) -> None:
-    platform.score(platform.approve(), 1000.0, without=Phase.EVALUATION)
-    assert learned().factors[Phase.TRAINING] == 20.0
-    assert Phase.EVALUATION not in learned().factors
-    for _ in range(3):
-        platform.score(platform.approve(), 0.0)
-    assert learned().factors[Phase.TRAINING] == 0.05
+    platform.score(platform.approve(), 6.0, **score)
+    assert calibrated().jobs == 0
+
+
+@pytest.mark.parametrize(("measured", "factor"), [(1000.0, MAX_FACTOR), (0.0, MIN_FACTOR)])
+def test_a_factor_is_bounded_and_a_missing_phase_has_none(
+    platform: Platform, calibrated: Calibrated, measured: float, factor: float
+) -> None:
+    platform.score(platform.approve(), measured, without=Phase.EVALUATION)
+    assert calibrated().factors[Phase.TRAINING] == factor
+    assert Phase.EVALUATION not in calibrated().factors

@@ -1,18 +1,17 @@
-"""A job's row tells what the job page shows, chapter by chapter."""
+"""A job's row after each step of its history."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from psycopg_pool import ConnectionPool
 
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_DELAYS, RELAUNCH_LIMIT, SegmentEnd
-from domain.training.hyperparameters import Hyperparameters
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
 from projections.job_detail import due_relaunches, expired_adapters, job, jobs_of
@@ -21,19 +20,28 @@ from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.builders.history import BOUND_AT, RETENTION, History
 from tests.projections.conftest import Fold
 
+Columns = Callable[..., Any]
+
 
 @pytest.fixture
-def row(pool: ConnectionPool[Connection], fold: Fold) -> Any:
-    """Reads the job's row as the log makes it now."""
+def columns(fold: Fold) -> Columns:
+    """Return the values of some columns of the job's row."""
 
-    def read() -> dict[str, Any]:
-        fold(JOB_DETAIL)
-        with pool.connection() as connection:
-            found = job(connection, ACCOUNT_ID, JOB_ID)
-        assert found is not None
-        return found
+    def read(*names: str) -> Any:
+        row = job(fold(JOB_DETAIL), ACCOUNT_ID, JOB_ID)
+        assert row is not None
+        values = [row[name] for name in names]
+        return tuple(values) if len(values) > 1 else values[0]
 
     return read
+
+
+def crash_twice(history: History) -> None:
+    history.run_until("training")
+    history.end_segment(1, SegmentEnd.CRASHED, 30)
+    history.allocate_segment(2)
+    history.grant_lease(2)
+    history.end_segment(2, SegmentEnd.CRASHED, 0)
 
 
 def cancel_with_a_checkpoint(history: History) -> None:
@@ -53,288 +61,227 @@ def cancel_with_a_checkpoint(history: History) -> None:
         ("training", "training"),
     ],
 )
-def test_a_job_says_what_it_waits_for(history: History, row: Any, chapter: str, phase: str) -> None:
+def test_the_phase_is_what_the_job_waits_for(
+    history: History, columns: Columns, chapter: str, phase: str
+) -> None:
     history.run_until(chapter)
-    assert (row()["status"], row()["phase"]) == ("training", phase)
+    assert columns("status", "phase") == ("training", phase)
 
 
-def test_what_was_approved_is_shown(history: History, row: Any) -> None:
+def test_a_row_has_the_approved_plan_and_estimate(history: History, columns: Columns) -> None:
     history.run_until("approved")
-    shown = row()
-    assert (shown["base_model"], shown["rate_micros_per_hour"]) == ("tiny", 3_600_000)
-    assert shown["dataset_id"] == PLAN.dataset_id
-    assert shown["hyperparameters"] == Hyperparameters().model_dump(mode="json")
-    assert (shown["precision"], shown["gradient_checkpointing"]) == ("bf16", False)
-    assert shown["sequence_length"] == 128
-    assert Estimate.model_validate(shown["estimate"]) == ESTIMATE
-    assert (shown["low_seconds"], shown["high_seconds"]) == (120, 156)
-    assert (shown["low_micros"], shown["high_micros"]) == (120_000, 156_000)
-    assert shown["waiting_since"] == NOW
+    assert columns("base_model", "dataset_id", "hyperparameters", "required_bytes") == (
+        *("tiny", PLAN.dataset_id, PLAN.hyperparameters),
+        1_500_000_000,
+    )
+    assert columns("precision", "gradient_checkpointing", "sequence_length") == ("bf16", False, 128)
+    assert Estimate.model_validate(columns("estimate")) == ESTIMATE
+    assert columns("low_seconds", "high_seconds", "low_micros", "high_micros") == (
+        *(120, 156),
+        *(120_000, 156_000),
+    )
+    assert columns("rate_micros_per_hour", "waiting_since") == (3_600_000, NOW)
 
 
-def test_training_shows_its_steps_and_its_last_checkpoint(history: History, row: Any) -> None:
+def test_training_shows_steps_and_the_last_checkpoint(history: History, columns: Columns) -> None:
     history.run_until("training")
     history.save_checkpoint(1, 10, 40)
-    shown = row()
-    assert shown["bound_at"] == BOUND_AT
-    assert (shown["total_steps"], shown["train_examples"], shown["eval_examples"]) == (30, 95, 5)
-    assert (shown["checkpoint_step"], shown["checkpoint_loss"]) == (10, 2.5)
-    assert (shown["segment_step"], shown["training_since"]) == (0, NOW)
-    assert (shown["step"], shown["trained"], shown["waiting_since"]) == (10, False, None)
+    assert columns("bound_at", "segment_step", "training_since") == (BOUND_AT, 0, NOW)
+    assert columns("total_steps", "train_examples", "eval_examples") == (30, 95, 5)
+    assert columns("checkpoint_step", "checkpoint_loss") == (10, 2.5)
+    assert columns("step", "trained", "waiting_since") == (10, False, None)
     history.save_checkpoint(1, 30, 80)
-    assert (row()["step"], row()["trained"]) == (30, True)
+    assert columns("step", "trained") == (30, True)
 
 
-def test_a_finished_job_shows_its_model_its_losses_and_its_bill(history: History, row: Any) -> None:
+def test_a_finished_job_has_its_model_metrics_and_bill(history: History, columns: Columns) -> None:
     history.run_with_a_crash()
-    shown = row()
-    assert (shown["status"], shown["phase"]) == ("registered", "registered")
-    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:222222222222", "jobs/a/adapter")
-    assert (shown["loss_before"], shown["loss_after"]) == (3.0, 2.0)
-    assert (shown["segment"], shown["crashes"]) == (2, 1)
-    assert (shown["billed_seconds"], shown["charged_micros"]) == (230, 230_000)
-    assert shown["credited_micros"] == 60_000
-    assert (shown["error_class"], shown["log_ref"]) == (None, None), "it came to a good end"
-    assert shown["failure"] is None
-    assert (shown["actual_seconds"], shown["actual_micros"]) == (170, 170_000)
-
-
-def test_the_loss_of_the_end_is_that_of_the_last_checkpoint(history: History, row: Any) -> None:
-    history.run_until("training")
-    history.save_checkpoint(1, 20, 40)
-    history.save_checkpoint(1, 30, 60)
-    history.complete(1)
-    assert [(each["step"], each["eval_loss"]) for each in row()["checkpoints"]] == [
-        (20, None),
-        (30, 2.0),
-    ]
-
-
-def test_a_checkpoint_before_the_end_has_not_its_loss(history: History, row: Any) -> None:
-    history.run_until("training")
-    history.save_checkpoint(1, 20, 40)
-    history.complete(1)
-    assert [each["eval_loss"] for each in row()["checkpoints"]] == [None]
-
-
-def test_what_was_measured_stands_beside_what_was_predicted(history: History, row: Any) -> None:
-    history.run_with_a_crash()
-    shown = row()
-    assert (shown["required_bytes"], shown["peak_memory_bytes"]) == (1_500_000_000, 1_200_000_000)
-    assert (shown["accuracy_before"], shown["accuracy_after"]) == (0.4, 0.55)
-
-
-def test_a_crash_says_why_and_that_the_job_waits_again(history: History, row: Any) -> None:
-    history.run_until("training")
-    history.end_segment(
-        1, SegmentEnd.CRASHED, 30, failure=FailureClass.DISK_FULL, error_class="OSError"
+    assert columns("status", "phase", "segment", "crashes") == ("registered", "registered", 2, 1)
+    assert columns("model", "adapter_ref") == ("ft:tiny:222222222222", "jobs/a/adapter")
+    assert columns("loss_before", "loss_after", "accuracy_before", "accuracy_after") == (
+        *(3.0, 2.0),
+        *(0.4, 0.55),
     )
-    shown = row()
-    assert (shown["status"], shown["phase"]) == ("training", "waiting for a GPU")
-    assert (shown["failure"], shown["error_class"]) == ("disk_full", "OSError")
-    assert (shown["log_ref"], shown["waiting_since"]) == ("logs/tail", NOW)
-    assert shown["crashes"] == 1
+    assert columns("billed_seconds", "charged_micros", "credited_micros") == (230, 230_000, 60_000)
+    assert columns("actual_seconds", "actual_micros") == (170, 170_000)
+    assert columns("peak_memory_bytes") == 1_200_000_000
+    assert columns("failure", "error_class", "log_ref") == (None, None, None)
 
 
-def test_a_job_that_is_put_off_says_until_when_it_stands_in_no_queue(
-    history: History, row: Any, pool: ConnectionPool[Connection]
+@pytest.mark.parametrize(
+    ("steps", "losses"), [((20, 30), [None, 2.0]), ((20,), [None])], ids=["last step", "earlier"]
+)
+def test_only_a_checkpoint_of_the_last_step_has_the_final_loss(
+    history: History, columns: Columns, steps: tuple[int, ...], losses: list[float | None]
 ) -> None:
     history.run_until("training")
-    history.end_segment(1, SegmentEnd.CRASHED, 30)
-    history.allocate_segment(2)
-    history.grant_lease(2)
-    assert row()["relaunch_at"] is None
-    history.end_segment(2, SegmentEnd.CRASHED, 0)
-    until = NOW + RELAUNCH_DELAYS[1]
-    shown = row()
-    assert (shown["phase"], shown["relaunch_at"]) == ("waiting to retry", until)
-    with pool.connection() as connection:
-        assert due_relaunches(connection, until - timedelta(seconds=1)) == []
-        assert due_relaunches(connection, until) == [JOB_ID]
-        history.request_gpus(3)
-        shown = row()
-        assert (shown["phase"], shown["relaunch_at"]) == ("waiting for a GPU", None)
-        assert due_relaunches(connection, until) == []
+    for step in steps:
+        history.save_checkpoint(1, step, 2 * step)
+    history.complete(1)
+    assert [each["eval_loss"] for each in columns("checkpoints")] == losses
 
 
-@pytest.mark.parametrize("stop", [History.pause, History.cancel])
-def test_a_job_that_was_stopped_is_put_off_no_more(history: History, row: Any, stop: Any) -> None:
-    history.run_until("training")
-    history.end_segment(1, SegmentEnd.CRASHED, 30)
-    history.allocate_segment(2)
-    history.grant_lease(2)
-    history.end_segment(2, SegmentEnd.CRASHED, 0)
-    stop(history)
-    assert row()["relaunch_at"] is None
-
-
-def test_a_job_that_trains_again_shows_no_failure_any_more(history: History, row: Any) -> None:
+def test_a_crash_has_its_cause_until_the_job_trains_again(
+    history: History, columns: Columns
+) -> None:
     history.run_until("training")
     history.end_segment(
         1, SegmentEnd.CRASHED, 30, failure=FailureClass.DISK_FULL, error_class="OSError"
     )
+    assert columns("status", "phase", "crashes") == ("training", "waiting for a GPU", 1)
+    assert columns("failure", "error_class") == ("disk_full", "OSError")
+    assert columns("log_ref", "waiting_since") == ("logs/tail", NOW)
     history.allocate_segment(2)
     history.grant_lease(2)
     history.start_pod(2)
-    assert row()["failure"] == "disk_full", "until it got over it"
+    assert columns("failure") == "disk_full"
     history.start_training(2)
-    shown = row()
-    assert (shown["failure"], shown["error_class"], shown["crashes"]) == (None, None, 1)
+    assert columns("failure", "error_class", "crashes") == (None, None, 1)
 
 
-def test_grace_is_counted_and_shown(history: History, row: Any) -> None:
+def test_a_postponed_relaunch_is_due_after_its_delay(
+    history: History, columns: Columns, connection: Connection
+) -> None:
+    crash_twice(history)
+    until = NOW + RELAUNCH_DELAYS[1]
+    assert columns("phase", "relaunch_at") == ("waiting to retry", until)
+    assert due_relaunches(connection, until - timedelta(seconds=1)) == []
+    assert due_relaunches(connection, until) == [JOB_ID]
+    history.request_gpus(3)
+    assert columns("phase", "relaunch_at") == ("waiting for a GPU", None)
+    assert due_relaunches(connection, until) == []
+
+
+@pytest.mark.parametrize("stop", [History.pause, History.cancel])
+def test_a_stopped_job_has_no_relaunch(history: History, columns: Columns, stop: Any) -> None:
+    crash_twice(history)
+    stop(history)
+    assert columns("relaunch_at") is None
+
+
+def test_grace_is_counted_but_not_billed(history: History, columns: Columns) -> None:
     history.run_until("training")
     history.end_segment(1, SegmentEnd.LEASE_ENDED, 305, grace_seconds=5)
-    assert row()["grace_seconds"] == 5
-    assert row()["billed_seconds"] == 300
+    assert columns("grace_seconds", "billed_seconds") == (5, 300)
 
 
-def test_a_job_that_crashed_too_often_has_failed(history: History, row: Any) -> None:
+def test_a_job_that_crashes_too_often_fails(history: History, columns: Columns) -> None:
     history.run_until("allocated")
     for segment in range(1, RELAUNCH_LIMIT + 2):
         if segment > 1:
             history.allocate_segment(segment)
         history.grant_lease(segment)
         history.end_segment(segment, SegmentEnd.CRASHED, 0, error_class="ValueError")
-    shown = row()
-    assert (shown["status"], shown["phase"], shown["error_class"]) == (
-        "failed",
-        "failed",
-        "ValueError",
-    )
+    assert columns("status", "phase", "error_class") == ("failed", "failed", "ValueError")
 
 
-def test_what_fails_for_good_says_of_which_class(history: History, row: Any) -> None:
+def test_a_failed_job_has_its_failure_class(history: History, columns: Columns) -> None:
     history.run_until("training")
     history.end_segment(1, SegmentEnd.CRASHED, 30, failure=FailureClass.OUT_OF_MEMORY)
-    shown = row()
-    assert (shown["status"], shown["failure"]) == ("failed", "out_of_memory")
-    assert shown["waiting_since"] is None
+    assert columns("status", "failure", "waiting_since") == ("failed", "out_of_memory", None)
 
 
-def test_a_pause_is_on_its_way_until_the_trainer_is_gone(history: History, row: Any) -> None:
+def test_a_job_is_pausing_until_its_trainer_ends(history: History, columns: Columns) -> None:
     history.run_until("leased")
     history.pause()
-    assert (row()["status"], row()["phase"]) == ("training", "pausing")
+    assert columns("status", "phase") == ("training", "pausing")
     history.start_pod(1)
     history.start_training(1)
-    assert row()["phase"] == "pausing", "whatever the trainer does meanwhile"
+    assert columns("phase") == "pausing"
     history.save_checkpoint(1, 10, 40)
     history.end_segment(1, SegmentEnd.STOPPED, 60)
-    shown = row()
-    assert (shown["status"], shown["phase"], shown["pause_reason"]) == ("paused", "paused", "owner")
-    assert (shown["paused_at"], shown["waiting_since"]) == (NOW, None)
-    assert (shown["step"], shown["total_steps"], shown["trained"]) == (10, 30, False)
+    assert columns("status", "phase", "pause_reason") == ("paused", "paused", "owner")
+    assert columns("paused_at", "waiting_since") == (NOW, None)
+    assert columns("step", "total_steps", "trained") == (10, 30, False)
 
 
-def test_an_empty_balance_says_so(history: History, row: Any) -> None:
+def test_an_empty_balance_is_the_reason_of_a_pause(history: History, columns: Columns) -> None:
     history.run_until("training")
     history.end_segment(1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)
-    assert (row()["status"], row()["pause_reason"]) == ("paused", "balance")
+    assert columns("status", "pause_reason") == ("paused", "balance")
 
 
-def test_a_resumed_job_waits_at_its_new_rate(history: History, row: Any) -> None:
+def test_a_resumed_job_waits_at_its_new_rate(history: History, columns: Columns) -> None:
     history.run_until("training")
     history.pause()
     history.end_segment(1, SegmentEnd.STOPPED, 60)
     history.resume(rate_micros_per_hour=7_200_000)
-    shown = row()
-    assert (shown["status"], shown["phase"]) == ("training", "waiting for a GPU")
-    assert (shown["pause_reason"], shown["paused_at"]) == (None, None)
-    assert (shown["rate_micros_per_hour"], shown["waiting_since"]) == (7_200_000, NOW)
+    assert columns("status", "phase") == ("training", "waiting for a GPU")
+    assert columns("pause_reason", "paused_at") == (None, None)
+    assert columns("rate_micros_per_hour", "waiting_since") == (7_200_000, NOW)
 
 
-def test_a_job_paused_in_evaluation_is_in_it_again(history: History, row: Any) -> None:
+def test_a_job_paused_in_evaluation_resumes_in_evaluation(
+    history: History, columns: Columns
+) -> None:
     history.run_until("training")
     history.save_checkpoint(1, 30, 80)
     history.start_evaluation(1)
     history.pause()
     history.end_segment(1, SegmentEnd.STOPPED, 90)
     history.resume()
-    assert (row()["status"], row()["phase"]) == ("evaluating", "waiting for a GPU")
+    assert columns("status", "phase") == ("evaluating", "waiting for a GPU")
     history.allocate_segment(2)
     history.grant_lease(2)
     history.start_pod(2)
     history.start_training(2, step=30)
-    assert (row()["status"], row()["phase"]) == ("evaluating", "evaluating")
-    assert row()["segment_step"] == 30
+    assert columns("status", "phase", "segment_step") == ("evaluating", "evaluating", 30)
 
 
-def test_a_cancelled_job_says_until_when_its_adapter_is_kept(history: History, row: Any) -> None:
+def test_a_cancelled_job_keeps_its_checkpoint_until_it_expires(
+    history: History, columns: Columns
+) -> None:
     history.run_until("training")
     history.save_checkpoint(1, 10, 40)
     history.cancel()
-    assert (row()["status"], row()["phase"]) == ("training", "cancelling")
+    assert columns("status", "phase") == ("training", "cancelling")
     history.end_segment(1, SegmentEnd.STOPPED, 60)
-    shown = row()
-    assert (shown["status"], shown["phase"]) == ("cancelled", "cancelled")
-    assert (shown["cancelled_at"], shown["expires_at"]) == (NOW, NOW + RETENTION)
-    assert (shown["checkpoint_ref"], shown["expired"]) == ("checkpoints/1/10", False)
+    assert columns("status", "phase") == ("cancelled", "cancelled")
+    assert columns("cancelled_at", "expires_at") == (NOW, NOW + RETENTION)
+    assert columns("checkpoint_ref", "expired") == ("checkpoints/1/10", False)
     history.expire_adapter()
-    shown = row()
-    assert (shown["checkpoint_ref"], shown["expired"]) == (None, True)
-    assert (shown["checkpoints"], shown["checkpoint_step"]) == ([], 10)
+    assert columns("checkpoint_ref", "expired") == (None, True)
+    assert columns("checkpoints", "checkpoint_step") == ([], 10)
 
 
-def test_only_the_checkpoints_that_exist_are_shown(history: History, row: Any) -> None:
+def test_pruned_and_rejected_checkpoints_are_removed(history: History, columns: Columns) -> None:
     history.run_until("training")
     for number, step in enumerate((10, 20, 30)):
         history.save_checkpoint(1, step, 4 * step)
         history.prune_checkpoints(number)
-    shown = row()
-    assert [each["step"] for each in shown["checkpoints"]] == [20, 30]
-    assert (shown["checkpoint_step"], shown["trained"]) == (30, True)
+    assert [each["step"] for each in columns("checkpoints")] == [20, 30]
+    assert columns("checkpoint_step", "trained") == (30, True)
     history.end_segment(1, SegmentEnd.CRASHED, 150)
     history.allocate_segment(2)
     history.reject_checkpoint(2, "checkpoints/1/30")
-    shown = row()
-    assert [each["ref"] for each in shown["checkpoints"]] == ["checkpoints/1/20"]
-    assert (shown["checkpoint_ref"], shown["checkpoint_step"]) == ("checkpoints/1/20", 20)
-    assert (shown["step"], shown["trained"]) == (20, False)
+    assert [each["ref"] for each in columns("checkpoints")] == ["checkpoints/1/20"]
+    assert columns("checkpoint_ref", "checkpoint_step") == ("checkpoints/1/20", 20)
+    assert columns("step", "trained") == (20, False)
     history.reject_checkpoint(2, "checkpoints/1/20")
-    shown = row()
-    assert (shown["checkpoints"], shown["checkpoint_ref"], shown["step"]) == ([], None, 0)
+    assert columns("checkpoints", "checkpoint_ref", "step") == ([], None, 0)
 
 
-def test_a_promoted_adapter_shows_its_model(history: History, row: Any) -> None:
+def test_adapters_expire_after_their_retention_time(history: History, fold: Fold) -> None:
     cancel_with_a_checkpoint(history)
-    history.promote()
-    shown = row()
-    assert (shown["status"], shown["promoted"]) == ("cancelled", True)
-    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:222222222222", "checkpoints/1/10")
-
-
-def test_adapters_are_due_after_their_time_unless_promoted_or_gone(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
-    def due(after: timedelta) -> list[Any]:
-        fold(JOB_DETAIL)
-        with pool.connection() as connection:
-            return expired_adapters(connection, NOW + after)
-
-    cancel_with_a_checkpoint(history)
-    assert due(RETENTION - timedelta(seconds=1)) == []
-    assert due(RETENTION) == [JOB_ID]
+    assert expired_adapters(fold(JOB_DETAIL), NOW + RETENTION - timedelta(seconds=1)) == []
+    assert expired_adapters(fold(JOB_DETAIL), NOW + RETENTION) == [JOB_ID]
     history.expire_adapter()
-    assert due(RETENTION) == []
+    assert expired_adapters(fold(JOB_DETAIL), NOW + RETENTION) == []
 
 
-def test_a_promoted_adapter_is_never_due(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
+def test_a_promoted_adapter_is_a_model_and_never_expires(
+    history: History, columns: Columns, connection: Connection
 ) -> None:
     cancel_with_a_checkpoint(history)
     history.promote()
-    fold(JOB_DETAIL)
-    with pool.connection() as connection:
-        assert expired_adapters(connection, NOW + RETENTION) == []
+    assert columns("status", "promoted") == ("cancelled", True)
+    assert columns("model", "adapter_ref") == ("ft:tiny:222222222222", "checkpoints/1/10")
+    assert expired_adapters(connection, NOW + RETENTION) == []
 
 
-def test_another_account_sees_nothing_of_it(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
+def test_another_account_cannot_read_the_job(history: History, fold: Fold) -> None:
     history.run_until("approved")
-    fold(JOB_DETAIL)
-    with pool.connection() as connection:
-        assert job(connection, uuid4(), JOB_ID) is None
-        assert jobs_of(connection, uuid4()) == []
-        assert [each["job_id"] for each in jobs_of(connection, ACCOUNT_ID)] == [JOB_ID]
+    connection = fold(JOB_DETAIL)
+    assert job(connection, uuid4(), JOB_ID) is None
+    assert jobs_of(connection, uuid4()) == []
+    assert [each["job_id"] for each in jobs_of(connection, ACCOUNT_ID)] == [JOB_ID]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from psycopg_pool import ConnectionPool
-
 from domain.jobs.job import SegmentEnd
-from infrastructure.store import Connection
 from projections import JOB_TIMELINE
 from projections.job_timeline import timeline_of
 from tests.builders.examples import JOB_ID
@@ -13,13 +10,11 @@ from tests.builders.history import History
 from tests.projections.conftest import Fold
 
 
-def test_the_story_of_a_job_in_order(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
+def test_a_timeline_has_the_events_of_a_job_and_its_meters_in_order(
+    history: History, fold: Fold
 ) -> None:
     history.run_with_a_crash()
-    fold(JOB_TIMELINE)
-    with pool.connection() as connection:
-        rows = timeline_of(connection, JOB_ID)
+    rows = timeline_of(fold(JOB_TIMELINE), JOB_ID)
     assert [row["topic"] for row in rows] == [
         "JobApproved",
         "SegmentAllocated",
@@ -35,9 +30,7 @@ def test_the_story_of_a_job_in_order(
     assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
 
 
-def test_a_story_of_its_owners_commands(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
+def test_a_timeline_has_the_commands_of_the_owner(history: History, fold: Fold) -> None:
     history.run_until("training")
     history.save_checkpoint(1, 10, 40)
     history.pause()
@@ -48,9 +41,7 @@ def test_a_story_of_its_owners_commands(
     history.cancel()
     history.end_segment(2, SegmentEnd.STOPPED, 0)
     history.promote()
-    fold(JOB_TIMELINE)
-    with pool.connection() as connection:
-        rows = timeline_of(connection, JOB_ID, after=7)
+    rows = timeline_of(fold(JOB_TIMELINE), JOB_ID, after=7)
     assert [row["topic"] for row in rows] == [
         *("PauseRequested", "SegmentEnded", "JobPaused", "MinuteMetered", "MeterClosed"),
         *("JobResumed", "SegmentAllocated", "MeterOpened", "LeaseGranted"),
@@ -59,27 +50,14 @@ def test_a_story_of_its_owners_commands(
     assert rows[2]["fields"] == {"reason": "owner", "step": 10}
 
 
-def test_a_reader_goes_on_after_what_it_has(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
+def test_a_page_has_the_events_after_a_position_with_their_fields(
+    history: History, fold: Fold
 ) -> None:
     history.run_until("training")
-    fold(JOB_TIMELINE)
-    with pool.connection() as connection:
-        whole = timeline_of(connection, JOB_ID)
-        history.save_checkpoint(1, 10, 40)
-        fold(JOB_TIMELINE)
-        (news,) = timeline_of(connection, JOB_ID, after=whole[-1]["position"])
-    assert news["topic"] == "CheckpointSaved"
-
-
-def test_a_row_holds_what_the_event_says_without_its_envelope(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
-    history.run_until("training")
+    last = timeline_of(fold(JOB_TIMELINE), JOB_ID)[-1]
     history.save_checkpoint(1, 10, 40)
-    fold(JOB_TIMELINE)
-    with pool.connection() as connection:
-        row = timeline_of(connection, JOB_ID)[-1]
+    (row,) = timeline_of(fold(JOB_TIMELINE), JOB_ID, after=last["position"])
+    assert row["topic"] == "CheckpointSaved"
     assert row["fields"] == {
         "segment": 1,
         "step": 10,
@@ -93,9 +71,7 @@ def test_a_row_holds_what_the_event_says_without_its_envelope(
     }
 
 
-def test_what_a_job_made_and_its_deployments_are_in_its_story(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
-) -> None:
+def test_a_timeline_has_the_deployments_of_checkpoints(history: History, fold: Fold) -> None:
     history.import_base()
     history.deploy_base()
     history.run_until("training")
@@ -103,12 +79,10 @@ def test_what_a_job_made_and_its_deployments_are_in_its_story(
     model = history.deploy_checkpoint(10)
     history.activate(model)
     history.undeploy(model)
-    fold(JOB_TIMELINE)  # from here on it knows the deployment's job by its own rows
+    fold(JOB_TIMELINE)  # later events find the deployment's job in these rows
     history.deploy_checkpoint(10)
     history.fail_deployment(model)
-    fold(JOB_TIMELINE)
-    with pool.connection() as connection:
-        rows = timeline_of(connection, JOB_ID)[-5:]
+    rows = timeline_of(fold(JOB_TIMELINE), JOB_ID)[-5:]
     assert [row["topic"] for row in rows] == [
         *("DeploymentRequested", "DeploymentActivated", "Undeployed"),
         *("DeploymentRenewed", "DeploymentFailed"),

@@ -1,10 +1,6 @@
-"""Open meters: what the ticker has to look at, and since when."""
+"""Open meters, which the billing ticker reads."""
 
 from __future__ import annotations
-
-from typing import Any
-
-from psycopg_pool import ConnectionPool
 
 from domain.core.identity import meter_id
 from domain.jobs.job import SegmentEnd
@@ -17,32 +13,18 @@ from tests.projections.conftest import Fold
 
 
 def test_a_meter_is_open_from_its_lease_until_it_is_settled(
-    pool: ConnectionPool[Connection], history: History, fold: Fold
+    history: History, fold: Fold, connection: Connection
 ) -> None:
-    def shown() -> list[dict[str, Any]]:
-        fold(OPEN_METERS)
-        with pool.connection() as connection:
-            return connection.execute("SELECT * FROM open_meters").fetchall()
+    def rows() -> list[dict[str, object]]:
+        return fold(OPEN_METERS).execute("SELECT * FROM open_meters").fetchall()
 
-    def unbound() -> list[dict[str, Any]]:
-        with pool.connection() as connection:
-            return unbound_segments(connection)
-
-    def bound() -> list[dict[str, Any]]:
-        with pool.connection() as connection:
-            return bound_segments(connection)
-
-    row = {
-        "meter_id": meter_id(JOB_ID, 1),
-        "account_id": ACCOUNT_ID,
-        "job_id": JOB_ID,
-        "segment": 1,
-    }
+    segment: dict[str, object] = {"job_id": JOB_ID, "segment": 1}
+    row = {"meter_id": meter_id(JOB_ID, 1), "account_id": ACCOUNT_ID, **segment}
     history.run_until("leased")
-    assert shown() == [row | {"bound_at": None}]
-    assert (bound(), unbound()) == ([], [{"job_id": JOB_ID, "segment": 1}])
+    assert rows() == [row | {"bound_at": None}]
+    assert (bound_segments(connection), unbound_segments(connection)) == ([], [segment])
     history.start_pod(1)
-    assert shown() == [row | {"bound_at": BOUND_AT}]
-    assert (bound(), unbound()) == ([{"job_id": JOB_ID, "segment": 1}], [])
+    assert rows() == [row | {"bound_at": BOUND_AT}]
+    assert (bound_segments(connection), unbound_segments(connection)) == ([segment], [])
     history.end_segment(1, SegmentEnd.STOPPED, 10)
-    assert shown() == []
+    assert rows() == []

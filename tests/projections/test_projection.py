@@ -1,4 +1,4 @@
-"""What holds for every projection: rows and position together, a repetition changes nothing."""
+"""Rules of all projections: rows and position change together, and repetition changes nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
 from projections.accounts import all_accounts
-from projections.projection import (
-    Cursor,
-    Projection,
-    ProjectionEffect,
-    lowest_position,
-)
+from projections.projection import Cursor, Projection, ProjectionEffect, lowest_position
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
@@ -30,7 +25,7 @@ from tests.projections.conftest import Fold
 
 
 def contents(connection: Connection, projection: Projection) -> list[list[dict[str, object]]]:
-    """Every row of a projection's tables."""
+    """Return every row of a projection's tables."""
     return [
         connection.execute(f"SELECT * FROM {table} ORDER BY {table}::text").fetchall()  # type: ignore[arg-type]
         for table in projection.tables
@@ -38,9 +33,13 @@ def contents(connection: Connection, projection: Projection) -> list[list[dict[s
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
-def test_a_repetition_of_the_whole_log_changes_nothing(
-    log: EventLog, pool: ConnectionPool[Connection], history: History, projection: Projection
+def test_repeating_events_changes_nothing(
+    pool: ConnectionPool[Connection],
+    connection: Connection,
+    history: History,
+    projection: Projection,
 ) -> None:
+    log = history.log
     history.run_with_a_crash()
     history.undeploy(history.deploy_checkpoint(10))
     running = History(log, job_id=uuid4())
@@ -52,17 +51,16 @@ def test_a_repetition_of_the_whole_log_changes_nothing(
     effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
     effect.apply(batch)
-    with pool.connection() as connection:
-        before = contents(connection, projection)
-        effect.apply(batch)
-        effect.apply(batch[:3])
-        assert any(before)
-        assert contents(connection, projection) == before
+    before = contents(connection, projection)
+    effect.apply(batch)
+    effect.apply(batch[:3])
+    assert any(before)
+    assert contents(connection, projection) == before
     assert effect.position() == batch[-1].id
 
 
-def test_rows_and_position_are_committed_together_or_not_at_all(
-    log: EventLog, pool: ConnectionPool[Connection]
+def test_rows_and_position_are_committed_together(
+    log: EventLog, pool: ConnectionPool[Connection], connection: Connection
 ) -> None:
     def apply(cursor: Cursor, event: Event) -> None:
         ACCOUNTS.apply(cursor, event)
@@ -73,16 +71,12 @@ def test_rows_and_position_are_committed_together_or_not_at_all(
     effect = ProjectionEffect(Projection("accounts", ("accounts",), "", apply), pool.connection)
     with pytest.raises(psycopg.OperationalError):
         OrderedConsumer(effect, log).catch_up()
-    with pool.connection() as connection:
-        assert all_accounts(connection) == []
+    assert all_accounts(connection) == []
     assert effect.position() == 0
 
 
-def test_a_projection_knows_how_far_all_of_some_projections_are(
-    log: EventLog, pool: ConnectionPool[Connection], fold: Fold
-) -> None:
+def test_the_lowest_position_is_that_of_the_slowest_projection(log: EventLog, fold: Fold) -> None:
     grow(log, 3)
-    fold(ACCOUNTS)
-    with pool.connection() as connection:
-        assert lowest_position(connection, [ACCOUNTS]) == ids(log)[-1]
-        assert lowest_position(connection, PROJECTIONS) == 0
+    connection = fold(ACCOUNTS)
+    assert lowest_position(connection, [ACCOUNTS]) == ids(log)[-1]
+    assert lowest_position(connection, PROJECTIONS) == 0

@@ -25,8 +25,7 @@ from infrastructure.store import Connection
 from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
 from projections.accounts import accounts_of
 from projections.deployments import deployments_of_jobs
-from projections.job_detail import rows_of
-from projections.job_row import CANCELLING, PAUSING
+from projections.job_detail import CANCELLING, PAUSING, rows_of
 from projections.open_meters import burns
 from projections.projection import Row
 
