@@ -1,4 +1,4 @@
-"""Shared by training benchmarks: a base model, tokenised chats, and the trainer's loop."""
+"""A base model, tokenized chats, and the trainer's loop, for training benchmarks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,6 @@ from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
 from tests.bench.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 
-EXAMPLES_PER_STEP = 4
 CHATS, AVAILABLE = 898, 800  # the whole corpus
 MAX_TOKENS = 512
 ERROR_CHARACTERS = 2000
@@ -42,52 +41,38 @@ class Material:
     data: Path
     hyperparameters: Hyperparameters
 
-    def seeded(self, seed: int) -> Material:
-        """The same inputs with another seed."""
-        chosen = self.hyperparameters.model_copy(update={"seed": seed})
-        return replace(self, hyperparameters=chosen)
-
 
 def material(
-    folder: Path,
-    steps: int,
-    model: Path | None = None,
-    hyperparameters: Hyperparameters | None = None,
+    folder: Path, steps: int, model: Path | None, hyperparameters: Hyperparameters
 ) -> Material:
-    """Chats for at least this many steps of full batches, tokenised for a base.
+    """Return chats for at least this many steps of full batches, tokenized for a base.
 
-    Raises StackError and CorpusMissing.
+    Raise StackError or CorpusMissing.
     """
     model = model or smollm2(folder)
-    chosen = hyperparameters or Hyperparameters(
-        micro_batch_size=EXAMPLES_PER_STEP,
-        gradient_accumulation=1,
-        target_modules=LINEAR_LAYERS,
-    )
-    per_step = chosen.micro_batch_size * chosen.gradient_accumulation
+    per_step = hyperparameters.micro_batch_size * hyperparameters.gradient_accumulation
     epochs = ceil(steps * per_step / AVAILABLE)
     chats, data = folder / "chats.jsonl", folder / "data.json"
     write_jsonl(chats, CHATS)
-    config = TokenizeConfig(
-        model=model,
-        chats=chats,
-        data=data,
-        examples=ceil(steps / epochs) * per_step,
-        max_tokens=MAX_TOKENS,
+    examples = ceil(steps / epochs) * per_step
+    run_module(
+        TokenizeConfig(
+            model=model, chats=chats, data=data, examples=examples, max_tokens=MAX_TOKENS
+        ),
+        "--tokenize",
     )
-    run_module(config, "--tokenize")
-    return Material(model, data, chosen.model_copy(update={"epochs": epochs}))
+    return Material(model, data, hyperparameters.model_copy(update={"epochs": epochs}))
 
 
 def learn(config: RunConfig, environment: Mapping[str, str] | None = None) -> RunResult:
-    """Run the trainer's loop in a separate process; raises StackError."""
+    """Run the trainer's loop in a separate process. Raise StackError if it fails."""
     return RunResult.model_validate_json(run_module(config, environment=environment))
 
 
 def run_module(
     config: BaseModel, *options: str, environment: Mapping[str, str] | None = None
 ) -> str:
-    """The last line that the measured run prints; raises StackError."""
+    """Return the last line that the measured run prints. Raise StackError if it fails."""
     command = [sys.executable, "-P", "-m", MODULE, *options]
     return last_line(command, config.model_dump_json(), environment)
 
@@ -95,8 +80,7 @@ def run_module(
 def last_line(command: list[str], config: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a command with a configuration file, and return its last line.
 
-    The environment defaults to this process's. If the command fails, StackError has the end of its
-    output.
+    If the command fails, raise StackError with the end of its output.
     """
     with tempfile.NamedTemporaryFile("w", prefix="ecolink-bench-", suffix=".json") as file:
         file.write(config)
@@ -110,7 +94,7 @@ def last_line(command: list[str], config: str, environment: Mapping[str, str] | 
 
 
 def smollm2(folder: Path) -> Path:
-    """The demos' base model, imported into a separate store."""
+    """Return the directory of the demos' base model, imported into a separate store."""
     store = folder / "store"
     settings = Settings().model_copy(update={"artifacts_url": store.as_uri()})
     return store / run_import(settings, SOURCE, BASE_MODEL).ref

@@ -22,7 +22,7 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
 from tests.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
-from tests.bench.measured_run import Rows, RunConfig
+from tests.bench.measured_run import RunConfig
 
 STEPS = 2
 """The optimizer's state exists from the end of the first step."""
@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """One micro-batch per step, an adapter on all linear layers."""
+        """Return those of one micro-batch per step, and an adapter on all linear layers."""
         return Hyperparameters(
             epochs=1,
             micro_batch_size=self.micro_batch_size,
@@ -52,7 +52,7 @@ class Setting:
         )
 
     def predicted_bytes(self, shape: ModelShape) -> int:
-        """Prediction of the memory fit, for any NVIDIA GPU."""
+        """Return the prediction of the memory fit, for any NVIDIA GPU."""
         gpu = next(each for each in shipped_offers().gpu_types if each.backing == "nvidia")
         layout = Layout(shape, self.hyperparameters, self.length, 1)
         return sum(memory_items(layout, self.precision, self.checkpointing, gpu).values())
@@ -68,15 +68,6 @@ SETTINGS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Found:
-    """A setting with its GPU memory in bytes."""
-
-    setting: Setting
-    predicted: int
-    measured: int
-
-
 def bench(model: ModelOption = None) -> None:
     """Run two steps in each setting, each in a separate process. Needs a GPU."""
     console = Console(highlight=False)
@@ -85,16 +76,18 @@ def bench(model: ModelOption = None) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
             base = model or smollm2(Path(folder))
-            found = [measured(each, base, Path(folder)) for each in SETTINGS]
+            memory = {each: compared(each, base, Path(folder)) for each in SETTINGS}
     except StackError as error:
         fail(str(error))
-    console.print(drawn(found))
+    console.print(drawn(memory))
 
 
-def measured(setting: Setting, model: Path, folder: Path) -> Found:
-    """Run a setting; raises StackError."""
+def compared(setting: Setting, model: Path, folder: Path) -> tuple[int, int]:
+    """Return the predicted and measured bytes of a run. Raise StackError if it fails."""
+    ids = [5 + n % 50 for n in range(setting.length)]
+    examples = [{"input_ids": ids, "labels": ids}] * setting.micro_batch_size * STEPS
     data = folder / f"rows-{setting.length}.json"
-    data.write_text(json.dumps(rows(setting.micro_batch_size * STEPS, setting.length)))
+    data.write_text(json.dumps({"train": examples}))
     result = learn(
         RunConfig(
             model=model,
@@ -105,18 +98,12 @@ def measured(setting: Setting, model: Path, folder: Path) -> Found:
             steps=STEPS,
         )
     )
-    return Found(setting, setting.predicted_bytes(result.shape), result.peak_memory_bytes)
+    return setting.predicted_bytes(result.shape), result.peak_memory_bytes
 
 
-def rows(count: int, length: int) -> Rows:
-    """Examples of equal length with a loss on every token."""
-    ids = [5 + n % 50 for n in range(length)]
-    return {"train": [{"input_ids": ids, "labels": ids}] * count}
-
-
-def drawn(found: list[Found]) -> Table:
-    """A row per setting, and the range of the ratios."""
-    ratios = [each.predicted / each.measured for each in found]
+def drawn(memory: dict[Setting, tuple[int, int]]) -> Table:
+    """Return a table with a row per setting, and the range of the ratios."""
+    ratios = [predicted / measured for predicted, measured in memory.values()]
     table = Table(
         title="GPU memory, GiB",
         caption=f"predicted / measured: {min(ratios):.2f} to {max(ratios):.2f}",
@@ -124,9 +111,8 @@ def drawn(found: list[Found]) -> Table:
     table.add_column("setting")
     for column in ("predicted", "measured", "ratio"):
         table.add_column(column, justify="right")
-    for each, ratio in zip(found, ratios, strict=True):
-        gib = (f"{size / GIB:.2f}" for size in (each.predicted, each.measured))
-        table.add_row(str(each.setting), *gib, f"{ratio:.2f}")
+    for (setting, sizes), ratio in zip(memory.items(), ratios, strict=True):
+        table.add_row(str(setting), *(f"{size / GIB:.2f}" for size in sizes), f"{ratio:.2f}")
     return table
 
 

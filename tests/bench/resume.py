@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Annotated
@@ -16,7 +14,8 @@ import typer
 from rich.console import Console
 
 from deploy.demo.preparing import BASE_MODEL, SOURCE
-from domain.estimating.estimate import Precision
+from domain.training.precision import Precision
+from tests.bench.stop_points import Place
 from tests.bench.trainer_runs import (
     ACCUMULATION,
     SAVE_STEPS,
@@ -25,11 +24,10 @@ from tests.bench.trainer_runs import (
     Setting,
     StopPoint,
     Trainers,
-    nats_server,
+    trainers,
 )
 
-PLACES = ("forward", "backward", "between", "save", "kill")
-KILL_PLACES = ("forward", "backward", "between", "save")
+PLACES = tuple(Place)
 EXIT_SECONDS = 0.3
 """Aim for a stop, beyond the step in progress: copy the state, store it and exit."""
 
@@ -59,12 +57,13 @@ def bench(
     elif compiled_points:
         console.print("compiled layers are left out: this machine has no g++")
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="ecolink-resume-") as folder, nats_server() as url:
-        trainers = Trainers(Path(folder), url)
+    with trainers() as runs:
         for setting, count in settings:
-            trainers.offer(setting.base)
+            runs.offer(setting.base)
             console.print(f"[bold]{setting}[/]")
-            interrupt(trainers, setting, Random(f"{seed}:{setting}"), count, tally, console)
+            random = Random(f"{seed}:{setting}")
+            stops = [draw(random, turn) for turn in range(count)]
+            interrupt(runs, setting, stops, tally, console)
     console.print(f"[bold]{tally.same} of {tally.cases} identical[/]")
     console.print(
         f"{tally.stops - tally.missed} of {tally.stops} stops within a step and {EXIT_SECONDS} s, "
@@ -85,14 +84,13 @@ class Tally:
 
 
 def interrupt(
-    trainers: Trainers, setting: Setting, random: Random, count: int, tally: Tally, console: Console
+    runs: Trainers, setting: Setting, points: list[StopPoint], tally: Tally, console: Console
 ) -> None:
-    """Interrupt a number of runs of a setting, and compare each with an uninterrupted run."""
+    """Interrupt runs of a setting at some points, and compare each with an uninterrupted run."""
     latencies = []
-    expected, step_seconds = trainers.uninterrupted(setting)
-    for turn in range(count):
-        point = draw(random, turn)
-        found, latency = trainers.interrupted(setting, point)
+    expected, step_seconds = runs.uninterrupted(setting)
+    for point in points:
+        found, latency = runs.interrupted(setting, point)
         difference = expected.differs(found)
         tally.cases, tally.same = tally.cases + 1, tally.same + (difference is None)
         verdict = "identical" if difference is None else f"[red]differs: {difference}[/]"
@@ -108,11 +106,12 @@ def interrupt(
 
 
 def draw(random: Random, turn: int) -> StopPoint:
-    """A random moment before the end of the run, in each kind of place in turn."""
-    kind = PLACES[turn % len(PLACES)]
-    place = random.choice(KILL_PLACES) if kind == "kill" else kind
-    times = STEPS // SAVE_STEPS - 1 if place == "save" else (STEPS - 1) * ACCUMULATION
-    number = signal.SIGKILL if kind == "kill" else signal.SIGTERM
+    """Draw a moment before the end of a run: a stop in each place in turn, then a kill in any."""
+    kind = turn % (len(PLACES) + 1)
+    kill = kind == len(PLACES)
+    place = random.choice(PLACES) if kill else PLACES[kind]
+    times = STEPS // SAVE_STEPS - 1 if place is Place.SAVE else (STEPS - 1) * ACCUMULATION
+    number = signal.SIGKILL if kill else signal.SIGTERM
     return StopPoint(place, random.randint(1, times), number)
 
 

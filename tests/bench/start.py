@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +39,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from infrastructure.warm_start import READY
 from tests.bench.aims import Verdict, conclude
+from tests.builders.tiny_model import chats
 
 T = TypeVar("T")
 
@@ -60,16 +60,9 @@ PHASES = {
 """Stages that a trainer reports."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """Seconds of each stage of one job's start, in order."""
-
-    stages: dict[str, float]
-
-    @property
-    def total(self) -> float:
-        """Seconds from the request to the end of the first optimizer step."""
-        return sum(self.stages.values())
+Start = dict[str, float]
+"""Seconds of each stage of one job's start, in order, from the request to the end of the first
+optimizer step."""
 
 
 def bench(
@@ -89,19 +82,17 @@ def bench(
                 with up(settings) as started:
                     for base, source in _bases(home):
                         runs = _Runs(started.settings, base, source, home, examples)
-                        # The first one does not count: it caches the base.
-                        starts.setdefault(base, {})[kind] = [runs.start() for _ in range(jobs + 1)][
-                            1:
-                        ]
+                        runs.start()  # caches the base
+                        starts.setdefault(base, {})[kind] = [runs.start() for _ in range(jobs)]
     except (StackError, ClientError) as error:
         fail(str(error))
     for base, by_kind in starts.items():
         console.print(_table(base, by_kind))
-    conclude(console, [verdict([start.total for start in starts[TINY]["warm"]])])
+    conclude(console, [verdict([sum(start.values()) for start in starts[TINY]["warm"]])])
 
 
 def _bases(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, source) of the bases: a tiny one, and SmolLM2 if its package is installed."""
+    """Yield (name, source) of a tiny base, and of SmolLM2 if its package is installed."""
     directory = folder / TINY
     if not directory.exists():
         subprocess.run(
@@ -128,25 +119,25 @@ class _Runs:
         await_deployment(settings, base)
         assert settings.gateway_url is not None
         self._client = Client(Endpoint(settings.gateway_url, account.key))
-        chats = folder / "chats.jsonl"
-        chats.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
-        dataset = upload_ready(self._client, lambda _: None, chats, examples, base)
+        path = folder / "chats.jsonl"
+        path.write_text("".join(json.dumps(chat) + "\n" for chat in chats(examples)))
+        dataset = upload_ready(self._client, lambda _: None, path, examples, base)
         place = largest_gpus(self._client)
         self._form = {"dataset": dataset["id"], "base_model": base, "wait": True, **place}
 
     def start(self) -> Start:
-        """Run one job until its first step, and wait until it is gone; raises ClientError."""
+        """Run one job until its first step, and wait until its pod is gone. Raise ClientError."""
         _until(self._is_warm)
-        asked = datetime.now(UTC)
+        requested_at = datetime.now(UTC)
         job = self._client.post("/jobs", self._form, idempotency_key=str(uuid4()))
         path = f"/jobs/{job['id']}"
         step = _until(lambda: self._first_step(UUID(job["id"].removeprefix("ftjob-"))))
         self._client.post(f"{path}/cancel", {})
         events = _until(lambda: self._ended(path))
-        return _start(asked, step, events)
+        return _stages(requested_at, step, events)
 
     def _is_warm(self) -> bool:
-        """True if all warm trainers are ready."""
+        """Return True if all warm trainers are ready."""
         ready = list((self._settings.home / "warm").glob(f"*/{READY}"))
         return len(ready) == self._settings.warm_trainers
 
@@ -156,16 +147,18 @@ class _Runs:
         return steps[0] if steps else None
 
     def _ended(self, path: str) -> dict[str, dict[str, Any]] | None:
-        """The first event of each topic, when the job's pod is gone."""
+        """Return the first event of each topic, when the job's pod is gone."""
         events = self._client.get(f"{path}/timeline")["data"]
         by_topic = {event["topic"]: event for event in reversed(events)}
         pods = list((self._settings.home / "pods").glob("*/pod.json"))
         return by_topic if "MeterClosed" in by_topic and not pods else None
 
 
-def _start(asked: datetime, step: dict[str, Any], events: dict[str, dict[str, Any]]) -> Start:
-    """The stages of a start, from the log and the trainer."""
-    stages, before = dict[str, float](), asked
+def _stages(
+    requested_at: datetime, step: dict[str, Any], events: dict[str, dict[str, Any]]
+) -> Start:
+    """Return the stages of a start, from the log and the trainer."""
+    stages, before = dict[str, float](), requested_at
     launched = step["measured_at"] - timedelta(seconds=step["elapsed_seconds"])
     moments = [
         (stage, datetime.fromisoformat(events[topic]["happened_at"]))
@@ -174,15 +167,15 @@ def _start(asked: datetime, step: dict[str, Any], events: dict[str, dict[str, An
     for stage, moment in [*moments, ("launch", launched)]:
         stages[stage] = (moment - before).total_seconds()
         before = moment
-    spent = events["SegmentEnded"]["fields"]["phase_seconds"]
+    phase_seconds = events["SegmentEnded"]["fields"]["phase_seconds"]
     for stage, phase in PHASES.items():
-        stages[stage] = spent[phase.value]
+        stages[stage] = phase_seconds[phase.value]
     stages["first step"] = step["elapsed_seconds"] - sum(stages[stage] for stage in PHASES)
-    return Start(stages)
+    return stages
 
 
 def _until(condition: Callable[[], T | None]) -> T:
-    """The first true result of a condition; raises ClientError after a timeout."""
+    """Return the first true result of a condition. Raise ClientError after a timeout."""
     deadline = time.monotonic() + JOB_SECONDS
     while not (result := condition()):
         if time.monotonic() > deadline:
@@ -191,40 +184,25 @@ def _until(condition: Callable[[], T | None]) -> T:
     return result
 
 
-def _chat(n: int) -> dict[str, Any]:
-    """A unique chat, of another length than its neighbours."""
-    question = f"What is {n} plus {n}?" + " Please take your time." * (n % 5)
-    answer = f"It is {2 * n}." + f" For {n} and {n} make {2 * n}." * (n % 3)
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
-
-
 def _table(base: str, starts: dict[str, list[Start]]) -> Table:
     table = Table(title=f"Approve to first optimizer step, {base}, seconds", title_justify="left")
     table.add_column("stage")
     for kind in starts:
         table.add_column(f"{kind}\nmedian", justify="right")
         table.add_column("\n95th pct", justify="right")
-    stages = next(iter(starts.values()))[0].stages
-    for stage in stages:
-        seconds = [[start.stages[stage] for start in each] for each in starts.values()]
-        table.add_row(stage, *(cell for each in seconds for cell in _cells(each)))
-    table.add_section()
-    totals = [[start.total for start in each] for each in starts.values()]
-    table.add_row("together", *(cell for each in totals for cell in _cells(each)))
+    rows = {
+        stage: [[start[stage] for start in each] for each in starts.values()]
+        for stage in next(iter(starts.values()))[0]
+    }
+    rows["together"] = [[sum(start.values()) for start in each] for each in starts.values()]
+    for stage, by_kind in rows.items():
+        figures = (f(seconds) for seconds in by_kind for f in (median, _p95))
+        table.add_row(stage, *(f"{figure:.3f}" for figure in figures))
     return table
 
 
-def _cells(seconds: Sequence[float]) -> tuple[str, str]:
-    return f"{median(seconds):.3f}", f"{_p95(seconds):.3f}"
-
-
 def verdict(seconds: Sequence[float]) -> Verdict:
-    """Judge warm starts of a base whose steps take no time, which leaves the platform's share."""
+    """Compare warm starts with the aim, on a base whose steps take no time."""
     p95 = _p95(seconds)
     return Verdict(
         f"{TINY}, warm: 95th percentile {p95:.3f} s", f"{AIM_SECONDS} s", p95 <= AIM_SECONDS

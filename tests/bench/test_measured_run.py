@@ -10,8 +10,7 @@ import pytest
 from domain.training.hyperparameters import Hyperparameters
 from tests.bench import measured_run
 from tests.bench.measured_run import PeakConfig, RunConfig, TokenizeConfig, peak, run, tokenize
-from tests.builders.tiny_model import TINY_SHAPE
-from tests.services.trainer.conftest import chats
+from tests.builders.tiny_model import TINY_SHAPE, chats
 
 
 def test_a_run_measures_each_step(

@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -53,21 +54,16 @@ DEFAULT_STEPS_SHARE, LEAST_STEPS = 3, 3  # TRL with its defaults is several time
 PEAK = PeakConfig(dtype="bfloat16", sizes=(1024, 1536, 2048), times=15)
 GIB = 1024**3
 
-OURS, COMPILED = "EcoLink, eager", "EcoLink, compiled"
-CHECKPOINTED = "EcoLink, checkpointing"
-"""Gradient checkpointing, as in TRL's defaults. Jobs use it if memory is short."""
-TRL_DEFAULT = "TRL, as it comes"
-TRL_TUNED = {
-    f"TRL, tuned, {rows} x {times}": (rows, times)
-    for rows, times in (
-        (MICRO_BATCH, ACCUMULATION),
-        (MICRO_BATCH * ACCUMULATION, 1),
-    )
-}
+OURS, COMPILED, CHECKPOINTED = (
+    f"EcoLink, {how}" for how in ("eager", "compiled", "gradient checkpointing")
+)
+TRL_DEFAULT = "TRL, default settings"
+SIZES = ((MICRO_BATCH, ACCUMULATION), (MICRO_BATCH * ACCUMULATION, 1))
+TRL_TUNED = {f"TRL, tuned, {rows} x {times}": (rows, times) for rows, times in SIZES}
 TRL_COMPILED = f"TRL, tuned, {MICRO_BATCH} x {ACCUMULATION}, compiled"
-"""torch_compile by layer, as in our trainer, because compiling the whole model takes more than ten
-minutes. Compilation is in the first step, which does not count."""
 BY_LAYER = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "true"}
+"""Compiling the whole model instead would take more than ten minutes."""
+
 TRL_OWN = ("dtype", "bf16", "sampling", "gradient_checkpointing", "max_length")
 """Settings that keep TRL's defaults in its default run."""
 
@@ -82,17 +78,17 @@ class Found:
     shape: ModelShape | None = None
 
     def note(self, name: str, result: RunResult | TrlResult) -> None:
-        """Add a run; raises StackError if it is not comparable with the others."""
+        """Add a run. Raise StackError if it is not comparable with the others."""
         if result.adapter_dtype != "float32":
             raise StackError(f"{name} has its adapter in {result.adapter_dtype}, not in float32")
-        said = {"torch": result.torch, "threads": str(result.threads)}
+        versions = {"torch": result.torch, "threads": str(result.threads)}
         if isinstance(result, TrlResult):
-            said["TRL"] = result.version
+            versions["TRL"] = result.version
             memory, compiling = result.peak_gpu_bytes or result.peak_rss_bytes, 0.0
         else:
             self.shape, memory = result.shape, result.peak_memory_bytes
             compiling = result.compile_seconds
-        for what, value in said.items():
+        for what, value in versions.items():
             if self.versions.setdefault(what, value) != value:
                 raise StackError(f"{what}: {self.versions[what]}, but {value} in {name}")
         self.runs.setdefault(name, []).append(
@@ -111,7 +107,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of a run.")] = STEPS,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each contestant.")] = 3,
     precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="Of the base, but in TRL as it comes.")
+        Literal["fp32", "bf16"], typer.Option(help="Of the base, except in TRL's default run.")
     ] = "bf16",
     compiled: Annotated[bool, typer.Option(help="Measure compiled layers, too.")] = True,
     model: ModelOption = None,
@@ -164,34 +160,28 @@ def require_trl(python: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
 class Contest:
     """Trainers on the same material. Each run is a separate process."""
 
-    def __init__(
-        self,
-        made: Material,
-        folder: Path,
-        python: Path,
-        steps: int,
-        precision: Literal["fp32", "bf16"],
-    ) -> None:
-        self._made, self._folder, self._python = made, folder, python
-        self._steps = steps
-        self._precision: Literal["fp32", "bf16"] = precision
+    made: Material
+    folder: Path
+    python: Path
+    steps: int
+    precision: Literal["fp32", "bf16"]
 
     def run(self, repeats: int, tell: Callable[[str], None], *, compiled: bool) -> Found:
-        """Run all trainers several times, in another order each time; raises StackError."""
+        """Run all trainers several times, in another order each time. Raise StackError."""
         contestants: dict[str, Callable[[], RunResult | TrlResult]] = {OURS: self._ours}
         if compiled:
-            contestants[COMPILED] = lambda: self._ours(compiled=True)
-        contestants[CHECKPOINTED] = lambda: self._ours(checkpointing=True)
+            contestants[COMPILED] = partial(self._ours, compiled=True)
+        contestants[CHECKPOINTED] = partial(self._ours, checkpointing=True)
         contestants[TRL_DEFAULT] = self._trl_default
         for name, shape in TRL_TUNED.items():
-            contestants[name] = lambda shape=shape: self._trl_tuned(*shape)
+            contestants[name] = partial(self._trl_tuned, *shape)
         if compiled:
-            contestants[TRL_COMPILED] = lambda: self._trl_tuned(
-                MICRO_BATCH, ACCUMULATION, compiled=True
-            )
+            tuned = partial(self._trl_tuned, MICRO_BATCH, ACCUMULATION, compiled=True)
+            contestants[TRL_COMPILED] = tuned
         found = Found({}, [], {})
         for repeat in range(repeats):
             found.peaks.append(float(run_module(PEAK, "--peak", environment=environment(MALLOC))))
@@ -202,137 +192,112 @@ class Contest:
         return found
 
     def _ours(self, *, compiled: bool = False, checkpointing: bool = False) -> RunResult:
-        """Run our trainer as the local launcher starts it; if compiled, with an empty cache."""
+        """Run EcoLink's trainer as the local launcher starts it."""
+        config = RunConfig(
+            model=self.made.model,
+            data=self.made.data,
+            hyperparameters=self.made.hyperparameters,
+            precision=self.precision,
+            steps=self.steps,
+            compiled=compiled,
+            checkpointing=checkpointing,
+            batch_tokens=MOST_TOKENS,  # as the memory fit chooses for 16 GiB
+        )
         with self._compiler_cache() as cache:
-            return learn(
-                RunConfig(
-                    model=self._made.model,
-                    data=self._made.data,
-                    hyperparameters=self._made.hyperparameters,
-                    precision=self._precision,
-                    steps=self._steps,
-                    compiled=compiled,
-                    checkpointing=checkpointing,
-                    batch_tokens=MOST_TOKENS,  # as the memory fit chooses for 16 GiB
-                ),
-                environment(MALLOC | cache),
-            )
+            return learn(config, environment(MALLOC | cache))
 
     @contextmanager
     def _compiler_cache(self) -> Generator[dict[str, str]]:
-        """Environment of a compiler with an empty cache."""
-        with tempfile.TemporaryDirectory(dir=self._folder) as cache:
+        """Yield the environment of a compiler with an empty cache."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
             yield {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
     def _trl_default(self) -> TrlResult:
         """Run fewer steps with TRL's defaults."""
-        steps = max(LEAST_STEPS, self._steps // DEFAULT_STEPS_SHARE)
+        steps = max(LEAST_STEPS, self.steps // DEFAULT_STEPS_SHARE)
         own = {field.name: field.default for field in fields(TrlConfig) if field.name in TRL_OWN}
-        return self._trl(self._config(MICRO_BATCH, ACCUMULATION, steps), own, environment({}))
+        config = replace(self._config(MICRO_BATCH, ACCUMULATION, steps), **own)  # type: ignore[arg-type]
+        return self._trl(config, environment({}))
 
     def _trl_tuned(
         self, micro_batch: int, accumulation: int, *, compiled: bool = False
     ) -> TrlResult:
-        """Run TRL with our malloc settings and precision, sorted by length, without
-        checkpointing."""
-        config = self._config(micro_batch, accumulation, self._steps)
-        tuned = {"sampling": "group_by_length", "torch_compile": compiled}
+        """Run TRL with the precision and allocator of EcoLink, sorted by length."""
+        config = self._config(micro_batch, accumulation, self.steps)
+        config = replace(config, sampling="group_by_length", torch_compile=compiled)
         with self._compiler_cache() as cache:
-            return self._trl(config, tuned, environment(MALLOC | cache | BY_LAYER))
+            return self._trl(config, environment(MALLOC | cache | BY_LAYER))
 
     def _config(self, micro_batch: int, accumulation: int, steps: int) -> TrlConfig:
-        """Our settings and learning rates, with another micro-batch size."""
-        made = self._made
-        plan = plan_of(json.loads(made.data.read_text()), made.hyperparameters)
-        sized = {"micro_batch_size": micro_batch, "gradient_accumulation": accumulation}
-        return trl_config(
-            made.hyperparameters.model_copy(update=sized),
-            model=made.model,
-            data=made.data,
-            output=self._folder / "trl",
-            learning_rates=[plan.learning_rate(n, made.hyperparameters) for n in range(steps)],
-            precision=self._precision,
+        """Return EcoLink's settings and learning rates, with another micro-batch size."""
+        ours = self.made.hyperparameters
+        plan = plan_of(json.loads(self.made.data.read_text()), ours)
+        return TrlConfig(
+            model=str(self.made.model),
+            data=str(self.made.data),
+            output=str(self.folder / "trl"),
+            learning_rates=[plan.learning_rate(n, ours) for n in range(steps)],
+            target_modules=list(ours.target_modules),
+            lora_r=ours.lora_r,
+            lora_alpha=ours.lora_alpha,
+            dropout=ours.dropout,
+            micro_batch_size=micro_batch,
+            gradient_accumulation=accumulation,
+            weight_decay=ours.weight_decay,
+            max_grad_norm=ours.max_grad_norm,
+            seed=ours.seed,
+            dtype=DTYPES[self.precision],
+            bf16=self.precision == "bf16",
+            sampling="sequential",
+            gradient_checkpointing=False,
+            max_length=None,
         )
 
-    def _trl(
-        self, config: TrlConfig, changes: dict[str, Any], environment: dict[str, str]
-    ) -> TrlResult:
-        config = replace(config, **changes)
-        command = [str(self._python), "-P", trl_run.__file__]
+    def _trl(self, config: TrlConfig, environment: dict[str, str]) -> TrlResult:
+        command = [str(self.python), "-P", trl_run.__file__]
         return TrlResult(**json.loads(last_line(command, json.dumps(asdict(config)), environment)))
 
 
-def trl_config(
-    hyperparameters: Hyperparameters,
-    *,
-    model: Path,
-    data: Path,
-    output: Path,
-    learning_rates: list[float],
-    precision: str,
-) -> TrlConfig:
-    """Our hyperparameters in TRL's terms, with the examples in the given order."""
-    return TrlConfig(
-        model=str(model),
-        data=str(data),
-        output=str(output),
-        learning_rates=learning_rates,
-        target_modules=list(hyperparameters.target_modules),
-        lora_r=hyperparameters.lora_r,
-        lora_alpha=hyperparameters.lora_alpha,
-        dropout=hyperparameters.dropout,
-        micro_batch_size=hyperparameters.micro_batch_size,
-        gradient_accumulation=hyperparameters.gradient_accumulation,
-        weight_decay=hyperparameters.weight_decay,
-        max_grad_norm=hyperparameters.max_grad_norm,
-        seed=hyperparameters.seed,
-        dtype=DTYPES[precision],
-        bf16=precision == "bf16",
-        sampling="sequential",
-        gradient_checkpointing=False,
-        max_length=None,
-    )
-
-
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings that affect speed, plus the given ones."""
+    """Return this process's environment with only the given settings that affect speed."""
     ours = ("ECOLINK_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "TORCHINDUCTOR_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | dict(settings)
 
 
+COLUMNS = (
+    "tokens/s\nmedian",
+    "min-max\nof runs",
+    "all steps\ntogether",
+    "peak memory\nGiB",
+    "start to first\nstep, s",
+    "share of\nGEMM peak",
+)
+
+
 def drawn(found: Found, operations: float) -> Table:
-    """A row per trainer. `operations` are per token."""
+    """Return a table with a row per trainer. `operations` are per token."""
     table = Table(title="Steps of 16 chats, LoRA of r = 16 on all linear layers")
     table.add_column("trainer")
-    for column in (
-        "tokens/s\nmedian",
-        "min-max\nof runs",
-        "all steps\ntogether",
-        "peak memory\nGiB",
-        "start to first\nstep, s",
-        "share of\nGEMM peak",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="right")
-    peak = median(found.peaks)
     for name, runs in found.runs.items():
-        speed = Speed(runs)
-        slowest, fastest = speed.spread
-        spent = speed.compile_seconds
-        compiling = f" ({spent:.1f} compiling)" if spent else ""
+        speed, speeds = Speed(runs), [run.tokens_per_second for run in runs]
+        compile_seconds = speed.median("compile_seconds")
+        compiling = f" ({compile_seconds:.1f} compiling)" if compile_seconds else ""
         table.add_row(
             name,
             f"{speed.tokens_per_second:.0f}",
-            f"{slowest:.0f}-{fastest:.0f}",
+            f"{min(speeds):.0f}-{max(speeds):.0f}",
             f"{speed.overall_tokens_per_second:.0f}",
             f"{speed.peak_memory_bytes / GIB:.2f}",
-            f"{speed.first_step_seconds:.1f}{compiling}",
-            f"{speed.tokens_per_second * operations / peak:.1%}",
+            f"{speed.median('first_step_seconds'):.1f}{compiling}",
+            f"{speed.tokens_per_second * operations / median(found.peaks):.1%}",
         )
     return table
 
 
 def verdicts(found: Found, name: str, operations: float) -> list[Verdict]:
-    """Compare one of our settings with the aims, and with the faster of TRL's tuned settings."""
+    """Compare one of EcoLink's settings with the aims, and with the fastest of TRL's."""
     speeds = {each: Speed(runs) for each, runs in found.runs.items()}
     tuned = max(
         (each for each in (*TRL_TUNED, TRL_COMPILED) if each in speeds),
@@ -340,14 +305,13 @@ def verdicts(found: Found, name: str, operations: float) -> list[Verdict]:
     )
     ours, verdicts = speeds[name], list[Verdict]()
     for theirs, aim in ((tuned, AIM_TUNED), (TRL_DEFAULT, AIM_DEFAULT)):
-        steps, together = _ratios(ours, speeds[theirs])
-        memory = ours.peak_memory_bytes / speeds[theirs].peak_memory_bytes
+        other = speeds[theirs]
+        steps = ours.tokens_per_second / other.tokens_per_second
+        together = ours.overall_tokens_per_second / other.overall_tokens_per_second
+        memory = ours.peak_memory_bytes / other.peak_memory_bytes
+        speed = f"{name}: {steps:.2f} x {theirs}, all steps together {together:.2f} x"
         verdicts += [
-            Verdict(
-                f"{name}: {steps:.2f} x {theirs}, all steps together {together:.2f} x",
-                f"{aim:.0f}",
-                min(steps, together) >= aim,
-            ),
+            Verdict(speed, f"{aim:.0f}", min(steps, together) >= aim),
             Verdict(
                 f"{name}: {memory:.2f} of the memory of {theirs}",
                 f"{AIM_MEMORY}",
@@ -359,16 +323,8 @@ def verdicts(found: Found, name: str, operations: float) -> list[Verdict]:
     return [*verdicts, Verdict(figure, f"{AIM_PEAK_SHARE:.0%}", share >= AIM_PEAK_SHARE)]
 
 
-def _ratios(ours: Speed, theirs: Speed) -> tuple[float, float]:
-    """Ratios of tokens per second, by the median step and over all steps."""
-    return (
-        ours.tokens_per_second / theirs.tokens_per_second,
-        ours.overall_tokens_per_second / theirs.overall_tokens_per_second,
-    )
-
-
 def _processor() -> str:
-    """Name of the processor, and the number of usable cores."""
+    """Return the name of the processor and the number of usable cores."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "CPU")
     return f"{name}, {len(os.sched_getaffinity(0))} cores"

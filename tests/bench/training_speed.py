@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import truediv
 from statistics import median
 from typing import TypeVar
 
@@ -26,19 +27,14 @@ class Measured:
     peak_memory_bytes: int
 
     @property
-    def counted(self) -> list[tuple[int, float]]:
-        """(tokens, seconds) of the steps after the first."""
-        return list(zip(self.step_tokens, self.step_seconds, strict=True))[1:]
-
-    @property
     def tokens_per_second(self) -> float:
-        """Median over the counted steps."""
-        return median(tokens / seconds for tokens, seconds in self.counted)
+        """Median over the steps after the first."""
+        return median(map(truediv, self.step_tokens[1:], self.step_seconds[1:]))
 
     @property
     def overall_tokens_per_second(self) -> float:
-        """All counted tokens over their total seconds."""
-        return sum(tokens for tokens, _ in self.counted) / sum(s for _, s in self.counted)
+        """All tokens over all seconds of the steps after the first."""
+        return sum(self.step_tokens[1:]) / sum(self.step_seconds[1:])
 
 
 @dataclass(frozen=True)
@@ -47,40 +43,25 @@ class Speed:
 
     runs: Sequence[Measured]
 
+    def median(self, name: str) -> float:
+        """Return the median of a measurement over the runs."""
+        return median(getattr(run, name) for run in self.runs)
+
     @property
     def tokens_per_second(self) -> float:
-        """Median over the runs."""
-        return median(run.tokens_per_second for run in self.runs)
+        return self.median("tokens_per_second")
 
     @property
     def overall_tokens_per_second(self) -> float:
-        """Median over the runs, of all their steps."""
-        return median(run.overall_tokens_per_second for run in self.runs)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Tokens per second of the slowest and the fastest run."""
-        speeds = [run.tokens_per_second for run in self.runs]
-        return min(speeds), max(speeds)
+        return self.median("overall_tokens_per_second")
 
     @property
     def peak_memory_bytes(self) -> float:
-        """Median over the runs."""
-        return median(run.peak_memory_bytes for run in self.runs)
-
-    @property
-    def first_step_seconds(self) -> float:
-        """Median over the runs."""
-        return median(run.first_step_seconds for run in self.runs)
-
-    @property
-    def compile_seconds(self) -> float:
-        """Median over the runs."""
-        return median(run.compile_seconds for run in self.runs)
+        return self.median("peak_memory_bytes")
 
 
 def rotated(contestants: Sequence[T], repeat: int) -> list[T]:
-    """The order of a repeat, in which another trainer is first each time."""
+    """Return the order of a repeat, in which another trainer is first each time."""
     start = repeat % len(contestants)
     return [*contestants[start:], *contestants[:start]]
 
@@ -88,16 +69,16 @@ def rotated(contestants: Sequence[T], repeat: int) -> list[T]:
 def operations_per_token(
     shape: ModelShape, hyperparameters: Hyperparameters, rows: Sequence[dict[str, list[int]]]
 ) -> float:
-    """Operations that a token of these examples needs, there and back: padding is not needed.
+    """Return the operations that a token of these examples needs, forward and backward.
 
-    Nor is computing anything twice. Two operations for each parameter and token (Kaplan et al.,
-    Scaling Laws (2020), section 2.1), so that with L parameters in the layers' linear modules, A in
-    the adapter and H in the head, which only label tokens need (their share is s):
+    Each parameter needs two operations per token (Kaplan et al., Scaling Laws (2020), section 2.1).
+    With L parameters in the layers' linear modules, A in the adapter and H in the head, which only
+    a share s of the tokens needs:
 
         forward   2 (L + A + s H)      backward   2 (L + 2 A + s H)
 
-    for the backward pass goes to every activation, but only to the adapter's weights. Attention is
-    causal, so that a token sees half of its example on average: 2 x layers x heads x head size x
+    The backward pass goes to every activation, but only to the adapter's weights. In causal
+    attention, a token attends to half of its example on average: 2 x layers x heads x head size x
     length forward, and twice that backward.
     """
     lengths = [len(row["input_ids"]) for row in rows]

@@ -1,8 +1,8 @@
-"""Train with TRL's SFTTrainer on tokenised examples, to compare our trainer with it.
+"""Training with TRL's SFTTrainer on tokenized examples, to compare EcoLink's trainer with it.
 
 `python -P tests/bench/trl_run.py CONFIG.json`, where CONFIG.json is a TrlConfig, prints a
 TrlResult as JSON in its last line. The program imports nothing of EcoLink, so that any Python
-that has TRL can run it. The environment sets threads, allocator and the like.
+that has TRL can run it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +50,12 @@ class TrlConfig:
 class TrlResult:
     """Measurements of a run."""
 
-    version: str
-    tokens: int  # without padding
+    version: str  # of TRL
     first_step_seconds: float  # from the program's start to the end of the first optimizer step
-    train_seconds: float  # with the first step
+    step_tokens: list[int]  # of each optimizer step, without padding
     step_seconds: list[float]
-    losses: list[float]  # every ten steps
     peak_rss_bytes: int
     peak_gpu_bytes: int  # 0 without a GPU
-    step_tokens: list[int]  # of each optimizer step, without padding
     threads: int  # of torch
     torch: str  # its version
     adapter_dtype: str
@@ -65,21 +63,10 @@ class TrlResult:
 
 @dataclass
 class Stopwatch:
-    """Start of training, and end and tokens of each optimizer step."""
+    """Times (monotonic) and counts of tokens, at the start and after each optimizer step."""
 
-    began: float = 0.0
-    ended: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-
-    @property
-    def step_seconds(self) -> list[float]:
-        """Seconds of each step."""
-        return [end - start for start, end in zip([self.began, *self.ended], self.ended)]  # noqa: B905
-
-    @property
-    def step_tokens(self) -> list[int]:
-        """Tokens of each step."""
-        return [after - before for before, after in zip([0, *self.tokens], self.tokens)]  # noqa: B905
 
 
 def run(config: TrlConfig) -> TrlResult:
@@ -92,43 +79,36 @@ def run(config: TrlConfig) -> TrlResult:
     stopwatch = Stopwatch()
     trainer = _trainer(config, stopwatch)
     trainer.train()
-    history: list[dict[str, Any]] = trainer.state.log_history
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
     return TrlResult(
         version=trl.__version__,
-        tokens=stopwatch.tokens[-1],
-        first_step_seconds=before_main + stopwatch.ended[0] - started,
-        train_seconds=time.monotonic() - stopwatch.began,
-        step_seconds=stopwatch.step_seconds,
-        losses=[row["loss"] for row in history if "loss" in row],
+        first_step_seconds=before_main + stopwatch.times[1] - started,
+        step_tokens=[after - before for before, after in pairwise(stopwatch.tokens)],
+        step_seconds=[after - before for before, after in pairwise(stopwatch.times)],
         peak_rss_bytes=peak_rss_bytes(),
         peak_gpu_bytes=peak_gpu_bytes(),
-        step_tokens=stopwatch.step_tokens,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        adapter_dtype=_adapter_dtype(trainer.model),
+        adapter_dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trained})),
     )
 
 
-def _adapter_dtype(model: Any) -> str:
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
-    return " and ".join(sorted(dtypes))
-
-
 def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
-    """An SFTTrainer with the given learning rates and a stopwatch."""
+    """Return an SFTTrainer with the given learning rates and a stopwatch."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from peft import LoraConfig
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import TrainerCallback
     from trl import SFTTrainer  # pyright: ignore[reportMissingImports]
 
     class Timed(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            stopwatch.began = time.monotonic()
+            stopwatch.times.append(time.monotonic())
+            stopwatch.tokens.append(0)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            stopwatch.ended.append(time.monotonic())
-            # TRL's num_tokens.
-            stopwatch.tokens.append(int(trainer._total_train_tokens))
+            stopwatch.times.append(time.monotonic())
+            stopwatch.tokens.append(int(trainer._total_train_tokens))  # TRL's num_tokens
 
     class Scheduled(SFTTrainer):
         def create_scheduler(
@@ -140,27 +120,21 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
             )
             return self.lr_scheduler
 
-    data = json.loads(Path(config.data).read_text())
-    trainer = Scheduled(
-        model=config.model,
-        args=_arguments(config),
-        train_dataset=Dataset.from_list(data["train"]),
-        peft_config=_lora(config),
-        callbacks=[Timed()],
-    )
-    return trainer
-
-
-def _lora(config: TrlConfig) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
+    lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )
+    trainer = Scheduled(
+        model=config.model,
+        args=_arguments(config),
+        train_dataset=Dataset.from_list(json.loads(Path(config.data).read_text())["train"]),
+        peft_config=lora,
+        callbacks=[Timed()],
+    )
+    return trainer
 
 
 def _arguments(config: TrlConfig) -> Any:
@@ -190,14 +164,14 @@ def _arguments(config: TrlConfig) -> Any:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of the process. `ru_maxrss` includes the process it was forked from."""
+    """Return the peak resident memory. `ru_maxrss` includes the process it was forked from."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def peak_gpu_bytes() -> int:
-    """Peak memory that torch reserved, plus other memory in use; 0 without a GPU."""
+    """Return the peak memory that torch reserved, plus other memory in use; 0 without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -208,17 +182,12 @@ def peak_gpu_bytes() -> int:
 
 
 def seconds_since_start() -> float:
-    """Seconds since the kernel started this process."""
+    """Return the seconds since the kernel started this process."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def main(config_path: Path) -> None:
-    """Run the configuration in a file."""
-    result = run(TrlConfig(**json.loads(config_path.read_text())))
-    print(json.dumps(asdict(result)), flush=True)
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    config = TrlConfig(**json.loads(Path(sys.argv[1]).read_text()))
+    print(json.dumps(asdict(run(config))), flush=True)

@@ -92,6 +92,19 @@ def make_tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE):
     )
 
 
+def chats(count: int) -> list[dict]:
+    """Return short conversations of different lengths."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} and {n}?" + " Tell me." * (n % 4)},
+                {"role": "assistant", "content": f"It is {2 * n}." + " Good." * (n % 3)},
+            ]
+        }
+        for n in range(count)
+    ]
+
+
 if __name__ == "__main__":
     lean_imports()
     make_tiny_model(Path(sys.argv[1]))

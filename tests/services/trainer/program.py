@@ -1,77 +1,167 @@
-"""The trainer as a process of its own, like on a pod."""
+"""The trainer's program in a process, as on a pod, and the NATS server that it reports to."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+import nats
+from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
+
+from deploy.local.nats import binary
+from deploy.local.ports import free_port
+from deploy.nats_accounts import NatsKeys, configuration
+from infrastructure.bus import provision
 from infrastructure.reports import Control, SegmentSpec
+from infrastructure.segment_credentials import CredentialIssuer
 from tests.polling import eventually
-from tests.services.trainer.nats_server import NatsServer
+
+T = TypeVar("T")
+
+KEYS = NatsKeys()
+ISSUER = CredentialIssuer(KEYS.trainers, None, valid_seconds=3600)
+
+
+class NatsServer:
+    """A server that keeps its port and its data over restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._port = directory, free_port()
+        self.url = f"nats://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, unless it runs, and wait until it answers."""
+        if self._process is None:
+            config = self._directory / "nats.conf"
+            config.write_text(configuration(KEYS, self._directory / "jetstream", self._port))
+            (self._directory / "services.creds").write_text(KEYS.services_credentials)
+            command, quiet = [binary(), "--config", config], subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+            eventually(self._answers)
+
+    def stop(self) -> None:
+        """Stop the server if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def provision(self) -> None:
+        """Create the declared streams."""
+        self.ask(lambda js: provision(js, ()))
+
+    def control(self, spec: SegmentSpec, **fields: Any) -> None:
+        """Send a Control message to a segment."""
+        control = Control(
+            job_id=spec.job_id, segment=spec.segment, **{"paid_seconds": 300} | fields
+        )
+        self.ask(lambda js: js.publish(control.subject, control.model_dump_json().encode()))
+
+    def answer(self, spec: SegmentSpec) -> None:
+        """Acknowledge a segment's final report."""
+        self.control(spec, paid_seconds=spec.paid_seconds, answered=True)
+
+    def reports(self, spec: SegmentSpec) -> list[dict]:
+        """Return the reports of a segment, oldest first."""
+        return self._messages("REPORTS", f"reports.{_name(spec)}")
+
+    def final_reports(self, spec: SegmentSpec) -> list[dict]:
+        return [report for report in self.reports(spec) if report["ending"]]
+
+    def log_lines(self, spec: SegmentSpec) -> list[dict]:
+        """Return the log lines of a segment, oldest first."""
+        return self._messages("TELEMETRY", f"logs.{_name(spec)}")
+
+    def steps(self, spec: SegmentSpec) -> list[dict]:
+        """Return the measured steps of a segment and of those before it, oldest first."""
+        job = f"telemetry.{spec.account_id}.{spec.job_id}"
+        return self._messages("TELEMETRY", f"{job}.>")
+
+    def ask(self, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+        """Send a request over a new connection."""
+
+        async def run() -> T:
+            credentials = self._directory / "services.creds"
+            client = await nats.connect(self.url, user_credentials=credentials)
+            try:
+                return await question(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
+
+    def _messages(self, stream: str, subject: str) -> list[dict]:
+        async def read(js: JetStreamContext) -> list[dict]:
+            last = (await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}
+            if not last:
+                return []
+            subscription = await js.subscribe(
+                subject, stream=stream, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL
+            )
+            count = sum(last.values())
+            return [json.loads((await subscription.next_msg(5)).data) for _ in range(count)]
+
+        return self.ask(read)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+
+def _name(spec: SegmentSpec) -> str:
+    return f"{spec.account_id}.{spec.job_id}.{spec.segment}"
 
 
 class Program:
     """A running trainer."""
 
-    def __init__(self, spec: SegmentSpec, directory: Path, nats_url: str, artifacts_url: str):
+    def __init__(self, spec: SegmentSpec, directory: Path, environment: dict[str, str]) -> None:
         directory.mkdir(parents=True)
         path = directory / "spec.json"
         path.write_text(spec.model_dump_json())
         self._log = directory / "log"
-        environment = os.environ | {
-            "ECOLINK_NATS_URL": nats_url,
-            "ECOLINK_ARTIFACTS_URL": artifacts_url,
-            "OMP_NUM_THREADS": "1",  # a tiny model only waits for a second thread
-        }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "services.trainer", str(path)],
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=os.environ | environment,
             )
 
     @property
     def log(self) -> str:
-        """Its output so far."""
+        """Return its output so far."""
         return self._log.read_text()
 
-    def await_line(self, pattern: str, count: int = 1, timeout: float = 100.0) -> list[str]:
-        """Wait until this many lines match; return every match."""
+    def await_line(self, pattern: str, count: int = 1) -> None:
+        """Wait until this many lines match."""
 
-        def found() -> list[str]:
-            matches = re.findall(pattern, self.log, re.MULTILINE)
-            assert len(matches) >= count or self.process.poll() is None, self.log
-            return matches if len(matches) >= count else []
+        def found() -> bool:
+            enough = len(re.findall(pattern, self.log, re.MULTILINE)) >= count
+            assert enough or self.process.poll() is None, self.log
+            return enough
 
-        return eventually(found, timeout)
+        eventually(found, 100)
 
-    def wait(self, timeout: float = 100.0) -> int:
+    def await_training(self) -> None:
+        """Wait until a report contains a step."""
+        self.await_line(r"^report .* phase=training step=[1-9]")
+
+    def wait(self) -> int:
         """Wait for its exit code."""
-        return self.process.wait(timeout)
+        return self.process.wait(100)
 
     def kill(self) -> None:
         """Kill it if it still runs."""
-        if self.process.poll() is None:
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
-
-
-def answer(server: NatsServer, spec: SegmentSpec) -> None:
-    """Acknowledge a segment's final report."""
-    server.control(
-        Control(
-            job_id=spec.job_id,
-            segment=spec.segment,
-            paid_seconds=spec.paid_seconds,
-            answered=True,
-        )
-    )
-
-
-def reports(server: NatsServer, spec: SegmentSpec) -> list[dict]:
-    subject = f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}"
-    return server.messages("REPORTS", subject)

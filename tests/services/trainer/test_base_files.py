@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,10 @@ import pytest
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
-from infrastructure.artifacts import Artifacts, Manifest
 from services.trainer.base_files import BaseDamaged, BaseFiles
 from services.trainer.failures import classify
 from services.trainer.lease import SegmentStopped
-from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.segments import Trainer
 
 WEIGHTS = "model.safetensors"
 
@@ -34,70 +34,65 @@ def base(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def manifest(artifacts: Artifacts) -> Manifest:
-    return artifacts.manifest("models/tiny")
+def verify(base: Path, trainer: Trainer, tmp_path: Path) -> Callable[..., int]:
+    """Verify the base like a segment, and return the number of hashed chunks."""
+    manifest = trainer.artifacts.manifest("models/tiny")
 
-
-@pytest.fixture
-def verify(base: Path, manifest: Manifest, tmp_path: Path):
-    """Verify like a segment; return the number of hashed chunks."""
-
-    def verify() -> int:
-        pieces: list[None] = []
-        BaseFiles(base, manifest, tmp_path / "verified", lambda: pieces.append(None)).require()
-        return len(pieces)
+    def verify(check: Callable[[], object] = lambda: None) -> int:
+        chunks: list[object] = []
+        BaseFiles(base, manifest, tmp_path / "verified", lambda: chunks.append(check())).require()
+        return len(chunks)
 
     return verify
 
 
-def test_damaged_weights_train_nothing(run, make_spec: SpecMaker, artifacts: Artifacts) -> None:
-    assert artifacts.root is not None
-    run(make_spec())
-    damage(artifacts.root / "models/tiny" / WEIGHTS)
-    spec = make_spec()
+def test_a_damaged_base_trains_nothing(trainer: Trainer) -> None:
+    trainer.train()
+    damage(trainer.folder / "artifacts/models/tiny" / WEIGHTS)
+    spec = trainer.spec()
     with pytest.raises(BaseDamaged, match=WEIGHTS) as raised:
-        run(spec)
-    assert not artifacts.list(spec.checkpoint_prefix)
+        trainer.run(spec)
+    assert not trainer.artifacts.list(spec.checkpoint_prefix)
     assert classify(raised.value, Phase.DATASET_PREP) is FailureClass.MODEL_LOAD_FAILED
 
 
-def test_files_are_hashed_once_until_they_change(base: Path, verify) -> None:
+def test_files_are_hashed_once_until_they_change(base: Path, verify: Callable[..., int]) -> None:
     assert verify() == len(list(base.iterdir()))
     assert verify() == 0
     damage(base / WEIGHTS)
-    for _ in range(2):  # what is damaged is not remembered
+    for _ in range(2):  # damaged files are hashed each time
         with pytest.raises(BaseDamaged):
             verify()
-    damage(base / WEIGHTS)  # twice is undone
+    damage(base / WEIGHTS)  # a second change restores the content
     assert verify() > 0
     assert verify() == 0
 
 
 @pytest.mark.parametrize("size", [None, 10])
 def test_missing_files_and_wrong_sizes_are_found_before_hashing(
-    base: Path, verify, monkeypatch: pytest.MonkeyPatch, size: int | None
+    base: Path, verify: Callable[..., int], monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     monkeypatch.setattr(BaseFiles, "_hash", lambda _: pytest.fail("it is read"))
-    path = base / WEIGHTS
-    path.unlink()
+    (base / WEIGHTS).unlink()
     if size is not None:
-        path.write_bytes(bytes(size))
+        (base / WEIGHTS).write_bytes(bytes(size))
     with pytest.raises(BaseDamaged, match=WEIGHTS):
         verify()
 
 
-def test_the_end_of_the_lease_ends_the_segment(
-    base: Path, manifest: Manifest, tmp_path: Path
+def test_the_end_of_the_lease_ends_the_verification(
+    verify: Callable[..., int], tmp_path: Path
 ) -> None:
-    def ended() -> None:
+    def end() -> None:
         raise SegmentStopped(SegmentEnd.LEASE_ENDED)
 
-    verified = tmp_path / "verified"
     with pytest.raises(SegmentStopped):
-        BaseFiles(base, manifest, verified, ended).require()
-    assert not verified.exists()
+        verify(end)
+    assert not (tmp_path / "verified").exists()
 
 
-def test_verification_succeeds_without_a_writable_cache(verify, tmp_path: Path) -> None:
+def test_verification_succeeds_without_a_writable_cache(
+    verify: Callable[..., int], tmp_path: Path
+) -> None:
     (tmp_path / "verified").write_text("a file where the folder would be")
     assert verify() == verify() > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import threading
 from collections.abc import Callable, Collection
 from itertools import count
@@ -17,22 +16,19 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
+from infrastructure.reports import SegmentSpec
 from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import classify
-from tests.services.trainer.conftest import SpecMaker
-from tests.services.trainer.group import run_ranks
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.segments import Run, Trainer
 
 STEPS = {"save_steps": 2, "dropout": 0.0}
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def break_store(
-    failing: Collection[int],
-    error: Exception = FULL,
-    patch: Callable[..., None] = setattr,
+    failing: Collection[int], error: Exception = FULL, patch: Callable[..., None] = setattr
 ) -> list[bool]:
     """Make the store fail halfway at the checkpoints of these numbers, from 1.
 
@@ -51,148 +47,161 @@ def break_store(
     return waits
 
 
-def score(losses: list[float], patch: Callable[..., None] = setattr) -> None:
-    """Make the evaluations return these held-out losses."""
-    found = iter(losses)
-    patch(HeldOut, "score", lambda *_: Score(next(found), 0.5, 10))
-
-
-def saved_steps(notes: Notes) -> list[int]:
-    return [saved.step for saved in notes.checkpoints]
-
-
-def stored_steps(artifacts: Artifacts, prefix: str) -> set[int]:
-    """Steps with any file in the store."""
-    return {int(key.split("/step-")[1][:6]) for key in artifacts.list(prefix)}
+def stored_steps(trainer: Trainer, spec: SegmentSpec) -> set[int]:
+    """Return the steps with any file in the store."""
+    keys = trainer.artifacts.list(spec.checkpoint_prefix)
+    return {int(key.split("/step-")[1][:6]) for key in keys}
 
 
 @pytest.mark.parametrize("error", [FULL, GenericError("connection refused")])
 def test_after_a_failed_upload_training_waits_for_the_next(
-    run, make_spec: SpecMaker, artifacts: Artifacts, tmp_path: Path, monkeypatch, error: Exception
+    trainer: Trainer, error: Exception
 ) -> None:
-    waits = break_store({2}, error, monkeypatch.setattr)
-    spec = make_spec(STEPS)
-    notes = run(spec)
-    assert saved_steps(notes) == [2, 6, 8, 10]
+    waits = break_store({2}, error, trainer.patch.setattr)
+    spec = trainer.spec(STEPS)
+    run = trainer.run(spec)
+    assert run.saved_steps == [2, 6, 8, 10]
     assert waits == [False, False, True, False, True]
-    assert stored_steps(artifacts, spec.checkpoint_prefix) == {2, 6, 8, 10}
-    assert not list((tmp_path / f"{spec.job_id}-1" / "checkpoints").iterdir())
-    assert any("step 4" in line for line in notes.warnings)
-    assert notes.checkpoints[1].train_loss == notes.steps[5].train_loss
+    assert stored_steps(trainer, spec) == {2, 6, 8, 10}
+    assert not list((trainer.folder / f"{spec.job_id}-1" / "checkpoints").iterdir())
+    assert run.warns("step 4")
+    assert run.checkpoints[1].train_loss == run.losses[5]
 
 
-def test_a_stop_stores_the_step_again_after_a_failed_upload(
-    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch
-) -> None:
-    waits = break_store({2}, FULL, monkeypatch.setattr)
-    spec = make_spec(STEPS)
-    notes = run(spec, stop_after=4)
-    assert notes.fields["outcome"] is SegmentEnd.STOPPED
-    assert saved_steps(notes) == [2, 4]
-    assert waits == [False, False, True]
-    files = {file.path for file in artifacts.manifest(notes.checkpoints[-1].ref).files}
-    assert "half.safetensors" not in files
-    assert stored_steps(artifacts, spec.checkpoint_prefix) == {2, 4}
-
-
+@pytest.mark.parametrize("stop_after", [4, 5])
 def test_a_stop_stores_the_newest_step_after_a_failed_upload(
-    run, make_spec: SpecMaker, monkeypatch
+    trainer: Trainer, stop_after: int
 ) -> None:
-    break_store({2}, FULL, monkeypatch.setattr)
-    notes = run(make_spec(STEPS), stop_after=5)
-    assert notes.fields["outcome"] is SegmentEnd.STOPPED
-    assert saved_steps(notes) == [2, 5]
+    """Also if it is step 4, whose upload failed."""
+    waits = break_store({2}, FULL, trainer.patch.setattr)
+    spec = trainer.spec(STEPS)
+    run = trainer.run(spec, stop_after=stop_after)
+    assert run.outcome is SegmentEnd.STOPPED
+    assert run.saved_steps == [2, stop_after]
+    assert waits == [False, False, True]
+    files = {file.path for file in trainer.artifacts.manifest(run.checkpoints[-1].ref).files}
+    assert "half.safetensors" not in files
+    assert stored_steps(trainer, spec) == {2, stop_after}
 
 
-def test_a_run_fails_if_the_retry_of_a_save_fails(
-    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch
-) -> None:
-    break_store({2, 3}, FULL, monkeypatch.setattr)
-    spec = make_spec(STEPS)
+def test_a_run_fails_if_the_retry_of_a_save_fails(trainer: Trainer) -> None:
+    break_store({2, 3}, FULL, trainer.patch.setattr)
+    spec = trainer.spec(STEPS)
     with pytest.raises(OSError, match="No space left") as caught:
-        run(spec, stop_after=5)
+        trainer.run(spec, stop_after=5)
     assert classify(caught.value, Phase.TRAINING) is FailureClass.DISK_FULL
-    assert stored_steps(artifacts, spec.checkpoint_prefix) == {2}
+    assert stored_steps(trainer, spec) == {2}
 
 
 @pytest.mark.parametrize("error", [KeyError("adapter"), RuntimeError("the state is damaged")])
-def test_errors_outside_the_store_end_the_run_at_once(
-    run, make_spec: SpecMaker, monkeypatch, error: Exception
-) -> None:
-    waits = break_store({2}, error, monkeypatch.setattr)
+def test_errors_outside_the_store_end_the_run_at_once(trainer: Trainer, error: Exception) -> None:
+    waits = break_store({2}, error, trainer.patch.setattr)
     with pytest.raises(type(error)):
-        run(make_spec(STEPS))
+        trainer.train(STEPS)
     assert waits == [False, False]
 
 
 def test_a_run_that_ends_suspect_is_evaluated_without_the_checkpoint_that_was_not_stored(
-    run, make_spec: SpecMaker, monkeypatch
+    trainer: Trainer,
 ) -> None:
     """There is no newer state to store, because the last step is suspect."""
-    break_store({4}, FULL, monkeypatch.setattr)
+    break_store({4}, FULL, trainer.patch.setattr)
     last = property(lambda own: own._progress.step == 10)
-    monkeypatch.setattr(Divergence, "suspect", last)
-    notes = run(make_spec(STEPS))
-    assert saved_steps(notes) == [2, 4, 6]
-    assert any("step 8" in line for line in notes.warnings)
-    assert notes.phases[-1] == "register"
+    trainer.patch.setattr(Divergence, "suspect", last)
+    run = trainer.train(STEPS)
+    assert run.saved_steps == [2, 4, 6]
+    assert run.warns("step 8")
+    assert run.phases[-1] == "register"
 
 
 SCORED = {"save_steps": 4, "eval_steps": 2, "dropout": 0.0}
-# At steps 2, 4, 6 and 8; then of the base and of the end.
-HELD_OUT = [2.0, 2.5, 2.2, 2.3, 3.0, 2.4]
 
 
-def bests(artifacts: Artifacts, notes: Notes) -> list[int | None]:
-    """The best step that each checkpoint records."""
-    read = (artifacts.get(f"{saved.ref}/position.json") for saved in notes.checkpoints)
-    return [json.loads(content)["best_step"] for content in read]
+def score_held_out(patch: Callable[..., None] = setattr) -> None:
+    """Set the held-out losses at steps 2, 4, 6 and 8, then of the base and at the end."""
+    losses = iter([2.0, 2.5, 2.2, 2.3, 3.0, 2.4])
+    patch(HeldOut, "score", lambda *_: Score(next(losses), 0.5, 10))
 
 
-def test_a_checkpoint_that_was_not_stored_is_not_the_best_one(
-    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch
-) -> None:
-    score(HELD_OUT, monkeypatch.setattr)
-    break_store({1}, FULL, monkeypatch.setattr)
-    notes = run(make_spec(SCORED))
-    assert saved_steps(notes) == [4, 6, 8, 10]
-    assert bests(artifacts, notes) == [4, 6, 6, 6]
-    assert any("step 6" in line for line in notes.warnings)
+def best_steps(trainer: Trainer, run: Run) -> list[int | None]:
+    return [trainer.position(saved)["best_step"] for saved in run.checkpoints]
 
 
-def test_every_rank_learns_of_a_failed_upload(
-    make_spec: SpecMaker, artifacts: Artifacts, tmp_path: Path
-) -> None:
-    """Else they would not save the same steps."""
-    spec = make_spec(SCORED | {"gradient_accumulation": 1}, gpu_count=2)
-    leader, follower = run_ranks(
-        spec, tmp_path / "artifacts", tmp_path / "ranks", prepare=scored_with_a_store_that_fails
-    )
-    assert saved_steps(leader) == [4, 6, 8, 10]
-    assert bests(artifacts, leader) == [4, 6, 6, 6]
+def test_a_checkpoint_that_was_not_stored_is_not_the_best_one(trainer: Trainer) -> None:
+    score_held_out(trainer.patch.setattr)
+    break_store({1}, FULL, trainer.patch.setattr)
+    run = trainer.train(SCORED)
+    assert run.saved_steps == [4, 6, 8, 10]
+    assert best_steps(trainer, run) == [4, 6, 6, 6]
+    assert run.warns("step 6")
+
+
+def test_every_rank_learns_of_a_failed_upload(trainer: Trainer) -> None:
+    """Otherwise they would not save the same steps."""
+    spec = trainer.spec(SCORED | {"gradient_accumulation": 1}, gpu_count=2)
+    leader, follower = trainer.run_ranks(spec, score_with_a_store_that_fails)
+    assert leader.saved_steps == [4, 6, 8, 10]
+    assert best_steps(trainer, leader) == [4, 6, 6, 6]
     assert follower.phases[-1] == "evaluation"
 
 
-def scored_with_a_store_that_fails() -> None:
-    """Called in each rank; only rank 0 stores anything."""
-    score(HELD_OUT)
+def score_with_a_store_that_fails() -> None:
+    score_held_out()
     break_store({1})
 
 
-def test_a_failed_segment_logs_the_checkpoint_that_was_not_stored(
-    run, make_spec: SpecMaker, monkeypatch
-) -> None:
-    break_store({2}, FULL, monkeypatch.setattr)
-    real = Checkpoints.save
+def test_a_failed_segment_logs_the_checkpoint_that_was_not_stored(trainer: Trainer) -> None:
+    break_store({2}, FULL, trainer.patch.setattr)
+    save, lines = Checkpoints.save, list[str]()
 
-    def save(own: Checkpoints, *arguments: Any, **named: Any) -> None:
-        real(own, *arguments, **named)
+    def save_and_fail(own: Checkpoints, *arguments: Any, **named: Any) -> None:
+        save(own, *arguments, **named)
         if own.progress.step == 4:
             raise RuntimeError("something else")
 
-    monkeypatch.setattr(Checkpoints, "save", save)
-    told: list[str] = []
-    monkeypatch.setattr(Notes, "log", lambda own, text, level="INFO": told.append(text))
+    trainer.patch.setattr(Checkpoints, "save", save_and_fail)
+    trainer.patch.setattr(Run, "log", lambda own, text, level="INFO": lines.append(text))
     with pytest.raises(RuntimeError, match="something else"):
-        run(make_spec(STEPS))
-    assert any("step 4" in line and "No space left" in line for line in told)
+        trainer.train(STEPS)
+    assert any("step 4" in line and "No space left" in line for line in lines)
+
+
+class SlowStore:
+    """A store that waits for `release` before it stores a checkpoint."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.storing, self.release = threading.Event(), threading.Event()
+        take = Artifacts.take_directory
+
+        def wait_and_take(*arguments: Any) -> Any:
+            self.storing.set()
+            assert self.release.wait(60)
+            return take(*arguments)
+
+        patch.setattr(Artifacts, "take_directory", wait_and_take)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_another_thread_waits_for_a_checkpoint_for_a_limited_time(
+    trainer: Trainer, released: bool
+) -> None:
+    """For example if training hangs because a rank is lost."""
+    store, save, waited = SlowStore(trainer.patch), Checkpoints.save, list[Run]()
+
+    def save_and_wait(own: Checkpoints, *arguments: Any, **named: Any) -> None:
+        own.await_stored(0.0)  # nothing is being stored yet
+        save(own, *arguments, **named)
+        assert store.storing.wait(60)
+        if released:
+            threading.Timer(0.1, store.release.set).start()
+        own.await_stored(60.0 if released else 0.0)
+        waited.append(own._reporter)  # type: ignore[arg-type]
+        raise RuntimeError("the test is over")
+
+    trainer.patch.setattr(Checkpoints, "save", save_and_wait)
+    trainer.patch.setattr(Checkpoints, "close", lambda own: store.release.set())
+    with pytest.raises(RuntimeError, match="over"):
+        trainer.train({"save_steps": 1})
+    (run,) = waited
+    assert run.saved_steps == ([1] if released else [])
+    assert run.warns("step 1") is not released

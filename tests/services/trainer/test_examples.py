@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,39 @@ from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.trainer.examples import Renderer
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 
+SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Hello"}
 PARIS = {"role": "assistant", "content": "Paris."}
 ROME = {"role": "assistant", "content": "Rome é."}
+LONG = {"role": "assistant", "content": "word " * 90}
+CLOCK = {"name": "clock", "arguments": {"city": "Rome"}}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [
+        {
+            "id": "1",
+            "type": "function",
+            "function": {"name": "clock", "arguments": json.dumps(CLOCK["arguments"])},
+        }
+    ],
+}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "noon"}
+TOOL_CHAT = [USER, CALL, RESULT, PARIS]
+
 ENDED = "<|im_end|>"
+CONTENT = "{{ message.content }}"
+REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+WITH_TOOLS = CHAT_TEMPLATE.replace(
+    "<|im_end|>\n",
+    "{% for call in message.tool_calls or [] %}"
+    "[{{ call.function.name }}:{{ call.function.arguments.city }}]{% endfor %}<|im_end|>\n",
+)
+WITH_MARKS = CHAT_TEMPLATE.replace(
+    CONTENT,
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
+    "{% endgeneration %}{% else %}{{ message.content }}{% endif %}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,107 +57,74 @@ def renderer(template: str | None = CHAT_TEMPLATE, limit: int = 1000) -> Rendere
     return Renderer(make_tiny_tokenizer(template), limit)
 
 
-def learned(tokenizer, example: Example) -> str:
+def labels(tokenizer, example: Example) -> str:
     return tokenizer.decode([label for label in example.labels if label != IGNORED])
 
 
-def test_labels_cover_the_assistants_answers_and_their_end(tokenizer) -> None:
+@pytest.mark.parametrize(
+    ("template", "messages", "expected"),
+    [
+        pytest.param(CHAT_TEMPLATE, [USER, PARIS, USER, ROME], ["Paris.", "Rome é."], id="answers"),
+        pytest.param(
+            CHAT_TEMPLATE,
+            [USER, {**PARIS, "weight": 0}, USER, {**ROME, "weight": 1}],
+            ["Rome é."],
+            id="weight of zero",
+        ),
+        pytest.param(
+            CHAT_TEMPLATE.partition("{% if add_generation_prompt")[0],
+            [USER, PARIS],
+            ["Paris."],
+            id="no generation prompt",
+        ),
+        pytest.param(
+            CHAT_TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"),
+            [USER, PARIS],
+            ["Paris."],
+            id="prompt opens a thought",
+        ),
+        pytest.param(
+            "{% if not messages %}{{ raise_exception('empty') }}{% endif %}" + CHAT_TEMPLATE,
+            [PARIS],
+            ["Paris."],
+            id="empty chats are refused",
+        ),
+        pytest.param(WITH_MARKS, [USER, PARIS], ["Paris."], id="generation marks"),
+        pytest.param(WITH_TOOLS, TOOL_CHAT, ["[clock:Rome]", "Paris."], id="tools"),
+        pytest.param(
+            CHAT_TEMPLATE,
+            TOOL_CHAT,
+            [f"<tool_call>\n{json.dumps(CLOCK)}\n</tool_call>", "Paris."],
+            id="no tools in the template",
+        ),
+        pytest.param(None, [USER, PARIS], ["Paris."], id="fallback"),
+    ],
+)
+def test_labels_cover_the_assistants_answers_and_their_end(
+    tokenizer, template: str | None, messages: list[dict[str, Any]], expected: list[str]
+) -> None:
+    (example,) = renderer(template).render({"messages": messages})
+    assert labels(tokenizer, example) == "".join(answer + ENDED for answer in expected)
+    pairs = zip(example.labels, example.input_ids, strict=True)
+    assert all(label in (IGNORED, token) for label, token in pairs)
+
+
+def test_tokens_are_those_of_the_template(tokenizer) -> None:
     (example,) = renderer().render({"messages": [USER, PARIS, USER, ROME]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}Rome é.{ENDED}"
     text = tokenizer.apply_chat_template([USER, PARIS, USER, ROME], tokenize=False)
     assert tokenizer.decode(example.input_ids) == text
-    labelled = [i for i, label in enumerate(example.labels) if label != IGNORED]
-    assert all(example.labels[i] == example.input_ids[i] for i in labelled)
-
-
-def test_a_weight_of_zero_leaves_a_message_out(tokenizer) -> None:
-    messages = [USER, {**PARIS, "weight": 0}, USER, {**ROME, "weight": 1}]
-    (example,) = renderer().render({"messages": messages})
-    assert learned(tokenizer, example) == f"Rome é.{ENDED}"
-
-
-def test_a_template_that_ignores_the_generation_prompt_teaches_no_header(tokenizer) -> None:
-    template = CHAT_TEMPLATE.partition("{% if add_generation_prompt")[0]
-    (example,) = renderer(template).render({"messages": [USER, PARIS]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}"
-
-
-def test_a_template_whose_prompt_opens_a_thought_teaches_the_answer(tokenizer) -> None:
-    template = CHAT_TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-    (example,) = renderer(template).render({"messages": [USER, PARIS]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}"
-
-
-def test_a_template_that_rewrites_history_gives_one_example_per_answer(tokenizer) -> None:
-    template = CHAT_TEMPLATE.replace(
-        "{{ message.content }}",
-        "{{ message.content if loop.last or message.role != 'assistant' else 'gone' }}",
-    )
-    examples = renderer(template).render({"messages": [USER, PARIS, USER, ROME]})
-    assert [learned(tokenizer, example) for example in examples] == [
-        f"Paris.{ENDED}",
-        f"Rome é.{ENDED}",
-    ]
-    assert "gone" in tokenizer.decode(examples[1].input_ids)
-
-
-def test_a_template_that_refuses_an_empty_beginning_still_finds_the_answer(tokenizer) -> None:
-    template = "{% if not messages %}{{ raise_exception('empty') }}{% endif %}" + CHAT_TEMPLATE
-    (example,) = renderer(template).render({"messages": [PARIS]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}"
-
-
-def test_generation_marks_are_ignored(tokenizer) -> None:
-    template = CHAT_TEMPLATE.replace(
-        "{{ message.content }}",
-        "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
-        "{% endgeneration %}{% else %}{{ message.content }}{% endif %}",
-    )
-    (example,) = renderer(template).render({"messages": [USER, PARIS]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}"
-
-
-CALL = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [
-        {
-            "id": "1",
-            "type": "function",
-            "function": {"name": "clock", "arguments": '{"city": "Rome"}'},
-        }
-    ],
-}
-ANSWER = {"role": "tool", "tool_call_id": "1", "content": "noon"}
-
-
-def test_tool_calls_go_through_a_template_that_knows_them(tokenizer) -> None:
-    template = CHAT_TEMPLATE.replace(
-        "<|im_end|>\n",
-        "{% for call in message.tool_calls or [] %}"
-        "[{{ call.function.name }}:{{ call.function.arguments.city }}]{% endfor %}<|im_end|>\n",
-    )
-    (example,) = renderer(template).render({"messages": [USER, CALL, ANSWER, PARIS]})
-    assert learned(tokenizer, example) == f"[clock:Rome]{ENDED}Paris.{ENDED}"
+    (example,) = renderer(WITH_TOOLS).render({"messages": TOOL_CHAT})
     assert "tool\nnoon" in tokenizer.decode(example.input_ids)
 
 
-def test_tool_calls_are_written_out_for_a_template_that_does_not(tokenizer) -> None:
-    (example,) = renderer().render({"messages": [USER, CALL, ANSWER, PARIS]})
-    call = json.dumps({"name": "clock", "arguments": {"city": "Rome"}})
-    assert learned(tokenizer, example) == f"<tool_call>\n{call}\n</tool_call>{ENDED}Paris.{ENDED}"
-
-
-def test_a_base_without_a_template_gets_the_fallback(tokenizer) -> None:
+def test_a_base_without_a_template_gets_the_fallback() -> None:
     plain = renderer(None)
     assert plain.uses_fallback
     assert plain.template.source == FALLBACK_CHAT_TEMPLATE
-    (example,) = plain.render({"messages": [USER, PARIS]})
-    assert learned(tokenizer, example) == f"Paris.{ENDED}"
 
 
 def test_a_template_writes_the_date_of_the_approval(tokenizer) -> None:
-    """Else a job resumed tomorrow would train on other tokens."""
+    """Otherwise a job resumed tomorrow would train on other tokens."""
     template = "{{ strftime_now('%d %b %Y, %H:%M') }} " + CHAT_TEMPLATE
     dated = Renderer(make_tiny_tokenizer(template), 1000, date(2026, 1, 9))
     (example,) = dated.render({"messages": [USER, PARIS]})
@@ -135,28 +132,27 @@ def test_a_template_writes_the_date_of_the_approval(tokenizer) -> None:
 
 
 def test_many_conversations_keep_their_order_and_their_rows() -> None:
-    refused = {"messages": [{"role": "system", "content": "Be brief."}, USER, PARIS]}
-    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    refused = {"messages": [SYSTEM, USER, PARIS]}
     rows = [
         refused if row % 7 == 3 else {"messages": [{**USER, "content": f"{row}?"}, PARIS]}
         for row in range(150)
     ]
-    each = renderer(refusing + CHAT_TEMPLATE)
+    each = renderer(REFUSING + CHAT_TEMPLATE)
     rendered = each.render_all(rows, lambda: None)
     assert rendered.rows == [row for row in range(150) if row % 7 != 3]
     assert rendered.conversations == [each.render(rows[row]) for row in rendered.rows]
 
 
 def test_rendering_counts_what_it_truncates_and_drops() -> None:
-    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    rows = [
-        {"messages": [USER, PARIS]},
-        {"messages": [USER, {**PARIS, "weight": 0}]},
-        {"messages": [{**USER, "content": "long " * 90}, PARIS]},
-        {"messages": [USER, {**PARIS, "content": "word " * 90}]},
-        {"messages": [{"role": "system", "content": "Be brief."}, USER, PARIS]},
+    chats = [
+        [USER, PARIS],
+        [USER, {**PARIS, "weight": 0}],
+        [{**USER, "content": "long " * 90}, PARIS],
+        [USER, LONG],
+        [SYSTEM, USER, PARIS],
     ]
-    rendered = renderer(refusing + CHAT_TEMPLATE, limit=60).render_all(rows, lambda: None)
+    rows = [{"messages": messages} for messages in chats]
+    rendered = renderer(REFUSING + CHAT_TEMPLATE, limit=60).render_all(rows, lambda: None)
     assert len(rendered.conversations) == 2
     assert (rendered.truncated, rendered.without_labels, rendered.unrenderable) == (2, 2, 1)
     assert max(len(e.input_ids) for (e,) in rendered.conversations) == 60
@@ -167,9 +163,7 @@ def test_the_first_token_is_never_predicted() -> None:
 
 
 def test_an_example_takes_four_bytes_a_token() -> None:
-    rendered = renderer(limit=60).render_all(
-        [{"messages": [USER, {**PARIS, "content": "word " * 90}]}], lambda: None
-    )
+    rendered = renderer(limit=60).render_all([{"messages": [USER, LONG]}], lambda: None)
     ((example,),) = rendered.conversations
     for numbers in (example.input_ids, example.labels):
         assert memoryview(numbers).nbytes == 4 * len(numbers)  # type: ignore[arg-type]

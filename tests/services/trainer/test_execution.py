@@ -18,35 +18,33 @@ from services.trainer.model import load_base
 from services.trainer.processes.ranks import Ranks
 
 
+def settings(mode: ExecutionMode, saved: ExecutionMode) -> list[str]:
+    return [each.setting for each in mode.differences(saved)]
+
+
 def test_the_checkpoints_number_of_threads_is_kept_if_cores_suffice() -> None:
-    here = ExecutionMode(dtype="float32", threads=2, ranks=1)
-    assert here.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
+    own = ExecutionMode(dtype="float32", threads=2)
+    assert own.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
     many = ExecutionMode(dtype="bfloat16", threads=10_000, compiled=True, attention="eager")
-    mode = here.continuing(many)
-    assert (mode.threads, mode.dtype, mode.compiled, mode.attention) == (
-        2,
-        "bfloat16",
-        False,
-        "eager",
-    )
-    assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
+    mode = own.continuing(many)
+    assert (mode.threads, mode.compiled) == (2, False)
+    assert (mode.dtype, mode.attention) == ("bfloat16", "eager")
+    assert settings(mode, many) == ["threads", "compiled"]
 
 
-def test_resuming_keeps_padded_rows_if_the_base_cannot_pack(
-    tiny_model: Path,
+@pytest.mark.parametrize(("saved", "attention"), [(NAME, "sdpa"), ("eager", "eager")])
+def test_a_resume_keeps_the_attention_unless_the_base_cannot_pack(
+    tiny_model: Path, saved: str, attention: str
 ) -> None:
     base = load_base(tiny_model, torch.float32)
-    packed = ExecutionMode(dtype="float32", threads=1, attention=NAME)
-    assert packed.set_attention(base).attention == base.config._attn_implementation == "sdpa"
-    eager = ExecutionMode(dtype="float32", threads=1, attention="eager")
-    assert eager.set_attention(base).attention == base.config._attn_implementation == "eager"
+    mode = ExecutionMode(dtype="float32", threads=1, attention=saved).set_attention(base)
+    assert mode.attention == base.config._attn_implementation == attention
 
 
 def test_the_certificate_names_other_code_libraries_and_processors() -> None:
     """They compute other bits, and a checkpoint cannot keep them."""
     now = ExecutionMode.of_machine(torch.float32, Ranks.alone(), compiled=False, split=1)
-    assert now.libraries is not None
-    assert now.libraries.startswith(f"torch {version('torch')}, transformers ")
+    assert (now.libraries or "").startswith(f"torch {version('torch')}, transformers ")
     assert now.processor
     assert now.code == f"{package_version()} ({revision() or 'no revision'})"
     others = {"code": "0.0.1 (no revision)", "libraries": "torch 2.0.0", "processor": "NVIDIA H100"}
@@ -60,28 +58,28 @@ def test_the_certificate_names_other_code_libraries_and_processors() -> None:
 def test_the_certificate_names_a_nondeterministic_gpu() -> None:
     exact = ExecutionMode(dtype="bfloat16", threads=1, device="cuda", deterministic=True)
     loose = exact.model_copy(update={"deterministic": False})
-    assert exact.differences(exact) == ()
-    for saved in (exact, loose):
-        assert [each.setting for each in loose.differences(saved)] == ["deterministic"]
     cpu = ExecutionMode(dtype="float32", threads=1, device="cpu")
-    assert cpu.differences(cpu) == ()
+    assert settings(exact, exact) == settings(cpu, cpu) == []
+    assert settings(loose, exact) == settings(loose, loose) == ["deterministic"]
 
 
-def test_cublas_is_configured_before_the_first_product() -> None:
-    """torch reads it at the first product, which several ranks do before `rehearse`.
-
-    An operator's own setting stays.
-    """
-    program = (
-        "import os, sys; from services.model_libraries import lean_imports; lean_imports(); "
-        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], 'torch' in sys.modules)"
-    )
+@pytest.mark.parametrize("own", [None, ":16:8"])
+def test_cublas_is_configured_before_the_first_product(own: str | None) -> None:
+    """torch reads it at the first product. An operator's own setting stays."""
     name = "CUBLAS_WORKSPACE_CONFIG"
     unset = {each: value for each, value in os.environ.items() if each != name}
-    for given, expected in ((unset, ":4096:8"), (unset | {name: ":16:8"}, ":16:8")):
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [expected, "False"]
+    program = (
+        "import os, sys; from services.model_libraries import lean_imports; lean_imports(); "
+        f"print(os.environ['{name}'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=unset if own is None else unset | {name: own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [own or ":4096:8", "False"]
 
 
 @pytest.mark.parametrize("can", [True, False])
@@ -90,7 +88,7 @@ def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(can: bool)
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         if not can:
-            # On a CPU as on a GPU there is no other way for this one.
+            # This one has no deterministic implementation, on any device.
             torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
 
     try:

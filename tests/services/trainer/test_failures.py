@@ -18,73 +18,69 @@ from services.trainer import checkpoint
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged, classify
 from services.trainer.model import BaseChanged, TargetModulesNotFound
-from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.segments import Trainer
+
+MEMORY, DISK = FailureClass.OUT_OF_MEMORY, FailureClass.DISK_FULL
+DATA, LOAD = FailureClass.BAD_DATA, FailureClass.MODEL_LOAD_FAILED
+DIVERGED, CRASHED = FailureClass.LOSS_DIVERGED, FailureClass.TRAINER_CRASHED
 
 
 def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def caused(error: Exception, **links: object) -> Exception:
+    for name, value in links.items():
+        setattr(error, f"__{name}__", value)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "phase", "failure"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training", "memory"),
-        (MemoryError(), "dataset_prep", "memory"),
-        (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED"), "training", "memory"),
-        (os_error(errno.ENOMEM), "model_load", "memory"),
-        (os_error(errno.ENOSPC), "model_load", "disk"),
-        (os_error(errno.EDQUOT), "training", "disk"),
-        (GenericError("LocalFileSystem: No space left (os error 28)"), "register", "disk"),
-        (SafetensorError("I/O error: No space left (os error 28)"), "register", "disk"),
-        (LossDiverged("loss nan"), "training", "diverged"),
-        (LossDiverged("loss nan"), "evaluation", "diverged"),
-        (DatasetTooSmall("1"), "dataset_prep", "data"),
-        (TargetModulesNotFound("c_attn"), "model_load", "data"),
-        (TemplateError("roles must alternate"), "dataset_prep", "data"),
-        (KeyError("messages"), "dataset_prep", "data"),
-        (KeyError("messages"), "training", "crashed"),
-        (ArtifactCorrupt("not the dataset that was approved"), "dataset_prep", "crashed"),
-        (os_error(errno.EIO), "dataset_prep", "crashed"),
-        (BaseChanged("not the one"), "model_load", "load"),
-        (ArtifactCorrupt("differs"), "model_load", "load"),
-        (ValueError("unknown architecture"), "model_load", "load"),
-        (ImportError("libcudart"), "image_pull", "crashed"),
-        (RuntimeError("closed by peer"), "training", "crashed"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training", MEMORY),
+        (MemoryError(), "dataset_prep", MEMORY),
+        (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED"), "training", MEMORY),
+        (os_error(errno.ENOMEM), "model_load", MEMORY),
+        (os_error(errno.ENOSPC), "model_load", DISK),
+        (os_error(errno.EDQUOT), "training", DISK),
+        (GenericError("LocalFileSystem: No space left (os error 28)"), "register", DISK),
+        (SafetensorError("I/O error: No space left (os error 28)"), "register", DISK),
+        (LossDiverged("loss nan"), "training", DIVERGED),
+        (LossDiverged("loss nan"), "evaluation", DIVERGED),
+        (DatasetTooSmall("1"), "dataset_prep", DATA),
+        (TargetModulesNotFound("c_attn"), "model_load", DATA),
+        (TemplateError("roles must alternate"), "dataset_prep", DATA),
+        (KeyError("messages"), "dataset_prep", DATA),
+        (KeyError("messages"), "training", CRASHED),
+        (ArtifactCorrupt("another dataset"), "dataset_prep", CRASHED),
+        (os_error(errno.EIO), "dataset_prep", CRASHED),
+        (BaseChanged("another base"), "model_load", LOAD),
+        (ArtifactCorrupt("differs"), "model_load", LOAD),
+        (ValueError("unknown architecture"), "model_load", LOAD),
+        (ImportError("libcudart"), "image_pull", CRASHED),
+        (RuntimeError("closed by peer"), "training", CRASHED),
+        (caused(RuntimeError("cannot save"), cause=os_error(errno.ENOSPC)), "training", DISK),
+        (caused(ValueError("cannot load"), context=MemoryError()), "model_load", MEMORY),
+        (
+            caused(ValueError("cannot load"), context=MemoryError(), suppress_context=True),
+            "model_load",
+            LOAD,
+        ),
     ],
 )
-def test_the_class_of_a_failure(error: Exception, phase: str, failure: str) -> None:
-    classes = {
-        "memory": FailureClass.OUT_OF_MEMORY,
-        "disk": FailureClass.DISK_FULL,
-        "diverged": FailureClass.LOSS_DIVERGED,
-        "data": FailureClass.BAD_DATA,
-        "load": FailureClass.MODEL_LOAD_FAILED,
-        "crashed": FailureClass.TRAINER_CRASHED,
-    }
-    assert classify(error, Phase(phase)) is classes[failure]
+def test_the_class_of_a_failure(error: Exception, phase: str, failure: FailureClass) -> None:
+    assert classify(error, Phase(phase)) is failure
 
 
 def test_torchs_cpu_error_counts_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**15)
-    assert classify(raised.value, Phase.TRAINING) is FailureClass.OUT_OF_MEMORY
+    assert classify(raised.value, Phase.TRAINING) is MEMORY
 
 
-def test_a_full_disk_at_a_checkpoint_is_classified(
-    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "POSITION", "/dev/full")
+def test_a_full_disk_at_a_checkpoint_is_classified(trainer: Trainer) -> None:
+    trainer.patch.setattr(checkpoint, "POSITION", "/dev/full")
     with pytest.raises(OSError, match="No space left") as raised:
-        run(make_spec({"save_steps": 1}))
-    assert classify(raised.value, Phase.TRAINING) is FailureClass.DISK_FULL
-
-
-def test_the_cause_of_an_error_is_classified() -> None:
-    caused = RuntimeError("cannot save")
-    caused.__cause__ = os_error(errno.ENOSPC)
-    assert classify(caused, Phase.TRAINING) is FailureClass.DISK_FULL
-    caused = ValueError("cannot load")
-    caused.__context__ = MemoryError()
-    assert classify(caused, Phase.MODEL_LOAD) is FailureClass.OUT_OF_MEMORY
-    caused.__suppress_context__ = True
-    assert classify(caused, Phase.MODEL_LOAD) is FailureClass.MODEL_LOAD_FAILED
+        trainer.train({"save_steps": 1})
+    assert classify(raised.value, Phase.TRAINING) is DISK

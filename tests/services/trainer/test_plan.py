@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,29 +20,22 @@ def plan(count: int = 50, **fields: int) -> Plan:
     return Plan(lengths=tuple((n * 37) % 101 + 1 for n in range(count)), **values)
 
 
+SMALL = st.integers(1, 5)
+
+
 @given(
-    count=st.integers(1, 120),
-    micro_batch_size=st.integers(1, 9),
-    gradient_accumulation=st.integers(1, 5),
-    seed=st.integers(0, 2**32 - 1),
-    ranks=st.integers(1, 3),
+    count=st.integers(1, 120), size=st.integers(1, 9), times=SMALL, seed=st.integers(0), ranks=SMALL
 )
 def test_an_epoch_sees_every_example_once(
-    count, micro_batch_size, gradient_accumulation, seed, ranks
-):
-    p = plan(
-        count,
-        micro_batch_size=micro_batch_size,
-        gradient_accumulation=gradient_accumulation,
-        seed=seed,
-        ranks=ranks,
-    )
+    count: int, size: int, times: int, seed: int, ranks: int
+) -> None:
+    p = plan(count, micro_batch_size=size, gradient_accumulation=times, seed=seed, ranks=ranks)
     for epoch in range(2):
         first = epoch * p.steps_per_epoch
         steps = [p.micro_batches(first + n) for n in range(p.steps_per_epoch)]
         assert sorted(i for step in steps for batch in step for i in batch) == list(range(count))
-        assert all(1 <= len(step) <= gradient_accumulation * ranks for step in steps)
-        assert all(1 <= len(batch) <= micro_batch_size for step in steps for batch in step)
+        assert all(1 <= len(step) <= times * ranks for step in steps)
+        assert all(1 <= len(batch) <= size for step in steps for batch in step)
 
 
 def test_ranks_share_the_steps_of_one_rank() -> None:
@@ -52,7 +46,7 @@ def test_ranks_share_the_steps_of_one_rank() -> None:
         assert sorted(theirs) == sorted(alone.micro_batches(number))
         assert shared.micro_batches(number) == alone.micro_batches(number)
         sizes = [len(batch) * max(shared.lengths[index] for index in batch) for batch in theirs]
-        assert sizes == sorted(sizes, reverse=True)  # dealt out in turn, the work is even
+        assert sizes == sorted(sizes, reverse=True)  # assigned in turn, so the work is balanced
 
 
 @given(size=st.integers(1, 9), ranks=st.integers(1, 3))
@@ -86,10 +80,10 @@ def test_micro_batches_hold_examples_of_similar_length() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(2, 1), (20, 1), (200, 10), (5000, 64)])
 def test_the_held_out_split_is_a_bounded_share(count: int, size: int) -> None:
-    aside = held_out(count, seed=42)
-    assert len(aside) == size
-    assert aside == held_out(count, seed=42)
-    assert max(aside) < count
+    indices = held_out(count, seed=42)
+    assert len(indices) == size
+    assert indices == held_out(count, seed=42)
+    assert max(indices) < count
 
 
 def test_a_long_validation_file_is_sampled_by_the_seed() -> None:
@@ -99,29 +93,31 @@ def test_a_long_validation_file_is_sampled_by_the_seed() -> None:
     assert chosen == validated(1000, seed=1) != validated(1000, seed=2)
 
 
+def rates(p: Plan, **fields: Any) -> list[float]:
+    chosen = Hyperparameters(learning_rate=1.0, **fields)
+    return [p.learning_rate(n, chosen) for n in range(p.total_steps)]
+
+
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
-    p = plan(600, epochs=1)
-    rates = [p.learning_rate(n, Hyperparameters(learning_rate=1.0)) for n in range(p.total_steps)]
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert rates[3] == 1.0
-    assert rates[51] == pytest.approx(0.5, abs=0.02)
-    assert 0 < rates[-1] < 0.001
+    found = rates(plan(600, epochs=1))
+    assert found[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert found[3:] == sorted(found[3:], reverse=True)
+    assert found[3] == 1.0
+    assert found[51] == pytest.approx(0.5, abs=0.02)
+    assert 0 < found[-1] < 0.001
 
 
 def test_a_linear_schedule_falls_evenly_after_the_warm_up() -> None:
-    p = plan(600, epochs=1)
-    chosen = Hyperparameters(learning_rate=1.0, schedule="linear", warmup_share=0.2)
-    rates = [p.learning_rate(n, chosen) for n in range(p.total_steps)]
-    warm_up = math.ceil(0.2 * p.total_steps)
-    assert rates[:warm_up] == pytest.approx([(n + 1) / warm_up for n in range(warm_up)])
-    falls = [before - after for before, after in pairwise(rates[warm_up:])]
-    assert falls == pytest.approx([1 / (p.total_steps - warm_up)] * len(falls))
-    assert rates[-1] == pytest.approx(falls[0])
+    found = rates(plan(600, epochs=1), schedule="linear", warmup_share=0.2)
+    warm_up = math.ceil(0.2 * len(found))
+    assert found[:warm_up] == pytest.approx([(n + 1) / warm_up for n in range(warm_up)])
+    falls = [before - after for before, after in pairwise(found[warm_up:])]
+    assert falls == pytest.approx([1 / (len(found) - warm_up)] * len(falls))
+    assert found[-1] == pytest.approx(falls[0])
 
 
 def test_without_a_warm_up_the_first_step_is_at_the_peak() -> None:
-    assert plan().learning_rate(0, Hyperparameters(learning_rate=0.5, warmup_share=0.0)) == 0.5
+    assert rates(plan(), warmup_share=0.0)[0] == 1.0
 
 
 def indices(batches: list[list[int]]) -> list[int]:
@@ -144,20 +140,18 @@ def test_every_rank_has_its_part_of_a_step(among: int, size: int, split: int):
             assert len(batch) == 1 or tokens <= most
 
 
-def test_batches_grow_to_the_memory():
-    few, many = (Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=n) for n in (0, 320))
-    assert [len(batch) for batch in few.work(0)[0]] == [2, 2, 2, 2]
-    assert [len(batch) for batch in many.work(0)[0]] == [8]
-    halved = Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=320, split=2)
-    assert [len(batch) for batch in halved.work(0)[0]] == [4, 4]
+@pytest.mark.parametrize(
+    ("memory", "sizes"),
+    [({}, [2, 2, 2, 2]), ({"batch_tokens": 320}, [8]), ({"batch_tokens": 320, "split": 2}, [4, 4])],
+)
+def test_batches_grow_to_the_memory(memory: dict[str, int], sizes: list[int]) -> None:
+    plan = Plan((40,) * 16, 1, 2, 4, seed=7, **memory)
+    assert [len(batch) for batch in plan.work(0)[0]] == sizes
 
 
-def test_a_split_halves_the_tokens_of_a_batch() -> None:
-    lengths = (64, *[8] * 31)
-    most = {}
-    for split in (1, 2):
-        plan = Plan(lengths, 1, 1, 32, seed=7, split=split)
-        batches = [batch for mine in plan.work(0) for batch in mine]
-        assert indices(batches) == list(range(32))
-        most[split] = max(len(batch) for batch in batches)
-    assert most == {1: 8, 2: 4}
+@pytest.mark.parametrize(("split", "most"), [(1, 8), (2, 4)])
+def test_a_split_halves_the_tokens_of_a_batch(split: int, most: int) -> None:
+    plan = Plan((64, *[8] * 31), 1, 1, 32, seed=7, split=split)
+    batches = [batch for mine in plan.work(0) for batch in mine]
+    assert indices(batches) == list(range(32))
+    assert max(map(len, batches)) == most

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 
@@ -16,295 +16,256 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 from infrastructure.bus import TELEMETRY
-from infrastructure.reports import (
-    FINAL_REPORT,
-    Control,
-    Report,
-    SegmentSpec,
-    StepMeasured,
-)
+from infrastructure.reports import FINAL_REPORT, Report, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
+from tests.builders.reports import CHECKPOINT
 from tests.polling import eventually
-from tests.services.trainer.conftest import SpecMaker
-from tests.services.trainer.nats_server import ISSUER, NatsServer
-
-CHECKPOINT = SavedCheckpoint(
-    segment=1,
-    ref="checkpoints/1/10",
-    manifest_sha256="c" * 64,
-    step=10,
-    train_loss=2.0,
-    elapsed_seconds=4,
-    total_bytes=9,
-)
+from tests.services.trainer.program import ISSUER, NatsServer
+from tests.services.trainer.segments import Trainer
 
 
-def reporter_of(spec: SegmentSpec, server: NatsServer) -> tuple[Reporter, Lease]:
-    lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
-    return Reporter(spec, lease, server.url, Path(mkdtemp())), lease
+class Reporting:
+    """A segment with a reporter and the lease that it updates."""
 
+    def __init__(self, server: NatsServer, spec: SegmentSpec, directory: Path) -> None:
+        self.server, self.spec, self.directory = server, spec, directory
+        self.lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
 
-def reports(server: NatsServer, spec: SegmentSpec) -> list[dict[str, Any]]:
-    return server.messages("REPORTS", f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}")
+    @contextmanager
+    def reporter(self) -> Iterator[Reporter]:
+        with Reporter(self.spec, self.lease, self.server.url, self.directory) as reporter:
+            yield reporter
 
+    @property
+    def reports(self) -> list[dict]:
+        return self.server.reports(self.spec)
 
-def control(spec: SegmentSpec, **fields: Any) -> Control:
-    return Control(job_id=spec.job_id, segment=spec.segment, **{"paid_seconds": 300} | fields)
+    @property
+    def finals(self) -> list[dict]:
+        return self.server.final_reports(self.spec)
 
+    @property
+    def log_texts(self) -> list[str]:
+        return [line["text"] for line in self.server.log_lines(self.spec)]
 
-def measured(spec: SegmentSpec, step: int) -> StepMeasured:
-    return StepMeasured(
-        account_id=spec.account_id,
-        job_id=spec.job_id,
-        segment=1,
-        step=step,
-        total_steps=9,
-        train_loss=1.0,
-        smoothed_loss=1.0,
-        learning_rate=0.1,
-        tokens=10,
-        tokens_per_second=5.0,
-        elapsed_seconds=1.0,
-        measured_at=datetime.now(UTC),
-    )
+    def measured(self, step: int) -> StepMeasured:
+        return StepMeasured(
+            account_id=self.spec.account_id,
+            job_id=self.spec.job_id,
+            segment=1,
+            step=step,
+            total_steps=9,
+            train_loss=1.0,
+            smoothed_loss=1.0,
+            learning_rate=0.1,
+            tokens=10,
+            tokens_per_second=5.0,
+            elapsed_seconds=1.0,
+            measured_at=datetime.now(UTC),
+        )
 
 
 @pytest.fixture
-def spec(make_spec: SpecMaker) -> SegmentSpec:
-    return make_spec()
+def reporting(nats_server: NatsServer, trainer: Trainer) -> Reporting:
+    return Reporting(nats_server, trainer.spec(), trainer.folder)
+
+
+def finish(reporter: Reporter) -> Thread:
+    """Send the final report from a thread, which ends when it is acknowledged."""
+    ending = Thread(target=reporter.finish, args=(SegmentEnd.COMPLETED,))
+    ending.start()
+    return ending
 
 
 def test_heartbeats_are_cumulative_numbered_and_printed(
-    spec: SegmentSpec, nats_server: NatsServer, capfd: pytest.CaptureFixture[str]
+    reporting: Reporting, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
+    with reporting.reporter() as reporter:
         reporter.enter(Phase.TRAINING)
         reporter.update(step=3, train_loss=1.5)
-        eventually(lambda: len(reports(nats_server, spec)) >= 3)
-    sent = reports(nats_server, spec)
+        eventually(lambda: len(reporting.reports) >= 3)
+    sent = reporting.reports
     assert [report["n"] for report in sent] == list(range(1, len(sent) + 1))
     elapsed = [report["elapsed_seconds"] for report in sent]
     assert elapsed == sorted(elapsed)
     assert sent[-1]["step"] == 3
     assert set(sent[-1]["phase_seconds"]) == {"image_pull", "training"}
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("report")]
-    acknowledged = [
-        f"report n={report['n']} elapsed={report['elapsed_seconds']:.3f}" for report in sent
-    ]
+    acknowledged = [f"report n={r['n']} elapsed={r['elapsed_seconds']:.3f}" for r in sent]
     assert [" ".join(line.split()[:3]) for line in printed] == acknowledged[: len(printed)]
-    assert len(printed) >= len(sent) - 1  # the last may have been cut off before its answer
+    assert len(printed) >= len(sent) - 1  # the last may not be acknowledged in time
 
 
 def test_an_urgent_update_does_not_wait_for_the_heartbeat(
-    make_spec: SpecMaker, nats_server: NatsServer
+    nats_server: NatsServer, trainer: Trainer
 ) -> None:
-    spec = make_spec(heartbeat_seconds=600.0)
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
-        eventually(lambda: reports(nats_server, spec))
+    slow = Reporting(nats_server, trainer.spec(heartbeat_seconds=600.0), trainer.folder)
+    with slow.reporter() as reporter:
+        eventually(lambda: slow.reports)
         reporter.enter(Phase.EVALUATION)
-        eventually(lambda: reports(nats_server, spec)[-1]["phase"] == "evaluation")
+        eventually(lambda: slow.reports[-1]["phase"] == "evaluation")
 
 
-def test_the_final_report_repeats_unchanged_until_it_is_answered(
-    spec: SegmentSpec, nats_server: NatsServer
-) -> None:
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
-        answered: list[bool] = []
-        ending = Thread(target=lambda: answered.append(reporter.finish(SegmentEnd.COMPLETED)))
-        ending.start()
-        finals = eventually(
-            lambda: (
-                [r for r in reports(nats_server, spec) if r["ending"]][1:]
-                and reports(nats_server, spec)
-            )
-        )
+def test_the_final_report_repeats_unchanged_until_it_is_answered(reporting: Reporting) -> None:
+    with reporting.reporter() as reporter:
+        ending = finish(reporter)
+        eventually(lambda: len(reporting.finals) > 1)
         assert ending.is_alive()
-        nats_server.control(control(spec, answered=True))
+        reporting.server.answer(reporting.spec)
         ending.join(60)
-    assert answered == [True]
-    finals = [report for report in reports(nats_server, spec) if report["ending"]]
+    finals = reporting.finals
     assert len({report["elapsed_seconds"] for report in finals}) == 1
-    assert [r["n"] for r in finals] == list(range(finals[0]["n"], finals[0]["n"] + len(finals)))
+    numbers = [report["n"] for report in finals]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def test_an_answer_to_nothing_ends_nothing(spec: SegmentSpec, nats_server: NatsServer) -> None:
-    nats_server.control(control(spec, answered=True, paid_seconds=1000))
-    reporter, lease = reporter_of(spec, nats_server)
-    with reporter:
-        eventually(lambda: lease.paid_seconds == 1000)
-        assert lease.outcome is None
-        assert eventually(lambda: reports(nats_server, spec))[-1]["ending"] is None
+def test_an_answer_without_a_final_report_ends_nothing(reporting: Reporting) -> None:
+    reporting.server.control(reporting.spec, answered=True, paid_seconds=1000)
+    with reporting.reporter():
+        eventually(lambda: reporting.lease.paid_seconds == 1000)
+        assert reporting.lease.outcome is None
+        assert eventually(lambda: reporting.reports)[-1]["ending"] is None
 
 
 def test_the_last_control_message_applies_at_start_and_later_ones_follow(
-    spec: SegmentSpec, nats_server: NatsServer
+    reporting: Reporting,
 ) -> None:
-    nats_server.control(control(spec, paid_seconds=400))
-    reporter, lease = reporter_of(spec, nats_server)
-    with reporter:
-        eventually(lambda: lease.paid_seconds == 400)
-        nats_server.control(control(spec, paid_seconds=500, stop=True))
-        eventually(lambda: lease.outcome is SegmentEnd.STOPPED)
-        assert lease.paid_seconds == 500
+    reporting.server.control(reporting.spec, paid_seconds=400)
+    with reporting.reporter():
+        eventually(lambda: reporting.lease.paid_seconds == 400)
+        reporting.server.control(reporting.spec, paid_seconds=500, stop=True)
+        eventually(lambda: reporting.lease.outcome is SegmentEnd.STOPPED)
+        assert reporting.lease.paid_seconds == 500
 
 
-def test_nothing_is_lost_while_nats_is_down(spec: SegmentSpec, nats_server: NatsServer) -> None:
-    nats_server.stop()
-    reporter, lease = reporter_of(spec, nats_server)
-    subject = f"{spec.account_id}.{spec.job_id}.{spec.segment}"
+def test_nothing_is_lost_while_nats_is_down(reporting: Reporting) -> None:
+    server = reporting.server
+    server.stop()
     try:
-        with reporter:
+        with reporting.reporter() as reporter:
             reporter.log("one")
-            reporter.measure(measured(spec, 1))
-            nats_server.start()
-            eventually(lambda: reports(nats_server, spec))
-            nats_server.stop()
+            reporter.measure(reporting.measured(1))
+            server.start()
+            eventually(lambda: reporting.reports)
+            server.stop()
             reporter.log("two\nthree", "ERROR")
-            reporter.measure(measured(spec, 2))
+            reporter.measure(reporting.measured(2))
             reporter.update(now=True, step=2)
-            ending = Thread(target=reporter.finish, args=(SegmentEnd.COMPLETED,))
-            ending.start()
-            nats_server.start()
-            final = eventually(lambda: [r for r in reports(nats_server, spec) if r["ending"]])
-            nats_server.control(control(spec, answered=True, paid_seconds=301))
+            ending = finish(reporter)
+            server.start()
+            final = eventually(lambda: reporting.finals)[0]
+            server.control(reporting.spec, answered=True, paid_seconds=301)
             ending.join(60)
             assert not ending.is_alive()
     finally:
-        if not nats_server.runs:
-            nats_server.start()
-    assert final[0]["step"] == 2
-    assert lease.paid_seconds == 301
-    lines = nats_server.messages("TELEMETRY", f"logs.{subject}")
-    assert [(line["n"], line["text"]) for line in lines] == [(1, "one"), (2, "two"), (3, "three")]
-    steps = nats_server.messages("TELEMETRY", f"telemetry.{subject}")
-    assert [message["step"] for message in steps] == [1, 2]
-    numbers = [report["n"] for report in reports(nats_server, spec)]
+        server.start()
+    assert final["step"] == 2
+    assert reporting.lease.paid_seconds == 301
+    assert reporting.log_texts == ["one", "two", "three"]
+    assert [message["step"] for message in server.steps(reporting.spec)] == [1, 2]
+    numbers = [report["n"] for report in reporting.reports]
     assert numbers == sorted(set(numbers))
 
 
-def test_a_report_lists_the_checkpoints_that_are_still_needed(
-    spec: SegmentSpec, nats_server: NatsServer
-) -> None:
-    """The last two and the best, because each report replaces the one before."""
+def test_a_report_lists_the_last_two_checkpoints_and_the_best(reporting: Reporting) -> None:
+    """Each report replaces the previous one."""
     losses = {10: 2.0, 20: 1.5, 30: 1.8, 40: None, 50: 1.9}
     saved = [
         CHECKPOINT.model_copy(update={"step": step, "ref": f"step-{step}", "eval_loss": loss})
         for step, loss in losses.items()
     ]
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
+
+    def last() -> list[dict]:
+        return [r for r in reporting.reports if (r["checkpoint"] or {}).get("step") == 50]
+
+    with reporting.reporter() as reporter:
         for each in saved:
             reporter.saved(each)
-        told = eventually(
-            lambda: [
-                r for r in reports(nats_server, spec) if (r["checkpoint"] or {}).get("step") == 50
-            ]
-        )
-    assert [each["step"] for each in told[0]["earlier"]] == [20, 40]
-    assert SavedCheckpoint.model_validate(told[0]["earlier"][0]) == saved[1]
+        earlier = eventually(last)[0]["earlier"]
+    assert [SavedCheckpoint.model_validate(each) for each in earlier] == [saved[1], saved[3]]
 
 
 def test_the_outbox_is_bounded_and_drops_the_oldest(
-    spec: SegmentSpec, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.trainer.reporter.OUTBOX_MESSAGES", 3)
-    reporter, _ = reporter_of(spec, nats_server)
+    reporter = Reporter(reporting.spec, reporting.lease, reporting.server.url, reporting.directory)
     for number in range(5):
         reporter.log(str(number))
     with reporter:
-        subject = f"logs.{spec.account_id}.{spec.job_id}.{spec.segment}"
-        lines = eventually(lambda: (got := nats_server.messages("TELEMETRY", subject))[2:] and got)
-    assert [line["text"] for line in lines] == ["2", "3", "4"]
+        eventually(lambda: reporting.log_texts == ["2", "3", "4"])
 
 
 def test_two_threads_write_the_final_report_in_turn(
-    spec: SegmentSpec,
-    nats_server: NatsServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint thread is about to rename its file when the segment ends.
+    """The segment ends while the checkpoint thread writes, for which training does not wait."""
+    renaming, updated, finished = Event(), Event(), Event()
+    errors, rename = list[str](), Path.rename
 
-    Meanwhile the training loop reports without a wait.
-    """
-    lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
-    renaming, told, ended, errors = Event(), Event(), Event(), []
-    rename = Path.rename
-
-    def slowly(path: Path, target: Path) -> Path:
+    def rename_slowly(path: Path, target: Path) -> Path:
         first = not renaming.is_set()
         renaming.set()
+        if first and not updated.wait(60):
+            errors.append("training waited for the disk")
         if first:
-            if not told.wait(60):
-                errors.append("training waited for the disk")
-            ended.wait(0.3)
+            finished.wait(0.3)  # never happens, because the final report waits for this file
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", slowly)
-    nats_server.control(control(spec, answered=True))
-    with Reporter(spec, lease, nats_server.url, tmp_path) as reporter:
+    monkeypatch.setattr(Path, "rename", rename_slowly)
+    reporting.server.answer(reporting.spec)
+    with reporting.reporter() as reporter:
         saving = Thread(target=reporter.saved, args=[CHECKPOINT])
         saving.start()
         assert renaming.wait(60)
         reporter.update(step=10)
-        told.set()
+        updated.set()
         reporter.finish(SegmentEnd.COMPLETED)
-        ended.set()
+        finished.set()
         saving.join(60)
     assert errors == []
-    assert "is not kept" not in capsys.readouterr().out
-    word = Report.model_validate_json((tmp_path / FINAL_REPORT).read_text())
-    assert (word.ending and word.ending.reason, word.checkpoint) == (
-        SegmentEnd.COMPLETED,
-        CHECKPOINT,
-    )
+    final = Report.model_validate_json((reporting.directory / FINAL_REPORT).read_text())
+    assert final.ending is not None
+    assert (final.ending.reason, final.checkpoint) == (SegmentEnd.COMPLETED, CHECKPOINT)
 
 
 def test_a_full_disk_does_not_delay_reports(
-    nats_server: NatsServer, make_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+    nats_server: NatsServer, trainer: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither the report of a checkpoint nor the final one."""
-    spec = make_spec()
-    reporter, _ = reporter_of(spec, nats_server)
-    reporter._final_report.parent.rmdir()
-    with reporter:
+    """Neither that of a checkpoint nor the final one."""
+    full = Reporting(nats_server, trainer.spec(), trainer.folder / "missing")
+    with full.reporter() as reporter:
         reporter.saved(CHECKPOINT)
-        nats_server.control(control(spec, answered=True))
+        nats_server.answer(full.spec)
         assert reporter.finish(SegmentEnd.STOPPED)
-    last = reports(nats_server, spec)[-1]
+    last = full.reports[-1]
     assert (last["ending"]["reason"], last["checkpoint"]["step"]) == ("stopped", 10)
     assert "FileNotFoundError" in capsys.readouterr().out
 
 
-def test_reports_continue_with_a_renewed_jwt(spec: SegmentSpec, nats_server: NatsServer) -> None:
+@pytest.mark.full
+def test_reports_continue_with_a_renewed_jwt(reporting: Reporting) -> None:
+    spec, server = reporting.spec, reporting.server
     name = (spec.account_id, spec.job_id, spec.segment)
-    nats_server.control(control(spec, paid_seconds=777, jwt=ISSUER.issue(*name).jwt))
+    server.control(spec, paid_seconds=777, jwt=ISSUER.issue(*name).jwt)
     expires_at = time.time() + 8
     issued = replace(ISSUER, valid_seconds=8.0).issue(*name)
-    reporter, lease = reporter_of(spec.model_copy(update={"credentials": issued}), nats_server)
-    with reporter:
-        eventually(lambda: lease.paid_seconds == 777)
+    reporting.spec = spec.model_copy(update={"credentials": issued})
+    with reporting.reporter():
+        eventually(lambda: reporting.lease.paid_seconds == 777)
         eventually(lambda: time.time() > expires_at + 1)
-        before = len(reports(nats_server, spec))
-        eventually(lambda: len(reports(nats_server, spec)) > before + 3)
+        before = len(reporting.reports)
+        eventually(lambda: len(reporting.reports) > before + 3)
 
 
-def test_a_report_does_not_wait_for_refused_log_lines(
-    spec: SegmentSpec, nats_server: NatsServer
-) -> None:
-    nats_server.ask(lambda js: js.delete_stream(TELEMETRY))
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
+def test_a_report_does_not_wait_for_refused_log_lines(reporting: Reporting) -> None:
+    reporting.server.ask(lambda js: js.delete_stream(TELEMETRY))
+    with reporting.reporter() as reporter:
         reporter.log("the last line")
-        ending = Thread(target=lambda: reporter.finish(SegmentEnd.COMPLETED))
-        ending.start()
-        eventually(lambda: [r for r in reports(nats_server, spec) if r["ending"]])
-        nats_server.control(control(spec, answered=True))
+        ending = finish(reporter)
+        eventually(lambda: reporting.finals)
+        reporting.server.answer(reporting.spec)
         ending.join(60)
-    nats_server.provision()
+    reporting.server.provision()

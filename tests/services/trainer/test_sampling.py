@@ -11,24 +11,26 @@ import torch
 from peft import PeftModel
 
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SAMPLE
 from services.trainer import sampling as sampling_module
 from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer
 from services.trainer.lease import Lease
-from services.trainer.model import attach_adapter, load_base, load_tokenizer
+from services.trainer.model import CPU, attach_adapter, load_base, load_tokenizer
 from services.trainer.sampling import FIRST_SECONDS, NEW_TOKENS, SHARE, Sampling
-from tests.services.trainer.conftest import SpecMaker, chats
+from tests.builders.tiny_model import chats
+from tests.services.trainer.segments import Trainer
 
-CPU = torch.device("cpu")
 RUNNING = Lease(SegmentClock(0.0), math.inf, math.inf)
 STOPPED = Lease(SegmentClock(0.0), 0.0, math.inf)
+QUESTION = [
+    {"role": "user", "content": "Hello!"},
+    {"role": "assistant", "content": "Good morning."},
+    {"role": "user", "content": "Who are you?"},
+]
 CHAT = {
     "messages": [
-        {"role": "user", "content": "Hello!"},
-        {"role": "assistant", "content": "Good morning."},
-        {"role": "user", "content": "Who are you?"},
+        *QUESTION,
         {"role": "assistant", "content": "I am fine."},
         {"role": "user", "content": "Thanks."},
     ]
@@ -38,8 +40,7 @@ CHAT = {
 class Clock:
     """A clock that advances by a second at each call."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds = 0.0
 
     def __call__(self) -> float:
         self.seconds += 1
@@ -54,8 +55,7 @@ def model(tiny_model: Path) -> PeftModel:
 
 def sampling(tiny_model: Path, limit: int = 256, clock: Clock | None = None) -> Sampling:
     renderer = Renderer(load_tokenizer(tiny_model), limit)
-    examples = renderer.render(CHAT)
-    return Sampling(renderer, CHAT, examples, CPU, clock or Clock())
+    return Sampling(renderer, CHAT, renderer.render(CHAT), CPU, clock or Clock())
 
 
 def test_the_sample_is_the_greedy_answer_to_the_last_question(
@@ -65,11 +65,9 @@ def test_the_sample_is_the_greedy_answer_to_the_last_question(
     sample = sampling(tiny_model).sample(model, RUNNING)
     assert torch.equal(torch.get_rng_state(), before)
     assert sample is not None
-    assert sample.prompt == CHAT["messages"][:3]
+    assert sample.prompt == QUESTION
     tokenizer = load_tokenizer(tiny_model)
-    text = tokenizer.apply_chat_template(
-        CHAT["messages"][:3], add_generation_prompt=True, tokenize=False
-    )
+    text = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=False)
     encoding = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     generated = model.generate(**encoding, max_new_tokens=NEW_TOKENS, do_sample=False)
     answer = generated[0, encoding["input_ids"].shape[1] :]
@@ -79,16 +77,14 @@ def test_the_sample_is_the_greedy_answer_to_the_last_question(
 def test_an_answer_ends_with_the_end_token_of_the_template(
     tiny_model: Path, model: PeftModel
 ) -> None:
-    """The head predicts `Hello` after anything, and then the end of a message."""
     tokenizer = load_tokenizer(tiny_model)
     word = tokenizer("Hello", add_special_tokens=False)["input_ids"]
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    said = iter([*word, end, *word])
+    predicted = iter([*word, tokenizer.convert_tokens_to_ids("<|im_end|>"), *word])
     real = model.forward
 
     def forward(*arguments, **named):
         output = real(*arguments, **named)
-        output.logits[0, -1, next(said)] = 1000.0
+        output.logits[0, -1, next(predicted)] = 1000.0
         return output
 
     model.forward = forward
@@ -110,50 +106,44 @@ def test_the_interval_of_samples_follows_their_cost(tiny_model: Path, model: Pef
     assert given.due
     began = clock.seconds
     given.sample(model, RUNNING)
-    took = clock.seconds - began - 1  # of it, by its own clock
-    clock.seconds = began + took + took / SHARE - 2
+    cost = clock.seconds - began - 1
+    clock.seconds = began + cost + cost / SHARE - 2
     assert not given.due
     clock.seconds += 4
     assert given.due
 
 
-def test_the_last_checkpoint_always_has_its_sample_and_samples_change_nothing(
-    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+def test_the_last_checkpoint_always_has_a_sample_and_samples_change_nothing(
+    trainer: Trainer,
 ) -> None:
-    chosen = {"save_steps": 4, "dropout": 0.1}
+    def train() -> tuple[dict[int, dict], str]:
+        """Return the samples by step, and the adapter's hash."""
+        spec, samples = trainer.spec({"save_steps": 4, "dropout": 0.1}), {}
+        for saved in trainer.run(spec).checkpoints:
+            if trainer.artifacts.exists(f"{saved.ref}/{SAMPLE}"):
+                samples[saved.step] = json.loads(trainer.artifacts.get(f"{saved.ref}/{SAMPLE}"))
+        return samples, trainer.adapter_sha256(spec)
 
-    def sampled(spec) -> tuple[dict[int, dict], str]:
-        """The samples by step, and the adapter's hash."""
-        found = {}
-        for saved in run(spec).checkpoints:
-            if f"{saved.ref}/{SAMPLE}" in artifacts.list(saved.ref):
-                found[saved.step] = json.loads(artifacts.get(f"{saved.ref}/{SAMPLE}"))
-        files = {file.path: file.sha256 for file in artifacts.manifest(spec.adapter_prefix).files}
-        return found, files["adapter_model.safetensors"]
-
-    rarely, adapter = sampled(make_spec(chosen))
+    rarely, adapter = train()
     assert list(rarely) == [10]
     assert rarely[10]["prompt"] in [row["messages"][:1] for row in chats(20)]
-    monkeypatch.setattr(sampling_module, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(sampling_module, "SHARE", 1e9)
-    often, same = sampled(make_spec(chosen))
+    trainer.patch.setattr(sampling_module, "FIRST_SECONDS", 0.0)
+    trainer.patch.setattr(sampling_module, "SHARE", 1e9)
+    often, same = train()
     assert list(often) == [4, 8, 10]
-    assert same == adapter
-    assert often[10] == rarely[10]
+    assert (often[10], same) == (rarely[10], adapter)
 
 
-def test_a_failed_sample_costs_neither_the_checkpoint_nor_the_job(
-    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_sample_costs_neither_the_checkpoint_nor_the_job(trainer: Trainer) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
 
-    def answer(*_) -> list[int]:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Sampling, "_answer", answer)
-    spec = make_spec({"epochs": 1})
-    notes = run(spec)
-    assert [saved.step for saved in notes.checkpoints] == [5]
-    assert f"{notes.checkpoints[0].ref}/{SAMPLE}" not in artifacts.list(notes.checkpoints[0].ref)
-    assert artifacts.manifest(spec.adapter_prefix).files
-    assert any(repr(error) in line for line in notes.warnings)
+    trainer.patch.setattr(Sampling, "_answer", fail)
+    spec = trainer.spec({"epochs": 1})
+    run = trainer.run(spec)
+    assert run.saved_steps == [5]
+    assert not trainer.artifacts.exists(f"{run.checkpoints[0].ref}/{SAMPLE}")
+    assert trainer.artifacts.manifest(spec.adapter_prefix).files
+    assert run.warns(repr(error))

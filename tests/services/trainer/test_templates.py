@@ -1,7 +1,4 @@
-"""Templates as models of several families have them: what is learned is the answers and their end.
-
-None of them marks the assistant's words, as most do not.
-"""
+"""Labels with the templates of several model families, which do not mark the answers."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ LLAMA = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-"""Headers around roles, a line of space, and an end of turn."""
+"""It has headers around roles, an empty line, and an end of turn."""
 
 MISTRAL = (
     "{{ '<s>' }}{% for message in messages %}"
@@ -31,7 +28,7 @@ MISTRAL = (
     "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'] + '</s>' }}{% endif %}{% endfor %}"
 )
-"""No generation prompt and no system: the answer begins with the space after the brackets."""
+"""It has no generation prompt and no system message. An answer begins with a space."""
 
 GEMMA = (
     "{{ '<bos>' }}{% if messages[0]['role'] == 'system' %}"
@@ -41,7 +38,7 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-"""Another name for the assistant, a line's end after the end of turn, and no system."""
+"""It has another name for the assistant, a newline after the end of turn, and no system message."""
 
 QWEN = (
     "{% set ns = namespace(last=0) %}{% for message in messages %}"
@@ -56,7 +53,7 @@ QWEN = (
     "{{ content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""Thoughts are written in the newest answer, empty if it has none, and dropped from history."""
+"""It writes the thought of the newest answer, even if empty, and drops earlier ones."""
 
 MARKS = [
     *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -119,14 +116,14 @@ def test_the_answers_and_their_end_are_learned(
     else:
         with pytest.raises(Unrenderable):
             learned(tokenizer, template, SYSTEM, *chat)
-    # What comes after the last answer is read by nobody, and a message left out is only read.
+    # Messages after the last answer are not used. A message with a weight of 0 has no labels.
     assert learned(tokenizer, template, *chat, QUESTION) == taught or template is QWEN
     (last,) = learned(tokenizer, template, QUESTION, {**PARIS, "weight": 0}, MORE, ROME)
     assert "Paris" not in last
     assert taught[-1].endswith(last)
 
 
-def test_a_thought_is_learned_where_it_is_thought_and_not_read_later(tokenizer: Any) -> None:
+def test_a_thought_is_learned_in_its_answer_and_dropped_from_later_ones(tokenizer: Any) -> None:
     chat = [QUESTION, THOUGHT, MORE, {**ROME, "content": "<think>\nItaly?\n</think>\n\nRome."}]
     assert learned(tokenizer, QWEN, *chat) == [
         "<think>\nFrance?\n</think>\n\nParis.<|im_end|>",
@@ -138,7 +135,7 @@ def test_a_thought_is_learned_where_it_is_thought_and_not_read_later(tokenizer: 
 
 
 @pytest.mark.parametrize(
-    ("template", "asked"),
+    ("template", "end"),
     [
         (LLAMA, "<|start_header_id|>assistant<|end_header_id|>\n\n"),
         (MISTRAL, "</s>[INST]  And then?  [/INST]"),
@@ -147,28 +144,18 @@ def test_a_thought_is_learned_where_it_is_thought_and_not_read_later(tokenizer: 
     ],
     ids=["llama", "mistral", "gemma", "qwen"],
 )
-def test_the_prompt_ends_where_the_last_answer_begins(
-    tokenizer: Any, template: str, asked: str
+def test_the_prompt_and_the_labels_on_pages_are_those_of_training(
+    tokenizer: Any, template: str, end: str, tmp_path: Path
 ) -> None:
     tokenizer.chat_template = template
     chat = [QUESTION, PARIS, MORE, ROME, QUESTION]
     messages, text = Renderer(tokenizer, 1000).prompt({"messages": chat})
     assert messages == chat[:3]
-    assert text.endswith(asked)
-
-
-@pytest.mark.parametrize(
-    "template", [LLAMA, MISTRAL, GEMMA, QWEN], ids=["llama", "mistral", "gemma", "qwen"]
-)
-def test_pages_highlight_the_label_tokens(tokenizer: Any, template: str, tmp_path: Path) -> None:
-    tokenizer.chat_template = template
+    assert text.endswith(end)
     tokenizer.save_pretrained(tmp_path)
     shown = BaseTokenizer({path.name: path.read_bytes() for path in tmp_path.iterdir()})
     trained = Renderer(tokenizer, 1000)
-    for messages in (
-        [QUESTION, PARIS, MORE, ROME, QUESTION],
-        [QUESTION, THOUGHT, MORE, {**ROME, "weight": 0}, MORE, ROME],
-    ):
+    for messages in (chat, [QUESTION, THOUGHT, MORE, {**ROME, "weight": 0}, MORE, ROME]):
         assert shown.render({"messages": messages}) == trained.render({"messages": messages})
         plain = trained.plain({"messages": messages})
         assert trained.text(plain, None) == tokenizer.apply_chat_template(plain, tokenize=False)
