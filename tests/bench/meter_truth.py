@@ -21,8 +21,7 @@ from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
-from tests.builders.examples import PLAN
-from tests.services.billing.meters import POLICY
+from tests.builders.examples import PLAN, POLICY
 from tests.simulation.memory_log import MemoryLog
 from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
 from tests.simulation.trainer import SimulatedTrainer
