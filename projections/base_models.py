@@ -44,8 +44,8 @@ def _revision(event: BaseModel.BaseModelImported | BaseModel.BaseModelRevised) -
         "ref": event.ref,
         "manifest_sha256": event.manifest_sha256,
         "architecture": event.architecture,
-        "parameters": event.parameters,
-        "context_length": event.context_length,
+        "parameters": event.shape.parameters,
+        "context_length": event.shape.context_length,
         "imported_at": event.timestamp,
         "shape": Jsonb(event.shape.model_dump(mode="json")),
     }

@@ -57,7 +57,7 @@ MIN_SECONDS = 0.001
 def apply(cursor: Cursor, event: Event) -> None:
     """Apply one event to the table."""
     match event:
-        case events.JobApproved(estimate=estimate, plan=plan) if estimate is not None:
+        case events.JobApproved(estimate=estimate, plan=plan):
             model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
             insert(
                 cursor,

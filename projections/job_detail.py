@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     sequence_length integer,
     required_bytes bigint,
     dtype text,
-    truncation jsonb,
+    truncation jsonb NOT NULL,
     estimate jsonb,
     low_seconds integer,
     high_seconds integer,
@@ -289,17 +289,6 @@ def _advance(cursor: Cursor, event: Event, phase: str, **columns: object) -> Non
 
 def _insert(cursor: Cursor, event: events.JobApproved) -> None:
     plan, estimate = event.plan, event.estimate
-    columns: dict[str, object] = {}
-    if estimate is not None:
-        columns = {
-            "estimate": Jsonb(estimate.model_dump(mode="json")),
-            "low_seconds": estimate.low_seconds,
-            "high_seconds": estimate.high_seconds,
-            "low_micros": estimate.low_micros,
-            "high_micros": estimate.high_micros,
-        }
-    if plan.truncation is not None:
-        columns["truncation"] = Jsonb(plan.truncation.model_dump(mode="json"))
     insert(
         cursor,
         "job_detail",
@@ -324,7 +313,12 @@ def _insert(cursor: Cursor, event: events.JobApproved) -> None:
         sequence_length=plan.sequence_length,
         required_bytes=plan.required_bytes,
         dtype=plan.dtype,
-        **columns,
+        truncation=Jsonb(plan.truncation.model_dump(mode="json")),
+        estimate=Jsonb(estimate.model_dump(mode="json")),
+        low_seconds=estimate.low_seconds,
+        high_seconds=estimate.high_seconds,
+        low_micros=estimate.low_micros,
+        high_micros=estimate.high_micros,
     )
 
 

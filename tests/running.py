@@ -31,7 +31,8 @@ from gateway.cli.client import Client, Endpoint, Refused
 from gateway.http.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
-from tests.builders.tiny_model import TINY_SHAPE, make_tiny_model
+from tests.builders.examples import revision
+from tests.builders.tiny_model import make_tiny_model
 from tests.polling import eventually
 
 TIMEOUT_SECONDS = 300.0  # generous, because the machine may be busy
@@ -234,8 +235,7 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
             started = running.enter_context(stack.up(settings))
         manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)
         with acting_for_the_demo(started.settings) as use_cases:
-            tiny = ("tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256)
-            use_cases.import_base_model(*tiny, TINY_SHAPE)
+            use_cases.import_base_model("tiny", revision(manifest_sha256=manifest.sha256))
         await_deployment(started.settings, "tiny")
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None

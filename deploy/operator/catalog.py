@@ -193,8 +193,9 @@ def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
         raise Invalid(
             f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
         )
+    content = imported.revision
     return CatalogBase(
-        name=name, repository="", shape=imported.shape, eligible=True, source=imported.ref
+        name=name, repository="", shape=content.shape, eligible=True, source=content.ref
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from deploy.local.errors import StackError
+from domain.catalog.base_model import Revision
 from domain.catalog.catalog import Catalog
 from domain.use_cases.accounts import EcoLink
 from infrastructure.imported_model import ImportedModel
@@ -23,15 +24,7 @@ def default_name(catalog: Catalog, source: str) -> str:
 def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
     """Import a base model and make it available to all accounts. Call it inside `because`."""
     imported = run_import(settings, source, name)
-    ecolink.import_base_model(
-        imported.name,
-        imported.ref,
-        imported.manifest_sha256,
-        imported.architecture,
-        imported.shape.parameters,
-        imported.shape.context_length,
-        imported.shape,
-    )
+    ecolink.import_base_model(imported.name, imported.part(Revision))
     return imported
 
 

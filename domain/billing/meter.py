@@ -13,61 +13,53 @@ from domain.core.identity import meter_id
 from domain.core.money import charge_micros
 
 
+class SegmentEvent(Event):
+    """Base class of all events of a segment's meter."""
+
+    job_id: UUID
+    segment: int
+
+
 class Meter(Aggregate):
     """The meter of one segment. Its minutes are numbered, so that none is billed twice."""
 
     TOPIC: ClassVar[str] = "Meter"
 
-    class MeterOpened(Created):
+    class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and its time can be leased."""
 
-        job_id: UUID
-        segment: int
         rate_micros_per_hour: int
 
-    class LeaseGranted(Event):
+    class LeaseGranted(SegmentEvent):
         """The balance covers this much segment time, and the segment may launch."""
 
-        job_id: UUID
-        segment: int
         paid_seconds: int
 
-    class LeaseExtended(Event):
+    class LeaseExtended(SegmentEvent):
         """The lease was extended. The segment may run for this much time in total."""
 
-        job_id: UUID
-        segment: int
         paid_seconds: int
 
-    class LeaseRefused(Event):
+    class LeaseRefused(SegmentEvent):
         """The balance is too low to pay for the segment, which never launches."""
 
-        job_id: UUID
-        segment: int
-
-    class MinuteMetered(Event):
+    class MinuteMetered(SegmentEvent):
         """One minute of a segment was billed. The last minute may be partial."""
 
-        job_id: UUID
-        segment: int
         minute: int
         from_seconds: int
         to_seconds: int
         amount_micros: int
 
-    class MeterClosed(Event):
+    class MeterClosed(SegmentEvent):
         """The segment was billed to the second, and the rest of its lease was released."""
 
-        job_id: UUID
-        segment: int
         billed_seconds: int
         released_micros: int
 
-    class LostWorkCredited(Event):
+    class LostWorkCredited(SegmentEvent):
         """Time lost through a fault of the platform was credited."""
 
-        job_id: UUID
-        segment: int
         from_seconds: int
         to_seconds: int
         amount_micros: int
@@ -99,6 +91,9 @@ class Meter(Aggregate):
         self.refused = False
         self.closed = False
 
+    def _record(self, kind: type[SegmentEvent], **fields: int) -> None:
+        self.trigger_event(kind, job_id=self.job_id, segment=self.segment, **fields)
+
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
         """Return the price of a period of segment time, as a difference of cumulative charges."""
         rate = self.rate_micros_per_hour
@@ -110,14 +105,7 @@ class Meter(Aggregate):
         assert not self.refused
         self._require_open()
         before, after = self.paid_seconds, self.paid_seconds + seconds
-        if before == 0:
-            self.trigger_event(
-                self.LeaseGranted, job_id=self.job_id, segment=self.segment, paid_seconds=after
-            )
-        else:
-            self.trigger_event(
-                self.LeaseExtended, job_id=self.job_id, segment=self.segment, paid_seconds=after
-            )
+        self._record(self.LeaseExtended if before else self.LeaseGranted, paid_seconds=after)
         return self.charge_between(before, after)
 
     @event(LeaseGranted)
@@ -133,7 +121,7 @@ class Meter(Aggregate):
         assert self.paid_seconds == 0
         self._require_open()
         if not self.refused:
-            self.trigger_event(self.LeaseRefused, job_id=self.job_id, segment=self.segment)
+            self._record(self.LeaseRefused)
 
     @event(LeaseRefused)
     def _lease_refused(self) -> None:
@@ -149,7 +137,7 @@ class Meter(Aggregate):
         """
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
-        due = self._billable(elapsed_seconds)
+        due = min(elapsed_seconds, self.paid_seconds)
         if due < self.paid_seconds:
             due -= (due - self.billed_seconds) % minute_seconds
         while self.billed_seconds < due and self.minutes != last:
@@ -162,14 +150,12 @@ class Meter(Aggregate):
         Minutes that were already billed stay billed, even if the final report is of a shorter time.
         """
         charge = self.post_minutes(elapsed_seconds, minute_seconds)
-        end = self._billable(elapsed_seconds)
+        end = min(elapsed_seconds, self.paid_seconds)
         if end > self.billed_seconds:
             charge += self._post(end)
         released = self.charge_between(self.billed_seconds, self.paid_seconds)
-        self.trigger_event(
+        self._record(
             self.MeterClosed,
-            job_id=self.job_id,
-            segment=self.segment,
             billed_seconds=self.billed_seconds,
             released_micros=released,
         )
@@ -177,10 +163,8 @@ class Meter(Aggregate):
 
     def _post(self, to_seconds: int) -> int:
         amount = self.charge_between(self.billed_seconds, to_seconds)
-        self.trigger_event(
+        self._record(
             self.MinuteMetered,
-            job_id=self.job_id,
-            segment=self.segment,
             minute=self.minutes + 1,
             from_seconds=self.billed_seconds,
             to_seconds=to_seconds,
@@ -207,10 +191,8 @@ class Meter(Aggregate):
         if kept_seconds >= end:
             return 0
         amount = self.charge_between(kept_seconds, end)
-        self.trigger_event(
+        self._record(
             self.LostWorkCredited,
-            job_id=self.job_id,
-            segment=self.segment,
             from_seconds=kept_seconds,
             to_seconds=end,
             amount_micros=amount,
@@ -220,9 +202,6 @@ class Meter(Aggregate):
     @event(LostWorkCredited)
     def _lost_work_credited(self, from_seconds: int, to_seconds: int) -> None:
         self.credited_seconds += to_seconds - from_seconds
-
-    def _billable(self, elapsed_seconds: int) -> int:
-        return min(elapsed_seconds, self.paid_seconds)
 
     def _require_open(self) -> None:
         if self.closed:

@@ -6,12 +6,12 @@ from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
-from pydantic import BaseModel, ConfigDict
 
 from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import CommandReused, Invalid
 from domain.core.identity import payment_id
 from domain.core.money import MICROS_PER_DOLLAR, dollars
+from domain.core.value import Value
 
 TEST_PROVIDER = "test"
 """Provider of test payments, in which no money changes hands."""
@@ -20,10 +20,8 @@ TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
 """Daily limit of an account's test payments (UTC), in micro-dollars."""
 
 
-class Receipt(BaseModel):
+class Receipt(Value):
     """A payment provider's confirmation of a payment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     provider: str
     reference: str

@@ -23,6 +23,14 @@ class Claim:
     count: int
 
 
+class ClaimEvent(Event):
+    """Base class of all events about a claim."""
+
+    job_id: UUID
+    segment: int
+    count: int
+
+
 class GpuPool(Aggregate):
     """GPUs of one type in one region, with a queue. The first claim blocks those behind it."""
 
@@ -44,33 +52,17 @@ class GpuPool(Aggregate):
 
         machine: Machine
 
-    class GpusRequested(Event):
+    class GpusRequested(ClaimEvent):
         """A segment's claim entered the queue."""
 
-        job_id: UUID
-        segment: int
-        count: int
-
-    class GpusRequestWithdrawn(Event):
+    class GpusRequestWithdrawn(ClaimEvent):
         """A claim left the queue without GPUs because its job was paused or cancelled."""
 
-        job_id: UUID
-        segment: int
-        count: int
-
-    class GpusAllocated(Event):
+    class GpusAllocated(ClaimEvent):
         """GPUs were allocated to the first claim in the queue."""
 
-        job_id: UUID
-        segment: int
-        count: int
-
-    class GpusReleased(Event):
+    class GpusReleased(ClaimEvent):
         """A segment released its GPUs."""
-
-        job_id: UUID
-        segment: int
-        count: int
 
     @classmethod
     def open(cls, region: str, gpu_type: str) -> GpuPool:
@@ -132,13 +124,7 @@ class GpuPool(Aggregate):
         """Add a claim to the queue, unless the segment is already queued or holds GPUs."""
         key = (claim.job_id, claim.segment)
         if key not in self.queue and key not in self.held:
-            self.trigger_event(
-                self.GpusRequested,
-                account_id=claim.account_id,
-                job_id=claim.job_id,
-                segment=claim.segment,
-                count=claim.count,
-            )
+            self.trigger_event(self.GpusRequested, **vars(claim))
 
     @event(GpusRequested)
     def _gpus_requested(self, account_id: UUID, job_id: UUID, segment: int, count: int) -> None:
@@ -148,13 +134,7 @@ class GpuPool(Aggregate):
         """Remove a job's claim from the queue, if there is one."""
         claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
         if claim is not None:
-            self.trigger_event(
-                self.GpusRequestWithdrawn,
-                account_id=claim.account_id,
-                job_id=job_id,
-                segment=claim.segment,
-                count=claim.count,
-            )
+            self.trigger_event(self.GpusRequestWithdrawn, **vars(claim))
 
     @event(GpusRequestWithdrawn)
     def _gpus_request_withdrawn(self, job_id: UUID, segment: int) -> None:
@@ -163,13 +143,7 @@ class GpuPool(Aggregate):
     def allocate(self, claim: Claim) -> None:
         """Allocate GPUs to the first claim in the queue."""
         assert claim == self.next_fitting
-        self.trigger_event(
-            self.GpusAllocated,
-            account_id=claim.account_id,
-            job_id=claim.job_id,
-            segment=claim.segment,
-            count=claim.count,
-        )
+        self.trigger_event(self.GpusAllocated, **vars(claim))
 
     @event(GpusAllocated)
     def _gpus_allocated(self, job_id: UUID, segment: int) -> None:
@@ -179,13 +153,7 @@ class GpuPool(Aggregate):
         """Release the GPUs that a segment holds, if any."""
         claim = self.held.get((job_id, segment))
         if claim is not None:
-            self.trigger_event(
-                self.GpusReleased,
-                account_id=claim.account_id,
-                job_id=job_id,
-                segment=segment,
-                count=claim.count,
-            )
+            self.trigger_event(self.GpusReleased, **vars(claim))
 
     @event(GpusReleased)
     def _gpus_released(self, job_id: UUID, segment: int) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from domain.catalog.model_shape import ModelShape, fused_linears, separate_linears
+from domain.core.value import Value
 from domain.training.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
@@ -20,10 +21,8 @@ QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
 """
 
 
-class Offer(BaseModel):
+class Offer(Value):
     """Base class of all entries."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
 
@@ -73,10 +72,8 @@ class Offers(BaseModel):
     bases: tuple[CatalogBase, ...]
 
 
-class _Configuration(BaseModel):
+class _Configuration(Value):
     """The configuration of a base model, from which its linear modules are derived."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     repository: str
     parameters: int
@@ -117,11 +114,7 @@ class _Configuration(BaseModel):
         )
 
 
-class _Document(BaseModel):
-    """The structure of a catalog in TOML."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Document(Value):
     gpu_types: Mapping[str, Mapping[str, object]]
     regions: Mapping[str, Mapping[str, object]]
     bases: Mapping[str, _Configuration]

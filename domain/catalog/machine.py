@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from domain.core.value import Value
 from domain.training.precision import Dtype
 
 NOISE = 0.2
@@ -17,10 +16,8 @@ LEVEL_MARGIN = 0.25
 """Levels of slowdown, and the margin below the second level that still counts as the first."""
 
 
-class Machine(BaseModel):
+class Machine(Value):
     """The scheduler's measurements of a machine that runs segments on its CPU."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str  # host name
     processor: str
@@ -38,10 +35,8 @@ class Machine(BaseModel):
         )
 
 
-class Conditions(BaseModel):
+class Conditions(Value):
     """Conditions on the machine of a CPU-backed GPU type when a job is priced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cores: int
     tflops: float | None  # measured by the probe in the job's dtype; None: not measured

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from domain.core.value import Value
 
 
-class ModelShape(BaseModel):
+class ModelShape(Value):
     """The dimensions of a decoder-only transformer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: int
     layers: int

@@ -15,7 +15,8 @@ from eventsourcing.domain import (
     CanInitAggregate,
     CanMutateAggregate,
 )
-from pydantic import BaseModel, ConfigDict
+
+from domain.core.value import Value
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,14 @@ def current_cause() -> Cause:
     return _cause.get()
 
 
-class Event(BaseModel, CanMutateAggregate[UUID]):
+class Event(Value, CanMutateAggregate[UUID]):
     """An event with its metadata.
 
     Its topic in the store is its class name. Renaming a class would make stored events unreadable;
-    the golden-event tests detect this.
+    the tests of stored events detect this.
     """
 
     TOPIC: ClassVar[str]
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     originator_id: UUID
     originator_version: int

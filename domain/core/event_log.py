@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent
@@ -35,6 +36,7 @@ SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
 """Environment variables of the event log. Without the secret, snapshots are disabled."""
 
 A = TypeVar("A", bound=Aggregate)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -148,7 +150,6 @@ class EventLog(Application[UUID]):
             logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
     def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
-        """Save a snapshot of each aggregate at every multiple of `snapshot_events`."""
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
         for event in processing_event.events:
@@ -181,3 +182,19 @@ class EventLog(Application[UUID]):
             except VersionConflict:
                 continue
         return attempt()
+
+
+class UseCases(Protocol):
+    """Protocol of objects whose methods are use cases."""
+
+    log: EventLog
+
+
+def retrying(use_case: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Run a use case again after a version conflict, see `EventLog.retrying`."""
+
+    @wraps(use_case)
+    def run(self: UseCases, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.log.retrying(lambda: use_case(self, *args, **kwargs))
+
+    return run

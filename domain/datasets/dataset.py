@@ -187,24 +187,14 @@ class Dataset(Aggregate):
         )
 
     @event(DatasetUploaded)
-    def __init__(
-        self,
-        account_id: UUID,
-        ref: str,
-        sha256: str,
-        total_bytes: int,
-        keep_duplicates: bool,
-        ignore_tools: bool,
-    ) -> None:
-        self.account_id = account_id
-        self.upload_ref = ref
-        self.upload_sha256 = sha256
-        self.total_bytes = total_bytes
+    def __init__(self, event: Dataset.DatasetUploaded) -> None:
+        self.account_id = event.account_id
+        self.ref = self.upload_ref = event.ref
+        self.sha256 = self.upload_sha256 = event.sha256
+        self.total_bytes = event.total_bytes
         self.status = DatasetStatus.VALIDATING
-        self.ref = ref
-        self.sha256 = sha256
-        self.options = UploadOptions(keep_duplicates, ignore_tools)
-        self.trainability = Trainability(0, 0, 0, ignore_tools)
+        self.options = UploadOptions(event.keep_duplicates, event.ignore_tools)
+        self.trainability = Trainability(0, 0, 0, event.ignore_tools)
         self.counted: dict[str, Counted] = {}
         self.uncountable: dict[str, TokensRefused] = {}
 

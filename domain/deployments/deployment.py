@@ -7,10 +7,10 @@ from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
-from pydantic import BaseModel, ConfigDict
 
 from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.identity import deployment_id
+from domain.core.value import Value
 
 
 class DeploymentStatus(StrEnum):
@@ -27,10 +27,8 @@ class DeploymentStatus(StrEnum):
         return self in (DeploymentStatus.DEPLOYING, DeploymentStatus.ACTIVE)
 
 
-class AdapterWeights(BaseModel):
+class AdapterWeights(Value):
     """An adapter in the artifact store, either the model of a job or a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ref: str  # artifact prefix
     manifest_sha256: str
@@ -38,10 +36,8 @@ class AdapterWeights(BaseModel):
     step: int | None  # of a checkpoint; None: the job's model
 
 
-class Weights(BaseModel):
+class Weights(Value):
     """The weights that a deployment serves: a base model, or an adapter on one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_model: str
     base_ref: str

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict
-
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Conditions
 from domain.catalog.model_shape import ModelShape
 from domain.core.errors import Invalid
 from domain.core.money import charge_micros
+from domain.core.value import Value
 from domain.estimating.memory import Fit
 from domain.estimating.pricing import HEADROOM, LONGEST_SECONDS, PROBED_TFLOPS
 from domain.estimating.workload import Work as Work
@@ -21,10 +20,8 @@ from domain.training.precision import Precision as Precision
 from domain.training.token_lengths import TokenLengths
 
 
-class PhaseEstimate(BaseModel):
+class PhaseEstimate(Value):
     """The estimated seconds of a phase: uncalibrated, and as a calibrated range."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     phase: Phase
     model_seconds: float
@@ -46,10 +43,8 @@ class PhaseEstimate(BaseModel):
         )
 
 
-class Estimate(BaseModel):
+class Estimate(Value):
     """Time and cost of a job or of its remaining work. JobApproved and JobResumed record it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_micros_per_hour: int  # of all its GPUs
     tokens: int  # in all epochs, after truncation
@@ -109,10 +104,8 @@ class Estimate(BaseModel):
         return sum(each.typical_seconds for each in self.phases if each.phase is phase)
 
 
-class Calibration(BaseModel):
+class Calibration(Value):
     """Factors by phase, the ratio of actual to modelled seconds, and the state of the machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: dict[Phase, float] = {}
     jobs: int = 0

@@ -52,7 +52,7 @@ class Layout:
     shape: ModelShape
     hyperparameters: Hyperparameters
     sequence_length: int  # tokens of the longest example, after truncation
-    gpu_count: int
+    gpu_count: int = 1
 
     @property
     def tokens(self) -> int:

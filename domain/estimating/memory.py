@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict
-
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.model_shape import ModelShape
 from domain.core.errors import Invalid
+from domain.core.value import Value
 from domain.estimating.footprint import FRAGMENTATION, Layout, memory_items
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
@@ -40,20 +39,16 @@ class DoesNotFit(Invalid):
     """The job does not fit into the GPU's memory with any settings."""
 
 
-class Rejected(BaseModel):
+class Rejected(Value):
     """Settings that need more memory than the GPU has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision
     gradient_checkpointing: bool
     required_bytes: int
 
 
-class Fit(BaseModel):
+class Fit(Value):
     """The memory that a job uses on each of its GPUs, and the settings that did not fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision
     gradient_checkpointing: bool
@@ -112,36 +107,22 @@ def gib(size: int) -> float:
     return math.ceil(gib * parts) / parts
 
 
-def decide(
-    shape: ModelShape,
-    hyperparameters: Hyperparameters,
-    sequence_length: int,
-    gpu: GpuType,
-    gpu_count: int,
-    others: Sequence[GpuType],
-) -> Fit:
+def decide(layout: Layout, gpu: GpuType, others: Sequence[GpuType] = ()) -> Fit:
     """Return the first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
 
     Raise Invalid if the base model lacks a target module. Raise DoesNotFit, with a proposal, if
     none fits. A proposal is a smaller micro-batch, a shorter sequence or one of `others`.
     """
-    require_target_modules(shape, hyperparameters)
-    layout = Layout(shape, hyperparameters, sequence_length, gpu_count)
+    require_target_modules(layout.shape, layout.hyperparameters)
     fit = _fit(layout, gpu)
     if fit is None:
         raise _refusal(layout, gpu, others)
-    return _filled(fit, hyperparameters)
+    return _filled(fit, layout.hyperparameters)
 
 
-def fits(
-    shape: ModelShape,
-    hyperparameters: Hyperparameters,
-    sequence_length: int,
-    gpu: GpuType,
-    gpu_count: int,
-) -> bool:
+def fits(layout: Layout, gpu: GpuType) -> bool:
     """Return True if the job fits into the GPU's memory with some settings."""
-    return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
+    return _fit(layout, gpu) is not None
 
 
 def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
@@ -204,7 +185,6 @@ def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
 
 
 def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNotFit:
-    """Return the refusal of a job that does not fit, with the closest settings that do."""
     least = min(
         sum(memory_items(layout, precision, checkpointing, gpu).values())
         for precision, checkpointing in settings(gpu.computes_in)
@@ -234,8 +214,6 @@ def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNot
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A change with which a job fits."""
-
     field: str
     values: dict[str, object]
     sentence: str
@@ -249,7 +227,7 @@ def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
         accumulation, rest = divmod(batch, size)
         if rest or accumulation > LARGEST_ACCUMULATION:
             continue
-        if _fit(_changed(layout, size, accumulation, layout.sequence_length), gpu) is not None:
+        if fits(_changed(layout, size, accumulation, layout.sequence_length), gpu):
             return _Proposal(
                 "hyperparameters.micro_batch_size",
                 {"micro_batch_size": size, "gradient_accumulation": accumulation},
@@ -269,18 +247,15 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
         if batch % each == 0 and batch // each <= LARGEST_ACCUMULATION
     )
 
-    def fits(length: int) -> bool:
-        return _fit(_changed(layout, size, batch // size, length), gpu) is not None
+    def fits_with(length: int) -> bool:
+        return fits(_changed(layout, size, batch // size, length), gpu)
 
-    if layout.sequence_length <= SHORTEST_SEQUENCE or not fits(SHORTEST_SEQUENCE):
+    low, high = SHORTEST_SEQUENCE, layout.sequence_length  # fits, does not fit
+    if high <= low or not fits_with(low):
         return None
-    low, high = (
-        SHORTEST_SEQUENCE,
-        layout.sequence_length,
-    )  # fits, does not fit
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if fits_with(middle) else (low, middle)
     return _Proposal(
         "hyperparameters.max_sequence_length",
         {
@@ -294,11 +269,10 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
 
 
 def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Proposal | None:
-    """Return the cheapest other GPU type that the job fits into."""
     for other in sorted(others, key=lambda each: (each.micros_per_hour, each.name)):
         if other.name == gpu.name or layout.gpu_count > other.max_per_job:
             continue
-        if _fit(layout, other) is not None:
+        if fits(layout, other):
             return _Proposal(
                 "gpu_type",
                 {"gpu_type": other.name},

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from domain.core.durations import spoken
+from domain.core.value import Value
 from domain.estimating.estimate import Estimate
 from domain.training.phases import Phase
 
@@ -29,19 +28,15 @@ class Cause(StrEnum):
     WAITING = "waiting"
 
 
-class Reason(BaseModel):
+class Reason(Value):
     """A cause, and a sentence with its figures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cause: Cause
     sentence: str
 
 
-class Overrun(BaseModel):
+class Overrun(Value):
     """Time and money beyond the upper bound of an estimate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: int  # billed beyond the upper bound; 0: the job is only late
     micros: int  # charged beyond the upper bound, minus credits

@@ -158,7 +158,6 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
 
 
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Return the seconds of all steps, including checkpoints and evaluations."""
     fields = work.hyperparameters
     batches = work.step_batches(ranks, fit.batch_tokens)
     seconds = sum(each.number * _batch_seconds(work, gpu, fit, speed, each) for each in batches)
@@ -184,7 +183,6 @@ def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, fl
 
 
 def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Return the seconds of one forward pass over the evaluated examples."""
     launching = _launching_seconds(work, speed) / 3
     dequantizing = _dequantizing_seconds(work, fit, speed)
     seconds = sum(
@@ -196,7 +194,6 @@ def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spee
 
 
 def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
-    """Return the seconds of a batch: forward, backward, and with checkpointing forward again."""
     operations = _forward(work, batch) + _backward(work, batch)
     launching = _launching_seconds(work, speed)
     passes = 2
@@ -212,13 +209,11 @@ def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batc
 
 
 def _launching_seconds(work: Work, speed: Speed) -> float:
-    """Return the seconds to launch all kernels of a batch, forward and backward."""
     modules = len(work.hyperparameters.target_modules)
     return work.shape.layers * (speed.layer_seconds + modules * speed.module_seconds)
 
 
 def _adapted_elements(work: Work) -> int:
-    """Return the sum of the inputs and outputs of all adapted modules, per token."""
     linears = work.shape.linears
     return work.shape.layers * sum(
         sum(linears[name]) for name in work.hyperparameters.target_modules
@@ -235,7 +230,6 @@ def _computing(operations: float, gpu: GpuType, speed: Speed) -> float:
 
 
 def _dequantizing_seconds(work: Work, fit: Fit, speed: Speed) -> float:
-    """Return the seconds to dequantize all 4-bit modules once."""
     if fit.precision is not Precision.NF4:
         return 0.0
     return linear_parameters(work.shape) / speed.dequantized_per_second

@@ -12,21 +12,18 @@ from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from domain.training.training_plan import TrainingPlan
+from domain.training.training_plan import Order, TrainingPlan
 
 
 class JobEvent(Event):
     """Base class of all job events."""
 
 
-class JobApproved(JobEvent, Created):
+class JobApproved(Order, JobEvent, Created):
     """The account holder approved the plan and its rate. The job is queued for its GPUs."""
 
     plan: TrainingPlan
-    estimate: Estimate | None
-    suffix: str | None  # a part of the model's name
-    deploy: bool  # deploy the model as soon as it is registered
-    request_sha256: str | None  # hash of the request; None: compare the plan's choices
+    estimate: Estimate
 
 
 class SegmentAllocated(JobEvent):
@@ -74,11 +71,6 @@ class TrainingStarted(JobEvent):
 
 class CheckpointSaved(SavedCheckpoint, JobEvent):
     """A checkpoint of the running segment was stored durably."""
-
-    @property
-    def checkpoint(self) -> SavedCheckpoint:
-        """The checkpoint, without the event's metadata."""
-        return SavedCheckpoint(**self.model_dump(include=set(SavedCheckpoint.model_fields)))
 
 
 class OverfittingSuspected(JobEvent):
@@ -161,8 +153,8 @@ class JobResumed(JobEvent):
 
     rate_micros_per_hour: int  # of all its GPUs
     catalog_version: str
-    estimate: Estimate | None  # of the remaining work
-    gpu_count: int | None  # from now on; None: as many as before
+    estimate: Estimate  # of the remaining work
+    gpu_count: int  # from now on
 
 
 class CancelRequested(JobEvent):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from pydantic import BaseModel, ConfigDict
+from domain.core.value import Value
 
 
 class FailureClass(StrEnum):
@@ -41,13 +41,11 @@ class Failure:
     advice: str
 
 
-class MemoryShortage(BaseModel):
+class MemoryShortage(Value):
     """Details of a batch that did not fit into memory.
 
     The batch may have more rows than a micro-batch, because short examples are batched together.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int  # number of examples
     tokens: int  # length of the longest row

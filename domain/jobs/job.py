@@ -69,7 +69,7 @@ class Job(Aggregate):
         job_id: UUID,
         account_id: UUID,
         plan: TrainingPlan,
-        estimate: Estimate | None = None,
+        estimate: Estimate,
         order: Order = Order(),
     ) -> Job:
         """Return a job that is queued for its GPUs, with the estimate that its owner approved."""
@@ -79,7 +79,7 @@ class Job(Aggregate):
             account_id=account_id,
             plan=plan,
             estimate=estimate,
-            **vars(order),
+            **dict(order),
         )
 
     @event(events.JobApproved)
@@ -87,10 +87,10 @@ class Job(Aggregate):
         self.account_id = event.account_id
         self.plan = event.plan
         self.estimate = event.estimate
-        self.order = Order(event.suffix, event.deploy, event.request_sha256)
+        self.order = event.part(Order)
         self.status = JobStatus.TRAINING
         self.rate_micros_per_hour = event.plan.rate_micros_per_hour
-        self.gate_micros = event.estimate.high_micros if event.estimate else None  # last required
+        self.gate_micros = event.estimate.high_micros  # required by the last approval or resume
         self.gpu_count = event.plan.gpu_count  # of the next segment, or of the running one
         self.segment = 0  # number of the last segment
         self.running: RunningSegment | None = None
@@ -165,7 +165,7 @@ class Job(Aggregate):
         a minute, that amount is sufficient.
         """
         minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
-        return minute if self.gate_micros is None else min(minute, max(1, self.gate_micros))
+        return min(minute, max(1, self.gate_micros))
 
     # A segment starts and trains
 
@@ -289,7 +289,7 @@ class Job(Aggregate):
 
     @event(events.CheckpointSaved)
     def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
-        self.checkpoints = self.checkpoints.including(event.checkpoint)
+        self.checkpoints = self.checkpoints.including(event.part(SavedCheckpoint))
         self.step = event.step
         if event.eval_loss is not None and event.step > self.furthest_step:
             if event.eval_loss < self.best_eval_loss:
@@ -452,7 +452,6 @@ class Job(Aggregate):
         self.micro_batch_split = 2
 
     def _postpone_relaunch(self) -> None:
-        """Delay the next launch, for longer after each crash without progress."""
         if delay := RELAUNCH_DELAYS[self.crashes - 1]:
             self.trigger_event(events.RelaunchPostponed, until=current_cause().now + delay)
 
@@ -461,9 +460,7 @@ class Job(Aggregate):
         self.relaunch_at = until
 
     def _score_estimate(self) -> None:
-        """Record the actual time and cost together with the approved range."""
-        if (approved := self.estimate) is None:
-            return
+        approved = self.estimate
         self.trigger_event(
             events.EstimateScored,
             low_seconds=approved.low_seconds,
@@ -539,10 +536,10 @@ class Job(Aggregate):
 
     def resume(
         self,
-        estimate: Estimate | None,
+        estimate: Estimate,
         rate_micros_per_hour: int,
         catalog_version: str,
-        gpu_count: int | None = None,
+        gpu_count: int,
     ) -> None:
         """Resume from the last checkpoint, with a new rate and estimate of the remaining work."""
         if self.must_resume():
@@ -555,13 +552,11 @@ class Job(Aggregate):
             )
 
     @event(events.JobResumed)
-    def _job_resumed(
-        self, rate_micros_per_hour: int, estimate: Estimate | None, gpu_count: int | None
-    ) -> None:
+    def _job_resumed(self, rate_micros_per_hour: int, estimate: Estimate, gpu_count: int) -> None:
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
-        self.gpu_count = gpu_count or self.gpu_count
-        self.gate_micros = estimate.high_micros if estimate else None
+        self.gpu_count = gpu_count
+        self.gate_micros = estimate.high_micros
         self.resumed = True
         self.relaunch_at = None
 

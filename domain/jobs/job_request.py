@@ -36,15 +36,20 @@ class Refusal:
     field: str | None
 
 
+class RequestEvent(Event):
+    """Base class of all events of a job request."""
+
+    job_id: UUID
+
+
 class JobRequest(Aggregate):
     """A request for a job that starts once its files are ready. Waiting is free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
 
-    class JobRequested(Created):
+    class JobRequested(Order, RequestEvent, Created):
         """A user requested a job. Its price is unknown until its files' tokens are counted."""
 
-        job_id: UUID
         dataset_id: UUID
         validation_dataset_id: UUID | None  # None: a part of the dataset is held out
         base_model: str
@@ -52,27 +57,19 @@ class JobRequest(Aggregate):
         gpu_type: str | None
         gpu_count: int
         hyperparameters: dict[str, JsonValue]
-        suffix: str | None
-        deploy: bool
-        request_sha256: str | None
 
-    class JobRequestApproved(Event):
+    class JobRequestApproved(RequestEvent):
         """The files are ready and the balance covers the estimate. The job is approved."""
 
-        job_id: UUID
-
-    class JobRequestRefused(Event):
+    class JobRequestRefused(RequestEvent):
         """A file cannot be used for training, or the job failed a check."""
 
-        job_id: UUID
         code: str
         message: str  # contains no text from a file
         field: str | None
 
-    class JobRequestCancelled(Event):
+    class JobRequestCancelled(RequestEvent):
         """The owner cancelled the request before it was approved."""
-
-        job_id: UUID
 
     @classmethod
     def ordered(cls, job_id: UUID, account_id: UUID, choices: Choices, order: Order) -> JobRequest:
@@ -89,52 +86,26 @@ class JobRequest(Aggregate):
             gpu_type=choices.gpu_type or None,
             gpu_count=choices.gpu_count,
             hyperparameters=choices.hyperparameters.model_dump(mode="json"),
-            suffix=order.suffix,
-            deploy=order.deploy,
-            request_sha256=order.request_sha256,
+            **dict(order),
         )
 
     @event(JobRequested)
-    def __init__(
-        self,
-        account_id: UUID,
-        job_id: UUID,
-        dataset_id: UUID,
-        validation_dataset_id: UUID | None,
-        base_model: str,
-        region: str | None,
-        gpu_type: str | None,
-        gpu_count: int,
-        hyperparameters: dict[str, JsonValue],
-        suffix: str | None,
-        deploy: bool,
-        request_sha256: str | None,
-    ) -> None:
-        self.account_id = account_id
-        self.job_id = job_id
-        self.region, self.gpu_type = region, gpu_type
-        self.hyperparameters = hyperparameters
-        self._chosen = (dataset_id, base_model, gpu_count, validation_dataset_id)
-        self.order = Order(suffix, deploy, request_sha256)
+    def __init__(self, event: JobRequest.JobRequested) -> None:
+        self.account_id = event.account_id
+        self.job_id = event.job_id
+        self.hyperparameters = event.hyperparameters
+        self.choices = Choices(
+            event.dataset_id,
+            event.base_model,
+            event.region or "",  # empty: chosen at approval
+            event.gpu_type or "",
+            event.gpu_count,
+            Hyperparameters.recorded(event.hyperparameters),
+            event.validation_dataset_id,
+        )
+        self.order = event.part(Order)
         self.status = RequestStatus.VALIDATING_FILES
         self.refusal: Refusal | None = None
-
-    @property
-    def choices(self) -> Choices:
-        """The choices. A region or GPU type that was omitted is empty."""
-        dataset_id, base_model, gpu_count, validation_dataset_id = self._chosen
-        recorded = dict(self.hyperparameters)
-        modules = recorded.pop("target_modules")
-        assert isinstance(modules, list)
-        return Choices(
-            dataset_id,
-            base_model,
-            self.region or "",
-            self.gpu_type or "",
-            gpu_count,
-            Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules)),
-            validation_dataset_id,
-        )
 
     @property
     def is_open(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
+from functools import partial
 
 from domain.core.errors import WrongState
 
@@ -97,111 +97,79 @@ CRASHES = Rule(
 )
 NOTHING_RUNS = Rule(Effect.UNCHANGED, "The job does not run and is not charged.")
 
-TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
-    {
-        JobStatus.TRAINING: {
-            Command.PAUSE: PAUSES,
-            Command.RESUME: Rule(
-                Effect.ONCE,
-                "The job is training. Only a paused job can be resumed.",
-            ),
-            Command.CANCEL: CANCELS,
-            Command.DEPLETE: DEPLETES,
-            Command.CRASH: CRASHES,
-        },
-        JobStatus.EVALUATING: {
-            Command.PAUSE: PAUSES,
-            Command.RESUME: Rule(
-                Effect.ONCE,
-                "The job is evaluating. Only a paused job can be resumed.",
-            ),
-            Command.CANCEL: CANCELS,
-            Command.DEPLETE: DEPLETES,
-            Command.CRASH: CRASHES,
-        },
-        JobStatus.TRAINED_PENDING_REGISTER: {
-            Command.PAUSE: Rule(
-                Effect.REFUSED,
-                "The adapter is being registered, which takes about a second. "
-                "Wait for it, or cancel the job.",
-            ),
-            Command.RESUME: Rule(
-                Effect.ONCE,
-                "The adapter is being registered. Wait until it is done.",
-            ),
-            Command.CANCEL: CANCELS,
-            Command.DEPLETE: Rule(
-                Effect.PAUSES,
-                "The trainer registers within the grace period, at the platform's cost. If it does "
-                "not, the job is paused and evaluates again after a resume.",
-            ),
-            Command.CRASH: CRASHES,
-        },
-        JobStatus.REGISTERED: {
-            Command.PAUSE: Rule(
-                Effect.REFUSED,
-                "The job is registered and no longer runs. Deploy its model.",
-            ),
-            Command.RESUME: Rule(
-                Effect.REFUSED,
-                "The job is registered and has nothing left to do. Deploy its model, "
-                "or start a new job.",
-            ),
-            Command.CANCEL: Rule(
-                Effect.REFUSED,
-                "The job is registered and settled. Its model is stored free of charge; delete it "
-                "if you do not need it.",
-            ),
-            Command.DEPLETE: NOTHING_RUNS,
-            Command.CRASH: NOTHING_RUNS,
-        },
-        JobStatus.PAUSED: {
-            Command.PAUSE: Rule(Effect.UNCHANGED, "The job is already paused."),
-            Command.RESUME: Rule(
-                Effect.RESUMES,
-                "The job waits for a GPU and continues from its last checkpoint at today's rate. "
-                "If it was paused in evaluation, it evaluates again.",
-            ),
-            Command.CANCEL: Rule(
-                Effect.CANCELS,
-                "At once. The checkpoint is kept for the retention time, 30 days by default.",
-            ),
-            Command.DEPLETE: NOTHING_RUNS,
-            Command.CRASH: NOTHING_RUNS,
-        },
-        JobStatus.FAILED: {
-            Command.PAUSE: Rule(
-                Effect.REFUSED,
-                "The job has failed and no longer runs. Start a new job.",
-            ),
-            Command.RESUME: Rule(
-                Effect.REFUSED,
-                "The job has failed and cannot be resumed. Promote its checkpoint to a model, or "
-                "follow the advice on its page and start a new job.",
-            ),
-            Command.CANCEL: Rule(
-                Effect.REFUSED,
-                "The job has failed and is settled. Start a new job.",
-            ),
-            Command.DEPLETE: NOTHING_RUNS,
-            Command.CRASH: NOTHING_RUNS,
-        },
-        JobStatus.CANCELLED: {
-            Command.PAUSE: Rule(
-                Effect.REFUSED,
-                "The job is cancelled and no longer runs. Start a new job.",
-            ),
-            Command.RESUME: Rule(
-                Effect.REFUSED,
-                "The job is cancelled and cannot be resumed. Promote its checkpoint to a model, "
-                "or start a new job.",
-            ),
-            Command.CANCEL: Rule(Effect.UNCHANGED, "The job is already cancelled."),
-            Command.DEPLETE: NOTHING_RUNS,
-            Command.CRASH: NOTHING_RUNS,
-        },
-    }
-)
+_once = partial(Rule, Effect.ONCE)
+_refused = partial(Rule, Effect.REFUSED)
+_unchanged = partial(Rule, Effect.UNCHANGED)
+_RUNS = {
+    Command.PAUSE: PAUSES,
+    Command.CANCEL: CANCELS,
+    Command.DEPLETE: DEPLETES,
+    Command.CRASH: CRASHES,
+}
+_RESTS = {Command.DEPLETE: NOTHING_RUNS, Command.CRASH: NOTHING_RUNS}
+
+TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
+    JobStatus.TRAINING: _RUNS
+    | {Command.RESUME: _once("The job is training. Only a paused job can be resumed.")},
+    JobStatus.EVALUATING: _RUNS
+    | {Command.RESUME: _once("The job is evaluating. Only a paused job can be resumed.")},
+    JobStatus.TRAINED_PENDING_REGISTER: _RUNS
+    | {
+        Command.PAUSE: _refused(
+            "The adapter is being registered, which takes about a second. "
+            "Wait for it, or cancel the job."
+        ),
+        Command.RESUME: _once("The adapter is being registered. Wait until it is done."),
+        Command.DEPLETE: Rule(
+            Effect.PAUSES,
+            "The trainer registers within the grace period, at the platform's cost. If it does "
+            "not, the job is paused and evaluates again after a resume.",
+        ),
+    },
+    JobStatus.REGISTERED: _RESTS
+    | {
+        Command.PAUSE: _refused("The job is registered and no longer runs. Deploy its model."),
+        Command.RESUME: _refused(
+            "The job is registered and has nothing left to do. Deploy its model, "
+            "or start a new job."
+        ),
+        Command.CANCEL: _refused(
+            "The job is registered and settled. Its model is stored free of charge; delete it "
+            "if you do not need it."
+        ),
+    },
+    JobStatus.PAUSED: _RESTS
+    | {
+        Command.PAUSE: _unchanged("The job is already paused."),
+        Command.RESUME: Rule(
+            Effect.RESUMES,
+            "The job waits for a GPU and continues from its last checkpoint at today's rate. "
+            "If it was paused in evaluation, it evaluates again.",
+        ),
+        Command.CANCEL: Rule(
+            Effect.CANCELS,
+            "At once. The checkpoint is kept for the retention time, 30 days by default.",
+        ),
+    },
+    JobStatus.FAILED: _RESTS
+    | {
+        Command.PAUSE: _refused("The job has failed and no longer runs. Start a new job."),
+        Command.RESUME: _refused(
+            "The job has failed and cannot be resumed. Promote its checkpoint to a model, or "
+            "follow the advice on its page and start a new job."
+        ),
+        Command.CANCEL: _refused("The job has failed and is settled. Start a new job."),
+    },
+    JobStatus.CANCELLED: _RESTS
+    | {
+        Command.PAUSE: _refused("The job is cancelled and no longer runs. Start a new job."),
+        Command.RESUME: _refused(
+            "The job is cancelled and cannot be resumed. Promote its checkpoint to a model, "
+            "or start a new job."
+        ),
+        Command.CANCEL: _unchanged("The job is already cancelled."),
+    },
+}
 """The rule for every state and command."""
 
 PAUSE_PENDING = "The job is about to pause. Resume it when it is paused, in a few seconds."

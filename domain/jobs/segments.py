@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from domain.core.counts import Count
+from domain.core.value import Value
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 
 
-class SegmentEnding(BaseModel):
+class SegmentEnding(Value):
     """The end of a segment: its reason and duration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     reason: SegmentEnd
     elapsed_seconds: Count

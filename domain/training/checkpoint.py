@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from domain.core.counts import Count
+from domain.core.value import Value
 
 KEPT_NEWEST = 2
 """Number of newest checkpoints kept for an unfinished job. The last one may be damaged."""
@@ -19,10 +20,8 @@ def checkpoint_model(model: str, step: int) -> str:
     return f"{model}:ckpt-step-{step}"
 
 
-class StateHashes(BaseModel):
+class StateHashes(Value):
     """SHA-256 hashes of the parts of a trainer's state."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str  # of the adapter
     optimizer: str
@@ -36,10 +35,8 @@ class StateHashes(BaseModel):
         )
 
 
-class ModeDifference(BaseModel):
+class ModeDifference(Value):
     """An execution setting that changed between a checkpoint and its resume."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     setting: str  # such as `threads`
     saved: str
@@ -55,10 +52,8 @@ class RejectionReason(StrEnum):
     STATE_DIFFERS = "state_differs"  # the restored state differs from the saved state
 
 
-class ResumeCertificate(BaseModel):
+class ResumeCertificate(Value):
     """Proof that a segment restored the state that was saved in a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     ref: str  # artifact prefix of the checkpoint
@@ -68,10 +63,10 @@ class ResumeCertificate(BaseModel):
     differences: tuple[ModeDifference, ...]  # in the execution
 
 
-class SavedCheckpoint(BaseModel):
+class SavedCheckpoint(Value):
     """A checkpoint whose manifest is stored durably in the artifact store."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     segment: Count
     step: Count  # completed optimizer steps
@@ -85,25 +80,13 @@ class SavedCheckpoint(BaseModel):
 
 
 class Evaluated(Protocol):
-    """Protocol of objects that may have a held-out loss."""
+    """Protocol of objects that may have a held-out loss, in nats per label token."""
 
     @property
-    def eval_loss(self) -> float | None:
-        """Loss in nats per label token; None: not evaluated."""
-        ...
-
-
-class Stored(Evaluated, Protocol):
-    """Protocol of checkpoints that have an artifact prefix."""
-
-    @property
-    def ref(self) -> str:
-        """Artifact prefix."""
-        ...
+    def eval_loss(self) -> float | None: ...
 
 
 E = TypeVar("E", bound=Evaluated)
-S = TypeVar("S", bound=Stored)
 
 
 def best(saved: Iterable[E]) -> E | None:
@@ -112,7 +95,9 @@ def best(saved: Iterable[E]) -> E | None:
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
-def superfluous(saved: Sequence[S], newest: int, kept_refs: Collection[str] = ()) -> list[S]:
+def superfluous(
+    saved: Sequence[SavedCheckpoint], newest: int, kept_refs: Collection[str] = ()
+) -> list[SavedCheckpoint]:
     """Return the checkpoints to prune. `saved` is sorted from the oldest to the newest.
 
     Keep the `newest` last ones, the one with the lowest held-out loss, and those in `kept_refs`.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from domain.core.value import Value
 
 
-class EvaluationResult(BaseModel):
+class EvaluationResult(Value):
     """Held-out loss and token accuracy of the base model and of the trained adapter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     loss_before: float  # nats per label token
     loss_after: float

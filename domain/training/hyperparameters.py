@@ -170,6 +170,16 @@ class Hyperparameters(BaseModel):
         description="Reproducibility: seed of the data order, dropout and initialization.",
     )
 
+    @classmethod
+    def recorded(cls, values: Mapping[str, JsonValue]) -> Hyperparameters:
+        """Return the hyperparameters of a stored job, without validation.
+
+        Stored jobs stay readable even if the bounds change.
+        """
+        modules = values["target_modules"]
+        assert isinstance(modules, list)
+        return cls.model_construct(None, **dict(values) | {"target_modules": tuple(modules)})
+
     @property
     def adapter_scale(self) -> float:
         """The scale of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import accumulate, islice
 
-from pydantic import BaseModel, ConfigDict
+from domain.core.value import Value
 
 GROWTH = 1.15
 """Ratio of a bucket's bound to the previous bound."""
@@ -27,13 +27,11 @@ BOUNDS = _bounds()
 """Bounds 0, 1, 2, ..., which are 15% apart from 14 on. One more bucket holds longer examples."""
 
 
-class Bucket(BaseModel):
+class Bucket(Value):
     """Number and total tokens of the examples with more than `above` and up to `up_to` tokens.
 
     The first bucket includes examples without tokens.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     above: int
     up_to: int
@@ -41,10 +39,8 @@ class Bucket(BaseModel):
     tokens: int
 
 
-class TokenLengths(BaseModel):
+class TokenLengths(Value):
     """Lengths of all examples under one tokenizer, before truncation. No bucket is empty."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     examples: int
     tokens: int
@@ -120,13 +116,11 @@ class TokenLengths(BaseModel):
         return found
 
 
-class LabelTokens(BaseModel):
+class LabelTokens(Value):
     """Positions of a dataset's trainable tokens, which are the assistant's.
 
     Truncation to `limit` tokens keeps a token at position p (from 1) if p <= limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     positions: TokenLengths  # of every trainable token
     first: TokenLengths  # of the first trainable token of each example that has one

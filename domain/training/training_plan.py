@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
+from domain.core.value import Value
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
 
 
-class ValidationFile(BaseModel):
+class ValidationFile(Value):
     """The validation dataset of a plan."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_id: UUID
     ref: str
     sha256: str
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Value):
     """Options of a job that do not affect its price."""
 
     suffix: str | None = None  # a part of the model's name
@@ -32,10 +29,8 @@ class Order:
     request_sha256: str | None = None  # hash of the request; None: compare the choices
 
 
-class TrainingPlan(BaseModel):
+class TrainingPlan(Value):
     """The data, base model, GPUs, hyperparameters and rate of an approved job."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_id: UUID
     dataset_ref: str
@@ -58,7 +53,7 @@ class TrainingPlan(BaseModel):
     sequence_length: int  # tokens
     batch_tokens: int  # maximum number of tokens at once, including padding
     required_bytes: int  # predicted peak of each GPU's memory
-    truncation: Truncation | None = None  # of the dataset, by sequence_length; None: not recorded
+    truncation: Truncation  # of the dataset, by sequence_length
 
     @property
     def choices(self) -> tuple[object, ...]:
@@ -77,13 +72,10 @@ class TrainingPlan(BaseModel):
     @property
     def warnings(self) -> list[str]:
         """Warnings about the plan, for its owner."""
-        truncation = self.truncation and self.truncation.warning
+        truncation = self.truncation.warning
         return [*([truncation] if truncation else []), *cautions(self.lora)]
 
     @property
     def lora(self) -> Hyperparameters:
         """The hyperparameters, not validated."""
-        recorded = dict(self.hyperparameters)
-        modules = recorded.pop("target_modules")
-        assert isinstance(modules, list)
-        return Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules))
+        return Hyperparameters.recorded(self.hyperparameters)

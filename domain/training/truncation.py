@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from domain.core.errors import Invalid
+from domain.core.value import Value
 from domain.training.token_lengths import LabelTokens, TokenLengths
 
 WARN_SHARE = 0.05
 """Share of truncated examples above which the owner is warned."""
 
 
-class Truncation(BaseModel):
+class Truncation(Value):
     """The effect of truncating each example of a dataset to its first `limit` tokens.
 
     The figures come from histograms and are exact except for the bucket of the limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int
     examples: int

@@ -9,10 +9,9 @@ from domain.access.api_key import ApiKey, new_secret, secret_sha256
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.payment import Payment, Receipt
-from domain.catalog.base_model import BaseModel
-from domain.catalog.model_shape import ModelShape
+from domain.catalog.base_model import BaseModel, Revision
 from domain.core.errors import CommandReused, NotFound, WrongState
-from domain.core.event_log import EventLog
+from domain.core.event_log import EventLog, retrying
 from domain.core.identity import api_key_id, base_model_id, payment_id
 from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 
@@ -31,35 +30,29 @@ class EcoLink:
             self.log.commit(account)
         return account
 
+    @retrying
     def grant_credit(self, account_id: UUID, amount_micros: int, reference: str) -> Account:
         """Grant credit to an account, once for each reference."""
+        account = self.log.load(Account, account_id)
+        account.grant_credit(amount_micros, reference)
+        self.log.commit(account)
+        return account
 
-        def attempt() -> Account:
-            account = self.log.load(Account, account_id)
-            account.grant_credit(amount_micros, reference)
-            self.log.commit(account)
-            return account
-
-        return self.log.retrying(attempt)
-
+    @retrying
     def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
         """Add a confirmed payment to a balance, once.
 
         Raise CommandReused if the payment was recorded for another account or with another amount.
         """
-
-        def attempt() -> Account:
-            account = self.log.load(Account, account_id)
-            known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
-            if known is not None:
-                known.require_same(account_id, receipt)
-                return account
-            payment = Payment.receive(account_id, receipt)
-            account.top_up(payment)
-            self.log.commit(payment, account)
+        account = self.log.load(Account, account_id)
+        known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
+        if known is not None:
+            known.require_same(account_id, receipt)
             return account
-
-        return self.log.retrying(attempt)
+        payment = Payment.receive(account_id, receipt)
+        account.top_up(payment)
+        self.log.commit(payment, account)
+        return account
 
     def issue_key(self, account_id: UUID) -> tuple[ApiKey, str]:
         """Issue an API key and return it with its secret, which EcoLink does not store."""
@@ -69,18 +62,15 @@ class EcoLink:
         self.log.commit(key)
         return key, secret
 
+    @retrying
     def revoke_key(self, account_id: UUID, key_id: UUID) -> ApiKey:
         """Revoke a key. Raise NotFound if the account has no such key."""
-
-        def attempt() -> ApiKey:
-            key = self.log.find(ApiKey, key_id)
-            if key is None or key.account_id != account_id:
-                raise NotFound(f"Unknown API key {key_id}. See `ecolink keys list`.")
-            key.revoke()
-            self.log.commit(key)
-            return key
-
-        return self.log.retrying(attempt)
+        key = self.log.find(ApiKey, key_id)
+        if key is None or key.account_id != account_id:
+            raise NotFound(f"Unknown API key {key_id}. See `ecolink keys list`.")
+        key.revoke()
+        self.log.commit(key)
+        return key
 
     def authenticate(self, secret: str) -> ApiKey | None:
         """Return the valid key with this secret, or None."""
@@ -91,6 +81,7 @@ class EcoLink:
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
+    @retrying
     def upload_dataset(
         self,
         account_id: UUID,
@@ -104,75 +95,53 @@ class EcoLink:
 
         A repeated id returns the existing dataset. Raise CommandReused if the content differs.
         """
+        existing = self.log.find(Dataset, dataset_id)
+        if existing is not None:
+            if existing.upload_sha256 != sha256:
+                raise CommandReused("The idempotency key was used for another file. Use a new key.")
+            if existing.options != options:
+                raise CommandReused(
+                    "The idempotency key was used with other options. Use a new key."
+                )
+            if existing.status is DatasetStatus.DELETED:
+                raise WrongState("The file of this idempotency key was deleted. Use a new key.")
+            return existing
+        dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
+        self.log.commit(dataset)
+        return dataset
 
-        def attempt() -> Dataset:
-            existing = self.log.find(Dataset, dataset_id)
-            if existing is not None:
-                if existing.upload_sha256 != sha256:
-                    raise CommandReused(
-                        "The idempotency key was used for another file. Use a new key."
-                    )
-                if existing.options != options:
-                    raise CommandReused(
-                        "The idempotency key was used with other options. Use a new key."
-                    )
-                if existing.status is DatasetStatus.DELETED:
-                    raise WrongState("The file of this idempotency key was deleted. Use a new key.")
-                return existing
-            dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
-            self.log.commit(dataset)
-            return dataset
-
-        return self.log.retrying(attempt)
-
+    @retrying
     def ignore_tools(self, account_id: UUID, dataset_id: UUID) -> Dataset:
         """Confirm that jobs may ignore the tool definitions of a dataset.
 
         Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
         """
+        dataset = self.log.find(Dataset, dataset_id)
+        if dataset is None or dataset.account_id != account_id:
+            raise _unknown_dataset(dataset_id)
+        dataset.ignore_tools()
+        self.log.commit(dataset)
+        return dataset
 
-        def attempt() -> Dataset:
-            dataset = self.log.find(Dataset, dataset_id)
-            if dataset is None or dataset.account_id != account_id:
-                raise _unknown_dataset(dataset_id)
-            dataset.ignore_tools()
-            self.log.commit(dataset)
-            return dataset
-
-        return self.log.retrying(attempt)
-
+    @retrying
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
         """Delete a dataset. `used_by` has the ids of the unfinished jobs that use it.
 
         A job that is approved at the same time fails when it launches, free of charge.
         """
+        dataset = self.log.load(Dataset, dataset_id)
+        if dataset.account_id != account_id:
+            raise _unknown_dataset(dataset_id)
+        dataset.delete(used_by)
+        self.log.commit(dataset)
 
-        def attempt() -> None:
-            dataset = self.log.load(Dataset, dataset_id)
-            if dataset.account_id != account_id:
-                raise _unknown_dataset(dataset_id)
-            dataset.delete(used_by)
-            self.log.commit(dataset)
-
-        self.log.retrying(attempt)
-
-    def import_base_model(
-        self,
-        name: str,
-        ref: str,
-        manifest_sha256: str,
-        architecture: str,
-        parameters: int,
-        context_length: int,
-        shape: ModelShape,
-    ) -> BaseModel:
+    def import_base_model(self, name: str, revision: Revision) -> BaseModel:
         """Record a base model that is completely stored in the model store."""
-        content = (ref, manifest_sha256, architecture, parameters, context_length, shape)
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None:
-            base = BaseModel.imported(name, *content)
+            base = BaseModel.imported(name, revision)
         else:
-            base.revise(*content)
+            base.revise(revision)
         self.log.commit(base)
         return base
 

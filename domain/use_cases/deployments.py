@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.catalog.base_model import BaseModel
 from domain.core.errors import NotFound, WrongState
-from domain.core.event_log import EventLog
+from domain.core.event_log import EventLog, retrying
 from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
 from domain.deployments.deployment import AdapterWeights, Deployment, DeploymentStatus, Weights
 from domain.jobs.job import MODEL_DELETED, Job
@@ -24,20 +24,17 @@ class Deploying:
     """Use cases of model owners and operators. Each must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
-        self._log = log
+        self.log = log
 
+    @retrying
     def deploy_base(self, name: str) -> Deployment:
         """Deploy a base model from the model store, so that jobs can fine-tune it."""
-
-        def attempt() -> Deployment:
-            base = self._log.find(BaseModel, base_model_id(name))
-            if base is None or base.deleted:
-                raise NotFound(f"Unknown base model {name!r}. Import it first.")
-            deployment = base_deployment(self._log, base)
-            self._log.commit(deployment)
-            return deployment
-
-        return self._log.retrying(attempt)
+        base = self.log.find(BaseModel, base_model_id(name))
+        if base is None or base.deleted:
+            raise NotFound(f"Unknown base model {name!r}. Import it first.")
+        deployment = base_deployment(self.log, base)
+        self.log.commit(deployment)
+        return deployment
 
     def undeploy_base(self, name: str, adapters: Adapters) -> Deployment:
         """Undeploy a base model. Raise WrongState while adapters on it are deployed."""
@@ -52,71 +49,59 @@ class Deploying:
 
         return self._undeploy(PLATFORM_ACCOUNT_ID, name, refuse_in_use)
 
+    @retrying
     def delete_base(self, name: str, uses: Uses) -> None:
         """Undeploy and delete a base model. Raise NotFound, or WrongState while it is used."""
+        base = self.log.find(BaseModel, base_model_id(name))
+        if base is None or base.deleted:
+            raise NotFound(f"Unknown base model {name!r}. See `ecolink models list`.")
+        if found := uses():
+            raise WrongState(
+                f"{name} is in use: {'; '.join(found)}. Cancel these jobs and undeploy these "
+                "models first.",
+                figures={"uses": list(found)},
+            )
+        base.delete()
+        served = self.log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
+        if served is not None:
+            served.undeploy()
+        self.log.commit(base, *([served] if served else []))
 
-        def attempt() -> None:
-            base = self._log.find(BaseModel, base_model_id(name))
-            if base is None or base.deleted:
-                raise NotFound(f"Unknown base model {name!r}. See `ecolink models list`.")
-            if found := uses():
-                raise WrongState(
-                    f"{name} is in use: {'; '.join(found)}. Cancel these jobs and undeploy these "
-                    "models first.",
-                    figures={"uses": list(found)},
-                )
-            base.delete()
-            served = self._log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
-            if served is not None:
-                served.undeploy()
-            self._log.commit(base, *([served] if served else []))
-
-        self._log.retrying(attempt)
-
+    @retrying
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
         """Deploy the model of a job."""
+        job = self._own_job(account_id, job_id)
+        require_base(self.log, job)
+        deployment = model_deployment(self.log, job)
+        self.log.commit(deployment)
+        return deployment
 
-        def attempt() -> Deployment:
-            job = self._own_job(account_id, job_id)
-            require_base(self._log, job)
-            deployment = model_deployment(self._log, job)
-            self._log.commit(deployment)
-            return deployment
-
-        return self._log.retrying(attempt)
-
+    @retrying
     def deploy_checkpoint(self, account_id: UUID, job_id: UUID, step: int) -> Deployment:
         """Deploy a checkpoint of a job under its own name."""
+        job = self._own_job(account_id, job_id)
+        saved = _checkpoint(job, step)
+        require_base(self.log, job)
+        deployment = _wanted(
+            self.log,
+            account_id,
+            checkpoint_model(job.model_name, step),
+            _weights(job, saved.ref, saved.manifest_sha256, step),
+        )
+        self.log.commit(deployment)
+        return deployment
 
-        def attempt() -> Deployment:
-            job = self._own_job(account_id, job_id)
-            saved = _checkpoint(job, step)
-            require_base(self._log, job)
-            deployment = _wanted(
-                self._log,
-                account_id,
-                checkpoint_model(job.model_name, step),
-                _weights(job, saved.ref, saved.manifest_sha256, step),
-            )
-            self._log.commit(deployment)
-            return deployment
-
-        return self._log.retrying(attempt)
-
+    @retrying
     def delete_model(self, account_id: UUID, job_id: UUID) -> None:
         """Undeploy and delete the model and all checkpoints of a job."""
-
-        def attempt() -> None:
-            job = self._own_job(account_id, job_id)
-            names = [job.model_name, *_checkpoint_names(job)]
-            job.delete_model()
-            known = [self._log.find(Deployment, deployment_id(account_id, each)) for each in names]
-            served = [each for each in known if each is not None]
-            for each in served:
-                each.undeploy()
-            self._log.commit(job, *served)
-
-        self._log.retrying(attempt)
+        job = self._own_job(account_id, job_id)
+        names = [job.model_name, *_checkpoint_names(job)]
+        job.delete_model()
+        known = [self.log.find(Deployment, deployment_id(account_id, each)) for each in names]
+        served = [each for each in known if each is not None]
+        for each in served:
+            each.undeploy()
+        self.log.commit(job, *served)
 
     def redeploy(self, account_id: UUID, model: str) -> Deployment:
         """Deploy a name again. Raise NotFound if it was never deployed."""
@@ -130,25 +115,23 @@ class Deploying:
         """Undeploy a model or a checkpoint of an account."""
         return self._undeploy(account_id, model, lambda: None)
 
+    @retrying
     def _undeploy(self, account_id: UUID, model: str, require: Callable[[], None]) -> Deployment:
-        def attempt() -> Deployment:
-            deployment = self._own(account_id, model)
-            if deployment.status is not DeploymentStatus.UNDEPLOYED:
-                require()
-            deployment.undeploy()
-            self._log.commit(deployment)
-            return deployment
-
-        return self._log.retrying(attempt)
+        deployment = self._own(account_id, model)
+        if deployment.status is not DeploymentStatus.UNDEPLOYED:
+            require()
+        deployment.undeploy()
+        self.log.commit(deployment)
+        return deployment
 
     def _own(self, account_id: UUID, model: str) -> Deployment:
-        deployment = self._log.find(Deployment, deployment_id(account_id, model))
+        deployment = self.log.find(Deployment, deployment_id(account_id, model))
         if deployment is None:
             raise NotFound(f"{model} was never deployed. See `ecolink models list`.")
         return deployment
 
     def _own_job(self, account_id: UUID, job_id: UUID) -> Job:
-        job = self._log.find(Job, job_id)
+        job = self.log.find(Job, job_id)
         if job is None or job.account_id != account_id:
             raise NotFound(f"Unknown job {job_id}. See `ecolink jobs list`.")
         return job
@@ -158,7 +141,7 @@ def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
     """Return an unsaved deployment of a base model from the model store."""
     weights = Weights(
         base_model=base.name,
-        base_ref=base.ref,
+        base_ref=base.revision.ref,
         base_manifest_sha256=base.manifest_sha256,
         adapter=None,
     )
@@ -216,7 +199,6 @@ def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
 
 
 def _checkpoint_names(job: Job) -> list[str]:
-    """Return the model names of a job's checkpoints, one for each step."""
     return sorted({checkpoint_model(job.model_name, each.step) for each in job.checkpoints})
 
 
@@ -229,7 +211,6 @@ def _wanted(log: EventLog, account_id: UUID, model: str, weights: Weights) -> De
 
 
 def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weights:
-    """Return the weights of a job's adapter on its base model."""
     return Weights(
         base_model=job.plan.base_model,
         base_ref=job.plan.base_ref,

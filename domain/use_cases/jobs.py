@@ -9,7 +9,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad, require_capacity
 from domain.core.errors import CommandReused, DomainError, InsufficientBalance, NotFound, WrongState
-from domain.core.event_log import EventLog
+from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
 from domain.core.money import Toward, dollars
 from domain.estimating.estimate import Estimate
@@ -29,10 +29,11 @@ class Launching:
     """Use cases of a job's owner. Each command must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog, quoting: Quoting, retention: timedelta) -> None:
-        self._log = log
+        self.log = log
         self._quoting = quoting
         self._retention = retention
 
+    @retrying
     def approve(
         self,
         account_id: UUID,
@@ -49,62 +50,49 @@ class Launching:
         `wait`, raise NoCapacity if not enough GPUs are free.
         """
         job_id = created_id(account_id, "job", command_key)
+        existing, request = self.log.find(Job, job_id), self._request_for(job_id)
+        if request is not None and request.order != order:
+            raise CommandReused(REUSED)
+        if existing is not None:
+            _require_same(existing, choices, order)
+            return existing
+        if request is not None:
+            request.approve()
+        job = self._gated(job_id, account_id, choices, order, None if wait else loads)
+        self.log.commit(*filter(None, (request, job)))
+        return job
 
-        def attempt() -> Job:
-            existing, request = self._log.find(Job, job_id), self._request_for(job_id)
-            if request is not None and request.order != order:
-                raise CommandReused(REUSED)
-            if existing is not None:
-                _require_same(existing, choices, order)
-                return existing
-            if request is not None:
-                request.approve()
-            job = self._gated(job_id, account_id, choices, order, None if wait else loads)
-            self._log.commit(*filter(None, (request, job)))
-            return job
-
-        return self._log.retrying(attempt)
-
+    @retrying
     def approve_requested(self, job_id: UUID, choices: Choices) -> None:
         """Approve the job of an open request. The job is queued for its GPUs.
 
         `choices` are those of the request, with the GPUs that it omitted filled in. Raise
         InsufficientBalance if the balance is below the estimate's upper bound.
         """
+        request = self._request_for(job_id)
+        if request is None or not request.is_open:
+            return
+        job = self.log.find(Job, job_id)
+        if job is None:
+            job = self._gated(job_id, request.account_id, choices, request.order, None)
+        # The request's event makes a simultaneous cancellation a version conflict.
+        request.approve()
+        self.log.commit(request, job)
 
-        def attempt() -> None:
-            request = self._request_for(job_id)
-            if request is None or not request.is_open:
-                return
-            job = self._log.find(Job, job_id)
-            if job is None:
-                job = self._gated(job_id, request.account_id, choices, request.order, None)
-            # The request's event makes a simultaneous cancellation a version conflict.
-            request.approve()
-            self._log.commit(request, job)
-
-        self._log.retrying(attempt)
-
+    @retrying
     def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
         """Request a job whose files are not validated yet, once for each command key."""
         job_id = created_id(account_id, "job", command_key)
+        if self.made_before(account_id, command_key, order.request_sha256) is None:
+            self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
 
-        def attempt() -> None:
-            if self.made_before(account_id, command_key, order.request_sha256) is None:
-                self._log.commit(JobRequest.ordered(job_id, account_id, choices, order))
-
-        self._log.retrying(attempt)
-
+    @retrying
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
         """Refuse a request that is still open."""
-
-        def attempt() -> None:
-            request = self._request_for(job_id)
-            if request is not None and request.is_open:
-                request.refuse(refusal)
-                self._log.commit(request)
-
-        self._log.retrying(attempt)
+        request = self._request_for(job_id)
+        if request is not None and request.is_open:
+            request.refuse(refusal)
+            self.log.commit(request)
 
     def requested(self, account_id: UUID, job_id: UUID) -> JobRequest | None:
         """Return an account's request that has not become a job, or None."""
@@ -115,7 +103,7 @@ class Launching:
             or request.status is RequestStatus.APPROVED
         ):
             return None
-        return None if self._log.find(Job, job_id) is not None else request
+        return None if self.log.find(Job, job_id) is not None else request
 
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
@@ -125,7 +113,7 @@ class Launching:
         Raise CommandReused if the earlier request was different.
         """
         job_id = created_id(account_id, "job", command_key)
-        existing = self._log.find(Job, job_id) or self._request_for(job_id)
+        existing = self.log.find(Job, job_id) or self._request_for(job_id)
         if existing is None:
             return None
         if existing.order.request_sha256 != request_sha256:
@@ -168,43 +156,37 @@ class Launching:
         """Cancel a job. Its checkpoints are kept for the retention time."""
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
+    @retrying
     def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
         """Cancel a job, or its request if that is still open."""
-
-        def attempt() -> None:
-            if (request := self.requested(account_id, job_id)) is None:
-                self.cancel(account_id, job_id)
-                return
-            request.cancel()
-            self._log.commit(request)
-
-        self._log.retrying(attempt)
+        if (request := self.requested(account_id, job_id)) is None:
+            self.cancel(account_id, job_id)
+            return
+        request.cancel()
+        self.log.commit(request)
 
     def promote(self, account_id: UUID, job_id: UUID) -> Job:
         """Register the last checkpoint of a cancelled or failed job as a model."""
         return self._command(account_id, job_id, lambda job: job.promote())
 
+    @retrying
     def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
-        def attempt() -> Job:
-            job = self._log.find(Job, job_id)
-            if job is None and (request := self.requested(account_id, job_id)) is not None:
-                then = "Wait until it is queued." if request.is_open else "Create another job."
-                raise WrongState(f"The job is {request.status} and was never approved. {then}")
-            if job is None or job.account_id != account_id:
-                raise NotFound(f"Unknown job {job_id}. See `ecolink jobs list`.")
-            command(job)
-            self._log.commit(job)
-            return job
-
-        return self._log.retrying(attempt)
+        job = self.log.find(Job, job_id)
+        if job is None and (request := self.requested(account_id, job_id)) is not None:
+            then = "Wait until it is queued." if request.is_open else "Create another job."
+            raise WrongState(f"The job is {request.status} and was never approved. {then}")
+        if job is None or job.account_id != account_id:
+            raise NotFound(f"Unknown job {job_id}. See `ecolink jobs list`.")
+        command(job)
+        self.log.commit(job)
+        return job
 
     def _request_for(self, job_id: UUID) -> JobRequest | None:
-        return self._log.find(JobRequest, job_request_id(job_id))
+        return self.log.find(JobRequest, job_request_id(job_id))
 
     def _gated(
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
-        """Return a job that passes the balance gate and, given `loads`, the capacity gate."""
         quote = self._quoting.quote(account_id, choices)
         self._require_balance(account_id, quote.estimate)
         if loads is not None:
@@ -212,8 +194,7 @@ class Launching:
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
-        """Raise InsufficientBalance if the balance, including reserves, is below an estimate."""
-        account, needed = self._log.load(Account, account_id), wanted.high_micros
+        account, needed = self.log.load(Account, account_id), wanted.high_micros
         balance = account.balance_micros
         if not account.can_pay(needed, released_micros=account.reserved_micros):
             raise InsufficientBalance(
@@ -228,7 +209,6 @@ class Launching:
             )
 
     def _require_capacity(self, quote: Quote, loads: Loads) -> None:
-        """Raise NoCapacity if the GPUs are not free. The error proposes other suitable GPUs."""
         plan = quote.plan
         suitable = [
             load

@@ -55,7 +55,6 @@ def cheapest(
 
 
 def _nowhere(chosen: Sequence[PoolLoad], choices: Choices, names: DisplayNames) -> Invalid:
-    """Return the refusal of a job for which no region has enough GPUs."""
     place = names.region(choices.region) if choices.region else "any region"
     kind = names.gpu_type(choices.gpu_type) if choices.gpu_type else None
     if chosen:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import TypeVar
 from uuid import UUID
 
 from domain.capacity.gpu_pool import GpuPool
@@ -27,6 +27,7 @@ from domain.estimating.estimate import (
     remaining,
     sequence_length,
 )
+from domain.estimating.footprint import Layout
 from domain.estimating.memory import Fit, decide, fits
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
@@ -53,10 +54,20 @@ class Quote:
     plan: TrainingPlan
     fit: Fit
     estimate: Estimate
-    truncation: Truncation
-    """The effect of the sequence length on the dataset."""
     alternatives: frozenset[str]
     """GPU types that the job fits on, including its own."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The choices of an unfinished form. Invalid and missing ones are None."""
+
+    dataset_id: UUID | None = None
+    validation_dataset_id: UUID | None = None
+    base_model: str | None = None
+    region: str | None = None
+    gpu_type: str | None = None
+    gpu_count: int | None = None
 
 
 class Quoting:
@@ -78,28 +89,16 @@ class Quoting:
         """Display names of GPU types and regions."""
         return self._catalog.display_names
 
-    def problems(
-        self,
-        account_id: UUID,
-        dataset_id: UUID | None,
-        validation_dataset_id: UUID | None,
-        base_model: str | None,
-        region: str | None,
-        gpu_type: str | None,
-        gpu_count: int | None,
-    ) -> list[DomainError]:
-        """Return the problems with the valid fields of a form. Pass None for invalid fields."""
+    def problems(self, account_id: UUID, draft: Draft) -> list[DomainError]:
+        """Return the problems with the fields of a draft."""
         problems: list[DomainError] = []
-        if dataset_id is not None:
-            _attempt(problems, lambda: self._dataset(account_id, dataset_id))
-        if validation_dataset_id is not None:
-            _attempt(
-                problems,
-                lambda: self._dataset(account_id, validation_dataset_id, "validation_dataset"),
-            )
-        if base_model is not None:
+        files = {"dataset": draft.dataset_id, "validation_dataset": draft.validation_dataset_id}
+        for field, dataset_id in files.items():
+            if dataset_id is not None:
+                _attempt(problems, partial(self._dataset, account_id, dataset_id, field))
+        if (base_model := draft.base_model) is not None:
             _attempt(problems, lambda: self._served_base(base_model))
-        self._check_gpus(problems, region, gpu_type, gpu_count)
+        self._check_gpus(problems, draft.region, draft.gpu_type, draft.gpu_count)
         return problems
 
     def quote(
@@ -134,25 +133,32 @@ class Quoting:
         choices: Choices,
         approved: TrainingPlan | None,
     ) -> Quote:
-        """Return the quote for valid choices."""
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
         gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
         if approved is not None:
             gpu = gpu.model_copy(update={"dtype": approved.dtype})
         others = self._others(catalog, choices)
         work = _work(dataset, validation, base, fields, approved)
-        shape, length = work.shape, work.sequence_length
         if approved is None:
             _require_trainable(work)
-        truncation = Truncation.of(work.lengths, length)
-        fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
+        layout = Layout(work.shape, fields, work.sequence_length, count)
+        fit = _as_approved(decide(layout, gpu, others), approved)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count).model_copy(
             update={"conditions": self._conditions(choices, fit)}
         )
         return Quote(
             plan=TrainingPlan(
-                **_sources(dataset, validation, base),
+                dataset_id=dataset.id,
+                dataset_ref=dataset.ref,
+                dataset_sha256=dataset.sha256,
+                validation=validation
+                and ValidationFile(
+                    dataset_id=validation.id, ref=validation.ref, sha256=validation.sha256
+                ),
+                base_model=base.name,
+                base_ref=base.revision.ref,
+                base_manifest_sha256=base.manifest_sha256,
                 region=choices.region,
                 gpu_type=gpu.name,
                 gpu_count=count,
@@ -162,17 +168,14 @@ class Quoting:
                 precision=fit.precision,
                 gradient_checkpointing=fit.gradient_checkpointing,
                 dtype=fit.dtype,
-                sequence_length=length,
+                sequence_length=work.sequence_length,
                 batch_tokens=fit.batch_tokens,
                 required_bytes=fit.required_bytes,
-                truncation=truncation,
+                truncation=Truncation.of(work.lengths, work.sequence_length),
             ),
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
-            truncation=truncation,
-            alternatives=frozenset(
-                each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
-            ),
+            alternatives=frozenset(each.name for each in (gpu, *others) if fits(layout, each)),
         )
 
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
@@ -233,7 +236,6 @@ class Quoting:
         return dataset
 
     def _trainable(self, account_id: UUID, choices: Choices) -> Dataset:
-        """Return the chosen dataset. Raise Invalid if no job may train on it."""
         dataset = self._dataset(account_id, choices.dataset_id)
         has_validation = choices.validation_dataset_id is not None
         obstacle = dataset.trainability.obstacle(has_validation=has_validation)
@@ -262,7 +264,6 @@ class Quoting:
         return found
 
     def _served_base(self, name: str) -> BaseModel:
-        """Return a base model that is deployed, so that new jobs may fine-tune it."""
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
@@ -319,7 +320,6 @@ class Quoting:
             )
 
     def _capacity(self, region: str, gpu_type: str) -> int:
-        """Return the capacity of a GPU pool, as reported by the launchers."""
         pool = self._pool(region, gpu_type)
         return 0 if pool is None else pool.capacity
 
@@ -330,7 +330,6 @@ class Quoting:
         return self._pools[place]
 
     def _machine(self, region: str, gpu_type: str) -> Machine | None:
-        """Return the machine behind a CPU-backed type in a region; None if it is unknown."""
         pool = self._pool(region, gpu_type)
         return None if pool is None else pool.machine
 
@@ -346,7 +345,6 @@ class Quoting:
         )
 
     def _known(self, region: str, gpu: GpuType) -> GpuType:
-        """Return a GPU type with the dtype of its machine in a region."""
         machine = self._machine(region, gpu.name)
         if machine is None or gpu.dtype is not None:
             return gpu
@@ -367,25 +365,10 @@ def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
 
 
 def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
-    """Return the fit with the precision of an approved plan."""
     if approved is None:
         return fit
     kept = {"precision", "gradient_checkpointing", "batch_tokens"}
     return fit.model_copy(update={name: getattr(approved, name) for name in kept})
-
-
-def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:
-    """Return the references and hashes of the datasets and the base model, for a plan."""
-    own = validation
-    return {
-        "dataset_id": dataset.id,
-        "dataset_ref": dataset.ref,
-        "dataset_sha256": dataset.sha256,
-        "validation": own and ValidationFile(dataset_id=own.id, ref=own.ref, sha256=own.sha256),
-        "base_model": base.name,
-        "base_ref": base.ref,
-        "base_manifest_sha256": base.manifest_sha256,
-    }
 
 
 def _work(
@@ -396,7 +379,7 @@ def _work(
     approved: TrainingPlan | None,
 ) -> Work:
     """Return the work of a job. Raise DomainError if its tokens are not counted yet."""
-    shape, lengths = base.shape, _lengths(dataset, base)
+    shape, lengths = base.revision.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
     return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)

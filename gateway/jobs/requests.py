@@ -18,6 +18,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest
 from domain.training.training_plan import Order
+from domain.use_cases.quoting import Draft
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now
 from gateway.http.access import Caller
@@ -66,15 +67,13 @@ def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, orde
 
 def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
     """Raise any error that prevents the job regardless of its files."""
-    problems = backend.quoting.problems(
-        account_id,
-        None,
-        None,
-        choices.base_model,
-        choices.region or None,
-        choices.gpu_type or None,
-        choices.gpu_count,
+    draft = Draft(
+        base_model=choices.base_model,
+        region=choices.region or None,
+        gpu_type=choices.gpu_type or None,
+        gpu_count=choices.gpu_count,
     )
+    problems = backend.quoting.problems(account_id, draft)
     if problems:
         raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
 
@@ -111,7 +110,7 @@ def _is_ready(
         raise FileRejected(f"{name} was rejected", field=field)
     if dataset.status is DatasetStatus.VALIDATING:
         return False
-    if backend.quoting.problems(account_id, None, None, base_model, None, None, None):
+    if backend.quoting.problems(account_id, Draft(base_model=base_model)):
         return True  # Approval rejects this base model, for which tokens may never be counted.
     base = backend.log.load(BaseModel, base_model_id(base_model))
     content = (base.name, base.manifest_sha256)

@@ -456,6 +456,6 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def warnings_of_job(row: Mapping[str, Any]) -> list[str]:
     """Return warnings about choices of a job that may be mistakes."""
-    truncation = row["truncation"] and Truncation.model_validate(row["truncation"]).warning
+    truncation = Truncation.model_validate(row["truncation"]).warning
     chosen = Hyperparameters.model_construct(None, **row["hyperparameters"])
     return [*([truncation] if truncation else []), *cautions(chosen)]

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from domain.jobs.choices import Choices
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
+from domain.use_cases.quoting import Draft
 from gateway.backend import Backend
 from gateway.http.operations import Operation
 
@@ -96,7 +97,7 @@ class JobRequest(BaseModel):
         """
         asked = self.model_dump_json(exclude={"wait"}).encode()
         request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
-        return Order(self.suffix, self.deploy, request_sha256)
+        return Order(suffix=self.suffix, deploy=self.deploy, request_sha256=request_sha256)
 
 
 class JobFormRoute(Operation):
@@ -136,12 +137,12 @@ def _further_problems(request: Request, refused: RequestValidationError) -> list
         return None if (given := readable(name)) is None else UUID(str(given))
 
     backend: Backend = request.app.state.backend
-    problems = backend.quoting.problems(
-        request.state.caller.account_id,
+    draft = Draft(
         identified("dataset"),
         identified("validation_dataset"),
         *(readable(name) for name in ("base_model", "region", "gpu_type", "gpu_count")),
     )
+    problems = backend.quoting.problems(request.state.caller.account_id, draft)
     return [
         {"loc": ("body", problem.field), "msg": problem.message, "type": problem.code}
         for problem in problems

@@ -53,10 +53,10 @@ def quote(
         capacity=capacity,
         approvable=impact.missing.micros == 0 and capacity.is_open,
         effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
-        truncated_examples=quoted.truncation.truncated,
-        truncation_warning=quoted.truncation.warning,
+        truncated_examples=quoted.plan.truncation.truncated,
+        truncation_warning=quoted.plan.truncation.warning,
         cautions=cautions(form.hyperparameters),
-        warnings=[*size_warnings(quoted.truncation.examples), *quoted.plan.warnings],
+        warnings=[*size_warnings(quoted.plan.truncation.examples), *quoted.plan.warnings],
     )
 
 

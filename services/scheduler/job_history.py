@@ -56,7 +56,7 @@ class JobHistory:
                 self._gpu_count = event.plan.gpu_count
                 self._micro_batch_size = event.plan.lora.micro_batch_size
             case events.JobResumed():
-                self._gpu_count = event.gpu_count or self._gpu_count
+                self._gpu_count = event.gpu_count
             case events.MicroBatchHalved():
                 self._micro_batch_size = event.micro_batch_size
             case events.ResumeCertified():

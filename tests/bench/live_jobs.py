@@ -24,7 +24,7 @@ from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.sessions import begin_session
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from tests.builders.examples import PLAN
+from tests.builders.examples import PLAN, estimate_at
 
 JOBS_OF_ACCOUNT = 5
 RATE_MICROS = 600_000
@@ -102,7 +102,7 @@ class Platform:
         plan = PLAN.model_copy(
             update={"region": "bench", "rate_micros_per_hour": RATE_MICROS, "required_bytes": 10**9}
         )
-        job = Job.approve(uuid4(), self.account_id, plan)
+        job = Job.approve(uuid4(), self.account_id, plan, estimate_at(plan.rate_micros_per_hour))
         job.allocate_segment(1)
         job.start_pod(1, "pod", datetime.now(UTC))
         job.start_training(1, 0, TOTAL_STEPS, 1000, 50)

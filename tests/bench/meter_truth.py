@@ -21,7 +21,7 @@ from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
-from tests.builders.examples import PLAN, POLICY
+from tests.builders.examples import PLAN, POLICY, estimate_at
 from tests.simulation.memory_log import MemoryLog
 from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
 from tests.simulation.trainer import SimulatedTrainer
@@ -145,7 +145,7 @@ class MeterTruth:
         if status is JobStatus.PAUSED:
             rate = self.chance.randint(*RATES)
             self.happened["resumes"] += 1
-            self.command(job_id, lambda job: job.resume(None, rate, "simulated"))
+            self.command(job_id, lambda job: job.resume(estimate_at(rate), rate, "simulated", 1))
         elif self.happens("pauses", 0.3):
             self.command(job_id, lambda job: job.pause())
         elif self.happens("cancels", 0.1):

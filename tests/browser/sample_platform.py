@@ -36,6 +36,7 @@ from infrastructure.store import connect
 from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
 from tests.builders.commands import FixedClock
+from tests.builders.examples import revision
 from tests.builders.past_job import PastJob, add_steps
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.gateway.conftest import running_gateway
@@ -213,11 +214,10 @@ class Curator:
             shapes = {each.name: each.shape for each in shipped_offers().bases}
             for name in (*BASES, *SILENT_BASES):
                 manifest = self._put_tokenizer(f"models/{name}")
-                shape = shapes[name]
-                self.backend.ecolink.import_base_model(
-                    *(name, f"models/{name}", manifest, "LlamaForCausalLM"),
-                    *(shape.parameters, shape.context_length, shape),
+                content = revision(
+                    ref=f"models/{name}", manifest_sha256=manifest, shape=shapes[name]
                 )
+                self.backend.ecolink.import_base_model(name, content)
             for name in (*BASES, SILENT_BASES[-1]):
                 deployment = self.backend.deploying.deploy_base(name)
                 fails = ("no_room", REASONS["no_room"]) if name in SILENT_BASES else None

@@ -9,9 +9,10 @@ from uuid import UUID, uuid5
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from domain.core.aggregate import Aggregate, Cause
+from domain.catalog.base_model import Revision
+from domain.core.aggregate import Aggregate
 from domain.estimating.estimate import Estimate, PhaseEstimate, Precision
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import (
     ModeDifference,
@@ -23,9 +24,11 @@ from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
+from domain.training.token_lengths import TokenLengths
 from domain.training.training_plan import TrainingPlan
+from domain.training.truncation import Truncation
 from services.billing.settlement import LeasePolicy
-from tests.builders.commands import NOW
+from tests.builders.tiny_model import TINY_SHAPE
 
 ACCOUNT_ID = UUID("11111111-1111-5111-8111-111111111111")
 JOB_ID = UUID("22222222-2222-5222-8222-222222222222")
@@ -51,6 +54,7 @@ PLAN = TrainingPlan(
     sequence_length=128,
     batch_tokens=2048,
     required_bytes=1_500_000_000,
+    truncation=Truncation.of(TokenLengths.of([128] * 100), 128),
 )
 """A plan that costs 1,000 micro-dollars a second."""
 
@@ -67,8 +71,21 @@ ESTIMATE = Estimate(
 """120 to 156 seconds, all phases alike."""
 
 
+REVISION = Revision(
+    ref=PLAN.base_ref,
+    manifest_sha256=PLAN.base_manifest_sha256,
+    architecture="LlamaForCausalLM",
+    shape=TINY_SHAPE,
+)
+"""The content of the base model in the plan."""
+
 RETENTION = timedelta(days=30)
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
+
+
+def estimate_at(rate_micros_per_hour: int) -> Estimate:
+    """Return the same estimate at another price."""
+    return ESTIMATE.model_copy(update={"rate_micros_per_hour": rate_micros_per_hour})
 
 
 def happened(aggregate: Aggregate) -> list[str]:
@@ -95,24 +112,9 @@ def meter(paid_seconds: int = 0, *, job: int = 0, rate: int = PLAN.rate_micros_p
     return opened
 
 
-def job() -> Job:
-    """An approved job."""
-    approved = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
-    approved.collect_events()
-    return approved
-
-
-def running(segment: int = 1) -> Job:
-    """A job whose segment trains, after those before it were stopped by the platform."""
-    given = job()
-    for number in range(1, segment + 1):
-        given.allocate_segment(number)
-        given.start_pod(number, f"pod-{number}", NOW)
-        given.start_training(number, 0, 30, 100, 5)
-        if number < segment:
-            given.end_segment(number, ending(SegmentEnd.STOPPED, 10))
-    given.collect_events()
-    return given
+def revision(**changes: object) -> Revision:
+    """Return the content of the base model, with some changes."""
+    return REVISION.model_copy(update=changes)
 
 
 def ending(reason: SegmentEnd, elapsed_seconds: int = 0, **fields: Any) -> SegmentEnding:
@@ -127,10 +129,9 @@ def saved_checkpoint(
     elapsed_seconds: int = 10,
     ref: str = "",
     manifest_sha256: str = "c" * 64,
-    total_bytes: int = 1000,
     **fields: Any,
 ) -> SavedCheckpoint:
-    """A stored checkpoint."""
+    """Return a stored checkpoint."""
     return SavedCheckpoint(
         segment=segment,
         step=step,
@@ -138,8 +139,7 @@ def saved_checkpoint(
         elapsed_seconds=elapsed_seconds,
         ref=ref or f"checkpoints/{segment}/{step}",
         manifest_sha256=manifest_sha256,
-        total_bytes=total_bytes,
-        **fields,
+        **{"total_bytes": 1000} | fields,
     )
 
 
@@ -175,50 +175,3 @@ def evaluation_result(
 
 
 STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
-
-
-def save_checkpoint(
-    given: Job, segment: int, step: int, elapsed_seconds: int = 10, eval_loss: float | None = None
-) -> None:
-    """A checkpoint of the running segment."""
-    given.save_checkpoint(
-        saved_checkpoint(segment, step, 1.5, elapsed_seconds, state=STATE, eval_loss=eval_loss)
-    )
-
-
-def evaluate(given: Job, segment: int) -> None:
-    """All steps are done and saved, and the held-out losses are known."""
-    save_checkpoint(given, segment, 30, elapsed_seconds=70)
-    given.start_evaluation(segment, 30)
-    given.complete_evaluation(segment, evaluation_result())
-
-
-def complete(given: Job, segment: int) -> None:
-    """Evaluated, registered and over."""
-    evaluate(given, segment)
-    given.register(segment, "adapter", "a" * 64)
-    given.end_segment(segment, ending(SegmentEnd.COMPLETED, 90))
-
-
-def paused() -> Job:
-    """A job that its owner paused at step 10."""
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    given.collect_events()
-    return given
-
-
-def cancelled() -> Job:
-    """A job that was cancelled at step 10."""
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    given.collect_events()
-    return given
-
-
-def at(given_seconds: float) -> Cause:
-    return Cause("account:test", "later", NOW + timedelta(seconds=given_seconds))

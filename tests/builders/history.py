@@ -32,13 +32,13 @@ from tests.builders.examples import (
     ESTIMATE,
     JOB_ID,
     PLAN,
+    REVISION,
     STATE,
     ending,
     evaluation_result,
     resume_certificate,
     saved_checkpoint,
 )
-from tests.builders.tiny_model import TINY_SHAPE
 
 SECRET = "eco_secret-of-a-test"
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300
@@ -128,9 +128,7 @@ class History:
     def import_base(self, name: str = "tiny") -> BaseModel:
         """Import a base model."""
         with command("import base"):
-            base = BaseModel.imported(
-                name, PLAN.base_ref, "b" * 64, "llama", 50_000, 256, TINY_SHAPE
-            )
+            base = BaseModel.imported(name, REVISION)
             self.log.commit(base)
         return base
 
@@ -333,7 +331,7 @@ class History:
     ) -> None:
         """Resume as the owner. The gates are not checked."""
         with self.changing_job() as job:
-            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpu_count)
+            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpu_count or job.gpu_count)
 
     def cancel(self) -> None:
         """Cancel as the owner."""

@@ -278,7 +278,7 @@ class PastJob:
                     self._elapsed_seconds,
                     f"jobs/{self.id}/checkpoints/{job.segment}/step-{self.step}",
                     "c" * 64,
-                    SAVED_BYTES,
+                    total_bytes=SAVED_BYTES,
                     state=STATE,
                     eval_loss=loss + 0.08,
                 )

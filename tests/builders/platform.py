@@ -27,6 +27,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.datasets.validating import conclude, refs_of
 from services.datasets.validation import validate
+from tests.builders.examples import revision
 from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.projecting import project
 
@@ -160,9 +161,7 @@ class Platform:
 
     def base_model(self, name: str = BASE_MODEL) -> None:
         with because(self.cause):
-            self.ecolink.import_base_model(
-                name, "models/tiny", "22", "LlamaForCausalLM", 1000, 256, TINY_SHAPE
-            )
+            self.ecolink.import_base_model(name, revision(manifest_sha256="22"))
         self.deploy_base(name)
         self.open_pool("cpu", 2)
 
@@ -174,9 +173,9 @@ class Platform:
             make_tiny_tokenizer(template).save_pretrained(directory)
             ref = f"models/{name}"
             manifest = self.artifacts.put_directory(ref, Path(directory))
-            return self.ecolink.import_base_model(
-                name, ref, manifest.sha256, "LlamaForCausalLM", 1000, context, TINY_SHAPE
-            )
+            shape = TINY_SHAPE.model_copy(update={"context_length": context})
+            content = revision(ref=ref, manifest_sha256=manifest.sha256, shape=shape)
+            return self.ecolink.import_base_model(name, content)
 
     def deploy_base(self, name: str = BASE_MODEL) -> None:
         """Deploy the base model and activate the deployment."""

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from domain.catalog.catalog_entries import GpuType
-from domain.catalog.model_shape import ModelShape
+from domain.catalog.model_shape import ModelShape, separate_linears
+
+FIGURES = (
+    *("parameters", "layers", "hidden_size", "intermediate_size"),
+    *("attention_heads", "kv_heads", "vocab_size", "context_length"),
+)
 
 
 def shape(
-    parameters: int,
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    heads: int,
-    kv_heads: int,
-    vocab: int,
-    context: int,
-    *,
-    tied: bool = False,
-    linears: dict[str, tuple[int, int]] | None = None,
+    *figures: int, tied: bool = False, linears: dict[str, tuple[int, int]] | None = None
 ) -> ModelShape:
-    """A decoder with the linear modules of Llama, unless others are given."""
+    """Return a decoder with the linear modules of Llama, unless others are given."""
+    given = dict(zip(FIGURES, figures, strict=True))
+    hidden, heads = given["hidden_size"], given["attention_heads"]
     head_dim = hidden // heads
-    keys = kv_heads * head_dim
-    return ModelShape(
-        parameters=parameters,
-        layers=layers,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        attention_heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=vocab,
-        context_length=context,
-        tied_embeddings=tied,
-        linears=linears
-        or {
-            "q_proj": (hidden, hidden),
-            "k_proj": (hidden, keys),
-            "v_proj": (hidden, keys),
-            "o_proj": (hidden, hidden),
-            "gate_proj": (hidden, intermediate),
-            "up_proj": (hidden, intermediate),
-            "down_proj": (intermediate, hidden),
-        },
+    llama = separate_linears(hidden, given["intermediate_size"], heads, given["kv_heads"], head_dim)
+    return ModelShape.model_validate(
+        given | {"head_dim": head_dim, "tied_embeddings": tied, "linears": linears or llama}
     )
 
 
@@ -64,27 +40,18 @@ QWEN_7B = shape(
 )
 
 
-def gpu(
-    vram_gib: float,
-    *,
-    name: str = "gpu",
-    title: str | None = None,
-    micros_per_hour: int = 1_000_000,
-    tflops: float = 312.0,
-    backing: Literal["nvidia", "cpu"] = "nvidia",
-    max_per_job: int = 8,
-) -> GpuType:
-    """A GPU type with some memory."""
-    return GpuType(
-        name=name,
-        title=title or name,
-        vram_gib=vram_gib,
-        micros_per_hour=micros_per_hour,
-        bf16_tflops=tflops,
-        backing=backing,
-        max_per_job=max_per_job,
-        source="test",
-    )
+def gpu(vram_gib: float, **fields: object) -> GpuType:
+    """Return a GPU type with some memory."""
+    defaults = {
+        "name": "gpu",
+        "title": fields.get("name", "gpu"),
+        "micros_per_hour": 1_000_000,
+        "bf16_tflops": 312.0,
+        "backing": "nvidia",
+        "max_per_job": 8,
+        "source": "test",
+    }
+    return GpuType.model_validate(defaults | {"vram_gib": vram_gib} | fields)
 
 
-CPU = gpu(16.0, name="cpu", tflops=0.15, backing="cpu", max_per_job=2)
+CPU = gpu(16.0, name="cpu", bf16_tflops=0.15, backing="cpu", max_per_job=2)

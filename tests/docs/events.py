@@ -26,7 +26,8 @@ def page() -> str:
     return markdown.page(
         "Events",
         "This page lists every event that EcoLink stores, by aggregate. Topics are names, not "
-        "module paths: they never change, although the code may move.",
+        "module paths: they never change, although the code may move. "
+        "[stored-events.ndjson](stored-events.ndjson) has a stored example of each event.",
         markdown.section(
             "Fields of every event",
             markdown.table(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.docs import cli, decisions, events, exit_codes, routes, settings, states
+from tests.docs import cli, decisions, events, exit_codes, routes, settings, states, stored_events
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/routes.md": routes.page,
     "reference/settings.md": settings.page,
     "reference/states.md": states.page,
+    "reference/stored-events.ndjson": stored_events.page,
 }
 
 

@@ -18,7 +18,7 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.jobs.job import Job
 from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision, stream_config
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
 pytestmark = pytest.mark.usefixtures("unseeded")
 
@@ -91,7 +91,7 @@ def _opened() -> Aggregate:
 
 
 def _approved() -> Aggregate:
-    return Job.approve(JOB_ID, ACCOUNT_ID, PLAN)
+    return Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
 
 
 @pytest.mark.parametrize("make", [_opened, _approved])

@@ -16,9 +16,8 @@ from projections.datasets import (
     uncounted_of,
 )
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, DATASET_ID
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, revision
 from tests.builders.history import History
-from tests.builders.tiny_model import TINY_SHAPE
 from tests.projections.conftest import Fold
 
 
@@ -66,7 +65,7 @@ def test_each_revision_of_a_base_model_needs_a_count(
     count(history, "b" * 64, 20, 30)
     assert missing() == []
     with command("revise"):
-        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512, TINY_SHAPE)
+        base.revise(revision(ref="models/tiny-2", manifest_sha256="e" * 64))
         history.log.commit(base)
     assert missing() == ["e" * 64]
     pair = {"dataset_id": DATASET_ID, "base_model": "tiny"}

@@ -58,9 +58,9 @@ class Platform:
         self._log = log
         self._minutes = 0
 
-    def approve(self, estimate: Estimate | None = ESTIMATE, **plan: object) -> UUID:
+    def approve(self, **plan: object) -> UUID:
         with self._minute("approve"):
-            job = Job.approve(uuid4(), ACCOUNT_ID, PLAN.model_copy(update=plan), estimate)
+            job = Job.approve(uuid4(), ACCOUNT_ID, PLAN.model_copy(update=plan), ESTIMATE)
             self._log.commit(job)
         return job.id
 
@@ -119,7 +119,6 @@ def test_a_row_has_the_approved_range_and_then_the_actual_values(
     platform: Platform, fold: Fold
 ) -> None:
     first, second = platform.approve(), platform.approve()
-    platform.approve(None)  # without an estimate
     platform.score(second, 1.2, segments=2)
     rows = report_rows(fold(ESTIMATES))
     assert [row["job_id"] for row in rows] == [first, second]

@@ -41,6 +41,7 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import OVERRUN, Segments
+from tests.builders.examples import estimate_at
 from tests.simulation.books import Books
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle
@@ -146,8 +147,9 @@ class SimulatedPlatform:
 
     def approve(self, account_id: UUID, name: str, plan: TrainingPlan) -> UUID:
         job_id = uuid5(account_id, name)
+        estimate = estimate_at(plan.rate_micros_per_hour)
         with self._acting("account"):
-            self.log.commit(Job.approve(job_id, account_id, plan))
+            self.log.commit(Job.approve(job_id, account_id, plan, estimate))
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:

@@ -26,7 +26,7 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.artifacts import MANIFEST
-from tests.builders.examples import PLAN, POLICY
+from tests.builders.examples import PLAN, POLICY, estimate_at
 from tests.simulation.platform import (
     PAID_BY_PLATFORM,
     PAID_BY_USER,
@@ -95,7 +95,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     @rule(number=indices, rate=rates)
     def resume(self, number: int, rate: int) -> None:
-        self.command(number, lambda job: job.resume(None, rate, "test"))
+        self.command(number, lambda job: job.resume(estimate_at(rate), rate, "test", 1))
 
     @rule(number=indices)
     def cancel(self, number: int) -> None:

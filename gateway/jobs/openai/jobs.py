@@ -65,7 +65,7 @@ async def create_job(
 
     def create() -> JobObject:
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
-        order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
+        order = Order(suffix=wanted.suffix, deploy=True, request_sha256=request_sha256)
         job_id = _ordered(backend, caller, key, choices, order)
         with backend.pool.connection() as connection:
             set_job_metadata(connection, job_id, wanted.metadata or {})

@@ -213,8 +213,8 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
         ecolink=EcoLinkObject(
             status=status,
             phase=status,
-            region=request.region,
-            gpu_type=request.gpu_type,
+            region=choices.region or None,
+            gpu_type=choices.gpu_type or None,
             gpu_count=choices.gpu_count,
             rate_micros_per_hour=None,
             cost_micros=0,

@@ -143,7 +143,7 @@ def _is_of(made: Job, entries: Entries) -> bool:
         request is not None
         and not reading.problems
         and request.choices.recorded == made.plan.choices
-        and Order(request.suffix, request.deploy) == made.order
+        and Order(suffix=request.suffix, deploy=request.deploy) == made.order
     )
 
 

@@ -12,6 +12,7 @@ from domain.core.identity import CATALOG_ID
 from domain.use_cases.accounts import EcoLink
 from infrastructure.settings import Settings
 from tests.builders.commands import command
+from tests.builders.examples import REVISION
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.deploy.operator.command_line import ecolink
 
@@ -52,9 +53,7 @@ def test_show_has_prices_capacity_and_bases(log: EventLog) -> None:
     smollm2 = ["smollm2-135m-instruct", "135M", "30", "576", "8192", "yes", "no"]
     assert row(shown, "smollm2-135m-instruct") == smollm2
     with command("import"):
-        EcoLink(log).import_base_model(
-            "smollm2-135m-instruct", "models/x", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
-        )
+        EcoLink(log).import_base_model("smollm2-135m-instruct", REVISION)
     assert row(ecolink("catalog", "show"), "smollm2-135m-instruct")[-1] == "yes"
 
 
@@ -89,9 +88,7 @@ def test_bases_are_listed_made_eligible_and_delisted(log: EventLog) -> None:
     refused = ecolink("catalog", "bases", "set", "mine", exit_code=1)
     assert "ecolink models import SOURCE --name mine" in refused
     with command("import"):
-        EcoLink(log).import_base_model(
-            "mine", "models/mine", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
-        )
+        EcoLink(log).import_base_model("mine", REVISION)
     ecolink("catalog", "bases", "set", "mine")
     assert offered(log).bases["mine"].shape == TINY_SHAPE
     ecolink("catalog", "bases", "withdraw", "mine")
@@ -102,7 +99,7 @@ def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> No
     ecolink("catalog", "bases", "deploy", "phi-4", exit_code=1)
     ecolink("catalog", "bases", "undeploy", "phi-4", exit_code=1)
     with command("import"):
-        EcoLink(log).import_base_model("phi-4", "models/x", "m", "Phi3", 1, 1, TINY_SHAPE)
+        EcoLink(log).import_base_model("phi-4", REVISION)
     for _ in range(2):
         assert "deploying" in ecolink("catalog", "bases", "deploy", "phi-4")
     assert row(ecolink("catalog", "show"), "phi-4")[-2:] == ["yes", "deploying"]

@@ -11,7 +11,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import kept_log_ref
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.deploy.operator.command_line import ecolink
 
 TRACE = 'Traceback (most recent call last):\n  File "/srv/ecolink/trainer.py", line 1, in step\n'
@@ -19,7 +19,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/srv/ecolink/trainer.py", l
 
 def test_an_operator_reads_the_whole_output_of_a_launch(settings: Settings, log: EventLog) -> None:
     with command("approve"):
-        job = Job.approve(JOB_ID, ACCOUNT_ID, PLAN)
+        job = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
         log.save(job)
     show = partial(ecolink, "trainer-log", f"ftjob-{job.id.hex}", "--segment", "2")
     show(exit_code=1)

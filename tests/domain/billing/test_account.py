@@ -1,181 +1,197 @@
-"""Account: credits, leases, charges, and what may never happen to a balance."""
-
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from domain.billing.account import Account
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment, Receipt
-from domain.core.aggregate import because, current_cause
 from domain.core.errors import CommandReused, InsufficientBalance, Invalid
-from tests.builders.commands import NOW
-from tests.builders.examples import ACCOUNT_ID, JOB_ID, account, happened
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, account
+from tests.builders.scenario import AccountStep, fact, later, topics, when
 
-LOW_SECONDS = 900
-
-
-def test_a_credit_counts_once_for_each_reference() -> None:
-    given = account()
-    given.grant_credit(500, "invoice-1")
-    given.grant_credit(500, "invoice-1")
-    given.grant_credit(500, "invoice-2")
-    assert happened(given) == ["CreditGranted", "CreditGranted"]
-    assert given.balance_micros == 1000
+DAY_SECONDS = timedelta(days=1).total_seconds()
+SECOND_MICROS = 100
 
 
-def test_a_reference_stands_for_one_amount() -> None:
-    given = account()
-    given.grant_credit(500, "invoice-1")
-    with pytest.raises(CommandReused):
-        given.grant_credit(600, "invoice-1")
-    assert given.balance_micros == 500
+def grants(amount_micros: int, reference: str = "invoice-1") -> AccountStep:
+    return lambda given: given.grant_credit(amount_micros, reference)
 
 
-def test_a_credit_of_nothing_is_refused() -> None:
-    with pytest.raises(Invalid):
-        account().grant_credit(0, "r")
+def settles(captured: int = 0, reserved: int = 0) -> AccountStep:
+    return lambda given: given.settle(
+        captured_micros=captured, reserved_micros=reserved, second_micros=SECOND_MICROS
+    )
+
+
+def payment(amount_micros: int, provider: str = "manual") -> Payment:
+    receipt = Receipt(provider=provider, reference="INV-7", amount_micros=amount_micros)
+    return Payment.receive(ACCOUNT_ID, receipt)
+
+
+def pays(amount_micros: int, provider: str = "manual") -> AccountStep:
+    return lambda given: given.top_up(payment(amount_micros, provider))
+
+
+def watches(*runways: int | None) -> list[AccountStep]:
+    return [lambda given, runway=each: given.watch_runway(runway, 900) for each in runways]
 
 
 @pytest.mark.parametrize(
-    "reference", ["", " ", "a\x00b", "\ud800", "=1+2", "a@b.example", "x" * 101]
+    ("given", "steps", "then", "balance"),
+    [
+        pytest.param(
+            0,
+            [grants(500), grants(500), grants(700, "invoice-2")],
+            [
+                fact("CreditGranted", amount_micros=500, reference="invoice-1"),
+                fact("CreditGranted", amount_micros=700, reference="invoice-2"),
+            ],
+            (1200, 0),
+            id="a credit counts once for each reference",
+        ),
+        pytest.param(
+            0,
+            [grants(500, " demo  credit "), grants(500, "demo credit")],
+            [fact("CreditGranted", reference="demo credit")],
+            (500, 0),
+            id="white space does not make another reference",
+        ),
+        pytest.param(
+            1000,
+            [settles(reserved=600), settles(captured=250, reserved=100)],
+            [
+                fact("UsageSettled", captured_micros=0, reserved_micros=600),
+                fact("UsageSettled", captured_micros=250, reserved_micros=100),
+            ],
+            (750, 450),
+            id="a charge reduces the reserve and the balance",
+        ),
+        pytest.param(1000, [settles()], [], (1000, 0), id="nothing to settle is no event"),
+        pytest.param(
+            1000,
+            [settles(reserved=1000), settles(captured=950), settles(reserved=-50)],
+            [
+                fact("UsageSettled", reserved_micros=1000),
+                fact("UsageSettled", captured_micros=950),
+                fact("BalanceDepleted", balance_micros=50),
+                fact("UsageSettled", reserved_micros=-50),
+            ],
+            (50, 0),
+            id="a balance below the price of a second is depleted once",
+        ),
+        pytest.param(
+            1000,
+            [lambda given: given.reverse_charge(40, JOB_ID, 1, 10, 50)],
+            [
+                fact(
+                    "ChargeReversed",
+                    amount_micros=40,
+                    job_id=JOB_ID,
+                    segment=1,
+                    from_seconds=10,
+                    to_seconds=50,
+                )
+            ],
+            (1040, 0),
+            id="a reversal names its segment and seconds",
+        ),
+        pytest.param(
+            1000,
+            [pays(500)],
+            [fact("ToppedUp", amount_micros=500, provider="manual", reference="INV-7")],
+            (1500, 0),
+            id="a payment is added to the balance",
+        ),
+        pytest.param(
+            0,
+            [
+                *(pays(TEST_DAY_MICROS, TEST_PROVIDER), pays(TEST_DAY_MICROS)),
+                later(DAY_SECONDS, pays(TEST_DAY_MICROS, TEST_PROVIDER)),
+            ],
+            [fact("ToppedUp", amount_micros=TEST_DAY_MICROS)] * 3,
+            (3 * TEST_DAY_MICROS, 0),
+            id="test payments are limited by day, others are not",
+        ),
+    ],
 )
-def test_a_credit_without_a_proper_reference_is_refused(reference: str) -> None:
-    given = account()
-    with pytest.raises(Invalid) as refusal:
-        given.grant_credit(500, reference)
-    assert refusal.value.field == "reference"
-    assert happened(given) == []
+def test_an_account_records(
+    given: int, steps: list[AccountStep], then: list[fact], balance: tuple[int, int]
+) -> None:
+    account_ = account(given)
+    assert when(account_, *steps) == then
+    assert (account_.balance_micros, account_.reserved_micros) == balance
+    assert account_.available_micros == balance[0] - balance[1]
 
 
-def test_a_credit_with_other_spaces_in_its_reference_is_the_same_one() -> None:
-    given = account()
-    given.grant_credit(500, " demo  credit ")
-    given.grant_credit(500, "demo credit")
-    assert given.balance_micros == 500
-    assert list(given.references) == ["demo credit"]
+@pytest.mark.parametrize(
+    ("given", "refused", "error", "field"),
+    [
+        pytest.param([grants(500)], grants(600), CommandReused, "reference", id="another amount"),
+        pytest.param([], grants(0), Invalid, "amount", id="a credit of nothing"),
+        *[
+            pytest.param([], grants(500, wrong), Invalid, "reference", id=f"reference {wrong!r}")
+            for wrong in ("", " ", "a\x00b", "\ud800", "=1+2", "a@b.example", "x" * 101)
+        ],
+        pytest.param([], settles(reserved=1), InsufficientBalance, None, id="leases beyond it"),
+        pytest.param(
+            [pays(TEST_DAY_MICROS - 1, TEST_PROVIDER)],
+            pays(2, TEST_PROVIDER),
+            Invalid,
+            "amount",
+            id="test payments beyond the daily limit",
+        ),
+    ],
+)
+def test_an_account_refuses(
+    given: list[AccountStep], refused: AccountStep, error: Any, field: str | None
+) -> None:
+    account_ = account()
+    when(account_, *given)
+    with pytest.raises(error) as refusal:
+        refused(account_)
+    assert refusal.value.field == field
+    assert account_.collect_events() == []
 
 
-def test_leases_hold_a_part_of_the_balance() -> None:
+@pytest.mark.parametrize("step", [grants(10_000), pays(10_000)])
+def test_new_money_ends_the_depletion(step: AccountStep) -> None:
     given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=600)
-    assert happened(given) == ["UsageSettled"]
-    assert (given.balance_micros, given.reserved_micros, given.available_micros) == (1000, 600, 400)
-
-
-def test_leases_beyond_the_balance_are_refused() -> None:
-    given = account(1000)
-    with pytest.raises(InsufficientBalance):
-        given.settle(captured_micros=0, reserved_micros=1001)
-    assert happened(given) == []
-
-
-def test_a_charge_leaves_the_reserve_and_the_balance() -> None:
-    given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=600)
-    given.settle(captured_micros=250, reserved_micros=100)
-    assert (given.balance_micros, given.reserved_micros) == (750, 450)
-
-
-def test_depletion_commits_with_the_charge_that_gets_there_and_once() -> None:
-    given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=1000, second_micros=100)
-    happened(given)
-    given.settle(captured_micros=950, reserved_micros=0, second_micros=100)
-    assert happened(given) == ["UsageSettled", "BalanceDepleted"]
-    given.settle(captured_micros=0, reserved_micros=-50, second_micros=100)
-    assert happened(given) == ["UsageSettled"]
-    given.grant_credit(10_000, "more")
+    when(given, settles(reserved=1000), settles(captured=1000))
+    assert given.depleted
+    when(given, step)
     assert not given.depleted
 
 
-def test_nothing_to_settle_is_no_event() -> None:
-    given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=0, second_micros=10)
-    assert happened(given) == []
-
-
-def test_a_reversal_gives_back_and_names_its_work() -> None:
-    given = account(1000)
-    given.reverse_charge(40, JOB_ID, segment=1, from_seconds=10, to_seconds=50)
-    (event,) = given.collect_events()
-    assert isinstance(event, Account.ChargeReversed)
-    assert (event.job_id, event.from_seconds, event.to_seconds) == (JOB_ID, 10, 50)
-    assert given.balance_micros == 1040
-
-
-def test_a_payment_tops_the_balance_up() -> None:
-    given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=1000, second_micros=100)
-    given.settle(captured_micros=1000, reserved_micros=0, second_micros=100)
-    happened(given)
-    given.top_up(payment(500))
-    assert happened(given) == ["ToppedUp"]
-    assert given.balance_micros == 500
-    assert not given.depleted
-
-
-def test_test_payments_are_capped_for_each_day() -> None:
-    given = account()
-    with because(replace(current_cause(), now=NOW)):
-        given.top_up(payment(TEST_DAY_MICROS - 1, TEST_PROVIDER))
-        with pytest.raises(Invalid) as refusal:
-            given.top_up(payment(2, TEST_PROVIDER))
-        assert refusal.value.field == "amount"
-        given.top_up(payment(TEST_DAY_MICROS))
-        given.top_up(payment(1, TEST_PROVIDER))
-    with because(replace(current_cause(), now=NOW + timedelta(days=1))):
-        given.top_up(payment(TEST_DAY_MICROS, TEST_PROVIDER))
-    assert given.balance_micros == 3 * TEST_DAY_MICROS
-
-
-def test_a_payment_that_is_stored_already_tops_nothing_up() -> None:
+def test_a_stored_payment_is_not_added_again() -> None:
     given, stored = account(), payment(500)
     stored.collect_events()
     with pytest.raises(AssertionError):
         given.top_up(stored)
 
 
-def test_a_low_balance_is_said_once_for_each_crossing() -> None:
+def test_a_low_balance_is_recorded_once_for_each_crossing() -> None:
     given = account(1000)
-    for runway in (900, 899, 500, 899):
-        given.watch_runway(runway, LOW_SECONDS)
-    (event,) = given.collect_events()
-    assert isinstance(event, Account.BalanceLow)
-    assert event.runway_seconds == 899
-    for runway in (900, 2000, 10):
-        given.watch_runway(runway, LOW_SECONDS)
-    assert happened(given) == ["BalanceRecovered", "BalanceLow"]
+    assert when(given, *watches(900, 899, 500, 899)) == [fact("BalanceLow", runway_seconds=899)]
+    when(given, pays(500))
+    assert given.low, "until the runway is computed again"
+    assert when(given, *watches(900, 2000, 10)) == [
+        fact("BalanceRecovered", runway_seconds=900),
+        fact("BalanceLow", runway_seconds=10),
+    ]
 
 
-def test_when_nothing_uses_it_up_a_balance_is_not_low_and_the_next_crossing_is_said() -> None:
+def test_a_balance_that_nothing_uses_is_not_low() -> None:
     given = account(1000)
-    for runway in (10, None, None, 10, 20):
-        given.watch_runway(runway, LOW_SECONDS)
-    low, recovered, again = given.collect_events()
-    assert isinstance(low, Account.BalanceLow)
-    assert isinstance(recovered, Account.BalanceRecovered)
-    assert recovered.runway_seconds is None
-    assert isinstance(again, Account.BalanceLow)
+    assert when(given, *watches(10, None, None, 10, 20)) == [
+        fact("BalanceLow"),
+        fact("BalanceRecovered", runway_seconds=None),
+        fact("BalanceLow"),
+    ]
 
 
-def test_a_top_up_alone_is_no_recovery_before_a_tick_saw_it() -> None:
-    given = account()
-    given.watch_runway(10, LOW_SECONDS)
-    given.top_up(payment(500))
-    assert given.low
-
-
-def test_a_snapshot_is_the_account() -> None:
+def test_a_snapshot_restores_the_account() -> None:
     given = account(1000)
-    given.settle(captured_micros=0, reserved_micros=300)
-    given.watch_runway(1, LOW_SECONDS)
-    happened(given)
+    assert topics(when(given, settles(reserved=300), *watches(1)))[-1] == "BalanceLow"
     assert Account.Snapshot.take(given).mutate(None) == given
-
-
-def payment(amount_micros: int, provider: str = "manual") -> Payment:
-    receipt = Receipt(provider=provider, reference="INV-7", amount_micros=amount_micros)
-    return Payment.receive(ACCOUNT_ID, receipt)

@@ -1,5 +1,3 @@
-"""Meter: minutes as facts, leases as seconds, settlement to the second."""
-
 from __future__ import annotations
 
 import pytest
@@ -9,99 +7,77 @@ from hypothesis import strategies as st
 from domain.billing.meter import Meter
 from domain.core.aggregate import Cause, because
 from domain.core.errors import WrongState
-from tests.builders.examples import happened, meter
-from tests.domain.conftest import NOW
+from tests.builders.commands import NOW
+from tests.builders.examples import meter
+from tests.builders.scenario import fact, topics, when
 
 
 def test_the_first_lease_is_granted_and_later_ones_extend_it() -> None:
     given = meter()
-    assert given.extend_lease(300) == 300_000
-    assert given.extend_lease(60) == 60_000
-    assert happened(given) == ["LeaseGranted", "LeaseExtended"]
-    assert given.paid_seconds == 360
+    assert (given.extend_lease(300), given.extend_lease(60)) == (300_000, 60_000)
+    assert given.collect_events() == [
+        fact("LeaseGranted", paid_seconds=300),
+        fact("LeaseExtended", paid_seconds=360),
+    ]
 
 
-def test_only_whole_minutes_are_posted_while_it_runs() -> None:
+@pytest.mark.parametrize(
+    ("paid_seconds", "elapsed", "charges"),
+    [
+        pytest.param(300, [59, 150, 150], [0, 120_000, 0], id="only whole minutes"),
+        pytest.param(60, [1000], [60_000], id="never beyond the lease"),
+        pytest.param(95, [94, 95, 200], [60_000, 35_000, 0], id="the end of a used-up lease"),
+    ],
+)
+def test_minutes_are_billed(paid_seconds: int, elapsed: list[int], charges: list[int]) -> None:
+    given = meter(paid_seconds)
+    assert [given.post_minutes(seconds, 60) for seconds in elapsed] == charges
+    posted = given.collect_events()
+    assert sum(each.amount_micros for each in posted) == sum(charges)  # type: ignore[attr-defined]
+    assert given.minutes == len(posted)
+
+
+def test_at_most_some_minutes_are_posted_in_one_save() -> None:
     given = meter(paid_seconds=300)
-    assert given.post_minutes(59, 60) == 0
-    assert given.post_minutes(150, 60) == 120_000
-    assert given.post_minutes(150, 60) == 0
-    assert happened(given) == ["MinuteMetered", "MinuteMetered"]
-
-
-def test_time_beyond_the_lease_is_never_billed() -> None:
-    given = meter(paid_seconds=60)
-    assert given.post_minutes(1000, 60) == 60_000
-    assert given.billed_seconds == 60
-
-
-def test_the_last_part_minute_of_a_used_up_lease_is_due_at_once() -> None:
-    given = meter(paid_seconds=95)
-    assert given.post_minutes(94, 60) == 60_000
-    assert given.post_minutes(95, 60) == 35_000
-    assert given.post_minutes(200, 60) == 0
-    assert (given.minutes, given.billed_seconds) == (2, 95)
-
-
-def test_no_more_minutes_are_posted_than_a_save_can_hold() -> None:
-    given = meter(paid_seconds=300)
-    assert given.post_minutes(300, 60, at_most=2) == 120_000
-    assert given.post_minutes(300, 60, at_most=0) == 0
-    assert given.post_minutes(300, 60, at_most=9) == 180_000
+    charges = [given.post_minutes(300, 60, at_most=most) for most in (2, 0, 9)]
+    assert charges == [120_000, 0, 180_000]
 
 
 def test_a_lease_is_refused_once() -> None:
     given = meter()
-    given.refuse_lease()
-    given.refuse_lease()
-    assert happened(given) == ["LeaseRefused"]
+    assert topics(when(given, Meter.refuse_lease, Meter.refuse_lease)) == ["LeaseRefused"]
     assert given.close(0, 60) == (0, 0)
 
 
-def test_closing_bills_the_part_minute_and_gives_the_lease_back() -> None:
+def test_closing_bills_to_the_second_and_releases_the_rest_of_the_lease() -> None:
     given = meter(paid_seconds=300)
     assert given.close(95, 60) == (95_000, 205_000)
-    assert happened(given) == ["MinuteMetered", "MinuteMetered", "MeterClosed"]
+    assert given.collect_events() == [
+        fact("MinuteMetered", minute=1, from_seconds=0, to_seconds=60, amount_micros=60_000),
+        fact("MinuteMetered", minute=2, from_seconds=60, to_seconds=95, amount_micros=35_000),
+        fact("MeterClosed", billed_seconds=95, released_micros=205_000),
+    ]
     with pytest.raises(WrongState):
         given.post_minutes(200, 60)
 
 
-def test_a_meter_that_never_ran_closes_with_nothing() -> None:
-    given = meter()
-    assert given.close(0, 60) == (0, 0)
-    assert happened(given) == ["MeterClosed"]
-
-
-def test_what_was_billed_on_earlier_evidence_stays_billed() -> None:
+def test_a_billed_minute_stays_billed_if_the_final_report_is_shorter() -> None:
     given = meter(paid_seconds=300)
     given.post_minutes(120, 60)
     assert given.close(100, 60) == (0, 180_000)
     assert given.billed_seconds == 120
 
 
-def test_lost_work_is_credited_once_back_to_the_checkpoint() -> None:
+def test_lost_work_is_credited_once_and_again_from_an_earlier_checkpoint() -> None:
     given = meter(paid_seconds=300)
     given.close(200, 60)
-    assert given.credit_lost_work(kept_seconds=150) == 50_000
-    assert given.credit_lost_work(kept_seconds=150) == 0
-    assert happened(given)[-1] == "LostWorkCredited"
-
-
-def test_work_that_is_lost_later_is_credited_from_where_the_credit_before_began() -> None:
-    given = meter(paid_seconds=300)
-    given.close(200, 60)
-    assert given.credit_lost_work(kept_seconds=150) == 50_000
-    assert given.credit_lost_work(kept_seconds=40) == 110_000
-    assert given.credit_lost_work(kept_seconds=60) == 0
-    first, second = [e for e in given.collect_events() if isinstance(e, Meter.LostWorkCredited)]
-    assert (first.from_seconds, first.to_seconds) == (150, 200)
-    assert (second.from_seconds, second.to_seconds) == (40, 150)
-
-
-def test_no_work_lost_is_nothing_credited() -> None:
-    given = meter(paid_seconds=300)
-    given.close(200, 60)
-    assert given.credit_lost_work(kept_seconds=200) == 0
+    given.collect_events()
+    credits = [given.credit_lost_work(kept) for kept in (200, 150, 150, 40, 60)]
+    assert credits == [0, 50_000, 0, 110_000, 0]
+    assert given.collect_events() == [
+        fact("LostWorkCredited", from_seconds=150, to_seconds=200, amount_micros=50_000),
+        fact("LostWorkCredited", from_seconds=40, to_seconds=150, amount_micros=110_000),
+    ]
 
 
 @for_all(
@@ -110,17 +86,11 @@ def test_no_work_lost_is_nothing_credited() -> None:
     st.lists(st.integers(0, 3000)),
     st.integers(0, 3000),
 )
-def test_however_evidence_comes_the_bill_is_rate_times_seconds(
+def test_the_bill_is_the_rate_times_the_seconds_in_any_order_of_reports(
     rate: int, paid: int, evidence: list[int], last: int
 ) -> None:
     with because(Cause("service:test", "c", NOW)):
-        given = Meter.open(
-            account_id=meter().account_id,
-            job_id=meter().job_id,
-            segment=1,
-            rate_micros_per_hour=rate,
-        )
-        given.extend_lease(paid)
+        given = meter(paid, rate=rate)
         charged = sum(given.post_minutes(seconds, 60) for seconds in evidence)
         charge, released = given.close(last, 60)
     posted = [paid if shown >= paid else shown // 60 * 60 for shown in evidence]

@@ -25,6 +25,7 @@ from domain.estimating.estimate import (
     remaining,
     sequence_length,
 )
+from domain.estimating.footprint import Layout
 from domain.estimating.memory import Fit, decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
@@ -33,7 +34,7 @@ from domain.training.token_lengths import TokenLengths
 from services.trainer import plan
 from tests.builders.shapes import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
 
-A100 = gpu(80.0, name="a100-80", tflops=312.0)
+A100 = gpu(80.0, name="a100-80", bf16_tflops=312.0)
 CHATS = TokenLengths.of(Random(1).randint(15, 60) for _ in range(400))
 RATE = 600_000
 
@@ -48,7 +49,7 @@ def work(lengths: TokenLengths = CHATS, **fields: object) -> Work:
 def priced(
     job: Work, on: GpuType = CPU, ranks: int = 1, calibration: Calibration | None = None
 ) -> Estimate:
-    chosen = decide(job.shape, job.hyperparameters, job.sequence_length, on, ranks, [])
+    chosen = decide(Layout(job.shape, job.hyperparameters, job.sequence_length, ranks), on)
     return estimate(job, on, ranks, chosen, calibration or Calibration(), ranks * RATE)
 
 
@@ -401,7 +402,7 @@ IDLE = Conditions(cores=2, tflops=1.0, load=0.3)
 
 def on(conditions: Conditions, calibration: Calibration | None = None) -> Estimate:
     job = work()
-    chosen = decide(job.shape, job.hyperparameters, job.sequence_length, CPU, 1, [])
+    chosen = decide(Layout(job.shape, job.hyperparameters, job.sequence_length), CPU)
     known = (calibration or Calibration()).model_copy(update={"conditions": conditions})
     return estimate(job, CPU, 1, chosen, known, RATE)
 

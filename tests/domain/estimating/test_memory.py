@@ -68,7 +68,7 @@ class Published:
     @property
     def predicted(self) -> float:
         """Our figure, GB."""
-        layout = Layout(self.shape, self.fields, self.length, 1)
+        layout = Layout(self.shape, self.fields, self.length)
         items = memory_items(layout, self.precision, self.checkpointing, gpu(80.0))
         total = sum(items.values()) - (items["overhead"] if self.tensors_only else 0)
         if self.inputs_kept:
@@ -143,7 +143,7 @@ def test_a_65b_model_fits_into_48_gb_as_the_qlora_paper_says() -> None:
     (https://arxiv.org/abs/2305.14314, abstract). Its Llama has 80 layers of 8192, as this one.
     """
     fields = lora(64, gradient_accumulation=16)
-    fit = decide(LLAMA31_70B, fields, 512, gpu(48.0), 1, [])
+    fit = decide(Layout(LLAMA31_70B, fields, 512), gpu(48.0))
     assert (fit.precision, fit.gradient_checkpointing) == (NF4, True)
 
 
@@ -172,14 +172,14 @@ def test_ranks_keep_a_second_copy_of_the_gradients() -> None:
 
 
 def test_cpu_memory_has_no_cuda_context() -> None:
-    layout = Layout(SMOLLM2, DEFAULTS, 64, 1)
+    layout = Layout(SMOLLM2, DEFAULTS, 64)
     assert memory_items(layout, BF16, False, CPU)["overhead"] == CPU_RUNTIME_BYTES
     assert memory_items(layout, BF16, False, gpu(16.0))["overhead"] > 0.5 * GIB
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_cpu_may_hold_the_base_and_what_runs_through_it_in_float32(checkpointing: bool) -> None:
-    layout = Layout(SMOLLM2, DEFAULTS, 64, 1)
+    layout = Layout(SMOLLM2, DEFAULTS, 64)
     on_cpu, on_gpu = (memory_items(layout, BF16, checkpointing, each) for each in (CPU, gpu(16.0)))
     assert on_cpu["weights"] == 2 * on_gpu["weights"] == 4 * SMOLLM2.parameters
     assert on_gpu["activations"] < on_cpu["activations"] < 2 * on_gpu["activations"]
@@ -191,7 +191,7 @@ def test_a_cpu_may_hold_the_base_and_what_runs_through_it_in_float32(checkpointi
 def test_activations_rise_with_batch_and_length(batch: int, length: int, checkpoint: bool) -> None:
     def bytes_of(batch: int, length: int) -> int:
         fields = lora(16, batch)
-        return activation_bytes(Layout(LLAMA2_7B, fields, length, 1), checkpoint)
+        return activation_bytes(Layout(LLAMA2_7B, fields, length), checkpoint)
 
     here = bytes_of(batch, length)
     assert here <= bytes_of(batch, length + 1)
@@ -200,7 +200,7 @@ def test_activations_rise_with_batch_and_length(batch: int, length: int, checkpo
 
 
 def test_checkpointing_saves_most_of_the_activations() -> None:
-    layout = Layout(LLAMA2_7B, DEFAULTS, 2048, 1)
+    layout = Layout(LLAMA2_7B, DEFAULTS, 2048)
     assert activation_bytes(layout, True) < 0.2 * activation_bytes(layout, False)
 
 
@@ -219,21 +219,21 @@ def test_checkpointing_saves_most_of_the_activations() -> None:
 def test_the_first_setting_that_fits_is_taken(
     vram_gib: float, precision: Precision, checkpointing: bool
 ) -> None:
-    fit = decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib), 1, [])
+    fit = decide(Layout(LLAMA2_7B, lora(16, 2), 512), gpu(vram_gib))
     assert (fit.precision, fit.gradient_checkpointing) == (precision, checkpointing)
     assert fit.required_bytes + fit.headroom_gib * GIB == pytest.approx(vram_gib * GIB)
 
 
 def test_a_target_module_that_the_base_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(Invalid, match="wqkv") as no:
-        decide(LLAMA2_7B, lora(8, target_modules=["wqkv", "q_proj"]), 512, gpu(80.0), 1, [])
+        decide(Layout(LLAMA2_7B, lora(8, target_modules=["wqkv", "q_proj"]), 512), gpu(80.0))
     assert no.value.field == "hyperparameters.target_modules"
 
 
 def test_a_smaller_micro_batch_is_proposed_first_with_the_same_effective_batch() -> None:
     fields = lora(16, 8, gradient_accumulation=3)
     with pytest.raises(DoesNotFit) as no:
-        decide(LLAMA2_7B, fields, 2048, gpu(11.0), 1, [gpu(80.0, name="large")])
+        decide(Layout(LLAMA2_7B, fields, 2048), gpu(11.0), [gpu(80.0, name="large")])
     assert no.value.field == "hyperparameters.micro_batch_size"
     figures = no.value.figures
     assert figures is not None
@@ -241,22 +241,22 @@ def test_a_smaller_micro_batch_is_proposed_first_with_the_same_effective_batch()
     assert isinstance(size, int)
     assert isinstance(accumulation, int)
     assert size * accumulation == 24
-    decide(LLAMA2_7B, lora(16, size, gradient_accumulation=accumulation), 2048, gpu(11.0), 1, [])
+    decide(Layout(LLAMA2_7B, lora(16, size, gradient_accumulation=accumulation), 2048), gpu(11.0))
     larger = min(each for each in (2, 3, 4, 6, 8) if each > size)
     with pytest.raises(DoesNotFit):
-        decide(LLAMA2_7B, lora(16, larger), 2048, gpu(11.0), 1, [])
+        decide(Layout(LLAMA2_7B, lora(16, larger), 2048), gpu(11.0))
 
 
 def test_then_the_longest_sequence_that_fits() -> None:
     with pytest.raises(DoesNotFit) as no:
-        decide(LLAMA2_7B, lora(16, 1), 4096, gpu(6.0), 1, [gpu(80.0, name="large")])
+        decide(Layout(LLAMA2_7B, lora(16, 1), 4096), gpu(6.0), [gpu(80.0, name="large")])
     assert no.value.field == "hyperparameters.max_sequence_length"
     assert no.value.figures is not None
     longest = no.value.figures["max_sequence_length"]
     assert isinstance(longest, int)
-    decide(LLAMA2_7B, lora(16, 1), longest, gpu(6.0), 1, [])
+    decide(Layout(LLAMA2_7B, lora(16, 1), longest), gpu(6.0))
     with pytest.raises(DoesNotFit):
-        decide(LLAMA2_7B, lora(16, 1), longest + 1, gpu(6.0), 1, [])
+        decide(Layout(LLAMA2_7B, lora(16, 1), longest + 1), gpu(6.0))
 
 
 def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
@@ -267,12 +267,12 @@ def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
         gpu(24.0, name="l4", title="NVIDIA L4 24 GB", micros_per_hour=700_000),
     ]
     with pytest.raises(DoesNotFit) as no:
-        decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others)
+        decide(Layout(LLAMA31_70B, DEFAULTS, 2048, 2), others[3], others)
     assert no.value.figures is not None
     assert no.value.figures["gpu_type"] == "a100-80"
     assert (no.value.field, no.value.code) == ("gpu_type", "invalid")
     with pytest.raises(DoesNotFit) as no:
-        decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others[3:])
+        decide(Layout(LLAMA31_70B, DEFAULTS, 2048, 2), others[3], others[3:])
     assert no.value.field == "base_model"
 
 
@@ -282,7 +282,7 @@ def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
 @pytest.mark.parametrize(("backing", "dtype"), [("nvidia", "bf16"), ("cpu", "float32")])
 def test_the_banner_names_the_precision(backing: str, dtype: str) -> None:
     full, quantized = (
-        decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib, backing=backing), 1, []).banner
+        decide(Layout(LLAMA2_7B, lora(16, 2), 512), gpu(vram_gib, backing=backing)).banner
         for vram_gib in (80.0, 14.0)
     )
     assert dtype in full
@@ -292,7 +292,7 @@ def test_the_banner_names_the_precision(backing: str, dtype: str) -> None:
 
 def test_the_banner_mentions_checkpointing_if_it_is_on() -> None:
     for vram_gib in (80.0, 18.0, 14.0, 8.0):
-        fit = decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib), 1, [])
+        fit = decide(Layout(LLAMA2_7B, lora(16, 2), 512), gpu(vram_gib))
         assert ("checkpointing" in fit.banner) is fit.gradient_checkpointing
 
 
@@ -301,7 +301,7 @@ def test_the_banner_mentions_checkpointing_if_it_is_on() -> None:
 def test_what_a_parameter_takes_is_what_the_fit_reckons_with(
     kind: GpuType, precision: Precision
 ) -> None:
-    weights = memory_items(Layout(SMOLLM2, DEFAULTS, 512, 1), precision, False, kind)["weights"]
+    weights = memory_items(Layout(SMOLLM2, DEFAULTS, 512), precision, False, kind)["weights"]
     told = bytes_per_parameter(SMOLLM2, precision, element_bytes(kind))
     assert told == pytest.approx(weights / SMOLLM2.parameters, abs=0.001)
 
@@ -310,7 +310,7 @@ def test_what_a_parameter_takes_is_what_the_fit_reckons_with(
 def test_the_banner_never_contradicts_itself(vram_gib: float, batch: int, length: int) -> None:
     """What does not fit is said to need more than there is, and what is chosen no more."""
     try:
-        fit = decide(LLAMA2_7B, lora(16, batch), length, gpu(vram_gib), 1, [])
+        fit = decide(Layout(LLAMA2_7B, lora(16, batch), length), gpu(vram_gib))
     except DoesNotFit:
         return
     there = fit.vram_bytes / GIB
@@ -340,9 +340,9 @@ def test_more_runs_at_once_where_memory_is_left(
     fields = Hyperparameters(
         micro_batch_size=micro_batch_size, gradient_accumulation=gradient_accumulation
     )
-    fit = decide(SMOLLM2, fields, length, gpu(24.0), 1, [])
+    fit = decide(Layout(SMOLLM2, fields, length), gpu(24.0))
     assert fit.batch_tokens == tokens
-    items = memory_items(Layout(SMOLLM2, fields, length, 1), BF16, False, gpu(24.0))
+    items = memory_items(Layout(SMOLLM2, fields, length), BF16, False, gpu(24.0))
     micro_batch = sum(items.values())
     assert micro_batch <= fit.required_bytes <= fit.vram_bytes
     assert (fit.required_bytes > micro_batch) == (tokens > micro_batch_size * length)
@@ -350,17 +350,17 @@ def test_more_runs_at_once_where_memory_is_left(
 
 def test_memory_that_is_used_up_leaves_a_micro_batch_as_it_is() -> None:
     fields = Hyperparameters(micro_batch_size=4, gradient_accumulation=4)
-    items = memory_items(Layout(SMOLLM2, fields, 100, 1), BF16, False, gpu(24.0))
+    items = memory_items(Layout(SMOLLM2, fields, 100), BF16, False, gpu(24.0))
     needed = sum(items.values())
-    tight = decide(SMOLLM2, fields, 100, gpu((needed + 1000) / GIB), 1, [])
+    tight = decide(Layout(SMOLLM2, fields, 100), gpu((needed + 1000) / GIB))
     assert (tight.batch_tokens, tight.required_bytes) == (416, needed)
 
 
 def test_what_runs_at_once_beyond_a_micro_batch_leaves_a_tenth_of_the_memory_free() -> None:
     fields = Hyperparameters(micro_batch_size=1, gradient_accumulation=64)
-    items = memory_items(Layout(SMOLLM2, fields, 100, 1), BF16, False, gpu(24.0))
+    items = memory_items(Layout(SMOLLM2, fields, 100), BF16, False, gpu(24.0))
     gibs = 1.5 * sum(items.values()) / GIB
-    fit = decide(SMOLLM2, fields, 100, gpu(gibs), 1, [])
+    fit = decide(Layout(SMOLLM2, fields, 100), gpu(gibs))
     assert 104 < fit.batch_tokens < MOST_TOKENS
     assert 0.85 * fit.vram_bytes < fit.required_bytes <= 0.9 * fit.vram_bytes + 1
 
@@ -391,7 +391,7 @@ with the default adapter and a loss on every token, on two cores with AMX, torch
 def test_a_prediction_for_a_cpu_is_near_what_was_measured(
     dtype: Dtype, checkpointing: bool, length: int, peak: int
 ) -> None:
-    layout = Layout(SMOLLM2, Hyperparameters(micro_batch_size=4), length, 1)
+    layout = Layout(SMOLLM2, Hyperparameters(micro_batch_size=4), length)
     cpu = CPU.model_copy(update={"dtype": dtype})
     predicted = sum(memory_items(layout, dtype.full, checkpointing, cpu).values()) / MIB
     measured = peak - BASELINE_MIB
@@ -401,7 +401,7 @@ def test_a_prediction_for_a_cpu_is_near_what_was_measured(
 
 def test_a_cpu_computes_in_float32_until_the_machine_is_known() -> None:
     unknown, known = (
-        decide(SMOLLM2, DEFAULTS, 64, CPU.model_copy(update={"dtype": dtype}), 1, [])
+        decide(Layout(SMOLLM2, DEFAULTS, 64), CPU.model_copy(update={"dtype": dtype}))
         for dtype in (None, Dtype.BF16)
     )
     assert (unknown.precision, unknown.dtype) == (Precision.FLOAT32, Dtype.FLOAT32)

@@ -1,402 +1,336 @@
-"""Job: pause, resume, cancel, an empty balance and a lost capacity, alone and in races."""
+"""Pause, resume and cancel, an empty balance and a lost capacity, alone and in races."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
-from domain.core.aggregate import because
 from domain.core.errors import StaleSegment, WrongState
-from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from tests.builders.examples import (
-    ESTIMATE,
-    RETENTION,
-    at,
-    cancelled,
-    complete,
-    ending,
-    evaluate,
-    happened,
+from tests.builders.commands import NOW
+from tests.builders.examples import ESTIMATE, RETENTION
+from tests.builders.scenario import (
+    CANCELLED,
+    PAUSED,
+    RUNNING,
+    Step,
+    allocates,
+    cancels,
+    completes,
+    crashes,
+    ends,
+    evaluates,
+    fact,
     job,
+    later,
     paused,
+    registers,
+    resumes,
     running,
-    save_checkpoint,
+    saves,
+    starts_evaluation,
+    topics,
+    trains,
+    when,
 )
-from tests.domain.conftest import NOW
 
-RATE = 3_600_000
-
-
-def resume(given: Job, rate: int = RATE) -> None:
-    given.resume(ESTIMATE, rate, "2")
+ENDED = fact("SegmentEnded")
+PAUSE_REQUESTED = fact("PauseRequested", reason=PauseReason.OWNER)
+JOB_CANCELLED = fact("JobCancelled", step=0, checkpoint_ref=None, expires_at=None)
+STOPS = ends(SegmentEnd.STOPPED, 60)
 
 
-def test_pause_a_running_segment_is_asked_and_the_job_is_paused_with_its_end() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.pause()
-    assert given.status is JobStatus.TRAINING
-    assert given.stop_requested
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    happened_since = given.collect_events()
-    assert [type(each).TOPIC for each in happened_since] == [
-        "CheckpointSaved",
-        "PauseRequested",
-        "SegmentEnded",
-        "JobPaused",
+def job_paused(reason: PauseReason, step: int = 0) -> fact:
+    return fact("JobPaused", reason=reason, step=step)
+
+
+JOB_PAUSED = job_paused(PauseReason.OWNER)
+
+
+def test_a_running_segment_ends_before_its_job_is_paused() -> None:
+    given = running(saves(10))
+    assert when(given, Job.pause) == [PAUSE_REQUESTED]
+    assert (given.status, given.stop_requested) == (JobStatus.TRAINING, True)
+    assert when(given, STOPS) == [
+        fact("SegmentEnded", kept_seconds=60),
+        job_paused(PauseReason.OWNER, step=10),
     ]
-    last = happened_since[-1]
-    assert isinstance(last, events.JobPaused)
-    assert (last.reason, last.step) == (PauseReason.OWNER, 10)
     assert (given.status, given.next_segment) == (JobStatus.PAUSED, None)
     assert not given.stop_requested
 
 
-def test_pause_a_job_that_waits_for_a_gpu_is_paused_at_once() -> None:
-    given = job()
-    given.pause()
-    assert happened(given) == ["JobPaused"]
+@pytest.mark.parametrize(
+    ("given", "steps", "then"),
+    [
+        pytest.param((), [Job.pause], [JOB_PAUSED], id="a queued job pauses at once"),
+        pytest.param(
+            (allocates,),
+            [Job.pause, ends(SegmentEnd.STOPPED)],
+            [PAUSE_REQUESTED, fact("SegmentEnded", kept_seconds=0), JOB_PAUSED],
+            id="a segment that never launched ends at no cost",
+        ),
+        pytest.param(
+            RUNNING,
+            [Job.pause, Job.pause, STOPS, Job.pause],
+            [PAUSE_REQUESTED, ENDED, JOB_PAUSED],
+            id="a repeated pause has no effect",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                Job.pause,
+                evaluates,
+            ),
+            [Job.pause],
+            [],
+            id="not even while it registers",
+        ),
+        *[
+            pytest.param(
+                (
+                    *RUNNING,
+                    Job.pause,
+                ),
+                [crashes(60, failure)],
+                [ENDED, JOB_PAUSED],
+                id=f"{failure} before the pause is not relaunched",
+            )
+            for failure in (FailureClass.NODE_LOST, FailureClass.TRAINER_CRASHED)
+        ],
+        pytest.param(
+            (
+                *RUNNING,
+                Job.pause,
+            ),
+            [crashes(60, FailureClass.OUT_OF_MEMORY)],
+            [ENDED, fact("JobFailed", failure=FailureClass.OUT_OF_MEMORY)],
+            id="a failure that would repeat fails the job despite the pause",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                Job.pause,
+            ),
+            [ends(SegmentEnd.LEASE_ENDED, 300, can_pay=False)],
+            [ENDED, JOB_PAUSED],
+            id="an owner's pause stays the reason when the paid time ends first",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                saves(10),
+            ),
+            [ends(SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)],
+            [ENDED, job_paused(PauseReason.BALANCE, step=10)],
+            id="a job without money pauses when its paid time ends",
+        ),
+        pytest.param(
+            RUNNING,
+            [ends(SegmentEnd.LEASE_ENDED, 300)],
+            [ENDED],
+            id="a job with money is relaunched when its paid time ends",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                saves(10, elapsed_seconds=40),
+            ),
+            [ends(SegmentEnd.LEASE_ENDED, 318, grace_seconds=18, can_pay=False, overran=True)],
+            [
+                fact("SegmentEnded", kept_seconds=40, failure=None),
+                job_paused(PauseReason.BALANCE, step=10),
+            ],
+            id="an overrun is credited back to the last checkpoint",
+        ),
+        pytest.param(
+            (), [Job.deplete], [job_paused(PauseReason.BALANCE)], id="a queued job depletes"
+        ),
+        pytest.param(RUNNING, [Job.deplete], [], id="a running segment ends with its lease"),
+        pytest.param(PAUSED, [Job.deplete], [], id="a paused job needs no money"),
+        pytest.param(CANCELLED, [Job.deplete], [], id="a cancelled job needs no money"),
+        pytest.param(
+            (),
+            [Job.lose_capacity, Job.lose_capacity],
+            [job_paused(PauseReason.CAPACITY)],
+            id="a queued job pauses when its region loses the GPUs",
+        ),
+        pytest.param(RUNNING, [Job.lose_capacity], [], id="a running job keeps its GPUs"),
+        pytest.param(PAUSED, [Job.lose_capacity], [], id="a paused job needs no GPUs"),
+        pytest.param(CANCELLED, [Job.lose_capacity], [], id="a cancelled job needs no GPUs"),
+    ],
+)
+def test_a_job_pauses(given: Sequence[Step], steps: list[Step], then: list[fact]) -> None:
+    assert when(job(*given), *steps) == then
 
 
-def test_pause_a_segment_that_was_never_launched_ends_at_no_cost() -> None:
-    given = job()
-    given.allocate_segment(1)
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 0))
-    assert happened(given) == [
-        "SegmentAllocated",
-        "PauseRequested",
-        "SegmentEnded",
-        "JobPaused",
-    ]
-
-
-def test_pause_twice_is_once() -> None:
-    given = running()
-    given.pause()
-    given.pause()
-    assert happened(given) == ["PauseRequested"]
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    given.pause()
-    assert happened(given) == ["SegmentEnded", "JobPaused"]
-
-
-def test_pause_twice_is_once_also_when_the_trainer_went_on_meanwhile() -> None:
-    given = running()
-    given.pause()
-    evaluate(given, 1)
-    given.pause()
-    assert happened(given).count("PauseRequested") == 1
-
-
-def test_pause_a_trainer_that_completes_before_it_hears_registers() -> None:
-    given = running()
-    given.pause()
-    complete(given, 1)
+def test_a_job_that_completes_before_its_pause_is_registered() -> None:
+    given = running(Job.pause)
+    assert "JobPaused" not in topics(when(given, completes))
     assert given.status is JobStatus.REGISTERED
-    assert "JobPaused" not in happened(given)
 
 
-@pytest.mark.parametrize("failure", [FailureClass.NODE_LOST, FailureClass.TRAINER_CRASHED])
-def test_pause_a_crash_meanwhile_is_not_relaunched(failure: FailureClass) -> None:
-    given = running()
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
-    assert happened(given) == ["PauseRequested", "SegmentEnded", "JobPaused"]
-
-
-def test_pause_a_crash_that_would_come_again_fails_the_job_all_the_same() -> None:
-    given = running()
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=FailureClass.OUT_OF_MEMORY))
-    assert given.status is JobStatus.FAILED
-
-
-def test_pause_paid_time_that_ends_meanwhile_is_still_the_owners_pause() -> None:
-    given = running()
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300), can_pay=False)
-    last = given.collect_events()[-1]
-    assert isinstance(last, events.JobPaused)
-    assert last.reason is PauseReason.OWNER
-
-
-def test_pause_after_a_cancel_it_is_refused() -> None:
-    given = running()
-    given.cancel(RETENTION)
-    with pytest.raises(WrongState):
-        given.pause()
-
-
-def test_deplete_paid_time_that_ends_without_money_pauses() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 301, grace_seconds=1), can_pay=False)
-    last = given.collect_events()[-1]
-    assert isinstance(last, events.JobPaused)
-    assert (last.reason, last.step) == (PauseReason.BALANCE, 10)
-
-
-def test_deplete_paid_time_that_ends_while_there_is_money_is_relaunched() -> None:
-    given = running()
-    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300), can_pay=True)
-    assert happened(given) == ["SegmentEnded"]
-    assert given.next_segment == 2
-
-
-def test_deplete_a_job_that_waits_is_paused() -> None:
-    given = job()
-    given.deplete()
-    last = given.collect_events()[-1]
-    assert isinstance(last, events.JobPaused)
-    assert last.reason is PauseReason.BALANCE
-
-
-def test_deplete_a_segment_that_runs_ends_itself() -> None:
-    given = running()
-    given.deplete()
-    assert happened(given) == []
-
-
-def test_deplete_a_job_that_holds_no_gpu_has_nothing_to_lose() -> None:
-    for given in (paused(), cancelled()):
-        given.deplete()
-        assert happened(given) == []
-
-
-def test_deplete_an_overrun_is_a_lease_that_ended_whose_lost_work_is_credited() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=40)
-    given.end_segment(
-        1,
-        ending(SegmentEnd.LEASE_ENDED, 318, grace_seconds=18),
-        can_pay=False,
-        overran=True,
-    )
-    ended, last = given.collect_events()[1:]
-    assert isinstance(ended, events.SegmentEnded)
-    assert (ended.kept_seconds, ended.failure, given.crashes) == (40, None, 0)
-    assert isinstance(last, events.JobPaused)
-    assert last.reason is PauseReason.BALANCE
-
-
-def test_lose_capacity_a_job_that_waits_is_paused_and_can_be_resumed() -> None:
-    given = job()
-    given.lose_capacity()
-    (last,) = given.collect_events()
-    assert isinstance(last, events.JobPaused)
-    assert last.reason is PauseReason.CAPACITY
-    given.lose_capacity()
-    assert happened(given) == []
-    resume(given)
-    assert given.next_segment == 1
-
-
-def test_lose_capacity_what_runs_or_is_over_stays() -> None:
-    for given in (running(), cancelled(), paused()):
-        given.lose_capacity()
-        assert happened(given) == []
-
-
-def test_launch_takes_a_minutes_money_or_what_its_gate_asked_for() -> None:
+def test_a_launch_requires_the_price_of_a_minute_or_the_last_gate() -> None:
     given = job()
     assert given.launch_micros(60) == 60_000
     assert given.launch_micros(300) == ESTIMATE.high_micros
     given.pause()
-    given.resume(None, 1, "2")
+    given.resume(ESTIMATE, 1, "2", 1)
     assert given.launch_micros(60) == 1, "no rate is so low that nothing is enough"
 
 
-def test_resume_it_goes_on_at_the_new_rate() -> None:
-    given = paused()
-    resume(given, 7_200_000)
-    assert given.next_segment == 2
-    given.allocate_segment(2)
-    resumed, allocated = given.collect_events()
-    assert isinstance(resumed, events.JobResumed)
-    assert (resumed.rate_micros_per_hour, resumed.catalog_version) == (7_200_000, "2")
-    assert resumed.estimate == ESTIMATE
-    assert isinstance(allocated, events.SegmentAllocated)
-    assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
-    assert given.status is JobStatus.TRAINING
-
-
-def test_resume_it_goes_on_with_the_gpus_that_were_asked_for() -> None:
-    given = paused()
-    assert given.gpu_count == 1
-    given.resume(ESTIMATE, 7_200_000, "2", 2)
-    assert given.gpu_count == 2
-    assert given.plan.gpu_count == 1, "what was approved stays"
-    given.allocate_segment(2)
-    given.start_training(2, 10, 30, 100, 5)
-    complete(given, 2)
-    (scored,) = [e for e in given.collect_events() if isinstance(e, events.EstimateScored)]
-    assert scored.gpu_count == 2
-
-
-def test_resume_given_again_it_is_once_until_the_next_pause() -> None:
-    given = paused()
-    resume(given)
-    resume(given)
-    given.allocate_segment(2)
-    resume(given)
-    assert happened(given) == ["JobResumed", "SegmentAllocated"]
-    given.pause()
-    given.end_segment(2, ending(SegmentEnd.STOPPED, 5))
-    resume(given)
-    assert happened(given)[-1] == "JobResumed"
-
-
-def test_resume_a_job_that_was_never_paused_refuses_it() -> None:
-    with pytest.raises(WrongState):
-        resume(running())
-
-
-def test_resume_it_says_whether_it_would_do_anything() -> None:
+def test_a_job_resumes_at_the_new_rate_with_the_new_gpus() -> None:
     given = paused()
     assert given.must_resume()
-    resume(given)
+    assert when(given, lambda it: it.resume(ESTIMATE, 7_200_000, "2", 2), allocates) == [
+        fact(
+            "JobResumed",
+            rate_micros_per_hour=7_200_000,
+            catalog_version="2",
+            estimate=ESTIMATE,
+            gpu_count=2,
+        ),
+        fact("SegmentAllocated", segment=2, rate_micros_per_hour=7_200_000),
+    ]
+    assert given.status is JobStatus.TRAINING
+    assert (given.gpu_count, given.plan.gpu_count) == (2, 1), "the approved plan stays"
+    assert when(given, trains(10), completes)[-1] == fact("EstimateScored", gpu_count=2)
+
+
+def test_a_repeated_resume_has_no_effect_until_the_next_pause() -> None:
+    given = paused()
+    assert topics(when(given, resumes, resumes, allocates, resumes)) == [
+        "JobResumed",
+        "SegmentAllocated",
+    ]
     assert not given.must_resume()
+    assert topics(when(given, Job.pause, STOPS, resumes))[-1] == "JobResumed"
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        pytest.param(RUNNING, resumes, id="resume a job that was never paused"),
+        pytest.param(RUNNING, Job.must_resume, id="check if such a job must resume"),
+        pytest.param(
+            (
+                *RUNNING,
+                Job.pause,
+            ),
+            resumes,
+            id="resume before the pause",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                cancels,
+            ),
+            resumes,
+            id="resume before the cancellation",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                cancels,
+            ),
+            Job.pause,
+            id="pause before the cancellation",
+        ),
+    ],
+)
+def test_a_job_refuses(given: Sequence[Step], refused: Step) -> None:
     with pytest.raises(WrongState):
-        running().must_resume()
+        refused(job(*given))
 
 
-def test_resume_while_it_is_about_to_pause_it_is_refused() -> None:
-    given = paused()
-    resume(given)
-    given.allocate_segment(2)
-    given.pause()
-    with pytest.raises(WrongState):
-        resume(given)
-
-
-def test_resume_while_it_is_being_cancelled_it_is_refused() -> None:
-    given = paused()
-    resume(given)
-    given.allocate_segment(2)
-    given.cancel(RETENTION)
-    with pytest.raises(WrongState):
-        resume(given)
-
-
-def test_resume_a_job_paused_in_evaluation_evaluates_again() -> None:
-    given = running()
-    save_checkpoint(given, 1, 30, elapsed_seconds=70)
-    given.start_evaluation(1, 30)
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 75))
+def test_a_job_that_was_paused_in_its_evaluation_evaluates_again() -> None:
+    given = running(saves(30, elapsed_seconds=70), starts_evaluation, Job.pause, STOPS)
     assert given.trained
-    resume(given)
+    when(given, resumes)
     assert given.status is JobStatus.EVALUATING
-    given.allocate_segment(2)
-    given.start_training(2, 30, 30, 100, 5)
+    when(given, allocates, trains(30))
     assert given.status is JobStatus.EVALUATING
 
 
-def test_resume_the_step_is_that_of_the_checkpoint() -> None:
+def test_a_job_resumes_from_the_step_of_its_last_checkpoint() -> None:
     given = running(segment=2)
     assert (given.step, given.trained) == (0, False)
-    save_checkpoint(given, 2, 10)
-    given.pause()
-    given.end_segment(2, ending(SegmentEnd.STOPPED, 60))
+    when(given, saves(10), Job.pause, STOPS)
     assert (given.step, given.total_steps, given.trained) == (10, 30, False)
 
 
-def test_cancel_a_running_segment_is_asked_and_settled_with_its_end() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    happened_since = given.collect_events()
-    assert [type(each).TOPIC for each in happened_since[1:]] == [
-        "CancelRequested",
-        "SegmentEnded",
-        "JobCancelled",
+def test_a_running_segment_ends_before_its_job_is_cancelled() -> None:
+    given = running(saves(10))
+    assert when(given, cancels, later(60, STOPS)) == [
+        fact("CancelRequested", retention_seconds=RETENTION.total_seconds()),
+        fact("SegmentEnded", kept_seconds=60),
+        fact(
+            "JobCancelled",
+            step=10,
+            checkpoint_ref="checkpoints/1/10",
+            manifest_sha256="c" * 64,
+            expires_at=NOW + timedelta(seconds=60) + RETENTION,
+        ),
     ]
-    last = happened_since[-1]
-    assert isinstance(last, events.JobCancelled)
-    assert (last.step, last.checkpoint_ref) == (10, "checkpoints/1/10")
-    assert (last.manifest_sha256, last.expires_at) == ("c" * 64, NOW + RETENTION)
     assert (given.status, given.next_segment) == (JobStatus.CANCELLED, None)
-
-
-def test_cancel_the_retention_time_counts_from_the_end() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.cancel(RETENTION)
-    with because(at(60)):
-        given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    assert given.expires_at == NOW + RETENTION + timedelta(seconds=60)
-
-
-@pytest.mark.parametrize("waiting", [job, paused])
-def test_cancel_without_a_segment_it_is_at_once(waiting: object) -> None:
-    assert callable(waiting)
-    given = waiting()
-    given.cancel(RETENTION)
-    assert happened(given) == ["JobCancelled"]
-
-
-def test_cancel_before_any_checkpoint_nothing_is_kept() -> None:
-    given = running()
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 5))
-    last = given.collect_events()[-1]
-    assert isinstance(last, events.JobCancelled)
-    assert (last.checkpoint_ref, last.manifest_sha256, last.expires_at) == (None, None, None)
-
-
-def test_cancel_twice_is_once() -> None:
-    given = running()
-    given.cancel(RETENTION)
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 5))
-    given.cancel(RETENTION)
-    assert happened(given) == ["CancelRequested", "SegmentEnded", "JobCancelled"]
-
-
-def test_cancel_it_supersedes_a_pause_on_its_way() -> None:
-    given = running()
-    given.pause()
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    assert happened(given)[-1] == "JobCancelled"
-
-
-def test_cancel_a_trainer_that_completes_all_the_same_registers_nothing() -> None:
-    given = running()
-    given.cancel(RETENTION)
-    evaluate(given, 1)
-    with pytest.raises(WrongState):
-        given.register(1, "adapter", "a" * 64)
-    given.end_segment(1, ending(SegmentEnd.COMPLETED, 90))
-    assert happened(given)[-1] == "JobCancelled"
-    assert given.model is None
-
-
-def test_cancel_while_it_is_being_registered_it_is_allowed() -> None:
-    given = running()
-    evaluate(given, 1)
-    given.cancel(RETENTION)
-    given.end_segment(1, ending(SegmentEnd.COMPLETED, 90))
-    assert given.status is JobStatus.CANCELLED
-
-
-def test_cancel_a_crash_meanwhile_cancels_even_after_the_last_relaunch() -> None:
-    given = job()
-    for number in range(1, RELAUNCH_LIMIT + 1):
-        given.allocate_segment(number)
-        given.end_segment(number, ending(SegmentEnd.CRASHED, 1))
-    given.allocate_segment(RELAUNCH_LIMIT + 1)
-    given.cancel(RETENTION)
-    given.end_segment(RELAUNCH_LIMIT + 1, ending(SegmentEnd.CRASHED, 1))
-    assert given.status is JobStatus.CANCELLED
-
-
-def test_cancel_reports_that_come_later_are_refused() -> None:
     with pytest.raises(StaleSegment):
-        save_checkpoint(cancelled(), 1, 20)
+        saves(20)(given)
+
+
+CANCEL_REQUESTED = fact("CancelRequested")
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "then"),
+    [
+        pytest.param((), [cancels], [JOB_CANCELLED], id="a queued job is cancelled at once"),
+        pytest.param(PAUSED, [cancels], [fact("JobCancelled", step=10)], id="so is a paused one"),
+        pytest.param(
+            RUNNING,
+            [cancels, cancels, STOPS, cancels],
+            [CANCEL_REQUESTED, ENDED, JOB_CANCELLED],
+            id="a repeated cancel has no effect",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                Job.pause,
+            ),
+            [cancels, STOPS],
+            [CANCEL_REQUESTED, ENDED, JOB_CANCELLED],
+            id="a cancel replaces a pending pause",
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                evaluates,
+            ),
+            [cancels, ends(SegmentEnd.COMPLETED, 90)],
+            [CANCEL_REQUESTED, ENDED, fact("JobCancelled", step=30)],
+            id="a job can be cancelled while it registers",
+        ),
+        pytest.param(
+            (
+                *[allocates, crashes(1)] * RELAUNCH_LIMIT,
+                allocates,
+                cancels,
+            ),
+            [crashes(1)],
+            [ENDED, JOB_CANCELLED],
+            id="a crash cancels even after the last relaunch",
+        ),
+    ],
+)
+def test_a_job_is_cancelled(given: Sequence[Step], steps: list[Step], then: list[fact]) -> None:
+    assert when(job(*given), *steps) == then
+
+
+def test_a_job_that_is_being_cancelled_registers_nothing() -> None:
+    given = running(cancels, evaluates)
+    with pytest.raises(WrongState):
+        registers(given)
+    assert topics(when(given, ends(SegmentEnd.COMPLETED, 90)))[-1] == "JobCancelled"
+    assert given.model is None

@@ -1,122 +1,133 @@
-"""Job: what a stopped job had saved, until it is promoted or expires."""
+"""The checkpoints of a stopped job, until they are promoted or expire."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from domain.core.aggregate import because
 from domain.core.errors import WrongState
-from domain.jobs import events
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import JobStatus, SegmentEnd
-from tests.builders.examples import (
-    RETENTION,
-    at,
+from domain.jobs.job import Job, JobStatus
+from tests.builders.examples import RETENTION
+from tests.builders.scenario import (
+    CANCELLED,
+    PAUSED,
+    RUNNING,
+    Step,
     cancelled,
-    ending,
-    happened,
+    cancels,
+    crashes,
+    fact,
     job,
-    paused,
-    running,
-    save_checkpoint,
+    later,
+    saves,
+    when,
 )
 
-
-def test_resume_what_a_paused_job_saved_never_expires() -> None:
-    given = paused()
-    with because(at(10 * 365 * 86400)):
-        given.expire_adapter()
-    assert happened(given) == []
-
-
-def test_promote_what_was_saved_becomes_a_model_once() -> None:
-    given = cancelled()
-    given.promote()
-    given.promote()
-    (event,) = given.collect_events()
-    assert isinstance(event, events.AdapterPromoted)
-    assert (event.model, event.adapter_ref) == ("ft:tiny:222222222222", "checkpoints/1/10")
-    assert event.manifest_sha256 == "c" * 64
-    assert (given.status, given.model is not None) == (JobStatus.CANCELLED, True)
+KEPT_SECONDS = RETENTION.total_seconds()
+DECADE = 10 * 365 * 86400
+PROMOTED = fact(
+    "AdapterPromoted",
+    model="ft:tiny:222222222222",
+    adapter_ref="checkpoints/1/10",
+    manifest_sha256="c" * 64,
+)
+EXPIRED = fact("AdapterExpired", adapter_ref="checkpoints/1/10", manifest_sha256="c" * 64)
 
 
-def test_promote_without_a_checkpoint_there_is_nothing_to_promote() -> None:
-    given = job()
-    given.cancel(RETENTION)
+FAILED = (*RUNNING, saves(10), crashes(60, FailureClass.LOSS_DIVERGED))
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "then"),
+    [
+        pytest.param(
+            CANCELLED, [Job.promote, Job.promote], [PROMOTED], id="a checkpoint is promoted once"
+        ),
+        pytest.param(
+            FAILED,
+            [later(DECADE, Job.expire_adapter), later(DECADE, Job.promote)],
+            [PROMOTED],
+            id="the checkpoints of a failed job never expire",
+        ),
+        pytest.param(
+            PAUSED, [later(DECADE, Job.expire_adapter)], [], id="nor do those of a paused one"
+        ),
+        pytest.param(
+            CANCELLED,
+            [later(KEPT_SECONDS - 1, Job.expire_adapter)],
+            [],
+            id="those of a cancelled job are kept for the retention time",
+        ),
+        pytest.param(
+            CANCELLED,
+            [later(KEPT_SECONDS, Job.expire_adapter)] * 2,
+            [EXPIRED],
+            id="and expire once",
+        ),
+        pytest.param(
+            CANCELLED,
+            [Job.promote, later(KEPT_SECONDS + 1, Job.expire_adapter), Job.promote],
+            [PROMOTED],
+            id="a promoted checkpoint stays",
+        ),
+        pytest.param(
+            CANCELLED,
+            [Job.promote, Job.delete_model, Job.delete_model],
+            [PROMOTED, fact("ModelDeleted", model="ft:tiny:222222222222")],
+            id="a model is deleted once",
+        ),
+    ],
+)
+def test_checkpoints_are_kept(given: Sequence[Step], steps: list[Step], then: list[fact]) -> None:
+    given_job = job(*given)
+    status = given_job.status
+    assert when(given_job, *steps) == then
+    assert given_job.status is status
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        pytest.param((cancels,), Job.promote, id="promote without a checkpoint"),
+        pytest.param(
+            (
+                *RUNNING,
+                crashes(60, FailureClass.BAD_DATA),
+            ),
+            Job.promote,
+            id="after a failure too",
+        ),
+        pytest.param(RUNNING, Job.promote, id="promote a running job"),
+        pytest.param(PAUSED, Job.promote, id="promote a paused job"),
+        pytest.param(
+            CANCELLED, later(KEPT_SECONDS, Job.promote), id="promote after the retention time"
+        ),
+        pytest.param(
+            (
+                *RUNNING,
+                saves(10),
+                cancels,
+                crashes(),
+                later(KEPT_SECONDS, Job.expire_adapter),
+            ),
+            Job.promote,
+            id="promote an expired checkpoint",
+        ),
+        pytest.param(CANCELLED, Job.delete_model, id="delete a model that does not exist"),
+    ],
+)
+def test_a_stopped_job_refuses(given: Sequence[Step], refused: Step) -> None:
     with pytest.raises(WrongState):
-        given.promote()
+        refused(job(*given))
 
 
-def test_promote_what_a_failed_job_had_saved_never_expires_and_becomes_a_model() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=FailureClass.LOSS_DIVERGED))
-    given.collect_events()
-    with because(at(10 * 365 * 86400)):
-        given.expire_adapter()
-        given.promote()
-        given.promote()
-    assert happened(given) == ["AdapterPromoted"]
-    assert (given.status, given.model is not None) == (JobStatus.FAILED, True)
-
-
-def test_promote_a_job_that_failed_without_a_checkpoint_has_nothing() -> None:
-    given = running()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=FailureClass.BAD_DATA))
-    with pytest.raises(WrongState):
-        given.promote()
-
-
-@pytest.mark.parametrize("other", [running, paused])
-def test_promote_only_a_cancelled_or_failed_job_is_promoted(other: object) -> None:
-    assert callable(other)
-    with pytest.raises(WrongState):
-        other().promote()
-
-
-def test_promote_after_its_time_it_is_refused_even_before_the_broom_came() -> None:
+def test_a_deleted_model_is_not_promoted_again() -> None:
     given = cancelled()
-    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState):
-        given.promote()
-
-
-def test_expire_not_before_its_time_and_once() -> None:
-    given = cancelled()
-    with because(at(RETENTION.total_seconds() - 1)):
-        given.expire_adapter()
-    assert happened(given) == []
-    with because(at(RETENTION.total_seconds())):
-        given.expire_adapter()
-        given.expire_adapter()
-    (event,) = given.collect_events()
-    assert isinstance(event, events.AdapterExpired)
-    assert event.adapter_ref == "checkpoints/1/10"
-
-
-def test_expire_what_was_promoted_stays() -> None:
-    given = cancelled()
-    given.promote()
-    with because(at(RETENTION.total_seconds() + 1)):
-        given.expire_adapter()
-        given.promote()
-    assert happened(given) == ["AdapterPromoted"]
-
-
-def test_expire_what_expired_is_not_promoted() -> None:
-    given = cancelled()
-    with because(at(RETENTION.total_seconds())):
-        given.expire_adapter()
-    with pytest.raises(WrongState):
-        given.promote()
-
-
-def test_delete_a_model_once_and_for_good() -> None:
-    given = cancelled()
-    with pytest.raises(WrongState):
-        given.delete_model()
-    given.promote()
-    given.delete_model()
-    given.delete_model()
-    assert happened(given) == ["AdapterPromoted", "ModelDeleted"]
+    when(given, Job.promote)
+    assert given.status is JobStatus.CANCELLED
+    assert given.model is not None
+    when(given, Job.delete_model)
     with pytest.raises(WrongState):
         given.promote()

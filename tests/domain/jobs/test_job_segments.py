@@ -1,7 +1,8 @@
-"""A job's segments: one at a time, progress once, stale reports refused, what is kept of each."""
+"""The segments of a job: one runs at a time, and what its user pays for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -13,33 +14,48 @@ from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.training_plan import Order
-from tests.builders.examples import (
-    ACCOUNT_ID,
-    ESTIMATE,
-    JOB_ID,
-    PLAN,
-    complete,
-    ending,
-    evaluate,
-    evaluation_result,
-    happened,
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN, ending
+from tests.builders.scenario import (
+    RUNNING,
+    Step,
+    allocates,
+    cancels,
+    completes,
+    crashes,
+    ends,
+    evaluates,
+    fact,
     job,
+    registers,
     running,
-    save_checkpoint,
+    saves,
+    starts_evaluation,
+    topics,
+    trains,
+    when,
 )
-from tests.domain.conftest import NOW
+
+RETRIED = [each for each in FailureClass if FAILURES[each].retried]
+REPEATS = [each for each in FailureClass if not FAILURES[each].retried]
+SHORTAGE = MemoryShortage(
+    rows=4, tokens=500, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
+)
+
+
+def runs_out_of_memory(shortage: MemoryShortage | None = SHORTAGE) -> Step:
+    return crashes(60, FailureClass.OUT_OF_MEMORY, shortage=shortage)
 
 
 def test_an_approved_job_needs_its_first_segment() -> None:
     given = job()
-    assert given.status is JobStatus.TRAINING
-    assert given.next_segment == 1
+    assert (given.status, given.next_segment) == (JobStatus.TRAINING, 1)
+    assert given.plan.lora == Hyperparameters()
 
 
-def test_a_job_from_gpu_to_registered() -> None:
+def test_a_job_trains_evaluates_and_is_registered() -> None:
     given = running()
-    complete(given, 1)
-    assert happened(given) == [
+    assert topics(when(given, completes)) == [
         "CheckpointSaved",
         "EvaluationStarted",
         "EvaluationCompleted",
@@ -47,332 +63,199 @@ def test_a_job_from_gpu_to_registered() -> None:
         "SegmentEnded",
         "EstimateScored",
     ]
-    assert given.status is JobStatus.REGISTERED
     assert given.model is not None
     assert given.model.name == "ft:tiny:222222222222"
-    assert given.next_segment is None
+    assert (given.status, given.next_segment) == (JobStatus.REGISTERED, None)
 
 
-def test_every_report_may_come_twice() -> None:
-    given = running()
-    given.start_pod(1, "pod-1", NOW)
-    given.start_training(1, 0, 30, 100, 5)
-    save_checkpoint(given, 1, 10)
-    save_checkpoint(given, 1, 10)
-    save_checkpoint(given, 1, 5)
-    given.start_evaluation(1, 30)
-    given.start_evaluation(1, 30)
-    given.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
-    given.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
-    assert happened(given) == ["CheckpointSaved", "EvaluationStarted", "EvaluationCompleted"]
+def test_a_repeated_report_has_no_effect() -> None:
+    steps = [trains(), saves(10), saves(10), saves(5), starts_evaluation, starts_evaluation]
+    assert topics(when(running(), *steps)) == ["CheckpointSaved", "EvaluationStarted"]
+    evaluated = running(evaluates)
+    assert when(evaluated, evaluates) == []
 
 
-def test_reports_of_an_older_segment_are_refused() -> None:
+def test_only_the_running_segment_reports_and_only_the_next_is_allocated() -> None:
     given = running(segment=2)
-    with pytest.raises(StaleSegment):
-        save_checkpoint(given, 1, 10)
-    with pytest.raises(StaleSegment):
-        given.end_segment(1, ending(SegmentEnd.CRASHED, 10))
-    assert happened(given) == []
+    for step in (
+        lambda it: it.end_segment(1, ending(SegmentEnd.CRASHED, 1)),
+        lambda it: it.start_evaluation(1, 30),
+        lambda it: it.allocate_segment(3),
+    ):
+        with pytest.raises(StaleSegment):
+            when(given, step)
+    assert given.collect_events() == []
+    when(given, ends(SegmentEnd.LEASE_ENDED, 300), allocates)
+    assert given.segment == 3
 
 
-def test_a_segment_is_allocated_only_when_it_is_the_next() -> None:
-    given = running()
-    with pytest.raises(StaleSegment):
-        given.allocate_segment(2)
-    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300))
-    given.allocate_segment(2)
-    assert given.segment == 2
-
-
-def ended(given: Job) -> events.SegmentEnded:
-    """The last ending."""
-    return [each for each in given.collect_events() if isinstance(each, events.SegmentEnded)][-1]
-
-
-def test_a_checkpoint_of_an_earlier_segment_keeps_nothing_of_this_one() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60))
-    assert ended(given).kept_seconds == 42
-    given.allocate_segment(2)
-    given.end_segment(2, ending(SegmentEnd.CRASHED, 5))
-    assert ended(given).kept_seconds == 0
-
-
-@pytest.mark.parametrize("failure", FailureClass)
-def test_the_payer_of_a_failure_decides_what_is_kept(failure: FailureClass) -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
-    kept = 42 if FAILURES[failure].payer is Payer.PLATFORM else 60
-    assert ended(given).kept_seconds == kept
-
-
-def test_a_stop_by_the_platform_keeps_what_the_last_checkpoint_holds() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-    assert ended(given).kept_seconds == 42
-
-
-def test_a_stop_that_the_owner_asked_for_keeps_all_its_time() -> None:
-    for ask in (Job.pause, lambda job: job.cancel(timedelta(days=30))):
-        given = running()
-        save_checkpoint(given, 1, 10, elapsed_seconds=42)
-        ask(given)
-        given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
-        assert ended(given).kept_seconds == 60
-
-
-@pytest.mark.parametrize("reason", [SegmentEnd.COMPLETED, SegmentEnd.LEASE_ENDED])
-def test_an_ending_that_lost_nothing_keeps_all_its_time(reason: SegmentEnd) -> None:
-    given = running()
-    given.end_segment(1, ending(reason, 60))
-    assert ended(given).kept_seconds == 60
-
-
-def test_a_crash_of_no_known_class_is_the_trainers() -> None:
-    given = running()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, error_class="KeyError"))
-    assert ended(given).failure is FailureClass.TRAINER_CRASHED
-
-
-@pytest.mark.parametrize("failure", [each for each in FailureClass if FAILURES[each].retried])
-def test_a_job_is_relaunched_three_times_and_then_fails(failure: FailureClass) -> None:
-    given = job()
-    for number in range(1, RELAUNCH_LIMIT + 2):
-        assert given.status is JobStatus.TRAINING
-        given.allocate_segment(number)
-        given.end_segment(
-            number, ending(SegmentEnd.CRASHED, 1, failure=failure, error_class="OSError")
-        )
-    failed = given.collect_events()[-1]
-    assert isinstance(failed, events.JobFailed)
-    assert (failed.failure, failed.error_class) == (failure, "OSError")
-    assert given.status is JobStatus.FAILED
-    assert given.next_segment is None
-
-
-@pytest.mark.parametrize("failure", [each for each in FailureClass if not FAILURES[each].retried])
-def test_what_would_fail_again_is_not_tried_again(failure: FailureClass) -> None:
-    given = running()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
-    assert happened(given) == ["SegmentEnded", "JobFailed"]
-
-
-SHORTAGE = MemoryShortage(
-    rows=4, tokens=500, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
+@pytest.mark.parametrize(
+    ("steps", "kept_seconds"),
+    [
+        *[
+            pytest.param(
+                [crashes(60, failure)],
+                42 if FAILURES[failure].payer is Payer.PLATFORM else 60,
+                id=f"after {failure}",
+            )
+            for failure in FailureClass
+        ],
+        pytest.param([crashes(60), allocates, crashes(5)], 0, id="of a segment that saved nothing"),
+        pytest.param([ends(SegmentEnd.STOPPED, 60)], 42, id="after a stop by the platform"),
+        pytest.param([Job.pause, ends(SegmentEnd.STOPPED, 60)], 60, id="after a pause"),
+        pytest.param([cancels, ends(SegmentEnd.STOPPED, 60)], 60, id="after a cancellation"),
+        pytest.param([ends(SegmentEnd.COMPLETED, 60)], 60, id="at the end"),
+        pytest.param([ends(SegmentEnd.LEASE_ENDED, 60)], 60, id="when the paid time ends"),
+    ],
 )
+def test_a_user_pays_for_kept_seconds(steps: list[Step], kept_seconds: int) -> None:
+    happened = when(running(saves(10, elapsed_seconds=42)), *steps)
+    ended = [each for each in happened if isinstance(each, events.SegmentEnded)]
+    assert ended[-1].kept_seconds == kept_seconds
 
 
-def run_out_of_memory(given: Job, segment: int, shortage: MemoryShortage | None = SHORTAGE) -> None:
-    given.end_segment(
-        segment,
-        ending(
-            SegmentEnd.CRASHED,
-            60,
-            failure=FailureClass.OUT_OF_MEMORY,
-            error_class="MicroBatchTooLarge",
-            shortage=shortage,
-        ),
-    )
-
-
-def test_a_micro_batch_too_large_for_the_memory_is_halved_once_at_the_platforms_cost() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    run_out_of_memory(given, 1)
-    _, end, halved = given.collect_events()
-    assert isinstance(end, events.SegmentEnded)
-    assert (end.shortage, end.kept_seconds) == (SHORTAGE, 42)
-    assert isinstance(halved, events.MicroBatchHalved)
-    assert (halved.micro_batch_size, halved.gradient_accumulation) == (2, 8)
-    assert given.micro_batch_split == 2
-    given.allocate_segment(2)
-    run_out_of_memory(given, 2)
-    assert happened(given) == ["SegmentAllocated", "SegmentEnded", "JobFailed"]
-
-
-def test_what_half_the_micro_batch_would_not_help_fails() -> None:
-    given = running()
-    run_out_of_memory(given, 1, shortage=None)  # the model alone was too large
-    assert happened(given) == ["SegmentEnded", "JobFailed"]
-    given = running()
-    run_out_of_memory(given, 1, SHORTAGE.model_copy(update={"rows": 1}))  # of four, the longest
-    assert happened(given) == ["SegmentEnded", "JobFailed"]
-
-
-def test_short_examples_that_ran_together_are_halved_though_a_micro_batch_is_one() -> None:
-    ones = PLAN.model_copy(
-        update={"hyperparameters": PLAN.hyperparameters | {"micro_batch_size": 1}}
-    )
-    given = Job.approve(JOB_ID, ACCOUNT_ID, ones)
-    given.allocate_segment(1)
-    given.collect_events()
-    run_out_of_memory(given, 1)
-    _, halved = given.collect_events()
-    assert isinstance(halved, events.MicroBatchHalved)
-    assert (halved.micro_batch_size, halved.gradient_accumulation) == (1, 4)
-    assert given.micro_batch_split == 2
-
-
-def test_a_job_that_is_to_pause_pauses_with_its_micro_batch_halved() -> None:
-    given = running()
-    given.pause()
-    run_out_of_memory(given, 1)
-    assert happened(given) == ["PauseRequested", "SegmentEnded", "MicroBatchHalved", "JobPaused"]
-
-
-def test_what_was_trained_is_not_trained_again_after_a_crash_in_evaluation() -> None:
-    given = running()
-    evaluate(given, 1)
-    assert given.status is JobStatus.TRAINED_PENDING_REGISTER
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 80))
-    assert given.status is JobStatus.EVALUATING, "the losses were of an adapter that is lost"
-    given.allocate_segment(2)
-    given.start_training(2, 30, 30, 100, 5)
-    given.start_evaluation(2, 30)
-    assert given.status is JobStatus.EVALUATING
-    given.complete_evaluation(2, evaluation_result(3.0, 2.0, 5, 400))
-    given.register(2, "adapter", "a" * 64)
-    assert given.status is JobStatus.REGISTERED
-
-
-def test_the_score_sums_what_its_owner_paid_for_over_all_segments() -> None:
-    given = job()
-    given.allocate_segment(1)
-    save_checkpoint(given, 1, 10, elapsed_seconds=40)
-    given.end_segment(
-        1,
-        ending(
-            SegmentEnd.CRASHED, 60, phase_seconds={Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 50.0}
-        ),
-    )
-    given.allocate_segment(2)
-    given.end_segment(2, ending(SegmentEnd.LEASE_ENDED, 35, grace_seconds=5))
-    given.allocate_segment(3)
-    given.end_segment(3, ending(SegmentEnd.LEASE_ENDED, 0))
-    given.allocate_segment(4)
-    given.start_training(4, 10, 30, 100, 5)
-    evaluate(given, 4)
-    given.register(4, "adapter", "a" * 64)
-    given.end_segment(4, ending(SegmentEnd.COMPLETED, 50, phase_seconds={Phase.TRAINING: 45.5}))
-    scored = given.collect_events()[-1]
-    assert isinstance(scored, events.EstimateScored)
-    assert (scored.low_seconds, scored.high_seconds) == (120, 156)
-    assert (scored.low_micros, scored.high_micros) == (120_000, 156_000)
-    assert (scored.actual_seconds, scored.actual_micros) == (40 + 30 + 50, 120_000)
-    assert scored.phase_seconds == {Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 95.5}
-    assert scored.segments == 3, "the one that took no time was none"
-
-
-def test_each_segment_is_summed_at_its_own_rate() -> None:
-    given = running()
-    given.pause()
-    given.end_segment(1, ending(SegmentEnd.STOPPED, 10))
-    given.resume(None, 7_200_000, "2")
-    given.allocate_segment(2)
-    given.start_training(2, 0, 30, 100, 5)
-    complete(given, 2)
-    scored = given.collect_events()[-1]
-    assert isinstance(scored, events.EstimateScored)
-    assert scored.actual_micros == 10 * 1000 + 90 * 2000
-
-
-def test_a_job_without_an_estimate_has_no_score() -> None:
-    given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN)
-    given.allocate_segment(1)
-    given.start_training(1, 0, 30, 100, 5)
-    complete(given, 1)
-    assert happened(given)[-1] == "SegmentEnded"
-
-
-def test_a_checkpoint_that_got_further_begins_the_count_of_crashes_anew() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10)
-    for number in range(1, RELAUNCH_LIMIT + 1):
-        given.end_segment(number, ending(SegmentEnd.CRASHED, 20))
-        given.allocate_segment(number + 1)
-    save_checkpoint(given, RELAUNCH_LIMIT + 1, 10)
-    assert given.crashes == RELAUNCH_LIMIT, "the same step again is no progress"
-    save_checkpoint(given, RELAUNCH_LIMIT + 1, 20)
-    assert given.crashes == 0
-    given.end_segment(RELAUNCH_LIMIT + 1, ending(SegmentEnd.CRASHED, 20))
-    assert given.next_segment == RELAUNCH_LIMIT + 2
-
-
-def postponed(given: Job) -> list[timedelta]:
-    """How long each launch since was put off."""
-    return [
-        each.until - each.timestamp
-        for each in given.collect_events()
-        if isinstance(each, events.RelaunchPostponed)
+def test_a_crash_without_a_class_is_the_trainers() -> None:
+    assert when(running(), ends(SegmentEnd.CRASHED, 60, error_class="KeyError")) == [
+        fact("SegmentEnded", failure=FailureClass.TRAINER_CRASHED)
     ]
 
 
-def test_each_launch_after_a_crash_without_progress_waits_longer() -> None:
-    given = running()
-    for number in range(1, RELAUNCH_LIMIT + 2):
-        given.end_segment(number, ending(SegmentEnd.CRASHED, 0, failure=FailureClass.NODE_LOST))
-        if given.status is not JobStatus.FAILED:
-            given.allocate_segment(number + 1)
-    assert postponed(given) == [timedelta(seconds=30), timedelta(minutes=5)]
-    assert given.status is JobStatus.FAILED, "after the first one, which was at once, and these"
+@pytest.mark.parametrize("failure", RETRIED)
+def test_a_job_is_relaunched_three_times_before_it_fails(failure: FailureClass) -> None:
+    crash = crashes(1, failure, error_class="OSError")
+    given = job(*[allocates, crash] * RELAUNCH_LIMIT)
+    assert given.status is JobStatus.TRAINING
+    failed = when(given, allocates, crash)[-1]
+    assert failed == fact("JobFailed", failure=failure, error_class="OSError")
+    assert (given.status, given.next_segment) == (JobStatus.FAILED, None)
 
 
-def test_what_got_further_is_launched_again_at_once() -> None:
-    given = running()
-    given.end_segment(1, ending(SegmentEnd.CRASHED, 20))
-    for segment in range(2, 5):
-        given.allocate_segment(segment)
-        save_checkpoint(given, segment, 10 * segment)
-        given.end_segment(segment, ending(SegmentEnd.CRASHED, 20))
-    assert postponed(given) == []
+@pytest.mark.parametrize("failure", REPEATS)
+def test_a_failure_that_would_repeat_fails_the_job(failure: FailureClass) -> None:
+    assert when(running(), crashes(60, failure)) == [
+        fact("SegmentEnded"),
+        fact("JobFailed", failure=failure),
+    ]
 
 
-def test_a_resume_does_not_wait_for_the_time_that_a_launch_was_put_off_to() -> None:
-    given = running(segment=2)
-    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
-    given.allocate_segment(3)
-    given.end_segment(3, ending(SegmentEnd.CRASHED, 0))
+def test_a_batch_that_does_not_fit_is_halved_once_at_the_platforms_cost() -> None:
+    given = running(saves(10, elapsed_seconds=42))
+    assert when(given, runs_out_of_memory()) == [
+        fact("SegmentEnded", shortage=SHORTAGE, kept_seconds=42),
+        fact("MicroBatchHalved", micro_batch_size=2, gradient_accumulation=8),
+    ]
+    assert given.micro_batch_split == 2
+    assert topics(when(given, allocates, runs_out_of_memory()))[-1] == "JobFailed"
+
+
+@pytest.mark.parametrize("shortage", [None, SHORTAGE.model_copy(update={"rows": 1})])
+def test_a_batch_that_cannot_be_split_fails_the_job(shortage: MemoryShortage | None) -> None:
+    assert topics(when(running(), runs_out_of_memory(shortage))) == ["SegmentEnded", "JobFailed"]
+
+
+def test_examples_that_ran_together_are_halved_even_if_a_micro_batch_is_one() -> None:
+    ones = PLAN.model_copy(
+        update={"hyperparameters": PLAN.hyperparameters | {"micro_batch_size": 1}}
+    )
+    given = Job.approve(JOB_ID, ACCOUNT_ID, ones, ESTIMATE)
+    halved = when(given, allocates, runs_out_of_memory())[-1]
+    assert halved == fact("MicroBatchHalved", micro_batch_size=1, gradient_accumulation=4)
+
+
+def test_a_crash_in_evaluation_repeats_the_evaluation_but_not_the_training() -> None:
+    given = running(evaluates)
+    assert given.status is JobStatus.TRAINED_PENDING_REGISTER
+    when(given, crashes(80))
+    assert given.status is JobStatus.EVALUATING
+    when(given, allocates, trains(30), starts_evaluation)
+    assert given.status is JobStatus.EVALUATING
+    when(given, evaluates, registers)
+    assert given.status is JobStatus.REGISTERED
+
+
+def test_the_score_sums_the_paid_time_of_all_segments_at_their_rates() -> None:
+    given = job(
+        *(allocates, saves(10, elapsed_seconds=40)),
+        crashes(60, phase_seconds={Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 50.0}),
+        *(allocates, ends(SegmentEnd.LEASE_ENDED, 35, grace_seconds=5)),
+        *(allocates, ends(SegmentEnd.LEASE_ENDED, 0), Job.pause),
+        lambda it: it.resume(ESTIMATE, 7_200_000, "2", 1),
+        *(allocates, trains(10), evaluates, registers),
+    )
+    end = ends(SegmentEnd.COMPLETED, 50, phase_seconds={Phase.TRAINING: 45.5})
+    assert when(given, end)[-1] == fact(
+        "EstimateScored",
+        low_seconds=120,
+        high_seconds=156,
+        low_micros=120_000,
+        high_micros=156_000,
+        actual_seconds=40 + 30 + 50,
+        actual_micros=1000 * (40 + 30) + 2000 * 50,
+        phase_seconds={Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 95.5},
+        segments=3,  # the third took no time
+    )
+
+
+def test_a_checkpoint_of_a_later_step_resets_the_count_of_crashes() -> None:
+    given = running(saves(10), *[crashes(20), allocates] * RELAUNCH_LIMIT, saves(10))
+    assert given.crashes == RELAUNCH_LIMIT, "the same step again is no progress"
+    when(given, saves(20))
+    assert given.crashes == 0
+    when(given, crashes(20))
+    assert given.next_segment == RELAUNCH_LIMIT + 2
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "delays"),
+    [
+        pytest.param(
+            RUNNING,
+            [*[crashes(), allocates] * RELAUNCH_LIMIT, crashes()],
+            [30, 300],
+            id="longer after each crash without progress",
+        ),
+        pytest.param(
+            (*RUNNING, crashes(20)),
+            [step for n in (2, 3, 4) for step in (allocates, saves(10 * n), crashes(20))],
+            [],
+            id="not at all with progress",
+        ),
+        pytest.param(
+            (*RUNNING, crashes(), allocates),
+            [runs_out_of_memory()],
+            [],
+            id="not for a batch that was halved",
+        ),
+        pytest.param(
+            (*RUNNING, crashes(), allocates),
+            [Job.pause, crashes()],
+            [],
+            id="not for a job that pauses",
+        ),
+        pytest.param(
+            (),
+            [allocates, ends(SegmentEnd.LEASE_ENDED, 300)] * 9,
+            [],
+            id="not without a crash",
+        ),
+    ],
+)
+def test_a_relaunch_is_postponed(
+    given: Sequence[Step], steps: list[Step], delays: list[int]
+) -> None:
+    happened = when(job(*given), *steps)
+    postponed = [each for each in happened if isinstance(each, events.RelaunchPostponed)]
+    assert [(each.until - NOW).total_seconds() for each in postponed] == delays
+
+
+def test_a_resume_ends_the_delay_of_a_relaunch() -> None:
+    given = running(crashes(), allocates, crashes())
     assert given.relaunch_at == NOW + timedelta(seconds=30)
-    given.pause()
-    given.resume(None, 3_600_000, "2")
+    when(given, Job.pause, lambda it: it.resume(ESTIMATE, 3_600_000, "2", 1))
     assert given.relaunch_at is None
-
-
-def test_a_batch_that_was_halved_is_tried_at_once() -> None:
-    given = running(segment=2)
-    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
-    given.allocate_segment(3)
-    run_out_of_memory(given, 3)
-    assert happened(given)[-1] == "MicroBatchHalved"
-
-
-def test_a_job_that_pauses_puts_no_launch_off() -> None:
-    given = running(segment=2)
-    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
-    given.allocate_segment(3)
-    given.pause()
-    given.end_segment(3, ending(SegmentEnd.CRASHED, 0))
-    assert happened(given)[-2:] == ["SegmentEnded", "JobPaused"]
-
-
-def test_endings_that_are_no_crash_do_not_count() -> None:
-    given = job()
-    for number in range(1, 10):
-        given.allocate_segment(number)
-        given.end_segment(number, ending(SegmentEnd.LEASE_ENDED, 300))
-    assert given.next_segment == 10
-
-
-def test_hyperparameters_are_read_as_recorded() -> None:
-    assert job().plan.lora == Hyperparameters()
 
 
 def test_a_suffix_is_a_part_of_the_models_name() -> None:
     order = Order(suffix="support", deploy=True)
     given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE, order)
-    assert given.model_name == "ft:tiny:support:222222222222"
-    assert given.order == order
+    assert (given.model_name, given.order) == ("ft:tiny:support:222222222222", order)

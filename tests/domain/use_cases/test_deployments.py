@@ -7,15 +7,15 @@ from uuid import uuid4
 
 import pytest
 
-from domain.core.aggregate import because
+from domain.core.aggregate import Cause, because
 from domain.core.errors import NotFound, WrongState
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import SegmentEnd
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs, why_not_served
-from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN, at
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.builders.history import RETENTION, History
 
 MODEL = "ft:tiny:222222222222"
@@ -166,10 +166,10 @@ def test_what_a_cancelled_job_saved_is_deployed_within_its_time(
     history.cancel()
     history.end_segment(1, SegmentEnd.STOPPED, 60)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
-    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState):
+    with because(Cause("account:test", "later", NOW + RETENTION)), pytest.raises(WrongState):
         deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     history.promote()
-    with because(at(RETENTION.total_seconds())):
+    with because(Cause("account:test", "later", NOW + RETENTION)):
         assert deploying.deploy_model(ACCOUNT_ID, JOB_ID).model == MODEL
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from eventsourcing.persistence import StoredEvent
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.training.checkpoint import ModeDifference, RejectionReason
 from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
-from tests.builders.commands import command
-from tests.builders.examples import STATE, ending, resume_certificate, running, save_checkpoint
-from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
+from tests.builders.examples import STATE, resume_certificate
+from tests.builders.scenario import allocates, crashes, running, saves
+from tests.domain.test_stored_events import MAPPER, STORED
 
 DESCRIBED = (
     *(events.JobEvent, JobRequest.Event, Meter.Event, Deployment.Event),
@@ -33,19 +33,12 @@ RANKS = ModeDifference(setting="ranks", saved="2", now="1")
 @pytest.fixture
 def given() -> Iterator[Job]:
     """A job whose first segment crashed after two checkpoints, and whose second one runs."""
-    with command():
-        given = running()
-        for step in (10, 20):
-            save_checkpoint(given, 1, step)
-        given.end_segment(1, ending(SegmentEnd.CRASHED, 100))
-        given.allocate_segment(2)
-        given.collect_events()
-        yield given
+    return running(saves(10), saves(20), crashes(100), allocates)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
-def test_every_event_of_a_timeline_has_a_sentence(path: Path) -> None:
-    event = MAPPER.to_domain_event(stored(path))
+@pytest.mark.parametrize("row", STORED, ids=lambda row: row.topic)
+def test_every_event_of_a_timeline_has_a_sentence(row: StoredEvent) -> None:
+    event = MAPPER.to_domain_event(row)
     assert isinstance(event, Event)
     text = describe(event, "ft:model").text
     assert text.endswith(".")

@@ -20,9 +20,8 @@ from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from services.scheduler.launchers.launcher import PodName
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN, revision
 from tests.builders.history import History
-from tests.builders.tiny_model import TINY_SHAPE
 from tests.services.scheduler.conftest import Scheduler
 
 NAME = PodName(JOB_ID, 1)
@@ -142,7 +141,7 @@ def test_a_job_resumed_on_other_gpus_is_launched_with_them(
     scheduler.offer(gpus=2)
     with waiting.changing_job() as job:
         job.pause()
-        job.resume(None, PLAN.rate_micros_per_hour, "test", 1)
+        job.resume(ESTIMATE, PLAN.rate_micros_per_hour, "test", 1)
     scheduler.catch_up()
     waiting.grant_lease(1)
     scheduler.catch_up()
@@ -235,12 +234,13 @@ def test_an_unsettled_lease_counts_as_money(
 def test_a_deleted_base_loses_its_files_unless_reimported(
     history: History, scheduler: Scheduler
 ) -> None:
-    ref, content = "models/tiny/1", ("m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
+    ref = "models/tiny/1"
+    content = revision(ref=ref)
     scheduler.artifacts.put(f"{ref}/config.json", b"{}")
     with command():
-        base = BaseModel.imported("tiny", ref, *content)
+        base = BaseModel.imported("tiny", content)
         base.delete()
-        base.revise(ref, *content)
+        base.revise(content)
         *_, deleted, _ = base.pending_events
         history.log.commit(base)
     scheduler.handle(deleted)

@@ -22,8 +22,8 @@ from tests.builders.examples import (
     STATE,
     ending,
     resume_certificate,
-    save_checkpoint,
 )
+from tests.builders.scenario import saves
 
 RANKS = ModeDifference(setting="ranks", saved="1", now="2")
 
@@ -45,7 +45,7 @@ def changed() -> Job:
     job.allocate_segment(1)
     job.start_training(1, 0, 30, 95, 5)
     for step in (10, 20):
-        save_checkpoint(job, 1, step)
+        saves(step)(job)
     job.pause()
     failure = FailureClass.OUT_OF_MEMORY
     job.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure, shortage=shortage))

@@ -12,14 +12,14 @@ from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
 SETTINGS = Settings(stall_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)
 
 
 def job(**changes: object) -> Job:
     with command():
-        given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN.model_copy(update=changes))
+        given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN.model_copy(update=changes), ESTIMATE)
         given.allocate_segment(1)
     return given
 

@@ -30,10 +30,10 @@ from services.serving.engine import Engine
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 from tests.builders.commands import FixedClock, command
-from tests.builders.examples import ACCOUNT_ID
+from tests.builders.examples import ACCOUNT_ID, REVISION
 from tests.builders.history import History
 from tests.builders.serving import open_engine
-from tests.builders.tiny_model import TINY_SHAPE, make_tiny_model
+from tests.builders.tiny_model import make_tiny_model
 from tests.services.serving.answers import Answers
 
 MODEL = "ft:tiny:222222222222"
@@ -161,13 +161,14 @@ class Process:
 
     def import_base(self, revision: str = "1") -> None:
         """Import a base, or revise it, and follow the log."""
-        content = (*self.store_base(revision), "llama", 50_000, 256, TINY_SHAPE)
+        ref, sha256 = self.store_base(revision)
+        content = REVISION.model_copy(update={"ref": ref, "manifest_sha256": sha256})
         with command(f"import {revision}"):
             base = self.log.find(BaseModel, base_model_id("tiny"))
             if base is None:
-                base = BaseModel.imported("tiny", *content)
+                base = BaseModel.imported("tiny", content)
             else:
-                base.revise(*content)
+                base.revise(content)
             self.log.commit(base)
         self.follow()
 

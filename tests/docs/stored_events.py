@@ -1,0 +1,62 @@
+"""Examples of stored events, one for each topic.
+
+An example never changes once it is here: it stands for the events in the logs of users, which later
+versions must be able to read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from domain import AGGREGATES
+from domain.core.aggregate import Event
+
+PATH = Path(__file__).parents[2] / "docs/reference/stored-events.ndjson"
+
+
+def page() -> str:
+    """Return the examples so far, and a new one for each event that has none."""
+    rows = [json.loads(line) for line in PATH.read_text().splitlines()] if PATH.exists() else []
+    known = {row["topic"] for row in rows}
+    kinds = [kind for aggregate in AGGREGATES for kind in aggregate.event_classes()]
+    rows += [_example(kind) for kind in kinds if kind.TOPIC not in known]
+    rows.sort(key=lambda row: row["topic"])
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _example(kind: type[Event]) -> dict[str, Any]:
+    schema = kind.model_json_schema(mode="serialization")
+    state = _value(schema, schema.get("$defs", {}))
+    row = {"topic": kind.TOPIC} | {
+        name: state.pop(name) for name in ("originator_id", "originator_version")
+    }
+    return row | {"state": state}
+
+
+def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """Return a value that a schema allows."""
+    match schema:
+        case {"$ref": ref}:
+            return _value(definitions[ref.rpartition("/")[2]], definitions)
+        case {"enum": [first, *_]} | {"const": first}:
+            return first
+        case {"anyOf": [{"$ref": _}, {"type": "null"}]}:
+            return None  # the type may contain itself
+        case {"anyOf": [first, *_]}:
+            return _value(first, definitions)
+        case {"properties": fields}:
+            return {name: _value(field, definitions) for name, field in fields.items()}
+        case {"prefixItems": items}:
+            return [_value(item, definitions) for item in items]
+        case {"type": "array", "items": item}:
+            return [_value(item, definitions)]
+        case {"format": "uuid"}:
+            return str(UUID(int=1))
+        case {"format": "date-time"}:
+            return "2026-11-24T12:00:00Z"
+        case _:
+            values = {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "object": {}}
+            return values.get(schema.get("type", ""))
