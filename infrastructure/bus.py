@@ -97,11 +97,6 @@ def without_user(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def stream_config(name: str) -> api.StreamConfig:
-    """Return the declared configuration of a stream."""
-    return next(config for config in STREAMS if config.name == name)
-
-
 async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
     """Make the server's streams and consumers match the declared ones. Idempotent.
 

@@ -81,16 +81,8 @@ class OrderedConsumer:
 
     def subscribe(self, broker: NatsBroker) -> None:
         """Start consuming from the bus when the broker starts."""
-        subscriber = broker.subscriber(
-            self.durable.filter_subject,
-            stream=JStream(EVENTS, declare=False),
-            durable=self.durable.name,
-            config=self.durable.config,
-            pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=self._batch_seconds, batch=True),
-            ack_policy=AckPolicy.MANUAL,
-        )
 
-        @subscriber
+        @_batches(broker, self.durable, self._batch_seconds)
         async def consume(envelopes: list[Envelope], message: NatsMessage) -> None:
             batch = f"batch {envelopes[0].id}..{envelopes[-1].id}"
             await self._until_done(partial(self.consume, envelopes), batch)
@@ -171,6 +163,18 @@ class OrderedConsumer:
         self.effect.apply([recorded(self._log, notification) for notification in notifications])
 
 
+def _batches(broker: NatsBroker, durable: Durable, seconds: float) -> Any:
+    """Return the subscriber of a durable, which passes batches to the decorated function."""
+    return broker.subscriber(
+        durable.filter_subject,
+        stream=JStream(durable.stream, declare=False),
+        durable=durable.name,
+        config=durable.config,
+        pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=seconds, batch=True),
+        ack_policy=AckPolicy.MANUAL,
+    )
+
+
 def subscribe_batches(
     broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[object]], None]
 ) -> None:
@@ -182,14 +186,7 @@ def subscribe_batches(
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
-    @broker.subscriber(
-        durable.filter_subject,
-        stream=JStream(durable.stream, declare=False),
-        durable=durable.name,
-        config=durable.config,
-        pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=BATCH_SECONDS, batch=True),
-        ack_policy=AckPolicy.MANUAL,
-    )
+    @_batches(broker, durable, BATCH_SECONDS)
     async def consume(messages: list[Any], message: NatsMessage) -> None:
         subjects = [raw.subject for raw in cast("list[Msg]", message.raw_message)]
         own = []

@@ -14,10 +14,10 @@ DDL = """
 CREATE TABLE IF NOT EXISTS job_drafts (
     account_id uuid PRIMARY KEY,
     fields jsonb NOT NULL,
-    saved_at timestamptz NOT NULL
-);
-ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS tab text NOT NULL DEFAULT '';
-ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT 0
+    saved_at timestamptz NOT NULL,
+    tab text NOT NULL,
+    revision bigint NOT NULL
+)
 """
 
 

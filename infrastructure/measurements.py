@@ -67,36 +67,32 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
 
 def add_step(connection: Connection, step: StepMeasured) -> None:
     """Store the metrics of one optimizer step. Idempotent."""
-    connection.execute(
-        "INSERT INTO step_measurements VALUES (%(job_id)s, %(step)s, %(segment)s, %(train_loss)s, "
-        "%(smoothed_loss)s, %(learning_rate)s, %(tokens)s, %(tokens_per_second)s, "
-        "%(elapsed_seconds)s, %(measured_at)s, %(peak_memory_bytes)s) ON CONFLICT DO NOTHING",
-        dict(step),
-    )
+    _add(connection, "step_measurements", step.model_dump(exclude={"account_id", "total_steps"}))
 
 
 def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> None:
     """Store the metrics of an evaluation. Idempotent."""
+    _add(connection, "evaluation_measurements", evaluation.model_dump(exclude={"account_id"}))
+
+
+def add_log_line(connection: Connection, line: LogLine) -> None:
+    """Store one line of a trainer's log. Idempotent."""
+    _add(connection, "log_lines", line.model_dump(exclude={"account_id"}))
+
+
+def _add(connection: Connection, table: LiteralString, columns: Mapping[str, object]) -> None:
+    values = ", ".join(f"%({name})s" for name in columns)
     connection.execute(
-        "INSERT INTO evaluation_measurements VALUES (%(job_id)s, %(step)s, %(segment)s, "
-        "%(eval_loss)s, %(accuracy)s, %(examples)s, %(label_tokens)s, %(seconds)s, "
-        "%(elapsed_seconds)s, %(measured_at)s) ON CONFLICT DO NOTHING",
-        dict(evaluation),
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values}) ON CONFLICT DO NOTHING",  # type: ignore[arg-type]
+        columns,
     )
 
 
 def evaluations_of(
     connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's evaluations after a step, in order.
-
-    For a repeated step, return the last one.
-    """
-    return connection.execute(
-        "SELECT DISTINCT ON (step) * FROM evaluation_measurements "
-        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
-        [job_id, after, limit],
-    ).fetchall()
+    """Return a job's evaluations after a step, in order. Of a repeated step, return the last."""
+    return _rows_of(connection, "evaluation_measurements", job_id, after, limit)
 
 
 def last_evaluations_of(
@@ -112,12 +108,15 @@ def last_evaluations_of(
 def steps_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's steps after a given one, in order.
+    """Return a job's steps after a given one, in order. Of a repeated step, return the last."""
+    return _rows_of(connection, "step_measurements", job_id, after, limit)
 
-    For a repeated step, return the last one.
-    """
+
+def _rows_of(
+    connection: Connection, table: LiteralString, job_id: UUID, after: int, limit: int | None
+) -> list[dict[str, Any]]:
     return connection.execute(
-        "SELECT DISTINCT ON (step) * FROM step_measurements "
+        f"SELECT DISTINCT ON (step) * FROM {table} "
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
         [job_id, after, limit],
     ).fetchall()
@@ -185,14 +184,6 @@ def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, S
         [list(job_ids)],
     ).fetchall()
     return {row["job_id"]: StepsTaken(row["steps"], row["tokens"]) for row in rows}
-
-
-def add_log_line(connection: Connection, line: LogLine) -> None:
-    """Store one line of a trainer's log. Idempotent."""
-    connection.execute(
-        "INSERT INTO log_lines VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        [line.job_id, line.segment, line.n, line.level, line.text, line.logged_at],
-    )
 
 
 def delete_log_lines(connection: Connection, job_ids: Sequence[UUID]) -> None:

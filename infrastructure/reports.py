@@ -7,7 +7,7 @@ Times are seconds on the trainer's monotonic clock since its program started.
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,8 +40,22 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Text(Message):
-    """A message with text from a trainer. NUL is replaced, because PostgreSQL cannot store it."""
+class SegmentMessage(Message):
+    """A message about a segment, on the subject `<kind>.<account>.<job>.<segment>`.
+
+    NUL in texts is replaced, because PostgreSQL cannot store it.
+    """
+
+    KIND: ClassVar[str]
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+
+    @property
+    def subject(self) -> str:
+        """Return the subject of this message."""
+        return f"{self.KIND}.{self.account_id}.{self.job_id}.{self.segment}"
 
     @model_validator(mode="before")
     @classmethod
@@ -110,11 +124,11 @@ class RejectedCheckpoint(Message):
     reason: RejectionReason
 
 
-class Report(Text):
+class Report(SegmentMessage):
     """A heartbeat. The final report contains the ending and is sent until it is acknowledged."""
 
-    account_id: UUID
-    job_id: UUID
+    KIND = "reports"
+
     segment: Count
     n: int
     sent_at: datetime
@@ -139,11 +153,6 @@ class Report(Text):
     adapter_manifest_sha256: str | None = None
     ending: SegmentEnding | None = None  # in the final report only
 
-    @property
-    def subject(self) -> str:
-        """Return the subject `reports.<account>.<job>.<segment>`."""
-        return report_subject(self.account_id, self.job_id, self.segment)
-
     @model_validator(mode="after")
     def _own_checkpoints(self) -> Self:
         if any(each.segment != self.segment for each in self.checkpoints):
@@ -156,12 +165,11 @@ class Report(Text):
         return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 
-class StepMeasured(Message):
+class StepMeasured(SegmentMessage):
     """Metrics of one optimizer step, kept for a limited time."""
 
-    account_id: UUID
-    job_id: UUID
-    segment: int
+    KIND = "telemetry"
+
     step: int
     total_steps: int
     train_loss: float  # loss of this step, in nats per label token
@@ -173,18 +181,12 @@ class StepMeasured(Message):
     peak_memory_bytes: int | None = None  # peak of rank 0 so far
     measured_at: datetime
 
-    @property
-    def subject(self) -> str:
-        """Return the subject `telemetry.<account>.<job>.<segment>`."""
-        return f"telemetry.{self.account_id}.{self.job_id}.{self.segment}"
 
-
-class EvaluationMeasured(Message):
+class EvaluationMeasured(SegmentMessage):
     """Metrics of one evaluation on the held-out examples. Step 0 is the base model."""
 
-    account_id: UUID
-    job_id: UUID
-    segment: int
+    KIND = "evaluations"
+
     step: int  # optimizer steps done
     eval_loss: float  # nats per label token
     accuracy: float  # fraction of label tokens predicted correctly
@@ -194,41 +196,24 @@ class EvaluationMeasured(Message):
     elapsed_seconds: float
     measured_at: datetime
 
-    @property
-    def subject(self) -> str:
-        """Return the subject `evaluations.<account>.<job>.<segment>`."""
-        return f"evaluations.{self.account_id}.{self.job_id}.{self.segment}"
 
-
-class LogLine(Text):
+class LogLine(SegmentMessage):
     """One line of a trainer's log. `n` counts from 1 in each segment."""
 
-    account_id: UUID
-    job_id: UUID
-    segment: int
+    KIND = "logs"
+
     n: int
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
     text: str
     logged_at: datetime
 
-    @property
-    def subject(self) -> str:
-        """Return the subject `logs.<account>.<job>.<segment>`."""
-        return f"logs.{self.account_id}.{self.job_id}.{self.segment}"
 
-
-class PodSeen(Message):
+class PodSeen(SegmentMessage):
     """The launcher's evidence that a segment's process is running, until the trainer reports."""
 
-    account_id: UUID
-    job_id: UUID
-    segment: int
-    elapsed_seconds: float  # since the GPUs were bound
+    KIND = "evidence"
 
-    @property
-    def subject(self) -> str:
-        """Return the subject `evidence.<account>.<job>.<segment>`."""
-        return f"evidence.{self.account_id}.{self.job_id}.{self.segment}"
+    elapsed_seconds: float  # since the GPUs were bound
 
 
 class Control(Message):
@@ -258,4 +243,4 @@ def control_subject(job_id: UUID, segment: int) -> str:
 
 def report_subject(account_id: UUID, job_id: UUID, segment: int) -> str:
     """Return the subject of a segment's reports."""
-    return f"reports.{account_id}.{job_id}.{segment}"
+    return f"{Report.KIND}.{account_id}.{job_id}.{segment}"

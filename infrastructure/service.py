@@ -24,22 +24,17 @@ Work = Callable[[], Awaitable[None]]
 def broker_of(settings: Settings, name: str) -> NatsBroker:
     """Return a broker that reconnects without limit."""
     assert settings.nats_url is not None
-    logger = logging.getLogger("broker")
+    file, logger = settings.nats_credentials, logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
     return LongPollingBroker(
         settings.nats_url,
         name=name,
-        security=_security(settings),
+        security=None if file is None else NatsCredentials(str(file)),
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         logger=logger,
         log_level=logging.DEBUG,
     )
-
-
-def _security(settings: Settings) -> NatsCredentials | None:
-    file = settings.nats_credentials
-    return None if file is None else NatsCredentials(str(file))
 
 
 def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] = ()) -> None:

@@ -32,7 +32,6 @@ CREATE TABLE IF NOT EXISTS web_sessions (
     expires_at timestamptz NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT now()
 );
-ALTER TABLE web_sessions ADD COLUMN IF NOT EXISTS begun_at timestamptz NOT NULL DEFAULT now();
 CREATE TABLE IF NOT EXISTS sign_in_links (
     token_sha256 text PRIMARY KEY,
     key_id uuid NOT NULL,

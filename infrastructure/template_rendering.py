@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
-from functools import partial
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -126,7 +125,9 @@ def _environment(today: date | None) -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = partial(_strftime, today)
+    environment.globals["strftime_now"] = lambda pattern: (today or datetime.now(UTC)).strftime(
+        pattern
+    )
     return environment
 
 
@@ -149,10 +150,6 @@ def _to_json(
 
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
-
-
-def _strftime(today: date | None, pattern: str) -> str:
-    return (today or datetime.now(UTC)).strftime(pattern)
 
 
 def _text(token: Any) -> str:

@@ -8,16 +8,22 @@ from infrastructure.bus import TELEMETRY, Durable
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
+from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
-from services.projector.measuring import store_evaluations, store_log_lines, store_steps
+from services.projector.measuring import store
 
-STEPS = Durable("measurements-steps", TELEMETRY, "telemetry.>")
-EVALUATIONS = Durable("measurements-evaluations", TELEMETRY, "evaluations.>")
-LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
+STORES = {
+    Durable("measurements-steps", TELEMETRY, "telemetry.>"): partial(store, StepMeasured, add_step),
+    Durable("measurements-evaluations", TELEMETRY, "evaluations.>"): partial(
+        store, EvaluationMeasured, add_evaluation
+    ),
+    Durable("measurements-logs", TELEMETRY, "logs.>"): partial(store, LogLine, add_log_line),
+}
 
 
 def run(settings: Settings) -> None:
@@ -35,10 +41,9 @@ def _project(settings: Settings) -> None:
     ]
     for consumer in consumers:
         consumer.subscribe(broker)
-    subscribe_batches(broker, STEPS, partial(store_steps, pool))
-    subscribe_batches(broker, EVALUATIONS, partial(store_evaluations, pool))
-    subscribe_batches(broker, LOG_LINES, partial(store_log_lines, pool))
-    durables = [*(consumer.durable for consumer in consumers), STEPS, EVALUATIONS, LOG_LINES]
+    for durable, keep in STORES.items():
+        subscribe_batches(broker, durable, partial(keep, pool))
+    durables = [*(consumer.durable for consumer in consumers), *STORES]
 
     async def begin() -> None:
         for consumer in consumers:

@@ -17,7 +17,7 @@ from domain.billing.payment import Payment
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.core.money import charge_micros
-from infrastructure.clock import Clock, clock_of
+from infrastructure.clock import clock_of
 from infrastructure.consumer import BATCH_EVENTS, Recorded, recorded
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, database_time, open_log
@@ -75,6 +75,10 @@ class Findings:
     tables: list[Comparison] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
 
+    def report(self, kind: DifferenceKind, text: str) -> None:
+        """Add a difference."""
+        self.differences.append(Difference(kind, text))
+
 
 def audit(settings: Settings) -> Findings:
     """Replay the log of a database and compare the result with the stored rows. Read-only.
@@ -89,7 +93,8 @@ def audit(settings: Settings) -> Findings:
             live.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             _keep_tables(live)
             positions = _positions(live)
-            checks = _store_checks(live, log, clock_of(settings))
+            now = clock_of(settings).at(database_time(live))
+            checks = SnapshotCheck(live, log), PositionCheck(live), EvidenceCheck(live, now)
             _create_tables(scratch)
             folded = _Folded(positions[BILLING_LEDGER.name])
             for batch in _batches(log, findings):
@@ -101,20 +106,14 @@ def audit(settings: Settings) -> Findings:
             _compare_tables(live, scratch, positions, findings)
             _compare_balances(balances(live), folded, findings)
             _check_minutes(folded, findings)
-            _check_pairs(folded, findings)
+            for pair in folded.unpaired:
+                findings.report(DifferenceKind.UNPAIRED, f"one of two events is missing for {pair}")
             findings.snapshots = checks[0].checked
             for check in checks:
                 findings.differences.extend(check.differences())
     finally:
         log.close()
     return findings
-
-
-def _store_checks(
-    live: Connection, log: EventLog, clock: Clock
-) -> tuple[SnapshotCheck, PositionCheck, EvidenceCheck]:
-    now = clock.at(database_time(live))
-    return SnapshotCheck(live, log), PositionCheck(live), EvidenceCheck(live, now)
 
 
 class _Folded:
@@ -253,9 +252,7 @@ def _compare_tables(
         )
         findings.tables.append(comparison)
         if not comparison.equal:
-            findings.differences.append(
-                Difference(DifferenceKind.TABLE, f"{table} differs from the refold of the log")
-            )
+            findings.report(DifferenceKind.TABLE, f"{table} differs from the refold of the log")
 
 
 def _tables() -> Iterator[tuple[Projection, str]]:
@@ -282,27 +279,21 @@ def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Finding
     """Compare each account's balance with its ledger accounts."""
     findings.trial_balance_micros = sum(ledger.values())
     if findings.trial_balance_micros != 0:
-        findings.differences.append(
-            Difference(DifferenceKind.TRIAL_BALANCE, "the trial balance is not zero")
-        )
+        findings.report(DifferenceKind.TRIAL_BALANCE, "the trial balance is not zero")
     for account in folded.accounts.values():
         findings.accounts += 1
         reserved = ledger.get(f"reserved:{account.id}", 0) - folded.unposted_micros(account.id)
         held = ledger.get(f"customer:{account.id}", 0) + reserved
         if (held, reserved) != (account.balance_micros, account.reserved_micros):
-            findings.differences.append(
-                Difference(
-                    DifferenceKind.BALANCE,
-                    f"account {account.id} has {account.balance_micros} micro-dollars "
-                    f"({account.reserved_micros} reserved); its ledger has {held} ({reserved})",
-                )
+            findings.report(
+                DifferenceKind.BALANCE,
+                f"account {account.id} has {account.balance_micros} micro-dollars "
+                f"({account.reserved_micros} reserved); its ledger has {held} ({reserved})",
             )
         if not 0 <= account.reserved_micros <= account.balance_micros:
-            findings.differences.append(
-                Difference(
-                    DifferenceKind.OVER_RESERVED,
-                    f"account {account.id} has reserved more than its balance",
-                )
+            findings.report(
+                DifferenceKind.OVER_RESERVED,
+                f"account {account.id} has reserved more than its balance",
             )
 
 
@@ -310,28 +301,16 @@ def _check_minutes(folded: _Folded, findings: Findings) -> None:
     """Check that each meter's minutes have no gaps and that their charges sum to rate × seconds."""
     findings.minutes = folded.minutes
     for event_id in folded.gaps:
-        findings.differences.append(
-            Difference(
-                DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the one before"
-            )
+        findings.report(
+            DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the one before"
         )
     for meter in folded.meters.values():
         findings.meters += 1
         owed = charge_micros(meter.rate_micros_per_hour, meter.billed_seconds)
         charged = folded.charged.get(meter.id, 0)
         if charged != owed:
-            findings.differences.append(
-                Difference(
-                    DifferenceKind.METER_CHARGE,
-                    f"meter {meter.id} charged {charged} micro-dollars for "
-                    f"{meter.billed_seconds} s; rate x seconds is {owed}",
-                )
+            findings.report(
+                DifferenceKind.METER_CHARGE,
+                f"meter {meter.id} charged {charged} micro-dollars for "
+                f"{meter.billed_seconds} s; rate x seconds is {owed}",
             )
-
-
-def _check_pairs(folded: _Folded, findings: Findings) -> None:
-    """Check that each reversal has a matching credit, and each top-up a matching payment."""
-    for pair in folded.unpaired:
-        findings.differences.append(
-            Difference(DifferenceKind.UNPAIRED, f"one of two events is missing for {pair}")
-        )

@@ -10,30 +10,24 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
-from infrastructure.measurements import add_evaluation, add_log_line, add_step
-from infrastructure.reports import EvaluationMeasured, LogLine, Message, StepMeasured
+from infrastructure.reports import Message
 from infrastructure.store import Connection
 
 M = TypeVar("M", bound=Message)
 
 
-def store_steps(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
-    """Store a batch of optimizer steps in one transaction."""
-    _keep(pool, _readable(StepMeasured, messages), add_step)
+def store(
+    kind: type[M],
+    add: Callable[[Connection, M], None],
+    pool: ConnectionPool[Connection],
+    messages: Sequence[object],
+) -> None:
+    """Store a batch of messages in one transaction."""
+    _store_rows(pool, _valid(kind, messages), add)
 
 
-def store_evaluations(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
-    """Store a batch of evaluations in one transaction."""
-    _keep(pool, _readable(EvaluationMeasured, messages), add_evaluation)
-
-
-def store_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
-    """Store a batch of log lines in one transaction."""
-    _keep(pool, _readable(LogLine, messages), add_log_line)
-
-
-def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
-    """Return the valid messages. Log and drop invalid ones."""
+def _valid(kind: type[M], messages: Sequence[object]) -> list[M]:
+    """Return the valid messages. Log the others."""
     found: list[M] = []
     for message in messages:
         try:
@@ -43,7 +37,7 @@ def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
     return found
 
 
-def _keep(
+def _store_rows(
     pool: ConnectionPool[Connection], rows: Sequence[M], add: Callable[[Connection, M], None]
 ) -> None:
     """Add rows. If the database rejects a row, drop only that row."""
@@ -59,4 +53,4 @@ def _keep(
         else:
             return
     for row in rows:
-        _keep(pool, [row], add)
+        _store_rows(pool, [row], add)

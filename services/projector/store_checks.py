@@ -120,28 +120,34 @@ class SnapshotCheck:
             if isinstance(self._log.snapshots, SignedSnapshots):
                 self._log.snapshots.verified(row)
         except ForgedSnapshot as forged:
-            self._found.append(
-                Difference(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged: {forged}")
-            )
+            self._report(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged: {forged}")
         try:
             text = SignedState.model_validate_json(row.state).snapshot.encode()
             stored = self._log.mapper.to_domain_event(
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
         except (ValidationError, ValueError, LookupError):
-            self._found.append(
-                Difference(DifferenceKind.SNAPSHOT_UNREADABLE, f"{name} cannot be read")
-            )
+            self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"{name} cannot be read")
             return
         assert isinstance(stored, Account.Snapshot)
         if stored.state != AccountState.model_validate(account):
-            self._found.append(
-                Difference(
-                    DifferenceKind.SNAPSHOT_STATE,
-                    f"{name} has {exact_dollars(stored.state.balance_micros)}; "
-                    f"its events give {exact_dollars(account.balance_micros)}",
-                )
+            self._report(
+                DifferenceKind.SNAPSHOT_STATE,
+                f"{name} has {exact_dollars(stored.state.balance_micros)}; "
+                f"its events give {exact_dollars(account.balance_micros)}",
             )
+
+    def _report(self, kind: DifferenceKind, text: str) -> None:
+        self._found.append(Difference(kind, text))
+
+
+class Due(NamedTuple):
+    """An event that a service still has to process, and the difference if it passed the event."""
+
+    consumer: str
+    id: int
+    kind: DifferenceKind
+    text: str
 
 
 class PositionCheck:
@@ -161,64 +167,65 @@ class PositionCheck:
         }
         self._projections = {row["name"]: row["position"] for row in folded}
         self._parked = {(row["consumer"], row["notification_id"]) for row in parked}
-        self._answered: dict[str, int] = {}
-        self._unmetered: dict[Segment, int] = {}
-        self._unsettled: dict[Segment, int] = {}
-        self._unclaimed: dict[UUID, int] = {}
-        self._open: set[Segment] = set()
+        self._handled: dict[str, int] = {}
+        self._due: dict[tuple[object, ...], Due] = {}
+        self._metered: set[Segment] = set()
         self._bases: dict[UUID, str] = {}
-        self._undeployed: dict[UUID, tuple[str, int]] = {}
-        self._deleted: dict[UUID, int] = {}
 
     def take(self, batch: Sequence[Recorded]) -> None:
         """Record which events handlers have processed, and which they still have to process."""
         for item in batch:
             if item.id <= self._head:
-                self._note_answer(item.event)
+                self._note_handled(item.event)
             self._note_due(item)
-            self._note_models_and_files(item)
 
-    def _note_answer(self, event: Event) -> None:
+    def _note_handled(self, event: Event) -> None:
         """Record the number of the handled event, which a handler puts in its command id."""
         name, _, number = event.command_id.partition(":")
         if event.actor == f"service:{name}" and number.isdecimal():
-            self._answered[name] = max(self._answered.get(name, 0), int(number))
+            self._handled[name] = max(self._handled.get(name, 0), int(number))
 
     def _note_due(self, item: Recorded) -> None:
+        due, kind = self._due, DifferenceKind
         match item.event:
             case events.SegmentAllocated(originator_id=job_id, segment=segment):
-                self._unmetered[job_id, segment] = item.id
+                text = f"segment {segment} of job {job_id} has no meter"
+                due["meter", job_id, segment] = Due("billing", item.id, kind.NO_METER, text)
             case Meter.MeterOpened(job_id=job_id, segment=segment):
-                self._unmetered.pop((job_id, segment), None)
-                self._open.add((job_id, segment))
+                due.pop(("meter", job_id, segment), None)
+                self._metered.add((job_id, segment))
             case events.SegmentEnded(originator_id=job_id, segment=segment):
-                self._unsettled[job_id, segment] = item.id
+                text = f"segment {segment} of job {job_id} is not settled"
+                due["end", job_id, segment] = Due("billing", item.id, kind.NOT_SETTLED, text)
             case Meter.MeterClosed(job_id=job_id, segment=segment):
-                self._unsettled.pop((job_id, segment), None)
+                due.pop(("end", job_id, segment), None)
             case events.JobApproved(originator_id=job_id):
-                self._unclaimed[job_id] = item.id
-            case event:
-                self._unclaimed.pop(getattr(event, "job_id", event.originator_id), None)
-
-    def _note_models_and_files(self, item: Recorded) -> None:
-        match item.event:
+                text = f"job {job_id} never requested a GPU"
+                due["claim", job_id] = Due("scheduler", item.id, kind.NOT_QUEUED, text)
             case BaseModel.BaseModelImported(name=name, originator_id=base_id):
                 self._bases[base_id] = name
-                self._undeployed[deployment_id(PLATFORM_ACCOUNT_ID, name)] = name, item.id
+                key = "base", deployment_id(PLATFORM_ACCOUNT_ID, name)
+                text = f"base {name} was never deployed"
+                due[key] = Due("serving", item.id, kind.NOT_DEPLOYED, text)
             case BaseModel.BaseModelDeleted(originator_id=base_id):
-                id = deployment_id(PLATFORM_ACCOUNT_ID, self._bases[base_id])
-                self._undeployed.pop(id, None)
+                name = self._bases[base_id]
+                due.pop(("base", deployment_id(PLATFORM_ACCOUNT_ID, name)), None)
             case Deployment.DeploymentRequested(originator_id=id):
-                self._undeployed.pop(id, None)
+                due.pop(("base", id), None)
             case Dataset.DatasetDeleted(originator_id=dataset_id):
-                self._deleted[dataset_id] = item.id
-            case _:
-                pass
+                if dataset_id in self._named:
+                    text = f"deleted dataset {dataset_id} still has a name"
+                    due["name", dataset_id] = Due("datasets", item.id, kind.NAME_KEPT, text)
+            case event:
+                due.pop(("claim", getattr(event, "job_id", event.originator_id)), None)
 
     def differences(self) -> Iterable[Difference]:
         """Return the differences. Call after the last batch."""
         yield from self._misplaced()
-        yield from self._skipped()
+        for key, (consumer, id, kind, text) in self._due.items():
+            never_metered = kind is DifferenceKind.NOT_SETTLED and key[1:] not in self._metered
+            if self._passed(consumer, id) and not never_metered:
+                yield Difference(kind, f"{consumer} passed {id}, but {text}")
 
     def _misplaced(self) -> Iterable[Difference]:
         positions = self._handlers | {
@@ -230,44 +237,12 @@ class PositionCheck:
                     DifferenceKind.POSITION_AHEAD,
                     f"the position of {name}, {position}, is after the log's end, {self._head}",
                 )
-        for name, answered in sorted(self._answered.items()):
-            if name in self._handlers and answered > self._handlers[name]:
+        for name, handled in sorted(self._handled.items()):
+            if name in self._handlers and handled > self._handlers[name]:
                 yield Difference(
                     DifferenceKind.POSITION_BEHIND,
                     f"the position of {name}, {self._handlers[name]}, was moved back: "
-                    f"it handled {answered}",
-                )
-
-    def _skipped(self) -> Iterable[Difference]:
-        for (job_id, segment), id in self._unmetered.items():
-            if self._passed("billing", id):
-                yield Difference(
-                    DifferenceKind.NO_METER,
-                    f"billing passed {id}, but segment {segment} of job {job_id} has no meter",
-                )
-        for (job_id, segment), id in self._unsettled.items():
-            if (job_id, segment) in self._open and self._passed("billing", id):
-                yield Difference(
-                    DifferenceKind.NOT_SETTLED,
-                    f"billing passed {id}, but segment {segment} of job {job_id} is not settled",
-                )
-        for job_id, id in self._unclaimed.items():
-            if self._passed("scheduler", id):
-                yield Difference(
-                    DifferenceKind.NOT_QUEUED,
-                    f"the scheduler passed {id}, but job {job_id} never requested a GPU",
-                )
-        for model, id in self._undeployed.values():
-            if self._passed("serving", id):
-                yield Difference(
-                    DifferenceKind.NOT_DEPLOYED,
-                    f"serving passed {id}, but base {model} was never deployed",
-                )
-        for dataset_id, id in self._deleted.items():
-            if dataset_id in self._named and self._passed("datasets", id):
-                yield Difference(
-                    DifferenceKind.NAME_KEPT,
-                    f"datasets passed {id}, but deleted dataset {dataset_id} still has a name",
+                    f"it handled {handled}",
                 )
 
     def _passed(self, consumer: str, id: int) -> bool:

@@ -16,7 +16,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.jobs.job import Job
-from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision, stream_config
+from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
@@ -81,7 +81,7 @@ async def test_a_consumer_without_a_stream_is_an_error(js: JetStreamContext) -> 
 
 
 def test_the_event_stream_is_limited_by_size_only() -> None:
-    config = stream_config(EVENTS)
+    config = next(each for each in STREAMS if each.name == EVENTS)
     assert config.max_bytes
     assert not config.max_age
 

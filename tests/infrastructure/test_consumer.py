@@ -41,164 +41,125 @@ def _see(cursor: Cursor, event: Event) -> None:
 SEEN = Projection("seen", ("seen",), SEEN_DDL, _see)
 
 
+class Bus:
+    """A log, its stream, and a consumer that inserts every event into a table."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        js: JetStreamContext,
+        pool: ConnectionPool[Connection],
+    ) -> None:
+        self._settings, self.log, self.js, self._pool = settings, log, js, pool
+        self.consumer = OrderedConsumer(ProjectionEffect(SEEN, pool.connection), log)
+
+    @asynccontextmanager
+    async def consuming(self) -> AsyncIterator[NatsBroker]:
+        """Run the consumer on a broker. After the block, all messages are acknowledged."""
+        await self.provision()
+        broker = broker_of(self._settings, "test")
+        self.consumer.subscribe(broker)
+        await broker.start()
+        try:
+            yield broker
+            await self.caught_up()
+            await eventually_async(lambda: nothing_left(self.js, self.consumer.durable))
+        finally:
+            await broker.stop()
+
+    async def provision(self) -> None:
+        await provision(self.js, (self.consumer.durable,))
+
+    async def publish(self, events: int) -> None:
+        """Append events to the log and publish them."""
+        grow(self.log, events)
+        await Publisher(self.log, self.js, UUID(int=15)).publish_new()
+
+    async def caught_up(self) -> None:
+        """Wait until the effect of the log's last event is committed."""
+        last, effect = ids(self.log)[-1], self.consumer.effect
+        await asyncio.to_thread(eventually, lambda: effect.position() == last)
+
+    def assert_all_seen_once(self) -> None:
+        with self._pool.connection() as connection:
+            rows = connection.execute("SELECT event_id FROM seen ORDER BY n").fetchall()
+        seen = [row["event_id"] for row in rows]
+        assert seen == [envelope.event_id for envelope in envelopes(self.log)]
+
+
 @pytest.fixture
-def consumer(
-    settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
-) -> OrderedConsumer:
-    """A consumer that inserts every event into a table without duplicates."""
+def bus(
+    settings: Settings, log: EventLog, js: JetStreamContext, pool: ConnectionPool[Connection]
+) -> Bus:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         owner.execute(SEEN_DDL)
         owner.execute(f"GRANT ALL ON seen, seen_n_seq TO {OPERATOR_ROLE}".encode())
-    return OrderedConsumer(ProjectionEffect(SEEN, pool.connection), log)
+    return Bus(settings, log, js, pool)
 
 
-def seen(pool: ConnectionPool[Connection]) -> list[str]:
-    with pool.connection() as connection:
-        rows = connection.execute("SELECT event_id FROM seen ORDER BY n").fetchall()
-    return [row["event_id"] for row in rows]
-
-
-def logged(log: EventLog) -> list[str]:
-    return [envelope.event_id for envelope in envelopes(log)]
-
-
-@asynccontextmanager
-async def consuming(
-    settings: Settings, js: JetStreamContext, consumer: OrderedConsumer
-) -> AsyncIterator[NatsBroker]:
-    """Run the consumer in this process on a broker."""
-    await provision(js, (consumer.durable,))
-    broker = broker_of(settings, "test")
-    consumer.subscribe(broker)
-    await broker.start()
-    try:
-        yield broker
-    finally:
-        await broker.stop()
-
-
-async def all_acknowledged(js: JetStreamContext, consumer: OrderedConsumer) -> bool:
-    return await nothing_left(js, consumer.durable)
-
-
-async def caught_up(consumer: OrderedConsumer, log: EventLog) -> None:
-    """Wait until the effect of the log's last event is committed."""
-    last = ids(log)[-1]
-    await asyncio.to_thread(eventually, lambda: consumer.effect.position() == last)
-
-
-async def test_thousands_of_events_arrive_once_and_in_order(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js, UUID(int=15))
+async def test_thousands_of_events_arrive_once_and_in_order(bus: Bus) -> None:
+    async with bus.consuming():
         for _ in range(3):
-            grow(log, 1000)
-            leave_hole(log)
-            await publisher.publish_new()
-        await caught_up(consumer, log)
-        await eventually_async(lambda: all_acknowledged(js, consumer))
-    assert seen(pool) == logged(log)
+            await bus.publish(1000)
+            leave_hole(bus.log)
+        await bus.publish(1)
+    bus.assert_all_seen_once()
 
 
-async def test_an_idle_consumer_sends_few_requests(
-    settings: Settings, log: EventLog, js: JetStreamContext, consumer: OrderedConsumer
-) -> None:
-    """New events are delivered once."""
-    async with consuming(settings, js, consumer) as broker:
+async def test_an_idle_consumer_sends_few_requests(bus: Bus) -> None:
+    async with bus.consuming() as broker:
         client = await broker.connect()
-        asked = client.stats["out_msgs"]
+        before = client.stats["out_msgs"]
         await asyncio.sleep(1)
-        assert client.stats["out_msgs"] - asked < 5, "FastStream alone asks twenty times"
-        grow(log, 100)
-        await Publisher(log, js, UUID(int=15)).publish_new()
-        await caught_up(consumer, log)
-        await eventually_async(lambda: all_acknowledged(js, consumer))
-        info = await js.consumer_info(EVENTS, consumer.durable.name)
-        assert info.delivered is not None
-        assert info.delivered.consumer_seq == info.delivered.stream_seq, "each is delivered once"
+        assert client.stats["out_msgs"] - before < 5  # FastStream alone sends twenty
+        await bus.publish(100)
+    info = await bus.js.consumer_info(EVENTS, bus.consumer.durable.name)
+    assert info.delivered is not None
+    assert info.delivered.consumer_seq == info.delivered.stream_seq  # each is delivered once
 
 
-async def test_a_redelivery_of_everything_changes_nothing(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    grow(log, 20)
-    async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js, UUID(int=15))
-        await publisher.publish_new()
-        await caught_up(consumer, log)
-        await js.delete_consumer(EVENTS, consumer.durable.name)
-        await provision(js, (consumer.durable,))
-        grow(log, 5)
-        await publisher.publish_new()
-        await eventually_async(lambda: all_acknowledged(js, consumer))
-    assert seen(pool) == logged(log)
+async def test_a_redelivery_of_everything_changes_nothing(bus: Bus) -> None:
+    async with bus.consuming():
+        await bus.publish(20)
+        await bus.caught_up()
+        await bus.js.delete_consumer(EVENTS, bus.consumer.durable.name)
+        await bus.provision()
+        await bus.publish(5)
+    bus.assert_all_seen_once()
 
 
-async def test_missing_events_are_read_from_the_log(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    grow(log, 10)
-    last = envelopes(log)[-1]
-    async with consuming(settings, js, consumer):
-        await js.publish(last.subject, last.model_dump_json().encode())
-        await caught_up(consumer, log)
-    assert seen(pool) == logged(log)
+async def test_missing_events_are_read_from_the_log(bus: Bus) -> None:
+    grow(bus.log, 10)
+    last = envelopes(bus.log)[-1]
+    async with bus.consuming():
+        await bus.js.publish(last.subject, last.model_dump_json().encode())
+    bus.assert_all_seen_once()
 
 
-async def test_a_refilled_stream_changes_nothing(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js, UUID(int=15))
-        grow(log, 30)
-        await publisher.publish_new()
-        await caught_up(consumer, log)
-        await js.delete_stream(EVENTS)
-        grow(log, 10)
-        await provision(js, (consumer.durable,))
-        await publisher.publish_new()
-        await caught_up(consumer, log)
-        await eventually_async(lambda: all_acknowledged(js, consumer))
-    assert seen(pool) == logged(log)
+async def test_a_refilled_stream_changes_nothing(bus: Bus) -> None:
+    async with bus.consuming():
+        await bus.publish(30)
+        await bus.caught_up()
+        await bus.js.delete_stream(EVENTS)
+        await bus.provision()
+        await bus.publish(10)
+    bus.assert_all_seen_once()
 
 
-async def test_a_crash_between_commit_and_acknowledgement_changes_nothing(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    await provision(js, (consumer.durable,))
-    grow(log, 8)
-    await Publisher(log, js, UUID(int=15)).publish_new()
-    crashing = await js.pull_subscribe_bind(consumer.durable.name, EVENTS)
+async def test_a_crash_between_commit_and_acknowledgement_changes_nothing(bus: Bus) -> None:
+    await bus.provision()
+    await bus.publish(8)
+    crashing = await bus.js.pull_subscribe_bind(bus.consumer.durable.name, EVENTS)
     messages = await crashing.fetch(5)
-    consumer.consume([Envelope.model_validate_json(message.data) for message in messages])
-    for message in messages:  # the server gives them out again, as it does after a crash
+    bus.consumer.consume([Envelope.model_validate_json(message.data) for message in messages])
+    for message in messages:  # the server redelivers them, as after a crash
         await message.nak()
     await crashing.unsubscribe()
-    async with consuming(settings, js, consumer):
-        await eventually_async(lambda: all_acknowledged(js, consumer))
-    assert seen(pool) == logged(log)
+    async with bus.consuming():
+        pass
+    bus.assert_all_seen_once()
 
 
 class Faltering:
@@ -220,25 +181,17 @@ class Faltering:
         self._effect.apply(batch)
 
 
-async def test_a_batch_is_retried_until_it_is_committed(
-    settings: Settings,
-    log: EventLog,
-    js: JetStreamContext,
-    pool: ConnectionPool[Connection],
-    consumer: OrderedConsumer,
-) -> None:
-    grow(log, 5)
-    faltering = OrderedConsumer(Faltering(consumer.effect, failures=2), log)
-    async with consuming(settings, js, faltering):
-        await Publisher(log, js, UUID(int=15)).publish_new()
-        await caught_up(faltering, log)
-    assert seen(pool) == logged(log)
+async def test_a_batch_is_retried_until_it_is_committed(bus: Bus) -> None:
+    bus.consumer = OrderedConsumer(Faltering(bus.consumer.effect, failures=2), bus.log)
+    async with bus.consuming():
+        await bus.publish(5)
+    bus.assert_all_seen_once()
 
 
-class Noting:
-    """An effect in memory that accepts anything."""
+class InMemory:
+    """An effect that only records ids."""
 
-    name = "noting"
+    name = "in_memory"
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -262,7 +215,7 @@ def test_any_delivery_applies_the_log(log: EventLog, batches: list[list[int]]) -
         leave_hole(log)
         grow(log, 5)
     stream, whole = envelopes(log), ids(log)
-    effect = Noting()
+    effect = InMemory()
     consumer = OrderedConsumer(effect, log)
     for batch in batches:
         consumer.consume([stream[index] for index in batch])
@@ -281,7 +234,7 @@ async def test_a_message_of_another_segment_is_dropped(
     broker, kept = broker_of(settings, "test"), list[object]()
     subscribe_batches(broker, durable, kept.extend)
     own = {"account_id": "a", "job_id": "j", "segment": 1, "outcome": "failed"}
-    said = [
+    messages = [
         own | {"account_id": "b"},
         own | {"job_id": "k"},
         own | {"segment": 2},
@@ -291,7 +244,7 @@ async def test_a_message_of_another_segment_is_dropped(
         "reports.a.j.1",
         own,
     ]
-    for each in said:
+    for each in messages:
         await js.publish("reports.a.j.1", json.dumps(each).encode())
     await js.publish("reports.a.j.1", b"\xff not JSON")
     await broker.start()

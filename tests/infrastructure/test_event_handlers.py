@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -31,7 +32,7 @@ from tests.builders.commands import FixedClock, command
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, ids
 
-OTHER_ID = UUID("44444444-4444-5444-8444-444444444444")
+OTHER_ID, MIRROR_ID = uuid4(), uuid4()
 
 
 @pytest.fixture(autouse=True)
@@ -42,316 +43,210 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mirror:
-    """A handler that grants a mirror account the same credit. Tests can make it fail."""
+    """A service that grants each credit to a mirror account too. Tests can make it fail."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, pool: ConnectionPool[Connection]) -> None:
+        self.log, self._pool = log, pool
         self.failing: Callable[[Event], Exception | None] = lambda _: None
-        self.before_commit: Callable[[], None] = lambda: None
+        self.before_commit: Callable[[], object] = lambda: None
         self.calls: list[str] = []
+        self.effect = HandlerEffect("mirror", log, FixedClock(), self._handle, pool.connection)
+        self.consumer = OrderedConsumer(self.effect, log)
 
-    def handle(self, event: Event) -> Sequence[Aggregate]:
-        mirrored = isinstance(event, Account.CreditGranted) and event.actor == "account:test"
-        if not mirrored:
+    def _handle(self, event: Event) -> Sequence[Aggregate]:
+        if not isinstance(event, Account.CreditGranted) or event.actor != "account:test":
             return []
         self.calls.append(event.event_id)
         error = self.failing(event)
         if error is not None:
             raise error
-        mirror = self._log.load(Account, MIRROR_ID)
+        mirror = self.log.load(Account, MIRROR_ID)
         mirror.grant_credit(event.amount_micros, event.event_id)
         self.before_commit()
         return [mirror]
 
+    def catch_up(self, failing: Callable[[Event], Exception | None] | None = None) -> None:
+        """Handle the new events. `failing` applies to them only."""
+        self.failing = failing or self.failing
+        self.consumer.catch_up()
+        if failing:
+            self.failing = lambda _: None
 
-MIRROR_ID = uuid4()
+    @property
+    def credits(self) -> list[str]:
+        """The references of the mirror's credits, in order."""
+        events = self.log.events.get(MIRROR_ID)
+        return [event.reference for event in events if isinstance(event, Account.CreditGranted)]
+
+    @property
+    def parked(self) -> list[int]:
+        """The parked events, oldest first."""
+        return [row["notification_id"] for row in self.parked_rows()]
+
+    def parked_rows(self) -> list[dict[str, Any]]:
+        with self._pool.connection() as connection:
+            return parked_events(connection)
+
+    def request_replay(self, *positions: int) -> list[dict[str, Any] | None]:
+        with self._pool.connection() as connection:
+            return [request_replay(connection, "mirror", each) for each in positions]
 
 
 @pytest.fixture
-def mirror(log: EventLog) -> Mirror:
+def mirror(log: EventLog, pool: ConnectionPool[Connection]) -> Mirror:
     with command("mirror"):
         log.commit(Account.open(MIRROR_ID, Role.USER, "UTC"))
-    return Mirror(log)
+    return Mirror(log, pool)
 
 
-@pytest.fixture
-def effect(log: EventLog, mirror: Mirror, pool: ConnectionPool[Connection]) -> HandlerEffect:
-    return HandlerEffect("mirror", log, FixedClock(), mirror.handle, pool.connection)
+def credit_events(account_id: UUID, count: int = 2) -> list[str]:
+    """Return the ids of an account's first credits."""
+    return [f"{account_id}:{version}" for version in range(2, 2 + count)]
 
 
-@pytest.fixture
-def consumer(log: EventLog, effect: HandlerEffect) -> OrderedConsumer:
-    return OrderedConsumer(effect, log)
+def fail_for(account_id: UUID, error: Exception | None = None) -> Callable[..., Exception | None]:
+    error = error or ValueError("poison")
+    return lambda event: error if event.account_id == account_id else None
 
 
-def mirrored(log: EventLog) -> list[str]:
-    """The mirror's credits in order."""
-    events = log.events.get(MIRROR_ID)
-    return [event.reference for event in events if isinstance(event, Account.CreditGranted)]
-
-
-def credit_events(*account_ids: UUID, count: int = 2) -> list[str]:
-    """Public ids of the first credits of some accounts."""
-    return [f"{id}:{version}" for id in account_ids for version in range(2, 2 + count)]
-
-
-def parked(pool: ConnectionPool[Connection]) -> list[int]:
-    with pool.connection() as connection:
-        return [row["notification_id"] for row in parked_events(connection)]
-
-
-def fail_for(account_id: UUID) -> Callable[[Event], Exception | None]:
-    return lambda event: ValueError("poison") if event.account_id == account_id else None
-
-
-def test_an_answer_and_its_position_are_saved_together(
-    log: EventLog, consumer: OrderedConsumer
-) -> None:
+def test_new_events_and_the_position_are_saved_together(log: EventLog, mirror: Mirror) -> None:
     grow(log, 2)
-    consumer.catch_up()
-    (answer,) = [event for event in log.events.get(MIRROR_ID) if event.originator_version == 2]
-    assert isinstance(answer, Account.CreditGranted)
-    assert (answer.actor, answer.causation_id) == ("service:mirror", f"{ACCOUNT_ID}:2")
-    assert consumer.effect.position() == ids(log)[-1]
+    mirror.catch_up()
+    (credit,) = [event for event in log.events.get(MIRROR_ID) if event.originator_version == 2]
+    assert isinstance(credit, Account.CreditGranted)
+    assert (credit.actor, credit.causation_id) == ("service:mirror", f"{ACCOUNT_ID}:2")
+    assert mirror.effect.position() == ids(log)[-1]
 
 
-def test_events_that_need_no_answer_move_the_position(
-    log: EventLog, consumer: OrderedConsumer, mirror: Mirror
-) -> None:
+def test_events_without_a_handler_move_the_position(log: EventLog, mirror: Mirror) -> None:
     grow(log, 1)
-    consumer.catch_up()
+    mirror.catch_up()
     assert mirror.calls == []
-    assert consumer.effect.position() == ids(log)[-1]
+    assert mirror.effect.position() == ids(log)[-1]
 
 
-def test_no_event_is_processed_twice(log: EventLog, consumer: OrderedConsumer) -> None:
+def test_no_event_is_handled_twice(log: EventLog, mirror: Mirror) -> None:
     grow(log, 5)
-    consumer.catch_up()
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(ACCOUNT_ID, count=4)
+    mirror.catch_up()
+    mirror.catch_up()
+    assert mirror.credits == credit_events(ACCOUNT_ID, count=4)
 
 
-def test_a_conflicting_handler_is_retried(
-    log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
-) -> None:
-    grow(log, 2)
-
-    def rival() -> None:
-        if len(mirror.calls) == 1:
-            with command("rival"):
-                account = log.load(Account, MIRROR_ID)
-                account.grant_credit(1, "rival")
-                log.commit(account)
-
-    mirror.before_commit = rival
-    consumer.catch_up()
-    assert mirrored(log)[:2] == ["rival", f"{ACCOUNT_ID}:2"]
-    assert parked(pool) == []
-
-
-@pytest.mark.parametrize("races", [CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
-def test_only_many_conflicts_park_an_event(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-    races: int,
-) -> None:
-    grow(log, 2)
-
-    def rival() -> None:
-        if len(mirror.calls) <= races:
+@pytest.mark.parametrize("conflicts", [1, CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
+def test_only_many_conflicts_park_an_event(log: EventLog, mirror: Mirror, conflicts: int) -> None:
+    def conflict() -> None:
+        if len(mirror.calls) <= conflicts:
             with command(f"rival {len(mirror.calls)}"):
                 account = log.load(Account, MIRROR_ID)
                 account.grant_credit(1, f"rival {len(mirror.calls)}")
                 log.commit(account)
 
-    mirror.before_commit = rival
-    consumer.catch_up()
-    assert len(parked(pool)) == (races == CONFLICT_ATTEMPTS)
-    assert (f"{ACCOUNT_ID}:2" in mirrored(log)) == (races < CONFLICT_ATTEMPTS)
+    grow(log, 2)
+    mirror.before_commit = conflict
+    mirror.catch_up()
+    assert len(mirror.parked) == (conflicts == CONFLICT_ATTEMPTS)
+    assert (f"{ACCOUNT_ID}:2" in mirror.credits) == (conflicts < CONFLICT_ATTEMPTS)
 
 
-def test_an_event_processed_elsewhere_is_skipped(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    mirror: Mirror,
-    effect: HandlerEffect,
-    pool: ConnectionPool[Connection],
+def test_an_event_handled_by_another_process_is_skipped(
+    log: EventLog, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
+    rival = Mirror(log, pool)
     grow(log, 3)
-    twin = Mirror(log)
-    rival = OrderedConsumer(
-        HandlerEffect(effect.name, log, FixedClock(), twin.handle, pool.connection), log
-    )
-
-    def overtake() -> None:
-        if not twin.calls:
-            rival.catch_up()
-
-    mirror.before_commit = overtake
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(ACCOUNT_ID)
-    assert parked(pool) == []
+    mirror.before_commit = lambda: rival.calls or rival.catch_up()
+    mirror.catch_up()
+    assert mirror.credits == credit_events(ACCOUNT_ID)
+    assert mirror.parked == []
 
 
 def test_a_failing_handler_is_retried_before_its_event_is_parked(
-    log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
+    log: EventLog, mirror: Mirror
 ) -> None:
     grow(log, 2)
-    mirror.failing = lambda _: ValueError("not yet") if len(mirror.calls) < ATTEMPTS else None
-    consumer.catch_up()
-    assert mirrored(log) == [f"{ACCOUNT_ID}:2"]
-    assert parked(pool) == []
+    mirror.catch_up(lambda _: ValueError("not yet") if len(mirror.calls) < ATTEMPTS else None)
+    assert (mirror.credits, mirror.parked) == ([f"{ACCOUNT_ID}:2"], [])
 
 
-def test_a_parked_event_blocks_only_its_aggregate(
-    log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
+def test_a_parked_event_blocks_only_its_aggregate_in_all_later_batches(
+    log: EventLog, mirror: Mirror
 ) -> None:
     grow(log, 2)
     grow(log, 3, OTHER_ID)
     grow(log, 1)
-    mirror.failing = lambda event: (
-        ValueError("poison") if event.event_id == f"{ACCOUNT_ID}:2" else None
-    )
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(OTHER_ID)
-    with pool.connection() as connection:
-        rows = parked_events(connection)
-    assert [row["error"] for row in rows] == ["ValueError: poison", BEHIND_PARKED]
+    mirror.catch_up(fail_for(ACCOUNT_ID))
+    assert mirror.credits == credit_events(OTHER_ID)
+    grow(log, 1)
+    mirror.catch_up()
+    assert mirror.credits == credit_events(OTHER_ID)
+    rows = mirror.parked_rows()
+    assert [row["error"] for row in rows] == ["ValueError: poison", *[BEHIND_PARKED] * 2]
     assert {row["originator_id"] for row in rows} == {ACCOUNT_ID}
-    assert consumer.effect.position() == ids(log)[-1]
+    assert mirror.effect.position() == ids(log)[-1]
 
 
-def test_later_batches_respect_parked_aggregates(
-    log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
-) -> None:
-    grow(log, 2)
-    mirror.failing = fail_for(ACCOUNT_ID)
-    consumer.catch_up()
-    mirror.failing = lambda _: None
-    grow(log, 1)
-    consumer.catch_up()
-    assert mirrored(log) == []
-    assert len(parked(pool)) == 2
-
-
-def test_a_replay_runs_in_order_and_unparks(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    effect: HandlerEffect,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-) -> None:
-    grow(log, 4)
-    mirror.failing = fail_for(ACCOUNT_ID)
-    consumer.catch_up()
-    mirror.failing = lambda _: None
-    with pool.connection() as connection:
-        for position in reversed(parked(pool)):
-            assert request_replay(connection, "mirror", position) is not None
-    assert effect.replay_requested() == 3
-    assert mirrored(log) == credit_events(ACCOUNT_ID, count=3)
-    assert parked(pool) == []
-    grow(log, 1)
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(ACCOUNT_ID, count=4), "the aggregate is free again"
-
-
-def test_a_replay_of_any_event_frees_its_aggregate(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    effect: HandlerEffect,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
+def test_a_replay_of_any_event_handles_all_of_its_aggregate_in_order(
+    log: EventLog, mirror: Mirror
 ) -> None:
     grow(log, 3)
-    mirror.failing = fail_for(ACCOUNT_ID)
-    consumer.catch_up()
-    mirror.failing = lambda _: None
-    _, second = parked(pool)
-    with pool.connection() as connection:
-        assert request_replay(connection, "mirror", 10_000) is None
-        row = request_replay(connection, "mirror", second)
+    mirror.catch_up(fail_for(ACCOUNT_ID))
+    _, second = mirror.parked
+    unknown, row = mirror.request_replay(10_000, second)
+    assert unknown is None
     assert row is not None
     assert (row["notification_id"], row["replay"]) == (second, True)
     grow(log, 1)
-    consumer.catch_up()
-    assert effect.replay_requested() == 3, "what came meanwhile is not held up"
-    assert mirrored(log) == credit_events(ACCOUNT_ID, count=3)
+    mirror.catch_up()
+    assert mirror.effect.replay_requested() == 3
+    assert (mirror.credits, mirror.parked) == (credit_events(ACCOUNT_ID, count=3), [])
+    grow(log, 1)
+    mirror.catch_up()
+    assert mirror.credits == credit_events(ACCOUNT_ID, count=4)
 
 
-def test_a_replay_during_a_batch_frees_its_aggregate(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    effect: HandlerEffect,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-) -> None:
+def test_a_replay_during_a_batch_frees_its_aggregate(log: EventLog, mirror: Mirror) -> None:
+    def replay() -> None:
+        mirror.before_commit = lambda: None
+        mirror.request_replay(mirror.parked[0])
+        assert mirror.effect.replay_requested() == 1
+
     grow(log, 2)
-    mirror.failing = fail_for(ACCOUNT_ID)
-    consumer.catch_up()
-    mirror.failing = lambda _: None
+    mirror.catch_up(fail_for(ACCOUNT_ID))
     grow(log, 2, OTHER_ID)
     grow(log, 1)
-
-    def free() -> None:
-        mirror.before_commit = lambda: None
-        with pool.connection() as connection:
-            request_replay(connection, "mirror", parked(pool)[0])
-        assert effect.replay_requested() == 1
-
-    mirror.before_commit = free
-    consumer.catch_up()
-    assert sorted(mirrored(log)) == sorted(
-        [*credit_events(ACCOUNT_ID), *credit_events(OTHER_ID, count=1)]
-    )
-    assert parked(pool) == []
+    mirror.before_commit = replay
+    mirror.catch_up()
+    assert set(mirror.credits) == {*credit_events(ACCOUNT_ID), *credit_events(OTHER_ID, count=1)}
+    assert mirror.parked == []
 
 
 @pytest.mark.parametrize("error", [GenericError("the store is away"), OSError("no room is left")])
-def test_events_wait_for_an_unreachable_store(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    effect: HandlerEffect,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-    error: Exception,
+def test_an_unreachable_store_parks_events_that_replay_automatically(
+    log: EventLog, mirror: Mirror, error: Exception
 ) -> None:
-    """Its aggregate waits without an operator and does not block others."""
     grow(log, 2)
     grow(log, 2, OTHER_ID)
-    mirror.failing = lambda event: error if event.account_id == ACCOUNT_ID else None
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(OTHER_ID, count=1)
-    assert effect.replay_requested() == 0
+    mirror.failing = fail_for(ACCOUNT_ID, error)
+    mirror.catch_up()
+    assert mirror.credits == credit_events(OTHER_ID, count=1)
+    assert mirror.effect.replay_requested() == 0
     grow(log, 1)
-    consumer.catch_up()
+    mirror.catch_up()
     mirror.failing = lambda _: None
-    assert effect.replay_requested() == 2
-    assert mirrored(log)[1:] == credit_events(ACCOUNT_ID)
-    assert parked(pool) == []
+    assert mirror.effect.replay_requested() == 2
+    assert mirror.credits[1:] == credit_events(ACCOUNT_ID)
+    assert mirror.parked == []
 
 
-def test_a_failed_replay_stays_parked(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    effect: HandlerEffect,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-) -> None:
+def test_a_failed_replay_stays_parked_until_the_next_request(log: EventLog, mirror: Mirror) -> None:
     grow(log, 3)
     grow(log, 3, OTHER_ID)
-    mirror.failing = lambda _: ValueError("poison")
-    consumer.catch_up()
+    mirror.catch_up(lambda _: ValueError("poison"))
     mirror.failing = fail_for(ACCOUNT_ID)
-    with pool.connection() as connection:
-        for position in parked(pool):
-            request_replay(connection, "mirror", position)
-    assert effect.replay_requested() == 2
-    assert mirrored(log) == credit_events(OTHER_ID)
-    assert len(parked(pool)) == 2
-    assert effect.replay_requested() == 0, "an operator has to ask again"
+    mirror.request_replay(*mirror.parked)
+    assert mirror.effect.replay_requested() == 2
+    assert mirror.credits == credit_events(OTHER_ID)
+    assert len(mirror.parked) == 2
+    assert mirror.effect.replay_requested() == 0
 
 
 @pytest.mark.parametrize(
@@ -365,19 +260,14 @@ def test_a_failed_replay_stays_parked(
     ],
     ids=lambda error: type(error).__module__.split(".")[0] + "." + type(error).__name__,
 )
-def test_an_outage_parks_nothing_and_skips_nothing(
-    log: EventLog,
-    consumer: OrderedConsumer,
-    mirror: Mirror,
-    pool: ConnectionPool[Connection],
-    outage: Exception,
+def test_an_outage_neither_parks_nor_skips_events(
+    log: EventLog, mirror: Mirror, outage: Exception
 ) -> None:
     grow(log, 3)
     mirror.failing = lambda event: outage if event.event_id == f"{ACCOUNT_ID}:3" else None
     with pytest.raises(type(outage)):
-        consumer.catch_up()
-    assert mirrored(log) == [f"{ACCOUNT_ID}:2"]
-    assert parked(pool) == []
+        mirror.catch_up()
+    assert (mirror.credits, mirror.parked) == ([f"{ACCOUNT_ID}:2"], [])
     mirror.failing = lambda _: None
-    consumer.catch_up()
-    assert mirrored(log) == credit_events(ACCOUNT_ID)
+    mirror.catch_up()
+    assert mirror.credits == credit_events(ACCOUNT_ID)

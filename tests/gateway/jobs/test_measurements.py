@@ -8,8 +8,10 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import add_evaluation
+from infrastructure.reports import EvaluationMeasured
 from infrastructure.store import open_pool
-from services.projector.measuring import store_evaluations
+from services.projector.measuring import store
 from tests.builders.examples import ending
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Owner
@@ -42,7 +44,8 @@ def test_evaluations_come_from_the_measurements(owner: Owner, platform: Platform
     ]
     no_room = measured[0] | {"step": 2**40}
     with open_pool(platform.settings, max_size=1) as pool:
-        store_evaluations(pool, [no_room, *measured, measured[0], {"step": 3}, "nonsense"])
+        messages = [no_room, *measured, measured[0], {"step": 3}, "nonsense"]
+        store(EvaluationMeasured, add_evaluation, pool, messages)
     shown = owner.read("/evaluations")["data"]
     assert [(each["step"], each["segment"], each["eval_loss"]) for each in shown] == [
         (0, 3, 2.5),

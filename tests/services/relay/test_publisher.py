@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,19 +14,12 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, Envelope, provision, stream_config
+from infrastructure.bus import EVENTS, Envelope, provision
 from services.relay.publisher import Publisher
 from tests.logs import envelopes, grow, has_holes, ids, leave_hole
 from tests.polling import eventually_async
 
-pytestmark = pytest.mark.usefixtures("unseeded")
-
-
-@pytest.fixture(autouse=True)
-async def streams(js: JetStreamContext) -> None:
-    """The streams, with a short deduplication window."""
-    await provision(js, ())
-    await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
+pytestmark = pytest.mark.usefixtures("unseeded", "streams")
 
 
 LOG_ID = UUID(int=15)
@@ -37,7 +30,7 @@ def publisher_of(log: EventLog, js: JetStreamContext) -> Publisher:
 
 
 async def contents(js: JetStreamContext) -> list[Envelope]:
-    """All messages of the stream in order."""
+    """Return all messages of the stream in order."""
     count = (await js.stream_info(EVENTS)).state.messages
     subscription = await js.subscribe(
         "events.>", stream=EVENTS, config=ConsumerConfig(ack_policy=AckPolicy.NONE)
@@ -48,7 +41,7 @@ async def contents(js: JetStreamContext) -> list[Envelope]:
 
 
 async def filled(publisher: Publisher, js: JetStreamContext, log: EventLog) -> bool:
-    """Publish once. Returns True if the stream has the whole log."""
+    """Publish once. Return True if the stream has the whole log."""
     await publisher.publish_new()
     return (await js.stream_info(EVENTS)).state.messages == len(ids(log))
 
@@ -56,7 +49,7 @@ async def filled(publisher: Publisher, js: JetStreamContext, log: EventLog) -> b
 async def test_the_stream_equals_the_log_with_previous_ids(
     log: EventLog, js: JetStreamContext
 ) -> None:
-    grow(log, 3)
+    grow(log, 1200)  # more than a batch
     leave_hole(log)
     grow(log, 2)
     leave_hole(log)
@@ -66,24 +59,13 @@ async def test_the_stream_equals_the_log_with_previous_ids(
     assert await contents(js) == envelopes(log)
 
 
-async def test_more_events_than_a_batch_come_in_order(log: EventLog, js: JetStreamContext) -> None:
-    grow(log, 1200)
-    assert await publisher_of(log, js).publish_new() == 1200
-    assert await contents(js) == envelopes(log)
-
-
-async def test_nothing_is_published_without_new_events(log: EventLog, js: JetStreamContext) -> None:
+async def test_only_new_events_are_published_by_any_relay(
+    log: EventLog, js: JetStreamContext
+) -> None:
     grow(log, 3)
     publisher = publisher_of(log, js)
     await publisher.publish_new()
     assert await publisher.publish_new() == 0
-
-
-async def test_another_relay_continues_at_the_streams_end(
-    log: EventLog, js: JetStreamContext
-) -> None:
-    grow(log, 3)
-    await publisher_of(log, js).publish_new()
     grow(log, 2)
     assert await publisher_of(log, js).publish_new() == 2
     assert await contents(js) == envelopes(log)
@@ -102,7 +84,7 @@ async def test_two_relays_publish_each_event_once(log: EventLog, js: JetStreamCo
 
 
 class HeldLog:
-    """A log that blocks its reader before the answer."""
+    """A log whose reads return only when a test allows it."""
 
     def __init__(self, log: EventLog) -> None:
         self.recorder = self
@@ -128,21 +110,23 @@ async def test_a_lagging_relay_is_rejected(log: EventLog, js: JetStreamContext) 
     assert await contents(js) == envelopes(log)
 
 
-async def test_a_lost_tail_is_published_again(log: EventLog, js: JetStreamContext) -> None:
-    grow(log, 6)
-    publisher = publisher_of(log, js)
-    await publisher.publish_new()
+async def delete_tail(js: JetStreamContext) -> None:
     for sequence in (5, 6):
         await js.delete_msg(EVENTS, sequence)
-    await eventually_async(lambda: filled(publisher, js, log))
-    assert await contents(js) == envelopes(log)
 
 
-async def test_a_purged_stream_is_filled_again(log: EventLog, js: JetStreamContext) -> None:
+async def purge(js: JetStreamContext) -> None:
+    await js.purge_stream(EVENTS)
+
+
+@pytest.mark.parametrize("lose", [delete_tail, purge])
+async def test_lost_messages_are_published_again(
+    log: EventLog, js: JetStreamContext, lose: Callable[[JetStreamContext], Awaitable[None]]
+) -> None:
     grow(log, 6)
     publisher = publisher_of(log, js)
     await publisher.publish_new()
-    await js.purge_stream(EVENTS)
+    await lose(js)
     grow(log, 2)
     await eventually_async(lambda: filled(publisher, js, log))
     assert await contents(js) == envelopes(log)
@@ -153,7 +137,7 @@ async def test_a_deleted_stream_is_filled_again(log: EventLog, js: JetStreamCont
     publisher = publisher_of(log, js)
     await publisher.publish_new()
     await js.delete_stream(EVENTS)
-    assert await publisher.publish_new() == 0, "there is nowhere to publish to"
+    assert await publisher.publish_new() == 0
     await provision(js, ())
     assert await publisher.publish_new() == 6
     assert await contents(js) == envelopes(log)

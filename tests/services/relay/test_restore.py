@@ -16,7 +16,7 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.event_log import EventLog
 from gateway.events.feed import _after
-from infrastructure.bus import EVENTS, Envelope, provision, stream_config
+from infrastructure.bus import EVENTS, provision
 from infrastructure.consumer import OrderedConsumer, Recorded, UnknownPosition
 from infrastructure.log_identity import LogReplaced, LogWatch, log_identity, notification_at
 from infrastructure.service import broker_of
@@ -30,6 +30,8 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.logs import envelopes
 from tests.polling import eventually_async
 from tests.services.relay.test_publisher import contents
+
+pytestmark = pytest.mark.usefixtures("streams")
 
 
 class Database:
@@ -73,13 +75,6 @@ def database(settings: Settings) -> Iterator[Database]:
     found = Database(settings)
     yield found
     found.close()
-
-
-@pytest.fixture(autouse=True)
-async def streams(js: JetStreamContext) -> None:
-    """The streams, with a short deduplication window."""
-    await provision(js, ())
-    await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
 
 
 def credit(log: EventLog, amount_micros: int, times: int = 1) -> None:
@@ -268,7 +263,7 @@ def test_a_position_beyond_the_log_stops_its_consumer(log: EventLog, ahead: int)
     consumer = OrderedConsumer(AheadOfTheLog(last.id + ahead), log)
     with pytest.raises(UnknownPosition):
         consumer.catch_up()
-    later = Envelope(**last.model_dump() | {"id": last.id + ahead + 1, "prev_id": last.id + ahead})
+    later = last.model_copy(update={"id": last.id + ahead + 1, "prev_id": last.id + ahead})
     with pytest.raises(UnknownPosition):
         consumer.consume([later])
 
