@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from eventsourcing.utils import get_topic, strtobool
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow, dict_row, scalar_row
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
@@ -97,9 +97,13 @@ def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connect
 
 def database_time(connection: Connection) -> datetime:
     """Return the database's time, which is the same for all processes."""
-    row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
-    assert row is not None
-    return row["now"]
+    return scalar(connection, "SELECT clock_timestamp()")
+
+
+def scalar(connection: Connection, query: LiteralString, values: Sequence[object] = ()) -> Any:
+    """Return the first value of a query's first row, or None if there is no row."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(query, values).fetchone()
 
 
 def _check(connection: Connection) -> None:
@@ -107,9 +111,7 @@ def _check(connection: Connection) -> None:
 
 
 def _require_durable(connection: Connection) -> None:
-    row = connection.execute("SHOW synchronous_commit").fetchone()
-    assert row is not None
-    if row["synchronous_commit"] == "off":
+    if scalar(connection, "SHOW synchronous_commit") == "off":
         raise RuntimeError(
             "synchronous_commit is off, so a crash would lose acknowledged events. Turn it on."
         )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from domain.access.api_key import ApiKey
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
@@ -46,9 +46,5 @@ def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
 
 def active_keys(connection: Connection, account_id: UUID) -> int:
     """Return the number of keys of an account that are not revoked."""
-    row = connection.execute(
-        "SELECT count(*) AS keys FROM api_keys WHERE account_id = %s AND revoked_at IS NULL",
-        [account_id],
-    ).fetchone()
-    assert row is not None
-    return row["keys"]
+    query = "SELECT count(*) FROM api_keys WHERE account_id = %s AND revoked_at IS NULL"
+    return scalar(connection, query, [account_id])

@@ -19,7 +19,7 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import TEST_PROVIDER
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row
 
 DDL = """
@@ -197,12 +197,8 @@ def balances_after(
 
 def last_position(connection: Connection, account_id: UUID) -> int:
     """Return the position of an account's newest posting; 0 if there is none."""
-    row = connection.execute(
-        "SELECT coalesce(max(position), 0) AS position FROM billing_ledger WHERE account_id = %s",
-        [account_id],
-    ).fetchone()
-    assert row is not None
-    return row["position"]
+    query = "SELECT coalesce(max(position), 0) FROM billing_ledger WHERE account_id = %s"
+    return scalar(connection, query, [account_id])
 
 
 def balances(connection: Connection) -> dict[str, int]:

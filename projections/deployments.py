@@ -160,14 +160,3 @@ def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
         [base_model, WANTED],
     ).fetchall()
     return [row["model"] for row in rows]
-
-
-def adapters_on(connection: Connection, base_model: str) -> int:
-    """Return the number of all accounts' requested adapters on a base model."""
-    row = connection.execute(
-        "SELECT count(*) AS adapters FROM deployments "
-        "WHERE base_model = %s AND job_id IS NOT NULL AND status = ANY(%s)",
-        [base_model, WANTED],
-    ).fetchone()
-    assert row is not None
-    return row["adapters"]

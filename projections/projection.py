@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 
 from domain.core.aggregate import Event
 from infrastructure.consumer import Recorded
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 
 Cursor = psycopg.Cursor[DictRow]
 Row = dict[str, Any]
@@ -54,10 +54,10 @@ class Projection:
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:
     """Return True if the tables match the projection's current shape."""
     found = connection.execute(
-        "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
+        "SELECT FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
         [projection.name, projection.shape],
     )
-    return found.fetchone() is not None
+    return found.rowcount > 0
 
 
 def consumer_name(projection: Projection) -> str:
@@ -169,11 +169,29 @@ class NewestFirst:
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
     """Return the notification id of the last event that all given projections have applied."""
-    names = [projection.name for projection in projections]
-    row = connection.execute(
-        "SELECT min(coalesce(position, 0)) AS position FROM unnest(%s::text[]) AS wanted (name) "
+    return scalar(
+        connection,
+        "SELECT min(coalesce(position, 0)) FROM unnest(%s::text[]) AS wanted (name) "
         "LEFT JOIN projection_positions USING (name)",
-        [names],
-    ).fetchone()
-    assert row is not None
-    return row["position"]
+        [[projection.name for projection in projections]],
+    )
+
+
+def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:
+    """Return the consumers that are behind, in the given order.
+
+    A row has the number of unprocessed `events`, and the time of the first of them (`since`).
+    """
+    return connection.execute(
+        "WITH known AS (SELECT 'projection-' || name AS consumer, position "
+        "FROM projection_positions UNION ALL SELECT application_name, max(notification_id) "
+        "FROM ecolink_tracking GROUP BY application_name) "
+        "SELECT consumer, events, "
+        "(convert_from(state, 'UTF8')::jsonb ->> 'timestamp')::timestamptz AS since "
+        "FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (consumer, n) "
+        "LEFT JOIN known USING (consumer) CROSS JOIN LATERAL (SELECT count(*) AS events, "
+        "min(notification_id) AS first FROM ecolink_events "
+        "WHERE notification_id > coalesce(position, 0)) AS unseen "
+        "JOIN ecolink_events ON notification_id = first ORDER BY n",
+        [list(consumers)],
+    ).fetchall()

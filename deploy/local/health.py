@@ -14,8 +14,7 @@ from infrastructure.event_handlers import parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections import PROJECTIONS
-from projections.lag import behind
-from projections.projection import consumer_name
+from projections.projection import behind, consumer_name
 
 MAX_LAG = timedelta(minutes=5)
 """Maximum age of an event that a consumer has not processed. Most events take milliseconds.

@@ -20,7 +20,7 @@ from domain.deployments.deployment import Deployment
 from domain.use_cases.deployments import Deploying
 from gateway.cli.terminal import screen
 from projections import DEPLOYMENTS
-from projections.deployments import adapters_on
+from projections.deployments import adapter_names_on
 
 commands = typer.Typer(
     name="catalog",
@@ -164,7 +164,7 @@ def undeploy_base(name: Name) -> None:
 
         def adapters() -> int:
             store.fold(DEPLOYMENTS)
-            return adapters_on(store.connection, name)
+            return len(adapter_names_on(store.connection, name))
 
         deployment = Deploying(store.log).undeploy_base(name, adapters)
     console.print(f"The deployment of {name} is {deployment.status}.")

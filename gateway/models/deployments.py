@@ -17,7 +17,7 @@ from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import DeploymentAnswer, DeploymentFailure
 from gateway.models.service import own_model
 from projections import DEPLOYMENTS
-from projections.deployments import adapters_on, deployment_named, deployments_of
+from projections.deployments import adapter_names_on, deployment_named, deployments_of
 from projections.projection import Row
 
 
@@ -81,7 +81,7 @@ def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnsw
     def adapters() -> int:
         caught_up(backend, DEPLOYMENTS)
         with backend.pool.connection() as connection:
-            return adapters_on(connection, name)
+            return len(adapter_names_on(connection, name))
 
     return _run(backend, caller, lambda: backend.deploying.undeploy_base(name, adapters))
 

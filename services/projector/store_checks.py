@@ -23,7 +23,7 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from infrastructure.consumer import Recorded
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 
 
 class DifferenceKind(StrEnum):
@@ -70,11 +70,7 @@ Segment = tuple[UUID, int]
 
 def head_of(live: Connection) -> int:
     """Return the position of the last event that the transaction sees, or 0 if it sees none."""
-    row = live.execute(
-        "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
-    ).fetchone()
-    assert row is not None
-    return row["head"]
+    return scalar(live, "SELECT coalesce(max(notification_id), 0) FROM ecolink_events")
 
 
 class SnapshotCheck:

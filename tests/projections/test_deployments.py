@@ -8,7 +8,7 @@ import pytest
 
 from domain.use_cases.deployments import Deploying
 from projections import DEPLOYMENTS
-from projections.deployments import adapters_on, deployment_named, deployments_of, statuses
+from projections.deployments import adapter_names_on, deployment_named, deployments_of, statuses
 from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
@@ -48,10 +48,10 @@ def test_a_failure_is_shown_until_the_next_request(
 
     history.fail_deployment(checkpoint)
     assert shown() == ("failed", "no_room", "It does not fit.")
-    assert adapters_on(fold(), "tiny") == 0
+    assert adapter_names_on(fold(), "tiny") == []
     with command("again"):
         Deploying(history.log).redeploy(ACCOUNT_ID, checkpoint)
     assert shown() == ("deploying", None, None)
-    assert adapters_on(fold(), "tiny") == 1
+    assert adapter_names_on(fold(), "tiny") == [checkpoint]
     history.undeploy(checkpoint)
     assert shown() == ("undeployed", None, None)
