@@ -161,8 +161,8 @@ class ConnectionGuard:
             if reason := protocol.overdue(now):
                 self._ended[reason] += 1
         if self._ended and now - self._reported >= REPORT_SECONDS:
-            said = ", ".join(f"{count} {reason}" for reason, count in self._ended.items())
-            log.warning("ended connections: %s; %d are open", said, len(self))
+            counts = ", ".join(f"{count} {reason}" for reason, count in self._ended.items())
+            log.warning("ended connections: %s; %d are open", counts, len(self))
             self._ended.clear()
             self._reported = now
 

@@ -104,16 +104,16 @@ class HandlerEffect:
             except UNREACHABLE:
                 raise
             except Exception as error:
-                away = _is_store_away(error)
+                unreachable = _is_store_unreachable(error)
                 self._logger.error(
                     "PARKED %s %s and the later events of %s: %s; see `ecolink events parked`",
                     item.id,
                     item.event.TOPIC,
                     item.event.originator_id,
-                    "it is retried automatically" if away else "it needs an operator",
+                    "it is retried automatically" if unreachable else "it needs an operator",
                     exc_info=True,
                 )
-                self._park(item, _sentence(error), replay=away)
+                self._park(item, _sentence(error), replay=unreachable)
                 parked.add(item.event.originator_id)
         if self.position() < batch[-1].id:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
@@ -135,7 +135,7 @@ class HandlerEffect:
                     raise
                 except Exception as error:
                     self._logger.exception("%s stays parked", row["notification_id"])
-                    if _is_store_away(error):
+                    if _is_store_unreachable(error):
                         until = time.monotonic() + STORE_PAUSE_SECONDS
                         self._paused_until[row["originator_id"]] = until
                         continue
@@ -252,7 +252,7 @@ class HandlerEffect:
         return row is not None
 
 
-def _is_store_away(error: Exception) -> bool:
+def _is_store_unreachable(error: Exception) -> bool:
     """Return True if the error means that the artifact store is unreachable."""
     return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
 

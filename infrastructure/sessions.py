@@ -116,7 +116,7 @@ def end_session(connection: Connection, token: str) -> None:
 def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UUID]:
     """Return those of the given sessions that have ended."""
     rows = connection.execute(
-        "SELECT id FROM unnest(%s::uuid[]) AS asked (id) LEFT JOIN web_sessions ON session_id = id "
+        "SELECT id FROM unnest(%s::uuid[]) AS given (id) LEFT JOIN web_sessions ON session_id = id "
         "AND expires_at > now() WHERE session_id IS NULL",
         [list(session_ids)],
     ).fetchall()

@@ -104,10 +104,10 @@ def daily_statement(
 
     Without `ids`, event ids are omitted, which is faster.
     """
-    asked = _asked(account_id, time_zone, first, last, ids=ids, opening=True)
+    parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=True)
     balance = 0
     rows: dict[date, list[Row]] = {}
-    for row in connection.execute(BY_DAY, asked).fetchall():
+    for row in connection.execute(BY_DAY, parameters).fetchall():
         if row["day"] < first:
             balance += -row["micros"] if row["movement"] == "charges" else row["micros"]
         else:
@@ -137,8 +137,8 @@ def job_statement(
     Minutes with a charge that rounds to 0 have no posting and are not counted.
     """
     jobs: dict[UUID, JobOfStatement] = {}
-    asked = _asked(account_id, time_zone, first, last, ids=ids, opening=False)
-    for row in connection.execute(BY_JOB, asked).fetchall():
+    parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=False)
+    for row in connection.execute(BY_JOB, parameters).fetchall():
         job = jobs.setdefault(row["job_id"], JobOfStatement(row["job_id"]))
         job.event_ids[row["movement"]] = row["event_ids"] or []
         if row["movement"] == "charges":
@@ -149,7 +149,7 @@ def job_statement(
     return list(jobs.values())
 
 
-def _asked(
+def _parameters(
     account_id: UUID, time_zone: str, first: date, last: date, *, ids: bool, opening: bool
 ) -> dict[str, object]:
     days = {"time_zone": time_zone, "first": first, "last": last}

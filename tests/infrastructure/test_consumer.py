@@ -177,7 +177,7 @@ class Faltering:
     def apply(self, batch: Sequence[Recorded]) -> None:
         if self.failures:
             self.failures -= 1
-            raise ConnectionError("the database is away")
+            raise ConnectionError("the database is unreachable")
         self._effect.apply(batch)
 
 

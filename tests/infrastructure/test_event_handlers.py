@@ -219,7 +219,7 @@ def test_a_replay_during_a_batch_frees_its_aggregate(log: EventLog, mirror: Mirr
     assert mirror.parked == []
 
 
-@pytest.mark.parametrize("error", [GenericError("the store is away"), OSError("no room is left")])
+@pytest.mark.parametrize("error", [GenericError("unreachable"), OSError("no space left")])
 def test_an_unreachable_store_parks_events_that_replay_automatically(
     log: EventLog, mirror: Mirror, error: Exception
 ) -> None:
@@ -252,7 +252,7 @@ def test_a_failed_replay_stays_parked_until_the_next_request(log: EventLog, mirr
 @pytest.mark.parametrize(
     "outage",
     [
-        OperationalError("the store is away"),
+        OperationalError("the store is unreachable"),
         psycopg.OperationalError("the connection is lost"),
         psycopg.InterfaceError("the connection is closed"),
         ConnectionClosedError(),

@@ -19,19 +19,19 @@ Answer = list[str] | Exception
 
 def polled(*answers: Answer) -> tuple[LongPolling, list[int]]:
     """A subscription with given answers, which records the requested sizes."""
-    asked: list[int] = []
+    requested: list[int] = []
     left = iter(answers)
 
     class Pulled:
         async def fetch(self, batch: int, timeout: float) -> list[str]:  # noqa: ASYNC109
-            asked.append(batch)
+            requested.append(batch)
             answer = next(left)
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
     pulled = cast("JetStreamContext.PullSubscription", Pulled())
-    return LongPolling(pulled, BATCH, 60), asked
+    return LongPolling(pulled, BATCH, 60), requested
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def polled(*answers: Answer) -> tuple[LongPolling, list[int]]:
 async def test_a_batch_has_messages_soon_after_the_first(
     answers: list[Answer], batch: str, sizes: list[int]
 ) -> None:
-    subscription, asked = polled(*answers)
+    subscription, requested = polled(*answers)
     given: list[Any] = await subscription.fetch(BATCH)
     assert given == list(batch)
-    assert asked == sizes
+    assert requested == sizes
 
 
 async def test_an_incomplete_batch_is_not_fetched_again() -> None:
-    subscription, asked = polled()
+    subscription, requested = polled()
     with pytest.raises(NatsTimeoutError):
         await subscription.fetch(BATCH - 1)
-    assert asked == []
+    assert requested == []
 
 
 async def test_an_empty_fetch_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ BOMBS = {
 }
 
 
-def said(content: str) -> list[dict[str, Any]]:
+def user(content: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
@@ -49,10 +49,10 @@ def test_the_output_equals_the_templates() -> None:
     for template in (TEMPLATE, "{{ messages[-1].content }}\n\n"):
         for prompt in (False, True):
             expected = ChatTemplate(template, tokens, today).render(
-                said("Hello\n🙂 "), tools, prompt=prompt
+                user("Hello\n🙂 "), tools, prompt=prompt
             )
             limited = LimitedTemplate(template, tokens, today)
-            assert limited.render(said("Hello\n🙂 "), tools, prompt=prompt) == expected
+            assert limited.render(user("Hello\n🙂 "), tools, prompt=prompt) == expected
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -62,39 +62,39 @@ def test_a_costly_message_fails_only_itself(bomb: str) -> None:
         "{{ messages[0].content }}",
         {},
     )
-    assert template.render(said("hi")) == "hi"
+    assert template.render(user("hi")) == "hi"
     with pytest.raises(ChatRefused):
-        template.render(said("boom"))
-    assert template.render(said("hi")) == "hi"
+        template.render(user("boom"))
+    assert template.render(user("hi")) == "hi"
 
 
 def test_a_looping_template_does_not_block_others() -> None:
     looping, quick = LimitedTemplate(LOOP, {}), LimitedTemplate(TEMPLATE, {})
     with ThreadPoolExecutor() as threads:
-        asked = [threads.submit(looping.render, said("hi")) for _ in range(2)]
-        assert quick.render(said("hi")).startswith("user: hi")
-        for each in asked:
+        rendering = [threads.submit(looping.render, user("hi")) for _ in range(2)]
+        assert quick.render(user("hi")).startswith("user: hi")
+        for each in rendering:
             with pytest.raises(RenderingLimitExceeded):
                 each.result()
 
 
 def test_invalid_and_refusing_templates_raise_chat_refused() -> None:
     with pytest.raises(ChatRefused):
-        LimitedTemplate("{% for message in %}", {}).render(said("hi"))
+        LimitedTemplate("{% for message in %}", {}).render(user("hi"))
     with pytest.raises(ChatRefused, match="roles must alternate"):
-        LimitedTemplate("{{ raise_exception('roles must alternate') }}", {}).render(said("hi"))
+        LimitedTemplate("{{ raise_exception('roles must alternate') }}", {}).render(user("hi"))
 
 
 def test_a_long_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     template = LimitedTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", {})
-    long = said("x" * (limited_rendering.MAX_CHARACTERS // 4 + 1)) * 4
+    long = user("x" * (limited_rendering.MAX_CHARACTERS // 4 + 1)) * 4
     with pytest.raises(ChatRefused):
         template.render(long)
 
 
 def test_the_process_has_no_secret_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOLINK_DATABASE_URL", "postgresql://secret")
-    LimitedTemplate(TEMPLATE, {}).render(said("hi"))
+    LimitedTemplate(TEMPLATE, {}).render(user("hi"))
     (process,) = limited_rendering._idle
     environment = Path(f"/proc/{process._process.pid}/environ").read_bytes()
     names = {each.partition(b"=")[0].decode() for each in environment.split(b"\0")}
@@ -104,8 +104,8 @@ def test_the_process_has_no_secret_of_its_parent(monkeypatch: pytest.MonkeyPatch
 
 def test_a_killed_idle_process_is_replaced() -> None:
     template = LimitedTemplate("{{ messages[0].content }}", {})
-    assert template.render(said("hi")) == "hi"
+    assert template.render(user("hi")) == "hi"
     (process,) = limited_rendering._idle
     process._process.kill()
     process._process.wait()
-    assert template.render(said("ho")) == "ho"
+    assert template.render(user("ho")) == "ho"

@@ -10,9 +10,13 @@ from infrastructure.settings import Settings
 
 
 def test_a_manual_receipt_is_what_the_operator_states() -> None:
-    said = ManualProvider().receipt("  INV-7 /  2026 ", 500)
-    assert (said.provider, said.reference, said.amount_micros) == ("manual", "INV-7 / 2026", 500)
-    assert ManualProvider().receipt("INV-7 / 2026", 500) == said
+    receipt = ManualProvider().receipt("  INV-7 /  2026 ", 500)
+    assert (receipt.provider, receipt.reference, receipt.amount_micros) == (
+        "manual",
+        "INV-7 / 2026",
+        500,
+    )
+    assert ManualProvider().receipt("INV-7 / 2026", 500) == receipt
 
 
 @pytest.mark.parametrize(
@@ -30,8 +34,8 @@ def test_providers_are_found_by_their_names() -> None:
 
 
 def test_a_test_payment_is_marked_and_limited() -> None:
-    said = PROVIDERS["test"].receipt("7", 500_000)
-    assert (said.provider, said.reference) == ("test", "test payment 7")
+    receipt = PROVIDERS["test"].receipt("7", 500_000)
+    assert (receipt.provider, receipt.reference) == ("test", "test payment 7")
     for micros in (9_999, 1_000_000_001):
         with pytest.raises(Invalid) as refusal:
             PROVIDERS["test"].receipt("7", micros)
