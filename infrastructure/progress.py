@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -46,25 +46,26 @@ class Progress:
     _numbers: count[int] = field(default_factory=count)
 
     @contextmanager
-    def _active(self, activity: Activity) -> Generator[None]:
+    def step(self, name: str) -> Generator[None]:
+        """Run the block, which must end within `step_seconds`."""
         number = next(self._numbers)
-        self._activities[number] = activity
+        self._activities[number] = Activity(name, self.step_seconds)
         try:
             yield
         finally:
             self._activities.pop(number, None)
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        """Run the block, which must end within `step_seconds`."""
-        return self._active(Activity(name, self.step_seconds))
-
     async def beat(self) -> None:
         """Renew the activity of the running event loop until cancelled."""
         activity = Activity("the event loop", self.loop_seconds)
-        with self._active(activity):
+        number = next(self._numbers)
+        self._activities[number] = activity
+        try:
             while True:
                 activity.seconds = 0.0
                 await asyncio.sleep(BEAT_SECONDS)
+        finally:
+            self._activities.pop(number, None)
 
     def overdue(self, passed_seconds: float) -> Activity | None:
         """Add passed time to all activities. Return one that exceeds its limit, or None."""
