@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any, Generic, Self, TypeVar
 from uuid import uuid4
 
 import httpx
+from httpx_sse import EventSource
 from pydantic import BaseModel, ValidationError
 
 from gateway.schemas import Listed
-from infrastructure.ndjson import lines_of
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -23,7 +22,6 @@ M = TypeVar("M", bound=BaseModel)
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 CHAT_PATH, CHAT_TIMEOUT = "/v1/chat/completions", httpx.Timeout(300.0, connect=5.0)
-DATA = b"data: "  # prefix of a server-sent event
 
 
 @dataclass(frozen=True)
@@ -196,13 +194,13 @@ class Client:
                 answer.read()
                 yield self._answer(answer)
                 return
-            for line in lines_of(answer.iter_bytes()):
-                if not line.startswith(DATA) or line == DATA + b"[DONE]":
-                    continue  # the end of an event, or a keep-alive comment
-                piece = json.loads(line.removeprefix(DATA))
-                if "error" in piece:
-                    raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
-                yield piece
+            for event in EventSource(answer).iter_sse():
+                if event.data == "[DONE]":
+                    return
+                chunk = event.json()
+                if "error" in chunk:
+                    raise Refused(httpx.codes.SERVICE_UNAVAILABLE, chunk["error"])
+                yield chunk
 
     def _get(self, path: str, params: Mapping[str, str | int | None]) -> httpx.Response:
         given = {name: value for name, value in params.items() if value is not None}

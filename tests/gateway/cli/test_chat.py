@@ -50,7 +50,9 @@ def test_comments_and_line_separators_are_not_events() -> None:
         f"data: {json.dumps(piece, ensure_ascii=False)}\n\n",
         "data: [DONE]\n\n",
     ]
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, text="".join(events)))
+    headers = {"content-type": "text/event-stream; charset=utf-8"}
+    answer = httpx.Response(200, headers=headers, text="".join(events))
+    transport = httpx.MockTransport(lambda _: answer)
     with Client(Endpoint("http://gateway", "eco_x"), transport) as client:
         assert list(client.chat({"stream": True})) == [piece]
 
