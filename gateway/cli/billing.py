@@ -13,7 +13,7 @@ from domain.core.money import decimals_of, exact_dollars
 from gateway.billing.schemas import AccountAnswer, Posting, StatementDay, StatementJob
 from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing, number, selected
-from gateway.cli.terminal import CommandGroup, for_programs, show
+from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
 from gateway.schemas import Listed, Money
 
 billing = CommandGroup(no_args_is_help=True, help="Show the balance, statements and the ledger.")
@@ -50,16 +50,17 @@ def top_up(
 
 @billing.command()
 def ledger(
-    client: Client,
+    ctx: typer.Context,
     job: Annotated[str | None, typer.Option(help="Show the postings of one job.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the whole ledger as CSV.")] = False,
 ) -> None:
     """List the postings of your account."""
     _one_format(as_csv)
-    if as_csv:
-        print(client.text("/ledger.csv"), end="")
-    else:
-        show(client.read_all(Posting, "/ledger", "position", job=job), _ledger)
+    with client_of(ctx) as client:
+        if as_csv:
+            print(client.text("/ledger.csv"), end="")
+        else:
+            show(client.read_all(Posting, "/ledger", "position", job=job), _ledger)
 
 
 def _ledger(answer: Listed[Posting]) -> RenderableType:
@@ -79,7 +80,7 @@ def _kind(account: str) -> str:
 
 @billing.command()
 def statement(
-    client: Client,
+    ctx: typer.Context,
     by: Annotated[Cut, typer.Option(help="Rows of the statement: days or jobs.")] = Cut.DAYS,
     first: Annotated[str | None, typer.Option(help="First day, such as 2026-11-01.")] = None,
     last: Annotated[str | None, typer.Option(help="Last day.  \\[default: today]")] = None,
@@ -88,12 +89,13 @@ def statement(
     """Show top-ups and charges. --json and --csv include the metered minutes of each amount."""
     _one_format(as_csv)
     path, days = f"/statements/{by}", {"first": first, "last": last}
-    if as_csv:
-        print(client.text(f"{path}.csv", **days), end="")
-    elif by is Cut.DAYS:
-        show(client.read(Listed[StatementDay], path, **days), _days)
-    else:
-        show(client.read(Listed[StatementJob], path, **days), _jobs)
+    with client_of(ctx) as client:
+        if as_csv:
+            print(client.text(f"{path}.csv", **days), end="")
+        elif by is Cut.DAYS:
+            show(client.read(Listed[StatementDay], path, **days), _days)
+        else:
+            show(client.read(Listed[StatementJob], path, **days), _jobs)
 
 
 def _days(answer: Listed[StatementDay]) -> RenderableType:

@@ -16,7 +16,7 @@ from gateway.cli import job_tables
 from gateway.cli.client import Client, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
-from gateway.cli.terminal import for_programs, interrupted, note, show, show_line
+from gateway.cli.terminal import client_of, for_programs, interrupted, note, show, show_line
 from gateway.jobs.schemas import JobSummary
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
@@ -50,7 +50,7 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
 
 @_with_hyperparameters
 def launch(
-    client: Client,
+    ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
     base_model: Annotated[str, typer.Option(help="Base model: see `ecolink models list`.")],
     validation_dataset: Annotated[
@@ -105,22 +105,23 @@ def launch(
         "deploy": deploy,
         "wait": wait,
     }
-    if dry_run:
-        quote = client.send(QuoteAnswer, "/estimates", body)
-        show(quote, job_tables.quote)
-        raise typer.Exit(ExitCode.DONE if quote.model.approvable else ExitCode.GATED)
-    job = _approved(client, body, idempotency_key or str(uuid4()))
-    if not watch:
-        show(job, job_tables.job)
-        return
-    name = job_name(job.model.id)
-    if for_programs.get():
-        show_line(job.document)
-    else:
-        note(f"Approved {name}. Ctrl-C leaves it running.")
-        for warning in job.model.warnings:
-            note(f"warning: {warning}")
-    raise typer.Exit(follow(client, name))
+    with client_of(ctx) as client:
+        if dry_run:
+            quote = client.send(QuoteAnswer, "/estimates", body)
+            show(quote, job_tables.quote)
+            raise typer.Exit(ExitCode.DONE if quote.model.approvable else ExitCode.GATED)
+        job = _approved(client, body, idempotency_key or str(uuid4()))
+        if not watch:
+            show(job, job_tables.job)
+            return
+        name = job_name(job.model.id)
+        if for_programs.get():
+            show_line(job.document)
+        else:
+            note(f"Approved {name}. Ctrl-C leaves it running.")
+            for warning in job.model.warnings:
+                note(f"warning: {warning}")
+        raise typer.Exit(follow(client, name))
 
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:

@@ -18,7 +18,7 @@ from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
 from gateway.cli.tables import listing, listing_of, pairs, selected, tame
-from gateway.cli.terminal import CommandGroup, for_programs, interrupted, note, show
+from gateway.cli.terminal import CommandGroup, client_of, for_programs, interrupted, note, show
 from gateway.models.schemas import DeploymentAnswer, Models
 from gateway.schemas import Listed
 
@@ -39,7 +39,7 @@ ModelName = Annotated[str, typer.Argument(help="Name, such as ft:...", show_defa
 
 @models.command()
 def chat(
-    client: Client,
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A base model, ft:..., or a deployed checkpoint.")],
     prompt: Annotated[
         str | None, typer.Argument(help="Message to the model.  \\[default: standard input]")
@@ -66,11 +66,12 @@ def chat(
         ],
         **{name: value for name, value in options.items() if value is not None},
     }
-    if for_programs.get():
-        (answer,) = client.chat(body)
-        print(json.dumps(answer, indent=1))
-    else:
-        _print_chunks(client.chat(body | {"stream": True}))
+    with client_of(ctx) as client:
+        if for_programs.get():
+            (answer,) = client.chat(body)
+            print(json.dumps(answer, indent=1))
+        else:
+            _print_chunks(client.chat(body | {"stream": True}))
 
 
 def _prompt(prompt: str | None) -> str:

@@ -60,8 +60,9 @@ class Commands(TyperGroup):
 class CommandGroup(typer.Typer):
     """A group whose commands have the option `--json`, which `show` and `note` observe.
 
-    A command gets a client of the gateway as its parameter `client`. If the gateway or a file has
-    an error, it is printed, and the command exits with its code.
+    A command gets a client of the gateway as its parameter `client`. A command that first checks
+    its options gets `ctx`, and calls `client_of` after the check. If the gateway or a file has an
+    error, it is printed, and the command exits with its code.
     """
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
@@ -87,7 +88,7 @@ def _with_json(command: Callable[..., Any]) -> Callable[..., Any]:
             options["ctx"] = ctx
         with _reported_errors(ctx):
             if "client" in needs:
-                with Client(ctx.obj.endpoint()) as client:
+                with client_of(ctx) as client:
                     command(client=client, **options)
             else:
                 command(**options)
@@ -114,6 +115,12 @@ class Finder(Protocol):
     def given(self) -> tuple[str | None, str | None]:
         """Return the URL and key from options or environment. Defaults to the local stack's URL."""
         ...
+
+
+def client_of(ctx: typer.Context) -> Client:
+    """Return a client of the gateway. Raises ClientError if the user is not signed in."""
+    finder: Finder = ctx.obj
+    return Client(finder.endpoint())
 
 
 @contextmanager

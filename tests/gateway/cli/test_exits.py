@@ -88,3 +88,18 @@ def test_with_json_an_error_is_one_document_with_the_same_code(
         plain = ecolink(*gateway, *arguments)
         assert plain.exit_code == code
         assert '"error"' not in plain.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs", "launch", "--dataset", "x", "--base-model", "y", "--dry-run", "--watch"),
+        ("billing", "ledger", "--csv", "--json"),
+        ("billing", "statement", "--csv", "--json"),
+        ("models", "chat", "x", ""),
+    ],
+)
+def test_a_usage_error_comes_before_a_missing_login(arguments: tuple[str, ...]) -> None:
+    not_signed_in = ("--url", "http://127.0.0.1:9")
+    assert ecolink(*not_signed_in, "billing", "balance").exit_code == ExitCode.NOT_ALLOWED
+    assert ecolink(*not_signed_in, *arguments).exit_code == ExitCode.USAGE
