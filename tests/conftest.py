@@ -34,11 +34,11 @@ from tests.running import EcoLinkUnderTest, running_ecolink
 TEMPLATE = "ecolink_template"
 CI = "ECOLINK_CI"
 """Set if a missing program must fail a test instead of skipping it."""
-EXHIBITION = {"test_states.py", "test_budget.py", "test_job_page.py"}
-"""Modules that share the exhibition and its browser."""
+SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py"}
+"""Modules that share the sample platform and its browser."""
 
 OWN_STACK = "tests/e2e/test_auto_pause.py"
-LONGEST = ("exhibition", "tests/e2e", OWN_STACK, "tests/browser")
+LONGEST = ("samples", "tests/e2e", OWN_STACK, "tests/browser")
 """Modules that start first, because they take longest."""
 
 STACK_SECONDS = 900
@@ -80,7 +80,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run each module on one worker.
 
     Modules that share a slow fixture also run on one worker: those with the stack, and those with
-    the exhibition and its browser.
+    the sample platform and its browser.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -88,8 +88,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
             folder, _, name = module.rpartition("/")
-            if folder == "tests/browser" and name in EXHIBITION:
-                return "exhibition"
+            if folder == "tests/browser" and name in SAMPLE_MODULES:
+                return "samples"
             shares = folder in ("tests/e2e", "tests/browser") and module != OWN_STACK
             return folder if shares else module
 

@@ -1,4 +1,4 @@
-"""What is done to a page until it is in a state, as a person would do it."""
+"""User actions that bring a page into a state."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from playwright.sync_api import Page, Route, expect
 from gateway.http.sessions import COOKIE
 
 
-def menu(page: Page) -> None:
-    """The account's menu is open."""
+def open_menu(page: Page) -> None:
+    """Open the account's menu."""
     page.locator("details.menu summary").click()
     expect(page.get_by_role("link", name="API reference")).to_be_visible()
 
 
-def choose(page: Page, *files: tuple[str, bytes]) -> None:
-    """Choose files with these names."""
+def choose_files(page: Page, *files: tuple[str, bytes]) -> None:
+    """Choose files to upload."""
     page.get_by_label("Choose files").set_input_files(
         [{"name": name, "mimeType": "application/jsonl", "buffer": text} for name, text in files]
     )
 
 
-def chosen_files(page: Page) -> None:
-    """Two files wait to be uploaded, of which one cannot be."""
-    choose(page, ("may-chats.jsonl", b"{}"), ("nothing.jsonl", b""))
+def choose_two_files(page: Page) -> None:
+    """Choose two files, one of them empty."""
+    choose_files(page, ("may-chats.jsonl", b"{}"), ("nothing.jsonl", b""))
     expect(page.locator(".queued").last).to_be_visible()
 
 
-def failed_uploads(page: Page) -> None:
-    """One file is too large, one was refused, and the connection was lost with another."""
+def fail_uploads(page: Page) -> None:
+    """Upload files that are too large, refused, and interrupted."""
     page.get_by_label("Choose files").evaluate(
         """(chooser) => {
             const chosen = new DataTransfer();
@@ -39,7 +39,7 @@ def failed_uploads(page: Page) -> None:
             chooser.dispatchEvent(new Event("change"));
         }"""
     )
-    choose(page, ("may-chats.jsonl", b"x" * 310_000), ("june-chats.jsonl", b"x" * 290_000))
+    choose_files(page, ("may-chats.jsonl", b"x" * 310_000), ("june-chats.jsonl", b"x" * 290_000))
 
     def answer(route: Route) -> None:
         if "june" in route.request.url:
@@ -47,16 +47,16 @@ def failed_uploads(page: Page) -> None:
         message = "the artifact store cannot be reached now; try again in a moment"
         return route.fulfill(status=503, json={"error": {"message": message}})
 
-    page.route(f"**{UPLOADS}*", answer)
+    page.route(f"**{UPLOAD_URL}*", answer)
     page.get_by_role("button", name="Upload 2 files").click()
     expect(page.locator(".queued.is-refused")).to_have_count(3)
 
 
-UPLOADS = "/api/datasets?name="
+UPLOAD_URL = "/api/datasets?name="
 
 
-def session_ended(page: Page) -> None:
-    """What the browser still has of a session is worth nothing any more."""
+def end_session(page: Page) -> None:
+    """Replace the session's cookie by an invalid one."""
     url = page.url
     page.goto("about:blank")  # or what the page asks for meanwhile takes it elsewhere
     page.context.add_cookies([{"name": COOKIE, "value": "ended", "url": url}])
@@ -64,20 +64,20 @@ def session_ended(page: Page) -> None:
     expect(page.get_by_label("API key")).to_be_visible()
 
 
-def wrong_key(page: Page) -> None:
-    """A key that nobody has was tried."""
+def enter_wrong_key(page: Page) -> None:
+    """Sign in with an unknown key."""
     page.get_by_label("API key").fill("eco_9dJk2wq0")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_be_visible()
 
 
-def examples(page: Page) -> None:
-    """A dataset's examples are shown."""
+def await_examples(page: Page) -> None:
+    """Wait for the examples of a dataset."""
     expect(page.locator("article mark").first).to_be_visible()
 
 
-def asks(button: str) -> Callable[[Page], None]:
-    """A button was pressed, and the page asks whether that is meant."""
+def press(button: str) -> Callable[[Page], None]:
+    """Return an action that presses a button which opens a dialog."""
 
     def prepare(page: Page) -> None:
         page.get_by_role("button", name=button, exact=True).first.click()
@@ -86,22 +86,22 @@ def asks(button: str) -> Callable[[Page], None]:
     return prepare
 
 
-def two_chosen(page: Page) -> None:
-    """Two jobs of the list are ticked, which is the limit."""
+def choose_two_jobs(page: Page) -> None:
+    """Select two jobs, which is the maximum."""
     for number in range(2):
         page.locator("input[name=jobs]").nth(number).check()
     expect(page.locator("#compare-help")).to_have_attribute("data-chosen", "2")
 
 
-def compared(page: Page) -> None:
-    """Two jobs of the list were chosen, and are compared."""
-    two_chosen(page)
+def compare_two_jobs(page: Page) -> None:
+    """Compare two jobs."""
+    choose_two_jobs(page)
     page.get_by_role("button", name="Compare curves").click()
     expect(page.get_by_role("heading", name="Two jobs compared")).to_be_visible()
 
 
-def priced(page: Page) -> None:
-    """All is chosen, and priced."""
+def choose_all_fields(page: Page) -> None:
+    """Choose base model, GPU type and region, so that the wizard shows an estimate."""
     for name, value in (
         ("base_model", "llama-3.1-8b-instruct"),
         ("gpu_type", "h100"),
@@ -112,46 +112,39 @@ def priced(page: Page) -> None:
     expect(page.locator("#summary")).to_be_visible()
 
 
-def advanced(page: Page) -> None:
-    """Tier 2 is open, with what is wrong in it."""
-    priced(page)
+def enter_invalid_dropout(page: Page) -> None:
+    """Enter an invalid value in an advanced field."""
+    choose_all_fields(page)
     page.get_by_text("Advanced", exact=False).first.click()
     page.locator("#dropout").fill("2")
     page.locator("#dropout").press("Tab")
     expect(page.locator("#dropout-problem")).to_be_visible()
 
 
-def as_code(page: Page) -> None:
-    """The same as a command and as a program."""
-    priced(page)
+def show_code(page: Page) -> None:
+    """Show the job as a command and as a program."""
+    choose_all_fields(page)
     page.locator("#copies > summary").click()
     expect(page.locator("#command-line")).to_be_visible()
 
 
-def drawn(page: Page) -> None:
-    """The curve of a job is there, if it has one."""
+def await_curve(page: Page) -> None:
+    """Wait for the job's curve, if it has one."""
     page.wait_for_load_state("networkidle")
 
 
-def table(page: Page) -> None:
-    """The curve is told as a table."""
-    drawn(page)
+def show_curve_table(page: Page) -> None:
+    """Show the curve as a table."""
+    await_curve(page)
     page.locator("#curve-table > summary").click()
     expect(page.locator("#curve-table tbody tr").first).to_be_visible()
 
 
-def asked_to_pause(page: Page) -> None:
-    """The question before a pause."""
-    drawn(page)
-    page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-
-
-def closed(code: int, said: str) -> Callable[[Page], None]:
-    """The page has lost its connection; after code 1 it will have another one."""
+def lose_connection(code: int, said: str) -> Callable[[Page], None]:
+    """Return an action that closes the page's connection. After code 1, the page reconnects."""
 
     def prepare(page: Page) -> None:
-        drawn(page)
+        await_curve(page)
         page.locator("#job").evaluate(
             "(job, detail) => job.dispatchEvent(new CustomEvent('htmx:ws:close', { detail }))",
             {"reason": "closed", "code": code, "connection": {"config": {"reconnectCodes": [1]}}},
@@ -161,21 +154,21 @@ def closed(code: int, said: str) -> Callable[[Page], None]:
     return prepare
 
 
-def refused_count(page: Page) -> None:
-    """More GPUs were asked for than a job may have."""
-    asks("Resume")(page)
+def enter_excessive_gpu_count(page: Page) -> None:
+    """Enter more GPUs than a job may have."""
+    press("Resume")(page)
     page.get_by_label("GPU count").fill("9")
     expect(page.locator("#resume-quote .problem")).to_be_visible()
 
 
-def asked_to_undeploy_a_base(page: Page) -> None:
-    """The question before a base answers no more."""
+def press_undeploy_base(page: Page) -> None:
+    """Press the button that undeploys a base model."""
     page.get_by_role("row", name="qwen2.5").get_by_role("button", name="Undeploy").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
 LISTS = ("dataset", "base_model", "gpu_type", "region")
-NEW = "/fine-tune/new"
+WIZARD = "/fine-tune/new"
 CHOSEN = {
     "dataset": "tickets — 1,500 examples",
     "base_model": "llama-3.1-8b-instruct",
@@ -184,8 +177,8 @@ CHOSEN = {
 }
 
 
-def wizard(until: str, **fields: str) -> Callable[[Page], None]:
-    """The wizard, anew, with these fields, once it shows `until`."""
+def fill_wizard(until: str, **fields: str) -> Callable[[Page], None]:
+    """Return an action that fills an empty wizard until the page shows a selector."""
 
     def prepare(page: Page) -> None:
         page.get_by_role("button", name="Start over").click()
@@ -203,9 +196,9 @@ def wizard(until: str, **fields: str) -> Callable[[Page], None]:
     return prepare
 
 
-def changed(page: Page) -> None:
-    """The estimate that was approved is not the one that was seen."""
-    wizard("#approve:enabled")(page)
+def approve_changed_estimate(page: Page) -> None:
+    """Approve an estimate that differs from the shown one."""
+    fill_wizard("#approve:enabled")(page)
     # At once: an estimate that comes in between would be the one that was seen.
     page.locator("input[name=seen]").evaluate(
         "(seen) => { seen.value = 'another'; document.querySelector('#approve').click(); }"
@@ -213,28 +206,28 @@ def changed(page: Page) -> None:
     expect(page.locator("#approve-alert")).to_be_visible()
 
 
-def refused_amount(page: Page) -> None:
-    """An amount that cannot be paid."""
+def enter_zero_amount(page: Page) -> None:
+    """Enter an amount that cannot be paid."""
     page.get_by_label("Amount in dollars").fill("0")
     page.locator("#top-up-button").click()
     expect(page.locator("#amount-problem")).to_be_visible()
 
 
-def new_key(page: Page) -> None:
-    """A key was made just now."""
+def create_key(page: Page) -> None:
+    """Create an API key."""
     page.get_by_role("button", name="Create key").click()
     expect(page.locator("#new-secret")).to_be_visible()
 
 
-def asked_to_undeploy(page: Page) -> None:
-    """The question before a checkpoint is given up."""
+def press_undeploy_checkpoint(page: Page) -> None:
+    """Press the button that undeploys a checkpoint."""
     row = page.locator(".row", has_text="ckpt-step").first
     row.get_by_role("button", name="Undeploy").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
-def conversation(page: Page) -> None:
-    """A model and its base have answered; nothing serves here, so that it is told to the page."""
+def send_message(page: Page) -> None:
+    """Send a message to a model and its base. The replies are made up, because nothing serves."""
 
     def answer(route: Route) -> None:
         asked = json.loads(route.request.post_data or "")

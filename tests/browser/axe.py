@@ -1,4 +1,4 @@
-"""axe-core, which finds what keeps people from using a page: contrast, labels, roles, order."""
+"""axe-core, which finds accessibility problems: contrast, labels, roles, order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.conftest import CI
 
 SOURCE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 
-# Nothing is fetched: the policy of the pages would refuse what axe loads of styles elsewhere.
+# No preload: the content security policy blocks the style sheets that axe would fetch.
 RUN = "() => axe.run(document, {preload: false, resultTypes: ['violations']})"
 
 
 @cache
 def source() -> str:
-    """The script, as npm has it; without it the test is skipped, and fails in CI."""
+    """Return the script from npm. Without it, skip the test, or fail it in CI."""
     if not SOURCE.exists():
-        reason = "axe-core is not there; `make test` installs it"
+        reason = "axe-core is missing. `make test` installs it."
         if CI in os.environ:
             pytest.fail(reason)
         pytest.skip(reason)
@@ -30,10 +30,9 @@ def source() -> str:
 
 
 def violations(page: Page) -> list[str]:
-    """What is wrong with a page as it is shown now, one line for each element.
+    """Return the problems of the page as shown now, one for each element.
 
-    The script comes in by the debugging protocol, to which the page's own policy does not apply:
-    it stays in force.
+    The debugging protocol injects the script, so the page's content security policy stays active.
     """
     if not page.evaluate("'axe' in window"):
         page.evaluate(f"() => {{ {source()}\n }}")

@@ -1,4 +1,4 @@
-"""A real browser at a running stack: people with money, and tabs that must stay free of errors."""
+"""A real browser, account holders with money, and tabs that must stay free of errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from infrastructure.settings import Settings
-from tests.browser.exhibition import Exhibition, opened
-from tests.browser.tabs import PHONE_WIDTH, TIMEOUT_SECONDS, Tabs
+from tests.browser.sample_platform import SamplePlatform, serve_samples
+from tests.browser.tabs import TIMEOUT_SECONDS, Tabs
 from tests.conftest import CI, own_database
 from tests.running import EcoLinkUnderTest
 
@@ -23,17 +23,17 @@ OPTIONS = ["--disable-gpu", "--disable-background-networking"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests come one after another, whatever the order: they share what takes seconds."""
+    """Run browser tests one after another, because they share slow fixtures."""
     items.sort(key=lambda item: HERE in item.path.parents)
 
 
-# Not for the whole run: while Playwright's loop is this thread's, no test has one of its own.
+# Not for the whole session: while Playwright runs its event loop in this thread, async tests fail.
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium, for all browser tests that run one after another."""
+    """Run the system's Chromium for all browser tests."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
-        reason = "no Chromium on this machine; `apt-get install chromium` brings it"
+        reason = "Chromium is missing. Install it with `apt-get install chromium`."
         if CI in os.environ:
             pytest.fail(reason)
         pytest.skip(reason)
@@ -47,7 +47,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def tabs(chromium: Browser, ecolink: EcoLinkUnderTest) -> Iterator[Tabs]:
-    """Opens tabs; the test fails at its end if a console, a request or the CSP complained."""
+    """Tabs on the running stack. At its end, the test fails if a tab had errors."""
     assert ecolink.settings.gateway_url is not None
     opened = Tabs(chromium, ecolink.settings.gateway_url)
     yield opened
@@ -55,24 +55,24 @@ def tabs(chromium: Browser, ecolink: EcoLinkUnderTest) -> Iterator[Tabs]:
 
 
 @pytest.fixture(scope="package")
-def exhibition(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exhibition]:
-    """Every state of every page at once, on a platform where nothing moves."""
-    with own_database(servers, tmp_path_factory.mktemp("exhibition")) as settings:
-        with opened(settings) as told:
-            yield told
+def sample(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SamplePlatform]:
+    """Serve a platform with every state of every page. No process changes it."""
+    with own_database(servers, tmp_path_factory.mktemp("sample")) as settings:
+        with serve_samples(settings) as served:
+            yield served
 
 
 @pytest.fixture
-def exhibited(chromium: Browser, exhibition: Exhibition) -> Iterator[Tabs]:
-    """As `tabs`, at the exhibition."""
-    tabs = Tabs(chromium, exhibition.url)
+def sample_tabs(chromium: Browser, sample: SamplePlatform) -> Iterator[Tabs]:
+    """Tabs on the sample platform."""
+    tabs = Tabs(chromium, sample.url)
     yield tabs
     tabs.close()
 
 
 @pytest.fixture
 def pictures(request: pytest.FixtureRequest) -> Path | None:
-    """Where pictures of the states are written, if somebody asked for them."""
+    """Folder for screenshots, if requested."""
     folder: Path | None = request.config.getoption("--screenshots")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,30 +81,18 @@ def pictures(request: pytest.FixtureRequest) -> Path | None:
 
 @pytest.fixture
 def newcomer(ecolink: EcoLinkUnderTest) -> Iterator[Callable[..., EcoLinkUnderTest]]:
-    """Makes accounts: `newcomer(dollars=0.5)`."""
+    """Create accounts: `newcomer(dollars=0.5)`."""
     with ExitStack() as open_clients:
         yield lambda dollars=25: open_clients.enter_context(ecolink.newcomer(dollars))
 
 
 @pytest.fixture
 def person(newcomer: Callable[..., EcoLinkUnderTest]) -> EcoLinkUnderTest:
-    """Somebody with $25 and nothing else, who may upload, approve and wait by the API."""
+    """A new account with $25, and a client of the API."""
     return newcomer()
 
 
 @pytest.fixture
 def page(tabs: Tabs, person: EcoLinkUnderTest) -> Page:
-    """A tab in which the person is signed in; `page.goto("/datasets")`."""
+    """A tab in which the person is signed in."""
     return tabs.open(person)
-
-
-@pytest.fixture
-def dark_page(tabs: Tabs, person: EcoLinkUnderTest) -> Page:
-    """As `page`, of somebody who likes it dark."""
-    return tabs.open(person, dark=True)
-
-
-@pytest.fixture
-def phone(tabs: Tabs, person: EcoLinkUnderTest) -> Page:
-    """As `page`, 375 px wide."""
-    return tabs.open(person, width=PHONE_WIDTH)

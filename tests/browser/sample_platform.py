@@ -1,7 +1,4 @@
-"""A platform on which everything is to be seen at once: each page's every state, with fair figures.
-
-It is told to a log, as nothing runs on it: no job goes on while a page is looked at.
-"""
+"""A gateway whose log contains every state of every page. No service changes them."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
-from tests.builders.past_job import PastJob, add_steps
+from tests.builders.past_job import PastJob
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.gateway.conftest import running_gateway
 from tests.projecting import project
@@ -47,7 +44,7 @@ REGION = Region(
 )
 BASES = ("llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2-1.7b-instruct")
 SILENT_BASES = ("gemma-2-9b-it", "mistral-7b-instruct-v0.3")
-"""In the model store, but not deployed: the last one could not be."""
+"""Imported but not deployed. The deployment of the last one failed."""
 
 MANY_POINTS = 100_000
 SHORTAGE = MemoryShortage(
@@ -65,8 +62,8 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Visitor:
-    """Somebody with an account, who can be signed in."""
+class SamplePerson:
+    """An account holder who can sign in."""
 
     settings: Settings
     url: str
@@ -74,65 +71,63 @@ class Visitor:
     key_id: UUID
 
     def sign_in_link(self) -> str:
-        """Where a browser is signed in, once."""
+        """Return a one-time link that signs a browser in."""
         with connect(self.settings) as connection:
             return f"{self.url}/sign-in/{add_sign_in_link(connection, self.key_id)}"
 
 
 @dataclass
-class Exhibition:
-    """A gateway, people, and where their datasets and jobs are shown."""
+class SamplePlatform:
+    """The gateway's URL, the account holders by name, and the pages' paths by state."""
 
     url: str
-    people: dict[str, Visitor] = field(default_factory=dict)
+    people: dict[str, SamplePerson] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
-    """Of the pages of single things, by the state that they show."""
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Exhibition]:
-    """Tell it all, and serve it."""
+def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
+    """Write all samples to the log, and serve them."""
     with running_gateway(settings) as gateway:
-        exhibition = Exhibition(gateway.url)
+        sample = SamplePlatform(gateway.url)
         with open_backend(settings) as backend:
-            Curator(backend, exhibition).tell()
+            Samples(backend, sample).add_all()
             with connect(settings) as connection:
                 project(backend.log, connection)
-        yield exhibition
+        yield sample
 
 
-class Curator:
-    """Tells the log, in order; `now` is when it opens."""
+class Samples:
+    """Adds accounts, datasets, jobs and deployments to the platform's log."""
 
-    def __init__(self, backend: Backend, exhibition: Exhibition) -> None:
-        self.backend, self.exhibition = backend, exhibition
+    def __init__(self, backend: Backend, sample: SamplePlatform) -> None:
+        self.backend, self.sample = backend, sample
         self.now = datetime.now(UTC)
         self.random = Random(6)
 
-    def tell(self) -> None:
-        """The platform, its people, their datasets and jobs."""
+    def add_all(self) -> None:
         self._open_platform()
         ada = self._person("ada", 180)
-        link = self.exhibition.people["ada"].sign_in_link()
-        self.exhibition.paths["sign-in link"] = link.removeprefix(self.exhibition.url)
+        link = self.sample.people["ada"].sign_in_link()
+        self.sample.paths["sign-in link"] = link.removeprefix(self.sample.url)
         self._person("newcomer", 25)
         poor = self._person("grace", 12)
         chats = self._dataset(ada, "support-chats", lines(self.random, 2_400))
         small = self._dataset(ada, "product-questions", lines(self.random, 640))
         self._reject(ada)
-        self._validate_still(ada)
-        self.exhibition.paths["wizard"] = f"/fine-tune/new?dataset={chats}"
-        self.exhibition.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
+        self._keep_validating(ada)
+        self.sample.paths["wizard"] = f"/fine-tune/new?dataset={chats}"
+        self.sample.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
         self._jobs(ada, chats, small)
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
-        self.exhibition.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"
+        self.sample.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"
         mary = self._person("mary", 40)
         self._dataset(mary, "tickets", lines(self.random, 1_500))
         self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
-        self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
-        self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
+        self.sample.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
+        self._show("paused-balance", self._job(poor, theirs, 50).train(160).exhaust_balance())
         self._deployments(self._person("vera", 80))
         self._endings(self._person("iris", 60))
         self._person("olga", 40, Role.OPERATOR)
@@ -142,8 +137,7 @@ class Curator:
         long = self._job(ada, chats, 60 * 50, epochs=100)
         long.total_steps = MANY_POINTS
         long.train(1)
-        add_steps(long, 2, MANY_POINTS)
-        long.step = MANY_POINTS
+        long.add_steps(MANY_POINTS)
         show("many-points", long)
         done = self._job(ada, chats, 60 * 30, learning_rate=1e-4)
         show("registered", done.train(done.total_steps).evaluate().register())
@@ -151,7 +145,7 @@ class Curator:
         second = self._job(ada, chats, 60 * 26)
         show("registered-undeployed", second.train(second.total_steps).evaluate().register())
         with connect(self.backend.settings) as connection:
-            project(self.backend.log, connection)  # what these took calibrates later estimates
+            project(self.backend.log, connection)  # calibrates later estimates
         show("cancelled", self._job(ada, small, 60 * 5).train(90, save_every=50).cancel())
         diverged = self._job(ada, small, 60 * 3, learning_rate=0.02).train(40, save_every=50)
         diverged.log("loss is nan at step 41", "ERROR")
@@ -173,9 +167,9 @@ class Curator:
         show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
 
     def _endings(self, person: UUID) -> None:
-        """Jobs that are about to stop, and one that failed at the platform's cost."""
+        """Add jobs that are stopping, and one that failed at the platform's cost."""
         letters = self._dataset(person, "letters", lines(self.random, 900))
-        judged = self._dataset(person, "letters to judge by", lines(self.random, 80))
+        judged = self._dataset(person, "letters for validation", lines(self.random, 80))
         failed = self._job(person, letters, 60 * 2, validation_dataset=judged)
         failed.train(130, save_every=50).log(
             "out of memory in a batch of 1 x 2,048 tokens", "ERROR"
@@ -184,12 +178,12 @@ class Curator:
         failed.fail(FailureClass.OUT_OF_MEMORY, "OutOfMemoryError", OUT_OF_MEMORY, alone)
         self._show("failed-platform", failed)
         pausing = self._job(person, letters, 8, gpu_type="l4").train(120, save_every=50)
-        self._show("pausing", pausing.ask_to_pause())
+        self._show("pausing", pausing.request_pause())
         cancelling = self._job(person, letters, 6, gpu_type="l4").train(70, save_every=50)
-        self._show("cancelling", cancelling.ask_to_cancel())
+        self._show("cancelling", cancelling.request_cancel())
 
     def _deployments(self, person: UUID) -> None:
-        """Whatever may become of what is deployed; nothing of it moves."""
+        """Add deployments that are deploying, active and failed."""
         chats = self._dataset(person, "recipes", lines(self.random, 300))
         failed = self._job(person, chats, 60 * 9).train(40, save_every=20)
         failed = failed.train(failed.total_steps - 40).evaluate().register()
@@ -203,7 +197,7 @@ class Curator:
         self._show("deploying", deploying)
 
     def _open_platform(self) -> None:
-        with self._told(60 * 24 * 40):
+        with self._minutes_ago(60 * 24 * 40):
             catalog = self.backend.log.load(Catalog, CATALOG_ID)
             catalog.offer_region(REGION)
             self.backend.log.commit(catalog)
@@ -234,16 +228,16 @@ class Curator:
         ecolink = self.backend.ecolink
         with connect(self.backend.settings) as connection:
             add_account_name(connection, account_id, name)
-        with self._told(60 * 24 * 12):
+        with self._minutes_ago(60 * 24 * 12):
             ecolink.open_account(account_id, role)
             ecolink.grant_credit(account_id, 5_000_000, "welcome")
             key, _ = ecolink.issue_key(account_id)
-        with self._told(60 * 24 * 9):
+        with self._minutes_ago(60 * 24 * 9):
             micros = (dollars - 5) * 1_000_000
             receipt = Receipt(provider="manual", reference=f"{name} 1", amount_micros=micros)
             ecolink.top_up(account_id, receipt)
-        visitor = Visitor(self.backend.settings, self.exhibition.url, account_id, key.id)
-        self.exhibition.people[name] = visitor
+        person = SamplePerson(self.backend.settings, self.sample.url, account_id, key.id)
+        self.sample.people[name] = person
         return account_id
 
     def _upload(self, person: UUID, name: str, content: bytes, minutes_ago: float) -> Dataset:
@@ -252,11 +246,11 @@ class Curator:
         self.backend.artifacts.put(ref, content)
         with connect(self.backend.settings) as connection:
             set_dataset_name(connection, dataset_id, name)
-        with self._told(minutes_ago):
+        with self._minutes_ago(minutes_ago):
             dataset = self.backend.ecolink.upload_dataset(
                 person, dataset_id, ref, dataset_id.hex * 2, len(content)
             )
-        self.exhibition.paths[f"dataset {name}"] = f"/datasets/{dataset_id}"
+        self.sample.paths[f"dataset {name}"] = f"/datasets/{dataset_id}"
         return dataset
 
     def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
@@ -273,7 +267,7 @@ class Curator:
     def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:
         dataset = self._upload(person, name, content, 60 * 49)
         self._validate(dataset, 60 * 48.9)
-        with self._told(60 * 48.8):
+        with self._minutes_ago(60 * 48.8):
             dataset = self.backend.log.load(Dataset, dataset.id)
             examples = range(dataset.examples)
             for base in (*BASES, *SILENT_BASES):
@@ -293,7 +287,7 @@ class Curator:
         content = lines(self.random, 40) + "\n".join(wrong).encode() + b"\n"
         self._validate(self._upload(person, "broken-export", content, 34), 33.9)
 
-    def _validate_still(self, person: UUID) -> None:
+    def _keep_validating(self, person: UUID) -> None:
         dataset = self._upload(person, "all-tickets-2026", lines(self.random, 3_000), 0.2)
         with connect(self.backend.settings) as connection:
             set_progress(connection, dataset.id, 1_890, 400_000, dataset.total_bytes)
@@ -339,17 +333,17 @@ class Curator:
         self.backend.log.commit(deployment)
 
     def _show(self, state: str, job: PastJob) -> None:
-        self.exhibition.paths[state] = job.path
+        self.sample.paths[state] = job.path
 
     @contextmanager
-    def _told(self, minutes_ago: float) -> Iterator[None]:
+    def _minutes_ago(self, minutes_ago: float) -> Iterator[None]:
         at = self.now - timedelta(minutes=minutes_ago)
-        with because(Cause("service:exhibition", str(uuid4()), at)):
+        with because(Cause("service:test", str(uuid4()), at)):
             yield
 
 
 def lines(random: Random, count: int) -> bytes:
-    """So many different chats, as JSONL."""
+    """Return distinct chats as JSONL."""
     chats = []
     for n in range(count):
         asked, answered = random.choice(QUESTIONS)
@@ -363,7 +357,7 @@ def lines(random: Random, count: int) -> bytes:
 
 
 def with_tools(content: bytes) -> bytes:
-    """The same chats, each of which defines a tool; the first one occurs twice."""
+    """Add a tool definition to each chat, and repeat the first chat."""
     function = {"name": "find_order", "parameters": {"type": "object", "properties": {}}}
     tools = [{"type": "function", "function": function}]
     chats = [json.dumps(json.loads(chat) | {"tools": tools}) for chat in content.splitlines()]

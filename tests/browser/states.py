@@ -1,8 +1,4 @@
-"""Every page in every state that it has: what is checked, measured and photographed of each.
-
-A page of one's own is one line here, and a state on it one more; `paths` of the exhibition names
-the pages of single datasets and jobs.
-"""
+"""Every page in each of its states, for checks, measurements and screenshots."""
 
 from __future__ import annotations
 
@@ -11,182 +7,188 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Page
 
-from tests.browser.exhibition import Exhibition
-from tests.browser.preparing import (
-    NEW,
-    UPLOADS,
-    advanced,
-    as_code,
-    asked_to_pause,
-    asked_to_undeploy,
-    asked_to_undeploy_a_base,
-    asks,
-    changed,
-    chosen_files,
-    closed,
-    compared,
-    conversation,
-    drawn,
-    examples,
-    failed_uploads,
-    menu,
-    new_key,
-    priced,
-    refused_amount,
-    refused_count,
-    session_ended,
-    table,
-    two_chosen,
-    wizard,
-    wrong_key,
+from tests.browser.actions import (
+    UPLOAD_URL,
+    WIZARD,
+    approve_changed_estimate,
+    await_curve,
+    await_examples,
+    choose_all_fields,
+    choose_two_files,
+    choose_two_jobs,
+    compare_two_jobs,
+    create_key,
+    end_session,
+    enter_excessive_gpu_count,
+    enter_invalid_dropout,
+    enter_wrong_key,
+    enter_zero_amount,
+    fail_uploads,
+    fill_wizard,
+    lose_connection,
+    open_menu,
+    press,
+    press_undeploy_base,
+    press_undeploy_checkpoint,
+    send_message,
+    show_code,
+    show_curve_table,
 )
+from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs
 
 
 @dataclass(frozen=True)
 class State:
-    """A page, whose it is, and what is done to it until it is in the state."""
+    """A page of a person, with the action that brings it into the state."""
 
     name: str
     path: str
-    """Or the name of one of the exhibition's paths, if it is no path."""
+    """URL path, or a name in the sample's `paths`."""
     person: str | None = "ada"
     prepare: Callable[[Page], None] | None = None
     dark: bool = False
-    """Whether it is photographed in dark, too; narrow it is for `phone`."""
+    """True for a dark screenshot, and `phone` for a narrow one."""
     phone: bool = False
     missing: bool = False
-    """Whether the page says that there is none."""
+    """True if the page does not exist."""
     problem: str | None = None
-    """A part of what the console says, where the state is that something goes wrong."""
+    """Part of an expected message in the browser's console."""
 
-    def open(self, tabs: Tabs, exhibition: Exhibition, **how: object) -> Page:
-        """A tab that shows it."""
-        visitor = exhibition.people[self.person] if self.person else None
-        self.allow(tabs, exhibition)
-        page = tabs.open(visitor, self.path_in(exhibition), **how)  # type: ignore[arg-type]
+    def open(self, tabs: Tabs, sample: SamplePlatform, **how: object) -> Page:
+        """Open a tab in this state."""
+        person = sample.people[self.person] if self.person else None
+        self.allow(tabs, sample)
+        page = tabs.open(person, self.path_in(sample), **how)  # type: ignore[arg-type]
         self.settle(page)
         return page
 
-    def allow(self, tabs: Tabs, exhibition: Exhibition) -> None:
-        """The console of a page that is not there says so, or that it may not be there yet."""
+    def allow(self, tabs: Tabs, sample: SamplePlatform) -> None:
+        """Allow the expected messages in the console."""
         if self.missing:
-            tabs.allowed.append(f"({tabs.url}{self.path_in(exhibition)})")
+            tabs.allowed.append(f"({tabs.url}{self.path_in(sample)})")
         if self.problem is not None:
             tabs.allowed.append(self.problem)
 
     def settle(self, page: Page) -> None:
-        """Wait until nothing is loading, and do what leads to the state."""
+        """Wait until the page has loaded, and perform the action."""
         page.wait_for_load_state("load")
         if self.prepare is not None:
             self.prepare(page)
 
-    def path_in(self, exhibition: Exhibition) -> str:
-        """Where it is."""
+    def path_in(self, sample: SamplePlatform) -> str:
+        """Return the URL path."""
         if self.path.startswith("/"):
             return self.path
         name, _, rest = self.path.partition("?")
-        return exhibition.paths[name] + (f"?{rest}" if rest else "")
+        return sample.paths[name] + (f"?{rest}" if rest else "")
 
 
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
-    State("sign-in-refused", "/sign-in", person=None, prepare=wrong_key),
+    State("sign-in-refused", "/sign-in", person=None, prepare=enter_wrong_key),
     State("sign-in-link", "sign-in link", person=None, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
     State("no-such-page", "/nowhere", missing=True),
     State("no-such-job", f"/fine-tune/ftjob-{'0' * 32}", missing=True, dark=True, phone=True),
-    State("menu", "/fine-tune", prepare=menu),
+    State("menu", "/fine-tune", prepare=open_menu),
     State("datasets", "/datasets", dark=True, phone=True),
     State("datasets-none", "/datasets", person="newcomer"),
-    State("datasets-chosen", "/datasets", prepare=chosen_files, phone=True),
+    State("datasets-chosen", "/datasets", prepare=choose_two_files, phone=True),
     State(
         "datasets-upload-failed",
         "/datasets",
-        prepare=failed_uploads,
+        prepare=fail_uploads,
         dark=True,
         phone=True,
-        problem=UPLOADS,
+        problem=UPLOAD_URL,
     ),
-    State("session-ended", "/datasets", prepare=session_ended, dark=True, phone=True),
-    State("dataset-ready", "dataset support-chats", prepare=examples, dark=True, phone=True),
+    State("session-ended", "/datasets", prepare=end_session, dark=True, phone=True),
+    State("dataset-ready", "dataset support-chats", prepare=await_examples, dark=True, phone=True),
     State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
     State("dataset-tools", "dataset agent-calls", person="mary", phone=True),
     State("datasets-untrainable", "/datasets", person="mary", phone=True),
     State("dataset-validating", "dataset all-tickets-2026"),
-    State("dataset-delete", "dataset support-chats", prepare=asks("Delete…")),
-    State("wizard", "wizard", prepare=priced, dark=True, phone=True),
-    State("wizard-few-examples", "wizard few examples", prepare=priced),
-    State("wizard-advanced", "wizard mistaken", person="linus", prepare=advanced),
-    State("wizard-code", "wizard", prepare=as_code),
-    State("wizard-no-balance", "wizard no balance", person="grace", prepare=priced),
+    State("dataset-delete", "dataset support-chats", prepare=press("Delete…")),
+    State("wizard", "wizard", prepare=choose_all_fields, dark=True, phone=True),
+    State("wizard-few-examples", "wizard few examples", prepare=choose_all_fields),
+    State("wizard-advanced", "wizard mistaken", person="linus", prepare=enter_invalid_dropout),
+    State("wizard-code", "wizard", prepare=show_code),
+    State("wizard-no-balance", "wizard no balance", person="grace", prepare=choose_all_fields),
     State("wizard-nothing", "/fine-tune/new", person="newcomer"),
     State(
         "wizard-4-bit",
-        NEW,
+        WIZARD,
         person="mary",
-        prepare=wizard("#precision.is-warn", micro_batch_size="8"),
+        prepare=fill_wizard("#precision.is-warn", micro_batch_size="8"),
     ),
     State(
         "wizard-truncated",
-        NEW,
+        WIZARD,
         person="mary",
-        prepare=wizard("#truncation", max_sequence_length="128"),
+        prepare=fill_wizard("#truncation", max_sequence_length="128"),
         phone=True,
     ),
     State(
         "wizard-does-not-fit",
-        NEW,
+        WIZARD,
         person="mary",
-        prepare=wizard("#does-not-fit", micro_batch_size="256"),
+        prepare=fill_wizard("#does-not-fit", micro_batch_size="256"),
     ),
     State(
         "wizard-waiting",
-        NEW,
+        WIZARD,
         person="mary",
-        prepare=wizard("#elsewhere", gpu_type="a100-40"),
+        prepare=fill_wizard("#elsewhere", gpu_type="a100-40"),
         dark=True,
         phone=True,
     ),
-    State("wizard-changed", NEW, person="mary", prepare=changed, phone=True),
+    State("wizard-changed", WIZARD, person="mary", prepare=approve_changed_estimate, phone=True),
     State("jobs", "/fine-tune", dark=True, phone=True),
-    State("jobs-two-chosen", "/fine-tune", prepare=two_chosen, phone=True),
-    State("jobs-compared", "/fine-tune", prepare=compared, dark=True, phone=True),
+    State("jobs-two-chosen", "/fine-tune", prepare=choose_two_jobs, phone=True),
+    State("jobs-compared", "/fine-tune", prepare=compare_two_jobs, dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
-    State("job-waiting", "waiting", prepare=drawn),
-    State("job-training", "training", prepare=drawn, dark=True, phone=True),
-    State("job-training-just-begun", "training-just-begun", prepare=drawn),
-    State("job-many-points", "many-points", prepare=drawn),
-    State("job-table", "training", prepare=table, phone=True),
-    State("job-pause", "training", prepare=asked_to_pause, dark=True, phone=True),
+    State("job-waiting", "waiting", prepare=await_curve),
+    State("job-training", "training", prepare=await_curve, dark=True, phone=True),
+    State("job-training-just-begun", "training-just-begun", prepare=await_curve),
+    State("job-many-points", "many-points", prepare=await_curve),
+    State("job-table", "training", prepare=show_curve_table, phone=True),
+    State("job-pause", "training", prepare=press("Pause"), dark=True, phone=True),
     State("job-events", "registered", prepare=lambda page: page.click("a[href$='/events']")),
-    State("job-evaluating", "evaluating", prepare=drawn),
-    State("job-registering", "registering", prepare=drawn),
-    State("job-registered", "registered", prepare=drawn, dark=True, phone=True),
-    State("job-registered-undeployed", "registered-undeployed", prepare=drawn),
-    State("job-paused-owner", "paused-owner", prepare=drawn),
-    State("job-paused-balance", "paused-balance", "grace", prepare=drawn, dark=True, phone=True),
-    State("job-paused-capacity", "paused-capacity", prepare=drawn),
-    State("job-tried-again", "tried-again", prepare=drawn, dark=True, phone=True),
-    State("job-failed", "failed", prepare=drawn, dark=True, phone=True),
-    State("job-cancelled", "cancelled", prepare=drawn),
-    State("job-promoted", "promoted", prepare=drawn),
-    State("job-deployment-failed", "deployment-failed", "vera", drawn, dark=True, phone=True),
-    State("job-failed-platform", "failed-platform", "iris", drawn, dark=True, phone=True),
-    State("job-pausing", "pausing", "iris", drawn, dark=True, phone=True),
-    State("job-cancelling", "cancelling", "iris", drawn, dark=True, phone=True),
+    State("job-evaluating", "evaluating", prepare=await_curve),
+    State("job-registering", "registering", prepare=await_curve),
+    State("job-registered", "registered", prepare=await_curve, dark=True, phone=True),
+    State("job-registered-undeployed", "registered-undeployed", prepare=await_curve),
+    State("job-paused-owner", "paused-owner", prepare=await_curve),
+    State(
+        "job-paused-balance", "paused-balance", "grace", prepare=await_curve, dark=True, phone=True
+    ),
+    State("job-paused-capacity", "paused-capacity", prepare=await_curve),
+    State("job-tried-again", "tried-again", prepare=await_curve, dark=True, phone=True),
+    State("job-failed", "failed", prepare=await_curve, dark=True, phone=True),
+    State("job-cancelled", "cancelled", prepare=await_curve),
+    State("job-promoted", "promoted", prepare=await_curve),
+    State("job-deployment-failed", "deployment-failed", "vera", await_curve, dark=True, phone=True),
+    State("job-failed-platform", "failed-platform", "iris", await_curve, dark=True, phone=True),
+    State("job-pausing", "pausing", "iris", await_curve, dark=True, phone=True),
+    State("job-cancelling", "cancelling", "iris", await_curve, dark=True, phone=True),
     State("jobs-ending", "/fine-tune", "iris"),
     State(
-        "job-reconnecting", "deploying", "vera", closed(1, "Reconnecting"), dark=True, phone=True
+        "job-reconnecting",
+        "deploying",
+        "vera",
+        lose_connection(1, "Reconnecting"),
+        dark=True,
+        phone=True,
     ),
-    State("job-signed-out", "pausing", "iris", closed(4401, "signed out"), phone=True),
+    State("job-signed-out", "pausing", "iris", lose_connection(4401, "signed out"), phone=True),
     State("job-first-paint", "training"),
     State("job-many-points-first-paint", "many-points"),
-    State("job-cancel", "training", prepare=asks("Cancel"), dark=True, phone=True),
-    State("job-resume", "paused-owner", prepare=asks("Resume")),
-    State("job-resume-refused", "paused-owner", prepare=refused_count, phone=True),
+    State("job-cancel", "training", prepare=press("Cancel"), dark=True, phone=True),
+    State("job-resume", "paused-owner", prepare=press("Resume")),
+    State("job-resume-refused", "paused-owner", prepare=enter_excessive_gpu_count, phone=True),
     State("billing", "/billing", dark=True, phone=True),
-    State("billing-refused", "/billing", prepare=refused_amount),
+    State("billing-refused", "/billing", prepare=enter_zero_amount),
     State("billing-new", "/billing", person="newcomer"),
     State("billing-empty", "/billing", person="grace"),
     State("billing-no-days", "/billing?first=2026-02-01&last=2026-01-01", person="newcomer"),
@@ -194,17 +196,19 @@ STATES = (
     State("models-none", "/models", person="newcomer"),
     State("models-deploying", "/models", person="vera", dark=True, phone=True),
     State("models-operator", "/models", person="olga", dark=True, phone=True),
-    State("models-operator-undeploy", "/models", "olga", asked_to_undeploy_a_base),
-    State("models-promote", "/models", prepare=asks("Promote")),
-    State("models-undeploy-checkpoint", "/models", person="vera", prepare=asked_to_undeploy),
-    State("models-revoke", "/models", person="newcomer", prepare=asks("Revoke")),
-    State("models-new-key", "/models", person="vera", prepare=new_key, dark=True, phone=True),
+    State("models-operator-undeploy", "/models", "olga", press_undeploy_base),
+    State("models-promote", "/models", prepare=press("Promote")),
+    State(
+        "models-undeploy-checkpoint", "/models", person="vera", prepare=press_undeploy_checkpoint
+    ),
+    State("models-revoke", "/models", person="newcomer", prepare=press("Revoke")),
+    State("models-new-key", "/models", person="vera", prepare=create_key, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
-    State("playground-answered", "/models/playground", "ada", conversation, dark=True, phone=True),
+    State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
 )
 
 FULL_JOBS = ("training", "registered", "failed", "many-points")
-"""Of the many states of a job's page those in which most is on it."""
+"""The fullest states of a job's page."""
 
 PAGES = tuple(
     {

@@ -1,4 +1,4 @@
-"""Tabs of a real browser, signed in at a running stack, and all that went wrong in them."""
+"""Tabs of a real browser, and the errors in them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TIMEOUT_SECONDS = 60.0
 WIDTH, HEIGHT, PHONE_WIDTH = 1280, 800, 375
 
 ABORTED = "net::ERR_ABORTED"
-"""What becomes of a request whose page is left, and of a link that turns out to be a download."""
+"""Failure of a request whose page is left, and of a link that becomes a download."""
 
 UNOPENED = "WebSocket is closed before the connection is established"
-"""What becomes of a connection whose page is left before it stands: htmx closes it then."""
+"""Message of a WebSocket whose page is left before it is connected."""
 
 NO_GATEWAY = re.compile(
     r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|CONNECTION_CLOSED|EMPTY_RESPONSE"
@@ -28,7 +28,7 @@ NO_GATEWAY = re.compile(
 
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
-    """Let the browser go on until something that it is to do has been done."""
+    """Let the browser run until a condition holds."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
         assert time.monotonic() < deadline
@@ -36,24 +36,23 @@ def until(page: Page, holds: Callable[[], bool]) -> None:
 
 
 class Person(Protocol):
-    """Who may be signed in."""
+    """An account holder who can sign in."""
 
     def sign_in_link(self) -> str:
-        """Where a browser is signed in, once."""
+        """Return a one-time link that signs a browser in."""
         ...
 
 
 @dataclass
 class Tabs:
-    """Opens them, and remembers each console message, error, and request that failed."""
+    """Opens tabs, and records console messages, errors and failed requests."""
 
     browser: Browser
     url: str
     problems: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
     allowed: list[str] = field(default_factory=lambda: [UNOPENED])
-    """Parts of problems that are none; a test adds what it is about, such as the address of a page
-    that is not there."""
+    """Parts of expected problems. A test adds its own, such as the URL of a missing page."""
     gateway_may_be_down: bool = False
 
     def open(
@@ -64,11 +63,9 @@ class Tabs:
         dark: bool = False,
         width: int = WIDTH,
     ) -> Page:
-        """A tab of a browser of its own, which knows nothing of any other.
+        """Open a path in a new browser context, with its own cookies, and sign the person in first.
 
-        `person` is signed in first, by a one-time link; without one nobody is. `path` is what
-        is opened then; without one it is where the link leads. `page.context.new_page()` is a
-        second tab.
+        Without a path, the tab shows the page after signing in.
         """
         context = self.browser.new_context(
             base_url=self.url,
@@ -90,27 +87,27 @@ class Tabs:
 
     @contextmanager
     def gateway_down(self) -> Generator[None]:
-        """While this lasts, the pages may find that nobody answers."""
+        """Allow connection errors during the block."""
         self.gateway_may_be_down = True
         yield
         self.flush()
         self.gateway_may_be_down = False
 
     def flush(self) -> None:
-        """Have what the browser said until now arrive here."""
+        """Wait until all earlier messages of the browser have arrived."""
         for context in self.contexts:
             for page in context.pages:
                 page.evaluate("0")
 
     def close(self) -> None:
-        """Close all; raises AssertionError with everything that went wrong in any of them."""
+        """Close all tabs. Raise AssertionError if there were problems in any of them."""
         self.flush()
         for context in self.contexts:
             context.close()
         assert not self.problems, "in the browser:\n" + "\n".join(self.problems)
 
     def _watch(self, context: BrowserContext) -> None:
-        # What the policy refuses is written into the console too.
+        # The console also shows violations of the content security policy.
         context.on("console", self._on_console)
         context.on("weberror", self._on_error)
         context.on("requestfailed", self._on_failure)

@@ -1,4 +1,4 @@
-"""What each page costs who opens it for the first time: bytes on the wire, requests, and time."""
+"""Size, requests and time of the first visit to each page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from operator import attrgetter
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.exhibition import MANY_POINTS, Exhibition
+from tests.browser.sample_platform import MANY_POINTS, SamplePlatform
 from tests.browser.states import PAGES, State
 from tests.browser.tabs import Tabs
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.full
 
 MOST_BYTES = 250_000
 AIM_PAINT_MS, AIM_MANY_POINTS_MS = 500, 1000
-"""Not asserted: how quick a page is depends on what else the machine does."""
+"""Not asserted, because the times depend on the machine's load."""
 
 FIRST_PAINT = """() => new Promise((resolve) => {
   const found = () => performance.getEntriesByName("first-contentful-paint")[0];
@@ -31,15 +31,15 @@ NAMED = attrgetter("name")
 @pytest.mark.parametrize("state", PAGES, ids=NAMED)
 def test_a_page_is_small_and_has_a_strict_policy(
     state: State,
-    exhibited: Tabs,
-    exhibition: Exhibition,
+    sample_tabs: Tabs,
+    sample: SamplePlatform,
     record_property: Callable[[str, object], None],
 ) -> None:
-    page = exhibited.open(exhibition.people[state.person] if state.person else None)
-    state.allow(exhibited, exhibition)
+    page = sample_tabs.open(sample.people[state.person] if state.person else None)
+    state.allow(sample_tabs, sample)
     page = _with_empty_cache(page)
     received = _counted(page)
-    answer = page.goto(state.path_in(exhibition), wait_until="load")
+    answer = page.goto(state.path_in(sample), wait_until="load")
     assert answer is not None
     directives = [each.strip() for each in answer.headers["content-security-policy"].split(";")]
     assert "default-src 'self'" in directives
@@ -58,7 +58,7 @@ def test_a_page_is_small_and_has_a_strict_policy(
 
 
 def _with_empty_cache(page: Page) -> Page:
-    """The same browser without what signing in made it keep."""
+    """Clear the browser's cache, which signing in filled."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     session.send("Network.clearBrowserCache")
@@ -67,7 +67,7 @@ def _with_empty_cache(page: Page) -> Page:
 
 
 def _counted(page: Page) -> list[int]:
-    """Bytes of each answer, headers and all, as they arrive; of a WebSocket those of each frame."""
+    """Return a growing list of the bytes of each response and each WebSocket frame."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     received: list[int] = []
@@ -80,11 +80,11 @@ def _counted(page: Page) -> list[int]:
 
 
 def test_a_page_with_a_hundred_thousand_points_opens(
-    exhibited: Tabs, exhibition: Exhibition, record_property: Callable[[str, object], None]
+    sample_tabs: Tabs, sample: SamplePlatform, record_property: Callable[[str, object], None]
 ) -> None:
-    page = exhibited.open(exhibition.people["ada"])
+    page = sample_tabs.open(sample.people["ada"])
     received = _counted(page)
-    page.goto(exhibition.paths["many-points"], wait_until="load")
+    page.goto(sample.paths["many-points"], wait_until="load")
     expect(page.locator("canvas").first).to_be_visible()
     drawn = page.evaluate("performance.now()")
     record_property(

@@ -1,4 +1,4 @@
-"""Datasets in a browser: uploads by chooser, drop and keyboard, and what their pages then show."""
+"""Datasets in a browser: uploads by chooser, drop and keyboard, and their pages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from tests.browser.tabs import PHONE_WIDTH
 from tests.running import EcoLinkUnderTest
 
 SLOW_BYTES_PER_SECOND = 100_000
-POLL_MS = 1_000  # between two looks of a page that something changes on
+POLL_MS = 1_000  # interval at which a page polls
 
 
 def chat(number: int) -> dict[str, Any]:
@@ -27,7 +25,6 @@ def chat(number: int) -> dict[str, Any]:
 
 
 def jsonl(name: str, *lines: Any) -> FilePayload:
-    """A file as a person has it."""
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     content = "".join(text + "\n" for text in texts).encode()
     return {"name": name, "mimeType": "application/jsonl", "buffer": content}
@@ -41,7 +38,7 @@ def row(page: Page, name: str) -> Locator:
 
 
 def drop(page: Page, *files: FilePayload) -> None:
-    """Let go of files over the page."""
+    """Drag files onto the page and drop them."""
     carried = page.evaluate_handle(
         """(files) => {
             const carried = new DataTransfer();
@@ -71,15 +68,15 @@ def test_an_upload_becomes_ready_to_train_without_a_reload(page: Page) -> None:
     )
     ready.get_by_role("link", name="shop chats", exact=True).click()
     expect(page.get_by_text("1 line repeats an earlier example")).to_be_visible()
-    learnt = page.locator("article mark")
-    expect(learnt.first).to_contain_text("Order 0 arrives tomorrow.")
+    learned = page.locator("article mark")
+    expect(learned.first).to_contain_text("Order 0 arrives tomorrow.")
     expect(page.get_by_text("1 to 5 of 7")).to_be_visible()
     page.get_by_role("button", name="Next").click()
-    expect(learnt.first).to_contain_text("Order 5 arrives tomorrow.")
+    expect(learned.first).to_contain_text("Order 5 arrives tomorrow.")
     expect(page.get_by_role("button", name="Next")).to_be_focused()
 
 
-def test_dropped_files_are_uploaded_and_a_bad_one_opens_to_its_lines(page: Page) -> None:
+def test_dropped_files_are_uploaded_and_a_rejected_one_shows_its_invalid_lines(page: Page) -> None:
     page.goto("/datasets")
     bad = '{"messages": [{"role": "user", "content": "It said "no" to me"}]}'
     drop(page, jsonl("good.jsonl", *CHATS), jsonl("bad.jsonl", CHATS[0], bad))
@@ -93,7 +90,7 @@ def test_dropped_files_are_uploaded_and_a_bad_one_opens_to_its_lines(page: Page)
     expect(page.locator("mark.wrong")).to_have_text("n")
 
 
-def test_an_open_page_follows_the_validation_to_its_end(
+def test_an_open_page_shows_the_end_of_the_validation(
     page: Page, person: EcoLinkUnderTest, ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
     path = tmp_path / "chats.jsonl"
@@ -118,7 +115,7 @@ def test_an_open_page_follows_the_validation_to_its_end(
     assert asked == []
 
 
-def test_what_is_sent_is_shown_and_can_be_cancelled(page: Page) -> None:
+def test_an_upload_shows_its_progress_and_can_be_cancelled(page: Page) -> None:
     page.goto("/datasets")
     page.context.new_cdp_session(page).send(
         "Network.emulateNetworkConditions",
@@ -141,7 +138,7 @@ def test_what_is_sent_is_shown_and_can_be_cancelled(page: Page) -> None:
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
 
 
-def test_a_file_that_cannot_be_taken_says_why_and_is_not_sent(page: Page) -> None:
+def test_an_invalid_file_shows_the_reason_and_is_not_uploaded(page: Page) -> None:
     page.goto("/datasets")
     page.evaluate("document.getElementById('upload').dataset.limit = 100")
     page.evaluate("document.getElementById('upload').dataset.limitText = '100 B'")
@@ -156,8 +153,8 @@ def test_a_file_that_cannot_be_taken_says_why_and_is_not_sent(page: Page) -> Non
     expect(page.get_by_role("button", name="Remove nothing.jsonl")).to_be_focused()
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
-    page.on("filechooser", lambda _: None)  # from now on, and not only once it is expected
+def test_a_dataset_is_uploaded_and_deleted_by_keyboard(page: Page) -> None:
+    page.on("filechooser", lambda _: None)  # without a listener, the browser opens its own dialog
     page.goto("/datasets")
     page.locator("#main").focus()
     page.keyboard.press("Tab")
@@ -183,18 +180,3 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/datasets$"))
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
-
-
-@pytest.mark.parametrize("lines", [CHATS, ["x" * 500]], ids=["ready", "rejected"])
-def test_nothing_is_wider_than_a_phone(
-    phone: Page, person: EcoLinkUnderTest, tmp_path: Path, lines: list[Any]
-) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(jsonl("", *lines)["buffer"])
-    uploaded = person.client.upload(path, "chats")
-    phone.goto("/datasets")
-    expect(row(phone, "chats")).to_contain_text(re.compile("ready to train|rejected"))
-    for page in ("/datasets", f"/datasets/{uploaded['id']}"):
-        phone.goto(page)
-        expect(phone.locator("#under-base[hx-trigger=load]")).to_have_count(0)
-        assert phone.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH, page

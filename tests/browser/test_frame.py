@@ -1,4 +1,4 @@
-"""What all pages share: the frame around them, and the harness that watches them."""
+"""Sign-in, error notices, and the detection of errors in the browser."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from starlette.requests import Request as HttpRequest
 
 from gateway.http.errors import Problem
 from gateway.web.errors import answer
-from tests.browser.tabs import PHONE_WIDTH, Tabs
+from tests.browser.tabs import Tabs
 from tests.running import EcoLinkUnderTest
 
-PAGES = ("/datasets", "/fine-tune", "/models", "/billing")
 ESTIMATES = "**/fine-tune/new/estimate*"
 
 
-def test_a_link_signs_in_and_signing_out_asks_again(page: Page) -> None:
+def test_a_link_signs_in_and_signing_out_requires_a_key(page: Page) -> None:
     expect(page).to_have_url(re.compile("/fine-tune$"))
     page.locator("details.menu summary").click()
     page.get_by_role("button", name="Sign out").click()
@@ -26,13 +25,9 @@ def test_a_link_signs_in_and_signing_out_asks_again(page: Page) -> None:
     expect(page.get_by_label("API key")).to_be_focused()
 
 
-def test_nothing_is_wider_than_a_phone(phone: Page) -> None:
-    for path in PAGES[:2]:
-        phone.goto(path)
-        assert phone.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH, path
-
-
-def test_what_the_policy_refuses_fails_a_test(tabs: Tabs, person: EcoLinkUnderTest) -> None:
+def test_a_violation_of_the_content_policy_fails_a_test(
+    tabs: Tabs, person: EcoLinkUnderTest
+) -> None:
     page = tabs.open(person, "/datasets")
     page.evaluate(
         """() => {
@@ -48,10 +43,10 @@ def test_what_the_policy_refuses_fails_a_test(tabs: Tabs, person: EcoLinkUnderTe
     tabs.contexts.clear()
 
 
-def test_what_passes_is_said_once_and_takes_nothing_of_the_page(page: Page, tabs: Tabs) -> None:
+def test_a_temporary_error_is_announced_once_and_keeps_the_form(page: Page, tabs: Tabs) -> None:
     page.goto("/fine-tune/new")
     alert, epochs = page.get_by_role("alert"), page.get_by_label("Epochs", exact=True)
-    tabs.allowed.append("502 (Bad Gateway)")  # as a proxy says it while the gateway starts
+    tabs.allowed.append("502 (Bad Gateway)")  # a proxy's response while the gateway starts
     page.route(ESTIMATES, lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
     epochs.fill("7")
     expect(alert).to_have_attribute("data-passing", "")

@@ -1,4 +1,4 @@
-"""The page of a job in a real browser, on a platform where nothing moves by itself."""
+"""The page of a job in a browser, on the sample platform."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 
 from playwright.sync_api import Route, WebSocketRoute, expect
 
-from tests.browser.exhibition import Exhibition
+from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs, until
 
 
-def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None:
-    page = exhibited.open(exhibition.people["ada"])
+def test_a_job_is_cancelled_by_keyboard(sample_tabs: Tabs, sample: SamplePlatform) -> None:
+    page = sample_tabs.open(sample.people["ada"])
     frames: list[str] = []
     page.on(
         "websocket",
         lambda socket: socket.on("framereceived", lambda frame: frames.append(str(frame))),
     )
-    page.goto(exhibition.paths["training"])
-    # Once what the page was made with has been replaced by its first view.
+    page.goto(sample.paths["training"])
+    # The first view replaces parts of the page.
     until(page, lambda: any("job-dialogs" in frame for frame in frames))
     cancel = page.get_by_role("button", name="Cancel")
     cancel.focus()
@@ -37,32 +37,32 @@ def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None
     expect(dialog).to_be_hidden()
     expect(cancel).to_be_focused()
     page.keyboard.press("Enter")
-    expect(confirm).to_be_disabled()  # until it is answered
+    expect(confirm).to_be_disabled()  # until the response arrives
     until(page, lambda: len(given) == 1)
     given[0].fulfill(status=204)
     expect(confirm).to_be_enabled()
 
 
-def test_a_page_may_be_left_before_its_connection_stands(
-    exhibited: Tabs, exhibition: Exhibition
+def test_leaving_a_page_before_it_is_connected_causes_no_error(
+    sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:
-    context = exhibited.open(exhibition.people["ada"]).context
+    context = sample_tabs.open(sample.people["ada"]).context
     for _ in range(10):
         page = context.new_page()
         with page.expect_websocket():
-            page.goto(exhibition.paths["training"], wait_until="commit")
+            page.goto(sample.paths["training"], wait_until="commit")
         page.close()
 
 
-def test_lines_that_come_while_the_log_is_loaded_are_kept(
-    exhibited: Tabs, exhibition: Exhibition
+def test_log_lines_received_while_the_log_loads_are_kept(
+    sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:
-    page = exhibited.open(exhibition.people["ada"])
+    page = sample_tabs.open(sample.people["ada"])
     sockets: list[WebSocketRoute] = []
     asked: list[Route] = []
     page.route_web_socket("**/live?*", lambda socket: sockets.append(socket))
     page.route("**/log", lambda route: asked.append(route))
-    page.goto(exhibition.paths["training"])
+    page.goto(sample.paths["training"])
     log = page.locator("#log-lines")
     known = log.locator(".line").all_text_contents()
     log.evaluate("log => { for (const line of log.children) line.dataset.known = ''; }")
@@ -79,10 +79,10 @@ def test_lines_that_come_while_the_log_is_loaded_are_kept(
     assert log.locator(".line").all_text_contents() == [*known, "late"]
 
 
-def test_a_curve_that_cannot_be_fetched_is_asked_for_again(
-    exhibited: Tabs, exhibition: Exhibition
+def test_a_failed_request_for_the_curve_is_repeated(
+    sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:
-    page = exhibited.open(exhibition.people["ada"])
+    page = sample_tabs.open(sample.people["ada"])
     failures = iter(range(2))
 
     def answer(route: Route) -> None:
@@ -92,15 +92,15 @@ def test_a_curve_that_cannot_be_fetched_is_asked_for_again(
             route.fulfill(status=200, content_type="text/html", body="")
 
     page.route("**/curve", answer)
-    page.goto(exhibition.paths["training"])
+    page.goto(sample.paths["training"])
     expect(page.locator("#curve-note")).not_to_be_empty()
     expect(page.locator("#chart canvas")).to_be_visible()
     expect(page.locator("#curve-note")).to_be_hidden()
     assert next(failures, None) is None
 
 
-def test_a_zoom_stays_until_all_is_asked_for(exhibited: Tabs, exhibition: Exhibition) -> None:
-    page = exhibited.open(exhibition.people["ada"], exhibition.paths["training"])
+def test_a_zoom_stays_until_it_is_reset(sample_tabs: Tabs, sample: SamplePlatform) -> None:
+    page = sample_tabs.open(sample.people["ada"], sample.paths["training"])
     drawn = page.locator("#chart .u-over")
     expect(drawn).to_be_visible()
     box = drawn.bounding_box()
@@ -109,7 +109,7 @@ def test_a_zoom_stays_until_all_is_asked_for(exhibited: Tabs, exhibition: Exhibi
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 50, steps=5)
     page.mouse.up()
-    page.emulate_media(color_scheme="dark")  # all is drawn anew
+    page.emulate_media(color_scheme="dark")  # redraws the chart
     show_all = page.get_by_role("button", name="Show all")
     show_all.click()
     expect(show_all).to_be_hidden()

@@ -1,15 +1,15 @@
-"""The list of jobs in a real browser."""
+"""The list of jobs in a browser."""
 
 from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.browser.exhibition import Exhibition
+from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs
 
 
-def test_a_third_job_cannot_be_chosen_to_compare(exhibited: Tabs, exhibition: Exhibition) -> None:
-    page = exhibited.open(exhibition.people["ada"], "/fine-tune")
+def test_at_most_two_jobs_can_be_compared(sample_tabs: Tabs, sample: SamplePlatform) -> None:
+    page = sample_tabs.open(sample.people["ada"], "/fine-tune")
     boxes = page.locator("input[name=jobs]")
     first, second, third = (boxes.nth(number) for number in range(3))
     button, words = page.locator("#compare-button"), page.locator("#compare-help")

@@ -1,4 +1,4 @@
-"""Journeys across the pages, on the real stack with real training: few, and each with a purpose."""
+"""Journeys across the pages, on the real stack with real training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUS = ".page-head .badge"
 
 
 @pytest.mark.full
-def test_from_an_upload_to_an_answer_by_keyboard_alone(page: Page) -> None:
+def test_a_model_is_trained_and_used_by_keyboard(page: Page) -> None:
     page.goto("/datasets")
     with page.expect_file_chooser() as chooser:
         _reach(page, page.get_by_label("Choose files"))
@@ -66,7 +66,7 @@ def test_from_an_upload_to_an_answer_by_keyboard_alone(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
+def test_a_job_paused_at_zero_resumes_after_a_top_up_in_another_tab(
     page: Page, person: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
     dataset = person.dataset(tmp_path, 100)
@@ -74,12 +74,13 @@ def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
         job = person.approve(dataset, **LONG)
         person.spend_all_but(seconds=15, job=job)
     page.goto(_page_of(job))
+    page.evaluate("window.sameDocument = true")
     expect(page.get_by_role("heading", name="Balance reached zero")).to_be_visible(
         timeout=TRAINING_MS
     )
     resume = page.get_by_role("button", name="Resume", exact=True).first
     expect(resume).to_be_disabled()
-    # On a busy machine the money is gone before the first step.
+    # On a busy machine, the balance is used up before the first step.
     started = len(person.events(job, "TrainingStarted"))
 
     second = page.context.new_page()
@@ -93,17 +94,18 @@ def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
     expect(page.locator(STATUS)).to_have_text("training", timeout=TRAINING_MS)
     person.await_events(job, "TrainingStarted", started + 1)
-    # Before its first step there is nothing to keep.
+    # Before its first step, a cancelled job has no checkpoint.
     eventually(lambda: person.client.get(job)["step"] > 0, TIMEOUT_SECONDS)
 
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.get_by_role("heading", name="Stopped by you")).to_be_visible(timeout=TRAINING_MS)
     expect(page.get_by_text("kept until")).to_be_visible()
+    assert page.evaluate("window.sameDocument"), "no reload"
 
 
 @pytest.mark.full
-def test_two_browsers_see_the_same_although_the_gateway_dies_meanwhile(
+def test_two_browsers_agree_after_the_gateway_was_killed(
     tabs: Tabs, person: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
     job = person.approve(person.dataset(tmp_path, 400), **LONG)
@@ -120,19 +122,25 @@ def test_two_browsers_see_the_same_although_the_gateway_dies_meanwhile(
 
     pages[0].get_by_role("button", name="Pause", exact=True).click()
     pages[0].get_by_role("dialog").get_by_role("button", name="Pause").click()
+    expect(pages[0].locator("#job-state")).to_be_focused()  # the button has disappeared
     for page in pages:
         expect(page.get_by_role("heading", name="Paused by you")).to_be_visible(timeout=TRAINING_MS)
         expect(page.get_by_text("Balance reached zero")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     person.await_status(job, "paused")
 
-    def are_the_same() -> bool:
-        told = len(person.client.get(f"{job}/timeline")["data"])
+    def are_complete() -> bool:
+        events = len(person.client.get(f"{job}/timeline")["data"])
+        logged = len(person.client.get(f"{job}/log", lines=1000)["data"])
         one, other = map(_sequences, pages)
         figures = {_figures(page) for page in pages}
-        return len(one) == told and one == other and len(figures) == 1
+        counts = [len(_log(page)) for page in pages]
+        return len(one) == events and one == other and len(figures) == 1 and counts == [logged] * 2
 
-    eventually(are_the_same)
+    eventually(are_complete)
+    live = _log(pages[0])
+    pages[0].reload()
+    assert _log(pages[0]) == live
     sequences = _sequences(pages[0])
     assert sequences == sorted(set(sequences), reverse=True), "each event once, newest first"
     person.client.post(f"{job}/cancel", {})
@@ -169,7 +177,7 @@ def _press(page: Page, target: Locator) -> None:
 
 
 def _choose(page: Page, target: Locator, beginning: str) -> None:
-    """The option that begins so."""
+    """Type the beginning of an option."""
     _reach(page, target)
     page.keyboard.type(beginning)
     page.keyboard.press("Tab")
@@ -179,6 +187,10 @@ def _choose(page: Page, target: Locator, beginning: str) -> None:
 def _sequences(page: Page) -> list[int]:
     items = page.locator("#timeline [data-sequence]")
     return [int(text) for text in items.evaluate_all("all => all.map(it => it.dataset.sequence)")]
+
+
+def _log(page: Page) -> list[str]:
+    return page.locator("#log-lines .line").all_text_contents()
 
 
 def _figures(page: Page) -> str:

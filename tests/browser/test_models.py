@@ -1,4 +1,4 @@
-"""Models in a browser: deployed, asked beside their base, and keys for programs that call them."""
+"""Models in a browser: deployments, the playground and API keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
-from tests.browser.tabs import PHONE_WIDTH, Tabs
+from tests.browser.tabs import Tabs
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
 
@@ -22,13 +22,13 @@ SAY = "**/models/playground/say"
 
 @dataclass(frozen=True)
 class Owner:
-    """Somebody whose job registered a model."""
+    """An account holder with a model."""
 
     person: EcoLinkUnderTest
     model: str
 
     def give(self, command: str, until: str) -> None:
-        """Deploy or undeploy it, and wait until it is so."""
+        """Deploy or undeploy the model, and wait until it has the status."""
         path = f"/models/{self.model}"
         self.person.client.post(f"{path}/{command}", {})
         eventually(lambda: self.person.client.get(f"{path}/deployment")["status"] == until)
@@ -36,7 +36,6 @@ class Owner:
 
 @pytest.fixture(scope="module")
 def owner(ecolink: EcoLinkUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
-    """One for all of these tests."""
     with ecolink.newcomer() as person:
         dataset = person.dataset(tmp_path_factory.mktemp("chats"), 12)
         job = person.await_end(person.approve(dataset, epochs=1))
@@ -44,7 +43,7 @@ def owner(ecolink: EcoLinkUnderTest, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def answers(page: Page) -> Locator:
-    """Those to the last message."""
+    """Return the responses to the last message."""
     return page.locator(".turn").last.locator(".answer")
 
 
@@ -58,7 +57,7 @@ def say(page: Page, words: str) -> None:
     page.get_by_role("button", name="Send").click()
 
 
-def test_a_model_is_deployed_and_answers_beside_its_base(tabs: Tabs, owner: Owner) -> None:
+def test_a_deployed_model_replies_beside_its_base(tabs: Tabs, owner: Owner) -> None:
     owner.give("deploy", "active")
     owner.give("undeploy", "undeployed")
     page = tabs.open(owner.person, "/models")
@@ -106,10 +105,10 @@ def _note(request: Request, asked: list[dict[str, Any]]) -> None:
         asked.append(json.loads(request.post_data or ""))
 
 
-def test_an_answer_is_stopped(tabs: Tabs, owner: Owner) -> None:
+def test_a_response_can_be_stopped(tabs: Tabs, owner: Owner) -> None:
     owner.give("deploy", "active")
     page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
-    page.route(SAY, lambda route: None)  # it is never answered
+    page.route(SAY, lambda route: None)  # no response
     with page.expect_request(SAY):
         say(page, "Tell me everything.")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
@@ -119,10 +118,10 @@ def test_an_answer_is_stopped(tabs: Tabs, owner: Owner) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
-def test_another_model_ends_the_conversation_that_is_going_on(tabs: Tabs, owner: Owner) -> None:
+def test_selecting_another_model_ends_the_conversation(tabs: Tabs, owner: Owner) -> None:
     owner.give("deploy", "active")
     page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
-    page.route(SAY, lambda route: None)  # it is never answered
+    page.route(SAY, lambda route: None)  # no response
     with page.expect_request(SAY):
         say(page, "Tell me everything.")
     page.locator("#model").select_option("tiny")
@@ -134,9 +133,9 @@ def test_another_model_ends_the_conversation_that_is_going_on(tabs: Tabs, owner:
     expect(done(page)).to_have_count(1)
 
 
-def test_what_passes_is_waited_for_and_what_breaks_off_says_so(tabs: Tabs, owner: Owner) -> None:
+def test_a_temporary_error_is_retried_and_a_final_one_is_shown(tabs: Tabs, owner: Owner) -> None:
     page = tabs.open(owner.person, "/models/playground?model=tiny")
-    told = [
+    replies = [
         {"error": {"message": "tiny is being loaded", "passing": True}},
         {"error": {"message": "the answer broke off", "passing": False}},
     ]
@@ -144,10 +143,10 @@ def test_what_passes_is_waited_for_and_what_breaks_off_says_so(tabs: Tabs, owner
 
     def refuse(route: Route) -> None:
         asked.append(len(asked))
-        if len(asked) > len(told):
+        if len(asked) > len(replies):
             route.continue_()
         else:
-            event = f"data: {json.dumps(told[len(asked) - 1])}\n\n"
+            event = f"data: {json.dumps(replies[len(asked) - 1])}\n\n"
             route.fulfill(body=event, content_type="text/event-stream")
 
     page.route(SAY, refuse)
@@ -159,7 +158,7 @@ def test_what_passes_is_waited_for_and_what_breaks_off_says_so(tabs: Tabs, owner
     expect(done(page)).to_have_count(1)
 
 
-def test_what_was_undeployed_meanwhile_is_not_asked(tabs: Tabs, owner: Owner) -> None:
+def test_a_message_to_an_undeployed_model_is_not_sent(tabs: Tabs, owner: Owner) -> None:
     owner.give("deploy", "active")
     page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
     owner.give("undeploy", "undeployed")
@@ -173,7 +172,7 @@ def test_what_was_undeployed_meanwhile_is_not_asked(tabs: Tabs, owner: Owner) ->
     expect(done(page)).to_have_count(2)
 
 
-def test_a_key_is_shown_once_and_the_printed_lines_run_with_it(
+def test_a_key_is_shown_once_and_works_in_the_code_example(
     tabs: Tabs, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tabs.open(owner.person, "/models?model=tiny#keys")
@@ -216,10 +215,3 @@ def test_revoking_the_key_of_this_session_signs_out(tabs: Tabs, person: EcoLinkU
     page.keyboard.press("Enter")  # focus is on the button again
     question.get_by_role("button", name="Revoke").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-
-
-def test_nothing_is_wider_than_a_phone(tabs: Tabs, owner: Owner) -> None:
-    page = tabs.open(owner.person, "/models", width=PHONE_WIDTH)
-    for path in ("/models", "/models/playground"):
-        page.goto(path)
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH, path

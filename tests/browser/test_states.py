@@ -1,4 +1,4 @@
-"""Each page in each state: usable by everybody, in light, in dark, and on a phone."""
+"""Accessibility and width of each page in each state: light, dark, and on a phone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.axe import violations
-from tests.browser.exhibition import Exhibition
+from tests.browser.sample_platform import SamplePlatform
 from tests.browser.states import PAGES, STATES, State
 from tests.browser.tabs import HEIGHT, PHONE_WIDTH, WIDTH, Tabs
 
@@ -31,7 +31,7 @@ BROKEN = r"""() => {
   }
   return broken;
 }"""
-"""Numbers with their signs and units, and ids, that go on in the next line of a cell."""
+"""Return numbers with signs and units, and IDs, that wrap within a cell."""
 
 
 PHONE_TABLES = (
@@ -52,10 +52,10 @@ PHONE_TABLES = (
         for each in STATES
     ],
 )
-def test_a_state(
-    state: State, exhibited: Tabs, exhibition: Exhibition, pictures: Path | None
+def test_a_state_is_accessible_and_fits_a_phone(
+    state: State, sample_tabs: Tabs, sample: SamplePlatform, pictures: Path | None
 ) -> None:
-    page = state.open(exhibited, exhibition)
+    page = state.open(sample_tabs, sample)
     wrong: list[str] = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -74,10 +74,10 @@ def test_a_state(
 
 
 @pytest.mark.parametrize("name", PHONE_TABLES)
-def test_nothing_breaks_in_the_middle_on_a_phone(
-    name: str, exhibited: Tabs, exhibition: Exhibition
+def test_numbers_do_not_wrap_on_a_phone(
+    name: str, sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:
-    page = next(each for each in STATES if each.name == name).open(exhibited, exhibition)
+    page = next(each for each in STATES if each.name == name).open(sample_tabs, sample)
     page.set_viewport_size({"width": PHONE_WIDTH, "height": HEIGHT})
     assert _width(page) <= PHONE_WIDTH
     assert page.evaluate(BROKEN) == []
@@ -85,7 +85,7 @@ def test_nothing_breaks_in_the_middle_on_a_phone(
 
 
 def _width(page: Page) -> int:
-    """Pixels that the page takes, once what follows the window's size has followed it."""
+    """Return the width of the page in pixels, after it has adapted to the window."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     for _ in range(20):
         width: int = page.evaluate("document.documentElement.scrollWidth")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from gateway.launch.pages.entries import refusal
-from tests.browser.tabs import PHONE_WIDTH, Tabs, until
+from tests.browser.tabs import Tabs, until
 from tests.running import EcoLinkUnderTest
 
 pytestmark = pytest.mark.full
@@ -22,7 +22,6 @@ MOST_STOPS = 80  # of the Tab key on one page
 
 @pytest.fixture
 def dataset(person: EcoLinkUnderTest, tmp_path: Path) -> str:
-    """Ten chats of the person."""
     return person.dataset(tmp_path, 10)
 
 
@@ -211,8 +210,3 @@ def test_a_link_to_a_problem_opens_its_section(page: Page, dataset: str) -> None
     expect(page.get_by_label("Seed", exact=True)).to_be_hidden()
     page.locator('#gates a[href="#seed"]').click()
     expect(page.get_by_label("Seed", exact=True)).to_be_focused()
-
-
-def test_it_fits_a_phone(phone: Page, dataset: str) -> None:
-    begin(phone, dataset)
-    assert phone.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -23,7 +23,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason
-from domain.training.training_plan import Order
+from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
 from tests.builders.commands import NOW, command
 from tests.builders.examples import (
@@ -51,14 +51,23 @@ E = TypeVar("E", bound=Event)
 class History:
     """Steps of a history. Each is one or more commands."""
 
-    def __init__(self, log: EventLog, account_id: UUID = ACCOUNT_ID, job_id: UUID = JOB_ID) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        account_id: UUID = ACCOUNT_ID,
+        job_id: UUID = JOB_ID,
+        plan: TrainingPlan = PLAN,
+        command: Callable[[str], AbstractContextManager[object]] = command,
+    ) -> None:
         self.log = log
         self.account_id = account_id
         self.job_id = job_id
+        self.plan = plan
+        self._command = command  # gives the block's events their cause and time
 
     def another_job(self, account_id: UUID | None = None) -> History:
         """Return the history of another job, of the same account by default."""
-        return History(self.log, account_id or self.account_id, uuid4())
+        return History(self.log, account_id or self.account_id, uuid4(), self.plan, self._command)
 
     @property
     def account(self) -> Account:
@@ -90,7 +99,7 @@ class History:
     @contextmanager
     def changing_job(self) -> Iterator[Job]:
         """Yield the job, and save it after the block."""
-        with command(f"job {uuid4()}"):
+        with self._command(f"job {uuid4()}"):
             job = self.job
             yield job
             self.log.commit(job)
@@ -98,14 +107,14 @@ class History:
     @contextmanager
     def changing_account(self) -> Iterator[Account]:
         """Yield the account, and save it after the block."""
-        with command(f"account {uuid4()}"):
+        with self._command(f"account {uuid4()}"):
             account = self.account
             yield account
             self.log.commit(account)
 
     def open_account(self, balance_micros: int) -> None:
         """Open an account with credit."""
-        with command(f"open account {self.account_id} with {balance_micros}"):
+        with self._command(f"open account {self.account_id} with {balance_micros}"):
             account = Account.open(self.account_id, Role.USER, "UTC")
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)
@@ -113,54 +122,54 @@ class History:
     def top_up(self, amount_micros: int, reference: str, provider: str = "manual") -> None:
         """Confirm a payment."""
         receipt = Receipt(provider=provider, reference=reference, amount_micros=amount_micros)
-        with command(f"top up {reference}"):
+        with self._command(f"top up {reference}"):
             account, payment = self.account, Payment.receive(self.account_id, receipt)
             account.top_up(payment)
             self.log.commit(payment, account)
 
     def issue_key(self) -> ApiKey:
         """Issue an API key."""
-        with command("issue key"):
+        with self._command("issue key"):
             key = ApiKey.issue(self.account_id, Role.USER, SECRET)
             self.log.commit(key)
         return key
 
     def import_base(self, name: str = "tiny") -> BaseModel:
         """Import a base model."""
-        with command("import base"):
+        with self._command("import base"):
             base = BaseModel.imported(name, REVISION)
             self.log.commit(base)
         return base
 
     def deploy_base(self, name: str = "tiny") -> None:
         """Deploy the base model and activate the deployment."""
-        with command(f"deploy {name}"):
+        with self._command(f"deploy {name}"):
             deployment = base_deployment(self.log, self.log.load(BaseModel, base_model_id(name)))
             deployment.activate()
             self.log.commit(deployment)
 
     def deploy_checkpoint(self, step: int) -> str:
         """Deploy a checkpoint and return its name."""
-        with command(f"deploy {step}"):
+        with self._command(f"deploy {step}"):
             return Deploying(self.log).deploy_checkpoint(self.account_id, self.job_id, step).model
 
     def activate(self, model: str) -> None:
         """Activate the account's deployment."""
-        with command(f"activate {model}"):
+        with self._command(f"activate {model}"):
             deployment = self._deployment(model)
             deployment.activate()
             self.log.commit(deployment)
 
     def fail_deployment(self, model: str) -> None:
         """Fail the account's deployment."""
-        with command(f"fail {model}"):
+        with self._command(f"fail {model}"):
             deployment = self._deployment(model)
             deployment.fail("no_room", "It does not fit.")
             self.log.commit(deployment)
 
     def undeploy(self, model: str) -> None:
         """Undeploy the account's deployment."""
-        with command(f"undeploy {model}"):
+        with self._command(f"undeploy {model}"):
             Deploying(self.log).undeploy(self.account_id, model)
 
     def _deployment(self, model: str) -> Deployment:
@@ -168,27 +177,30 @@ class History:
 
     def prepare_dataset(self) -> None:
         """Upload and validate a dataset."""
-        with command("upload"):
+        with self._command("upload"):
             dataset = Dataset.uploaded(DATASET_ID, self.account_id, "uploads/a", "a" * 64, 1000)
             dataset.validate(PLAN.dataset_ref, PLAN.dataset_sha256, 100, 3, "datasets/a/report")
             self.log.commit(dataset)
 
     def open_pool(self, capacity: int = 1) -> None:
         """Add GPUs to a pool."""
-        with command("open pool"):
-            pool = GpuPool.open(PLAN.region, PLAN.gpu_type)
+        with self._command("open pool"):
+            pool = GpuPool.open(self.plan.region, self.plan.gpu_type)
             pool.change_capacity(capacity)
             self.log.commit(pool)
 
     @property
     def pool(self) -> GpuPool:
         """Return the GPU pool from the log."""
-        return self.log.load(GpuPool, gpu_pool_id(PLAN.region, PLAN.gpu_type))
+        return self.log.load(GpuPool, gpu_pool_id(self.plan.region, self.plan.gpu_type))
+
+    def _claim(self, segment: int) -> Claim:
+        return Claim(self.account_id, self.job_id, segment, self.plan.gpu_count)
 
     def approve_job(self, order: Order = Order(), *, queued: bool = True, **plan: Any) -> None:
         """Approve a job with a changed plan. Unless `queued`, the scheduler has yet to queue it."""
-        with command(f"approve {self.job_id}"):
-            changed = PLAN.model_copy(update=plan)
+        with self._command(f"approve {self.job_id}"):
+            changed = self.plan.model_copy(update=plan)
             saved: list[Aggregate] = [
                 Job.approve(self.job_id, self.account_id, changed, ESTIMATE, order)
             ]
@@ -200,16 +212,16 @@ class History:
 
     def request_gpus(self, segment: int) -> None:
         """Queue the next segment."""
-        with command(f"request {segment}"):
+        with self._command(f"request {segment}"):
             pool = self.pool
-            pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
+            pool.request(self._claim(segment))
             self.log.commit(pool)
 
     def allocate_segment(self, segment: int) -> None:
         """Allocate GPUs to the next segment."""
-        with command(f"allocate {segment}"):
+        with self._command(f"allocate {segment}"):
             job, pool = self.job, self.pool
-            pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
+            pool.request(self._claim(segment))
             claim = pool.next_fitting
             assert claim is not None
             pool.allocate(claim)
@@ -218,7 +230,7 @@ class History:
 
     def grant_lease(self, segment: int, seconds: int = LEASE_SECONDS) -> None:
         """Open the segment's meter with its first lease."""
-        with command(f"lease {segment}"):
+        with self._command(f"lease {segment}"):
             account = self.account
             meter = Meter.open(
                 self.account_id, self.job_id, segment, self.job.plan.rate_micros_per_hour
@@ -236,8 +248,10 @@ class History:
 
     def refuse_lease(self, segment: int) -> None:
         """Open the segment's meter and refuse its lease."""
-        with command(f"refuse {segment}"):
-            meter = Meter.open(self.account_id, self.job_id, segment, PLAN.rate_micros_per_hour)
+        with self._command(f"refuse {segment}"):
+            meter = Meter.open(
+                self.account_id, self.job_id, segment, self.plan.rate_micros_per_hour
+            )
             meter.refuse_lease()
             self.log.commit(meter)
 
@@ -247,20 +261,30 @@ class History:
             reserved = account.available_micros - left_micros
             account.settle(captured_micros=0, reserved_micros=reserved)
 
-    def start_pod(self, segment: int, host: str | None = None) -> None:
+    def start_pod(
+        self, segment: int, host: str | None = None, bound_at: datetime = BOUND_AT
+    ) -> None:
         """Bind the GPUs on a host."""
         with self.changing_job() as job:
-            job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT, host)
+            job.start_pod(segment, f"{self.job_id}-{segment}", bound_at, host)
 
-    def start_training(self, segment: int, step: int = 0) -> None:
+    def start_training(self, segment: int, step: int = 0, total_steps: int = 30) -> None:
         """Start training."""
         with self.changing_job() as job:
-            job.start_training(segment, step, 30, 95, 5)
+            job.start_training(segment, step, total_steps, 95, 5)
 
-    def save_checkpoint(self, segment: int, step: int, elapsed_seconds: int, **fields: Any) -> None:
+    def save_checkpoint(
+        self,
+        segment: int,
+        step: int,
+        elapsed_seconds: int,
+        train_loss: float = 2.5,
+        **fields: Any,
+    ) -> None:
         """Save a checkpoint."""
         with self.changing_job() as job:
-            job.save_checkpoint(saved_checkpoint(segment, step, 2.5, elapsed_seconds, **fields))
+            saved = saved_checkpoint(segment, step, train_loss, elapsed_seconds, **fields)
+            job.save_checkpoint(saved)
 
     def reject_checkpoint(self, segment: int, ref: str) -> None:
         """Reject a checkpoint that a segment could not resume from."""
@@ -274,7 +298,7 @@ class History:
 
     def bill(self, segment: int, elapsed_seconds: int) -> None:
         """Bill the elapsed time, as the ticker does."""
-        with command(f"tick {segment} {elapsed_seconds}"):
+        with self._command(f"tick {segment} {elapsed_seconds}"):
             account, meter = self.account, self.meter(segment)
             captured = meter.post_minutes(elapsed_seconds, MINUTE_SECONDS)
             account.settle(captured_micros=captured, reserved_micros=0)
@@ -314,7 +338,7 @@ class History:
             pool.release(self.job_id, segment)
             self.log.commit(job, pool)
         if settled:
-            with command(f"settle {segment}"):
+            with self._command(f"settle {segment}"):
                 kept_seconds = self.last(events.SegmentEnded).kept_seconds
                 self._settle(segment, elapsed_seconds, kept_seconds)
 
