@@ -1,7 +1,7 @@
 """The events of each job, its request, its meters and its deployments, in order.
 
-The first event of a deployment contains its job and model. The rows of later events repeat the job,
-and contain the model in their fields.
+Only the first event of a deployment contains its job and model. The projection copies both to the
+rows of the later events: the job to `job_id`, and the model to `fields`.
 """
 
 from __future__ import annotations

@@ -300,7 +300,7 @@ class Job(Aggregate):
             self.crashes, self.furthest_step = 0, event.step
 
     def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
-        """Discard checkpoints that are no longer needed. With a model, fewer are kept.
+        """Discard checkpoints that are no longer needed. A job with a model keeps fewer.
 
         `deployed` has the refs of deployed checkpoints, which are kept.
         """

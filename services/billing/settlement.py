@@ -30,7 +30,7 @@ class LeasePolicy:
         # One save may bill the whole lease of a segment that ends.
         if self.lease_seconds > SAVE_EVENTS * self.minute_seconds:
             raise ValueError(
-                f"ECOLINK_LEASE_SECONDS is {self.lease_seconds}; set at most "
+                f"ECOLINK_LEASE_SECONDS is {self.lease_seconds}. Set it to at most "
                 f"{SAVE_EVENTS * self.minute_seconds} ({SAVE_EVENTS} metered minutes)."
             )
 

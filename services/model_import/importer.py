@@ -168,7 +168,7 @@ def packaged_gguf(package: str) -> Path:
 def _gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ImportRefused(f"{path} is not a GGUF file.")
+            raise ImportRefused(f"{path} is not a GGUF file. Give a GGUF file or a directory.")
     place = path.resolve()
     return Source(place.parent, place.name)
 
