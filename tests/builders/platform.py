@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,11 +112,11 @@ class Platform:
         return dataset_id
 
     def upload(self, account_id: UUID, content: bytes) -> UUID:
-        """Store a file and record its upload."""
+        """Store a file and record its upload, now."""
         dataset_id, sha256 = uuid4(), hashlib.sha256(content).hexdigest()
         ref = f"uploads/{dataset_id}"
         self.artifacts.put(ref, content)
-        with because(self.cause):
+        with because(replace(self.cause, now=datetime.now(UTC))):
             self.log.commit(Dataset.uploaded(dataset_id, account_id, ref, sha256, len(content)))
         return dataset_id
 

@@ -63,7 +63,7 @@ class PlatformJob:
         self, step: int, segment: int = 1, ref: str = "", sha256: str = "c" * 64, **fields: Any
     ) -> None:
         """Save a checkpoint."""
-        saved = saved_checkpoint(segment, step, 2.0, 5, ref, sha256, 9, **fields)
+        saved = saved_checkpoint(segment, step, 2.0, 5, ref, sha256, total_bytes=9, **fields)
         self.act(lambda job: job.save_checkpoint(saved))
 
     def end(self, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED, **fields: Any) -> None:

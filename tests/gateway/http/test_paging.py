@@ -104,7 +104,7 @@ def test_deployments(client: TestClient, platform: Platform) -> None:
 def save(owner: Owner, step: int) -> None:
     with because(owner.platform.cause):
         job = owner.platform.log.load(Job, owner.job_id)
-        job.save_checkpoint(saved_checkpoint(1, step, 2.0, 5, f"checkpoints/{step}", "c" * 64))
+        job.save_checkpoint(saved_checkpoint(1, step, 2.0, 5, f"checkpoints/{step}"))
         owner.platform.log.commit(job)
 
 

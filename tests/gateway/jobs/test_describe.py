@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from eventsourcing.persistence import StoredEvent
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
-from domain.core.aggregate import Event
+from domain.core.aggregate import Cause, Event, because
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job
@@ -25,6 +26,7 @@ DESCRIBED = (
     *(GpuPool.GpusRequested, GpuPool.GpusRequestWithdrawn),
     *(GpuPool.GpusAllocated, GpuPool.GpusReleased),
 )
+CAUSE = Cause("account:test", "command-1", datetime(2026, 11, 24, 12, tzinfo=UTC))
 CODE = ModeDifference(setting="code", saved="0.1.0 (ab12)", now="0.2.0 (no revision)")
 THREADS = ModeDifference(setting="threads", saved="2", now="1")
 RANKS = ModeDifference(setting="ranks", saved="2", now="1")
@@ -33,7 +35,8 @@ RANKS = ModeDifference(setting="ranks", saved="2", now="1")
 @pytest.fixture
 def given() -> Iterator[Job]:
     """A job whose first segment crashed after two checkpoints, and whose second one runs."""
-    return running(saves(10), saves(20), crashes(100), allocates)
+    with because(CAUSE):
+        yield running(saves(10), saves(20), crashes(100), allocates)
 
 
 @pytest.mark.parametrize("row", STORED, ids=lambda row: row.topic)
