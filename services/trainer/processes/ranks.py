@@ -17,6 +17,13 @@ from torch import Tensor, nn
 
 LEADER_DONE = "leader done"
 
+_groups: list[object] = []
+"""The process group, which must not be freed before the process ends.
+
+Its destructor waits for gloo's threads and holds the GIL. If a thread is about to release the
+tensors of the last exchange, it needs the GIL, and both wait forever.
+"""
+
 
 @dataclass
 class EqualModels(DistributedDataParallelKwargs):
@@ -78,6 +85,7 @@ class Ranks:
             world_size=count,
             timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog fires first
         )
+        _groups.append(dist.group.WORLD)
         accelerator = Accelerator(cpu=not on_gpus)
         # accelerate accepts only its own classes as arguments.
         equal = EqualModels(init_sync=False, forward_sync_buffers=False)
