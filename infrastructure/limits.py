@@ -36,7 +36,8 @@ TABLE = (
     Limit("connections", 2_000, Scope.PROCESS, "Open connections, WebSockets included."),
     Limit("address_connections", 256, Scope.ADDRESS, "Open connections of one client address."),
     Limit("head_seconds", 10, Scope.CONNECTION, "Time for the head of a request, s."),
-    Limit("idle_seconds", 5, Scope.CONNECTION, "Time between two requests, s."),
+    # HTTP libraries reuse idle connections for 5 s (httpx) to 15 s (aiohttp).
+    Limit("idle_seconds", 75, Scope.CONNECTION, "Time between two requests, s."),
     Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Lowest rate of a body."),
     Limit("body_window_seconds", 15, Scope.CONNECTION, "Time over which that rate is measured, s."),
     Limit(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from websockets.asyncio.client import connect
@@ -117,6 +118,13 @@ async def eventually(holds: Callable[[], Any]) -> None:
 async def in_time(what: Awaitable[Any]) -> Any:
     async with asyncio.timeout(DEADLINE_SECONDS):
         return await what
+
+
+def test_idle_connections_stay_open_longer_than_clients_reuse_them() -> None:
+    """If both ended at the same time, a request on a reused connection would fail at random."""
+    openai_and_ours = httpx.Limits().keepalive_expiry
+    assert openai_and_ours is not None
+    assert Limits({})["idle_seconds"] > 2 * openai_and_ours
 
 
 async def test_an_incomplete_head_is_closed_after_its_deadline() -> None:
