@@ -90,7 +90,7 @@ class ChatRenderer:
         Only assistant messages have labels, including their end token. `weight: 0` excludes a
         message. Raise Unrenderable.
         """
-        return [labelled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
+        return [labeled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
 
     def marked(self, conversation: dict[str, Any]) -> list[Marked]:
         """Return the text of each example of a conversation. Raise Unrenderable."""
@@ -145,7 +145,7 @@ class ChatRenderer:
         return text, len(text[:shared].rstrip(" "))
 
 
-def labelled(tokens: Tokens, marked: Marked) -> Example:
+def labeled(tokens: Tokens, marked: Marked) -> Example:
     """Return the example for a text's tokens. Tokens that start inside a span have a label."""
     text, spans = marked
     labels = [IGNORED] * len(tokens.ids)

@@ -89,7 +89,7 @@ class SegmentSpec(Message):
     job_id: UUID
     segment: int
     credentials: Credentials | None = None  # for NATS; None: the server requires none
-    dataset_ref: str  # artifact: normalised chat JSONL, one example per line
+    dataset_ref: str  # artifact: normalized chat JSONL, one example per line
     dataset_sha256: str
     validation_ref: str | None = None  # artifact of the validation dataset, if any
     validation_sha256: str | None = None

@@ -26,7 +26,7 @@ commands = typer.Typer()
 console = Console(highlight=False)
 
 TEST_PAYMENTS = "Test payments are on: account holders can top up without paying."
-COLOURS = {
+COLORS = {
     ChildState.RUNNING: "green",
     ChildState.STARTING: "yellow",
     ChildState.BACKOFF: "red",
@@ -132,10 +132,10 @@ def status_table(found: StackState, now: datetime) -> Table:
         "supervisor", found.phase, str(found.pid), spoken((now - found.since).total_seconds()), ""
     )
     for child in found.children:
-        colour = COLOURS[child.state]
+        color = COLORS[child.state]
         table.add_row(
             child.name,
-            f"[{colour}]{child.state}[/]",
+            f"[{color}]{child.state}[/]",
             str(child.pid or ""),
             spoken((now - child.since).total_seconds()),
             str(child.restarts),

@@ -69,7 +69,7 @@ class NatsServer:
             ),
         )
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Write the configuration file and the services' credentials."""
         text = configuration(self._keys, self._home.nats, self.port)
         write_private(self._home.nats_config, text)

@@ -35,7 +35,7 @@ class Server(Protocol):
         """Return the program for the supervisor to run."""
         ...
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Create the server's files. Called before its first start in a run."""
         ...
 

@@ -87,7 +87,7 @@ class PostgresServer:
             checks=(Probe("no answer to connections", self._hung_seconds, self.replies),),
         )
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Create the data directory atomically if it is missing."""
         if self.data.exists():
             self._user.own(self.data)

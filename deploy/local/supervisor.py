@@ -77,7 +77,7 @@ class Supervisor:
     def _start(self) -> None:
         servers = self._plan.servers
         for server in servers:
-            server.initialise()
+            server.initialize()
             self._servers.append(self._child(server.program))
         self._start_together(self._servers, failures=1)
         for server in servers:

@@ -127,7 +127,7 @@ class Dataset(Aggregate):
         ignore_tools: bool
 
     class DatasetValidated(Event):
-        """The file is valid. Jobs train on its normalised form."""
+        """The file is valid. Jobs train on its normalized form."""
 
         ref: str
         sha256: str
@@ -212,7 +212,7 @@ class Dataset(Aggregate):
         report_ref: str,
         tool_lines: int = 0,
     ) -> None:
-        """Record that the file is valid, with its normalised form."""
+        """Record that the file is valid, with its normalized form."""
         self._require(DatasetStatus.VALIDATING)
         assert examples > 0
         self.trigger_event(

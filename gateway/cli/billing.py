@@ -106,14 +106,14 @@ def _days(answer: Listed[StatementDay]) -> RenderableType:
         for day in answer.data
         if any(getattr(day, name).micros for name in moving)
     )
-    return listing_of_amounts(rows, empty="There are no movements on these days.")
+    return listing_of_amounts(rows, empty="There are no movements in this period.")
 
 
 def _jobs(answer: Listed[StatementJob]) -> RenderableType:
     """Render one line per billed job."""
     names = ("job_id", "name", "net", "charges", "reversals", "minutes", "seconds", "segments")
     rows = (selected(job, *names, "dataset", "base_model") for job in answer.data)
-    return listing_of_amounts(rows, empty="No job was billed on these days.")
+    return listing_of_amounts(rows, empty="No job was billed in this period.")
 
 
 def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:

@@ -131,7 +131,7 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
 def download_dataset(
     dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """Download the normalised examples that jobs train on. Removed duplicates are not included."""
+    """Download the normalized examples that jobs train on. Removed duplicates are not included."""
     dataset = service.content_of(backend, caller, dataset_id)
     name = f"{dataset_id}.jsonl"
     return download(

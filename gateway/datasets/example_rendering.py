@@ -19,7 +19,7 @@ from infrastructure.chat_labels import (
     Marked,
     Message,
     Unrenderable,
-    labelled,
+    labeled,
 )
 from infrastructure.text_encoder import Tokens, readable
 
@@ -164,7 +164,7 @@ def shown_example(
 ) -> ShownExample:
     """Return the learned and the truncated parts of a text, by turn."""
     tokens = renderer.encode(marked.text)
-    example = labelled(tokens, marked)
+    example = labeled(tokens, marked)
     shown = marked.text[:CHARACTERS_SHOWN]
     kinds = _kinds(tokens, example, context)
     return ShownExample(

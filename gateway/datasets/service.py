@@ -97,7 +97,7 @@ def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationR
 
 
 def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
-    """Return a dataset with stored normalised examples. Raises NotFound and WrongState."""
+    """Return a dataset with stored normalized examples. Raises NotFound and WrongState."""
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:

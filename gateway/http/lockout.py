@@ -29,7 +29,7 @@ Record = Callable[[str, str, str], None]
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """Valid and wrong secrets sent from an address."""
 
     wrong: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
@@ -51,7 +51,7 @@ class Lockout:
         self._free = limits["refused_credentials"]
         self._memory_seconds = LIMITS["refused_credentials"].per_seconds or MOST_SECONDS
         self._record, self._clock = record, clock
-        self._addresses: OrderedDict[str, Behaviour] = OrderedDict()
+        self._addresses: OrderedDict[str, Behavior] = OrderedDict()
         self._lock = threading.Lock()
 
     def require_open(self, address: str, secret: str) -> None:
@@ -72,7 +72,7 @@ class Lockout:
         now, network, sha = self._clock(), network_of(address), _hash(secret)
         event: tuple[str, str] | None = None
         with self._lock:
-            shown = self._behaviour(network)
+            shown = self._behavior(network)
             elapsed = now - shown.seen_at
             shown.count = max(0.0, shown.count - elapsed * self._free / self._memory_seconds)
             if elapsed > self._memory_seconds:
@@ -96,13 +96,13 @@ class Lockout:
     def accepted(self, address: str, secret: str) -> None:
         """Record a valid key, which keeps working from this address during a lockout."""
         with self._lock:
-            right = self._behaviour(network_of(address)).right
+            right = self._behavior(network_of(address)).right
             right[_hash(secret)] = None
             right.move_to_end(_hash(secret))
             _trim(right)
 
-    def _behaviour(self, network: str) -> Behaviour:
-        shown = self._addresses.setdefault(network, Behaviour())
+    def _behavior(self, network: str) -> Behavior:
+        shown = self._addresses.setdefault(network, Behavior())
         self._addresses.move_to_end(network)
         if len(self._addresses) > MOST_ADDRESSES:
             self._addresses.popitem(last=False)

@@ -6,7 +6,7 @@ from itertools import dropwhile
 from typing import Any
 
 from services.datasets.json_line import parse
-from services.datasets.messages import Message, Notes, normalised, plain_messages
+from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
@@ -14,7 +14,7 @@ TOOL_KEYS = {"tools", "functions"}
 
 
 def read_example(text: str, notes: Notes) -> list[Message]:
-    """Return the normalised messages of a line. Append warnings to `notes`. Raise Refused.
+    """Return the normalized messages of a line. Append warnings to `notes`. Raise Refused.
 
     The line has either `messages`, or `prompt` and `completion`. Prompt and completion are strings
     or lists of messages.
@@ -39,7 +39,7 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
     messages: list[Message] = []
     for position, message in enumerate(raw, 1):
         try:
-            messages.append(normalised(message, position, notes))
+            messages.append(normalized(message, position, notes))
         except Refused as error:
             error.position = position
             raise

@@ -1,4 +1,4 @@
-"""Validation and normalisation of the messages of an example."""
+"""Validation and normalization of the messages of an example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
-from services.datasets.tool_calls import normalised_calls
+from services.datasets.tool_calls import normalized_calls
 
 Message = dict[str, Any]
 Notes = list[tuple[Code, tuple[str, ...]]]
@@ -29,7 +29,7 @@ HONOURED_KEYS = {
 TEXT_PARTS = {"text", "input_text", "output_text"}
 
 
-def normalised(raw: Any, position: int, notes: Notes) -> Message:
+def normalized(raw: Any, position: int, notes: Notes) -> Message:
     """Return a message with its content as one string and only the keys that training uses.
 
     `position` is the message's number, from 1, in error messages. Append warnings to `notes`. Raise
@@ -44,7 +44,7 @@ def normalised(raw: Any, position: int, notes: Notes) -> Message:
     calls = raw.get("tool_calls") if role == "assistant" else None
     message: Message = {"role": role, "content": _content(content, role, position, bool(calls))}
     if calls is not None and calls != []:
-        message["tool_calls"] = normalised_calls(calls, position)
+        message["tool_calls"] = normalized_calls(calls, position)
     _add_weight(message, raw, position)
     _add_text(message, raw, "name", Code.BAD_NAME, position)
     _add_text(message, raw, "tool_call_id", Code.BAD_TOOL_CALL_ID, position)
@@ -133,9 +133,9 @@ def _add_text(message: Message, raw: dict[str, Any], key: str, code: Code, posit
 
 
 def plain_messages(text: str) -> list[Message] | None:
-    """Return the normalised messages of a simple line, otherwise None.
+    """Return the normalized messages of a simple line, otherwise None.
 
-    This is a fast path for lines that have only roles and string contents. `normalised` gives the
+    This is a fast path for lines that have only roles and string contents. `normalized` gives the
     same result but takes three times as long. None does not mean that the line is invalid.
     """
     try:

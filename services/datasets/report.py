@@ -94,13 +94,13 @@ class Report(ValidationReport):
     """The stored report of a validation.
 
     `lines` and `bytes` count the input that was read, including blank lines. `tool_lines` counts
-    the valid lines that define tools. `sha256` and `normalised_bytes` describe the normalised
+    the valid lines that define tools. `sha256` and `normalized_bytes` describe the normalized
     output and are None if the file is rejected.
     """
 
     tool_lines: int = 0
     sha256: str | None = None
-    normalised_bytes: int | None = None
+    normalized_bytes: int | None = None
 
 
 STOPPED = {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from domain.training.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.chat_labels import Marked, Unrenderable, labelled
+from infrastructure.chat_labels import Marked, Unrenderable, labeled
 from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
 from infrastructure.template_rendering import ChatRefused
 
@@ -30,7 +30,7 @@ class Costly(Exception):
 
 
 class _Conversation(NamedTuple):
-    """The text of a conversation and its labelled texts, usually only that same text."""
+    """The text of a conversation and its labeled texts, usually only that same text."""
 
     text: str
     marked: list[Marked]
@@ -39,7 +39,7 @@ class _Conversation(NamedTuple):
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
     """Count the tokens and the trainable tokens of every conversation.
 
-    `examples` are the lines of a normalised dataset, which are read in batches. Nothing is
+    `examples` are the lines of a normalized dataset, which are read in batches. Nothing is
     truncated. Raise ChatRefused with the example's number, from 1, if the chat template refuses it.
     Raise Costly if rendering exceeds a limit. Call from the main thread only.
     """
@@ -54,7 +54,7 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
             trained = [
                 position
                 for part in each.marked
-                for position in labelled(encoded[part.text], part).label_positions
+                for position in labeled(encoded[part.text], part).label_positions
             ]
             positions.update(trained)
             if trained:

@@ -1,4 +1,4 @@
-"""Normalisation of an assistant message's tool calls for chat templates."""
+"""Normalization of an assistant message's tool calls for chat templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.datasets.report import Code, Refused
 MAX_ARGUMENT_DEPTH = 32
 
 
-def normalised_calls(raw: Any, position: int) -> list[dict[str, Any]]:
+def normalized_calls(raw: Any, position: int) -> list[dict[str, Any]]:
     """Return tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
 
     Arguments may be an object or, as in OpenAI's format, a JSON string. Chat templates need an

@@ -150,5 +150,5 @@ def home(dataset: Dataset) -> str:
 
 
 def refs_of(dataset: Dataset) -> tuple[str, str]:
-    """Return the refs of the report and of the normalised examples."""
+    """Return the refs of the report and of the normalized examples."""
     return f"{home(dataset)}/report.json", f"{home(dataset)}/examples.jsonl"

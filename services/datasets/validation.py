@@ -1,4 +1,4 @@
-"""Validation of an uploaded dataset, which also writes its normalised examples."""
+"""Validation of an uploaded dataset, which also writes its normalized examples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def validate(
     max_line_bytes: int = MAX_LINE_BYTES,
     keep_duplicates: bool = False,
 ) -> Report:
-    """Validate a chat dataset and write its normalised examples to `sink`.
+    """Validate a chat dataset and write its normalized examples to `sink`.
 
     `sink` is a function such as a buffered file's `write`. The output is JSONL with one
     `{"messages": [...]}` per line, in file order. Each distinct example is written once, unless
@@ -110,7 +110,7 @@ class _Validation:
             self.findings.warn(self.lines, code, names)
 
     def _example_in_time(self, content: bytes, notes: Notes) -> bytes | None:
-        """Return the normalised example. Raise Refused if it is invalid or exceeds a limit."""
+        """Return the normalized example. Raise Refused if it is invalid or exceeds a limit."""
         if len(content) < LONG_LINE_BYTES:
             return self._example(content, notes)
         try:
@@ -176,7 +176,7 @@ class _Validation:
             lines=self.lines,
             bytes=self.bytes,
             sha256=None if rejected else self._digest.hexdigest(),
-            normalised_bytes=None if rejected else self._written_bytes,
+            normalized_bytes=None if rejected else self._written_bytes,
             warnings=findings.warnings,
             errors=tuple(findings.errors),
             error_count=findings.error_count,

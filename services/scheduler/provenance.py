@@ -23,7 +23,7 @@ class Facts(BaseModel):
 
 
 class DatasetFacts(Facts):
-    """A dataset in its normalised form."""
+    """A dataset in its normalized form."""
 
     id: UUID
     sha256: str

@@ -8,7 +8,7 @@ from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labelled
+from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labeled
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.template_rendering import ChatTemplate
 from infrastructure.text_encoder import TextEncoder
@@ -84,7 +84,7 @@ class Renderer(ChatRenderer):
                 if parts is None:
                     rendered.unrenderable += 1
                 else:
-                    examples = [labelled(next(tokens), each) for each in parts]
+                    examples = [labeled(next(tokens), each) for each in parts]
                     rendered.take(row, examples, self.max_tokens)
         return rendered
 

@@ -216,7 +216,7 @@ def _wait(on_gpu: bool) -> None:
 
 
 def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
-    """Base with a new adapter, initialised as in a segment, and the base's shape."""
+    """Base with a new adapter, initialized as in a segment, and the base's shape."""
     import torch
 
     from services.model_import.importer import shape_of

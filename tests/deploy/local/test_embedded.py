@@ -44,7 +44,7 @@ def no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_namespaces_postgres_runs_as_nobody(home: Path) -> None:
     place = Home(home)
     place.prepare()
-    PostgresServer(place, 1, place.passwords()).initialise()
+    PostgresServer(place, 1, place.passwords()).initialize()
     assert place.postgres.stat().st_uid == NOBODY
     with stack.up(Settings(home=home), {}):  # without a refusal: the owner of the data runs it
         found = stack.state(home)
@@ -61,7 +61,7 @@ def test_without_namespaces_existing_data_is_given_to_nobody(home: Path) -> None
     place.prepare()
     (place.postgres / "base").mkdir(parents=True)
     (place.postgres / "base" / "file").touch()
-    PostgresServer(place, 1, place.passwords()).initialise()
+    PostgresServer(place, 1, place.passwords()).initialize()
     assert (place.postgres / "base" / "file").stat().st_uid == NOBODY
 
 

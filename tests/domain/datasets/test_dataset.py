@@ -20,7 +20,7 @@ def uploaded() -> Dataset:
     return dataset
 
 
-def test_a_valid_file_becomes_ready_in_its_normalised_form() -> None:
+def test_a_valid_file_becomes_ready_in_its_normalized_form() -> None:
     given = uploaded()
     given.validate("datasets/x", "n" * 64, examples=9, duplicates=1, report_ref="report")
     assert given.status is DatasetStatus.READY_FOR_TRAINING

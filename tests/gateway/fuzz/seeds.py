@@ -120,7 +120,7 @@ def _store_files(platform: Platform) -> None:
         lines=11,
         bytes=100,
         sha256="00",
-        normalised_bytes=90,
+        normalized_bytes=90,
         warnings=(),
         errors=(),
         error_count=0,

@@ -72,7 +72,7 @@ def test_snippets_have_the_public_address(proxied: TestClient, platform: Platfor
         (None, None),
     ],
 )
-def test_an_address_is_normalised_like_an_origin_header(
+def test_an_address_is_normalized_like_an_origin_header(
     written: str | None, meant: str | None
 ) -> None:
     assert Settings(public_url=written).public_url == meant

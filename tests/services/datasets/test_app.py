@@ -32,9 +32,9 @@ def test_an_upload_becomes_a_dataset_with_a_report(
     service.catch_up()
     ready = service.dataset(dataset_id)
     assert (ready.status, ready.examples) == (DatasetStatus.READY_FOR_TRAINING, 2)
-    normalised = artifacts.get(ready.ref)
-    assert hashlib.sha256(normalised).hexdigest() == ready.sha256
-    assert normalised.count(b"\n") == 2
+    normalized = artifacts.get(ready.ref)
+    assert hashlib.sha256(normalized).hexdigest() == ready.sha256
+    assert normalized.count(b"\n") == 2
     report = service.report(dataset_id)
     assert (report.examples, report.error_count) == (2, 0)
     size = len(VALID)

@@ -97,7 +97,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def lines() -> list[bytes]:
-    """Return the normalised examples."""
+    """Return the normalized examples."""
     report, output, _ = validated(jsonl(*EXAMPLES))
     assert report.errors == ()
     return output.splitlines()
@@ -121,7 +121,7 @@ def save(tmp_path: Path) -> Save:
     return saved
 
 
-def unlabelled(counts: TokenLengths) -> TokenLengths:
+def unlabeled(counts: TokenLengths) -> TokenLengths:
     return counts.model_copy(update={"labels": None})
 
 
@@ -141,7 +141,7 @@ def test_texts_and_counts_equal_the_training_librarys(
         assert base.marked(each) == renderer.marked(each)
         assert base.render(each) == renderer.render(each)
     sizes = [len(example.input_ids) for each in chats for example in renderer.render(each)]
-    assert unlabelled(count_tokens(lines, base)) == TokenLengths.of(sizes)
+    assert unlabeled(count_tokens(lines, base)) == TokenLengths.of(sizes)
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAMA_LIKE, REWRITES])
@@ -221,7 +221,7 @@ def test_every_length_is_counted_in_its_bucket(save: Save) -> None:
     base = save("{% for _ in messages[0].content %}<|im_start|>{% endfor %}")
     sizes = [1, 2, 3, 4, 5, 8, 24, 26]
     counts = count_tokens(jsonl(*[chat(user("x" * size)) for size in sizes]).splitlines(), base)
-    assert unlabelled(counts) == TokenLengths.of(sizes)
+    assert unlabeled(counts) == TokenLengths.of(sizes)
     assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
     assert count_tokens([], base).tokens == 0
 

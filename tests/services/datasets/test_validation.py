@@ -1,4 +1,4 @@
-"""Normalised output, report and warnings of valid uploads."""
+"""Normalized output, report and warnings of valid uploads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.services.datasets.uploads import (
     chat,
     jsonl,
     nested,
-    normalised,
+    normalized,
     user,
     validated,
 )
@@ -119,7 +119,7 @@ def test_late_system_and_trailing_user_messages_are_warned_about() -> None:
 
 
 def test_prompt_and_completion_become_a_chat() -> None:
-    assert normalised({"prompt": "a", "completion": "b"}) == [
+    assert normalized({"prompt": "a", "completion": "b"}) == [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
     ]
@@ -131,7 +131,7 @@ def test_only_the_completion_has_loss() -> None:
         "completion": [ASSISTANT],
         "messages": None,
     }
-    weights = [message.get("weight") for message in normalised(example)]
+    weights = [message.get("weight") for message in normalized(example)]
     assert weights == [None, 0, None, 1, None, None]
 
 
@@ -142,7 +142,7 @@ def test_weights_and_names_are_kept_for_their_roles() -> None:
         USER,
         {**ASSISTANT, "weight": 1},
     )
-    assert normalised(example) == [
+    assert normalized(example) == [
         {**USER, "name": "ann"},
         {**ASSISTANT, "weight": 0},
         USER,
@@ -152,18 +152,18 @@ def test_weights_and_names_are_kept_for_their_roles() -> None:
 
 def test_a_developer_message_becomes_a_system_message() -> None:
     developer = {"role": "developer", "content": "Be brief."}
-    assert normalised(chat(developer, USER, ASSISTANT))[0]["role"] == "system"
+    assert normalized(chat(developer, USER, ASSISTANT))[0]["role"] == "system"
 
 
 def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": " love?"}]
-    assert normalised(chat(user(parts), ASSISTANT))[0]["content"] == "What is love?"
+    assert normalized(chat(user(parts), ASSISTANT))[0]["content"] == "What is love?"
 
 
 @pytest.mark.parametrize("content", [None, "", "Let me look."])
 def test_tool_calls_need_no_content_and_get_arguments_as_objects(content: str | None) -> None:
     silent = {**ANSWER, "content": ""}
-    messages = normalised(chat(USER, {**CALLING, "content": content}, ANSWER, silent, ASSISTANT))
+    messages = normalized(chat(USER, {**CALLING, "content": content}, ANSWER, silent, ASSISTANT))
     assert messages[1] == {
         "role": "assistant",
         "content": content or "",
@@ -180,17 +180,17 @@ def test_tool_calls_need_no_content_and_get_arguments_as_objects(content: str | 
 def test_tool_calls_may_have_no_ids_and_nest_to_the_limit() -> None:
     example = arguments(nested(32))
     example["messages"].append({"role": "tool", "content": "x"})  # type: ignore[attr-defined]
-    assert len(normalised(example)) == 3
+    assert len(normalized(example)) == 3
 
 
 def test_an_escaped_null_in_text_is_valid() -> None:
-    assert normalised(chat(user("write \\u0000"), ASSISTANT))[0]["content"] == "write \\u0000"
+    assert normalized(chat(user("write \\u0000"), ASSISTANT))[0]["content"] == "write \\u0000"
 
 
 def test_the_report_describes_the_output() -> None:
     report, output, _ = validated(jsonl(GOOD, chat(user("Zoë 😀"), ASSISTANT)))
     assert report.sha256 == hashlib.sha256(output).hexdigest()
-    assert report.normalised_bytes == len(output)
+    assert report.normalized_bytes == len(output)
     assert "Zoë 😀".encode() in output
 
 

@@ -92,7 +92,7 @@ def test_any_file_ends_in_a_report(content: bytes) -> None:
     assert Report.model_validate_json(report.model_dump_json()) == report
     if report.status is DatasetStatus.READY_FOR_TRAINING:
         assert report.examples == output.count(b"\n")
-        assert report.normalised_bytes == len(output)
+        assert report.normalized_bytes == len(output)
 
 
 @given(files, st.data())
@@ -125,7 +125,7 @@ def test_valid_chats_pass_and_their_output_passes_unchanged(valid: list[dict[str
 
 
 @given(chats())
-def test_normalising_keeps_every_word(example: dict[str, Any]) -> None:
+def test_normalizing_keeps_every_word(example: dict[str, Any]) -> None:
     _, output, _ = validated(jsonl(example))
     for before, after in zip(example["messages"], json.loads(output)["messages"], strict=True):
         role = "system" if before["role"] == "developer" else before["role"]

@@ -59,7 +59,7 @@ def validated(
     max_line_bytes: int = 10**5,
     keep_duplicates: bool = False,
 ) -> tuple[Report, bytes, list[Progress]]:
-    """Return the report, the normalised output and the progress of an upload."""
+    """Return the report, the normalized output and the progress of an upload."""
     output: list[bytes] = []
     progress: list[Progress] = []
     report = validate(
@@ -73,7 +73,7 @@ def validated(
     return report, b"".join(output), progress
 
 
-def normalised(example: Any) -> list[dict[str, Any]]:
+def normalized(example: Any) -> list[dict[str, Any]]:
     """Return the messages that a valid example becomes."""
     report, output, _ = validated(jsonl(example))
     assert report.errors == ()

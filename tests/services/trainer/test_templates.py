@@ -81,8 +81,8 @@ def learned(tokenizer: Any, template: str, *messages: dict[str, Any]) -> list[st
     tokenizer.chat_template = template
     examples = Renderer(tokenizer, 1000).render({"messages": list(messages)})
     for example in examples:
-        labelled = [i for i, label in enumerate(example.labels) if label != IGNORED]
-        assert [example.labels[i] for i in labelled] == [example.input_ids[i] for i in labelled]
+        labeled = [i for i, label in enumerate(example.labels) if label != IGNORED]
+        assert [example.labels[i] for i in labeled] == [example.input_ids[i] for i in labeled]
     return [
         tokenizer.decode([label for label in example.labels if label != IGNORED])
         for example in examples
