@@ -65,6 +65,7 @@ def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
 
 ACCESS: dict[str, Access] = {
     "relay": Access(tables={"log_identity": READ}),
+    "sealer": Access(tables={"log_identity": READ}),
     "projector": Access(
         tables=_each(READ_MODELS, CHANGE)
         | {"projection_positions": KEEP}

@@ -9,6 +9,7 @@ from infrastructure.settings import Settings
 # Name -> `module:callable`, in start order. Each takes Settings and returns after SIGTERM.
 PROCESSES: dict[str, str] = {
     "relay": "services.relay.app:run",
+    "sealer": "services.sealer.app:run",
     "projector": "services.projector.app:run",
     "billing": "services.billing.app:run",
     "scheduler": "services.scheduler.app:run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 
 from faststream import FastStream
@@ -43,6 +44,23 @@ def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] 
     If work raises, the process ends with that error, and its supervisor restarts it.
     """
     asyncio.run(_serve(broker, tuple(durables), work))
+
+
+def run_until_stopped(work: Work) -> None:
+    """Run the work of a process without a broker until SIGTERM, which cancels it.
+
+    If work raises, the process ends with that error, and its supervisor restarts it.
+    """
+    asyncio.run(_run_until_stopped(work))
+
+
+async def _run_until_stopped(work: Work) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each()) for each in (PROGRESS.beat, work)]  # type: ignore[arg-type]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(
+                number, lambda: [task.cancel() for task in tasks]
+            )
 
 
 async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequence[Work]) -> None:

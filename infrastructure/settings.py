@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         description="Secret that signs snapshots of accounts, the same for all services. Unset: no "
         "snapshots; accounts always load from their events.",
     )
+    seal_key: Path | None = Field(
+        default=None,
+        description="File with the Ed25519 key that signs seals of the event log (PEM). Only the "
+        "sealer needs it. Unset: `<home>/seal-key.pem`, made at the first start.",
+    )
     artifacts_url: str | None = Field(
         default=None,
         description="Object store, such as `file://` or `s3://`. Unset: `<home>/artifacts`.",
@@ -249,6 +254,11 @@ class Settings(BaseSettings):
         if self.artifacts_url is not None:
             return self.artifacts_url
         return (self.home.resolve() / "artifacts").as_uri()
+
+    @property
+    def seal_key_file(self) -> Path:
+        """File of the key that signs seals, or its default below `home`."""
+        return self.seal_key or self.home.resolve() / "seal-key.pem"
 
     @property
     def proxies(self) -> frozenset[str]:

@@ -1,0 +1,122 @@
+"""The exported seals of the event log, outside the database: leaf hashes and signed tree heads.
+
+Leaves are in files of 4,096, the last one partial. Heads are in one file for each hour. Leaves are
+written before their head, so leaves after the last head do not count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from domain.audit.sealed_event import SealedEvent, decode, encode
+from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
+from infrastructure.artifacts import Artifacts
+
+HEADS, LEAVES = "seals/heads", "seals/leaves"
+CHUNK_LEAVES = 4_096
+
+
+class SealDamaged(Exception):
+    """Exported heads or leaves are missing, malformed, or not signed by the log's key."""
+
+
+class SealArchive:
+    """The seals of one log in an artifact store. One process at a time may add to it."""
+
+    def __init__(self, artifacts: Artifacts, chunk_leaves: int = CHUNK_LEAVES) -> None:
+        self.chunk_leaves = chunk_leaves
+        self._artifacts = artifacts
+        self._hour = ""
+        self._lines: list[str] = []  # the heads of the hour
+
+    def put_leaves(self, first: int, leaves: list[SealedEvent]) -> None:
+        """Store the leaves from index `first` on, which begins a chunk."""
+        assert first % self.chunk_leaves == 0
+        for start in range(0, len(leaves), self.chunk_leaves):
+            content = encode(leaves[start : start + self.chunk_leaves])
+            self._artifacts.put(_chunk_ref(first + start), content)
+
+    def put_head(self, head: TreeHead, key: Ed25519PrivateKey) -> None:
+        """Sign and store a head. Its leaves are already stored."""
+        hour = f"{head.sealed_at:%Y-%m-%dT%H}"
+        ref = f"{HEADS}/{hour}.jsonl"
+        if hour != self._hour:
+            self._hour = hour
+            stored = self._artifacts.get(ref).decode() if self._artifacts.exists(ref) else ""
+            self._lines = stored.splitlines()
+        lines = [*self._lines, json.dumps(head.sign(key))]
+        self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
+        self._lines = lines
+
+    def heads(self, key: LogKey) -> Iterator[TreeHead]:
+        """Yield the verified heads, oldest first. Raise SealDamaged at the first invalid one."""
+        for ref in self._artifacts.list(HEADS):
+            yield from self._heads_in(ref, key)
+
+    def last_head(self, key: LogKey) -> TreeHead | None:
+        """Return the newest head, verified, or None if nothing is sealed. Raise SealDamaged."""
+        refs = self._artifacts.list(HEADS)
+        return list(self._heads_in(refs[-1], key))[-1] if refs else None
+
+    def leaves(self, first: int, size: int) -> Iterator[list[SealedEvent]]:
+        """Yield the leaves of a tree of `size` from index `first` on, by chunk. Raise SealDamaged.
+
+        `first` begins a chunk.
+        """
+        for start in range(first, size, self.chunk_leaves):
+            wanted = min(self.chunk_leaves, size - start)
+            try:
+                found = decode(self._artifacts.get(_chunk_ref(start)))[:wanted]
+            except (FileNotFoundError, ValueError) as error:
+                raise SealDamaged(f"The leaves from {start} on are damaged: {error}") from error
+            if len(found) != wanted:
+                raise SealDamaged(f"The leaves from {start} on are {len(found)}, not {wanted}.")
+            yield found
+
+    def _heads_in(self, ref: str, key: LogKey) -> Iterator[TreeHead]:
+        for number, line in enumerate(self._artifacts.get(ref).splitlines(), start=1):
+            try:
+                yield key.verify(json.loads(line))
+            except (ValueError, InvalidHead) as error:
+                raise SealDamaged(f"Head {number} of {ref} is damaged: {error}") from error
+
+
+def _chunk_ref(start: int) -> str:
+    return f"{LEAVES}/{start:012}"
+
+
+def origin_of(log_id: UUID) -> str:
+    """Return the name of a log in its heads and its key."""
+    return f"ecolink/{log_id}"
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """Return the private key in a PEM file. Raise ValueError or FileNotFoundError."""
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path} has no Ed25519 key. Delete it, so that EcoLink makes one.")
+    return key
+
+
+def make_key(path: Path) -> Ed25519PrivateKey:
+    """Return the private key in a file, which is created with a new key if it does not exist."""
+    if not path.exists():
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        partial.touch(mode=0o600)
+        partial.write_bytes(pem)
+        partial.rename(path)
+    return load_key(path)

@@ -1,0 +1,108 @@
+"""The sealer: hashes each event into a Merkle tree and exports signed tree heads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.merkle import Frontier
+from domain.audit.sealed_event import SealedEvent, seal
+from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.event_rows import read_rows
+from infrastructure.seal_archive import SealArchive, SealDamaged
+
+SEAL_EVENTS, SEAL_SECONDS = 1_000, 10.0
+"""A head is exported after this many events, or this long after the first event without a head."""
+
+
+class LogRewritten(Exception):
+    """The log no longer contains the last sealed event."""
+
+
+class Sealer:
+    """The tree of one log, which grows with the log."""
+
+    def __init__(
+        self,
+        archive: SealArchive,
+        origin: str,
+        key: Ed25519PrivateKey,
+        now: Callable[[], datetime],
+        seal_events: int = SEAL_EVENTS,
+    ) -> None:
+        self._seal_events = seal_events
+        self._archive, self._key, self._now = archive, key, now
+        self._log_key = LogKey(origin, key.public_key())
+        self._tree = Frontier()
+        self._chunk: list[SealedEvent] = []  # leaves of the last, partial chunk
+        self._sealed = 0
+        self._position = 0
+        self._sealed_at = datetime.min.replace(tzinfo=UTC)
+        self._unsealed_since: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of events with an exported head."""
+        return self._sealed
+
+    def resume(self, store: psycopg.Connection[Any]) -> None:
+        """Continue after the last exported head.
+
+        Raise SealDamaged if the archive does not have the leaves of that head, and LogRewritten if
+        the log does not have its last event.
+        """
+        head = self._archive.last_head(self._log_key)
+        if head is None:
+            return
+        last = b""
+        for leaves in self._archive.leaves(0, head.size):
+            self._tree.extend(leaf for _, leaf in leaves)
+            self._chunk = leaves if len(leaves) < self._archive.chunk_leaves else []
+            self._position, last = leaves[-1]
+        if self._tree.root != head.root:
+            raise SealDamaged(f"The leaves of {head.size} events do not have their head's root.")
+        self._sealed, self._sealed_at = head.size, head.sealed_at
+        if list(seal(read_rows(store, self._position - 1, 1))) != [(self._position, last)]:
+            raise LogRewritten(
+                f"The log lost or changed event {self._position}, which is sealed. If a backup was "
+                "restored, keep the folder `seals` of the artifact store elsewhere and restart."
+            )
+
+    def step(self, store: psycopg.Connection[Any]) -> bool:
+        """Hash new events, and export a head if one is due. Return True if there may be more."""
+        wanted = self._seal_events - (self._tree.size - self._sealed)
+        events = list(seal(read_rows(store, self._position, wanted)))
+        if events:
+            self._tree.extend(leaf for _, leaf in events)
+            self._chunk += events
+            self._position = events[-1].notification_id
+            self._unsealed_since = self._unsealed_since or time.monotonic()
+        if len(events) == wanted or self._is_due():
+            self.export()
+        return len(events) == wanted
+
+    def export(self) -> None:
+        """Export the leaves and the head of all hashed events. Repeat it after an error."""
+        size = self._tree.size
+        if size == self._sealed:
+            return
+        first = size - len(self._chunk)
+        self._archive.put_leaves(first, self._chunk)
+        self._sealed_at = max(self._sealed_at, self._now())  # heads are in order of time
+        head = TreeHead(
+            self._log_key.origin, size, self._tree.root, self._position, self._sealed_at
+        )
+        self._archive.put_head(head, self._key)
+        self._chunk = self._chunk[
+            len(self._chunk) // self._archive.chunk_leaves * self._archive.chunk_leaves :
+        ]
+        self._sealed, self._unsealed_since = size, None
+
+    def _is_due(self) -> bool:
+        since = self._unsealed_since
+        return since is not None and time.monotonic() - since >= SEAL_SECONDS

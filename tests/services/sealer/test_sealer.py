@@ -1,0 +1,229 @@
+"""Seals of the event log, and their verification after changes to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.sealed_event import seal
+from domain.audit.tree_head import LogKey
+from domain.core.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.event_rows import read_rows
+from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.sealer.sealer import LogRewritten, Sealer
+from services.sealer.verification import SealFindings, TamperKind, verify_seals
+from tests.logs import grow, ids
+
+SEAL_EVENTS, CHUNK_LEAVES = 50, 64
+ORIGIN = "ecolink/test"
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = LogKey(ORIGIN, KEY.public_key())
+
+
+class Seals:
+    """A sealer, its archive, and an auditor."""
+
+    def __init__(self, settings: Settings, log: EventLog) -> None:
+        self.settings, self.log = settings, log
+        self.artifacts = Artifacts(settings.artifacts)
+        self.archive = SealArchive(self.artifacts, CHUNK_LEAVES)
+
+    def sealer(self) -> Sealer:
+        archive = SealArchive(self.artifacts, CHUNK_LEAVES)
+        made = Sealer(archive, ORIGIN, KEY, lambda: datetime.now(UTC), SEAL_EVENTS)
+        with connect(self.settings) as store:
+            made.resume(store)
+        return made
+
+    def seal(self, sealer: Sealer | None = None) -> Sealer:
+        """Seal the whole log."""
+        sealer = sealer or self.sealer()
+        with connect(self.settings) as store:
+            while sealer.step(store):
+                pass
+            sealer.export()
+        return sealer
+
+    def verify(self, **options: Any) -> SealFindings:
+        with connect(self.settings) as store:
+            return verify_seals(store, self.archive, PUBLIC, **options)
+
+    def tamper(self, statement: str, *values: Any) -> None:
+        """Change the database as its superuser, whom no trigger stops."""
+        assert self.settings.owner_database_url is not None
+        with psycopg.connect(self.settings.owner_database_url, autocommit=True) as superuser:
+            superuser.execute("SET session_replication_role = replica")
+            superuser.execute(statement, values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def seals(settings: Settings, log: EventLog) -> Seals:
+    """A sealed log of 300 events."""
+    grow(log, 150)
+    made = Seals(settings, log)
+    made.seal()
+    grow(log, 150)
+    made.seal()
+    return made
+
+
+def test_an_untouched_log_has_no_differences(seals: Seals) -> None:
+    found = seals.verify()
+    assert found.differences == []
+    assert found.events == len(ids(seals.log))
+    assert found.unsealed == 0
+    assert found.head is not None
+    assert found.head.last_event == ids(seals.log)[-1]
+
+
+def test_a_head_is_exported_after_a_number_of_events(settings: Settings, log: EventLog) -> None:
+    seals = Seals(settings, log)
+    grow(log, 2 * SEAL_EVENTS)
+    sealer = seals.sealer()
+    with connect(settings) as store:
+        while sealer.step(store):
+            pass
+    assert sealer.size == len(ids(log)) // SEAL_EVENTS * SEAL_EVENTS
+    found = seals.verify()
+    assert found.unsealed == len(ids(log)) - sealer.size
+    assert found.heads == 2
+
+
+def test_a_restarted_sealer_continues_the_same_tree(seals: Seals) -> None:
+    grow(seals.log, 10)
+    restarted = seals.sealer()
+    seals.seal(restarted)
+    found = seals.verify()
+    assert found.differences == []
+    assert found.events == restarted.size == len(ids(seals.log))
+
+
+def test_leaves_without_a_head_do_not_count(seals: Seals) -> None:
+    size, last = seals.sealer().size, seals.artifacts.list("seals/leaves")[-1]
+    seals.artifacts.put(last, seals.artifacts.get(last) + bytes(40))
+    grow(seals.log, 1)
+    assert seals.verify().unsealed == 1
+    assert seals.seal().size == size + 1
+    assert seals.verify().differences == []
+
+
+EVENTS = "ecolink_events"
+CHANGES: dict[str, tuple[str, TamperKind]] = {
+    "a field": (
+        f"UPDATE {EVENTS} SET state = state || ' '::bytea WHERE notification_id = %s",
+        TamperKind.CHANGED,
+    ),
+    "an originator": (
+        f"UPDATE {EVENTS} SET originator_id = gen_random_uuid() WHERE notification_id = %s",
+        TamperKind.CHANGED,
+    ),
+    "a version": (
+        f"UPDATE {EVENTS} SET originator_version = originator_version + 1000000 "
+        "WHERE notification_id = %s",
+        TamperKind.CHANGED,
+    ),
+    "a topic": (
+        f"UPDATE {EVENTS} SET topic = topic || 'x' WHERE notification_id = %s",
+        TamperKind.CHANGED,
+    ),
+    "an event": (f"DELETE FROM {EVENTS} WHERE notification_id = %s", TamperKind.DELETED),
+    "a number": (
+        f"UPDATE {EVENTS} SET notification_id = -notification_id WHERE notification_id = %s",
+        TamperKind.DELETED,
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("place", [0, 0.3, 1])
+def test_a_changed_row_is_named(seals: Seals, change: str, place: float) -> None:
+    statement, kind = CHANGES[change]
+    known = ids(seals.log)
+    id = known[int(place * (len(known) - 1))]
+    seals.tamper(statement, id)
+    assert (kind, id, id) in [each[:3] for each in seals.verify().differences]
+
+
+def test_an_inserted_row_is_named(seals: Seals) -> None:
+    hole = ids(seals.log)[100]
+    seals.tamper(f"DELETE FROM {EVENTS} WHERE notification_id = %s", hole)
+    first = ids(seals.log)[0]
+    seals.tamper(
+        f"INSERT INTO {EVENTS} SELECT originator_id, originator_version + 1000000, topic, state, "
+        f"-1 FROM {EVENTS} WHERE notification_id = %s",
+        first,
+    )
+    found = [each[:2] for each in seals.verify().differences]
+    assert found == [(TamperKind.INSERTED, -1), (TamperKind.DELETED, hole)]
+
+
+def test_a_lost_tail_is_named_event_by_event(seals: Seals) -> None:
+    last = ids(seals.log)[-1]
+    seals.tamper(f"DELETE FROM {EVENTS} WHERE notification_id > %s", last - 3)
+    found = [each[:2] for each in seals.verify().differences]
+    assert found == [(TamperKind.DELETED, id) for id in range(last - 2, last + 1)]
+
+
+def test_a_rewritten_archive_is_located_between_two_heads(seals: Seals) -> None:
+    """The attacker changed an event and its leaf, but has no key for the heads."""
+    known = ids(seals.log)
+    seals.tamper(CHANGES["a topic"][0], known[160])
+    with connect(seals.settings) as store:
+        rows = list(seal(read_rows(store, 0, len(known))))
+    seals.archive.put_leaves(0, rows)
+    (found,) = seals.verify().differences
+    assert found.kind is TamperKind.RANGE
+    assert found.first <= known[160] <= found.last
+    assert found.last - found.first < SEAL_EVENTS + 10
+
+
+def test_a_forged_head_is_found(seals: Seals) -> None:
+    (ref,) = seals.artifacts.list("seals/heads")
+    seals.artifacts.put(ref, seals.artifacts.get(ref).replace(b"event ", b"event 1", 1))
+    assert TamperKind.SEAL_DAMAGED in seals.verify().counts
+
+
+def test_a_tree_that_was_sealed_again_with_the_stolen_key_differs_from_a_kept_head(
+    seals: Seals,
+) -> None:
+    kept = seals.verify().head
+    assert kept is not None
+    seals.tamper(CHANGES["a topic"][0], ids(seals.log)[7])
+    for ref in seals.artifacts.list("seals"):
+        seals.artifacts.delete(ref)
+    seals.seal()
+    assert seals.verify().differences == []
+    assert [each.kind for each in seals.verify(kept=[kept]).differences] == [TamperKind.RANGE]
+
+
+@pytest.mark.parametrize("statement", [CHANGES["an event"][0], CHANGES["a field"][0]])
+def test_the_sealer_refuses_a_log_that_changed(seals: Seals, statement: str) -> None:
+    seals.tamper(statement, ids(seals.log)[-1])
+    with pytest.raises(LogRewritten):
+        seals.sealer()
+
+
+def test_the_sealer_refuses_an_archive_that_changed(seals: Seals) -> None:
+    ref = seals.artifacts.list("seals/leaves")[0]
+    content = bytearray(seals.artifacts.get(ref))
+    content[Random(0).randrange(len(content))] ^= 1
+    seals.artifacts.put(ref, bytes(content))
+    with pytest.raises(SealDamaged):
+        seals.sealer()
+
+
+def test_progress_counts_compared_events(seals: Seals) -> None:
+    told: list[int] = []
+    append: Callable[[int], None] = told.append
+    seals.verify(on_progress=append)
+    assert told == sorted(told)
+    assert told[-1] == len(ids(seals.log))
