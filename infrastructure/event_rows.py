@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
+from psycopg.rows import args_row
 
 from domain.audit.sealed_event import StoredRow
 
@@ -16,13 +16,13 @@ FETCHED_ROWS = 5_000
 
 def read_rows(connection: psycopg.Connection[Any], after: int, limit: int) -> list[StoredRow]:
     """Return up to `limit` events after a notification id, in the order of the log."""
-    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
             f"SELECT {COLUMNS} FROM ecolink_events WHERE notification_id > %s "
             "ORDER BY notification_id LIMIT %s",
             [after, limit],
         )
-        return [StoredRow(*row) for row in cursor]
+        return cursor.fetchall()
 
 
 def stream_rows(connection: psycopg.Connection[Any]) -> Iterator[StoredRow]:
@@ -33,8 +33,8 @@ def stream_rows(connection: psycopg.Connection[Any]) -> Iterator[StoredRow]:
     """
     with (
         connection.transaction(),
-        connection.cursor("event_rows", row_factory=tuple_row, binary=True) as cursor,
+        connection.cursor("event_rows", row_factory=args_row(StoredRow), binary=True) as cursor,
     ):
         cursor.itersize = FETCHED_ROWS
         cursor.execute(f"SELECT {COLUMNS} FROM ecolink_events ORDER BY 1")
-        yield from cursor  # type: ignore[misc]
+        yield from cursor

@@ -62,12 +62,22 @@ class SealArchive:
     def heads(self, key: LogKey) -> Iterator[TreeHead]:
         """Yield the verified heads, oldest first. Raise SealDamaged at the first invalid one."""
         for ref in self._artifacts.list(HEADS):
-            yield from self._heads_in(ref, key)
+            for number, line in enumerate(self._artifacts.get(ref).splitlines(), start=1):
+                yield _head_in(line, f"Head {number} of {ref}", key)
 
     def last_head(self, key: LogKey) -> TreeHead | None:
         """Return the newest head, verified, or None if nothing is sealed. Raise SealDamaged."""
+        found = self.last_note(key)
+        return None if found is None else key.verify(found)
+
+    def last_note(self, key: LogKey) -> str | None:
+        """Return the newest head as the signed text, or None. Raise SealDamaged."""
         refs = self._artifacts.list(HEADS)
-        return list(self._heads_in(refs[-1], key))[-1] if refs else None
+        if not refs:
+            return None
+        line = self._artifacts.get(refs[-1]).splitlines()[-1]
+        _head_in(line, f"The last head of {refs[-1]}", key)
+        return json.loads(line)
 
     def leaves(self, first: int, size: int) -> Iterator[list[SealedEvent]]:
         """Yield the leaves of a tree of `size` from index `first` on, by chunk. Raise SealDamaged.
@@ -84,12 +94,12 @@ class SealArchive:
                 raise SealDamaged(f"The leaves from {start} on are {len(found)}, not {wanted}.")
             yield found
 
-    def _heads_in(self, ref: str, key: LogKey) -> Iterator[TreeHead]:
-        for number, line in enumerate(self._artifacts.get(ref).splitlines(), start=1):
-            try:
-                yield key.verify(json.loads(line))
-            except (ValueError, InvalidHead) as error:
-                raise SealDamaged(f"Head {number} of {ref} is damaged: {error}") from error
+
+def _head_in(line: bytes, name: str, key: LogKey) -> TreeHead:
+    try:
+        return key.verify(json.loads(line))
+    except (ValueError, InvalidHead) as error:
+        raise SealDamaged(f"{name} is damaged: {error}") from error
 
 
 def _chunk_ref(start: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,32 +13,136 @@ from rich.table import Table
 
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
+from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
+from infrastructure.artifacts import Artifacts
+from infrastructure.log_identity import log_identity
+from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
+from infrastructure.store import Connection, connect
 from services.projector.audit import Findings, audit
+from services.sealer.verification import SealFindings, verify_seals
 
-commands = typer.Typer(name="audit", help="Compare everything stored with the event log.")
+commands = typer.Typer(
+    name="audit", help="Verify the event log, and compare everything stored with it."
+)
+
+KeptHeads = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--kept-head",
+        exists=True,
+        dir_okay=False,
+        help="File with a signed head that you kept from an earlier audit. Repeatable.",
+    ),
+]
+PublicKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Public key of the log, as `ecolink audit key` printed it once. Without it, the key "
+        "file on this machine is trusted."
+    ),
+]
 
 
 @commands.command()
-def verify(as_json: AsJson = False) -> None:
-    """Replay every event and compare the result with all stored data.
+def verify(
+    kept_head: KeptHeads = None, public_key: PublicKey = None, as_json: AsJson = False
+) -> None:
+    """Verify the event log with its seals, then replay it and compare all stored data.
 
-    Compares projections, balances, snapshots, consumer positions and billing's evidence. The exit
-    status is 1 if anything differs.
+    Names each event that was changed, deleted or inserted since it was sealed. Compares
+    projections, balances, snapshots, consumer positions and billing's evidence with the replayed
+    events. The exit status is 1 if anything differs.
     """
     try:
         with stack(Settings(), services={}) as settings:
+            seals = _verify_seals(settings, public_key, kept_head or [])
             findings = audit(settings)
-    except StackError as error:
+    except (StackError, ValueError, InvalidHead) as error:
         fail(str(error), ExitCode.FAILED)
     if as_json:
-        typer.echo(json.dumps(asdict(findings), default=str, indent=1))
+        document = asdict(findings) | {"seals": _seals_document(seals)}
+        typer.echo(json.dumps(document, default=str, indent=1))
     else:
         _show(findings)
-    raise typer.Exit(1 if findings.differences else 0)
+        _show_seals(seals)
+    raise typer.Exit(1 if findings.differences or seals.differences else 0)
+
+
+@commands.command()
+def key() -> None:
+    """Print the public key that verifies the log's heads. Auditors keep it outside EcoLink."""
+    try:
+        with stack(Settings(), services={}) as settings, connect(settings) as store:
+            typer.echo(str(_own_key(settings, store)))
+    except (StackError, ValueError) as error:
+        fail(str(error), ExitCode.FAILED)
+
+
+@commands.command()
+def head() -> None:
+    """Print the newest signed head. An auditor who keeps it can detect any later change."""
+    try:
+        with stack(Settings(), services={}) as settings, connect(settings) as store:
+            newest = SealArchive(Artifacts(settings.artifacts)).last_note(_own_key(settings, store))
+    except (StackError, ValueError, SealDamaged) as error:
+        fail(str(error), ExitCode.FAILED)
+    if newest is None:
+        fail("Nothing is sealed yet. Run `ecolink up` and wait 10 seconds.", ExitCode.FAILED)
+    typer.echo(newest, nl=False)
+
+
+def _own_key(settings: Settings, store: Connection) -> LogKey:
+    """Return the public key of this machine's key file. Raise ValueError if there is none."""
+    try:
+        private = load_key(settings.seal_key_file)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"There is no key file {settings.seal_key_file}. The sealer makes it at its first "
+            "start. To verify on another machine, pass --public-key."
+        ) from error
+    return LogKey(origin_of(log_identity(store)), private.public_key())
+
+
+def _verify_seals(settings: Settings, public_key: str | None, kept: list[Path]) -> SealFindings:
+    with connect(settings) as store:
+        key = LogKey.parse(public_key) if public_key else _own_key(settings, store)
+        heads = [key.verify(path.read_text()) for path in kept]
+        return verify_seals(store, SealArchive(Artifacts(settings.artifacts)), key, heads)
+
+
+def _seals_document(seals: SealFindings) -> dict[str, object]:
+    head = seals.head
+    return {
+        "events": seals.events,
+        "unsealed": seals.unsealed,
+        "heads": seals.heads,
+        "size": head.size if head else 0,
+        "root": head.root.hex() if head else None,
+        "sealed_at": head.sealed_at if head else None,
+        "counts": seals.counts,
+        "differences": [each._asdict() for each in seals.differences],
+    }
+
+
+def _show_seals(seals: SealFindings) -> None:
+    console = Console()
+    if seals.head is not None:
+        console.print(
+            f"{seals.events} events compared with the tree of {seals.heads} signed heads, the last "
+            f"at {seals.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC with root {seals.head.root.hex()}"
+        )
+    if seals.unsealed:
+        console.print(f"{seals.unsealed} newer events have no head yet and cannot be proven.")
+    for each in seals.differences:
+        console.print(f"[red]{each.text}[/]")
+    if unlisted := sum(seals.counts.values()) - len(seals.differences):
+        console.print(f"[red]{unlisted} more differences are not listed.[/]")
+    if not seals.differences:
+        console.print("[green]The log is as sealed.[/]")
 
 
 def _show(findings: Findings) -> None:

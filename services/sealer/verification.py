@@ -16,6 +16,9 @@ from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.event_rows import stream_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
 
+LATE_SECONDS = 600.0
+"""Age of an event without a head that is a difference. The sealer needs seconds."""
+
 LISTED_DIFFERENCES = 100
 """Differences that are listed. Further ones are counted."""
 
@@ -29,6 +32,8 @@ class TamperKind(StrEnum):
     RANGE = "range_changed"
     """The leaves of a range do not have the root that was signed."""
     SEAL_DAMAGED = "seal_damaged"
+    NOT_SEALED = "not_sealed"
+    """Events are much older than the newest head: the sealer stopped, or heads were deleted."""
 
 
 class Tampering(NamedTuple):
@@ -94,7 +99,25 @@ def verify_seals(
             _inserted(event.notification_id, findings)
         else:
             findings.unsealed += 1
+    if findings.unsealed:
+        _check_lateness(store, last, findings)
     return findings
+
+
+def _check_lateness(store: psycopg.Connection[Any], last: int, findings: SealFindings) -> None:
+    """Report events that have had no head for too long, by the store's clock."""
+    row = store.execute(
+        "SELECT notification_id AS id, EXTRACT(epoch FROM clock_timestamp() - "
+        "(convert_from(state, 'UTF8')::jsonb->>'timestamp')::timestamptz)::float8 AS seconds "
+        "FROM ecolink_events WHERE notification_id > %s ORDER BY notification_id LIMIT 1",
+        [last],
+    ).fetchone()
+    if row is not None and row["seconds"] > LATE_SECONDS:
+        text = (
+            f"Events from {row['id']} on have had no seal for {row['seconds'] / 60:.0f} minutes: "
+            "the sealer does not run, or heads were deleted."
+        )
+        findings.add(TamperKind.NOT_SEALED, row["id"], row["id"], text)
 
 
 def _size(head: TreeHead) -> int:

@@ -227,3 +227,13 @@ def test_progress_counts_compared_events(seals: Seals) -> None:
     seals.verify(on_progress=append)
     assert told == sorted(told)
     assert told[-1] == len(ids(seals.log))
+
+
+@pytest.mark.usefixtures("unseeded")
+def test_events_without_a_head_for_long_are_a_difference(settings: Settings, log: EventLog) -> None:
+    """The events of tests have a fixed time in the past."""
+    grow(log, 1)
+    found = Seals(settings, log).verify()
+    assert found.head is None
+    assert found.unsealed == len(ids(log))
+    assert list(found.counts) == [TamperKind.NOT_SEALED]
