@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
 
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.leadership import leading
+from infrastructure.leadership import LOST, Leadership, leading
 from infrastructure.log_identity import log_identity
 from infrastructure.progress import PROGRESS
 from infrastructure.seal_archive import SealArchive, SealDamaged, make_key, origin_of
@@ -26,16 +28,16 @@ REFUSED_SECONDS = 60.0
 
 def run(settings: Settings) -> None:
     """Wait until no other sealer runs, then seal events until SIGTERM."""
-    with leading(settings, "sealer"):
-        run_until_stopped(lambda: _keep_sealing(settings))
+    with leading(settings, "sealer") as leadership:
+        run_until_stopped(lambda: _keep_sealing(settings, leadership))
 
 
-async def _keep_sealing(settings: Settings) -> None:
+async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:
     logger = logging.getLogger("sealer")
     while True:
         try:
             with connect(settings) as store:
-                await _seal(settings, store)
+                await _seal(settings, leadership, store)
         except (LogRewritten, SealDamaged) as error:
             logger.critical("%s", error)
             await asyncio.sleep(REFUSED_SECONDS)
@@ -44,11 +46,17 @@ async def _keep_sealing(settings: Settings) -> None:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _seal(settings: Settings, store: Connection) -> None:
+async def _seal(settings: Settings, leadership: Leadership, store: Connection) -> None:
     """Seal events until an error, or until cancelled. The last head covers all hashed events."""
     archive = SealArchive(Artifacts(settings.artifacts))
     key = make_key(settings.seal_key_file)
-    sealer = Sealer(archive, origin_of(log_identity(store)), key, lambda: datetime.now(UTC))
+    sealer = Sealer(
+        archive,
+        origin_of(log_identity(store)),
+        key,
+        lambda: datetime.now(UTC),
+        exporting=lambda: _as_leader(store, leadership),
+    )
     await asyncio.to_thread(sealer.resume, store)
     try:
         while True:
@@ -58,4 +66,17 @@ async def _seal(settings: Settings, store: Connection) -> None:
                 await asyncio.sleep(PAUSE_SECONDS)
     except asyncio.CancelledError:
         sealer.export()
+        raise
+
+
+@contextmanager
+def _as_leader(store: Connection, leadership: Leadership) -> Generator[None]:
+    """Run the block while no other sealer can start. End this process if another one leads."""
+    try:
+        with store.transaction():
+            store.execute("SELECT require_lead(%s, %s)", (leadership.name, leadership.epoch))
+            yield
+    except psycopg.Error as error:
+        if error.sqlstate == LOST:
+            leadership.lost("PostgreSQL refused an export")
         raise

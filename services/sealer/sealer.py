@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,8 +35,10 @@ class Sealer:
         key: Ed25519PrivateKey,
         now: Callable[[], datetime],
         seal_events: int = SEAL_EVENTS,
+        exporting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._seal_events = seal_events
+        """`exporting` is entered around each export, and may refuse it with an error."""
+        self._seal_events, self._exporting = seal_events, exporting
         self._archive, self._key, self._now = archive, key, now
         self._log_key = LogKey(origin, key.public_key())
         self._tree = Frontier()
@@ -91,13 +94,13 @@ class Sealer:
         size = self._tree.size
         if size == self._sealed:
             return
-        first = size - len(self._chunk)
-        self._archive.put_leaves(first, self._chunk)
         self._sealed_at = max(self._sealed_at, self._now())  # heads are in order of time
         head = TreeHead(
             self._log_key.origin, size, self._tree.root, self._position, self._sealed_at
         )
-        self._archive.put_head(head, self._key)
+        with self._exporting():
+            self._archive.put_leaves(size - len(self._chunk), self._chunk)
+            self._archive.put_head(head, self._key)
         self._chunk = self._chunk[
             len(self._chunk) // self._archive.chunk_leaves * self._archive.chunk_leaves :
         ]
