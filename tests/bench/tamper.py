@@ -10,21 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, LiteralString
 from uuid import UUID
 
 import psycopg
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.rows import dict_row
 from rich.console import Console
 from rich.table import Table
 
 from deploy.local.stack import up
 from domain.audit.sealed_event import seal
-from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
-from domain.jobs.job import SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.event_rows import stream_rows
 from infrastructure.seal_archive import SealArchive
@@ -33,15 +30,13 @@ from infrastructure.store import open_log
 from services.sealer.sealer import Sealer
 from services.sealer.verification import SealFindings, TamperKind, verify_seals
 from tests.bench.aims import Verdict, conclude
+from tests.bench.sealed_log import KEY, ORIGIN, PUBLIC, Connection, run_jobs
 from tests.builders.history import History
 
-ORIGIN, KEY = "ecolink/bench", Ed25519PrivateKey.generate()
-PUBLIC = LogKey(ORIGIN, KEY.public_key())
 SEAL_EVENTS, CHUNK_LEAVES = 200, 256
 """Smaller than the product's, so that a small log has many heads and chunks."""
 
 JOBS = 60
-Connection = psycopg.Connection[dict[str, Any]]
 
 
 @dataclass
@@ -189,21 +184,7 @@ TAMPERINGS: tuple[Callable[[Log], Located], ...] = (
 
 def sealed(log: EventLog, store: Connection, artifacts: Artifacts, seed: int, jobs: int) -> Log:
     """Run jobs, seal their events, and return the log."""
-    for number in range(jobs):
-        account_id, job_id = UUID(int=2 * number + 1), UUID(int=2 * number + 2)
-        history = History(log, account_id, job_id)
-        if number == 0:
-            history.open_pool(jobs)
-        history.open_account(1_000_000)
-        history.approve_job()
-        history.allocate_segment(1)
-        history.grant_lease(1)
-        history.start_pod(1)
-        history.start_training(1)
-        history.save_checkpoint(1, 10, 40)
-        history.bill(1, 240)
-        history.complete(1)
-        history.end_segment(1, SegmentEnd.COMPLETED, 250)
+    run_jobs(log, jobs)
     archive = SealArchive(artifacts, CHUNK_LEAVES)
     sealer = Sealer(archive, ORIGIN, KEY, lambda: datetime.now(UTC), SEAL_EVENTS)
     while sealer.step(store):
@@ -214,7 +195,7 @@ def sealed(log: EventLog, store: Connection, artifacts: Artifacts, seed: int, jo
     return Log(store, archive, ids, random.Random(seed), heads)
 
 
-def main(
+def bench(
     tamperings: Annotated[int, typer.Option(min=8)] = 1000,
     clean: Annotated[int, typer.Option(min=1)] = 100,
     seed: int = 1,
@@ -273,4 +254,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(bench)

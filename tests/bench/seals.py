@@ -1,0 +1,178 @@
+"""`make bench-seals`: speed of sealing and verification, and their effect on appends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+from uuid import UUID
+
+import psutil
+import psycopg
+import typer
+from psycopg.rows import dict_row
+from rich.console import Console
+
+from deploy.local.stack import Stack, up
+from deploy.processes import PROCESSES
+from infrastructure.artifacts import Artifacts
+from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
+from infrastructure.log_identity import log_identity
+from infrastructure.seal_archive import SealArchive
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from infrastructure.store import open_log
+from services.relay.publisher import Publisher
+from services.sealer.sealer import Sealer
+from services.sealer.verification import verify_seals
+from tests.bench.aims import Verdict, conclude
+from tests.bench.sealed_log import KEY, ORIGIN, PUBLIC, Connection, run_jobs
+from tests.builders.history import History
+
+JOBS = 60
+RELAYED_EVENTS = 20_000
+APPENDS = 150
+"""Commits of one event, in each of the runs with and without the sealer."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the duration of a call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def multiply(store: Connection, events: int) -> None:
+    """Add copies of the log's events, as other aggregates', until it has this many."""
+    store.execute("SET session_replication_role = replica")  # no trigger interferes
+    store.execute(
+        "INSERT INTO ecolink_events (originator_id, originator_version, topic, state, "
+        "notification_id) SELECT gen_random_uuid(), originator_version, topic, state, "
+        "last + row_number() OVER () FROM ecolink_events, "
+        "generate_series(1, %s / (SELECT count(*) FROM ecolink_events) + 1), "
+        "(SELECT max(notification_id) AS last, count(*) AS count FROM ecolink_events) AS log "
+        "LIMIT greatest(0, %s - (SELECT count(*) FROM ecolink_events))",
+        [events, events],
+    )
+    store.commit()
+
+
+def read(store: Connection) -> None:
+    """Read all columns of all events in order, and do nothing with them."""
+    with store.transaction(), store.cursor("read", binary=True) as cursor:
+        cursor.row_factory = psycopg.rows.tuple_row  # type: ignore[assignment]
+        cursor.itersize = FETCHED_ROWS
+        cursor.execute(f"SELECT {COLUMNS} FROM ecolink_events ORDER BY 1")  # type: ignore[arg-type]
+        for _ in cursor:
+            pass
+
+
+def seal_all(store: Connection, archive: SealArchive) -> None:
+    """Seal the whole log, with a head for each 1,000 events."""
+    sealer = Sealer(archive, ORIGIN, KEY, lambda: datetime.now(UTC))
+    while sealer.step(store):
+        pass
+    sealer.export()
+
+
+def publish_all(settings: Settings, store: Connection) -> None:
+    """Publish the whole log to JetStream, as the relay does."""
+
+    async def publish() -> None:
+        client = await broker_of(settings, "relay").connect()
+        with open_log(settings) as log:
+            await Publisher(log, client.jetstream(), log_identity(store)).publish_new()
+        await client.close()
+
+    asyncio.run(publish())
+
+
+def append_ratio(stack: Stack, pairs: int) -> float:
+    """Return the throughput of appends with a running sealer, relative to that without it."""
+    (sealer,) = (
+        each
+        for each in psutil.Process(stack.supervisor.pid).children(recursive=True)
+        if "services.sealer.app:run" in " ".join(each.cmdline())
+    )
+    ratios: list[float] = []
+    with open_log(stack.settings) as log:
+
+        def append(run: int) -> Callable[[], None]:
+            def commits() -> None:
+                for number in range(APPENDS):
+                    account_id = UUID(int=10**9 + run * APPENDS + number)
+                    History(log, account_id).open_account(0)
+
+            return commits
+
+        append(0)()
+        for pair in range(pairs):
+            with_it = seconds(append(2 * pair + 1))
+            sealer.send_signal(signal.SIGSTOP)
+            try:
+                ratios.append(seconds(append(2 * pair + 2)) / with_it)
+            finally:
+                sealer.send_signal(signal.SIGCONT)
+    return median(ratios)
+
+
+def bench(
+    events: Annotated[int, typer.Option(min=RELAYED_EVENTS)] = 2_000_000,
+    runs: Annotated[int, typer.Option(min=1)] = 3,
+    pairs: Annotated[int, typer.Option(min=1)] = 15,
+) -> None:
+    """Print the speed of sealing, of the relay, of verification and of a raw SELECT."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        services = {"sealer": PROCESSES["sealer"]}
+        with up(Settings(home=Path(folder) / "append"), services) as stack:
+            appends = append_ratio(stack, pairs)
+        with up(Settings(home=Path(folder) / "log"), {}) as stack:
+            settings = stack.settings
+            assert settings.owner_database_url is not None
+            with psycopg.connect(settings.owner_database_url, row_factory=dict_row) as store:
+                with open_log(settings) as log:
+                    run_jobs(log, JOBS)
+                multiply(store, RELAYED_EVENTS)
+                relayed = RELAYED_EVENTS / seconds(lambda: publish_all(settings, store))
+                archive = SealArchive(Artifacts((Path(folder) / "few").as_uri()))
+                sealed = RELAYED_EVENTS / seconds(lambda: seal_all(store, archive))
+                multiply(store, events)
+                archive = SealArchive(Artifacts((Path(folder) / "seals").as_uri()))
+                seal_all(store, archive)
+                selects, verifications = [], []
+                for _ in range(runs):
+                    selects.append(seconds(lambda: read(store)))
+                    verifications.append(seconds(lambda: verify(store, archive, events)))
+    ratio = median(a / b for a, b in zip(selects, verifications, strict=True))
+    console.print(
+        f"{events:,} events; raw SELECT {events / median(selects):,.0f}/s, "
+        f"verification {events / median(verifications):,.0f}/s, "
+        f"sealing {sealed:,.0f}/s, relay {relayed:,.0f}/s"
+    )
+    conclude(
+        console,
+        (
+            Verdict(
+                f"sealing {sealed / relayed:.1f} times the relay's speed", "1", sealed > relayed
+            ),
+            Verdict(f"appends {appends:.3f} of those without a sealer", "0.97", appends >= 0.97),
+            Verdict(f"verification {ratio:.2f} of a raw SELECT", "0.5", ratio >= 0.5),
+        ),
+    )
+
+
+def verify(store: Connection, archive: SealArchive, events: int) -> None:
+    """Verify the log. Raise AssertionError unless all events are as sealed."""
+    found = verify_seals(store, archive, PUBLIC)
+    assert (found.events, found.counts) == (events, {})
+
+
+if __name__ == "__main__":
+    typer.run(bench)
