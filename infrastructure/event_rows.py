@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg.rows import args_row
+from psycopg.rows import args_row, tuple_row
 
 from domain.audit.sealed_event import StoredRow
 
 COLUMNS = "coalesce(notification_id, 0), uuid_send(originator_id), originator_version, topic, state"
 FETCHED_ROWS = 5_000
+STREAMED_ROWS = 500
 
 
 def read_rows(connection: psycopg.Connection[Any], after: int, limit: int) -> list[StoredRow]:
@@ -25,16 +26,21 @@ def read_rows(connection: psycopg.Connection[Any], after: int, limit: int) -> li
         return cursor.fetchall()
 
 
-def stream_rows(connection: psycopg.Connection[Any]) -> Iterator[StoredRow]:
-    """Yield every row, in the order of the log, in one transaction.
+def stream_rows(
+    connection: psycopg.Connection[Any], after: int = 0
+) -> Iterator[tuple[int, bytes, int, str, bytes]]:
+    """Yield the rows after a notification id, in the order of the log, in one transaction.
 
-    Rows with an id that no log has, such as a negative one, also come, because aggregates would
-    load them.
+    Each has the columns of StoredRow. Without `after`, rows with an id that no log has also come,
+    such as a negative one or none, because aggregates would load them.
     """
+    condition = "WHERE notification_id > %(after)s" if after else ""
     with (
         connection.transaction(),
-        connection.cursor("event_rows", row_factory=args_row(StoredRow), binary=True) as cursor,
+        connection.cursor(row_factory=tuple_row, binary=True) as cursor,
     ):
-        cursor.itersize = FETCHED_ROWS
-        cursor.execute(f"SELECT {COLUMNS} FROM ecolink_events ORDER BY 1")
-        yield from cursor
+        yield from cursor.stream(
+            f"SELECT {COLUMNS} FROM ecolink_events {condition} ORDER BY notification_id",
+            {"after": after},
+            size=STREAMED_ROWS,
+        )

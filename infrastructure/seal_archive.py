@@ -1,7 +1,8 @@
 """The exported seals of the event log, outside the database: leaf hashes and signed tree heads.
 
 Leaves are in files of 4,096, the last one partial. Heads are in one file for each hour. Leaves are
-written before their head, so leaves after the last head do not count.
+written before their head, so leaves after the last head do not count. Timestamps confirm the time
+of some heads; each is a response of a timestamp authority (RFC 3161, DER).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from domain.audit.sealed_event import SealedEvent, decode, encode
+from domain.audit.sealed_event import ENTRY, SealedEvent, decode, encode
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from infrastructure.artifacts import Artifacts
 
-HEADS, LEAVES = "seals/heads", "seals/leaves"
+HEADS, LEAVES, TIMESTAMPS = "seals/heads", "seals/leaves", "seals/timestamps"
 CHUNK_LEAVES = 4_096
 
 
@@ -84,15 +85,34 @@ class SealArchive:
 
         `first` begins a chunk.
         """
+        return map(decode, self.contents(first, size))
+
+    def contents(self, first: int, size: int) -> Iterator[bytes]:
+        """Yield the same as `leaves`, as it is stored."""
         for start in range(first, size, self.chunk_leaves):
-            wanted = min(self.chunk_leaves, size - start)
+            wanted = ENTRY.size * min(self.chunk_leaves, size - start)
             try:
-                found = decode(self._artifacts.get(_chunk_ref(start)))[:wanted]
-            except (FileNotFoundError, ValueError) as error:
-                raise SealDamaged(f"The leaves from {start} on are damaged: {error}") from error
+                found = self._artifacts.get(_chunk_ref(start))[:wanted]
+            except FileNotFoundError as error:
+                raise SealDamaged(f"The leaves from {start} on are missing: {error}") from error
             if len(found) != wanted:
-                raise SealDamaged(f"The leaves from {start} on are {len(found)}, not {wanted}.")
+                raise SealDamaged(
+                    f"The leaves from {start} on have {len(found)} bytes, not {wanted}."
+                )
             yield found
+
+    def put_timestamp(self, size: int, response: bytes) -> None:
+        """Store the timestamp of the head of `size` events."""
+        self._artifacts.put(_timestamp_ref(size), response)
+
+    def has_timestamp(self, size: int) -> bool:
+        """Return True if the head of `size` events has a timestamp."""
+        return self._artifacts.exists(_timestamp_ref(size))
+
+    def timestamps(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the size of each head that has a timestamp, in order, and the timestamp."""
+        for ref in self._artifacts.list(TIMESTAMPS):
+            yield int(ref.rpartition("/")[2].removesuffix(".tsr")), self._artifacts.get(ref)
 
 
 def _head_in(line: bytes, name: str, key: LogKey) -> TreeHead:
@@ -104,6 +124,10 @@ def _head_in(line: bytes, name: str, key: LogKey) -> TreeHead:
 
 def _chunk_ref(start: int) -> str:
     return f"{LEAVES}/{start:012}"
+
+
+def _timestamp_ref(size: int) -> str:
+    return f"{TIMESTAMPS}/{size:012}.tsr"
 
 
 def origin_of(log_id: UUID) -> str:

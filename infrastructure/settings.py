@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         description="File with the Ed25519 key that signs seals of the event log (PEM). Only the "
         "sealer needs it. Unset: `<home>/seal-key.pem`, made at the first start.",
     )
+    timestamp_url: HttpUrl | None = Field(
+        default=None,
+        description="RFC 3161 timestamp authority, which confirms the time of signed tree heads. "
+        "Unset: none.",
+    )
     artifacts_url: str | None = Field(
         default=None,
         description="Object store, such as `file://` or `s3://`. Unset: `<home>/artifacts`.",

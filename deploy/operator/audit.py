@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.x509 import load_pem_x509_certificates
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from deploy.local.errors import StackError
@@ -23,7 +25,8 @@ from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, orig
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from services.projector.audit import Findings, audit
-from services.sealer.verification import SealFindings, verify_seals
+from services.projector.store_checks import head_of
+from services.sealer.verification import SealFindings, Trust, verify_seals
 
 commands = typer.Typer(
     name="audit", help="Verify the event log, and compare everything stored with it."
@@ -45,31 +48,59 @@ PublicKey = Annotated[
         "file on this machine is trusted."
     ),
 ]
+Certificates = Annotated[
+    Path | None,
+    typer.Option(
+        "--timestamp-roots",
+        exists=True,
+        dir_okay=False,
+        help="File with the root certificates of the timestamp authority (PEM). Verifies the "
+        "timestamps of heads.",
+    ),
+]
+Since = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Notification ID. Compares only later events with their seals.",
+    ),
+]
+LogOnly = Annotated[
+    bool, typer.Option("--log-only", help="Verify the seals. Do not replay the log.")
+]
 
 
 @commands.command()
 def verify(
-    kept_head: KeptHeads = None, public_key: PublicKey = None, as_json: AsJson = False
+    kept_head: KeptHeads = None,
+    public_key: PublicKey = None,
+    timestamp_roots: Certificates = None,
+    since: Since = 0,
+    log_only: LogOnly = False,
+    as_json: AsJson = False,
 ) -> None:
     """Verify the event log with its seals, then replay it and compare all stored data.
 
-    Names each event that was changed, deleted or inserted since it was sealed. Compares
-    projections, balances, snapshots, consumer positions and billing's evidence with the replayed
-    events. The exit status is 1 if anything differs.
+    Names each event that somebody changed, deleted or inserted since EcoLink sealed it. Compares
+    projections, balances, snapshots, consumer positions and reported times with the replayed
+    events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since` continues an
+    interrupted verification.
     """
     try:
         with stack(Settings(), services={}) as settings:
-            seals = _verify_seals(settings, public_key, kept_head or [])
-            findings = audit(settings)
+            seals = _verify_seals(settings, _Trusted(public_key, kept_head, timestamp_roots), since)
+            findings = None if log_only else audit(settings)
     except (StackError, ValueError, InvalidHead) as error:
         fail(str(error), ExitCode.FAILED)
     if as_json:
-        document = asdict(findings) | {"seals": _seals_document(seals)}
-        typer.echo(json.dumps(document, default=str, indent=1))
+        document = {} if findings is None else asdict(findings)
+        typer.echo(json.dumps(document | {"seals": _seals_document(seals)}, default=str, indent=1))
     else:
-        _show(findings)
+        if findings is not None:
+            _show(findings)
         _show_seals(seals)
-    raise typer.Exit(1 if findings.differences or seals.differences else 0)
+    differ = seals.differences or (findings is not None and findings.differences)
+    raise typer.Exit(1 if differ else 0)
 
 
 @commands.command()
@@ -107,11 +138,52 @@ def _own_key(settings: Settings, store: Connection) -> LogKey:
     return LogKey(origin_of(log_identity(store)), private.public_key())
 
 
-def _verify_seals(settings: Settings, public_key: str | None, kept: list[Path]) -> SealFindings:
+@dataclass(frozen=True)
+class _Trusted:
+    """The options that name what an auditor trusts."""
+
+    public_key: str | None
+    kept_heads: list[Path] | None
+    timestamp_roots: Path | None
+
+    def of(self, settings: Settings, store: Connection) -> Trust:
+        """Read the files. Raise ValueError or InvalidHead."""
+        key = LogKey.parse(self.public_key) if self.public_key else _own_key(settings, store)
+        heads = [key.verify(path.read_text()) for path in self.kept_heads or []]
+        roots = []
+        if self.timestamp_roots is not None:
+            try:
+                roots = load_pem_x509_certificates(self.timestamp_roots.read_bytes())
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.timestamp_roots} contains no certificate in PEM format. Pass the root "
+                    "certificate of the timestamp authority."
+                ) from error
+        return Trust(key, heads, roots)
+
+
+def _verify_seals(settings: Settings, trusted: _Trusted, since: int) -> SealFindings:
+    """Verify the seals and show the progress on a terminal."""
+    console = Console(stderr=True)
+    done = since
     with connect(settings) as store:
-        key = LogKey.parse(public_key) if public_key else _own_key(settings, store)
-        heads = [key.verify(path.read_text()) for path in kept]
-        return verify_seals(store, SealArchive(Artifacts(settings.artifacts)), key, heads)
+        trust = trusted.of(settings, store)
+        total = max(0, head_of(store) - since)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("Comparing events with their seals", total=total)
+
+            def advance(id: int) -> None:
+                nonlocal done
+                done = id
+                progress.update(task, completed=id - since)
+
+            archive = SealArchive(Artifacts(settings.artifacts))
+            try:
+                return verify_seals(store, archive, trust, since, advance)
+            except KeyboardInterrupt:
+                progress.stop()
+                console.print(f"Stopped. Continue with --since {done}.")
+                raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _seals_document(seals: SealFindings) -> dict[str, object]:
@@ -123,6 +195,7 @@ def _seals_document(seals: SealFindings) -> dict[str, object]:
         "size": head.size if head else 0,
         "root": head.root.hex() if head else None,
         "sealed_at": head.sealed_at if head else None,
+        "timestamps": [each._asdict() for each in seals.timestamps],
         "counts": seals.counts,
         "differences": [each._asdict() for each in seals.differences],
     }
@@ -134,6 +207,12 @@ def _show_seals(seals: SealFindings) -> None:
         console.print(
             f"{seals.events} events compared with the tree of {seals.heads} signed heads, the last "
             f"at {seals.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC with root {seals.head.root.hex()}"
+        )
+    if seals.timestamps:
+        first, newest = seals.timestamps[0], seals.timestamps[-1]
+        console.print(
+            f"{len(seals.timestamps)} timestamps, from {first.time:%Y-%m-%d %H:%M:%S} UTC "
+            f"({first.size} events) to {newest.time:%Y-%m-%d %H:%M:%S} UTC ({newest.size} events)"
         )
     if seals.unsealed:
         console.print(f"{seals.unsealed} newer events have no head yet and cannot be proven.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ HEADER = struct.Struct(">q16sqI")
 
 ENTRY = struct.Struct(">q32s")
 """A stored leaf: notification id and hash."""
+
+PLACE_BYTES, HASH_BYTES = 8, 32
+"""Lengths of the two parts. A header begins with the same bytes as an entry."""
 
 
 class StoredRow(NamedTuple):
@@ -33,16 +36,29 @@ class SealedEvent(NamedTuple):
     leaf: bytes
 
 
-def seal(rows: Iterable[StoredRow]) -> Iterator[SealedEvent]:
-    """Yield the leaves of stored events.
+def seal(rows: Iterable[tuple[int, bytes, int, str, bytes]]) -> bytes:
+    """Return the stored leaves of rows, whose columns are those of StoredRow.
 
     A leaf covers every column. The length of the topic makes its content unambiguous.
     """
     pack, digest = HEADER.pack, sha256
+    entries: list[bytes] = []
     for id, originator, version, topic, state in rows:
         name = topic.encode()
-        content = pack(id, originator, version, len(name)) + name + state
-        yield SealedEvent(id, digest(LEAF + content).digest())
+        header = pack(id, originator, version, len(name))
+        entries += header[:PLACE_BYTES], digest(LEAF + header + name + state).digest()
+    return b"".join(entries)
+
+
+def sealed_events(rows: Iterable[StoredRow]) -> list[SealedEvent]:
+    """Return the leaves of rows."""
+    return decode(seal(rows))
+
+
+def leaves_in(content: bytes) -> list[bytes]:
+    """Return the hashes in a file of leaves."""
+    size = ENTRY.size
+    return [content[end - HASH_BYTES : end] for end in range(size, len(content) + 1, size)]
 
 
 def encode(events: Iterable[SealedEvent]) -> bytes:

@@ -8,8 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import httpx
 import psycopg
 
+from domain.audit.tree_head import LogKey
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.leadership import LOST, Leadership, leading
 from infrastructure.log_identity import log_identity
@@ -18,6 +20,7 @@ from infrastructure.seal_archive import SealArchive, SealDamaged, make_key, orig
 from infrastructure.service import run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
+from infrastructure.timestamps import TimestampRefused, request_timestamp
 from services.sealer.sealer import LogRewritten, Sealer
 
 PAUSE_SECONDS = 0.5
@@ -25,11 +28,53 @@ RETRY_SECONDS = 5.0
 REFUSED_SECONDS = 60.0
 """Interval between two attempts to seal a log or an archive that changed."""
 
+TIMESTAMP_SECONDS = 600.0
+"""Interval between two timestamps of the newest head. Public authorities limit their clients."""
+
 
 def run(settings: Settings) -> None:
     """Wait until no other sealer runs, then seal events until SIGTERM."""
     with leading(settings, "sealer") as leadership:
-        run_until_stopped(lambda: _keep_sealing(settings, leadership))
+        run_until_stopped(lambda: _run(settings, leadership))
+
+
+async def _run(settings: Settings, leadership: Leadership) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_keep_sealing(settings, leadership))
+        if settings.timestamp_url is not None:
+            tasks.create_task(_keep_timestamping(settings, str(settings.timestamp_url)))
+
+
+async def _keep_timestamping(settings: Settings, url: str) -> None:
+    """Request timestamps of the newest head. Sealing never waits for the authority."""
+    logger = logging.getLogger("sealer")
+    archive = SealArchive(Artifacts(settings.artifacts))
+    while True:
+        pause = RETRY_SECONDS
+        try:
+            with connect(settings) as store:
+                origin = origin_of(log_identity(store))
+            key = LogKey(origin, make_key(settings.seal_key_file).public_key())
+            if await asyncio.to_thread(timestamp_newest, archive, key, url):
+                pause = TIMESTAMP_SECONDS
+        except (SealDamaged, TimestampRefused, httpx.HTTPError) as error:
+            logger.error("The newest head has no timestamp: %s", error)
+            pause = REFUSED_SECONDS
+        except (psycopg.Error, *STORE_ERRORS) as error:
+            logger.warning("%s; retrying", error)
+        await asyncio.sleep(pause)
+
+
+def timestamp_newest(archive: SealArchive, key: LogKey, url: str) -> bool:
+    """Store a timestamp of the newest head. Return False if all heads have theirs.
+
+    Raise SealDamaged, TimestampRefused or httpx.HTTPError.
+    """
+    head = archive.last_head(key)
+    if head is None or archive.has_timestamp(head.size):
+        return False
+    archive.put_timestamp(head.size, request_timestamp(url, head))
+    return True
 
 
 async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:

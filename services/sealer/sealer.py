@@ -12,7 +12,7 @@ import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.audit.merkle import Frontier
-from domain.audit.sealed_event import SealedEvent, seal
+from domain.audit.sealed_event import SealedEvent, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.event_rows import read_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
@@ -70,7 +70,7 @@ class Sealer:
         if self._tree.root != head.root:
             raise SealDamaged(f"The leaves of {head.size} events do not have their head's root.")
         self._sealed, self._sealed_at = head.size, head.sealed_at
-        if list(seal(read_rows(store, self._position - 1, 1))) != [(self._position, last)]:
+        if sealed_events(read_rows(store, self._position - 1, 1)) != [(self._position, last)]:
             raise LogRewritten(
                 f"The log lost or changed event {self._position}, which is sealed. If a backup was "
                 "restored, keep the folder `seals` of the artifact store elsewhere and restart."
@@ -79,7 +79,7 @@ class Sealer:
     def step(self, store: psycopg.Connection[Any]) -> bool:
         """Hash new events, and export a head if one is due. Return True if there may be more."""
         wanted = self._seal_events - (self._tree.size - self._sealed)
-        events = list(seal(read_rows(store, self._position, wanted)))
+        events = sealed_events(read_rows(store, self._position, wanted))
         if events:
             self._tree.extend(leaf for _, leaf in events)
             self._chunk += events

@@ -1,20 +1,27 @@
-"""Verification of the event log against its exported seals. It trusts only the public key."""
+"""Verification of the event log with its exported seals. It relies only on what `Trust` has."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import psycopg
+from cryptography.x509 import Certificate
 
 from domain.audit.merkle import Frontier
-from domain.audit.sealed_event import SealedEvent, seal
+from domain.audit.sealed_event import ENTRY, decode, encode, leaves_in, seal
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.event_rows import stream_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.timestamps import TimestampInvalid, timestamp_of
+
+Row = tuple[int, bytes, int, str, bytes]
+"""A row with the columns of StoredRow."""
 
 LATE_SECONDS = 600.0
 """Age of an event without a head that is a difference. The sealer needs seconds."""
@@ -32,6 +39,8 @@ class TamperKind(StrEnum):
     RANGE = "range_changed"
     """The leaves of a range do not have the root that was signed."""
     SEAL_DAMAGED = "seal_damaged"
+    TIMESTAMP_INVALID = "timestamp_invalid"
+    """A timestamp is not the authority's, or not of this head."""
     NOT_SEALED = "not_sealed"
     """Events are much older than the newest head: the sealer stopped, or heads were deleted."""
 
@@ -45,6 +54,25 @@ class Tampering(NamedTuple):
     text: str
 
 
+@dataclass(frozen=True)
+class Trust:
+    """Everything that a verification relies on."""
+
+    key: LogKey
+    kept: Sequence[TreeHead] = ()
+    """Heads that an auditor kept elsewhere. The tree must begin with them too."""
+
+    roots: Sequence[Certificate] = ()
+    """Root certificates of the timestamp authority. Without them, no timestamp is checked."""
+
+
+class Timestamp(NamedTuple):
+    """The time at which a timestamp authority received the head of `size` events."""
+
+    size: int
+    time: datetime
+
+
 @dataclass
 class SealFindings:
     """The result of a verification. All events up to `proven` are as signed, if none differ."""
@@ -55,6 +83,8 @@ class SealFindings:
     """Events that were compared with their leaf."""
     unsealed: int = 0
     """Events after the last exported head, of which nothing can be proven."""
+    timestamps: list[Timestamp] = field(default_factory=list)
+    """Valid timestamps, in order, if the certificates of the authority are known."""
     counts: dict[TamperKind, int] = field(default_factory=dict)
     differences: list[Tampering] = field(default_factory=list)
 
@@ -68,40 +98,64 @@ class SealFindings:
 def verify_seals(
     store: psycopg.Connection[Any],
     archive: SealArchive,
-    key: LogKey,
-    kept: Sequence[TreeHead] = (),
+    trust: Trust,
+    since: int = 0,
     on_progress: Callable[[int], object] = id,
 ) -> SealFindings:
     """Compare every event with its leaf, and the leaves with the signed heads.
 
-    `kept` are heads that an auditor kept elsewhere: the tree must begin with them too.
-    `on_progress` receives the number of compared events.
+    `since` is a notification id; events up to it are not compared with their leaves. `on_progress`
+    receives the notification id of the last compared event.
     """
     findings = SealFindings()
-    heads = _heads(archive, key, findings)
+    heads = _heads(archive, trust.key, findings)
     findings.heads = len(heads)
     findings.head = heads[-1] if heads else None
     size = heads[-1].size if heads else 0
-    for head in kept:
+    for head in trust.kept:
         if head.size > size:
             text = f"The kept head of {head.size} events is newer than every exported head."
             findings.add(TamperKind.SEAL_DAMAGED, head.last_event, head.last_event, text)
-    checked = sorted({*heads, *(head for head in kept if head.size <= size)}, key=_size)
-    leaves = _Checked(archive, size, checked, findings)
-    rows = seal(stream_rows(store))
-    for chunk in leaves:
-        rows = _compare(chunk, rows, findings)
-        findings.events += len(chunk)
-        on_progress(findings.events)
-    last = findings.head.last_event if findings.head else 0
-    for event in rows:
-        if event.notification_id <= last:
-            _inserted(event.notification_id, findings)
+    if trust.roots:
+        _check_timestamps(archive, heads, trust.roots, findings)
+    checked = sorted({*heads, *(head for head in trust.kept if head.size <= size)}, key=_size)
+    rows = _Rows(stream_rows(store, since))
+    for content in _Checked(archive, size, checked, findings):
+        if since:
+            content = encode(each for each in decode(content) if each.notification_id > since)
+        if content:
+            _compare(content, rows, findings)
+            findings.events += len(content) // ENTRY.size
+            on_progress(decode(content[-ENTRY.size :])[0].notification_id)
+    last = max(since, findings.head.last_event if findings.head else 0)
+    for id, *_ in rows:
+        if id <= last:
+            _inserted(id, findings)
         else:
             findings.unsealed += 1
     if findings.unsealed:
         _check_lateness(store, last, findings)
     return findings
+
+
+def _check_timestamps(
+    archive: SealArchive,
+    heads: Sequence[TreeHead],
+    roots: Sequence[Certificate],
+    findings: SealFindings,
+) -> None:
+    """Verify each stored timestamp with the head of its size."""
+    of_size = {head.size: head for head in heads}
+    for size, response in archive.timestamps():
+        head = of_size.get(size)
+        try:
+            if head is None:
+                raise TimestampInvalid("there is no head of this size")
+            findings.timestamps.append(Timestamp(size, timestamp_of(response, head, roots)))
+        except TimestampInvalid as error:
+            last = head.last_event if head else 0
+            text = f"The timestamp of the head of {size} events is invalid: {error}."
+            findings.add(TamperKind.TIMESTAMP_INVALID, last, last, text)
 
 
 def _check_lateness(store: psycopg.Connection[Any], last: int, findings: SealFindings) -> None:
@@ -149,14 +203,15 @@ class _Checked:
         self._archive, self._size, self._findings = archive, size, findings
         self._heads = list(heads)
 
-    def __iter__(self) -> Iterator[list[SealedEvent]]:
+    def __iter__(self) -> Iterator[bytes]:
         tree, heads, after = Frontier(), iter(self._heads), 0
         head = next(heads, None)
         try:
-            for chunk in self._archive.leaves(0, self._size):
+            for content in self._archive.contents(0, self._size):
+                chunk = leaves_in(content)
                 start, done = tree.size, 0
                 while head is not None and head.size <= start + len(chunk):
-                    tree.extend(leaf for _, leaf in chunk[done : head.size - start])
+                    tree.extend(chunk[done : head.size - start])
                     done = head.size - start
                     if tree.root != head.root:
                         self._differs(after, head)
@@ -164,8 +219,8 @@ class _Checked:
                         break
                     after = head.last_event
                     head = next(heads, None)
-                tree.extend(leaf for _, leaf in chunk[done:])
-                yield chunk
+                tree.extend(chunk[done:])
+                yield content
         except SealDamaged as error:
             self._findings.add(TamperKind.SEAL_DAMAGED, after + 1, after + 1, str(error))
 
@@ -178,26 +233,44 @@ class _Checked:
         self._findings.add(TamperKind.RANGE, after + 1, head.last_event, text)
 
 
-def _compare(
-    chunk: list[SealedEvent], rows: Iterator[SealedEvent], findings: SealFindings
-) -> Iterator[SealedEvent]:
-    """Compare the next events with their leaves. Return the events that follow."""
-    block = list(islice(rows, len(chunk)))
-    if block == chunk:
-        return rows
-    rows = chain(block, rows)
-    row = next(rows, None)
-    for id, leaf in chunk:
-        while row is not None and row.notification_id < id:
-            _inserted(row.notification_id, findings)
-            row = next(rows, None)
-        if row is None or row.notification_id > id:
-            findings.add(TamperKind.DELETED, id, id, f"Event {id} was deleted.")
-            continue
-        if row.leaf != leaf:
-            findings.add(TamperKind.CHANGED, id, id, f"Event {id} was changed.")
+class _Rows:
+    """Iterates over the rows of the log. Rows that were read too early are put back."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows, self._waiting = rows, deque[Row]()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self
+
+    def __next__(self) -> Row:
+        return self._waiting.popleft() if self._waiting else next(self._rows)
+
+    def take(self, count: int) -> list[Row]:
+        """Return up to `count` rows."""
+        early = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        return early + list(islice(self._rows, count - len(early)))
+
+    def put_back(self, rows: Sequence[Row]) -> None:
+        """Return these rows again, before the others."""
+        self._waiting.extendleft(reversed(rows))
+
+
+def _compare(content: bytes, rows: _Rows, findings: SealFindings) -> None:
+    """Compare the next rows with stored leaves."""
+    block = rows.take(len(content) // ENTRY.size)
+    if seal(block) == content:
+        return
+    rows.put_back(block)
+    for id, leaf in decode(content):
         row = next(rows, None)
-    return rows if row is None else chain([row], rows)
+        while row is not None and row[0] < id:
+            _inserted(row[0], findings)
+            row = next(rows, None)
+        if row is None or row[0] > id:
+            findings.add(TamperKind.DELETED, id, id, f"Event {id} was deleted.")
+            rows.put_back([] if row is None else [row])
+        elif decode(seal([row]))[0].leaf != leaf:
+            findings.add(TamperKind.CHANGED, id, id, f"Event {id} was changed.")
 
 
 def _inserted(id: int, findings: SealFindings) -> None:

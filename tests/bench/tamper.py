@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.stack import up
-from domain.audit.sealed_event import seal
+from domain.audit.sealed_event import decode, seal
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.event_rows import stream_rows
@@ -28,7 +28,7 @@ from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from services.sealer.sealer import Sealer
-from services.sealer.verification import SealFindings, TamperKind, verify_seals
+from services.sealer.verification import SealFindings, TamperKind, Trust, verify_seals
 from tests.bench.aims import Verdict, conclude
 from tests.bench.sealed_log import KEY, ORIGIN, PUBLIC, Connection, run_jobs
 from tests.builders.history import History
@@ -169,7 +169,7 @@ def rewrite(log: Log) -> Located:
     """Change an event and write all leaves again, as one who can also write to the artifacts."""
     id = log.some_id()
     log.run("UPDATE ecolink_events SET topic = topic || 's' WHERE notification_id = %s", id)
-    log.archive.put_leaves(0, list(seal(stream_rows(log.store))))
+    log.archive.put_leaves(0, decode(seal(stream_rows(log.store))))
     after = max((head for head in log.heads if head < id), default=0)
     until = min(head for head in log.heads if head >= id)
     return lambda found: (
@@ -190,7 +190,7 @@ def sealed(log: EventLog, store: Connection, artifacts: Artifacts, seed: int, jo
     while sealer.step(store):
         pass
     sealer.export()
-    ids = [row.notification_id for row in stream_rows(store)]
+    ids = [id for id, *_ in stream_rows(store)]
     heads = [head.last_event for head in archive.heads(PUBLIC)]
     return Log(store, archive, ids, random.Random(seed), heads)
 
@@ -220,7 +220,7 @@ def bench(
             for number in range(tamperings):
                 tamper = TAMPERINGS[number % len(TAMPERINGS)]
                 is_located = tamper(log)
-                found = verify_seals(store, log.archive, PUBLIC)
+                found = verify_seals(store, log.archive, Trust(PUBLIC))
                 made[tamper.__name__] += 1
                 detected[tamper.__name__] += bool(found.counts)
                 located[tamper.__name__] += bool(found.counts) and is_located(found)
@@ -234,7 +234,7 @@ def bench(
                 fresh.resume(store)
                 fresh.step(store)
                 fresh.export()
-                false_alarms += bool(verify_seals(store, log.archive, PUBLIC).counts)
+                false_alarms += bool(verify_seals(store, log.archive, Trust(PUBLIC)).counts)
                 store.commit()
     table = Table(title=f"{len(log.ids)} events, {len(log.heads)} heads, seed {seed}")
     for column in ("change", "made", "detected", "located"):

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from domain.audit.sealed_event import seal
+from domain.audit.sealed_event import sealed_events
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
@@ -20,7 +20,7 @@ from infrastructure.seal_archive import SealArchive, SealDamaged
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.sealer.sealer import LogRewritten, Sealer
-from services.sealer.verification import SealFindings, TamperKind, verify_seals
+from services.sealer.verification import SealFindings, TamperKind, Trust, verify_seals
 from tests.logs import grow, ids
 
 SEAL_EVENTS, CHUNK_LEAVES = 50, 64
@@ -53,9 +53,12 @@ class Seals:
             sealer.export()
         return sealer
 
-    def verify(self, **options: Any) -> SealFindings:
+    def verify(
+        self, since: int = 0, on_progress: Callable[[int], object] = id, **trusted: Any
+    ) -> SealFindings:
+        trust = Trust(PUBLIC, **trusted)
         with connect(self.settings) as store:
-            return verify_seals(store, self.archive, PUBLIC, **options)
+            return verify_seals(store, self.archive, trust, since, on_progress)
 
     def tamper(self, statement: str, *values: Any) -> None:
         """Change the database as its superuser, whom no trigger stops."""
@@ -178,7 +181,7 @@ def test_a_rewritten_archive_is_located_between_two_heads(seals: Seals) -> None:
     known = ids(seals.log)
     seals.tamper(CHANGES["a topic"][0], known[160])
     with connect(seals.settings) as store:
-        rows = list(seal(read_rows(store, 0, len(known))))
+        rows = sealed_events(read_rows(store, 0, len(known)))
     seals.archive.put_leaves(0, rows)
     (found,) = seals.verify().differences
     assert found.kind is TamperKind.RANGE
@@ -221,12 +224,11 @@ def test_the_sealer_refuses_an_archive_that_changed(seals: Seals) -> None:
         seals.sealer()
 
 
-def test_progress_counts_compared_events(seals: Seals) -> None:
-    told: list[int] = []
-    append: Callable[[int], None] = told.append
-    seals.verify(on_progress=append)
-    assert told == sorted(told)
-    assert told[-1] == len(ids(seals.log))
+def test_progress_is_the_last_compared_event(seals: Seals) -> None:
+    reported: list[int] = []
+    seals.verify(on_progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == ids(seals.log)[-1]
 
 
 @pytest.mark.usefixtures("unseeded")
@@ -237,3 +239,11 @@ def test_events_without_a_head_for_long_are_a_difference(settings: Settings, log
     assert found.head is None
     assert found.unsealed == len(ids(log))
     assert list(found.counts) == [TamperKind.NOT_SEALED]
+
+
+def test_events_before_a_chosen_one_are_not_compared(seals: Seals) -> None:
+    known = ids(seals.log)
+    seals.tamper("UPDATE ecolink_events SET topic = 'x' WHERE notification_id = %s", known[99])
+    since = seals.verify(since=known[99])
+    assert (since.events, since.differences) == (len(known) - 100, [])
+    assert seals.verify(since=known[98]).counts == {TamperKind.CHANGED: 1}

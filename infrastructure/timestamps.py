@@ -1,0 +1,68 @@
+"""Timestamps of signed tree heads by an authority that EcoLink does not control (RFC 3161)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import httpx
+from cryptography.x509 import Certificate
+from rfc3161_client import (
+    HashAlgorithm,
+    PKIStatus,
+    TimestampRequestBuilder,
+    VerificationError,
+    VerifierBuilder,
+    decode_timestamp_response,
+)
+
+from domain.audit.tree_head import TreeHead
+
+REQUEST_TYPE = "application/timestamp-query"
+REPLY_SECONDS = 30.0
+
+
+class TimestampRefused(Exception):
+    """The authority did not timestamp a head."""
+
+
+class TimestampInvalid(Exception):
+    """A stored timestamp is damaged, of another head, or not signed by the authority."""
+
+
+def request_timestamp(url: str, head: TreeHead) -> bytes:
+    """Return the authority's response (DER) for the text of a head.
+
+    The request contains only the head's SHA-256 hash. Raise TimestampRefused or httpx.HTTPError.
+    """
+    builder = (
+        TimestampRequestBuilder().data(head.text.encode()).hash_algorithm(HashAlgorithm.SHA256)
+    )
+    reply = httpx.post(
+        url,
+        content=builder.build().as_bytes(),
+        headers={"content-type": REQUEST_TYPE},
+        timeout=REPLY_SECONDS,
+    )
+    reply.raise_for_status()
+    try:
+        response = decode_timestamp_response(reply.content)
+    except ValueError as error:
+        raise TimestampRefused(f"{url} did not send a timestamp: {error}") from error
+    if PKIStatus(response.status) is not PKIStatus.GRANTED:
+        reasons = ", ".join(response.status_string) or PKIStatus(response.status).name
+        raise TimestampRefused(f"{url} refused the timestamp: {reasons}")
+    return reply.content
+
+
+def timestamp_of(response: bytes, head: TreeHead, roots: Sequence[Certificate]) -> datetime:
+    """Return the time at which the authority received a head. Raise TimestampInvalid.
+
+    `roots` are the certificates that the verifier trusts. They must be valid at that time.
+    """
+    try:
+        decoded = decode_timestamp_response(response)
+        VerifierBuilder(roots=list(roots)).build().verify_message(decoded, head.text.encode())
+    except (ValueError, VerificationError) as error:
+        raise TimestampInvalid(str(error)) from error
+    return decoded.tst_info.gen_time
