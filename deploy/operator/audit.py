@@ -23,7 +23,8 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
+from infrastructure.store import Connection, connect, open_log
+from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import Findings, audit
 from services.projector.store_checks import head_of
 from services.sealer.verification import SealFindings, Trust, verify_seals
@@ -68,6 +69,14 @@ Since = Annotated[
 LogOnly = Annotated[
     bool, typer.Option("--log-only", help="Verify the seals. Do not replay the log.")
 ]
+WithArtifacts = Annotated[
+    bool,
+    typer.Option(
+        "--artifacts",
+        help="Also read all datasets, base models, checkpoints and adapters, and compare their "
+        "hashes with the log.",
+    ),
+]
 
 
 @commands.command()
@@ -77,6 +86,7 @@ def verify(
     timestamp_roots: Certificates = None,
     since: Since = 0,
     log_only: LogOnly = False,
+    with_artifacts: WithArtifacts = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify the event log with its seals, then replay it and compare all stored data.
@@ -90,17 +100,21 @@ def verify(
         with stack(Settings(), services={}) as settings:
             seals = _verify_seals(settings, _Trusted(public_key, kept_head, timestamp_roots), since)
             findings = None if log_only else audit(settings)
+            stored = _check_artifacts(settings) if with_artifacts else None
     except (StackError, ValueError, InvalidHead) as error:
         fail(str(error), ExitCode.FAILED)
     if as_json:
         document = {} if findings is None else asdict(findings)
+        document |= {} if stored is None else {"artifacts": asdict(stored)}
         typer.echo(json.dumps(document | {"seals": _seals_document(seals)}, default=str, indent=1))
     else:
         if findings is not None:
             _show(findings)
+        if stored is not None:
+            _show_artifacts(stored)
         _show_seals(seals)
-    differ = seals.differences or (findings is not None and findings.differences)
-    raise typer.Exit(1 if differ else 0)
+    results = (seals, findings, stored)
+    raise typer.Exit(1 if any(each and each.differences for each in results) else 0)
 
 
 @commands.command()
@@ -184,6 +198,33 @@ def _verify_seals(settings: Settings, trusted: _Trusted, since: int) -> SealFind
                 progress.stop()
                 console.print(f"Stopped. Continue with --since {done}.")
                 raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _check_artifacts(settings: Settings) -> ArtifactFindings:
+    """Compare the artifacts with the log, and show the progress on a terminal."""
+    console = Console(stderr=True)
+    log = open_log(settings)
+    try:
+        with connect(settings) as store, console.status("Reading artifacts") as status:
+
+            def show(found: ArtifactFindings) -> None:
+                status.update(f"Reading artifacts: {found.files:,} files")
+
+            return check_artifacts(store, log, Artifacts(settings.artifacts), show)
+    finally:
+        log.close()
+
+
+def _show_artifacts(found: ArtifactFindings) -> None:
+    console = Console()
+    console.print(
+        f"{found.artifacts:,} artifacts with {found.files:,} files and "
+        f"{found.total_bytes / 1024**3:.2f} GiB compared with the log"
+    )
+    for each in found.differences:
+        console.print(f"[red]{each.text}[/]")
+    if not found.differences:
+        console.print("[green]The artifacts are as the log says.[/]")
 
 
 def _seals_document(seals: SealFindings) -> dict[str, object]:

@@ -14,12 +14,13 @@ from domain.core.identity import CATALOG_ID
 from domain.core.money import charge_micros
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
+from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
-from services.scheduler.model_card import CARD, model_card
-from services.scheduler.provenance import PROVENANCE, CostFacts, Provenance
+from services.scheduler.model_card import model_card
+from services.scheduler.provenance import CostFacts, Provenance
 
 
 def document(

@@ -10,11 +10,10 @@ from typing import Any
 import yaml
 
 from domain.core.money import dollars
+from domain.jobs.documents import PROVENANCE
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SAMPLE
-from services.scheduler.provenance import PROVENANCE, Provenance
-
-CARD = "README.md"
+from services.scheduler.provenance import Provenance
 
 RESUME_FILES = (
     "optimizer.safetensors",

@@ -12,9 +12,6 @@ from domain.training.checkpoint import ModeDifference, RejectionReason
 from infrastructure.artifacts import ManifestFile
 from infrastructure.training_environment import TrainingEnvironment
 
-PROVENANCE = "provenance.json"
-"""File name of a model's provenance, stored beside its weights."""
-
 
 class Facts(BaseModel):
     """Base class of a provenance and its parts."""

@@ -17,14 +17,14 @@ from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
+from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
-from services.scheduler.model_card import CARD, RESUME_FILES, model_card
+from services.scheduler.model_card import RESUME_FILES, model_card
 from services.scheduler.provenance import (
-    PROVENANCE,
     CheckpointFacts,
     CostFacts,
     Provenance,

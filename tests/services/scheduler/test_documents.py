@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard
 
 from domain.core.errors import VersionConflict
 from domain.jobs import events
+from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import JobStatus
 from infrastructure.artifacts import Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.documents import document
 from services.scheduler.job_history import JobHistory
-from services.scheduler.model_card import CARD
-from services.scheduler.provenance import PROVENANCE, Provenance
+from services.scheduler.provenance import Provenance
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.builders.reports import (

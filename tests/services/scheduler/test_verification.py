@@ -13,14 +13,14 @@ from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
+from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.reports import SAMPLE
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT
-from services.scheduler.model_card import CARD, RESUME_FILES
-from services.scheduler.provenance import PROVENANCE
+from services.scheduler.model_card import RESUME_FILES
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
 from tests.builders.history import History
 from tests.builders.reports import WEIGHTS, adapter_ref, register_model

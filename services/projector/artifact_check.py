@@ -1,0 +1,132 @@
+"""Comparison of the artifact store with the hashes in the log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Aggregate
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.jobs.documents import CARD, PROVENANCE
+from domain.jobs.job import Job
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.store import Connection
+from services.projector.store_checks import Difference, DifferenceKind
+
+OWNERS: dict[str, type[Aggregate]] = {
+    "DatasetUploaded": Dataset,
+    "BaseModelImported": BaseModel,
+    "JobApproved": Job,
+}
+"""The first events of the aggregates whose events contain hashes of artifacts."""
+
+
+class Kept(NamedTuple):
+    """An artifact that the log says is stored: a file, or a directory with a manifest."""
+
+    ref: str
+    sha256: str
+    """Of the file, or of the directory's manifest."""
+
+    is_directory: bool
+
+
+@dataclass
+class ArtifactFindings:
+    """The result of a comparison."""
+
+    artifacts: int = 0
+    files: int = 0
+    total_bytes: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+def check_artifacts(
+    store: Connection,
+    log: EventLog,
+    artifacts: Artifacts,
+    on_progress: Callable[[ArtifactFindings], object] = id,
+) -> ArtifactFindings:
+    """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
+
+    Covers datasets, base models, checkpoints and adapters. Services may run meanwhile: an artifact
+    that EcoLink deletes during the comparison is no difference.
+    """
+    findings = ArtifactFindings()
+    rows = store.execute(
+        "SELECT DISTINCT topic, originator_id FROM ecolink_events WHERE topic = ANY(%s) "
+        "ORDER BY topic, originator_id",
+        [list(OWNERS)],
+    ).fetchall()
+    for row in rows:
+        kind, id = OWNERS[row["topic"]], row["originator_id"]
+        for kept in kept_artifacts(log.load(kind, id)):
+            problem = _problem(artifacts, kept, findings)
+            if problem and kept in kept_artifacts(log.load(kind, id)):
+                text = f"{_name(kind)} {id}: {problem}"
+                findings.differences.append(Difference(DifferenceKind.ARTIFACT, text))
+            findings.artifacts += 1
+            on_progress(findings)
+    return findings
+
+
+def kept_artifacts(aggregate: Aggregate) -> list[Kept]:
+    """Return the artifacts of a dataset, base model or job that must be stored.
+
+    Of a base model, this is the current revision.
+    """
+    match aggregate:
+        case Dataset(status=DatasetStatus.VALIDATING):
+            return [Kept(aggregate.upload_ref, aggregate.upload_sha256, False)]
+        case Dataset(status=DatasetStatus.READY_FOR_TRAINING):
+            return [
+                Kept(aggregate.upload_ref, aggregate.upload_sha256, False),
+                Kept(aggregate.ref, aggregate.sha256, False),
+            ]
+        case BaseModel(deleted=False):
+            return [Kept(aggregate.revision.ref, aggregate.manifest_sha256, True)]
+        case Job(expired=False):
+            saved = [Kept(each.ref, each.manifest_sha256, True) for each in aggregate.checkpoints]
+            model = aggregate.model
+            if model is not None:
+                saved.append(Kept(model.adapter_ref, model.manifest_sha256, True))
+            return list(dict.fromkeys(saved))
+        case _:
+            return []
+
+
+def _name(kind: type[Aggregate]) -> str:
+    return {Dataset: "Dataset", BaseModel: "Base model", Job: "Job"}[kind]
+
+
+def _problem(artifacts: Artifacts, kept: Kept, findings: ArtifactFindings) -> str | None:
+    """Return the first difference between a stored artifact and its hash."""
+    try:
+        if not kept.is_directory:
+            found = _hash(artifacts, kept.ref, findings)
+            return None if found == kept.sha256 else f"{kept.ref} differs from its hash."
+        manifest = artifacts.manifest(kept.ref)
+        documented = manifest.without((CARD, PROVENANCE))  # added after the trainer's event
+        if kept.sha256 not in (manifest.sha256, documented.sha256):
+            return f"The manifest of {kept.ref} differs from its hash."
+        for file in manifest.files:
+            if _hash(artifacts, f"{kept.ref}/{file.path}", findings) != file.sha256:
+                return f"{kept.ref}/{file.path} differs from the manifest."
+    except FileNotFoundError as error:
+        return f"{kept.ref} is not complete: {error}"
+    except ArtifactCorrupt as error:
+        return str(error)
+    return None
+
+
+def _hash(artifacts: Artifacts, ref: str, findings: ArtifactFindings) -> str:
+    digest = hashlib.sha256()
+    for chunk in artifacts.stream(ref):
+        digest.update(chunk)
+        findings.total_bytes += len(chunk)
+    findings.files += 1
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""The comparison of stored artifacts with the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from domain.core.aggregate import because
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
+from domain.jobs.documents import CARD
+from domain.jobs.job import Job
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.projector.artifact_check import ArtifactFindings, check_artifacts
+from services.projector.store_checks import DifferenceKind
+from tests.builders.examples import ESTIMATE, JOB_ID, PLAN
+from tests.builders.platform import Platform
+from tests.builders.platform_job import PlatformJob
+
+CHECKPOINT, ADAPTER = "jobs/a/checkpoints/10", "jobs/a/adapter"
+
+
+class Stored(NamedTuple):
+    """A dataset, a checkpoint and an adapter, as the log names them and the store has them."""
+
+    platform: Platform
+    artifacts: Artifacts
+    dataset: Dataset
+
+    def check(self) -> ArtifactFindings:
+        with connect(self.platform.settings) as store:
+            return check_artifacts(store, self.platform.log, self.artifacts)
+
+
+@pytest.fixture
+def stored(settings: Settings, log: EventLog, tmp_path: Path) -> Stored:
+    platform = Platform(settings, log)
+
+    def directory(ref: str) -> str:
+        (tmp_path / ref).mkdir(parents=True)
+        (tmp_path / ref / "weights").write_text(ref)
+        return platform.artifacts.put_directory(ref, tmp_path / ref).sha256
+
+    person = platform.person(dollars=10)
+    dataset_id = platform.upload(person.account_id, b"chats")
+    with because(platform.cause):
+        log.commit(Job.approve(JOB_ID, person.account_id, PLAN, ESTIMATE))
+    job = PlatformJob(platform, person, JOB_ID)
+    job.train(checkpoint=None)
+    job.save(10, ref=CHECKPOINT, sha256=directory(CHECKPOINT))
+    job.register(ADAPTER, directory(ADAPTER))
+    return Stored(platform, platform.artifacts, log.load(Dataset, dataset_id))
+
+
+def test_unchanged_artifacts_have_no_differences(stored: Stored) -> None:
+    found = stored.check()
+    assert found.differences == []
+    assert (found.artifacts, found.files) == (3, 3)
+    assert found.total_bytes == len(b"chats") + len(CHECKPOINT) + len(ADAPTER)
+
+
+def test_documents_that_ecolink_added_are_no_difference(stored: Stored) -> None:
+    manifest = stored.artifacts.manifest(ADAPTER)
+    stored.artifacts.add_files(ADAPTER, manifest, {CARD: b"card"})
+    assert stored.check().differences == []
+
+
+@pytest.mark.parametrize("ref", [f"{CHECKPOINT}/weights", f"{ADAPTER}/weights", "dataset"])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_changed_or_deleted_file_is_a_difference(stored: Stored, ref: str, deleted: bool) -> None:
+    ref = stored.dataset.ref if ref == "dataset" else ref
+    if deleted:
+        stored.artifacts.delete(ref)
+    else:
+        stored.artifacts.put(ref, b"other")
+    (difference,) = stored.check().differences
+    assert difference.kind is DifferenceKind.ARTIFACT
+    assert ref.removesuffix("/weights") in difference.text
+
+
+def test_a_rewritten_manifest_is_a_difference(stored: Stored, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "weights").write_text("other")
+    stored.artifacts.put_directory(ADAPTER, tmp_path / "other")
+    (difference,) = stored.check().differences
+    assert str(JOB_ID) in difference.text
+
+
+def test_deleted_artifacts_are_not_missed(stored: Stored) -> None:
+    with because(stored.platform.cause):
+        job = stored.platform.log.load(Job, JOB_ID)
+        job.delete_model()
+        dataset = stored.platform.log.load(Dataset, stored.dataset.id)
+        dataset.delete(())
+        stored.platform.log.commit(job, dataset)
+    for ref in (CHECKPOINT, ADAPTER):
+        stored.artifacts.delete_directory(ref)
+    stored.artifacts.delete(stored.dataset.ref)
+    assert stored.check() == ArtifactFindings()
