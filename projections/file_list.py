@@ -1,4 +1,4 @@
-"""An account's files: its uploads, and the metrics of its finished jobs."""
+"""The files of an account: its uploads, and the metrics of its finished jobs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def files_of(
     ascending: bool = False,
     result: bool | None = None,
 ) -> list[FileKey]:
-    """Return up to `limit` files by time after a key, whose file may no longer exist.
+    """Return up to `limit` files after a key, sorted by time.
 
-    `result` selects metrics if True, and uploads if False.
+    The file at the key need not exist any more. `result` selects only metrics if True, and only
+    uploads if False.
     """
     query = {
         "account": account_id,

@@ -1,4 +1,4 @@
-"""Deterministic ids. Creating the same object twice gives it the same id."""
+"""Deterministic ids. Creating the same object twice results in the same id."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from uuid import UUID, uuid5
 NAMESPACE = UUID("6f2a1f0c-4a55-5b0e-9d3c-7f4f3e6f8a10")
 
 PLATFORM_ACCOUNT_ID = uuid5(NAMESPACE, "platform")
-"""Account of events that belong to no customer, such as changes of a pool's capacity."""
+"""Account of events that belong to no customer, such as a change of a pool's capacity."""
 
 CATALOG_ID = uuid5(NAMESPACE, "catalog")
-"""Id of the only catalog."""
+"""Id of the platform's catalog."""
 
 
 def created_id(account_id: UUID, kind: str, command_key: str) -> UUID:
-    """Return the id of the object that an account's command creates."""
+    """Return the id of the object that a command of an account creates."""
     return uuid5(account_id, f"{kind}:{command_key}")
 
 
@@ -34,7 +34,7 @@ def base_model_id(name: str) -> UUID:
 
 
 def payment_id(provider: str, reference: str) -> UUID:
-    """Return the id of a payment. The length prefix separates the provider from the reference."""
+    """Return the id of a payment. A length prefix separates the provider from the reference."""
     return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
