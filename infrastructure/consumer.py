@@ -144,7 +144,7 @@ class OrderedConsumer:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
-        """Apply the log after the position, up to `stop` or its end. Return the number of events."""
+        """Apply the log after the position, up to `stop` or its end. Return the event count."""
         applied, position = 0, self._position()
         while batch := self._log.recorder.select_notifications(
             start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False

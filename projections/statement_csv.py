@@ -27,7 +27,7 @@ JOB_MOVEMENTS = ("charges", "reversals", "net")
 
 
 class _Echo:
-    """A file object whose `write` returns the line, so that the csv module's `writerow` does too."""
+    """A file object whose `write` returns the line, like the csv module's `writerow`."""
 
     def write(self, text: str) -> str:
         return text
