@@ -1,4 +1,4 @@
-"""Discovery of the gateway for the account holder's commands: by option, login or local stack."""
+"""Discovery of the gateway for account owners' commands: by option, login or local stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ DEMO_KEY = "demo_key"
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds the gateway and the API key. Options and environment variables override the login."""
+    """A finder of the gateway and the API key.
+
+    Options and environment variables override the login.
+    """
 
     settings: Settings
 
@@ -44,7 +47,7 @@ class Finder:
         return Endpoint(url, key)
 
     def given(self) -> tuple[str | None, str | None]:
-        """Return the URL and key from the settings. The URL defaults to the local stack."""
+        """Return the URL and the key in the settings. The default URL is the local stack's."""
         url = self.settings.gateway_url or _running_url(self.settings)
         return url, self.settings.api_key
 

@@ -143,7 +143,7 @@ def _differs(declared: api.Base, current: api.Base) -> bool:
 class Envelope(BaseModel):
     """A domain event on the bus, with its position in the log and its stored state.
 
-    `prev_id` is the previous notification id, or 0 for the first. Notification ids have gaps, so
+    `prev_id` is the previous notification ID, or 0 for the first. Notification IDs have gaps, so
     only `prev_id` distinguishes a lost event from a gap.
     """
 
@@ -158,7 +158,7 @@ class Envelope(BaseModel):
 
     @classmethod
     def of(cls, notification: Notification, prev_id: int) -> Envelope:
-        """Return the envelope of a notification. `prev_id` is the previous notification id."""
+        """Return the envelope of a notification. `prev_id` is the previous notification ID."""
         assert isinstance(notification.originator_id, UUID)
         return cls(
             id=notification.id,
@@ -171,7 +171,7 @@ class Envelope(BaseModel):
 
     @property
     def notification(self) -> Notification:
-        """The notification in this envelope."""
+        """Notification in this envelope."""
         return Notification(
             id=self.id,
             originator_id=self.originator_id,
@@ -181,7 +181,7 @@ class Envelope(BaseModel):
         )
 
     def wraps(self, notification: Notification | None) -> bool:
-        """Return True if the envelope has the id and content of this notification."""
+        """Return True if the envelope has the ID and content of this notification."""
         if notification is None:
             return False
         published = Envelope.of(notification, self.prev_id)
@@ -189,7 +189,7 @@ class Envelope(BaseModel):
 
     @property
     def event_id(self) -> str:
-        """Public id of the event."""
+        """Public ID of the event."""
         return f"{self.originator_id}:{self.originator_version}"
 
     @property

@@ -1,4 +1,4 @@
-"""Conversion of conversations into token ids and labels, for the trainer and the web pages."""
+"""Conversion of conversations into token IDs and labels, for the trainer and the web pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Unrenderable(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and labels of the same length. A label is the token's id, or IGNORED."""
+    """Token IDs and labels of the same length. A label is the token's ID, or IGNORED."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]

@@ -1,6 +1,6 @@
 """The ordered, exactly-once consumer that runs all projections and event handlers.
 
-It reads the whole event stream in order, in batches. Its position is the notification id of the
+It reads the whole event stream in order, in batches. Its position is the notification ID of the
 last event whose effect is committed. It commits an effect and the position together, so
 redeliveries, restarts and a new stream do no harm.
 """
@@ -42,7 +42,7 @@ STANDSTILL_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Recorded:
-    """A domain event with its notification id."""
+    """A domain event with its notification ID."""
 
     id: int
     event: Event
@@ -58,7 +58,7 @@ class Effect(Protocol):
     name: str
 
     def position(self) -> int:
-        """Return the notification id of the last event with a committed effect; 0 if none."""
+        """Return the notification ID of the last event with a committed effect; 0 if none."""
         ...
 
     def apply(self, batch: Sequence[Recorded]) -> None:

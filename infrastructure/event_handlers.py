@@ -95,7 +95,7 @@ class HandlerEffect:
         self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
 
     def position(self) -> int:
-        """Return the notification id of the last processed event."""
+        """Return the notification ID of the last processed event."""
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:

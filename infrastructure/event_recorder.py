@@ -42,7 +42,7 @@ class EventRecorder(PostgresProcessRecorder):
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """Save events in one transaction. Return their notification ids.
+        """Save events in one transaction. Return their notification IDs.
 
         Raise OperationalError immediately if the disk is full, and after 2 s if the database is
         unreachable. Exit the process if another process leads.

@@ -1,4 +1,4 @@
-"""Leader election among the processes with the same name. The others stand by.
+"""Leader election: of the processes with the same name, one leads and the others stand by.
 
 The leader holds an advisory lock in a separate database session. PostgreSQL ends that session if it
 is idle for too long, so a frozen or disconnected leader loses the lock. Each leader has a new

@@ -1,4 +1,4 @@
-"""Identification of processes across restarts, although the system reuses process ids."""
+"""Identification of processes across restarts, although the system reuses process IDs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.02
 def birth(pid: int) -> str | None:
     """Return the boot and clock tick at which a process started, or None if it has ended.
 
-    Together with the process id, this identifies a process uniquely. The start time does not,
+    Together with the process ID, this identifies a process uniquely. The start time does not,
     because it shifts when the system clock is set.
     """
     try:
@@ -30,7 +30,7 @@ def birth(pid: int) -> str | None:
 
 
 def living(pid: int | None, born: str | None) -> psutil.Process | None:
-    """Return the process with this id and birth, or None if it has ended."""
+    """Return the process with this ID and birth, or None if it has ended."""
     if pid is None or born is None or birth(pid) != born:
         return None
     try:

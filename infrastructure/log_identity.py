@@ -33,7 +33,7 @@ class LogReplaced(Exception):
 
 
 def log_identity(connection: Connection) -> UUID:
-    """Return the id that the migration gave the log. Raise RuntimeError if there is none."""
+    """Return the ID that the migration gave the log. Raise RuntimeError if there is none."""
     row = connection.execute("SELECT log_id FROM log_identity").fetchone()
     if row is None:
         raise RuntimeError("The event log has no identity. Run `python -m deploy.migrate`.")
@@ -41,7 +41,7 @@ def log_identity(connection: Connection) -> UUID:
 
 
 def notification_at(log: EventLog, position: int) -> Notification | None:
-    """Return the event with this notification id, or None."""
+    """Return the event with this notification ID, or None."""
     found = log.recorder.select_notifications(start=position, stop=position, limit=1)
     return found[0] if found else None
 

@@ -101,7 +101,7 @@ def evaluations_of(
 def last_evaluations_of(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Any]]:
-    """Return the newest evaluation of each job's adapter, by job id.
+    """Return the newest evaluation of each job's adapter, by job ID.
 
     It is from the last segment that has one. The evaluation of the base model, which has step 0 but
     runs at the end, is excluded.
@@ -159,7 +159,7 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
 
 
 def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """Return the newest step of each job, from its last segment that has one, by job id."""
+    """Return the newest step of each job, from its last segment that has one, by job ID."""
     return _newest(connection, "step_measurements", "true", job_ids)
 
 
@@ -183,7 +183,7 @@ class StepsTaken(NamedTuple):
 
 
 def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, StepsTaken]:
-    """Return the measured steps of the given jobs, by job id. A repeated step counts once."""
+    """Return the measured steps of the given jobs, by job ID. A repeated step counts once."""
     rows = connection.execute(
         "SELECT job_id, count(*) AS steps, sum(tokens)::bigint AS tokens FROM ("
         "SELECT DISTINCT ON (job_id, step) job_id, tokens FROM step_measurements "

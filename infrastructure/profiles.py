@@ -41,7 +41,7 @@ def add_account_name(connection: Connection, account_id: UUID, name: str) -> UUI
 
 
 def account_named(connection: Connection, name: str) -> UUID | None:
-    """Return the id of the account with this name, or None."""
+    """Return the ID of the account with this name, or None."""
     row = connection.execute("SELECT account_id FROM profiles WHERE name = %s", [name]).fetchone()
     return None if row is None else row["account_id"]
 
@@ -55,7 +55,7 @@ def name_of_account(connection: Connection, account_id: UUID) -> str | None:
 
 
 def account_names(connection: Connection) -> dict[UUID, str]:
-    """Return the names of all accounts, by account id."""
+    """Return the names of all accounts, by account ID."""
     return _names(connection.execute("SELECT account_id AS id, name FROM profiles").fetchall())
 
 
@@ -72,7 +72,7 @@ def delete_dataset_name(connection: Connection, dataset_id: UUID) -> None:
 
 
 def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Return the names of the given datasets, by dataset id."""
+    """Return the names of the given datasets, by dataset ID."""
     return _names(
         connection.execute(
             "SELECT dataset_id AS id, name FROM dataset_names WHERE dataset_id = ANY(%s)",
@@ -90,7 +90,7 @@ def set_job_metadata(connection: Connection, job_id: UUID, metadata: Mapping[str
 
 
 def job_metadata(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, str]]:
-    """Return the metadata of the given jobs, by job id."""
+    """Return the metadata of the given jobs, by job ID."""
     rows = connection.execute(
         "SELECT job_id, metadata FROM job_metadata WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()

@@ -135,7 +135,7 @@ def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
 
 
 def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """Return the key id of a sign-in link, or None if the link is invalid. The link stays valid."""
+    """Return the key ID of a sign-in link, or None if the link is invalid. The link stays valid."""
     row = connection.execute(
         "SELECT key_id FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now()",
         [secret_sha256(token)],
@@ -144,7 +144,7 @@ def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
 
 
 def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """Invalidate a sign-in link. Return its key id, or None if the link was invalid."""
+    """Invalidate a sign-in link. Return its key ID, or None if the link was invalid."""
     row = connection.execute(
         "DELETE FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now() RETURNING key_id",
         [secret_sha256(token)],

@@ -30,7 +30,7 @@ It is random, so that no text contains it, and consists of digits, which no temp
 
 
 class Tokens(NamedTuple):
-    """Token ids, and the span of each token in the text."""
+    """Token IDs, and the span of each token in the text."""
 
     ids: list[int]
     offsets: list[Span]
@@ -109,7 +109,7 @@ class TextEncoder:
 
     @cached_property
     def _with_secret_names(self) -> Tokenizer:
-        """The tokenizer with renamed special tokens.
+        """Tokenizer with renamed special tokens.
 
         The tokens are renamed in the vocabulary too, because some models would still match them
         there.

@@ -1,6 +1,6 @@
 """Index of the event log by account and by job.
 
-The log has the content of an event. An event's sequence is its notification id, which increases
+The log has the content of an event. An event's sequence is its notification ID, which increases
 along the log and has gaps.
 """
 
@@ -107,7 +107,7 @@ def indexed_events(
 
 
 def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, Notification]:
-    """Return events of the log by their ids, `<originator id>:<version>`. Omit unknown ids."""
+    """Return events of the log by their IDs, `<originator id>:<version>`. Omit unknown IDs."""
     rows = connection.execute(
         f"SELECT log.* FROM unnest(%s::text[]) AS event_id JOIN public.{EVENTS_TABLE} AS log "  # type: ignore[arg-type]
         "ON originator_id = split_part(event_id, ':', 1)::uuid "

@@ -13,7 +13,7 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
 Pair = tuple[UUID, str, str]
-"""Dataset id, name of the base model, and hash of the base model's manifest."""
+"""Dataset ID, name of the base model, and hash of the base model's manifest."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -128,7 +128,7 @@ NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
-    """Return the ids and numbers of examples of an account's valid datasets, newest first."""
+    """Return the IDs and numbers of examples of an account's valid datasets, newest first."""
     return connection.execute(
         "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
@@ -152,7 +152,7 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
 
 
 def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the rows of the given datasets. Omit unknown ids."""
+    """Return the rows of the given datasets. Omit unknown IDs."""
     return connection.execute(
         "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
     ).fetchall()

@@ -126,7 +126,7 @@ def deployed_checkpoints(
 def deployments_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Row]]:
-    """Return the deployments of each job, by job id and name."""
+    """Return the deployments of each job, by job ID and name."""
     rows = connection.execute(
         "SELECT * FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -139,7 +139,7 @@ def deployments_of_jobs(
 def statuses_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, DeploymentStatus]]:
-    """Return the statuses of each job's deployments, by job id and name."""
+    """Return the statuses of each job's deployments, by job ID and name."""
     return {
         job_id: {model: DeploymentStatus(row["status"]) for model, row in rows.items()}
         for job_id, rows in deployments_of_jobs(connection, job_ids).items()

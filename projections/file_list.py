@@ -12,7 +12,7 @@ from projections.job_timeline import ENDINGS
 
 
 class FileKey(NamedTuple):
-    """Position of a file in the list. `id` is the id of the job or dataset."""
+    """Position of a file in the list. `id` is the ID of the job or dataset."""
 
     at: datetime
     is_result: bool

@@ -429,7 +429,7 @@ NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
     """Return the row of an account's job, or None.
 
-    `sequence` is the notification id of the last event that was applied to the row.
+    `sequence` is the notification ID of the last event that was applied to the row.
     """
     found = rows_of(connection, [job_id])
     return found[0] if found and found[0]["account_id"] == account_id else None
@@ -488,7 +488,7 @@ def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> li
 
 
 def _job_ids(connection: Connection, condition: LiteralString, *values: object) -> list[UUID]:
-    """Return the ids of the jobs that meet a condition. The condition may end with an ORDER BY."""
+    """Return the IDs of the jobs that meet a condition. The condition may end with an ORDER BY."""
     rows = connection.execute(f"SELECT job_id FROM job_detail WHERE {condition}", values)
     return [row["job_id"] for row in rows]
 
@@ -503,7 +503,7 @@ def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReaso
 
 
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
-    """Return the ids of an account's unfinished jobs that use a dataset, oldest first."""
+    """Return the IDs of an account's unfinished jobs that use a dataset, oldest first."""
     return _job_ids(
         connection,
         "account_id = %s AND status <> ALL(%s) AND %s IN (dataset_id, validation_dataset_id) "
@@ -513,18 +513,18 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
-    """Return the ids of all accounts' unfinished jobs on a base model, oldest first."""
+    """Return the IDs of all accounts' unfinished jobs on a base model, oldest first."""
     condition = "status <> ALL(%s) AND base_model = %s ORDER BY approved_at, job_id"
     return _job_ids(connection, condition, FINAL, base_model)
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
-    """Return the ids of the jobs whose postponed relaunch is due, earliest first."""
+    """Return the IDs of the jobs whose postponed relaunch is due, earliest first."""
     return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)
 
 
 def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
-    """Return the ids of up to `limit` jobs that ended before `moment` and have log lines.
+    """Return the IDs of up to `limit` jobs that ended before `moment` and have log lines.
 
     The oldest jobs come first.
     """
@@ -538,7 +538,7 @@ def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int)
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
-    """Return the ids of cancelled jobs whose retention time has ended, oldest first.
+    """Return the IDs of cancelled jobs whose retention time has ended, oldest first.
 
     The result has at most `MAX_EXPIRED` jobs. It omits promoted jobs and jobs that have a
     deployment of a checkpoint, even a failed one.

@@ -60,7 +60,7 @@ JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
 
 
 def open_requests(connection: Connection) -> list[UUID]:
-    """Return the job ids of all open requests, oldest first."""
+    """Return the job IDs of all open requests, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_requests WHERE status = 'validating_files' "
         "ORDER BY requested_at, job_id"

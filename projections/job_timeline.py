@@ -97,7 +97,7 @@ ENDINGS = [events.Registered.TOPIC, events.JobFailed.TOPIC, events.JobCancelled.
 
 
 def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
-    """Return the end times of those of the given jobs that have ended, by job id.
+    """Return the end times of those of the given jobs that have ended, by job ID.
 
     While this projection is behind, use the time of the last change of the job's row.
     """

@@ -1,6 +1,6 @@
 """Models of registered and promoted jobs.
 
-A name includes only twelve digits of the job's id. Users can choose idempotency keys and so produce
+A name includes only twelve digits of the job's ID. Users can choose idempotency keys and so produce
 the same name twice, so names are not unique.
 """
 
@@ -67,7 +67,7 @@ def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None
 
 
 def job_of_model(connection: Connection, model: str) -> UUID | None:
-    """Return the job id of the first model with this name, or None."""
+    """Return the job ID of the first model with this name, or None."""
     row = connection.execute(
         "SELECT job_id FROM models WHERE model = %s ORDER BY registered_at, job_id LIMIT 1", [model]
     ).fetchone()

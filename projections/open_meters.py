@@ -88,7 +88,7 @@ NOTHING = Burn(0, 0, 0)
 
 
 def burns(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Burn]:
-    """Return the running costs of the given accounts, by account id."""
+    """Return the running costs of the given accounts, by account ID."""
     rows = connection.execute(BURN, [list(account_ids)]).fetchall()
     found = {row.pop("account_id"): Burn(**row) for row in rows}
     return {each: found.get(each, NOTHING) for each in account_ids}

@@ -76,7 +76,7 @@ class ProjectionEffect:
         self._connect = connect
 
     def position(self) -> int:
-        """Return the notification id of the last applied event."""
+        """Return the notification ID of the last applied event."""
         with self._connect() as connection:
             return lowest_position(connection, [self._projection])
 
@@ -168,7 +168,7 @@ class NewestFirst:
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
-    """Return the notification id of the last event that all given projections have applied."""
+    """Return the notification ID of the last event that all given projections have applied."""
     return scalar(
         connection,
         "SELECT min(coalesce(position, 0)) FROM unnest(%s::text[]) AS wanted (name) "

@@ -65,7 +65,7 @@ def job_csv(
 ) -> Iterator[str]:
     """Yield the CSV lines of a statement by job.
 
-    `names` has the values of `JOB_NAMES` by job id.
+    `names` has the values of `JOB_NAMES` by job ID.
     """
     unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")

@@ -57,7 +57,7 @@ class DayOfStatement:
     charges_micros: int = 0
     reversals_micros: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Event ids by movement: `top_ups`, `credits`, `charges` and `reversals`."""
+    """Event IDs by movement: `top_ups`, `credits`, `charges` and `reversals`."""
 
     @property
     def closing_micros(self) -> int:
@@ -83,7 +83,7 @@ class JobOfStatement:
     reversals_micros: int = 0
     reversed_seconds: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Event ids by movement: `charges` (minutes) and `reversals`."""
+    """Event IDs by movement: `charges` (minutes) and `reversals`."""
 
     @property
     def net_micros(self) -> int:
@@ -102,7 +102,7 @@ def daily_statement(
 ) -> list[DayOfStatement]:
     """Return all days from `first` to `last`, inclusive, in the account's time zone.
 
-    If `ids` is false, omit the event ids, which is faster.
+    If `ids` is false, omit the event IDs, which is faster.
     """
     parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=True)
     balance = 0
@@ -135,7 +135,7 @@ def job_statement(
     """Return all jobs with postings from `first` to `last`, in order of their first postings.
 
     The dates are inclusive and in the account's time zone. A minute whose charge rounds to 0 has no
-    posting and is not counted. If `ids` is false, omit the event ids, which is faster.
+    posting and is not counted. If `ids` is false, omit the event IDs, which is faster.
     """
     jobs: dict[UUID, JobOfStatement] = {}
     parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=False)

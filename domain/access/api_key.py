@@ -30,7 +30,7 @@ def secret_sha256(secret: str) -> str:
 
 
 class ApiKey(Aggregate):
-    """An API key of an account. Its id is derived from its hash, so verification takes one read."""
+    """An API key of an account. Its ID is derived from its hash, so verification takes one read."""
 
     TOPIC: ClassVar[str] = "ApiKey"
 

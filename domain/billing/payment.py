@@ -29,7 +29,7 @@ class Receipt(Value):
 
 
 class Payment(Aggregate):
-    """A payment. Its id is derived from the provider and the reference, so that it counts once."""
+    """A payment. Its ID is derived from the provider and the reference, so that it counts once."""
 
     TOPIC: ClassVar[str] = "Payment"
 

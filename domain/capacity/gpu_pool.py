@@ -97,13 +97,13 @@ class GpuPool(Aggregate):
 
     @property
     def next_fitting(self) -> Claim | None:
-        """The first claim in the queue if enough GPUs are free for it; otherwise None."""
+        """First claim in the queue if enough GPUs are free for it; otherwise None."""
         head = next(iter(self.queue.values()), None)
         return head if head is not None and head.count <= self.free else None
 
     @property
     def next_hopeless(self) -> Claim | None:
-        """The first claim that exceeds the pool's capacity, or None.
+        """First claim that exceeds the pool's capacity, or None.
 
         The pool can never serve such a claim, and it would block the claims behind it.
         """

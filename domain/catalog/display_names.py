@@ -10,9 +10,9 @@ APART = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class DisplayNames:
-    """Display names by id.
+    """Display names by ID.
 
-    A GPU type or region that was withdrawn has no display name. Its id is shown.
+    A GPU type or region that was withdrawn has no display name. Its ID is shown.
     """
 
     gpu_types: Mapping[str, str]

@@ -21,9 +21,9 @@ from domain.core.value import Value
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of an event: the actor, command id, time and triggering event, if any.
+    """The cause of an event: the actor, command ID, time and triggering event, if any.
 
-    The actor is an id such as `account:<uuid>` or `service:billing`, never a person's name.
+    The actor is an ID such as `account:<uuid>` or `service:billing`, never a person's name.
     """
 
     actor: str
@@ -77,7 +77,7 @@ class Event(Value, CanMutateAggregate[UUID]):
 
     @property
     def event_id(self) -> str:
-        """Public id of the event."""
+        """Public ID of the event."""
         return f"{self.originator_id}:{self.originator_version}"
 
 
@@ -88,7 +88,7 @@ class Created(Event, CanInitAggregate[UUID]):
 
 
 class Aggregate(BaseAggregate[UUID]):
-    """A stream of events with an id, and the state derived from the events.
+    """A stream of events with an ID, and the state derived from the events.
 
     A public command either raises an error or triggers an event. The private method under `@event`
     only assigns state, because it also runs on every replay. The names of its parameters are those

@@ -107,12 +107,12 @@ class EventLog(Application[UUID]):
 
     @property
     def process_recorder(self) -> ProcessRecorder:
-        """The recorder, with its concrete type."""
+        """Recorder, with its concrete type."""
         assert isinstance(self.recorder, ProcessRecorder)
         return self.recorder
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
-        """Return the aggregate with this id, or None if it does not exist."""
+        """Return the aggregate with this ID, or None if it does not exist."""
         try:
             found: object = self.repository.get(aggregate_id, projector_func=replayed)
         except AggregateNotFoundError:
@@ -120,7 +120,7 @@ class EventLog(Application[UUID]):
         return found if isinstance(found, kind) else None
 
     def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """Return the aggregate with this id. Raise NotFound if it does not exist."""
+        """Return the aggregate with this ID. Raise NotFound if it does not exist."""
         found = self.find(kind, aggregate_id)
         if found is None:
             raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}.")

@@ -32,7 +32,7 @@ class SignedState(BaseModel):
     snapshot: str
     """JSON of the snapshot."""
     signature: str
-    """HMAC-SHA256 of the aggregate's id, the version, the event hash and the snapshot."""
+    """HMAC-SHA256 of the aggregate's ID, the version, the event hash and the snapshot."""
 
 
 class SignedSnapshots(EventStore[UUID]):

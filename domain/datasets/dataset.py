@@ -264,7 +264,7 @@ class Dataset(Aggregate):
     def delete(self, used_by: Collection[UUID]) -> None:
         """Delete the file. Raise WrongState while unfinished jobs use it.
 
-        `used_by` contains the ids of those jobs.
+        `used_by` contains the IDs of those jobs.
         """
         if used_by:
             raise WrongState(

@@ -23,7 +23,7 @@ class DeploymentStatus(StrEnum):
 
     @property
     def is_wanted(self) -> bool:
-        """Return True if serving should keep the model loaded."""
+        """True if serving should keep the model loaded."""
         return self in (DeploymentStatus.DEPLOYING, DeploymentStatus.ACTIVE)
 
 

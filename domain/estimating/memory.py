@@ -16,7 +16,7 @@ from domain.training.precision import Dtype, Precision
 
 GIB = 1024**3
 FEW_GIB = 10
-"""Size in GiB from which sizes are rounded to tenths instead of hundredths."""
+"""Size in GiB from which sizes are rounded to tenths, not hundredths."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16

@@ -12,7 +12,7 @@ class Checkpoints(tuple[SavedCheckpoint, ...]):
 
     @property
     def newest(self) -> SavedCheckpoint | None:
-        """The checkpoint from which the job would resume; None if there is none."""
+        """Checkpoint from which the job would resume; None if there is none."""
         return self[-1] if self else None
 
     @property

@@ -22,7 +22,7 @@ class Choices:
 
     @property
     def recorded(self) -> tuple[object, ...]:
-        """The choices, in the form in which a plan records them."""
+        """Choices, in the form in which a plan records them."""
         return (
             self.dataset_id,
             self.validation_dataset_id,

@@ -37,5 +37,5 @@ class SmoothedLoss:
 
     @property
     def value(self) -> float:
-        """The debiased average. Raise ZeroDivisionError before the first step."""
+        """Debiased average. Raise ZeroDivisionError before the first step."""
         return self.average / self.weight

@@ -58,7 +58,7 @@ class TrainingPlan(Value):
 
     @property
     def choices(self) -> tuple[object, ...]:
-        """The user's choices. The rest of the plan is derived from them."""
+        """Choices of the user. The rest of the plan is derived from them."""
         return (
             self.dataset_id,
             self.validation.dataset_id if self.validation else None,
@@ -78,5 +78,5 @@ class TrainingPlan(Value):
 
     @property
     def lora(self) -> Hyperparameters:
-        """The hyperparameters, without validation."""
+        """Hyperparameters, without validation."""
         return Hyperparameters.recorded(self.hyperparameters)

@@ -81,7 +81,7 @@ class EcoLink:
         return self.valid_key(api_key_id(secret_sha256(secret)))
 
     def valid_key(self, key_id: UUID) -> ApiKey | None:
-        """Return the key with this id, or None if it does not exist or was revoked."""
+        """Return the key with this ID, or None if it does not exist or was revoked."""
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
@@ -97,7 +97,7 @@ class EcoLink:
     ) -> Dataset:
         """Record a file that is completely stored. This starts its validation.
 
-        If the id exists, return the existing dataset. Raise CommandReused if its content or options
+        If the ID exists, return the existing dataset. Raise CommandReused if its content or options
         differ.
         """
         existing = self.log.find(Dataset, dataset_id)
@@ -130,7 +130,7 @@ class EcoLink:
 
     @retrying
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
-        """Delete a dataset. `used_by` contains the ids of the unfinished jobs that use it.
+        """Delete a dataset. `used_by` contains the IDs of the unfinished jobs that use it.
 
         Raise NotFound if the account has no such dataset, and WrongState while unfinished jobs use
         it. If a job is approved at the same time, its launch fails, free of charge.

@@ -112,7 +112,7 @@ class Launching:
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
     ) -> UUID | None:
-        """Return the id of the job that this command created or requested before, or None.
+        """Return the ID of the job that this command created or requested before, or None.
 
         Raise CommandReused if the earlier request was different.
         """

@@ -159,7 +159,7 @@ def close(
 
 
 def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
-    """Credit the charge for the time after `kept_seconds`, without earlier credits."""
+    """Credit the charge for the time after `kept_seconds` that is not credited yet."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)

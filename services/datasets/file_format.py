@@ -52,7 +52,7 @@ class FormatCheck:
         self._lines.append(text)
         if len(self._lines) == 1 and text.startswith(b"["):
             inside = text[1:].lstrip()
-            # The value continues on the next line.
+            # A list may continue on the next line.
             goes_on = not inside and len(content) <= LOOKED_AT_BYTES
             if inside.startswith(b"{") or goes_on:
                 _refuse(ARRAY)

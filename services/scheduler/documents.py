@@ -98,7 +98,7 @@ def _provenance(
 
 
 def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
-    """Return the SHA-256 hashes of the uploads that a job uses, by dataset id."""
+    """Return the SHA-256 hashes of the uploads that a job uses, by dataset ID."""
     plan = job.plan
     ids = [plan.dataset_id] + ([plan.validation.dataset_id] if plan.validation else [])
     datasets = [dataset for each in ids if (dataset := log.find(Dataset, each)) is not None]

@@ -134,7 +134,7 @@ def provenance_of(
 ) -> Provenance:
     """Return the provenance of a model.
 
-    `uploaded` maps dataset ids to the SHA-256 hashes of the uploads.
+    `uploaded` maps dataset IDs to the SHA-256 hashes of the uploads.
     """
     approved, started = history.approved, history.started
     assert approved is not None

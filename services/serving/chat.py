@@ -31,7 +31,7 @@ class Chat:
         self.end_tokens, self.stops = self._ends()
 
     def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Return the token ids of the prompt.
+        """Return the token IDs of the prompt.
 
         Raise TemplateRefused if the template rejects the chat.
         """

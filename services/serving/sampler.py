@@ -26,7 +26,7 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
 
     def sample(self, logits: Tensor) -> int:
-        """Return a token id for logits of shape (vocabulary,)."""
+        """Return a token ID for logits of shape (vocabulary,)."""
         if self.greedy:
             return int(logits.argmax())
         scaled = logits.double() / self._temperature
@@ -37,7 +37,7 @@ class Sampler:
         return int(tokens[_at(summed, uniform)])
 
     def _nucleus(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cumulative probabilities and ids of the most likely tokens that reach top_p.
+        """Return the cumulative probabilities and IDs of the most likely tokens that reach top_p.
 
         Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020).
         """

@@ -28,7 +28,7 @@ class Batch:
     layout: Tensor  # (examples, length): token index; the token count marks padding
     places: Tensor  # (tokens): index in the flattened layout
     predicting: Tensor  # (trainable tokens): index of the token before each trainable token
-    targets: Tensor  # (trainable tokens): token id of each trainable token
+    targets: Tensor  # (trainable tokens): token ID of each trainable token
 
     @property
     def tokens(self) -> int:

@@ -18,7 +18,7 @@ DIVERGED_NATS = 1.5
 """Loss above that of the base model that counts as far above: e^1.5 = 4.5 times the perplexity."""
 
 LEARNED_NATS = 1.0
-"""Nats below guessing that the loss of some step must have been before guessing is a threshold.
+"""Margin in nats. Guessing becomes a threshold once a step's loss was this far below it.
 
 The loss of an untrained base model is close to that of guessing, above or below it.
 """
@@ -62,7 +62,7 @@ class Divergence:
 
     @property
     def threshold(self) -> Threshold | None:
-        """The lower of the thresholds in force. It does not change while steps are above it."""
+        """Lower of the thresholds in force. It does not change while steps are above it."""
         progress, thresholds = self._progress, list[Threshold]()
         if progress.starting_loss is not None:
             meaning = (

@@ -58,7 +58,7 @@ class Lease:
 
     @property
     def outcome(self) -> SegmentEnd | None:
-        """The reason to end the segment now, or None."""
+        """Reason to end the segment now, or None."""
         if self._stop:
             return SegmentEnd.STOPPED
         if self.clock.elapsed() >= self.paid_seconds:

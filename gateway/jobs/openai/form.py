@@ -63,7 +63,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     def translated(self) -> Hyperparameters:
         """Return the hyperparameters under EcoLink's names.
 
-        Raises RequestValidationError for unknown fields and values out of range, and Invalid for a
+        Raise RequestValidationError for unknown fields and values out of range, and Invalid for a
         value that is given twice.
         """
         given = dict(self.model_extra or {})
@@ -107,7 +107,10 @@ class ResumeJob(BaseModel, extra="allow", strict=True):
     gpu_count: int | None = Field(default=None, ge=1, le=64)
 
     def accepted(self) -> int | None:
-        """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
+        """Return the requested number of GPUs; None keeps the number.
+
+        Raise RequestValidationError for other fields.
+        """
         _require_none(self.model_extra or {}, "A resume can change only gpu_count.")
         return self.gpu_count
 
