@@ -19,7 +19,7 @@ log = logging.getLogger("supervisor")
 
 
 class DiskWatch:
-    """A watch that logs each change of the disk space level. It repeats a low level every 10 min."""
+    """A watch that logs each change of the disk space level. A low level repeats every 10 min."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
