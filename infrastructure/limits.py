@@ -29,7 +29,7 @@ class Limit:
     description: str
     per_seconds: int | None = None
     header: str | None = None
-    """Last part of the names of the `x-ratelimit-*` headers, as in OpenAI's API where possible."""
+    """The last part of its `x-ratelimit-*` headers, named as in OpenAI's API where possible."""
 
 
 TABLE = (

@@ -61,7 +61,7 @@ class Effect(StrEnum):
     RESUMES = "resumes"
     CANCELS = "cancels"
     RELAUNCHES = "relaunches or fails"
-    UNCHANGED = "nothing"  # EcoLink accepts the command, which has no further effect
+    UNCHANGED = "nothing"  # accepted; nothing is left to do
     ONCE = "nothing if repeated, otherwise refused"
     REFUSED = "refused"
 

@@ -79,7 +79,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of a chat request. `asked` checks the fields that it does not declare."""
+    """The body of a chat request. An unsupported field fails, unless its value has no effect."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -71,8 +71,8 @@ def metrics_end(backend: Backend, job: Row) -> datetime:
 def metrics_csv(backend: Backend, job: Row) -> bytes:
     """Return a CSV line for each measured or evaluated step, after the last ones have arrived.
 
-    Losses are in nats per trainable token. The file omits step 0, the base model, and metrics whose
-    retention time has ended.
+    Losses are in nats per trainable token. The file omits step 0, which is the base model, and
+    measurements past their retention.
     """
     metrics_end(backend, job)
     with backend.pool.connection() as connection:

@@ -281,7 +281,7 @@ class SampleAnswer(Answer):
 
 
 class CheckpointAnswer(Answer):
-    """An existing checkpoint. Losses are in nats per trainable token."""
+    """A stored checkpoint. Losses are in nats per trainable token."""
 
     step: int = Field(examples=[40])
     model: str = Field(

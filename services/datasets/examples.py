@@ -75,7 +75,7 @@ def _prompt(prompt: Any) -> list[Any]:
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
         raise Refused(Code.BAD_PROMPT, '"prompt" must be a string or a list of messages.')
-    # The loss covers only the completion. Assistant messages in the prompt are context.
+    # The loss covers only the completion. Assistant messages of the prompt are context.
     return [
         {**message, "weight": 0}
         if isinstance(message, dict)

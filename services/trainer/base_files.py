@@ -82,6 +82,6 @@ class BaseFiles:
                     self._check()
             if digest.hexdigest() != file.sha256:
                 raise BaseDamaged(f"{path} differs from its manifest. Import the base again.")
-        with suppress(OSError):  # the disk may be full
+        with suppress(OSError):  # a full disk
             self._verified.parent.mkdir(parents=True, exist_ok=True)
             self._verified.touch()

@@ -107,10 +107,7 @@ class ResumeJob(BaseModel, extra="allow", strict=True):
     gpu_count: int | None = Field(default=None, ge=1, le=64)
 
     def accepted(self) -> int | None:
-        """Return the requested number of GPUs; None keeps the number.
-
-        Raise RequestValidationError for other fields.
-        """
+        """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
         _require_none(self.model_extra or {}, "A resume can change only gpu_count.")
         return self.gpu_count
 
