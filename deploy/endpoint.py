@@ -26,7 +26,7 @@ class Finder:
     def endpoint(self) -> Endpoint:
         """Return the gateway and the key to use. Raise ClientError if either is missing.
 
-        A stored key is sent only to the gateway for which it was stored.
+        A stored key is used only for the gateway for which it was stored.
         """
         url, key = self.settings.gateway_url, self.settings.api_key
         login = read_login()

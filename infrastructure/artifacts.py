@@ -24,7 +24,7 @@ RANGE_BYTES = 1024**2
 """Number of bytes that a ranged read keeps in memory."""
 
 PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
-"""Size of the parts of a stored stream, in bytes, and number of parts that are sent at once.
+"""Size of the parts of a stored stream, in bytes, and number of parts in flight.
 
 S3 accepts no smaller parts. With obstore's default, 12 parts of 10 MiB, each upload to a slow store
 would fill the memory.
@@ -176,7 +176,7 @@ class Artifacts:
         return True
 
     def delete(self, ref: str) -> None:
-        """Delete a ref. Has no effect if it does not exist."""
+        """Delete a ref, if it exists."""
         if self.exists(ref):
             obstore.delete(self._store, ref)
 
@@ -199,8 +199,8 @@ class Artifacts:
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
         """Store a directory like `put_directory`, then delete it locally. Return the manifest.
 
-        `known` maps paths to SHA-256 hashes. Files in `known` are not read again, and a file store
-        moves them instead of copying them.
+        `known` maps paths to SHA-256 hashes. The call does not read the files in `known` again. In
+        a file store, it moves them instead of copying them.
         """
         manifest = self._store_directory(prefix, directory, known, self._take_file)
         shutil.rmtree(directory)
@@ -294,9 +294,10 @@ class Artifacts:
     def local_directory(self, prefix: str, cache: Path) -> Path:
         """Return a local directory with the files of an artifact.
 
-        A file store is read in place, so that all processes map the same base model. Files of a
-        remote store are copied to `cache`. Several processes may share the cache, and a process may
-        be killed while it copies. The copy stays at least until this process releases it or ends.
+        For a file store, this is the stored directory itself, so that all processes map the same
+        base model. For a remote store, it is a copy in `cache`. Several processes may share the
+        cache, and a process may be killed while it copies. The copy stays at least until this
+        process releases it or ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():

@@ -37,7 +37,7 @@ PROMPT_BATCH_SECONDS = 0.02
 MAX_BACKOFF_SECONDS = 5.0
 
 STANDSTILL_SECONDS = 30.0
-"""Seconds after which the failures of a consumer are logged as critical."""
+"""Seconds after which a consumer logs its failures as critical."""
 
 
 @dataclass(frozen=True)

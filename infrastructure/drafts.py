@@ -53,7 +53,7 @@ def save_draft(
 def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
     """Clear the draft of a form that started a job, unless another tab saved a draft since.
 
-    The revision is kept, so that EcoLink ignores a delayed save from the same form.
+    The stored revision stays, so that EcoLink ignores a delayed save from the same form.
     """
     connection.execute(
         "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "

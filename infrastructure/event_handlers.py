@@ -42,7 +42,7 @@ REPLAY_SECONDS = 2.0
 """Seconds between two checks for parked events with a requested replay."""
 
 STORE_PAUSE_SECONDS = 10.0
-"""Seconds for which an event is paused while the artifact store is unreachable."""
+"""Seconds before the next attempt for an event while the artifact store is unreachable."""
 
 UNREACHABLE = (
     OperationalError,
@@ -154,7 +154,8 @@ class HandlerEffect:
     def _requested(self, connection: Connection) -> list[dict[str, Any]]:
         """Return the parked events with a requested replay, in order.
 
-        Omit an event if an earlier event of the same aggregate is parked without a request.
+        The result omits an event if an earlier event of the same aggregate is parked without a
+        request.
         """
         return connection.execute(
             "SELECT notification_id, originator_id FROM parked_events AS parked "

@@ -103,8 +103,8 @@ def last_evaluations_of(
 ) -> dict[UUID, dict[str, Any]]:
     """Return the newest evaluation of each job's adapter, by job ID.
 
-    It is from the last segment that has one. The evaluation of the base model, which has step 0 but
-    runs at the end, is excluded.
+    It is from the last segment that has one. The result omits the evaluation of the base model,
+    which has step 0 but runs at the end.
     """
     return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 

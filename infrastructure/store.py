@@ -36,8 +36,8 @@ def open_log(
 ) -> EventLog:
     """Open the event log of a process, with a small pool of connections.
 
-    `cached` is the number of aggregates kept in memory, for which only new events are read.
-    Snapshots are used if the settings contain their secret. Only billing takes snapshots. With
+    `cached` is the number of aggregates that stay in memory, so that a load reads only new events.
+    The log uses snapshots if the settings contain their secret. Only billing takes snapshots. With
     `leadership`, saves fail as soon as another process leads.
 
     Raise RuntimeError if the server's settings would lose or reorder events.

@@ -107,7 +107,10 @@ def indexed_events(
 
 
 def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, Notification]:
-    """Return events of the log by their IDs, `<originator id>:<version>`. Omit unknown IDs."""
+    """Return events of the log by their IDs, `<originator id>:<version>`.
+
+    The result omits unknown IDs.
+    """
     rows = connection.execute(
         f"SELECT log.* FROM unnest(%s::text[]) AS event_id JOIN public.{EVENTS_TABLE} AS log "  # type: ignore[arg-type]
         "ON originator_id = split_part(event_id, ':', 1)::uuid "

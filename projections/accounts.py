@@ -71,7 +71,7 @@ def account(connection: Connection, account_id: UUID) -> Row | None:
 
 
 def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Row]:
-    """Return the rows of the given accounts by account ID. Omit unknown IDs."""
+    """Return the rows of the given accounts, by account ID. The result omits unknown IDs."""
     rows = connection.execute(
         "SELECT * FROM accounts WHERE account_id = ANY(%s)", [list(account_ids)]
     ).fetchall()

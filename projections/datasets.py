@@ -152,7 +152,7 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
 
 
 def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the rows of the given datasets. Omit unknown IDs."""
+    """Return the rows of the given datasets. The result omits unknown IDs."""
     return connection.execute(
         "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
     ).fetchall()

@@ -397,7 +397,7 @@ def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
 
 
 def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """Queue a job whose relaunch was postponed. Has no effect on other jobs."""
+    """Queue a job whose relaunch was postponed. This does not affect other jobs."""
     cursor.execute(
         "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
         "WHERE job_id = %s AND relaunch_at IS NOT NULL",

@@ -62,7 +62,7 @@ def entries_of(
     """Return up to `limit` entries after a key, newest first; None if that entry does not exist.
 
     An entry has happened_at, kind, n, segment and fields. An event also has event_id. The fields of
-    a step or an evaluation are its metrics. The evaluation of the base model is omitted.
+    a step or an evaluation are its metrics. The result omits the evaluation of the base model.
     """
     query = {"job": job_id, "hidden_topics": list(hidden_topics), "limit": limit}
     where = ""

@@ -69,7 +69,10 @@ def open_requests(connection: Connection) -> list[UUID]:
 
 
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Return the times at which the given jobs were requested. Omit jobs without a request."""
+    """Return the times at which the given jobs were requested, by job ID.
+
+    The result omits jobs without a request.
+    """
     rows = connection.execute(
         "SELECT job_id, requested_at FROM job_requests WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()

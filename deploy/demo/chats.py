@@ -61,8 +61,8 @@ def corpus_directory() -> Path:
 def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
     """Return the usable conversations by topic (file name). A duplicate counts for its first topic.
 
-    Turns alternate and start with the user. A final user turn is dropped. Conversations with fewer
-    than two turns, or with a turn that is not text, are omitted.
+    Turns alternate and start with the user. The result omits a final user turn, and conversations
+    with fewer than two turns or with a turn that is not text.
     """
     seen: set[tuple[str, ...]] = set()
     topics: dict[str, list[tuple[str, ...]]] = {}

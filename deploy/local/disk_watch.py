@@ -1,4 +1,4 @@
-"""Disk alarms, which are logged when free space on the home's disk is low."""
+"""Disk alarms in the log when free space on the home's disk is low."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class ApiKey(Aggregate):
         self.revoked = False
 
     def revoke(self) -> None:
-        """Revoke the key. Has no effect on a revoked key."""
+        """Revoke the key. Revoking it again has no effect."""
         if not self.revoked:
             self.trigger_event(self.ApiKeyRevoked)
 

@@ -86,7 +86,7 @@ class Account(Aggregate):
         runway_seconds: int | None  # None: no running segment costs money
 
     class ChargeReversed(Event):
-        """A charge was credited back to the account. The event names the charged segment."""
+        """EcoLink credited a charge back to the account. The event names the charged segment."""
 
         amount_micros: int
         job_id: UUID

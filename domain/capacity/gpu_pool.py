@@ -92,7 +92,10 @@ class GpuPool(Aggregate):
 
     @property
     def free(self) -> int:
-        """Free GPUs. Negative if segments still hold GPUs after the capacity was reduced."""
+        """Number of free GPUs.
+
+        It is negative if segments still hold GPUs after the capacity was reduced.
+        """
         return self.capacity - sum(claim.count for claim in self.held.values())
 
     @property
@@ -139,7 +142,7 @@ class GpuPool(Aggregate):
         self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
 
     def withdraw(self, job_id: UUID) -> None:
-        """Remove a job's claim from the queue. Has no effect if the job has none."""
+        """Remove a job's claim from the queue, if the queue has one."""
         claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
         if claim is not None:
             self.trigger_event(self.GpusRequestWithdrawn, **vars(claim))
@@ -158,7 +161,7 @@ class GpuPool(Aggregate):
         self.held[job_id, segment] = self.queue.pop((job_id, segment))
 
     def release(self, job_id: UUID, segment: int) -> None:
-        """Release the GPUs that a segment holds. Has no effect if it holds none."""
+        """Release the GPUs that a segment holds, if it holds any."""
         claim = self.held.get((job_id, segment))
         if claim is not None:
             self.trigger_event(self.GpusReleased, **vars(claim))

@@ -84,7 +84,7 @@ class Catalog(Aggregate):
         self.gpu_types: dict[str, GpuType] = {}
         self.regions: dict[str, Region] = {}
         self.bases: dict[str, CatalogBase] = {}
-        # Includes withdrawn GPU types, so that seeding does not restore them.
+        # This includes withdrawn GPU types, so that seeding does not restore them.
         self.known_gpu_types: set[str] = set()
         self.known_regions: set[str] = set()
         self.known_capacity: set[tuple[str, str]] = set()  # (region, GPU type)
@@ -246,7 +246,7 @@ class Catalog(Aggregate):
         del self.bases[name]
 
     def seed(self, offers: Offers) -> None:
-        """Add new entries. Do not change entries that an operator has changed or withdrawn."""
+        """Add new entries. Entries that an operator has changed or withdrawn stay unchanged."""
         for gpu_type in _new(offers.gpu_types, self.known_gpu_types):
             self.offer_gpu_type(gpu_type)
         for region in offers.regions:

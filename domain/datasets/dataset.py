@@ -73,7 +73,7 @@ class Trainability:
 
 
 class Uncountable(StrEnum):
-    """Reasons why EcoLink cannot count tokens: the chat template rejects an example, or a limit."""
+    """Reasons why EcoLink cannot count tokens: a rejected example, or an exceeded limit."""
 
     REFUSED = "refused"
     TIME = "time"
@@ -163,7 +163,7 @@ class Dataset(Aggregate):
         reason: Uncountable
 
     class DatasetDeleted(Event):
-        """The owner deleted the file. Models trained on it are kept."""
+        """The owner deleted the file. EcoLink keeps the models that were trained on it."""
 
     @classmethod
     def uploaded(

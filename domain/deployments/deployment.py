@@ -110,7 +110,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def activate(self) -> None:
-        """Record that the model serves requests. Has no effect unless the state is `deploying`."""
+        """Record that the model serves requests, if the state is `deploying`."""
         if self.status is DeploymentStatus.DEPLOYING:
             self.trigger_event(self.DeploymentActivated)
 
@@ -119,10 +119,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.ACTIVE
 
     def fail(self, code: str, message: str) -> None:
-        """Record that the model cannot be served.
-
-        Has no effect unless the state is `deploying` or `active`.
-        """
+        """Record that the model cannot be served, if the state is `deploying` or `active`."""
         if self.status.is_wanted:
             self.trigger_event(self.DeploymentFailed, code=code, message=message)
 

@@ -206,10 +206,7 @@ class Job(Aggregate):
         self.running = replace(self._require_running(segment), pod=pod, host=host)
 
     def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
-        """Discard a checkpoint from which the running segment could not resume.
-
-        Has no effect if the checkpoint no longer exists.
-        """
+        """Discard a checkpoint, if it exists, from which the running segment could not resume."""
         self._require_running(segment)
         lost = self.checkpoints.find(ref)
         if lost is None:
@@ -521,7 +518,7 @@ class Job(Aggregate):
     def deplete(self) -> None:
         """Pause a queued job because its account cannot pay.
 
-        Has no effect on a running segment, which ends with its lease.
+        This does not affect a running segment, which ends with its lease.
         """
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and self.running is None:
@@ -563,10 +560,10 @@ class Job(Aggregate):
         catalog_version: str,
         gpu_count: int,
     ) -> None:
-        """Resume the job from its last checkpoint.
+        """Resume the job from its last checkpoint, unless it was already resumed.
 
         `rate_micros_per_hour` and `estimate` are the new rate and the estimate of the remaining
-        work. Has no effect if the job was already resumed.
+        work.
         """
         if self.must_resume():
             self.trigger_event(

@@ -22,7 +22,7 @@ from domain.use_cases.quoting import Quote, Quoting
 Loads = Callable[[], Sequence[PoolLoad]]
 """A function that returns the load of every GPU pool.
 
-It is called only if the job must not wait.
+The use case calls it only if the job must not wait.
 """
 
 REUSED = "The idempotency key was used for another job. Use a new key."
@@ -92,7 +92,7 @@ class Launching:
 
     @retrying
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
-        """Refuse an open request. Has no effect if the request has ended."""
+        """Refuse a request, if it is still open."""
         request = self._request_for(job_id)
         if request is not None and request.is_open:
             request.refuse(refusal)

@@ -293,7 +293,10 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> None:
-        """Add an error if the region lacks the GPU type or has too few GPUs. Do not check None."""
+        """Add an error if the region lacks the GPU type or has too few GPUs.
+
+        An argument that is None causes no error.
+        """
         catalog = self._catalog
         kind = place = None
         if gpu_type is not None:

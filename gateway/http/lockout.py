@@ -58,7 +58,10 @@ class Lockout:
         self._lock = threading.Lock()
 
     def require_open(self, address: str, secret: str) -> None:
-        """Raise RateLimited if the address is locked out, unless the key worked from it before."""
+        """Raise RateLimited if the address is locked out.
+
+        A key that has worked from this address before is still accepted.
+        """
         with self._lock:
             shown = self._addresses.get(network_of(address))
             if shown is None or _hash(secret) in shown.right:

@@ -47,7 +47,10 @@ def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobName
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
-    """Return the names of the given jobs, by job ID. Omit jobs that the read model lacks."""
+    """Return the names of the given jobs, by job ID.
+
+    The result omits jobs that the read model lacks.
+    """
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return _named(backend, {row["job_id"]: row for row in rows})

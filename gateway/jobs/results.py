@@ -25,9 +25,10 @@ def has_results(row: Row) -> bool:
 def trained_tokens(
     backend: Backend, rows: Sequence[Row], ends: Mapping[UUID, datetime]
 ) -> dict[UUID, int]:
-    """Return the trained tokens of finished jobs, by job ID. Omit jobs with an unmeasured step.
+    """Return the trained tokens of finished jobs, by job ID.
 
-    Wait for a limited time for measurements that may still arrive.
+    The result omits jobs with an unmeasured step. The call waits for a limited time for
+    measurements that may still arrive.
     """
     steps = {row["job_id"]: _steps(row) for row in rows if row["job_id"] in ends}
     newest = backend.clock.now() - LATEST_MEASUREMENT

@@ -76,9 +76,9 @@ class Metering:
     def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
         """Return the elapsed seconds and the checkpointed seconds, for billing.
 
-        Both are limited to the time between `bound_at` and the segment's end. The grace period is
-        not billed, even if the lease was extended during it. Time after the end is not billed
-        either, even if an early tick has charged for it.
+        Both are limited to the time between `bound_at` and the segment's end. Billing never charges
+        for the grace period, even if it extended the lease during it. It does not charge for time
+        after the end either, even if an early tick has charged for it.
         """
         ran = event.elapsed_seconds - event.grace_seconds
         kept = min(event.kept_seconds, ran)

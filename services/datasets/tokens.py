@@ -39,9 +39,9 @@ class _Conversation(NamedTuple):
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
     """Count the tokens and the trainable tokens of each conversation, without truncation.
 
-    `examples` are the lines of a normalized dataset, which are read in batches. Raise ChatRefused,
-    with the number of the example, if the chat template rejects it. Raise Costly if rendering
-    exceeds a limit. Call this only from the main thread.
+    `examples` are the lines of a normalized dataset. The function reads them in batches. Raise
+    ChatRefused, with the number of the example, if the chat template rejects it. Raise Costly if
+    rendering exceeds a limit. Call this only from the main thread.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):

@@ -24,7 +24,7 @@ from services.datasets.report import Progress, Report, stopped
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
-"""Number of failures, other than exceeded limits, after which a file is rejected."""
+"""Number of failures, other than exceeded limits, after which EcoLink rejects a file."""
 
 MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2

@@ -17,10 +17,10 @@ TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
 FILES = (*TEXTS, WEIGHTS)
 
 CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.json"})
-"""Configuration files, which are copied without the fields that name code or other files."""
+"""Configuration files. The view has copies without the fields that name code or other files."""
 
 MOST_TEXT_BYTES = 256 * 1024**2
-"""Size limit of files that are read whole. The largest tokenizers have 35 MB."""
+"""Size limit of files that the import reads whole. The largest tokenizers have 35 MB."""
 
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights

@@ -212,9 +212,10 @@ class Scheduling:
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
-        """Prune a checkpoint that was kept only because it was deployed.
+        """Prune a checkpoint that the job kept only because it was deployed.
 
-        A checkpoint whose deployment failed is kept, because the serving machine may be the cause.
+        The job keeps a checkpoint whose deployment failed, because the serving machine may be the
+        cause.
         """
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:

@@ -141,7 +141,7 @@ class LaunchRetries:
     """Retries of leased segments that have no pod, with exponential back-off.
 
     The scheduler releases the GPUs of a trainer when it reports its end, shortly before its process
-    exits. A new segment may therefore find its GPUs in use. Nothing is billed until the launcher
+    exits. A new segment may therefore find its GPUs in use. Billing starts only when the launcher
     binds the GPUs. The read model lists these segments, so that a restarted scheduler continues.
     Delays use the clock of the machine, not that of the platform, because they wait for processes.
     """

@@ -187,7 +187,7 @@ def _expected(
 
 
 def _repositories(log: EventLog, base_model: str) -> list[str | None]:
-    """Return None and all repositories that the catalog ever listed for a base model.
+    """Return None, then all repositories that the catalog ever listed for a base model.
 
     The newest comes last.
     """

@@ -100,7 +100,7 @@ def add_adapter(
 
 
 def remove_adapter(base: PreTrainedModel, name: str, token_adapters: TokenAdapters) -> None:
-    """Remove an adapter from a base model. Has no effect if it does not have the adapter."""
+    """Remove an adapter from a base model, if the base model has it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns because no adapter is active
         for module in _adapted(base):

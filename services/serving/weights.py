@@ -19,8 +19,8 @@ ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 class WeightStore:
     """Directories of weights on this machine.
 
-    A base model in a file store is used in place, so that all processes map the same files. Only
-    its manifest is verified. All other weights are copied, and the hash of each file is verified.
+    Serving uses a base model in a file store in place, so that all processes map the same files,
+    and verifies only its manifest. It copies all other weights and verifies the hash of each file.
     Serving and trainers share the copy of a base model. Other processes may delete a copy that no
     deployment here uses.
     """

@@ -46,7 +46,7 @@ class BaseFiles:
     def __init__(
         self, directory: Path, manifest: Manifest, verified: Path, check: Callable[[], None]
     ) -> None:
-        """Start hashing. `check` is called for each chunk and may raise an error.
+        """Start hashing. `check`, which may raise an error, runs for each chunk.
 
         Raise BaseDamaged if a file is missing or has the wrong size.
         """

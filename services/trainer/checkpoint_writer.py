@@ -184,7 +184,7 @@ class Checkpoints:
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)
-            with suppress(*STORE_ERRORS):  # the files are later deleted with those of the job
+            with suppress(*STORE_ERRORS):  # EcoLink deletes the files later, with those of the job
                 artifacts.delete_directory(ref)
             return error
         else:

@@ -37,7 +37,7 @@ def read(
 ) -> tuple[Dataset, str]:
     """Return the dataset of a segment, and a summary of its rendering for the log.
 
-    `check` is called before each row and may raise an error. Raise ArtifactCorrupt if a hash
+    `check`, which may raise an error, runs before each row. Raise ArtifactCorrupt if a hash
     differs, and DatasetTooSmall if too few conversations remain.
     """
     seed = spec.hyperparameters.seed

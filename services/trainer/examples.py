@@ -74,10 +74,7 @@ class Renderer(ChatRenderer):
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
     ) -> Rendered:
-        """Render the rows of a dataset.
-
-        `check` is called before each row and may raise an error.
-        """
+        """Render the rows of a dataset. `check`, which may raise an error, runs before each row."""
         rendered, rows = Rendered(), enumerate(conversations)
         while several := list(islice(rows, ROWS_AT_ONCE)):
             marked = [self._marked(conversation, check) for _, conversation in several]

@@ -118,7 +118,8 @@ def attach_adapter(
     """Attach a new LoRA adapter to the base model, in float32 whatever the model's precision is.
 
     B starts at zero, so the adapted model starts as the base model. Source: Hu et al., LoRA (2021).
-    Uses torch's random state. Raise TargetModulesNotFound if a target module is not a linear layer.
+    A is drawn from torch's random state. Raise TargetModulesNotFound if a target module is not a
+    linear layer.
     """
     # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]

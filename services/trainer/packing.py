@@ -27,8 +27,8 @@ TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
 def pack_if_able(base: PreTrainedModel) -> None:
     """Enable packed attention for a base model if it then computes the same logits.
 
-    The base model must use torch's fused attention without sliding windows. Draws no random
-    numbers. Out-of-memory errors propagate.
+    The base model must use torch's fused attention without sliding windows. The check draws no
+    random numbers. Out-of-memory errors propagate.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None)

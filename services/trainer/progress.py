@@ -62,7 +62,7 @@ class Progress(Counters):
 
     @property
     def is_best(self) -> bool:
-        """True if the held-out loss of this step is the lowest so far. Equal in all ranks."""
+        """True if the held-out loss of this step is the lowest so far. All ranks agree."""
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 

@@ -171,9 +171,9 @@ class Reporter:
         failure: FailureClass | None = None,
         shortage: MemoryShortage | None = None,
     ) -> bool:
-        """Send the final report until it is acknowledged. Return True if it was.
+        """Send the final report until the scheduler acknowledges it. Return True if it does.
 
-        The elapsed time is taken at this call, so the wait for the acknowledgement is not billed.
+        The elapsed time is that of this call, so the wait for the acknowledgement is not billed.
         The wait ends after 120 s (3 s for a stopped segment), or when paid time and grace are used
         up.
         """

@@ -1,4 +1,4 @@
-"""A safetensors file in memory. Its tensors are copied, hashed and written as one buffer.
+"""A safetensors file in memory. One buffer is copied, hashed and written for all tensors.
 
 A thread that stores it rarely holds the GIL, because there is no work per tensor. Format:
 https://github.com/huggingface/safetensors.

@@ -156,7 +156,7 @@ def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> Hyperpar
 
 
 def _error(row: Row) -> ErrorObject | None:
-    """Return the error of a failed job. Omit failures before a successful retry."""
+    """Return the error of a failed job, without failures before a successful retry."""
     if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
         return None
     return ErrorObject(

@@ -110,7 +110,7 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
 def _choices(
     jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
 ) -> Iterator[Line]:
-    """Yield the choices of both jobs. Omit the validation dataset if neither job has one."""
+    """Yield the choices of both jobs, without the validation dataset if neither job has one."""
 
     def dataset(job: JobDetail) -> str:
         return dataset_link(job.dataset_id, names[job.id].dataset)

@@ -44,7 +44,7 @@ PATIENCE_SECONDS = 2.0
 """Maximum seconds that a view waits for late read models. Then it shows them as they are."""
 
 RETRY_SECONDS, MOST_RETRY_SECONDS = 1.0, 60.0
-"""Seconds before a failed view is retried. They double with each failure up to the maximum."""
+"""Seconds until the task retries a failed view. They double with each failure up to a maximum."""
 
 OUTAGES = (psycopg.Error, PersistenceError)
 """Errors that affect all views, not only one."""
@@ -67,7 +67,7 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, view: JobView, parts: Sequence[str], known: object) -> Shown:
-        """Render the given parts of a view. Do not render unchanged checkpoints again."""
+        """Render the given parts of a view, except for unchanged checkpoints."""
         state = view.checkpoints_state
         if CHECKPOINTS not in parts:
             return cls(view.job.status.is_final, view.parts(parts), known)
@@ -311,7 +311,7 @@ class LiveJobs:
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
         """Return the state of each job in the read models; None for a job whose view fails.
 
-        Runs in a thread.
+        The caller runs this in a thread.
         """
         try:
             views = views_of(self.feed.backend, [job.job_id for job in jobs])

@@ -81,7 +81,10 @@ class Entries(_Hyperparameters):
     deploy: Entry = ""
     wait: Entry = ""
     alpha_followed: Entry = ""
-    """The alpha that was automatically set to 2 x r. Empty after the user has changed alpha."""
+    """The alpha that was automatically set to 2 x r.
+
+    It is empty after the user has changed alpha.
+    """
     command_key: Entry = ""
     """Idempotency key of the approval, so that a form creates at most one job."""
     made: Entry = ""

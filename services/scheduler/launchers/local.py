@@ -157,9 +157,9 @@ class LocalLauncher:
 
     @cached_property
     def _devices(self) -> dict[int, str]:
-        """Names of the GPUs for training by index. They are listed only once.
+        """Names of the GPUs for training by index. The first use lists them.
 
-        The GPU that serves models is excluded, because memory estimates assume an empty GPU.
+        The GPU that serves models is not among them, because memory estimates assume an empty GPU.
         """
         served = self._settings.serving_gpu
         return {index: name for index, name in nvidia_devices().items() if index != served}

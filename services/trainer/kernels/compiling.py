@@ -113,7 +113,7 @@ class Compiled:
     ) -> None:
         """Compile the layers. `rehearse` runs a micro-batch (rows, tokens) without side effects.
 
-        `check` is called before each kind and may raise an error.
+        `check`, which may raise an error, runs before each kind.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()

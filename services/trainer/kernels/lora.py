@@ -77,7 +77,8 @@ class Dropout:
     def drawn(self, tokens: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         """Draw masks for the block, which runs the forward and backward pass of this many tokens.
 
-        `tokens` includes padding. Uses torch's random state. Outside the block, nothing is dropped.
+        `tokens` includes padding. The masks come from torch's random state. Outside the block,
+        nothing is dropped.
         """
         if self._dropped == 0:
             yield

@@ -98,7 +98,7 @@ class Followers:
     def leave(self) -> None:
         """Stop watching after rank 0's last exchange with the others.
 
-        Does not return if the watch is already ending this process.
+        The call does not return if the watch is already ending this process.
         """
         self._leaving.acquire()
         self._left.set()
