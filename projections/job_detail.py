@@ -344,7 +344,6 @@ def _change_checkpoints(
     cursor: Cursor,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
-    """Add or remove a checkpoint."""
     if isinstance(event, events.CheckpointSaved):
         fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
         cursor.execute(

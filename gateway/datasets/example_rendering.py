@@ -226,7 +226,6 @@ def _turns(
 
 
 def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> list[Piece]:
-    """Return the pieces of a turn."""
     bounds = [*kinds, (len(text), READ)]
     pieces: list[Piece] = []
     for (begin, kind), (finish, _) in pairwise(bounds):

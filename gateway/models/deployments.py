@@ -95,7 +95,6 @@ def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnsw
 
 
 def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentAnswer:
-    """Run a command and return the deployment that it changed."""
     with because(caller.cause(backend)):
         deployment = command()
     caught_up(backend, DEPLOYMENTS)

@@ -24,7 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 class FairWork(Generic[Key]):
     """Threads that each run one task. Accounts take turns.
 
-    There is no queue. The read models list pending work by key, so a restart loses none. It retries failed tasks with exponential back-off.
+    There is no queue. The read models list pending work by key, so a restart loses none. The
+    threads retry failed tasks with exponential back-off.
     """
 
     def __init__(self, name: str, clock: Clock, size: int = AT_ONCE) -> None:

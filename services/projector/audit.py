@@ -276,7 +276,6 @@ def _content(connection: psycopg.Connection[dict[str, object]], schema: str, tab
 
 
 def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Findings) -> None:
-    """Compare the balance of each account with its ledger accounts."""
     findings.trial_balance_micros = sum(ledger.values())
     if findings.trial_balance_micros != 0:
         findings.report(DifferenceKind.TRIAL_BALANCE, "the trial balance is not zero")

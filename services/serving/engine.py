@@ -193,7 +193,6 @@ class Engine:
         )
 
     def _load(self, served: Served) -> Batch:
-        """Load a base model into a new batch."""
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on

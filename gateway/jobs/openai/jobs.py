@@ -180,7 +180,6 @@ def resume_job(
 def _give(
     backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
 ) -> JobObject:
-    """Run a command and return the resulting job."""
     job_id = job_of(name)
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
