@@ -1,4 +1,4 @@
-"""The `ecolink` command, which combines the account holder's and the operator's commands."""
+"""The `ecolink` command, which combines the commands of account owners and of the operator."""
 
 from __future__ import annotations
 

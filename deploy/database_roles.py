@@ -1,4 +1,4 @@
-"""PostgreSQL roles, one for each service, with only the rights that it needs.
+"""PostgreSQL roles, one for each service, with only the rights that the service needs.
 
 ACCESS lists all rights, and every migration grants exactly these. No role can update, delete or
 truncate events.
@@ -49,11 +49,11 @@ class Access:
     """Rights of a role. Every role may read the event log."""
 
     events: tuple[Kind, ...] = ()
-    """Events that the role may append: all events of an aggregate, or individual ones."""
+    """Events that the role may append: all events of an aggregate, or individual events."""
     snapshots: str = ""
     """Rights on snapshots of accounts."""
     handles_events: bool = False
-    """True if the role stores a position in the log and parks events, under its own name only."""
+    """True if the role stores a position in the log and parks events, only under its own name."""
     leads: bool = True
     """True if only one process with the role may work at a time."""
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +144,7 @@ LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
 
 
 def role_of(service: str) -> str:
-    """Return the name of a service's database role. Unknown names get the operator's role."""
+    """Return the name of a service's database role. Without one, return the operator's role."""
     return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
 
 
@@ -160,7 +160,7 @@ def topics_of(kinds: Iterable[Kind]) -> list[str]:
 
 
 def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
-    """Create the roles or update their passwords, and make the operator a member of the others."""
+    """Create the roles or update their passwords. Make the operator a member of all other roles."""
     for role, password in passwords.items():
         found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
         _execute(
@@ -180,7 +180,7 @@ def grant_access(connection: psycopg.Connection[Any]) -> None:
     """Grant exactly the rights in ACCESS to the roles that exist, in one transaction.
 
     On a server without these roles, every process runs as the owner of the tables. Raise
-    RuntimeError if a table is missing from ACCESS.
+    RuntimeError if ACCESS lacks a table.
     """
     _require_named(connection)
     connection.execute(FORWARD_ONLY)

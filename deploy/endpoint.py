@@ -1,4 +1,4 @@
-"""Discovery of the gateway for the account holder's commands: by option, login or local stack."""
+"""Discovery of the gateway for account owners' commands: by option, login or local stack."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ DEMO_KEY = "demo_key"
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds the gateway and the API key. Options and environment variables override the login."""
+    """A finder of the gateway and the API key.
+
+    Options and environment variables override the login.
+    """
 
     settings: Settings
 
     def endpoint(self) -> Endpoint:
         """Return the gateway and the key to use. Raise ClientError if either is missing.
 
-        A stored key is sent only to the gateway for which it was stored.
+        A stored key is used only for the gateway for which it was stored.
         """
         url, key = self.settings.gateway_url, self.settings.api_key
         login = read_login()
@@ -44,7 +47,7 @@ class Finder:
         return Endpoint(url, key)
 
     def given(self) -> tuple[str | None, str | None]:
-        """Return the URL and key from the settings. The URL defaults to the local stack."""
+        """Return the URL and the key in the settings. The default URL is the local stack's."""
         url = self.settings.gateway_url or _running_url(self.settings)
         return url, self.settings.api_key
 

@@ -63,7 +63,7 @@ def migrate(settings: Settings) -> None:
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
-    """Add shipped entries that the catalog has never had. An operator's changes are kept."""
+    """Add shipped entries that the catalog has never had. Keep an operator's changes."""
 
     def attempt() -> None:
         catalog = log.find(Catalog, CATALOG_ID) or Catalog.open()

@@ -30,7 +30,10 @@ FROM_TRAINERS = (
     *("reports.>", "telemetry.>", "evaluations.>", "logs.>"),
     f"$JS.API.DIRECT.GET.{CONTROL}.control.>",
 )
-"""Subjects of the services' account that trainers may send requests to, each under its own name."""
+"""Subjects of the services' account to which trainers may send requests.
+
+Each trainer may use only the subjects with its own name.
+"""
 
 LIMITED = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
 LIMITS = dict.fromkeys(LIMITED, UNLIMITED) | {"wildcards": True}
@@ -55,17 +58,17 @@ class NatsKeys(BaseModel):
 
     @property
     def services_jwt(self) -> str:
-        """Return the JWT of the services' user, who may do everything in their account."""
+        """JWT of the services' user, who may do everything in the services' account."""
         return user_jwt(self.services, self.services_user, "services")
 
     @property
     def services_credentials(self) -> str:
-        """Return the content of the services' credentials file."""
+        """Content of the services' credentials file."""
         return credentials_file(self.services_jwt, self.services_user)
 
     @property
     def accounts(self) -> dict[str, str]:
-        """Return the JWT of each account by its public key."""
+        """JWT of each account, by public key."""
         services = public_key(self.services)
         exports = [
             {"name": subject, "subject": subject, "type": "service"} for subject in FROM_TRAINERS
@@ -94,7 +97,8 @@ def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1
             "store_dir": str(store),
             # By default, the server flushes every two minutes and can lose acknowledged messages.
             "sync_interval": "always",
-            # The streams' limits bound the disk use. On a small disk, the default refuses them.
+            # The limits of the streams bound the disk use. On a small disk, the default rejects
+            # them.
             "max_file_store": 64 * 1024**3,
         },
         "operator": operator_jwt(keys.operator, public_key(keys.system)),

@@ -9,7 +9,7 @@ LINE_SECONDS = 5.0
 
 
 class RebuildProgress:
-    """Prints the progress of a rebuild every few seconds."""
+    """A printer of the progress of a rebuild, with a line every few seconds."""
 
     def __init__(self) -> None:
         self._printed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""`python -m deploy.run NAME`: run one process of EcoLink in the foreground."""
+"""`python -m deploy.run NAME` runs one process of EcoLink in the foreground."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
 
 
 class OneLine(logging.Formatter):
-    """Formats a record as one line: UTC time, level, logger, message and an escaped traceback."""
+    """A formatter of records as one line.
+
+    The line has the UTC time, level, logger, message and escaped traceback.
+    """
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -42,7 +45,10 @@ class OneLine(logging.Formatter):
 
 
 class Throttle(logging.Filter):
-    """Limits the records of each line of code in a window, and later reports those dropped."""
+    """A filter that limits the records of each line of code in a window.
+
+    It later reports the number of dropped records.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The business rules of EcoLink. Importing this package registers the topic of every event."""
+"""The business rules of EcoLink. Importing this package registers the topics of all events."""
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
@@ -25,4 +25,4 @@ AGGREGATES = (
     Meter,
     Payment,
 )
-"""All aggregates."""
+"""All aggregate classes."""

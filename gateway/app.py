@@ -1,4 +1,4 @@
-"""The gateway process: HTTP access to the use cases and the read models."""
+"""The gateway process, which provides HTTP access to the use cases and the read models."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
 SWITCH_SECONDS = 0.0005
-"""Seconds that a thread may hold the interpreter lock.
+"""Maximum seconds for which a thread holds the interpreter lock.
 
 With Python's default of 5 ms, each send to a client can wait that long for a thread that renders a
 view.
 """
 
 MESSAGE_BYTES = 16 * 1024
-"""Maximum size of a message from a WebSocket client. Clients send nothing useful."""
+"""Maximum size in bytes of a message from a WebSocket client. Clients send nothing useful."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -110,7 +110,10 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
 
 
 def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
-    """Store a security event. The process log has no retention limit, so it omits the address."""
+    """Store a security event.
+
+    The process log has no retention limit, so it omits the address.
+    """
     log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
     try:
         with backend.pool.connection() as connection:
@@ -141,7 +144,7 @@ class Server(GuardedServer):
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM. Raises RuntimeError if the gateway cannot start."""
+    """Serve until SIGTERM. Raise RuntimeError if the gateway cannot start."""
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     guard = ConnectionGuard(Limits(settings.limits), exempt=settings.proxies)
@@ -152,7 +155,7 @@ def run(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        # Events are small. Compressing every event for every client costs more than it saves.
+        # Events are small. Compressing every event for every client would cost more than it saves.
         ws_per_message_deflate=False,
         ws_max_size=MESSAGE_BYTES,
         proxy_headers=bool(settings.proxies),
@@ -160,7 +163,7 @@ def run(settings: Settings) -> None:
         **guard.protocols(),
     )
     server = Server(config, guard)
-    # After a graceful stop uvicorn raises the signal again, which would kill the process.
+    # After a graceful stop, uvicorn raises the signal again, which would kill the process.
     signal.signal(signal.SIGTERM, server.handle_exit)
     server.run()
     if not server.started:

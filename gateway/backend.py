@@ -27,7 +27,10 @@ from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
 
 CACHED_AGGREGATES = 500
-"""Cached aggregates that many calls read (pools, catalog, keys). Each read applies newer events."""
+"""Number of cached aggregates. Many calls read the pools, the catalog and the keys.
+
+Each read applies newer events.
+"""
 
 
 @dataclass(frozen=True)

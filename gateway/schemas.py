@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Answer(BaseModel):
-    """Base of all schemas."""
+    """Base class of all schemas."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,10 @@ def job_name(job_id: UUID) -> str:
 
 
 def parsed_job_id(text: str) -> UUID:
-    """Return the UUID in a job ID, which may omit the prefix. Raises ValueError."""
+    """Return the UUID in a job ID, which may omit the prefix.
+
+    Raise ValueError if it is malformed.
+    """
     try:
         return UUID(text.removeprefix(JOB_PREFIX))
     except ValueError:

@@ -21,16 +21,20 @@ from infrastructure.disk_cache import delete_killed, hold, partial_of
 MANIFEST = "manifest.json"
 
 RANGE_BYTES = 1024**2
-"""Number of bytes that one request reads into memory."""
+"""Number of bytes that a ranged read keeps in memory."""
 
 PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
-"""Parts of a stored stream: the smallest that S3 accepts, with two in flight while one fills.
+"""Size of the parts of a stored stream, in bytes, and number of parts in flight.
 
-obstore's default, 12 parts of 10 MiB, would fill memory for each upload to a slow store.
+S3 accepts no smaller parts. With obstore's default, 12 parts of 10 MiB, each upload to a slow store
+would fill the memory.
 """
 
 STORE_ERRORS = (BaseError, OSError)
-"""Errors of an unreachable or failing store. FileNotFoundError is a normal response."""
+"""Errors of an unreachable or failing store.
+
+FileNotFoundError is not among them: it means that the store has no such ref.
+"""
 
 
 class ArtifactCorrupt(Exception):
@@ -38,7 +42,7 @@ class ArtifactCorrupt(Exception):
 
 
 class ManifestFile(BaseModel):
-    """One file of a directory artifact."""
+    """A file of a directory artifact."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,9 +52,9 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The list of a directory artifact's files.
+    """The list of all files of a directory artifact.
 
-    It is written last, so it exists only if they all do.
+    EcoLink stores the manifest last, so it exists only if all files do.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,26 +63,26 @@ class Manifest(BaseModel):
 
     @property
     def content(self) -> bytes:
-        """Return the bytes stored as manifest.json."""
+        """Bytes of manifest.json."""
         return self.model_dump_json(indent=1).encode()
 
     @property
     def sha256(self) -> str:
-        """Return the hash of the stored manifest, which pins every file."""
+        """SHA-256 hash of manifest.json, which pins the content of every file."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def total_bytes(self) -> int:
-        """Return the total size of the files in bytes."""
+        """Total size of the files, in bytes."""
         return sum(file.bytes for file in self.files)
 
     def without(self, paths: Collection[str]) -> Manifest:
-        """Return a manifest without these files."""
+        """Return a copy of the manifest without the files at these paths."""
         return Manifest(files=tuple(file for file in self.files if file.path not in paths))
 
 
 class Artifacts:
-    """The artifact store behind a URL (`file://` locally, `s3://` in production).
+    """The artifact store at a URL (`file://` locally, `s3://` in production).
 
     A ref is a slash-separated key. Writes are durable when the call returns.
     """
@@ -90,10 +94,10 @@ class Artifacts:
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store = from_url(url)
-        self._held: dict[Path, int] = {}  # by copy in use: descriptor of its lock
+        self._held: dict[Path, int] = {}  # descriptor of the lock of each copy in use
 
     def put(self, ref: str, content: bytes) -> None:
-        """Store bytes under a ref."""
+        """Store bytes under a ref, replacing existing content."""
         obstore.put(self._store, ref, content)
         self._sync(ref)
 
@@ -104,9 +108,9 @@ class Artifacts:
         self._sync(ref)
 
     async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-        """Store an asynchronous stream.
+        """Store an asynchronous stream. Return its size in bytes and its SHA-256 hash.
 
-        Return (bytes, sha256). After an error, nothing is stored.
+        After an error, nothing is stored.
         """
         digest, size = hashlib.sha256(), 0
         writer = obstore.open_writer_async(
@@ -152,8 +156,8 @@ class Artifacts:
     async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yield the bytes from `start` up to, but not including, `stop`.
 
-        This sends many short requests, because one long request would exceed the store's time limit
-        if the client reads slowly. Raise FileNotFoundError if the ref does not exist.
+        This sends many short requests, because a slow client would make one long request exceed the
+        store's time limit. Raise FileNotFoundError if the ref does not exist.
         """
         for offset in range(start, stop, RANGE_BYTES):
             end = min(stop, offset + RANGE_BYTES)
@@ -172,7 +176,7 @@ class Artifacts:
         return True
 
     def delete(self, ref: str) -> None:
-        """Delete a ref if it exists."""
+        """Delete a ref, if it exists."""
         if self.exists(ref):
             obstore.delete(self._store, ref)
 
@@ -183,20 +187,20 @@ class Artifacts:
         )
 
     def delete_directory(self, prefix: str) -> None:
-        """Delete everything under a prefix, starting with the manifest."""
+        """Delete all refs under a prefix, starting with the manifest."""
         self.delete(f"{prefix}/{MANIFEST}")
         for ref in self.list(prefix):
             obstore.delete(self._store, ref)
 
     def put_directory(self, prefix: str, directory: Path) -> Manifest:
-        """Store all files of a directory, then their manifest. Return the manifest."""
+        """Store all files of a directory, and then their manifest. Return the manifest."""
         return self._store_directory(prefix, directory, {}, self.put_file)
 
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
-        """Store a directory like `put_directory`, and delete it.
+        """Store a directory like `put_directory`, then delete it locally. Return the manifest.
 
-        `known` maps paths to sha256. Files with a known sha256 are not read, and a file store moves
-        them instead of copying.
+        `known` maps paths to SHA-256 hashes. The call does not read the files in `known` again. In
+        a file store, it moves them instead of copying them.
         """
         manifest = self._store_directory(prefix, directory, known, self._take_file)
         shutil.rmtree(directory)
@@ -220,27 +224,27 @@ class Artifacts:
         return manifest
 
     def _take_file(self, ref: str, path: Path) -> None:
-        """Store a file by moving it if possible."""
+        """Move a file into the store, or copy it to another file system."""
         if self.root is None:
             self.put_file(ref, path)
             return
         target = self.root / ref
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # The content must be durable before the name.
+            # The content must be durable before the name appears.
             _flush(path, forget=True)
             path.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self.put_file(ref, path)  # on another file system
+            self.put_file(ref, path)  # the store is on another file system
         else:
             _flush(target.parent)
 
     def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
-        """Add files to a directory, then store and return a manifest of all files.
+        """Add files to a directory artifact. Store and return a manifest of all files.
 
-        Until the new manifest is stored, the old one stays valid.
+        The old manifest stays valid until the new one is stored.
         """
         files = list(manifest.without(contents).files)
         for path, content in contents.items():
@@ -254,7 +258,7 @@ class Artifacts:
     def manifest(self, prefix: str) -> Manifest:
         """Return the manifest of a directory artifact.
 
-        Raise FileNotFoundError or ArtifactCorrupt.
+        Raise FileNotFoundError if it does not exist, and ArtifactCorrupt if it is malformed.
         """
         try:
             return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
@@ -267,7 +271,7 @@ class Artifacts:
         """Copy a directory artifact to a local directory and verify every hash.
 
         `only` restricts the copy to these paths. Raise FileNotFoundError if there is no manifest,
-        and ArtifactCorrupt if a file differs.
+        and ArtifactCorrupt if a file differs from it.
         """
         manifest = self.manifest(prefix)
         for file in manifest.files:
@@ -288,11 +292,12 @@ class Artifacts:
         return manifest
 
     def local_directory(self, prefix: str, cache: Path) -> Path:
-        """Return a local directory with an artifact's files.
+        """Return a local directory with the files of an artifact.
 
-        A file store is read in place, so that all processes map the same base model. Files of a
-        remote store are copied to `cache`. Several processes may share the cache, and a process may
-        be killed while copying. A copy is kept at least until it is released or this process ends.
+        For a file store, this is the stored directory itself, so that all processes map the same
+        base model. For a remote store, it is a copy in `cache`. Several processes may share the
+        cache, and a process may be killed while it copies. The copy stays at least until this
+        process releases it or ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():
@@ -309,7 +314,7 @@ class Artifacts:
             os.close(handle)
 
     def _hold(self, directory: Path, target: Path) -> bool:
-        """Lock a directory as the copy at `target`. Return False if it does not exist."""
+        """Lock `directory` as the copy at `target`. Return False if it does not exist."""
         handle = hold(directory)
         if handle is None:
             return False
@@ -318,22 +323,23 @@ class Artifacts:
         return True
 
     def _copy_whole(self, prefix: str, target: Path) -> None:
-        """Copy a directory artifact to `target`, which appears only when complete."""
+        """Copy a directory artifact to `target`. The target appears only when it is complete."""
         delete_killed(target.parent)
         partial = partial_of(target)
-        while not self._hold(partial, target):  # without a lock, other processes would delete it
+        while not self._hold(partial, target):  # without the lock, other processes would delete it
             partial.mkdir(parents=True, exist_ok=True)
         try:
             self.get_directory(prefix, partial)
             partial.rename(target)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+            # Another process created it first.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _sync(self, ref: str) -> None:
-        """Flush a file store's file and its directory. Object stores are always durable."""
+        """Flush a file of a file store, and its directory. Object stores are always durable."""
         if self.root is None:
             return
         for path in (self.root / ref, (self.root / ref).parent):
@@ -346,10 +352,10 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path, *, forget: bool = False) -> None:
-    """Make a file's content, or a directory's names, durable.
+    """Make the content of a file, or the names in a directory, durable.
 
-    `forget` drops the content from the page cache. The next file reuses those pages, which costs a
-    tenth of allocating new ones.
+    If `forget` is true, drop the content from the page cache. The next file reuses those pages,
+    which costs a tenth of allocating new ones.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

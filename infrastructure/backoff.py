@@ -1,4 +1,4 @@
-"""Retries with exponential back-off, in memory."""
+"""Retries with exponential back-off. The state is in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Pause:
-    """The time of a key's next attempt, the length of its pause, and its number of failures."""
+    """The next attempt of a key, the pause before it, and the number of failures."""
 
     until: datetime
     length: timedelta
@@ -23,9 +23,9 @@ class Pause:
 
 
 class Backoff(Generic[Key]):
-    """Keys waiting for their next attempt. Each pause is twice as long as the previous one.
+    """Keys that wait for their next attempt. Each pause of a key is twice the previous one.
 
-    It is kept in memory only: a restarted process retries everything immediately.
+    The state is in memory only. After a restart, a process retries every key immediately.
     """
 
     def __init__(self, first: timedelta = FIRST_PAUSE, maximum: timedelta = MAX_PAUSE) -> None:
@@ -33,23 +33,23 @@ class Backoff(Generic[Key]):
         self._pauses: dict[Key, Pause] = {}
 
     def postpone(self, key: Key, now: datetime) -> timedelta:
-        """Postpone a key. Return the length of the pause."""
+        """Postpone the next attempt of a key. Return the length of the pause."""
         before = self._pauses.get(key)
         length = self._first if before is None else min(2 * before.length, self._maximum)
         self._pauses[key] = Pause(now + length, length, self.failures(key) + 1)
         return length
 
     def failures(self, key: Key) -> int:
-        """Return how often a key was postponed since its last reset."""
+        """Return the number of times that a key was postponed since its last reset."""
         before = self._pauses.get(key)
         return 0 if before is None else before.failures
 
     def reset(self, key: Key) -> None:
-        """Remove a key after success."""
+        """Remove a key after a successful attempt."""
         self._pauses.pop(key, None)
 
     def due(self, now: datetime) -> list[Key]:
-        """Return the keys whose pause is over, in the order of their first failure."""
+        """Return the keys whose pause is over, in the order of their first failures."""
         return [key for key, pause in list(self._pauses.items()) if pause.until <= now]
 
     def waiting(self, now: datetime) -> set[Key]:

@@ -1,4 +1,4 @@
-"""A base model's tokenizer and chat template, without the training library."""
+"""The tokenizer and chat template of a base model, without the training library."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
 
 
 class BaseTokenizer(ChatRenderer):
-    """A converter of conversations into the texts and tokens used in training."""
+    """A converter of conversations into the texts and tokens that training uses."""
 
     def __init__(
         self, files: Mapping[str, bytes], template: type[ChatTemplate] = ChatTemplate
     ) -> None:
-        """Create a tokenizer from a saved model's files, whose names are in FILES.
+        """Create a tokenizer from the FILES of a saved model.
 
-        `template` renders chats. A process without resource limits passes LimitedTemplate. Raise
+        `template` renders chats; pass LimitedTemplate in a process without resource limits. Raise
         FileNotFoundError if there is no tokenizer, and ChatRefused if the template is invalid.
         """
         if TOKENIZER_FILE not in files:
@@ -36,15 +36,16 @@ class BaseTokenizer(ChatRenderer):
     def stored(
         cls, artifacts: Artifacts, ref: str, template: type[ChatTemplate] = ChatTemplate
     ) -> BaseTokenizer:
-        """Return the tokenizer of a base in the model store.
+        """Return the tokenizer of a base model in the model store, without reading its weights.
 
-        Weights are not read. Raise FileNotFoundError, ArtifactCorrupt or ChatRefused.
+        Raise FileNotFoundError if there is no tokenizer, ArtifactCorrupt if a file is damaged, and
+        ChatRefused if the template is invalid.
         """
         return cls(stored_files(artifacts, ref), template)
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:
-    """Return the FILES of a base in the model store.
+    """Return the FILES of a base model in the model store.
 
     Raise FileNotFoundError if there is no manifest, and ArtifactCorrupt if a file is damaged.
     """

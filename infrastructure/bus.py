@@ -1,4 +1,4 @@
-"""The message bus: declared streams, durable consumers, and the event envelope."""
+"""The message bus: declared streams, durable consumers, and the envelope of events."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL
 AGGREGATE_OF = {
     kind.TOPIC: aggregate.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes()
 }
-"""Aggregate topic for each event topic."""
+"""Aggregate topic by event topic."""
 
 DAY_SECONDS = 24 * 3600.0
 
-DEDUPLICATION_SECONDS = 120.0  # the server's default, declared so that `provision` sees no change
+# The server's default; declared so that `provision` finds no difference.
+DEDUPLICATION_SECONDS = 120.0
 
 STREAMS: tuple[api.StreamConfig, ...] = (
-    # A copy of the event log, written only by the relay and limited only in size. The expected
-    # sequence prevents duplicates. A short deduplication window lets a purged stream be refilled.
+    # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
+    # sequence prevents duplicates. A short deduplication window allows the relay to refill a purged
+    # stream.
     api.StreamConfig(
         name=EVENTS, subjects=["events.>"], max_bytes=4 * 1024**3, duplicate_window=5.0
     ),
@@ -41,7 +43,8 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=7 * DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # Measurements and log lines, kept for a day. Rebuilding a projection does not need them.
+    # Measurements and log lines, which the server keeps for a day. Rebuilding a projection does not
+    # need them.
     api.StreamConfig(
         name=TELEMETRY,
         subjects=["telemetry.>", "evaluations.>", "logs.>"],
@@ -49,7 +52,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # The latest message to each segment, which the segment requests by subject.
+    # The latest message to each segment. A segment requests it by subject.
     api.StreamConfig(
         name=CONTROL,
         subjects=["control.>"],
@@ -72,7 +75,7 @@ class Durable:
 
     @property
     def config(self) -> api.ConsumerConfig:
-        """Return the JetStream configuration of this consumer."""
+        """JetStream configuration of this consumer."""
         return api.ConsumerConfig(
             durable_name=self.name,
             filter_subject=self.filter_subject,
@@ -84,7 +87,10 @@ class Durable:
 
 
 async def connect(settings: Settings, **options: Any) -> Client:
-    """Connect as the services' user. The caller closes the connection. `options` are nats-py's."""
+    """Connect as the services' user. The caller must close the connection.
+
+    `options` are options of nats-py's `connect`.
+    """
     assert settings.nats_url is not None
     return await nats.connect(
         settings.nats_url, user_credentials=settings.nats_credentials, **options
@@ -92,7 +98,7 @@ async def connect(settings: Settings, **options: Any) -> Client:
 
 
 def without_user(url: str) -> str:
-    """Return a server's URL without its user name and password."""
+    """Return the URL of a server without user name and password."""
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
@@ -100,8 +106,8 @@ def without_user(url: str) -> str:
 async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
     """Make the server's streams and consumers match the declared ones. Idempotent.
 
-    Return one line for each change. A changed consumer is recreated, because JetStream cannot
-    update every field. That is safe, because positions are stored with the effects.
+    Return one line for each change. Recreate a changed consumer, because JetStream cannot update
+    every field. This loses nothing, because the effects store the positions.
     """
     changes: list[str] = []
     for config in STREAMS:
@@ -137,8 +143,8 @@ def _differs(declared: api.Base, current: api.Base) -> bool:
 class Envelope(BaseModel):
     """A domain event on the bus, with its position in the log and its stored state.
 
-    `prev_id` is the previous notification id, 0 for the first. Ids have gaps, so only `prev_id`
-    distinguishes a lost event from a gap.
+    `prev_id` is the previous notification ID, or 0 for the first. Notification IDs have gaps, so
+    only `prev_id` distinguishes a lost event from a gap.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -152,7 +158,7 @@ class Envelope(BaseModel):
 
     @classmethod
     def of(cls, notification: Notification, prev_id: int) -> Envelope:
-        """Wrap a notification of the log."""
+        """Return the envelope of a notification. `prev_id` is the previous notification ID."""
         assert isinstance(notification.originator_id, UUID)
         return cls(
             id=notification.id,
@@ -165,7 +171,7 @@ class Envelope(BaseModel):
 
     @property
     def notification(self) -> Notification:
-        """The notification that this envelope wraps."""
+        """Notification in this envelope."""
         return Notification(
             id=self.id,
             originator_id=self.originator_id,
@@ -175,7 +181,7 @@ class Envelope(BaseModel):
         )
 
     def wraps(self, notification: Notification | None) -> bool:
-        """Return True if the relay would publish this notification with this id and content."""
+        """Return True if the envelope has the ID and content of this notification."""
         if notification is None:
             return False
         published = Envelope.of(notification, self.prev_id)
@@ -183,12 +189,12 @@ class Envelope(BaseModel):
 
     @property
     def event_id(self) -> str:
-        """Return the public id of the event."""
+        """Public ID of the event."""
         return f"{self.originator_id}:{self.originator_version}"
 
     @property
     def subject(self) -> str:
-        """Return the subject `events.<account>.<aggregate>.<originator>.<topic>`."""
+        """Subject `events.<account>.<aggregate>.<originator>.<topic>`."""
         aggregate = AGGREGATE_OF[self.topic]
         account = self.state["account_id"]
         return f"events.{account}.{aggregate}.{self.originator_id}.{self.topic}"

@@ -1,4 +1,4 @@
-"""Conversion of conversations into token ids and labels, for the trainer and the web pages."""
+"""Conversion of conversations into token IDs and labels, for the trainer and the web pages."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from infrastructure.chat_template import plain_message
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
 from infrastructure.text_encoder import Span, TextEncoder, Tokens, readable
 
-IGNORED = -100  # label without loss, as in torch's cross entropy
+IGNORED = -100  # label of a token without loss, as in torch's cross entropy
 
 Message = dict[str, Any]
 
 
 class Unrenderable(Exception):
-    """The chat template rejects the conversation, or the start of an answer cannot be found."""
+    """The chat template rejects the conversation, or the renderer cannot find an answer's start."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and labels, equal in number. A label is the token's id or IGNORED."""
+    """Token IDs and labels of the same length. A label is the token's ID, or IGNORED."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]
 
     @property
     def label_tokens(self) -> int:
-        """Number of tokens with loss. The first token of a sequence is never predicted."""
+        """Number of trainable tokens. The first token of a sequence is never predicted."""
         return len(self.label_positions)
 
     @property
     def label_positions(self) -> list[int]:
-        """Positions, from 1, of the tokens with loss. Position 1 is never predicted."""
+        """Positions of the trainable tokens, from 1. Position 1 is never predicted."""
         return [n for n, label in enumerate(self.labels[1:], 2) if label != IGNORED]
 
     def truncated(self, max_tokens: int) -> Example:
-        """Return an example with the first `max_tokens` tokens."""
+        """Return a copy with only the first `max_tokens` tokens."""
         return Example(self.input_ids[:max_tokens], self.labels[:max_tokens])
 
 
 class Marked(NamedTuple):
-    """A text and the spans that carry loss, in order."""
+    """A text, and the spans of its trainable parts in order."""
 
     text: str
     spans: list[Span]
@@ -52,10 +52,10 @@ class Marked(NamedTuple):
 class ChatRenderer:
     """A renderer that marks the assistant's answers in conversations.
 
-    Templates need no `{% generation %}` tags. An answer's span starts after the prompt that
-    generation would use, and ends where the conversation up to that answer ends. Both are rendered
-    and must be prefixes of the whole text. If a template rewrites history, for example by dropping
-    earlier reasoning, each answer becomes a separate example.
+    Templates need no `{% generation %}` tags. The span of an answer starts after the prompt for
+    generating it, and ends where the conversation up to that answer ends. The renderer renders
+    both, which must be prefixes of the whole text. If a template rewrites history, for example by
+    dropping earlier reasoning, each answer becomes a separate example.
     """
 
     def __init__(self, template: ChatTemplate, encoder: TextEncoder) -> None:
@@ -65,14 +65,14 @@ class ChatRenderer:
         self._calls_tools = "tool_calls" in template.source
 
     def encode(self, text: str) -> Tokens:
-        """Return the tokens of a rendered text, without added special tokens."""
+        """Return the tokens of a rendered text, without additional special tokens."""
         (tokens,) = self.encoder.encode([text])
         return tokens
 
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """Return the rendered messages, with marks before their special tokens.
+        """Return the rendered messages, with marks before special tokens in the messages.
 
-        Raise Unrenderable if the template rejects them.
+        Raise Unrenderable if the template rejects the messages.
         """
         protected = self.encoder.protected
         try:
@@ -81,19 +81,22 @@ class ChatRenderer:
             raise Unrenderable(readable(str(refusal))) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> list[Message]:
-        """Return a conversation's messages in the form that the template expects."""
+        """Return the messages of a conversation in the form that the template expects."""
         return [plain_message(message, self._calls_tools) for message in conversation["messages"]]
 
     def render(self, conversation: dict[str, Any]) -> list[Example]:
         """Return the examples of a conversation (`messages`, optional `tools`), not truncated.
 
-        Only assistant messages have labels, including their end token. `weight: 0` excludes a
-        message. Raise Unrenderable.
+        Only assistant messages, including their end token, have labels. `weight: 0` excludes a
+        message. Raise Unrenderable if the template rejects the conversation.
         """
         return [labeled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
 
     def marked(self, conversation: dict[str, Any]) -> list[Marked]:
-        """Return the text of each example of a conversation. Raise Unrenderable."""
+        """Return the marked text of each example of a conversation.
+
+        Raise Unrenderable if the template rejects the conversation.
+        """
         messages = self.plain(conversation)
         trained = [
             index
@@ -103,7 +106,7 @@ class ChatRenderer:
         tools = conversation.get("tools")
         text = self.text(messages, tools)
         spans = [
-            # The last answer usually ends the conversation, which is already rendered.
+            # The last answer usually ends the conversation, whose text is already rendered.
             self.answer(messages[: index + 1], tools, text if index + 1 == len(messages) else None)
             for index in trained
         ]
@@ -112,9 +115,9 @@ class ChatRenderer:
         return [Marked(part, [(start, len(part.rstrip()))]) for part, start in spans]
 
     def prompt(self, conversation: dict[str, Any]) -> tuple[list[Message], str]:
-        """Return the messages before a conversation's last answer, and their prompt text.
+        """Return the messages before a conversation's last answer, and the prompt for the answer.
 
-        Raise Unrenderable.
+        Raise Unrenderable if the template rejects the conversation.
         """
         messages = self.plain(conversation)
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -124,29 +127,30 @@ class ChatRenderer:
     def answer(
         self, messages: list[Message], tools: Any, text: str | None = None
     ) -> tuple[str, int]:
-        """Return the text of messages that end with an answer, and the offset of the answer.
+        """Return the text of messages that end with an answer, and the start of the answer in it.
 
-        `text` is that text, if already rendered. Raise Unrenderable.
+        `text` is that text if it is already rendered. Raise Unrenderable if the template rejects
+        the messages.
         """
         text = self.text(messages, tools) if text is None else text
         if self._prompts:
             try:
                 prompt = self.text(messages[:-1], tools, prompt=True)
             except Unrenderable:
-                prompt = None  # some templates reject a prompt after this role
+                prompt = None  # some templates reject a prompt after a message with this role
             if prompt is not None and text.startswith(prompt):
                 return text, len(prompt)
-        # Rendered with a different answer, the text differs only in the answer.
+        # If another answer is rendered, the text differs only in the answer.
         content = messages[-1]["content"]
         other = "\u2402" if not content.lstrip().startswith("\u2402") else "\u2403"
         probe = self.text([*messages[:-1], {**messages[-1], "content": other}], tools)
         shared = _shared_characters(text, probe)
-        # A space before the first word belongs to its token, so the model must predict it.
+        # A space before the first word belongs to the word's token, so the model must predict it.
         return text, len(text[:shared].rstrip(" "))
 
 
 def labeled(tokens: Tokens, marked: Marked) -> Example:
-    """Return the example for a text's tokens. Tokens that start inside a span have a label."""
+    """Return the example of a text's tokens. Tokens that start inside a span have a label."""
     text, spans = marked
     labels = [IGNORED] * len(tokens.ids)
     remaining = iter(spans)
@@ -156,11 +160,11 @@ def labeled(tokens: Tokens, marked: Marked) -> Example:
             start, end = next(remaining, (len(text), len(text)))
         if start <= begin < end and begin < finish:
             labels[position] = tokens.ids[position]
-    # Four bytes per number instead of 32: a trainer keeps the whole dataset in memory.
+    # Four bytes per number instead of 32, because a trainer keeps the whole dataset in memory.
     return Example(array("i", tokens.ids), array("i", labels))
 
 
 def _shared_characters(one: str, other: str) -> int:
-    """Return the length of the common prefix of two texts."""
+    """Return the number of characters in the common prefix of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""Preparation of chat messages for templates, shared by training and serving."""
+"""Preparation of chat messages for templates, which training and serving share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 CHAT_TEMPLATE = "chat_template.jinja"
-"""File next to an adapter with its template, if its base has none."""
+"""File next to an adapter that contains the template, if the base model has none."""
 
-# ChatML. Most bases without a template have no special tokens for its markers. They tokenize the
-# markers as text, which trains equally well. Tool calls are JSON between <tool_call> tags, because
-# such messages have no other content to learn.
+# ChatML. Most base models without a template have no special tokens for its markers. They tokenize
+# the markers as text, which trains equally well. Tool calls are JSON between <tool_call> tags,
+# because such messages have no other content to train on.
 FALLBACK_CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
@@ -26,9 +26,10 @@ FALLBACK_CHAT_TEMPLATE = """\
 
 
 def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
-    """Return a message with string content and tool arguments as objects, as templates expect.
+    """Return a message as templates expect it: with text content and parsed tool arguments.
 
-    If the template does not support tools, tool calls become text in the Hermes format.
+    If `calls_tools` is false, the template does not support tool calls. They then become text in
+    the Hermes format.
     """
     plain = {key: value for key, value in message.items() if key != "weight" and value is not None}
     plain["content"] = message.get("content") or ""
@@ -45,7 +46,7 @@ def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
 
 
 def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a tool call with its `arguments` parsed. In OpenAI's format they are a JSON string."""
+    """Return a tool call with parsed `arguments`, which OpenAI's format has as a JSON string."""
     function = dict(call["function"])
     if isinstance(function.get("arguments"), str):
         try:

@@ -1,4 +1,4 @@
-"""The injected clock of every process. Tests can set it."""
+"""The clock of a process. Tests can set it."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ class Clock(Protocol):
         ...
 
     def at(self, moment: datetime) -> datetime:
-        """Convert a moment of real time, such as the database's, to this clock's time."""
+        """Convert a real time, such as the database's, to the time of this clock."""
         ...
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the machine."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
         return datetime.now(UTC)
 
     def at(self, moment: datetime) -> datetime:
-        """Return the moment unchanged."""
+        """Return `moment` unchanged."""
         return moment
 
 
 class FastClock:
-    """A clock for tests and demos that runs `speed` times as fast as real time since `origin`."""
+    """A clock for tests and demos. It has run `speed` times as fast as real time since `origin`."""
 
     def __init__(self, speed: float, origin: datetime) -> None:
         self._speed = speed
         self._origin = origin
 
     def now(self) -> datetime:
-        """Return this clock's current time in UTC."""
+        """Return the current time of this clock in UTC."""
         return self.at(datetime.now(UTC))
 
     def at(self, moment: datetime) -> datetime:
-        """Convert a moment of real time to this clock's time."""
+        """Convert a real time to the time of this clock."""
         return self._origin + (moment - self._origin) * self._speed
 
 
 def clock_of(settings: Settings) -> Clock:
-    """Return the configured clock, the same for all processes of a deployment."""
+    """Return the configured clock. All processes of a deployment have the same clock."""
     if settings.clock_speed == 1.0:
         return SystemClock()
     if settings.clock_origin is None:

@@ -1,4 +1,4 @@
-"""The version of the package and the Git revision of its tree."""
+"""The version of the package, and the Git revision of its working tree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def package_version() -> str:
 
 
 def in_words() -> str:
-    """Return the version and revision as text."""
+    """Return the version and the revision as text."""
     return f"{package_version()} ({revision() or 'no revision'})"
 
 
@@ -31,7 +31,7 @@ def in_words() -> str:
 def revision() -> str | None:
     """Return the Git commit of the working tree, or None without Git.
 
-    If files differ from the commit, `-dirty` is appended.
+    The suffix `-dirty` indicates uncommitted changes.
     """
     if not (TREE / ".git").exists():
         return None

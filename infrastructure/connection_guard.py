@@ -1,8 +1,8 @@
-"""Limits on the number of an HTTP server's connections and on slow clients.
+"""Limits on the connections of an HTTP server and on slow clients.
 
-uvicorn only limits idle connections. A client that sends half of a request head, or stalls in a
-body, keeps its connection open forever. Enough of them exhaust the process's file descriptors, and
-it stops accepting connections.
+uvicorn limits only idle connections. A client that sends half of a request head, or stalls in a
+body, keeps its connection open forever. Enough such clients exhaust the file descriptors of the
+process, which then accepts no more connections.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from infrastructure.limits import Limits
 log = logging.getLogger("connections")
 
 SPARE_FILES = 256
-"""Open files reserved for the database, the artifact store and the process."""
+"""Open files reserved for the database, the artifact store and the process itself."""
 
 MAX_FILES = 65_536
 REPORT_SECONDS = 10.0
@@ -36,7 +36,7 @@ TICKS_PER_SWEEP = 10
 
 
 def raise_file_limit() -> int:
-    """Raise the process's limit on open files as far as allowed. Return the limit."""
+    """Raise the limit on open files of this process as far as allowed. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -57,7 +57,7 @@ TOO_SLOW = _answer("408 Request Timeout")
 
 
 class ConnectionGuard:
-    """A guard that counts one server's connections and closes those of slow clients."""
+    """A guard that counts the connections of one server and closes those of slow clients."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ConnectionGuard:
     ) -> None:
         """Create a guard.
 
-        `exempt` are the addresses of trusted proxies, which have many clients.
+        `exempt` contains the addresses of trusted proxies, which have many clients.
         """
         self.limits, self.clock = limits, clock
         self._exempt = exempt
@@ -86,7 +86,7 @@ class ConnectionGuard:
         return len(self._peers)
 
     def protocols(self) -> dict[str, Any]:
-        """Return arguments of uvicorn's Config that apply this guard to a server."""
+        """Return the arguments of uvicorn's Config that apply this guard to a server."""
         return {
             "http": cast(type[asyncio.Protocol], partial(GuardedHttp, self)),
             "ws": cast(type[asyncio.Protocol], partial(GuardedWebSocket, self)),
@@ -94,10 +94,10 @@ class ConnectionGuard:
         }
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection. Return False if there are too many.
+        """Count a new connection. Return False if there are too many connections.
 
-        If a limit is reached, the oldest connection without a complete request is closed to make
-        room.
+        If a limit is reached, the guard makes room by closing the oldest connection without a
+        complete request.
         """
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         limit = (
@@ -112,7 +112,7 @@ class ConnectionGuard:
         return True
 
     def release(self, transport: asyncio.BaseTransport) -> None:
-        """Stop counting a closed connection."""
+        """Stop counting a connection that was closed."""
         peer = self._peers.pop(transport, None)
         if peer is not None:
             self._of_address[peer] -= 1
@@ -126,7 +126,7 @@ class ConnectionGuard:
             self._waiting.setdefault(peer, {})[protocol] = None
 
     def works(self, protocol: GuardedHttp) -> None:
-        """Record that a connection has a complete request or is closed."""
+        """Record that a connection has a complete request, or was closed."""
         peer = self._peers.get(protocol.transport, "")
         waiting = self._waiting.get(peer, {})
         waiting.pop(protocol, None)
@@ -134,7 +134,10 @@ class ConnectionGuard:
             self._waiting.pop(peer, None)
 
     def _make_room(self, peer: str | None) -> bool:
-        """Close the longest waiting connection of an address. None means the busiest address."""
+        """Close the connection of `peer` that has waited longest. None selects the busiest address.
+
+        Return False if there is no such connection.
+        """
         if peer is None:
             peer = max(self._waiting, key=self._of_address.__getitem__, default="")
         oldest = next(iter(self._waiting.get(peer, {})), None)
@@ -155,7 +158,7 @@ class ConnectionGuard:
         self._watched.discard(protocol)
 
     def sweep(self) -> None:
-        """Close slow connections. Log their number at most every ten seconds."""
+        """Close slow connections. Log their number at most once every ten seconds."""
         now = self.clock()
         for protocol in list(self._watched):
             if reason := protocol.overdue(now):
@@ -183,7 +186,7 @@ class _Writes:
 
 
 class GuardedHttp(H11Protocol):
-    """An HTTP connection with deadlines for its head, its body and the client's reading."""
+    """An HTTP connection with time limits for the head, the body and the client's reads."""
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -207,7 +210,7 @@ class GuardedHttp(H11Protocol):
         self._guard.waits(self)
 
     def data_received(self, data: bytes) -> None:
-        """Receive bytes, and record when an incomplete head or body started."""
+        """Receive bytes. Record when an incomplete head or body started."""
         if not self._admitted:
             return
         now = self._guard.clock()
@@ -239,7 +242,7 @@ class GuardedHttp(H11Protocol):
             self._guard.waits(self)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection to a WebSocket. It still counts."""
+        """Turn the connection into a WebSocket, which the guard still counts."""
         self._guard.leave(self)
         self._guard.works(self)
         super().handle_websocket_upgrade(event)
@@ -261,7 +264,7 @@ class GuardedHttp(H11Protocol):
     def _body_is_slow(self, now: float) -> bool:
         """Return True if the client sent too little in a window that has ended.
 
-        Time in which the server itself is not reading is excluded.
+        The window excludes the time in which the server does not read.
         """
         if self._body_since is None:
             return False
@@ -286,7 +289,7 @@ class GuardedHttp(H11Protocol):
 
 
 class GuardedWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket, which counts as a connection. uvicorn's pings detect dead ones."""
+    """A WebSocket, which counts as a connection. uvicorn's pings detect dead WebSockets."""
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -294,7 +297,7 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         self._writes = _Writes()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over an admitted connection."""
+        """Watch a connection that is already admitted."""
         super().connection_made(transport)
         self._guard.watch(self)
 
@@ -320,7 +323,7 @@ class GuardedServer(uvicorn.Server):
         self._guard = guard
 
     async def on_tick(self, counter: int) -> bool:
-        """Sweep on every tenth tick."""
+        """Sweep the connections on every tenth tick."""
         if counter % TICKS_PER_SWEEP == 0:
             self._guard.sweep()
         return await super().on_tick(counter)

@@ -1,8 +1,8 @@
 """The ordered, exactly-once consumer that runs all projections and event handlers.
 
-It reads the whole event stream in order, in batches. Its position is the notification id of the
-last event whose effect is committed. Effect and position are committed together, so redeliveries,
-restarts and a new stream are harmless.
+It reads the whole event stream in order, in batches. Its position is the notification ID of the
+last event whose effect is committed. It commits an effect and the position together, so
+redeliveries, restarts and a new stream do no harm.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from infrastructure.progress import PROGRESS
 BATCH_EVENTS = 500
 
 BATCH_SECONDS = 0.1
-"""Time to collect a batch after its first message."""
+"""Seconds to collect a batch after its first message, for projections."""
 
 PROMPT_BATCH_SECONDS = 0.02
-"""The same for event handlers. Starting a job involves four of them."""
+"""Seconds to collect a batch for event handlers. The start of a job involves four of them."""
 
 MAX_BACKOFF_SECONDS = 5.0
 
 STANDSTILL_SECONDS = 30.0
-"""Time after which a failing consumer is logged as critical."""
+"""Seconds after which a consumer logs its failures as critical."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A domain event with its notification id."""
+    """A domain event with its notification ID."""
 
     id: int
     event: Event
@@ -51,27 +51,30 @@ class Recorded:
 class Effect(Protocol):
     """The port through which a consumer updates a projection or saves a service's new events.
 
-    The consumer calls both methods from worker threads, one call at a time. If a call raises, the
-    consumer retries it indefinitely.
+    The consumer calls both methods from worker threads, one call at a time. If a call raises an
+    error, the consumer retries it until it succeeds.
     """
 
     name: str
 
     def position(self) -> int:
-        """Return the notification id of the last event with a committed effect, or 0."""
+        """Return the notification ID of the last event with a committed effect; 0 if none."""
         ...
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Commit the effects of a non-empty batch in order, together with its position."""
+        """Commit the effects of a non-empty batch in order, together with the position."""
         ...
 
 
 class UnknownPosition(Exception):
-    """The log has no event at a consumer's position."""
+    """The log has no event at the position of a consumer."""
 
 
 class OrderedConsumer:
-    """A consumer that feeds one effect from the stream, and missing events from the log."""
+    """A consumer that passes one effect the events of the stream.
+
+    It reads events that the stream lacks from the log.
+    """
 
     def __init__(self, effect: Effect, log: EventLog, batch_seconds: float = BATCH_SECONDS) -> None:
         self.effect, self._batch_seconds = effect, batch_seconds
@@ -89,9 +92,9 @@ class OrderedConsumer:
             await message.ack()
 
     async def begin(self) -> None:
-        """Apply events whose messages are already acknowledged, such as after a rebuild.
+        """Apply events whose messages are already acknowledged, for example after a rebuild.
 
-        It may run concurrently with `subscribe` if the effect skips events up to its position.
+        This may run concurrently with `subscribe` if the effect skips events up to its position.
         """
         await self._until_done(self.catch_up, "the log")
 
@@ -116,11 +119,12 @@ class OrderedConsumer:
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
-        """Apply a batch from the stream, or from the log where the two differ.
+        """Apply a batch from the stream. If stream and log differ, apply the events of the log.
 
-        A batch may mix redelivered and new messages in any order. After a database restore, the
-        stream may contain events that the log lacks. If the last event of a batch is in the log, so
-        is the whole batch, because the relay only appends to a stream whose end is in the log.
+        A batch may contain redelivered and new messages in any order. After a database restore, the
+        stream may contain events that the log lacks. If the log contains the last event of a batch,
+        it contains the whole batch, because the relay only appends to a stream whose end is in the
+        log.
         """
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
@@ -140,7 +144,7 @@ class OrderedConsumer:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
-        """Apply the log from the position up to `stop` or its end. Return the number of events."""
+        """Apply the log after the position, up to `stop` or its end. Return the event count."""
         applied, position = 0, self._position()
         while batch := self._log.recorder.select_notifications(
             start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
@@ -150,7 +154,7 @@ class OrderedConsumer:
         return applied
 
     def _position(self) -> int:
-        """Return the effect's position. Raise UnknownPosition if its event is not in the log."""
+        """Return the effect's position. Raise UnknownPosition if the log has no event there."""
         position = self.effect.position()
         if position > 0 and notification_at(self._log, position) is None:
             raise UnknownPosition(
@@ -164,7 +168,7 @@ class OrderedConsumer:
 
 
 def _batches(broker: NatsBroker, durable: Durable, seconds: float) -> Any:
-    """Return the subscriber of a durable, which passes batches to the decorated function."""
+    """Return the subscriber of a durable, a decorator of the function that receives batches."""
     return broker.subscriber(
         durable.filter_subject,
         stream=JStream(durable.stream, declare=False),
@@ -180,9 +184,10 @@ def subscribe_batches(
 ) -> None:
     """Consume batches of reports or measurements.
 
-    `keep` runs in a thread and must be idempotent. If it raises, the batch is redelivered, so it
-    must drop messages that it can never store. It receives only messages that name the same segment
-    as their subject, because NATS restricts a trainer's subjects but not the content.
+    `keep` runs in a thread and must be idempotent. If it raises an error, the bus redelivers the
+    batch, so `keep` must drop messages that it can never store. It receives only messages whose
+    content names the same segment as their subject, because NATS restricts the subjects of a
+    trainer but not the content.
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
@@ -206,7 +211,7 @@ def subscribe_batches(
 
 
 def names_subject(subject: str, content: object) -> bool:
-    """Return True if a message names the segment in its subject, `<kind>.<account>.<job>.<n>`."""
+    """Return True if a message is for the segment in its subject, `<kind>.<account>.<job>.<n>`."""
     if not isinstance(content, dict):
         return False
     named = [str(content.get(name)) for name in ("account_id", "job_id", "segment")]
@@ -214,7 +219,7 @@ def names_subject(subject: str, content: object) -> bool:
 
 
 def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
-    """Return True if the first event follows the position and each one the event before it."""
+    """Return True if the first event follows the position, and each other event its predecessor."""
     for envelope in envelopes:
         if envelope.prev_id != position:
             return False

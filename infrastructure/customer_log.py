@@ -1,4 +1,4 @@
-"""Filtering of trainer output for customers: removes stack traces and server paths."""
+"""Preparation of trainer output for customers, without stack traces and server paths."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TRACE = re.compile(
         |^(?:Current\ )?[Tt]hread\ 0x|^Extension\ modules:""",
     re.VERBOSE,
 )
-"""Lines of a stack trace. Other lines of a trainer's log start with their level."""
+"""Lines of a stack trace. All other lines of a trainer's log start with their level."""
 
 
 def without_paths(text: str) -> str:
-    """Return the text with absolute paths shortened to their last part: `…/model.safetensors`."""
+    """Return a text with absolute paths shortened to their last part: `…/model.safetensors`."""
     return PATH.sub(lambda path: f"…/{path['name']}", text)
 
 

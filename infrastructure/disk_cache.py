@@ -1,8 +1,8 @@
 """LRU disk cache of base model copies and compiled kernels. Entries in use are never evicted.
 
-A process that uses a folder holds a shared lock on it until it exits. Eviction needs the exclusive
-lock and never waits for it. Before the lock is released, an evicted copy is renamed, so that no
-process finds a partial one.
+A process that uses a folder holds a shared lock on it until it exits. Eviction requires the
+exclusive lock and never waits for it. Eviction renames a copy before it releases the lock, so that
+no process finds a partial copy.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import NamedTuple
 GIB = 1024**3
 
 MODELS = "models"
-"""Folder of the cache with copies of base models."""
+"""Folder of the cache with the copies of base models."""
 
 COPY = re.compile(r"[0-9a-f]{64}")
-"""Name of a copy: the hash of its manifest."""
+"""Name of a copy, which is the hash of its manifest."""
 
 KERNEL = re.compile(r"[a-z2-7]{51,52}(\..+)?|\.\d+\.\d+\.tmp")
-"""Name of a compiled kernel (a hash), or of a file that a killed compiler left behind."""
+"""Name of a compiled kernel (a hash), or of a file left by a compiler that was killed."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """The number and size of evicted entries, and the size of the remaining ones."""
+    """The number and size of evicted entries, and the size of the remaining entries."""
 
     count: int = 0
     bytes: int = 0
@@ -50,11 +50,11 @@ class _File(NamedTuple):
 
 
 def hold(folder: Path) -> int | None:
-    """Lock a folder against eviction.
+    """Lock a folder against eviction. Return the file descriptor of the lock.
 
-    Return the file descriptor to close, or None if the folder is missing. A compiling process locks
-    the whole kernel folder. The call waits for an eviction in progress. Where file locks are
-    unsupported, nothing is evicted and no lock is needed.
+    Closing the descriptor releases the lock. Return None if the folder does not exist. A compiling
+    process locks the whole kernel folder. The call waits for an eviction in progress. On a file
+    system without file locks, nothing is evicted and no lock is needed.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -63,8 +63,8 @@ def hold(folder: Path) -> int | None:
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_SH)
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(handle), folder.stat()):  # otherwise it was renamed
-            with suppress(PermissionError):  # owned by another user
+        if os.path.samestat(os.fstat(handle), folder.stat()):  # otherwise the folder was renamed
+            with suppress(PermissionError):  # another user owns the folder
                 os.utime(handle)
             return handle
     os.close(handle)
@@ -74,30 +74,30 @@ def hold(folder: Path) -> int | None:
 def partial_of(copy: Path) -> Path:
     """Return the temporary path of a copy that this process creates or deletes.
 
-    `delete_killed` removes those of killed processes.
+    If the process is killed, `delete_killed` deletes the temporary copy.
     """
     return copy.with_name(f"{copy.name}.{os.getpid()}")
 
 
 def delete_killed(folder: Path) -> None:
-    """Delete partial copies left by killed processes."""
+    """Delete partial copies that killed processes left behind."""
     for other in folder.glob("*.*"):
         name, _, process = other.name.rpartition(".")
         if COPY.fullmatch(name) and process.isdecimal():
-            with suppress(OSError), _unused(other) as unused:  # for example, a file with that name
+            with suppress(OSError), _unused(other) as unused:  # for example, `other` is a file
                 if unused:
                     shutil.rmtree(other, ignore_errors=True)
 
 
 def trim_copies(folder: Path, max_bytes: int) -> Deleted:
-    """Evict unused copies, least recently used first, until `max_bytes` are left."""
+    """Evict unused copies, the least recently used first, until at most `max_bytes` are left."""
     delete_killed(folder)
     copies = sorted(_copies(folder))
     deleted = Deleted(left_bytes=sum(copy.size for copy in copies))
     for _, copy, size in copies:
         with _unused(copy) as unused:
             if not unused:
-                os.utime(copy)  # now in use
+                os.utime(copy)  # marks the copy as just used
                 continue
             if deleted.left_bytes <= max_bytes:
                 continue
@@ -115,10 +115,10 @@ def _copies(folder: Path) -> Iterator[_File]:
 
 
 def trim_kernels(folder: Path, max_bytes: int) -> Deleted:
-    """Evict compiled kernels, least recently used first, until `max_bytes` are left.
+    """Evict compiled kernels, the least recently used first, until at most `max_bytes` are left.
 
-    A compiler expects to find a kernel that it has just written, so nothing is evicted while one
-    runs. Loaded kernels are in memory and can be evicted.
+    Nothing is evicted while a compiler runs, because it expects to find the kernels that it has
+    just written. Kernels in use are loaded into memory, so their files can be evicted.
     """
     kernels = sorted(_kernels(folder))
     deleted = Deleted(left_bytes=sum(kernel.size for kernel in kernels))
@@ -129,19 +129,22 @@ def trim_kernels(folder: Path, max_bytes: int) -> Deleted:
             if not unused or deleted.left_bytes <= max_bytes:
                 break
             kernel.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty
+            with suppress(OSError):  # the folder is not empty
                 kernel.parent.rmdir()
             deleted = deleted.one(size)
     return deleted
 
 
 def _kernels(folder: Path) -> Iterator[_File]:
-    """Yield the compiler's files with their last use, if the file system records it."""
+    """Yield the files of the compiler with the time of their last use.
+
+    Without access times in the file system, this is the time of the last change.
+    """
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names if KERNEL.fullmatch(name)):
             try:
                 found = path.lstat()
-            except FileNotFoundError:  # it was renamed meanwhile
+            except FileNotFoundError:  # the file was renamed meanwhile
                 continue
             if stat.S_ISREG(found.st_mode) and path.parent != folder:
                 yield _File(max(found.st_atime, found.st_mtime), path, found.st_size)
@@ -153,7 +156,7 @@ def _unused(folder: Path) -> Iterator[bool]:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # in use, or file locks are unsupported
+    except OSError:  # the folder is in use, or file locks are unsupported
         unused = False
     else:
         unused = True

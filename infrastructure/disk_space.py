@@ -1,4 +1,4 @@
-"""Free disk space of the home directory."""
+"""Free disk space in the home directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB, GIB = 1024**2, 1024**3
 
 
 class DiskLevel(StrEnum):
-    """The severity of low disk space."""
+    """Severity of low disk space."""
 
     OK = "ok"
     LOW = "low"
@@ -21,7 +21,7 @@ class DiskLevel(StrEnum):
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """The free and total bytes of the home directory's file system."""
+    """The free and total bytes of the file system of the home directory."""
 
     free_bytes: int
     total_bytes: int

@@ -1,4 +1,4 @@
-"""Job drafts, one per account. They must be deletable, so they are not in the event log."""
+"""Job drafts, one per account. They are not in the event log, because users can delete them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CREATE TABLE IF NOT EXISTS job_drafts (
 
 
 class Revision(NamedTuple):
-    """The browser tab of a draft's form, and the number of changes made there."""
+    """The browser tab that shows a draft's form, and the number of changes made there."""
 
     tab: str
     number: int
 
 
 def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
-    """Return the fields of an account's draft as typed, or None."""
+    """Return the fields of an account's draft as entered, or None."""
     row = connection.execute(
         "SELECT fields FROM job_drafts WHERE account_id = %s AND fields <> '{}'", [account_id]
     ).fetchone()
@@ -39,7 +39,7 @@ def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
 def save_draft(
     connection: Connection, account_id: UUID, fields: Mapping[str, Any], revision: Revision
 ) -> None:
-    """Replace an account's draft, unless the stored one is a later revision from the same tab."""
+    """Replace an account's draft, unless the stored draft is a later revision from the same tab."""
     connection.execute(
         "INSERT INTO job_drafts (account_id, fields, saved_at, tab, revision) "
         "VALUES (%s, %s, now(), %s, %s) ON CONFLICT (account_id) DO UPDATE SET "
@@ -51,9 +51,9 @@ def save_draft(
 
 
 def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
-    """Clear the draft of a form that started a job, unless another tab has saved one since.
+    """Clear the draft of a form that started a job, unless another tab saved a draft since.
 
-    The revision is kept, so that a delayed save from the same form is ignored.
+    The stored revision stays, so that EcoLink ignores a delayed save from the same form.
     """
     connection.execute(
         "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "

@@ -1,4 +1,4 @@
-"""Event handlers: events cause new events, which are committed with the consumer's position."""
+"""Event handlers: an event causes new events, which are saved with the consumer's position."""
 
 from __future__ import annotations
 
@@ -23,21 +23,26 @@ from infrastructure.consumer import Recorded, recorded
 from infrastructure.store import Connection
 
 EventHandler = Callable[[Event], Sequence[Aggregate]]
-"""A handler that returns the aggregates to save. Its other effects must be idempotent."""
+"""A handler of an event that returns the aggregates to save.
+
+Its other effects must be idempotent.
+"""
 
 ATTEMPTS = 5
 ATTEMPT_PAUSE_SECONDS = 0.1
 
 CONFLICT_ATTEMPTS = 30
 CONFLICT_PAUSE_SECONDS = 0.1
-"""Attempts after version conflicts, with random pauses. The limit is high, because parking an event
-blocks its aggregate, which may be a GPU pool."""
+"""Seconds of the random pause after a version conflict, and the maximum number of attempts.
+
+The maximum is high, because parking an event blocks its aggregate, which may be a GPU pool.
+"""
 
 REPLAY_SECONDS = 2.0
-"""Interval at which a service replays parked events on request."""
+"""Seconds between two checks for parked events with a requested replay."""
 
 STORE_PAUSE_SECONDS = 10.0
-"""Pause of an event while the artifact store is unreachable."""
+"""Seconds before the next attempt for an event while the artifact store is unreachable."""
 
 UNREACHABLE = (
     OperationalError,
@@ -47,7 +52,7 @@ UNREACHABLE = (
     NatsError,
     TimeoutError,
 )
-"""Errors of an unreachable database or bus. The event is retried, not parked."""
+"""Errors of an unreachable database or bus. The consumer retries the event without parking it."""
 
 BEHIND_PARKED = "An earlier event of this aggregate is parked."
 
@@ -68,9 +73,9 @@ CREATE TABLE IF NOT EXISTS parked_events (
 class HandlerEffect:
     """An effect that runs a service's event handlers in order.
 
-    If a handler keeps failing, its event and later events of the same aggregate are parked until an
-    operator requests a replay. Other aggregates continue. Events parked because the artifact store
-    is unreachable are replayed automatically.
+    If a handler keeps failing, the effect parks its event and all later events of the same
+    aggregate until an operator requests a replay. Other aggregates continue. If the artifact store
+    is unreachable, the effect parks the events too, but replays them automatically.
     """
 
     def __init__(
@@ -87,14 +92,14 @@ class HandlerEffect:
         self._handle = handle
         self._connect = connect
         self._logger = logging.getLogger(f"handlers.{name}")
-        self._paused_until: dict[UUID, float] = {}  # aggregates waiting for the artifact store
+        self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
 
     def position(self) -> int:
-        """Return the notification id of the last processed event."""
+        """Return the notification ID of the last processed event."""
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Handle each event. Events without a handler advance the position once, at the end."""
+        """Handle each event. Save the position once at the end for events without a handler."""
         parked = self._parked_originators()
         for item in batch:
             if item.event.originator_id in parked and self._park_behind(item):
@@ -119,9 +124,9 @@ class HandlerEffect:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
     def replay_requested(self) -> int:
-        """Replay the requested parked events in order. Return the number that succeeded.
+        """Replay the parked events with a requested replay. Return the number of successes.
 
-        If one fails again, it stays parked with the later events of its aggregate.
+        If an event fails again, it stays parked together with the later events of its aggregate.
         """
         replayed, failed, now = 0, set[UUID](), time.monotonic()
         self._paused_until = {id: end for id, end in self._paused_until.items() if end > now}
@@ -147,9 +152,10 @@ class HandlerEffect:
         return replayed
 
     def _requested(self, connection: Connection) -> list[dict[str, Any]]:
-        """Return requested events in order.
+        """Return the parked events with a requested replay, in order.
 
-        Events behind an unrequested one of the same aggregate are omitted.
+        The result omits an event if an earlier event of the same aggregate is parked without a
+        request.
         """
         return connection.execute(
             "SELECT notification_id, originator_id FROM parked_events AS parked "
@@ -198,7 +204,7 @@ class HandlerEffect:
                 raise
             except VersionConflict:
                 if tracking is not None and self.position() >= item.id:
-                    return  # another process of this service was first
+                    return  # another process of this service has replayed it
                 conflicts += 1
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
@@ -228,9 +234,9 @@ class HandlerEffect:
             )
 
     def _park_behind(self, item: Recorded) -> bool:
-        """Park an event behind an earlier one of its aggregate, to be replayed after it.
+        """Park an event behind an earlier event of its aggregate, to be replayed after it.
 
-        Return False if no earlier event is parked any more, such as after a replay.
+        Return False if no earlier event is parked any more, for example after a replay.
         """
         event = item.event
         with self._connect() as connection:
@@ -253,7 +259,6 @@ class HandlerEffect:
 
 
 def _is_store_unreachable(error: Exception) -> bool:
-    """Return True if the error means that the artifact store is unreachable."""
     return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
 
 

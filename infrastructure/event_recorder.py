@@ -1,4 +1,4 @@
-"""The event store's recorder. It rejects former leaders and fails fast on a full disk."""
+"""The recorder of the event store. It rejects former leaders and fails fast on a full disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from infrastructure.leadership import LOST, Leadership
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.2
-"""Retry parameters like the library's own, which would also retry on a full disk."""
+"""Pause and number of retries, like those of the library.
+
+Unlike the library, the recorder does not retry when the disk is full.
+"""
 
 T = TypeVar("T")
 
@@ -39,10 +42,10 @@ class EventRecorder(PostgresProcessRecorder):
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """Save events in one transaction. Return their notification ids.
+        """Save events in one transaction. Return their notification IDs.
 
         Raise OperationalError immediately if the disk is full, and after 2 s if the database is
-        unreachable. If another process leads, this process exits.
+        unreachable. Exit the process if another process leads.
         """
         return self._saving(lambda: _insert_events(self, stored_events, **kwargs))
 
@@ -59,7 +62,8 @@ class EventRecorder(PostgresProcessRecorder):
 
     def _lock_table(self, curs: Cursor[DictRow]) -> None:
         super()._lock_table(curs)
-        self._require_lead(curs)  # under the lock, so that only one transaction locks the row
+        # While the lock is held, so that only one transaction locks the row.
+        self._require_lead(curs)
 
     def _save_tracking(self, tracking: Tracking) -> None:
         with self.datastore.transaction(commit=True) as curs:

@@ -1,4 +1,4 @@
-"""Messages between the gateway and serving: a chat request, and the lines of its response."""
+"""Messages between the gateway and serving: a chat request, and the lines of the response."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     deployment_id: UUID
-    account_id: UUID  # for fair queueing between accounts
+    account_id: UUID  # for the fair queue
     messages: list[dict[str, Any]]  # role, text content, and tool calls in OpenAI's format
     choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # number of independent answers
-    max_tokens: int | None = None  # per answer; None: up to the context length
+    max_tokens: int | None = None  # of each answer; None: up to the context length
     temperature: float = 1.0  # 0: always the most likely token
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    ignore_end: bool = False  # generate max_tokens tokens, for benchmarks
+    ignore_end: bool = False  # True: generate exactly max_tokens tokens, for benchmarks
 
 
 FinishReason = Literal["stop", "length"]
@@ -39,7 +39,7 @@ class PromptRead(BaseModel):
 
 
 class TextDelta(BaseModel):
-    """New text of an answer. The last line has the finish reason and the number of tokens."""
+    """New text of an answer. The last one has the finish reason and the number of tokens."""
 
     choice: int
     text: str

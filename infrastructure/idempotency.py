@@ -1,4 +1,4 @@
-"""Idempotency keys for clients that retry requests without a key."""
+"""Idempotency keys for clients that repeat a request without a key."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CREATE TABLE IF NOT EXISTS request_keys (
 """
 
 KEPT = "12 minutes"
-"""Longest time between two attempts. The `openai` client times out after ten minutes."""
+"""Maximum time between two attempts of a request. The `openai` client times out after 10 min."""
 
 
 def give_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> None:
-    """Store the key of a new request, replacing that of an earlier identical request."""
+    """Store the key of a new request. Replace the key of an earlier identical request."""
     connection.execute(
         "DELETE FROM request_keys WHERE account_id = %s AND asked_at < now() - %s::interval",
         [account_id, KEPT],
@@ -36,7 +36,8 @@ def give_key(connection: Connection, account_id: UUID, request_sha256: str, key:
 def repeated_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> str:
     """Return the key of the previous attempt, or `key` if there was none.
 
-    An identical request made longer ago does not count as an attempt of this one.
+    Identical requests more than `KEPT` apart count as separate requests, not as attempts of the
+    same one.
     """
     row = connection.execute(
         "INSERT INTO request_keys AS known VALUES (%(account)s, %(request)s, %(key)s) "

@@ -1,4 +1,4 @@
-"""The result of importing a base model."""
+"""The result of the import of a base model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from domain.catalog.base_model import Revision
 
 
 class ImportedModel(Revision):
-    """A base model in the artifact store, ready to be fine-tuned."""
+    """A base model in the artifact store that is ready to be fine-tuned."""
 
     name: str
-    source: str  # as requested
+    source: str  # source as requested
     has_chat_template: bool

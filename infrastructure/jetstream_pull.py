@@ -1,8 +1,8 @@
-"""Pull subscriptions for FastStream: a long wait for the first message, a short one for more.
+"""Pull subscriptions for FastStream: a long wait for the first message, and a short one for more.
 
-FastStream's batch subscriber always waits for its whole timeout, even if messages arrive. Jobs
+FastStream's batch subscriber always waits for its whole timeout, even if messages arrive, so jobs
 start promptly only with a short timeout. With a short timeout, however, the consumers of an idle
-EcoLink sent 200 requests per second, which took a quarter of a core.
+EcoLink sent 200 requests per second, which used a quarter of a core.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 POLL_SECONDS = 2.0
-"""Duration of a request for a first message. A request that is lost with its connection, or whose
-consumer is deleted, fails after this time."""
+"""Maximum wait for a first message, in seconds.
+
+A request fails after this time if it is lost with its connection, or if its consumer is deleted.
+"""
 
 PAUSE_SECONDS = 0.2
-"""Pause after an error. FastStream would retry immediately and could block the event loop."""
+"""Pause after an error, in seconds. FastStream would retry immediately and block the event loop."""
 
 
 class LongPollingBroker(NatsBroker):
@@ -46,7 +48,7 @@ class LongPollingBroker(NatsBroker):
 class LongPolling:
     """A pull subscription that returns one whole batch at a time.
 
-    FastStream calls `fetch` until a batch is full, its timeout is over, or no message is left.
+    FastStream calls `fetch` until a batch is full, the timeout ends, or no message is left.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class LongPolling:
         self._collect_seconds = collect_seconds
 
     async def fetch(self, batch: int, timeout: float | None = None) -> list[Msg]:  # noqa: ASYNC109  # nats-py's
-        """Return a first message and those that arrive within `collect_seconds` after it.
+        """Return a first message and the messages that arrive within `collect_seconds` after it.
 
-        Raise nats-py's TimeoutError if there is none, or if the batch was already returned. Raise
-        other errors of nats-py after a pause.
+        Raise nats-py's TimeoutError if no message arrives, or if the batch was already returned.
+        Raise other errors of nats-py after a pause.
         """
         if batch < self._batch_size:
             raise NatsTimeoutError
@@ -75,7 +77,7 @@ class LongPolling:
         while len(messages) < batch and (left := deadline - loop.time()) > 0:
             try:
                 messages += await self._pulled.fetch(batch - len(messages), left)
-            except NatsError:  # return these messages; the next fetch raises the error
+            except NatsError:  # return these messages; the next call raises the error
                 break
         return messages
 

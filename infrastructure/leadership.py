@@ -1,4 +1,4 @@
-"""Leader election: of the processes with one name, one leads and the others stand by.
+"""Leader election: of the processes with the same name, one leads and the others stand by.
 
 The leader holds an advisory lock in a separate database session. PostgreSQL ends that session if it
 is idle for too long, so a frozen or disconnected leader loses the lock. Each leader has a new
@@ -59,30 +59,33 @@ BEGIN
     END IF;
 END $$
 """
-"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that lock. A
-leader's last save is therefore committed before the next leader starts.
+"""Tables and functions of the leader election.
 
-`require_own_lead` rejects a service's role that names another service. The functions' owner (the
-only role on some servers), superusers and the operator may name any service. pg_temp comes last in
-the path, so that a caller's temporary table cannot replace `leaderships`."""
+`require_lead` locks the row until its transaction ends, and `take_lead` waits for that lock. The
+last save of a leader is therefore committed before the next leader starts.
+
+`require_own_lead` raises an error if the role of one service names another service. The functions'
+owner (the only role on some servers), superusers and the operator may name any service. pg_temp
+comes last in the path, so that a temporary table of the caller cannot replace `leaderships`.
+"""
 
 LOST = "EL001"
 """SQLSTATE of a failed `require_lead`."""
 
 IDLE_SECONDS = 20.0
-"""Idle time after which PostgreSQL ends a leader's session."""
+"""Seconds of idle time after which PostgreSQL ends the session of a leader."""
 
 BEAT_SECONDS = 2.0
 STANDBY_SECONDS = 0.25
 EXIT_CODE = 3
 LOCK_CLASS = 0xEC0
-"""First half of the advisory locks' keys. The second half is the hash of the name."""
+"""First half of the keys of advisory locks. The second half is the hash of the name."""
 
 End = Callable[[str], None]
 
 
 class Leadership:
-    """Leadership of one name. `keep` renews it in a thread, and `lost` ends the process."""
+    """The leadership of one name. `keep` renews it in a thread, and `lost` ends the process."""
 
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
@@ -93,7 +96,7 @@ class Leadership:
         self._logger = logging.getLogger("leadership")
 
     def take(self) -> None:
-        """Wait until no other process with this name leads, then become the leader."""
+        """Become the leader. Wait until no other process with this name leads."""
         waiting = False
         while True:
             try:
@@ -116,10 +119,10 @@ class Leadership:
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 
     def keep(self) -> None:
-        """Renew leadership every two seconds until it is closed.
+        """Renew the leadership every two seconds until it is closed.
 
-        If the session has ended, a new one replaces it. If no other process led in the meantime,
-        this one remains the leader.
+        If the session has ended, open a new one. If no other process has led in the meantime, this
+        process remains the leader.
         """
         while not self._closed.wait(BEAT_SECONDS):
             try:
@@ -139,12 +142,12 @@ class Leadership:
             self._end(f"{self.name} lost the lead and exits: {reason}")
 
     def close(self) -> None:
-        """Release leadership."""
+        """Release the leadership."""
         self._closed.set()
         self._drop()
 
     def _holds_lock(self) -> bool:
-        """Take the lock once per session. PostgreSQL counts repeated locks of a session."""
+        """Take the lock once per session, because PostgreSQL counts repeated locks in a session."""
         if not self._locked:
             row = (
                 self._opened()
@@ -174,7 +177,7 @@ class Leadership:
 
 @contextmanager
 def leading(settings: Settings, name: str) -> Generator[Leadership]:
-    """Wait until this process leads as `name`, then run the block."""
+    """Wait until this process leads as `name`, and lead until the block ends."""
     leadership = Leadership(settings, name)
     leadership.take()
     thread = threading.Thread(target=leadership.keep, name="leadership", daemon=True)

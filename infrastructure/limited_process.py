@@ -1,7 +1,8 @@
 """Resource-limited processes for work on users' files and templates.
 
-The parent starts `python -m <module>`, writes a JSON request, and reads JSON lines: progress, then
-the result. The process does not inherit its parent's settings or secrets, and ends with its parent.
+The parent starts `python -m <module>`, writes a JSON request, and reads JSON lines: progress, and
+then the result. The process does not inherit the settings or secrets of its parent, and ends with
+it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
 
-NICENESS = 5  # lower priority than gateway requests
+NICENESS = 5  # lower priority than the gateway's requests
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_SECONDS = 2
 """Seconds between SIGXCPU, which a process may handle, and SIGKILL."""
 
 REPEAT_SECONDS = 0.2
-"""Interval at which CpuTimeExceeded is raised again, since a finaliser may swallow it."""
+"""Seconds after which CpuTimeExceeded is raised again, because a finalizer may swallow it."""
 
 WALL_SECONDS_PER_CPU_SECOND = 10  # allows for a busy machine
 
-STDERR_BYTES = 2000  # logged if a process fails
+STDERR_BYTES = 2000  # maximum size of the standard error that is logged
 THREADS = "2"  # for tokenizers
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of address space
@@ -46,14 +47,14 @@ ADDRESS_SPACE_BESIDE_MIB = 512
 
 
 class Exceeded(StrEnum):
-    """The resource whose limit was exceeded."""
+    """A resource with a limit."""
 
     TIME = "time"
     MEMORY = "memory"
 
 
 class LimitExceeded(Exception):
-    """The work exceeded its CPU time or memory limit. The same input would fail again."""
+    """The work exceeded its limit on CPU time or memory. The same input would fail again."""
 
     def __init__(self, exceeded: Exceeded) -> None:
         super().__init__(f"The work exceeded its {exceeded} limit.")
@@ -61,19 +62,19 @@ class LimitExceeded(Exception):
 
 
 class ProcessFailed(Exception):
-    """The process ended without a result. Its input need not be the cause."""
+    """The process ended without a result. The cause may be unrelated to its input."""
 
 
 class CpuTimeExceeded(BaseException):
-    """CPU time ran out inside `cpu_limit`.
+    """The CPU time of a `cpu_limit` block is used up.
 
-    A BaseException, so that untrusted code does not catch it.
+    It is a BaseException, so that untrusted code does not catch it.
     """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on CPU seconds (all threads together), wall-clock seconds, and MiB of memory."""
+    """Limits on CPU seconds (of all threads together), wall-clock seconds, and MiB of memory."""
 
     cpu_seconds: int
     wall_seconds: float
@@ -83,7 +84,7 @@ class Limits:
     def for_file(
         cls, size: int, base_seconds: int, seconds_per_mib: int, memory_mib: int
     ) -> Limits:
-        """Return limits whose CPU seconds grow with a file's `size` in bytes."""
+        """Return limits whose CPU seconds grow with the `size` of a file in bytes."""
         cpu_seconds = base_seconds + seconds_per_mib * size // 1024**2
         return cls(cpu_seconds, WALL_SECONDS_PER_CPU_SECOND * cpu_seconds, memory_mib)
 
@@ -96,7 +97,8 @@ def run(
 ) -> dict[str, Any]:
     """Run a module that calls `serve`, and return its result.
 
-    Raise LimitExceeded or ProcessFailed. Errors of `on_progress` propagate.
+    `on_progress` receives each progress line. Its errors propagate. Raise LimitExceeded if the
+    process exceeds a limit, and ProcessFailed if it ends without a result.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -123,7 +125,10 @@ def run(
 
 
 def serve(handle: Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], Any]) -> None:
-    """Read a request, apply its limits, and respond. This is the counterpart of `run`."""
+    """Read a request, apply its limits, and write the result of `handle`.
+
+    This is the counterpart of `run`.
+    """
     request = json.loads(sys.stdin.buffer.readline())
     confine(Limits(**request.pop("limits")))
     try:
@@ -148,7 +153,8 @@ def confine(limits: Limits) -> None:
 def cpu_limit(seconds: float) -> Generator[None]:
     """Raise CpuTimeExceeded in the block after `seconds` of CPU time.
 
-    Use it in the main thread only, and do not nest it. Native code is interrupted when it returns.
+    Use this function only in the main thread, and do not nest it. Native code is interrupted only
+    when it returns.
     """
     before = signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_SECONDS)
@@ -168,7 +174,7 @@ def _converse(
     request: Mapping[str, Any],
     on_progress: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any] | None:
-    """Send the request and read the responses. Return the result, or None."""
+    """Send the request and read the response lines. Return the result, or None."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -203,7 +209,7 @@ def _kill(process: subprocess.Popen[bytes], overrun: threading.Event) -> None:
 
 
 def _tail(errors: Any) -> str:
-    """Return the end of a process's standard error."""
+    """Return the end of the standard error of a process."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - STDERR_BYTES))
     return errors.read().decode(errors="replace")
@@ -215,7 +221,10 @@ def _write(answer: Mapping[str, Any]) -> None:
 
 
 def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return a limited process's environment, plus variables with one of the prefixes."""
+    """Return the environment of a limited process.
+
+    It also has the variables that start with one of the prefixes.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()

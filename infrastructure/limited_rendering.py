@@ -1,7 +1,7 @@
-"""Chat template rendering in separate processes with limits on time, memory and length.
+"""Rendering of chat templates in processes with limits on time, memory and length.
 
-The template of an imported base is untrusted code. If it loops or exhausts memory, only that
-rendering fails.
+The template of an imported base model is untrusted code. If it loops forever or exhausts the
+memory, only that rendering fails.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ WALL_SECONDS = 60.0  # allows for a busy machine
 MEMORY_BYTES = 512 * 1024**2
 MAX_CHARACTERS = 16 * 1024**2
 PROCESSES = 4
-KEPT_TEMPLATES = 16  # compiled templates cached per process
+KEPT_TEMPLATES = 16  # compiled templates that each process caches
 
 
 class RenderingLimitExceeded(ChatRefused):
-    """The base model's chat template exceeds its time or memory limit."""
+    """The chat template of the base model exceeds its time or memory limit."""
 
 
 class LimitedTemplate(ChatTemplate):
-    """A ChatTemplate that is compiled and rendered in another process."""
+    """A ChatTemplate that another process compiles and renders."""
 
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], today: date | None = None
@@ -51,8 +51,8 @@ class LimitedTemplate(ChatTemplate):
     ) -> str:
         """Return the text of messages.
 
-        Raise ChatRefused if the template is invalid or rejects them, and RenderingLimitExceeded if
-        it exceeds a limit. Later renderings are not affected.
+        Raise ChatRefused if the template is invalid or rejects the messages, and
+        RenderingLimitExceeded if it exceeds a limit. Later calls are not affected.
         """
         answer = _render(
             {"template": self._template, "messages": messages, "tools": tools, "prompt": prompt}
@@ -75,13 +75,13 @@ class _Process:
 
     @property
     def lives(self) -> bool:
-        """Return True if the process is running."""
+        """True if the process is running."""
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Send a request and return the response.
 
-        Raise RenderingLimitExceeded if it exceeds a limit. The process is then ended.
+        If the process exceeds a limit, terminate it and raise RenderingLimitExceeded.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -105,7 +105,7 @@ class _Process:
         return json.loads(line)
 
     def close(self) -> None:
-        """End the process."""
+        """Terminate the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -135,7 +135,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
 def _borrowed() -> _Process:
     """Return a running process: an idle one that is still alive, or a new one."""
     while _idle:
-        with suppress(IndexError):  # another thread took the last one
+        with suppress(IndexError):  # another thread took the last idle process
             process = _idle.pop()
             if process.lives:
                 return process
@@ -176,7 +176,7 @@ def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     for line in sys.stdin.buffer:
-        # Without a handler the signal ends the process.
+        # The signal has no handler, so it terminates the process.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         answer = json.dumps(_answer(json.loads(line)))
         signal.setitimer(signal.ITIMER_PROF, 0)

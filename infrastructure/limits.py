@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """The scope to which a limit applies."""
+    """The scope in which a limit applies."""
 
     PROCESS = "process"
     ADDRESS = "client address"
@@ -21,7 +21,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit. With `per_seconds` it is a rate that allows bursts of the whole amount."""
+    """A limit. With `per_seconds`, it is a rate that allows bursts of the whole amount."""
 
     name: str
     default: int
@@ -75,7 +75,10 @@ LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
 
 
 def known_limits(changed: dict[str, int]) -> dict[str, int]:
-    """Return the limits. Raise ValueError for an unknown name or a number below 1."""
+    """Return all limits with the changes.
+
+    Raise ValueError for an unknown name or a value below 1.
+    """
     for name, value in changed.items():
         if name not in LIMITS:
             raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")

@@ -1,4 +1,4 @@
-"""Identification of processes across restarts, although the system reuses process ids."""
+"""Identification of processes across restarts, although the system reuses process IDs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ POLL_SECONDS = 0.02
 def birth(pid: int) -> str | None:
     """Return the boot and clock tick at which a process started, or None if it has ended.
 
-    Together with the process id, this identifies a process uniquely. A start time does not, because
-    it shifts when the system clock is set.
+    Together with the process ID, this identifies a process uniquely. The start time does not,
+    because it shifts when the system clock is set.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -30,7 +30,7 @@ def birth(pid: int) -> str | None:
 
 
 def living(pid: int | None, born: str | None) -> psutil.Process | None:
-    """Return the process with this id and birth, or None if it has ended."""
+    """Return the process with this ID and birth, or None if it has ended."""
     if pid is None or born is None or birth(pid) != born:
         return None
     try:
@@ -49,7 +49,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def wait_ended(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait up to `timeout` seconds for processes to end. Return those still running."""
+    """Wait up to `timeout` seconds for processes to end. Return those that are still running."""
     deadline = time.monotonic() + timeout
     left = [process for process in processes if lives(process)]
     while left and time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def wait_ended(processes: Iterable[psutil.Process], timeout: float) -> list[psut
 
 
 def kill_groups(processes: Iterable[psutil.Process]) -> None:
-    """Kill the process group of each process, and wait for the group leaders to end."""
+    """Kill the process group of each process. Wait for the group leaders to end."""
     ended = list(processes)
     for process in ended:
         with suppress(ProcessLookupError):

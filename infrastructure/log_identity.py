@@ -1,7 +1,7 @@
 """The identity of the event log, and a check that the log was not replaced.
 
-A restored database contains an older state of the same log. The identity is unchanged, but the
-events after the backup are missing, although the bus still has them. The identity therefore
+A restored database contains an older state of the same log. The log's identity is unchanged, but
+the log lacks the events after the backup, although the bus still has them. The identity therefore
 distinguishes logs, and only the events distinguish states of a log.
 """
 
@@ -33,7 +33,7 @@ class LogReplaced(Exception):
 
 
 def log_identity(connection: Connection) -> UUID:
-    """Return the id that the migration gave the log. Raise RuntimeError if it has none."""
+    """Return the ID that the migration gave the log. Raise RuntimeError if there is none."""
     row = connection.execute("SELECT log_id FROM log_identity").fetchone()
     if row is None:
         raise RuntimeError("The event log has no identity. Run `python -m deploy.migrate`.")
@@ -41,20 +41,20 @@ def log_identity(connection: Connection) -> UUID:
 
 
 def notification_at(log: EventLog, position: int) -> Notification | None:
-    """Return the event with a notification id, or None."""
+    """Return the event with this notification ID, or None."""
     found = log.recorder.select_notifications(start=position, stop=position, limit=1)
     return found[0] if found else None
 
 
 class LogWatch:
-    """A check that the log still contains the newest event of the previous check."""
+    """A check that the log still contains the event that was the newest at the previous check."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._seen: Notification | None = None
 
     def check(self) -> None:
-        """Check once. Raise LogReplaced if the event is missing."""
+        """Check once. Raise LogReplaced if the log lacks the event."""
         head = self._log.recorder.max_notification_id()
         newest = None if head is None else notification_at(self._log, head)
         seen = self._seen
@@ -69,7 +69,7 @@ class LogWatch:
 async def watch_log(log: EventLog) -> None:
     """Check every second until cancelled. Raise LogReplaced if the log was replaced.
 
-    That error ends a service, because its cached aggregates are stale after a restore.
+    The error ends a service, because its cached aggregates are stale after a restore.
     """
     watch, logger = LogWatch(log), logging.getLogger("log_watch")
     while True:

@@ -1,4 +1,4 @@
-"""The load of this machine, used to estimate jobs on its CPU."""
+"""The load of this machine, from which EcoLink estimates jobs on its CPU."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import psutil
 
 
 def load_of(host: str) -> float | None:
-    """Return the one-minute load average, or None if `host` is another machine."""
+    """Return the one-minute load average, or None if `host` is not this machine."""
     return psutil.getloadavg()[0] if host == platform.node() else None

@@ -91,16 +91,20 @@ def _add(connection: Connection, table: LiteralString, columns: Mapping[str, obj
 def evaluations_of(
     connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's evaluations after a step, in order. Of a repeated step, return the last."""
+    """Return a job's evaluations after a step, in order.
+
+    If a step was evaluated more than once, return only its last evaluation.
+    """
     return _rows_of(connection, "evaluation_measurements", job_id, after, limit)
 
 
 def last_evaluations_of(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Any]]:
-    """Return the newest evaluation of each job's adapter, from the last segment that has one.
+    """Return the newest evaluation of each job's adapter, by job ID.
 
-    Step 0, the base's evaluation, is excluded. It is made at the end for comparison.
+    It is from the last segment that has one. The result omits the evaluation of the base model,
+    which has step 0 but runs at the end.
     """
     return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 
@@ -108,7 +112,10 @@ def last_evaluations_of(
 def steps_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's steps after a given one, in order. Of a repeated step, return the last."""
+    """Return a job's steps after a given one, in order.
+
+    If a step was repeated, return only the last repetition.
+    """
     return _rows_of(connection, "step_measurements", job_id, after, limit)
 
 
@@ -132,7 +139,7 @@ class MeasuredStep(NamedTuple):
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
-    """Return the losses of a job's steps in order, without those that a later segment repeated.
+    """Return the losses of a job's steps in order. Of a repeated step, return only the last.
 
     For speed, rows are plain tuples in binary format: a long job has a million steps.
     """
@@ -152,7 +159,7 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
 
 
 def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """Return the newest step of each job, from the last segment that has one."""
+    """Return the newest step of each job, from its last segment that has one, by job ID."""
     return _newest(connection, "step_measurements", "true", job_ids)
 
 
@@ -176,7 +183,7 @@ class StepsTaken(NamedTuple):
 
 
 def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, StepsTaken]:
-    """Return the measured steps of jobs. A repeated step counts once."""
+    """Return the measured steps of the given jobs, by job ID. A repeated step counts once."""
     rows = connection.execute(
         "SELECT job_id, count(*) AS steps, sum(tokens)::bigint AS tokens FROM ("
         "SELECT DISTINCT ON (job_id, step) job_id, tokens FROM step_measurements "
@@ -187,12 +194,12 @@ def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, S
 
 
 def delete_log_lines(connection: Connection, job_ids: Sequence[UUID]) -> None:
-    """Delete all log lines of some jobs."""
+    """Delete all log lines of the given jobs."""
     connection.execute("DELETE FROM log_lines WHERE job_id = ANY(%s)", [list(job_ids)])
 
 
 def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list[dict[str, Any]]:
-    """Return the last lines of a job's log, in order."""
+    """Return the last `limit` lines of a job's log, in order."""
     rows = connection.execute(
         "SELECT segment, n, level, text, logged_at FROM log_lines WHERE job_id = %s "
         "ORDER BY segment DESC, n DESC LIMIT %s",
@@ -214,10 +221,10 @@ NEWEST: dict[str, LiteralString] = {
 def newest_of(
     connection: Connection, table: str, known: Mapping[UUID, Place], limit: int
 ) -> dict[UUID, list[dict[str, Any]]]:
-    """Return the newest rows of each job after its known place, in order, with one query.
+    """Return the newest rows of each job after its known position, in order, with one query.
 
-    If a job has `limit` rows, earlier ones may be omitted. The base's evaluation is always
-    included, because it has the first place of its segment but is made last.
+    If a job has `limit` rows, the result may lack earlier ones. It always includes the evaluation
+    of the base model, which has the first position of its segment but is made last.
     """
     columns = NEWEST[table]
     number = columns.partition(",")[0]
@@ -242,7 +249,7 @@ def newest_of(
 def add_evidence(
     connection: Connection, job_id: UUID, segment: int, elapsed_seconds: float
 ) -> None:
-    """Store the longest elapsed time that a segment has reported."""
+    """Store the elapsed time that a segment reports. Keep the longest."""
     connection.execute(
         "INSERT INTO segment_evidence AS known VALUES (%s, %s, %s) "
         "ON CONFLICT (job_id, segment) DO UPDATE "
@@ -254,7 +261,7 @@ def add_evidence(
 def set_progress(
     connection: Connection, dataset_id: UUID, lines: int, done_bytes: int, total_bytes: int
 ) -> None:
-    """Store the progress of a dataset's validation."""
+    """Store the progress of the validation of a dataset."""
     connection.execute(
         "INSERT INTO dataset_progress VALUES (%s, %s, %s, %s) ON CONFLICT (dataset_id) "
         "DO UPDATE SET lines = excluded.lines, bytes = excluded.bytes",
@@ -263,7 +270,7 @@ def set_progress(
 
 
 def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | None:
-    """Return the progress of a dataset's validation, or None."""
+    """Return the progress of the validation of a dataset, or None."""
     return connection.execute(
         "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
         [dataset_id],

@@ -1,7 +1,7 @@
-"""NATS keys and signed JWTs, which identify bus clients and grant them subjects.
+"""NATS keys and signed JWTs, which identify the clients of the bus and grant them subjects.
 
 A NATS server in operator mode trusts one operator key. The operator signs accounts, an account
-signs its users, and a user proves possession of its key. The server needs no list of users.
+signs its users, and a user proves that it has its key. The server needs no list of users.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNLIMITED = -1
 
 
 class KeyKind(IntEnum):
-    """The kinds of NATS key that EcoLink generates.
+    """The kinds of NATS keys that EcoLink generates.
 
     The value is the prefix byte of the encoding.
     """
@@ -33,12 +33,12 @@ class KeyKind(IntEnum):
 
 
 def new_seed(kind: KeyKind, raw: bytes | None = None) -> str:
-    """Return the seed of a key generated from `raw` (32 bytes) or from random bytes."""
+    """Return the seed of a new key, generated from `raw` (32 bytes) or from random bytes."""
     return nkeys.encode_seed(raw or os.urandom(32), kind).decode()
 
 
 def public_key(seed: str) -> str:
-    """Return the public key of a seed, by which NATS identifies the key's owner.
+    """Return the public key of a seed, which identifies the owner of the key to NATS.
 
     Raise ValueError if the seed is invalid.
     """
@@ -46,20 +46,23 @@ def public_key(seed: str) -> str:
 
 
 def account_jwt(operator_seed: str, account_seed: str, name: str, claims: Mapping[str, Any]) -> str:
-    """Return an account's JWT with NATS `claims`, such as exports."""
+    """Return the JWT of an account with NATS `claims`, such as exports."""
     claims = {**claims, "type": "account"}
     return _signed(operator_seed, public_key(account_seed), name, claims)
 
 
 def operator_jwt(operator_seed: str, system_account: str) -> str:
-    """Return the operator's JWT, signed by the operator."""
+    """Return the JWT of the operator, which the operator signs itself."""
     claims = {"type": "operator", "system_account": system_account}
     return _signed(operator_seed, public_key(operator_seed), "ecolink", claims)
 
 
 @dataclass(frozen=True)
 class AllowedSubjects:
-    """The subjects to which a user may publish and subscribe. Empty allows all of its account's."""
+    """The subjects to which a user may publish and subscribe.
+
+    An empty value allows all subjects of the user's account.
+    """
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
@@ -74,9 +77,9 @@ def user_jwt(
     expires_at: int | None = None,
     account: str | None = None,
 ) -> str:
-    """Return a user's JWT, signed by its account or by a signing key of `account`.
+    """Return the JWT of a user, signed by its account or by a signing key of `account`.
 
-    It expires at `expires_at`, in seconds since 1970.
+    It expires at `expires_at`, in seconds since 1970; None: never.
     """
     claims: dict[str, Any] = {
         "type": "user",
@@ -100,7 +103,7 @@ def credentials_file(jwt: str, seed: str) -> str:
 
 
 def signer(seed: str) -> Callable[[str], bytes]:
-    """Return the callback with which nats-py signs a server's nonce as a user."""
+    """Return the callback with which nats-py signs the nonce of a server as a user."""
     pair = _pair(seed)
     return lambda nonce: base64.b64encode(pair.sign(nonce.encode()))
 

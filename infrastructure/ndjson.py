@@ -1,4 +1,4 @@
-"""Splitting of byte chunks into lines, at newlines only."""
+"""Splitting of byte chunks into lines, only at newlines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their newlines, keeping one chunk and one line in memory.
+    """Yield lines without their newlines. Keep only one chunk and one line in memory.
 
-    Like `str.splitlines`, httpx also splits at U+2028 and similar characters, which JSON may
-    contain.
+    httpx also splits at U+2028 and similar characters, like `str.splitlines`. JSON may contain
+    these characters.
     """
     rest = b""
     for chunk in chunks:
@@ -20,7 +20,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 async def lines_as_they_come(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield the lines of asynchronous chunks."""
+    """Yield the lines of asynchronous chunks as they arrive."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

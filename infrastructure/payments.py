@@ -11,7 +11,7 @@ from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
 
 TEST_MIN_MICROS, TEST_MAX_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
-"""Bounds of one test payment in micro-dollars."""
+"""Bounds of the amount of one test payment, in micro-dollars."""
 
 
 class PaymentProvider(Protocol):
@@ -24,15 +24,16 @@ class PaymentProvider(Protocol):
     name: str
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Return the payment with this reference. Raise Invalid if it does not match the amount.
+        """Return the receipt of the payment with this reference.
 
-        `amount_micros` is the amount that the caller claims, in micro-dollars.
+        `amount_micros` is the amount that the caller claims, in micro-dollars. Raise Invalid if it
+        does not match the payment.
         """
         ...
 
 
 class ManualProvider:
-    """Payments received outside EcoLink, such as bank transfers.
+    """Payments that were received outside EcoLink, such as bank transfers.
 
     The caller is an operator, who confirms the payment.
     """
@@ -40,7 +41,7 @@ class ManualProvider:
     name = "manual"
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Return the payment as stated by the operator.
+        """Return the receipt as stated by the operator.
 
         Raise Invalid if the reference is malformed.
         """
@@ -50,14 +51,14 @@ class ManualProvider:
 
 
 class TestProvider:
-    """Test payments, which move no money. Their references start with `test payment`."""
+    """Test payments, which transfer no money. Their references start with `test payment`."""
 
     name = TEST_PROVIDER
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Return a paid receipt.
+        """Return a receipt without a payment.
 
-        Raise Invalid if the amount is out of bounds or the reference malformed.
+        Raise Invalid if the amount is out of bounds or the reference is malformed.
         """
         if not TEST_MIN_MICROS <= amount_micros <= TEST_MAX_MICROS:
             bounds = f"{dollars(TEST_MIN_MICROS)} to {dollars(TEST_MAX_MICROS)}"

@@ -1,4 +1,7 @@
-"""Names and notes entered by users. They must be deletable, so they are not in the event log."""
+"""Names and notes that users enter.
+
+Users can delete them, so they are not in the event log.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ CREATE INDEX IF NOT EXISTS job_metadata_notes ON job_metadata USING gin (metadat
 
 
 def add_account_name(connection: Connection, account_id: UUID, name: str) -> UUID:
-    """Name an account. Return the account with that name: another one if the name was taken."""
+    """Name an account. Return the account that has the name: another one if it was taken."""
     connection.execute(
         "INSERT INTO profiles VALUES (%s, %s) ON CONFLICT DO NOTHING", [account_id, name]
     )
@@ -38,7 +41,7 @@ def add_account_name(connection: Connection, account_id: UUID, name: str) -> UUI
 
 
 def account_named(connection: Connection, name: str) -> UUID | None:
-    """Return the account with this name, or None."""
+    """Return the ID of the account with this name, or None."""
     row = connection.execute("SELECT account_id FROM profiles WHERE name = %s", [name]).fetchone()
     return None if row is None else row["account_id"]
 
@@ -52,12 +55,12 @@ def name_of_account(connection: Connection, account_id: UUID) -> str | None:
 
 
 def account_names(connection: Connection) -> dict[UUID, str]:
-    """Return the names of all accounts."""
+    """Return the names of all accounts, by account ID."""
     return _names(connection.execute("SELECT account_id AS id, name FROM profiles").fetchall())
 
 
 def set_dataset_name(connection: Connection, dataset_id: UUID, name: str) -> None:
-    """Store a dataset's name, unless it already has one."""
+    """Store the name of a dataset, unless it already has one."""
     connection.execute(
         "INSERT INTO dataset_names VALUES (%s, %s) ON CONFLICT DO NOTHING", [dataset_id, name]
     )
@@ -69,7 +72,7 @@ def delete_dataset_name(connection: Connection, dataset_id: UUID) -> None:
 
 
 def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Return the names of the given datasets."""
+    """Return the names of the given datasets, by dataset ID."""
     return _names(
         connection.execute(
             "SELECT dataset_id AS id, name FROM dataset_names WHERE dataset_id = ANY(%s)",
@@ -79,7 +82,7 @@ def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[U
 
 
 def set_job_metadata(connection: Connection, job_id: UUID, metadata: Mapping[str, str]) -> None:
-    """Store the metadata of a job, unless it already has some."""
+    """Store the metadata of a job, unless it already has metadata."""
     connection.execute(
         "INSERT INTO job_metadata VALUES (%s, %s) ON CONFLICT DO NOTHING",
         [job_id, Jsonb(dict(metadata))],
@@ -87,7 +90,7 @@ def set_job_metadata(connection: Connection, job_id: UUID, metadata: Mapping[str
 
 
 def job_metadata(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, str]]:
-    """Return the metadata of the given jobs."""
+    """Return the metadata of the given jobs, by job ID."""
     rows = connection.execute(
         "SELECT job_id, metadata FROM job_metadata WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()

@@ -1,7 +1,8 @@
-"""A watchdog thread that ends a process if its event loop or work hangs.
+"""A watchdog thread that ends a process if its event loop or its work hangs.
 
-Every second, it touches a file that the supervisor checks. If the event loop or a step of work
-takes too long, it writes all threads' stacks to standard error and ends the process.
+Every second, the thread touches a file that the supervisor checks. If the event loop or a step of
+work takes too long, the thread writes the stacks of all threads to standard error and ends the
+process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from infrastructure.settings import Settings
 
 BEAT_SECONDS = 1.0
 MAX_GAP_SECONDS = 10.0
-"""A longer gap between two checks does not count, because the process was frozen."""
+"""Maximum seconds between two checks. A longer gap does not count: the process was frozen."""
 
 EXIT_CODE = 6
 
@@ -68,7 +69,7 @@ class Progress:
             self._activities.pop(number, None)
 
     def overdue(self, passed_seconds: float) -> Activity | None:
-        """Add passed time to all activities. Return one that exceeds its limit, or None."""
+        """Add the passed time to all activities. Return one that exceeds its limit, or None."""
         late = None
         for activity in list(self._activities.values()):
             activity.seconds += min(passed_seconds, MAX_GAP_SECONDS)

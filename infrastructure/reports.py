@@ -1,7 +1,7 @@
 """Messages between trainers and services over NATS: reports, telemetry, log lines and control.
 
-Reports are keyed by (job, segment, n) and cumulative, so the next report makes up for a lost one.
-Times are seconds on the trainer's monotonic clock since its program started.
+The key of a report is (job, segment, n). Reports are cumulative, so the next report replaces a lost
+one. Times are seconds on the trainer's monotonic clock since its program started.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
 
 FINAL_REPORT = "final_report.json"
-"""File next to the spec with the trainer's report of its last checkpoint or its end."""
+"""File next to the spec that contains the trainer's report of its last checkpoint or its end."""
 
 BEAT = "beat"
-"""File next to the spec that a trainer's reporter touches in each round."""
+"""File next to the spec that the reporter of a trainer touches in each round."""
 
 SAMPLE = "sample.json"
-"""File of a checkpoint with the fixed prompt (messages) and its answer, if sampling is enabled."""
+"""File of a checkpoint with the sample prompt (messages) and its answer, if sampling is enabled."""
 
 
 Seconds = Annotated[float, Field(ge=0, lt=2**31)]
@@ -35,7 +35,7 @@ Seconds = Annotated[float, Field(ge=0, lt=2**31)]
 
 
 class Message(BaseModel):
-    """Base of all messages between a trainer and the services."""
+    """Base class of all messages between a trainer and the services."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,7 +43,7 @@ class Message(BaseModel):
 class SegmentMessage(Message):
     """A message about a segment, on the subject `<kind>.<account>.<job>.<segment>`.
 
-    NUL in texts is replaced, because PostgreSQL cannot store it.
+    Texts have no NUL characters, because PostgreSQL cannot store them. Validation replaces them.
     """
 
     KIND: ClassVar[str]
@@ -54,7 +54,7 @@ class SegmentMessage(Message):
 
     @property
     def subject(self) -> str:
-        """Return the subject of this message."""
+        """Subject of this message."""
         return f"{self.KIND}.{self.account_id}.{self.job_id}.{self.segment}"
 
     @model_validator(mode="before")
@@ -83,49 +83,56 @@ class Credentials(Message):
 
 
 class SegmentSpec(Message):
-    """The launch parameters of a trainer. References are artifact refs, never host paths."""
+    """The launch parameters of a trainer. All references are artifact refs, never host paths."""
 
     account_id: UUID
     job_id: UUID
     segment: int
-    credentials: Credentials | None = None  # for NATS; None: the server requires none
-    dataset_ref: str  # artifact: normalized chat JSONL, one example per line
+    # NATS user of the trainer; None: the server requires no credentials.
+    credentials: Credentials | None = None
+    dataset_ref: str  # artifact with the normalized chat JSONL, one example per line
     dataset_sha256: str
     validation_ref: str | None = None  # artifact of the validation dataset, if any
     validation_sha256: str | None = None
     base_model: str
-    base_ref: str  # artifact prefix of the base model's directory, with its manifest
+    base_ref: str  # artifact prefix of the base model, with its manifest
     base_manifest_sha256: str | None = None  # required hash; None: any
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
-    dtype: Dtype | None = None  # dtype of computation; None: this machine's fastest
+    dtype: Dtype | None = None  # dtype of computations; None: the fastest of this machine
     gradient_checkpointing: bool = False
-    gpu_type: str = "cpu"  # catalog name
-    gpu_count: int = 1  # ranks of data parallelism
+    gpu_type: str = "cpu"  # name in the catalog
+    gpu_count: int = 1  # number of ranks under data parallelism
     approved_gpu_count: int | None = None  # determines the batch size; None: gpu_count
-    micro_batch_split: int = 1  # parts of each micro-batch; 2 after running out of memory
-    batch_tokens: int | None = None  # most tokens per pass, with padding; None: a micro-batch
-    required_bytes: int | None = None  # predicted peak of each rank's memory; None: not predicted
-    approved_on: date | None = None  # for chat templates with a date; None: date of the launch
-    resume_from: tuple[SavedCheckpoint, ...] = ()  # newest first; the first intact one is used
-    paid_seconds: int  # segment time paid for by the first lease
+    micro_batch_split: int = 1  # number of parts of each micro-batch; 2 after running out of memory
+    # Maximum tokens of a batch, including padding; None: a micro-batch.
+    batch_tokens: int | None = None
+    required_bytes: int | None = None  # predicted peak memory of each rank; None: not predicted
+    # For chat templates that insert a date; None: date of the launch.
+    approved_on: date | None = None
+    # Newest first; the trainer uses the first intact one.
+    resume_from: tuple[SavedCheckpoint, ...] = ()
+    paid_seconds: int  # segment time that the first lease paid for
     grace_seconds: int
     heartbeat_seconds: float
     stall_seconds: float = 900.0  # the trainer exits after this time without progress
     clock_speed: float = 1.0  # ratio of segment time to real time; 1 except in tests
-    checkpoint_prefix: str  # artifact prefix under which this segment writes step-<n>/
+    checkpoint_prefix: str  # artifact prefix of the checkpoints, which are step-<n>/ below it
     adapter_prefix: str  # artifact prefix of the finished adapter
 
 
 class RejectedCheckpoint(Message):
-    """A checkpoint that the segment could not resume from."""
+    """A checkpoint from which the segment could not resume."""
 
     ref: str
     reason: RejectionReason
 
 
 class Report(SegmentMessage):
-    """A heartbeat. The final report contains the ending and is sent until it is acknowledged."""
+    """A heartbeat.
+
+    The final report has the ending. The trainer repeats it until the scheduler acknowledges it.
+    """
 
     KIND = "reports"
 
@@ -135,23 +142,25 @@ class Report(SegmentMessage):
     elapsed_seconds: Seconds
     phase: Phase
     phase_seconds: dict[Phase, float] = {}  # of this segment, including the current phase
-    step: Count = 0  # optimizer steps done, over all segments
+    step: Count = 0  # number of optimizer steps of all segments
     total_steps: Count = 0
     train_examples: Count = 0
     eval_examples: Count = 0
-    trained_tokens: int = 0  # label and prompt tokens without padding, over all segments
+    trained_tokens: int = 0  # tokens of all segments, without padding
     train_loss: float | None = None
     tokens_per_second: float | None = None
-    peak_memory_bytes: int | None = None  # largest rank of this segment, if known
-    grace_seconds: Seconds = 0.0  # time used beyond the paid seconds
+    # Peak of the rank that used the most memory in this segment; None: unknown.
+    peak_memory_bytes: int | None = None
+    grace_seconds: Seconds = 0.0  # time beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
     checkpoint: SavedCheckpoint | None = None
-    earlier: tuple[SavedCheckpoint, ...] = ()  # previous ones still needed, oldest first
+    # Previous checkpoints that are still needed, oldest first.
+    earlier: tuple[SavedCheckpoint, ...] = ()
     evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
-    ending: SegmentEnding | None = None  # in the final report only
+    ending: SegmentEnding | None = None  # set only in the final report
 
     @model_validator(mode="after")
     def _own_checkpoints(self) -> Self:
@@ -161,19 +170,19 @@ class Report(SegmentMessage):
 
     @property
     def checkpoints(self) -> tuple[SavedCheckpoint, ...]:
-        """Return all reported checkpoints, oldest first."""
+        """All reported checkpoints, oldest first."""
         return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 
 class StepMeasured(SegmentMessage):
-    """Metrics of one optimizer step, kept for a limited time."""
+    """Metrics of one optimizer step, which EcoLink keeps for a limited time."""
 
     KIND = "telemetry"
 
     step: int
     total_steps: int
-    train_loss: float  # loss of this step, in nats per label token
-    smoothed_loss: float  # debiased exponential average up to this step
+    train_loss: float  # loss of this step, in nats per trainable token
+    smoothed_loss: float  # debiased exponential moving average up to this step
     learning_rate: float
     tokens: int
     tokens_per_second: float
@@ -187,9 +196,9 @@ class EvaluationMeasured(SegmentMessage):
 
     KIND = "evaluations"
 
-    step: int  # optimizer steps done
-    eval_loss: float  # nats per label token
-    accuracy: float  # fraction of label tokens predicted correctly
+    step: int  # number of completed optimizer steps
+    eval_loss: float  # in nats per trainable token
+    accuracy: float  # share of trainable tokens that the model ranked first
     examples: int
     label_tokens: int
     seconds: float  # duration of the evaluation
@@ -209,7 +218,7 @@ class LogLine(SegmentMessage):
 
 
 class PodSeen(SegmentMessage):
-    """The launcher's evidence that a segment's process is running, until the trainer reports."""
+    """The launcher's evidence that the process of a segment runs, until the trainer reports."""
 
     KIND = "evidence"
 
@@ -217,7 +226,7 @@ class PodSeen(SegmentMessage):
 
 
 class Control(Message):
-    """The scheduler's instructions to a segment. The latest message on the subject applies.
+    """The scheduler's instructions to a segment. Only the latest message on the subject applies.
 
     `paid_seconds` never decreases. `answered` acknowledges the final report. `jwt` replaces the JWT
     of the segment's credentials, which expires after the lease. An empty `jwt` changes nothing.
@@ -237,7 +246,7 @@ class Control(Message):
 
 
 def control_subject(job_id: UUID, segment: int) -> str:
-    """Return the subject of a segment's Control messages."""
+    """Return the subject of the Control messages to a segment."""
     return f"control.{job_id}.{segment}"
 
 

@@ -1,7 +1,7 @@
-"""Security events: signs of an attack, with the client's address.
+"""Security events, which are signs of an attack, with the address of the client.
 
-An address is personal data, so events are stored as rows with a retention period, not in the event
-log.
+An address is personal data, so these events are not in the event log, but in rows with a retention
+time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CREATE INDEX IF NOT EXISTS security_events_time ON security_events (happened_at)
 """
 
 MAX_PER_HOUR = 1_000
-"""Maximum rows per hour, so that an attack from many addresses does not fill the disk."""
+"""Maximum number of rows per hour, so that an attack from many addresses cannot fill the disk."""
 
 
 def record(connection: Connection, kind: str, address: str, detail: str) -> None:
-    """Store an event, unless MAX_PER_HOUR is exceeded."""
+    """Store an event, unless MAX_PER_HOUR is reached."""
     connection.execute(
         "INSERT INTO security_events (kind, address, detail) SELECT %s, %s, %s WHERE "
         "(SELECT count(*) FROM security_events WHERE happened_at > now() - interval '1 hour') < %s",
@@ -35,7 +35,7 @@ def record(connection: Connection, kind: str, address: str, detail: str) -> None
 
 
 def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
-    """Return the latest events, newest first."""
+    """Return the newest `limit` events, newest first."""
     return connection.execute(
         "SELECT happened_at, kind, address, detail FROM security_events "
         "ORDER BY event_id DESC LIMIT %s",
@@ -44,7 +44,7 @@ def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
 
 
 def delete_older(connection: Connection, age: timedelta) -> int:
-    """Delete events older than `age`. Return their number."""
+    """Delete events older than `age`. Return the number of deleted events."""
     return connection.execute(
         "DELETE FROM security_events WHERE happened_at < now() - %s", [age]
     ).rowcount

@@ -1,7 +1,7 @@
-"""Segment credentials: one NATS user per segment, limited to that segment's subjects.
+"""Credentials of segments: one NATS user per segment, limited to the subjects of that segment.
 
-The scheduler issues them at launch and renews the JWT with each lease extension. The user's key is
-derived from the account's key and the segment's name, so the scheduler stores nothing.
+The scheduler issues them at launch and renews the JWT with each extension of the lease. The user's
+key is derived from the account's key and the segment's name, so the scheduler stores nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from infrastructure.reports import Credentials, control_subject
 from infrastructure.settings import Settings
 
 SPARE_SECONDS = 600.0
-"""Extra validity after the lease and its grace, for clock skew and outages of the bus or scheduler.
-An ended segment cannot exploit it, because the scheduler rejects its reports."""
+"""Seconds of validity after the lease and its grace period.
+
+They allow for clock skew and outages of the bus or the scheduler. A segment that has ended cannot
+exploit them, because the scheduler rejects its reports.
+"""
 
 
 def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str, ...]:
     """Return the subjects to which a segment may publish: reports, measurements and log lines.
 
-    The last subject requests the segment's Control message.
+    The last subject is for requests of the segment's Control message.
     """
     name = f"{account_id}.{job_id}.{segment}"
     return (
@@ -34,15 +37,15 @@ def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str,
 
 
 def inbox_prefix(job_id: UUID, segment: int) -> str:
-    """Return the prefix of a segment's reply subjects, the only ones it may subscribe to."""
+    """Return the prefix of a segment's reply subjects. It may subscribe to no other subjects."""
     return f"_INBOX_{job_id.hex}_{segment}"
 
 
 @dataclass(frozen=True)
 class CredentialIssuer:
-    """An issuer of credentials under the trainers' NATS account.
+    """An issuer of credentials under the NATS account of the trainers.
 
-    `seed` belongs to the account, or to a signing key of `account`. Credentials are valid for
+    `seed` is the seed of the account, or of a signing key of `account`. Credentials are valid for
     `valid_seconds` of real time.
     """
 
@@ -60,7 +63,7 @@ class CredentialIssuer:
         return cls(settings.nats_trainer_seed, account, paid + SPARE_SECONDS)
 
     def issue(self, account_id: UUID, job_id: UUID, segment: int) -> Credentials:
-        """Return credentials for a segment, valid from now."""
+        """Return credentials for a segment that are valid from now."""
         name = f"{account_id}.{job_id}.{segment}"
         derived = hmac.digest(self.seed.encode(), f"segment {name}".encode(), "sha256")
         seed = new_seed(KeyKind.USER, derived)

@@ -23,7 +23,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 def broker_of(settings: Settings, name: str) -> NatsBroker:
-    """Return a broker that reconnects without limit."""
+    """Return a broker that reconnects without limit. `name` identifies it to the server."""
     assert settings.nats_url is not None
     file, logger = settings.nats_credentials, logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
@@ -39,9 +39,9 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
 
 
 def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] = ()) -> None:
-    """Provision the durables, consume them, and run the background work, until SIGTERM.
+    """Provision the durables, consume them, and run the background work until SIGTERM.
 
-    If work raises, the process ends with that error, and its supervisor restarts it.
+    If work raises an error, the process ends with it, and the supervisor restarts the process.
     """
     asyncio.run(_serve(broker, tuple(durables), work))
 
@@ -97,7 +97,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
 
 async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -> None:
-    """Recreate deleted streams and consumers. Positions are stored with the effects."""
+    """Recreate deleted streams and consumers. The effects store the positions."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
@@ -112,7 +112,7 @@ async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -
 def every(seconds: float, step: Callable[[], object], name: str) -> Work:
     """Return work that runs a blocking step in a thread, with pauses of `seconds`.
 
-    A failure is logged under `name`, and the step runs again after the pause.
+    If the step fails, the work logs the error under `name` and continues after the pause.
     """
 
     async def run() -> None:

@@ -18,7 +18,7 @@ from infrastructure.store import Connection
 
 SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30
 MAX_SESSION_DAYS = 30
-"""Longest lifetime of a session, even if it is in use."""
+"""Maximum lifetime of a session in days, even if it is in use."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS web_sessions (
@@ -49,7 +49,7 @@ class Session:
     csrf_token: str
     """Token that the session's forms and scripts must send."""
     due: bool
-    """True if the session's token has to be replaced."""
+    """True if the token of the session has to be replaced."""
 
 
 def begin_session(connection: Connection, key_id: UUID) -> str:
@@ -65,7 +65,7 @@ def begin_session(connection: Connection, key_id: UUID) -> str:
 
 
 def session_of(connection: Connection, token: str) -> Session | None:
-    """Return the session with this current or recently replaced token, or None."""
+    """Return the session with this token, or None. The token may have been replaced recently."""
     sha256 = secret_sha256(token)
     row = connection.execute(
         "SELECT *, token_sha256 = %(sha256)s AS newest, "
@@ -85,9 +85,9 @@ def session_of(connection: Connection, token: str) -> Session | None:
 
 
 def rotate(connection: Connection, token: str) -> str | None:
-    """Replace a session's token.
+    """Replace the token of a session.
 
-    Return the new one, or None if another request replaced it first.
+    Return the new token, or None if another request has already replaced it.
     """
     new = secrets.token_urlsafe(32)
     row = connection.execute(
@@ -106,7 +106,7 @@ def rotate(connection: Connection, token: str) -> str | None:
 
 
 def end_session(connection: Connection, token: str) -> None:
-    """End a session."""
+    """End the session with this token."""
     connection.execute(
         "DELETE FROM web_sessions WHERE %(sha256)s IN (token_sha256, previous_sha256)",
         {"sha256": secret_sha256(token)},
@@ -124,7 +124,7 @@ def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UU
 
 
 def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
-    """Create a token that can begin one session for a key within 30 minutes."""
+    """Return a new token that can begin one session for a key within 30 minutes."""
     token = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM sign_in_links WHERE expires_at < now()")
     connection.execute(
@@ -135,7 +135,7 @@ def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
 
 
 def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """Return a sign-in link's key, or None if the link is invalid. The link stays valid."""
+    """Return the key ID of a sign-in link, or None if the link is invalid. The link stays valid."""
     row = connection.execute(
         "SELECT key_id FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now()",
         [secret_sha256(token)],
@@ -144,7 +144,7 @@ def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
 
 
 def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """Invalidate a sign-in link. Return its key, or None if the link is invalid."""
+    """Invalidate a sign-in link. Return its key ID, or None if the link was invalid."""
     row = connection.execute(
         "DELETE FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now() RETURNING key_id",
         [secret_sha256(token)],

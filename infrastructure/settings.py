@@ -1,4 +1,4 @@
-"""Every environment variable that EcoLink reads, in one place."""
+"""Every environment variable that EcoLink reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infrastructure.limits import known_limits
 
 
 def _origin(url: str) -> str:
-    """Return the origin of a URL. Raise ValueError if the URL has more than an origin."""
+    """Return the origin of a URL. Raise ValueError if the URL contains more than an origin."""
     parsed = HttpUrl(url)
     more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
     if more:
@@ -21,7 +21,7 @@ def _origin(url: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Configuration of any EcoLink process. Each field is `ECOLINK_<FIELD>` in the environment."""
+    """Configuration of all EcoLink processes. The variable of a field is `ECOLINK_<FIELD>`."""
 
     model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
@@ -267,23 +267,23 @@ class Settings(BaseSettings):
 
     @property
     def proxies(self) -> frozenset[str]:
-        """Addresses of the reverse proxies whose X-Forwarded-For is trusted."""
+        """Addresses of the reverse proxies whose X-Forwarded-For header EcoLink trusts."""
         if self.trusted_proxies is not None:
             return frozenset(filter(None, map(str.strip, self.trusted_proxies.split(","))))
         return frozenset({"127.0.0.1", "::1"} if self.public_url else ())
 
     @property
     def cache(self) -> Path:
-        """Folder for local copies of base models, shared by all processes of the machine."""
+        """Folder for local copies of base models, which all processes on the machine share."""
         return self.home.resolve() / "cache"
 
     @property
     def compiled(self) -> Path:
-        """Folder for compiled kernels of trainers, shared by all jobs of the machine."""
+        """Folder for compiled kernels of trainers, which all jobs on the machine share."""
         return self.home.resolve() / "compiled"
 
     @property
     def serving_gpu(self) -> int | None:
-        """Index of the GPU that serves models, or None on the CPU."""
+        """Index of the GPU that serves models; None: models are served on the CPU."""
         kind, _, index = self.serving_device.partition(":")
         return int(index or 0) if kind == "cuda" else None

@@ -1,4 +1,4 @@
-"""The event store on PostgreSQL, and connections to the same database."""
+"""The event store on PostgreSQL, and connections to its database."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ def open_log(
 ) -> EventLog:
     """Open the event log of a process, with a small pool of connections.
 
-    `cached` is the number of aggregates kept in memory, for which only new events are read.
-    Snapshots are used if the settings contain their secret. Only billing takes snapshots. With
+    `cached` is the number of aggregates that stay in memory, so that a load reads only new events.
+    The log uses snapshots if the settings contain their secret. Only billing takes snapshots. With
     `leadership`, saves fail as soon as another process leads.
 
     Raise RuntimeError if the server's settings would lose or reorder events.
     """
     assert settings.database_url is not None
     if strtobool(os.environ.get("POSTGRES_ENABLE_DB_FUNCTIONS", "no")):
-        # Those functions skip the table lock, so readers of the log's tail miss committed events.
+        # These functions skip the table lock, so readers at the end of the log miss committed
+        # events.
         raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
     with connect(settings) as connection:
         _require_durable(connection)
@@ -62,9 +63,9 @@ def open_log(
 
 
 def create_event_tables(owner_url: str) -> None:
-    """Create the event store's tables as their owner."""
+    """Create the tables of the event store as their owner."""
     environment = _environment(owner_url, create=True, pool_size=1)
-    # For the table of snapshots. No snapshot is signed here.
+    # Needed to create the table of snapshots. No snapshot is signed with it.
     environment |= {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused"}
     with EventLog(environment):
         pass
@@ -87,7 +88,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
 
 @contextmanager
 def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connection]:
-    """Open a connection with dict rows, closed at the end of the block."""
+    """Open a connection that returns rows as dicts. Close it at the end of the block."""
     assert settings.database_url is not None
     with Connection.connect(
         settings.database_url, autocommit=autocommit, row_factory=dict_row

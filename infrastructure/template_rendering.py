@@ -1,4 +1,4 @@
-"""Chat template rendering that matches the training library without importing it."""
+"""Rendering of chat templates that matches the training library without importing it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TEMPLATE_FILE, CONFIG, OTHER_TOKENS = (
     "special_tokens_map.json",
 )
 TEMPLATE_FILES = (TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
-"""Files of a saved model from which a template is read."""
+"""Files of a saved model from which EcoLink reads the chat template."""
 
 
 class ChatRefused(Exception):
-    """The base model's chat template is invalid, or rejects or fails on an example.
+    """The chat template of the base model is invalid, or fails on an example.
 
-    `example` is its number, from 1. None means that the template itself is invalid.
+    `example` is the number of the example, from 1. None means that the template itself is invalid.
     """
 
     def __init__(self, message: str, example: int | None = None) -> None:
@@ -45,10 +45,10 @@ class ChatRefused(Exception):
 
 
 class ChatTemplate:
-    """A renderer of messages in the format that the base model was trained on.
+    """A renderer of messages in the format on which the base model was trained.
 
     `special_tokens` maps names such as `bos_token` to their text. `today` is the date, at midnight,
-    for templates that insert one. If it is None, they use the time of each rendering. Raises
+    for templates that insert one. If it is None, they use the time of each rendering. Raise
     ChatRefused if the template is invalid.
     """
 
@@ -64,10 +64,10 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> ChatTemplate:
-        """Return the template in a saved model's TEMPLATE_FILES, or the fallback.
+        """Return the template in the TEMPLATE_FILES of a saved model, or the fallback.
 
-        The template is a separate file or part of the configuration. From a list of named
-        templates, the one named `default` is used. Raise ChatRefused if it is invalid.
+        The template is a separate file or part of the configuration. Of several named templates,
+        use `default`. Raise ChatRefused if the template is invalid.
         """
         config = _json(files, CONFIG)
         named = {**_json(files, OTHER_TOKENS), **config}
@@ -85,7 +85,7 @@ class ChatTemplate:
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """Return the text of messages, with `prompt` followed by the start of an answer.
+        """Return the text of messages. If `prompt` is true, append the start of an answer.
 
         Raise ChatRefused if the template rejects the messages.
         """
@@ -104,14 +104,14 @@ class ChatTemplate:
 
 
 class _GenerationMarks(Extension):
-    """A Jinja extension for `{% generation %}`, which marks the assistant's text."""
+    """A Jinja extension for `{% generation %}`, which marks the text of the assistant."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block, as in the training library, so that variables set inside stay local.
+        # A call block, as in the training library, so that variables set inside it stay local.
         call = self.call_method("_body")
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
@@ -153,7 +153,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _text(token: Any) -> str:
-    """Return a special token's text, from a string or an object with `content`."""
+    """Return the text of a special token, which is a string or an object with `content`."""
     return token["content"] if isinstance(token, dict) else token
 
 

@@ -1,10 +1,10 @@
-"""Tokenization of rendered chats in which special tokens in users' messages stay plain text.
+"""Tokenization of rendered chats. Special tokens in users' messages stay plain text.
 
 A tokenizer treats `<|im_end|>` anywhere in a text as the end of a message, but only the chat
-template may end a message. Before rendering, each special token in a user's message is therefore
-marked. The text is then tokenized by a copy of the tokenizer whose special tokens have secret
-names. The template's special tokens are renamed in the text accordingly, and the marked ones are
-tokenized as plain text.
+template may end a message. EcoLink therefore marks each special token in a user's message before it
+renders the chat. A copy of the tokenizer, whose special tokens have secret names, then tokenizes
+the text. The special tokens of the template are renamed in the text accordingly, and the marked
+ones are tokenized as plain text.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from typing import Any, NamedTuple, TypeVar
 from tokenizers import Tokenizer
 
 Value = TypeVar("Value")
-Span = tuple[int, int]  # start and end offset in a text, in characters
+Span = tuple[int, int]  # start and end in a text, in characters
 
 SECRET_DIGITS = 24
 MARK = f"{secrets.randbelow(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
-"""Mark before a special token that is plain text. It is random, so that no text contains it, and
-consists of digits, which no template filter changes."""
+"""Mark before a special token that is plain text.
+
+It is random, so that no text contains it, and consists of digits, which no template filter changes.
+"""
 
 
 class Tokens(NamedTuple):
-    """Token ids, and the span of text of each token."""
+    """Token IDs, and the span of each token in the text."""
 
     ids: list[int]
     offsets: list[Span]
 
 
 class TextEncoder:
-    """A tokenizer for rendered chats. It disables the tokenizer's truncation and padding."""
+    """A tokenizer of rendered chats. It disables truncation and padding of the given tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.no_truncation()
@@ -43,16 +45,16 @@ class TextEncoder:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         names = sorted((each.content for each in added.values() if each.special), key=len)
-        # Longest first, as tokenizers match them.
+        # The longest first, as tokenizers match them.
         self._specials = "|".join(map(re.escape, reversed(names)))
         self._special = re.compile(self._specials) if names else None
 
     def protected(self, value: Value) -> Value:
-        """Return messages or tools with each special token marked, ready for the template."""
+        """Return messages or tools with a mark before each special token, for the template."""
         return value if self._special is None else _protected(value, self._special)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Return the tokens of several rendered texts, computed on all cores."""
+        """Return the tokens of several rendered texts, using all cores."""
         plain = [text for text in texts if MARK not in text]
         encodings = self.tokenizer.encode_batch(plain, add_special_tokens=False)
         encoded = iter(Tokens(each.ids, each.offsets) for each in encodings)
@@ -67,7 +69,7 @@ class TextEncoder:
         )
 
     def _renamed(self, text: str) -> tuple[str, list[int]]:
-        """Return the text without marks and with secret names, and each character's position."""
+        """Return the text with secret names and without marks, and each character's position."""
         parts: list[str] = []
         places: list[int] = []
         end = 0
@@ -96,7 +98,7 @@ class TextEncoder:
 
     @cached_property
     def _secret_names(self) -> Mapping[str, str]:
-        """Return a secret name for each special token, in characters that no normalizer changes."""
+        """A secret name for each special token, in characters that no normalizer changes."""
         secret = secrets.token_hex(16)
         added = self.tokenizer.get_added_tokens_decoder()
         return {
@@ -107,9 +109,10 @@ class TextEncoder:
 
     @cached_property
     def _with_secret_names(self) -> Tokenizer:
-        """Return the tokenizer with its special tokens renamed.
+        """Tokenizer with renamed special tokens.
 
-        They are renamed in the vocabulary too, because some models would still match them there.
+        The tokens are renamed in the vocabulary too, because some models would still match them
+        there.
         """
         content, names = json.loads(self.tokenizer.to_str()), self._secret_names
         for token in content["added_tokens"]:

@@ -9,15 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from domain.training.precision import Dtype
 
 WARM_FLAG = "--warm"
-"""With this flag and a directory, a trainer waits on standard input for a WarmStart.
+"""Flag before a directory. The trainer then waits on standard input for a WarmStart.
 
-It exits at end of file."""
+It exits at the end of the input.
+"""
 
 EXPECTED_BASE = "expected_base.json"
-"""File in that directory with an ExpectedBase, if the next base can be predicted."""
+"""File in that directory with an ExpectedBase, if EcoLink can predict the next base model."""
 
 READY = "ready"
-"""File that a waiting trainer creates in its directory when it is prepared."""
+"""File that a waiting trainer creates in its directory when it is ready to start a segment."""
 
 
 class ExpectedBase(BaseModel):
@@ -28,24 +29,24 @@ class ExpectedBase(BaseModel):
     ref: str
     manifest_sha256: str
     on_gpu: bool
-    dtype: Dtype | None = None  # None: the machine's fastest
+    dtype: Dtype | None = None  # None: the fastest of the machine
 
 
 class WarmStart(BaseModel):
-    """The segment that a waiting trainer is to run, as one line of JSON."""
+    """The segment that a waiting trainer runs next, as one line of JSON."""
 
     model_config = ConfigDict(frozen=True)
 
-    directory: Path  # the pod's directory, with spec.json and trainer.log
-    environment: dict[str, str]  # in addition to the trainer's own
-    handed_at: float  # monotonic clock, s: the segment's time starts here
+    directory: Path  # directory of the pod, with spec.json and trainer.log
+    environment: dict[str, str]  # variables in addition to the trainer's own
+    handed_at: float  # seconds on the monotonic clock; the segment's time starts here
 
     @property
     def spec_path(self) -> Path:
-        """Return the path of the segment's spec."""
+        """Path of the segment's spec."""
         return self.directory / "spec.json"
 
     @property
     def line(self) -> bytes:
-        """Return the line for the trainer's standard input."""
+        """Line for the standard input of the trainer."""
         return self.model_dump_json().encode() + b"\n"

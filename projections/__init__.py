@@ -1,4 +1,7 @@
-"""The read models. The projector runs `PROJECTIONS`, and an audit compares them with the log."""
+"""The read models.
+
+The projector runs `PROJECTIONS`. An audit compares the read models with the event log.
+"""
 
 from projections.account_events import ACCOUNT_EVENTS
 from projections.accounts import ACCOUNTS

@@ -1,7 +1,7 @@
 """Index of the event log by account and by job.
 
-The content of an event is read from the log. An event's sequence is its notification id, which
-increases along the log and has gaps.
+The log has the content of an event. An event's sequence is its notification ID, which increases
+along the log and has gaps.
 """
 
 from __future__ import annotations
@@ -36,18 +36,21 @@ MAX_NEWEST = 5000
 
 @dataclass(frozen=True)
 class EventFilter:
-    """A filter of events by account and job. None matches all."""
+    """A filter of events by account and job. A field that is None matches all."""
 
     account_id: UUID | None
     job_id: UUID | None = None
 
     def includes(self, account_id: UUID, job_id: UUID | None) -> bool:
-        """Return True if an event of an account, and of a job if any, passes the filter."""
+        """Return True if an event of this account, and of this job if any, passes the filter."""
         return self.account_id in (None, account_id) and self.job_id in (None, job_id)
 
 
 def job_of(event: Event) -> UUID | None:
-    """Return the job of an event. Among a deployment's events, only the first includes it."""
+    """Return the job of an event, or None.
+
+    Of a deployment's events, only the first contains the job.
+    """
     return (
         event.originator_id
         if isinstance(event, events.JobEvent)
@@ -56,7 +59,7 @@ def job_of(event: Event) -> UUID | None:
 
 
 def apply(cursor: Cursor, event: Event) -> None:
-    """Index one event, with its sequence from the log."""
+    """Add one event to the index, with its sequence from the log."""
     job_id = job_of(event)
     if isinstance(event, Deployment.Event) and event.originator_version > 1:
         job_id = _job_of_deployment(cursor, event.originator_id)
@@ -68,7 +71,6 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
-    """Return the job of a deployment, as recorded in the entry of its first event."""
     cursor.execute(
         f"SELECT job_id FROM account_events JOIN public.{EVENTS_TABLE} "
         "ON notification_id = sequence WHERE originator_id = %s AND originator_version = 1",
@@ -87,7 +89,7 @@ def indexed_events(
 ) -> tuple[Sequence[Notification], int]:
     """Return events after a sequence, in order, and the last sequence in the index.
 
-    The log may contain later events that are not indexed yet. If `limit` events are returned, the
+    The log may contain later events that are not indexed yet. If the result has `limit` events, the
     index may contain more.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
@@ -105,7 +107,10 @@ def indexed_events(
 
 
 def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, Notification]:
-    """Return events of the log by their ids, `<originator id>:<version>`."""
+    """Return events of the log by their IDs, `<originator id>:<version>`.
+
+    The result omits unknown IDs.
+    """
     rows = connection.execute(
         f"SELECT log.* FROM unnest(%s::text[]) AS event_id JOIN public.{EVENTS_TABLE} AS log "  # type: ignore[arg-type]
         "ON originator_id = split_part(event_id, ':', 1)::uuid "
@@ -119,11 +124,12 @@ def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, 
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:
-    """Return the events of a job and its deployments, and the newest other events about it.
+    """Return the events of a job in order, and the last sequence in the index.
 
-    Other events, such as those of its meters, are among the last 5,000. Beyond the newest `limit`,
-    events in `topics` are omitted, because a long job has tens of thousands of metered minutes.
-    Also return the last sequence in the index.
+    The result contains all events of the job and of its deployments, except those in `topics`, and
+    other events about the job, such as those of its meters. The latter are among the job's last
+    5,000 events. Events in `topics` are included only if they are among the last `limit`, because a
+    long job has tens of thousands of metered minutes.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
     rows = connection.execute(

@@ -66,12 +66,12 @@ ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)
 
 
 def account(connection: Connection, account_id: UUID) -> Row | None:
-    """Return the row of an account."""
+    """Return the row of an account, or None if it does not exist."""
     return accounts_of(connection, [account_id]).get(account_id)
 
 
 def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Row]:
-    """Return the rows of some accounts."""
+    """Return the rows of the given accounts, by account ID. The result omits unknown IDs."""
     rows = connection.execute(
         "SELECT * FROM accounts WHERE account_id = ANY(%s)", [list(account_ids)]
     ).fetchall()
@@ -79,5 +79,5 @@ def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[U
 
 
 def all_accounts(connection: Connection) -> list[Row]:
-    """Return all accounts, oldest first."""
+    """Return the rows of all accounts, oldest first."""
     return connection.execute("SELECT * FROM accounts ORDER BY opened_at, account_id").fetchall()

@@ -38,13 +38,13 @@ API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)
 
 
 def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """Return the keys of an account, oldest first."""
+    """Return the rows of an account's keys, oldest first."""
     return connection.execute(
         "SELECT * FROM api_keys WHERE account_id = %s ORDER BY issued_at, key_id", [account_id]
     ).fetchall()
 
 
 def active_keys(connection: Connection, account_id: UUID) -> int:
-    """Return the number of keys of an account that are not revoked."""
+    """Return the number of an account's keys that are not revoked."""
     query = "SELECT count(*) FROM api_keys WHERE account_id = %s AND revoked_at IS NULL"
     return scalar(connection, query, [account_id])

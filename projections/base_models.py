@@ -55,7 +55,7 @@ BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)
 
 
 def all_base_models(connection: Connection) -> list[Row]:
-    """Return all base models that are not deleted, by name."""
+    """Return the rows of all base models that are not deleted, by name."""
     return connection.execute(
         "SELECT * FROM base_models WHERE NOT deleted ORDER BY name"
     ).fetchall()

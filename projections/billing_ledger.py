@@ -2,8 +2,8 @@
 
 The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
 operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases) and
-`revenue`. A posting debits one account and credits another with the same amount, so the trial
-balance is always zero. A wrong posting is corrected only by a reversal.
+`revenue`. A posting debits one ledger account and credits another with the same amount, so the
+trial balance is always zero. Only a reversal corrects a wrong posting.
 """
 
 from __future__ import annotations
@@ -107,20 +107,21 @@ BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 @dataclass(frozen=True)
 class PostingFilter:
-    """A filter of postings. None matches all."""
+    """A filter of postings. A field that is None matches all."""
 
     job_id: UUID | None = None
     reasons: Sequence[Reason] | None = None
     first: date | None = None
     last: date | None = None
     time_zone: str = "UTC"
-    """Time zone of the account, which determines its days."""
+    """Time zone of the account, in which its days begin and end."""
 
     @property
     def condition(self) -> LiteralString:
-        """Conditions of a WHERE clause.
+        """Conditions for a WHERE clause.
 
-        Days are in the account's time zone. The wider bounds in UTC let PostgreSQL use the index.
+        Days are in the account's time zone. Redundant, wider bounds in UTC let PostgreSQL use the
+        index.
         """
         parts: list[LiteralString] = ["account_id = %(account)s"]
         if self.job_id is not None:
@@ -154,8 +155,8 @@ def postings_of(
 ) -> list[Row]:
     """Return an account's postings that pass a filter, in order.
 
-    A page has up to `limit` postings after the position `after`. Postings are never changed or
-    removed, so pages neither omit nor repeat any.
+    A page has up to `limit` postings after the position `after`. EcoLink never changes or removes
+    postings, so pages neither omit nor repeat any.
     """
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} AND position > %(after)s "
@@ -171,7 +172,10 @@ def newest_postings(
     before: int | None,
     limit: int | None,
 ) -> list[Row]:
-    """Return up to `limit` postings before a position that pass a filter, newest first."""
+    """Return up to `limit` postings before a position that pass a filter, newest first.
+
+    If `before` is None, start with the newest posting.
+    """
     return connection.execute(
         f"SELECT * FROM billing_ledger WHERE {only.condition} "
         "AND (%(before)s::bigint IS NULL OR position < %(before)s) "
@@ -183,7 +187,10 @@ def newest_postings(
 def balances_after(
     connection: Connection, account_id: UUID, positions: Sequence[int]
 ) -> dict[int, int]:
-    """Return the balance, including reserves, after each of some postings, in micro-dollars."""
+    """Return the balance after each of the given postings, in micro-dollars, by position.
+
+    The balance includes reserved money.
+    """
     rows = connection.execute(
         "SELECT position, micros FROM (SELECT position, sum(CASE "
         "WHEN debit IN ('cash', 'test money', 'credits', 'revenue') THEN amount_micros "

@@ -13,7 +13,7 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
 Pair = tuple[UUID, str, str]
-"""Ids of a dataset and a base model, and the hash of the base model's manifest."""
+"""Dataset ID, name of the base model, and hash of the base model's manifest."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -128,7 +128,7 @@ NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
-    """Return the id and number of examples of an account's valid datasets, newest first."""
+    """Return the IDs and numbers of examples of an account's valid datasets, newest first."""
     return connection.execute(
         "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
@@ -139,12 +139,12 @@ def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list
 def datasets_of(
     connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` datasets of an account after a given one, newest first."""
+    """Return up to `limit` datasets of an account after the dataset `after`, newest first."""
     return NEWEST_DATASETS.page(connection, account_id, after, limit)
 
 
 def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row | None:
-    """Return a dataset of an account."""
+    """Return the row of an account's dataset, or None if the account has no such dataset."""
     return connection.execute(
         "SELECT * FROM datasets WHERE account_id = %s AND dataset_id = %s",
         [account_id, dataset_id],
@@ -152,14 +152,14 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
 
 
 def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the datasets that exist among some ids."""
+    """Return the rows of the given datasets. The result omits unknown IDs."""
     return connection.execute(
         "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
     ).fetchall()
 
 
 def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the token lengths of some datasets, by base model."""
+    """Return the token lengths of the given datasets, with a row for each base model."""
     return connection.execute(
         "SELECT dataset_id, base_model, tokens, longest_example FROM dataset_tokens "
         "WHERE dataset_id = ANY(%s) ORDER BY base_model",
@@ -177,12 +177,12 @@ UNCOUNTED = (
 )
 """Pairs of a valid dataset and the current revision of a base model that are not counted yet.
 
-If the base model's chat template refuses the dataset, the pair is considered counted.
+A pair whose tokens cannot be counted does not match.
 """
 
 
 def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
-    """Return the oldest dataset of each account to validate, except for those in `without`."""
+    """Return each account's oldest dataset that is not validated, except for those in `without`."""
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
         "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
@@ -194,10 +194,10 @@ def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
 def uncounted(
     connection: Connection, without: Sequence[Pair] = (), last: Sequence[str] = ()
 ) -> list[Row]:
-    """Return one pair of each account to count, except for those in `without`.
+    """Return one pair to count for each account, except for those in `without`.
 
-    The pair contains the account's oldest dataset. Base models whose manifest is not in `last` come
-    first.
+    The pair has the account's oldest dataset. Base models whose manifest hash is in `last` come
+    last.
     """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
@@ -218,7 +218,7 @@ def uncounted(
 
 
 def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
-    """Return the base models for which some datasets are not counted yet."""
+    """Return the pairs of the given datasets and base models that are not counted yet."""
     return connection.execute(
         "SELECT dataset_id, name AS base_model "
         + UNCOUNTED
@@ -228,7 +228,7 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
 
 
 def stored(connection: Connection, account_id: UUID) -> tuple[int, int]:
-    """Return the number of an account's datasets and the bytes that it uploaded."""
+    """Return the number of an account's datasets, and their size in bytes."""
     row = connection.execute(
         "SELECT count(*) AS datasets, coalesce(sum(total_bytes), 0)::bigint AS bytes "
         "FROM datasets WHERE account_id = %s",

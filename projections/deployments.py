@@ -61,7 +61,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _source(weights: Weights) -> dict[str, object]:
-    """Return the columns of the base model, job and step of some weights."""
+    """Return the columns for the base model, job and step of `weights`."""
     adapter = weights.adapter
     return {
         "base_model": weights.base_model,
@@ -71,7 +71,7 @@ def _source(weights: Weights) -> dict[str, object]:
 
 
 def _change(cursor: Cursor, event: Event, status: DeploymentStatus, **columns: object) -> None:
-    """Set the status and some columns. Clear an earlier failure."""
+    """Set the status and the given columns. Clear an earlier failure."""
     changed = {"failure_code": None, "failure_message": None, **columns}
     key = {"deployment_id": event.originator_id}
     update(cursor, "deployments", key, status=status, changed_at=event.timestamp, **changed)
@@ -83,7 +83,7 @@ DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
 def deployments_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` deployments after a name: first of base models, then of the account."""
+    """Return up to `limit` deployments after a name: of base models, then of the account."""
     return connection.execute(
         "SELECT row.* FROM deployments AS row LEFT JOIN deployments AS last "
         "ON last.model = %(after)s AND last.account_id = ANY(%(accounts)s) "
@@ -100,7 +100,7 @@ def deployments_of(
 
 
 def deployment_named(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """Return the deployment with a name, of a base model or of the account."""
+    """Return the deployment with this name, of a base model or of the account, or None."""
     return connection.execute(
         "SELECT * FROM deployments WHERE account_id = ANY(%s) AND model = %s",
         [[PLATFORM_ACCOUNT_ID, account_id], model],
@@ -110,9 +110,9 @@ def deployment_named(connection: Connection, account_id: UUID, model: str) -> Ro
 def deployed_checkpoints(
     connection: Connection, account_id: UUID, model: str | None = None
 ) -> list[Row]:
-    """Return an account's requested deployments of checkpoints, by name.
+    """Return an account's deploying and active deployments of checkpoints, by name.
 
-    `model` selects the deployment with this name.
+    `model` restricts the result to the deployment with this name.
     """
     return connection.execute(
         "SELECT * FROM deployments AS row WHERE account_id = %(account)s AND job_id IS NOT NULL "
@@ -126,7 +126,7 @@ def deployed_checkpoints(
 def deployments_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Row]]:
-    """Return the deployments of each job, by name."""
+    """Return the deployments of each job, by job ID and name."""
     rows = connection.execute(
         "SELECT * FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -139,7 +139,7 @@ def deployments_of_jobs(
 def statuses_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, DeploymentStatus]]:
-    """Return the statuses of each job's deployments, by name."""
+    """Return the statuses of each job's deployments, by job ID and name."""
     return {
         job_id: {model: DeploymentStatus(row["status"]) for model, row in rows.items()}
         for job_id, rows in deployments_of_jobs(connection, job_ids).items()
@@ -147,13 +147,13 @@ def statuses_of_jobs(
 
 
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:
-    """Return the statuses of base models' and an account's deployments, by name."""
+    """Return the statuses of the deployments of base models and of the account, by name."""
     rows = deployments_of(connection, account_id)
     return {row["model"]: DeploymentStatus(row["status"]) for row in rows}
 
 
 def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
-    """Return the names of all accounts' requested adapters on a base model."""
+    """Return the names of all accounts' deploying and active adapters on a base model."""
     rows = connection.execute(
         "SELECT model FROM deployments WHERE base_model = %s AND job_id IS NOT NULL "
         "AND status = ANY(%s) ORDER BY model",

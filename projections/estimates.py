@@ -1,4 +1,4 @@
-"""The approved estimate and actual time of each job, and the calibration based on them."""
+"""The approved estimate and actual time of each job, and the calibration from them."""
 
 from __future__ import annotations
 
@@ -43,15 +43,19 @@ CREATE INDEX IF NOT EXISTS estimates_scored
 """
 
 CALIBRATION_JOBS = 8
-"""Number of jobs in a calibration: enough for a robust median, few enough to follow changes of the
-machine.
+"""Number of jobs in a calibration.
+
+It is large enough for a robust median, and small enough to follow changes of the machine.
 """
 
 MIN_FACTOR, MAX_FACTOR = 0.05, 20.0
-"""Bounds of a factor. A factor outside them indicates a wrong measurement, not a wrong constant."""
+"""Bounds of a calibration factor.
+
+A factor outside them indicates a wrong measurement, not a wrong constant.
+"""
 
 MIN_SECONDS = 0.001
-"""Minimum modelled seconds of a phase that is used for calibration."""
+"""Minimum modeled seconds of a phase that calibrates estimates."""
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -102,10 +106,10 @@ ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
 def calibration(
     connection: Connection, base_model: str, gpu_type: str, precision: Precision, gpu_count: int
 ) -> Calibration:
-    """Return the median ratio of actual to modelled seconds for each phase of recent similar jobs.
+    """Return the median ratio of actual to modeled seconds for each phase of similar recent jobs.
 
     Only jobs with a single segment count, because further segments repeat the start and lost work.
-    The jobs must have run on the GPUs that they were estimated for.
+    The jobs must have run on the GPUs for which they were estimated.
     """
     rows = connection.execute(
         "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
@@ -134,5 +138,8 @@ def _ratios(rows: list[Row], phase: Phase) -> list[float]:
 
 
 def report_rows(connection: Connection) -> list[Row]:
-    """Return all estimates in order of approval. Those of unfinished jobs have no actual values."""
+    """Return the rows of all estimates in order of approval.
+
+    Rows of unfinished jobs have no actual values.
+    """
     return connection.execute("SELECT * FROM estimates ORDER BY approved_at, job_id").fetchall()

@@ -1,4 +1,4 @@
-"""An account's files: its uploads, and the metrics of its finished jobs."""
+"""The files of an account: its uploads, and the metrics of its finished jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from projections.job_timeline import ENDINGS
 
 
 class FileKey(NamedTuple):
-    """Position of a file in the list. `id` is the id of the job or dataset."""
+    """Position of a file in the list. `id` is the ID of the job or dataset."""
 
     at: datetime
     is_result: bool
@@ -42,9 +42,10 @@ def files_of(
     ascending: bool = False,
     result: bool | None = None,
 ) -> list[FileKey]:
-    """Return up to `limit` files by time after a key, whose file may no longer exist.
+    """Return up to `limit` files after a key, sorted by time.
 
-    `result` selects metrics if True, and uploads if False.
+    The file at the key need not exist any more. `result` selects only metrics if True, and only
+    uploads if False.
     """
     query = {
         "account": account_id,

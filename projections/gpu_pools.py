@@ -90,26 +90,26 @@ GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, apply)
 
 
 def all_gpu_pools(connection: Connection) -> list[Row]:
-    """Return all pools, by region and GPU type."""
+    """Return the rows of all pools, sorted by region and GPU type."""
     return connection.execute("SELECT * FROM gpu_pools ORDER BY region, gpu_type").fetchall()
 
 
 def capacities(connection: Connection) -> dict[tuple[str, str], int]:
-    """Return the capacity by (region, GPU type)."""
+    """Return the capacities of all pools by (region, GPU type)."""
     return {
         (pool["region"], pool["gpu_type"]): pool["capacity"] for pool in all_gpu_pools(connection)
     }
 
 
 def claims(connection: Connection) -> list[Row]:
-    """Return all claims, by pool and position, with the columns that determine their wait.
+    """Return all claims by pool and position, with the columns that determine their wait.
 
-    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`). Columns of
-    the job are status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the last
-    checkpoint or the start of the segment) and total_steps. The last measured step is
+    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`). The columns
+    of the job are status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the
+    last checkpoint or the start of the segment) and total_steps. The last measured step is
     measured_step, in measured_segment at measured_seconds. A segment that holds GPUs has bound_at,
-    training_since and segment_step, which is the step from which it trains. The columns of the job
-    are None while its projection is behind.
+    training_since and segment_step, which is the step after which it started training. The columns
+    of the job are None while its projection is behind.
     """
     return connection.execute(
         "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "

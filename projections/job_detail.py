@@ -94,11 +94,11 @@ CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
 CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
     WHERE relaunch_at IS NOT NULL
 """
-# checkpoints: existing ones, oldest first; checkpoint_* columns describe the newest.
-# estimate and its bounds are from the approval; the rate is from the last resume.
-# approved_gpu_count never changes, because it determines the batch of a step.
-# relaunch_at: set while a relaunch is postponed; waiting_since is then the failure's time.
-# segment_step and training_since: start of training in the running segment.
+# checkpoints: those that are not deleted, oldest first; the columns checkpoint_* describe the
+# newest. estimate and its bounds are from the approval; the rate is from the last resume.
+# approved_gpu_count never changes, because it determines the batch of a step. relaunch_at is set
+# while a relaunch is postponed; waiting_since is then the time of the failure. segment_step and
+# training_since describe the start of training in the running segment.
 
 WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
     "waiting to retry",
@@ -279,7 +279,7 @@ def _change(cursor: Cursor, event: Event, **columns: object) -> None:
 
 
 def _advance(cursor: Cursor, event: Event, phase: str, **columns: object) -> None:
-    """Update columns, and the phase unless the job is being paused or cancelled."""
+    """Update columns. Also update the phase, unless the job is being paused or cancelled."""
     _change(cursor, event, **columns)
     cursor.execute(
         "UPDATE job_detail SET phase = %s WHERE job_id = %s AND phase <> ALL(%s)",
@@ -344,7 +344,6 @@ def _change_checkpoints(
     cursor: Cursor,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
-    """Add a checkpoint, or remove one."""
     if isinstance(event, events.CheckpointSaved):
         fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
         cursor.execute(
@@ -362,7 +361,7 @@ def _change_checkpoints(
 
 
 def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
-    """End a segment. The job is queued for its next one, unless a later event changes this."""
+    """End a segment. The job is queued for its next segment, unless a later event changes this."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
         "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
@@ -397,7 +396,7 @@ def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
 
 
 def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """Queue a job whose relaunch was postponed. Other jobs are already queued."""
+    """Queue a job whose relaunch was postponed. This does not affect other jobs."""
     cursor.execute(
         "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
         "WHERE job_id = %s AND relaunch_at IS NOT NULL",
@@ -427,13 +426,16 @@ NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
-    """Return a job of an account, with the `sequence` of the last event applied to its row."""
+    """Return the row of an account's job, or None.
+
+    `sequence` is the notification ID of the last event that was applied to the row.
+    """
     found = rows_of(connection, [job_id])
     return found[0] if found and found[0]["account_id"] == account_id else None
 
 
 def rows_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Row]:
-    """Return some jobs of any account, with the same columns as `job`."""
+    """Return the rows of the given jobs of any account, with the columns of `job`."""
     return connection.execute(
         "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
         "WHERE job_id = ANY(%s) AND name = %s",
@@ -448,7 +450,7 @@ def jobs_of(
     limit: int | None = None,
     statuses: Sequence[JobStatus] | None = None,
 ) -> list[Row]:
-    """Return up to `limit` jobs of an account after a given one, newest first."""
+    """Return up to `limit` jobs of an account after the job `after`, newest first."""
     if statuses is None:
         return NEWEST_JOBS.page(connection, account_id, after, limit)
     condition: LiteralString = "row.status = ANY(%(statuses)s)"
@@ -458,7 +460,7 @@ def jobs_of(
 
 
 def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, int]:
-    """Return the number of an account's jobs, by status."""
+    """Return the numbers of an account's jobs by status."""
     rows = connection.execute(
         "SELECT status, count(*) AS jobs FROM job_detail WHERE account_id = %s GROUP BY status",
         [account_id],
@@ -467,7 +469,7 @@ def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, 
 
 
 def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UUID]) -> list[Row]:
-    """Return some jobs of an account, in any order."""
+    """Return the rows of those of the given jobs that belong to the account, in any order."""
     return connection.execute(
         "SELECT * FROM job_detail WHERE account_id = %s AND job_id = ANY(%s)",
         [account_id, list(job_ids)],
@@ -485,13 +487,13 @@ def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> li
 
 
 def _job_ids(connection: Connection, condition: LiteralString, *values: object) -> list[UUID]:
-    """Return the ids of the jobs that meet a condition, which may include their order."""
+    """Return the IDs of the jobs that meet a condition. The condition may end with an ORDER BY."""
     rows = connection.execute(f"SELECT job_id FROM job_detail WHERE {condition}", values)
     return [row["job_id"] for row in rows]
 
 
 def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
-    """Return an account's jobs that are paused for a given reason, in the order of their pauses."""
+    """Return an account's jobs that are paused for a reason, ordered by the time of the pause."""
     return _job_ids(
         connection,
         "account_id = %s AND status = %s AND pause_reason = %s ORDER BY paused_at, job_id",
@@ -500,7 +502,7 @@ def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReaso
 
 
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
-    """Return an account's unfinished jobs that use a dataset, oldest first."""
+    """Return the IDs of an account's unfinished jobs that use a dataset, oldest first."""
     return _job_ids(
         connection,
         "account_id = %s AND status <> ALL(%s) AND %s IN (dataset_id, validation_dataset_id) "
@@ -510,18 +512,21 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
-    """Return all accounts' unfinished jobs on a base model, oldest first."""
+    """Return the IDs of all accounts' unfinished jobs on a base model, oldest first."""
     condition = "status <> ALL(%s) AND base_model = %s ORDER BY approved_at, job_id"
     return _job_ids(connection, condition, FINAL, base_model)
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
-    """Return the jobs whose postponed relaunch is due, in order of their due times."""
+    """Return the IDs of the jobs whose postponed relaunch is due, earliest first."""
     return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)
 
 
 def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
-    """Return up to `limit` jobs that ended before a time and have log lines, oldest first."""
+    """Return the IDs of up to `limit` jobs that ended before `moment` and have log lines.
+
+    The oldest jobs come first.
+    """
     return _job_ids(
         connection,
         "status = ANY(%s) AND changed_at < %s "
@@ -532,10 +537,10 @@ def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int)
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
-    """Return cancelled jobs whose retention time has ended, oldest first.
+    """Return the IDs of cancelled jobs whose retention time has ended, oldest first.
 
-    Promoted jobs and jobs with a deployed checkpoint, even if its deployment failed, are excluded.
-    At most `MAX_EXPIRED` jobs are returned.
+    The result has at most `MAX_EXPIRED` jobs. It omits promoted jobs and jobs that have a
+    deployment of a checkpoint, even a failed one.
     """
     return _job_ids(
         connection,

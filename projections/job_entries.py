@@ -24,7 +24,7 @@ class EntryKey(NamedTuple):
 
     kind: EntryKind
     n: int
-    segment: int  # 0: an event
+    segment: int  # 0 for events
 
 
 ENTRIES: dict[EntryKind, LiteralString] = {
@@ -44,7 +44,10 @@ ENTRIES: dict[EntryKind, LiteralString] = {
         LEFT JOIN step_measurements USING (job_id, step, segment)
         WHERE job_id = %(job)s AND step > 0""",
 }
-"""Queries of the entries by kind. Metrics have the pod's time, because no other time is stored."""
+"""Queries of the entries by kind.
+
+Metrics have the time of the pod, because the database stores no other time for them.
+"""
 
 NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s"
 
@@ -56,10 +59,10 @@ def entries_of(
     after: EntryKey | None,
     limit: int,
 ) -> list[Row] | None:
-    """Return the entries after a given one, newest first; None if that entry does not exist.
+    """Return up to `limit` entries after a key, newest first; None if that entry does not exist.
 
-    An entry has happened_at, kind, n, segment and fields. An event also has the event_id. The
-    fields of a step or an evaluation are its metrics. The base model's evaluation is omitted.
+    An entry has happened_at, kind, n, segment and fields. An event also has event_id. The fields of
+    a step or an evaluation are its metrics. The result omits the evaluation of the base model.
     """
     query = {"job": job_id, "hidden_topics": list(hidden_topics), "limit": limit}
     where = ""

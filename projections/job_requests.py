@@ -1,6 +1,6 @@
 """Job requests, which are jobs that wait for the validation of their files.
 
-The rows of approved requests are kept, because a job's creation time is the time of its request.
+The table keeps the rows of approved requests, because a job's creation time is that of its request.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
 
 
 def open_requests(connection: Connection) -> list[UUID]:
-    """Return the jobs of all open requests, oldest first."""
+    """Return the job IDs of all open requests, oldest first."""
     rows = connection.execute(
         "SELECT job_id FROM job_requests WHERE status = 'validating_files' "
         "ORDER BY requested_at, job_id"
@@ -69,7 +69,10 @@ def open_requests(connection: Connection) -> list[UUID]:
 
 
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Return the times at which some jobs were requested. Jobs without a request are omitted."""
+    """Return the times at which the given jobs were requested, by job ID.
+
+    The result omits jobs without a request.
+    """
     rows = connection.execute(
         "SELECT job_id, requested_at FROM job_requests WHERE job_id = ANY(%s)", [list(job_ids)]
     ).fetchall()
@@ -95,10 +98,10 @@ def ordered_jobs(
     limit: int,
     metadata: Mapping[str, str] | None = None,
 ) -> list[UUID]:
-    """Return up to `limit` jobs and requests of an account after a given one, newest first.
+    """Return up to `limit` jobs and requests of an account after the job `after`, newest first.
 
-    `metadata` selects jobs whose metadata include these entries. An empty mapping selects jobs
-    without metadata.
+    `metadata` selects the jobs whose metadata include these entries. An empty mapping selects the
+    jobs without metadata.
     """
     condition: LiteralString = "true"
     if metadata:

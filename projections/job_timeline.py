@@ -1,7 +1,7 @@
 """The events of each job, its request, its meters and its deployments, in order.
 
-Only the first event of a deployment contains its job and model. The projection copies both to the
-rows of the later events: the job to `job_id`, and the model to `fields`.
+Of the events of a deployment, only the first contains the job and the model. The projection copies
+both to the rows of the later events: the job to `job_id`, and the model to `fields`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def apply(cursor: Cursor, event: Event) -> None:
             job_id, served = _served(cursor, event.originator_id)
         case _:
             return
-    if job_id is None:  # the deployment of a base model
+    if job_id is None:  # deployment of a base model
         return
     cursor.execute(
         "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
@@ -67,7 +67,10 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str, str]]:
-    """Return a deployment's job and model from its first event's row; none for a base model."""
+    """Return the job and the model of a deployment, from the row of its first event.
+
+    Both are empty for a base model.
+    """
     cursor.execute(
         "SELECT job_id, fields ->> 'model' AS model FROM job_timeline WHERE event_id = %s",
         [f"{deployment_id}:1"],
@@ -94,9 +97,9 @@ ENDINGS = [events.Registered.TOPIC, events.JobFailed.TOPIC, events.JobCancelled.
 
 
 def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
-    """Return the end times of the given jobs that have ended.
+    """Return the end times of those of the given jobs that have ended, by job ID.
 
-    While this projection is behind, the last change of a job's row is used instead.
+    While this projection is behind, use the time of the last change of the job's row.
     """
     over = {row["job_id"]: row["changed_at"] for row in jobs if JobStatus(row["status"]).is_final}
     rows = connection.execute(
@@ -108,7 +111,7 @@ def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime
 
 
 def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:
-    """Return the times at which a job's checkpoints were saved, by ref."""
+    """Return the times at which a job's checkpoints were saved, by artifact prefix."""
     rows = connection.execute(
         "SELECT happened_at, fields ->> 'ref' AS ref FROM job_timeline "
         "WHERE job_id = %s AND topic = %s",

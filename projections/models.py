@@ -1,7 +1,7 @@
 """Models of registered and promoted jobs.
 
-A name includes only twelve digits of its job's id. Because users can choose idempotency keys, they
-can produce the same name twice, so names are not unique.
+A name includes only twelve digits of the job's ID. Users can choose idempotency keys and so produce
+the same name twice, so names are not unique.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ NEWEST_MODELS = NewestFirst("models", time="registered_at", key="model")
 def models_of(
     connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Return up to `limit` models of an account after a given one, newest first."""
+    """Return up to `limit` models of an account after the model `after`, newest first."""
     return NEWEST_MODELS.page(connection, account_id, after, limit)
 
 
 def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """Return the first model of an account with this name."""
+    """Return the first model of an account with this name, or None."""
     return connection.execute(
         "SELECT * FROM models WHERE account_id = %s AND model = %s "
         "ORDER BY registered_at, job_id LIMIT 1",
@@ -67,7 +67,7 @@ def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None
 
 
 def job_of_model(connection: Connection, model: str) -> UUID | None:
-    """Return the job of the first model with this name, or None."""
+    """Return the job ID of the first model with this name, or None."""
     row = connection.execute(
         "SELECT job_id FROM models WHERE model = %s ORDER BY registered_at, job_id LIMIT 1", [model]
     ).fetchone()

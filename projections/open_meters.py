@@ -60,14 +60,14 @@ OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 
 
 def bound_segments(connection: Connection) -> list[Row]:
-    """Return the job_id and segment of all segments with started pods."""
+    """Return the job_id and segment of each open meter whose pod has started."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL ORDER BY 1, 2"
     ).fetchall()
 
 
 def unbound_segments(connection: Connection) -> list[Row]:
-    """Return the job_id and segment of all segments that are not launched yet."""
+    """Return the job_id and segment of each open meter whose segment has not launched yet."""
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NULL ORDER BY job_id, segment"
     ).fetchall()
@@ -75,20 +75,20 @@ def unbound_segments(connection: Connection) -> list[Row]:
 
 @dataclass(frozen=True)
 class Burn:
-    """An account's running costs."""
+    """The running costs of an account."""
 
     jobs: int
     rate_micros_per_hour: int
-    """Total rate of all running jobs."""
+    """Total hourly rate of all running jobs."""
     unbilled_micros: int
-    """Price of the time used but not billed yet."""
+    """Price of the time that running jobs have used but that is not billed yet."""
 
 
 NOTHING = Burn(0, 0, 0)
 
 
 def burns(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Burn]:
-    """Return the running costs of some accounts."""
+    """Return the running costs of the given accounts, by account ID."""
     rows = connection.execute(BURN, [list(account_ids)]).fetchall()
     found = {row.pop("account_id"): Burn(**row) for row in rows}
     return {each: found.get(each, NOTHING) for each in account_ids}

@@ -1,4 +1,4 @@
-"""Projections: their tables, how they apply events, and the effect that runs them."""
+"""Projections: their tables, their handling of events, and the effect that runs them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ CREATE TABLE IF NOT EXISTS projection_shapes (
 
 @dataclass(frozen=True)
 class Projection:
-    """A read model, whose tables are computed from the event log.
+    """A read model. The projector computes its tables from the event log.
 
     `ddl` names the tables without a schema, so that an audit can rebuild them in another schema.
-    Increment `fold` when `apply` changes, so that the tables are rebuilt.
+    Increment `fold` when `apply` changes, so that the migration rebuilds the tables.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Projection:
 
 
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:
-    """Return True if the tables match the projection's current shape."""
+    """Return True if the tables have the projection's current shape."""
     found = connection.execute(
         "SELECT FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
         [projection.name, projection.shape],
@@ -66,7 +66,7 @@ def consumer_name(projection: Projection) -> str:
 
 
 class ProjectionEffect:
-    """Commits the rows of a projection together with its position."""
+    """An effect that commits the rows of a projection together with its position."""
 
     def __init__(
         self, projection: Projection, connect: Callable[[], AbstractContextManager[Connection]]
@@ -76,7 +76,7 @@ class ProjectionEffect:
         self._connect = connect
 
     def position(self) -> int:
-        """Return the notification id of the last event that was applied."""
+        """Return the notification ID of the last applied event."""
         with self._connect() as connection:
             return lowest_position(connection, [self._projection])
 
@@ -91,7 +91,7 @@ class ProjectionEffect:
 
 
 def lock_position(cursor: Cursor, projection: Projection) -> int:
-    """Lock and return the position of a projection until the transaction ends."""
+    """Return the position of a projection, and lock it until the transaction ends."""
     cursor.execute(
         "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", [projection.name]
     )
@@ -104,7 +104,7 @@ def lock_position(cursor: Cursor, projection: Projection) -> int:
 
 
 def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
-    """Set the position of a projection. The position never decreases."""
+    """Set the position of a projection, unless the current position is higher."""
     cursor.execute(
         "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
         [position, projection.name],
@@ -121,7 +121,7 @@ def insert(cursor: Cursor, table: str, **columns: object) -> None:
 
 
 def update(cursor: Cursor, table: str, key: Mapping[str, object], **columns: object) -> None:
-    """Update the rows with a key. All names must be constants in the code."""
+    """Update the rows that match `key`. All names must be constants in the code."""
     assignments = ", ".join(f"{name} = %s" for name in columns)
     condition = " AND ".join(f"{name} = %s" for name in key)
     cursor.execute(
@@ -134,7 +134,7 @@ def update(cursor: Cursor, table: str, key: Mapping[str, object], **columns: obj
 class NewestFirst:
     """A list of an account's rows by time, newest first. Rows of the same time are sorted by key.
 
-    `table`, `time` and `key` are names, or a subquery instead of the table.
+    `table`, `time` and `key` are names. `table` can also be a subquery.
     """
 
     table: LiteralString
@@ -152,8 +152,8 @@ class NewestFirst:
     ) -> list[Row]:
         """Return up to `limit` rows after the row whose key is `after`.
 
-        Newer rows come before a page and do not shift it. `condition` restricts `row`. Its
-        parameters are in `values`.
+        New rows come before a page and do not shift it. `condition` is an additional condition on
+        `row`, with parameters in `values`.
         """
         table, time, key = self.table, self.time, self.key
         return connection.execute(
@@ -168,7 +168,7 @@ class NewestFirst:
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
-    """Return the notification id of the last event that all given projections have applied."""
+    """Return the notification ID of the last event that all given projections have applied."""
     return scalar(
         connection,
         "SELECT min(coalesce(position, 0)) FROM unnest(%s::text[]) AS wanted (name) "
@@ -178,7 +178,7 @@ def lowest_position(connection: Connection, projections: Sequence[Projection]) -
 
 
 def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:
-    """Return the consumers that are behind, in the given order.
+    """Return the given consumers that are behind, in the given order.
 
     A row has the number of unprocessed `events`, and the time of the first of them (`since`).
     """

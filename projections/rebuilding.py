@@ -1,7 +1,7 @@
 """Rebuilding of a read model in new tables, which then replace the old ones.
 
-During a rebuild, readers use the old tables, and the projector keeps them up to date. The new
-tables are filled in a separate schema, batch by batch. A short transaction then replaces the old
+During a rebuild, readers use the old tables, and the projector keeps them up to date. The rebuild
+fills the new tables in a separate schema, batch by batch. A short transaction then replaces the old
 tables and the position. If a rebuild is killed, the old tables remain, and the next rebuild starts
 from the beginning.
 """
@@ -24,8 +24,10 @@ from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, lock_position
 
 LOCK_MILLISECONDS = 500
-"""Lock timeout of the swap. It is below PostgreSQL's deadlock timeout, so that in a deadlock the
-swap gives up and not a reader.
+"""Lock timeout of the swap.
+
+It is below PostgreSQL's deadlock timeout, so that the swap gives up in a deadlock, and not a
+reader.
 """
 
 PAUSE_SECONDS = 0.2
@@ -36,15 +38,17 @@ LOCK_CLASS = 0xEC1
 """First key of the advisory locks. The second key is the hash of the projection's name."""
 
 Progress = Callable[[str, int, float], None]
-"""A function that receives a projection's name, the number of applied events, and their share of
-the log.
+"""A function that receives a projection's name, the number of applied events, and their share.
+
+The share (0 to 1) is that of all events of the log.
 """
 
 
 def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Progress) -> int:
     """Rebuild a projection from the whole log. Return the number of events.
 
-    The URL must be that of the tables' owner. Raise WrongState if another rebuild is running.
+    `owner_url` is the database URL of the tables' owner. Raise WrongState if another rebuild is
+    running.
     """
     with (
         Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection,
@@ -100,14 +104,14 @@ class _Rebuild:
             self._execute("SET LOCAL search_path TO {}", self._schema)
             self._connection.execute(self._projection.ddl.encode())
         self._execute("SET search_path TO {}, public", self._schema)
-        # A rebuild that crashes starts over, so only the swap waits for the disk.
+        # A rebuild that crashes starts over, so only the swap must wait for the disk.
         self._execute("SET synchronous_commit TO off")
 
     def _fold(self) -> None:
         """Apply the events of the log, with one transaction for each batch."""
         while batch := self._after(self._position):
             with (
-                self._connection.pipeline(),  # pipelined: statements do not wait for each other
+                self._connection.pipeline(),  # send statements without waiting for results
                 self._connection.transaction(),
                 self._connection.cursor() as cursor,
             ):
@@ -136,7 +140,7 @@ class _Rebuild:
         return True
 
     def _fold_rest(self, cursor: Cursor) -> tuple[int, int]:
-        """Apply the events up to the current end of the log. The projector applies later ones."""
+        """Apply the events up to the current end of the log. The projector applies later events."""
         events, position = self._events, self._position
         head = self._log.recorder.max_notification_id() or 0
         while batch := self._after(position, head):

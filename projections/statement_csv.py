@@ -15,7 +15,7 @@ from projections.projection import Row
 from projections.statements import DayOfStatement, JobOfStatement
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""Prefixes that make a spreadsheet read a cell as a formula."""
+"""First characters that make a spreadsheet read a cell as a formula."""
 
 LEDGER_COLUMNS = (
     *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
@@ -27,14 +27,14 @@ JOB_MOVEMENTS = ("charges", "reversals", "net")
 
 
 class _Echo:
-    """A file object that returns each line, as `writerow` of the csv module then does."""
+    """A file object whose `write` returns the line, like the csv module's `writerow`."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def ledger_csv(postings: Iterable[Row]) -> Iterator[str]:
-    """Yield the lines of an account's postings. Amounts are in dollars and in micro-dollars."""
+    """Yield the CSV lines of an account's postings. Amounts are in dollars and in micro-dollars."""
     return _lines(
         LEDGER_COLUMNS,
         (
@@ -50,7 +50,7 @@ def ledger_csv(postings: Iterable[Row]) -> Iterator[str]:
 
 
 def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
-    """Yield the lines of a daily statement."""
+    """Yield the CSV lines of a daily statement."""
     return _lines(
         ("day", *_amount_columns(DAY_MOVEMENTS), "postings"),
         (
@@ -63,7 +63,10 @@ def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
 def job_csv(
     jobs: Iterable[JobOfStatement], names: Mapping[UUID, tuple[str | None, ...]]
 ) -> Iterator[str]:
-    """Yield the lines of a statement by job. `names` has the values of `JOB_NAMES` for each job."""
+    """Yield the CSV lines of a statement by job.
+
+    `names` has the values of `JOB_NAMES` by job ID.
+    """
     unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")
     return _lines(
@@ -105,7 +108,7 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell for a value. Formulas are escaped with an apostrophe."""
+    """Return the cell for a value. An apostrophe escapes formulas."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):

@@ -1,7 +1,7 @@
-"""Statements of an account by day and by job, with sums over its ledger and their postings.
+"""Statements of an account by day and by job.
 
-A statement covers the whole balance, so reserving and releasing leases does not count as a
-movement.
+A statement sums the postings of an account's ledger and lists their events. It covers the whole
+balance, so reserving or releasing leases is not a movement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from infrastructure.store import Connection
 from projections.projection import Row
 
 # The movement of a posting follows from its ledger accounts. Its day is a day of the account's time
-# zone, which may have 23 or 25 hours. The wider bounds in UTC let PostgreSQL use the index.
+# zone, which may have 23 or 25 hours. Redundant, wider bounds in UTC let PostgreSQL use the index.
 MOVEMENTS = """
 WITH movements AS (
     SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
@@ -57,11 +57,11 @@ class DayOfStatement:
     charges_micros: int = 0
     reversals_micros: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the events behind each movement: `top_ups`, `credits`, `charges`, `reversals`."""
+    """Event IDs by movement: `top_ups`, `credits`, `charges` and `reversals`."""
 
     @property
     def closing_micros(self) -> int:
-        """Closing balance, which is the next day's opening balance."""
+        """Closing balance, which is the opening balance of the next day."""
         return (
             self.opening_micros
             + self.top_ups_micros
@@ -83,11 +83,11 @@ class JobOfStatement:
     reversals_micros: int = 0
     reversed_seconds: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the events behind each movement: `charges` (minutes) and `reversals`."""
+    """Event IDs by movement: `charges` (minutes) and `reversals`."""
 
     @property
     def net_micros(self) -> int:
-        """Net cost of the job."""
+        """Charges minus reversals, in micro-dollars."""
         return self.charges_micros - self.reversals_micros
 
 
@@ -102,7 +102,7 @@ def daily_statement(
 ) -> list[DayOfStatement]:
     """Return all days from `first` to `last`, inclusive, in the account's time zone.
 
-    Without `ids`, event ids are omitted, which is faster.
+    If `ids` is false, omit the event IDs, which is faster.
     """
     parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=True)
     balance = 0
@@ -132,9 +132,10 @@ def job_statement(
     *,
     ids: bool = True,
 ) -> list[JobOfStatement]:
-    """Return all jobs that were billed on these days, in order of their first postings.
+    """Return all jobs with postings from `first` to `last`, in order of their first postings.
 
-    Minutes with a charge that rounds to 0 have no posting and are not counted.
+    The dates are inclusive and in the account's time zone. A minute whose charge rounds to 0 has no
+    posting and is not counted. If `ids` is false, omit the event IDs, which is faster.
     """
     jobs: dict[UUID, JobOfStatement] = {}
     parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=False)

@@ -1,4 +1,4 @@
-"""Setup of torch and related libraries, shared by the trainer and serving."""
+"""Setup of torch and related libraries for the trainer and serving."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
     "TOKENIZERS_PARALLELISM": "true",  # tokenizers run only while torch is idle
-    # On shared cores, a spinning thread can keep the thread it waits for from running. A thread
-    # that sleeps immediately pays for a kernel wake-up after each small operation. See
+    # On shared cores, a spinning thread can prevent the thread that it waits for from running. A
+    # thread that sleeps immediately needs a kernel wake-up after each small operation. See
     # docs/measurements.md.
     "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # numbers GPUs as nvidia-smi does
-    # Makes cuBLAS deterministic. torch reads it at the first matrix product on a GPU. Source:
-    # cuBLAS documentation, "Results reproducibility".
+    # Makes cuBLAS deterministic. torch reads the variable at the first matrix product on a GPU.
+    # Source: cuBLAS documentation, "Results reproducibility".
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
 UNTRUSTED: dict[str, Any] = {
-    "trust_remote_code": False,  # None would prompt on standard input
+    "trust_remote_code": False,  # with None, transformers would prompt on standard input
     "use_safetensors": True,  # other formats are pickles, which can run code
     "local_files_only": True,
 }
-"""Arguments that load a model as data, from this machine."""
+"""Arguments that load a model only as data, and only from this machine."""
 
 
 def lean_imports(*, offline: bool = True, quantized: bool = False) -> None:
-    """Prepare the process for importing torch, transformers and PEFT.
+    """Prepare the process to import torch, transformers and PEFT. Call this before the imports.
 
-    Call it before importing them. If bitsandbytes is installed, PEFT imports it and torch's
-    compiler. That takes 1.2 s, and only a 4-bit base needs it.
+    If bitsandbytes is installed, PEFT imports it and torch's compiler. That takes 1.2 s, and only a
+    4-bit base model needs it.
     """
     for name, value in ENVIRONMENT.items():
         if offline or name != "HF_HUB_OFFLINE":
@@ -49,7 +49,7 @@ def lean_imports(*, offline: bool = True, quantized: bool = False) -> None:
     # The libraries' deprecation warnings about each other do not belong in a job's log.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if quantized:
-        # On a CPU, it logs that it cannot download a faster inference kernel.
+        # On a CPU, bitsandbytes logs that it cannot download a faster inference kernel.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     else:
         # With None in sys.modules, Python treats the module as not installed.
@@ -57,8 +57,8 @@ def lean_imports(*, offline: bool = True, quantized: bool = False) -> None:
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
-    """Return the torch dtype for a Dtype."""
-    import torch  # after `lean_imports`
+    """Return the torch dtype of a Dtype."""
+    import torch  # only after `lean_imports`
 
     return torch.bfloat16 if dtype is Dtype.BF16 else torch.float32
 
@@ -66,9 +66,9 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
 def choose_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 if the hardware multiplies it natively, otherwise float32.
 
-    On a CPU, native bfloat16 needs AMX or AVX512_BF16. Emulated bfloat16 is slower than float32.
+    On a CPU, native bfloat16 requires AMX or AVX512_BF16. Emulated bfloat16 is slower than float32.
     """
-    import torch  # after `lean_imports`
+    import torch  # only after `lean_imports`
 
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -79,7 +79,7 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 
 
 def core_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return the tokenizer inside transformers' wrapper. The wrapper changes state on each call."""
+    """Return the tokenizer inside the wrapper of transformers, which changes state on each call."""
     from transformers import PreTrainedTokenizerFast
 
     assert isinstance(tokenizer, PreTrainedTokenizerFast)

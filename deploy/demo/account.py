@@ -1,4 +1,4 @@
-"""The demo account. It is created once for each home, with credit and a stored API key."""
+"""The demo account, which is created once for each home, with credit and a stored API key."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sign_in_link(settings: Settings, account: DemoAccount) -> str:
 
 
 def fresh_account(settings: Settings, name: str) -> DemoAccount:
-    """Create an account without credit, with a unique suffix in its name."""
+    """Create an account without credit. Its name gets a unique suffix."""
     account_id = uuid4()
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
@@ -75,7 +75,7 @@ def top_up(settings: Settings, account_id: UUID, amount_micros: int, reference: 
 
 @contextmanager
 def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
-    """Yield the use cases on a running stack's store, with the demo as the cause of events."""
+    """Yield the use cases on the store of a running stack, with the demo as the cause of events."""
     cause = Cause("service:demo", str(uuid4()), clock_of(settings).now())
     with open_log(settings) as log, because(cause):
         yield EcoLink(log)

@@ -13,7 +13,7 @@ from gateway.cli.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3
 STORY_SECONDS = 1200.0
-SPARE = 1.05  # times one job's upper bound, so that the other job can start too
+SPARE = 1.05  # multiple of one job's upper bound, so that the other job can start too
 
 Say = Callable[[str], None]
 TopUp = Callable[[int, str], None]
@@ -37,7 +37,7 @@ class Bill:
 
 
 class AutoPause:
-    """The demo, run with an account's client. `top_up` acts as the operator."""
+    """The demo, which uses the client of an account. `top_up` acts as the operator."""
 
     def __init__(self, client: Client, top_up: TopUp, say: Say) -> None:
         self._client = client
@@ -47,7 +47,10 @@ class AutoPause:
         self._shown: dict[str, str] = {}
 
     def run(self, form: dict[str, Any]) -> list[Bill]:
-        """Run two identical jobs on an account without credit. Raise ClientError on failure."""
+        """Run two identical jobs on an account without credit.
+
+        Raise ClientError if a request or a job fails.
+        """
         quote = self._client.post("/estimates", form)
         upper = quote["estimate"]["high"]["micros"]
         low, high = quote["estimate"]["low"]["text"], quote["estimate"]["high"]["text"]

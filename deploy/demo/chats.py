@@ -1,4 +1,4 @@
-"""The demo dataset: English chats from the package `chatterbot-corpus`.
+"""The demo dataset, English chats from the package `chatterbot-corpus`.
 
 The chats are not part of this repository. Install them with `pip install --no-deps
 chatterbot-corpus==1.3.3`.
@@ -27,7 +27,8 @@ def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
     """Return distinct chats as `{"messages": [...]}`, sampled in proportion to the topics' sizes.
 
     The result depends only on `rows` and `seed`. It has fewer than `rows` chats only if the corpus
-    has fewer. Raise CorpusMissing, and ValueError if `rows` is below 1.
+    has fewer. Raise CorpusMissing if the corpus is not installed, and ValueError if `rows` is below
+    1.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
@@ -40,7 +41,7 @@ def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: int = 200, seed: int = 42) -> int:
-    """Write the demo dataset as JSONL, and return the number of chats."""
+    """Write the demo dataset as JSONL. Return the number of chats."""
     chats = demo_chats(rows, seed)
     lines = (json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
     path.write_bytes("".join(lines).encode())
@@ -58,10 +59,10 @@ def corpus_directory() -> Path:
 
 
 def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
-    """Return the usable conversations by topic (file name). Duplicates count for the first topic.
+    """Return the usable conversations by topic (file name). A duplicate counts for its first topic.
 
-    Turns alternate and start with the user. A final user turn is dropped. Conversations with fewer
-    than two turns or with a turn that is not text are omitted.
+    Turns alternate and start with the user. The result omits a final user turn, and conversations
+    with fewer than two turns or with a turn that is not text.
     """
     seen: set[tuple[str, ...]] = set()
     topics: dict[str, list[tuple[str, ...]]] = {}

@@ -55,7 +55,7 @@ def await_deployment(settings: Settings, base: str) -> None:
 def upload_ready(
     client: Client, say: Say, chats: Path, rows: int, base: str = BASE_MODEL
 ) -> dict[str, Any]:
-    """Upload a dataset and wait until it is validated and its tokens are counted."""
+    """Upload a dataset, and wait until it is validated and its tokens are counted."""
     dataset = client.upload(chats, "demo chats")
     say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
     while dataset["status"] == "validating" or (

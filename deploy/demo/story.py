@@ -22,7 +22,7 @@ PLAIN_LINE_SECONDS = 5.0
 class Story:
     """A printer of timestamped job events and a progress line.
 
-    On a terminal, the progress line is updated in place. Otherwise, it is printed every few
+    On a terminal, it updates the progress line in place. Otherwise, it prints a line every few
     seconds.
     """
 
@@ -99,7 +99,7 @@ def bills_table(bills: Sequence[Bill]) -> Table:
     table = _table("Metered, grace and unpaid seconds", "job")
     for column in ("segments", "metered", "grace", "unpaid"):
         table.add_column(column, justify="right")
-    for column in ("charged", "rate x\nmetered"):  # do not truncate on a narrow terminal
+    for column in ("charged", "rate x\nmetered"):  # prevents truncation on a narrow terminal
         table.add_column(column, justify="right", no_wrap=True)
     for bill in bills:
         table.add_row(bill.job["id"][:14], str(bill.job["segment"]), *_sums([bill]))
@@ -119,7 +119,7 @@ def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
 
 
 def answers_table(prompt: str, answers: dict[str, str]) -> Table:
-    """Return a table of replies to a prompt from the base model and from the adapter."""
+    """Return a table of the answers to a prompt from the base model and from the adapter."""
     table = _table(f"“{prompt}”")
     table.add_column("base model", ratio=1)
     table.add_column("fine-tuned model", ratio=1)
@@ -128,7 +128,7 @@ def answers_table(prompt: str, answers: dict[str, str]) -> Table:
 
 
 def ledger_table(postings: list[dict[str, Any]]) -> Table:
-    """Return a table of all ledger entries in order."""
+    """Return a table of all postings in order."""
     table = _table("Ledger", "time", "debit", "credit", "reason", "seconds")
     table.add_column("amount", justify="right")
     for posting in postings:

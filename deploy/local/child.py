@@ -22,7 +22,7 @@ from infrastructure.liveness import birth
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MOST_SECONDS = 10.0
 READY_POLL_SECONDS = 0.05
-STEADY_SECONDS = 30.0  # after running this long, the backoff starts over
+STEADY_SECONDS = 30.0  # after running for this long, the back-off starts over
 
 
 log = logging.getLogger("supervisor")
@@ -37,7 +37,8 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     user: str = "self"  # in the format of deploy.local.tether
     stop_signal: signal.Signals = signal.SIGTERM
-    death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when the supervisor ends
+    # Signal that the kernel sends when the supervisor ends.
+    death_signal: signal.Signals = signal.SIGKILL
     stop_seconds: float = 10.0
     restarts: bool = True
     clear: Callable[[], None] | None = None  # kills leftover processes before each start
@@ -68,7 +69,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._born: str | None = None
         self._started = self._ended = 0.0
-        self.failures = 0  # consecutive unrequested exits
+        self.failures = 0  # consecutive exits that were not requested
         self._stop_by = 0.0
         self._silences: tuple[Silence, ...] = ()
 
@@ -79,7 +80,7 @@ class Child:
 
     @property
     def status(self) -> ChildStatus:
-        """The child's entry in the state file."""
+        """Entry of the child in the state file."""
         return ChildStatus(
             name=self.program.name,
             state=self.state,
@@ -91,7 +92,7 @@ class Child:
 
     @property
     def due_seconds(self) -> float | None:
-        """Return the seconds until the next tick is due, or None if only a signal makes one due."""
+        """Seconds until the next tick is due; None if only a signal makes it due."""
         match self.state:
             case ChildState.STARTING:
                 return READY_POLL_SECONDS
@@ -103,7 +104,7 @@ class Child:
                 return None
 
     def start(self) -> None:
-        """Start the process in a new session and append its output to the log."""
+        """Start the process in a new session, and append its output to the log."""
         if self.program.clear is not None:
             self.program.clear()
         with self.log_file.open("ab") as output:
@@ -154,11 +155,11 @@ class Child:
 
     @property
     def backoff_seconds(self) -> float:
-        """Return the seconds to wait before the next start."""
+        """Seconds to wait before the next start."""
         return min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
 
     def _act(self) -> None:
-        """Restart the process after the backoff, or kill it if it does not stop in time."""
+        """Restart the process after the back-off, or kill it if it does not stop in time."""
         if self.state is ChildState.BACKOFF:
             self.restarts += 1
             self.start()
@@ -184,7 +185,7 @@ class Child:
         assert process is not None
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        # Kill the group before reaping: until then, its id cannot be reused.
+        # Kill the group before reaping the process: until then, its ID cannot be reused.
         _kill_group(process.pid)
         self.exit_code = process.wait()
         self._process = self._born = None

@@ -108,7 +108,10 @@ def sign_in() -> None:
 
 
 def announce(settings: Settings, *, show_key: bool = False) -> None:
-    """Print the stack's address and data directory, and the API key if requested."""
+    """Print the address and data directory of the stack.
+
+    If `show_key` is true, print the API key too.
+    """
     console.print(f"[bold green]EcoLink is running[/] at [bold]{settings.gateway_url}[/]")
     account = demo_account(settings)
     console.print(

@@ -1,4 +1,4 @@
-"""Disk alarms, logged when free space on the home's disk runs low."""
+"""Disk alarms in the log when free space on the home's disk is low."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("supervisor")
 
 
 class DiskWatch:
-    """Logs each change of the disk space level, and repeats a bad level every ten minutes."""
+    """A watch that logs each change of the disk space level. A low level repeats every 10 min."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class StackError(Exception):
-    """The stack cannot start or be joined. The message gives the reason and what to do."""
+    """The stack cannot start or be joined. The message states the reason and what to do."""

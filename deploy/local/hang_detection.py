@@ -1,4 +1,4 @@
-"""Detection of hung child processes, by heartbeat files and probes."""
+"""Detection of child processes that hang, by heartbeat files and probes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Protocol
 
 PROBE_SECONDS = 5.0
 MAX_GAP_SECONDS = 10.0
-"""Maximum time that counts between two checks. If the supervisor itself was suspended, its children
-are not considered hung.
+"""Maximum time that counts between two checks, in seconds.
+
+If the supervisor itself was suspended, it does not assume that its children hang.
 """
 
 log = logging.getLogger("supervisor")
@@ -26,12 +27,15 @@ class Check(Protocol):
     max_seconds: float
 
     def current(self) -> Hashable:
-        """Return the current value, or None while the child must not be judged yet."""
+        """Return the current value, or None while it says nothing about the child."""
         ...
 
 
 class Heartbeat:
-    """A file that a child touches. It is created here, because a disk can be full later."""
+    """A file that a child touches.
+
+    The supervisor creates the file, because the disk can be full later.
+    """
 
     def __init__(self, path: Path, max_seconds: float) -> None:
         self.name, self.max_seconds = "no heartbeat", max_seconds
@@ -52,7 +56,7 @@ class Probe:
         self._answers = 0
 
     def current(self) -> Hashable:
-        """Return the number of replies, or None before the first one."""
+        """Return the number of replies, or None before the first reply."""
         return self._answers or None
 
     def ask(self) -> None:
@@ -83,7 +87,7 @@ class Prober(threading.Thread):
 
 
 class Silence:
-    """The time in seconds for which a check's value has not changed, since its child started."""
+    """The seconds for which the value of a check has not changed, since its child started."""
 
     def __init__(self, check: Check) -> None:
         self.check = check
@@ -104,7 +108,10 @@ class Silence:
 
 
 def healthz(host: str, port: int, timeout: float) -> int | None:
-    """Return the HTTP status of GET /healthz, or None without a reply within `timeout` seconds."""
+    """Return the HTTP status of GET /healthz.
+
+    Return None if no reply arrives within `timeout` seconds.
+    """
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", "/healthz")

@@ -17,8 +17,10 @@ from projections import PROJECTIONS
 from projections.projection import behind, consumer_name
 
 MAX_LAG = timedelta(minutes=5)
-"""Maximum age of an event that a consumer has not processed. Most events take milliseconds.
-Validating a large dataset or loading a large model takes a minute or two.
+"""Maximum age of an event that a consumer has not processed.
+
+Most events take milliseconds. Validating a large dataset or loading a large model takes a minute or
+two.
 """
 
 CONSUMERS = {

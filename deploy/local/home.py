@@ -49,11 +49,11 @@ class Passwords(BaseModel):
 
 
 class Home:
-    """A home directory and its paths; `root` is absolute."""
+    """A home directory and its paths. `root` is absolute."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.state = root / "run" / "stack.json"  # written by the supervisor
+        self.state = root / "run" / "stack.json"  # the supervisor writes it
         self.postgres = root / "postgres"  # data directory
         self.nats = root / "nats"  # store directory of JetStream
         self.nats_config = root / "run" / "nats.conf"
@@ -70,7 +70,7 @@ class Home:
         return self.root / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
-        """Create the folders, readable only by their owner, regardless of the home's mode."""
+        """Create the folders, readable only by their owner, whatever the home's mode is."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in PRIVATE_FOLDERS:
@@ -81,7 +81,7 @@ class Home:
             raise StackError(f"Cannot write to {self.root}: {error.strerror}.") from error
 
     def passwords(self) -> Passwords:
-        """The passwords of this home. Missing ones are generated and stored."""
+        """Return the passwords of this home. Generate and store those that are missing."""
         path = self.root / "secrets.json"
         kept = path.read_text() if path.exists() else "{}"
         passwords = Passwords.model_validate_json(kept)
@@ -120,7 +120,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically, readable only by its owner."""
+    """Replace a file atomically. Only its owner can read the new file."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -20,7 +20,7 @@ from infrastructure.nats_keys import signer
 
 STORING_SECONDS = 15.0
 MIN_FREE_BYTES = 32 * 1024**2
-"""Minimum free space. With less, restarting the server does not help."""
+"""Minimum free space in bytes. With less, restarting the server does not help."""
 
 
 def binary() -> Path:
@@ -48,12 +48,12 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """The server's address. Clients authenticate with their credentials."""
+        """URL of the server. Clients authenticate with their credentials."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def program(self) -> Program:
-        """Return the program for the supervisor to run."""
+        """Program for the supervisor to run."""
         return Program(
             name="nats",
             argv=(

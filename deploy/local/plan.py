@@ -32,15 +32,15 @@ class Server(Protocol):
 
     @property
     def program(self) -> Program:
-        """Return the program for the supervisor to run."""
+        """Program for the supervisor to run."""
         ...
 
     def initialize(self) -> None:
-        """Create the server's files. Called before its first start in a run."""
+        """Create the server's files. The supervisor calls this before the first start in a run."""
         ...
 
     def provision(self) -> None:
-        """Create the server's content. Called when it is ready."""
+        """Create the server's content. The supervisor calls this when the server is ready."""
         ...
 
 
@@ -60,7 +60,7 @@ class Plan:
 
 
 def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
-    """Choose ports and URLs. A server with a configured URL is not embedded.
+    """Return a plan with ports and URLs. A server with a configured URL is not embedded.
 
     A port that is not configured is reused from the last run if it is still free.
     """
@@ -155,7 +155,10 @@ def _service(name: str, target: str, settings: Settings) -> Program:
 
 
 def _replies(settings: Settings, name: str, timeout: float, well: bool = False) -> bool:
-    """Return True if a listener replies to GET /healthz, with status 200 if it must be `well`."""
+    """Return True if a listener replies to GET /healthz.
+
+    If `well` is true, the status must be 200.
+    """
     host, port = (getattr(settings, f"{name}_{field}") for field in ("host", "port"))
     status = healthz(_reachable(host), port, timeout)
     return status == HTTPStatus.OK if well else status is not None

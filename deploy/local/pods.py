@@ -1,4 +1,4 @@
-"""Local pods, found by the supervisor in the folders that the local launcher writes."""
+"""Local pods, which the supervisor finds in the folders that the local launcher writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PodRecord(BaseModel):
     """The content of `pods/<name>/pod.json`: the process that runs a pod."""
 
     pid: int
-    born: str  # start time, see infrastructure.liveness.birth
+    born: str  # start time; see infrastructure.liveness.birth
 
 
 def living_pods(home: Home) -> list[psutil.Process]:

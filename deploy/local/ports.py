@@ -14,8 +14,8 @@ TRIES = 200
 def candidates() -> range:
     """Return candidate ports below the kernel's range for outgoing connections.
 
-    Inside that range, a client that reconnects to a stopped server can be assigned the server's
-    port as its own. The server could then not start again.
+    Inside that range, the kernel can assign a stopped server's port to a client that reconnects to
+    the server. The server could then not start again.
     """
     return range(LOWEST, max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1))
 

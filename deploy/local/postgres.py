@@ -72,14 +72,14 @@ class PostgresServer:
 
     @property
     def program(self) -> Program:
-        """Return the program for the supervisor to run."""
+        """Program for the supervisor to run."""
         options = [f"--{name}={value}" for name, value in CONFIGURATION.items()]
         binary = str(binaries() / "postgres")
         return Program(
             name="postgres",
             argv=(binary, "-D", str(self.data), "-p", str(self.port), *options),
             user=self._user.spec,
-            stop_signal=signal.SIGINT,  # fast shutdown: close sessions, write a checkpoint
+            stop_signal=signal.SIGINT,  # fast shutdown: closes sessions, writes a checkpoint
             death_signal=signal.SIGQUIT,  # also ends its backends, unlike SIGKILL
             stop_seconds=60.0,
             clear=self.clear,
@@ -102,7 +102,7 @@ class PostgresServer:
         command = (
             *(str(binaries() / "initdb"), "-D", str(partial), "-U", OWNER),
             *("--auth=scram-sha-256", f"--pwfile={password_file}", "--data-checksums"),
-            # Builtin locale provider: operating system upgrades do not change its sort order.
+            # Built-in locale provider: operating system upgrades do not change its sort order.
             *("--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         )
@@ -120,8 +120,8 @@ class PostgresServer:
         """Kill the processes left over from a killed server, so that the next one can start.
 
         The caller holds the home's lock, so every server process in the data directory is an
-        orphan. Without orphans, the lock file is stale. PostgreSQL refuses to start if an unrelated
-        process has been assigned the id in that file.
+        orphan. Without orphans, the lock file is stale. PostgreSQL does not start if an unrelated
+        process has the ID in that file.
         """
         orphans = self._processes()
         for process in orphans:
@@ -143,7 +143,7 @@ class PostgresServer:
         return True
 
     def replies(self) -> bool:
-        """Return True if the server responds, even with a refusal such as during recovery."""
+        """Return True if the server responds, even with an error such as that during recovery."""
         found = PGconn.ping(f"host=127.0.0.1 port={self.port} connect_timeout=5".encode())
         return found in (Ping.OK, Ping.REJECT)
 
@@ -170,7 +170,8 @@ class PostgresServer:
 def provision(maintenance_url: str, role_passwords: Mapping[str, str]) -> None:
     """Create the services' roles and the owner's database on a server. Idempotent.
 
-    The URL must be the owner's, for a database that every server has, such as `postgres`.
+    `maintenance_url` must be the owner's URL of a database that every server has, such as
+    `postgres`.
     """
     with psycopg.connect(maintenance_url, autocommit=True) as connection:
         create_roles(connection, role_passwords)

@@ -1,4 +1,4 @@
-"""Choice of the user that runs PostgreSQL, which refuses to run as root."""
+"""Choice of the user that runs PostgreSQL, which does not run as root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class ServerUser:
-    """A user in the format of deploy.local.tether, with the owner of its files on disk."""
+    """A user in the format of deploy.local.tether, and the owner of its files on disk."""
 
     spec: str
     uid: int
@@ -33,7 +33,7 @@ class ServerUser:
 
 
 def server_user(data: Path, binary: Path) -> ServerUser:
-    """Return the user to run the binary as, for a data directory that may not exist yet.
+    """Return the user that runs the binary on a data directory, which need not exist yet.
 
     An ordinary user runs it directly. A user without a name, as in containers, runs it in a user
     namespace as `nobody`, because initdb needs a name. Root switches to the owner of the data
@@ -78,7 +78,7 @@ def _has_name(uid: int) -> bool:
 
 
 def _refusal(user: ServerUser, folder: Path, binary: Path) -> str | None:
-    """Return the reason if the user cannot enter the directory or run the binary, or None."""
+    """Return why the user cannot enter the directory or run the binary; None if the user can."""
     script = 'cd "$1" && exec "$2" --version'
     trial = subprocess.run(
         tethered(("/bin/sh", "-c", script, "sh", str(folder), str(binary)), user.spec),

@@ -1,4 +1,4 @@
-"""The embedded stack as used by commands, which join a running stack or start a temporary one."""
+"""The embedded stack for commands, which join a running stack or start a temporary one."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def running(home: Path) -> Settings | None:
 def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Stack]:
     """Start a stack with its own supervisor, and stop it at the end.
 
-    The stack ends when this process ends, for any reason. Raise StackError if it cannot start or if
-    another stack already runs on the home.
+    The stack ends when this process ends, for any reason. Raise StackError if it cannot start, or
+    if another stack already runs on the home.
     """
     home = Home.of(settings)
     home.prepare()
@@ -80,8 +80,8 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
 def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Settings]:
     """Yield the settings of the running stack, or of a temporary one.
 
-    Without services, only PostgreSQL and NATS are needed. Raise StackError if the running stack
-    lacks a requested service.
+    If `services` is empty, only PostgreSQL and NATS are needed. Raise StackError if the running
+    stack lacks a requested service.
     """
     if settings.database_url and settings.nats_url and not services:
         yield settings

@@ -1,4 +1,4 @@
-"""The supervisor's state file, which other processes read."""
+"""The state file of the supervisor, which other processes read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ChildState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
-    BACKOFF = "backoff"  # exited; will be restarted
+    BACKOFF = "backoff"  # the child exited and will be restarted
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -40,13 +40,13 @@ class ChildStatus(BaseModel):
     name: str
     state: ChildState
     pid: int | None
-    born: str | None  # start time, see infrastructure.liveness.birth
+    born: str | None  # start time; see infrastructure.liveness.birth
     restarts: int
     since: datetime
 
     @property
     def process(self) -> psutil.Process | None:
-        """The running process, or None."""
+        """Running process, or None."""
         return living(self.pid, self.born)
 
 
@@ -64,7 +64,7 @@ class StackState(BaseModel):
 
     @property
     def process(self) -> psutil.Process | None:
-        """The running supervisor, or None."""
+        """Running supervisor, or None."""
         return living(self.pid, self.born)
 
     def write(self, home: Home) -> None:

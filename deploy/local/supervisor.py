@@ -1,10 +1,10 @@
 """The supervisor, which starts the servers, the migration and every service, and restarts them.
 
-`python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the settings in the
-environment. The lifeline is a socket to the process that started it. The supervisor writes `ready`
-or an error to it. It stops when the kernel closes the socket, however that process ends. The
-supervisor has one thread, because a parent-death signal is tied to the thread that started the
-child.
+Its command is `python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the
+settings in the environment. The lifeline is a socket to the process that started the supervisor.
+The supervisor writes `ready` or an error to it. It stops when the kernel closes the socket, however
+that process ends. The supervisor has one thread, because a parent-death signal is tied to the
+thread that started the child.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Supervisor:
         self._stop_requested = self._unwritten = False
 
     def run(self) -> None:
-        """Start everything, keep it running, and stop it in order. Raise StackError on failure."""
+        """Start everything, keep it running, and stop it in order.
+
+        Raise StackError if the stack cannot start.
+        """
         self._listen_to_signals()
         try:
             self._start()
@@ -122,7 +125,7 @@ class Supervisor:
         if self._stop_requested:
             raise StopRequested
         self._home.rotate_logs()
-        changed = [child.tick() for child in children]  # tick all children: any() would stop early
+        changed = [child.tick() for child in children]  # ticks all children: any() would stop early
         self._disk.look()
         if any(changed) or self._unwritten:
             self._write_state()
@@ -213,7 +216,7 @@ def send(lifeline: socket.socket | None, message: bytes) -> None:
 def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
     """End processes left over from a supervisor that was killed.
 
-    Children normally end with their supervisor. Killing any that are still running is safe.
+    Children normally end with their supervisor. Killing those that still run loses nothing.
     """
     previous = recorded_state(home)
     children = previous.children if previous else ()

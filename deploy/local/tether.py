@@ -51,7 +51,7 @@ def become(user: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Take the parent's process id, death signal, user, and the program with its arguments."""
+    """Take the parent's process ID, death signal, user, and the program with its arguments."""
     parent, death_signal, user, *program = arguments
     become(user)
     # After the change of user, which clears the signal. The kernel keeps it across exec.

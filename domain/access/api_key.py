@@ -1,4 +1,4 @@
-"""API keys. The log stores only the hash of a key."""
+"""API keys. The event log stores only the hash of each key."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ PREFIX = "eco_"
 
 
 def new_secret() -> str:
-    """Return a new key with 256 random bits."""
+    """Return a new secret for an API key, with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def secret_sha256(secret: str) -> str:
-    """Return the SHA-256 hash of a key. A random 256-bit key needs no salt and no slow hash."""
+    """Return the SHA-256 hash of a secret, in hexadecimal.
+
+    A random 256-bit secret needs neither a salt nor a slow hash.
+    """
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class ApiKey(Aggregate):
-    """An API key of an account. Its id is derived from its hash, so verifying it takes one read."""
+    """An API key of an account. Its ID is derived from its hash, so verification takes one read."""
 
     TOPIC: ClassVar[str] = "ApiKey"
 
     class ApiKeyIssued(Created):
-        """An API key was issued for the account. Only its hash is stored."""
+        """An API key was issued for the account. The event contains only the hash of the key."""
 
         role: Role
         sha256: str
@@ -43,7 +46,7 @@ class ApiKey(Aggregate):
 
     @classmethod
     def issue(cls, account_id: UUID, role: Role, secret: str) -> ApiKey:
-        """Return a new key with this secret. The hint is the last four characters of the secret."""
+        """Return a new key. Its hint is the last four characters of `secret`."""
         sha256 = secret_sha256(secret)
         return cls._create(
             cls.ApiKeyIssued,
@@ -63,7 +66,7 @@ class ApiKey(Aggregate):
         self.revoked = False
 
     def revoke(self) -> None:
-        """Revoke the key."""
+        """Revoke the key. Revoking it again has no effect."""
         if not self.revoked:
             self.trigger_event(self.ApiKeyRevoked)
 

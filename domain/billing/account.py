@@ -1,4 +1,4 @@
-"""The prepaid balance of a customer, and the part of it that leases reserve."""
+"""The prepaid balance of a customer, and the part of the balance that leases reserve."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class AccountState(BaseModel):
     depleted: bool
     low: bool
     references: dict[str, int]
-    test_day: date | None  # date of the last test payment
-    test_day_micros: int  # paid on that day
+    test_day: date | None  # date of the last test payment, in UTC
+    test_day_micros: int  # micro-dollars of test payments on that day
 
 
 class Account(Aggregate):
@@ -52,7 +52,7 @@ class Account(Aggregate):
         time_zone: str
 
     class CreditGranted(Event):
-        """An operator granted credit to the account. Each reference counts once."""
+        """An operator granted credit to the account. The account counts each reference once."""
 
         amount_micros: int
         reference: str
@@ -71,7 +71,7 @@ class Account(Aggregate):
         reserved_micros: int
 
     class BalanceDepleted(Event):
-        """The balance pays for less than one second of the running segments."""
+        """The balance is below the price of one second of the running segments."""
 
         balance_micros: int
 
@@ -81,12 +81,12 @@ class Account(Aggregate):
         runway_seconds: int
 
     class BalanceRecovered(Event):
-        """The balance again lasts for the warning period, or no running segment uses it."""
+        """The balance lasts for the warning period again, or no running segment costs money."""
 
         runway_seconds: int | None  # None: no running segment costs money
 
     class ChargeReversed(Event):
-        """A charge was credited back to the account. The event names the charged segment."""
+        """EcoLink credited a charge back to the account. The event names the charged segment."""
 
         amount_micros: int
         job_id: UUID
@@ -157,19 +157,21 @@ class Account(Aggregate):
 
     @property
     def available_micros(self) -> int:
-        """Unreserved balance, in micro-dollars."""
+        """Balance that no lease reserves, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
 
     def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
         """Return True if the account can pay an amount.
 
-        Reserved money does not count, except for `released_micros`, which leases are about to
-        release.
+        Reserved money counts only up to `released_micros`, which leases are about to release.
         """
         return self.available_micros + released_micros >= amount_micros
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
-        """Grant credit, once for each reference. Raise CommandReused if the amount differs."""
+        """Grant credit, once for each reference.
+
+        Raise CommandReused if the reference was used for another amount.
+        """
         if amount_micros <= 0:
             raise Invalid("The credit is not above 0. Enter a positive amount.", field="amount")
         reference = reference_of(reference)
@@ -189,9 +191,10 @@ class Account(Aggregate):
         self.depleted = False
 
     def top_up(self, payment: Payment) -> None:
-        """Add a payment to the balance. Save it together with the payment, so that it counts once.
+        """Add a payment to the balance.
 
-        Raise Invalid if test payments would exceed their daily limit.
+        The caller must save the account and the payment in one transaction, so that the payment
+        counts once. Raise Invalid if test payments would exceed their daily limit.
         """
         assert payment.account_id == self.id
         assert payment.pending_events, "a stored payment is already in a balance"
@@ -225,10 +228,11 @@ class Account(Aggregate):
         return self.test_day_micros if self.test_day == day else 0
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
-        """Deduct charges from the reserve, and reserve what the leases need in addition.
+        """Deduct charges from the reserve, and reserve more for leases.
 
-        `second_micros` is the highest price of one second among the running segments. A balance
-        below it is depleted. Raise InsufficientBalance if the leases would exceed the balance.
+        `second_micros` is the highest price of one second among the running segments. If the
+        balance is below it, the account is depleted. Raise InsufficientBalance if the leases would
+        exceed the balance.
         """
         assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
         if not self.can_pay(reserved_micros):
@@ -253,10 +257,10 @@ class Account(Aggregate):
         self.depleted = True
 
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
-        """Record once that the runway fell below `low_seconds`, and once that it recovered.
+        """Record once when the runway falls below `low_seconds`, and once when it recovers.
 
-        The runway is the number of whole seconds that the balance lasts at the rate of all running
-        segments. It is None if no running segment costs money.
+        The runway is the number of whole seconds that the balance lasts at the total rate of all
+        running segments. It is None if no running segment costs money.
         """
         is_low = runway_seconds is not None and runway_seconds < low_seconds
         if is_low and not self.low:
@@ -275,7 +279,10 @@ class Account(Aggregate):
     def reverse_charge(
         self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
     ) -> None:
-        """Credit back the charge for some seconds of a segment."""
+        """Credit back the charge for a period of a segment's time.
+
+        The period is from `from_seconds` to `to_seconds`, both measured from the segment's start.
+        """
         assert amount_micros > 0
         self.trigger_event(
             self.ChargeReversed,
@@ -292,5 +299,5 @@ class Account(Aggregate):
         self.depleted = False
 
 
-# The library registers only the topics of events.
+# The library registers the topics of events, but not those of snapshots.
 register_topic(Account.Snapshot.TOPIC, Account.Snapshot)

@@ -21,17 +21,17 @@ class SegmentEvent(Event):
 
 
 class Meter(Aggregate):
-    """The meter of one segment. Its minutes are numbered, so that none is billed twice."""
+    """The meter of one segment. It numbers the billed minutes, so that it bills none twice."""
 
     TOPIC: ClassVar[str] = "Meter"
 
     class MeterOpened(SegmentEvent, Created):
-        """The segment's GPUs were allocated, and its time can be leased."""
+        """The segment's GPUs were allocated, and the account can lease time for it."""
 
         rate_micros_per_hour: int
 
     class LeaseGranted(SegmentEvent):
-        """The balance covers this much segment time, and the segment may launch."""
+        """The account paid for this much segment time in advance, and the segment may launch."""
 
         paid_seconds: int
 
@@ -41,7 +41,7 @@ class Meter(Aggregate):
         paid_seconds: int
 
     class LeaseRefused(SegmentEvent):
-        """The balance is too low to pay for the segment, which never launches."""
+        """The balance is too low to pay for the segment. The segment never launches."""
 
     class MinuteMetered(SegmentEvent):
         """One minute of a segment was billed. The last minute may be partial."""
@@ -52,13 +52,13 @@ class Meter(Aggregate):
         amount_micros: int
 
     class MeterClosed(SegmentEvent):
-        """The segment was billed to the second, and the rest of its lease was released."""
+        """The meter billed the segment to the second and released the rest of its lease."""
 
         billed_seconds: int
         released_micros: int
 
     class LostWorkCredited(SegmentEvent):
-        """Time lost through a fault of the platform was credited."""
+        """EcoLink credited time that was lost through a fault of the platform."""
 
         from_seconds: int
         to_seconds: int
@@ -95,7 +95,11 @@ class Meter(Aggregate):
         self.trigger_event(kind, job_id=self.job_id, segment=self.segment, **fields)
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
-        """Return the price of a period of segment time, as a difference of cumulative charges."""
+        """Return the price of a period of segment time, in micro-dollars.
+
+        The price is the difference of two cumulative charges, so that the prices of adjacent
+        periods add up without rounding errors.
+        """
         rate = self.rate_micros_per_hour
         return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
 
@@ -117,7 +121,7 @@ class Meter(Aggregate):
         self.paid_seconds = paid_seconds
 
     def refuse_lease(self) -> None:
-        """Record once that the balance is too low for the first lease. A refusal is final."""
+        """Record once that the balance is too low for the first lease. The refusal is final."""
         assert self.paid_seconds == 0
         self._require_open()
         if not self.refused:
@@ -132,8 +136,8 @@ class Meter(Aggregate):
     ) -> int:
         """Bill every whole minute up to `elapsed_seconds`. Return the charge in micro-dollars.
 
-        Once the paid time is used up, its last partial minute is billed too. Time beyond the paid
-        time is never billed. At most `at_most` minutes are posted.
+        When the paid time is used up, bill its last partial minute too. Never bill time beyond the
+        paid time. `at_most` limits the number of minutes that this call bills.
         """
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
@@ -147,7 +151,7 @@ class Meter(Aggregate):
     def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:
         """Bill to the second. Return the charge and the released lease, in micro-dollars.
 
-        Minutes that were already billed stay billed, even if the final report is of a shorter time.
+        Minutes that were already billed stay billed, even if the final report gives a shorter time.
         """
         charge = self.post_minutes(elapsed_seconds, minute_seconds)
         end = min(elapsed_seconds, self.paid_seconds)
@@ -184,7 +188,8 @@ class Meter(Aggregate):
     def credit_lost_work(self, kept_seconds: int) -> int:
         """Credit the billed time after the last checkpoint. Return the amount in micro-dollars.
 
-        If that checkpoint is lost too, a second call credits the time since the one before it.
+        `kept_seconds` is the segment time that the checkpoint includes. If that checkpoint is lost
+        too, a second call credits the time since the previous one.
         """
         assert self.closed
         end = self.billed_seconds - self.credited_seconds

@@ -1,4 +1,4 @@
-"""A payment that a payment provider received. Each payment counts once."""
+"""A payment that a payment provider received. An account counts each payment once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from domain.core.money import MICROS_PER_DOLLAR, dollars
 from domain.core.value import Value
 
 TEST_PROVIDER = "test"
-"""Provider of test payments, in which no money changes hands."""
+"""Provider of test payments, which transfer no money."""
 
 TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
-"""Daily limit of an account's test payments (UTC), in micro-dollars."""
+"""Daily limit of an account's test payments, in micro-dollars. A day starts at midnight UTC."""
 
 
 class Receipt(Value):
@@ -29,7 +29,7 @@ class Receipt(Value):
 
 
 class Payment(Aggregate):
-    """A payment. Its id is derived from the provider and reference, so that it counts once."""
+    """A payment. Its ID is derived from the provider and the reference, so that it counts once."""
 
     TOPIC: ClassVar[str] = "Payment"
 
@@ -42,7 +42,7 @@ class Payment(Aggregate):
 
     @classmethod
     def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
-        """Return the payment of a receipt. Raise Invalid if the amount is not positive."""
+        """Return the payment for a receipt. Raise Invalid if the amount is not positive."""
         if receipt.amount_micros <= 0:
             raise Invalid("The payment is not above 0. Enter a positive amount.", field="amount")
         return cls._create(
@@ -60,7 +60,7 @@ class Payment(Aggregate):
         self.amount_micros = amount_micros
 
     def require_same(self, account_id: UUID, receipt: Receipt) -> None:
-        """Raise CommandReused unless the payment is for this account and this amount."""
+        """Raise CommandReused unless the payment has the same account and amount."""
         if account_id == self.account_id and receipt.amount_micros == self.amount_micros:
             return
         use = dollars(self.amount_micros) if account_id == self.account_id else "another account"

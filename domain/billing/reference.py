@@ -11,7 +11,7 @@ REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/#-]{0,99}")
 
 
 def reference_of(text: str) -> str:
-    """Return a reference with normalized white space. Raise Invalid if it is malformed."""
+    """Return `text` with normalized white space. Raise Invalid if it is not a valid reference."""
     reference = " ".join(text.split())
     if not REFERENCE.fullmatch(reference):
         raise Invalid(

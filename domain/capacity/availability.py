@@ -1,4 +1,4 @@
-"""GPU availability: free GPUs and the wait in each pool, and the capacity gate."""
+"""GPU availability: the free GPUs and the wait in each pool, and the capacity check."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class PoolLoad:
 
     @property
     def free(self) -> int:
-        """GPUs that a job would get immediately; 0 while other jobs are queued."""
+        """GPUs that a new job would get immediately; 0 while other jobs are queued."""
         if self.queue:
             return 0
         return max(0, self.capacity - sum(each.count for each in self.running))
 
     def wait_seconds(self, count: int) -> float | None:
-        """Expected wait of a job that is queued now; None if the pool can never run it."""
+        """Return the expected wait of a new job, in seconds; None if the pool can never run it."""
         if count <= self.free:
             return 0.0
         return wait_seconds(self.capacity, self.running, self.queue, count)
@@ -38,7 +38,10 @@ class PoolLoad:
 def require_capacity(
     loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: DisplayNames
 ) -> None:
-    """Raise NoCapacity if a job must wait. The error has the wait and the free GPUs elsewhere."""
+    """Raise NoCapacity if a job would have to wait for its GPUs.
+
+    The error's figures contain the expected wait and the free GPUs in other pools.
+    """
     here = next(
         (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
     )

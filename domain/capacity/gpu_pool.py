@@ -24,7 +24,7 @@ class Claim:
 
 
 class ClaimEvent(Event):
-    """Base class of all events about a claim."""
+    """Base class of all events of a claim."""
 
     job_id: UUID
     segment: int
@@ -32,7 +32,11 @@ class ClaimEvent(Event):
 
 
 class GpuPool(Aggregate):
-    """GPUs of one type in one region, with a queue. The first claim blocks those behind it."""
+    """GPUs of one type in one region, with a queue.
+
+    The queue is first in, first out. If the first claim does not fit, it blocks the claims behind
+    it.
+    """
 
     TOPIC: ClassVar[str] = "GpuPool"
 
@@ -48,7 +52,7 @@ class GpuPool(Aggregate):
         capacity: int
 
     class MachineMeasured(Event):
-        """The speed of the machine behind a CPU-backed pool was measured."""
+        """The speed of the machine that provides a CPU-backed pool was measured."""
 
         machine: Machine
 
@@ -81,28 +85,35 @@ class GpuPool(Aggregate):
         self.region = region
         self.gpu_type = gpu_type
         self.capacity = 0
-        self.machine: Machine | None = None  # None: a pool of GPUs, or not measured yet
+        # None: the pool has real GPUs, or the machine was not measured yet.
+        self.machine: Machine | None = None
         self.held: dict[tuple[UUID, int], Claim] = {}
         self.queue: dict[tuple[UUID, int], Claim] = {}
 
     @property
     def free(self) -> int:
-        """Free GPUs; negative while segments hold more GPUs than a reduced capacity allows."""
+        """Number of free GPUs.
+
+        It is negative if segments still hold GPUs after the capacity was reduced.
+        """
         return self.capacity - sum(claim.count for claim in self.held.values())
 
     @property
     def next_fitting(self) -> Claim | None:
-        """The first claim in the queue, if enough GPUs are free for it."""
+        """First claim in the queue if enough GPUs are free for it; otherwise None."""
         head = next(iter(self.queue.values()), None)
         return head if head is not None and head.count <= self.free else None
 
     @property
     def next_hopeless(self) -> Claim | None:
-        """The first claim that exceeds the pool's capacity. It would block the claims behind it."""
+        """First claim that exceeds the pool's capacity, or None.
+
+        The pool can never serve such a claim, and it would block the claims behind it.
+        """
         return next((each for each in self.queue.values() if each.count > self.capacity), None)
 
     def change_capacity(self, capacity: int) -> None:
-        """Set the number of GPUs. Running segments keep theirs."""
+        """Set the number of GPUs. Running segments keep their GPUs."""
         assert capacity >= 0
         if capacity != self.capacity:
             self.trigger_event(self.CapacityChanged, capacity=capacity)
@@ -121,7 +132,7 @@ class GpuPool(Aggregate):
         self.machine = machine
 
     def request(self, claim: Claim) -> None:
-        """Add a claim to the queue, unless the segment is already queued or holds GPUs."""
+        """Add a claim to the queue unless its segment is already queued or holds GPUs."""
         key = (claim.job_id, claim.segment)
         if key not in self.queue and key not in self.held:
             self.trigger_event(self.GpusRequested, **vars(claim))
@@ -131,7 +142,7 @@ class GpuPool(Aggregate):
         self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
 
     def withdraw(self, job_id: UUID) -> None:
-        """Remove a job's claim from the queue, if there is one."""
+        """Remove a job's claim from the queue, if the queue has one."""
         claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
         if claim is not None:
             self.trigger_event(self.GpusRequestWithdrawn, **vars(claim))
@@ -150,7 +161,7 @@ class GpuPool(Aggregate):
         self.held[job_id, segment] = self.queue.pop((job_id, segment))
 
     def release(self, job_id: UUID, segment: int) -> None:
-        """Release the GPUs that a segment holds, if any."""
+        """Release the GPUs that a segment holds, if it holds any."""
         claim = self.held.get((job_id, segment))
         if claim is not None:
             self.trigger_event(self.GpusReleased, **vars(claim))

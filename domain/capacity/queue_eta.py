@@ -1,4 +1,4 @@
-"""Expected wait of a new claim in a GPU pool's queue."""
+"""Expected wait of a new claim in the queue of a GPU pool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Occupied:
-    """GPUs that a running segment holds, and its remaining time."""
+    """The GPUs of a running segment, and its remaining time."""
 
     count: int
     remaining_seconds: float
@@ -17,7 +17,7 @@ class Occupied:
 
 @dataclass(frozen=True)
 class Queued:
-    """GPUs that a queued claim needs, and how long it will hold them."""
+    """The GPUs that a queued claim needs, and the time for which it will hold them."""
 
     count: int
     seconds: float
@@ -26,10 +26,10 @@ class Queued:
 def wait_seconds(
     capacity: int, running: Sequence[Occupied], queue: Sequence[Queued], count: int
 ) -> float | None:
-    """Return the seconds until a claim for `count` GPUs, queued now, would be served.
+    """Return the seconds until the pool would serve a new claim for `count` GPUs.
 
     The queue is first in, first out, as in `domain.capacity.gpu_pool`: a claim that does not fit
-    blocks the ones behind it. Return None if this claim or one before it exceeds the capacity.
+    blocks the claims behind it. Return None if this claim or one before it exceeds the capacity.
     """
     now, free = 0.0, capacity - sum(each.count for each in running)
     releases = [(max(0.0, each.remaining_seconds), each.count) for each in running]

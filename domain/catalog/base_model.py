@@ -13,16 +13,16 @@ from domain.core.value import Value
 
 
 class Revision(Value):
-    """One import of a base model: its files and the model that they contain."""
+    """One import of a base model: the model's files and shape."""
 
-    ref: str  # artifact prefix
+    ref: str  # artifact prefix of the files
     manifest_sha256: str
     architecture: str  # class name, such as LlamaForCausalLM
     shape: ModelShape
 
 
 class BaseModel(Aggregate):
-    """A base model in the model store. Importing different content creates a new revision."""
+    """A base model in the model store. Importing changed files creates a new revision."""
 
     TOPIC: ClassVar[str] = "BaseModel"
 
@@ -32,7 +32,7 @@ class BaseModel(Aggregate):
         name: str
 
     class BaseModelRevised(Revision, Event):
-        """The base model has new content. Models trained on the earlier content keep it."""
+        """Changed files of the base model were imported. Earlier jobs keep the earlier revision."""
 
     class BaseModelDeleted(Event):
         """An operator deleted the base model and its files."""
@@ -53,7 +53,7 @@ class BaseModel(Aggregate):
         self.account_id = event.account_id
         self.name = event.name
         self.revision = event.part(Revision)
-        self.refs = (event.ref,)  # of all revisions
+        self.refs = (event.ref,)  # artifact prefixes of all revisions
         self.deleted = False
 
     @property
@@ -62,7 +62,7 @@ class BaseModel(Aggregate):
         return self.revision.manifest_sha256
 
     def revise(self, revision: Revision) -> None:
-        """Replace the content. Importing identical content only restores a deleted base model."""
+        """Record a new revision. If the files are unchanged, only restore a deleted base model."""
         if self.deleted or revision.manifest_sha256 != self.manifest_sha256:
             self.trigger_event(self.BaseModelRevised, **dict(revision))
 

@@ -20,13 +20,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 MOST_VRAM_GIB, MOST_TFLOPS, MOST_PER_JOB, MOST_CAPACITY = 10_000, 1_000_000, 64, 100_000
 MOST_MICROS_PER_HOUR = 10_000 * 1_000_000
-"""Upper limits, which catch typing errors."""
+"""Upper limits of the catalog's values, which catch typing errors."""
 
 T = TypeVar("T", bound=Offer)
 
 
 class Catalog(Aggregate):
-    """The GPU types, regions with their capacity, and base models, by name.
+    """The GPU types, the regions with their capacity, and the base models, by name.
 
     Repeated commands have no effect.
     """
@@ -34,7 +34,7 @@ class Catalog(Aggregate):
     TOPIC: ClassVar[str] = "Catalog"
 
     class CatalogOpened(Created):
-        """The platform's catalog was created, without entries."""
+        """The platform's catalog was created without entries."""
 
     class GpuTypeOffered(Event):
         """The GPU type was added or changed. New jobs may use it at this price."""
@@ -84,7 +84,7 @@ class Catalog(Aggregate):
         self.gpu_types: dict[str, GpuType] = {}
         self.regions: dict[str, Region] = {}
         self.bases: dict[str, CatalogBase] = {}
-        # Includes withdrawn names, which seeding must not restore.
+        # This includes withdrawn GPU types, so that seeding does not restore them.
         self.known_gpu_types: set[str] = set()
         self.known_regions: set[str] = set()
         self.known_capacity: set[tuple[str, str]] = set()  # (region, GPU type)
@@ -92,7 +92,7 @@ class Catalog(Aggregate):
 
     @property
     def version_text(self) -> str:
-        """Version of the catalog, which a job's plan records."""
+        """Version of the catalog, as recorded in the plan of a job."""
         return str(self.version)
 
     @property
@@ -105,15 +105,15 @@ class Catalog(Aggregate):
         )
 
     def gpu_type(self, name: str) -> GpuType:
-        """Return a GPU type. Raise Invalid, with the available names, if it is unknown."""
+        """Return a GPU type. Raise Invalid, which lists the available names, if it is unknown."""
         return _offered(self.gpu_types, name, "GPU type", "gpu_type")
 
     def region(self, name: str) -> Region:
-        """Return a region. Raise Invalid, with the available names, if it is unknown."""
+        """Return a region. Raise Invalid, which lists the available names, if it is unknown."""
         return _offered(self.regions, name, "region", "region")
 
     def is_eligible(self, name: str) -> bool:
-        """Return True if jobs may fine-tune a base model after its import.
+        """Return True if jobs may fine-tune the base model once it is imported.
 
         A base model that was never in the catalog is eligible. A delisted one is not.
         """
@@ -122,7 +122,10 @@ class Catalog(Aggregate):
         return name not in self.known_bases
 
     def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
-        """Return the hourly price of some GPUs. Raise Invalid if the count is invalid."""
+        """Return the hourly price of `gpu_count` GPUs, in micro-dollars.
+
+        Raise Invalid if the GPU type is unknown or the count is invalid.
+        """
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
             raise Invalid(
@@ -154,7 +157,8 @@ class Catalog(Aggregate):
     def withdraw_gpu_type(self, name: str) -> None:
         """Withdraw a GPU type. Running jobs keep their GPUs.
 
-        Raise NotFound if the type is not in the catalog, and Invalid while a region has GPUs of it.
+        Raise NotFound if the catalog does not have the type, and Invalid while a region has GPUs of
+        it.
         """
         _require_there(self.gpu_types, name, "GPU type", "gpu_type")
         having = [each.name for each in self.regions.values() if each.capacity.get(name)]
@@ -173,7 +177,7 @@ class Catalog(Aggregate):
             region.capacity.pop(name, None)
 
     def offer_region(self, region: Region) -> None:
-        """Add or change a region with its capacity. Raise Invalid if a value is invalid."""
+        """Add or change a region and its capacity. Raise Invalid if a value is out of range."""
         _require_name(region)
         _require_title(region.title)
         for gpu_type, count in region.capacity.items():
@@ -189,7 +193,10 @@ class Catalog(Aggregate):
         self.known_capacity |= {(region.name, gpu_type) for gpu_type in region.capacity}
 
     def withdraw_region(self, name: str) -> None:
-        """Withdraw a region. Running jobs keep their GPUs. Raise NotFound if it is unknown."""
+        """Withdraw a region. Running jobs keep their GPUs.
+
+        Raise NotFound if the region is unknown.
+        """
         _require_there(self.regions, name, "region", "region")
         self.trigger_event(self.RegionWithdrawn, name=name)
 
@@ -198,7 +205,10 @@ class Catalog(Aggregate):
         del self.regions[name]
 
     def declare_capacity(self, region: str, gpu_type: str, count: int) -> None:
-        """Set the number of GPUs of a type in a region. Raise Invalid if a value is invalid."""
+        """Set the number of GPUs of a type in a region.
+
+        Raise Invalid if a value is out of range.
+        """
         place = self.region(region)
         self._require_capacity(gpu_type, count)
         if place.capacity.get(gpu_type) != count:
@@ -236,7 +246,7 @@ class Catalog(Aggregate):
         del self.bases[name]
 
     def seed(self, offers: Offers) -> None:
-        """Add new entries. Entries that an operator changed or withdrew are left unchanged."""
+        """Add new entries. Entries that an operator has changed or withdrawn stay unchanged."""
         for gpu_type in _new(offers.gpu_types, self.known_gpu_types):
             self.offer_gpu_type(gpu_type)
         for region in offers.regions:
@@ -300,7 +310,6 @@ def _require_figures(gpu_type: GpuType) -> None:
 
 
 def _require_figure(field: str, value: float, most: float) -> None:
-    """Raise Invalid if a value is out of range. A price of 0 would make leases unlimited."""
     if not (math.isfinite(value) and 0 < value <= most):
         raise Invalid(f"{field} is {value}. It must be above 0 and at most {most:,}.", field=field)
 

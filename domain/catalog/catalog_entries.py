@@ -15,14 +15,14 @@ from domain.core.value import Value
 from domain.training.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
-"""Bytes per parameter: 4 bits, and 0.127 bits of constants after double quantization.
+"""Bytes per parameter in NF4: 4 bits, and 0.127 bits of constants after double quantization.
 
-QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
+Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
 """
 
 
 class Offer(Value):
-    """Base class of all entries."""
+    """Base class of catalog entries."""
 
     name: str
 
@@ -32,8 +32,8 @@ class GpuType(Offer):
 
     title: str
     vram_gib: float
-    micros_per_hour: int  # of one GPU
-    bf16_tflops: float  # dense peak
+    micros_per_hour: int  # price of one GPU
+    bf16_tflops: float  # dense peak of one GPU
     backing: Literal["nvidia", "cpu"]
     device_names: tuple[str, ...] = ()  # names that the driver reports
     dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU, the probed dtype
@@ -42,12 +42,12 @@ class GpuType(Offer):
 
     @property
     def computes_in(self) -> Dtype:
-        """The dtype of jobs; float32 on a CPU that was not probed."""
+        """Dtype in which jobs compute; float32 on a CPU that was not probed."""
         return self.dtype or (Dtype.FLOAT32 if self.backing == "cpu" else Dtype.BF16)
 
 
 class Region(Offer):
-    """A region with its number of GPUs of each type."""
+    """A region and its number of GPUs of each type."""
 
     title: str
     capacity: dict[str, int]
@@ -58,12 +58,12 @@ class CatalogBase(Offer):
 
     repository: str
     shape: ModelShape
-    eligible: bool  # for fine-tuning
+    eligible: bool  # jobs may fine-tune it
     source: str
 
 
 class Offers(BaseModel):
-    """Entries that seed the platform's catalog."""
+    """The entries that seed the platform's catalog."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ class Offers(BaseModel):
 
 
 class _Configuration(Value):
-    """The configuration of a base model, from which its linear modules are derived."""
+    """The configuration of a base model, from which EcoLink derives its linear modules."""
 
     repository: str
     parameters: int

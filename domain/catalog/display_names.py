@@ -10,15 +10,18 @@ APART = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class DisplayNames:
-    """Display names by id. The display name of a withdrawn GPU type or region is its id."""
+    """Display names by ID.
+
+    A GPU type or region that was withdrawn has no display name. Its ID is shown.
+    """
 
     gpu_types: Mapping[str, str]
     regions: Mapping[str, str]
     cpus: Collection[str] = ()
-    """CPU-backed GPU types."""
+    """GPU types that a CPU provides."""
 
     def gpus(self, count: int, gpu_type: str) -> str:
-        """Return the display text of some GPUs of a type, such as `2 × NVIDIA L4 24 GB`."""
+        """Return `count` GPUs of a type as display text, such as `2 × NVIDIA L4 24 GB`."""
         title = self.gpu_type(gpu_type).replace(" GB", f"{APART}GB")
         return f"{count}{APART}×{APART}{title}"
 

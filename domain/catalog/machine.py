@@ -1,4 +1,4 @@
-"""The machine behind a CPU-backed GPU type: its speed and its load."""
+"""The machine that provides a CPU-backed GPU type: its speed and its load."""
 
 from __future__ import annotations
 
@@ -6,27 +6,34 @@ from domain.core.value import Value
 from domain.training.precision import Dtype
 
 NOISE = 0.2
-"""Relative difference between two probes that counts as noise."""
+"""Relative difference between two probes of the same machine that counts as noise."""
 
 OWN_LOAD = 0.5
-"""Load of EcoLink's own processes, which the constants in `domain.estimating.pricing` include."""
+"""Load of EcoLink's own processes, in cores.
+
+The constants in `domain.estimating.pricing` already include it.
+"""
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25
-"""Levels of slowdown, and the margin below the second level that still counts as the first."""
+"""Levels of slowdown, and a margin below the second level.
+
+A slowdown within the margin is rounded down to the first level.
+"""
 
 
 class Machine(Value):
-    """The scheduler's measurements of a machine that runs segments on its CPU."""
+    """A machine that runs segments on its CPU, as measured by the scheduler."""
 
     host: str  # host name
     processor: str
-    cores: int  # available to trainers
+    cores: int  # number of cores for trainers
     dtype: Dtype  # bf16 if the processor multiplies it natively
-    tflops: dict[Dtype, float]  # measured by the probe; empty: not measured yet
+    # Speed in each dtype, measured by the probe; empty: not measured yet.
+    tflops: dict[Dtype, float]
 
     def differs(self, other: Machine | None) -> bool:
-        """Return True if `other` differs. A speed differs if it changed by more than 20%."""
+        """Return True if `other` is another machine, or its speed differs by more than 20%."""
         if other is None or self.model_copy(update={"tflops": other.tflops}) != other:
             return True
         return any(
@@ -36,10 +43,10 @@ class Machine(Value):
 
 
 class Conditions(Value):
-    """Conditions on the machine of a CPU-backed GPU type when a job is priced."""
+    """Speed and load of the machine of a CPU-backed GPU type when EcoLink prices a job."""
 
     cores: int
-    tflops: float | None  # measured by the probe in the job's dtype; None: not measured
+    tflops: float | None  # speed in the job's dtype, measured by the probe; None: not measured
     load: float | None  # one-minute load average; None: unknown
 
     @property

@@ -1,4 +1,4 @@
-"""The shape of a base model, which determines the memory and time of fine-tuning."""
+"""The shape of a base model, which determines the memory and time that fine-tuning needs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ class ModelShape(Value):
     context_length: int
     tied_embeddings: bool
     linears: dict[str, tuple[int, int]]
-    """Input and output sizes of the linear modules of one layer, by name, such as `q_proj`."""
+    """Input and output sizes of each linear module of a layer, by module name, such as `q_proj`."""
 
 
 def separate_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules of a layer in Llama, Qwen2, Mistral or Gemma 2."""
+    """Return the linear modules of a layer of Llama, Qwen2, Mistral or Gemma 2.
+
+    The result maps each module's name to its input and output sizes.
+    """
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "q_proj": (hidden_size, queries),
@@ -41,7 +44,10 @@ def separate_linears(
 def fused_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules, with fused projections, of a layer in Phi-3 or Phi-4."""
+    """Return the linear modules of a layer of Phi-3 or Phi-4, which fuse projections.
+
+    The result maps each module's name to its input and output sizes.
+    """
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "qkv_proj": (hidden_size, queries + 2 * keys),

@@ -1,4 +1,4 @@
-"""Base classes of aggregates and events: event metadata, topics and the cause of events."""
+"""Base classes of aggregates and events, with event metadata, topics and causes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from domain.core.value import Value
 
 @dataclass(frozen=True)
 class Cause:
-    """The command that caused an event: its actor, id, time, and the event that triggered it.
+    """The cause of an event: the actor, command ID, time and triggering event, if any.
 
-    The actor is an id such as `account:<uuid>` or `service:billing`, never a person's name.
+    The actor is an ID such as `account:<uuid>` or `service:billing`, never a person's name.
     """
 
     actor: str
@@ -37,7 +37,7 @@ _cause: ContextVar[Cause] = ContextVar("cause")
 
 @contextmanager
 def because(cause: Cause) -> Generator[Cause]:
-    """Record this cause in every event that is triggered inside the block."""
+    """Record this cause in every event that is triggered inside the `with` block."""
     token = _cause.set(cause)
     try:
         yield cause
@@ -53,8 +53,8 @@ def current_cause() -> Cause:
 class Event(Value, CanMutateAggregate[UUID]):
     """An event with its metadata.
 
-    Its topic in the store is its class name. Renaming a class would make stored events unreadable;
-    the tests of stored events detect this.
+    The store's topic of an event is the name of its class. Renaming a class would make stored
+    events unreadable. The tests of stored events detect such a change.
     """
 
     TOPIC: ClassVar[str]
@@ -72,29 +72,29 @@ class Event(Value, CanMutateAggregate[UUID]):
         cls.TOPIC = cls.__name__
 
     def _as_dict(self) -> dict[str, Any]:
-        """Return the arguments available to an `@event` method: the fields, and the whole event."""
+        """Return the arguments for an `@event` method: the event's fields, and the event itself."""
         return self.__dict__ | {"event": self}
 
     @property
     def event_id(self) -> str:
-        """Public id of the event."""
+        """Public ID of the event."""
         return f"{self.originator_id}:{self.originator_version}"
 
 
 class Created(Event, CanInitAggregate[UUID]):
-    """The first event of a stream."""
+    """Base class of events that start a stream."""
 
     originator_topic: str
 
 
 class Aggregate(BaseAggregate[UUID]):
-    """A stream of events with an id, and the state derived from them.
+    """A stream of events with an ID, and the state derived from the events.
 
     A public command either raises an error or triggers an event. The private method under `@event`
-    only assigns state, because it also runs on every replay. Its parameters name the fields that it
-    needs.
+    only assigns state, because it also runs on every replay. The names of its parameters are those
+    of the event's fields that it needs.
 
-    Events are nested classes. An aggregate with many events declares them in a separate module, as
+    Events are nested classes. An aggregate with many events declares them in a separate module as
     subclasses of a common base class, and assigns that class to `Event`.
     """
 
@@ -130,7 +130,7 @@ class Aggregate(BaseAggregate[UUID]):
         return super()._create(event_class, id=id, **(_envelope() | kwargs))
 
     def trigger_event(self, event_class: type[CanMutateAggregate[UUID]], **kwargs: Any) -> None:
-        """Append an event with the metadata of the current cause to this stream."""
+        """Append an event to this stream, with the metadata of the current cause."""
         # The library replaces an event class with a subclass that runs the method under `@event`.
         kind = getattr(type(self), event_class.__name__)
         super().trigger_event(kind, **({"account_id": self.account_id} | _envelope() | kwargs))

@@ -1,4 +1,4 @@
-"""Integers with bounds that fit the columns of the read models."""
+"""Integers whose bounds fit the columns of the read models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 Count = Annotated[int, Field(ge=0, lt=2**31), WithJsonSchema({"type": "integer"})]
-"""A whole number that fits a 32-bit integer column.
+"""A non-negative integer that fits a 32-bit column.
 
 The published schema omits the bounds. They protect the read models from a faulty trainer.
 """

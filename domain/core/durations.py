@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def spoken(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `1 h 5 min`."""
+    """Return a duration in at most two units, the largest first, such as `1 h 5 min`."""
     whole = round(seconds)
     if whole < 90:
         return f"{whole} s"

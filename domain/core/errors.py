@@ -1,4 +1,4 @@
-"""Errors that commands raise when they are refused."""
+"""Errors that commands raise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 class DomainError(Exception):
-    """A refusal with a stable code and a message.
+    """An error with a stable code and a message.
 
-    `field` is the invalid field, if any. `figures` holds the numbers in the message in
+    `field` is the invalid field, if any. `figures` contains the numbers of the message in
     machine-readable form.
     """
 
@@ -54,7 +54,7 @@ class NoCapacity(DomainError):
 
 
 class SeveralProblems(DomainError):
-    """Several values of a form are invalid; `problems` has one error for each."""
+    """Several values of a form are invalid. `problems` contains one error for each."""
 
     code = "invalid"
 

@@ -28,12 +28,14 @@ from domain.core.errors import NotFound, VersionConflict
 from domain.core.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
-"""Maximum number of events in one save, so that a save never blocks other writers for long. An
-event has a few hundred bytes, so this also limits the size.
+"""Maximum number of events in one save.
+
+The limit keeps a save from blocking other writers for long. An event has a few hundred bytes, so it
+also limits the size of a save.
 """
 
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
-"""Environment variables of the event log. Without the secret, snapshots are disabled."""
+"""Names of the event log's environment variables. Without the secret, snapshots are disabled."""
 
 A = TypeVar("A", bound=Aggregate)
 P = ParamSpec("P")
@@ -41,10 +43,13 @@ T = TypeVar("T")
 
 
 class PydanticMapper(Mapper[UUID]):
-    """A mapper that stores an event as the JSON of its model, without fields that are columns."""
+    """A mapper that stores events as the JSON of their models.
+
+    The JSON omits the fields that have their own columns.
+    """
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
-        """Return the row for an event or a snapshot."""
+        """Return the database row for an event or a snapshot."""
         assert isinstance(domain_event, BaseModel)
         state = domain_event.model_dump(
             mode="json", exclude={"originator_id", "originator_version"}
@@ -60,7 +65,7 @@ class PydanticMapper(Mapper[UUID]):
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
-        """Return the event in a row, upcast to the current version of its class."""
+        """Return the event in a database row, upcast to the current version of its class."""
         event_class = resolve_topic(stored_event.topic)
         state: dict[str, Any] = json.loads(stored_event.state)
         stored_version = state.pop("class_version", 1)
@@ -72,7 +77,7 @@ class PydanticMapper(Mapper[UUID]):
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
-    """Apply events to an aggregate and return it.
+    """Apply `events` to an aggregate and return it.
 
     The library's projector checks each event with `isinstance` against a protocol. In Python 3.11,
     this check takes more than half of the loading time.
@@ -96,18 +101,18 @@ class EventLog(Application[UUID]):
         return self.factory.process_recorder()
 
     def construct_snapshot_store(self) -> EventStore[UUID]:
-        """Return a store that verifies the signature of each snapshot."""
+        """Return a store that verifies the signature of every snapshot."""
         recorder = self.factory.aggregate_recorder(purpose="snapshots")
         return SignedSnapshots(self.mapper, recorder, self.recorder, self.env[SNAPSHOT_SECRET])
 
     @property
     def process_recorder(self) -> ProcessRecorder:
-        """The recorder, with its concrete type."""
+        """Recorder, with its concrete type."""
         assert isinstance(self.recorder, ProcessRecorder)
         return self.recorder
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
-        """Return an aggregate, or None if it does not exist."""
+        """Return the aggregate with this ID, or None if it does not exist."""
         try:
             found: object = self.repository.get(aggregate_id, projector_func=replayed)
         except AggregateNotFoundError:
@@ -115,7 +120,7 @@ class EventLog(Application[UUID]):
         return found if isinstance(found, kind) else None
 
     def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """Return an aggregate. Raise NotFound if it does not exist."""
+        """Return the aggregate with this ID. Raise NotFound if it does not exist."""
         found = self.find(kind, aggregate_id)
         if found is None:
             raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}.")
@@ -128,10 +133,10 @@ class EventLog(Application[UUID]):
         return first
 
     def commit(self, *aggregates: Aggregate, tracking: Tracking | None = None) -> None:
-        """Save all pending events of some aggregates, and a position, in one transaction.
+        """Save all pending events of the aggregates, and a handler's position, in one transaction.
 
-        Raise VersionConflict if another writer saved first. If that writer is the same command, the
-        save counts as successful: the library retried after a lost acknowledgement.
+        Raise VersionConflict if another writer saved first. If the stored events come from the same
+        command, the save succeeds: the library repeated it after a lost acknowledgement.
         """
         processing = ProcessingEvent[UUID](tracking=tracking)
         processing.collect_events(*aggregates)
@@ -146,7 +151,7 @@ class EventLog(Application[UUID]):
         try:
             self._take_snapshots(processing)
         except PersistenceError:
-            # The events are saved. Without the snapshot, the next load only takes longer.
+            # The events are already saved. Without the snapshot, the next load only takes longer.
             logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
     def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
@@ -175,7 +180,10 @@ class EventLog(Application[UUID]):
         )
 
     def retrying(self, attempt: Callable[[], T], attempts: int = 8) -> T:
-        """Run a use case. After a version conflict, retry it, up to `attempts` runs in total."""
+        """Run `attempt`, at most `attempts` times until it raises no VersionConflict.
+
+        Return the result. Raise the last VersionConflict if every run fails.
+        """
         for _ in range(attempts - 1):
             try:
                 return attempt()
@@ -191,7 +199,7 @@ class UseCases(Protocol):
 
 
 def retrying(use_case: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Run a use case again after a version conflict, see `EventLog.retrying`."""
+    """Retry a use case after a version conflict. See `EventLog.retrying`."""
 
     @wraps(use_case)
     def run(self: UseCases, *args: P.args, **kwargs: P.kwargs) -> T:

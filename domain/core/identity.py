@@ -1,4 +1,4 @@
-"""Deterministic ids. Creating the same object twice gives it the same id."""
+"""Deterministic IDs. Creating the same object twice results in the same ID."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from uuid import UUID, uuid5
 NAMESPACE = UUID("6f2a1f0c-4a55-5b0e-9d3c-7f4f3e6f8a10")
 
 PLATFORM_ACCOUNT_ID = uuid5(NAMESPACE, "platform")
-"""Account of events that belong to no customer, such as changes of a pool's capacity."""
+"""Account of events that belong to no customer, such as a change of a pool's capacity."""
 
 CATALOG_ID = uuid5(NAMESPACE, "catalog")
-"""Id of the only catalog."""
+"""ID of the platform's catalog."""
 
 
 def created_id(account_id: UUID, kind: str, command_key: str) -> UUID:
-    """Return the id of the object that an account's command creates."""
+    """Return the ID of the object that a command of an account creates."""
     return uuid5(account_id, f"{kind}:{command_key}")
 
 
 def api_key_id(sha256: str) -> UUID:
-    """Return the id of the API key with this hash."""
+    """Return the ID of the API key with this hash."""
     return uuid5(NAMESPACE, f"api-key:{sha256}")
 
 
 def gpu_pool_id(region: str, gpu_type: str) -> UUID:
-    """Return the id of the pool of one GPU type in one region."""
+    """Return the ID of the pool of one GPU type in one region."""
     return uuid5(NAMESPACE, f"gpu-pool:{region}:{gpu_type}")
 
 
 def base_model_id(name: str) -> UUID:
-    """Return the id of the base model with this name."""
+    """Return the ID of the base model with this name."""
     return uuid5(NAMESPACE, f"base-model:{name}")
 
 
 def payment_id(provider: str, reference: str) -> UUID:
-    """Return the id of a payment. The length prefix separates the provider from the reference."""
+    """Return the ID of a payment. A length prefix separates the provider from the reference."""
     return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
 def job_request_id(job_id: UUID) -> UUID:
-    """Return the id of the request for a job."""
+    """Return the ID of the request for a job."""
     return uuid5(job_id, "request")
 
 
 def meter_id(job_id: UUID, segment: int) -> UUID:
-    """Return the id of the meter of one segment of a job."""
+    """Return the ID of the meter of one segment of a job."""
     return uuid5(job_id, f"meter:{segment}")
 
 
 def deployment_id(account_id: UUID, model: str) -> UUID:
-    """Return the id of the deployment of an account's model."""
+    """Return the ID of the deployment of an account's model."""
     return uuid5(account_id, f"deployment:{model}")

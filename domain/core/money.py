@@ -19,8 +19,9 @@ OUT_OF_RANGE = "Enter an amount above 0 and of at most a billion dollars."
 def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
     """Return the cumulative charge of a segment in micro-dollars, rounded half up.
 
-    The charge for minute k is the difference of two cumulative charges, so that the minutes add up
-    to the exact total: charge(k) = round(rate x elapsed_k) - round(rate x elapsed_k-1).
+    The charge for minute k is the difference of two cumulative charges: charge(k) = round(rate x
+    elapsed_k) - round(rate x elapsed_k-1). The charges of all minutes therefore add up to the exact
+    total.
     """
     assert rate_micros_per_hour >= 0
     assert elapsed_seconds >= 0
@@ -28,14 +29,14 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
 
 
 def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
-    """Return the whole seconds that an amount pays for at a rate; None at a rate of 0."""
+    """Return the number of whole seconds that an amount pays for; None if the rate is 0."""
     if rate_micros_per_hour == 0:
         return None
     return amount_micros * SECONDS_PER_HOUR // rate_micros_per_hour
 
 
 class Toward(StrEnum):
-    """Rounding direction when an amount is rounded to cents."""
+    """Direction in which an amount is rounded to cents."""
 
     NEAREST = "nearest"
     UP = "up"
@@ -43,7 +44,7 @@ class Toward(StrEnum):
 
 
 def in_cents(micros: int, toward: Toward = Toward.NEAREST) -> int:
-    """Round micro-dollars to whole cents. By default, half a cent is rounded away from zero."""
+    """Return micro-dollars rounded to whole cents. By default, round half a cent away from zero."""
     match toward:
         case Toward.UP:
             return -(-micros // CENT_MICROS) * CENT_MICROS
@@ -55,10 +56,10 @@ def in_cents(micros: int, toward: Toward = Toward.NEAREST) -> int:
 
 
 def dollars(micros: int, toward: Toward = Toward.NEAREST) -> str:
-    """Return an amount for display, in cents, such as `$1,234.57`.
+    """Return an amount for display, in dollars and cents, such as `$1,234.57`.
 
-    Only this function rounds money for display. Amounts below a cent are shown as `<$0.01`, unless
-    the direction rounds them up or down to a cent.
+    Only this function rounds money for display. It shows amounts below a cent as `<$0.01`, unless
+    `toward` rounds them up or down to a cent.
     """
     rounded = in_cents(micros, toward)
     if 0 < abs(micros) < CENT_MICROS and (toward is Toward.NEAREST or rounded == 0):
@@ -67,7 +68,7 @@ def dollars(micros: int, toward: Toward = Toward.NEAREST) -> str:
 
 
 def exact_dollars(micros: int, decimals: int = 2) -> str:
-    """Return an amount without rounding, with at least `decimals` decimals."""
+    """Return an amount in dollars without rounding, with at least `decimals` decimals."""
     sign = "-" if micros < 0 else ""
     whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
     return f"{sign}${whole:,}.{f'{fraction:06d}'.rstrip('0').ljust(decimals, '0')}"
@@ -76,23 +77,24 @@ def exact_dollars(micros: int, decimals: int = 2) -> str:
 def decimals_of(amounts: Iterable[int]) -> int:
     """Return the smallest number of decimals, at least 2, that shows all amounts exactly.
 
-    A table shows all its amounts with this many decimals, so that the column adds up.
+    A table shows all its amounts with this many decimals, so that the shown amounts add up.
     """
     shown = (exact_dollars(micros).partition(".")[2] for micros in amounts)
     return max((len(fraction) for fraction in shown), default=2)
 
 
 def decimal_dollars(micros: int) -> str:
-    """Return an amount in machine-readable form, always with six decimals, such as `-1.234567`."""
+    """Return an amount in dollars for machines, always with six decimals, such as `-1.234567`."""
     sign = "-" if micros < 0 else ""
     whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
     return f"{sign}{whole}.{fraction:06d}"
 
 
 def micros_of(text: str, *, field: str) -> int:
-    """Parse a positive amount in dollars with up to six decimals. Raise Invalid if it is malformed.
+    """Return the micro-dollars of a positive amount in dollars with up to six decimals.
 
-    Unlike Decimal, this function refuses exponents, underscores and non-ASCII digits.
+    Raise Invalid if the text is malformed. Unlike Decimal, this function rejects exponents,
+    underscores and non-ASCII digits.
     """
     amount = text.strip(" ")
     if not re.fullmatch(r"\$?[0-9]{1,10}(\.[0-9]{1,6})?", amount):
@@ -105,7 +107,7 @@ def micros_of(text: str, *, field: str) -> int:
 
 
 def payment_micros_of(text: str, *, field: str) -> int:
-    """Parse a payment, which is a positive amount in whole cents. Raise Invalid if it is not."""
+    """Return the micro-dollars of a payment. Raise Invalid unless it is a number of whole cents."""
     micros = micros_of(text, field=field)
     if micros % CENT_MICROS:
         nearest = decimal_dollars(in_cents(micros, Toward.UP))[:-4]

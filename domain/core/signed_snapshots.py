@@ -1,4 +1,7 @@
-"""Signed snapshots. EcoLink uses a snapshot only if its signature and last event are genuine."""
+"""Signed snapshots.
+
+EcoLink uses a snapshot only if its signature is valid and its last event is in the log.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +25,21 @@ from pydantic import BaseModel, ValidationError
 
 
 class SignedState(BaseModel):
-    """The state column of a snapshot's row."""
+    """Content of the state column of a snapshot's row."""
 
     last_event_sha256: str
-    """Hash of the last event that the snapshot includes, as the log stores it."""
+    """SHA-256 hash of the last event that the snapshot includes, as stored in the log."""
     snapshot: str
     """JSON of the snapshot."""
     signature: str
-    """HMAC-SHA256 over the aggregate's id, the version, the hash and the snapshot."""
+    """HMAC-SHA256 of the aggregate's ID, the version, the event hash and the snapshot."""
 
 
 class SignedSnapshots(EventStore[UUID]):
     """Snapshots of aggregates, signed with a secret that is not in the database.
 
     A database role that can insert rows therefore cannot forge a snapshot. Each snapshot also
-    contains the hash of its last event. If the log is restored from a backup and loses that event,
+    contains the hash of its last event. If the log is restored from a backup without that event,
     EcoLink ignores the snapshot.
     """
 
@@ -68,7 +71,7 @@ class SignedSnapshots(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """Yield the genuine snapshots of an aggregate. Log and skip the others."""
+        """Yield the genuine snapshots of an aggregate. Log and skip all others."""
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
             if not rows:
@@ -126,7 +129,7 @@ class SignedSnapshots(EventStore[UUID]):
         return hashlib.sha256(b"%s\0%s" % (found[0].topic.encode(), found[0].state)).hexdigest()
 
     def _report(self, row: StoredEvent, forged: ForgedSnapshot) -> None:
-        """Log each refused snapshot once, because an account is loaded many times a minute."""
+        """Log each ignored snapshot once, because EcoLink loads an account many times a minute."""
         key = (row.originator_id, row.originator_version)
         if key not in self._refused:
             self._refused.add(key)
@@ -138,4 +141,4 @@ class SignedSnapshots(EventStore[UUID]):
 
 
 class ForgedSnapshot(Exception):
-    """The snapshot was not made by EcoLink from the events in its log."""
+    """EcoLink did not create the snapshot from the events in its log."""

@@ -1,4 +1,4 @@
-"""An uploaded chat file, from its upload and validation to its deletion."""
+"""An uploaded file of chat examples, from its upload to its deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain.core.errors import WrongState
 from domain.training.token_lengths import TokenLengths
 
 LEAST_EXAMPLES = 2
-"""One example to train on, and one held-out example to evaluate."""
+"""Minimum number of examples: one to train on and one held out for the evaluation."""
 
 
 class DatasetStatus(StrEnum):
@@ -31,7 +31,7 @@ class DatasetStatus(StrEnum):
 class UploadOptions:
     """Options of an upload.
 
-    By default, EcoLink removes duplicate lines and refuses to train on lines that define tools.
+    By default, EcoLink removes duplicate lines, and rejects jobs on files that define tools.
     """
 
     keep_duplicates: bool = False
@@ -48,7 +48,7 @@ class Trainability:
     tools_ignored: bool
 
     def obstacle(self, *, has_validation: bool = False) -> str | None:
-        """Return the reason why no job may train on the dataset; None if jobs may.
+        """Return why no job can train on the dataset; None if jobs can.
 
         If `has_validation` is true, the job has a validation dataset and needs no held-out
         examples.
@@ -73,7 +73,7 @@ class Trainability:
 
 
 class Uncountable(StrEnum):
-    """Reasons why tokens cannot be counted: the chat template's refusal, or a limit."""
+    """Reasons why EcoLink cannot count tokens: a rejected example, or an exceeded limit."""
 
     REFUSED = "refused"
     TIME = "time"
@@ -90,7 +90,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class TokensRefused:
-    """The reason why the tokens of a dataset cannot be counted under one base model revision."""
+    """The reason why EcoLink cannot count the tokens of a dataset for a base model revision."""
 
     base_manifest_sha256: str
     example: int | None
@@ -118,7 +118,7 @@ class Dataset(Aggregate):
     TOPIC: ClassVar[str] = "Dataset"
 
     class DatasetUploaded(Created):
-        """A file was uploaded and is queued for validation."""
+        """A file was uploaded. It is queued for validation."""
 
         ref: str
         sha256: str
@@ -133,20 +133,20 @@ class Dataset(Aggregate):
         sha256: str
         examples: int
         duplicates: int
-        tool_lines: int  # lines with tool definitions, which training ignores
+        tool_lines: int  # number of lines with tool definitions, which training ignores
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):
         """The owner confirmed that jobs may ignore the tool definitions in the file."""
 
     class DatasetRejected(Event):
-        """The file is invalid and was deleted. Its validation report lists the errors."""
+        """The file is invalid, and EcoLink deleted it. The validation report lists the errors."""
 
         errors: int
         report_ref: str
 
     class TokensCounted(Event):
-        """The token lengths of the examples were computed for one base model."""
+        """The token lengths of the examples were computed for one base model revision."""
 
         base_model: str
         base_manifest_sha256: str
@@ -155,15 +155,15 @@ class Dataset(Aggregate):
         lengths: TokenLengths
 
     class TokensUncountable(Event):
-        """The tokens cannot be counted for a base model. No job can train it on this dataset."""
+        """The tokens cannot be counted for a base model. No job can fine-tune it on the dataset."""
 
         base_model: str
         base_manifest_sha256: str
-        example: int | None  # from 1; None: no single example
+        example: int | None  # counted from 1; None: no single example is the reason
         reason: Uncountable
 
     class DatasetDeleted(Event):
-        """The owner deleted the file. Models trained on it are kept."""
+        """The owner deleted the file. EcoLink keeps the models that were trained on it."""
 
     @classmethod
     def uploaded(
@@ -175,7 +175,7 @@ class Dataset(Aggregate):
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """Return a dataset whose file is completely stored."""
+        """Return a new dataset. Its file must be completely stored."""
         return cls._create(
             cls.DatasetUploaded,
             id=dataset_id,
@@ -212,7 +212,10 @@ class Dataset(Aggregate):
         report_ref: str,
         tool_lines: int = 0,
     ) -> None:
-        """Record that the file is valid, with its normalized form."""
+        """Record that the file is valid, and its normalized form.
+
+        Raise WrongState unless the dataset is being validated.
+        """
         self._require(DatasetStatus.VALIDATING)
         assert examples > 0
         self.trigger_event(
@@ -246,7 +249,10 @@ class Dataset(Aggregate):
         self.trainability = replace(self.trainability, tools_ignored=True)
 
     def reject(self, errors: int, report_ref: str) -> None:
-        """Reject the file as invalid."""
+        """Record that the file is invalid.
+
+        Raise WrongState unless the dataset is being validated.
+        """
         self._require(DatasetStatus.VALIDATING)
         assert errors > 0
         self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
@@ -256,7 +262,10 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.REJECTED
 
     def delete(self, used_by: Collection[UUID]) -> None:
-        """Delete the file. Raise WrongState while unfinished jobs use it."""
+        """Delete the file. Raise WrongState while unfinished jobs use it.
+
+        `used_by` contains the IDs of those jobs.
+        """
         if used_by:
             raise WrongState(
                 f"{len(used_by)} unfinished jobs train on this dataset. Wait for them or cancel "
@@ -298,7 +307,10 @@ class Dataset(Aggregate):
         example: int | None,
         reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Record once that a base model revision cannot count the tokens of an example (from 1)."""
+        """Record once that the tokens cannot be counted under one base model revision.
+
+        `example` is the number of the example that is the reason, counted from 1, if any.
+        """
         if self.why_uncountable(base_model, base_manifest_sha256) is None:
             self.trigger_event(
                 self.TokensUncountable,
@@ -315,14 +327,17 @@ class Dataset(Aggregate):
         self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
-        """Return why a base model revision cannot count the tokens; None if no reason is known."""
+        """Return why the tokens cannot be counted for a base model revision.
+
+        Return None if no reason is known.
+        """
         refused = self.uncountable.get(base_model)
         if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
             return None
         return str(refused)
 
     def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
-        """Return True if the lengths under this base model revision are known."""
+        """Return True if the lengths for this base model revision are known."""
         known = self.counted.get(base_model)
         return known is not None and known.base_manifest_sha256 == base_manifest_sha256
 

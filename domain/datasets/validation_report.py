@@ -1,4 +1,4 @@
-"""The report of a validation: a file's status, errors and warnings."""
+"""The report of a validation: the status, errors and warnings of a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from domain.datasets.dataset import DatasetStatus
 
 
 class Excerpt(BaseModel):
-    """Part of a line. If `end` is greater than `start`, the error is in `text[start:end]`.
+    """Part of a line. If `end` is greater than `start`, `text[start:end]` has the error.
 
-    Each invisible character is replaced by one visible symbol.
+    One visible symbol replaces each invisible character.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,7 +23,7 @@ class Excerpt(BaseModel):
 
 
 class LineProblem(BaseModel):
-    """A validation error. `line` counts from 1. It is null for an error of the whole file."""
+    """A validation error. `line` counts from 1. It is null if the error concerns the whole file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,7 @@ class LineProblem(BaseModel):
 
 
 class Notice(BaseModel):
-    """A warning, the number of affected lines, and the first of them."""
+    """A warning, with the number of affected lines and the first of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +45,7 @@ class Notice(BaseModel):
 
 
 class ValidationReport(BaseModel):
-    """Result of a validation. It has at most one error per line and 100 errors in total."""
+    """The result of a validation, with at most one error per line and 100 errors in total."""
 
     model_config = ConfigDict(frozen=True)
 

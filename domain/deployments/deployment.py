@@ -17,36 +17,36 @@ class DeploymentStatus(StrEnum):
     """States of a deployment."""
 
     DEPLOYING = "deploying"  # not loaded yet
-    ACTIVE = "active"  # the model was loaded and can be served
+    ACTIVE = "active"  # the model was loaded and serves requests
     FAILED = "failed"
     UNDEPLOYED = "undeployed"
 
     @property
     def is_wanted(self) -> bool:
-        """Return True if serving should keep the model loaded."""
+        """True if serving should keep the model loaded."""
         return self in (DeploymentStatus.DEPLOYING, DeploymentStatus.ACTIVE)
 
 
 class AdapterWeights(Value):
-    """An adapter in the artifact store, either the model of a job or a checkpoint."""
+    """An adapter in the artifact store: the model of a job, or one of its checkpoints."""
 
-    ref: str  # artifact prefix
+    ref: str  # artifact prefix of the adapter
     manifest_sha256: str
     job_id: UUID
-    step: int | None  # of a checkpoint; None: the job's model
+    step: int | None  # step of the checkpoint; None: the job's model
 
 
 class Weights(Value):
-    """The weights that a deployment serves: a base model, or an adapter on one."""
+    """The weights that a deployment serves: a base model, with or without an adapter."""
 
     base_model: str
     base_ref: str
     base_manifest_sha256: str
-    adapter: AdapterWeights | None  # None: the base model
+    adapter: AdapterWeights | None  # None: the base model itself
 
 
 class Deployment(Aggregate):
-    """A request to serve a model under a name. The platform owns those for base models.
+    """A request to serve a model under a name. The platform owns deployments of base models.
 
     Repeated commands have no effect. A restart of serving does not change a deployment.
     """
@@ -54,18 +54,18 @@ class Deployment(Aggregate):
     TOPIC: ClassVar[str] = "Deployment"
 
     class DeploymentRequested(Created):
-        """An owner or operator requested that a base model, model or checkpoint be served."""
+        """The owner or an operator requested that a model, checkpoint or base model be served."""
 
         model: str
         weights: Weights
 
         @property
         def job_id(self) -> UUID | None:
-            """Job that made the adapter; None for a base model. It never changes for a name."""
+            """Job that trained the adapter; None for a base model. Always the same for a name."""
             return self.weights.adapter and self.weights.adapter.job_id
 
     class DeploymentRenewed(Event):
-        """The model was requested again, or with other weights."""
+        """The model was requested again, possibly with other weights."""
 
         weights: Weights
 
@@ -100,7 +100,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def renew(self, weights: Weights) -> None:
-        """Deploy these weights, whatever the current state."""
+        """Deploy `weights`, whatever the current state is."""
         if not self.status.is_wanted or weights != self.weights:
             self.trigger_event(self.DeploymentRenewed, weights=weights)
 
@@ -110,7 +110,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def activate(self) -> None:
-        """Record that the model serves requests, if the deployment is still requested."""
+        """Record that the model serves requests, if the state is `deploying`."""
         if self.status is DeploymentStatus.DEPLOYING:
             self.trigger_event(self.DeploymentActivated)
 
@@ -119,7 +119,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.ACTIVE
 
     def fail(self, code: str, message: str) -> None:
-        """Record that the model cannot be served, if the deployment is still requested."""
+        """Record that the model cannot be served, if the state is `deploying` or `active`."""
         if self.status.is_wanted:
             self.trigger_event(self.DeploymentFailed, code=code, message=message)
 

@@ -1,4 +1,4 @@
-"""Advice on failed deployments, by failure code."""
+"""Advice on failed deployments."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from domain.estimating.footprint import PAD_MULTIPLE
 
 
 def padded(tokens: float) -> int:
-    """Round a length in tokens up to the padding multiple."""
+    """Return a length in tokens, rounded up to the padding multiple."""
     return math.ceil(tokens / PAD_MULTIPLE) * PAD_MULTIPLE
 
 
@@ -17,7 +17,7 @@ def fill(lengths: Sequence[float], budget: int) -> list[list[int]]:
     """Return batches of positions in `lengths` (tokens), with the longest examples first.
 
     A batch has at most `budget` tokens including padding, because attention pads every row to the
-    longest one. An example that exceeds the budget gets its own batch.
+    longest one. An example that exceeds the budget has its own batch.
     """
     batches: list[list[int]] = []
     length = 0

@@ -21,7 +21,7 @@ from domain.training.token_lengths import TokenLengths
 
 
 class PhaseEstimate(Value):
-    """The estimated seconds of a phase: uncalibrated, and as a calibrated range."""
+    """The estimated seconds of a phase: without calibration, and as a calibrated range."""
 
     phase: Phase
     model_seconds: float
@@ -44,18 +44,19 @@ class PhaseEstimate(Value):
 
 
 class Estimate(Value):
-    """Time and cost of a job or of its remaining work. JobApproved and JobResumed record it."""
+    """Time and cost of a job, or of its remaining work. JobApproved and JobResumed record it."""
 
-    rate_micros_per_hour: int  # of all its GPUs
-    tokens: int  # in all epochs, after truncation
-    total_steps: int  # optimizer steps
-    calibrated_from: int  # jobs used for calibration; 0: catalog values only
+    rate_micros_per_hour: int  # price of all GPUs of the job
+    tokens: int  # tokens of all epochs, after truncation
+    total_steps: int  # number of optimizer steps
+    calibrated_from: int  # number of jobs used for calibration; 0: only the catalog's values
     phases: tuple[PhaseEstimate, ...]
-    conditions: Conditions | None = None  # None: a GPU type, or not known
+    # None: the GPU type is not CPU-backed, or its conditions are unknown.
+    conditions: Conditions | None = None
 
     @property
     def basis(self) -> str:
-        """Sentences that explain what the range is based on, and which machine load it assumes."""
+        """Sentences that state the basis of the range, and the machine load that it assumes."""
         conditions = self.conditions
         if self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
@@ -96,7 +97,7 @@ class Estimate(Value):
 
     @property
     def high_micros(self) -> int:
-        """Upper bound of the cost, in micro-dollars. Approval requires a balance of this amount."""
+        """Upper bound of the cost, in micro-dollars. Approval requires at least this balance."""
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
 
     def typical_seconds(self, phase: Phase) -> float:
@@ -105,18 +106,25 @@ class Estimate(Value):
 
 
 class Calibration(Value):
-    """Factors by phase, the ratio of actual to modelled seconds, and the state of the machine."""
+    """Calibration of estimates by finished jobs, and the current conditions of the machine.
+
+    The factor of a phase is the ratio of actual to modeled seconds.
+    """
 
     factors: dict[Phase, float] = {}
     jobs: int = 0
-    slowdown: float = 1.0  # median slowdown in the estimates of those jobs
-    conditions: Conditions | None = None  # current, of a CPU-backed type
+    slowdown: float = 1.0  # median slowdown in the estimates of the calibrating jobs
+    # Current conditions of a CPU-backed type; None: not CPU-backed, or unknown.
+    conditions: Conditions | None = None
 
 
 def sequence_length(
     hyperparameters: Hyperparameters, shape: ModelShape, *lengths: TokenLengths
 ) -> int:
-    """Return the tokens of the longest example, truncated to the maximum length or the context."""
+    """Return the length of the longest example in tokens.
+
+    Examples are truncated to the hyperparameter's maximum length or the base model's context.
+    """
     limit = hyperparameters.max_sequence_length or shape.context_length
     return min(limit, shape.context_length, max(each.longest for each in lengths))
 
@@ -131,11 +139,11 @@ def estimate(
 ) -> Estimate:
     """Estimate a whole job. `rate_micros_per_hour` is the price of all its GPUs.
 
-    The typical seconds of a phase are its modelled seconds times its factor. The lower bound is the
-    typical seconds / sqrt(1.3), and the upper bound is 1.3 times the lower bound. The phase
-    `register` is short and has no headroom. On a CPU, the probed speed replaces factors that are
-    not calibrated. If the load is higher than that of the finished jobs, the upper bound rises.
-    Raises Invalid if the dataset is too small, or if the job takes more than a year.
+    The typical seconds of a phase are its modeled seconds times its factor. The lower bound is the
+    typical seconds / sqrt(1.3). The upper bound is 1.3 times the lower bound. The phase `register`
+    is short and has no headroom. On a CPU, the probed speed replaces factors that are not
+    calibrated. If the load is higher than that of the finished jobs, the upper bound rises. Raise
+    Invalid if the dataset is too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
         raise Invalid(
@@ -172,7 +180,7 @@ def estimate(
 def _probed(
     work: Work, gpu: GpuType, gpu_count: int, fit: Fit, conditions: Conditions | None
 ) -> dict[Phase, float]:
-    """Return factors derived from the machine's probed speed; none if the speed is unknown."""
+    """Return factors derived from the probed speed of the machine; empty if it is unknown."""
     if conditions is None or conditions.tflops is None:
         return {}
     scaled = gpu.bf16_tflops * conditions.tflops / PROBED_TFLOPS
@@ -201,8 +209,8 @@ def remaining(
 ) -> Estimate:
     """Estimate the remaining work of a job that resumes after `step`, at the current rate.
 
-    The job starts up again, trains the remaining steps (none if it is `trained`), evaluates the
-    model and registers it. `whole` is the estimate of the whole job.
+    The job starts up, trains the remaining steps (none if `trained` is true), evaluates the model
+    and registers it. `whole` is the estimate of the whole job.
     """
     left = 0 if trained else max(0, total_steps - step)
     share = left / total_steps if total_steps > 0 else 0.0

@@ -12,37 +12,47 @@ from domain.training.precision import Precision
 
 MIB = 1024**2
 
-BFLOAT16, FLOAT32 = 2, 4  # bytes
+BFLOAT16, FLOAT32 = 2, 4  # bytes per element
 
 CUDA_CONTEXT_BYTES = 512 * MIB
-"""Memory of a process before its first tensor: about 300 MiB with lazily loaded kernels (PyTorch
-issue 107667), plus the kernels that are loaded during training."""
+"""Memory of a process before it allocates its first tensor.
+
+It is about 300 MiB with lazily loaded kernels (PyTorch issue 107667), plus the kernels that
+training loads.
+"""
 
 LIBRARY_BYTES = 128 * MIB
-"""Workspaces: 32 MiB for each cuBLAS handle and stream (`:4096:8` in PyTorch's notes on
-CUBLAS_WORKSPACE_CONFIG), and the workspaces of attention and reductions.
+"""Memory of the libraries' workspaces.
+
+Each pair of cuBLAS handle and stream has 32 MiB (`:4096:8` in PyTorch's notes on
+CUBLAS_WORKSPACE_CONFIG). Attention and reductions have workspaces too.
 """
 
 BITSANDBYTES_BYTES = 64 * MIB
-"""Code books and kernels of bitsandbytes."""
+"""Memory of the code books and kernels of bitsandbytes."""
 
 CPU_RUNTIME_BYTES = 128 * MIB
-"""Memory of the allocator and the threads on a CPU. With this value, predicted peaks are 0.9 to
-1.15 times the measured ones, or 128 MiB above them. They were measured with SmolLM2-135M in bf16
-and float32, and 4 x 64 to 4 x 512 tokens.
+"""Memory of the allocator and the threads on a CPU.
+
+With this value, predicted peaks are 0.9 to 1.15 times the measured ones, or 128 MiB above them. The
+peaks were measured with SmolLM2-135M in bf16 and float32, and 4 x 64 to 4 x 512 tokens.
 """
 
 SHORT_ROW = 256
-"""Longest row, in tokens, whose attention scores the trainer keeps on a CPU. Keeping them is faster
-than fused attention. For longer rows, the scores would need more memory than the rest of the row.
+"""Length in tokens of the longest row for which the trainer keeps the attention scores on a CPU.
+
+Keeping the scores is faster than fused attention. For longer rows, they would need more memory than
+all other activations of the row.
 """
 
 FRAGMENTATION = 0.1
-"""Share of the activations that the allocator loses to fragmentation. Totals published by Qwen and
-LLaMA-Factory exceed the sum of the tensors by 4 to 13%."""
+"""Share of the activations that the allocator loses to fragmentation.
+
+Totals published by Qwen and LLaMA-Factory exceed the sum of the tensors by 4 to 13%.
+"""
 
 PAD_MULTIPLE = 8
-"""Attention pads the examples of a batch to a multiple of this many tokens."""
+"""Multiple of tokens to which attention pads the examples of a batch."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Layout:
 
     shape: ModelShape
     hyperparameters: Hyperparameters
-    sequence_length: int  # tokens of the longest example, after truncation
+    sequence_length: int  # length in tokens of the longest example, after truncation
     gpu_count: int = 1
 
     @property
@@ -68,8 +78,7 @@ def memory_items(
 
     The adapter and AdamW's two moments are in float32. The adapter has r x (inputs + outputs)
     parameters for each target module (Hu et al., LoRA (2021)), and only these have gradients. Data
-    parallelism keeps a second copy of the gradients, in the flat tensor that is reduced over the
-    ranks.
+    parallelism keeps a second copy of the gradients, in the flat tensor that the ranks reduce.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
     element = element_bytes(gpu)
@@ -122,9 +131,9 @@ def activation_bytes(
     """Return the bytes of the activations that a micro-batch keeps, and of its working set.
 
     Without checkpointing, every layer keeps its activations for the backward pass. With
-    checkpointing, a layer keeps only its input, and one layer at a time has the rest (Chen et al.,
-    Training Deep Nets with Sublinear Memory Cost (2016)). The tensors of the head and the working
-    set of a layer never coexist.
+    checkpointing, every layer keeps only its input, and only one layer at a time keeps the other
+    activations (Chen et al., Training Deep Nets with Sublinear Memory Cost (2016)). The tensors of
+    the head and the working set of a layer never coexist.
     """
     shape = layout.shape
     layer, boundary = _layer_bytes(layout, element, on_cpu), element * shape.hidden_size
@@ -163,18 +172,18 @@ def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
     """Return the bytes per token of the loss and its input.
 
     The log-probabilities and two gradients are in float32. This agrees with published totals for
-    GPUs and with the peaks that we measured in float32 on a CPU. In bf16 on a CPU, we measured only
-    the logits and their gradient.
+    GPUs and with measured peaks in float32 on a CPU. In bf16 on a CPU, the measured peaks include
+    only the logits and their gradient.
     """
     vocabulary = 2 * element if on_cpu and element == BFLOAT16 else 12
     return vocabulary * shape.vocab_size + 6 * shape.hidden_size
 
 
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
-    """Return the bytes of the overhead: the CUDA context, libraries and the 4-bit workspace.
+    """Return the bytes of the CUDA context, the libraries and the 4-bit workspace.
 
-    A 4-bit module is dequantized before each product, so the largest one briefly exists twice. A
-    CPU-backed type has neither a CUDA context nor a caching allocator.
+    bitsandbytes dequantizes a 4-bit module before each product, so the largest module briefly
+    exists twice. A CPU-backed type has neither a CUDA context nor a caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
     workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0

@@ -1,4 +1,4 @@
-"""VRAM fit: the precision in which a job fits into the memory of its GPUs."""
+"""Memory fit: the precision in which a job fits into the memory of its GPUs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ from domain.training.precision import Dtype, Precision
 
 GIB = 1024**3
 FEW_GIB = 10
-"""Sizes of at least this many GiB are rounded to a tenth of a GiB."""
+"""Size in GiB from which sizes are rounded to tenths, not hundredths."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
-"""Limits of the values that a refusal proposes (see `domain.training.hyperparameters`)."""
+"""Lower limits of the values that a DoesNotFit error proposes.
+
+`domain.training.hyperparameters` declares them.
+"""
 
 MOST_TOKENS = 2048
-"""Maximum tokens that run at once, unless a micro-batch has more. More are not faster."""
+"""Maximum number of tokens in a batch of several micro-batches. Larger batches are not faster."""
 
 FILLED_SHARE = 0.9
-"""Maximum share of memory for a batch of several micro-batches. Predictions err by about 10%."""
+"""Maximum share of the memory that a batch of several micro-batches may fill.
+
+Predictions of the memory use have an error of about 10%.
+"""
 
 
 def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:
-    """Return pairs of precision and gradient checkpointing to try, the fastest first."""
+    """Return the pairs of precision and gradient checkpointing to try, with the fastest first."""
     full, four_bits = dtype.full, Precision.NF4
     return (full, False), (full, True), (four_bits, False), (four_bits, True)
 
 
 class DoesNotFit(Invalid):
-    """The job does not fit into the GPU's memory with any settings."""
+    """The job does not fit into the memory of the GPU with any settings."""
 
 
 class Rejected(Value):
-    """Settings that need more memory than the GPU has."""
+    """Settings that need more memory than the GPU has, and the memory they need."""
 
     precision: Precision
     gradient_checkpointing: bool
@@ -52,26 +58,26 @@ class Fit(Value):
 
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype  # of computations, and of the base model unless it is in 4 bits
-    items: dict[str, int]  # peak bytes of each rank: weights, adapter, gradients, ...
-    batch_tokens: int  # that run at once at the peak, including padding
+    dtype: Dtype  # dtype of computations, and of the base model unless it is quantized to 4 bits
+    items: dict[str, int]  # peak bytes of each rank, by item: weights, adapter, gradients, ...
+    batch_tokens: int  # tokens of a batch at the peak, including padding
     vram_bytes: int
     on_cpu: bool  # True: host memory without the program itself; False: all memory of a GPU
     rejected: tuple[Rejected, ...]
 
     @property
     def required_bytes(self) -> int:
-        """Sum of all items."""
+        """Peak bytes of each rank, which is the sum of all items."""
         return sum(self.items.values())
 
     @property
     def headroom_gib(self) -> float:
-        """Free memory of each GPU in GiB."""
+        """Free memory of each GPU at the peak, in GiB."""
         return (self.vram_bytes - self.required_bytes) / GIB
 
     @property
     def needed_gib(self) -> float:
-        """Sum of all items in GiB, rounded up, but at most the memory of the GPU."""
+        """Peak memory of each rank in GiB, rounded up, but at most the memory of the GPU."""
         return min(gib(self.required_bytes), self.vram_bytes / GIB)
 
     @property
@@ -101,7 +107,7 @@ class Fit(Value):
 
 
 def gib(size: int) -> float:
-    """Convert bytes to GiB, rounded up: to a hundredth below 10, otherwise to a tenth."""
+    """Return bytes in GiB, rounded up: to hundredths below 10 GiB, otherwise to tenths."""
     gib = size / GIB
     parts = 100 if gib < FEW_GIB else 10
     return math.ceil(gib * parts) / parts
@@ -110,8 +116,8 @@ def gib(size: int) -> float:
 def decide(layout: Layout, gpu: GpuType, others: Sequence[GpuType] = ()) -> Fit:
     """Return the first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
 
-    Raise Invalid if the base model lacks a target module. Raise DoesNotFit, with a proposal, if
-    none fits. A proposal is a smaller micro-batch, a shorter sequence or one of `others`.
+    Raise Invalid if the base model lacks a target module. Raise DoesNotFit if none fits. The error
+    proposes a smaller micro-batch, a shorter sequence or one of the GPU types in `others`.
     """
     require_target_modules(layout.shape, layout.hyperparameters)
     fit = _fit(layout, gpu)
@@ -121,12 +127,12 @@ def decide(layout: Layout, gpu: GpuType, others: Sequence[GpuType] = ()) -> Fit:
 
 
 def fits(layout: Layout, gpu: GpuType) -> bool:
-    """Return True if the job fits into the GPU's memory with some settings."""
+    """Return True if the job fits into the memory of the GPU with at least one of the settings."""
     return _fit(layout, gpu) is not None
 
 
 def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
-    """Return the fit with as many tokens at once as the memory allows.
+    """Return the fit with as many tokens in a batch as the memory allows.
 
     A full micro-batch of the longest examples always fits. If memory is left, several micro-batches
     of a step run together, up to `MOST_TOKENS` and `FILLED_SHARE`. This does not change the
@@ -134,7 +140,7 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
     """
     tokens = fit.batch_tokens
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
-    # On a GPU, the caching allocator loses a part to fragmentation.
+    # On a GPU, the caching allocator loses this share to fragmentation.
     each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens
     room = FILLED_SHARE * fit.vram_bytes - fit.required_bytes
     more = max(0, min(most - tokens, math.floor(room / each)))
@@ -220,7 +226,7 @@ class _Proposal:
 
 
 def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
-    """Return the largest micro-batch that fits, for the same effective batch."""
+    """Return the largest micro-batch that fits, with the same effective batch, or None."""
     fields = layout.hyperparameters
     batch = fields.micro_batch_size * fields.gradient_accumulation
     for size in range(fields.micro_batch_size - 1, 0, -1):
@@ -238,7 +244,7 @@ def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
 
 
 def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
-    """Return the longest sequence that fits with the smallest micro-batch."""
+    """Return the longest sequence that fits with the smallest micro-batch; None if none fits."""
     fields = layout.hyperparameters
     batch = fields.micro_batch_size * fields.gradient_accumulation
     size = next(
@@ -250,7 +256,7 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
     def fits_with(length: int) -> bool:
         return fits(_changed(layout, size, batch // size, length), gpu)
 
-    low, high = SHORTEST_SEQUENCE, layout.sequence_length  # fits, does not fit
+    low, high = SHORTEST_SEQUENCE, layout.sequence_length  # `low` fits and `high` does not
     if high <= low or not fits_with(low):
         return None
     while high - low > 1:

@@ -12,10 +12,10 @@ from domain.estimating.estimate import Estimate
 from domain.training.phases import Phase
 
 SLOWER = 1.15
-"""Ratio of measured to estimated time above which steps or a start count as slow."""
+"""Ratio of measured to estimated time above which steps or a start are slow."""
 
 LEAST_START_SECONDS = 10.0
-"""Minimum delay of a start, in seconds, to count as a cause."""
+"""Minimum delay of a start, in seconds, to be a cause of an overrun."""
 
 
 class Cause(StrEnum):
@@ -29,32 +29,32 @@ class Cause(StrEnum):
 
 
 class Reason(Value):
-    """A cause, and a sentence with its figures."""
+    """A cause of an overrun, and a sentence with its figures."""
 
     cause: Cause
     sentence: str
 
 
 class Overrun(Value):
-    """Time and money beyond the upper bound of an estimate."""
+    """Time and money that a job uses beyond the upper bound of its estimate."""
 
-    seconds: int  # billed beyond the upper bound; 0: the job is only late
-    micros: int  # charged beyond the upper bound, minus credits
-    late_seconds: int  # elapsed beyond the upper bound, including waits and pauses
+    seconds: int  # billed seconds beyond the upper bound; 0: the job is only late
+    micros: int  # charges beyond the upper bound, minus credits
+    late_seconds: int  # elapsed seconds beyond the upper bound, including waits and pauses
     reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a job from the log and its metrics. Durations are in seconds."""
+    """Facts about a job from the event log and its metrics. Durations are in seconds."""
 
     billed_seconds: float
     cost_micros: int
     since_approval: float  # until now, or until the job ended
     launches: int
     crashes: int
-    start_seconds: float | None  # of the last segment, until it started training
-    step_seconds: float | None  # mean of the steps of the last segment
+    start_seconds: float | None  # from the start of the last segment until it started training
+    step_seconds: float | None  # mean step time of the last segment
 
 
 def overrun(estimate: Estimate, facts: Facts) -> Overrun | None:

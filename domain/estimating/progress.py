@@ -9,7 +9,7 @@ from domain.estimating.estimate import Estimate
 from domain.training.phases import Phase
 
 OVERTIME_SHARE = 0.1
-"""Share of a phase's estimate that is expected to remain once the phase has exceeded it."""
+"""Share of a phase's estimate that is expected to remain after the phase has exceeded it."""
 
 PRIOR_SHARE = 0.1
 """Share of the steps after which the measured pace weighs as much as the estimated pace."""
@@ -19,12 +19,12 @@ START_UP = (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP)
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimizer steps of all segments. Times are measured from the pod's start."""
+    """Optimizer steps of all segments. Times are in seconds since the pod's start."""
 
     done: int = 0
     total: int = 0
     began_seconds: float | None = None  # start of training in this segment; None: as estimated
-    last_seconds: float | None = None  # last step of this segment; None: not measured
+    last_seconds: float | None = None  # end of the last step of this segment; None: not measured
 
 
 def seconds_left(
@@ -33,7 +33,7 @@ def seconds_left(
     """Return the expected seconds until a segment ends. The value never rises between two steps.
 
     `estimate` is the approved estimate or, after a resume, the estimate of the remaining work.
-    `elapsed_seconds` is measured from the pod's start. `phase` is None while the segment starts.
+    `elapsed_seconds` is the time since the pod's start. `phase` is None while the segment starts.
     """
     order = list(Phase)
     here = START_UP if phase is None else (phase,)
@@ -57,10 +57,10 @@ def _typical_seconds(estimate: Estimate, phases: Iterable[Phase]) -> float:
 def _training_left(
     estimate: Estimate, in_phase: float, began_seconds: float, steps: Steps
 ) -> float:
-    """Return the seconds of the remaining steps, from the estimated and measured pace.
+    """Return the expected seconds of the remaining steps, from the estimated and measured pace.
 
     The value counts down from the last step. If a step takes longer than expected, the countdown
-    stops at the time of the steps that follow it.
+    stops at the expected time of the steps after it.
     """
     left = max(0, steps.total - steps.done)
     if estimate.total_steps == 0 or left == 0:

@@ -36,15 +36,15 @@ from domain.training.precision import Precision
 from domain.training.token_lengths import TokenLengths
 
 KINDS_OF_EXAMPLES = 512
-"""Maximum examples that represent a step. In larger steps, each represents several examples."""
+"""Maximum number of examples that represent a step. In a larger step, each represents several."""
 
 
 class Batch(NamedTuple):
-    """A number of equal batches."""
+    """Batches of the same size, and their number."""
 
     number: float
-    rows: int  # examples in each
-    length: float  # mean tokens of an example
+    rows: int  # number of examples in each
+    length: float  # mean length of an example in tokens
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,30 @@ class Work:
     shape: ModelShape
     lengths: TokenLengths
     hyperparameters: Hyperparameters
-    sequence_length: int  # maximum number of tokens of an example; longer ones are truncated
-    validation: TokenLengths | None = None  # of the validation dataset
-    approved_ranks: int | None = None  # ranks of a full step; None: the ranks of the query
+    sequence_length: int  # maximum length of an example in tokens; longer ones are truncated
+    # Lengths of the validation dataset; None: no validation dataset.
+    validation: TokenLengths | None = None
+    # Number of ranks when the job was approved; None: the ranks of the query.
+    approved_ranks: int | None = None
 
     @property
     def held_out(self) -> int:
-        """Number of held-out examples that are evaluated and never trained on."""
+        """Number of held-out examples, which are evaluated and never trained on."""
         if self.validation is not None:
             return min(VALIDATION_MAXIMUM, self.validation.examples)
         return held_out_examples(self.lengths.examples)
 
     @property
     def trained_on(self) -> int:
-        """Number of training examples per epoch; the whole dataset if there is a validation
-        dataset.
+        """Number of training examples per epoch.
+
+        With a validation dataset, jobs train on the whole training dataset.
         """
         return self.lengths.examples - (self.held_out if self.validation is None else 0)
 
     @property
     def rendered(self) -> tuple[float, float]:
-        """Number of examples and tokens to render and tokenise."""
+        """Numbers of examples and tokens to render and tokenize."""
         examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
         if (own := self.validation) is not None:
             examples += self.held_out
@@ -83,12 +86,12 @@ class Work:
 
     @property
     def mean_tokens(self) -> float:
-        """Mean tokens of an example, after truncation."""
+        """Mean length of an example in tokens, after truncation."""
         return self.lengths.after_truncation(self.sequence_length) / self.lengths.examples
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all epochs, excluding padding."""
+        """Number of tokens in all epochs, excluding padding."""
         return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
 
     def examples_per_step(self, ranks: int) -> int:
@@ -105,7 +108,7 @@ class Work:
         return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
     def checkpoints(self, ranks: int) -> int:
-        """Return the number of checkpoints if each evaluation is the best so far, the maximum."""
+        """Return the number of checkpoints if every evaluation is the best so far, the maximum."""
         fields, steps = self.hyperparameters, self.total_steps(ranks)
         both = max(0, steps - 1) // math.lcm(fields.save_steps, fields.evaluation_steps)
         return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
@@ -113,7 +116,7 @@ class Work:
     def step_batches(self, ranks: int, budget: int) -> list[Batch]:
         """Return the batches of a rank in a typical step.
 
-        The number of each batch is for the whole job, summed over all ranks.
+        The number of each batch is its total over all steps and ranks of the job.
         """
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
         kinds = min(examples, KINDS_OF_EXAMPLES)
@@ -126,7 +129,7 @@ class Work:
         ]
 
     def evaluation_batches(self) -> list[Batch]:
-        """Return the batches of the evaluated examples, each the size of a micro-batch."""
+        """Return the batches of the evaluated examples. Each has the size of a micro-batch."""
         lengths, size = self.validation or self.lengths, self.hyperparameters.micro_batch_size
         starts = range(0, self.held_out, size)
         rows = [min(size, self.held_out - start) for start in starts]
@@ -151,7 +154,7 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
         + PREP_EXAMPLE_SECONDS * examples
         + PREP_TOKEN_SECONDS * tokens,
         Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
-        # Without and with the adapter.
+        # One pass without the adapter and one with it.
         Phase.EVALUATION: EVALUATION_SECONDS + 2 * _scoring_seconds(work, gpu, ranks, fit, speed),
         Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
     }
@@ -174,7 +177,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 
 
 def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
-    """Return the ratio of compiled to eager time, and the seconds that compilation takes."""
+    """Return the ratio of compiled to eager time, and the seconds of compilation."""
     eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
     long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
     if speed.compiled is None or eager or not long:
@@ -221,7 +224,7 @@ def _adapted_elements(work: Work) -> int:
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:
-    """Return the elapsed time. A GPU launches kernels while earlier ones compute."""
+    """Return the elapsed seconds. A GPU launches kernels while earlier ones compute."""
     return max(computing, launching) if speed.overlaps else computing + launching
 
 
@@ -240,7 +243,7 @@ def _speed_up(ranks: int, speed: Speed) -> float:
 
 
 def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
-    """Return the operations in a batch's forward pass.
+    """Return the number of floating-point operations in a batch's forward pass.
 
     There are two per parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), plus
     those of attention.
@@ -253,7 +256,10 @@ def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
 
 
 def _backward(work: Work, batch: Batch) -> float:
-    """Return the operations in a batch's backward pass. Frozen weights have no gradients."""
+    """Return the number of floating-point operations in a batch's backward pass.
+
+    Frozen weights have no gradients.
+    """
     shape = work.shape
     parameters = linear_parameters(shape) + _head_parameters(shape)
     parameters += 2 * adapter_parameters(shape, work.hyperparameters)
@@ -262,13 +268,13 @@ def _backward(work: Work, batch: Batch) -> float:
 
 
 def _head_parameters(shape: ModelShape) -> float:
-    """Return the parameters of the head, scaled by the share of tokens that it runs on."""
+    """Return the parameters of the head times the share of tokens on which it runs."""
     return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: float) -> float:
-    """Return the forward operations per token of attention's two matrix products.
+    """Return the forward operations per token of the two matrix products of attention.
 
-    Attention is causal, so on average a token attends to half of the row.
+    Attention is causal, so a token attends to half of the row on average.
     """
     return 2 * shape.layers * shape.attention_heads * shape.head_dim * length

@@ -1,4 +1,4 @@
-"""The dataset, base model, GPUs and hyperparameters that a user chose for a job."""
+"""The dataset, base model, GPUs and hyperparameters that a user chooses for a job."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Choices:
     gpu_type: str
     gpu_count: int
     hyperparameters: Hyperparameters
-    validation_dataset_id: UUID | None = None  # None: a part of the dataset is held out
+    validation_dataset_id: UUID | None = None  # None: the job holds out a part of the dataset
 
     @property
     def recorded(self) -> tuple[object, ...]:
-        """The choices in the form that a plan records."""
+        """Choices, in the form in which a plan records them."""
         return (
             self.dataset_id,
             self.validation_dataset_id,

@@ -20,7 +20,7 @@ class JobEvent(Event):
 
 
 class JobApproved(Order, JobEvent, Created):
-    """The account holder approved the plan and its rate. The job is queued for its GPUs."""
+    """The owner approved the plan and its rate. The job is queued for GPUs."""
 
     plan: TrainingPlan
     estimate: Estimate
@@ -34,33 +34,34 @@ class SegmentAllocated(JobEvent):
 
 
 class PodStarted(JobEvent):
-    """The launcher started the segment's pod on its GPUs. Billing starts."""
+    """The launcher started the pod of the segment on its GPUs. Billing starts."""
 
     segment: int
     pod: str
     bound_at: datetime
-    host: str | None  # the only host that can see the pod's processes; None: every scheduler can
+    host: str | None  # the only host that can see the pod's processes; None: all hosts can
 
 
 class CheckpointRejected(JobEvent):
-    """The running segment could not resume from a checkpoint. It tries the previous one."""
+    """The running segment could not resume from a checkpoint. It tries the previous checkpoint."""
 
     segment: int
     step: int
     ref: str
     reason: RejectionReason
-    saved_in: int  # the segment that saved it
-    kept_seconds: int | None  # of that segment; None: a later checkpoint includes it
+    saved_in: int  # segment that saved the checkpoint
+    # Seconds of that segment to charge for; None: a later checkpoint includes them.
+    kept_seconds: int | None
 
 
 class ResumeCertified(ResumeCertificate, JobEvent):
-    """The running segment restored exactly the state that its checkpoint saved."""
+    """The running segment restored exactly the state that is saved in its checkpoint."""
 
     segment: int
 
 
 class TrainingStarted(JobEvent):
-    """The model and the data are loaded. The segment starts training from this step."""
+    """The segment loaded the model and the data. It starts training after this step."""
 
     segment: int
     step: int
@@ -70,11 +71,11 @@ class TrainingStarted(JobEvent):
 
 
 class CheckpointSaved(SavedCheckpoint, JobEvent):
-    """A checkpoint of the running segment was stored durably."""
+    """A checkpoint of the running segment is durably stored."""
 
 
 class OverfittingSuspected(JobEvent):
-    """The held-out loss of several consecutive checkpoints did not improve on the best one."""
+    """The held-out losses of several consecutive checkpoints are not below the lowest one."""
 
     segment: int
     step: int
@@ -84,30 +85,30 @@ class OverfittingSuspected(JobEvent):
 
 
 class CheckpointPruned(JobEvent):
-    """A checkpoint is no longer needed, and its files are deleted."""
+    """A checkpoint is no longer needed, and EcoLink deletes its files."""
 
     step: int
     ref: str
 
 
 class EvaluationStarted(JobEvent):
-    """All training steps are done. The evaluation on the held-out examples started."""
+    """All training steps are done, and the evaluation on the held-out examples started."""
 
     segment: int
     step: int
 
 
 class EvaluationCompleted(EvaluationResult, JobEvent):
-    """The evaluation on the held-out examples is done. The adapter can be registered."""
+    """The evaluation on the held-out examples is done, and the adapter can be registered."""
 
     segment: int
     perplexity_before: float
     perplexity_after: float
-    peak_memory_bytes: int | None  # of the segment's largest rank; None: not measured
+    peak_memory_bytes: int | None  # peak of the rank that used the most memory; None: not measured
 
 
 class Registered(JobEvent):
-    """The adapter was registered as a model, which can be deployed."""
+    """The adapter was registered as a model, which the owner can deploy."""
 
     segment: int
     model: str
@@ -116,58 +117,59 @@ class Registered(JobEvent):
 
 
 class SegmentEnded(SegmentEnding, JobEvent):
-    """The segment's process ended, and billing stops."""
+    """The segment's process ended. Billing stops."""
 
     segment: int
-    kept_seconds: int  # that the user pays for; the platform pays for the rest
+    kept_seconds: int  # seconds that the user pays for; the platform pays for the rest
 
 
 class MicroBatchHalved(JobEvent):
-    """A batch did not fit into memory. The next segment runs half as many tokens at once."""
+    """A batch did not fit into memory. The next segment splits batches in half."""
 
-    micro_batch_size: int  # from now on
+    micro_batch_size: int  # of the next segments
     gradient_accumulation: int
 
 
 class RelaunchPostponed(JobEvent):
-    """The job failed again without progress. It requests no GPUs until this time."""
+    """The job failed again without progress. It requests no GPUs until `until`."""
 
     until: datetime
 
 
 class PauseRequested(JobEvent):
-    """The account holder requested a pause. The running segment saves a checkpoint and exits."""
+    """The owner requested a pause. The running segment saves a checkpoint and exits."""
 
     reason: PauseReason
 
 
 class JobPaused(JobEvent):
-    """The job is paused. It holds no GPUs and costs nothing until it is resumed from this step."""
+    """The job is paused. It holds no GPUs and costs nothing until the owner resumes it."""
 
     reason: PauseReason
     step: int
 
 
 class JobResumed(JobEvent):
-    """The account holder approved a quote for the remaining work. The job is queued for GPUs."""
+    """The owner approved a quote for the remaining work. The job is queued for GPUs."""
 
-    rate_micros_per_hour: int  # of all its GPUs
+    rate_micros_per_hour: int  # of all GPUs of the job
     catalog_version: str
     estimate: Estimate  # of the remaining work
-    gpu_count: int  # from now on
+    gpu_count: int  # of the next segments
 
 
 class CancelRequested(JobEvent):
-    """The account holder cancelled the job. The running segment saves a checkpoint and exits."""
+    """The owner cancelled the job. The running segment saves a checkpoint and exits."""
 
-    retention_seconds: int  # time to keep the last checkpoint after the cancellation
+    # Time for which EcoLink keeps the last checkpoint after the cancellation.
+    retention_seconds: int
 
 
 class JobCancelled(JobEvent):
     """The job was cancelled."""
 
     step: int
-    checkpoint_ref: str | None  # None: there is no checkpoint to keep
+    checkpoint_ref: str | None  # None: the job has no checkpoint
     manifest_sha256: str | None
     expires_at: datetime | None
 
@@ -181,7 +183,7 @@ class JobFailed(JobEvent):
 
 
 class EstimateScored(JobEvent):
-    """The job was registered. Its actual time and cost are compared with the approved range."""
+    """The job's actual time and cost were compared with the approved range."""
 
     low_seconds: int
     high_seconds: int
@@ -198,7 +200,7 @@ class EstimateScored(JobEvent):
 
 
 class AdapterPromoted(JobEvent):
-    """The last checkpoint of a cancelled or failed job was registered as a model."""
+    """EcoLink registered the last checkpoint of a cancelled or failed job as a model."""
 
     model: str
     adapter_ref: str
@@ -206,14 +208,14 @@ class AdapterPromoted(JobEvent):
 
 
 class AdapterExpired(JobEvent):
-    """The retention period of a cancelled job ended, and its checkpoints are deleted."""
+    """The retention time of a cancelled job ended. EcoLink deletes its checkpoints."""
 
     adapter_ref: str
     manifest_sha256: str
 
 
 class ModelDeleted(JobEvent):
-    """The account holder deleted the model and all checkpoints of its job."""
+    """The owner deleted the model and all checkpoints of its job."""
 
     model: str
     adapter_ref: str

@@ -1,4 +1,4 @@
-"""Failure classes: who pays, whether EcoLink retries, and the advice to the user."""
+"""Failure classes: who pays, whether EcoLink retries, and what it advises the user."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ class FailureClass(StrEnum):
     DISK_FULL = "disk_full"
     TRAINER_CRASHED = "trainer_crashed"
     MODEL_LOAD_FAILED = "model_load_failed"
-    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but saved with another configuration
+    # The checkpoint is intact, but was saved with another configuration.
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"
     TIMEOUT = "timeout"  # no progress for too long
 
 
 class Payer(StrEnum):
-    """The party that pays for a failed segment's time since the last checkpoint."""
+    """The party that pays for the time of a failed segment after its last checkpoint."""
 
-    PLATFORM = "platform"  # EcoLink credits it
+    PLATFORM = "platform"  # EcoLink credits the time
     USER = "user"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The consequences of a failure class, and its description for the user."""
+    """The consequences of a failure class, and the texts that describe it to the user."""
 
     payer: Payer
-    retried: bool  # relaunch from the last checkpoint, at most three times
+    retried: bool  # EcoLink relaunches the job from the last checkpoint, at most three times
     sentence: str
     advice: str
 
@@ -44,20 +45,21 @@ class Failure:
 class MemoryShortage(Value):
     """Details of a batch that did not fit into memory.
 
-    The batch may have more rows than a micro-batch, because short examples are batched together.
+    The batch may have more rows than a micro-batch, because the trainer batches short examples
+    together.
     """
 
     rows: int  # number of examples
-    tokens: int  # length of the longest row
-    micro_batch_size: int  # in the plan at that time
+    tokens: int  # length of the longest row, in tokens
+    micro_batch_size: int  # micro-batch size in the plan at that time
     gradient_accumulation: int
-    peak_bytes: int  # peak use of the rank until then
+    peak_bytes: int  # peak memory of the rank until then
 
 
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
     {
-        # The platform decided the memory fit, and a retry would fail the same way. A batch of
-        # several examples is halved once before the job fails; see `Job`.
+        # The platform decided that the job fits into memory, so the platform pays. A retry would
+        # fail in the same way. `Job` halves a batch of several examples once before it fails.
         FailureClass.OUT_OF_MEMORY: Failure(
             Payer.PLATFORM,
             False,
@@ -118,7 +120,7 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         ),
     }
 )
-"""The consequences of every failure class."""
+"""The consequences of each failure class."""
 
 
 def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved: bool) -> str:

@@ -1,4 +1,4 @@
-"""A fine-tuning job: its rules from approval to registration of the model."""
+"""A fine-tuning job, and its rules from the approval to the registration of the model."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ from domain.training.perplexity import perplexity
 from domain.training.training_plan import Order, TrainingPlan
 
 RELAUNCH_DELAYS = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
-"""Delays before successive relaunches after failures, until a later checkpoint is saved.
+"""Delays before successive relaunches after failures. A later checkpoint restarts the sequence.
 
-They keep a machine on which every launch fails from being retried every second.
+The delays prevent a machine on which every launch fails from retrying every second.
 """
 
 RELAUNCH_LIMIT = len(RELAUNCH_DELAYS)
 
 PATIENCE = 3
-"""Consecutive evaluations without a lower held-out loss before overfitting is suspected."""
+"""Number of consecutive evaluations without a new lowest held-out loss that suggests overfitting.
+"""
 
 MODEL_DELETED = "The job's model was deleted for good. Start a new job."
 
 
 @dataclass(frozen=True)
 class Model:
-    """The adapter of a job, with its public name."""
+    """The adapter of a job, and the public name of the model."""
 
     name: str
     adapter_ref: str
@@ -72,7 +73,10 @@ class Job(Aggregate):
         estimate: Estimate,
         order: Order = Order(),
     ) -> Job:
-        """Return a job that is queued for its GPUs, with the estimate that its owner approved."""
+        """Return an approved job, which is queued for GPUs.
+
+        `estimate` is the estimate that the owner approved.
+        """
         return cls._create(
             events.JobApproved,
             id=job_id,
@@ -90,24 +94,27 @@ class Job(Aggregate):
         self.order = event.part(Order)
         self.status = JobStatus.TRAINING
         self.rate_micros_per_hour = event.plan.rate_micros_per_hour
-        self.gate_micros = event.estimate.high_micros  # required by the last approval or resume
-        self.gpu_count = event.plan.gpu_count  # of the next segment, or of the running one
-        self.segment = 0  # number of the last segment
+        # Balance that the last approval or resume required.
+        self.gate_micros = event.estimate.high_micros
+        self.gpu_count = event.plan.gpu_count  # of the running segment, or of the next one
+        self.segment = 0  # number of the newest segment
         self.running: RunningSegment | None = None
         self.usage = Usage()
         self.step = 0
         self.total_steps = 0  # 0: not known yet
-        self.micro_batch_split = 1  # number of parts that a micro-batch is split into to fit
+        # Number of parts into which a micro-batch is split so that it fits.
+        self.micro_batch_split = 1
         self.checkpoints = Checkpoints()
-        self.best_step, self.best_eval_loss = 0, inf  # over all checkpoints, including deleted ones
-        self.stalls = 0  # evaluated checkpoints since the best one
-        self.furthest_step = 0  # of all saved checkpoints
-        self.crashes = 0  # since that step was saved
+        # Lowest loss of all checkpoints, including deleted ones.
+        self.best_step, self.best_eval_loss = 0, inf
+        self.stalls = 0  # number of evaluated checkpoints since the best one
+        self.furthest_step = 0  # furthest step of all saved checkpoints
+        self.crashes = 0  # number of failures since that step was saved
         self.relaunch_at: datetime | None = None  # earliest time of the next launch
         self.pause_requested: PauseReason | None = None
         self.resumed = False  # True: not paused since the last resume
         self.retention: timedelta | None = None  # set while a running segment is being cancelled
-        self.expires_at: datetime | None = None  # when its checkpoints are deleted
+        self.expires_at: datetime | None = None  # time at which EcoLink deletes the checkpoints
         self.expired = False
         self.model: Model | None = None
         self.model_deleted = False
@@ -116,26 +123,26 @@ class Job(Aggregate):
 
     @property
     def next_segment(self) -> int | None:
-        """Number of the segment that needs GPUs; None if the job needs none."""
+        """Number of the segment for which the job needs GPUs; None if it needs none."""
         if self.status.is_final or self.status is JobStatus.PAUSED or self.running is not None:
             return None
         return self.segment + 1
 
     @property
     def cancel_requested(self) -> bool:
-        """True if the running segment must end because the job is being cancelled."""
+        """True if the running segment must end because the owner cancelled the job."""
         return self.running is not None and self.retention is not None
 
     @property
     def stop_requested(self) -> bool:
-        """True if the running segment must save a checkpoint and exit, because its owner asked."""
+        """True if the running segment must save a checkpoint and exit at the owner's request."""
         return self.running is not None and (
             self.retention is not None or self.pause_requested is not None
         )
 
     @property
     def trained(self) -> bool:
-        """True if a checkpoint includes all steps, so that only the evaluation remains."""
+        """True if a checkpoint includes all training steps. Only the evaluation remains."""
         return 0 < self.total_steps <= self.checkpoints.step
 
     @property
@@ -150,27 +157,28 @@ class Job(Aggregate):
 
     @property
     def pod(self) -> str | None:
-        """The pod of the running segment, once the launcher has started it."""
+        """Pod of the running segment; None until the launcher has started it."""
         return None if self.running is None else self.running.pod
 
     def may_launch(self, now: datetime) -> bool:
-        """Return False before the time until which the next launch is delayed."""
+        """Return True unless the next launch is delayed until after `now`."""
         return self.relaunch_at is None or self.relaunch_at <= now
 
     def launch_micros(self, minute_seconds: int) -> int:
         """Return the balance that a launch requires: the price of one metered minute.
 
-        With less, the job would run out of money while it loads the model, and would be relaunched
-        for every cent that is added. If the last approval or resume required less than the price of
-        a minute, that amount is sufficient.
+        The unit is micro-dollars. With a lower balance, the job would run out of money while it
+        loads the model, and EcoLink would relaunch it for every cent of a top-up. If the last
+        approval or resume required less than the price of a minute, a launch requires only that
+        amount.
         """
         minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
         return min(minute, max(1, self.gate_micros))
 
-    # A segment starts and trains
+    # Start and training of a segment
 
     def allocate_segment(self, segment: int) -> None:
-        """Start the next segment, at the rate of the approval or of the last resume."""
+        """Start the next segment at the rate of the approval or of the last resume."""
         if segment != self.next_segment:
             raise StaleSegment(f"Segment {segment} is not the next one of this job.")
         self.trigger_event(
@@ -198,7 +206,7 @@ class Job(Aggregate):
         self.running = replace(self._require_running(segment), pod=pod, host=host)
 
     def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
-        """Discard a checkpoint from which the running segment could not resume, if it exists."""
+        """Discard a checkpoint, if it exists, from which the running segment could not resume."""
         self._require_running(segment)
         lost = self.checkpoints.find(ref)
         if lost is None:
@@ -225,7 +233,8 @@ class Job(Aggregate):
     def certify_resume(self, segment: int, certificate: ResumeCertificate) -> None:
         """Record once per segment that it restored the state of its checkpoint.
 
-        Raise Invalid if the job has no such checkpoint, or if the state differs.
+        Raise Invalid if the job has no such checkpoint, or if the restored state differs from the
+        saved state.
         """
         if self._require_running(segment).certified:
             return
@@ -252,7 +261,7 @@ class Job(Aggregate):
     def start_training(
         self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
     ) -> None:
-        """Record once per segment that it started training from a step."""
+        """Record once per segment that it started training after `step`."""
         if not self._require_running(segment).trains:
             self.trigger_event(
                 events.TrainingStarted,
@@ -265,13 +274,13 @@ class Job(Aggregate):
 
     @event(events.TrainingStarted)
     def _training_started(self, segment: int, step: int, total_steps: int) -> None:
-        if step < total_steps:  # otherwise, a job that was evaluating keeps its status
+        if step < total_steps:  # a job that has trained all steps keeps its status
             self.status = JobStatus.TRAINING
         self.running = replace(self._require_running(segment), trains=True)
         self.step, self.total_steps = step, total_steps
 
     def save_checkpoint(self, saved: SavedCheckpoint) -> None:
-        """Record a durable checkpoint. Ignore one that is not newer than the last."""
+        """Record a durable checkpoint. Ignore it if it is not newer than the last one."""
         self._require_running(saved.segment)
         newest = self.checkpoints.newest
         if newest is None or (newest.segment, newest.step) < (saved.segment, saved.step):
@@ -300,9 +309,9 @@ class Job(Aggregate):
             self.crashes, self.furthest_step = 0, event.step
 
     def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
-        """Discard checkpoints that are no longer needed. A job with a model keeps fewer.
+        """Discard the checkpoints that are no longer needed. A job with a model keeps fewer.
 
-        `deployed` has the refs of deployed checkpoints, which are kept.
+        `deployed` contains the artifact prefixes of deployed checkpoints, which the job keeps.
         """
         newest = KEPT_NEWEST if self.model is None else 1
         kept = [*deployed, *([self.model.adapter_ref] if self.model else [])]
@@ -313,7 +322,7 @@ class Job(Aggregate):
     def _checkpoint_pruned(self, ref: str) -> None:
         self.checkpoints = self.checkpoints.without(ref)
 
-    # A segment evaluates and registers
+    # Evaluation and registration
 
     def start_evaluation(self, segment: int, step: int) -> None:
         """Enter the evaluation. Repeated calls have no effect."""
@@ -366,15 +375,16 @@ class Job(Aggregate):
         self.status = JobStatus.REGISTERED
         self.model = Model(model, adapter_ref, manifest_sha256)
 
-    # A segment ends
+    # End of a segment
 
     def end_segment(
         self, segment: int, ending: SegmentEnding, *, can_pay: bool = True, overran: bool = False
     ) -> None:
         """End the running segment, and pause, cancel, fail or relaunch the job.
 
-        `can_pay`: if the paid time ran out, the account can pay for another launch. `overran`: the
-        trainer did not save within its paid time and its grace period.
+        If the paid time has run out, `can_pay` is true if the account can pay for another launch.
+        `overran` is true if the trainer did not save a checkpoint within the paid time and the
+        grace period.
         """
         self._require_running(segment)
         crashed = ending.reason is SegmentEnd.CRASHED
@@ -400,7 +410,8 @@ class Job(Aggregate):
     def _segment_ended(self, event: events.SegmentEnded) -> None:
         self.running = None
         self.crashes += event.reason is SegmentEnd.CRASHED
-        if self.status is JobStatus.TRAINED_PENDING_REGISTER:  # the next segment evaluates again
+        # The next segment repeats the evaluation.
+        if self.status is JobStatus.TRAINED_PENDING_REGISTER:
             self.status = JobStatus.EVALUATING
         if self.status is not JobStatus.REGISTERED:
             self.step = self.checkpoints.step
@@ -409,7 +420,7 @@ class Job(Aggregate):
         self.usage = self.usage.after(event.segment, paid, event)
 
     def _conclude(self, ending: SegmentEnding, can_pay: bool) -> None:
-        """Trigger the event that follows a segment's end; none if the job is relaunched."""
+        """Trigger the event that follows the end of a segment. A relaunch needs no event."""
         failure = ending.failure
         if self.status is JobStatus.REGISTERED:
             self._score_estimate()
@@ -426,14 +437,15 @@ class Job(Aggregate):
             self._pause(self.pause_requested)
         elif ending.reason is SegmentEnd.LEASE_ENDED and not can_pay:
             self._pause(PauseReason.BALANCE)
-        elif failure is not None and ending.shortage is None:  # a halved batch is tried immediately
+        # EcoLink relaunches a job with a halved batch without a delay.
+        elif failure is not None and ending.shortage is None:
             self._postpone_relaunch()
 
     def _is_retried(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
-        """Return True if the job is relaunched. A batch that did not fit is halved, once.
+        """Return True if EcoLink relaunches the job. The job halves a batch that did not fit once.
 
-        A single example cannot be split. The micro-batch size does not matter, because short
-        examples are batched together.
+        A single example cannot be split. The micro-batch size does not matter, because the trainer
+        batches short examples together.
         """
         if self.crashes > RELAUNCH_LIMIT:
             return False
@@ -504,14 +516,18 @@ class Job(Aggregate):
         self.pause_requested = reason
 
     def deplete(self) -> None:
-        """Pause a queued job whose account cannot pay. A running segment ends with its lease."""
+        """Pause a queued job because its account cannot pay.
+
+        This does not affect a running segment, which ends with its lease.
+        """
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and self.running is None:
             self._pause(PauseReason.BALANCE)
 
     def lose_capacity(self) -> None:
-        """Pause a queued job that needs more GPUs than its region has. A running job keeps its
-        GPUs.
+        """Pause a queued job that needs more GPUs than its region has.
+
+        A running job keeps its GPUs.
         """
         if self.next_segment is not None:
             self._pause(PauseReason.CAPACITY)
@@ -526,7 +542,10 @@ class Job(Aggregate):
         self.resumed = False
 
     def must_resume(self) -> bool:
-        """Return False if the job was already resumed. Raise WrongState if it cannot be resumed."""
+        """Return True if the job is paused, or False if it was already resumed.
+
+        Raise WrongState if the job's state does not allow a resume.
+        """
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested:
@@ -541,7 +560,11 @@ class Job(Aggregate):
         catalog_version: str,
         gpu_count: int,
     ) -> None:
-        """Resume from the last checkpoint, with a new rate and estimate of the remaining work."""
+        """Resume the job from its last checkpoint, unless it was already resumed.
+
+        `rate_micros_per_hour` and `estimate` are the new rate and the estimate of the remaining
+        work.
+        """
         if self.must_resume():
             self.trigger_event(
                 events.JobResumed,
@@ -563,7 +586,7 @@ class Job(Aggregate):
     # Cancellation, promotion, expiry and deletion
 
     def cancel(self, retention: timedelta) -> None:
-        """Cancel the job and keep its checkpoints for the retention time.
+        """Cancel the job. Keep its checkpoints for the retention time.
 
         Raise WrongState if the state does not allow it.
         """
@@ -597,7 +620,7 @@ class Job(Aggregate):
 
     @property
     def retention_ended(self) -> bool:
-        """True if the checkpoints of a cancelled job are deleted or due for deletion."""
+        """True if the retention time of a cancelled job has ended."""
         return self.expired or (
             self.expires_at is not None and current_cause().now >= self.expires_at
         )
@@ -605,8 +628,8 @@ class Job(Aggregate):
     def promote(self) -> None:
         """Register the last checkpoint of a cancelled or failed job as a model.
 
-        The checkpoints of a failed job were paid for and never expire. Raise WrongState for any
-        other job, and without a checkpoint.
+        The owner paid for the checkpoints of a failed job, so they never expire. Raise WrongState
+        if the job has another state or no checkpoint.
         """
         if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
             raise WrongState(
@@ -639,7 +662,7 @@ class Job(Aggregate):
         self.model = Model(model, adapter_ref, manifest_sha256)
 
     def expire_adapter(self) -> None:
-        """Discard the checkpoints of a cancelled job after its retention time."""
+        """Discard the checkpoints of a cancelled job whose retention time has ended."""
         saved = self.checkpoints.newest
         if saved is None or self.model is not None or self.expired or not self.retention_ended:
             return
@@ -671,7 +694,7 @@ class Job(Aggregate):
         self.checkpoints = Checkpoints()
 
     def _require_running(self, segment: int) -> RunningSegment:
-        """Return the running segment. Raise StaleSegment if another one runs."""
+        """Return the running segment. Raise StaleSegment unless it is `segment`."""
         if self.running is None or self.running.number != segment:
             raise StaleSegment(f"Segment {segment} is not the running one ({self.segment}).")
         return self.running

@@ -1,4 +1,4 @@
-"""A request for a job whose files are not validated and counted yet."""
+"""A request for a job whose files are still being validated or counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain.training.training_plan import Order
 
 
 class RequestStatus(StrEnum):
-    """States of a request. Once approved, its job has its own states."""
+    """States of a request. After the approval, only the state of the job changes."""
 
     VALIDATING_FILES = "validating_files"
     APPROVED = "approved"
@@ -29,7 +29,7 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Refusal of a request. `field` is the invalid field, if there is one."""
+    """The reason why a request was refused. `field` is the invalid field, if any."""
 
     code: str
     message: str
@@ -43,7 +43,7 @@ class RequestEvent(Event):
 
 
 class JobRequest(Aggregate):
-    """A request for a job that starts once its files are ready. Waiting is free of charge."""
+    """A request for a job that starts once its files are ready. The wait is free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
 
@@ -51,18 +51,18 @@ class JobRequest(Aggregate):
         """A user requested a job. Its price is unknown until its files' tokens are counted."""
 
         dataset_id: UUID
-        validation_dataset_id: UUID | None  # None: a part of the dataset is held out
+        validation_dataset_id: UUID | None  # None: the job holds out a part of the dataset
         base_model: str
-        region: str | None  # None: chosen at approval, like the GPU type
+        region: str | None  # None: EcoLink chooses it at approval; the same applies to the GPU type
         gpu_type: str | None
         gpu_count: int
         hyperparameters: dict[str, JsonValue]
 
     class JobRequestApproved(RequestEvent):
-        """The files are ready and the balance covers the estimate. The job is approved."""
+        """The files are ready, and the balance covers the estimate. EcoLink approved the job."""
 
     class JobRequestRefused(RequestEvent):
-        """A file cannot be used for training, or the job failed a check."""
+        """A job cannot train on one of the files, or the job failed a check."""
 
         code: str
         message: str  # contains no text from a file
@@ -73,7 +73,7 @@ class JobRequest(Aggregate):
 
     @classmethod
     def ordered(cls, job_id: UUID, account_id: UUID, choices: Choices, order: Order) -> JobRequest:
-        """Return an open request for a job. The region and the GPU type may be empty."""
+        """Return a new request for a job. The region and the GPU type may be empty."""
         return cls._create(
             cls.JobRequested,
             id=job_request_id(job_id),
@@ -97,7 +97,7 @@ class JobRequest(Aggregate):
         self.choices = Choices(
             event.dataset_id,
             event.base_model,
-            event.region or "",  # empty: chosen at approval
+            event.region or "",  # empty: EcoLink chooses it at approval
             event.gpu_type or "",
             event.gpu_count,
             Hyperparameters.recorded(event.hyperparameters),
@@ -113,7 +113,10 @@ class JobRequest(Aggregate):
         return self.status is RequestStatus.VALIDATING_FILES
 
     def approve(self) -> None:
-        """End the request with its job. Raise WrongState if it already ended otherwise."""
+        """Record that the job was approved.
+
+        Raise WrongState if the request was refused or cancelled.
+        """
         if self.status is not RequestStatus.APPROVED:
             self._require_open("approved")
             self.trigger_event(self.JobRequestApproved, job_id=self.job_id)
@@ -123,7 +126,7 @@ class JobRequest(Aggregate):
         self.status = RequestStatus.APPROVED
 
     def refuse(self, refusal: DomainError) -> None:
-        """End the request with a refusal, whose message must not quote a file."""
+        """Record why the request was refused. The message must not quote a file."""
         self._require_open("refused")
         self.trigger_event(
             self.JobRequestRefused,
@@ -139,7 +142,7 @@ class JobRequest(Aggregate):
         self.refusal = Refusal(code, message, field)
 
     def cancel(self) -> None:
-        """Cancel the request. Raise WrongState if it already ended otherwise."""
+        """Cancel the request. Raise WrongState if it was approved or refused."""
         if self.status is not RequestStatus.CANCELLED:
             self._require_open("cancelled")
             self.trigger_event(self.JobRequestCancelled, job_id=self.job_id)

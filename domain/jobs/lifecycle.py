@@ -1,4 +1,4 @@
-"""The states of a job, and the effect of each command and fault in each state."""
+"""The states of a job, and the effect of each command or fault in each state."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Return True if a job in this state can never run again."""
+        """True if a job in this state can never run again."""
         return self in (JobStatus.REGISTERED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class PauseReason(StrEnum):
     """Reason why a job is paused."""
 
-    BALANCE = "balance"  # the balance reached zero
-    OWNER = "owner"  # the account holder requested it
+    BALANCE = "balance"  # the balance does not pay for the job
+    OWNER = "owner"  # the owner requested it
     CAPACITY = "capacity"  # the region no longer has enough GPUs
 
 
@@ -39,9 +39,9 @@ class SegmentEnd(StrEnum):
     """Reason why a segment ended."""
 
     COMPLETED = "completed"
-    STOPPED = "stopped"  # by its owner, or because its host shut down
-    LEASE_ENDED = "lease_ended"  # its paid time ran out
-    CRASHED = "crashed"  # its trainer failed, or its process was lost
+    STOPPED = "stopped"  # the owner requested it, or the host shut down
+    LEASE_ENDED = "lease_ended"  # the paid time ran out
+    CRASHED = "crashed"  # the trainer failed, or its process was lost
 
 
 class Command(StrEnum):
@@ -55,7 +55,7 @@ class Command(StrEnum):
 
 
 class Effect(StrEnum):
-    """Effect on the job."""
+    """Effects of a command on a job."""
 
     PAUSES = "pauses"
     RESUMES = "resumes"
@@ -68,7 +68,10 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One cell of the table: the effect and its description. A refusal also suggests what to do."""
+    """The effect of a command in a state, and its description.
+
+    The rule of a refused command also suggests what to do.
+    """
 
     effect: Effect
     sentence: str
@@ -170,7 +173,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
         Command.CANCEL: _unchanged("The job is already cancelled."),
     },
 }
-"""The rule for every state and command."""
+"""The rule for each state and command."""
 
 PAUSE_PENDING = "The job is about to pause. Resume it when it is paused, in a few seconds."
 CANCEL_PENDING = "The job is being cancelled. Start a new job."
@@ -182,7 +185,7 @@ def rule(status: JobStatus, command: Command) -> Rule:
 
 
 def require(status: JobStatus, command: Command, *, repeated: bool = False) -> Effect:
-    """Return the effect of a command in a state. Raise WrongState if it is refused.
+    """Return the effect of a command in a state. Raise WrongState if the state does not allow it.
 
     `repeated` is true if the same command already brought the job into this state.
     """

@@ -1,4 +1,4 @@
-"""Segments, which are launches of a job. They are numbered from 1, and only one runs at a time."""
+"""Segments, which are launches of a job. They are numbered from 1. Only one runs at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class SegmentEnding(Value):
 
     reason: SegmentEnd
     elapsed_seconds: Count
-    grace_seconds: Count = 0  # part of the elapsed seconds after the paid time ended
-    error_class: str | None = None  # name of the exception that ended it
-    log_ref: str | None = None  # artifact with the last log lines
-    failure: FailureClass | None = None  # set if it crashed
-    shortage: MemoryShortage | None = None  # set if a batch did not fit into the memory
+    grace_seconds: Count = 0  # part of the elapsed seconds that is after the paid time
+    error_class: str | None = None  # name of the exception that ended the segment
+    log_ref: str | None = None  # artifact that contains the last log lines
+    failure: FailureClass | None = None  # set if the segment crashed
+    shortage: MemoryShortage | None = None  # set if a batch did not fit into memory
     phase_seconds: dict[Phase, float] = {}
 
 
@@ -34,6 +34,6 @@ class RunningSegment:
 
     number: int
     pod: str | None = None  # None: the launcher has not started the pod yet
-    host: str | None = None  # the only host that can see the pod's processes; None: every host can
-    trains: bool = False  # the model and data are loaded
-    certified: bool = False  # it restored the state of its checkpoint
+    host: str | None = None  # the only host that can see the pod's processes; None: all hosts can
+    trains: bool = False  # the segment loaded the model and the data
+    certified: bool = False  # the segment restored the state of its checkpoint

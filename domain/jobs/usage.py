@@ -1,4 +1,4 @@
-"""The time that the ended segments of a job used, and its price."""
+"""The time that the ended segments of a job used, and the price of that time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from domain.training.phases import Phase
 
 @dataclass(frozen=True)
 class PaidTime:
-    """Seconds of a segment that the user pays for, at the segment's rate."""
+    """Seconds of a segment for which the user pays, and the segment's rate."""
 
     rate_micros_per_hour: int
     seconds: int
@@ -20,26 +20,27 @@ class PaidTime:
 
 @dataclass(frozen=True)
 class Usage:
-    """The time that all ended segments used."""
+    """The time that all ended segments of a job used."""
 
-    paid: Mapping[int, PaidTime] = field(default_factory=dict[int, PaidTime])  # by segment
+    # Paid time by segment number.
+    paid: Mapping[int, PaidTime] = field(default_factory=dict[int, PaidTime])
     segments: int = 0  # number of segments that used time
     phase_seconds: Mapping[Phase, float] = field(default_factory=dict[Phase, float])
 
     @property
     def paid_seconds(self) -> int:
-        """Seconds that the user pays for."""
+        """Seconds for which the user pays."""
         return sum(each.seconds for each in self.paid.values())
 
     @property
     def paid_micros(self) -> int:
-        """Price of those seconds."""
+        """Price of the paid seconds, in micro-dollars."""
         return sum(
             charge_micros(each.rate_micros_per_hour, each.seconds) for each in self.paid.values()
         )
 
     def after(self, segment: int, paid: PaidTime, ending: SegmentEnding) -> Usage:
-        """Return the usage including an ended segment."""
+        """Return a copy that includes a segment that ended."""
         phases = dict(self.phase_seconds)
         for phase, seconds in ending.phase_seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
@@ -50,7 +51,10 @@ class Usage:
         )
 
     def reduced(self, segment: int, kept_seconds: int) -> Usage:
-        """Return the usage with a lower limit on a segment's paid time, because work is lost."""
+        """Return a copy in which the user pays for at most `kept_seconds` of a segment.
+
+        The rest of the segment's work was lost.
+        """
         before = self.paid.get(segment)
         if before is None:
             return self

@@ -1,4 +1,4 @@
-"""Warnings about hyperparameters that are valid but rarely train a useful model."""
+"""Warnings about hyperparameters that are valid but rarely lead to a useful model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from domain.training.hyperparameters import Hyperparameters
 
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
 LEAST_MULTIPLE = 0.01
-"""Smallest usual multiple of the default learning rate. A rate that was meant as a
-`learning_rate_multiplier` is far below it.
+"""Smallest usual multiple of the default learning rate.
+
+A rate that a user entered as a `learning_rate_multiplier` is far below it.
 """
 
 HIGHEST_LEARNING_RATE = 5e-3
@@ -16,9 +17,9 @@ HIGHEST_SCALE = 16
 
 
 def cautions(chosen: Hyperparameters) -> list[str]:
-    """Return warnings for the owner of a job; none if the values are usual."""
+    """Return warnings about unusual values, for the owner of a job."""
     rate, dropout, scale = chosen.learning_rate, chosen.dropout, chosen.adapter_scale
-    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # removes floating-point errors
+    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # the rounding removes floating-point errors
     found: list[str] = []
     if multiple < LEAST_MULTIPLE:
         found.append(

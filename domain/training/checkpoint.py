@@ -12,33 +12,33 @@ from domain.core.counts import Count
 from domain.core.value import Value
 
 KEPT_NEWEST = 2
-"""Number of newest checkpoints kept for an unfinished job. The last one may be damaged."""
+"""Number of newest checkpoints that an unfinished job keeps. The last one may be damaged."""
 
 
 def checkpoint_model(model: str, step: int) -> str:
-    """Return the model name of a deployed checkpoint. `model` is the name of the job's model."""
+    """Return the name of a deployed checkpoint. `model` is the name of the job's model."""
     return f"{model}:ckpt-step-{step}"
 
 
 class StateHashes(Value):
     """SHA-256 hashes of the parts of a trainer's state."""
 
-    weights: str  # of the adapter
+    weights: str  # weights of the adapter
     optimizer: str
-    random: str  # of every rank
-    position: str  # in the data: seed, epoch, step and plan
+    random: str  # random states of all ranks
+    position: str  # position in the data: seed, epoch, step and plan
 
     def differing(self, other: StateHashes) -> tuple[str, ...]:
-        """Return the names of the parts whose hashes differ."""
+        """Return the names of the parts that differ from those of `other`."""
         return tuple(
             name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
         )
 
 
 class ModeDifference(Value):
-    """An execution setting that changed between a checkpoint and its resume."""
+    """An execution setting that changed between a checkpoint and a resume from it."""
 
-    setting: str  # such as `threads`
+    setting: str  # name, such as `threads`
     saved: str
     now: str
 
@@ -48,39 +48,39 @@ class RejectionReason(StrEnum):
 
     MISSING = "missing"
     CORRUPT = "corrupt"  # the hash of a file or of the manifest differs
-    UNREADABLE = "unreadable"  # by a rank
+    UNREADABLE = "unreadable"  # a rank could not read the checkpoint
     STATE_DIFFERS = "state_differs"  # the restored state differs from the saved state
 
 
 class ResumeCertificate(Value):
-    """Proof that a segment restored the state that was saved in a checkpoint."""
+    """Proof that a segment restored the state that is saved in a checkpoint."""
 
     step: int
     ref: str  # artifact prefix of the checkpoint
-    state: StateHashes  # recomputed after the restore
-    unchecked: tuple[str, ...]  # parts of the state that have no hash to compare with
+    state: StateHashes  # hashes that the segment recomputed after the restore
+    unchecked: tuple[str, ...]  # parts of the state for which the checkpoint has no hash
     ranks: int
-    differences: tuple[ModeDifference, ...]  # in the execution
+    differences: tuple[ModeDifference, ...]  # differences in execution settings
 
 
 class SavedCheckpoint(Value):
-    """A checkpoint whose manifest is stored durably in the artifact store."""
+    """A checkpoint that is durably stored in the artifact store, with its manifest."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     segment: Count
-    step: Count  # completed optimizer steps
-    train_loss: float  # of this step, in nats per label token
-    eval_loss: float | None = None  # of the held-out examples, if evaluated
-    elapsed_seconds: Count  # of its segment, up to the saved state
-    ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
+    step: Count  # number of completed optimizer steps
+    train_loss: float  # loss of this step, in nats per trainable token
+    eval_loss: float | None = None  # loss of the held-out examples; None: not evaluated
+    elapsed_seconds: Count  # seconds of the segment until the saved state
+    ref: str  # artifact prefix; <ref>/manifest.json lists every file with its SHA-256 hash
     manifest_sha256: str
     total_bytes: int
     state: StateHashes | None = None
 
 
 class Evaluated(Protocol):
-    """Protocol of objects that may have a held-out loss, in nats per label token."""
+    """Protocol of objects with an optional held-out loss, in nats per trainable token."""
 
     @property
     def eval_loss(self) -> float | None: ...
@@ -90,7 +90,7 @@ E = TypeVar("E", bound=Evaluated)
 
 
 def best(saved: Iterable[E]) -> E | None:
-    """Return the first checkpoint with the lowest held-out loss; None if none was evaluated."""
+    """Return the first checkpoint with the lowest held-out loss; None if none has a loss."""
     scored = [(each.eval_loss, each) for each in saved if each.eval_loss is not None]
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
@@ -100,7 +100,8 @@ def superfluous(
 ) -> list[SavedCheckpoint]:
     """Return the checkpoints to prune. `saved` is sorted from the oldest to the newest.
 
-    Keep the `newest` last ones, the one with the lowest held-out loss, and those in `kept_refs`.
+    The job keeps the last `newest` checkpoints, the one with the lowest held-out loss, and those in
+    `kept_refs`.
     """
     kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
     if (lowest := best(saved)) is not None:

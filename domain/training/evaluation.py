@@ -12,9 +12,10 @@ class EvaluationResult(Value):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    loss_before: float  # nats per label token
+    loss_before: float  # in nats per trainable token
     loss_after: float
-    accuracy_before: float | None = None  # share of label tokens that were the first choice
+    # Share of trainable tokens that the model ranked first; None: not measured.
+    accuracy_before: float | None = None
     accuracy_after: float | None = None
     examples: int
     label_tokens: int

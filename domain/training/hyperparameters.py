@@ -22,15 +22,15 @@ ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 
 
 class Group(StrEnum):
-    """The place where a form shows a hyperparameter."""
+    """The section of a form that shows a hyperparameter."""
 
-    BASIC = "LoRA"  # tier 1 of the wizard
-    ADVANCED = "Advanced"  # tier 2 of the wizard
-    API = "API and CLI only"  # hidden; the wizard copies it from another job
+    BASIC = "LoRA"  # shown by default in the wizard
+    ADVANCED = "Advanced"  # shown under "Advanced" in the wizard
+    API = "API and CLI only"  # not shown; the wizard copies the value from another job
 
 
 class Affects(StrEnum):
-    """The part of a quote that a hyperparameter affects. Memory also affects the price."""
+    """The part of a quote that a hyperparameter affects. Memory also determines the price."""
 
     NEITHER = "neither"
     PRICE = "price"
@@ -39,7 +39,7 @@ class Affects(StrEnum):
 
 @dataclass(frozen=True)
 class Use:
-    """The use of a hyperparameter in forms and quotes."""
+    """The role of a hyperparameter in forms and quotes."""
 
     group: Group
     affects: Affects = Affects.MEMORY
@@ -48,8 +48,8 @@ class Use:
 class Hyperparameters(BaseModel):
     """The hyperparameters of one job.
 
-    Unknown fields, non-finite numbers and values of the wrong type are rejected with an error for
-    each field.
+    Validation rejects unknown fields, non-finite numbers and values of the wrong type, with one
+    error for each field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -174,7 +174,7 @@ class Hyperparameters(BaseModel):
     def recorded(cls, values: Mapping[str, JsonValue]) -> Hyperparameters:
         """Return the hyperparameters of a stored job, without validation.
 
-        Stored jobs stay readable even if the bounds change.
+        Stored jobs therefore stay readable if the bounds change.
         """
         modules = values["target_modules"]
         assert isinstance(modules, list)
@@ -182,7 +182,7 @@ class Hyperparameters(BaseModel):
 
     @property
     def adapter_scale(self) -> float:
-        """The scale of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.
+        """Scale of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.
 
         Sources: Hu et al., LoRA (2021); Kalajdzievski, Rank Stabilization Scaling Factor (2023).
         """
@@ -190,11 +190,14 @@ class Hyperparameters(BaseModel):
 
     @property
     def evaluation_steps(self) -> int:
-        """Number of optimizer steps between evaluations."""
+        """Number of optimizer steps between two evaluations."""
         return self.eval_steps or self.save_steps
 
     def examples_per_step(self, ranks: int) -> int:
-        """Number of examples in a full optimizer step on all GPUs: the effective batch size."""
+        """Return the number of examples in a full optimizer step on all GPUs.
+
+        This number is the effective batch size.
+        """
         return self.micro_batch_size * self.gradient_accumulation * ranks
 
 
@@ -202,30 +205,30 @@ FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
 
 
 def use_of(name: str) -> Use:
-    """Return the use of a hyperparameter in forms and quotes."""
+    """Return the role of a hyperparameter in forms and quotes."""
     return next(each for each in FIELDS[name].metadata if isinstance(each, Use))
 
 
 def names_in(*groups: Group) -> tuple[str, ...]:
-    """Return the names of the hyperparameters in some groups, in declaration order."""
+    """Return the names of the hyperparameters in the given groups, in declaration order."""
     return tuple(name for name in FIELDS if use_of(name).group in groups)
 
 
 def title_of(name: str) -> str:
-    """Return the title of a hyperparameter, including one that only old jobs have."""
+    """Return the title of a hyperparameter, including those that only old jobs have."""
     title = FIELDS[name].title if name in FIELDS else None
     return title or name.replace("_", " ").capitalize()
 
 
 def settings_of(recorded: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return the titles and values of a job's hyperparameters, except for unset ones."""
+    """Return the values of a job's hyperparameters for display, by title, without unset ones."""
     order = [name for name in FIELDS if name in recorded]
     order += [name for name in recorded if name not in FIELDS]
     return {title_of(n): written(recorded[n]) for n in order if recorded[n] is not None}
 
 
 def written(value: JsonValue | tuple[str, ...]) -> str:
-    """Return a value for display: lists are comma-separated, and an unset value is a dash."""
+    """Return a value for display. Lists are comma-separated; an unset value is a dash."""
     match value:
         case None:
             return "—"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 LARGEST_LOSS = 700.0
-"""Upper limit of a loss in nats. The exponential of a larger one overflows a float."""
+"""Upper limit of a loss in nats. The exponential of a larger loss overflows a float."""
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss) for a mean loss in nats per token."""
+    """Return exp(loss). `loss` is a mean in nats per token."""
     return math.exp(min(loss, LARGEST_LOSS))

@@ -8,7 +8,7 @@ from enum import StrEnum
 class Phase(StrEnum):
     """Phases of a segment, in order."""
 
-    IMAGE_PULL = "image_pull"  # until the trainer's program is loaded, with its imports
+    IMAGE_PULL = "image_pull"  # until the trainer's program and its imports are loaded
     MODEL_LOAD = "model_load"
     DATASET_PREP = "dataset_prep"
     TRAINING = "training"

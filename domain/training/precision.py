@@ -10,21 +10,21 @@ class Precision(StrEnum):
 
     BF16 = "bf16"
     FLOAT32 = "float32"
-    NF4 = "nf4"  # 4-bit QLoRA; the other weights have the dtype of computations
+    NF4 = "nf4"  # 4-bit QLoRA; unquantized weights have the dtype of computations
 
 
 class Dtype(StrEnum):
-    """Dtype of a segment's computations, one that its hardware multiplies natively."""
+    """Dtype of a segment's computations. The hardware multiplies it natively."""
 
     BF16 = "bf16"
     FLOAT32 = "float32"
 
     @property
     def bytes(self) -> int:
-        """Size in bytes."""
+        """Size of an element in bytes."""
         return 2 if self is Dtype.BF16 else 4
 
     @property
     def full(self) -> Precision:
-        """Precision of a base model without quantization."""
+        """Precision of a base model in this dtype, without quantization."""
         return Precision(self.value)

@@ -1,4 +1,4 @@
-"""Histograms of a dataset's examples by their length in tokens."""
+"""Histograms of the examples of a dataset by length in tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import accumulate, islice
 from domain.core.value import Value
 
 GROWTH = 1.15
-"""Ratio of a bucket's bound to the previous bound."""
+"""Ratio of a bucket's upper bound to the previous bound."""
 LONGEST_BOUND = 2**20
 """The last bound, which equals the maximum of `max_sequence_length`."""
 
@@ -24,11 +24,14 @@ def _bounds() -> tuple[int, ...]:
 
 
 BOUNDS = _bounds()
-"""Bounds 0, 1, 2, ..., which are 15% apart from 14 on. One more bucket holds longer examples."""
+"""Upper bounds of the buckets: 0, 1, 2, ..., and from 14 on in steps of 15%.
+
+One more bucket contains longer examples.
+"""
 
 
 class Bucket(Value):
-    """Number and total tokens of the examples with more than `above` and up to `up_to` tokens.
+    """The number of examples with more than `above` and at most `up_to` tokens, and their tokens.
 
     The first bucket includes examples without tokens.
     """
@@ -50,12 +53,12 @@ class TokenLengths(Value):
 
     @classmethod
     def of(cls, lengths: Iterable[int]) -> TokenLengths:
-        """Return the histogram of some lengths."""
+        """Return the histogram of the given lengths."""
         return cls.of_counts(Counter(lengths))
 
     @classmethod
     def of_counts(cls, lengths: Mapping[int, int]) -> TokenLengths:
-        """Return the histogram of examples that are given as their number by length."""
+        """Return the histogram of examples, given the number of examples by length."""
         sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
         longest = 0
         for length, examples in lengths.items():
@@ -83,16 +86,18 @@ class TokenLengths(Value):
     def after_truncation(self, limit: int) -> int:
         """Return the total tokens if each example is truncated to its first `limit` tokens.
 
-        The result is exact except for the bucket of the limit. There, it is the mean of the
-        smallest and largest possible number. The error is below 2% of the tokens in that bucket.
+        The result is exact, except for the bucket that contains the limit. There, it is the mean of
+        the smallest and largest possible numbers. The error is below 2% of the tokens in that
+        bucket.
         """
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
     def longer_than(self, limit: int) -> int:
         """Return the number of examples with more than `limit` tokens.
 
-        The result is exact except for the bucket of the limit, where lengths are assumed to be
-        uniform around the mean. It is at least 1 if the longest example exceeds the limit.
+        The result is exact, except for the bucket that contains the limit. There, lengths are
+        assumed to be uniform around the mean. The result is at least 1 if the longest example
+        exceeds the limit.
         """
         if self.longest <= limit:
             return 0
@@ -101,7 +106,7 @@ class TokenLengths(Value):
         return max(1, round(found))
 
     def quantiles(self, shares: Iterable[float], limit: int) -> list[float]:
-        """Return the quantiles of the lengths at ascending shares (0 to 1), truncated to `limit`.
+        """Return the quantiles of the lengths, truncated to `limit`, for ascending shares (0 to 1).
 
         The lengths in a bucket are assumed to be uniform around its mean.
         """
@@ -117,18 +122,22 @@ class TokenLengths(Value):
 
 
 class LabelTokens(Value):
-    """Positions of a dataset's trainable tokens, which are the assistant's.
+    """Positions of the trainable tokens of a dataset, which are those of the assistant.
 
-    Truncation to `limit` tokens keeps a token at position p (from 1) if p <= limit.
+    Truncation to `limit` tokens keeps the token at position p (from 1) if p <= limit.
     """
 
-    positions: TokenLengths  # of every trainable token
-    first: TokenLengths  # of the first trainable token of each example that has one
-    least: tuple[int, ...]  # the exact two smallest values of `first`, or fewer if there are fewer
+    positions: TokenLengths  # positions of all trainable tokens
+    first: TokenLengths  # position of the first trainable token in each example that has one
+    least: tuple[int, ...]  # the two smallest values of `first`, exact; fewer if there are fewer
 
     @classmethod
     def of_counts(cls, positions: Mapping[int, int], first: Mapping[int, int]) -> LabelTokens:
-        """Return the histograms of trainable tokens, and of each example's first one."""
+        """Return the histograms of given positions.
+
+        `positions` has the number of trainable tokens by position. `first` has the number of
+        examples by the position of their first trainable token.
+        """
         least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
         return cls(
             positions=TokenLengths.of_counts(positions),
@@ -142,22 +151,22 @@ class LabelTokens(Value):
         return self.positions.examples
 
     def kept(self, limit: int) -> int:
-        """Return the trainable tokens after truncation; exact except for the limit's bucket."""
+        """Return the number of trainable tokens after truncation, exact except for one bucket."""
         if not self.least or limit < self.least[0]:
             return 0
         return max(1, self.positions.examples - self.positions.longer_than(limit))
 
     def teaching(self, limit: int) -> int:
-        """Return the number of examples that keep a trainable token; exact up to two."""
+        """Return the number of examples that keep a trainable token, exact up to two."""
         exact = sum(each <= limit for each in self.least)
         return exact if exact < 2 else max(2, self.first.examples - self.first.longer_than(limit))
 
 
 def _kept(bucket: Bucket, limit: int) -> float:
-    """Return the tokens of a bucket after truncation.
+    """Return the number of tokens of a bucket after truncation.
 
-    As a function of the limit, the result is concave, so the straight line between the bucket's
-    bounds is a lower bound. The upper bound is the limit for each example.
+    The number is concave as a function of the limit, so the straight line between the bucket's
+    bounds is a lower bound. The upper bound is the limit times the number of examples.
     """
     if bucket.up_to <= limit:
         return bucket.tokens
@@ -170,7 +179,7 @@ def _kept(bucket: Bucket, limit: int) -> float:
 
 
 def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
-    """Return the share (0 to 1) of a bucket's examples that are longer than a limit."""
+    """Return the share (0 to 1) of a bucket's examples that are longer than `limit`."""
     if bucket.up_to <= limit:
         return 0.0
     if limit <= bucket.above:
@@ -184,7 +193,7 @@ def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
 
 
 def _spread(bucket: Bucket, share: float) -> float:
-    """Return the quantile of a bucket at a share (0 to 1), assuming a uniform spread."""
+    """Return the quantile of a bucket at a share (0 to 1), assuming uniform lengths."""
     mean = bucket.tokens / bucket.examples
     reach = min(mean - bucket.above, bucket.up_to - mean)
     return mean + (2 * share - 1) * reach

@@ -26,7 +26,7 @@ class Order(Value):
 
     suffix: str | None = None  # a part of the model's name
     deploy: bool = False  # deploy the model as soon as it is registered
-    request_sha256: str | None = None  # hash of the request; None: compare the choices
+    request_sha256: str | None = None  # hash of the request; None: EcoLink compares the choices
 
 
 class TrainingPlan(Value):
@@ -35,29 +35,30 @@ class TrainingPlan(Value):
     dataset_id: UUID
     dataset_ref: str
     dataset_sha256: str
-    validation: ValidationFile | None  # None: a part of the dataset, by seed, is held out
+    # None: the job holds out a part of the dataset, chosen by the seed.
+    validation: ValidationFile | None
     base_model: str
     base_ref: str
     base_manifest_sha256: str
     region: str
     gpu_type: str
     gpu_count: int
-    rate_micros_per_hour: int  # of all its GPUs
+    rate_micros_per_hour: int  # of all GPUs of the job
     catalog_version: str
     # Not validated, so that jobs stay readable if the bounds change.
     hyperparameters: dict[str, JsonValue]
-    # Results of the memory fit.
+    # Results of the memory fit
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype  # of computations
-    sequence_length: int  # tokens
-    batch_tokens: int  # maximum number of tokens at once, including padding
-    required_bytes: int  # predicted peak of each GPU's memory
-    truncation: Truncation  # of the dataset, by sequence_length
+    dtype: Dtype  # dtype of computations
+    sequence_length: int  # in tokens
+    batch_tokens: int  # maximum tokens of a batch, including padding
+    required_bytes: int  # predicted peak memory of each GPU
+    truncation: Truncation  # effect of sequence_length on the dataset
 
     @property
     def choices(self) -> tuple[object, ...]:
-        """The user's choices, from which the rest of the plan is derived."""
+        """Choices of the user. The rest of the plan is derived from them."""
         return (
             self.dataset_id,
             self.validation.dataset_id if self.validation else None,
@@ -77,5 +78,5 @@ class TrainingPlan(Value):
 
     @property
     def lora(self) -> Hyperparameters:
-        """The hyperparameters, not validated."""
+        """Hyperparameters, without validation."""
         return Hyperparameters.recorded(self.hyperparameters)

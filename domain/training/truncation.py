@@ -7,13 +7,13 @@ from domain.core.value import Value
 from domain.training.token_lengths import LabelTokens, TokenLengths
 
 WARN_SHARE = 0.05
-"""Share of truncated examples above which the owner is warned."""
+"""Share of truncated examples above which EcoLink warns the owner."""
 
 
 class Truncation(Value):
     """The effect of truncating each example of a dataset to its first `limit` tokens.
 
-    The figures come from histograms and are exact except for the bucket of the limit.
+    The numbers come from histograms. They are exact, except for the bucket that contains the limit.
     """
 
     limit: int
@@ -21,11 +21,11 @@ class Truncation(Value):
     truncated: int
     trainable_tokens: int | None  # before truncation; None: not counted
     kept_tokens: int | None  # trainable tokens after truncation
-    teaching: int | None  # examples that keep a trainable token; the others are dropped
+    teaching: int | None  # number of examples that keep a trainable token; the job drops the others
 
     @classmethod
     def of(cls, lengths: TokenLengths, limit: int) -> Truncation:
-        """Return the effect of a limit on a dataset."""
+        """Return the effect of truncating a dataset to `limit` tokens."""
         labels = lengths.labels
         return cls(
             limit=limit,
@@ -67,7 +67,7 @@ def require_trainable(
 ) -> None:
     """Raise Invalid if fewer than `least_examples` keep a trainable token within `limit`.
 
-    A dataset whose trainable tokens were not counted is accepted. The error's figures contain the
+    Accept a dataset whose trainable tokens were not counted. The error's figures contain the
     remaining trainable tokens and, if a longer limit would help, the length of the longest example.
     """
     if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:

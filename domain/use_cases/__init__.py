@@ -1,1 +1,1 @@
-"""Use cases. Each loads aggregates, calls them, and saves their events in one transaction."""
+"""Use cases. Each loads aggregates, calls their commands, and saves their events atomically."""

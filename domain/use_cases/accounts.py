@@ -17,13 +17,13 @@ from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 
 
 class EcoLink:
-    """Use cases of account holders and operators. Each must run inside `because(cause)`."""
+    """Use cases of account owners and operators. Each must run inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
 
     def open_account(self, account_id: UUID, role: Role, time_zone: str = "UTC") -> Account:
-        """Open an account, or return the existing one."""
+        """Open an account with a balance of 0. If it exists, return it unchanged."""
         account = self.log.find(Account, account_id)
         if account is None:
             account = Account.open(account_id, role, time_zone)
@@ -32,7 +32,11 @@ class EcoLink:
 
     @retrying
     def grant_credit(self, account_id: UUID, amount_micros: int, reference: str) -> Account:
-        """Grant credit to an account, once for each reference."""
+        """Grant credit to an account, once for each reference.
+
+        Raise NotFound if the account does not exist, and CommandReused if the reference was used
+        for another amount.
+        """
         account = self.log.load(Account, account_id)
         account.grant_credit(amount_micros, reference)
         self.log.commit(account)
@@ -42,7 +46,7 @@ class EcoLink:
     def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
         """Add a confirmed payment to a balance, once.
 
-        Raise CommandReused if the payment was recorded for another account or with another amount.
+        Raise CommandReused if the payment was recorded for another account or amount.
         """
         account = self.log.load(Account, account_id)
         known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
@@ -55,7 +59,7 @@ class EcoLink:
         return account
 
     def issue_key(self, account_id: UUID) -> tuple[ApiKey, str]:
-        """Issue an API key and return it with its secret, which EcoLink does not store."""
+        """Issue an API key. Return the key and its secret, which EcoLink does not store."""
         account = self.log.load(Account, account_id)
         secret = new_secret()
         key = ApiKey.issue(account_id, account.role, secret)
@@ -77,7 +81,7 @@ class EcoLink:
         return self.valid_key(api_key_id(secret_sha256(secret)))
 
     def valid_key(self, key_id: UUID) -> ApiKey | None:
-        """Return the key with this id, or None if it does not exist or is revoked."""
+        """Return the key with this ID, or None if it does not exist or was revoked."""
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
@@ -91,9 +95,10 @@ class EcoLink:
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """Record a file that is completely stored. Its validation starts.
+        """Record a file that is completely stored. This starts its validation.
 
-        A repeated id returns the existing dataset. Raise CommandReused if the content differs.
+        If the ID exists, return the existing dataset. Raise CommandReused if its content or options
+        differ.
         """
         existing = self.log.find(Dataset, dataset_id)
         if existing is not None:
@@ -125,9 +130,10 @@ class EcoLink:
 
     @retrying
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
-        """Delete a dataset. `used_by` has the ids of the unfinished jobs that use it.
+        """Delete a dataset. `used_by` contains the IDs of the unfinished jobs that use it.
 
-        A job that is approved at the same time fails when it launches, free of charge.
+        Raise NotFound if the account has no such dataset, and WrongState while unfinished jobs use
+        it. If a job is approved at the same time, its launch fails, free of charge.
         """
         dataset = self.log.load(Dataset, dataset_id)
         if dataset.account_id != account_id:
@@ -136,7 +142,7 @@ class EcoLink:
         self.log.commit(dataset)
 
     def import_base_model(self, name: str, revision: Revision) -> BaseModel:
-        """Record a base model that is completely stored in the model store."""
+        """Record a base model whose files are all in the model store."""
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None:
             base = BaseModel.imported(name, revision)

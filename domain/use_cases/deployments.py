@@ -14,10 +14,10 @@ from domain.jobs.job import MODEL_DELETED, Job
 from domain.training.checkpoint import SavedCheckpoint, checkpoint_model
 
 Adapters = Callable[[], int]
-"""A function that returns the number of deployed adapters on a base model."""
+"""A function that returns the number of deployed adapters of a base model."""
 
 Uses = Callable[[], Sequence[str]]
-"""A function that describes the uses of a base model: unfinished jobs and deployed adapters."""
+"""A function that describes what uses a base model: unfinished jobs and deployed adapters."""
 
 
 class Deploying:
@@ -37,7 +37,7 @@ class Deploying:
         return deployment
 
     def undeploy_base(self, name: str, adapters: Adapters) -> Deployment:
-        """Undeploy a base model. Raise WrongState while adapters on it are deployed."""
+        """Undeploy a base model. Raise WrongState while adapters of it are deployed."""
 
         def refuse_in_use() -> None:
             if (count := adapters()) > 0:
@@ -51,7 +51,10 @@ class Deploying:
 
     @retrying
     def delete_base(self, name: str, uses: Uses) -> None:
-        """Undeploy and delete a base model. Raise NotFound, or WrongState while it is used."""
+        """Undeploy and delete a base model.
+
+        Raise NotFound if it is not in the model store, and WrongState while it is in use.
+        """
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None or base.deleted:
             raise NotFound(f"Unknown base model {name!r}. See `ecolink models list`.")
@@ -69,7 +72,10 @@ class Deploying:
 
     @retrying
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
-        """Deploy the model of a job."""
+        """Deploy the model of a job.
+
+        Raise WrongState if the job has no model, or its base model is not served.
+        """
         job = self._own_job(account_id, job_id)
         require_base(self.log, job)
         deployment = model_deployment(self.log, job)
@@ -78,7 +84,11 @@ class Deploying:
 
     @retrying
     def deploy_checkpoint(self, account_id: UUID, job_id: UUID, step: int) -> Deployment:
-        """Deploy a checkpoint of a job under its own name."""
+        """Deploy a checkpoint of a job under its own name.
+
+        Raise NotFound if the job has no checkpoint at `step`, and WrongState if the retention time
+        has ended or the base model is not served.
+        """
         job = self._own_job(account_id, job_id)
         saved = _checkpoint(job, step)
         require_base(self.log, job)
@@ -104,7 +114,7 @@ class Deploying:
         self.log.commit(job, *served)
 
     def redeploy(self, account_id: UUID, model: str) -> Deployment:
-        """Deploy a name again. Raise NotFound if it was never deployed."""
+        """Deploy a model or checkpoint again. Raise NotFound if it was never deployed."""
         adapter = self._own(account_id, model).weights.adapter
         assert adapter is not None, "an account deploys adapters only"
         if adapter.step is None:
@@ -112,7 +122,7 @@ class Deploying:
         return self.deploy_checkpoint(account_id, adapter.job_id, adapter.step)
 
     def undeploy(self, account_id: UUID, model: str) -> Deployment:
-        """Undeploy a model or a checkpoint of an account."""
+        """Undeploy a model or checkpoint of an account."""
         return self._undeploy(account_id, model, lambda: None)
 
     @retrying
@@ -138,7 +148,7 @@ class Deploying:
 
 
 def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
-    """Return an unsaved deployment of a base model from the model store."""
+    """Return an unsaved deployment of a base model that is in the model store."""
     weights = Weights(
         base_model=base.name,
         base_ref=base.revision.ref,
@@ -162,14 +172,14 @@ def model_deployment(log: EventLog, job: Job) -> Deployment:
 
 
 def require_base(log: EventLog, job: Job) -> None:
-    """Raise WrongState unless the base model of a job has an active deployment."""
+    """Raise WrongState unless the job's base model is served with the same content."""
     name = job.plan.base_model
     if (reason := why_not_served(log, name, job.plan.base_manifest_sha256)) is not None:
         raise WrongState(f"The adapter needs its base model. {reason}")
 
 
 def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None:
-    """Return why a base model with this content is not served; None if its deployment is active."""
+    """Return why the base model with this content is not served; None if it is."""
     deployment = log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
     if deployment is None or deployment.status is DeploymentStatus.UNDEPLOYED:
         return f"{name} is not deployed. Ask your operator to deploy it."
@@ -183,9 +193,10 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
 
 
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
-    """Return the refs of a job's checkpoints that must be kept until they are undeployed.
+    """Return the artifact prefixes of the job's checkpoints that have a deployment.
 
-    Checkpoints whose deployment failed are included, because they can be deployed again.
+    EcoLink keeps these checkpoints until they are undeployed. The result includes checkpoints that
+    failed to deploy, because they can be deployed again.
     """
     ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
     deployments = [log.find(Deployment, each) for each in ids]
@@ -220,7 +231,10 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
 
 
 def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
-    """Return the newest checkpoint of a step. Raise NotFound, or WrongState if all are deleted."""
+    """Return the newest checkpoint at a step.
+
+    Raise NotFound if the job has none, and WrongState if the retention time has ended.
+    """
     if job.model is None and job.retention_ended:
         raise WrongState(
             f"The job's checkpoints were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC and are "

@@ -20,7 +20,10 @@ from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
 
 Loads = Callable[[], Sequence[PoolLoad]]
-"""A function that returns the load of every GPU pool. It is called only if a job must not wait."""
+"""A function that returns the load of every GPU pool.
+
+The use case calls it only if the job must not wait.
+"""
 
 REUSED = "The idempotency key was used for another job. Use a new key."
 
@@ -44,10 +47,11 @@ class Launching:
         loads: Loads,
         order: Order = Order(),
     ) -> Job:
-        """Approve a job, once for each command key. Raise CommandReused if the choices differ.
+        """Approve a job, once for each command key.
 
-        Raise InsufficientBalance if the balance is below the estimate's upper bound. Without
-        `wait`, raise NoCapacity if not enough GPUs are free.
+        Raise CommandReused if the command key was used with other choices. Raise
+        InsufficientBalance if the balance is below the estimate's upper bound. Unless `wait` is
+        true, raise NoCapacity if too few GPUs are free.
         """
         job_id = created_id(account_id, "job", command_key)
         existing, request = self.log.find(Job, job_id), self._request_for(job_id)
@@ -64,10 +68,10 @@ class Launching:
 
     @retrying
     def approve_requested(self, job_id: UUID, choices: Choices) -> None:
-        """Approve the job of an open request. The job is queued for its GPUs.
+        """Approve the job of an open request. The job is queued for GPUs.
 
-        `choices` are those of the request, with the GPUs that it omitted filled in. Raise
-        InsufficientBalance if the balance is below the estimate's upper bound.
+        `choices` are those of the request, with a region and GPU type if the request omitted them.
+        Raise InsufficientBalance if the balance is below the estimate's upper bound.
         """
         request = self._request_for(job_id)
         if request is None or not request.is_open:
@@ -75,7 +79,7 @@ class Launching:
         job = self.log.find(Job, job_id)
         if job is None:
             job = self._gated(job_id, request.account_id, choices, request.order, None)
-        # The request's event makes a simultaneous cancellation a version conflict.
+        # This event turns a simultaneous cancellation into a version conflict.
         request.approve()
         self.log.commit(request, job)
 
@@ -88,7 +92,7 @@ class Launching:
 
     @retrying
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
-        """Refuse a request that is still open."""
+        """Refuse a request, if it is still open."""
         request = self._request_for(job_id)
         if request is not None and request.is_open:
             request.refuse(refusal)
@@ -108,7 +112,7 @@ class Launching:
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
     ) -> UUID | None:
-        """Return the id of the job that this command already created or requested, or None.
+        """Return the ID of the job that this command created or requested before, or None.
 
         Raise CommandReused if the earlier request was different.
         """
@@ -133,9 +137,11 @@ class Launching:
         loads: Loads,
         gpu_count: int | None = None,
     ) -> Job:
-        """Resume a job from its last checkpoint, at the current rate. Check both gates again.
+        """Resume a job from its last checkpoint, at the current rate.
 
-        `gpu_count` changes the number of GPUs, but not the examples in a step. None keeps it.
+        `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
+        number. Raise InsufficientBalance if the balance is below the upper bound of the remaining
+        work. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
         """
 
         def command(job: Job) -> None:
@@ -153,12 +159,12 @@ class Launching:
         return self._command(account_id, job_id, command)
 
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
-        """Cancel a job. Its checkpoints are kept for the retention time."""
+        """Cancel a job. EcoLink keeps its checkpoints for the retention time."""
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
     @retrying
     def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
-        """Cancel a job, or its request if that is still open."""
+        """Cancel a job, or its request if the request is still open."""
         if (request := self.requested(account_id, job_id)) is None:
             self.cancel(account_id, job_id)
             return
@@ -220,10 +226,10 @@ class Launching:
 
 
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
-    """Raise CommandReused if a job was approved with other choices or another order.
+    """Raise CommandReused if the job was approved with other choices or another order.
 
-    If the order has a hash of the request, only the hashes are compared, because the GPUs may
-    differ.
+    If the order has the hash of a request, compare only the hashes, because EcoLink may have chosen
+    the GPUs.
     """
     same = existing.order == order
     if order.request_sha256 is None:

@@ -1,4 +1,4 @@
-"""The region and GPU type for jobs that omit them."""
+"""The region and GPU type of jobs that omit them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ def cheapest(
     choices: Choices,
     loads: Sequence[PoolLoad],
 ) -> Choices:
-    """Return the choices, with an empty region or GPU type set to the cheapest one.
+    """Return the choices with the cheapest region and GPU type for those that are empty.
 
-    GPUs that the balance can pay for are preferred; among these, free ones are preferred to those
-    with a queue. If the balance can pay for none, the cheapest ones are chosen. Raise a DomainError
-    if the job cannot run anywhere.
+    Prefer GPUs that the balance can pay for and, among these, free ones. If the balance can pay for
+    none, choose the cheapest. Raise a DomainError if the job cannot run anywhere.
     """
     chosen = [
         load

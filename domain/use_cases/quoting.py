@@ -1,4 +1,4 @@
-"""Quotes, which validate a user's choices, fit them into the GPUs' memory and price them."""
+"""Quotes. A quote validates the user's choices, fits the job into memory and prices it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from domain.use_cases.deployments import why_not_served
 T = TypeVar("T")
 
 Calibrations = Callable[[str, str, Precision, int], Calibration]
-"""A function that returns the calibration for a base model, GPU type, precision and GPU count."""
+"""A function of base model, GPU type, precision and GPU count that returns a calibration."""
 
 
 LoadOf = Callable[[str], float | None]
-"""A function that returns the current load of a host by its name; None if it is unknown."""
+"""A function that returns the current load of a host, by name; None if it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Quote:
     fit: Fit
     estimate: Estimate
     alternatives: frozenset[str]
-    """GPU types that the job fits on, including its own."""
+    """GPU types on which the job fits, including the chosen one."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """The choices of an unfinished form. Invalid and missing ones are None."""
+    """The choices in an unfinished form. Invalid and missing values are None."""
 
     dataset_id: UUID | None = None
     validation_dataset_id: UUID | None = None
@@ -73,7 +73,7 @@ class Draft:
 class Quoting:
     """Creates quotes. It reads the event log and never writes to it.
 
-    It caches the catalog and the GPU pools, so create an instance for each request.
+    Each instance caches the catalog and the GPU pools, so create one for each request.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Quoting:
         return self._catalog.display_names
 
     def problems(self, account_id: UUID, draft: Draft) -> list[DomainError]:
-        """Return the problems with the fields of a draft."""
+        """Return an error for each problem with the fields of a draft."""
         problems: list[DomainError] = []
         files = {"dataset": draft.dataset_id, "validation_dataset": draft.validation_dataset_id}
         for field, dataset_id in files.items():
@@ -106,8 +106,8 @@ class Quoting:
     ) -> Quote:
         """Validate the choices, choose the precision and estimate the job.
 
-        An `approved` plan keeps its precision, because its checkpoints require it. Raise a
-        DomainError, or SeveralProblems if several values are invalid.
+        A job with an `approved` plan keeps its precision, because its checkpoints require it. Raise
+        a DomainError, or SeveralProblems if several values are invalid.
         """
         problems: list[DomainError] = []
         if approved is None:
@@ -179,7 +179,7 @@ class Quoting:
         )
 
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
-        """Return the GPU types that at least one region has enough of."""
+        """Return the GPU types of which at least one region has enough."""
         return [
             self._known(regions[0], each)
             for each in catalog.gpu_types.values()
@@ -194,9 +194,9 @@ class Quoting:
         ]
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
-        """Return a quote for a job's remaining work at current prices.
+        """Return a quote for the remaining work of a job, at current prices.
 
-        `gpu_count` is the new number of GPUs. None keeps the number.
+        `gpu_count` is the new number of GPUs; None keeps the number.
         """
         plan = job.plan
         choices = Choices(
@@ -248,7 +248,7 @@ class Quoting:
     ) -> Dataset | None:
         """Return the validation dataset, if any. Raise Invalid if it is the training dataset.
 
-        The loss on memorised examples says nothing about other examples.
+        The loss on examples that the model has memorized says nothing about other examples.
         """
         if (validation_id := choices.validation_dataset_id) is None:
             return None
@@ -293,7 +293,10 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> None:
-        """Add a problem if the region lacks the GPU type or has too few of it. None is skipped."""
+        """Add an error if the region lacks the GPU type or has too few GPUs.
+
+        An argument that is None causes no error.
+        """
         catalog = self._catalog
         kind = place = None
         if gpu_type is not None:
@@ -334,7 +337,7 @@ class Quoting:
         return None if pool is None else pool.machine
 
     def _conditions(self, choices: Choices, fit: Fit) -> Conditions | None:
-        """Return the conditions of a CPU-backed type; None for a GPU or an unknown machine."""
+        """Return the conditions of a CPU-backed type; None for a GPU, or if they are unknown."""
         machine = self._machine(choices.region, choices.gpu_type)
         if machine is None:
             return None
@@ -356,7 +359,7 @@ class Quoting:
 
 
 def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
-    """Return the result of `find`, or None after adding the problem that it raised."""
+    """Return the result of `find`. If it raises a DomainError, add the error and return None."""
     try:
         return find()
     except DomainError as problem:
@@ -378,7 +381,7 @@ def _work(
     fields: Hyperparameters,
     approved: TrainingPlan | None,
 ) -> Work:
-    """Return the work of a job. Raise DomainError if its tokens are not counted yet."""
+    """Return the work of a job. Raise a DomainError if its tokens are not counted yet."""
     shape, lengths = base.revision.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
@@ -386,7 +389,7 @@ def _work(
 
 
 def _require_trainable(work: Work) -> None:
-    """Raise Invalid if truncation leaves too few trainable examples.
+    """Raise Invalid if truncation leaves too few examples with trainable tokens.
 
     Without a validation dataset, a job needs one example to train on and one held-out example.
     """
@@ -399,7 +402,7 @@ def _require_trainable(work: Work) -> None:
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
-    """Return the dataset's token lengths for the base model. Raise DomainError if unknown."""
+    """Return the dataset's token lengths for the base model. Raise a DomainError if unknown."""
     name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
         raise Invalid(

@@ -1,4 +1,4 @@
-"""The billing page: balance, top-up, statements and the ledger."""
+"""The billing page, with the balance, top-up, statements and the ledger."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from projections.billing_ledger import PostingFilter, Reason, balances_after, la
 from projections.job_detail import jobs_paused_for
 
 PAGE_POSTINGS = 50
-MAX_QUOTES = 3  # paused jobs for which the banner quotes a resume
+MAX_QUOTES = 3  # number of paused jobs for which the banner quotes a resume
 
 router = APIRouter(prefix="/billing")
 
@@ -52,7 +52,7 @@ class Kind(StrEnum):
 
 LEASE_REASONS = (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)
 MOVING_REASONS = tuple(reason for reason in Reason if reason not in LEASE_REASONS)
-"""Reasons that change the balance. Leases only reserve parts of it."""
+"""Reasons that change the balance. Leases only reserve parts of the balance."""
 
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
     Kind.PAID_IN: ("Paid in", (Reason.TOPPED_UP, Reason.CREDIT_GRANTED)),
@@ -64,7 +64,7 @@ KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
 
 
 class DaysRefused(NamedTuple):
-    """An invalid date range in a request. The page shows the last 30 days instead."""
+    """An invalid date range in a request. The page then shows the last 30 days."""
 
     first: date | None
     last: date | None
@@ -90,7 +90,7 @@ class Asked:
     kind: Kind | None
     before: int | None
     days_given: bool
-    """True if the URL has a date range. Otherwise the range always ends today."""
+    """True if the URL has a date range. Otherwise, the range always ends today."""
     refused: DaysRefused | None = None
 
     @property
@@ -112,7 +112,7 @@ class Asked:
         return PostingFilter(self.job, reasons, self.first, self.last, self.time_zone)
 
     def query(self, **change: object) -> str:
-        """Return the query string of the page's URL, with some parameters changed."""
+        """Return the query string of the page's URL with the given parameters changed."""
         fields: dict[str, object] = {"kind": self.kind}
         if self.days_given:
             fields |= {"first": self.first, "last": self.last}
@@ -157,7 +157,7 @@ class PausedJob:
 
 @dataclass(frozen=True)
 class MoneyNow:
-    """Figures that change while the page is open."""
+    """Values that change while the page is open."""
 
     account: AccountAnswer
     runway: Runway

@@ -14,7 +14,7 @@ AMOUNT = "Dollars, with at most six decimals."
 
 
 class AccountAnswer(Answer):
-    """An account with its balance. `available` is the part that no running job has reserved."""
+    """An account with its balance. `available` is the part that no running job reserves."""
 
     id: UUID
     name: str | None = Field(description="Name that the operator gave it.", examples=["alice"])
@@ -34,7 +34,7 @@ class AccountAnswer(Answer):
 
 
 class Credit(BaseModel):
-    """A credit that an operator grants. Each reference is credited only once."""
+    """A credit that an operator grants. EcoLink credits each reference only once."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -46,7 +46,7 @@ class Credit(BaseModel):
 
 
 class TopUp(BaseModel):
-    """A payment that an operator received. References are unique across all accounts."""
+    """A payment that an operator received. A reference is unique across all accounts."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -59,7 +59,7 @@ class TopUp(BaseModel):
 
 
 class OwnTopUp(BaseModel):
-    """A payment that an account holder makes."""
+    """A payment that the owner of an account makes."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"amount": "25.00"}]})
 

@@ -33,24 +33,24 @@ TEST_PAYMENT_REMOTE = (
 
 @dataclass(frozen=True)
 class Runway:
-    """The running jobs of an account, and how long its balance covers them."""
+    """The running jobs of an account, and the time for which its balance pays for them."""
 
     jobs: int
     rate_per_hour: Money
-    """Combined rate of all running jobs."""
+    """Total hourly rate of all running jobs."""
     seconds: int | None
     """None if the running jobs cost nothing."""
 
     @classmethod
     def of(cls, balance_micros: int, now: Burn) -> Runway:
-        """Return the runway of a balance. Usage that is not yet billed is subtracted first."""
+        """Return the runway of a balance. First subtract usage that is not billed yet."""
         left = max(0, balance_micros - now.unbilled_micros)
         rate = now.rate_micros_per_hour
         return cls(now.jobs, Money.price(rate), seconds_bought(left, rate))
 
 
 def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
-    """Return the caller's account. Raises NotFound and NotYetVisible."""
+    """Return the caller's account. Raise NotFound or NotYetVisible if it is not visible."""
     row = found(
         backend,
         ACCOUNTS,
@@ -61,14 +61,14 @@ def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
-    """Return how long the balance of an account covers its running jobs."""
+    """Return the time for which the balance of an account pays for its running jobs."""
     with backend.pool.connection() as connection:
         now = burns(connection, [account.id])[account.id]
     return Runway.of(account.balance.micros, now)
 
 
 def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
-    """Return the provider of self-service payments, or None.
+    """Return the provider of self-service payments, or None if they are disabled.
 
     `local` is true if the client connects directly from the gateway's host. Test payments require
     this.
@@ -83,7 +83,8 @@ def top_up_own(
 ) -> AccountAnswer:
     """Top up the caller's balance. Calls with the same idempotency key add only one payment.
 
-    Raises Forbidden, Invalid with the field `amount`, and CommandReused.
+    Raise Forbidden if self-service top-up is disabled, Invalid if the amount is invalid, and
+    CommandReused if the key was used for another amount.
     """
     if self_service_provider(backend.settings) is None:
         raise Forbidden(SELF_SERVICE_DISABLED)
@@ -100,7 +101,11 @@ def top_up_own(
 def grant_credit(
     backend: Backend, operator: Caller, account_id: UUID, credit: Credit
 ) -> AccountAnswer:
-    """Grant a credit once per reference. Raises Invalid, NotFound and WrongState."""
+    """Grant a credit, once per reference.
+
+    Raise NotFound if the account does not exist, Invalid if a value is invalid, and CommandReused
+    if the reference was used for another amount.
+    """
     amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(operator.cause(backend)):
         account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
@@ -110,7 +115,11 @@ def grant_credit(
 def confirm_top_up(
     backend: Backend, operator: Caller, account_id: UUID, payment: TopUp
 ) -> AccountAnswer:
-    """Add a received payment once per reference. Raises Invalid, NotFound and WrongState."""
+    """Add a received payment, once per reference.
+
+    Raise NotFound if the account does not exist, Invalid if a value is invalid, and CommandReused
+    if the reference was used for another account or amount.
+    """
     amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
     receipt = provider.receipt(payment.reference, amount_micros)

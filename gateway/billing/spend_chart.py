@@ -1,4 +1,4 @@
-"""The spend chart: an SVG bar chart of charges per day."""
+"""The spend chart, an SVG bar chart of the charges per day."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SpendChart:
 
 
 def spend_chart(days: Sequence[StatementDay]) -> SpendChart | None:
-    """Return the chart of some days in chronological order, or None without charges."""
+    """Return the chart of days in chronological order, or None if they have no charges."""
     most = max(day.charges.micros for day in days)
     if most == 0:
         return None

@@ -33,7 +33,7 @@ CSV_PAGE = 1000
 
 
 class Days(NamedTuple):
-    """The date range of a statement, both ends inclusive, in the account's time zone."""
+    """The date range of a statement, with both ends inclusive, in the account's time zone."""
 
     time_zone: str
     first: date
@@ -45,7 +45,10 @@ def time_zone_of(backend: Backend, caller: Caller) -> str:
 
 
 def days_asked(backend: Backend, caller: Caller, first: date | None, last: date | None) -> Days:
-    """Return the date range of a statement, by default the last 30 days. Raises Invalid."""
+    """Return the date range of a statement, by default the last 30 days.
+
+    Raise Invalid if the range is invalid.
+    """
     zone = time_zone_of(backend, caller)
     last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
     try:
@@ -63,7 +66,7 @@ def days_asked(backend: Backend, caller: Caller, first: date | None, last: date 
 def ledger(
     backend: Backend, caller: Caller, only: PostingFilter, after: int, limit: int
 ) -> Page[Posting]:
-    """Return postings after a position, oldest first."""
+    """Return an account's postings after a position, oldest first."""
     with backend.pool.connection() as connection:
         read = partial(postings_of, connection, caller.account_id, only, after)
         return Page[Posting].of(read, limit, _posting)
@@ -72,7 +75,7 @@ def ledger(
 def newest_ledger(
     backend: Backend, caller: Caller, only: PostingFilter, before: int | None, limit: int
 ) -> Page[Posting]:
-    """Return postings before a position, newest first."""
+    """Return an account's postings before a position, newest first."""
     with backend.pool.connection() as connection:
         read = partial(newest_postings, connection, caller.account_id, only, before)
         return Page[Posting].of(read, limit, _posting)
@@ -83,7 +86,7 @@ def ledger_as_csv(backend: Backend, caller: Caller, only: PostingFilter) -> Iter
 
 
 def _all_postings(backend: Backend, caller: Caller, only: PostingFilter) -> Iterator[Row]:
-    """Read page by page, so that a slow client holds no connection."""
+    """Yield all postings. Read page by page, so that a slow client does not block a connection."""
     after = 0
     while True:
         with backend.pool.connection() as connection:
@@ -95,7 +98,7 @@ def _all_postings(backend: Backend, caller: Caller, only: PostingFilter) -> Iter
 
 
 def by_day(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementDay]:
-    """Return the statement by day, with event IDs if requested."""
+    """Return the statement by day. Include the event IDs if `ids` is true."""
     return [_day(day) for day in _read(backend, daily_statement, caller, days, ids=ids)]
 
 
@@ -104,7 +107,7 @@ def by_day_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]
 
 
 def by_job(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementJob]:
-    """Return the statement by job, with event IDs if requested."""
+    """Return the statement by job. Include the event IDs if `ids` is true."""
     jobs = _read(backend, job_statement, caller, days, ids=ids)
     names = names_by_id(backend, [job.job_id for job in jobs])
     return [_job(job, names.get(job.job_id)) for job in jobs]

@@ -1,4 +1,4 @@
-"""Load of GPU pools, calculated from the estimates and progress of running jobs."""
+"""Load of the GPU pools, from the estimates and progress of running jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from projections.job_detail import CANCELLING, PAUSING
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0
-"""Assumed duration of a job without an estimate."""
+"""Assumed seconds of a job without an estimate."""
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
@@ -37,16 +37,16 @@ def pool_loads(backend: Backend) -> list[PoolLoad]:
 
 
 def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
-    """Wait until the read models are up to date with the log, then return every pool.
+    """Wait until the read models have caught up with the log. Then return every pool.
 
-    Estimates and the capacity gate use these loads.
+    Estimates and the capacity check use these loads.
     """
     caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
     return pool_loads(backend)
 
 
 def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
-    """Return the expected seconds until each queued job gets its GPUs, or None if unknown."""
+    """Return the expected seconds until each queued job gets its GPUs; None if unknown."""
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}
@@ -67,7 +67,8 @@ def _wait(
     wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
     if wait is None or job["relaunch_at"] is None:
         return wait
-    return max(wait, (job["relaunch_at"] - now).total_seconds())  # it joins the queue then
+    # The job joins the queue at that time.
+    return max(wait, (job["relaunch_at"] - now).total_seconds())
 
 
 def remaining_seconds(
@@ -75,9 +76,9 @@ def remaining_seconds(
 ) -> float | None:
     """Return the expected seconds until a job is registered.
 
-    `wait` is the expected wait for GPUs in seconds. `last_step` is the measurement of the last
-    optimizer step, if any. Return None for a paused, finished, pausing or cancelling job, without
-    an estimate, or if the wait is unknown.
+    `wait` is the expected wait for GPUs in seconds. `last_step` has the metrics of the last
+    optimizer step, if any. Return None for a job that is paused, finished, pausing or being
+    cancelled, for a job without an estimate, or if the wait is unknown.
     """
     resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
     if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:

@@ -15,7 +15,7 @@ from infrastructure.generation import MAX_CHOICES, GenerationRequest
 SEEDS = 2**62
 
 MAX_DEPTH = 32
-"""Maximum nesting depth of a tool call. Templates and encoders recurse into it."""
+"""Maximum nesting depth of a tool call. Templates and encoders recurse into a call."""
 
 MAX_STOPS = 16
 
@@ -33,7 +33,7 @@ IGNORED = frozenset(
         "user",
     }
 )
-"""Fields that are accepted and have no effect."""
+"""Fields that EcoLink accepts and ignores."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
@@ -50,7 +50,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
 }
-"""Unsupported fields and their accepted no-op values. Any other value is rejected."""
+"""Unsupported fields, with the values that have no effect. EcoLink rejects any other value."""
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -79,7 +79,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of a chat request. `asked` checks undeclared fields."""
+    """The body of a chat request. An unsupported field fails, unless its value has no effect."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -96,7 +96,7 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
 
     def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationRequest:
-        """Return the request for the serving process. Raises Invalid for unsupported fields."""
+        """Return the request for the serving process. Raise Invalid for unsupported fields."""
         for name, value in (self.model_extra or {}).items():
             if name not in IGNORED and value not in NEUTRAL.get(name, (None,)):
                 raise Invalid(f"{name!r} is not supported. Remove it.", field=name)
@@ -116,7 +116,7 @@ class ChatRequest(BaseModel):
 
     @property
     def shows_usage(self) -> bool:
-        """Return True if the last chunk of a stream contains the usage."""
+        """True if the last chunk of a stream contains the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
@@ -138,7 +138,7 @@ class AnswerChoice(Answer):
 
 
 class Usage(Answer):
-    """Tokens of the prompt and of the completion."""
+    """Numbers of tokens in the prompt and in the completion."""
 
     prompt_tokens: int = Field(examples=[12])
     completion_tokens: int = Field(examples=[20])
@@ -158,7 +158,7 @@ class ChatCompletion(Answer):
 
 
 def _plain(place: int, message: Message) -> dict[str, Any]:
-    """Return a message with its content as one string. Raises Invalid."""
+    """Return a message with text content. Raise Invalid if a part has no text."""
     for call in message.tool_calls or ():
         if _is_too_deep(call):
             raise Invalid(

@@ -36,7 +36,7 @@ ASK_OPERATOR = "Ask an operator to deploy it."
 
 
 class ModelNotFound(NotFound):
-    """The account has no model of this name."""
+    """The account has no model with this name."""
 
     code = "model_not_found"
 
@@ -46,8 +46,8 @@ async def start_chat(
 ) -> Chat:
     """Start a completion and set the rate limit headers. The caller must close the completion.
 
-    Raises RateLimited, Invalid, Overloaded, ModelNotFound, WrongState, NotServing and
-    NotYetVisible.
+    Raise RateLimited, Invalid or Overloaded if the request is rejected, and ModelNotFound,
+    WrongState, NotServing or NotYetVisible if the model cannot answer.
     """
     rates, headers = backend.quotas.rates, request.state.limit_headers
     headers |= rates.take("chats", caller.account_id).headers("requests")
@@ -63,10 +63,10 @@ async def start_chat(
 
 @dataclass(frozen=True)
 class Frame:
-    """Fields shared by all objects of a completion."""
+    """The fields that all objects of a completion share."""
 
     request_id: str
-    created: int  # seconds since 1970
+    created: int  # in seconds since 1970
     model: str
 
     def object(self, kind: str, choices: list[Object], **more: Any) -> Object:
@@ -115,7 +115,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chat:
-    """A completion in progress, which the caller reads whole or as a stream."""
+    """A completion in progress, which the caller reads as a whole or as a stream."""
 
     generation: Generation
     frame: Frame
@@ -127,7 +127,7 @@ class Chat:
         await self.generation.close()
 
     async def completion(self) -> Object:
-        """Return the whole completion. Raises GenerationInterrupted."""
+        """Return the whole completion. Raise GenerationInterrupted if it does not complete."""
         choices = [Choice() for _ in range(self.choices)]
         async for piece in self.generation.pieces():
             choices[piece.choice].add(piece)
@@ -171,9 +171,10 @@ def _json(content: Object) -> str:
 
 
 def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
-    """Return the ID of the active deployment of a name.
+    """Return the ID of the active deployment with this name.
 
-    Raises ModelNotFound, WrongState, NotServing and NotYetVisible.
+    Raise ModelNotFound if the account has no such model, and WrongState, NotServing or
+    NotYetVisible if its deployment is not active.
     """
     row = _deployment(backend, caller, model)
     if row is None:
@@ -199,8 +200,8 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
 def _not_deployed(backend: Backend, caller: Caller, model: str) -> DomainError:
     """Return the error for a name without a deployment.
 
-    The error is temporary if the model's job deploys it: the serving process has not yet read that
-    event.
+    The error is temporary if the job of the model deploys it: the serving process has not read that
+    event yet.
     """
     with backend.pool.connection() as connection:
         own = model_of(connection, caller.account_id, model)

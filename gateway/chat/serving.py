@@ -26,7 +26,7 @@ from infrastructure.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0
-"""Timeout of a generation without output. A generation can be queued this long."""
+"""Maximum seconds of a generation without output. A generation can be queued for this long."""
 
 CONNECTIONS = 1000
 """Maximum concurrent generations. The serving process rejects requests well below it."""
@@ -69,7 +69,7 @@ class Generation:
         self._lines = lines
 
     async def pieces(self) -> AsyncIterator[TextDelta]:
-        """Yield text deltas of all choices. Raises GenerationInterrupted if one does not end."""
+        """Yield the text deltas of all choices. Raise GenerationInterrupted if one does not end."""
         unfinished = set(range(self._choices))
         try:
             async for line in self._lines:
@@ -108,7 +108,8 @@ class Serving:
     async def generate(self, asked: GenerationRequest) -> Generation:
         """Start a generation. The caller must close it.
 
-        Raises Invalid, Overloaded and NotServing.
+        Raise Invalid or Overloaded if serving rejects the request, and NotServing if serving or the
+        model is not available.
         """
         content = asked.model_dump_json()
         try:

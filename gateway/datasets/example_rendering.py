@@ -1,4 +1,4 @@
-"""Examples of a dataset as a base model sees them, with the learned parts marked.
+"""Examples of a dataset as a base model sees them, with the trainable parts marked.
 
 This code runs in a process with resource limits (`gateway/datasets/preview_worker.py`), because a
 line or a template can take any amount of time or memory.
@@ -23,21 +23,27 @@ from infrastructure.chat_labels import (
 )
 from infrastructure.text_encoder import Tokens, readable
 
-CHARACTERS_SHOWN = 20_000  # per example
-TURNS_TOLD_APART = 100  # each requires rendering all previous messages
+CHARACTERS_SHOWN = 20_000  # characters per example
+TURNS_TOLD_APART = 100  # maximum turns to separate; each requires rendering all previous messages
 
 EXAMPLES_OF_CONVERSATION = 5
-"""Templates that rewrite earlier messages make a separate example of each answer."""
+"""Maximum examples of a conversation.
+
+Templates that rewrite earlier messages make a separate example of each answer.
+"""
 
 REFUSAL_CHARACTERS = 300  # maximum length of a template's error message
 WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
-"""Limits of a line. Longer lines are cut before rendering, so their tokens are not counted."""
+"""Limits of a line, in bytes and messages.
+
+Longer lines are cut before rendering, so their tokens are not counted.
+"""
 
 READ, LEARNT, CUT = "read", "learnt", "cut"
 
 
 class Piece(NamedTuple):
-    """A text whose tokens are all read (without loss), learned (with loss) or truncated."""
+    """A text whose tokens are all context (without loss), trainable (with loss) or truncated."""
 
     text: str
     kind: str
@@ -56,17 +62,17 @@ class ShownExample:
 
     turns: list[Turn]
     tokens: int
-    learnt: int  # with loss; training skips an example without any
-    cut: int  # beyond the base model's context
-    characters_left_out: int  # beyond CHARACTERS_SHOWN
+    learnt: int  # trainable tokens; training drops an example without any
+    cut: int  # tokens beyond the base model's context
+    characters_left_out: int  # characters beyond CHARACTERS_SHOWN
 
 
 @dataclass(frozen=True)
 class ShownConversation:
     """A line of a dataset, counted from 1: its examples, or the template's error message.
 
-    A very long line is cut before rendering. `characters_left_out` and `messages_left_out` are what
-    its examples and their counts omit.
+    EcoLink cuts a very long line before rendering. `characters_left_out` and `messages_left_out`
+    are the parts that the examples and their counts omit.
     """
 
     number: int
@@ -92,7 +98,7 @@ def shown_conversations(
 
 
 def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[bytes]:
-    """Skip some lines of a file, then yield the next ones. Skipped lines use no memory."""
+    """Skip `skipped` lines of a file, then yield the next `count`. Skipped lines use no memory."""
     rest = b""
     for chunk in chunks:
         if skipped:
@@ -139,7 +145,7 @@ def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
 def _shortened(messages: list[Message]) -> dict[str, Any]:
     """Return the beginning of a conversation, up to a limit of messages and characters.
 
-    If the last message exceeds the limit, text is cut and a tool call is omitted.
+    If the last message exceeds the limit, cut its text or omit its tool calls.
     """
     kept: list[Message] = []
     left = CHARACTERS_SHOWN
@@ -162,7 +168,7 @@ def _characters(messages: list[Message]) -> int:
 def shown_example(
     renderer: ChatRenderer, marked: Marked, messages: list[Message], context: int
 ) -> ShownExample:
-    """Return the learned and the truncated parts of a text, by turn."""
+    """Return the context, trainable and truncated parts of a text, by turn."""
     tokens = renderer.encode(marked.text)
     example = labeled(tokens, marked)
     shown = marked.text[:CHARACTERS_SHOWN]
@@ -180,7 +186,10 @@ def shown_example(
 
 
 def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, str]]:
-    """Return the kinds and their start offsets in the text. The first token is never predicted."""
+    """Return the kinds of tokens, with their start in the text. The first token is context.
+
+    No position predicts the first token.
+    """
     kinds = [(0, READ)]
     for position, (begin, end) in enumerate(tokens.offsets):
         if begin == end:
@@ -217,7 +226,6 @@ def _turns(
 
 
 def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> list[Piece]:
-    """Return the pieces of a turn."""
     bounds = [*kinds, (len(text), READ)]
     pieces: list[Piece] = []
     for (begin, kind), (finish, _) in pairwise(bounds):

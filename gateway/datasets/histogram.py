@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from domain.training.token_lengths import BOUNDS, TokenLengths
 
-HEIGHT, BAR, GAP = 100, 10, 2  # SVG units
+HEIGHT, BAR, GAP = 100, 10, 2  # in SVG units
 LEAST = 1.5  # minimum height of a bar with examples
 
 
@@ -19,7 +19,7 @@ class Bar:
     y: float
     height: float
     label: str
-    beyond: bool  # longer than the context, so they are truncated
+    beyond: bool  # longer than the context, so the examples are truncated
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Histogram:
     median: int
     most: int  # 95th percentile
     beyond: int  # approximate number of examples longer than the context
-    limit_x: int | None  # position of the context length, if it is visible
+    limit_x: int | None  # position of the context length; None: not visible
 
 
 def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
-    """Return the histogram, or None without examples."""
+    """Return the histogram, or None if there are no examples."""
     if not lengths.buckets:
         return None
     first = _number(lengths.buckets[0].up_to)

@@ -37,7 +37,7 @@ WITH steps AS (
 
 
 def metrics_sizes(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Return the sizes of the metrics of jobs, in bytes."""
+    """Return the sizes in bytes of the metrics files of the given jobs, by job ID."""
     rows = connection.execute(
         f"{SQL} SELECT job_id, sum(length(line))::bigint AS size "  # type: ignore[arg-type]
         "FROM lines GROUP BY job_id",
@@ -48,7 +48,7 @@ def metrics_sizes(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID,
 
 
 def job_with_metrics(backend: Backend, caller: Caller, file_id: str) -> Row:
-    """Return the job of a metrics file. Raises NotFound, also for an unfinished job."""
+    """Return the row of a metrics file's job. Raise NotFound, also for an unfinished job."""
     row = own_job(backend, caller, job_of_result(file_id))
     if not has_results(row):
         raise NotFound(f"Unknown file {file_id}. See GET /v1/files.")
@@ -56,13 +56,13 @@ def job_with_metrics(backend: Backend, caller: Caller, file_id: str) -> Row:
 
 
 def job_end(backend: Backend, job: Row) -> datetime:
-    """Return the end time of a job."""
+    """Return the time at which a job ended."""
     with backend.pool.connection() as connection:
         return ended_at(connection, [job])[job["job_id"]]
 
 
 def metrics_end(backend: Backend, job: Row) -> datetime:
-    """Return the end time of a job after its last measurements have arrived."""
+    """Return the time at which a job ended. First wait until its last metrics have arrived."""
     end = job_end(backend, job)
     trained_tokens(backend, [job], {job["job_id"]: end})
     return end
@@ -71,8 +71,8 @@ def metrics_end(backend: Backend, job: Row) -> datetime:
 def metrics_csv(backend: Backend, job: Row) -> bytes:
     """Return a CSV line for each measured or evaluated step, after the last ones have arrived.
 
-    Losses are in nats per label token. Step 0, the base model, is omitted, as are measurements past
-    their retention.
+    Losses are in nats per trainable token. The file omits step 0, which is the base model, and
+    measurements past their retention.
     """
     metrics_end(backend, job)
     with backend.pool.connection() as connection:

@@ -1,4 +1,4 @@
-"""Pages: the list of datasets, and a single dataset."""
+"""Pages for the list of datasets and for a single dataset."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def show_datasets(
 
 @router.get("/{dataset_id}")
 def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
-    """Show a dataset: validation progress, errors, or lengths and examples."""
+    """Show a dataset: its validation progress, its errors, or its lengths and examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     shown: dict[str, Any] = {
         "dataset": dataset,
@@ -102,7 +102,7 @@ async def show_examples(
     base_model: BaseName = None,
     first: Number = 1,
 ) -> Response:
-    """Show lengths and examples of a ready dataset for one base model."""
+    """Show the lengths and examples of a valid dataset for one base model."""
     dataset, bases, ref = await run_in_threadpool(_for_bases, dataset_id, caller, backend)
     base = _chosen(bases, base_model)
     first = min(first, dataset.examples or 1)
@@ -149,9 +149,9 @@ def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
 def _for_bases(
     dataset_id: UUID, caller: Caller, backend: Backend
 ) -> tuple[DatasetAnswer, list[BaseView], str]:
-    """Return a ready dataset, its lengths for each base model, and the reference of its examples.
+    """Return a valid dataset, its lengths for each base model, and the ref of its examples.
 
-    Raises NotFound and WrongState.
+    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
     """
     dataset = show_dataset(backend, caller, dataset_id)
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
@@ -160,7 +160,7 @@ def _for_bases(
 
 
 def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:
-    """Return the named base model. By default, prefer one that accepts the dataset."""
+    """Return the named base model. Without a name, prefer one that accepts the dataset."""
     named = [base for base in bases if base.name == name]
     best = sorted(bases, key=lambda base: (base.refusal is not None, base.lengths is None))
     return next(iter(named or best), None)

@@ -1,6 +1,6 @@
 """A process that renders and tokenizes examples for the pages, one request at a time.
 
-Each line of standard input is a request, and the process writes one line of output for it. Every
+Each line of standard input is a request. The process writes one line of output for it. Every
 request has a CPU limit. A request that reaches the memory limit ends the process.
 """
 
@@ -27,13 +27,13 @@ KEPT_TOKENIZERS = 2
 """Number of cached tokenizers. A large one takes about 100 MB."""
 
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=60, memory_mib=1024)
-"""Limits: CPU seconds of a process, and wall-clock seconds of a request."""
+"""CPU seconds of a process, wall-clock seconds of a request, and MiB of memory."""
 
 REQUEST_CPU_SECONDS = 5
 
 
 class PreviewRequest(BaseModel):
-    """Request for `count` lines of a dataset, starting with line `first` (from 1)."""
+    """A request for `count` lines of a dataset, starting with line `first` (from 1)."""
 
     artifacts: str  # URL of the artifact store
     dataset_ref: str
@@ -52,7 +52,7 @@ class Preview(BaseModel):
 
 
 def preview(request: PreviewRequest) -> Preview:
-    """Render examples. Runs in the main thread only."""
+    """Render examples. Call this only in the main thread."""
     try:
         with cpu_limit(REQUEST_CPU_SECONDS):
             return Preview(conversations=_conversations(request))

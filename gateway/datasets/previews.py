@@ -1,4 +1,4 @@
-"""Example previews, rendered by worker processes so that the gateway does not block."""
+"""Example previews, which worker processes render so that the gateway does not block."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from infrastructure.limited_process import die_with_parent, minimal_environment
 WORKER = "gateway.datasets.preview_worker"
 WORKERS = 2
 MOST_OF_ACCOUNT = 4
-"""Maximum number of an account's requests in the queue. One of them runs at a time."""
+"""Maximum number of queued requests of an account. Only one of them runs at a time."""
 
 ANSWER_BYTES = 16 * 1024**2
 STORE_SECRETS = ("AWS_", "AZURE_", "GOOGLE_")
-"""Prefixes of environment variables with object store credentials."""
+"""Prefixes of environment variables that contain credentials of object stores."""
 
 log = logging.getLogger("gateway")
 
 
 class _Worker:
-    """A worker process. It starts with the first request."""
+    """A worker process, which starts with its first request."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
     async def ask(self, request: PreviewRequest) -> Preview:
-        """Return the response of the process. If it fails, the next request starts another one."""
+        """Return the response of the process. If the process fails, the next request starts one."""
         try:
             line = await asyncio.wait_for(self._answer(request), LIMITS.wall_seconds)
         except TimeoutError:
@@ -79,11 +79,12 @@ class _Worker:
 
 
 class Previews:
-    """A pool of worker processes that schedules accounts in turn."""
+    """A pool of worker processes in which accounts take turns."""
 
     def __init__(self) -> None:
         self._workers = [_Worker() for _ in range(WORKERS)]
-        # The last used worker has the tokenizer. Another process starts only if that one is busy.
+        # The last used worker has the tokenizer. Another process starts only if that worker is
+        # busy.
         self._idle = asyncio.LifoQueue[_Worker]()
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -91,7 +92,10 @@ class Previews:
         self._turns: dict[UUID, asyncio.Lock] = {}
 
     async def shown(self, account_id: UUID, request: PreviewRequest) -> Preview:
-        """Return the examples, or the reason why there are none. Raises Overloaded."""
+        """Return the examples, or the reason why there are none.
+
+        Raise Overloaded if the account's queue is full.
+        """
         if self._asked[account_id] >= MOST_OF_ACCOUNT:
             raise Overloaded("You have other requests for examples in the queue. Try again soon.")
         self._asked[account_id] += 1
@@ -114,7 +118,7 @@ class Previews:
 
 @asynccontextmanager
 async def open_previews() -> AsyncGenerator[Previews]:
-    """Open the pool of worker processes, and stop them on exit."""
+    """Open the pool of worker processes. Stop them on exit."""
     previews = Previews()
     try:
         yield previews

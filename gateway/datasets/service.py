@@ -33,7 +33,7 @@ SUMMARY_ERRORS = 3
 
 
 def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
-    """Return the row of a dataset of the account. Raises NotFound."""
+    """Return the row of the account's dataset. Raise NotFound if there is none."""
     return found(
         backend,
         DATASETS,
@@ -45,7 +45,10 @@ def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
 def list_datasets(
     backend: Backend, caller: Caller, after: UUID | None, limit: int
 ) -> Page[DatasetAnswer]:
-    """Return the datasets of the account, newest first. Raises NotFound."""
+    """Return the datasets of the account, newest first.
+
+    Raise NotFound if the account has no dataset `after`.
+    """
     if after is not None:
         own_dataset(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -55,18 +58,21 @@ def list_datasets(
 
 
 def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
-    """Return a dataset of the account. Raises NotFound."""
+    """Return a dataset of the account. Raise NotFound if there is none."""
     return dataset_answer(backend, own_dataset(backend, caller, dataset_id))
 
 
 def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
-    """Return the schema for a dataset's row."""
+    """Return the schema of a dataset's row."""
     with backend.pool.connection() as connection:
         return _answers(connection, [row])[0]
 
 
 def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
-    """Confirm that jobs ignore tool definitions. Raises NotFound and WrongState."""
+    """Confirm that jobs ignore the tool definitions of a dataset.
+
+    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
+    """
     own_dataset(backend, caller, dataset_id)
     with because(caller.cause(backend)):
         backend.ecolink.ignore_tools(caller.account_id, dataset_id)
@@ -75,7 +81,11 @@ def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 
 
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
-    """Delete a dataset. Raises NotFound, and WrongState while an unfinished job uses it."""
+    """Delete a dataset.
+
+    Raise NotFound if the account has no such dataset, and WrongState while an unfinished job uses
+    it.
+    """
     own_dataset(backend, caller, dataset_id)
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
@@ -86,7 +96,10 @@ def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
 
 
 def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationReport:
-    """Return the report of a validation. Raises NotFound, and WrongState during validation."""
+    """Return the report of a validation.
+
+    Raise NotFound if the account has no such dataset, and WrongState until it is validated.
+    """
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState("The dataset is validating. Its report is available afterwards.")
@@ -97,7 +110,10 @@ def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationR
 
 
 def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
-    """Return a dataset with stored normalized examples. Raises NotFound and WrongState."""
+    """Return a dataset that has normalized examples.
+
+    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
+    """
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:
@@ -108,7 +124,7 @@ def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
 
 
 def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
-    """Return the first errors of a rejected file, or None if it was deleted."""
+    """Return the first errors of a rejected file, or None if its report was deleted."""
     report = _stored_report(artifacts, report_ref)
     if report is None:
         return None
@@ -121,7 +137,7 @@ def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
 
 
 def obstacle_of(row: Mapping[str, Any]) -> str | None:
-    """Return the reason why no job can train on this dataset alone, or None."""
+    """Return why no job can train on this dataset alone, or None if jobs can."""
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
         return None
     facts = ("examples", "duplicates", "tool_lines", "tools_ignored")
@@ -130,7 +146,10 @@ def obstacle_of(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class BaseView:
-    """A base model and a dataset's lengths for it, None if not yet counted or rejected."""
+    """A base model and the dataset's lengths for it.
+
+    The lengths are None if they are not counted yet or cannot be counted.
+    """
 
     name: str
     ref: str
@@ -141,7 +160,7 @@ class BaseView:
 
 
 def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
-    """Return the lengths of a ready dataset for every base model, by name."""
+    """Return the lengths of a valid dataset for every base model, by name."""
     dataset = backend.log.load(Dataset, dataset_id)
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
@@ -155,7 +174,10 @@ def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
 
 
 def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | None:
-    """Return a stored report, or None if it was deleted and the read models lag behind."""
+    """Return a stored report.
+
+    Return None if it was deleted, which the read models may not show yet.
+    """
     try:
         return ValidationReport.model_validate_json(artifacts.get(report_ref))
     except FileNotFoundError:

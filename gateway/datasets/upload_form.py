@@ -50,7 +50,7 @@ FORM_SCHEMA: dict[str, Any] = {
         }
     },
 }
-"""Request body in the OpenAPI document. No Pydantic model parses it, because it is streamed."""
+"""Request body in the OpenAPI document. No Pydantic model parses the body: it is streamed."""
 
 
 @dataclass
@@ -74,8 +74,9 @@ async def receive_upload(
 ) -> tuple[str, StoredFile, UploadOptions]:
     """Store the file of a form. Return its name, the stored file and the options.
 
-    The file is deleted on any error. Raises Invalid, TooLarge, NoDiskSpace, RateLimited and
-    QuotaExceeded.
+    If an error occurs, delete the file. Raise Invalid if the form is malformed, TooLarge or
+    NoDiskSpace if the file cannot be stored, and RateLimited or QuotaExceeded at a limit of the
+    account.
     """
     upload = Upload(upload_ref(caller))
     try:

@@ -26,10 +26,10 @@ NATIVE_PATH, OPENAI_PATH = "/api/datasets", "/v1/files"
 
 
 def upload_ref(caller: Caller) -> str:
-    """Return the reference of this request's file.
+    """Return the ref for the file of this request.
 
     It is unique per request. If two requests share an Idempotency-Key, the one that fails must not
-    delete the other's file.
+    delete the file of the other.
     """
     return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
 
@@ -38,7 +38,7 @@ def upload_ref(caller: Caller) -> str:
 async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
     """Hold an upload slot of the account, and yield the maximum size in bytes.
 
-    Raises RateLimited and QuotaExceeded.
+    Raise RateLimited if all slots are taken, and QuotaExceeded if the account has no quota left.
     """
     quotas = backend.quotas
     with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
@@ -81,8 +81,8 @@ def record_upload(
 ) -> Mapping[str, Any]:
     """Create a dataset from a stored file, start its validation, and return its row.
 
-    Repeating the call with the same ID returns the existing dataset. The file is deleted if this
-    raises DomainError, or if the dataset is not in the database.
+    If the ID exists, return the existing dataset. Delete the file if this raises a DomainError, or
+    if the database does not have the dataset.
     """
     with dropped_on(Exception, backend, file.ref):
         backend.log.find(Dataset, dataset_id)

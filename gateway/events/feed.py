@@ -34,8 +34,10 @@ BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 READERS = 2
-"""Maximum number of clients that read the log concurrently, so that many new clients do not take
-all threads and connections."""
+"""Maximum number of clients that read the log concurrently.
+
+Many new clients then cannot take all threads and connections.
+"""
 
 SCANNED_EVENTS = 10_000
 """Maximum number of events that one read scans beyond the index, if the projector lags."""
@@ -53,17 +55,17 @@ class FeedEvent:
 
     @property
     def model(self) -> str | None:
-        """Model name of a deployment event, otherwise None."""
+        """Model name of a deployment event; None for other events."""
         return self.deployment and self.deployment.model
 
     @cached_property
     def answer(self) -> EventAnswer:
-        """The event's schema."""
+        """Schema of the event."""
         return EventAnswer.of(Recorded(self.sequence, self.event), self.job_id)
 
     @cached_property
     def text(self) -> str:
-        """The event as JSON."""
+        """Event as JSON."""
         return self.answer.model_dump_json()
 
 
@@ -88,7 +90,7 @@ class Listener(Protocol):
 
 
 class Follower:
-    """One client's position in the log."""
+    """The position of one client in the log."""
 
     def __init__(self, feed: EventFeed, interest: EventFilter, after: int, key_id: UUID) -> None:
         self._feed, self._interest, self._key_id = feed, interest, key_id
@@ -97,7 +99,7 @@ class Follower:
         self.revoked = False
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Wake the client for an event of interest, or if its key was revoked."""
+        """Wake the client for an event that it follows, or if its key was revoked."""
         self.revoked = self.revoked or self._key_id in revoked_keys
         includes = self._interest.includes
         if self.revoked or any(includes(told.account_id, told.job_id) for told in batch):
@@ -110,8 +112,8 @@ class Follower:
     async def next_page(self, limit: int, wait_seconds: float | None) -> Page:
         """Return the events after the position, and advance the position.
 
-        If there are none, wait for the first event, indefinitely if `wait_seconds` is None. The
-        page is empty on timeout, if the key was revoked, or if the feed is closed.
+        If there are none, wait up to `wait_seconds` for the first one; None waits without a limit.
+        The page is empty after a timeout, if the key was revoked, or if the feed is closed.
         """
         loop = asyncio.get_running_loop()
         deadline = None if wait_seconds is None else loop.time() + wait_seconds
@@ -191,7 +193,7 @@ class EventFeed:
     async def run(self) -> None:
         """Follow the log until cancelled. After a failure, continue at the same position.
 
-        Raises LogReplaced if the log lacks the last event that was sent to clients.
+        Raise LogReplaced if the log lacks the last event that was sent to clients.
         """
         while True:
             try:
@@ -207,7 +209,8 @@ class EventFeed:
     async def _follow(self) -> None:
         url = self.backend.settings.database_url
         assert url is not None
-        # LISTEN first, so that no event is missed. Polling covers lost notifications.
+        # LISTEN first, so that no event is missed. Polling finds events whose notification was
+        # lost.
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             if self.floor == sys.maxsize:
@@ -241,7 +244,7 @@ class EventFeed:
 
 
 def read_log(backend: Backend, interest: EventFilter, after: int, limit: int) -> Page:
-    """Read a page of the log by its index, then scan events that are not yet indexed."""
+    """Read a page of the log by its index, then scan events that are not indexed yet."""
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
@@ -264,9 +267,9 @@ def read_log(backend: Backend, interest: EventFilter, after: int, limit: int) ->
 
 
 def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[Notification]:
-    """Return the events after the last one. Raises LogReplaced.
+    """Return the events after `last`. Raise LogReplaced if the log lacks `last`.
 
-    The query includes the last event again, because restoring a backup may have removed it.
+    The query includes `last` again, because restoring a backup may have removed it.
     """
     if last is None:
         return log.recorder.select_notifications(
@@ -294,7 +297,7 @@ def _events_after(log: EventLog, position: int) -> list[FeedEvent]:
 
 
 def _deployment(log: EventLog, event: Event) -> Deployment.DeploymentRequested | None:
-    """Return the first event of a deployment, which names the model, or None for other events."""
+    """Return the first event of a deployment, which contains the model; None for other events."""
     if not isinstance(event, Deployment.Event):
         return None
     first = event if event.originator_version == 1 else log.first_event(event.originator_id)

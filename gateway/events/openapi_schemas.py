@@ -18,7 +18,7 @@ def event_schemas() -> dict[str, Schema]:
 
 
 def add_event_schemas(components: dict[str, Schema]) -> None:
-    """Add the event schemas to a document's components, and refer to them from EventAnswer."""
+    """Add the event schemas to the components of a document. Refer to them from EventAnswer."""
     schemas = event_schemas()
     components.update({component(topic): schema for topic, schema in schemas.items()})
     fields = components[EventAnswer.__name__]["properties"]["fields"]

@@ -1,4 +1,4 @@
-"""Schemas of events: their position in the log and their public fields."""
+"""Schemas of events, with their position in the log and their public fields."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from infrastructure.consumer import Recorded
 
 ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})
-"""Fields of API keys that identify a key."""
+"""Hidden fields of API keys, which identify a key."""
 
 INTERNAL = frozenset({"host"})
-"""Fields of pods that identify the operator's machines."""
+"""Hidden fields of pods, which identify the operator's machines."""
 
 
 def hidden_fields(kind: type[Event]) -> frozenset[str]:
-    """Return the names of an event's hidden fields."""
+    """Return the names of the hidden fields of an event."""
     if issubclass(kind, ApiKey.Event):
         return ENVELOPE | SECRET
     return ENVELOPE | INTERNAL if issubclass(kind, events.PodStarted) else ENVELOPE

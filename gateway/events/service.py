@@ -16,7 +16,10 @@ from projections.account_events import EventFilter
 
 
 def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFilter:
-    """Return the events that the caller may follow. Raises Forbidden, NotFound and Invalid."""
+    """Return the events that the caller may follow.
+
+    Raise Forbidden, NotFound or Invalid if the caller may not follow the requested events.
+    """
     if asked.all_accounts and caller.role is not Role.OPERATOR:
         raise Forbidden("Only an operator may read events of all accounts. Omit `all_accounts`.")
     if asked.job is not None and not asked.all_accounts:
@@ -46,7 +49,7 @@ async def next_events(
 
 
 def read_events(backend: Backend, caller: Caller, asked: PageAsked) -> Page:
-    """Return a page of events without waiting. Raises the errors of `interest_of`."""
+    """Return a page of events without waiting. Raise the errors of `interest_of`."""
     return read_log(backend, interest_of(backend, caller, asked), asked.after, asked.limit)
 
 

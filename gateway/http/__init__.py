@@ -1,1 +1,1 @@
-"""Access, errors, limits and paging, shared by all routes."""
+"""Access, errors, limits and paging, which all routes share."""

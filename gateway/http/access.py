@@ -23,14 +23,14 @@ from gateway.http.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_toke
 from infrastructure.sessions import Session
 
 CHATS_PATH = "/v1/chat/completions"
-"""A chat is a POST that changes no data. Chats have their own rate limits."""
+"""Path of chats. A chat is a POST that changes no data, and has its own rate limits."""
 
 bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The account that a request acts for."""
+    """The account for which a request acts."""
 
     account_id: UUID
     role: Role
@@ -56,7 +56,8 @@ def caller(
     """Return the caller that the API key or the browser session identifies.
 
     Every call checks the key in the event log. Revoking a key takes effect immediately and ends its
-    sessions. Raises Unauthenticated, Forbidden and RateLimited.
+    sessions. Raise Unauthenticated without a valid key or session, Forbidden without a valid CSRF
+    token, and RateLimited at a rate limit.
     """
     request_id = request.state.request_id
     if credentials is not None:
@@ -76,10 +77,10 @@ def caller(
 def holder_shown(
     connection: HTTPConnection, backend: Backend, secret: str, request_id: str
 ) -> Caller:
-    """Return the holder of an API key sent by a client.
+    """Return the account of an API key that a client sent.
 
-    Wrong keys count towards a lockout of the client's address. Raises Unauthenticated and
-    RateLimited.
+    A wrong key counts towards a lockout of the client's address. Raise Unauthenticated if the key
+    is wrong, and RateLimited if the address is locked out.
     """
     with shown(connection, secret):
         return holder_of(backend, secret, request_id)
@@ -100,12 +101,15 @@ def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
 
 
 def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
-    """Return the holder of the API key with this secret. Raises Unauthenticated."""
+    """Return the account of the API key with this secret.
+
+    Raise Unauthenticated if there is no valid key.
+    """
     return _caller(backend.ecolink.authenticate(secret), request_id)
 
 
 def holder_of_session(backend: Backend, session: Session, request_id: str) -> Caller:
-    """Return the caller who signed in with a key. Raises Unauthenticated."""
+    """Return the caller of a browser session. Raise Unauthenticated if its key was revoked."""
     return _caller(backend.ecolink.valid_key(session.key_id), request_id)
 
 
@@ -121,7 +125,7 @@ CallerOf = Annotated[Caller, Depends(caller)]
 
 
 def operator(caller: CallerOf) -> Caller:
-    """Return the caller, which must be an operator. Raises Forbidden."""
+    """Return the caller. Raise Forbidden unless it is an operator."""
     if caller.role is not Role.OPERATOR:
         raise Forbidden("Only an operator can do this. Use the API key of an operator.")
     return caller

@@ -23,7 +23,7 @@ from infrastructure.artifacts import Artifacts
 OCTETS, JSON_LINES, ZIP = "application/octet-stream", "application/jsonl", "application/zip"
 
 ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})[ \t]*")
-"""Pattern of a single range. Several ranges get the whole file, as RFC 9110 allows."""
+"""Pattern of a single range. For several ranges, send the whole file, as RFC 9110 allows."""
 
 
 MODIFIED_AT = (1980, 1, 1, 0, 0, 0)
@@ -88,7 +88,7 @@ def download(
 ) -> Response:
     """Return a response that streams a stored file or a range of it.
 
-    Raises NotFound. Raises HTTPException (416) for a range outside the file.
+    Raise NotFound if the file does not exist, and HTTPException (416) for a range outside the file.
     """
     try:
         size, etag = artifacts.size(ref), f'"{sha256}"'
@@ -126,7 +126,8 @@ def _attachment(name: str) -> dict[str, str]:
 def span(header: str | None, size: int) -> tuple[int, int] | None:
     """Return the half-open byte range [start, stop) of a Range header.
 
-    Return None for the whole file or an invalid header. Raises HTTPException (416).
+    Return None for the whole file or an invalid header. Raise HTTPException (416) for a range
+    outside the file.
     """
     match = ONE_RANGE.fullmatch(header or "")
     if match is None:
@@ -155,7 +156,10 @@ def _names(header: str | None, etag: str) -> bool:
 
 
 class Outgoing(io.RawIOBase):
-    """A buffer of written bytes not yet sent. It is unseekable, so ZipFile never rewrites."""
+    """A buffer of written bytes that are not sent yet.
+
+    It is not seekable, so ZipFile never rewrites bytes.
+    """
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -176,7 +180,7 @@ class Outgoing(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip archive of stored files, given as (name, reference) pairs, in one directory."""
+    """A zip archive of stored files in one directory, given as (name, ref) pairs."""
 
     directory: str
     files: Sequence[tuple[str, str]]
@@ -189,9 +193,9 @@ class Archive:
         )
 
     def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:
-        """Yield the archive in chunks. Raises FileNotFoundError.
+        """Yield the archive in chunks. Raise FileNotFoundError if a file does not exist.
 
-        It is not compressed, because compression barely shrinks model weights.
+        The archive is not compressed, because compression hardly shrinks model weights.
         """
         outgoing = Outgoing()
         with ZipFile(outgoing, "w", ZIP_STORED) as zipped:

@@ -187,7 +187,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def refusals(*statuses: int) -> Responses:
-    """Return the OpenAPI responses of some error statuses."""
+    """Return the OpenAPI responses of the given error statuses."""
     return {status: documented(status, ErrorAnswer, _body) for status in statuses}
 
 
@@ -226,7 +226,7 @@ class Errors:
         otherwise: Shape,
         recognize: Callable[[Request], None],
     ) -> None:
-        """Set the format for each first path segment, and the format of all other paths.
+        """Set the format for each first path segment, and the format for all other paths.
 
         `recognize` identifies the signed-in user of a request that matches no route.
         """
@@ -301,7 +301,7 @@ def status_of(error: DomainError) -> HTTPStatus:
 
 
 def retry_after(error: DomainError) -> int | None:
-    """Return the seconds until a retry can succeed, or None if it cannot."""
+    """Return the seconds until a retry can succeed; None if it cannot."""
     match error:
         case NotServing():
             return LOADING_SECONDS

@@ -1,4 +1,4 @@
-"""Validation errors of a request's fields, with the names that the client sent."""
+"""Validation errors of the fields of a request, with the names that the client sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUGHT = "Input should be "
 
 
 def refused_fields(error: RequestValidationError) -> dict[str, str]:
-    """Return the error of each invalid field. A field with a union type can have several."""
+    """Return the error of each invalid field. A field with a union type can have several errors."""
     told: dict[str, list[str]] = {}
     for problem in error.errors():
         name = field_name(_sent(problem["loc"], error.body))
@@ -31,7 +31,7 @@ def _message(problem: Mapping[str, Any]) -> str:
 
 
 def field_name(location: Location) -> str:
-    """Return the name of a field without its location (body, query, ...)."""
+    """Return the name of a field without its location, such as body or query."""
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 
 

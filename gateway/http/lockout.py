@@ -1,4 +1,4 @@
-"""Lockouts of client addresses that send wrong keys. The duration doubles each time.
+"""Lockouts of client addresses that send wrong keys. Each lockout is twice as long as the last.
 
 Keys have too many bits to be guessed. Lockouts limit the load on the gateway and record attempts
 for the operator.
@@ -22,15 +22,18 @@ MOST_ADDRESSES = 10_000
 MOST_SECONDS = 900
 KEPT_SECRETS = 256
 REPEATS = 100
-"""Attempts with the same wrong key that cause a security event. A program may still use it."""
+"""Number of attempts with the same wrong key that causes a security event.
+
+A forgotten program may send such a key.
+"""
 
 Record = Callable[[str, str, str], None]
-"""Callback that stores a security event: its kind, the client's address, and a sentence."""
+"""A function that stores a security event: its kind, the client's address, and a sentence."""
 
 
 @dataclass
 class Behavior:
-    """Valid and wrong secrets sent from an address."""
+    """The valid and wrong secrets that an address has sent."""
 
     wrong: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Number of attempts by hash of the wrong secret."""
@@ -55,7 +58,10 @@ class Lockout:
         self._lock = threading.Lock()
 
     def require_open(self, address: str, secret: str) -> None:
-        """Raise RateLimited if the address is locked out, except for a key that worked before."""
+        """Raise RateLimited if the address is locked out.
+
+        A key that has worked from this address before is still accepted.
+        """
         with self._lock:
             shown = self._addresses.get(network_of(address))
             if shown is None or _hash(secret) in shown.right:
@@ -110,7 +116,7 @@ class Lockout:
 
 
 def network_of(address: str) -> str:
-    """Return the address, or the /64 network of an IPv6 address, which belongs to one client."""
+    """Return the address or, for IPv6, its /64 network, which belongs to one client."""
     try:
         parsed = ip_address(address)
     except ValueError:

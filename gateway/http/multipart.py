@@ -1,4 +1,4 @@
-"""Streaming parser of multipart forms (RFC 7578). It holds no file in memory."""
+"""Streaming parser of multipart forms (RFC 7578). It keeps no file in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part:
     chunks: AsyncGenerator[bytes]
 
     async def text(self) -> str:
-        """Return the value of a field. Raises Invalid if it is too long or not UTF-8."""
+        """Return the value of a field. Raise Invalid if it is too long or not UTF-8."""
         value = b""
         async for chunk in self.chunks:
             value += chunk
@@ -42,7 +42,7 @@ class Part:
 
 
 Event = tuple[str, bytes]
-"""A callback of the parser, with the data that belongs to it."""
+"""A callback of the parser, and its data."""
 
 NOTICES = ("part_begin", "header_end", "headers_finished", "part_end", "end")
 DATA = ("header_field", "header_value", "part_data")
@@ -52,7 +52,7 @@ class Form:
     """The parts of a multipart body. All methods raise Invalid for a malformed body."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
-        """Read the content type. Raises Invalid if it is not a multipart form."""
+        """Read the content type. Raise Invalid if it is not a multipart form."""
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
@@ -71,7 +71,7 @@ class Form:
         self._found.append((name, data[start:end]))
 
     async def parts(self) -> AsyncGenerator[Part]:
-        """Yield each part in order. Unread content of a part is skipped."""
+        """Yield each part in order. Skip unread content of a part."""
         while (await self._next())[0] == "part_begin":
             disposition, options = parse_options_header(await self._disposition())
             if disposition != b"form-data" or not options.get(b"name"):

@@ -23,7 +23,7 @@ TYPES: dict[int, str] = {
 """Error types of statuses that are neither `invalid_request_error` nor a server error."""
 
 PASSING = frozenset({VersionConflict.code})
-"""Codes of short-lived conflicts. Clients must not retry any other conflict."""
+"""Codes of temporary conflicts. Clients must not retry any other conflict."""
 
 
 class OpenAIError(BaseModel):
@@ -59,7 +59,7 @@ def answer(
 
 
 def refusals(*statuses: int) -> Responses:
-    """Return the OpenAPI responses of some error statuses under /v1."""
+    """Return the OpenAPI responses of the given error statuses under /v1."""
     return {status: documented(status, OpenAIErrorAnswer, body) for status in statuses}
 
 

@@ -19,7 +19,7 @@ RetryOf = Annotated[int, Header(alias="x-stainless-retry-count", ge=0)]
 
 
 def fingerprint(path: str, content: JsonValue) -> str:
-    """Return the SHA-256 of a request's content. The order of its fields does not matter."""
+    """Return the SHA-256 hash of a request's content. The order of the fields does not matter."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{path}\n{canonical}".encode()).hexdigest()
 
@@ -29,8 +29,8 @@ def command_key(
 ) -> str:
     """Return the idempotency key of a command.
 
-    Without a key, two equal requests are two commands. If the client marks the second as a retry,
-    it gets the key of the first, even if the first did not arrive or is still in progress.
+    Without a key, two equal requests are two commands. If the client marks the second request as a
+    retry, it gets the key of the first, even if the first did not arrive or is still in progress.
     """
     if key is not None:
         return key

@@ -35,8 +35,9 @@ JOB_STATUSES: Mapping[str, str] = MappingProxyType(
         JobStatus.CANCELLED: "cancelled",
     }
 )
-"""OpenAI's status for each job status. A job without a GPU is `queued`. Job requests have their
-own statuses.
+"""OpenAI's status for each job status.
+
+A job without a GPU is `queued`. Job requests have their own statuses.
 """
 
 QUEUED_PHASES = frozenset({WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE})
@@ -69,7 +70,10 @@ def job_status(row: Mapping[str, Any]) -> str:
 
 
 def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
-    """Return the micro-batch size and accumulation for a batch size. Raises Invalid."""
+    """Return the micro-batch size and gradient accumulation for a batch size.
+
+    Raise Invalid if the batch size is too large, or not a multiple of the number of GPUs.
+    """
     each, left = divmod(batch_size, gpu_count)
     if left or not each:
         raise Invalid(
@@ -94,7 +98,10 @@ def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
 
 
 def learning_rate(multiplier: float) -> float:
-    """Return the peak learning rate for OpenAI's multiplier of the default. Raises Invalid."""
+    """Return the peak learning rate for OpenAI's multiplier of the default.
+
+    Raise Invalid if the rate is out of range.
+    """
     rate = DEFAULT_LEARNING_RATE * multiplier
     if rate > HIGHEST_LEARNING_RATE:
         most = HIGHEST_LEARNING_RATE / DEFAULT_LEARNING_RATE
@@ -112,7 +119,7 @@ def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
 
 
 def parameter(field: str) -> str:
-    """Return OpenAI's name for a field. Hyperparameters are separate fields in EcoLink."""
+    """Return OpenAI's name for a field. In EcoLink, hyperparameters are separate fields."""
     bare = field.removeprefix("hyperparameters.")
     return FIELDS.get(bare, bare)
 
@@ -122,7 +129,7 @@ def file_name(dataset_id: UUID) -> str:
 
 
 def dataset_of(file_id: str, field: str | None = None) -> UUID:
-    """Return the dataset ID in a file ID. Raises NotFound."""
+    """Return the dataset ID in a file ID. Raise NotFound if it is malformed."""
     return _uuid_of(FILE_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.", field)
 
 
@@ -131,12 +138,12 @@ def result_name(job_id: UUID) -> str:
 
 
 def job_of_result(file_id: str) -> UUID:
-    """Return the job ID in a metrics file's ID. Raises NotFound."""
+    """Return the job ID in the ID of a metrics file. Raise NotFound if it is malformed."""
     return _uuid_of(RESULT_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.")
 
 
 def job_of(name: str) -> UUID:
-    """Return the UUID in a public job ID. Raises NotFound."""
+    """Return the UUID in a public job ID. Raise NotFound if it is malformed."""
     return _uuid_of(JOB_PREFIX, name, f"Unknown job {name}. See GET /v1/fine_tuning/jobs.")
 
 

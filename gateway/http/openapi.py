@@ -32,7 +32,7 @@ An error has a stable `code`, a sentence, and the fields with problems. Lists ta
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the operation ID of a route: the name of its function."""
+    """Return the operation ID of a route, which is the name of its function."""
     return f"v1_{route.name}" if route.path.startswith(V1_PREFIX) else route.name
 
 
@@ -64,10 +64,10 @@ def operations(made: Schema) -> Iterator[tuple[str, str, Schema]]:
 
 
 def complete(made: Schema) -> None:
-    """Change what no option of FastAPI can change.
+    """Change the parts of a document that no option of FastAPI can change.
 
-    It adds its own 422 to each /v1 operation, drops null, has no components for the schemas of
-    events, and does not compose the example of a body from those of its fields.
+    FastAPI adds its own 422 to each /v1 operation, drops null values, has no components for the
+    schemas of events, and does not compose the example of a body from the examples of its fields.
     """
     components = made["components"]["schemas"]
     add_event_schemas(components)
@@ -99,7 +99,7 @@ BY_FORMAT = {
 def example_of(schema: Schema, components: Schema, name: str = "") -> Any:
     """Return an example of a schema, composed of the examples of its fields.
 
-    `name` is the name of a field. It is the example of a string that has no other.
+    `name` is the name of a field. It is the example of a string that has no other example.
     """
     if "$ref" in schema:
         schema = components[schema["$ref"].rpartition("/")[2]] | schema

@@ -51,8 +51,8 @@ FORWARDING_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-")
 def on_this_host(connection: HTTPConnection) -> bool:
     """Return True if the client is on the gateway's host and connects directly.
 
-    The peer address must be loopback. The Host header must name a loopback address and the
-    gateway's own port, which rules out ordinary clients of a TCP relay. A relayed client that
+    The peer address must be a loopback address. The Host header must contain a loopback address and
+    the gateway's own port, which rules out ordinary clients of a TCP relay. A relayed client that
     forges the Host header cannot be distinguished from a local one.
     """
     if _public(connection) or any(_is_forwarding(name) for name in connection.headers):

@@ -1,4 +1,4 @@
-"""Paging of lists: limit, cursor, and a flag for further pages."""
+"""Paging of lists, with a limit, a cursor, and a flag for further pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_PAGE = 10_000
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Maximum number of objects.")]
 
 After = Annotated[int, Query(ge=0, le=MOST_POSITION)]
-"""Return only objects with a higher number."""
+"""Query parameter that returns only objects with a higher number."""
 
 
 class Page(Answer, Generic[T]):

@@ -15,7 +15,10 @@ from gateway.http.errors import QuotaExceeded, RateLimited
 from infrastructure.limits import LIMITS, Limits
 
 MOST_BUCKETS = 50_000
-"""Maximum number of buckets in memory. A dropped (least recently used) bucket restarts full."""
+"""Maximum number of buckets in memory. A new one replaces the least recently used one.
+
+A replaced bucket starts full again.
+"""
 
 BUSY_SECONDS = 5
 """Retry-After in seconds if all slots are taken."""
@@ -38,7 +41,7 @@ class Level(NamedTuple):
 
 
 def duration(seconds: float) -> str:
-    """Format a duration as in OpenAI's headers, such as `1m4s` or `250ms`."""
+    """Return a duration as in OpenAI's headers, such as `1m4s` or `250ms`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)
@@ -54,7 +57,7 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, name: str, owner: Hashable, cost: int = 1) -> Level:
-        """Take tokens. If the bucket is empty, take none and raise RateLimited.
+        """Take `cost` tokens. If the bucket is empty, take none and raise RateLimited.
 
         If the cost exceeds the level, the difference becomes a debt, which is refilled first.
         """
@@ -106,7 +109,7 @@ class Buckets:
 
 
 class Slots:
-    """Concurrency limits, per account or for the whole process."""
+    """Limits on concurrency, per account or for the whole process."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -115,7 +118,7 @@ class Slots:
 
     @contextmanager
     def hold(self, name: str, owner: Hashable) -> Generator[None]:
-        """Hold a slot during the block. Raises RateLimited if all are taken."""
+        """Hold a slot during the block. Raise RateLimited if all slots are taken."""
         limit, place = self._limits[name], (name, owner)
         with self._lock:
             if self._taken[place] >= limit:
@@ -145,14 +148,17 @@ class Quotas:
         self.slots = Slots(limits)
 
     def admit(self, account_id: UUID, *, changes: bool) -> dict[str, str]:
-        """Count an account's request and return headers for its response. Raises RateLimited."""
+        """Count a request of an account. Return the headers for its response.
+
+        Raise RateLimited if a rate limit is exceeded.
+        """
         level = self.rates.take("requests", account_id)
         if changes:
             self.rates.take("changes", account_id)
         return level.headers("requests")
 
     def require_room(self, name: str, used: int, unit: int = 1) -> int:
-        """Return the remainder of a quota. Raises QuotaExceeded if nothing is left.
+        """Return the remainder of a quota. Raise QuotaExceeded if nothing is left.
 
         `unit` is the size of one unit of the limit, such as the bytes of a GiB.
         """

@@ -2,7 +2,7 @@
 
 Every command waits after its commit, so that lists, balances and details show its effect. Reading
 the aggregate instead would need code for each view, and does not work for lists. The wait is
-bounded. If a projector is down, the response is late but still sent.
+limited. If the projector is down, the response is late, but the gateway still sends it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 def caught_up(
     backend: Backend, *projections: Projection, patience_seconds: float = WAIT_SECONDS
 ) -> bool:
-    """Wait until the projections have processed the current log. Return False on timeout."""
+    """Wait until the projections have processed the current log. Return False after a timeout."""
     wanted = backend.log.recorder.max_notification_id() or 0
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -43,8 +43,8 @@ def found(
 ) -> Row:
     """Return the row that a query of a projection finds.
 
-    Raises NotFound with the given message only if the projection has processed the whole log.
-    Otherwise raises NotYetVisible, because the object may be new.
+    Raise NotFound with the message `missing` only if the projection has processed the whole log.
+    Otherwise, raise NotYetVisible, because the object may be new.
     """
     with backend.pool.connection() as connection:
         row = query(connection)

@@ -1,4 +1,4 @@
-"""ASGI middleware: a request ID, one log line, a bounded body, and safe error responses."""
+"""ASGI middleware: a request ID, one log line, a limited body, and safe error responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRIVATE = ("/api/", "/v1/")
 """Paths whose responses must not be cached."""
 
 JSON_BYTES = 1024**2
-"""Maximum size of a body in memory. Uploads are streamed and have their own limit."""
+"""Maximum size in bytes of a body in memory. Uploads are streamed and have their own limit."""
 
 
 class Requests:

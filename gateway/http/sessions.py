@@ -1,7 +1,7 @@
-"""The browser's session cookie and the CSRF tokens of its commands.
+"""The session cookie of a browser, and the CSRF tokens of its commands.
 
-A browser sends the cookie with every request, including forged ones. A command must therefore
-also send the session's token, which only our own pages know (OWASP, Cross-Site Request
+A browser sends the cookie with every request, including forged ones. A command must therefore also
+send the token of the session, which only EcoLink's own pages know (OWASP, Cross-Site Request
 Forgery Prevention Cheat Sheet, "Synchronizer Token Pattern").
 """
 
@@ -41,8 +41,8 @@ SessionOf = Annotated[Session | None, Depends(session_in)]
 async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
     """Return the CSRF token of a command, from its header or from a field of a plain form.
 
-    The body is read only for a signed-in user. The body of an upload is never read here, because
-    its size limit applies later.
+    This reads the body only for a signed-in user. It never reads the body of an upload, because the
+    upload's size limit applies later.
     """
     if request.method in SAFE_METHODS or session is None:
         return None
@@ -55,7 +55,7 @@ async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
 
 
 def check_csrf(request: Request, session: Session, shown: str | None) -> None:
-    """Raise Forbidden for a command that does not come from our own pages."""
+    """Raise Forbidden for a command that does not come from EcoLink's own pages."""
     if request.method in SAFE_METHODS:
         return
     expected = session.csrf_token.encode()
@@ -70,7 +70,7 @@ def keep_session(request: Request, response: Response, token: str) -> None:
 
 
 def renew_session(request: Request, response: Response, backend: Backend) -> None:
-    """Renew the token of a session in the response of a page, if it is due."""
+    """Renew the token of a session in the response of a page, if the renewal is due."""
     session: Session | None = getattr(request.state, "session", None)
     if session is None or not session.due:
         return

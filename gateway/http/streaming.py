@@ -18,10 +18,10 @@ from domain.core.errors import DomainError
 from gateway.http.errors import STORE_UNREACHABLE, status_of
 
 SEND_SECONDS = 10.0
-"""Timeout for sending one event, after which the gateway closes the stream."""
+"""Maximum seconds to send one event, after which the gateway closes the stream."""
 
 PING_SECONDS = 15.0
-"""Interval of keep-alive comments. Proxies close idle connections after about a minute."""
+"""Seconds between keep-alive comments. Proxies close idle connections after about a minute."""
 
 PING = "ping"
 CLOSE_SECONDS = 5.0
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 async def while_connected(client: Request | WebSocket, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work. Messages from the client are ignored.
+    """Return the result of `work`. Ignore messages from the client.
 
     If the client disconnects, cancel the work and raise ClientDisconnect.
     """
@@ -70,7 +70,7 @@ class EventStream(EventSourceResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. Raises ClientDisconnect if the client stops reading."""
+        """Send the events. Raise ClientDisconnect if the client stops reading."""
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
@@ -81,7 +81,7 @@ class EventStream(EventSourceResponse):
 
 @contextlib.asynccontextmanager
 async def closed_on_error(websocket: WebSocket, unreachable: int) -> AsyncGenerator[None]:
-    """Close the WebSocket after an error, with code 4000 plus its HTTP status.
+    """Close the WebSocket after an error, with code 4000 plus the error's HTTP status.
 
     `unreachable` is the close code if the database is unreachable.
     """
@@ -112,7 +112,10 @@ async def sent_in_time(websocket: WebSocket, text: str, advice: str) -> bool:
 
 
 async def close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close the WebSocket. If the client does not read the close frame, the keepalive ends it."""
+    """Close the WebSocket.
+
+    If the client does not read the close frame, the keep-alive ends the connection.
+    """
     short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
     with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
         async with asyncio.timeout(CLOSE_SECONDS):

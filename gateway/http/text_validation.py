@@ -1,6 +1,6 @@
 """Rejection of NUL characters and unpaired surrogates in requests.
 
-The database can store neither as text. An event could contain a NUL, and would then stop every
+The database can store neither of them as text. An event that contained a NUL would stop every
 projection that processes it. A text with an unpaired surrogate cannot be encoded in a response.
 """
 
@@ -54,7 +54,7 @@ def _refuse_in(value: Any, field: str) -> None:
 
 
 def storable(text: str) -> str:
-    """Return a text without NUL characters. Unpaired surrogates become question marks."""
+    """Return a text without NUL characters. Replace unpaired surrogates with question marks."""
     return text.replace(NUL, "").encode(errors="replace").decode()
 
 

@@ -11,16 +11,16 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.disk_space import DiskLevel, disk_space
 
 FORM_BYTES = 64 * 1024
-"""Maximum size of the other fields of a form."""
+"""Maximum size in bytes of the other fields of a form."""
 
 
 async def store_upload(
     request: Request, artifacts: Artifacts, ref: str, limit: int
 ) -> tuple[int, str]:
-    """Store the body under a reference and return (bytes, sha256).
+    """Store the body under a ref. Return its size in bytes and its SHA-256 hash.
 
-    Raises TooLarge above the limit in bytes, before reading if the client declares the size. Raises
-    ClientDisconnect if the client disconnects. A failed upload stores nothing.
+    A failed upload stores nothing. Raise TooLarge above `limit` bytes, before reading if the client
+    declares the size. Raise ClientDisconnect if the client disconnects.
     """
     refuse_declared(request, limit)
     return await store_stream(request.stream(), artifacts, ref, limit)
@@ -36,8 +36,8 @@ async def store_stream(
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
     """Reject an upload before reading it.
 
-    Raises NoDiskSpace if the disk is nearly full. Raises TooLarge if the declared size exceeds the
-    limit plus the allowance for other form fields.
+    Raise NoDiskSpace if the disk is nearly full. Raise TooLarge if the declared size exceeds
+    `limit` plus `beside`, the allowance for other form fields.
     """
     if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
         raise NoDiskSpace("EcoLink has too little disk space for uploads. Ask your operator.")

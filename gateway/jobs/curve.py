@@ -19,8 +19,8 @@ LOSS, STEP = attrgetter("loss"), attrgetter("step")
 class Curve(Answer):
     """Losses by step, in columns.
 
-    `smoothed` is the debiased moving average. `segments` has the launch of each point. `last` is
-    the launch and step of the newest measurement. `measured` is the number of measured steps.
+    `smoothed` is the debiased moving average. `segments` has the segment of each point. `last` is
+    the segment and step of the newest measurement. `measured` is the number of measured steps.
     """
 
     steps: list[int]
@@ -55,13 +55,13 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
 
 
 def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
-    """Return True if a launch after `segment` restarted before this step, so it was lost."""
+    """Return True if a segment after `segment` restarted before this step, which was then lost."""
     before = bisect_right(standing, step, key=STEP)
     return before > 0 and standing[before - 1].segment > segment
 
 
 def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
-    """Reduce the steps to at most `most`.
+    """Return at most `most` of the steps.
 
     Split the steps into ranges of equal width. Keep the lowest and the highest loss of each range,
     so that every spike is visible.

@@ -45,10 +45,10 @@ ENDED = {
 }
 
 STATE_PARTS = {"random": "random states", "position": "position in the data"}
-"""Display names of fields of `domain.training.checkpoint.StateHashes`."""
+"""Display names of the fields of `domain.training.checkpoint.StateHashes`."""
 
 SETTINGS = {"code": "EcoLink's version"}
-"""Display names of compute settings."""
+"""Display names of execution settings."""
 
 
 WARNINGS = (
@@ -66,9 +66,9 @@ ERRORS = (events.JobFailed, Deployment.DeploymentFailed, JobRequest.JobRequestRe
 
 
 def describe(event: Event, model: str | None = None) -> Description:
-    """Describe an event of a job, its request, its meters, its GPUs or a deployment of `model`.
+    """Return the description of an event of a job, its request, its meters, its GPUs or a model.
 
-    Only the first event of a deployment names the model, so the caller passes the name.
+    Only the first event of a deployment contains the model, so the caller passes its name.
     """
     match event:
         case events.JobEvent():
@@ -178,7 +178,7 @@ def _job(event: events.JobEvent) -> str | None:
         case events.AdapterExpired():
             return "The saved checkpoints were deleted at the end of their retention."
 
-        # Ends of a launch or of the job
+        # Ends of a segment or of the job
         case events.Registered(model=model):
             return f"Registered as {model}."
         case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
@@ -201,7 +201,7 @@ def _job(event: events.JobEvent) -> str | None:
 
 
 def _resume(event: events.ResumeCertified) -> str:
-    """Describe a resume, and differences between the restored state and the saved one."""
+    """Describe a resume, and differences between the restored state and the saved state."""
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
         parts = ", ".join(STATE_PARTS.get(name, name) for name in event.unchecked)

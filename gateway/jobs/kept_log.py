@@ -14,11 +14,11 @@ PRINTED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 
 
 def joined(sent: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogLine]:
-    """Merge the live lines and the stored output of the failed segment without duplicates.
+    """Merge the live lines and the stored output of the failed segment, without duplicates.
 
     The stored output is the end of everything that the process printed. It includes other output,
-    such as an interpreter crash, and has no line numbers. The overlap with the segment's live lines
-    determines the numbers. A stored line that is not a log line gets no number.
+    such as that of an interpreter crash, and has no line numbers. The overlap with the live lines
+    of the segment determines the numbers. A stored line that is not a log line gets no number.
     """
     lines = [_kept_line(text) for text in kept.splitlines()]
     logged = [line for line in lines if line.level is not None]
@@ -35,7 +35,7 @@ def joined(sent: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogL
 
 
 def _numbered(lines: Sequence[LogLine], both: Sequence[LogLine]) -> Generator[LogLine]:
-    """Number the stored lines. `both` are the live lines at their beginning."""
+    """Yield the stored lines with numbers. `both` has the live lines that they begin with."""
     first = both[0]
     assert first.n is not None
     numbers = count(first.n)
@@ -57,7 +57,10 @@ def _kept_line(text: str) -> LogLine:
 
 
 def _start(live: Sequence[LogLine], logged: Sequence[LogLine]) -> int:
-    """Return the index of the first live line in the stored output, or the length if none is."""
+    """Return the index of the first live line in the stored output.
+
+    Return the number of live lines if the stored output has none of them.
+    """
     for start in range(len(live) if logged else 0):
         pairs = zip(live[start:], logged, strict=False)  # either may be longer
         # Live lines may be truncated.

@@ -15,8 +15,8 @@ from gateway.jobs.schemas import JobSummary
 from infrastructure.profiles import dataset_names
 from projections.job_detail import rows_of
 
-SHORT = 8  # characters of an ID, unique within an account
-REMEMBERED = 10_000  # jobs whose suffixes are kept in memory
+SHORT = 8  # characters of an ID, which are unique within an account
+REMEMBERED = 10_000  # number of jobs whose suffixes are kept in memory
 DATASETS = ("dataset_id", "validation_dataset_id")
 
 
@@ -25,29 +25,32 @@ class JobNames:
     """The display names of one job."""
 
     title: str
-    """The suffix, or the start of the job's ID."""
+    """The suffix of the job, or the start of its ID."""
     dataset: str | None
     """None if the dataset was deleted."""
     validation_dataset: str | None
-    """None if the job has no validation dataset, for example because it holds out training data."""
+    """None if the job has no validation dataset, for example because it holds out examples."""
     has_suffix: bool
     base_model: str
 
     @property
     def heading(self) -> str:
-        """Heading of the job's page. Without a suffix, it starts with the dataset's name."""
+        """Heading of the job's page. Without a suffix, it starts with the name of the dataset."""
         if self.has_suffix or self.dataset is None:
             return self.title
         return f"{self.dataset} · {self.title}"
 
 
 def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
-    """Return the names of some jobs."""
+    """Return the names of the given jobs, by job ID."""
     return _named(backend, {job.id: dict(job) for job in jobs})
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
-    """Return the names of jobs by ID. Jobs that are not in the read model are omitted."""
+    """Return the names of the given jobs, by job ID.
+
+    The result omits jobs that the read model lacks.
+    """
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return _named(backend, {row["job_id"]: row for row in rows})
@@ -72,9 +75,9 @@ def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUI
 
 @lru_cache(maxsize=REMEMBERED)
 def _suffix(log: EventLog, job_id: UUID) -> str | None:
-    """Return the suffix that a job was approved with.
+    """Return the suffix of a job, or None.
 
-    Only the job's first event has it. Events never change, so the suffix is cached.
+    Only the first event of the job has it. Events never change, so the suffix is cached.
     """
     first = next(iter(log.events.get(job_id, limit=1)), None)
     assert isinstance(first, events.JobApproved)

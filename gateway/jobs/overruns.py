@@ -1,4 +1,4 @@
-"""Jobs that exceed their estimate's upper bound, for the API, pages and command line."""
+"""Jobs that exceed the upper bound of their estimate, for the API, pages and command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.schemas import Answer, Money
 
 
 class OverrunAnswer(Answer):
-    """The overrun of a job beyond its estimate's upper bound, with reasons."""
+    """The overrun of a job beyond the upper bound of its estimate, with reasons."""
 
     seconds: int = Field(
         description=("Billed time beyond the upper bound. It is 0 if the job is only late.")
@@ -34,7 +34,7 @@ class OverrunAnswer(Answer):
 def overrun_of(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, now: datetime
 ) -> OverrunAnswer | None:
-    """Return the overrun of a job, or None if it is within its estimate or has none."""
+    """Return the overrun of a job; None if it is within its estimate or has none."""
     if row["estimate"] is None:
         return None
     ended = JobStatus(row["status"]).is_final or row["status"] == JobStatus.PAUSED

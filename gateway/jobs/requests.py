@@ -1,4 +1,4 @@
-"""Job requests: a background task approves or rejects each once its files are validated."""
+"""Job requests. A background task approves or rejects each once its files are validated."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from gateway.launch.service import place
 from projections.job_requests import open_requests
 
 LOOK_SECONDS = 1.0
-"""Polling interval for open requests. Several gateways may poll concurrently: the second approval
-finds that the request has ended."""
+"""Seconds between two polls of open requests.
+
+Several gateways may poll concurrently. The second approval finds that the request has ended.
+"""
 
 TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 
@@ -43,10 +45,10 @@ class FileRejected(Invalid):
 
 
 def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """Approve a job, or create a job request if its files are not ready.
+    """Approve a job, or create a job request if its files are not ready. Return the job ID.
 
-    A key creates at most one job. Raises FileRejected, NotFound, and any error that does not depend
-    on the files.
+    A key creates at most one job. Raise FileRejected or NotFound if a file cannot be used, and any
+    error that does not depend on the files.
     """
     account_id = caller.account_id
     known = backend.launching.made_before(account_id, key, order.request_sha256)
@@ -87,7 +89,7 @@ def files_of(choices: Choices) -> dict[str, UUID]:
 def files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
     """Return True if, according to the log, each file is validated and its tokens are counted.
 
-    Raises NotFound and FileRejected with the name of the field.
+    Raise NotFound or FileRejected, with the name of the field, if a file cannot be used.
     """
     ready = [
         _is_ready(backend, account_id, dataset_id, choices.base_model, field)
@@ -111,7 +113,7 @@ def _is_ready(
     if dataset.status is DatasetStatus.VALIDATING:
         return False
     if backend.quoting.problems(account_id, Draft(base_model=base_model)):
-        return True  # Approval rejects this base model, for which tokens may never be counted.
+        return True  # the approval rejects this base model, for which tokens may never be counted
     base = backend.log.load(BaseModel, base_model_id(base_model))
     content = (base.name, base.manifest_sha256)
     return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
@@ -130,7 +132,7 @@ async def settle_until_cancelled(backend: Backend) -> None:
 
 
 def settle_all(backend: Backend) -> None:
-    """Settle each open request. A failure of one does not stop the others."""
+    """Settle each open request. The failure of one does not stop the others."""
     with backend.pool.connection() as connection:
         waiting = open_requests(connection)
     for job_id in waiting:

@@ -14,20 +14,21 @@ from infrastructure.measurements import steps_taken
 from projections.projection import Row
 
 LATEST_MEASUREMENT = timedelta(minutes=1)
-"""Time after the end of a job at which missing measurements count as lost."""
+"""Time after the end of a job from which missing measurements count as lost."""
 
 
 def has_results(row: Row) -> bool:
-    """Return True if a job has ended and its training had started."""
+    """Return True if a job has ended after its training had started."""
     return JobStatus(row["status"]).is_final and row["total_steps"] is not None
 
 
 def trained_tokens(
     backend: Backend, rows: Sequence[Row], ends: Mapping[UUID, datetime]
 ) -> dict[UUID, int]:
-    """Return the trained tokens of finished jobs. Jobs with an unmeasured step are omitted.
+    """Return the trained tokens of finished jobs, by job ID.
 
-    Wait for a limited time for measurements that may still arrive.
+    The result omits jobs with an unmeasured step. The call waits for a limited time for
+    measurements that may still arrive.
     """
     steps = {row["job_id"]: _steps(row) for row in rows if row["job_id"] in ends}
     newest = backend.clock.now() - LATEST_MEASUREMENT

@@ -78,7 +78,7 @@ class FailureAnswer(Answer):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
-        """Return the failure of a job's row, or None if the job had none."""
+        """Return the failure in a job's row, or None if the job has none."""
         if row["failure"] is None:
             return None
         failure, shortage = FailureClass(row["failure"]), row["shortage"]
@@ -107,7 +107,7 @@ class ResumeGate(Answer):
 
 
 class JobDetail(JobSummary):
-    """All details of a job. Losses are in nats per label token."""
+    """All details of a job. Losses are in nats per trainable token."""
 
     deployment: DeploymentStatus | None = Field(
         description="Status of the model's deployment, or null if the model was never deployed."
@@ -236,7 +236,7 @@ class Evaluation(Answer):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Evaluation:
-        """Return the schema of a measurement's row."""
+        """Return the schema of an evaluation's row."""
         shown = {name: row[name] for name in cls.model_fields if name in row}
         return cls(**shown, perplexity=perplexity(row["eval_loss"]))
 
@@ -281,7 +281,7 @@ class SampleAnswer(Answer):
 
 
 class CheckpointAnswer(Answer):
-    """An existing checkpoint. Losses are in nats per label token."""
+    """A stored checkpoint. Losses are in nats per trainable token."""
 
     step: int = Field(examples=[40])
     model: str = Field(
@@ -334,7 +334,7 @@ def summary(row: Mapping[str, Any], last_step: Mapping[str, Any] | None = None) 
 
 @dataclass(frozen=True)
 class Computed:
-    """Fields of a job's details that are in neither its row nor its measurements."""
+    """Fields of a job's details that are neither in its row nor in its measurements."""
 
     balance: Money
     resume: ResumeGate | None
@@ -390,7 +390,10 @@ def _measured(
 
 
 def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
-    """Return the number of steps done. A checkpoint may arrive before its step's measurement."""
+    """Return the number of completed steps.
+
+    A checkpoint may arrive before the measurement of its step.
+    """
     if row["status"] == JobStatus.REGISTERED and row["total_steps"] is not None:
         return row["total_steps"]
     return max(measured.get("step", 0), row["step"])

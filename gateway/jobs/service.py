@@ -83,8 +83,8 @@ class Approval(NamedTuple):
 def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
     """Approve a job. A repeated key returns the existing job. Without a key, each call creates one.
 
-    Raises InsufficientBalance if the balance is below the estimate's upper bound. Raises NoCapacity
-    if no GPU is free and the form does not ask to wait.
+    Raise InsufficientBalance if the balance is below the estimate's upper bound. Raise NoCapacity
+    if too few GPUs are free and the form does not set `wait`.
     """
     command_key = key or str(uuid4())
     choices = form.choices
@@ -126,7 +126,7 @@ def _new_row(job: Job) -> dict[str, Any]:
 
 
 def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
-    """Return the row of a caller's job. Raises NotFound, also for another account's job."""
+    """Return the row of a caller's job. Raise NotFound, also for the job of another account."""
     return found(
         backend,
         JOB_DETAIL,
@@ -143,7 +143,7 @@ def list_jobs(
     after: UUID | None = None,
     statuses: Sequence[JobStatus] | None = None,
 ) -> Page[ListedJob]:
-    """Return the caller's jobs, newest first. Raises NotFound for an unknown `after`."""
+    """Return the caller's jobs, newest first. Raise NotFound for an unknown `after`."""
     if after is not None:
         own_job(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -170,12 +170,12 @@ def count_jobs(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
 
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Return the details of a caller's job. Raises NotFound."""
+    """Return the details of a caller's job. Raise NotFound if there is no such job."""
     return job_details(backend, [own_job(backend, caller, job_id)])[0]
 
 
 def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
-    """Return the details of some jobs. The number of queries is independent of their number."""
+    """Return the details of jobs. The number of queries does not depend on the number of jobs."""
     job_ids = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         steps = last_steps_of(connection, job_ids)
@@ -207,7 +207,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
 def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
     """Return a quote for the rest of a paused job, or None if the job is not paused.
 
-    `gpu_count` is the number of GPUs to resume with. None keeps the current number.
+    `gpu_count` is the number of GPUs to resume with; None keeps the current number.
     """
     if row["status"] != JobStatus.PAUSED:
         return None
@@ -226,7 +226,7 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
 
 
 def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
-    """Return the measured steps with a higher number, in order.
+    """Return the measured steps with a higher number than `after`, in order.
 
     For a repeated step, return only the latest measurement.
     """
@@ -239,7 +239,7 @@ def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int
 def evaluations(
     backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int
 ) -> Page[Evaluation]:
-    """Return the evaluations of steps with a higher number, in order."""
+    """Return the evaluations of steps with a higher number than `after`, in order."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         read = partial(evaluations_of, connection, job_id, after)
@@ -247,7 +247,10 @@ def evaluations(
 
 
 def curve(backend: Backend, caller: Caller, job_id: UUID) -> Curve:
-    """Return the losses of a job in as many points as a chart can show. Raises NotFound."""
+    """Return the losses of a job in as many points as a chart can show.
+
+    Raise NotFound if the caller has no such job.
+    """
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         return curve_of(connection, job_id)
@@ -266,7 +269,7 @@ def timeline(
 
 
 def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Description]:
-    """Return descriptions of timeline rows by event ID."""
+    """Return the descriptions of timeline rows by event ID."""
     served = {row["event_id"]: row["fields"].get("model") for row in rows}
     with backend.pool.connection() as connection:
         logged = events_named(connection, list(served))
@@ -277,7 +280,7 @@ def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Descriptio
 
 
 def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog:
-    """Return the last lines of a job's log. A failed job's log includes the stored output."""
+    """Return the last lines of a job's log. If the job failed, include its stored output."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         live = log_lines_of(connection, job_id, MOST_LINES)
@@ -298,14 +301,17 @@ def _kept_output(backend: Backend, log_ref: str) -> str:
 
 
 def _log_is_deleted(backend: Backend, row: Row) -> bool:
-    """Return True if the log lines of a job that ran are past their retention."""
+    """Return True if the retention time of the log lines of a job that ran has ended."""
     over_for = backend.clock.now() - row["changed_at"]
     ran_and_is_over = row["segment"] > 0 and JobStatus(row["status"]).is_final
     return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
-    """Return the existing checkpoints of a caller's job, oldest first. Raises NotFound."""
+    """Return the existing checkpoints of a caller's job, oldest first.
+
+    Raise NotFound if there is no such job.
+    """
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [job_id])[job_id]
@@ -315,7 +321,7 @@ def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[Checkpoi
 def checkpoints_of(
     backend: Backend, row: Row, deployed: Mapping[str, DeploymentStatus]
 ) -> list[CheckpointAnswer]:
-    """Return the checkpoints of a job's row. `deployed` has statuses by model name."""
+    """Return the checkpoints in a job's row. `deployed` has statuses by model name."""
     if not row["checkpoints"]:
         return []
     model = backend.log.load(Job, row["job_id"]).model_name
@@ -335,7 +341,7 @@ def checkpoints_of(
 def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
     try:
         return _stored_sample(backend.artifacts, ref)
-    except FileNotFoundError:  # it never had a sample, or was just pruned
+    except FileNotFoundError:  # the checkpoint never had a sample, or was just pruned
         return None
 
 
@@ -346,7 +352,10 @@ def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
 
 
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:
-    """Resume a job from the latest checkpoint at today's rate. Repeats the approval checks."""
+    """Resume a job from the latest checkpoint at the current rate.
+
+    Repeat the checks of the approval, and raise their errors.
+    """
     command = partial(
         backend.launching.resume,
         wait=how.wait,
@@ -359,7 +368,7 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
 def give(
     backend: Backend, caller: Caller, job_id: UUID, command: Callable[[UUID, UUID], Job]
 ) -> JobDetail:
-    """Run an idempotent command of `backend.launching` and return the resulting job."""
+    """Run an idempotent command of `backend.launching`. Return the resulting job."""
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
     caught_up(backend, JOB_DETAIL, MODELS)

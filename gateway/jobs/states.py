@@ -1,4 +1,4 @@
-"""Display names and tones of job states."""
+"""Display names and tones of the states of jobs."""
 
 from __future__ import annotations
 

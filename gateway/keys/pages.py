@@ -19,7 +19,7 @@ router = APIRouter(prefix="/models/keys")
 
 @router.post("")
 def create_key(caller: CallerOf, backend: BackendOf) -> Response:
-    """Create a key and show its secret. Later pages do not show it."""
+    """Create a key and show its secret. Later pages do not show the secret."""
     made = service.create_key(backend, caller)
     return fragment("keys/new.html", made=made, keys=service.list_keys(backend, caller))
 

@@ -1,4 +1,4 @@
-"""Create, list and revoke the API keys of an account."""
+"""Use cases and queries of the API keys of an account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from projections.api_keys import active_keys, keys_of
 
 
 def create_key(backend: Backend, caller: Caller) -> NewKey:
-    """Create an API key. Raises QuotaExceeded and RateLimited."""
+    """Create an API key. Raise QuotaExceeded or RateLimited at a limit of the account."""
     with backend.pool.connection() as connection:
         held = active_keys(connection, caller.account_id)
     backend.quotas.require_room("keys", held)
@@ -26,7 +26,7 @@ def create_key(backend: Backend, caller: Caller) -> NewKey:
 
 
 def list_keys(backend: Backend, caller: Caller) -> list[KeyAnswer]:
-    """Return all keys of the account, including revoked ones, oldest first."""
+    """Return all keys of the account, including revoked keys, oldest first."""
     with backend.pool.connection() as connection:
         rows = keys_of(connection, caller.account_id)
     return [
@@ -42,7 +42,10 @@ def list_keys(backend: Backend, caller: Caller) -> list[KeyAnswer]:
 
 
 def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyAnswer:
-    """Revoke a key. Raises NotFound and RateLimited."""
+    """Revoke a key.
+
+    Raise NotFound if the account has no such key, and RateLimited at a limit of the account.
+    """
     backend.quotas.rates.take("key_changes", caller.account_id)
     with because(caller.cause(backend)):
         key = backend.ecolink.revoke_key(caller.account_id, key_id)

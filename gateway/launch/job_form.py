@@ -77,7 +77,7 @@ class JobRequest(BaseModel):
 
     @property
     def choices(self) -> Choices:
-        """The choices that determine the price. An omitted region or GPU type is empty."""
+        """Choices that determine the price. An omitted region or GPU type is empty."""
         return Choices(
             self.dataset,
             self.base_model,
@@ -90,7 +90,7 @@ class JobRequest(BaseModel):
 
     @property
     def order(self) -> Order:
-        """The choices that do not affect the price.
+        """Choices that do not affect the price.
 
         If EcoLink chooses the GPUs, a repeated request can get different ones. The hash identifies
         such a repetition.
@@ -101,9 +101,9 @@ class JobRequest(BaseModel):
 
 
 class JobFormRoute(Operation):
-    """A route that adds errors found in the log and the catalog to a form's validation errors.
+    """A route that adds errors found in the log and the catalog to the validation errors of a form.
 
-    A user sees an unknown base model and an invalid number in the same response.
+    A user therefore sees an unknown base model and an invalid number in the same response.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

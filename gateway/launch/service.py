@@ -1,4 +1,4 @@
-"""Quotes of jobs, and the choice of GPUs if the user leaves it open."""
+"""Quotes of jobs, and the choice of GPUs if the user omits them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def quote(
 ) -> QuoteAnswer:
     """Quote a job. Nothing is stored.
 
-    `patience_seconds` is the maximum wait for the count of free GPUs to catch up with the log.
-    Raises the DomainError that prevents the job.
+    `patience_seconds` is the maximum wait for the number of free GPUs to catch up with the log.
+    Raise the DomainError that prevents the job.
     """
     loads = loads_now(backend, patience_seconds=patience_seconds)
     choices = place(backend, caller.account_id, form.choices, loads)
@@ -72,9 +72,9 @@ def size_warnings(examples: int) -> list[str]:
 def place(
     backend: Backend, account_id: UUID, choices: Choices, loads: Sequence[PoolLoad]
 ) -> Choices:
-    """Return the choices. Fill in an empty region or GPU type with the cheapest one.
+    """Return the choices, with the cheapest region and GPU type for those that are empty.
 
-    Raises NotYetVisible if no GPU is known yet, and the DomainError that prevents the job.
+    Raise NotYetVisible if no GPU is known yet, or the DomainError that prevents the job.
     """
     if choices.region and choices.gpu_type:
         return choices

@@ -1,4 +1,4 @@
-"""Deploy and undeploy base models, fine-tuned models and checkpoints."""
+"""Use cases that deploy and undeploy base models, fine-tuned models and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from projections.projection import Row
 def list_deployments(
     backend: Backend, caller: Caller, after: str | None = None, limit: int = LARGEST_PAGE
 ) -> Page[DeploymentAnswer]:
-    """Return deployments of base models, then those of the account, by name."""
+    """Return the deployments of base models, then those of the account, by name."""
     if after is not None:
         show_deployment(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -33,7 +33,7 @@ def list_deployments(
 
 
 def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
-    """Return the deployment with a model's name. Raises NotFound."""
+    """Return the deployment with this model name. Raise NotFound if there is none."""
     row = found(
         backend,
         DEPLOYMENTS,
@@ -46,7 +46,8 @@ def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentA
 def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
     """Deploy a fine-tuned model, or a checkpoint that was deployed before.
 
-    Raises NotFound, also for a deleted checkpoint, and WrongState if its base is not deployed.
+    Raise NotFound for an unknown model or a deleted checkpoint, and WrongState if its base model is
+    not deployed.
     """
     deploying, account_id = backend.deploying, caller.account_id
     if backend.log.find(Deployment, deployment_id(account_id, model)) is not None:
@@ -56,14 +57,18 @@ def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnsw
 
 
 def undeploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
-    """Undeploy a fine-tuned model or a checkpoint. Raises NotFound."""
+    """Undeploy a fine-tuned model or a checkpoint. Raise NotFound if there is no deployment."""
     return _run(backend, caller, lambda: backend.deploying.undeploy(caller.account_id, model))
 
 
 def deploy_checkpoint(
     backend: Backend, caller: Caller, job_id: UUID, step: int
 ) -> DeploymentAnswer:
-    """Deploy a checkpoint under its own name. Raises NotFound and WrongState."""
+    """Deploy a checkpoint under its own name.
+
+    Raise NotFound for an unknown job or checkpoint, and WrongState if its base model is not
+    deployed.
+    """
     account_id = caller.account_id
     return _run(
         backend, caller, lambda: backend.deploying.deploy_checkpoint(account_id, job_id, step)
@@ -71,12 +76,15 @@ def deploy_checkpoint(
 
 
 def deploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
-    """Deploy a base model, so that jobs can fine-tune it. Raises NotFound."""
+    """Deploy a base model, so that jobs can fine-tune it. Raise NotFound if it is unknown."""
     return _run(backend, caller, lambda: backend.deploying.deploy_base(name))
 
 
 def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
-    """Undeploy a base model. Raises NotFound, and WrongState while it serves adapters."""
+    """Undeploy a base model.
+
+    Raise NotFound if it has no deployment, and WrongState while it serves adapters.
+    """
 
     def adapters() -> int:
         caught_up(backend, DEPLOYMENTS)
@@ -87,7 +95,6 @@ def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnsw
 
 
 def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentAnswer:
-    """Run a command and return the deployment that it changed."""
     with because(caller.cause(backend)):
         deployment = command()
     caught_up(backend, DEPLOYMENTS)
@@ -95,7 +102,7 @@ def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) ->
 
 
 def deployment_answer(row: Row) -> DeploymentAnswer:
-    """Return the deployment of a row of the projection."""
+    """Return the schema of a deployment's row."""
     code, message = row["failure_code"], row["failure_message"]
     return DeploymentAnswer(
         **{name: row[name] for name in DeploymentAnswer.model_fields if name in row},

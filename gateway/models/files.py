@@ -18,12 +18,12 @@ ADAPTER = "adapter_"
 
 
 def model_ref(backend: Backend, caller: Caller, model: str) -> str:
-    """Return the reference of a model's files. Raises NotFound."""
+    """Return the ref of a model's files. Raise NotFound if the account has no such model."""
     return own_model(backend, caller, model)["adapter_ref"]
 
 
 def checkpoint_ref(backend: Backend, caller: Caller, job_id: UUID, step: int) -> str:
-    """Return the reference of a checkpoint's files. Raises NotFound."""
+    """Return the ref of a checkpoint's files. Raise NotFound if there is none."""
     saved = own_job(backend, caller, job_id)["checkpoints"]
     ref = next((each["ref"] for each in reversed(saved) if each["step"] == step), None)
     if ref is None:
@@ -32,7 +32,7 @@ def checkpoint_ref(backend: Backend, caller: Caller, job_id: UUID, step: int) ->
 
 
 def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
-    """Return the files of a reference, its manifest last. Raises NotFound if they were deleted."""
+    """Return the files under a ref, its manifest last. Raise NotFound if they were deleted."""
     try:
         manifest = backend.artifacts.manifest(ref)
     except FileNotFoundError as error:
@@ -42,12 +42,12 @@ def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
 
 
 def model_archive(backend: Backend, caller: Caller, model: str) -> Archive:
-    """Return an archive of all files of a model. Raises NotFound."""
+    """Return an archive of all files of a model. Raise NotFound if there is no such model."""
     return _archive(backend, model.replace(":", "-"), model_ref(backend, caller, model))
 
 
 def checkpoint_archive(backend: Backend, caller: Caller, job_id: UUID, step: int) -> Archive:
-    """Return an archive of a checkpoint's adapter. Raises NotFound."""
+    """Return an archive of a checkpoint's adapter. Raise NotFound if there is none."""
     ref = checkpoint_ref(backend, caller, job_id, step)
     return _archive(backend, f"{job_name(job_id)}-step-{step}", ref, ADAPTER)
 

@@ -31,7 +31,7 @@ router = APIRouter(prefix="/models")
 def show_models(
     request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
 ) -> Response:
-    """Show the models page. `model` selects the model of the code snippets."""
+    """Show the models page. `model` selects the model for the code snippets."""
     shown = models_view(backend, caller)
     chosen = shown.chosen(model)
     return page(
@@ -64,7 +64,7 @@ def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model:
 def show_playground(
     request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
 ) -> Response:
-    """Show the playground page with a model selected."""
+    """Show the playground page. `model` selects the model."""
     shown = models_view(backend, caller)
     chosen = shown.chosen(model)
     return page(
@@ -80,7 +80,10 @@ def show_playground(
 
 @router.get("/playground/chosen")
 def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
-    """Show the deployment states of a model and its base. The page checks them before a message."""
+    """Show the deployment states of a model and its base model.
+
+    The page requests them before it sends a message.
+    """
     return _chosen(backend, caller, model)
 
 
@@ -109,7 +112,7 @@ def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
 
 @router.post("/jobs/{job_id}/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Promote a kept adapter to a model."""
+    """Promote the last checkpoint of a cancelled or failed job to a model."""
     give(backend, caller, job_id, backend.launching.promote)
     return _lists(backend, caller)
 

@@ -87,7 +87,7 @@ def base_models(backend: Backend, caller: Caller) -> list[BaseModelAnswer]:
 
 
 def own_model(backend: Backend, caller: Caller, model: str) -> Row:
-    """Return the row of a model of the account. Raises NotFound."""
+    """Return the row of the account's model. Raise NotFound if there is no such model."""
     return found(
         backend,
         MODELS,
@@ -97,7 +97,7 @@ def own_model(backend: Backend, caller: Caller, model: str) -> Row:
 
 
 def model_names(backend: Backend, caller: Caller) -> list[ModelName]:
-    """Return all names that the account can use: base models, its models, its checkpoints."""
+    """Return all names that the account can use: base models, its models and its checkpoints."""
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
         own = models_of(connection, caller.account_id)
@@ -110,14 +110,14 @@ def model_names(backend: Backend, caller: Caller) -> list[ModelName]:
 
 
 def find_model_name(backend: Backend, caller: Caller, model: str) -> ModelName | None:
-    """Return a name that the account can use, or None if there is no such name."""
+    """Return the name if the account can use it, or None."""
     return next((each for each in model_names(backend, caller) if each.name == model), None)
 
 
 def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
     """Delete a fine-tuned model by its name.
 
-    Raises Forbidden for a base model, WrongState for a checkpoint, and NotFound.
+    Raise Forbidden for a base model, WrongState for a checkpoint, and NotFound for an unknown name.
     """
     named = find_model_name(backend, caller, model)
     if named is not None and named.kind is NameKind.BASE:
@@ -131,7 +131,7 @@ def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
 
 
 def delete_model(backend: Backend, caller: Caller, model: str) -> None:
-    """Delete a model and the checkpoints of its job. Raises NotFound."""
+    """Delete a model and the checkpoints of its job. Raise NotFound if there is no such model."""
     row = own_model(backend, caller, model)
     with because(caller.cause(backend)):
         backend.deploying.delete_model(caller.account_id, row["job_id"])
@@ -165,7 +165,10 @@ def _kept(row: Mapping[str, Any]) -> KeptAdapter:
 
 
 def _jobs(backend: Backend, caller: Caller, job_ids: list[UUID]) -> dict[UUID, Row]:
-    """Return the jobs that trained the models. Raises NotYetVisible if the projection lags."""
+    """Return the jobs that trained the models.
+
+    Raise NotYetVisible if the projection lags behind.
+    """
 
     def read() -> dict[UUID, Row]:
         with backend.pool.connection() as connection:

@@ -47,7 +47,7 @@ class Snippets:
 
 
 def snippets_for(request: Request, model: str | None) -> Snippets | None:
-    """Return the snippets for a model, with the gateway's public URL."""
+    """Return the snippets for a model, with the public URL of the gateway."""
     if model is None:
         return None
     url = f"{base_url(request)}/v1"

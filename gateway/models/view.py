@@ -33,7 +33,7 @@ class Named:
 
     @property
     def active(self) -> bool:
-        """Return True if it is deployed."""
+        """True if it is deployed."""
         return self.status is DeploymentStatus.ACTIVE
 
 
@@ -63,7 +63,7 @@ class ModelsView:
 
     @property
     def moving(self) -> bool:
-        """Return True if a deployment is in progress."""
+        """True if a deployment is in progress."""
         return any(each.status is DeploymentStatus.DEPLOYING for each in self.deployments.values())
 
     @property
@@ -81,7 +81,7 @@ class ModelsView:
         ]
 
     def find(self, model: str | None) -> Named | None:
-        """Return the model of a name, or None."""
+        """Return the model with this name, or None."""
         return next((each for each in self.named if each.name == model), None)
 
     def chosen(self, model: str | None) -> Named | None:
@@ -95,7 +95,7 @@ class ModelsView:
         return base is not None and base.status is DeploymentStatus.ACTIVE
 
     def title_of(self, job_id: UUID) -> str:
-        """Return a job's heading, or its ID if the read model lags behind."""
+        """Return the heading of a job, or its ID if the read model lags behind."""
         return self.jobs[job_id].heading if job_id in self.jobs else job_name(job_id)
 
     def dataset_of(self, job_id: UUID) -> str:

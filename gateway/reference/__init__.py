@@ -1,4 +1,4 @@
-"""The API reference page: the OpenAPI document and events as self-contained HTML."""
+"""The API reference page, which shows the OpenAPI document and events as self-contained HTML."""
 
 from __future__ import annotations
 

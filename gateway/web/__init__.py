@@ -1,1 +1,1 @@
-"""Layout, assets and sign-in, shared by all pages."""
+"""Layout, assets and sign-in, which all pages share."""

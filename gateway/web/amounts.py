@@ -11,7 +11,7 @@ from gateway.schemas import Answer, Money
 
 
 def written_amount(amount: Money) -> Markup:
-    """Format an amount, such as `$1,234.57`. On hover, a rounded amount shows the exact one."""
+    """Return an amount, such as `$1,234.57`. On hover, a rounded amount shows the exact one."""
     exact = exact_dollars(amount.micros)
     if amount.text == exact:
         return Markup("{}").format(exact)
@@ -21,7 +21,7 @@ def written_amount(amount: Money) -> Markup:
 
 
 def exact_amount(amount: Money, decimals: int = 2) -> str:
-    """Format an exact amount with the number of decimals that its table uses."""
+    """Return an exact amount with the number of decimals that its table uses."""
     return exact_dollars(amount.micros, decimals)
 
 
@@ -38,7 +38,7 @@ def _amounts_of(row: Answer) -> Iterator[Money]:
 
 
 def written_range(low: Money, high: Money) -> str:
-    """Format a range. The caller rounds both bounds outwards."""
+    """Return a range. The caller must round both bounds outwards."""
     if low.micros < CENT_MICROS:
         return f"up to {high.text}"
     return low.text if low.text == high.text else f"{low.text} – {high.text}"

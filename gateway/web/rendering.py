@@ -134,26 +134,26 @@ def fragment(
 
 
 def sentence(message: str) -> str:
-    """Format an API message as a sentence, with a capital letter and a full stop."""
+    """Return an API message as a sentence, with a capital letter and a period."""
     first, _, _ = message.partition(" ")
     begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
     return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
-    """Return a link to a dataset, or a text if `name` is None: the dataset was deleted."""
+    """Return a link to a dataset. If `name` is None, return a text: the dataset was deleted."""
     if name is None:
         return Markup("a deleted dataset")
     return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
 
 
 def written_day(day: date) -> str:
-    """Format a day, such as `Nov 5, 2026`."""
+    """Return a day, such as `Nov 5, 2026`."""
     return f"{day:%b} {day.day}, {day.year}"
 
 
 def written_bytes(size: float) -> str:
-    """Format a size in decimal units, such as `1.2 MB`."""
+    """Return a size in decimal units, such as `1.2 MB`."""
     exponent = 0
     while size >= 999.5 and exponent < len(UNITS) - 1:
         size, exponent = size / 1000, exponent + 1
@@ -162,7 +162,7 @@ def written_bytes(size: float) -> str:
 
 
 def written_limit(size: int) -> str:
-    """Format a limit in a binary unit, such as `40 MiB`, otherwise as a size."""
+    """Return a limit in a binary unit, such as `40 MiB`, otherwise as a size."""
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size and size % (1 << bits) == 0:
             return f"{size >> bits:,} {unit}"
@@ -172,7 +172,7 @@ def written_limit(size: int) -> str:
 def written_time(
     moment: datetime, attribute: Markup = Markup(""), written: str = "%Y-%m-%d %H:%M"
 ) -> Markup:
-    """Format a time in UTC. The page's script replaces it with a relative or local time."""
+    """Return a time in UTC. The script of the page replaces it with a relative or local time."""
     moment = moment.astimezone(UTC)
     return Markup('<time datetime="{}"{}>{} UTC</time>').format(
         moment.isoformat(timespec="seconds").replace("+00:00", "Z"),

@@ -40,7 +40,7 @@ def show_first(caller: CallerOf) -> Response:
 def show_sign_in(
     request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
 ) -> Response:
-    """Show the sign-in page. If the browser's session has ended, say so."""
+    """Show the sign-in page. If the browser's session has ended, show a notice."""
     valid = session is not None and _valid(backend, session.key_id) is not None
     ended = COOKIE in request.cookies and not valid
     return fragment("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
@@ -65,7 +65,7 @@ def sign_in(
 
 @router.get(SIGN_IN + "/{token}")
 def show_link(token: str, request: Request, backend: BackendOf) -> Response:
-    """Show the account of a one-time link. Link previews do not use it up."""
+    """Show the account of a one-time link. Link previews do not use up the link."""
     key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
     if key is None:
         return _used_up()
@@ -99,7 +99,7 @@ def _refuse_others(request: Request) -> None:
 
 
 def _shown_key(request: Request, secret: str, key_of: Callable[[], ApiKey | None]) -> ApiKey | None:
-    """Return the key of a secret, or None. Wrong ones count towards a lockout (RateLimited)."""
+    """Return the key of a secret, or None. Wrong secrets count towards a lockout (RateLimited)."""
     with suppress(Unauthenticated), shown(request, secret):
         if (key := key_of()) is None:
             raise Unauthenticated("This key or link is unknown.")

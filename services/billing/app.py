@@ -1,4 +1,4 @@
-"""The billing process: meters, leases and metered minutes."""
+"""The billing process, with meters, leases and metered minutes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIN_TICK_SECONDS, MAX_TICK_SECONDS = 0.05, 1.0
 
 
 def tick_seconds(settings: Settings) -> float:
-    """Return the seconds of real time between ticks: five ticks per metered minute."""
+    """Return the real seconds between two ticks, which are a fifth of a metered minute."""
     fifth = settings.meter_minute_seconds / 5 / settings.clock_speed
     return max(MIN_TICK_SECONDS, min(MAX_TICK_SECONDS, fifth))
 

@@ -1,4 +1,4 @@
-"""Evidence of how long segments ran, from trainers' reports or the scheduler's own observations."""
+"""Evidence of how long segments ran, from trainers' reports and the scheduler's observations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
     """Return the whole seconds that a segment has run.
 
     The result is the smaller of the reported time and the time since `bound_at`, so that a clock
-    jump bills nothing. It is 0 without a pod, or if `bound_at` is after `now`.
+    jump bills nothing. It is 0 if the segment has no pod, or if `bound_at` is after `now`.
     """
     if bound_at is None:
         return 0

@@ -17,9 +17,9 @@ from services.billing.settlement import LeasePolicy, close, credit_lost_work, op
 
 
 class Metering:
-    """Event handlers that open a segment's meter when it gets GPUs and close it when it ends.
+    """Event handlers that open a segment's meter when it gets GPUs, and close it when it ends.
 
-    `now` returns the database's time, converted by the platform's clock.
+    `now` returns the database's time, converted to the platform's clock.
     """
 
     def __init__(self, log: EventLog, policy: LeasePolicy, now: Callable[[], datetime]) -> None:
@@ -40,9 +40,9 @@ class Metering:
                 return []
 
     def on_segment_allocated(self, event: events.SegmentAllocated) -> Sequence[Aggregate]:
-        """Open the segment's meter with its first lease. Refuse it if the balance is too low.
+        """Open the meter of the segment with its first lease.
 
-        The scheduler ends a segment whose lease was refused.
+        Refuse the lease if the balance is too low. The scheduler then ends the segment.
         """
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is not None:
@@ -65,7 +65,7 @@ class Metering:
         return [meter, account]
 
     def on_checkpoint_rejected(self, event: events.CheckpointRejected) -> Sequence[Aggregate]:
-        """Credit the work that a rejected checkpoint lost. Its segment is already settled."""
+        """Credit the work lost with a rejected checkpoint. Its segment is already settled."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
         if meter is None or event.kept_seconds is None:
             return []
@@ -74,11 +74,11 @@ class Metering:
         return [meter, account]
 
     def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
-        """Return the elapsed and the checkpointed seconds to bill.
+        """Return the elapsed seconds and the checkpointed seconds, for billing.
 
-        Both are limited to the time between `bound_at` and the segment's end. The grace period is
-        not billed, even if the lease was extended during it. Time after the end is not billed
-        either, even if an early tick has charged for it.
+        Both are limited to the time between `bound_at` and the segment's end. Billing never charges
+        for the grace period, even if it extended the lease during it. It does not charge for time
+        after the end either, even if an early tick has charged for it.
         """
         ran = event.elapsed_seconds - event.grace_seconds
         kept = min(event.kept_seconds, ran)
@@ -92,7 +92,7 @@ class Metering:
         )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
-        """Return when the segment got its GPUs, from the log, because projections may lag."""
+        """Return when the pod of a segment started, from the log, because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
             if isinstance(event, events.PodStarted) and event.segment == segment:
                 return event.bound_at

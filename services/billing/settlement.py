@@ -11,11 +11,13 @@ from domain.core.money import SECONDS_PER_HOUR, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
-"""Maximum number of minutes and leases that one tick saves for an account. The next tick continues.
+"""Maximum number of minutes and leases that one tick saves for an account.
+
+The next tick continues.
 """
 
 LOW_MINUTES = 15
-"""Runway, in metered minutes, below which the account gets a low-balance warning."""
+"""Runway, in metered minutes, below which EcoLink warns the account of a low balance."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class LeasePolicy:
 
     @property
     def low_seconds(self) -> int:
-        """Runway, in seconds, below which the account gets a low-balance warning."""
+        """Runway, in seconds, below which EcoLink warns the account of a low balance."""
         return LOW_MINUTES * self.minute_seconds
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
-        """Return the policy that the settings configure."""
+        """Return the policy in the settings."""
         return cls(
             minute_seconds=settings.meter_minute_seconds,
             lease_seconds=settings.lease_seconds,
@@ -51,19 +53,19 @@ class LeasePolicy:
 
 @dataclass(frozen=True)
 class Running:
-    """An open meter and the elapsed time of its segment, in whole seconds."""
+    """An open meter, and the elapsed time of its segment in whole seconds."""
 
     meter: Meter
     elapsed_seconds: int
 
     @property
     def used_seconds(self) -> int:
-        """Paid seconds that are used up. If a clock jumps back, billed seconds stay used."""
+        """Used part of the paid seconds. If a clock jumps back, billed seconds stay used."""
         return min(max(self.elapsed_seconds, self.meter.billed_seconds), self.meter.paid_seconds)
 
     @property
     def lapsed(self) -> bool:
-        """True if the paid time is used up. The segment then saves and exits."""
+        """True if the paid time is used up. The segment then saves a checkpoint and exits."""
         return 0 < self.meter.paid_seconds <= self.used_seconds
 
 
@@ -75,7 +77,7 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     low, all segments get the same remaining time, so that they run out in the same second. A lapsed
     lease is not extended, because its segment is in the unbilled grace period. A segment whose
     lease was refused does not run. If the account has no running segments, its low-balance state is
-    cleared, so that it can be warned again.
+    cleared, so that EcoLink can warn it again.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -91,7 +93,7 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
 
 
 def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
-    """Bill the elapsed minutes, at most SAVE_EVENTS. Return (micro-dollars, minutes)."""
+    """Bill the elapsed minutes, at most SAVE_EVENTS. Return the micro-dollars and the minutes."""
     captured, posted = 0, 0
     for each in running:
         before = each.meter.minutes
@@ -120,7 +122,7 @@ def _extend_leases(
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
-    """Give a new meter its first lease, or refuse it if the account cannot pay for one second.
+    """Give a new meter its first lease. Refuse it if the account cannot pay for one second.
 
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
@@ -141,9 +143,9 @@ def close(
     """Charge an ended segment to the second, and credit lost work.
 
     `kept_seconds` is the time that the last checkpoint covers, or the whole time if the platform
-    lost no work. Billed time beyond `kept_seconds` is credited: it was lost, or a wrong clock had
-    reported it before the final report. The account is marked as depleted only if no other segment
-    has a lease.
+    lost no work. Billed time beyond `kept_seconds` is credited: either its work was lost, or a
+    wrong clock reported it before the final report. The account is marked as depleted only if no
+    other segment has a lease.
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
     lost = meter.charge_between(min(kept_seconds, meter.billed_seconds), meter.billed_seconds)
@@ -157,7 +159,7 @@ def close(
 
 
 def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
-    """Credit the charge for time after `kept_seconds`, except what was already credited."""
+    """Credit the charge for the time after `kept_seconds` that is not credited yet."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
@@ -166,15 +168,15 @@ def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
 def second_micros(meters: Sequence[Meter]) -> int:
     """Return the highest price of one second of all these segments together, in micro-dollars.
 
-    Each segment's charge is rounded separately, so any second may be rounded up.
+    EcoLink rounds the charge of each segment separately, so it may round up in any second.
     """
     return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
-    """Return the seconds that the balance lasts, or None if the running segments cost nothing.
+    """Return the seconds that the balance lasts; None if the running segments cost nothing.
 
-    Used but unbilled time counts as spent.
+    Used time that is not billed yet counts as spent.
     """
     rate = sum(each.meter.rate_micros_per_hour for each in running)
     spent = sum(
@@ -184,7 +186,7 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
-    """Return for how many seconds after the elapsed time, up to `limit`, the balance can pay."""
+    """Return the seconds after the elapsed time, up to `limit`, that the balance can pay for."""
 
     def cost(ahead: int) -> int:
         return sum(

@@ -1,4 +1,4 @@
-"""The ticker: bills minutes and extends leases for one account at a time."""
+"""The ticker, which bills minutes and extends leases for one account at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORDER BY account_id, meter_id
 
 @dataclass(frozen=True)
 class Shown:
-    """An open meter, the elapsed time that its trainer reported, and when its GPUs were bound."""
+    """An open meter, the elapsed time that its trainer reported, and the start of its pod."""
 
     meter_id: UUID
     shown_seconds: float
@@ -46,7 +46,10 @@ class Shown:
 def settled(
     log: EventLog, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
 ) -> Sequence[Aggregate]:
-    """Settle an account. Return it and its open meters, unsaved. Call inside `because`."""
+    """Settle an account. Return the account and its open meters, unsaved.
+
+    Call this inside `because`.
+    """
     account = log.load(Account, account_id)
     running = [
         Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now))
@@ -61,7 +64,7 @@ class Ticker:
     """A periodic task that bills the elapsed minutes that the log does not contain yet.
 
     The ticker is stateless, so it catches up after an outage. It uses the database's time,
-    converted by the platform's clock.
+    converted to the platform's clock.
     """
 
     def __init__(
@@ -78,9 +81,9 @@ class Ticker:
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle all accounts with open meters or a low balance. Return the number changed.
+        """Settle all accounts with open meters or a low balance. Return the number that changed.
 
-        If an account fails, the error is logged and the other accounts are still settled.
+        If an account fails, the ticker logs the error and settles the other accounts.
         """
         with self._pool.connection() as connection:
             rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
@@ -100,7 +103,7 @@ class Ticker:
             return False
 
     def _settle(self, account_id: UUID, shown: Sequence[Shown], now: datetime) -> bool:
-        """Settle one account in one save. If there is a version conflict, the next tick retries."""
+        """Settle one account in one save. After a version conflict, the next tick retries."""
         cause = Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
         with because(cause):
             aggregates = settled(self._log, account_id, shown, now, self._policy)

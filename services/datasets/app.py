@@ -1,4 +1,4 @@
-"""The datasets process: validates uploads and counts their tokens."""
+"""The datasets process, which validates uploads and counts their tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.datasets.handlers import clean
 from services.datasets.validating import Validating
 
 LOOK_SECONDS = 0.5
-"""Maximum time between two queries for new work."""
+"""Maximum seconds between two queries for new work."""
 
 
 def run(settings: Settings) -> None:

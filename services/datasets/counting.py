@@ -1,4 +1,4 @@
-"""Token counts of every ready dataset for every base model, in processes with resource limits."""
+"""Token counts of each valid dataset for each base model, in resource-limited processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.datasets.fair_work import REMEMBERED_KEYS, FairWork
 from services.datasets.validating import WORKER
 
 MEMORY_MIB = 4096
-"""Tokenizers need up to 400 bytes of memory per byte of a line, and a line has up to 8 MiB."""
+"""Memory limit. Tokenizers need up to 400 bytes per byte of a line, which has up to 8 MiB."""
 
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
@@ -42,22 +42,23 @@ class Counting:
         pool: ConnectionPool[Connection],
         limits: Limits | None = None,
     ) -> None:
-        """Create the counter. By default, `limits` grow with the file's size."""
+        """Create the counter. By default, `limits` grow with the size of the file."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
         self._limits = limits
-        self._costly = deque[str](maxlen=REMEMBERED_KEYS)  # manifests of bases at a limit
+        # Manifests of base models that exceeded a limit.
+        self._costly = deque[str](maxlen=REMEMBERED_KEYS)
         self._logger = logging.getLogger("counting")
         self.work = FairWork[Pair]("counting", clock)
 
     def count_missing(self) -> None:
-        """Start one pair per account while threads are free.
+        """Start counting one pair per account while threads are free.
 
-        If the chat template refuses an example, or counting exceeds a limit, the dataset records
-        it. Bases that exceeded a limit are counted last. Any other failure, such as an unreachable
-        store, is retried later.
+        If the chat template rejects an example, or counting exceeds a limit, the dataset records
+        it. Base models that exceeded a limit are counted last. After any other failure, such as an
+        unreachable store, the counter retries later.
         """
         with self._pool.connection() as connection:
             rows = uncounted(connection, self.work.excluded, list(self._costly))
@@ -95,7 +96,7 @@ class Counting:
         return lambda dataset: dataset.refuse_tokens(name, sha256, example, reason)
 
     def _counted(self, dataset: Dataset, base_ref: str) -> dict[str, Any]:
-        """Return the worker's result. Raise the worker's errors and those of the store."""
+        """Return the result of the worker. Raise its errors and those of the store."""
         with tempfile.TemporaryDirectory() as directory:
             base = Path(directory) / "base"
             base.mkdir()
@@ -109,7 +110,7 @@ class Counting:
             return run(WORKER, request, limits)
 
     def _record(self, pair: Pair, change: Callable[[Dataset], None]) -> None:
-        """Record the result for a pair, unless the dataset has been deleted."""
+        """Record the result for a pair, unless the dataset was deleted."""
         dataset_id, _, sha256 = pair
 
         def attempt() -> None:

@@ -1,4 +1,4 @@
-"""A compact set of digests to find duplicates among millions of examples."""
+"""A compact set of digests, to find duplicates among millions of examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _REST_BYTES = DIGEST_BYTES - 2
 
 
 class DigestSet:
-    """A set of 16-byte digests that needs about 16 bytes each; a Python set needs about 100.
+    """A set of 16-byte digests that needs about 16 bytes each. A Python set needs about 100.
 
     The first two bytes select one of 65,536 buckets, which stores the other 14 bytes.
     """
@@ -24,7 +24,7 @@ class DigestSet:
             self._buckets[start] = bytearray(rest)
             return True
         found = bucket.find(rest)
-        while found > 0 and found % _REST_BYTES:  # skip a match that spans two neighbours
+        while found > 0 and found % _REST_BYTES:  # skips a match that spans two neighbors
             found = bucket.find(rest, found + 1)
         if found >= 0:
             return False

@@ -1,4 +1,4 @@
-"""Reader of examples: turns each line into a conversation to train on."""
+"""Reader of examples, which turns each line into a conversation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TOOL_KEYS = {"tools", "functions"}
 
 
 def read_example(text: str, notes: Notes) -> list[Message]:
-    """Return the normalized messages of a line. Append warnings to `notes`. Raise Refused.
+    """Return the normalized messages of a line. Append its warnings to `notes`.
 
     The line has either `messages`, or `prompt` and `completion`. Prompt and completion are strings
-    or lists of messages.
+    or lists of messages. Raise Refused if the line is not a valid example.
     """
     messages = plain_messages(text)
     if messages is None:
@@ -95,7 +95,7 @@ def _completion(completion: Any) -> list[Any]:
 
 
 def _check_conversation(messages: list[Message], notes: Notes) -> None:
-    """Check the order of the messages. Raise Refused."""
+    """Check the order of the messages. Raise Refused if it is invalid."""
     roles = [message["role"] for message in messages]
     if roles[0] == "assistant":
         raise Refused(
@@ -121,8 +121,8 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
 
 
 def _check_answers(messages: list[Message]) -> None:
-    """Check that each tool message follows the assistant message with its call. Raise Refused."""
-    call_ids: set[str] | None = None  # None: no preceding tool calls
+    """Raise Refused unless each tool message follows the assistant message with its call."""
+    call_ids: set[str] | None = None  # None: the previous message has no tool calls
     for position, message in enumerate(messages, 1):
         if message["role"] != "tool":
             calls = message.get("tool_calls")

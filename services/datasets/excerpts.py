@@ -1,4 +1,4 @@
-"""Excerpts of rejected lines around the error, short and safe to display."""
+"""Excerpts of rejected lines around the error, which are short and safe to display."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from domain.datasets.validation_report import Excerpt
 from services.datasets.report import Code, Refused
 
-SHOWN = 240  # maximum characters in an excerpt
-BEFORE = 80  # maximum characters before the error
+SHOWN = 240  # maximum number of characters in an excerpt
+BEFORE = 80  # maximum number of characters before the error
 JOINERS = "\u200c\u200d"  # not printable alone, but used in words and emoji
 
 _VALUE = json.JSONDecoder()
@@ -17,7 +17,7 @@ Span = tuple[int, int]  # start and end index in a text
 
 
 def excerpt_of(line: bytes, error: Refused) -> Excerpt:
-    """Return the part of a rejected line around the error, with the error marked if known."""
+    """Return the part of a rejected line around the error. Mark the error if its place is known."""
     text = line.decode("utf-8", errors="replace")
     start, end = _span(text, line, error)
     first = max(0, min(start - BEFORE, len(text) - SHOWN))
@@ -62,7 +62,10 @@ def _message_span(text: str, position: int) -> Span:
 
 
 def _fields(text: str) -> dict[str, Span]:
-    """Return the span of each value of a JSON object by key. Raise ValueError or IndexError."""
+    """Return the spans of the values of a JSON object by key.
+
+    Raise ValueError or IndexError if the text is malformed.
+    """
     fields: dict[str, Span] = {}
     at = _after_space(text, _after_space(text, 0) + 1)
     while text[at] != "}":
@@ -75,7 +78,7 @@ def _fields(text: str) -> dict[str, Span]:
 
 
 def _items(text: str, value: Span) -> list[Span]:
-    """Return the spans of a JSON list's items, or of the value itself if it is not a list."""
+    """Return the spans of a JSON list's items. For another value, return only its own span."""
     if text[value[0]] != "[":
         return [value]
     spans: list[Span] = []
@@ -88,7 +91,7 @@ def _items(text: str, value: Span) -> list[Span]:
 
 
 def _next(text: str, end: int) -> int:
-    """Return the start of the next value, or of the closing bracket."""
+    """Return the start of the next value or of the closing bracket."""
     at = _after_space(text, end)
     return _after_space(text, at + 1) if text[at] == "," else at
 
@@ -100,7 +103,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _visible(char: str) -> str:
-    """Return the character, or a visible replacement if it is invisible or changes direction."""
+    """Return the character. Replace it if it is invisible or changes the text direction."""
     if char.isprintable() or char in JOINERS:
         return char
     code = ord(char)

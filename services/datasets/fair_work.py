@@ -22,10 +22,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class FairWork(Generic[Key]):
-    """Threads that each run one task, with accounts taking turns.
+    """Threads that each run one task. Accounts take turns.
 
-    There is no queue. The read models list pending work by key, so none is lost in a restart. A
-    failed task is retried with exponential back-off.
+    There is no queue. The read models list pending work by key, so a restart loses none. The
+    threads retry failed tasks with exponential back-off.
     """
 
     def __init__(self, name: str, clock: Clock, size: int = AT_ONCE) -> None:
@@ -41,14 +41,14 @@ class FairWork(Generic[Key]):
 
     @property
     def excluded(self) -> list[Key]:
-        """Keys that the next query must leave out: those to retry later and finished ones.
+        """Keys for the next query to omit: finished ones, and those to retry later.
 
         The read model may list a key for a while after its task has finished.
         """
         return [*self._backoff.waiting(self._clock.now()), *self._done]
 
     def failures(self, key: Key) -> int:
-        """Return the number of failed attempts."""
+        """Return the number of failed attempts for a key."""
         return self._backoff.failures(key)
 
     def start_in_turn(self, waiting: Mapping[UUID, tuple[Key, Callable[[], None]]]) -> None:
@@ -61,7 +61,7 @@ class FairWork(Generic[Key]):
     def start(self, account_id: UUID, key: Key, task: Callable[[], None]) -> bool:
         """Run a task in a thread.
 
-        Return False if no thread is free or the account already has a running task.
+        Return False if no thread is free, or if the account already has a running task.
         """
         with self._lock:
             if len(self._running) >= self._size or account_id in self._running:

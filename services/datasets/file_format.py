@@ -31,7 +31,7 @@ LOOKED_AT_BYTES = 64 * 1024
 
 
 class FormatCheck:
-    """A check of the first two non-blank lines. Raises Refused if they have another format."""
+    """A check of the first two non-blank lines. It raises Refused if they are not JSON Lines."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
@@ -52,7 +52,8 @@ class FormatCheck:
         self._lines.append(text)
         if len(self._lines) == 1 and text.startswith(b"["):
             inside = text[1:].lstrip()
-            goes_on = not inside and len(content) <= LOOKED_AT_BYTES  # on the next line
+            # A list may continue on the next line.
+            goes_on = not inside and len(content) <= LOOKED_AT_BYTES
             if inside.startswith(b"{") or goes_on:
                 _refuse(ARRAY)
         if len(self._lines) == 2:
@@ -64,7 +65,7 @@ class FormatCheck:
                 _refuse(TABLE)
 
     def finish(self) -> None:
-        """Check a file that has only one line. Call after the last line."""
+        """Check a file that has only one line. Call this after the last line."""
         if len(self._lines) == 1 and _delimiter(self._lines[0]) is not None:
             _refuse(TABLE)
 

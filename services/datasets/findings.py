@@ -1,4 +1,4 @@
-"""Errors and warnings of a validation, collected in bounded memory."""
+"""Errors and warnings of a validation, collected in limited memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SINGULAR = {"lines": "line", "repeat": "repeats", "have": "has", "define": "defi
 
 @dataclass(slots=True)
 class _Kind:
-    """Occurrences of one kind of warning."""
+    """The lines with one kind of warning."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Findings:
             )
 
     def refuse_file(self, code: Code, message: str, *, only: bool = False) -> None:
-        """Record an error of the whole file. If `only`, discard the errors of its lines."""
+        """Record an error of the whole file. If `only` is true, discard the errors of its lines."""
         if only:
             self.errors.clear()
             self.error_count = 0
@@ -85,12 +85,12 @@ class Findings:
                 kind.names[name] = None
 
     def count(self, code: Code) -> int:
-        """Return the number of lines with a kind of warning."""
+        """Return the number of lines with a warning of this code."""
         return self._kinds[code].count if code in self._kinds else 0
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
-        """All warnings by kind, in order of first occurrence."""
+        """All warnings by code, in the order in which each first occurred."""
         return tuple(self._notice(code, kind) for code, kind in self._kinds.items())
 
     def _notice(self, code: Code, kind: _Kind) -> Notice:

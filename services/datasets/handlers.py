@@ -1,4 +1,4 @@
-"""Event handler of the datasets service, which deletes files."""
+"""The event handler of the datasets service, which deletes files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.datasets.validating import home
 def clean(
     log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], event: Event
 ) -> Sequence[Aggregate]:
-    """Delete the files of rejected and deleted datasets. The report of a rejected one is kept."""
+    """Delete the files of rejected and deleted datasets. Keep the report of a rejected dataset."""
     match event:
         case Dataset.DatasetRejected():
             artifacts.delete(log.load(Dataset, event.originator_id).upload_ref)

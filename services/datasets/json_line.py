@@ -1,4 +1,4 @@
-"""A JSON parser for lines, stricter than Python's and with clear errors."""
+"""A JSON parser for lines that is stricter than Python's and has clear errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from services.datasets.report import Code, Refused, quoted
 
-# Plain descriptions of the errors of Python's JSON decoder.
+# Descriptions of the errors of Python's JSON decoder.
 REASONS = {
     "Expecting value": "a value is missing or not in quotes",
     "Expecting property name": "a key in double quotes is missing",
@@ -25,7 +25,10 @@ REASONS = {
 
 
 def decode(line: bytes) -> str:
-    """Return the text of a line. Raise Refused (bad_utf8) with the byte offset in the line."""
+    """Return the text of a line.
+
+    If it is not UTF-8, raise Refused (bad_utf8) with the byte offset of the error.
+    """
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -44,7 +47,7 @@ def parse(text: str) -> Any:
         raise Refused(Code.MALFORMED_JSON, _sentence(text, error), column=error.pos + 1) from None
     except RecursionError:
         raise Refused(Code.TOO_DEEP, "The JSON is nested too deeply. Use fewer levels.") from None
-    except ValueError:  # Python refuses to convert integers with thousands of digits
+    except ValueError:  # Python does not convert integers with thousands of digits
         raise Refused(Code.BAD_NUMBER, "A number has too many digits. Put it in quotes.") from None
 
 

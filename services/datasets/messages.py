@@ -30,10 +30,10 @@ TEXT_PARTS = {"text", "input_text", "output_text"}
 
 
 def normalized(raw: Any, position: int, notes: Notes) -> Message:
-    """Return a message with its content as one string and only the keys that training uses.
+    """Return a message with text content and only the keys that training uses.
 
-    `position` is the message's number, from 1, in error messages. Append warnings to `notes`. Raise
-    Refused.
+    `position` is the number of the message, from 1, for error messages. Append warnings to `notes`.
+    Raise Refused if the message is invalid.
     """
     if not isinstance(raw, dict):
         raise Refused(
@@ -75,7 +75,7 @@ def _content(content: Any, role: str, position: int, has_calls: bool) -> str:
             Code.CONTENT_NOT_TEXT,
             f"The content of message {position} ({role}) is {quoted(content)}. Write a string.",
         )
-    # A tool may return nothing, and a tool call needs no text.
+    # A tool may return nothing, and a message with tool calls needs no text.
     may_be_empty = has_calls or (role == "tool" and content is not None)
     if not may_be_empty and (not content or content.isspace()):
         raise Refused(
@@ -133,9 +133,9 @@ def _add_text(message: Message, raw: dict[str, Any], key: str, code: Code, posit
 
 
 def plain_messages(text: str) -> list[Message] | None:
-    """Return the normalized messages of a simple line, otherwise None.
+    """Return the normalized messages of a simple line; None for other lines.
 
-    This is a fast path for lines that have only roles and string contents. `normalized` gives the
+    This is a fast path for lines that have only roles and string contents. `normalized` has the
     same result but takes three times as long. None does not mean that the line is invalid.
     """
     try:

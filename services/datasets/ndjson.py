@@ -1,4 +1,4 @@
-"""Line splitting of byte chunks, with memory for one chunk and one line."""
+"""Splitting of byte chunks into lines, with only one chunk and one line in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.datasets.report import Code, Refused
 
 
 def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """Yield the chunks up to `max_bytes`. Raise Refused (file_too_large) if there is more."""
+    """Yield the chunks. Raise Refused (file_too_large) if they exceed `max_bytes`."""
     left = max_bytes
     for chunk in chunks:
         if len(chunk) > left:
@@ -25,8 +25,8 @@ def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
     """Yield each line as (content without newline, size in bytes with newline).
 
-    Content is truncated to `max_line_bytes`; the size is that of the whole line. If `chunks` raises
-    an exception, the incomplete line is not yielded.
+    Content is truncated to `max_line_bytes`, but the size is that of the whole line. If `chunks`
+    raises an exception, the incomplete line is not yielded.
     """
     kept, size = bytearray(), 0
     for chunk in chunks:
@@ -45,7 +45,7 @@ def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[
 
 
 def in_words(size: int) -> str:
-    """Return a human-readable size, such as `512 MB` (1 MB is 1024 × 1024 bytes) or `17 bytes`."""
+    """Return a size as text, such as `512 MB` (1 MB is 1024 × 1024 bytes) or `17 bytes`."""
     for unit, name in ((1024**3, "GB"), (1024**2, "MB"), (1024, "KB")):
         if size >= unit:
             return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"

@@ -10,19 +10,19 @@ from domain.datasets.dataset import DatasetStatus
 from domain.datasets.validation_report import LineProblem, ValidationReport
 from infrastructure.limited_process import Exceeded
 
-NAMES_SHOWN = 5  # keys listed in a warning
+NAMES_SHOWN = 5  # number of keys that a warning lists
 
 
 class Code(StrEnum):
-    """Stable codes of errors and warnings. Messages may change, codes do not."""
+    """Stable codes of errors and warnings. Messages may change, but codes do not."""
 
-    # Errors of the whole file.
+    # Errors of the whole file
     EMPTY_FILE = "empty_file"
     FILE_TOO_LARGE = "file_too_large"
     UNSUPPORTED_FILE = "unsupported_file"
     TOO_MANY_LINES = "too_many_lines"
     NOT_READABLE = "not_readable"
-    # Errors of a line's encoding and JSON.
+    # Errors of the encoding and the JSON of a line
     LINE_TOO_LONG = "line_too_long"
     BAD_UTF8 = "bad_utf8"
     MALFORMED_JSON = "malformed_json"
@@ -33,7 +33,7 @@ class Code(StrEnum):
     NOT_OBJECT = "not_object"
     LONE_SURROGATE = "lone_surrogate"
     NULL_CHARACTER = "null_character"
-    # Errors of an example.
+    # Errors of an example
     MISSING_MESSAGES = "missing_messages"
     AMBIGUOUS_EXAMPLE = "ambiguous_example"
     BAD_PROMPT = "bad_prompt"
@@ -43,7 +43,7 @@ class Code(StrEnum):
     FIRST_MESSAGE = "first_message"
     NO_ASSISTANT = "no_assistant"
     NOTHING_TO_LEARN = "nothing_to_learn"
-    # Errors of a message.
+    # Errors of a message
     MESSAGE_NOT_OBJECT = "message_not_object"
     MISSING_ROLE = "missing_role"
     WRONG_ROLE = "wrong_role"
@@ -56,7 +56,7 @@ class Code(StrEnum):
     BAD_TOOL_ARGUMENTS = "bad_tool_arguments"
     BAD_TOOL_CALL_ID = "bad_tool_call_id"
     ORPHAN_TOOL_MESSAGE = "orphan_tool_message"
-    # Warnings.
+    # Warnings
     BYTE_ORDER_MARK = "byte_order_mark"
     BLANK_LINES = "blank_lines"
     DUPLICATE_LINES = "duplicate_lines"
@@ -68,7 +68,7 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A line is not a valid example. `message` is shown to the user.
+    """A line is not a valid example. `message` is for the user.
 
     `column` in the line and `position` of the message, both from 1, locate the error if known.
     """
@@ -95,7 +95,7 @@ class Report(ValidationReport):
 
     `lines` and `bytes` count the input that was read, including blank lines. `tool_lines` counts
     the valid lines that define tools. `sha256` and `normalized_bytes` describe the normalized
-    output and are None if the file is rejected.
+    output. They are None if the file is rejected.
     """
 
     tool_lines: int = 0
@@ -113,7 +113,7 @@ STOPPED = {
 def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
     """Return the report of a validation that exceeded a limit or, if `exceeded` is None, failed.
 
-    `lines` and `bytes` are the input read until then.
+    `lines` and `bytes` count the input that was read until then.
     """
     message = (
         f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the lines "

@@ -1,4 +1,4 @@
-"""Token counts of a dataset with a base model's tokenizer and chat template."""
+"""Token counts of a dataset with the tokenizer and chat template of a base model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
 
 RENDER_CPU_SECONDS = 10
-"""Limit for one conversation. Templates of imported bases are untrusted and may never end."""
+"""CPU limit for one conversation. Templates of imported base models may never end."""
 
 
 class Costly(Exception):
@@ -30,18 +30,18 @@ class Costly(Exception):
 
 
 class _Conversation(NamedTuple):
-    """The text of a conversation and its labeled texts, usually only that same text."""
+    """The text of a conversation, and its marked texts, of which there is usually only one."""
 
     text: str
     marked: list[Marked]
 
 
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
-    """Count the tokens and the trainable tokens of every conversation.
+    """Count the tokens and the trainable tokens of each conversation, without truncation.
 
-    `examples` are the lines of a normalized dataset, which are read in batches. Nothing is
-    truncated. Raise ChatRefused with the example's number, from 1, if the chat template refuses it.
-    Raise Costly if rendering exceeds a limit. Call from the main thread only.
+    `examples` are the lines of a normalized dataset. The function reads them in batches. Raise
+    ChatRefused, with the number of the example, if the chat template rejects it. Raise Costly if
+    rendering exceeds a limit. Call this only from the main thread.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):
@@ -81,7 +81,8 @@ def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversatio
     text = base.text(base.plain(conversation), None)
     try:
         return _Conversation(text, base.marked(conversation))
-    except Unrenderable:  # some turns cannot be rendered alone; the trainer drops it too
+    # Some turns cannot be rendered alone; the trainer drops the conversation too.
+    except Unrenderable:
         return _Conversation(text, [])
 
 

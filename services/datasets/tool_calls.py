@@ -1,4 +1,4 @@
-"""Normalization of an assistant message's tool calls for chat templates."""
+"""Normalization of the tool calls of an assistant message for chat templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def normalized_calls(raw: Any, position: int) -> list[dict[str, Any]]:
     """Return tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
 
     Arguments may be an object or, as in OpenAI's format, a JSON string. Chat templates need an
-    object. `position` is the number of the message, from 1. Raise Refused.
+    object. `position` is the number of the message, from 1. Raise Refused if a call is invalid.
     """
     if not isinstance(raw, list):
         raise _bad(position, "must be a list")

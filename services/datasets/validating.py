@@ -24,14 +24,14 @@ from services.datasets.report import Progress, Report, stopped
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
-"""Number of failures, other than exceeded limits, after which a file is rejected."""
+"""Number of failures, other than exceeded limits, after which EcoLink rejects a file."""
 
 MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
 
 
 class Validating:
-    """A validator of the uploads that the read model lists as not yet validated."""
+    """A validator of the uploads that the read model lists as not validated yet."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Validating:
     ) -> None:
         """Create the validator.
 
-        `max_bytes` limits a file's size. By default, `limits` grow with the file's size.
+        `max_bytes` limits the size of a file. By default, `limits` grow with the size of the file.
         """
         self._log = log
         self._clock = clock
@@ -56,7 +56,7 @@ class Validating:
         self.work = FairWork[UUID]("validating", clock)
 
     def validate_waiting(self) -> None:
-        """Start the oldest upload of each account while threads are free."""
+        """Start validating the oldest upload of each account while threads are free."""
         with self._pool.connection() as connection:
             rows = unvalidated(connection, self.work.excluded)
         oldest = {row["account_id"]: row["dataset_id"] for row in rows}
@@ -65,13 +65,13 @@ class Validating:
         )
 
     def validate(self, dataset_id: UUID) -> None:
-        """Validate an upload. If a process fails MOST_FAILURES times, reject the file."""
+        """Validate an upload. If its process fails MOST_FAILURES times, reject the file."""
         dataset = self._log.load(Dataset, dataset_id)
         if dataset.status is DatasetStatus.VALIDATING:
             self._record(dataset, self._examine(dataset))
 
     def _examine(self, dataset: Dataset) -> Report:
-        """Validate an upload, and store its report and examples."""
+        """Validate an upload. Store its report and examples."""
         report_ref, examples_ref = refs_of(dataset)
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
@@ -113,7 +113,7 @@ class Validating:
             return stopped(None, *read)
 
     def _record(self, dataset: Dataset, report: Report) -> None:
-        """Record the result once. If the dataset has been deleted, delete its files."""
+        """Record the result once. If the dataset was deleted, delete its files."""
 
         def attempt() -> None:
             with because(Cause("service:datasets", f"validate:{dataset.id}", self._clock.now())):
@@ -129,7 +129,7 @@ class Validating:
 
 
 def conclude(dataset: Dataset, report: Report) -> None:
-    """Accept or reject a dataset, as its report says."""
+    """Accept or reject a dataset according to its report."""
     report_ref, examples_ref = refs_of(dataset)
     if report.sha256 is None:
         dataset.reject(report.error_count, report_ref)

@@ -21,10 +21,10 @@ from services.datasets.report import Code, Progress, Refused, Report
 
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
-MOST_LINES = 20_000_000  # including blank lines
+MOST_LINES = 20_000_000  # includes blank lines
 LINE_CPU_SECONDS = 20
 LONG_LINE_BYTES = 64 * 1024
-"""Size from which a line gets its own CPU limit. Shorter lines cannot take long."""
+"""Size in bytes from which a line has its own CPU limit. Shorter lines cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
@@ -41,10 +41,10 @@ def validate(
 
     `sink` is a function such as a buffered file's `write`. The output is JSONL with one
     `{"messages": [...]}` per line, in file order. Each distinct example is written once, unless
-    `keep_duplicates`. After the first error, validation continues but stops writing, so the output
-    is complete only if the status is `ready_for_training`. `on_progress` is called about every 4
-    MiB of input and at the end. Raise only what `chunks`, `sink` and `on_progress` raise. Call from
-    the main thread only.
+    `keep_duplicates` is true. After the first error, validation continues but writes nothing more,
+    so the output is complete only if the status is `ready_for_training`. `on_progress` is called
+    about every 4 MiB of input and at the end. Raise only the errors that `chunks`, `sink` and
+    `on_progress` raise. Call this only from the main thread.
     """
     validation = _Validation(sink, max_line_bytes, keep_duplicates)
     reported = 0
@@ -81,7 +81,7 @@ class _Validation:
         self._written_bytes = 0
 
     def take(self, content: bytes, size: int) -> None:
-        """Check the next line. `size` is its length in bytes in the file, including the newline."""
+        """Check the next line. `size` is its size in the file in bytes, including the newline."""
         self.lines += 1
         self.bytes += size
         if self.lines > MOST_LINES:
@@ -159,7 +159,7 @@ class _Validation:
             self._sink(line)
 
     def report(self) -> Report:
-        """Return the report. Call after the last line."""
+        """Return the report. Call this after the last line."""
         findings = self.findings
         try:
             self._format.finish()

@@ -1,4 +1,4 @@
-"""The process that validates an upload or counts a dataset, without store and network access.
+"""The process that validates an upload or counts a dataset, without access to store or network.
 
 `infrastructure.limited_process` starts it with time and memory limits.
 """

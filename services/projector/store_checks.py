@@ -27,7 +27,7 @@ from infrastructure.store import Connection, scalar
 
 
 class DifferenceKind(StrEnum):
-    """Kinds of difference that an audit finds."""
+    """Kinds of differences that an audit finds."""
 
     TABLE = "table"
     TRIAL_BALANCE = "trial_balance"
@@ -61,16 +61,16 @@ class Difference(NamedTuple):
 
 
 MIGRATION_ROW = "__migration__"
-"""A row that the eventsourcing library adds to the positions."""
+"""Name of a row that the eventsourcing library adds to the positions."""
 
 CLOCK_DRIFT = timedelta(seconds=5)
-"""Tolerated lead of a trainer's clock over the platform's."""
+"""Maximum time by which a trainer's clock may be ahead of the platform's."""
 
 Segment = tuple[UUID, int]
 
 
 def head_of(live: Connection) -> int:
-    """Return the position of the last event that the transaction sees, or 0 if it sees none."""
+    """Return the position of the last event that the transaction sees; 0 if it sees none."""
     return scalar(live, "SELECT coalesce(max(notification_id), 0) FROM ecolink_events")
 
 
@@ -103,7 +103,7 @@ class SnapshotCheck:
                     self._compare(snapshot, account)
 
     def differences(self) -> Iterable[Difference]:
-        """Return the differences. Call after the last batch."""
+        """Return the differences. Call this after the last batch."""
         yield from self._found
         for id, version in self._waiting:
             yield Difference(
@@ -139,7 +139,7 @@ class SnapshotCheck:
 
 
 class Due(NamedTuple):
-    """An event that a service still has to process, and the difference if it passed the event."""
+    """An event that a service must still process, and the difference if its position is past it."""
 
     consumer: str
     id: int
@@ -177,7 +177,7 @@ class PositionCheck:
             self._note_due(item)
 
     def _note_handled(self, event: Event) -> None:
-        """Record the number of the handled event, which a handler puts in its command id."""
+        """Record the number of the handled event, which a handler puts into its command ID."""
         name, _, number = event.command_id.partition(":")
         if event.actor == f"service:{name}" and number.isdecimal():
             self._handled[name] = max(self._handled.get(name, 0), int(number))
@@ -217,7 +217,7 @@ class PositionCheck:
                 due.pop(("claim", getattr(event, "job_id", event.originator_id)), None)
 
     def differences(self) -> Iterable[Difference]:
-        """Return the differences. Call after the last batch."""
+        """Return the differences. Call this after the last batch."""
         yield from self._misplaced()
         for key, (consumer, id, kind, text) in self._due.items():
             never_metered = kind is DifferenceKind.NOT_SETTLED and key[1:] not in self._metered
@@ -278,7 +278,7 @@ class EvidenceCheck:
                     pass
 
     def differences(self) -> Iterable[Difference]:
-        """Return the differences. Call after the last batch."""
+        """Return the differences. Call this after the last batch."""
         for (job_id, segment), billed in self._billed.items():
             shown = int(self._shown.get((job_id, segment), 0))
             if billed > max(shown, self._ended.get((job_id, segment), 0)):

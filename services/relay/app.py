@@ -1,4 +1,4 @@
-"""The relay process: publishes the event log to JetStream in order, each event exactly once."""
+"""The relay process, which publishes the event log to JetStream in order, each event once."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _relay(settings: Settings) -> None:
         with connect(settings) as store:
             publisher = Publisher(log, client.jetstream(), log_identity(store))
         assert settings.database_url is not None
-        # LISTEN comes before the first read, so that no commit is missed. Polling covers
-        # notifications that are lost when a connection breaks.
+        # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
+        # whose notification was lost with a broken connection.
         async with await psycopg.AsyncConnection.connect(
             settings.database_url, autocommit=True
         ) as connection:

@@ -1,4 +1,4 @@
-"""Publisher of new events, whose cursor is the last message of the stream."""
+"""Publisher of new events. Its cursor is the last message of the stream."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ForeignStream(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of the stream: its last sequence number and its last event, if any."""
+    """The end of the stream: its last sequence number, and its last event, if any."""
 
     sequence: int
     last: Envelope | None
@@ -46,9 +46,9 @@ class Publisher:
     """A publisher that keeps the stream a gapless, ordered copy of the log.
 
     Each message states the expected last sequence, so that the server rejects messages of a second
-    relay. If the stream lost its tail or was deleted, publishing resumes after its last event. If
-    the log lacks the stream's last event, as after a restore of the database, the stream is purged
-    and refilled.
+    relay. If the stream lost its end or was deleted, publishing resumes after the last remaining
+    event. If the log lacks the last event of the stream, for example after a restore of the
+    database, the publisher purges and refills the stream.
     """
 
     def __init__(self, log: EventLog, js: JetStreamContext, log_id: UUID) -> None:
@@ -58,9 +58,10 @@ class Publisher:
         self._logger = logging.getLogger("relay")
 
     async def publish_new(self) -> int:
-        """Publish all events that the stream lacks. Return their number. Raise ForeignStream.
+        """Publish all events that the stream lacks. Return their number.
 
-        Each call reads the end of the stream, because the stream may have lost its tail.
+        Each call reads the end of the stream, because the stream may have lost its end. Raise
+        ForeignStream if the stream is a copy of another log.
         """
         published = 0
         try:
@@ -96,7 +97,11 @@ class Publisher:
         return found[1:]
 
     async def _tail(self) -> Tail:
-        """Return the end of the stream. Raise ForeignStream or StreamDiverged."""
+        """Return the end of the stream.
+
+        Raise ForeignStream if the stream is a copy of another log, and StreamDiverged if the log
+        lacks its last event.
+        """
         sequence = (await self._js.stream_info(EVENTS)).state.last_seq
         try:
             message = await self._js.get_last_msg(EVENTS, "events.>")
@@ -115,7 +120,7 @@ class Publisher:
             raise StreamDiverged("The last message of the stream is not an event.") from error
 
     async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
-        """Publish a batch without waiting for each ack. Return the new tail or raise an error."""
+        """Publish a batch without waiting for each acknowledgement. Return the new tail."""
         sequence, last = tail.sequence, tail.last
         publishing = []
         for notification in batch:
@@ -139,7 +144,7 @@ class Publisher:
                 )
             )
             last, sequence = envelope, sequence + 1
-        # Wait for all of them, because a delayed message could arrive after a retry.
+        # Wait for all messages, because a delayed message could arrive after a retry.
         acks = await asyncio.gather(*publishing, return_exceptions=True)
         for ack in acks:
             if isinstance(ack, BaseException):

@@ -1,4 +1,4 @@
-"""The scheduler process: GPU queues, launches, pods and retention."""
+"""The scheduler process, with GPU queues, launches, pods and retention."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:
-    """Record reports in order. Log and skip a report that cannot be recorded.
+    """Record reports in order. Log and skip reports that cannot be recorded.
 
-    Skipping is safe, because reports are cumulative and a trainer repeats its final report until
-    the scheduler acknowledges it.
+    Skipping loses nothing, because reports are cumulative and a trainer repeats its final report
+    until the scheduler acknowledges it.
     """
     logger = logging.getLogger("reports")
     for message in messages:

@@ -1,4 +1,4 @@
-"""Capacity of the GPU pools, kept equal to what the launcher reports."""
+"""Capacity of the GPU pools, which follows the capacity that the launcher reports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from services.scheduler.launchers.launcher import Launcher
 
 
 def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
-    """Set every pool's capacity to the launcher's. Return the changed pools, unsaved.
+    """Set the capacity of every pool to the launcher's. Return the changed pools, unsaved.
 
-    A withdrawn GPU type or region has capacity 0. Running segments keep their GPUs.
+    The capacity of a withdrawn GPU type or region is 0. Running segments keep their GPUs.
     """
     catalog = log.load(Catalog, CATALOG_ID)
     wanted, machine = launcher.capacity(), launcher.machine()
@@ -39,7 +39,7 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Update and save the pools when the scheduler starts, possibly on another machine."""
+    """Update and save the pools. The scheduler calls this at start, as its machine may be new."""
 
     def attempt() -> None:
         command_id = f"capacity:{clock.now().isoformat()}"
@@ -50,6 +50,6 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
 
 
 def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Measure the speed of CPU-backed segments and record it in their pools."""
+    """Measure the speed of CPU-backed segments. Record it in their pools."""
     launcher.measure_machine()
     offer_capacity(log, clock, launcher)

@@ -17,29 +17,29 @@ ANSWERED_KEPT = 1000
 class ControlChannel:
     """A channel that publishes Control messages from the scheduler's worker threads.
 
-    A Control message replaces the previous one of its segment. The channel keeps each segment's
-    last message, so that a new message repeats its flags. After it acknowledges a final report, the
-    channel sends that segment nothing more.
+    A Control message replaces the previous one of its segment. The channel keeps the last message
+    of each segment, so that a new message repeats its flags. After it acknowledges a final report,
+    the channel sends that segment nothing more.
     """
 
     def __init__(self, broker: NatsBroker) -> None:
         self._broker = broker
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent: dict[tuple[UUID, int], Control] = {}
-        self._answered: dict[tuple[UUID, int], None] = {}  # newest last
+        self._answered: dict[tuple[UUID, int], None] = {}  # the newest last
 
     def bind(self) -> None:
-        """Use the running event loop for publishing. Called once, when the loop runs."""
+        """Publish through the running event loop. Call this once, inside the loop."""
         self._loop = asyncio.get_running_loop()
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
-        """Send the total number of paid seconds, and a renewed JWT if given."""
+        """Send the total number of paid seconds and, if given, a renewed JWT."""
         last = self._last(job_id, segment)
         paid_seconds = max(last.paid_seconds, paid_seconds)
         self._send(last, {"paid_seconds": paid_seconds, "jwt": jwt or last.jwt})
 
     def stop(self, job_id: UUID, segment: int) -> None:
-        """Ask a segment to save and exit."""
+        """Ask a segment to save a checkpoint and exit."""
         self._send(self._last(job_id, segment), {"stop": True})
 
     def answer(self, job_id: UUID, segment: int) -> None:

@@ -1,4 +1,4 @@
-"""Model cards and provenance, written beside the files that the trainer stored."""
+"""Model cards and provenance, stored next to the files of the trainer."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def document(
 ) -> Manifest:
     """Write the model card and provenance of a job's model. Return a manifest that includes them.
 
-    `manifest_sha256` is the hash of the trainer's manifest. `unsettled_seconds` is the time that
-    the running segment will still be charged for. The function is idempotent: the same job gives
-    the same bytes. Raise ArtifactCorrupt or FileNotFoundError.
+    `manifest_sha256` is the hash of the trainer's manifest. `unsettled_seconds` is the time for
+    which the running segment will still be charged. Idempotent: the same job results in the same
+    bytes. Raise FileNotFoundError if a file is missing, and ArtifactCorrupt if one is damaged.
     """
     stored = _stored(artifacts, ref, manifest_sha256)
     provenance = _provenance(log, job, _events(log, job), stored, unsettled_seconds)
@@ -51,9 +51,9 @@ def document_promoted(
 ) -> None:
     """Write the model card and provenance of a promoted checkpoint.
 
-    The event pins the checkpoint's manifest, which therefore does not change. The two files are
-    derived from the log, so the same event gives the same bytes. Raise ArtifactCorrupt or
-    FileNotFoundError.
+    The event pins the manifest of the checkpoint, so this function does not change it. It derives
+    the two files from the log, so the same event results in the same bytes. Raise FileNotFoundError
+    if a file is missing, and ArtifactCorrupt if one is damaged.
     """
     ref = event.adapter_ref
     stored = _stored(artifacts, ref, event.manifest_sha256)
@@ -99,7 +99,7 @@ def _provenance(
 
 
 def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
-    """Return the sha256 of the uploads that a job trains and evaluates on, by dataset id."""
+    """Return the SHA-256 hashes of the uploads that a job uses, by dataset ID."""
     plan = job.plan
     ids = [plan.dataset_id] + ([plan.validation.dataset_id] if plan.validation else [])
     datasets = [dataset for each in ids if (dataset := log.find(Dataset, each)) is not None]
@@ -107,7 +107,7 @@ def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
 
 
 def _events(log: EventLog, job: Job) -> Iterator[object]:
-    """Yield the saved events of a job, then its pending events."""
+    """Yield the saved events of a job, and then its pending events."""
     pending = list(job.pending_events)
     yield from log.events.get(job.id, lte=job.version - len(pending))
     yield from pending

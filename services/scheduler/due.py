@@ -1,6 +1,6 @@
 """Job work that becomes due at a certain time: delayed relaunches and expired adapters.
 
-The read models list this work, so that a restart loses none. Each job decides whether it acts.
+The read models list this work, so that a restart loses none. Each job decides whether it is due.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def claim_due(
     pool: ConnectionPool[Connection],
     claim: Callable[[Job], Sequence[Aggregate]],
 ) -> None:
-    """Queue every job whose delayed relaunch is due. `claim` returns the aggregates to save."""
+    """Queue each job whose delayed relaunch is due. `claim` returns the aggregates to save."""
 
     def attempt(job_id: UUID) -> None:
         job = log.load(Job, job_id)
@@ -40,9 +40,9 @@ def claim_due(
 
 
 def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
-    """Expire the adapters whose retention period is over. An event handler then deletes the files.
+    """Expire the adapters whose retention time has ended. An event handler then deletes the files.
 
-    A deployed adapter is kept until it is undeployed.
+    EcoLink keeps a deployed adapter until it is undeployed.
     """
 
     def attempt(job_id: UUID) -> None:
@@ -59,7 +59,7 @@ def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) ->
 
 
 def _attempt_each(log: EventLog, job_ids: Iterable[UUID], attempt: Callable[[UUID], None]) -> None:
-    """Run `attempt` for each job. If it fails, log the error and retry with the next check."""
+    """Run `attempt` for each job. If it fails, log the error. The next check retries."""
     for job_id in job_ids:
         try:
             log.retrying(partial(attempt, job_id))

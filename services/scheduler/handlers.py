@@ -88,11 +88,11 @@ class Scheduling:
                 return []
 
     def on_segment_needed(self, event: Event) -> Sequence[Aggregate]:
-        """Queue a claim for the job's next segment, if it needs one."""
+        """Queue a claim for the next segment of the job, if it needs one."""
         return self.claim(self._log.load(Job, event.originator_id))
 
     def claim(self, job: Job) -> Sequence[Aggregate]:
-        """Queue a claim for a job's next segment, or pause a job that cannot pay.
+        """Queue a claim for the next segment of a job. Pause a job that cannot pay.
 
         For a delayed relaunch, `due.claim_due` queues the claim later.
         """
@@ -109,11 +109,12 @@ class Scheduling:
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Allocate GPUs to the head of the queue if it fits. The new event serves the next job.
+        """Allocate GPUs to the first claim in the queue if it fits.
 
-        A job that needs more GPUs than the pool has is paused first, because it would block the
-        queue forever. A job that cannot pay when its turn comes is paused too. Each save covers one
-        job, because a save must not span two accounts.
+        The resulting event triggers this handler for the next claim. The handler first pauses a job
+        that needs more GPUs than the pool has, because it would block the queue forever. It also
+        pauses a job that cannot pay when its turn comes. Each save covers one job, because a save
+        must not span two accounts.
         """
         pool = self._log.load(GpuPool, event.originator_id)
         hopeless = pool.next_hopeless
@@ -137,7 +138,7 @@ class Scheduling:
         return [pool, job]
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment. If its GPUs are still busy, LaunchRetries launches it later."""
+        """Launch the segment. If its GPUs are still in use, LaunchRetries launches it later."""
         try:
             return self._pods.start(event.job_id, event.segment, event.paid_seconds)
         except GpusBusy:
@@ -162,7 +163,7 @@ class Scheduling:
         return self._pods.end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
 
     def on_stop_requested(self, event: Event) -> Sequence[Aggregate]:
-        """Ask the trainer to save and exit, or end a segment without a pod at no cost."""
+        """Ask the trainer to save and exit, or end a segment that has no pod, free of charge."""
         job = self._pods.settled_job(event.originator_id)
         if not job.stop_requested:
             return []
@@ -174,8 +175,9 @@ class Scheduling:
     def on_job_stopped(self, event: events.JobPaused | events.JobCancelled) -> Sequence[Aggregate]:
         """Remove the job from the queue.
 
-        If the job was cancelled without a checkpoint, also delete what its trainers saved. The
-        event may be handled late. A job that has been resumed keeps its new place in the queue.
+        If the job was cancelled without a checkpoint, also delete the files that its trainers
+        saved. The handler may run late. A job that has been resumed keeps its new position in the
+        queue.
         """
         job = self._log.load(Job, event.originator_id)
         if isinstance(event, events.JobCancelled) and event.checkpoint_ref is None:
@@ -192,7 +194,7 @@ class Scheduling:
         return []
 
     def on_adapter_promoted(self, event: events.AdapterPromoted) -> Sequence[Aggregate]:
-        """Write the promoted checkpoint's model card and provenance. Prune other checkpoints."""
+        """Write the model card and provenance of the promoted checkpoint. Prune the others."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
         return self._prune(job)
@@ -202,7 +204,7 @@ class Scheduling:
         return self._prune(self._log.load(Job, event.originator_id))
 
     def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
-        """Delete the files of all revisions of a base. No unfinished job uses them."""
+        """Delete the files of all revisions of a base model. No unfinished job uses them."""
         base = self._log.load(BaseModel, event.originator_id)
         if base.deleted:  # otherwise it was imported again, possibly with the same files
             for ref in base.refs:
@@ -210,9 +212,10 @@ class Scheduling:
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
-        """Prune a checkpoint that was kept only because it was deployed.
+        """Prune a checkpoint that the job kept only because it was deployed.
 
-        A checkpoint whose deployment failed is kept, because the serving machine may be the cause.
+        The job keeps a checkpoint whose deployment failed, because the serving machine may be the
+        cause.
         """
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:

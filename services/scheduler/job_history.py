@@ -1,4 +1,4 @@
-"""A job's training history, read from its events, and the provenance built from it."""
+"""The training history of a job, read from its events, and the provenance built from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JobHistory:
         self.evaluation: EvaluationFacts | None = None
         self.segments: list[SegmentFacts] = []
         self.resumes: list[ResumeFacts] = []
-        self._saved: dict[str, CheckpointFacts] = {}  # by ref, oldest first
+        self._saved: dict[str, CheckpointFacts] = {}  # checkpoints by ref, oldest first
         self._gpu_count = 0  # of the running or the next segment
         self._micro_batch_size = 0
         for event in events:
@@ -132,7 +132,10 @@ def provenance_of(
     repository: str | None,
     cost: CostFacts,
 ) -> Provenance:
-    """Return a provenance. `uploaded` maps dataset ids to the sha256 of the uploads."""
+    """Return the provenance of a model.
+
+    `uploaded` maps dataset IDs to the SHA-256 hashes of the uploads.
+    """
     approved, started = history.approved, history.started
     assert approved is not None
     return Provenance(
@@ -157,7 +160,7 @@ def provenance_of(
 def _planned(
     plan: TrainingPlan, uploaded: Mapping[UUID, str], repository: str | None
 ) -> dict[str, Any]:
-    """Return the fields that the approval fixed."""
+    """Return the fields that the approval determines."""
 
     def dataset(id: UUID, sha256: str) -> DatasetFacts:
         return DatasetFacts(id=id, sha256=sha256, uploaded_sha256=uploaded.get(id))
@@ -178,6 +181,6 @@ def _planned(
 
 
 def _shared_fields(event: BaseModel, facts: type[Facts]) -> dict[str, Any]:
-    """Return the fields that an event and `facts` have in common, with the event's values."""
+    """Return the fields that `event` and `facts` have in common, with the values of the event."""
     fields = facts.model_fields.keys() & type(event).model_fields.keys()
     return {name: getattr(event, name) for name in fields}

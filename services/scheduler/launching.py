@@ -1,4 +1,4 @@
-"""Launches of leased segments, with retries while their GPUs are still busy."""
+"""Launches of leased segments, with retries while their GPUs are still in use."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ from services.scheduler.segment_spec import segment_spec
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
 MOST_TRIES = 7
-"""Number of attempts, over about 20 seconds. A trainer that still runs this long after its final
-report is stuck."""
+"""Number of attempts, over about 20 s.
+
+A trainer that still runs this long after its final report is stuck.
+"""
 
 
 class PodStarter:
@@ -52,8 +54,8 @@ class PodStarter:
     ) -> Sequence[Aggregate]:
         """Launch a leased segment, or end it if it cannot run. Return the aggregates to save.
 
-        If the GPUs are busy and `may_wait` is true, raise GpusBusy. Otherwise, busy GPUs count as a
-        failed launch.
+        If the GPUs are in use and `may_wait` is true, raise GpusBusy. If `may_wait` is false, GPUs
+        in use count as a failed launch.
         """
         job = self._log.load(Job, job_id)
         if not job.runs(segment) or job.pod is not None:
@@ -82,7 +84,10 @@ class PodStarter:
         return [job]
 
     def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
-        """Start the pod of a segment with an open, paid meter, and save. Raise GpusBusy."""
+        """Start the pod of a segment with an open, paid meter, and save the result.
+
+        Raise GpusBusy if the GPUs are in use and `may_wait` is true.
+        """
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
             return
@@ -93,13 +98,13 @@ class PodStarter:
     def settled_job(self, job_id: UUID) -> Job:
         """Load a job while no `start_and_save` is between its launch and its save.
 
-        If the log has a stop request of the job, no later call launches it.
+        If the log has a stop request for the job, no later call launches it.
         """
         with self._launching:
             return self._log.load(Job, job_id)
 
     def launched(self, job: Job) -> bool:
-        """Return True if the running segment has a pod, even one not yet recorded by an event."""
+        """Return True if the running segment has a pod, even one that no event records yet."""
         return job.pod is not None or self._launcher.poll(PodName(job.id, job.segment)) is not None
 
     def end_unlaunched(
@@ -135,10 +140,10 @@ class PodStarter:
 class LaunchRetries:
     """Retries of leased segments that have no pod, with exponential back-off.
 
-    A trainer's GPUs are released when it reports its end, shortly before its process exits. A new
-    segment may therefore find its GPUs busy. Nothing is billed until the launcher binds the GPUs.
-    The read model lists these segments, so that a restarted scheduler continues. Delays use the
-    machine's clock and not the platform's, because they wait for processes.
+    The scheduler releases the GPUs of a trainer when it reports its end, shortly before its process
+    exits. A new segment may therefore find its GPUs in use. Billing starts only when the launcher
+    binds the GPUs. The read model lists these segments, so that a restarted scheduler continues.
+    Delays use the clock of the machine, not that of the platform, because they wait for processes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The machine of CPU-backed segments: its processor, dtype and measured speed."""
+"""The machine of CPU-backed segments, with its processor, dtype and measured speed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
 """Flags of processors that multiply bf16 natively. Others emulate bf16, which is slower."""
 
 PROBE = (sys.executable, "-m", "services.trainer.speed_probe")
-PROBE_SECONDS = 120.0  # mostly the import of torch on a busy machine
+PROBE_SECONDS = 120.0  # mostly for the import of torch on a busy machine
 
 
 class ProbeFailed(Exception):
-    """Measuring the machine's speed failed."""
+    """Measuring the speed of the machine failed."""
 
 
 def this_machine() -> Machine | None:
-    """Return this machine with its processor's fastest dtype, without its speed.
+    """Return this machine with the fastest dtype of its processor, without its speed.
 
-    Return None if its processor is unknown.
+    Return None if the processor is unknown.
     """
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
@@ -49,7 +49,10 @@ def this_machine() -> Machine | None:
 
 
 def measured(machine: Machine) -> Machine:
-    """Measure the speed in TFLOPS for a few seconds. Return the machine. Raise ProbeFailed."""
+    """Measure the speed of a machine for a few seconds. Return the machine with its TFLOPS.
+
+    Raise ProbeFailed if the measurement fails.
+    """
     command = list(PROBE)
     try:
         done = subprocess.run(

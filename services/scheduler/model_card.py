@@ -1,4 +1,4 @@
-"""Model cards, rendered from a model's provenance with Hugging Face Hub metadata."""
+"""Model cards with Hugging Face Hub metadata, rendered from the provenance of a model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ The loss covers the assistant's messages only. {chat_template}
 
 
 def model_card(provenance: Provenance) -> str:
-    """Return the card as Markdown with YAML metadata. The same provenance gives the same card."""
+    """Return the card as Markdown with YAML metadata.
+
+    The same provenance results in the same card.
+    """
     base = provenance.base.repository or provenance.base.name
     return TEMPLATE.format(
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),

@@ -17,7 +17,7 @@ from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 
 
 class PodReports:
-    """Access to each segment's last message on the REPORTS stream."""
+    """Access to the last message of each segment on the REPORTS stream."""
 
     def __init__(self, broker: NatsBroker, clock: Clock, launcher: Launcher) -> None:
         self._broker = broker

@@ -1,4 +1,4 @@
-"""The pod watch: records evidence of running pods, ends their segments and removes ended pods."""
+"""The pod watch, which records evidence of running pods, ends segments and removes ended pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.scheduler.segments import Segments
 
 
 class Silences:
-    """Time since each pod's last sign of life, by this process's monotonic clock.
+    """Time since the last sign of life of each pod, on the monotonic clock of this process.
 
     The count starts when a pod is first observed, so a restarted scheduler starts from zero.
     """
@@ -38,7 +38,7 @@ class Silences:
         return now - before[1]
 
     def forget(self, name: PodName) -> None:
-        """Restart the count when the pod is next observed."""
+        """Restart the count when the pod is observed again."""
         self._shown.pop(name, None)
 
 
@@ -76,7 +76,7 @@ class PodWatch:
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     def _names(self) -> list[PodName]:
-        """Return the launcher's pods and those that the read model expects."""
+        """Return the pods of the launcher and those that the read model expects."""
         with self._pool.connection() as connection:
             bound = bound_segments(connection)
         expected = {PodName(row["job_id"], row["segment"]) for row in bound}
@@ -107,13 +107,13 @@ class PodWatch:
             return  # the next poll ends its segment
         if not self._segments.heard_of(pod.name):
             await self._reports.publish_evidence(pod, job)
-        if job.stop_requested:  # repeated in case a restart lost the first one
+        if job.stop_requested:  # repeated in case a restart lost the first request
             await asyncio.to_thread(self._segments.request_stop, pod.name)
 
     async def _attend_elsewhere(self, name: PodName, job: Job, host: str | None) -> None:
         """End a segment of another host if the bus works but no report of the segment arrives.
 
-        This host cannot see the process. It may still run, so it is first asked to stop.
+        This host cannot see the process. It may still run, so the watch first asks it to stop.
         """
         try:
             report = await self._reports.last_report(job, name.segment)
@@ -138,7 +138,7 @@ class PodWatch:
         self._overdue_since.pop(name, None)
 
     async def _end(self, name: PodName, exit_code: int | None, job: Job) -> None:
-        """End a segment. First record its last report, which may have a checkpoint or outcome."""
+        """End a segment. First record its last report, which may have a checkpoint or an ending."""
         report = await self._reports.last_report(job, name.segment)
         if report is not None:
             await asyncio.to_thread(self._segments.record, report)
@@ -152,7 +152,7 @@ class PodWatch:
         )
 
     async def _stop_overdue(self, name: PodName) -> None:
-        """Stop a trainer that still runs after its segment's end. Kill it if it does not stop."""
+        """Stop a trainer that still runs after its segment ended. Kill it if it does not stop."""
         since = self._overdue_since.setdefault(name, time.monotonic())
         overdue_seconds = time.monotonic() - since
         if overdue_seconds > self._settings.grace_seconds + self._most_silence:

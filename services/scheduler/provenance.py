@@ -24,7 +24,7 @@ class DatasetFacts(Facts):
 
     id: UUID
     sha256: str
-    uploaded_sha256: str | None  # of the file as uploaded
+    uploaded_sha256: str | None  # hash of the uploaded file
 
 
 class BaseFacts(Facts):
@@ -36,7 +36,7 @@ class BaseFacts(Facts):
 
 
 class HardwareFacts(Facts):
-    """Region and GPU type used for training."""
+    """The region and GPU type of the training."""
 
     region: str
     gpu_type: str
@@ -56,9 +56,9 @@ class CheckpointFacts(Facts):
 
     segment: int
     step: int
-    train_loss: float  # of this step: mean over its label tokens, in nats
+    train_loss: float  # loss of this step, in nats per trainable token
     manifest_sha256: str
-    rejected: RejectionReason | None  # why no segment resumed from it; None: intact
+    rejected: RejectionReason | None  # reason why no segment resumed from it; None: intact
 
 
 class ResumeFacts(Facts):
@@ -69,27 +69,27 @@ class ResumeFacts(Facts):
 
     segment: int
     step: int
-    manifest_sha256: str | None  # of the checkpoint; None: it started from step 0
+    manifest_sha256: str | None  # of the checkpoint; None: the segment started from step 0
     certified: bool
-    unchecked: tuple[str, ...]  # parts of the state that were not compared
+    unchecked: tuple[str, ...]  # parts of the state that the trainer did not compare
     differences: tuple[ModeDifference, ...]  # execution settings that changed since the checkpoint
 
 
 class EvaluationFacts(Facts):
     """Metrics before and after training, on held-out examples."""
 
-    loss_before: float  # nats per label token
+    loss_before: float  # in nats per trainable token
     loss_after: float
     perplexity_before: float
     perplexity_after: float
-    accuracy_before: float | None  # share of label tokens for which the top prediction is correct
+    accuracy_before: float | None  # share of trainable tokens that the model ranked first
     accuracy_after: float | None
     examples: int
     label_tokens: int
 
 
 class CostFacts(Facts):
-    """The price that the account holder paid for the job."""
+    """The price that the owner paid for the job."""
 
     amount_micros: int
     metered_seconds: int
@@ -125,5 +125,5 @@ class Provenance(Facts):
 
     @property
     def content(self) -> bytes:
-        """Return the content of provenance.json."""
+        """Content of provenance.json."""
         return self.model_dump_json(indent=1).encode()

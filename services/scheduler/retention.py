@@ -24,11 +24,11 @@ SAVED = ("checkpoints", "adapter")
 """Directories in which trainers save, with one subdirectory per segment."""
 
 LOGS_AT_ONCE = 100
-"""Number of jobs whose log lines are deleted in one transaction."""
+"""Number of jobs for which one transaction deletes the log lines."""
 
 
 def delete_saved(artifacts: Artifacts, job: Job) -> None:
-    """Delete all checkpoints and adapters of a job, and keep its logs. Idempotent."""
+    """Delete all checkpoints and adapters of a job, but not its logs. Idempotent."""
     for folder in SAVED:
         artifacts.delete_directory(f"{job_prefix(job)}/{folder}")
 
@@ -36,7 +36,7 @@ def delete_saved(artifacts: Artifacts, job: Job) -> None:
 def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) -> None:
     """Delete files that the trainer of an ended segment stored but that no event names.
 
-    Such files exist if the trainer was killed while storing them or if its report was too late.
+    Such files exist if the trainer was killed while it stored them, or if its report was too late.
     """
     named: set[str] = set()
     for event in log.events.get(job.id):
@@ -54,10 +54,7 @@ def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) 
 
 
 def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timedelta) -> None:
-    """Delete the log lines of jobs that ended longer than `kept` ago.
-
-    Metrics and artifacts are kept.
-    """
+    """Delete the log lines of jobs that ended more than `kept` ago, but no metrics or artifacts."""
     over_since = clock.now() - kept
     with pool.connection() as connection:
         while job_ids := logged_jobs_over_since(connection, over_since, LOGS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The SegmentSpec that a trainer gets at launch."""
+"""The SegmentSpec that a trainer receives at launch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from infrastructure.settings import Settings
 
 
 def job_prefix(job: Job) -> str:
-    """Return the prefix of all artifacts that a job's trainers may write."""
+    """Return the prefix of all artifacts that the trainers of a job may write."""
     return f"jobs/{job.account_id}/{job.id}"
 
 
 def kept_log_ref(job: Job, segment: int) -> str:
-    """Return the ref of a segment's trainer output, which only operators can read."""
+    """Return the ref of the trainer output of a segment, which only operators can read."""
     return f"{job_prefix(job)}/logs/segment-{segment}.log"
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
-    """Return the spec of a job's running segment. Checkpoints to resume from are newest first."""
+    """Return the spec of the running segment of a job. Its checkpoints are newest first."""
     plan = job.plan
     issuer = CredentialIssuer.of(settings)
     home = job_prefix(job)

@@ -1,4 +1,4 @@
-"""Job events derived from segments' reports and exits."""
+"""Job events derived from the reports and exits of segments."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix, kept_log_ref
 
 LOG_TAIL_LINES = 50
-HEARTBEATS = ("report ", "checkpoint ")  # lines without information about a failure
+HEARTBEATS = ("report ", "checkpoint ")  # starts of lines without information about a failure
 MAX_LOG_BYTES = 1024**2
 
-# Exit codes of the trainer's watchdog. An overrun, with paid time and grace used up, is no failure.
+# Exit codes of the trainer's watchdog. An overrun, with paid time and grace used up, is not a
+# failure.
 OVERRUN, STALL = 4, 5
 
-# The kernel's OOM killer, an operator and a shutdown all use SIGKILL. It is treated as a
-# machine fault, so that the job is retried.
+# The kernel's OOM killer, an operator and a shutdown all use SIGKILL. The scheduler treats it as a
+# fault of the machine, so that it retries the job.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
@@ -92,13 +93,13 @@ class Segments:
         self._control.forget(name.job_id, name.segment)
 
     def request_stop(self, name: PodName) -> None:
-        """Ask a segment's trainer to save and exit."""
+        """Ask the trainer of a segment to save a checkpoint and exit."""
         self._control.stop(name.job_id, name.segment)
 
     def record(self, report: Report) -> None:
-        """Save a report's new events. Acknowledge a final report.
+        """Save the new events of a report. Acknowledge a final report.
 
-        A foreign report is dropped without an acknowledgement, which would end a running segment.
+        Drop a foreign report without an acknowledgement, which would end a running segment.
         """
         key = (report.job_id, report.segment)
         news = (
@@ -133,13 +134,14 @@ class Segments:
                 self._finish(job, report.ending, report)
 
     def _progress(self, job: Job, report: Report) -> None:
-        """Record a report's new events, in training order."""
+        """Record the new events of a report, in training order."""
         segment, phase = report.segment, report.phase
         self._resume(job, report)
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
-                # Not the report's step, because the first report to arrive may be of a later step.
+                # Not the step of the report, because the first report to arrive may be of a later
+                # step.
                 report.resumed.step if report.resumed else 0,
                 report.total_steps,
                 report.train_examples,
@@ -169,7 +171,7 @@ class Segments:
             self._logger.warning("refused the certificate of %s: %s", name, refusal)
 
     def _finish(self, job: Job, ending: SegmentEnding, report: Report) -> None:
-        """End a segment with its trainer's final report."""
+        """End a segment with the final report of its trainer."""
         # A cancelled job registers no adapter.
         if ending.reason is SegmentEnd.COMPLETED and not job.cancel_requested:
             try:
@@ -205,7 +207,7 @@ class Segments:
         return meter.charge_between(ran_seconds, meter.paid_seconds)
 
     def _register(self, job: Job, report: Report) -> None:
-        """Register the adapter with its card, if the stored files match the report."""
+        """Register the adapter with its card if the stored files match the report."""
         ref, sha256 = report.adapter_ref, report.adapter_manifest_sha256
         if ref is None or sha256 is None:
             raise ArtifactCorrupt("The final report names no adapter.")
@@ -226,8 +228,8 @@ class Segments:
         If the segment overran its paid time and grace period, its lease has ended, and the unused
         part of the lease does not count as available. The known elapsed time may be too low, and
         work without a checkpoint is credited. If this credit could pay for another launch, a job
-        that is too slow to save would run forever at no cost. The job is paused if the account
-        cannot pay without the credit.
+        that is too slow to save would run forever at no cost. The job is therefore paused if the
+        account cannot pay without the credit.
         """
         overran = exit_code == OVERRUN
         lost_as = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
@@ -259,7 +261,7 @@ class Segments:
         can_pay: bool,
         overran: bool = False,
     ) -> None:
-        """End the segment and release its GPUs in one save, then store the tail of its log."""
+        """End the segment and release its GPUs in one save. Then store the end of its log."""
         log_ref = None
         if ending.reason is SegmentEnd.CRASHED:
             log_ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
@@ -276,16 +278,16 @@ class Segments:
                 self._logger.warning("cannot store the log tail of %s yet: %s", name, error)
 
     def _keep_log_tail(self, job_id: UUID, segment: int, ref: str) -> None:
-        """Store the last lines that the owner of the job may see."""
+        """Store the last log lines, in the form that the owner of the job may see."""
         log = self._launcher.log(PodName(job_id, segment), MAX_LOG_BYTES).decode(errors="replace")
         shown = [line for line in log.splitlines() if not line.startswith(HEARTBEATS)]
         lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
     def clean_up(self, job: Job, segment: int) -> None:
-        """Store the last MiB of the trainer's log and delete unnamed files of an ended segment.
+        """Store the last MiB of the trainer's log, and delete unnamed files of an ended segment.
 
-        If storing the owner's tail failed at the segment's end, store it too.
+        Also store the owner's part of the log if that failed when the segment ended.
         """
         tail_ref = self._tail_ref(job.id, segment)
         if tail_ref is not None and not self._artifacts.exists(tail_ref):

@@ -1,4 +1,4 @@
-"""Verification of a model's files against its manifest and its provenance against the log."""
+"""Verification of a model's files against its manifest, and of its provenance against the log."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of an expected value with the value found."""
+    """A comparison of an expected value with the value found."""
 
     name: str
     expected: str
@@ -59,11 +59,11 @@ class StoredCopy:
     ref: str
 
     def paths(self) -> list[str]:
-        """Return all files under the model's prefix."""
+        """Return the paths of all files under the model's prefix."""
         return [ref.removeprefix(f"{self.ref}/") for ref in self.artifacts.list(self.ref)]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Yield the content of a file in chunks. Raise FileNotFoundError."""
+        """Yield the content of a file in chunks. Raise FileNotFoundError if it does not exist."""
         return self.artifacts.stream(f"{self.ref}/{path}")
 
 
@@ -74,12 +74,12 @@ class DirectoryCopy:
     directory: Path
 
     def paths(self) -> list[str]:
-        """Return all files in the directory."""
+        """Return the paths of all files in the directory."""
         files = sorted(path for path in self.directory.rglob("*") if path.is_file())
         return [path.relative_to(self.directory).as_posix() for path in files]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Yield the content of a file in chunks. Raise FileNotFoundError."""
+        """Yield the content of a file in chunks. Raise FileNotFoundError if it does not exist."""
         with (self.directory / path).open("rb") as file:
             while chunk := file.read(1024 * 1024):
                 yield chunk
@@ -120,7 +120,7 @@ def verify(
 
 
 def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
-    """Return the manifest of the copy, or the artifact store's if the copy has none."""
+    """Return the manifest of the copy. If it has none, return the one in the artifact store."""
     try:
         if MANIFEST in copy.paths():
             return b"".join(copy.chunks(MANIFEST))
@@ -130,7 +130,7 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
 
 
 def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
-    """Yield a check for each file. A directory may lack files needed only to resume training."""
+    """Yield a check for each file. A directory may lack files that only a resume needs."""
     there = copy.paths()
     for file in manifest.files:
         left_out = file.path in RESUME_FILES and file.path not in there
@@ -187,7 +187,10 @@ def _expected(
 
 
 def _repositories(log: EventLog, base_model: str) -> list[str | None]:
-    """Return None and all repositories that the catalog ever listed for a base, newest last."""
+    """Return None, then all repositories that the catalog ever listed for a base model.
+
+    The newest comes last.
+    """
     return [None] + [
         event.base.repository
         for event in log.events.get(CATALOG_ID)
@@ -247,7 +250,7 @@ def _listed(leaves: dict[str, str], paths: list[str]) -> str:
 
 
 def _sources(log: EventLog, job: Job) -> Iterator[Check]:
-    """Yield checks that the job's datasets were validated and that its base was imported."""
+    """Yield checks that the job's datasets were validated and that its base model was imported."""
     plan = job.plan
     yield _validated(log, "dataset was validated", plan.dataset_id, plan.dataset_sha256)
     if plan.validation is not None:

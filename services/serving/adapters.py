@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format: read them, add them to a base, and remove them."""
+"""LoRA adapters in PEFT's format: read them, add them to a base model, and remove them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAIN = {
     "alora_invocation_tokens": None,
     "bias": "none",
 }
-"""Required values of an adapter's configuration keys, for the keys that are present."""
+"""Required values of an adapter's configuration keys. A key may be absent."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ def read_adapter(directory: Path) -> Adapter:
 def add_adapter(
     base: PreTrainedModel, name: str, adapter: Adapter, token_adapters: TokenAdapters
 ) -> None:
-    """Add an adapter to a base. Raise CannotServe and leave the base unchanged if that fails."""
+    """Add an adapter to a base model.
+
+    If that fails, raise CannotServe and leave the base model unchanged.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns about several adapters
@@ -97,7 +100,7 @@ def add_adapter(
 
 
 def remove_adapter(base: PreTrainedModel, name: str, token_adapters: TokenAdapters) -> None:
-    """Remove an adapter from a base. Do nothing if the base does not have it."""
+    """Remove an adapter from a base model, if the base model has it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns because no adapter is active
         for module in _adapted(base):

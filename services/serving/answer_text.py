@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class AnswerText:
-    """The text of one answer. Text that may start a stop sequence is withheld."""
+    """The text of one answer. It withholds text that may start a stop sequence."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -33,7 +33,7 @@ class AnswerText:
         return self._show(len(self._held) - self._partial_stop())
 
     def end(self) -> str:
-        """Return the withheld text at the end of the answer, because it is no stop sequence."""
+        """Return the withheld text at the end of the answer, because it is not a stop sequence."""
         if self.stopped:
             return ""
         seen = self._shown + self._held
@@ -43,7 +43,7 @@ class AnswerText:
         return self._show(len(self._held))
 
     def _partial_stop(self) -> int:
-        """Return the length of the withheld text's end that may start a stop sequence."""
+        """Return the length of the part of the withheld text that may start a stop sequence."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

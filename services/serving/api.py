@@ -1,4 +1,4 @@
-"""The HTTP API for the gateway: one route that streams an answer as JSON lines."""
+"""The HTTP API for the gateway, with one route that streams an answer as JSON lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("serving")
 RETRY_SECONDS = 1
 
 BODY_BYTES = 4 * 1024**2
-"""Maximum size of a request body. The gateway accepts a quarter of this."""
+"""Maximum size of a request body. The gateway accepts a quarter of this size."""
 
 
 def create_app(engine: Engine, secret: str) -> FastAPI:
@@ -90,7 +90,7 @@ class AnswerStream:
         self._queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
 
     def listen(self, piece: TextDelta | Exception) -> None:
-        """Append a piece. It can be called from any thread."""
+        """Append a piece. Any thread may call this."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
         except RuntimeError:
@@ -117,7 +117,10 @@ class AnswerStream:
 
 
 class Lines(StreamingResponse):
-    """A response that streams an answer as JSON lines. A client disconnect cancels the answer."""
+    """A response that streams an answer as JSON lines.
+
+    If the client disconnects, the response cancels the answer.
+    """
 
     def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
         self._handle = handle
@@ -139,7 +142,6 @@ class Server(GuardedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Do nothing."""
         yield
 
 

@@ -1,4 +1,4 @@
-"""The serving process: follows the log and keeps the requested deployments in memory."""
+"""The serving process, which follows the log and keeps the wanted deployments in memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from services.serving.weights import WeightStore
 MIB = 1024**2
 
 RETRY_SECONDS = 1.0
-"""Interval between checks for deployments to retry."""
+"""Seconds between two checks for deployments to retry."""
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM, as the only serving process.
 
-    All deployments are loaded before the first new event is handled.
+    Load all deployments before handling the first new event.
     """
     with leading(settings, "serving") as leadership:
         _serve(settings, leadership)

@@ -1,4 +1,4 @@
-"""Counts of load attempts, stored on disk so that a fatal one is not repeated forever."""
+"""Counts of load attempts, stored on disk so that a fatal attempt is not repeated forever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_DEATHS = 3
 
 
 class Attempts:
-    """A count of how often the process died while it loaded a deployment.
+    """A count of how often the process died while it loaded each deployment.
 
     If memory runs out, the kernel kills the process without an error. Only a file survives this.
     """
@@ -24,7 +24,7 @@ class Attempts:
 
     @contextmanager
     def noted(self, deployment_id: UUID) -> Generator[None]:
-        """Record an attempt. Remove the record when it ends, unless the process dies first.
+        """Record an attempt. Remove the record after it, unless the process dies first.
 
         After MAX_DEATHS, raise CannotServe without another attempt.
         """

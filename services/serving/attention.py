@@ -1,4 +1,4 @@
-"""Causal attention of a step: each row's new tokens attend to that row's keys and values.
+"""Causal attention of a step. The new tokens of a row attend to that row's keys and values.
 
 Heads that share keys and values are grouped as queries of one head, so that each key is read once.
 The continuous batching of transformers also packs rows, but does not support adapters.
@@ -22,12 +22,12 @@ NAME = "served"
 
 
 class UnknownAttention(Exception):
-    """The base uses a kind of attention that this module does not implement."""
+    """The base model uses a kind of attention that this module does not implement."""
 
 
 @dataclass(frozen=True)
 class _Cached:
-    """A layer's keys and values, and how its queries attend to them."""
+    """The keys and values of a layer, and how its queries attend to them."""
 
     keys: Tensor
     values: Tensor
@@ -45,8 +45,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend to the cache of `step`, with the attention interface of transformers.
 
-    The query is (1, heads, tokens, head size), the output (1, tokens, heads, head size). Raise
-    UnknownAttention for softcap, attention sinks, or a call outside of a step.
+    The query is (1, heads, tokens, head size), and the output is (1, tokens, heads, head size).
+    Raise UnknownAttention for softcap, attention sinks, or a call outside a step.
     """
     step: Step | None = options.get("step")
     unknown = [name for name in ("softcap", "s_aux") if options.get(name) is not None]

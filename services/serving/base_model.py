@@ -1,4 +1,4 @@
-"""A base model in memory: weights, tokenizer and dtype."""
+"""A base model in memory, with its weights, tokenizer and dtype."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 CHECKED_TOKENS = 24
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Largest relative difference between the same logits computed in two ways."""
+"""Maximum relative difference between the same logits computed in two ways."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Weights in memory with serving's attention, and the tokenizer."""
+    """Weights in memory that use serving's attention, and the tokenizer."""
 
     weights: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    context: int  # context length, tokens
-    end_tokens: frozenset[int]  # end-of-answer tokens of its configuration
+    context: int  # context length in tokens
+    end_tokens: frozenset[int]  # tokens that end an answer, from the model's configuration
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> BaseModel:
-        """Load a base from its directory. Raise CannotServe if its logits would be wrong."""
-        logging.disable_progress_bar()  # no progress bars in logs
+        """Load a base model from its directory. Raise CannotServe if its logits would be wrong."""
+        logging.disable_progress_bar()  # keeps progress bars out of the log
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
@@ -90,9 +90,9 @@ def _configured_ends(weights: PreTrainedModel) -> frozenset[int]:
 
 
 def _attend_as_served(weights: PreTrainedModel) -> None:
-    """Switch to serving's attention, and compare the logits with those of the base's own attention.
+    """Switch to serving's attention. Compare the logits with those of the model's own attention.
 
-    Raise CannotServe if they differ, because the base then uses an unknown kind of attention.
+    Raise CannotServe if they differ. The base model then uses an unknown kind of attention.
     """
     kind = type(weights).__name__
     vocabulary = weights.config.get_text_config().vocab_size

@@ -1,4 +1,4 @@
-"""The rows that one base decodes together. Rows join and leave at any step."""
+"""The rows that one base model decodes together. Rows can join and leave at every step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from services.serving.row import Row
 from services.serving.step import Part, Step
 
 READ_AT_ONCE = 256
-"""Prompt tokens per step if any row is generating. Long prompts are prefilled in chunks, to limit
-the delay of the other rows' next token."""
+"""Prompt tokens per step if any row generates.
+
+Long prompts are prefilled in chunks, which limits the delay of the other rows' next tokens.
+"""
 READ_ALONE = 1024
-"""Prompt tokens per step if no row is generating."""
+"""Prompt tokens per step if no row generates."""
 
 FAIR_ROWS, FAIR_READ = 2, 64
-"""An account's share of a step while other accounts have rows: at most FAIR_READ prompt tokens, and
-FAIR_ROWS rows, or more if every account has more. This limits how much one account can delay the
-others."""
+"""Rows and prompt tokens of an account in a step while other accounts have rows.
+
+An account may have more than FAIR_ROWS rows if every account has more. The limits bound the delay
+that one account causes for the others.
+"""
 
 log = logging.getLogger("engine")
 
@@ -39,11 +43,14 @@ class Batch:
     """The active rows by slot, and the queue for slots. Only the engine's thread runs its steps."""
 
     def __init__(self, base: BaseModel, max_rows: int, cache_bytes: int) -> None:
-        """Limit the rows and the bytes of the KV cache. A single row may use more."""
+        """Create a batch of at most `max_rows` rows and `cache_bytes` of KV cache.
+
+        A single row may use more than `cache_bytes`.
+        """
         self.base, self._max_rows, self._cache_bytes = base, max_rows, cache_bytes
         self.token_adapters = TokenAdapters()
         self.queue = FairQueue()
-        self._rows: list[Row] = []  # by slot
+        self._rows: list[Row] = []  # rows by slot
         self._by_age: list[Row] = []
         self._steps = 0
         self.busy_elsewhere: frozenset[UUID] = frozenset()
@@ -58,15 +65,15 @@ class Batch:
 
     @property
     def free(self) -> int:
-        """Number of unused row slots."""
+        """Number of unused slots."""
         return max(0, self._max_rows - len(self._rows))
 
     def accounts(self) -> set[UUID]:
-        """Accounts with rows in the batch."""
+        """Return the accounts that have rows in the batch."""
         return {row.account_id for row in self._rows}
 
     def uses(self, adapter: str | None) -> bool:
-        """Return True if an active or queued row uses the adapter (None: the base alone)."""
+        """Return True if an active or queued row uses the adapter. None is the base model alone."""
         return any(row.adapter == adapter for row in (*self._rows, *self.queue.rows()))
 
     @torch.inference_mode()
@@ -101,10 +108,10 @@ class Batch:
             row.fail(error)
 
     def _admit(self) -> None:
-        """Move rows from the queue into the batch, in fair order, while slots and memory allow.
+        """Move rows from the queue into the batch in fair order, while slots and memory allow.
 
-        If there is no space, preempt the youngest row of an account with more rows than the next
-        one.
+        If there is no space, preempt the youngest row of the account with the most rows, provided
+        that the account of the queued row has at least two rows fewer.
         """
         while (row := self.queue.next(self._rows)) is not None:
             longest = max(len(each.tokens) for each in (*self._rows, row))
@@ -120,7 +127,7 @@ class Batch:
                 return
 
     def _give_up_row(self, account_id: UUID) -> bool:
-        """Preempt a row of the account with the most rows.
+        """Preempt the youngest row of the account with the most rows.
 
         Return False if that account has fewer than two rows more than `account_id`.
         """
@@ -146,7 +153,7 @@ class Batch:
     def _has_room(self, length: int) -> bool:
         """Resize the cache to fit all rows at `length`, with as much spare space as memory allows.
 
-        Return False if it does not fit.
+        Return False if the rows do not fit.
         """
         rows, cache = len(self._rows), self._cache
         if rows <= cache.slots and length <= cache.length:
@@ -193,7 +200,7 @@ class Batch:
         self.queue.send_back(row)
 
     def _leave(self, rows: Iterable[Row]) -> None:
-        """Remove rows. The last rows move into their slots, so that no slot is empty."""
+        """Remove rows. Move the last rows into their slots, so that no slot is empty."""
         for row in rows:
             slot, last = self._rows.index(row), len(self._rows) - 1
             self._cache.wipe(slot, row.read)

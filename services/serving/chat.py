@@ -1,4 +1,4 @@
-"""Rendering of a chat's messages as the prompt of the next answer, as in training."""
+"""Rendering of the messages of a chat as the prompt for the next answer, as in training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MARKS = ("\u2402", "\u2403")  # placeholders for the text of a message
 
 
 class Chat:
-    """A model's chat format: its template, and the tokens and strings that end an answer."""
+    """The chat format of a model: its template, and the tokens and strings that end an answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> None:
-        """Use the base's own template, or the one that its adapter was trained with."""
+        """Use the base model's own template, or the one with which its adapter was trained."""
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         self._tokenizer = tokenizer
         source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
@@ -31,11 +31,14 @@ class Chat:
         self.end_tokens, self.stops = self._ends()
 
     def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Return the token ids of the prompt. Raise TemplateRefused."""
+        """Return the token IDs of the prompt.
+
+        Raise TemplateRefused if the template rejects the chat.
+        """
         return self._renderer.encode(self.text(messages)).ids
 
     def text(self, messages: list[dict[str, Any]]) -> str:
-        """Return the text of the prompt. Raise TemplateRefused."""
+        """Return the text of the prompt. Raise TemplateRefused if the template rejects the chat."""
         plain = self._renderer.plain({"messages": messages})
         if self._prompts:
             return self._render(plain, prompt=True)

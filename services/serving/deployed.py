@@ -10,17 +10,17 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class Served:
-    """The weights of one deployment: a base alone, or an adapter on its base.
+    """The weights of one deployment: a base model alone, or an adapter on its base model.
 
-    Bases with the same `base_sha256` are loaded once for all deployments.
+    The engine loads base models with the same `base_sha256` once for all deployments.
     """
 
     deployment_id: UUID
-    model: str  # name in requests: `smollm2-135m-instruct`, `ft:...`
+    model: str  # name in requests, such as `smollm2-135m-instruct` or `ft:...`
     base_model: str
-    base_sha256: str  # of the base's manifest, which contains the hash of every file
+    base_sha256: str  # hash of the base model's manifest, which contains the hash of every file
     base_directory: Path
-    adapter_directory: Path | None  # None: the base alone
+    adapter_directory: Path | None  # None: the base model alone
 
 
 REASONS = {
@@ -39,12 +39,15 @@ REASONS = {
     "serving_died": "The serving process died several times while loading it. The usual cause is "
     "too little memory.",
 }
-"""Messages for the owner of a deployment, by code. Events store them forever, so they contain no
-library messages and no paths. Such details are in the process log."""
+"""Messages for the owner of a deployment, by code.
+
+Events store them forever, so they contain no library messages and no paths. The process log has
+such details.
+"""
 
 
 class CannotServe(Exception):
-    """These weights cannot be served, and a retry would fail in the same way.
+    """Serving cannot serve these weights, and a retry would fail in the same way.
 
     The code is one of REASONS. The detail is only for the process log.
     """
@@ -56,20 +59,20 @@ class CannotServe(Exception):
 
 
 class Host(Protocol):
-    """An engine that keeps models in memory. One thread at a time calls these methods."""
+    """An engine that keeps models in memory. One thread at a time calls its methods."""
 
     def attach(self, served: Served) -> None:
-        """Load a deployment. Return when it can serve requests. Raise CannotServe.
+        """Load a deployment. Return when it can serve requests.
 
-        Errors of exhausted resources are raised unchanged. If the same weights are already
-        attached, do nothing. Other weights of the same deployment replace the old ones once they
-        are loaded.
+        If the same weights are already attached, do nothing. Other weights of the same deployment
+        replace the old ones once they are loaded. Raise CannotServe if the weights cannot be
+        served. Errors of exhausted resources propagate unchanged.
         """
         ...
 
     def detach(self, deployment_id: UUID) -> None:
         """Stop accepting requests for a deployment. Answers in progress may finish.
 
-        A base stays in memory while any deployment uses it. Unknown deployments are ignored.
+        A base model stays in memory while any deployment uses it. Ignore an unknown deployment.
         """
         ...

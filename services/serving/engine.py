@@ -1,7 +1,7 @@
-"""The built-in engine: one thread computes answers, and other threads wait for them.
+"""The built-in engine. One thread computes answers, and other threads wait for them.
 
-The thread runs one step of each base that has rows, in turn. torch is imported with the first
-model.
+The thread runs one step of each base model that has rows, in turn. The engine imports torch with
+the first model.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("engine")
 
 NICENESS = 5
-"""Niceness of the computing thread. Training is billed per minute, so it has priority on shared
-cores. Threads that handle requests keep their priority."""
+"""Niceness of the computing thread.
+
+Training is billed per minute, so it has priority on shared cores. Threads that handle requests keep
+their priority.
+"""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options of the engine; see Settings."""
+    """Options of the engine. See Settings."""
 
-    rows: int = 32  # in a batch
-    cache_bytes: int = 2 * 1024**3  # of the KV cache of one base
+    rows: int = 32  # maximum rows of a batch
+    cache_bytes: int = 2 * 1024**3  # maximum size of the KV cache of one base model
     queue_limit: int = 64
     precision: str | None = None  # bf16 or fp32; None: the best for the machine
     device: str = "cpu"
-    threads: int | None = None  # of torch; None: torch's default
+    threads: int | None = None  # number of torch's threads; None: torch's default
     niceness: int = NICENESS
 
     @property
@@ -60,7 +63,7 @@ class Attached:
 
     served: Served
     batch: Batch
-    adapter: str | None  # its name on the base
+    adapter: str | None  # its name on the base model; None: the base model alone
     chat: Chat
 
 
@@ -83,8 +86,8 @@ class Engine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._attached: dict[UUID, Attached] = {}
-        self._batches: dict[str, Batch] = {}  # by manifest hash of the base
-        self._retired: list[tuple[Batch, str | None]] = []  # detached, with rows in progress
+        self._batches: dict[str, Batch] = {}  # batches by manifest hash of the base model
+        self._retired: list[tuple[Batch, str | None]] = []  # detached, but with rows in progress
         self._work = Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._ended = False
@@ -92,7 +95,10 @@ class Engine:
         self._thread.start()
 
     def attach(self, served: Served) -> None:
-        """Load a deployment. Return when it can serve requests. Raise CannotServe."""
+        """Load a deployment. Return when it can serve requests.
+
+        Raise CannotServe if the weights cannot be served.
+        """
         before = self._attached.get(served.deployment_id)
         if before is not None and before.served == served:
             return
@@ -112,7 +118,7 @@ class Engine:
             self._do(self._tidy)
             raise
         self._attached[served.deployment_id] = Attached(served, batch, name, chat)
-        with self._work:  # _tidy may have removed it in the meantime
+        with self._work:  # `_tidy` may have removed it in the meantime
             self._batches[served.base_sha256] = batch
         self._retire(before)
 
@@ -121,7 +127,7 @@ class Engine:
         self._retire(self._attached.pop(deployment_id, None))
 
     def generate(self, request: GenerationRequest, listener: Listener) -> GenerationHandle:
-        """Start to answer a chat. Raise Refused."""
+        """Start to answer a chat. Raise Refused if the engine cannot answer it."""
         attached = self._attached.get(request.deployment_id)
         if attached is None:
             raise NotLoaded
@@ -143,7 +149,7 @@ class Engine:
         return GenerationHandle(len(tokens), rows)
 
     def close(self) -> None:
-        """End the thread and stop the answers in progress."""
+        """End the thread. Stop the answers in progress."""
         with self._work:
             self._ended = True
             self._work.notify()
@@ -187,7 +193,6 @@ class Engine:
         )
 
     def _load(self, served: Served) -> Batch:
-        """Load a base into a new batch."""
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on
@@ -206,7 +211,7 @@ class Engine:
         return batch
 
     def _retire(self, attached: Attached | None) -> None:
-        """Release a deployment's adapter and base after their last row has ended."""
+        """Release the adapter and base model of a deployment after their last row has ended."""
         if attached is not None:
             self._retired.append((attached.batch, attached.adapter))
             self._do(self._tidy)
@@ -227,7 +232,7 @@ class Engine:
         return future.result()
 
     def _run(self) -> None:
-        os.nice(self._options.niceness)  # on Linux, for this thread and those that it starts
+        os.nice(self._options.niceness)  # on Linux, for this thread and the threads that it starts
         while True:
             with self._work:
                 while not (self._commands or self._ended or self._busy()):
@@ -256,7 +261,7 @@ class Engine:
             batch.fail(error)
 
     def _tidy(self) -> None:
-        """Remove retired adapters that have no rows, and unused bases."""
+        """Remove retired adapters that have no rows, and unused base models."""
         from services.serving.adapters import remove_adapter
 
         for batch, adapter in list(self._retired):

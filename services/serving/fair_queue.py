@@ -18,7 +18,7 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[UUID, deque[Row]] = OrderedDict()  # in order of turns
+        self._queues: OrderedDict[UUID, deque[Row]] = OrderedDict()  # in the order of turns
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class FairQueue:
         return sum(row.account_id == account_id for row in self.rows())
 
     def join(self, rows: Iterable[Row]) -> None:
-        """Append rows to their accounts' queues."""
+        """Append rows to the queues of their accounts."""
         with self._lock:
             for row in rows:
                 self._queues.setdefault(row.account_id, deque()).append(row)
@@ -51,7 +51,8 @@ class FairQueue:
         with self._lock:
             if not self._queues:
                 return None
-            account_id = min(self._queues, key=lambda each: busy[each])  # the first if equal
+            # The first of equal accounts.
+            account_id = min(self._queues, key=lambda each: busy[each])
             return self._queues[account_id][0]
 
     def leave(self, row: Row) -> None:

@@ -1,4 +1,4 @@
-"""Event handlers of the serving process: load requested deployments and unload all others."""
+"""Event handlers of the serving process, which load wanted deployments and unload all others."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ log = logging.getLogger("serving")
 
 
 class Serving:
-    """Event handlers that keep the requested deployments in memory, from the start of the process.
+    """Event handlers that keep the wanted deployments in memory.
 
-    Handlers are idempotent, so any event may be handled again.
+    A deployment is wanted while it is deploying or active. Handlers are idempotent, so any event
+    may be handled again.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Serving:
                 return []
 
     def restore(self) -> None:
-        """Load every requested deployment, bases first. Fail those that cannot be served.
+        """Load every wanted deployment, base models first. Fail those that cannot be served.
 
-        Raise errors that are not about the weights, such as an unreachable store.
+        Errors that the weights do not cause, such as an unreachable store, propagate.
         """
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
@@ -71,8 +72,8 @@ class Serving:
         log.info("%d deployments were wanted at the start", len(wanted))
 
     def try_again(self) -> None:
-        """Retry the deployments that are due after a lack of resources."""
-        for id in self._backoff.due(self._clock.now()):  # bases first
+        """Retry the deployments that lacked resources and whose retry is due."""
+        for id in self._backoff.due(self._clock.now()):  # base models first
             try:
                 self._settle_alone(id)
             except Exception:  # one failure must not delay the others
@@ -80,9 +81,9 @@ class Serving:
                 self._backoff.postpone(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
-        """Deploy a base when it is first imported, and replace an older revision.
+        """Deploy a base model when it is first imported, and replace an older revision.
 
-        A base that an operator undeployed stays undeployed.
+        A base model that an operator undeployed stays undeployed.
         """
         base = self._log.load(BaseModel, event.originator_id)
         if base.deleted:
@@ -124,7 +125,7 @@ class Serving:
     def _settle(self, deployment: Deployment) -> None:
         """Attach or detach a deployment, and record the outcome.
 
-        If resources are exhausted, the deployment is retried later, and other events are handled
+        If resources are exhausted, retry the deployment later, so that other events can be handled
         meanwhile. A deployment that was never active fails after MAX_TRIES, because it may be too
         large for this machine.
         """
@@ -178,11 +179,11 @@ class Serving:
             if is_resource_exhaustion(error):
                 raise
             # The weights match the log, so a retry would fail in the same way. If the process ended
-            # here, it would end all other deployments too.
+            # here, all other deployments would end too.
             raise CannotServe("load_failed") from error
 
     def _wanted(self) -> Iterator[Deployment]:
-        """Yield every deployment that the log requests."""
+        """Yield every deployment that is deploying or active in the log."""
         position = 0
         while batch := self._log.recorder.select_notifications(
             start=position,

@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of all processed tokens of the rows, one tensor pair per layer."""
+"""The KV cache: keys and values of all processed tokens of the rows, a tensor pair per layer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 LENGTH_MULTIPLE = 128
-"""Row lengths grow in multiples of this, because growing copies the rows."""
+"""Multiple of tokens in which the length of rows grows. Every growth copies the rows."""
 
 
 class KVCache:
-    """A slot for each row, all of the same length. Slots and length grow as needed.
+    """A slot for each row. All slots have the same length. Their number and length grow as needed.
 
-    A layer's keys are (slots, kv heads, length, head size), so that the keys of one head are
+    The keys of a layer are (slots, kv heads, length, head size), so that the keys of one head are
     contiguous. A layer is allocated at its first write, when its shape is known.
     """
 
@@ -30,14 +30,14 @@ class KVCache:
         self.slots, self.length = slots, length
 
     def clear(self) -> None:
-        """Free the memory. Call only without rows."""
+        """Free the memory. Call this only if there are no rows."""
         self._layers.clear()
         self.slots = self.length = 0
 
     def write(
         self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store keys and values at their slots and places. Return those of the whole layer.
+        """Store keys and values at their slots and positions. Return those of the whole layer.
 
         Stored keys and values are (tokens, kv heads, head size).
         """
@@ -49,15 +49,15 @@ class KVCache:
         return all_keys, all_values
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first tokens of one slot to another."""
+        """Copy the first `tokens` tokens of one slot to another."""
         for pair in self._layers.values():
             for each in pair:
                 each[target, :, :tokens] = each[source, :, :tokens]
 
     def wipe(self, slot: int, tokens: int) -> None:
-        """Zero the first tokens of a slot.
+        """Set the first `tokens` tokens of a slot to zero.
 
-        Otherwise the next row in the slot could read NaN, even through its mask.
+        Otherwise, the next row in the slot could read NaN, even through its mask.
         """
         for pair in self._layers.values():
             for each in pair:

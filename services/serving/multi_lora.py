@@ -1,9 +1,9 @@
-"""Several LoRA adapters in one forward pass: each token uses the base and its own adapter.
+"""Several LoRA adapters in one forward pass. Each token uses the base model and one adapter.
 
 For each layer, the adapters in use are concatenated into one pair of matrices. All tokens are
-multiplied with all adapters, and the columns of other adapters are zeroed in between. This takes
-two products and a mask for any number of adapters. On a CPU, one call per adapter costs more than
-this arithmetic.
+multiplied with all adapters, and the columns of other adapters are set to zero in between. This
+takes two products and a mask for any number of adapters. On a CPU, one call per adapter takes
+longer than this arithmetic.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 SPARE = 2
-"""Number of unused adapters that may stay stacked, to be ready if they are used again."""
+"""Number of unused adapters that may stay stacked, ready for their next use."""
 
 
 class TokenAdapters:
-    """The adapter of each token in the current step. None is the base alone."""
+    """The adapter of each token in the current step. None is the base model alone."""
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()  # stacked, in order
-        self.version = 0  # of the stack
+        self.names: tuple[str, ...] = ()  # stacked adapters, in order
+        self.version = 0  # version of the stack
         self.works = False  # True if any token uses an adapter
         self._tokens = torch.empty(0)
         self._masks: dict[tuple[int, ...], Tensor | None] = {}
 
     def begin(self, adapters: Sequence[tuple[str | None, int]], device: torch.device) -> None:
-        """Start a step from runs of (adapter, number of tokens)."""
+        """Start a step. `adapters` has runs of (adapter, number of tokens)."""
         self._masks.clear()
         used = {name for name, _ in adapters if name is not None}
         self.works = bool(used)
@@ -90,7 +90,7 @@ class MultiLoraLinear(Linear):
         foreign = token_adapters.foreign(ranks, inner.device)
         if foreign is not None:
             inner.masked_fill_(foreign, 0)  # multiplying by zero would keep NaN
-        # The sum is rounded once, inside the base's product, as in the trainer.
+        # The sum is rounded once, inside the base layer's product, as in the trainer.
         y = torch.addmm(torch.mm(inner, b), flat, base.weight.t())
         y = y if base.bias is None else y + base.bias
         return y.view(*x.shape[:-1], -1)

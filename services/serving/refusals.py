@@ -1,4 +1,4 @@
-"""Reasons to refuse a chat, each with an HTTP status, a stable code and a message."""
+"""Reasons to refuse a chat. Each has an HTTP status, a stable code and a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 
 class Refused(Exception):
-    """A chat is refused."""
+    """The engine refuses to answer a chat."""
 
     status: HTTPStatus
     code: str
@@ -37,7 +37,7 @@ class QueueFull(Refused):
 
 
 class AccountQueueFull(QueueFull):
-    """The account's share of the queue is full."""
+    """The account has used its share of the queue."""
 
     def __init__(self, limit: int) -> None:
         Refused.__init__(self, f"You already have {limit} answers in the queue. Try again soon.")
@@ -58,7 +58,7 @@ class ContextExceeded(Refused):
 
 
 class TemplateRefused(Refused):
-    """The model's chat template cannot render these messages."""
+    """The chat template of the model cannot render these messages."""
 
     status = HTTPStatus.BAD_REQUEST
     code = "invalid_messages"

@@ -1,4 +1,4 @@
-"""Detection of temporary errors: exhausted memory, file handles or disk space."""
+"""Detection of temporary errors from a lack of memory, file handles or disk space."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ALLOCATOR = re.compile(r"out of memory|can't allocate memory|not enough memory",
 """Messages of torch's allocators. On a CPU, an out-of-memory error has no class of its own."""
 
 MAX_TRIES = 8
-"""Number of attempts, over about ten minutes, for a deployment that was never active."""
+"""Number of attempts, over about 10 min, for a deployment that was never active."""
 
 
 def is_resource_exhaustion(error: BaseException) -> bool:
-    """Return True if exhausted resources caused the error, directly or indirectly."""
+    """Return True if a lack of resources caused the error, directly or indirectly."""
     each: BaseException | None = error
     while each is not None:
         if _is_exhaustion(each):
@@ -35,7 +35,7 @@ def _is_exhaustion(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in EXHAUSTED:
         return True
-    torch = sys.modules.get("torch")  # if torch was never imported, it did not raise the error
+    torch = sys.modules.get("torch")  # torch cannot have raised the error if it was never imported
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and ALLOCATOR.search(str(error)) is not None:

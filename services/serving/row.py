@@ -15,27 +15,30 @@ log = logging.getLogger("engine")
 
 
 Listener = Callable[[TextDelta | Exception], None]
-"""Receives the text of a chat's answers in the engine's thread. An exception ends the chat."""
+"""A function that receives the text of a chat's answers in the engine's thread.
+
+An exception ends the chat.
+"""
 
 
 @dataclass(eq=False)
 class Row:
-    """A prompt and its answer as one sequence of tokens.
+    """A prompt and its answer, as one sequence of tokens.
 
-    The KV cache contains the first `read` of them.
+    The KV cache contains the first `read` tokens.
     """
 
-    account_id: UUID  # of the request
+    account_id: UUID  # account of the request
     choice: int  # number of the answer in its chat
     adapter: str | None
     tokens: list[int]
-    max_tokens: int  # in the answer
+    max_tokens: int  # maximum tokens of the answer
     ends: frozenset[int]
     text: AnswerText
     sampler: Sampler
     listener: Listener
     read: int = 0  # number of tokens in the KV cache
-    stepped: int = 0  # number of the last step that processed it
+    stepped: int = 0  # number of the last step that processed the row
     cancelled: bool = False
     prompt_tokens: int = field(init=False)
 

@@ -1,4 +1,4 @@
-"""Sampling of a row's next token from its logits."""
+"""Sampling of the next token of a row from its logits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 CANDIDATES = (64, 1024)
-"""Numbers of most likely tokens to sort before sorting the whole vocabulary. They nearly always
-reach top_p. On a CPU, sorting the whole vocabulary takes longer than a layer of a small model."""
+"""Numbers of most likely tokens to sort before sorting the whole vocabulary.
+
+They nearly always reach top_p. On a CPU, sorting the whole vocabulary takes longer than a layer of
+a small model.
+"""
 
 
 class Sampler:
     """A sampler with temperature, top_p and its own random state.
 
-    Each token uses one uniform random number. A seed therefore gives the same answer regardless of
-    the rest of the batch, as long as the logits are equal.
+    Each token uses one uniform random number. A seed therefore results in the same answer
+    regardless of the rest of the batch, as long as the logits are equal.
     """
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
@@ -23,7 +26,7 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
 
     def sample(self, logits: Tensor) -> int:
-        """Return a token for logits of shape (vocabulary,)."""
+        """Return a token ID for logits of shape (vocabulary,)."""
         if self.greedy:
             return int(logits.argmax())
         scaled = logits.double() / self._temperature
@@ -34,7 +37,7 @@ class Sampler:
         return int(tokens[_at(summed, uniform)])
 
     def _nucleus(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cumulative probabilities and ids of the most likely tokens that reach top_p.
+        """Return the cumulative probabilities and IDs of the most likely tokens that reach top_p.
 
         Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020).
         """
@@ -49,6 +52,6 @@ class Sampler:
 
 
 def _at(summed: Tensor, uniform: Tensor) -> int:
-    """Return the index at which cumulative weights exceed a number between 0 and 1."""
+    """Return the index at which the cumulative weights exceed a number between 0 and 1."""
     index = int(torch.searchsorted(summed, uniform * summed[-1], right=True))
     return min(index, len(summed) - 1)

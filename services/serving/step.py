@@ -1,4 +1,4 @@
-"""One forward pass of a base, with the tokens of all rows packed into one sequence."""
+"""One forward pass of a base model, with the tokens of all rows packed into one sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from services.serving.kv_cache import KVCache
 
 RAGGED = 2.0
-"""If padded work exceeds real work by this factor, single-token rows attend one at a time."""
+"""Ratio of padded to real work above which single-token rows attend one at a time."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Part:
     """The tokens of a row that one step processes, and their position."""
 
     slot: int
-    start: int  # number of tokens processed before
+    start: int  # number of tokens of the row that are already processed
     tokens: list[int]
-    answers: bool  # True: sample a new token after the last one
+    answers: bool  # True: sample a new token after the last token
 
     @property
     def end(self) -> int:
@@ -40,7 +40,8 @@ class Step:
         self.cache = cache
         self._dtype, self._device = dtype, device
         self.singles = [part for part in self.parts if len(part.tokens) == 1]
-        self.stretches: list[tuple[int, Part]] = []  # longer parts, with their first token's index
+        # Longer parts, with the index of their first token.
+        self.stretches: list[tuple[int, Part]] = []
         tokens, slots, places, last = [], [], [], []
         for part in self.parts:
             if len(part.tokens) > 1:
@@ -54,9 +55,10 @@ class Step:
         self.places = self._tensor(places)
         self.slots = self._tensor(slots)
         self.answering = self._tensor(last)
-        # Single-token rows attend in one call, padded to the longest, unless they are ragged.
-        self.used = max((part.slot + 1 for part in self.singles), default=0)  # slots
-        self.longest = max((part.end for part in self.singles), default=0)  # tokens
+        # Single-token rows attend in one call, padded to the longest, unless their lengths differ
+        # too much.
+        self.used = max((part.slot + 1 for part in self.singles), default=0)  # number of slots
+        self.longest = max((part.end for part in self.singles), default=0)  # in tokens
         self.dense = self.used == len(self.singles)
         real = sum(part.end for part in self.singles)
         self.together = self.used * self.longest <= max(RAGGED * real, self.used * 128)

@@ -13,26 +13,26 @@ from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
-"""Files of a plain PEFT adapter. A checkpoint's other files are needed only to resume training."""
+"""Files of a plain PEFT adapter. Only a resume needs the other files of a checkpoint."""
 
 
 class WeightStore:
     """Directories of weights on this machine.
 
-    A base in a file-based store is used in place, so that all processes map the same file. Only its
-    manifest is verified. All other weights are copied, and each file's hash is verified. Serving
-    and trainers share the copy of a base. Other processes may delete a copy that no deployment here
-    uses.
+    Serving uses a base model in a file store in place, so that all processes map the same files,
+    and verifies only its manifest. It copies all other weights and verifies the hash of each file.
+    Serving and trainers share the copy of a base model. Other processes may delete a copy that no
+    deployment here uses.
     """
 
     def __init__(self, artifacts: Artifacts, cache: Path) -> None:
         self._artifacts = artifacts
         self._models, self._adapters = cache / MODELS, cache / "adapters"
-        self._used: dict[UUID, str] = {}  # by deployment: hash of its adapter's manifest
-        self._bases: dict[UUID, Path] = {}  # by deployment
+        self._used: dict[UUID, str] = {}  # manifest hash of the adapter, by deployment
+        self._bases: dict[UUID, Path] = {}  # directory of the base model, by deployment
 
     def fetch(self, deployment: Deployment) -> Served:
-        """Return a deployment's weights, after copying them to this machine's disk if needed.
+        """Return the weights of a deployment. Copy them to the disk of this machine if needed.
 
         Raise CannotServe if weights are missing or differ from the log. An unreachable store raises
         a different error, because the weights are not at fault.
@@ -53,9 +53,9 @@ class WeightStore:
         )
 
     def forget(self, deployment_id: UUID) -> None:
-        """Release a deployment's base, and delete the copy of its adapter.
+        """Release the base model of a deployment, and delete the copy of its adapter.
 
-        Each stays as long as another deployment uses it.
+        Keep each of them while another deployment uses it.
         """
         self._forget_base(deployment_id)
         self._forget_adapter(deployment_id)
@@ -91,7 +91,7 @@ class WeightStore:
         return base
 
     def _adapter(self, adapter: AdapterWeights) -> Path:
-        """Copy the adapter's files. An existing copy has already been verified."""
+        """Return the directory of an adapter. Copy its files unless a verified copy exists."""
         target = self._adapters / adapter.manifest_sha256
         if target.exists():
             return target

@@ -1,7 +1,7 @@
 """The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
 With several ranks, it starts one process per rank with the arguments `SPEC.json POD_PID`. With the
-arguments `--warm DIRECTORY`, it loads the libraries and a base, and waits for a segment.
+arguments `--warm DIRECTORY`, it loads the libraries and a base model, and waits for a segment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from services.trainer.processes.warm_base import WarmBase
 
 REPORT_SECONDS = 3.0
-"""The part of a grace period that is kept for the final report and the exit."""
+"""Seconds of a grace period that are reserved for the final report and the exit."""
 
 
 def main(
@@ -45,12 +45,12 @@ def main(
     age_seconds: float | None = None,
     warm_base: WarmBase | None = None,
 ) -> int:
-    """Run the segment described by a spec file, in the file's directory. Return the exit code.
+    """Run the segment of a spec file, in the directory of the file. Return the exit code.
 
     The exit code is 0 if the segment completed, was stopped or ran out of paid time, and 1 if it
-    failed. The lease's watchdog uses its own codes. `pod_pid` is the process that started this one,
-    if this is rank 0 of several. The segment's time starts `age_seconds` ago, or at the start of
-    the pod's process if that is None.
+    failed. The watchdog of the lease uses its own codes. `pod_pid` is the process that started this
+    one, if this is rank 0 of several. The time of the segment started `age_seconds` ago, or at the
+    start of the pod's process if that is None.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     if pod_pid is None and spec.gpu_count > 1:
@@ -165,10 +165,10 @@ def run(arguments: Sequence[str]) -> int:
 def end(code: int) -> NoReturn:
     """End the process immediately.
 
-    A normal shutdown of the libraries takes half a second, in which the GPU is idle. If it failed,
-    a completed rank would look lost.
+    A normal shutdown of the libraries takes half a second, in which the GPU is idle. If the
+    shutdown failed, a completed rank would look lost.
     """
-    with suppress(OSError):  # a full disk
+    with suppress(OSError):  # the disk may be full
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)

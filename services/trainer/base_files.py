@@ -1,6 +1,6 @@
-"""Verification of a base model's files against the manifest that the job was approved with.
+"""Verification of a base model's files against the manifest of the job's approval.
 
-A machine hashes the files once, and again whenever they have changed in any way.
+A machine hashes the files once, and again whenever a file has changed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from infrastructure.artifacts import Manifest
 from services.trainer.failures import SegmentFailure
 
 VERIFIED = "verified"
-"""Folder in a machine's cache with an empty file for each base that matches its manifest."""
+"""Folder in a machine's cache with an empty file for each base model that is verified."""
 
 CHUNK_BYTES = 1024**2
 
 
 class BaseDamaged(SegmentFailure):
-    """A base model's files differ from its manifest."""
+    """The files of a base model differ from its manifest."""
 
     failure = FailureClass.MODEL_LOAD_FAILED
 
@@ -41,12 +41,12 @@ def states(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 class BaseFiles:
-    """Files of a base, hashed in a thread unless this machine has already verified them."""
+    """Files of a base model, hashed in a thread unless this machine has already verified them."""
 
     def __init__(
         self, directory: Path, manifest: Manifest, verified: Path, check: Callable[[], None]
     ) -> None:
-        """Start hashing. `check` is called for each chunk and may raise.
+        """Start hashing. `check`, which may raise an error, runs for each chunk.
 
         Raise BaseDamaged if a file is missing or has the wrong size.
         """
@@ -66,7 +66,10 @@ class BaseFiles:
             thread.shutdown(wait=False)
 
     def require(self) -> None:
-        """Wait for the hashes. Raise BaseDamaged if one differs, or what `check` raised."""
+        """Wait for the hashes.
+
+        Raise BaseDamaged if a hash differs, or the error that `check` raised.
+        """
         if self._hashing is not None:
             self._hashing.result()
 

@@ -1,4 +1,4 @@
-"""Micro-batches as tensors, and their total loss."""
+"""Batches of examples as tensors, and their total loss."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from services.trainer.kernels.cross_entropy import CrossEntropy
 class Batch:
     """Examples packed into one row of tokens, without padding.
 
-    Only attention needs rows of equal length. `layout` and `places` map to that layout and back.
+    Only attention needs rows of equal length. `layout` and `places` map to those rows and back.
     """
 
     input_ids: Tensor  # (tokens)
     positions: Tensor  # (tokens): position within the example
     layout: Tensor  # (examples, length): token index; the token count marks padding
     places: Tensor  # (tokens): index in the flattened layout
-    predicting: Tensor  # (label tokens): index of the token before each label
-    targets: Tensor  # (label tokens): token id of each label
+    predicting: Tensor  # (trainable tokens): index of the token before each trainable token
+    targets: Tensor  # (trainable tokens): token ID of each trainable token
 
     @property
     def tokens(self) -> int:
@@ -36,7 +36,7 @@ class Batch:
 
     @property
     def label_tokens(self) -> int:
-        """Number of predicted label tokens. The first token of an example is never predicted."""
+        """Number of trainable tokens. The first token of an example is never predicted."""
         return len(self.targets)
 
     @property
@@ -46,7 +46,7 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Pack examples into a batch on the CPU and copy it to the device."""
+    """Pack examples into a batch on the CPU, and copy it to the device."""
     rows, length = len(examples), padded(max(len(each.input_ids) for each in examples))
     sizes = torch.tensor([len(each.input_ids) for each in examples])
     column = torch.arange(length).expand(rows, length)
@@ -56,7 +56,7 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
     layout[real] = torch.arange(tokens)
     labels = torch.tensor([label for each in examples for label in each.labels])
     following = labels.roll(-1)
-    following[sizes.cumsum(0) - 1] = IGNORED  # an example's last token predicts nothing
+    following[sizes.cumsum(0) - 1] = IGNORED  # the last token of an example predicts nothing
     predicting = (following != IGNORED).nonzero().squeeze(1)
     parts = (
         torch.tensor([token for each in examples for token in each.input_ids]),
@@ -73,28 +73,28 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
 
 
 def processed_tokens(base: nn.Module, batch: Batch) -> int:
-    """Return the number of tokens that a base processes for a batch, including any padding."""
+    """Return the number of tokens that a base model processes for a batch, including padding."""
     return batch.tokens if attends_packed(base) else batch.layout.numel()
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the cross entropy summed over the batch's label tokens, in nats, as an fp32 scalar."""
+    """Return the cross entropy summed over the trainable tokens, in nats, as a float32 scalar."""
     loss = CrossEntropy.apply(logits_of(model, batch), batch.targets)
     assert isinstance(loss, Tensor)
     return loss
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
-    """Return (summed loss in nats, number of correctly predicted label tokens) for a batch."""
+    """Return the summed loss in nats, and the number of trainable tokens that rank first."""
     logits = logits_of(model, batch)
     correct = (logits.argmax(dim=1) == batch.targets).sum()
     return CrossEntropy.apply(logits, batch.targets).item(), int(correct)
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits of the label tokens: (label tokens, vocabulary).
+    """Return the logits of the trainable tokens: (trainable tokens, vocabulary).
 
-    The language-model head runs only at positions that predict a label. If the base has no packed
+    The head runs only at positions before a trainable token. If the base model has no packed
     attention, rows are padded on the right.
     """
     base = extract_model_from_parallel(model)

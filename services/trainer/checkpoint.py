@@ -29,13 +29,13 @@ SCHEMA_VERSION = 1
 
 
 class CheckpointMismatch(SegmentFailure):
-    """An intact checkpoint belongs to another job or was written by an incompatible trainer."""
+    """An intact checkpoint does not fit the job, or an incompatible trainer wrote it."""
 
     failure = FailureClass.CHECKPOINT_MISMATCH
 
 
 class CheckpointDamaged(Exception):
-    """A checkpoint differs from what was saved. An older one may be intact."""
+    """A checkpoint differs from what was saved. An older checkpoint may be intact."""
 
     def __init__(self, reason: RejectionReason, detail: object) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -54,7 +54,7 @@ class Position(Counters):
     precision: Precision
     mode: ExecutionMode
     state: StateHashes | None = None
-    validation_sha256: str | None = None  # hash of the validation dataset, if any
+    validation_sha256: str | None = None  # hash of the validation dataset; None: there is none
 
     @classmethod
     def read(cls, path: Path) -> Position:
@@ -74,7 +74,7 @@ class Position(Counters):
             ) from error
 
     def require_job(self, spec: SegmentSpec) -> None:
-        """Raise CheckpointMismatch if this position belongs to another run."""
+        """Raise CheckpointMismatch if the data, base model or settings differ from the job's."""
         dataset = ("dataset_sha256", "validation_sha256")
         for name in (*dataset, "base_model", "hyperparameters", "precision"):
             if getattr(self, name) != getattr(spec, name):
@@ -88,7 +88,10 @@ def write(
     position: Position,
     sample: Sample | None = None,
 ) -> dict[str, str]:
-    """Write a checkpoint with its adapter in PEFT's format. Return its large files' sha256."""
+    """Write a checkpoint with its adapter in PEFT's format.
+
+    Return the SHA-256 hashes of its large files.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     written = state.write(directory)
@@ -102,8 +105,8 @@ def write(
 def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
     """Copy a checkpoint from the store and verify it against the hash in the event log.
 
-    Raise CheckpointDamaged if files are missing or differ, and CheckpointMismatch if the position
-    does not fit. If the store is unreachable, its own error propagates.
+    Raise CheckpointDamaged if files are missing or differ, and CheckpointMismatch if an
+    incompatible trainer wrote the position. If the store is unreachable, its own error propagates.
     """
     directory = scratch / "resumed"
     shutil.rmtree(directory, ignore_errors=True)

@@ -19,7 +19,7 @@ from services.trainer.training import Training
 
 
 class CheckpointLoader:
-    """The checkpoints that a segment may resume from. Damaged ones are reported and skipped.
+    """The checkpoints from which a segment may resume. It reports and skips damaged ones.
 
     All ranks resume from the same checkpoint. If one rank cannot read it, no rank uses it.
     """
@@ -32,9 +32,9 @@ class CheckpointLoader:
         self._position: Position | None = None
 
     def fetch(self) -> Position | None:
-        """Fetch the first candidate with intact files, and return its position, or None.
+        """Fetch the newest checkpoint with intact files. Return its position, or None.
 
-        Raise CheckpointMismatch if it belongs to another job.
+        Raise CheckpointMismatch if its data, base model or settings differ from the job's.
         """
         self._position = None
         artifacts, scratch = self._context.artifacts, self._context.scratch
@@ -53,10 +53,10 @@ class CheckpointLoader:
         return self._position
 
     def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
-        """Restore and certify the fetched checkpoint, or else the next intact one.
+        """Restore and certify the fetched checkpoint. If it is damaged, try the next intact one.
 
-        Return its position, or None if nothing was restored. Raise CheckpointMismatch if it does
-        not fit this job.
+        Return the position, or None if nothing was restored. Raise CheckpointMismatch if the
+        checkpoint does not fit this job.
         """
         model, optimizer, plan = training.adapted, training.optimizer, training.plan
         fresh = TrainingState.of(model, optimizer, self._ranks)
@@ -78,7 +78,7 @@ class CheckpointLoader:
     def _restore_files(self, training: Training) -> None:
         """Restore the adapter, the optimizer and this rank's random state.
 
-        The files have been verified, so a read error is the machine's fault.
+        The files have been verified, so a read error is the fault of the machine.
         """
         try:
             state = TrainingState.read(self._directory)

@@ -1,4 +1,4 @@
-"""Saving of checkpoints: copy the state, then store the copy while training continues."""
+"""Saving of checkpoints: copy the state, and then store the copy while training continues."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from services.trainer.state import LiveState, TrainingState, random_states
 from services.trainer.training import Training
 
 NICENESS = 10
-"""Niceness of the storing thread, because training waits for its slowest thread. The storing thread
-gets a tenth of a core if all cores are busy."""
+"""Niceness of the storing thread.
+
+Training waits for its slowest thread. The storing thread gets a tenth of a core if all cores are
+busy.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,16 @@ class Copied:
     sample: Sample | None
     elapsed_seconds: float  # segment time of the copy
     began: float  # time.monotonic() at the start
-    blocked_seconds: float  # time that training waited for the copy
+    blocked_seconds: float  # seconds that training waited for the copy
 
 
 class Checkpoints:
-    """The checkpoint that a segment resumes from, and the checkpoints that it saves.
+    """The checkpoint from which a segment resumes, and the checkpoints that it saves.
 
-    All ranks take part in a save, because each contributes its random state. The rest is equal in
-    all ranks, so only rank 0 copies and stores it. A thread stores one checkpoint at a time. If the
-    store, the disk or the network fails, the checkpoint counts as not saved, and training waits
-    while the next one is stored. If that fails too, the segment ends.
+    All ranks take part in a save, because each contributes its random state. All other state is
+    equal in all ranks, so only rank 0 copies and stores it. A thread stores one checkpoint at a
+    time. If the store, the disk or the network fails, the checkpoint counts as not saved, and
+    training waits while the next one is stored. If that fails too, the segment ends.
     """
 
     def __init__(self, context: Context) -> None:
@@ -55,7 +58,8 @@ class Checkpoints:
         self._context, self._ranks, self._reporter = context, context.ranks, context.reporter
         self._loader = CheckpointLoader(context)
         self._live: LiveState | None = None
-        self._state: TrainingState | None = None  # the last saved copy; its memory is reused
+        # Last saved copy, whose memory the next one reuses.
+        self._state: TrainingState | None = None
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._writing: Future[Exception | None] | None = None
         self._before = self.progress  # counters before the last save
@@ -65,8 +69,8 @@ class Checkpoints:
     def fetch(self, own: ExecutionMode) -> ExecutionMode:
         """Fetch the checkpoint to resume from, if any, and continue its counters.
 
-        Return this machine's own execution mode, adapted to the checkpoint's. Raise
-        CheckpointMismatch if the checkpoint belongs to another job.
+        Return `own`, the execution mode of this machine, adapted to that of the checkpoint. Raise
+        CheckpointMismatch if the checkpoint does not fit the job.
         """
         position = self._loader.fetch()
         self.progress = Progress.resumed(position)
@@ -78,7 +82,7 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Return True at every save interval, and if the held-out loss is the lowest so far."""
+        """True at every save interval, and if the held-out loss is the lowest so far."""
         interval = self._context.spec.hyperparameters.save_steps
         return self.progress.step % interval == 0 or self.progress.is_best
 
@@ -92,8 +96,9 @@ class Checkpoints:
     ) -> None:
         """Save a checkpoint of this step, unless one exists.
 
-        With `in_background`, it is stored while training continues, provided that the previous one
-        was stored. Otherwise it is durable when this returns, or its error is raised.
+        If `in_background` is true, the checkpoint is stored while training continues, provided that
+        the previous one was stored. Otherwise, the call returns when the checkpoint is durable, or
+        raises the error.
         """
         began = time.monotonic()
         stored = self.flush()
@@ -117,9 +122,9 @@ class Checkpoints:
             raise error
 
     def flush(self) -> bool:
-        """Wait for the checkpoint that is being stored. Return False if storing failed.
+        """Wait for the checkpoint that is being stored. Return False if storing it failed.
 
-        All ranks must call it together. Raise errors that the store did not cause.
+        All ranks must call this together. Errors that the store did not cause propagate.
         """
         error = None
         if self._writing is not None:
@@ -132,7 +137,7 @@ class Checkpoints:
         return not failed
 
     def close(self) -> None:
-        """Wait for the checkpoint that is being stored. Only log a failure."""
+        """Wait for the checkpoint that is being stored. Log a failure instead of raising it."""
         self._writer.shutdown()
         if self._writing is not None:
             error = self._writing.exception() or self._writing.result()
@@ -140,7 +145,7 @@ class Checkpoints:
                 self._log_lost(error)
 
     def await_stored(self, seconds: float) -> None:
-        """Wait up to `seconds` for the checkpoint that is being stored. Any thread may call it."""
+        """Wait up to `seconds` for the checkpoint that is being stored. Thread-safe."""
         if self._idle.is_set():
             return
         step = self.progress.saved_step
@@ -179,7 +184,7 @@ class Checkpoints:
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)
-            with suppress(*STORE_ERRORS):  # its files are later deleted with the job's
+            with suppress(*STORE_ERRORS):  # EcoLink deletes the files later, with those of the job
                 artifacts.delete_directory(ref)
             return error
         else:

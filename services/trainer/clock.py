@@ -1,4 +1,4 @@
-"""The segment's clock: monotonic seconds since the process started, in total and by phase."""
+"""The clock of a segment: monotonic seconds since the process started, in total and by phase."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from domain.training.phases import Phase
 
 MOST_PAUSE_SECONDS = 10.0
-"""A longer time without a beat means that the process was frozen, not slow."""
+"""Maximum seconds between two beats. After a longer time, the process was frozen, not slow."""
 
 
 class SegmentClock:
     """A clock of the seconds since the process started, including interpreter start and imports.
 
-    After the first `beat`, time in which the process was frozen is excluded. `speed` is 1 except
+    After the first `beat`, time in which the process was frozen does not count. `speed` is 1 except
     with the test clock.
     """
 
@@ -31,7 +31,7 @@ class SegmentClock:
         return round(self._speed * (min(time.monotonic(), end) - begin), 3)
 
     def beat(self) -> None:
-        """Record that the process is running. One thread calls it several times a second."""
+        """Record that the process is running. One thread calls this several times a second."""
         begin, end = self._counts_from_until
         now = time.monotonic()
         frozen = max(0.0, now - end)
@@ -65,7 +65,7 @@ class PhaseTimes:
 
 
 def process_age_seconds(pid: int | None = None) -> float:
-    """Return the age of a process (None: this one), to a clock tick (10 ms).
+    """Return the age of a process (None: this one) in seconds, to a clock tick (10 ms).
 
     Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Return 0.0
     on systems without /proc.
@@ -74,7 +74,7 @@ def process_age_seconds(pid: int | None = None) -> float:
         stat = Path(f"/proc/{pid or 'self'}/stat").read_text()
     except OSError:
         return 0.0
-    # The command name is in parentheses and may hold spaces; field 3 follows it.
+    # The command name is in parentheses and may contain spaces; field 3 follows it.
     started_ticks = int(stat.rpartition(")")[2].split()[19])
     started = started_ticks / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)

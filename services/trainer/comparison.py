@@ -1,4 +1,4 @@
-"""Side-by-side answers of a base and its adapter to one prompt.
+"""Side-by-side answers of a base model and its adapter to one prompt.
 
 `python -m services.trainer.comparison --base REF --adapter REF --prompt TEXT` prints a JSON object
 with the two answers.

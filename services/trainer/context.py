@@ -1,4 +1,4 @@
-"""The context shared by all phases of a segment."""
+"""The context that all phases of a segment share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The spec, directories, reporter and lease of a segment in one rank's process."""
+    """The spec, directories, reporter and lease of a segment in the process of one rank."""
 
     spec: SegmentSpec
     artifacts: Artifacts
-    directory: Path  # the pod's working directory
+    directory: Path  # working directory of the pod
     cache: Path  # shared by all pods of the machine
     reporter: ReporterPort
     lease: Lease  # expires in rank 0 only
@@ -73,7 +73,7 @@ class Context:
 class LeasedArtifacts(Artifacts):
     """The artifact store of a segment, in which each downloaded chunk counts as progress.
 
-    Downloading a large base can take longer than the stall limit and the grace period.
+    Downloading a large base model can take longer than the stall limit and the grace period.
     """
 
     def __init__(self, url: str, lease: Lease) -> None:
@@ -91,5 +91,5 @@ class LeasedArtifacts(Artifacts):
 
 
 def rendezvous_path(directory: Path) -> Path:
-    """Return the path of the file through which a segment's ranks connect."""
+    """Return the path of the file through which the ranks of a segment connect."""
     return directory / "rendezvous"

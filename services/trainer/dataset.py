@@ -37,8 +37,8 @@ def read(
 ) -> tuple[Dataset, str]:
     """Return the dataset of a segment, and a summary of its rendering for the log.
 
-    `check` is called before each row and may raise. Raise ArtifactCorrupt if a hash differs, and
-    DatasetTooSmall if too few conversations remain.
+    `check`, which may raise an error, runs before each row. Raise ArtifactCorrupt if a hash
+    differs, and DatasetTooSmall if too few conversations remain.
     """
     seed = spec.hyperparameters.seed
     path, validation_path = scratch / "dataset.jsonl", scratch / "validation.jsonl"
@@ -50,7 +50,7 @@ def read(
 
 
 def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield all conversations of a JSONL file, or those with the chosen row numbers (from 0)."""
+    """Yield the conversations of a JSONL file with the chosen row numbers (from 0); None: all."""
     for number, line in enumerate(_lines(path)):
         if chosen is None or number in chosen:
             yield json.loads(line)
@@ -79,7 +79,7 @@ def _split(
 def _with_validation(
     path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render the training file and the user's validation file, which is sampled if it is long."""
+    """Render the training file and the validation file. Sample the latter if it is long."""
     rendered = renderer.render_all(_rows(path), check)
     count = sum(1 for _ in _lines(validation_path))
     chosen = validated(count, seed)

@@ -1,4 +1,4 @@
-"""Detection of divergence: a finite loss that is far worse than the base's."""
+"""Detection of divergence, which is a finite loss far above that of the base model."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from services.trainer.failures import LossDiverged
 from services.trainer.progress import Progress
 
 PATIENCE_STEPS = 5
-"""Consecutive optimizer steps that count as divergence. A single bad batch is only one step."""
+"""Number of consecutive optimizer steps that count as divergence. A bad batch is only one step."""
 
 REFERENCE_STEPS = 5
-"""First steps, whose highest loss is the reference, because the adapter has hardly changed yet."""
+"""Number of first steps whose highest loss is the reference. They hardly change the adapter."""
 
 DIVERGED_NATS = 1.5
-"""Loss above the base's that counts as far worse: e^1.5 = 4.5 times the perplexity."""
+"""Loss above that of the base model that counts as far above: e^1.5 = 4.5 times the perplexity."""
 
 LEARNED_NATS = 1.0
-"""A loss above that of guessing counts only after some step's loss was this far below it. The loss
-of an untrained base is close to that of guessing, above or below."""
+"""Margin in nats. Guessing becomes a threshold once a step's loss was this far below it.
+
+The loss of an untrained base model is close to that of guessing, above or below it.
+"""
 
 
 @dataclass(frozen=True)
 class Threshold:
     """A loss above which a run counts as diverging."""
 
-    loss: float  # nats per token
+    loss: float  # nats per trainable token
     meaning: str
 
     def __str__(self) -> str:
@@ -36,11 +38,11 @@ class Threshold:
 class Divergence:
     """A check of the mean loss of each optimizer step, after `progress` has counted the step.
 
-    The losses of the first steps are those of the base, because LoRA's B starts at zero (Hu et al.,
-    2021). The threshold is 1.5 nats above the highest of them. Once some step was 1 nat better than
-    uniform guessing, whose loss is ln(vocabulary) nats on any data, that loss is a threshold too.
-    After five consecutive steps above a threshold, the run has diverged. It cannot recover, because
-    the learning rate only falls.
+    The losses of the first steps are those of the base model, because LoRA's B starts at zero (Hu
+    et al., 2021). The threshold is 1.5 nats above the highest of them. Once some step was 1 nat
+    better than uniform guessing, whose loss is ln(vocabulary) nats on any data, the loss of
+    guessing is a threshold too. After five consecutive steps above a threshold, the run has
+    diverged. It cannot recover, because the learning rate only falls.
 
     While the newest steps are above a threshold, the run is `suspect` and is not saved, so the
     newest checkpoint stays a good one. Only a stop saves a suspect run, with the number of suspect
@@ -55,12 +57,12 @@ class Divergence:
 
     @property
     def suspect(self) -> bool:
-        """Return True if the newest step was above the threshold."""
+        """True if the newest step was above the threshold."""
         return self._progress.suspect_steps > 0
 
     @property
     def threshold(self) -> Threshold | None:
-        """The lower of the thresholds in force. It does not change while steps are above it."""
+        """Lower of the thresholds in force. It does not change while steps are above it."""
         progress, thresholds = self._progress, list[Threshold]()
         if progress.starting_loss is not None:
             meaning = (
@@ -75,7 +77,7 @@ class Divergence:
         return min(thresholds, key=lambda each: each.loss, default=None)
 
     def take(self, loss: float) -> None:
-        """Check the mean loss of the newest step, in nats. Raise LossDiverged if it diverged."""
+        """Check the mean loss of the newest step, in nats. Raise LossDiverged on divergence."""
         progress = self._progress
         self._newest_loss = loss
         if progress.step == 1:
@@ -94,11 +96,12 @@ class Divergence:
     def conclude(self, loss_before: float, loss_after: float) -> None:
         """Raise LossDiverged if a finished run has diverged, by its held-out loss in nats.
 
-        `loss_before` is without the adapter, `loss_after` with it.
+        `loss_before` is without the adapter, and `loss_after` with it.
 
         A run that ends suspect has diverged if its held-out loss is above the threshold too. Any
-        run has diverged if its held-out loss is far above the base's, unless its training loss is
-        below the base's. Such a run has memorized its examples, which may be intended.
+        run has diverged if its held-out loss is far above that of the base model, unless its
+        training loss is below that of the base model. Such a run has memorized its examples, which
+        may be intended.
         """
         threshold, step = self.threshold, self._progress.step
         if self.suspect and threshold is not None and loss_after > threshold.loss:

@@ -17,7 +17,8 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def environment_of(model: PeftModel) -> TrainingEnvironment:
-    weight = model.get_input_embeddings().weight  # never quantized: has the computation's dtype
+    # Never quantized, so it has the dtype of computations.
+    weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     cuda = weight.device.type == "cuda"
     return TrainingEnvironment(
@@ -31,7 +32,7 @@ def environment_of(model: PeftModel) -> TrainingEnvironment:
 
 
 def libraries(names: Iterable[str]) -> str:
-    """Return the names and versions of the given libraries that are installed."""
+    """Return the names and versions of those of the given libraries that are installed."""
     return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
 
 

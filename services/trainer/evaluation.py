@@ -28,8 +28,8 @@ from services.trainer.progress import Progress
 
 @dataclass(frozen=True)
 class Score:
-    loss: float  # mean, nats per label token
-    accuracy: float  # fraction of label tokens predicted correctly
+    loss: float  # mean, in nats per trainable token
+    accuracy: float  # share of trainable tokens that the model ranked first
     label_tokens: int
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class HeldOut:
     """The held-out examples, in batches by length.
 
     Scoring draws no random numbers and changes no parameters, so it does not affect training. The
-    batches are divided among the ranks, and all ranks get the same result.
+    ranks divide the batches, and all ranks get the same result.
     """
 
     def __init__(self, examples: Sequence[Example], plan: Plan, ranks: Ranks) -> None:
@@ -83,7 +83,7 @@ class HeldOut:
 
 
 class Evaluations:
-    """The evaluations of a segment, at intervals and at its end. Each one is reported."""
+    """The evaluations of a segment, at intervals and at its end. It reports each of them."""
 
     def __init__(self, context: Context, held_out: HeldOut, progress: Progress) -> None:
         self._spec, self._reporter, self._lease = context.spec, context.reporter, context.lease

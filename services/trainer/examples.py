@@ -1,4 +1,4 @@
-"""Rendering of a dataset with the base's tokenizer."""
+"""Rendering of a dataset with the tokenizer of the base model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS_AT_ONCE = 64
-"""Conversations that are tokenized together, enough for many cores."""
+"""Number of conversations that are tokenized together. It is enough for many cores."""
 
 
 @dataclass
 class Rendered:
-    """The examples of each conversation, and counts of omitted ones."""
+    """The examples of each conversation, and the numbers of dropped ones."""
 
     conversations: list[list[Example]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # row number of each conversation, from 0
@@ -32,7 +32,7 @@ class Rendered:
     unrenderable: int = 0
 
     def take(self, row: int, examples: list[Example], max_tokens: int) -> None:
-        """Truncate and add a row's examples. Drop those without a label token."""
+        """Truncate and add the examples of a row. Drop those without a trainable token."""
         self.truncated += any(len(example.input_ids) > max_tokens for example in examples)
         cut = [example.truncated(max_tokens) for example in examples]
         if taught := [example for example in cut if example.label_tokens > 0]:
@@ -50,10 +50,10 @@ class Rendered:
 
 
 class Renderer(ChatRenderer):
-    """A renderer of conversations with a tokenizer's chat template.
+    """A renderer of conversations with the chat template of a tokenizer.
 
-    `today` is the date for templates that insert one, so that a job's examples do not depend on the
-    day. If it is None, templates use the date of the rendering.
+    `today` is the date for templates that insert one, so that the examples of a job do not depend
+    on the day. If it is None, templates use the date of the rendering.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Renderer(ChatRenderer):
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
     ) -> Rendered:
-        """Render a dataset's rows. `check` is called before each row and may raise."""
+        """Render the rows of a dataset. `check`, which may raise an error, runs before each row."""
         rendered, rows = Rendered(), enumerate(conversations)
         while several := list(islice(rows, ROWS_AT_ONCE)):
             marked = [self._marked(conversation, check) for _, conversation in several]

@@ -20,8 +20,11 @@ from services.trainer.processes.ranks import Ranks
 COMPUTING = ("torch", "transformers", "bitsandbytes")
 
 NUMERICS = 1
-"""Incremented in each release whose LoRA layer, dropout, attention, loss or batching computes
-different bits, so that a resumed job reports the difference."""
+"""Version of the numerics.
+
+Increment it in each release whose LoRA layer, dropout, attention, loss or batching computes
+different bits, so that a resumed job reports the difference.
+"""
 
 
 class ExecutionMode(BaseModel):
@@ -29,7 +32,7 @@ class ExecutionMode(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: str  # dtype of the base; of the computation if the base is 4-bit
+    dtype: str  # dtype of the base model; if it is in 4 bits, of computations
     threads: int  # torch threads per rank; affects the order of addition
     ranks: int = 1
     device: str | None = None  # cpu or cuda
@@ -37,10 +40,10 @@ class ExecutionMode(BaseModel):
     libraries: str | None = None  # names and versions of the numerical libraries
     processor: str | None = None  # libraries choose kernels by processor
     pad_multiple: int = 8  # row lengths are rounded up to a multiple of this
-    attention: str | None = None  # transformers' name; None: the base's default
+    attention: str | None = None  # transformers' name; None: the base model's default
     compiled: bool = False  # False: eager
     deterministic: bool = False  # torch's setting; only needed on a GPU
-    split: int = 1  # parts into which each approved micro-batch is split
+    split: int = 1  # number of parts into which each approved micro-batch is split
     numerics: int = 0
 
     @classmethod
@@ -79,9 +82,9 @@ class ExecutionMode(BaseModel):
             torch.set_num_threads(self.threads)
 
     def set_attention(self, base: PreTrainedModel) -> ExecutionMode:
-        """Set the base's attention implementation as recorded. Return the mode with that attention.
+        """Set the base model's attention as recorded. Return the mode with that attention.
 
-        `pack_if_able` has already set packed attention, if the base supports it.
+        `pack_if_able` has already set packed attention, if the base model supports it.
         """
         own = base.config._attn_implementation
         if self.attention in (None, PACKED):
@@ -123,13 +126,14 @@ def _processor(device: torch.device) -> str:
 
 
 def make_deterministic(rehearse: Callable[[int, int], None]) -> str | None:
-    """Make a GPU's operators deterministic. Return None, or the reason if that fails.
+    """Make the operators of a GPU deterministic. Return None, or the reason if that fails.
 
     `rehearse` runs a micro-batch (rows, tokens) forward and backward. torch must raise errors for
-    nondeterministic operators: with warnings only, attention's backward pass still uses atomics.
-    Source: PyTorch's notes on reproducibility. `services/model_libraries.py` configures cuBLAS.
+    nondeterministic operators: with warnings only, the backward pass of attention still uses
+    atomics. Source: PyTorch's notes on reproducibility. `services/model_libraries.py` configures
+    cuBLAS.
     """
-    # No code reads uninitialized memory, so it need not be filled.
+    # No code reads uninitialized memory, so torch need not fill it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)
     try:

@@ -1,4 +1,4 @@
-"""Classification of exceptions. The failure class decides who pays and what the user is advised."""
+"""Classification of exceptions. The class determines who pays and the advice to the user."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from domain.training.phases import Phase
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 # Rust libraries (obstore, safetensors) report the error number in the text only.
 DISK_TEXTS = tuple(f"(os error {number})" for number in sorted(DISK_ERRNOS))
-# torch's messages for a GPU (OutOfMemoryError is a RuntimeError), a CPU, and cuBLAS's workspace.
+# torch's messages for a GPU (OutOfMemoryError is a RuntimeError), for a CPU, and for cuBLAS's
+# workspace.
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 DATA_ERRORS = (ValueError, KeyError, IndexError, TypeError, TemplateError)
 
 
 class SegmentFailure(Exception):
-    """Base class of errors with their own failure class."""
+    """Base class of errors that have their own failure class."""
 
     failure: FailureClass
-    shortage: MemoryShortage | None = None  # the micro-batch that ran out of memory
+    shortage: MemoryShortage | None = None  # the batch that ran out of memory
 
 
 class BadData(SegmentFailure):
-    """The dataset is unusable, or a hyperparameter does not work with this base."""
+    """The dataset is unusable, or a hyperparameter does not work with this base model."""
 
     failure = FailureClass.BAD_DATA
 
 
 class LossDiverged(SegmentFailure):
-    """The loss or its gradient is not finite, or the loss is far above that of the base."""
+    """The loss or its gradient is not finite, or the loss is far above that of the base model."""
 
     failure = FailureClass.LOSS_DIVERGED
 
@@ -56,7 +57,7 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
 
 
 def shortage_of(error: BaseException | None) -> MemoryShortage | None:
-    """Return the micro-batch that ran out of memory, or None."""
+    """Return the batch that ran out of memory, or None."""
     return error.shortage if isinstance(error, SegmentFailure) else None
 
 

@@ -18,7 +18,7 @@ WATCH_SECONDS = 0.25
 
 
 class SegmentStopped(Exception):
-    """The segment ends before its work is complete. `outcome` gives the reason."""
+    """The segment ends before its work is complete. `outcome` is the reason."""
 
     def __init__(self, outcome: SegmentEnd) -> None:
         super().__init__(outcome.value)
@@ -26,7 +26,7 @@ class SegmentStopped(Exception):
 
 
 class Lease:
-    """The most recently received paid seconds and stop request. Thread-safe.
+    """The last received paid seconds and stop request. Thread-safe.
 
     Paid time never decreases, so an old message cannot shorten it. Paid time and grace are in
     segment seconds. The stall limit is in real seconds, because it concerns the machine.
@@ -53,12 +53,12 @@ class Lease:
         self._stop = self._stop or control.stop
 
     def request_stop(self) -> None:
-        """Request a graceful stop. Safe to call in a signal handler."""
+        """Request a graceful stop. A signal handler may call this."""
         self._stop = True
 
     @property
     def outcome(self) -> SegmentEnd | None:
-        """The reason to end the segment now, or None."""
+        """Reason to end the segment now, or None."""
         if self._stop:
             return SegmentEnd.STOPPED
         if self.clock.elapsed() >= self.paid_seconds:
@@ -85,12 +85,12 @@ class Lease:
         self._stall_seconds = math.inf
 
     def grace_used(self, elapsed_seconds: float) -> float:
-        """Return the seconds of grace used at this elapsed time of the segment."""
+        """Return the seconds of grace that are used at this elapsed time of the segment."""
         return round(max(0.0, elapsed_seconds - self.paid_seconds), 3)
 
     @property
     def remaining_seconds(self) -> float:
-        """Return the segment seconds left until paid time and grace are used up."""
+        """Segment seconds until paid time and grace are used up."""
         return max(0.0, self.paid_seconds + self.grace_seconds - self.clock.elapsed())
 
     def watch(self) -> None:
@@ -115,6 +115,6 @@ class Lease:
 
 
 def _exit(code: int, line: str) -> None:
-    with suppress(OSError):  # a full disk
+    with suppress(OSError):  # the disk may be full
         print(line, flush=True)
     os._exit(code)

@@ -42,7 +42,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> Manifest:
-    """Return a base model's manifest. Raise BaseChanged if its hash is not the approved one."""
+    """Return the manifest of a base model.
+
+    Raise BaseChanged if its hash is not the approved one.
+    """
     manifest = artifacts.manifest(ref)
     if manifest_sha256 not in (None, manifest.sha256):
         raise BaseChanged(
@@ -95,7 +98,7 @@ def load_base(
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
-    """Enable gradient checkpointing: keep each layer's input and recompute the rest.
+    """Enable gradient checkpointing: keep each layer's input and recompute its other activations.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
     """
@@ -104,7 +107,7 @@ def checkpoint_activations(base: PreTrainedModel) -> None:
 
 
 def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the base's context length in tokens."""
+    """Return the context length of the base model in tokens."""
     declared = getattr(base.config, "max_position_embeddings", None)
     return int(declared or tokenizer.model_max_length)
 
@@ -112,10 +115,11 @@ def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def attach_adapter(
     base: PreTrainedModel, hyperparameters: Hyperparameters, base_name: str
 ) -> PeftModel:
-    """Attach a new LoRA adapter to the base, in float32 regardless of the base's precision.
+    """Attach a new LoRA adapter to the base model, in float32 whatever the model's precision is.
 
-    B starts at zero, so the adapted model starts as the base. Source: Hu et al., LoRA (2021). Uses
-    torch's random state. Raise TargetModulesNotFound if a target module is not a linear layer.
+    B starts at zero, so the adapted model starts as the base model. Source: Hu et al., LoRA (2021).
+    A is drawn from torch's random state. Raise TargetModulesNotFound if a target module is not a
+    linear layer.
     """
     # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
@@ -137,7 +141,7 @@ def attach_adapter(
     config._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
-    # EcoLink's name of the base instead of a path, and a fixed order of modules.
+    # EcoLink's name of the base model instead of a path, and a fixed order of modules.
     config.base_model_name_or_path = base_name
     config.target_modules = sorted(hyperparameters.target_modules)
     return model
@@ -145,7 +149,7 @@ def attach_adapter(
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write the adapter in PEFT's format, and the training environment."""
-    # "auto" would query the Hugging Face hub for the base's vocabulary.
+    # "auto" would query the Hugging Face hub for the vocabulary of the base model.
     model.save_pretrained(str(directory), save_embedding_layers=False)
     # PEFT's model card is empty. EcoLink writes its own.
     (directory / "README.md").unlink(missing_ok=True)

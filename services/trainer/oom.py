@@ -1,4 +1,4 @@
-"""Reporting of a micro-batch that ran out of memory, with its size."""
+"""Reporting of a batch that ran out of memory, with its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.trainer.plan import Plan
 
 
 class MicroBatchTooLarge(SegmentFailure):
-    """A micro-batch ran out of memory. `shortage` contains its size."""
+    """A batch ran out of memory. `shortage` contains its size."""
 
     failure = FailureClass.OUT_OF_MEMORY
 
@@ -33,7 +33,7 @@ class MicroBatchTooLarge(SegmentFailure):
 def reporting_out_of_memory(
     examples: Sequence[Example], plan: Plan, device: torch.device
 ) -> Iterator[None]:
-    """Raise MicroBatchTooLarge if a micro-batch's forward or backward pass runs out of memory."""
+    """Raise MicroBatchTooLarge if a forward or backward pass in the block runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:

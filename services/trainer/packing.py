@@ -1,6 +1,6 @@
-"""Choice of packed attention, for the bases that compute the same logits with it.
+"""Choice of packed attention, for base models that compute the same logits with it.
 
-Some architectures do not pass a batch's layout to attention, or mix tokens outside attention.
+Some architectures do not pass the layout of a batch to attention, or mix tokens outside attention.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TOKENS = (5, 3)
 """Tokens of the two examples."""
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Relative difference up to which logits computed in two ways count as equal."""
+"""Maximum relative difference between logits that count as equal."""
 
 
 def pack_if_able(base: PreTrainedModel) -> None:
-    """Enable packed attention for a base if it then computes the same logits.
+    """Enable packed attention for a base model if it then computes the same logits.
 
-    The base must use torch's fused attention without sliding windows. Draws no random numbers.
-    Out-of-memory errors propagate.
+    The base model must use torch's fused attention without sliding windows. The check draws no
+    random numbers. Out-of-memory errors propagate.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None)

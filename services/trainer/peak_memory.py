@@ -14,7 +14,7 @@ _program_bytes: int | None = None
 
 
 def record_program_memory() -> None:
-    """Record the memory of this process before it loads a base. Only the first call has an effect.
+    """Record the memory of this process before it loads a base model. Only the first call counts.
 
     The prediction for a CPU excludes the interpreter and libraries, about 0.4 GiB.
     """
@@ -24,7 +24,7 @@ def record_program_memory() -> None:
 
 
 class PeakMemory:
-    """The peak memory of one rank: a GPU's memory, or resident memory without the program.
+    """The peak memory of one rank: the memory of a GPU, or resident memory without the program.
 
     On a GPU, it is the memory reserved by torch's allocator plus the CUDA context and libraries.
     The latter are measured once, when the model is loaded. No other process uses the GPU.
@@ -44,11 +44,11 @@ class PeakMemory:
 
 
 def reset_peak() -> None:
-    """Reset the peak resident set after a base is loaded. See proc(5), clear_refs.
+    """Reset the peak resident set after a base model is loaded. See proc(5), clear_refs.
 
-    The kernel can reclaim the pages of the base's file, so they do not count.
+    The kernel can reclaim the pages of the base model's file, so they do not count.
     """
-    with suppress(OSError):  # not supported by every kernel; the peak then includes loading
+    with suppress(OSError):  # not every kernel supports this; the peak then includes loading
         CLEAR_REFS.write_text("5")
 
 

@@ -38,8 +38,8 @@ class Plan:
     """The examples of each optimizer step, divided into micro-batches.
 
     Every epoch has its own order, and ends with a short step if the examples do not divide evenly.
-    The plan depends only on approved values, such as the approved number of ranks. The actual
-    ranks, however many, share the same micro-batches.
+    The plan depends only on approved values, such as the approved number of ranks. The actual ranks
+    share the same micro-batches, whatever their number is.
     """
 
     lengths: tuple[int, ...]  # of the examples, in tokens
@@ -47,9 +47,9 @@ class Plan:
     micro_batch_size: int
     gradient_accumulation: int
     seed: int
-    ranks: int = 1  # as approved
-    split: int = 1  # parts into which each micro-batch is divided
-    batch_tokens: int = 0  # tokens that fit into memory at once; 0: one micro-batch
+    ranks: int = 1  # approved number of ranks
+    split: int = 1  # number of parts into which each micro-batch is split
+    batch_tokens: int = 0  # tokens that fit into memory at once; 0: those of one micro-batch
     content_sha256: str = ""  # hash of the examples' tokens and labels
 
     @classmethod
@@ -111,7 +111,7 @@ class Plan:
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
         """Return the batches of an optimizer step (from 0) for each of `among` ranks.
 
-        A rank's micro-batches are merged into as few batches as fit into memory.
+        The micro-batches of a rank are merged into as few batches as fit into memory.
         """
         dealt = self.micro_batches(step, among)
         shares = [
@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Return the maximum number of tokens, with padding, in a batch of several examples."""
+        """Maximum number of tokens, including padding, in a batch of several examples."""
         whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
         return whole // self.split
 
@@ -137,7 +137,7 @@ class Plan:
     def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
         """Return the learning rate of an optimizer step (from 0): linear warm-up, then decay to 0.
 
-        The cosine schedule is Loshchilov and Hutter, SGDR (2017), without restarts.
+        The cosine schedule is that of Loshchilov and Hutter, SGDR (2017), without restarts.
         """
         peak = hyperparameters.learning_rate
         warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
@@ -159,7 +159,7 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
     """Return all micro-batches of an epoch, in order.
 
     Within windows of 8 steps, the shuffled examples are sorted by length and cut into
-    micro-batches, which are then shuffled. That avoids most of the padding.
+    micro-batches, which are then shuffled. This avoids most of the padding.
     """
     random = Random(f"{plan.seed}:{epoch}")
     order = list(range(len(plan.lengths)))
@@ -176,7 +176,7 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
 def content_sha256(examples: Iterable[Example]) -> str:
     """Return a hash of the examples' tokens and labels, in order.
 
-    It changes if the template inserts another date, or a new release labels other tokens.
+    It changes if the template inserts another date, or if a new release labels other tokens.
     """
     digest = hashlib.sha256()
     for example in examples:
@@ -188,7 +188,7 @@ def content_sha256(examples: Iterable[Example]) -> str:
 def data_position_sha256(plan: Plan, step: int) -> str:
     """Return a hash of seed, epoch, step, and the examples of each step with their content.
 
-    It does not depend on the division into micro-batches and ranks, which may change on resume.
+    It does not depend on the division into micro-batches and ranks, which a resume may change.
     """
     epoch = min(step // plan.steps_per_epoch, plan.epochs - 1)
     position = {

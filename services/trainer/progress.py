@@ -15,13 +15,14 @@ class Counters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    step: int = 0  # optimizer steps done
+    step: int = 0  # number of completed optimizer steps
     trained_tokens: int = 0  # without padding
-    train_loss: float = 0.0  # newest step's loss in nats, mean over its label tokens
+    train_loss: float = 0.0  # loss of the newest step, in nats per trainable token
     smoothed_loss: SmoothedLoss = SmoothedLoss()
-    eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
+    # Held-out loss in nats per trainable token; None: not at this step.
+    eval_loss: float | None = None
     lowest_loss: float | None = None  # lowest loss of any optimizer step
-    starting_loss: float | None = None  # the highest of the first steps
+    starting_loss: float | None = None  # highest loss of the first steps
     suspect_steps: int = 0  # consecutive newest steps above the divergence threshold
     best_step: int | None = None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
@@ -61,7 +62,7 @@ class Progress(Counters):
 
     @property
     def is_best(self) -> bool:
-        """Return True if this step's held-out loss is the lowest so far. Equal in all ranks."""
+        """True if the held-out loss of this step is the lowest so far. All ranks agree."""
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 

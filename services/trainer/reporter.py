@@ -1,4 +1,4 @@
-"""The trainer's NATS connection, for reports, telemetry, log lines and Control messages."""
+"""The NATS connection of the trainer, for reports, telemetry, log lines and Control messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
 STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # the scheduler may have stopped; the report is in the stream
-EXIT_SECONDS = 1.0  # part of the grace reserved for the exit
+EXIT_SECONDS = 1.0  # part of the grace period that is reserved for the exit
 OUTBOX_MESSAGES = 10_000  # limit while NATS is unreachable; the oldest are dropped
 OUTBOX_BATCH = 256
 LOG_TEXT_CHARACTERS = 4_000
@@ -69,7 +69,7 @@ class Reporter:
     """A NATS connection in a separate thread, for which the training loop never waits.
 
     Reports are cumulative, so the next one replaces those that failed while NATS was unreachable.
-    Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
+    The reporter prints every acknowledged report to stdout as `report n=.. elapsed=..`.
     """
 
     def __init__(self, spec: SegmentSpec, lease: Lease, url: str, directory: Path) -> None:
@@ -87,7 +87,8 @@ class Reporter:
         self._draft = Report(**self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=phase)
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # guards state shared with the training loop
-        self._writing = threading.Lock()  # guards the final report's file; the disk may be slow
+        # Guards the file of the final report; the disk may be slow.
+        self._writing = threading.Lock()
         self._needed: list[SavedCheckpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
@@ -116,7 +117,7 @@ class Reporter:
         self.update(now=True, phase=phase)
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Change fields of the cumulative report. `now` sends it immediately."""
+        """Change fields of the cumulative report. If `now` is true, send it immediately."""
         with self._lock:
             self._draft = self._draft.model_copy(update=fields)
         if now:
@@ -129,7 +130,7 @@ class Reporter:
         self._queue(measured, f"{kind}:{measured.step}")
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
-        """Report a durable checkpoint immediately. Any thread may call it, one at a time.
+        """Report a durable checkpoint immediately. Any thread may call this, one at a time.
 
         The report also includes the earlier checkpoints that a resume may need, because their own
         reports may have been lost.
@@ -144,11 +145,11 @@ class Reporter:
         self._keep_final_report()
 
     def keep_for_operator(self, text: str) -> None:
-        """Write a stack trace to stdout only, which the job's owner cannot see."""
+        """Write a stack trace only to stdout, which the owner of the job cannot see."""
         _print(text.rstrip())
 
     def log(self, text: str, level: Level = "INFO") -> None:
-        """Write a message for the job's owner to stdout and NATS, with server paths removed."""
+        """Write a message for the owner of the job to stdout and NATS, without server paths."""
         for line in without_paths(text).splitlines():
             with self._lock:
                 self._log_lines += 1
@@ -170,9 +171,9 @@ class Reporter:
         failure: FailureClass | None = None,
         shortage: MemoryShortage | None = None,
     ) -> bool:
-        """Send the final report until it is acknowledged. Return True if it was.
+        """Send the final report until the scheduler acknowledges it. Return True if it does.
 
-        The elapsed time is taken at this call, so the wait for the acknowledgement is not billed.
+        The elapsed time is that of this call, so the wait for the acknowledgement is not billed.
         The wait ends after 120 s (3 s for a stopped segment), or when paid time and grace are used
         up.
         """
@@ -210,7 +211,7 @@ class Reporter:
                     file.flush()
                     os.fsync(file.fileno())
                 partial.rename(self._final_report)
-        except OSError as error:  # a full disk: the report is still sent over NATS
+        except OSError as error:  # the disk may be full; the report is still sent over NATS
             _print(f"WARNING the final report was not written: {error!r}")
 
     async def _run(self) -> None:
@@ -274,7 +275,7 @@ class Reporter:
             await asyncio.wait_for(self._wake.wait(), rest)
 
     def _touch_beat(self) -> None:
-        """Touch the file by which the launcher detects a hung trainer."""
+        """Touch the file by which the launcher detects a trainer that hangs."""
         with suppress(OSError):
             self._beat.touch()
 
@@ -338,7 +339,7 @@ def _now() -> datetime:
 
 
 def _print(line: str) -> None:
-    with suppress(OSError):  # a full disk
+    with suppress(OSError):  # the disk may be full
         print(line, flush=True)
 
 

@@ -17,10 +17,10 @@ class ReporterPort(Protocol):
         """Begin a phase."""
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Change fields of the cumulative report."""
+        """Change fields of the cumulative report. If `now` is true, send it immediately."""
 
     def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
-        """Report the measurements of an optimizer step or an evaluation."""
+        """Report the metrics of an optimizer step or an evaluation."""
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint."""

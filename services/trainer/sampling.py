@@ -16,15 +16,17 @@ from services.trainer.lease import Lease
 
 NEW_TOKENS = 24
 SHARE = 0.005
-"""Share of training time spent on samples. A single token takes as long as a batch, so a sample
-may take a second on a CPU."""
+"""Share of the training time that samples may take.
+
+A single token takes as long as a batch, so a sample may take a second on a CPU.
+"""
 
 FIRST_SECONDS = 20.0
-"""Training time before the first sample, whose cost is not known yet."""
+"""Seconds of training before the first sample, which takes an unknown time."""
 
 
 class Sample(BaseModel):
-    """A prompt and its greedy answer, stored next to a checkpoint's weights."""
+    """A prompt and its greedy answer, stored next to the weights of a checkpoint."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,8 +37,8 @@ class Sample(BaseModel):
 class Sampling:
     """A generator of answers to the last question of one conversation.
 
-    It draws no random numbers and changes no parameters, so it does not affect training. Sampling
-    is limited by time, so that frequent checkpoints do not slow training.
+    It draws no random numbers and changes no parameters, so it does not affect training. Its time
+    is limited, so that frequent checkpoints do not slow down training.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class Sampling:
 
     @property
     def due(self) -> bool:
-        """Return True if enough time has passed for another sample."""
+        """True if enough time has passed for another sample."""
         return self._now() - self._sampled_at >= self._pause_seconds
 
     def sample(self, model: PeftModel, lease: Lease) -> Sample | None:
         """Generate an answer, and leave the model in evaluation mode.
 
-        Return None if the segment has to end, or if the prompt leaves no room for an answer within
+        Return None if the segment has to end, or if the prompt leaves no space for an answer within
         the maximum sequence length.
         """
         if not self._fits:
@@ -101,7 +103,7 @@ class Sampling:
         return answer
 
     def _end_tokens(self, held_out: list[Example]) -> set[int]:
-        """Return the tokens that end an answer: the tokenizer's end token and the template's."""
+        """Return the tokens that end an answer: those of the tokenizer and of the template."""
         taught = {example.labels[-1] for example in held_out}
         taught |= {
             label

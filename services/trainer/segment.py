@@ -1,6 +1,6 @@
 """The phases of a segment, in order: load, prepare, train, evaluate, register.
 
-A step goes from `train` to `Training.step`, which cuts the plan's micro-batches into tensors
+In each step, `train` calls `Training.step`, which cuts the plan's micro-batches into tensors
 (`batches.collate`), adds their gradients and runs the optimizer.
 """
 
@@ -59,10 +59,10 @@ class Loaded:
 
     tokenizer: PreTrainedTokenizerBase
     model: PeftModel
-    mode: ExecutionMode  # before choosing compiled or eager layers
-    eager_reason: str | None  # reason why layers cannot be compiled, if any
+    mode: ExecutionMode  # before the choice between compiled and eager layers
+    eager_reason: str | None  # reason why layers cannot be compiled; None: they can
     base_parameters: int
-    context_length: int  # tokens
+    context_length: int  # in tokens
     vocabulary_size: int
     base_files: BaseFiles | None  # still being hashed; rank 0 only
     peak_memory: PeakMemory
@@ -83,8 +83,8 @@ class Prepared:
 def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None = None) -> None:
     """Run every phase. Return when the adapter is registered.
 
-    Raise SegmentStopped if the lease or a stop request ends the segment earlier. All completed
-    steps are then saved in a checkpoint. Only rank 0 stores anything.
+    Raise SegmentStopped if the lease or a stop request ends the segment earlier. A checkpoint then
+    includes all completed steps. Only rank 0 stores anything.
     """
     try:
         loaded = load(context, checkpoints, warm_base)
@@ -169,7 +169,7 @@ def _dtype(context: Context) -> torch.dtype:
 def _tokenizer_and_base(
     context: Context, directory: Path, mode: ExecutionMode, warm_base: WarmBase | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return the warm base if it matches, otherwise load the base model from its directory."""
+    """Return the warm base model if it matches. Otherwise, load it from its directory."""
     spec, dtype, device = context.spec, mode.torch_dtype, context.ranks.device
     if warm_base is not None:
         warm = warm_base.take(directory, spec.base_manifest_sha256, dtype, spec.precision)
@@ -258,7 +258,7 @@ def _make_deterministic(context: Context, training: Training, mode: ExecutionMod
 def train(
     context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
 ) -> Progress:
-    """Run the optimizer steps, saving checkpoints when due and after the last step."""
+    """Run the optimizer steps. Save checkpoints when due and after the last step."""
     context.enter(Phase.TRAINING)
     progress, total_steps = checkpoints.progress, prepared.training.plan.total_steps
     while progress.step < total_steps:

@@ -1,7 +1,7 @@
 """Matrix-product benchmark of this machine: `python -m services.trainer.speed_probe`.
 
 It prints TFLOPS by dtype as JSON, for products of sizes typical of training, on all cores. It
-repeats them for about a second and uses the fastest tenth, which is least affected by other load.
+repeats them for about a second and uses the fastest tenth, which other load affects least.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from domain.training.precision import Dtype
 from services.model_libraries import lean_imports
 
-SECONDS = 0.5  # per dtype
+SECONDS = 0.5  # for each dtype
 ROWS, INPUTS, OUTPUTS = 512, 1024, 1024
 FASTEST = 0.1
 WARM_UP = 3

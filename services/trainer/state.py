@@ -15,15 +15,15 @@ from domain.training.checkpoint import StateHashes
 from services.trainer.processes.ranks import Ranks
 from services.trainer.tensor_file import TensorFile
 
-WEIGHTS = "adapter_model.safetensors"  # PEFT's name
+WEIGHTS = "adapter_model.safetensors"  # PEFT's name of the file
 FILES = (WEIGHTS, "optimizer.safetensors", "random.safetensors")
-WEIGHTS_METADATA = {"format": "pt"}  # PEFT's too
+WEIGHTS_METADATA = {"format": "pt"}  # as PEFT writes it
 GROUPS = "param_groups"
 
 
 @dataclass(frozen=True)
 class RandomState:
-    """torch's generator states in one rank as bytes. Training uses no other generator."""
+    """The states of torch's generators in one rank, as bytes. Training uses no other generator."""
 
     cpu: Tensor
     cuda: Tensor | None
@@ -49,7 +49,7 @@ def reseed(seed: int, step: int, rank: int) -> None:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Adapter weights, the optimizer's state and every rank's random state, on the CPU."""
+    """Weights of the adapter, state of the optimizer, and all ranks' random states, on the CPU."""
 
     weights: TensorFile  # keyed by PEFT's names
     optimizer: TensorFile  # keyed like `3.exp_avg`, with the groups as JSON
@@ -57,7 +57,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
-        """Copy the live state. All ranks must call it together."""
+        """Copy the live state. All ranks must call this together."""
         return LiveState(model, optimizer).copied(random_states(ranks))
 
     @classmethod
@@ -65,14 +65,14 @@ class TrainingState:
         return cls(*(TensorFile.read(directory / name) for name in FILES))
 
     def write(self, directory: Path) -> dict[str, str]:
-        """Write the files of a checkpoint's directory. Return the sha256 of each."""
+        """Write the files of a checkpoint's directory. Return their SHA-256 hashes."""
         parts = dict(zip(FILES, (self.weights, self.optimizer, self.random), strict=True))
         for name, part in parts.items():
             part.write(directory / name)
         return {name: part.sha256 for name, part in parts.items()}
 
     def hashes(self, position: str) -> StateHashes:
-        """Return the sha256 of each part's file, with the given hash of the data position."""
+        """Return the SHA-256 hash of each part's file, with the given hash of the data position."""
         return StateHashes(
             weights=self.weights.sha256,
             optimizer=self.optimizer.sha256,
@@ -83,7 +83,7 @@ class TrainingState:
     def restore(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         """Restore the live state. A rank without a saved random state keeps its own.
 
-        Raise KeyError, TypeError or ValueError if it belongs to another model or optimizer.
+        Raise KeyError, TypeError or ValueError if the state is that of another model or optimizer.
         """
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.optimizer.tensors.items():
@@ -135,7 +135,7 @@ class LiveState:
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """Return torch's random states, one row per rank. All ranks call it together."""
+    """Return torch's random states, one row per rank. All ranks must call this together."""
     mine = RandomState.of(ranks.device)
     states = {"rng": ranks.gather(mine.cpu)}
     if mine.cuda is not None:

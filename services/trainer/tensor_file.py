@@ -1,4 +1,4 @@
-"""A safetensors file in memory, whose tensors are copied, hashed and written as one buffer.
+"""A safetensors file in memory. One buffer is copied, hashed and written for all tensors.
 
 A thread that stores it rarely holds the GIL, because there is no work per tensor. Format:
 https://github.com/huggingface/safetensors.
@@ -40,7 +40,7 @@ class TensorFile:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> TensorFile:
-        """Copy the tensors. Equal tensors and metadata give equal bytes."""
+        """Copy the tensors. Equal tensors and metadata result in equal bytes."""
         # Widest dtype first, so that all are aligned, as in the safetensors library.
         names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
         content = torch.empty(sum(tensor.nbytes for tensor in tensors.values()), dtype=torch.uint8)
@@ -66,7 +66,7 @@ class TensorFile:
 
     @classmethod
     def read(cls, path: Path) -> TensorFile:
-        """Read a file. Raise OSError on failure, and SafetensorError if the file is invalid."""
+        """Read a file. Raise OSError if that fails, and SafetensorError if the file is invalid."""
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls.of(tensors, file.metadata() or {})
@@ -81,13 +81,13 @@ class TensorFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Return the sha256 of the file that `write` writes."""
+        """SHA-256 hash of the file that `write` writes."""
         digest = hashlib.sha256(self.header)
         digest.update(self.content.numpy().data)
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the file. Raise OSError on failure."""
+        """Write the file. Raise OSError if that fails."""
         with path.open("wb") as file:
             file.write(self.header)
             file.write(self.content.numpy().data)

@@ -1,4 +1,4 @@
-"""The optimizer step, bit-reproducible for the same seed."""
+"""The optimizer step, which is bit-reproducible for the same seed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SAMPLED_STEPS = 32  # four of the plan's windows, in which examples are sorted b
 
 @dataclass(frozen=True)
 class Step:
-    """The measurements of one optimizer step, over all ranks."""
+    """The metrics of one optimizer step, over all ranks."""
 
-    loss: float  # mean over label tokens, nats, before the step
+    loss: float  # before the step, in nats per trainable token
     tokens: int  # without padding
     learning_rate: float
     seconds: float
@@ -68,13 +68,13 @@ class Training:
             self._exchange_once()
 
     def step(self, number: int) -> Step | None:
-        """Run one optimizer step (from 0) and measure it.
+        """Run one optimizer step (from 0) and return its metrics.
 
-        The gradient is that of the mean loss over all label tokens of the step, regardless of their
-        division into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). If the segment
-        has to end first, return None and leave the model, optimizer and random state unchanged.
-        Raise LossDiverged in all ranks if the loss or gradient is not finite, and
-        MicroBatchTooLarge if a micro-batch runs out of memory.
+        The gradient is that of the mean loss over all trainable tokens of the step, regardless of
+        their division into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). If the
+        segment has to end first, return None and leave the model, optimizer and random state
+        unchanged. Raise LossDiverged in all ranks if the loss or gradient is not finite, and
+        MicroBatchTooLarge if a batch runs out of memory.
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
@@ -87,7 +87,7 @@ class Training:
         # Each rank runs one batch per turn. In the last turns, some ranks may have none.
         mine, turns = work[self.ranks.rank], max(map(len, work))
         for turn in range(turns):
-            # Before each micro-batch, because a step may take longer than the grace period.
+            # Before each batch, because a step may take longer than the grace period.
             if self.ranks.agree(self.lease.must_end()):
                 self.optimizer.zero_grad()
                 before.restore(self.ranks.device)
@@ -110,14 +110,14 @@ class Training:
         return Step(loss, tokens, learning_rate, time.monotonic() - started)
 
     def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
-        """Add the gradient of one micro-batch. Return its share of the loss."""
+        """Add the gradient of one batch. Return its share of the loss."""
         examples = [self.examples[index] for index in indices]
         with reporting_out_of_memory(examples, self.plan, self.ranks.device):
             batch = collate(examples, self.ranks.device)
             kernels = self.compiled.running(*batch.shape) if self.compiled else nullcontext()
             with kernels, self._drawn_dropout(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
-                # The ranks' gradients are averaged, but the step needs their sum.
+                # The gradients of the ranks are averaged, but the step needs their sum.
                 (loss * self.ranks.count).backward()
         return loss.detach()
 
@@ -131,7 +131,7 @@ class Training:
         output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
         (0.0 * output.logits.float().sum()).backward()
 
-    # Before the first step.
+    # Before the first step
 
     def compile(self) -> str | None:
         """Compile the layers, which takes 10 to 30 s. Return None, or the reason if that fails.
@@ -154,7 +154,7 @@ class Training:
         return None
 
     def _shapes(self) -> Iterator[tuple[int, int]]:
-        """Yield (rows, tokens) of the first steps' micro-batches, as a sample of all steps."""
+        """Yield (rows, tokens) of the first steps' batches, as a sample of all steps."""
         for number in range(min(self.plan.total_steps, SAMPLED_STEPS)):
             for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
                 yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
@@ -174,7 +174,8 @@ class Training:
         """Exchange gradients between the ranks once, before the first step of a segment.
 
         After its first exchange, DistributedDataParallel regroups the gradients, so that three or
-        more ranks add in another order. The first step must add in the same order as later ones.
+        more ranks add them in another order. The first step must add them in the same order as
+        later steps.
         """
         before = RandomState.of(self.ranks.device)
         self.model.train()

@@ -52,7 +52,7 @@ class EventObject(Answer):
 
 
 class Metrics(Answer):
-    """Metrics of a checkpoint. Losses are in nats per label token, or null if not evaluated."""
+    """Metrics of a checkpoint. Losses are in nats per trainable token, or null if not evaluated."""
 
     step: int = Field(examples=[40])
     train_loss: float = Field(examples=[1.92])
@@ -130,7 +130,7 @@ def _event(
 
 
 def _key(event_id: str, job_id: UUID) -> EntryKey:
-    """Parse the ID of an event. Raises Invalid."""
+    """Parse the ID of an event. Raise Invalid if it is malformed."""
     match = EVENT_ID.fullmatch(event_id)
     if match is None or match["job"] != job_id.hex:
         raise Invalid(f"This job has no event {event_id}.", field="after")
@@ -184,7 +184,7 @@ def _checkpoint_id(job_id: UUID, saved: Fields) -> str:
 
 
 def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
-    """Parse the ID of a checkpoint into its segment and step. Raises Invalid."""
+    """Parse the ID of a checkpoint into its segment and step. Raise Invalid if it is malformed."""
     match = CHECKPOINT_ID.fullmatch(checkpoint_id)
     if match is None or match["job"] != job_id.hex:
         raise Invalid(f"This job has no checkpoint {checkpoint_id}.", field="after")

@@ -63,7 +63,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     def translated(self) -> Hyperparameters:
         """Return the hyperparameters under EcoLink's names.
 
-        Raises RequestValidationError for unknown fields and values out of range, and Invalid for a
+        Raise RequestValidationError for unknown fields and values out of range, and Invalid for a
         value that is given twice.
         """
         given = dict(self.model_extra or {})

@@ -180,7 +180,6 @@ def resume_job(
 def _give(
     backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
 ) -> JobObject:
-    """Run a command and return the resulting job."""
     job_id = job_of(name)
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
@@ -189,7 +188,7 @@ def _give(
 
 
 def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
-    """Return a caller's job or its request. Raises NotFound."""
+    """Return a caller's job or its request. Raise NotFound if there is neither."""
     if (request := backend.launching.requested(caller.account_id, job_id)) is not None:
         return requested_object(backend, request)
     (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])

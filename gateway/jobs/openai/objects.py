@@ -106,7 +106,7 @@ class JobObject(Answer):
 
 
 def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[JobObject]:
-    """Return the job objects for rows, with metadata and measurements."""
+    """Return the job objects of rows, with metadata and metrics."""
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
@@ -156,7 +156,7 @@ def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> Hyperpar
 
 
 def _error(row: Row) -> ErrorObject | None:
-    """Return the error of a failed job. Failures before a successful retry are omitted."""
+    """Return the error of a failed job, without failures before a successful retry."""
     if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
         return None
     return ErrorObject(
@@ -240,7 +240,7 @@ def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
 
 
 def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
-    """Add a rejected file's first errors to a message, if the report still exists."""
+    """Add the first errors of a rejected file to a message, if its report still exists."""
     with backend.pool.connection() as connection:
         row = dataset_rows.dataset(connection, account_id, dataset_id)
     if row is None or row["report_ref"] is None:

@@ -24,14 +24,14 @@ from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
 from gateway.web.rendering import dataset_link, page
 
-MOST_CHOICES = 100  # newest jobs offered for comparison
+MOST_CHOICES = 100  # number of newest jobs that the page offers for comparison
 
 router = APIRouter(prefix="/fine-tune/compare")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: a label, and each job's value."""
+    """A row of the table: a label, and the value of each job."""
 
     label: str
     values: tuple[str, ...]
@@ -43,7 +43,7 @@ class Line:
         jobs: Sequence[JobDetail],
         value_of: Callable[[JobDetail], str | None],
     ) -> Line:
-        """Return the line of a value. A missing one is a dash."""
+        """Return the line of a value. A missing value is a dash."""
         return cls(label, tuple(value_of(job) or "—" for job in jobs))
 
     @property
@@ -59,7 +59,10 @@ def compare_jobs(
     backend: BackendOf,
     jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
 ) -> Response:
-    """Compare two jobs. If another number is given, ask for two. Raises NotFound."""
+    """Compare two jobs. For any other number, ask the user to select two.
+
+    Raise NotFound for an unknown job.
+    """
     chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
     both = chosen if len(chosen) == 2 else []
     choices = list_jobs(backend, caller, MOST_CHOICES).data
@@ -107,7 +110,7 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
 def _choices(
     jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
 ) -> Iterator[Line]:
-    """Yield the choices of both jobs. Omit the validation dataset if neither job has one."""
+    """Yield the choices of both jobs, without the validation dataset if neither job has one."""
 
     def dataset(job: JobDetail) -> str:
         return dataset_link(job.dataset_id, names[job.id].dataset)
@@ -127,7 +130,7 @@ def _choices(
 
 
 def _settings(jobs: Sequence[JobDetail]) -> Iterator[Line]:
-    """Yield every hyperparameter of either job, in the wizard's order."""
+    """Yield every hyperparameter of either job, in the order of the wizard."""
     for name in dict.fromkeys(name for job in jobs for name in job.hyperparameters):
         values = tuple(written(job.hyperparameters.get(name)) for job in jobs)
         yield Line(title_of(name), values)

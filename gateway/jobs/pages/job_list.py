@@ -47,13 +47,13 @@ class Group(StrEnum):
 
 @dataclass(frozen=True)
 class Asked:
-    """The filter and the position in the page's URL."""
+    """The filter and the position in the URL of the page."""
 
     status: Annotated[Group | None, Given, Query()] = None
     after: Annotated[JobId | None, Query()] = None
 
     def query(self, **change: object) -> str:
-        """Return the query string of the URL with some parameters changed."""
+        """Return the query string of the URL with the given parameters changed."""
         after = job_name(self.after) if self.after else None
         return query_of({"status": self.status, "after": after} | change)
 
@@ -76,7 +76,7 @@ class JobsNow:
 
     @property
     def total(self) -> int:
-        """The number of all jobs."""
+        """Number of all jobs."""
         return sum(self.counts.values())
 
     def count_of(self, group: Group) -> int:
@@ -111,7 +111,7 @@ def show_now(
     seen: Annotated[str, Query()] = "",
     empty: Annotated[bool, Query(description="The page shows no jobs at all.")] = False,
 ) -> Response:
-    """Update the list if it has changed. Otherwise return 204."""
+    """Update the list if it has changed. Otherwise, return 204."""
     now = jobs_now(backend, caller, asked)
     if now.seen == seen:
         return Response(status_code=204)

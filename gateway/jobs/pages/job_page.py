@@ -92,7 +92,7 @@ def show_events(
     backend: BackendOf,
     after: Annotated[After, Query()] = 0,
 ) -> Response:
-    """Show the log's events about a job, with all their public fields."""
+    """Show the events of a job in the log, with all their public fields."""
     found = read_events(backend, caller, PageAsked(job=job_id, after=after, limit=SHOWN_EVENTS))
     return page(
         request,
@@ -136,7 +136,7 @@ def quote_resume(
     backend: BackendOf,
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """Quote the rest of a job on a number of GPUs. Return no quote if it is no longer paused."""
+    """Quote the rest of a job on a number of GPUs. Show no quote if it is no longer paused."""
     row, count = service.own_job(backend, caller, job_id), gpu_count_of(gpu_count)
     return fragment(
         "jobs/job/resume_quote.html",

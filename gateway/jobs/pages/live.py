@@ -65,7 +65,7 @@ class Asked(BaseModel):
 
 
 def place_text(place: Place) -> str:
-    """Format a place (segment and number) as pages send it."""
+    """Return a place (segment and number) as pages send it."""
     return f"{place[0]}.{place[1]}"
 
 
@@ -90,7 +90,10 @@ async def live(websocket: WebSocket, job_id: str) -> None:
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
-    """Return the session and its caller. Raises Unauthenticated and NotFound."""
+    """Return the session and its caller.
+
+    Raise Unauthenticated without a session, and NotFound if the caller has no such job.
+    """
     session = session_in(websocket, backend)
     if session is None:
         raise Unauthenticated("Sign in again.")
@@ -100,7 +103,7 @@ def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Se
 
 
 async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
-    """Send each change. Raises Unauthenticated once the key is revoked or the session ends."""
+    """Send each change. Raise Unauthenticated if the key is revoked or the session ends."""
     if not await live_jobs.recall(viewer):
         raise Invalid(TOO_OLD)
     while not live_jobs.feed.closed:

@@ -1,8 +1,8 @@
-"""Watched jobs: one task reads their changes once for all viewers.
+"""Watched jobs. One task reads their changes once for all viewers.
 
-Events arrive from the gateway's feed and are sent immediately as timeline entries. The view follows
-when the read models have processed the events. Metrics and log lines are not events, so the task
-polls each job for them once a second.
+Events arrive from the feed of the gateway and are sent immediately as timeline entries. The view
+follows when the read models have processed the events. Metrics and log lines are not events, so the
+task polls each job for them once a second.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from projections.account_events import EventFilter
 from projections.projection import lowest_position
 
 SLOTS, SLOT_SECONDS = 10, 0.1
-"""Polling schedule. Every second each job is polled once, a tenth of the jobs at a time, so that
-events do not wait behind many frames."""
+"""Polling schedule: slots per second, and seconds per slot.
+
+The task polls each job once a second, a tenth of the jobs in each slot, so that events do not wait
+behind many frames.
+"""
 
 REFRESH_SLOTS = 50
 """Slots until a view is refreshed without an event, because expected waits change over time."""
 
 LAG_SECONDS, SESSIONS_SECONDS = 0.04, 5.0
 PATIENCE_SECONDS = 2.0
-"""Maximum time that a view waits for late read models. Then it shows them as they are."""
+"""Maximum seconds that a view waits for late read models. Then it shows them as they are."""
 
 RETRY_SECONDS, MOST_RETRY_SECONDS = 1.0, 60.0
-"""Delay before a failed view is retried. It doubles with each failure up to the maximum."""
+"""Seconds until the task retries a failed view. They double with each failure up to a maximum."""
 
 OUTAGES = (psycopg.Error, PersistenceError)
-"""Errors that affect all views, not a single one."""
+"""Errors that affect all views, not only one."""
 
 TOO_OLD = "This page is too old. Reload it."
 VIEWS_AT_ONCE = 10
@@ -64,7 +67,7 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, view: JobView, parts: Sequence[str], known: object) -> Shown:
-        """Render some parts of a view. Unchanged checkpoints are not rendered again."""
+        """Render the given parts of a view, except for unchanged checkpoints."""
         state = view.checkpoints_state
         if CHECKPOINTS not in parts:
             return cls(view.job.status.is_final, view.parts(parts), known)
@@ -80,14 +83,15 @@ class Viewer:
     key_id: UUID
     session_id: UUID
     seen: Seen
-    ended: bool  # the session ended or its key was revoked
+    ended: bool  # the session ended, or its key was revoked
     tick: int | None = None  # None before the first frame
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
         """Return the changes since the last frame, or None if there are none.
 
-        Viewers at the same tick share a frame. Raises Invalid if missed events are no longer kept.
+        Viewers at the same tick share a frame. Raise Invalid if the job no longer keeps the missed
+        events.
         """
         if not self.job.measured:
             return None
@@ -161,7 +165,7 @@ class LiveJobs:
                 self._news.set()
 
     def _entries(self, events: Sequence[FeedEvent]) -> list[Entry]:
-        """Return the timeline entries. An event that cannot be rendered is logged and omitted."""
+        """Return the timeline entries. Log and omit an event that cannot be rendered."""
         try:
             return entries_of(events)
         except Exception:
@@ -217,7 +221,7 @@ class LiveJobs:
             late_since = (late_since or now) if late and patient else None
 
     async def _wait(self, until: float, late_since: float | None) -> None:
-        """Wait for news or until a time. If read models are late, wait only briefly."""
+        """Wait for new events or until a time. If read models are late, wait only briefly."""
         loop = asyncio.get_running_loop()
         if late_since is not None:
             await asyncio.sleep(LAG_SECONDS)
@@ -230,7 +234,7 @@ class LiveJobs:
             await self._news.wait()
 
     async def _measure(self, slot: int | None) -> None:
-        """Read the metrics and log lines of a slot's jobs and of new jobs."""
+        """Read the metrics and log lines of the jobs in a slot and of new jobs."""
         jobs = [
             job
             for job in self._jobs.values()
@@ -244,7 +248,7 @@ class LiveJobs:
             begun = job.measured
             new = {name: rows.get(job.job_id, []) for name, rows in found.items()}
             if job.measure(new, KEPT):
-                job.moved = True  # send them together with the figures that changed
+                job.moved = True  # send them together with the values that changed
             if not begun:
                 self._wake(job)
 
@@ -277,7 +281,7 @@ class LiveJobs:
         return any(job.stale and job.retry_at <= now for job in jobs)
 
     async def _render(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> None:
-        """Render parts of jobs, a few jobs at a time so that other work does not wait."""
+        """Render parts of jobs, only a few jobs at a time so that other work does not wait."""
         for first in range(0, len(jobs), VIEWS_AT_ONCE):
             some = jobs[first : first + VIEWS_AT_ONCE]
             shown = await asyncio.to_thread(self._shown, some, parts)
@@ -294,7 +298,7 @@ class LiveJobs:
                         self._wake(job)
 
     def _put_off(self, job: WatchedJob) -> None:
-        """Retry the view of a job later. Until then, send its metrics without the figures."""
+        """Retry the view of a job later. Until then, send its metrics without the view."""
         job.retry_seconds = min(max(RETRY_SECONDS, 2 * job.retry_seconds), MOST_RETRY_SECONDS)
         job.retry_at = asyncio.get_running_loop().time() + job.retry_seconds
         job.stale = True
@@ -305,9 +309,9 @@ class LiveJobs:
             return lowest_position(connection, VIEWED)
 
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
-        """Return the current state of each job in the read models, or None if its view fails.
+        """Return the state of each job in the read models; None for a job whose view fails.
 
-        Runs in a thread.
+        The caller runs this in a thread.
         """
         try:
             views = views_of(self.feed.backend, [job.job_id for job in jobs])

@@ -53,7 +53,7 @@ VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
 
 @dataclass(frozen=True)
 class Balance:
-    """An account's balance in the page header."""
+    """The balance of an account in the page header."""
 
     balance: Money
     depleted: bool
@@ -72,7 +72,7 @@ class JobView:
     load_places: Callable[[], DisplayNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
     deployments: Mapping[str, DeploymentAnswer]
-    """Deployments of the job's models by name."""
+    """Deployments of the job's models, by name."""
     checkpoints_state: object
     """The inputs of the checkpoints part. If they are equal, the part is unchanged."""
 
@@ -93,7 +93,7 @@ class JobView:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Titles and values of the approved hyperparameters."""
+        """Values of the approved hyperparameters, by title."""
         return settings_of(self.job.hyperparameters)
 
     @property
@@ -106,7 +106,7 @@ class JobView:
 
     @property
     def paused(self) -> str | None:
-        """Reason for the pause, as a heading."""
+        """Reason for the pause, as a heading; None: not paused."""
         reason = self.job.pause_reason
         return None if reason is None else PAUSED[reason].heading
 
@@ -145,7 +145,7 @@ class JobView:
         return ended and bool(self.checkpoints) and not self.job.promoted
 
     def parts(self, names: Sequence[str] = PARTS) -> dict[str, str]:
-        """Render some parts of the page, or the balance in its header."""
+        """Render the given parts of the page, or the balance in its header."""
         context = {"view": self, "job": self.job, "account": self.account}
         return {
             name: templates().get_template(f"jobs/job/{name}.html").render(context)
@@ -154,7 +154,10 @@ class JobView:
 
 
 def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
-    """Return the views of jobs of any account. Jobs not in the read models are omitted."""
+    """Return the views of jobs of any account, by job ID.
+
+    The result omits jobs that the read models lack.
+    """
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}

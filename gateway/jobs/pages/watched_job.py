@@ -28,7 +28,7 @@ KEPT_FRAMES = 50
 
 
 PlacedRow = tuple[Place, dict[str, Any]]
-"""A measurement or log line, with its place: segment and number."""
+"""A measurement or log line, with its place (segment and number)."""
 
 
 class Seen(NamedTuple):
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 class Series:
     """The kept measurements or log lines of a job, in order."""
 
-    floor: Place | None = None  # all later rows are kept; None before the first read
+    floor: Place | None = None  # all later rows are kept; None: not read yet
     last: Place = (0, 0)
 
     complete: int = 0  # all changes after this tick are kept
@@ -75,14 +75,17 @@ class Series:
             del self.rows[:-KEPT]
 
     def since(self, tick: int) -> list[PlacedRow] | None:
-        """Return the rows after a tick, or None if some are no longer kept."""
+        """Return the rows after a tick, or None if some of them are no longer kept."""
         if tick < self.complete:
             return None
         begin = bisect_right(self.rows, tick, key=lambda row: row[0])
         return [(place, row) for _, place, row in self.rows[begin:]]
 
     def after(self, place: Place) -> list[PlacedRow] | None:
-        """Return the rows after a place or out of order, or None if some are no longer kept."""
+        """Return the rows that are after a place or out of order.
+
+        Return None if some of them are no longer kept.
+        """
         if self.floor is None or place < self.floor:
             return None
         return [(at, row) for _, at, row in self.rows if at > place or at in self._late]
@@ -95,14 +98,14 @@ class WatchedJob:
         self.account_id, self.job_id = account_id, job_id
         self.floor = sequence  # the job keeps all later events
         self.complete = 0  # the job keeps all events after this tick
-        self.sequence = sequence  # of the last event
+        self.sequence = sequence  # sequence of the last event
         self.tick = 0
         self.wanted = sequence  # the view must include this event
         self.stale = True  # the view is out of date
         self.moved = False  # parts that change with every step are out of date
         self.over = False  # the job has ended
-        self.checkpoints_state: object = None  # state that the view shows
-        self.retry_at, self.retry_seconds = 0.0, 0.0  # after a failed view
+        self.checkpoints_state: object = None  # state of the checkpoints that the view shows
+        self.retry_at, self.retry_seconds = 0.0, 0.0  # set after a failed view
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {
             "steps": self.steps,

@@ -42,7 +42,7 @@ MESSAGES = {
     "suffix": "Enter 1 to 64 letters, digits, dots, hyphens or underscores.",
     "target_modules": "Select at least one, such as q_proj and v_proj.",
 }
-"""Remedies for invalid values of fields without numeric bounds."""
+"""Messages for invalid values of fields without numeric bounds."""
 
 UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
 """Fields that do not affect the price. The page shows the price even if they are invalid."""
@@ -67,7 +67,7 @@ _Hyperparameters: Any = create_model("_Hyperparameters", **_hyperparameters)
 
 
 class Entries(_Hyperparameters):
-    """The form as the user typed it. Fields left blank are empty strings."""
+    """The form as the user entered it. Blank fields are empty strings."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -81,7 +81,10 @@ class Entries(_Hyperparameters):
     deploy: Entry = ""
     wait: Entry = ""
     alpha_followed: Entry = ""
-    """The alpha that was automatically set to 2 x r. It is empty once the user changes alpha."""
+    """The alpha that was automatically set to 2 x r.
+
+    It is empty after the user has changed alpha.
+    """
     command_key: Entry = ""
     """Idempotency key of the approval, so that a form creates at most one job."""
     made: Entry = ""
@@ -149,7 +152,7 @@ class Entries(_Hyperparameters):
 
     @property
     def state(self) -> Revision:
-        """The page load that sent the form, and the form's revision."""
+        """Page load that sent the form, and the revision of the form."""
         return Revision(self.tab, self.revision)
 
     def same_as(self, other: Entries) -> bool:
@@ -164,13 +167,13 @@ class Entries(_Hyperparameters):
 
     @property
     def carried(self) -> dict[str, str]:
-        """Entries copied from another job that have no input on the page, by title."""
+        """Entries that were copied from another job and have no input on the page, by title."""
         kept = {title_of(n): getattr(self, n) for n in ONLY_IN_API if getattr(self, n)}
         return kept | ({"Deploy the model after registration": ""} if self.deploy else {})
 
 
 def typed(tuned: Hyperparameters) -> dict[str, Any]:
-    """Return hyperparameters as a user would type them."""
+    """Return hyperparameters as a user would enter them."""
     return {name: _typed(value) for name, value in tuned.model_dump().items()}
 
 
@@ -193,12 +196,12 @@ def _typed(value: Any) -> str | list[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """The job request that results from the entries, and their validation errors."""
+    """The job request that results from the entries, and the validation errors."""
 
     request: JobRequest | None
     """None if an entry is missing, or if a field that affects memory or price is invalid.
 
-    Other invalid fields are replaced by their defaults.
+    Invalid fields that do not affect them have their defaults.
     """
     missing: tuple[str, ...]
     problems: Mapping[str, str]
@@ -206,7 +209,7 @@ class Reading:
 
 
 def read(entries: Entries) -> Reading:
-    """Parse and validate the entries. Do not check that the named objects exist."""
+    """Parse and validate the entries. The named objects may not exist."""
     given = entries.model_dump()
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
@@ -274,7 +277,7 @@ def remedy(name: str) -> str:
 
 
 def gpu_count_of(text: str) -> int | None:
-    """Return the entered number of GPUs, or None if it is invalid for every job."""
+    """Return the entered number of GPUs, or None if no job can have it."""
     try:
         return TypeAdapter(GpuCount).validate_python(text, strict=False)
     except ValidationError:

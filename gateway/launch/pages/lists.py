@@ -28,7 +28,7 @@ FIRST_CHOICE = ("local", "cpu")
 
 @dataclass(frozen=True)
 class Offer:
-    """An offer of GPUs of one type in one region."""
+    """GPUs of one type in one region, as the wizard offers them."""
 
     region: RegionAnswer
     gpu_type: GpuTypeAnswer
@@ -53,10 +53,10 @@ class ListedDataset(NamedTuple):
 @dataclass(frozen=True)
 class Lists:
     datasets: list[ListedDataset]
-    """The newest datasets that are ready for training, and older ones that the form selects."""
+    """The newest valid datasets, and older ones that the form selects."""
     more_datasets: bool
     unready: dict[str, DatasetStatus]
-    """Status of each selected dataset that is not ready for training."""
+    """Status of each selected dataset that is not valid."""
     all_bases: list[BaseModelAnswer]
     gpu_types: list[GpuTypeAnswer]
     regions: list[RegionAnswer]
@@ -142,7 +142,7 @@ class Lists:
             return f"GPU type {chosen} is not available. Choose another GPU type."
         here = next((each.title for each in self.regions if each.region == region), None)
         if here is None:
-            return None  # the region's error message is sufficient
+            return None  # the error message of the region is sufficient
         there = ", ".join(each.region.title for each in where)
         return f"{here} has no {where[0].gpu_type.title}. These regions have it: {there}."
 
@@ -156,7 +156,7 @@ def _ids(texts: Sequence[str]) -> Iterator[UUID]:
 def _datasets(
     backend: Backend, caller: Caller, named: Collection[UUID]
 ) -> tuple[list[ListedDataset], bool, dict[str, DatasetStatus]]:
-    """Return the datasets, True if there are more, and the status of selected unready ones."""
+    """Return the datasets, True if there are more, and the status of selected invalid ones."""
     account, unready = caller.account_id, dict[str, DatasetStatus]()
     with backend.pool.connection() as connection:
         rows = ready_datasets(connection, account, MOST_DATASETS + 1)

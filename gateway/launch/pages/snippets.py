@@ -46,7 +46,7 @@ def _options(name: str, value: Any) -> Iterator[str]:
 def python(wanted: JobRequest, base_url: str) -> str:
     """Return a program that launches the same job. It reads the API key from the environment.
 
-    The program queues the job if no GPU is free, and deploys the model after registration.
+    The program queues the job if too few GPUs are free, and deploys the model after registration.
     """
     tuned = _chosen(wanted.hyperparameters)
     seed = tuned.pop("seed", None)

@@ -48,7 +48,7 @@ PHASES = {
 ATTENTION_FIRST = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
 LEAST_GIB = 0.01
 GLANCE_SECONDS = 0.05
-"""Maximum wait for the current number of free GPUs. Approval checks the number again."""
+"""Maximum seconds to wait for the current number of free GPUs. Approval checks it again."""
 BAR = 1000.0
 """Width of the memory bar in SVG units."""
 
@@ -64,7 +64,7 @@ class Part(NamedTuple):
 
 
 class PhaseRow(NamedTuple):
-    """A row of the estimate: one phase."""
+    """A row of the estimate, for one phase."""
 
     label: str
     duration: str
@@ -99,7 +99,7 @@ class View:
 
     @classmethod
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
-        """Read the form, and quote the job if the form is complete."""
+        """Read the form. If it is complete, quote the job."""
         reading = read(entries)
         problems = dict(reading.problems)
         quote, refusal = None, None
@@ -157,7 +157,7 @@ class View:
 
     @property
     def priced(self) -> QuoteAnswer | None:
-        """The quote, or None if a field that affects the price is invalid."""
+        """Quote, or None if a field that affects the price is invalid."""
         return self.quote if self.problems.keys() <= UNPRICED else None
 
     @property
@@ -180,7 +180,7 @@ class View:
 
     @property
     def obstacle(self) -> str | None:
-        """The first reason why the job cannot be approved, or None."""
+        """First reason why the job cannot be approved, or None."""
         if self.problems:
             return next(iter(self.problems.values()))
         if self.missing:
@@ -258,7 +258,7 @@ class View:
 
     @property
     def elsewhere(self) -> list[Offer]:
-        """Regions and GPU types where the job would start immediately."""
+        """Regions and GPU types in which the job would start immediately."""
         if self.priced is None:
             return []
         free = [(each.region, each.gpu_type) for each in self.priced.capacity.elsewhere]
@@ -266,7 +266,7 @@ class View:
 
     @property
     def approvable(self) -> bool:
-        """True if there is no error and both gates are open."""
+        """True if there is no error and both checks pass."""
         return self.priced is not None and self.obstacle is None
 
     @property
@@ -293,7 +293,7 @@ class View:
 
 
 def gib(size: float) -> str:
-    """Format GiB with two decimals, or with one from 10 GiB on."""
+    """Return a size in GiB, with two decimals, or with one from 10 GiB on."""
     if 0 < size < LEAST_GIB:
         return f"under {LEAST_GIB}"
     return f"{size:.2f}" if size < FEW_GIB else f"{size:.1f}"

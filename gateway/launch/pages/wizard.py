@@ -66,7 +66,10 @@ def estimate(
     choose: Annotated[str, Query(max_length=500)] = "",
     keep: bool = True,
 ) -> Response:
-    """Update the form after a change and save the draft. Without `keep`, only refresh the quote."""
+    """Update the form after a change and save the draft.
+
+    If `keep` is false, only refresh the quote.
+    """
     entries = entries.followed().chosen(choose) if choose else entries.followed()
     if not keep:
         return _form(request, View.of(backend, caller, entries))
@@ -115,7 +118,10 @@ def start_over(caller: CallerOf, backend: BackendOf) -> Response:
 
 
 def _draft(backend: Backend, caller: Caller) -> Entries | None:
-    """Return the account's draft. Return None if it is missing, unreadable, or became a job."""
+    """Return the account's draft.
+
+    Return None if it is missing or unreadable, or if it became a job.
+    """
     with backend.pool.connection() as connection:
         fields = draft_of(connection, caller.account_id)
     if fields is None:
@@ -161,7 +167,7 @@ def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
 def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
-    """Return the form. `alert` is the result of an approval, or None to keep the current alert."""
+    """Return the form. `alert` is the result of an approval; None keeps the current alert."""
     return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
 
 

@@ -1,6 +1,6 @@
 """The registry of launchers.
 
-To add one, write a module in this package, add its line to LAUNCHERS, and add its row to
+To add a launcher, write a module in this package, add its line to LAUNCHERS, and add its row to
 `tests/services/scheduler/launchers/test_launcher.py`.
 """
 
@@ -15,11 +15,11 @@ LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher}
 
 
 class UnknownLauncher(ValueError):
-    """ECOLINK_LAUNCHER names no launcher."""
+    """ECOLINK_LAUNCHER does not name a launcher."""
 
 
 def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Launcher:
-    """Return the launcher that the settings name. Raise UnknownLauncher."""
+    """Return the launcher that the settings name. Raise UnknownLauncher if there is none."""
     if settings.launcher not in LAUNCHERS:
         raise UnknownLauncher(
             f"Unknown launcher {settings.launcher!r}. "

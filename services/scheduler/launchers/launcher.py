@@ -16,10 +16,10 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 
 TRAINER = (sys.executable, "-m", "services.trainer")
-"""Command of every pod. Its last argument is the path of the SegmentSpec."""
+"""Command of every pod. The launcher appends the path of the SegmentSpec."""
 
 ReadCatalog = Callable[[], Catalog]
-"""Returns the current catalog. Launchers call it from any thread."""
+"""A function that returns the current catalog. Launchers call it from any thread."""
 
 
 class LaunchFailed(Exception):
@@ -32,7 +32,7 @@ class GpusBusy(Exception):
 
 @dataclass(frozen=True, order=True)
 class PodName:
-    """Name of the pod that runs one segment of one job."""
+    """The name of the pod that runs one segment of a job."""
 
     job_id: UUID
     segment: int
@@ -42,29 +42,30 @@ class PodName:
 
     @classmethod
     def parse(cls, text: str) -> PodName:
-        """Parse the result of `str`. Raise ValueError."""
+        """Parse the result of `str`. Raise ValueError if it is malformed."""
         job_id, _, segment = text.rpartition("-")
         return cls(UUID(job_id), int(segment))
 
 
 @dataclass(frozen=True)
 class Pod:
-    """State of a pod. A lost pod is not alive and has no exit code."""
+    """The state of a pod. A lost pod is not alive and has no exit code."""
 
     name: PodName
-    bound_at: datetime  # by the launcher's clock, UTC: billing starts here
+    bound_at: datetime  # by the launcher's clock, in UTC; billing starts here
     alive: bool
     exit_code: int | None = None  # negative: the signal that ended the trainer
     beat: int | None = None
-    """Changes every few seconds while the trainer works, even if the bus is down."""
+    """A value that changes every few seconds while the trainer works, even if the bus is down."""
 
 
 class Launcher(Protocol):
     """A launcher, which runs trainers on GPUs.
 
-    The scheduler creates one launcher per process, with the settings, the clock and the catalog. It
-    needs no further setup. Callers may use every method in any order and from several threads, and
-    may repeat every call. A launcher also finds the pods that an earlier process launched.
+    The scheduler creates one launcher per process, with the settings, the clock and the catalog. A
+    launcher needs no further setup. Callers may use every method in any order and from several
+    threads, and may repeat every call. A launcher also finds the pods that an earlier process
+    launched.
     """
 
     @property
@@ -79,37 +80,38 @@ class Launcher(Protocol):
     def capacity(self) -> Mapping[tuple[str, str], int]:
         """Return the number of GPUs by (region, GPU type) for the entries of the current catalog.
 
-        A missing pair has no GPUs. The scheduler sets the capacity of the GPU pools to the result.
-        It calls this method at start, after each catalog change and after `measure_machine`.
+        A pair that is not in the result has no GPUs. The scheduler sets the capacity of the GPU
+        pools to the result. It calls this method at start, after each catalog change and after
+        `measure_machine`.
         """
         ...
 
     def machine(self) -> Machine | None:
         """Return the machine that runs CPU-backed segments, or None if it is unknown.
 
-        Called together with `capacity`. Must not block.
+        The scheduler calls this together with `capacity`. It must not block.
         """
         ...
 
     def measure_machine(self) -> None:
         """Measure the speed of that machine for a few seconds. The scheduler calls this at start.
 
-        If this fails, log the error; `machine` then has no speed.
+        If this fails, log the error. `machine` then has no speed.
         """
         ...
 
     def prepare(self) -> None:
-        """Prepare for the next launch. The scheduler calls this every 0.5 seconds."""
+        """Prepare for the next launch. The scheduler calls this every 0.5 s."""
         ...
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs and start the trainer. Return the existing pod if there is one.
 
         The scheduler calls this when billing has granted the segment's first lease. After GpusBusy,
-        it calls this again for up to 20 seconds. Return within seconds, without waiting for GPUs.
+        it repeats the call for up to 20 s. Return within seconds, without waiting for GPUs.
 
         Raise GpusBusy if the GPUs are not free yet, and LaunchFailed for every other failure. In
-        both cases nothing runs and no GPU is bound.
+        both cases, nothing runs and no GPU is bound.
         """
         ...
 
@@ -121,18 +123,18 @@ class Launcher(Protocol):
         ...
 
     def stop(self, name: PodName) -> None:
-        """Ask the trainer to save and exit. Ignore a pod that does not run."""
+        """Ask the trainer to save a checkpoint and exit. Ignore a pod that does not run."""
         ...
 
     def kill(self, name: PodName) -> None:
-        """Kill all processes of a pod, even suspended ones. Ignore a pod that does not run.
+        """Kill all processes of a pod, including suspended ones. Ignore a pod that does not run.
 
         The scheduler calls this for a trainer that is silent or ignores `stop`.
         """
         ...
 
     def pods(self) -> list[PodName]:
-        """Return all pods that were launched and not removed, in order."""
+        """Return all pods that were launched and not removed, in launch order."""
         ...
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
@@ -140,21 +142,27 @@ class Launcher(Protocol):
         ...
 
     def kept_report(self, name: PodName) -> bytes | None:
-        """Return the trainer's stored Report as JSON, from its last checkpoint or its end.
+        """Return the trainer's stored Report as JSON, from its last checkpoint or its end, or None.
 
-        Return None if there is none. The scheduler reads it when a pod has ended, because the
-        report may not have reached the bus.
+        The scheduler reads it when a pod has ended, because the report may not have reached the
+        bus.
         """
         ...
 
     def remove(self, name: PodName) -> None:
-        """Delete an ended pod and its files. Called after its log and artifacts are stored."""
+        """Delete an ended pod and its files.
+
+        The scheduler calls this after it has stored the pod's log and artifacts.
+        """
         ...
 
     def close(self) -> None:
-        """When the scheduler exits, release what `prepare` started. Launched pods keep running."""
+        """Release what `prepare` started. Launched pods keep running.
+
+        The scheduler calls this when it exits.
+        """
         ...
 
 
 OpenLauncher = Callable[[Settings, Clock, ReadCatalog, Sequence[str]], Launcher]
-"""Builds a ready-to-use launcher. The last argument is the trainer's command."""
+"""A function that returns a ready launcher. Its last argument is the trainer's command."""

@@ -1,6 +1,6 @@
 """The local launcher, which runs trainers as processes on this machine.
 
-Each trainer has a parent process, the shim, which outlives the scheduler.
+The parent process of each trainer, the shim, outlives the scheduler.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MALLOC = {
 
 
 class LocalLauncher:
-    """A launcher with one directory per pod for its spec, process, log and exit code."""
+    """A launcher that has one directory per pod for its spec, process, log and exit code."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class LocalLauncher:
         self._clock = clock
         self._catalog = catalog
         self._warned: set[str] = set()  # device names, to warn once for each
-        self._gpu_types: dict[str, GpuType] = {}  # including withdrawn ones
+        self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = this_machine()
         self._root = settings.home.resolve() / "pods"
@@ -89,7 +89,7 @@ class LocalLauncher:
         return self._machine
 
     def measure_machine(self) -> None:
-        """Measure this machine's speed. Without it, estimates use the catalog's figures."""
+        """Measure the speed of this machine. If that fails, estimates use the catalog's speed."""
         if self._machine is None:
             return
         try:
@@ -109,9 +109,9 @@ class LocalLauncher:
         self._warm.close()
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        """Return this machine's NVIDIA GPUs, or the declared CPU-backed types if it has none.
+        """Return the NVIDIA GPUs of this machine. If it has none, return the CPU-backed types.
 
-        If the catalog declares a capacity, it limits the number of GPUs.
+        A capacity that the catalog declares limits the number of GPUs.
         """
         catalog = self._read_catalog()
         region = catalog.regions.get(REGION)
@@ -157,9 +157,9 @@ class LocalLauncher:
 
     @cached_property
     def _devices(self) -> dict[int, str]:
-        """Return the names of the GPUs for training by index. They are listed only once.
+        """Names of the GPUs for training by index. The first use lists them.
 
-        The GPU of served models is excluded, because memory estimates assume an empty GPU.
+        The GPU that serves models is not among them, because memory estimates assume an empty GPU.
         """
         served = self._settings.serving_gpu
         return {index: name for index, name in nvidia_devices().items() if index != served}
@@ -253,7 +253,7 @@ class LocalLauncher:
         return occupied
 
     def poll(self, name: PodName) -> Pod | None:
-        """Read the pod's directory and check whether its shim is alive."""
+        """Read the directory of the pod and check whether its shim is alive."""
         directory = self._directory(name)
         request = _read(directory / "request.json")
         if request is None or _read(directory / "pod.json") is None:
@@ -275,7 +275,7 @@ class LocalLauncher:
                 process.terminate()
 
     def kill(self, name: PodName) -> None:
-        """Send SIGKILL to the process group of shim and trainer, and wait for the shim to end."""
+        """Kill the process group of the shim and the trainer. Wait for the shim to end."""
         if (process := self._shim(name)) is not None:
             kill_groups([process])
 
@@ -293,21 +293,21 @@ class LocalLauncher:
             return file.read()
 
     def kept_report(self, name: PodName) -> bytes | None:
-        """Return the report that the trainer stored beside its spec."""
+        """Return the report that the trainer stored next to its spec."""
         try:
             return (self._directory(name) / FINAL_REPORT).read_bytes()
         except FileNotFoundError:
             return None
 
     def remove(self, name: PodName) -> None:
-        """Delete the pod's directory."""
+        """Delete the directory of the pod."""
         shutil.rmtree(self._directory(name), ignore_errors=True)
 
     def _directory(self, name: PodName) -> Path:
         return self._root / str(name)
 
     def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
-        """Write the pod's spec and GPUs. If the pod has a `bound_at` already, keep it."""
+        """Write the spec and the GPUs of the pod. Keep an existing `bound_at`."""
         directory.mkdir(exist_ok=True)
         (directory / BEAT).touch()  # created here, because a full disk would stop the trainer
         (directory / "spec.json").write_text(spec.model_dump_json())
@@ -343,7 +343,7 @@ class LocalLauncher:
         )
 
     def _shim(self, name: PodName) -> psutil.Process | None:
-        """Return the process that wrote pod.json if it is still alive."""
+        """Return the process that wrote pod.json, or None if it has ended."""
         shim = _read(self._directory(name) / "pod.json")
         return None if shim is None else living(shim.get("pid"), shim.get("born"))
 
@@ -383,5 +383,6 @@ def _visible(devices: list[int]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # incomplete after a power loss
+    # The file is missing, or incomplete after a power loss.
+    except (FileNotFoundError, json.JSONDecodeError):
         return None

@@ -1,4 +1,4 @@
-"""A list of this machine's NVIDIA GPUs."""
+"""A list of the NVIDIA GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TIMEOUT_SECONDS = 30.0  # without persistence mode, the driver takes seconds to 
 
 
 def nvidia_devices() -> dict[int, str]:
-    """Return each GPU's name by its index in PCI order. Empty if nvidia-smi is missing or fails.
+    """Return the names of the GPUs by index in PCI order; empty if nvidia-smi is missing or fails.
 
     CUDA uses these indices only if CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """

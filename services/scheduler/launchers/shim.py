@@ -1,9 +1,9 @@
-"""The shim: the parent process of one trainer. It outlives the scheduler.
+"""The shim, which is the parent process of one trainer and outlives the scheduler.
 
 The shim forwards SIGTERM and writes the trainer's exit code to the pod's directory. It ends the
-trainer if the local stack's supervisor ends. With `--warm`, the shim has no pod at first. Its
-trainer waits until the scheduler writes a WarmStart to standard input, and ends if the scheduler
-closes it instead.
+trainer if the supervisor of the local stack ends. With `--warm`, the shim has no pod at first. Its
+trainer waits until the scheduler writes a WarmStart to standard input. If the scheduler closes
+standard input without one, the trainer ends.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def main(directory: Path, command: list[str]) -> int:
 
 
 def main_warm(command: list[str]) -> int:
-    """Start a trainer that waits for a WarmStart, then run its pod.
+    """Start a trainer that waits for a WarmStart, and then run its pod.
 
-    Return 0 even without a WarmStart. Return 1 if the trainer ended early or another shim has
+    Return 0, even without a WarmStart. Return 1 if the trainer ended early, or if another shim has
     locked the directory.
     """
     asked = _listen()
@@ -69,7 +69,7 @@ def main_warm(command: list[str]) -> int:
 
 
 def _lock(directory: Path) -> IO[str] | None:
-    """Lock a pod's directory. Return None if another shim holds the lock."""
+    """Lock the directory of a pod. Return None if another shim holds the lock."""
     lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,14 +122,14 @@ def _pass_on(stdin: IO[bytes], line: bytes) -> None:
 
 
 def _redirect(log: Path) -> None:
-    """Send this process's output to the pod's log."""
+    """Redirect the output of this process to the log of the pod."""
     with log.open("ab") as file:
         for output in (1, 2):
             os.dup2(file.fileno(), output)
 
 
 def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int:
-    """Record the trainer's exit code. Stop it on SIGTERM or if the supervisor ends."""
+    """Record the trainer's exit code. Stop the trainer on SIGTERM or if the supervisor ends."""
     poll = select.poll()
     child = os.pidfd_open(trainer.pid)
     supervisor = _supervisor()

@@ -24,8 +24,10 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
 PAUSE_SECONDS = 20.0
-"""Delay between a launch and the next warm trainer, whose imports would slow down the new segment.
-There is no delay if no segment runs."""
+"""Seconds between a launch and the start of the next warm trainer.
+
+Its imports would slow down the new segment. There is no delay if no segment runs.
+"""
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 300.0
 LEAST_MEMORY_BYTES = 2 * 1024**3  # of free memory; an idle warm trainer uses about 0.5 GB
@@ -47,7 +49,7 @@ class WarmTrainer:
         return self.shim.poll() is None and (self.directory / READY).exists()
 
     def warm_start(self, pod: Path, environment: Mapping[str, str]) -> bool:
-        """Assign the segment in a pod's directory to the trainer. Return False if it has ended."""
+        """Assign the segment in a pod's directory to the trainer. Return False if it ended."""
         handed = WarmStart(directory=pod, environment=dict(environment), handed_at=time.monotonic())
         assert self.shim.stdin is not None
         try:
@@ -72,7 +74,7 @@ class WarmTrainer:
 class WarmPool:
     """Up to `size` warm trainers. They end with this process unless they have taken a segment.
 
-    `program` is the trainer's command; `environment` returns its environment. Thread-safe.
+    `program` is the command of a trainer; `environment` returns its environment. Thread-safe.
     """
 
     def __init__(
@@ -111,10 +113,11 @@ class WarmPool:
                     self._back_off(f"a warm trainer cannot be started: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
-        """Take a ready trainer, preferably one with the segment's base. None if there is none.
+        """Take a ready trainer, preferably one with the segment's base model, or return None.
 
-        Segments with several ranks or a 4-bit base use a cold start. With several ranks, the leader
-        starts the others. A warm trainer has imported the libraries for 16-bit bases only.
+        Segments with several ranks or a 4-bit base model use a cold start. With several ranks, the
+        first rank starts the others. A warm trainer has imported the libraries for 16-bit base
+        models only.
         """
         if self._size == 0:
             return None
@@ -137,7 +140,7 @@ class WarmPool:
             self._waiting.clear()
 
     def _expect(self, spec: SegmentSpec, on_gpu: bool) -> ExpectedBase | None:
-        """Expect the next segment to use this segment's base. Return the base, or None."""
+        """Expect the next segment to use the base model of this segment. Return it, or None."""
         if spec.base_manifest_sha256 is None:
             return None
         base = ExpectedBase(
@@ -159,7 +162,7 @@ class WarmPool:
             return None
 
     def _delete_leftovers(self) -> None:
-        """Delete, once, the directories of an earlier process, whose trainers ended with it."""
+        """Delete, once, the directories of an earlier process. Its trainers have ended with it."""
         if not self._cleaned:
             self._cleaned = True
             for path in self._root.glob("*/"):
@@ -191,7 +194,7 @@ class WarmPool:
 def start_shim(
     directory: Path, arguments: Sequence[str], environment: Mapping[str, str], stdin: int
 ) -> subprocess.Popen[bytes]:
-    """Start a shim in its own session. It logs to the directory's trainer.log."""
+    """Start a shim in its own session. It logs to trainer.log in the directory."""
     with (directory / "trainer.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "services.scheduler.launchers.shim", *arguments],

@@ -1,6 +1,6 @@
 """Causal attention over examples packed into one row of tokens.
 
-Without packing, half of a batch of chats is padding. `packing.py` decides which bases use it.
+Without packing, half of a batch of chats is padding. `packing.py` decides which base models use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "packed"
 
 
 def attends_packed(base: nn.Module) -> bool:
-    """Return True if a base, with or without an adapter, uses packed attention."""
+    """Return True if a base model, with or without an adapter, uses packed attention."""
     config = getattr(base, "config", None)
     return getattr(config, "_attn_implementation", None) == NAME
 
@@ -38,7 +38,7 @@ def attend(
     """Compute attention with transformers' attention interface.
 
     `query` is (1, heads, tokens, head size), and the result is (1, tokens, heads, head size). With
-    the option `places`, the mask is a batch's layout. Without it, torch's attention is used.
+    the option `places`, the mask is the layout of a batch. Without it, torch's attention is used.
     """
     places: Tensor | None = options.pop("places", None)
     if places is None or attention_mask is None:
@@ -68,7 +68,7 @@ def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 class Unpack(torch.autograd.Function):
     """Unpacking from (1, heads, tokens, size) to rows (examples, heads, length, size).
 
-    Padding positions hold copies of another token's values, which no real query attends to.
+    Padding positions have copies of another token's values, to which no real query attends.
     """
 
     @staticmethod
@@ -82,7 +82,7 @@ class Unpack(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
-        """Return the gradients of the positions that hold a token."""
+        """Return the gradients of the positions that have a token."""
         (places,) = ctx.saved_tensors
         rows = grad_outputs[0].transpose(1, 2).flatten(0, 1)
         return rows[places].transpose(0, 1)[None], None, None

@@ -1,7 +1,7 @@
-"""Layer compilation: torch's compiler fuses the operations between a layer's matrix products.
+"""Layer compilation. torch's compiler fuses the operations between a layer's matrix products.
 
-Compiling takes seconds before the first step, and a minute for a new base, so only long jobs are
-compiled.
+Compilation takes seconds before the first step, and a minute for a new base model, so only long
+jobs are compiled.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Kind(NamedTuple):
 
     @property
     def example(self) -> tuple[int, int]:
-        """Return a fixed shape of this kind."""
+        """A fixed shape of this kind."""
         return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 56
 
 
 def common_kinds(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
-    """Return the kinds that hold at least COMMON_SHARE of the tokens in these micro-batches."""
+    """Return the kinds that have at least COMMON_SHARE of the tokens in these micro-batches."""
     tokens: Counter[Kind] = Counter()
     for rows, length in shapes:
         tokens[Kind.of(rows, length)] += rows * length
@@ -79,7 +79,7 @@ def common_kinds(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
 def _keep_kernels() -> None:
     """Lock the compiler's cache folder whenever the compiler runs, so that no process trims it.
 
-    The compiler checks that a file exists before opening it.
+    The compiler checks that a file exists before it opens the file.
     """
     from torch._dynamo.callback import callback_handler
     from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -97,7 +97,7 @@ def _keep_kernels() -> None:
 
 
 class Compiled:
-    """The compiled layers of a base. Only training uses them, because evaluation is short.
+    """The compiled layers of a base model. Only training uses them: evaluation is short.
 
     The compiler generates kernels for the first shape of a kind, and their order of addition may
     depend on that shape. Each kind is therefore compiled with a fixed shape before the first step,
@@ -113,7 +113,7 @@ class Compiled:
     ) -> None:
         """Compile the layers. `rehearse` runs a micro-batch (rows, tokens) without side effects.
 
-        `check` is called before each kind and may raise.
+        `check`, which may raise an error, runs before each kind.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
@@ -123,7 +123,8 @@ class Compiled:
         # Caches the traces of custom autograd functions together with the kernels.
         functorch_config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
-        torch._dynamo.config.fail_on_recompile_limit_hit = True  # instead of eager layers
+        # Raise an error instead of running layers eagerly.
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         # Otherwise, the first layer, whose input needs no gradient, is compiled separately.
         base.enable_input_require_grads()
         names = set(base._no_split_modules or ())

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED, LAUNCHED = 1 << 18, 1 << 24
-"""Logits per chunk: on a CPU 1 MB in float32, which fits into its cache; on a GPU 64 MB, because
-launching a kernel takes time."""
+"""Number of logits per chunk.
+
+On a CPU, a chunk has 1 MB in float32, which fits into the CPU's cache. On a GPU, it has 64 MB,
+because launching a kernel takes time.
+"""
 
 
 def rows_at_once(logits: Tensor) -> int:
@@ -21,13 +24,13 @@ class CrossEntropy(torch.autograd.Function):
     """Sum of -log softmax(logits)[target] over positions, in nats, computed in float32.
 
     `logits` (positions, vocabulary) may have any floating dtype; `targets` (positions) are int64.
-    Only the logits and the log-sum-exp of each position are saved, from which the backward pass
-    recomputes the probabilities in chunks. Source: Dao et al., FlashAttention (2022), section 3.1.
+    Only the logits and the log-sum-exp of each position are saved. The backward pass recomputes the
+    probabilities from them in chunks. Source: Dao et al., FlashAttention (2022), section 3.1.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum as a float32 scalar, 0 without positions."""
+        """Return the sum as a float32 scalar, which is 0 without positions."""
         total = logits.new_zeros((), dtype=torch.float32)
         normalizers = [total.new_empty(0)]
         size = rows_at_once(logits)

@@ -1,7 +1,7 @@
-"""A LoRA linear layer for training that rounds the sum of base and adapter only once.
+"""A LoRA linear layer for training that rounds the sum of base layer and adapter only once.
 
-PEFT adds the adapter's output to the rounded output of the base, which loses most of a new
-adapter's output in bfloat16. This layer sums both in float32, inside the matrix product.
+PEFT adds the output of the adapter to the rounded output of the base layer, which loses most of a
+new adapter's output in bfloat16. This layer sums both in float32, inside the matrix product.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-DROPOUT_STEPS = 256  # one random byte per element: dropout is a multiple of 1 / 256
+DROPOUT_STEPS = 256  # one random byte per element, so dropout is a multiple of 1 / 256
 SHIFTS = 1 << 16  # range of a module's mask offset, in elements
 
 
@@ -60,7 +60,7 @@ def dropped_steps(dropout: nn.Module) -> int:
 class Dropout:
     """The dropout masks of all adapted modules, drawn for one micro-batch at a time.
 
-    Drawing a random number per element would take longer than the matrix products on a CPU. All
+    On a CPU, drawing a random number per element would take longer than the matrix products. All
     modules therefore share one random row, each at its own random offset.
     """
 
@@ -77,7 +77,8 @@ class Dropout:
     def drawn(self, tokens: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         """Draw masks for the block, which runs the forward and backward pass of this many tokens.
 
-        `tokens` includes padding. Uses torch's random state. Outside the block, nothing is dropped.
+        `tokens` includes padding. The masks come from torch's random state. Outside the block,
+        nothing is dropped.
         """
         if self._dropped == 0:
             yield
@@ -120,7 +121,7 @@ class Adapted(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, A and B. Those of A and B are float32."""
+        """Return the gradients of x, A and B. Those of A and B are in float32."""
         x, weight, a, b, keep, inner = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
         grad_inner = grad @ b
@@ -134,7 +135,7 @@ class Adapted(torch.autograd.Function):
 
 
 def dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a base layer's weight (outputs, inputs), dequantized if it is 4-bit."""
+    """Return the weight of a base layer (outputs, inputs), dequantized if it is in 4 bits."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight

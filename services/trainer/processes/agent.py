@@ -32,9 +32,9 @@ ANSWER_SECONDS = 150  # for rank 0 to notice a lost rank, send its final report,
 def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     """Run a segment in `count` processes on this machine. Return the exit code of rank 0.
 
-    Unlike `torchrun --standalone --nproc-per-node COUNT`, a stop goes to rank 0 alone, as SIGINT.
-    When rank 0 ends, the other ranks are killed. When another rank is lost, rank 0 has a grace
-    period (in real seconds) to store its checkpoint and report.
+    Unlike `torchrun --standalone --nproc-per-node COUNT`, this function sends a stop to rank 0
+    alone, as SIGINT. When rank 0 ends, the agent kills the other ranks. When another rank is lost,
+    rank 0 has a grace period (in real seconds) to store its checkpoint and report.
     """
     # Before torch starts threads, so that a stop interrupts none. The ranks inherit the mask, so a
     # signal stays pending until a rank is ready for it.
@@ -59,13 +59,13 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
 
 
 def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
-    """Return a segment's only agent. The ranks connect to each other without it."""
+    """Return the only agent of a segment. The ranks connect to each other without it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-    # Otherwise, it logs an error for each rank that is killed because rank 0 has ended.
+    # Otherwise, torch logs an error for each rank that is killed because rank 0 has ended.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Use files, because a TCP store would listen on every network interface.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -126,13 +126,13 @@ class RankProcesses:
         threading.Thread(target=self._forward_stops, daemon=True).start()
 
     def _handle(self, rank: int) -> int:
-        """Wait until a rank's process starts, and return a file descriptor for it."""
+        """Wait until the process of a rank starts. Return a file descriptor for it."""
         while (pid := self._group.workers[rank].id) is None:
             time.sleep(START_POLL_SECONDS)
         return os.pidfd_open(pid)
 
     def _await_end(self, rank: int) -> None:
-        """Record a rank's exit code before the agent reaps the process."""
+        """Record the exit code of a rank before the agent reaps the process."""
         try:
             end = os.waitid(os.P_PIDFD, self._handle(rank), os.WEXITED | os.WNOWAIT)
         except (ProcessLookupError, ChildProcessError):

@@ -27,9 +27,10 @@ from services.trainer.reporter_port import ReporterPort
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1
 SETTLE_SECONDS = 3.0  # for rank 0 to notice a broken connection
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # its path; each rank has a folder named by the rank
+# Path of a rank's error file; each rank has a folder named by the rank.
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
-# Failure classes that a broken connection may be reported as, depending on the phase.
+# Failure classes that rank 0 may report for a broken connection, depending on the phase.
 UNSPECIFIC = {FailureClass.TRAINER_CRASHED, FailureClass.MODEL_LOAD_FAILED}
 
 
@@ -52,13 +53,13 @@ class FollowerLost(SegmentFailure):
         self.failure = error.failure if error else _class_of(exit_code)
         self.shortage = error.shortage if error else None
         self.traceback = error.message if error else ""
-        # A lost rank breaks the others' connections, and then the agent ends them.
+        # A lost rank breaks the connections of the others, and then the agent ends them.
         specific = error is not None and self.failure not in UNSPECIFIC
         self.consequence = (not specific, exit_code == -signal.SIGTERM, error is not None)
 
 
 class Followers:
-    """The other ranks as seen by rank 0. The agent writes a file when one fails."""
+    """The other ranks, as seen by rank 0. The agent writes a file when a rank fails."""
 
     def __init__(self, directory: Path, count: int) -> None:
         self._directory, self._count = directory, count
@@ -68,8 +69,8 @@ class Followers:
     def watch(self, abandon: Callable[[FollowerLost], None]) -> None:
         """Call `abandon` from a thread if a follower is lost and rank 0 hangs.
 
-        With gloo, a broken connection raises an error in rank 0. A collective between GPUs hangs
-        forever.
+        With gloo, a broken connection raises an error in rank 0. A collective operation between
+        GPUs hangs forever.
         """
         if self._count > 1:
             threading.Thread(target=self._watch, args=(abandon,), daemon=True).start()
@@ -97,7 +98,7 @@ class Followers:
     def leave(self) -> None:
         """Stop watching after rank 0's last exchange with the others.
 
-        Does not return if the watch is already ending this process.
+        The call does not return if the watch is already ending this process.
         """
         self._leaving.acquire()
         self._left.set()
@@ -111,7 +112,7 @@ class Followers:
 
 
 class SilentReporter(ReporterPort):
-    """A follower's reporter, which reports nothing because rank 0 reports for all ranks."""
+    """A reporter for followers. It reports nothing, because rank 0 reports for all ranks."""
 
     phase = Phase.IMAGE_PULL
 
@@ -122,7 +123,8 @@ class SilentReporter(ReporterPort):
 def follow(spec_path: Path, settings: Settings) -> int:
     """Run a segment as one of its followers. Return the exit code.
 
-    A follower's lease never ends, because rank 0 decides. torch's agent ends it with SIGTERM.
+    The lease of a follower never ends, because rank 0 decides. torch's agent ends the follower with
+    SIGTERM.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
@@ -147,13 +149,16 @@ def follow(spec_path: Path, settings: Settings) -> int:
 
 
 def error_path(rank: int) -> Path:
-    """Return the path of a rank's error file, next to this process's own."""
+    """Return the path of a rank's error file, next to that of this process."""
     own = Path(os.environ[ERROR_FILE])
     return own.parent.with_name(str(rank)) / own.name
 
 
 def _class_of(exit_code: int) -> FailureClass:
-    """Return the failure class of an exit without an error file. SIGKILL is the machine's fault."""
+    """Return the failure class of an exit without an error file.
+
+    SIGKILL is the fault of the machine.
+    """
     killed = exit_code == -signal.SIGKILL
     return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 
@@ -161,7 +166,7 @@ def _class_of(exit_code: int) -> FailureClass:
 def _read_error(rank: int) -> RankError | None:
     try:
         return RankError.model_validate_json(error_path(rank).read_text())
-    except (FileNotFoundError, ValueError):  # killed before or while writing
+    except (FileNotFoundError, ValueError):  # killed before or while it wrote the file
         return None
 
 

@@ -20,8 +20,8 @@ LEADER_DONE = "leader done"
 _groups: list[object] = []
 """The process group, which must not be freed before the process ends.
 
-Its destructor waits for gloo's threads and holds the GIL. If a thread is about to release the
-tensors of the last exchange, it needs the GIL, and both wait forever.
+Its destructor waits for gloo's threads and holds the GIL. A thread that is about to release the
+tensors of the last exchange needs the GIL, so both would wait forever.
 """
 
 
@@ -83,7 +83,7 @@ class Ranks:
             store=store,
             rank=rank,
             world_size=count,
-            timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog fires first
+            timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog acts first
         )
         _groups.append(dist.group.WORLD)
         accelerator = Accelerator(cpu=not on_gpus)
@@ -101,13 +101,13 @@ class Ranks:
         return self.rank == 0
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Return the model to train, whose backward pass averages gradients over the ranks."""
+        """Return the model to train. Its backward pass averages gradients over the ranks."""
         return self._accelerator.prepare(model)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Return a context for a backward pass, which every rank must run.
 
-        Only a step's last backward pass exchanges gradients.
+        Only the last backward pass of a step exchanges gradients.
         """
         if last:
             return nullcontext()
@@ -117,7 +117,7 @@ class Ranks:
     def leader_first(self) -> Iterator[None]:
         """Run the block in rank 0 first, so that the others find the files that it fetched.
 
-        Call it once per segment. The others wait without a time limit, and end with rank 0.
+        Call this once per segment. The others wait without a time limit, and end with rank 0.
         """
         if self._store is not None and not self.leads:
             self._store.wait([LEADER_DONE], timedelta(days=365))
@@ -126,7 +126,7 @@ class Ranks:
             self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
-        """Return rank 0's flag in all ranks, without waiting for a GPU."""
+        """Return the flag of rank 0 in all ranks, without waiting for a GPU."""
         if self.count == 1:
             return flag
         shared = torch.tensor(flag, dtype=torch.int32)

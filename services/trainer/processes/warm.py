@@ -1,7 +1,7 @@
-"""Warm start: a trainer that imports torch and loads the expected base before its segment starts.
+"""Warm start: a trainer imports torch and loads the expected base model before its segment.
 
 It is a separate process, because libgomp's thread pools and CUDA's state do not survive a fork. It
-does not initialize CUDA until the segment's GPUs are known.
+does not initialize CUDA until the GPUs of the segment are known.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from services.trainer.processes.warm_base import WarmBase
 
 NICENESS = 19
-"""Niceness of the preparation, so that it does not slow running segments."""
+"""Niceness of the preparation, so that it does not slow down running segments."""
 
 
 def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, WarmBase | None]:
     """Prepare, report ready, and wait for a segment. Exit if stdin closes without one."""
     prepared: list[WarmBase | None] = []
-    # In a thread, because a thread's niceness cannot be lowered again without privilege.
+    # In a thread, because lowering the niceness of a thread again requires privileges.
     preparing = threading.Thread(target=lambda: prepared.append(_prepare(directory, settings)))
     preparing.start()
     preparing.join()
@@ -61,7 +61,7 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
         return load_expected(Artifacts(settings.artifacts), base)
-    except FileNotFoundError:  # no base is expected, or it was deleted
+    except FileNotFoundError:  # no base model is expected, or it was deleted
         return None
     except Exception:  # noqa: BLE001  # the segment that needs it reports the error
         traceback.print_exc()

@@ -19,11 +19,11 @@ from services.trainer.model import load_base, load_tokenizer
 from services.trainer.packing import pack_if_able
 
 MEMORY_SHARE = 0.25
-"""Share of the free memory that a warm base may use."""
+"""Share of the free memory that a warm base model may use."""
 
 
 class WarmBase:
-    """A loaded base, kept until a segment takes it."""
+    """A loaded base model that is kept until a segment takes it."""
 
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
         self._key = (directory, manifest_sha256, dtype)
@@ -42,18 +42,20 @@ class WarmBase:
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel] | None:
         """Release the tokenizer and base model. Return them if they are the requested ones."""
         fits = self._key == (directory, manifest_sha256, dtype) and precision is not Precision.NF4
-        fits = fits and self._files == states(directory)  # else the loaded copy may be damaged
+        # Otherwise, the loaded copy may be damaged.
+        fits = fits and self._files == states(directory)
         loaded, self._loaded = self._loaded, None
         if fits:
             return loaded
-        gc.unfreeze()  # so that the base can be collected
+        gc.unfreeze()  # so that the garbage collector can free the base model
         return None
 
 
 def load_expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
-    """Load the expected base. Return None if it changed, is too large, or is in a remote store.
+    """Load the expected base model.
 
-    A remote base would have to be downloaded for a segment that may never start.
+    Return None if it changed, is too large, or is in a remote store. A remote base model would have
+    to be downloaded for a segment that may never start.
     """
     manifest = artifacts.manifest(base.ref)
     if base.manifest_sha256 != manifest.sha256 or artifacts.root is None:

@@ -21,7 +21,9 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.app import create_app
 from gateway.http import streaming
+from gateway.http.read_your_writes import caught_up
 from infrastructure.settings import Settings
+from projections import DEPLOYMENTS
 from services.serving.batch import Batch
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.serving import SECRET, listening, serving_base
@@ -63,9 +65,13 @@ def settings(settings: Settings, serving_url: str) -> Settings:
 
 
 @pytest.fixture
-def person(platform: Platform) -> Person:
+def person(platform: Platform, client: TestClient) -> Person:
+    """A person, after the gateway has seen that the base model is deployed."""
     platform.base_model()
-    return platform.person()
+    person = platform.person()
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    assert caught_up(backend, DEPLOYMENTS, patience_seconds=60)
+    return person
 
 
 @pytest.fixture
@@ -303,6 +309,6 @@ def test_a_tool_call_that_is_nested_too_deep_is_refused(
     messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
     body = {"model": BASE_MODEL, "messages": messages}
     answer = client.post("/v1/chat/completions", json=body, headers=person.headers)
-    assert answer.status_code == 400
+    assert answer.status_code == 400, answer.text
     if answer.json()["error"]["param"] is not None:  # otherwise the parser refused it
         assert answer.json()["error"]["param"] == "messages.1.tool_calls"
