@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -22,6 +21,7 @@ from nats.aio.msg import Msg
 
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
 from infrastructure.bus import EVENTS, Durable, Envelope
 from infrastructure.log_identity import notification_at
 from infrastructure.progress import PROGRESS
@@ -38,14 +38,6 @@ MAX_BACKOFF_SECONDS = 5.0
 
 STANDSTILL_SECONDS = 30.0
 """Seconds after which a consumer logs its failures as critical."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A domain event with its notification ID."""
-
-    id: int
-    event: Event
 
 
 class Effect(Protocol):

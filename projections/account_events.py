@@ -14,7 +14,7 @@ from eventsourcing.persistence import Notification
 
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
-from domain.jobs import events
+from domain.jobs.events import job_of
 from infrastructure.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, lowest_position
 
@@ -44,18 +44,6 @@ class EventFilter:
     def includes(self, account_id: UUID, job_id: UUID | None) -> bool:
         """Return True if an event of this account, and of this job if any, passes the filter."""
         return self.account_id in (None, account_id) and self.job_id in (None, job_id)
-
-
-def job_of(event: Event) -> UUID | None:
-    """Return the job of an event, or None.
-
-    Of a deployment's events, only the first contains the job.
-    """
-    return (
-        event.originator_id
-        if isinstance(event, events.JobEvent)
-        else getattr(event, "job_id", None)
-    )
 
 
 def apply(cursor: Cursor, event: Event) -> None:

@@ -14,9 +14,9 @@ from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
+from domain.jobs.events import job_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
-from projections.account_events import job_of
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
 DDL = """

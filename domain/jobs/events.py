@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from domain.core.aggregate import Created, Event
 from domain.estimating.estimate import Estimate, Precision
@@ -17,6 +18,14 @@ from domain.training.training_plan import Order, TrainingPlan
 
 class JobEvent(Event):
     """Base class of all job events."""
+
+
+def job_of(event: Event) -> UUID | None:
+    """Return the job of any event, or None.
+
+    Of a deployment's events, only the first contains the job.
+    """
+    return event.originator_id if isinstance(event, JobEvent) else getattr(event, "job_id", None)
 
 
 class JobApproved(Order, JobEvent, Created):

@@ -23,12 +23,13 @@ from domain.access.api_key import ApiKey
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.deployments.deployment import Deployment
+from domain.jobs.events import job_of
 from gateway.backend import Backend
 from gateway.events.schemas import EventAnswer
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.log_identity import LogReplaced
 from infrastructure.store import CHANNEL
-from projections.account_events import EventFilter, indexed_events, job_of
+from projections.account_events import EventFilter, indexed_events
 
 BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
