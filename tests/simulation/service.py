@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -39,8 +40,9 @@ class SimulatedService:
     def answer(self) -> None:
         """Handle the next event, if there is one, and save the changes."""
         if self._waiting:
-            with because(self._cause()):
-                aggregates = self._handle(self._waiting.popleft())
+            event = self._waiting.popleft()
+            with because(replace(self._cause(), causation_id=event.event_id)):
+                aggregates = self._handle(event)
                 if any(each.pending_events for each in aggregates):
                     self._log.commit(*aggregates)
 
