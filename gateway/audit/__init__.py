@@ -1,0 +1,1 @@
+"""Replay of the event log for auditors: timelines, past states and causes."""

@@ -1,0 +1,107 @@
+"""Descriptions of every event for auditors, beyond those on a job's timeline."""
+
+from __future__ import annotations
+
+from domain.access.api_key import ApiKey
+from domain.billing.account import Account
+from domain.billing.meter import SegmentEvent
+from domain.billing.payment import Payment
+from domain.capacity.gpu_pool import ClaimEvent, GpuPool
+from domain.core.aggregate import Event
+from domain.core.durations import spoken
+from domain.core.money import exact_dollars
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs import events
+from domain.jobs.job_request import RequestEvent
+from domain.jobs.lifecycle import PauseReason
+from gateway.jobs.describe import describe
+
+JOB_EVENTS = (events.JobEvent, RequestEvent, SegmentEvent, ClaimEvent)
+
+
+def describe_any(event: Event, model: str | None = None) -> str:
+    """Describe any event in one or two sentences. `model` is the name of a deployment's model."""
+    match event:
+        case Deployment.Event():
+            return describe(event, model).text
+        case events.JobPaused(reason=PauseReason.OWNER):
+            return "Paused by the account holder. The meter is stopped."
+        case _ if isinstance(event, JOB_EVENTS):
+            return describe(event).text
+        case Account.Event():
+            return _account(event) or documented(event)
+        case Dataset.Event():
+            return _dataset(event) or documented(event)
+        case ApiKey.ApiKeyIssued(hint=hint):
+            return f"API key …{hint} issued."
+        case Payment.PaymentReceived() as paid:
+            amount = exact_dollars(paid.amount_micros)
+            return f"Payment of {amount} received from {paid.provider}, reference {paid.reference}."
+        case GpuPool.GpuPoolOpened(region=region, gpu_type=gpu_type):
+            return f"Pool of {gpu_type} in {region} opened."
+        case GpuPool.CapacityChanged(capacity=capacity):
+            return f"The pool has {capacity} GPUs now."
+        case _:
+            return documented(event)
+
+
+def documented(event: Event) -> str:
+    """Return what the documentation says about this kind of event."""
+    kinds = type(event).__mro__
+    text = next(kind.__doc__ for kind in kinds if kind.__dict__.get("__doc__"))
+    return " ".join((text or "").split())
+
+
+def _account(event: Event) -> str | None:
+    match event:
+        case Account.AccountOpened(role=role):
+            return f"Account opened with the role {role}."
+        case Account.CreditGranted():
+            amount = exact_dollars(event.amount_micros)
+            return f"Credit of {amount} granted, reference {event.reference}."
+        case Account.ToppedUp():
+            amount = exact_dollars(event.amount_micros)
+            return f"{amount} topped up, reference {event.reference}."
+        case Account.UsageSettled():
+            return _settled(event)
+        case Account.BalanceDepleted(balance_micros=balance):
+            return f"The balance of {exact_dollars(balance)} pays for less than a second."
+        case Account.BalanceLow(runway_seconds=seconds):
+            return f"The balance lasts for {spoken(seconds)}."
+        case Account.BalanceRecovered(runway_seconds=seconds):
+            lasts = (
+                "no running job costs money" if seconds is None else f"it lasts {spoken(seconds)}"
+            )
+            return f"The balance is no longer low: {lasts}."
+        case Account.ChargeReversed():
+            amount = exact_dollars(event.amount_micros)
+            part = f"{event.from_seconds:,} s to {event.to_seconds:,} s"
+            return f"{amount} credited back for {part} of launch {event.segment}."
+        case _:
+            return None
+
+
+def _settled(event: Account.UsageSettled) -> str:
+    parts: list[str] = []
+    if event.captured_micros:
+        parts.append(f"{exact_dollars(event.captured_micros)} charged")
+    if event.reserved_micros > 0:
+        parts.append(f"{exact_dollars(event.reserved_micros)} reserved")
+    if event.reserved_micros < 0:
+        parts.append(f"{exact_dollars(-event.reserved_micros)} released")
+    return f"{', '.join(parts) or 'Nothing changed'}."
+
+
+def _dataset(event: Event) -> str | None:
+    match event:
+        case Dataset.DatasetUploaded(total_bytes=size):
+            return f"File of {size:,} bytes uploaded."
+        case Dataset.DatasetValidated(examples=examples):
+            return f"The file is valid, with {examples:,} examples."
+        case Dataset.DatasetRejected(errors=errors):
+            return f"The file is invalid, with {errors:,} errors."
+        case Dataset.TokensCounted():
+            return f"{event.tokens:,} tokens counted for {event.base_model}."
+        case _:
+            return None

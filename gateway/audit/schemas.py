@@ -1,0 +1,197 @@
+"""Schemas of an auditor's answers. Amounts are in micro-dollars."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from domain.core.aggregate import Created
+from domain.replay.causes import Basis, Origin
+from gateway.schemas import Answer, JobId
+
+MeterStatus = Literal["none", "open", "refused", "closed"]
+
+ENVELOPE = set(Created.model_fields)
+
+
+class LoggedEvent(Answer):
+    """An event with all that the log has of it. `position` is its notification id."""
+
+    position: int
+    id: str
+    topic: str
+    time: datetime
+    actor: str
+    account_id: UUID
+    job_id: JobId | None
+    command_id: str
+    causation_id: str | None
+    text: str
+    fields: dict[str, JsonValue]
+
+
+class UnreadableEvent(Answer):
+    """A damaged event."""
+
+    position: int
+    id: str
+    topic: str
+    problem: str
+
+
+Logged = LoggedEvent | UnreadableEvent
+
+
+class Place(Answer):
+    """A place in the log. The time of a damaged event is unknown."""
+
+    position: int
+    time: datetime | None
+
+
+class Folded(Answer):
+    """The part of the log that a state was folded from."""
+
+    source: Literal["event log"] = "event log"
+    """The log alone decides. No read model and no snapshot was read."""
+
+    events: int
+    as_of: Place
+    next: Place | None
+    """The first event about the same object that is not in the state."""
+
+    problem: str | None
+    """The damaged or contradictory event at which the fold had to stop."""
+
+
+class PastSegment(Answer):
+    """One launch of a job."""
+
+    segment: int
+    allocated_at: datetime | None
+    bound_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+    rate_micros_per_hour: int | None
+    paid_seconds: int
+    billed_seconds: int
+    charged_micros: int
+    credited_micros: int
+    reserved_micros: int
+    meter: MeterStatus
+
+
+class PastCheckpoint(Answer):
+    """A checkpoint that was not deleted at that moment."""
+
+    segment: int
+    step: int
+    train_loss: float
+    eval_loss: float | None
+    elapsed_seconds: int
+    ref: str
+    manifest_sha256: str
+
+
+class PastPlan(Answer):
+    """What the owner approved."""
+
+    base_model: str
+    dataset_id: UUID
+    dataset_sha256: str
+    region: str
+    gpu_type: str
+    low_micros: int
+    high_micros: int
+
+
+class PastJob(Answer):
+    """A job as of a moment. `plan` is None before the approval."""
+
+    log: Folded
+    job_id: JobId
+    account_id: UUID
+    status: str
+    plan: PastPlan | None
+    rate_micros_per_hour: int
+    gpu_count: int
+    step: int
+    total_steps: int
+    running_segment: int | None
+    stop_requested: bool
+    model: str | None
+    charged_micros: int
+    credited_micros: int
+    cost_micros: int
+    reserved_micros: int
+    segments: list[PastSegment]
+    checkpoints: list[PastCheckpoint]
+
+
+class Reservation(Answer):
+    """The part of a balance that a segment's lease reserves."""
+
+    job_id: JobId
+    segment: int
+    paid_seconds: int
+    billed_seconds: int
+    reserved_micros: int
+
+
+class PastKey(Answer):
+    """An API key. `hint` is the end of its secret."""
+
+    key_id: UUID
+    hint: str
+    issued_at: datetime
+    revoked_at: datetime | None
+
+
+class PastAccount(Answer):
+    """An account as of a moment."""
+
+    log: Folded
+    account_id: UUID
+    role: str
+    time_zone: str
+    opened_at: datetime
+    balance_micros: int
+    reserved_micros: int
+    available_micros: int
+    low: bool
+    depleted: bool
+    granted_micros: int
+    topped_up_micros: int
+    charged_micros: int
+    reversed_micros: int
+    reservations: list[Reservation]
+    keys: list[PastKey]
+
+
+class CauseOf(Answer):
+    """A cause of an event. `problem` says why the log cannot show it."""
+
+    basis: Basis
+    id: str
+    position: int | None
+    problem: str | None
+
+
+class ChainStep(Answer):
+    """An event in a chain of causes. `followed` is False if its own causes are omitted."""
+
+    event: LoggedEvent
+    causes: list[CauseOf]
+    origin: Origin | None
+    followed: bool
+
+
+class Why(Answer):
+    """The causes of an event, oldest first, which end with the event, and its direct effects."""
+
+    chain: list[ChainStep]
+    saved_together: list[Logged]
+    effects: list[Logged]
