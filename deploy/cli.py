@@ -17,6 +17,7 @@ from deploy.operator.events import commands as events_commands
 from deploy.operator.models import delete_base, import_model, verify_model
 from deploy.operator.nats_config import commands as nats_config_commands
 from deploy.operator.projections import commands as projections_commands
+from deploy.operator.replay import replay, show, why
 from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
@@ -38,6 +39,9 @@ client.models.command("delete-base")(delete_base)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())
+audit_commands.command("replay")(replay)
+audit_commands.command("why")(why)
+audit_commands.add_typer(show)
 for commands in (
     local_commands,
     demo_commands,

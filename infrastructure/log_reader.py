@@ -98,17 +98,17 @@ class EventReader:
         self._connection = connection
 
     def head(self) -> int:
-        """Return the notification id of the last event, or 0."""
+        """Return the notification ID of the last event, or 0."""
         query = "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
         with self._connection.cursor(row_factory=args_row(int)) as cursor:
             return cursor.execute(query).fetchone() or 0
 
     def at(self, id: int) -> Entry | None:
-        """Return the event with a notification id, or None."""
+        """Return the event with a notification ID, or None."""
         return next(iter(self._fetch("notification_id = %(id)s", {"id": id})), None)
 
     def named(self, event_id: str) -> Entry | None:
-        """Return the event with an id, `<originator id>:<version>`, or None."""
+        """Return the event with an ID, `<originator ID>:<version>`, or None."""
         stream, _, version = event_id.rpartition(":")
         try:
             place = {"stream": UUID(stream), "version": int(version)}
@@ -118,7 +118,7 @@ class EventReader:
         return next(iter(self._fetch(where, place)), None)
 
     def backwards(self, stream: UUID, topics: Sequence[str], before: int) -> Iterator[Entry]:
-        """Yield the events of a stream before a notification id with these topics, newest first."""
+        """Yield the events of a stream before a notification ID with these topics, newest first."""
         values = {"stream": stream, "topics": list(topics), "before": before}
         where: LiteralString = (
             "originator_id = %(stream)s AND topic = ANY(%(topics)s) AND "
@@ -131,7 +131,7 @@ class EventReader:
             offset += len(page)
 
     def around(self, id: int) -> Sequence[Entry]:
-        """Return the events near a notification id, in log order, at least those of one save."""
+        """Return the events near a notification ID, in log order, at least those of one save."""
         near = {"first": id - MAX_EVENTS, "last": id + MAX_EVENTS}
         where: LiteralString = (
             "notification_id BETWEEN %(first)s AND %(last)s ORDER BY notification_id"

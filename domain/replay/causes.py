@@ -59,15 +59,15 @@ class LogReader(Protocol):
     """The port to the event log."""
 
     def named(self, event_id: str) -> Entry | None:
-        """Return the event with an id, `<originator id>:<version>`, or None."""
+        """Return the event with an ID, `<originator ID>:<version>`, or None."""
         ...
 
     def backwards(self, stream: UUID, topics: Sequence[str], before: int) -> Iterator[Entry]:
-        """Yield the events of a stream before a notification id with these topics, newest first."""
+        """Yield the events of a stream before a notification ID with these topics, newest first."""
         ...
 
     def around(self, id: int) -> Sequence[Entry]:
-        """Return the events near a notification id, in log order, at least those of one save."""
+        """Return the events near a notification ID, in log order, at least those of one save."""
         ...
 
     def effects(self, cause: Recorded) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from domain.core.recorded import Recorded
 
 @dataclass(frozen=True)
 class DamagedEvent:
-    """A stored event that cannot be read. `event_id` is `<originator id>:<version>`."""
+    """A stored event that cannot be read. `event_id` is `<originator ID>:<version>`."""
 
     id: int
     event_id: str

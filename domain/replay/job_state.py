@@ -16,7 +16,7 @@ from domain.replay.stream import after
 
 
 def streams_of(job_id: UUID, segments: int) -> list[UUID]:
-    """Return the ids of the streams that the state of a job with this many segments comes from."""
+    """Return the IDs of the streams that the state of a job with this many segments comes from."""
     meters = (meter_id(job_id, number) for number in range(1, segments + 1))
     return [job_id, job_request_id(job_id), *meters]
 

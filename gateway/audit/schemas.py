@@ -18,7 +18,7 @@ ENVELOPE = set(Created.model_fields)
 
 
 class LoggedEvent(Answer):
-    """An event with all that the log has of it. `position` is its notification id."""
+    """An event with all that the log has of it. `position` is its notification ID."""
 
     position: int
     id: str

@@ -77,7 +77,7 @@ class Auditor:
         return _past_account(account_id, past)
 
     def why(self, reference: str) -> Why:
-        """Return the causes and effects of an event, named by its notification id or its id.
+        """Return the causes and effects of an event, named by its notification ID or its ID.
 
         Raise NotFound if the log does not have it, and Invalid if it is damaged.
         """
@@ -85,8 +85,8 @@ class Auditor:
         entry = entry or self._log.named(reference)
         if entry is None:
             raise NotFound(
-                f"The log has no event {reference!r}. Enter a notification id such as 1742, or an "
-                "event's id, `<originator id>:<version>`. See `ecolink audit replay`."
+                f"The log has no event {reference!r}. Enter a notification ID such as 1742, or an "
+                "event's ID, `<originator ID>:<version>`. See `ecolink audit replay`."
             )
         if isinstance(entry, DamagedEvent):
             raise Invalid(f"Event {entry.id} ({entry.topic}) is damaged: {entry.problem}.")

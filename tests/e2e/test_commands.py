@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from domain.core.recorded import Recorded
+from domain.replay.causes import Origin, explain
+from gateway.schemas import parsed_job_id
+from infrastructure.log_reader import EventReader, Selection
 from infrastructure.store import connect
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
@@ -57,6 +61,26 @@ def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_p
     ]
     places = [shown.rindex(f" {topic} ") for topic in history]  # of the last segment
     assert places == sorted(places), shown
+
+
+@pytest.mark.full
+def test_every_charge_of_a_job_leads_back_to_its_approval(
+    ecolink: EcoLinkUnderTest, tmp_path: Path
+) -> None:
+    path = ecolink.approve(ecolink.dataset(tmp_path, examples=40), epochs=1)
+    job = ecolink.await_end(path)
+    with connect(ecolink.settings) as connection:
+        reader = EventReader(connection)
+        entries = list(reader.select(Selection(job_id=parsed_job_id(job["id"]))))
+        for entry in entries:
+            assert isinstance(entry, Recorded)
+            found = explain(entry, reader)
+            assert [link for step in found.steps for link in step.links if link.problem] == []
+            origins = {step.item.event.TOPIC: step.origin for step in found.steps}
+            assert Origin.UNKNOWN not in origins.values()
+            assert origins.get("JobApproved") is Origin.COMMAND
+    topics = {entry.event.TOPIC for entry in entries if isinstance(entry, Recorded)}
+    assert {"MinuteMetered", "GpusReleased", "EstimateScored"} <= topics
 
 
 def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
