@@ -14,6 +14,7 @@ from deploy.operator.audit import commands as audit_commands
 from deploy.operator.catalog import commands as catalog_commands
 from deploy.operator.estimates import commands as estimates_commands
 from deploy.operator.events import commands as events_commands
+from deploy.operator.invoices import commands as invoice_commands
 from deploy.operator.models import delete_base, import_model, verify_model
 from deploy.operator.nats_config import commands as nats_config_commands
 from deploy.operator.projections import commands as projections_commands
@@ -36,6 +37,7 @@ main = typer.Typer(
 client.models.command("import")(import_model)
 client.models.command("verify")(verify_model)
 client.models.command("delete-base")(delete_base)
+audit_commands.add_typer(invoice_commands, name="invoice")
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())

@@ -63,24 +63,43 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def prove_inclusion(leaves: Sequence[bytes], indexes: Collection[int]) -> list[list[bytes]]:
-    """Return the proofs that the tree contains the leaves at `indexes`, in their order.
+class Tree:
+    """All hashes of a tree, in memory, so that each inclusion proof takes one step per level."""
 
-    A proof consists of hashes from the leaf to the root. Raise IndexError if the tree has no such
-    leaf. Source: RFC 9162, section 2.1.3.1, for all leaves in one pass over the tree.
-    """
-    for index in indexes:
-        if not 0 <= index < len(leaves):
-            raise IndexError(f"The tree has {len(leaves)} leaves and no leaf {index}.")
-    positions, proofs = list(indexes), [list[bytes]() for _ in indexes]
-    level = leaves
-    while len(level) > 1:
-        for number, position in enumerate(positions):
-            if position ^ 1 < len(level):
-                proofs[number].append(level[position ^ 1])
-            positions[number] = position >> 1
-        level = _parents(level)
-    return proofs
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._levels = [leaves]
+        while len(self._levels[-1]) > 1:
+            self._levels.append(_parents(self._levels[-1]))
+
+    @property
+    def leaves(self) -> Sequence[bytes]:
+        """The leaf hashes, in order."""
+        return self._levels[0]
+
+    @property
+    def root(self) -> bytes:
+        """Return the root hash."""
+        return self._levels[-1][0] if self.leaves else EMPTY_ROOT
+
+    def prove_inclusion(self, index: int) -> list[bytes]:
+        """Return the proof that the tree contains the leaf at an index, from the leaf to the root.
+
+        Raise IndexError if there is no such leaf. Source: RFC 9162, section 2.1.3.1.
+        """
+        if not 0 <= index < len(self.leaves):
+            raise IndexError(f"The tree has {len(self.leaves)} leaves and no leaf {index}.")
+        proof: list[bytes] = []
+        for level in self._levels[:-1]:
+            if index ^ 1 < len(level):
+                proof.append(level[index ^ 1])
+            index >>= 1
+        return proof
+
+
+def prove_inclusion(leaves: Sequence[bytes], indexes: Collection[int]) -> list[list[bytes]]:
+    """Return the proofs that the tree contains the leaves at `indexes`, in their order."""
+    tree = Tree(leaves)
+    return [tree.prove_inclusion(index) for index in indexes]
 
 
 def includes(root: bytes, size: int, index: int, leaf: bytes, proof: Sequence[bytes]) -> bool:

@@ -7,7 +7,6 @@ an Ed25519 signature as in c2sp.org/signed-note. Any tool for these formats can 
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -55,9 +54,7 @@ class TreeHead:
 
     def sign(self, key: Ed25519PrivateKey) -> str:
         """Return the head as a signed note."""
-        signature = _key_id(self.origin, key.public_key()) + key.sign(self.text.encode())
-        encoded = base64.b64encode(signature).decode()
-        return f"{self.text}\n{SIGNATURE_MARK} {self.origin} {encoded}\n"
+        return f"{self.text}\n{signature_line(self.origin, key, self.text)}\n"
 
 
 @dataclass(frozen=True)
@@ -93,19 +90,28 @@ class LogKey:
         """Return the head in a signed note. Raise InvalidHead if the key did not sign it."""
         text, found, signatures = note.partition("\n\n")
         text += "\n"
-        start = f"{SIGNATURE_MARK} {self.origin} "
         for line in signatures.splitlines() if found else ():
-            if line.startswith(start) and self._signed(text, line.removeprefix(start)):
+            if self.has_signed(text, line):
                 return _parse(text)
         raise InvalidHead(f"The head is not signed by the key of {self.origin}.")
 
-    def _signed(self, text: str, encoded: str) -> bool:
+    def has_signed(self, text: str, line: str) -> bool:
+        """Return True if a line is this key's signature of a text, in its only spelling."""
+        start = f"{SIGNATURE_MARK} {self.origin} "
+        encoded = line.removeprefix(start)
         try:
             content = base64.b64decode(encoded, validate=True)
             self.public.verify(content[4:], text.encode())
-        except (binascii.Error, InvalidSignature):
+        except (ValueError, InvalidSignature):
             return False
-        return content[:4] == _key_id(self.origin, self.public)
+        is_canonical = line == start + base64.b64encode(content).decode()
+        return is_canonical and content[:4] == _key_id(self.origin, self.public)
+
+
+def signature_line(origin: str, key: Ed25519PrivateKey, text: str) -> str:
+    """Return the line of a signed note that signs a text."""
+    signature = _key_id(origin, key.public_key()) + key.sign(text.encode())
+    return f"{SIGNATURE_MARK} {origin} {base64.b64encode(signature).decode()}"
 
 
 def _parse(text: str) -> TreeHead:

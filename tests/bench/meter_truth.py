@@ -44,6 +44,7 @@ class MeterTruth:
     """A run: the platform, random events on it, and counts."""
 
     seed: int
+    account_count: int = ACCOUNTS
     chance: random.Random = field(init=False)
     platform: SimulatedPlatform = field(init=False)
     log: MemoryLog = field(init=False)
@@ -56,9 +57,9 @@ class MeterTruth:
         self.chance = random.Random(self.seed)
         self.log = MemoryLog(CACHED_AGGREGATES)
         self.platform = SimulatedPlatform(self.log, POLICY)
-        for number in range(ACCOUNTS // ACCOUNTS_OF_REGION):
+        for number in range(-(-self.account_count // ACCOUNTS_OF_REGION)):
             self.platform.open_pool(f"region-{number}", GPUS_OF_REGION)
-        for number in range(ACCOUNTS):
+        for number in range(self.account_count):
             account_id = self.platform.open_account(f"account-{number}")
             self.accounts.append(account_id)
             self.jobs[account_id] = []
@@ -89,7 +90,7 @@ class MeterTruth:
             self.use(account_id)
         self.platform.end_finished(self.chance.randint(0, 30))
         self.forget_finished()
-        for account_id in self.chance.sample(self.accounts, 20):
+        for account_id in self.chance.sample(self.accounts, min(20, len(self.accounts))):
             self.difference_micros += self.platform.difference(account_id)
 
     def let_clocks_fail(self) -> None:

@@ -232,9 +232,7 @@ class History:
         """Open the segment's meter with its first lease."""
         with self._command(f"lease {segment}"):
             account = self.account
-            meter = Meter.open(
-                self.account_id, self.job_id, segment, self.job.plan.rate_micros_per_hour
-            )
+            meter = Meter.open(self.account_id, self.job_id, segment, self.job.rate_micros_per_hour)
             reserved = meter.extend_lease(seconds)
             account.settle(captured_micros=0, reserved_micros=reserved)
             self.log.commit(meter, account)

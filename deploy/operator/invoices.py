@@ -1,0 +1,218 @@
+"""`ecolink audit invoice`, which makes invoices from the event log and verifies them offline."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.table import Table
+
+from deploy.local.errors import StackError
+from deploy.local.stack import stack
+from deploy.operator.audited_period import From, Month, Until, moment_of, period_between
+from domain.audit.invoice import Invoice, Period
+from domain.audit.money_events import Inconsistent
+from domain.audit.sealed_invoice import Verification
+from domain.audit.tree_head import InvalidHead, LogKey
+from domain.core.money import decimals_of, exact_dollars
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import AsJson, fail, screen
+from infrastructure.account_rows import rows_of_account
+from infrastructure.artifacts import Artifacts
+from infrastructure.invoice_file import verify_file
+from infrastructure.invoices import NotProvable, SealedTree, issue_invoice
+from infrastructure.log_identity import log_identity
+from infrastructure.profiles import account_named
+from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.settings import Settings
+from infrastructure.store import Connection, connect
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Make invoices from the event log, and verify them offline."
+)
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        dir_okay=False, help="File to write. Its name ends in .pdf or .json.", show_default=False
+    ),
+]
+
+
+@commands.command()
+def create(
+    account: Annotated[str, typer.Argument(help="Name or ID of the account.", show_default=False)],
+    out: Out,
+    period: Month = None,
+    start: From = None,
+    end: Until = None,
+) -> None:
+    """Calculate an account's invoice from the event log alone, with proofs and a signature.
+
+    Pass --period, or both --from and --until. A PDF carries the JSON file inside.
+    """
+    try:
+        if out.suffix not in (".pdf", ".json"):
+            raise ValueError(f"--out is {out}. Enter a name that ends in .pdf or .json.")
+        wanted = _period(period, start, end)
+        with stack(Settings(), services={}) as settings, connect(settings) as store:
+            content = _issue(settings, store, account, wanted, as_pdf=out.suffix == ".pdf")
+        out.write_bytes(content)
+    except (
+        *(StackError, NotProvable, Inconsistent, SealDamaged, InvalidHead),
+        *(ValueError, OSError),
+    ) as error:
+        fail(str(error), ExitCode.FAILED)
+    screen().print(f"Wrote {out}. `ecolink audit invoice verify {out}` verifies it.")
+
+
+@commands.command()
+def verify(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Invoice, PDF or JSON.", show_default=False
+        ),
+    ],
+    public_key: Annotated[
+        str, typer.Option(help="Public key of the log, as `ecolink audit key` printed it.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Verify an invoice offline: its signature, the proof of each event, and all its figures.
+
+    The exit status is 1 if anything fails.
+    """
+    try:
+        content = file.read_bytes()
+        verified = verify_file(content, LogKey.parse(public_key))
+    except (ValueError, OSError) as error:
+        fail(str(error), ExitCode.FAILED)
+    if as_json:
+        typer.echo(json.dumps(_document(verified), indent=1))
+    else:
+        _show(verified, is_pdf=content.startswith(b"%PDF-"))
+    raise typer.Exit(1 if verified.failures else 0)
+
+
+def _period(month: str | None, start: str | None, end: str | None) -> Period:
+    """Return the period that the options name. Raise ValueError unless it is over."""
+    if month is not None and start is None and end is None:
+        wanted = Period.month(month)
+    elif month is None and start is not None and end is not None:
+        wanted = period_between(moment_of(start, "--from"), moment_of(end, "--until"))
+    else:
+        raise ValueError("Pass either --period, or both --from and --until.")
+    if wanted.end > datetime.now(UTC):
+        raise ValueError(
+            f"The period ends at {wanted.end:%Y-%m-%d %H:%M} UTC, which is in the future. For an "
+            "interim invoice, pass --from and an --until in the past."
+        )
+    return wanted
+
+
+def _issue(
+    settings: Settings, store: Connection, account: str, period: Period, *, as_pdf: bool
+) -> bytes:
+    try:
+        key = load_key(settings.seal_key_file)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"There is no key file {settings.seal_key_file}. The sealer makes it at its first "
+            "start. Make invoices on the host that has it."
+        ) from error
+    log_key = LogKey(origin_of(log_identity(store)), key.public_key())
+    tree = SealedTree.newest(SealArchive(Artifacts(settings.artifacts)), log_key)
+    account_id = _account_id(store, account)
+    content = issue_invoice(rows_of_account(store, account_id), tree, key, account_id, period)
+    if not as_pdf:
+        return content
+    from infrastructure.invoice_pdf import invoice_pdf  # only here: it takes half a second
+
+    return invoice_pdf(content, key, log_key)
+
+
+def _account_id(store: Connection, account: str) -> UUID:
+    """Return the ID of an account. Raise ValueError if there is none with the name."""
+    found = account_named(store, account)
+    if found is not None:
+        return found
+    try:
+        return UUID(account)
+    except ValueError:
+        raise ValueError(f"Unknown account {account!r}. See `ecolink accounts list`.") from None
+
+
+def _document(verified: Verification) -> dict[str, object]:
+    invoice, head = verified.invoice, verified.head
+    return {
+        "valid": not verified.failures,
+        "failures": verified.failures,
+        "invoice": invoice.model_dump(mode="json") if invoice else None,
+        "events": verified.events,
+        "size": head.size if head else None,
+        "root": head.root.hex() if head else None,
+        "sealed_at": head.sealed_at.isoformat() if head else None,
+        "is_followed": verified.is_followed,
+    }
+
+
+def _show(verified: Verification, *, is_pdf: bool) -> None:
+    console = screen()
+    if verified.failures:
+        for failure in verified.failures:
+            console.print(failure, style="red")
+        console.print("The invoice is NOT proven.", style="red")
+        return
+    invoice, head = verified.invoice, verified.head
+    assert invoice is not None
+    assert head is not None
+    console.print(_table(invoice))
+    console.print(
+        f"The signature is valid. {verified.events} events are proven to be in the log of "
+        f"{head.size} events, sealed at {head.sealed_at:%Y-%m-%d %H:%M:%S} UTC with root "
+        f"{head.root.hex()}. They give exactly these figures."
+    )
+    if verified.is_followed:
+        console.print("No event of the account in the period is missing.")
+    else:
+        console.print(
+            "No event of the account is missing up to the last one here. The account had no event "
+            "after the period yet, so the file cannot prove that this one is the last of the "
+            "period. Only the log can: `ecolink audit verify`."
+        )
+    if is_pdf:
+        console.print(
+            "The pages of the PDF are as the log's key signed them. The figures above were "
+            "calculated from the data in the file; compare the pages with them."
+        )
+    console.print("The invoice is proven.", style="green")
+
+
+def _table(invoice: Invoice) -> Table:
+    """Return the figures of an invoice."""
+    amounts = {
+        "opening balance": invoice.opening_micros,
+        "top-ups": invoice.top_ups_micros,
+        "credits": invoice.credits_micros,
+        "charges": -invoice.charges_micros,
+        "credits for lost work": invoice.lost_work_micros,
+        "closing balance": invoice.closing_micros,
+    }
+    decimals = decimals_of(amounts.values())
+    period = invoice.period
+    table = Table(
+        title=f"account {invoice.account_id}, {period.start:%Y-%m-%d %H:%M} to "
+        f"{period.end:%Y-%m-%d %H:%M} UTC, {len(invoice.lines)} lines",
+        box=None,
+        show_header=False,
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, micros in amounts.items():
+        table.add_row(name, exact_dollars(micros, decimals))
+    return table

@@ -1,0 +1,50 @@
+"""Rows of the event store that bills rest on, read without any read model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import args_row
+
+from domain.audit.sealed_event import StoredRow
+from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
+
+
+def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> list[StoredRow]:
+    """Return all events of an account and its meters, and the approvals of its jobs.
+
+    The rows are in the order of the log. The bytes of the state are compared as they are, because
+    a changed state may not be JSON.
+    """
+    of_account = f'"account_id":"{account_id}"'.encode()
+    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
+        cursor.execute(
+            f"SELECT {COLUMNS} FROM ecolink_events WHERE originator_id = %(account)s "
+            "OR topic = 'JobApproved' AND position(%(of_account)s::bytea IN state) > 0 "
+            "OR originator_id IN (SELECT originator_id FROM ecolink_events "
+            "WHERE topic = 'MeterOpened' AND position(%(of_account)s::bytea IN state) > 0) "
+            "ORDER BY notification_id",
+            {"account": account_id, "of_account": of_account},
+        )
+        return cursor.fetchall()
+
+
+def rows_with_topics(
+    connection: psycopg.Connection[Any], topics: Sequence[str]
+) -> Iterator[StoredRow]:
+    """Yield the events with some topics, in the order of the log, in one transaction."""
+    with (
+        connection.transaction(),
+        connection.cursor(
+            "rows_with_topics", row_factory=args_row(StoredRow), binary=True
+        ) as cursor,
+    ):
+        cursor.itersize = FETCHED_ROWS
+        cursor.execute(
+            f"SELECT {COLUMNS} FROM ecolink_events WHERE topic = ANY(%s) ORDER BY notification_id",
+            [list(topics)],
+        )
+        yield from cursor

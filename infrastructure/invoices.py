@@ -1,0 +1,86 @@
+"""Sealed invoices, made from the event log and its exported seals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.invoice import Period, invoice_of, rows_for
+from domain.audit.merkle import Tree
+from domain.audit.sealed_event import SealedEvent, StoredRow, sealed_events
+from domain.audit.sealed_invoice import ProvenRow, seal_invoice
+from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.seal_archive import SealArchive, SealDamaged
+
+
+class NotProvable(Exception):
+    """An invoice cannot be proven: events have no head yet, or changed since they were sealed."""
+
+
+@dataclass(frozen=True)
+class SealedTree:
+    """The tree of the newest exported head."""
+
+    note: str
+    """The signed head."""
+    head: TreeHead
+    tree: Tree
+    indexes: Mapping[int, int]
+    """Index of each event's leaf, by notification id."""
+
+    @classmethod
+    def newest(cls, archive: SealArchive, key: LogKey) -> Self:
+        """Read the tree. Raise SealDamaged, or NotProvable if nothing is sealed."""
+        note = archive.last_note(key)
+        if note is None:
+            raise NotProvable("Nothing is sealed yet. Run `ecolink up` and wait 10 seconds.")
+        head = key.verify(note)
+        sealed = cls.of(note, head, chain.from_iterable(archive.leaves(0, head.size)))
+        if sealed.tree.root != head.root:
+            raise SealDamaged(f"The leaves of {head.size} events do not have their head's root.")
+        return sealed
+
+    @classmethod
+    def of(cls, note: str, head: TreeHead, events: Iterable[SealedEvent]) -> Self:
+        """Return the tree of some leaves."""
+        leaves = list(events)
+        indexes = {id: index for index, (id, _) in enumerate(leaves)}
+        return cls(note, head, Tree([leaf for _, leaf in leaves]), indexes)
+
+
+def issue_invoice(
+    rows: Iterable[StoredRow],
+    sealed: SealedTree,
+    key: Ed25519PrivateKey,
+    account_id: UUID,
+    period: Period,
+) -> bytes:
+    """Return the JSON file of an account's invoice. `rows` are those of `rows_of_account`.
+
+    Raise NotProvable if an event is not in the tree as it is stored, and Inconsistent if the
+    events do not give an invoice.
+    """
+    rows = rows_for(account_id, period, rows)
+    invoice = invoice_of(account_id, period, rows)
+    last = max(row.notification_id for row in rows)
+    if last > sealed.head.last_event:
+        raise NotProvable(
+            f"Event {last} has no signed head yet; the newest head covers events up to "
+            f"{sealed.head.last_event}. While EcoLink runs, a head follows within 10 seconds. Try "
+            "again then."
+        )
+    proven: list[ProvenRow] = []
+    for row, (id, leaf) in zip(rows, sealed_events(rows), strict=True):
+        index = sealed.indexes.get(id)
+        if index is None or sealed.tree.leaves[index] != leaf:
+            raise NotProvable(
+                f"Event {id} is not as it was sealed, so no invoice can be proven. Run "
+                "`ecolink audit verify`."
+            )
+        proven.append(ProvenRow(row, index, sealed.tree.prove_inclusion(index)))
+    return seal_invoice(invoice, sealed.note, proven, sealed.head.origin, key)

@@ -1,0 +1,155 @@
+"""Accounts that are billed at chosen times, with their rows, seals and invoices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.invoice import Period
+from domain.audit.merkle import root_of
+from domain.audit.sealed_event import StoredRow, sealed_events
+from domain.audit.tree_head import LogKey, TreeHead
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import SegmentEnd
+from infrastructure.invoices import SealedTree, issue_invoice
+from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import History
+from tests.logs import notifications
+
+ORIGIN = "ecolink/test"
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = LogKey(ORIGIN, KEY.public_key())
+
+OCTOBER, NOVEMBER = Period.month("2026-10"), Period.month("2026-11")
+
+
+def day(month: int, day: int) -> datetime:
+    """Return noon of a day in 2026."""
+    return datetime(2026, month, day, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A segment of a job: its rate, billed seconds, and seconds in its last checkpoint."""
+
+    rate_micros_per_hour: int
+    seconds: int
+    kept_seconds: int | None = None  # None: the segment completes, so that nothing is lost
+    gpu_type: str = "cpu"
+
+
+class Bills:
+    """An account whose events are at the time of `now`."""
+
+    def __init__(
+        self, log: EventLog, now: datetime = day(10, 1), account_id: UUID = ACCOUNT_ID
+    ) -> None:
+        self.log, self.now = log, now
+        self._numbers = count(1)
+        self.history = History(log, account_id, command=self.command)
+
+    @contextmanager
+    def command(self, name: str) -> Iterator[None]:
+        """Run the block as a command of its own, now."""
+        with because(Cause("account:test", f"{next(self._numbers)} {name}", self.now)):
+            yield
+
+    def run(self, run: Run) -> History:
+        """Run one segment of a new job on a pool of its own, and bill it."""
+        job = self.history.another_job()
+        number = next(self._numbers)
+        job.plan = job.plan.model_copy(update={"region": f"region-{number}"})
+        rate, kind = run.rate_micros_per_hour, run.gpu_type
+        job.plan = job.plan.model_copy(update={"gpu_type": kind, "rate_micros_per_hour": rate})
+        job.open_pool()
+        job.approve_job()
+        job.allocate_segment(1)
+        job.grant_lease(1, run.seconds + 1)
+        job.start_pod(1)
+        job.start_training(1)
+        job.bill(1, run.seconds)
+        if run.kept_seconds is None:
+            job.complete(1)
+            job.end_segment(1, SegmentEnd.COMPLETED, run.seconds)
+        else:
+            job.save_checkpoint(1, 10, run.kept_seconds)
+            job.end_segment(1, SegmentEnd.CRASHED, run.seconds, error_class="ProcessLost")
+        return job
+
+
+def two_months(log: EventLog) -> Bills:
+    """Return an account with two jobs in October, two in November, and a top-up in December.
+
+    The events of another account are between its own.
+    """
+    bills = Bills(log)
+    bills.history.open_account(9_000_000)
+    other = Bills(log, account_id=UUID(int=7))
+    other.history.open_account(9_000_000)
+    bills.now = other.now = day(10, 5)
+    bills.run(Run(3_600_000, 130))
+    other.run(Run(3_600_000, 60))
+    bills.run(Run(1_234_567, 200, kept_seconds=70))
+    bills.now = other.now = day(11, 2)
+    bills.history.top_up(5_000_000, "transfer 17")
+    bills.run(Run(7_200_001, 601, gpu_type="h100"))
+    other.run(Run(3_600_000, 60))
+    bills.run(Run(7_200_001, 61, kept_seconds=1, gpu_type="h100"))
+    with bills.history.changing_account() as account:
+        account.grant_credit(250_000, "sorry")
+    bills.now = day(12, 1)
+    bills.history.top_up(1_000_000, "transfer 18")
+    return bills
+
+
+def stored_rows(log: EventLog) -> list[StoredRow]:
+    """Return all rows of a log."""
+    rows: list[StoredRow] = []
+    for each in notifications(log):
+        assert isinstance(each.originator_id, UUID)
+        rows.append(
+            StoredRow(
+                each.id,
+                each.originator_id.bytes,
+                each.originator_version,
+                each.topic,
+                bytes(each.state),
+            )
+        )
+    return rows
+
+
+def rows_of(log: EventLog, account_id: UUID = ACCOUNT_ID) -> list[StoredRow]:
+    """Return the rows of an account, its meters and its jobs' approvals."""
+    of_account = f'"account_id":"{account_id}"'.encode()
+    rows = stored_rows(log)
+    originators = {
+        row.originator_id for row in rows if row.topic == "MeterOpened" and of_account in row.state
+    }
+    originators.add(account_id.bytes)
+    return [
+        row
+        for row in rows
+        if row.originator_id in originators
+        or (row.topic == "JobApproved" and of_account in row.state)
+    ]
+
+
+def sealed_tree(rows: Sequence[StoredRow]) -> SealedTree:
+    """Return the signed tree of a log."""
+    events = sealed_events(rows)
+    root, last = root_of([leaf for _, leaf in events]), events[-1].notification_id
+    head = TreeHead(ORIGIN, len(events), root, last, day(12, 2))
+    return SealedTree.of(head.sign(KEY), head, events)
+
+
+def invoice_file(log: EventLog, period: Period = NOVEMBER) -> bytes:
+    """Return the JSON file of the account's invoice."""
+    return issue_invoice(rows_of(log), sealed_tree(stored_rows(log)), KEY, ACCOUNT_ID, period)
