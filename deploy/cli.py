@@ -21,6 +21,7 @@ from deploy.operator.projections import commands as projections_commands
 from deploy.operator.replay import replay, show, why
 from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
+from deploy.operator.what_if import what_if
 from gateway import cli as client
 from infrastructure.settings import Settings
 
@@ -38,6 +39,7 @@ client.models.command("import")(import_model)
 client.models.command("verify")(verify_model)
 client.models.command("delete-base")(delete_base)
 audit_commands.add_typer(invoice_commands, name="invoice")
+audit_commands.command("what-if")(what_if)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())

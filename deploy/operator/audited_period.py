@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
+from deploy.operator.replay import moment_of
 from domain.audit.invoice import Period
 
 Month = Annotated[
@@ -15,32 +16,26 @@ Month = Annotated[
     typer.Option("--period", metavar="MONTH", help="Calendar month in UTC, such as 2026-11."),
 ]
 From = Annotated[
-    str | None,
+    datetime | None,
     typer.Option(
-        "--from", metavar="TIME", help="Start: a date or a time, in UTC unless it has an offset."
+        "--from",
+        parser=moment_of,
+        metavar="TIME",
+        help="Start: a time with a time zone, or a UTC date.",
     ),
 ]
 Until = Annotated[
-    str | None,
-    typer.Option("--until", metavar="TIME", help="End, which is not part of the period."),
+    datetime | None,
+    typer.Option(
+        "--until", parser=moment_of, metavar="TIME", help="End, which is not part of the period."
+    ),
 ]
-
-
-def moment_of(text: str, option: str) -> datetime:
-    """Parse a date or a time. Raise ValueError if it is malformed."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{option} is {text!r}. Enter a date or a time such as 2026-11-01 or 2026-11-01T12:00."
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def period_between(start: datetime, end: datetime) -> Period:
     """Return a period. Raise ValueError if it does not end after its start."""
     try:
-        return Period(start=start.astimezone(UTC), end=end.astimezone(UTC))
+        return Period(start=start, end=end)
     except ValidationError:
         raise ValueError(
             f"The period ends at {end:%Y-%m-%d %H:%M}, not after its start "

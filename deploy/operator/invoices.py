@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from deploy.operator.audited_period import From, Month, Until, moment_of, period_between
+from deploy.operator.audited_period import From, Month, Until, period_between
 from domain.audit.invoice import Invoice, Period
 from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_invoice import Verification
@@ -99,12 +99,12 @@ def verify(
     raise typer.Exit(1 if verified.failures else 0)
 
 
-def _period(month: str | None, start: str | None, end: str | None) -> Period:
+def _period(month: str | None, start: datetime | None, end: datetime | None) -> Period:
     """Return the period that the options name. Raise ValueError unless it is over."""
     if month is not None and start is None and end is None:
         wanted = Period.month(month)
     elif month is None and start is not None and end is not None:
-        wanted = period_between(moment_of(start, "--from"), moment_of(end, "--until"))
+        wanted = period_between(start, end)
     else:
         raise ValueError("Pass either --period, or both --from and --until.")
     if wanted.end > datetime.now(UTC):

@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from domain.catalog.model_shape import ModelShape, fused_linears, separate_linears
 from domain.core.value import Value
@@ -134,6 +134,24 @@ def read_offers(text: str) -> Offers:
         ),
         bases=tuple(entry.base(name) for name, entry in document.bases.items()),
     )
+
+
+class _Price(BaseModel):
+    micros_per_hour: Annotated[int, Field(ge=0)]
+
+
+class _Prices(BaseModel):
+    gpu_types: Mapping[str, _Price]
+
+
+def read_prices(text: str) -> dict[str, int]:
+    """Return the price of one GPU of each type, micro-dollars per hour, from a catalog in TOML.
+
+    Only `micros_per_hour` of the GPU types is read; the rest may be absent. Raise ValueError if the
+    text is malformed: TOMLDecodeError or pydantic's ValidationError.
+    """
+    document = _Prices.model_validate(tomllib.loads(text))
+    return {name: entry.micros_per_hour for name, entry in document.gpu_types.items()}
 
 
 @cache
