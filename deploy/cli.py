@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -76,9 +77,13 @@ def root(
         str | None,
         typer.Option(help="API key. Default: ECOLINK_API_KEY, then `ecolink login`."),
     ] = None,
+    account: Annotated[
+        UUID | None,
+        typer.Option(help="Account to read, for auditors only. See `ecolink billing accounts`."),
+    ] = None,
 ) -> None:
     """A self-hosted fine-tuning cloud."""
-    given = {"gateway_url": url, "api_key": key}
+    given = {"gateway_url": url, "api_key": key, "account": account}
     settings = Settings().model_copy(
         update={field: value for field, value in given.items() if value is not None}
     )

@@ -108,7 +108,8 @@ ACCESS: dict[str, Access] = {
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
-        | _each(("dataset_names", "job_metadata", "security_events"), ADD)
+        | _each(("dataset_names", "key_names", "job_metadata", "security_events"), ADD)
+        | {"key_uses": KEEP}
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"parked_events": "SELECT, UPDATE (replay)"},
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploy.local.home import Home
 from deploy.local.stack import running
@@ -24,10 +24,13 @@ class Finder:
     settings: Settings
 
     def endpoint(self) -> Endpoint:
-        """Return the gateway and the key to use. Raise ClientError if either is missing.
+        """Return the gateway, key and account to use. Raise ClientError if one is missing.
 
         A stored key is used only for the gateway for which it was stored.
         """
+        return replace(self._endpoint(), account=self.settings.account)
+
+    def _endpoint(self) -> Endpoint:
         url, key = self.settings.gateway_url, self.settings.api_key
         login = read_login()
         if login is not None and url in (None, login.url):

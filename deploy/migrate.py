@@ -16,6 +16,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure import (
     drafts,
     idempotency,
+    key_uses,
     leadership,
     log_identity,
     measurements,
@@ -51,6 +52,7 @@ def migrate(settings: Settings) -> None:
             drafts.DDL,
             idempotency.DDL,
             sessions.DDL,
+            key_uses.DDL,
             security_log.DDL,
         ):
             connection.execute(ddl.encode())

@@ -24,6 +24,7 @@ from gateway.events.feed import EventFeed
 from gateway.http import openai_errors, openapi
 from gateway.http.errors import Errors, answer
 from gateway.http.lockout import Lockout
+from gateway.http.permissions import declared_routes
 from gateway.http.requests import Requests
 from gateway.jobs.pages.live_jobs import LiveJobs
 from gateway.jobs.requests import settle_until_cancelled
@@ -31,6 +32,7 @@ from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure import security_log
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
+from infrastructure.key_uses import STORE_SECONDS, KeyUses
 from infrastructure.limits import Limits
 from infrastructure.log_identity import LogReplaced
 from infrastructure.progress import PROGRESS
@@ -80,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.openai)
     app.include_router(reference.router)
     app.include_router(routes.pages)
+    declared_routes(app)  # fail at startup if a route declares no permission
     openapi.install(app)
     return app
 
@@ -90,12 +93,14 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
     with open_backend(settings) as backend:
         app.state.backend = backend
         app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
+        app.state.key_uses = KeyUses()
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = LiveJobs(app.state.feed)
         works = (
             partial(_follow, app.state.feed),
             app.state.live_jobs.run,
             partial(settle_until_cancelled, backend),
+            partial(_store_key_uses, app.state.key_uses, backend),
             PROGRESS.beat,
         )
         tasks = [asyncio.create_task(work()) for work in works]
@@ -120,6 +125,24 @@ def record_security_event(backend: Backend, kind: str, address: str, detail: str
             security_log.record(connection, kind, address, detail)
     except psycopg.Error as error:
         log.warning("cannot store the security event: %s", error)
+
+
+async def _store_key_uses(uses: KeyUses, backend: Backend) -> None:
+    """Store the last use of API keys once a minute, and when the gateway stops."""
+    try:
+        while True:
+            await asyncio.sleep(STORE_SECONDS)
+            await asyncio.to_thread(_store_uses, uses, backend)
+    finally:
+        _store_uses(uses, backend)
+
+
+def _store_uses(uses: KeyUses, backend: Backend) -> None:
+    try:
+        with backend.pool.connection() as connection:
+            uses.store(connection)
+    except psycopg.Error as error:
+        log.warning("cannot store the last use of API keys; trying again: %s", error)
 
 
 async def _follow(feed: EventFeed) -> None:

@@ -27,7 +27,7 @@ from gateway.models import api as models
 from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
 from gateway.operator import api as operator
-from gateway.web import assets, sign_in
+from gateway.web import assets, sign_in, viewing
 
 NATIVE = (
     billing,
@@ -43,6 +43,7 @@ NATIVE = (
 OPENAI = (openai_files, openai_jobs, openai_events, openai_models, chat)
 PAGES = (
     sign_in,
+    viewing,
     dataset_pages,
     wizard,
     job_list,

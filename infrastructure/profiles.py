@@ -22,6 +22,10 @@ CREATE TABLE IF NOT EXISTS dataset_names (
     dataset_id uuid PRIMARY KEY,
     name text NOT NULL
 );
+CREATE TABLE IF NOT EXISTS key_names (
+    key_id uuid PRIMARY KEY,
+    name text NOT NULL
+);
 CREATE TABLE IF NOT EXISTS job_metadata (
     job_id uuid PRIMARY KEY,
     metadata jsonb NOT NULL
@@ -77,6 +81,22 @@ def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[U
         connection.execute(
             "SELECT dataset_id AS id, name FROM dataset_names WHERE dataset_id = ANY(%s)",
             [list(dataset_ids)],
+        ).fetchall()
+    )
+
+
+def set_key_name(connection: Connection, key_id: UUID, name: str) -> None:
+    """Store the name of an API key, unless it already has one."""
+    connection.execute(
+        "INSERT INTO key_names VALUES (%s, %s) ON CONFLICT DO NOTHING", [key_id, name]
+    )
+
+
+def key_names(connection: Connection, key_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the names of the given API keys."""
+    return _names(
+        connection.execute(
+            "SELECT key_id AS id, name FROM key_names WHERE key_id = ANY(%s)", [list(key_ids)]
         ).fetchall()
     )
 

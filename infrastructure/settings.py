@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -147,6 +148,9 @@ class Settings(BaseSettings):
         default=None, ge=1, description="CPU threads of serving. Unset: all cores."
     )
     api_key: str | None = Field(default=None, description="API key of the command line.")
+    account: UUID | None = Field(
+        default=None, description="Account that the command line of an auditor reads."
+    )
 
     dataset_max_bytes: int = Field(
         default=512 * 1024**2, description="Largest dataset upload, bytes."

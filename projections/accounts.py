@@ -13,7 +13,7 @@ from projections.projection import Cursor, Projection, Row, update
 DDL = """
 CREATE TABLE IF NOT EXISTS accounts (
     account_id uuid PRIMARY KEY,
-    role text NOT NULL,
+    role text NOT NULL CHECK (role IN ('owner', 'operator', 'auditor')),
     currency text NOT NULL,
     time_zone text NOT NULL,
     balance_micros bigint NOT NULL,
@@ -76,6 +76,16 @@ def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[U
         "SELECT * FROM accounts WHERE account_id = ANY(%s)", [list(account_ids)]
     ).fetchall()
     return {row["account_id"]: row for row in rows}
+
+
+def accounts_after(connection: Connection, after: UUID | None, limit: int) -> list[Row]:
+    """Return the oldest accounts, or those after an account."""
+    return connection.execute(
+        "SELECT * FROM accounts WHERE %(after)s::uuid IS NULL OR (opened_at, account_id) > "
+        "(SELECT opened_at, account_id FROM accounts WHERE account_id = %(after)s) "
+        "ORDER BY opened_at, account_id LIMIT %(limit)s",
+        {"after": after, "limit": limit},
+    ).fetchall()
 
 
 def all_accounts(connection: Connection) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from domain.access.api_key import ApiKey
@@ -13,6 +14,9 @@ DDL = """
 CREATE TABLE IF NOT EXISTS api_keys (
     key_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
+    role text NOT NULL,
+    scopes text[] NOT NULL,
+    expires_at timestamptz,
     hint text NOT NULL,
     issued_at timestamptz NOT NULL,
     revoked_at timestamptz
@@ -25,8 +29,11 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case ApiKey.ApiKeyIssued():
             cursor.execute(
-                "INSERT INTO api_keys VALUES (%s, %s, %s, %s)",
-                [event.originator_id, event.account_id, event.hint, event.timestamp],
+                "INSERT INTO api_keys VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                [
+                    *(event.originator_id, event.account_id, event.role, list(event.scopes)),
+                    *(event.expires_at, event.hint, event.timestamp),
+                ],
             )
         case ApiKey.ApiKeyRevoked():
             update(cursor, "api_keys", {"key_id": event.originator_id}, revoked_at=event.timestamp)
@@ -44,7 +51,17 @@ def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
     ).fetchall()
 
 
-def active_keys(connection: Connection, account_id: UUID) -> int:
-    """Return the number of an account's keys that are not revoked."""
-    query = "SELECT count(*) FROM api_keys WHERE account_id = %s AND revoked_at IS NULL"
-    return scalar(connection, query, [account_id])
+def key_of(connection: Connection, account_id: UUID, key_id: UUID) -> Row | None:
+    """Return a key of an account, or None."""
+    return connection.execute(
+        "SELECT * FROM api_keys WHERE account_id = %s AND key_id = %s", [account_id, key_id]
+    ).fetchone()
+
+
+def active_keys(connection: Connection, account_id: UUID, now: datetime) -> int:
+    """Return the number of an account's keys that are neither revoked nor expired."""
+    query = (
+        "SELECT count(*) FROM api_keys WHERE account_id = %s AND revoked_at IS NULL "
+        "AND coalesce(expires_at > %s, true)"
+    )
+    return scalar(connection, query, [account_id, now])

@@ -24,7 +24,7 @@ def grow(log: EventLog, events: int, account_id: UUID = ACCOUNT_ID) -> None:
     start = 0 if account is None else account.version
     with command(f"grow from {start}"):
         if account is None:
-            account = Account.open(account_id, Role.USER, "UTC")
+            account = Account.open(account_id, Role.OWNER, "UTC")
         while account.version < start + events:
             account.grant_credit(1, f"credit-{account.version}")
             if len(account.pending_events) == COMMIT_EVENTS:

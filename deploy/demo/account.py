@@ -39,10 +39,10 @@ def demo_account(settings: Settings) -> DemoAccount:
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
             account_id = add_account_name(connection, created_id(NAMESPACE, "account", NAME), NAME)
-        ecolink.open_account(account_id, Role.USER)
+        ecolink.open_account(account_id, Role.OWNER)
         ecolink.grant_credit(account_id, CREDIT_MICROS, "demo credit")
         key = path.read_text().strip() if path.exists() else None
-        if key is None or ecolink.authenticate(key) is None:
+        if key is None or ecolink.authenticate(key) is None:  # the demo's key never expires
             _, key = ecolink.issue_key(account_id)
             write_private(path, key + "\n")
     return DemoAccount(account_id, key)
@@ -61,7 +61,7 @@ def fresh_account(settings: Settings, name: str) -> DemoAccount:
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
             add_account_name(connection, account_id, f"{name}-{account_id.hex[:8]}")
-        ecolink.open_account(account_id, Role.USER)
+        ecolink.open_account(account_id, Role.OWNER)
         _, key = ecolink.issue_key(account_id)
     return DemoAccount(account_id, key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID, uuid4
 from zoneinfo import available_timezones
@@ -11,13 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.operator.store import open_store
+from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.errors import Invalid
 from domain.core.money import dollars, payment_micros_of
+from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
+from infrastructure.key_uses import last_uses
 from infrastructure.payments import provider_named
-from infrastructure.profiles import account_names, add_account_name
+from infrastructure.profiles import account_names, add_account_name, key_names, set_key_name
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of
@@ -34,7 +38,13 @@ Name = Annotated[str, typer.Argument(help="Name of the account.", show_default=F
 @accounts.command("create")
 def create_account(
     name: Name,
-    role: Annotated[Role, typer.Option(help="Rights of its holder.")] = Role.USER,
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="Rights of its keys. An auditor reads all accounts and changes nothing.",
+            metavar="owner|operator|auditor",
+        ),
+    ] = Role.OWNER,
     time_zone: Annotated[
         str, typer.Option(help="Time zone of its statements, such as Asia/Tokyo.")
     ] = "UTC",
@@ -106,30 +116,54 @@ def top_up_account(
 
 
 @keys.command("issue")
-def issue_key(name: Name) -> None:
+def issue_key(
+    name: Name,
+    key_name: Annotated[str | None, typer.Option("--name", help="What the key is for.")] = None,
+    role: RoleOption = None,
+    scope: ScopeOption = None,
+    expires: ExpiresOption = None,
+) -> None:
     """Create an API key and show its secret. The secret cannot be shown again."""
     with open_store() as store:
-        key, secret = store.ecolink.issue_key(store.account(name))
+        wanted = KeyRequest(role, scope or None, expires)
+        key, secret = store.ecolink.issue_key(store.account(name), wanted)
+        if key_name:
+            set_key_name(store.connection, key.id, key_name)
         console.print(f"Created key {key.id} of {name}. Save its secret, it is not shown again:")
         print(secret)
 
 
 @keys.command("list")
 def list_keys(name: Name) -> None:
-    """List an account's API keys with the last characters of their secrets."""
+    """List an account's API keys with their scopes and their last use."""
     with open_store() as store:
         account_id = store.account(name)
         store.fold(API_KEYS)
-        table = Table("key", "ends in", "issued", "revoked", box=None)
-        for row in keys_of(store.connection, account_id):
-            revoked = row["revoked_at"]
+        table = Table(
+            *("key", "name", "ends in", "role", "scopes"),
+            *("issued", "last used", "expires", "revoked"),
+            box=None,
+        )
+        rows = keys_of(store.connection, account_id)
+        key_ids = [row["key_id"] for row in rows]
+        names, uses = key_names(store.connection, key_ids), last_uses(store.connection, key_ids)
+        for row in rows:
             table.add_row(
                 str(row["key_id"]),
+                names.get(row["key_id"], ""),
                 row["hint"],
-                f"{row['issued_at']:%Y-%m-%d %H:%M}",
-                f"{revoked:%Y-%m-%d %H:%M}" if revoked else "",
+                row["role"],
+                " ".join(row["scopes"]),
+                _minute(row["issued_at"]),
+                _minute(uses.get(row["key_id"])),
+                _minute(row["expires_at"]),
+                _minute(row["revoked_at"]),
             )
         screen().print(table)
+
+
+def _minute(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
 @keys.command("revoke")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import ClassVar
+from datetime import datetime
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.access.role import Role
+from domain.access.rights import Rights
+from domain.access.role import Role, rename_user
+from domain.access.scope import Scope
 from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.identity import api_key_id
 
@@ -37,32 +40,44 @@ class ApiKey(Aggregate):
     class ApiKeyIssued(Created):
         """An API key was issued for the account. The event contains only the hash of the key."""
 
+        class_version: ClassVar[int] = 2
         role: Role
+        scopes: tuple[Scope, ...]
+        expires_at: datetime | None
         sha256: str
         hint: str
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Add all scopes of the role, and no expiry."""
+            rename_user(state)
+            state["scopes"] = list(Role(state["role"]).scopes)
+            state["expires_at"] = None
 
     class ApiKeyRevoked(Event):
         """The key was revoked. EcoLink refuses requests that use it."""
 
     @classmethod
-    def issue(cls, account_id: UUID, role: Role, secret: str) -> ApiKey:
+    def issue(cls, account_id: UUID, rights: Rights, secret: str) -> ApiKey:
         """Return a new key. Its hint is the last four characters of `secret`."""
         sha256 = secret_sha256(secret)
         return cls._create(
             cls.ApiKeyIssued,
             id=api_key_id(sha256),
             account_id=account_id,
-            role=role,
+            role=rights.role,
+            scopes=rights.scopes,
+            expires_at=rights.expires_at,
             sha256=sha256,
             hint=secret[-4:],
         )
 
     @event(ApiKeyIssued)
-    def __init__(self, account_id: UUID, role: Role, sha256: str, hint: str) -> None:
-        self.account_id = account_id
-        self.role = role
-        self.sha256 = sha256
-        self.hint = hint
+    def __init__(self, event: ApiKeyIssued) -> None:
+        self.account_id = event.account_id
+        self.rights = Rights(event.role, event.scopes, event.expires_at)
+        self.sha256 = event.sha256
+        self.hint = event.hint
         self.revoked = False
 
     def revoke(self) -> None:

@@ -1,10 +1,39 @@
 """Roles."""
 
+from __future__ import annotations
+
 from enum import StrEnum
+from typing import Any
+
+from domain.access.scope import Scope
 
 
 class Role(StrEnum):
-    """Roles of an account and of its API keys."""
+    """Roles of accounts and their API keys. A member exists only as a key of an account."""
 
-    USER = "user"
+    OWNER = "owner"
+    MEMBER = "member"
     OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The scopes that a key with this role can have."""
+        match self:
+            case Role.OWNER | Role.OPERATOR:
+                return tuple(Scope)
+            case Role.MEMBER:
+                return (Scope.READ, Scope.TRAIN, Scope.DEPLOY)
+            case Role.AUDITOR:
+                return (Scope.READ,)
+
+    @property
+    def key_roles(self) -> tuple[Role, ...]:
+        """The roles that the keys of an account with this role can have."""
+        return (self, Role.MEMBER) if self in (Role.OWNER, Role.OPERATOR) else (self,)
+
+
+def rename_user(state: dict[str, Any]) -> None:
+    """Change the role of a stored event or snapshot from `user`, its former name, to `owner`."""
+    if state["role"] == "user":
+        state["role"] = Role.OWNER.value

@@ -10,7 +10,7 @@ from eventsourcing.domain import CanSnapshotAggregate, event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
-from domain.access.role import Role
+from domain.access.role import Role, rename_user
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
 from domain.core.aggregate import Aggregate, Created, Event, current_cause
@@ -47,9 +47,12 @@ class Account(Aggregate):
     class AccountOpened(Created):
         """An account was opened for a customer."""
 
+        class_version: ClassVar[int] = 2
         role: Role
         currency: str
         time_zone: str
+
+        upcast_v1_v2 = staticmethod(rename_user)
 
     class CreditGranted(Event):
         """An operator granted credit to the account. The account counts each reference once."""
@@ -98,6 +101,7 @@ class Account(Aggregate):
         """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
+        class_version: ClassVar[int] = 2
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
@@ -105,6 +109,11 @@ class Account(Aggregate):
         timestamp: datetime
         topic: str
         state: AccountState
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Rename the role `user`."""
+            rename_user(state["state"])
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
@@ -131,7 +140,16 @@ class Account(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
-        """Open an account in US dollars with a balance of 0, and return it."""
+        """Open an account in US dollars with a balance of 0, and return it.
+
+        Raise Invalid for the role `member`, which only keys have.
+        """
+        if role is Role.MEMBER:
+            raise Invalid(
+                "A member has no account. Issue a key with the role member for the account of "
+                "its owner.",
+                field="role",
+            )
         return cls._create(
             cls.AccountOpened,
             id=account_id,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from domain.access.api_key import ApiKey, new_secret, secret_sha256
+from domain.access.rights import KeyRequest, Rights
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.payment import Payment, Receipt
 from domain.catalog.base_model import BaseModel, Revision
+from domain.core.aggregate import current_cause
 from domain.core.errors import CommandReused, NotFound, WrongState
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import api_key_id, base_model_id, payment_id
@@ -58,11 +61,18 @@ class EcoLink:
         self.log.commit(payment, account)
         return account
 
-    def issue_key(self, account_id: UUID) -> tuple[ApiKey, str]:
-        """Issue an API key. Return the key and its secret, which EcoLink does not store."""
+    def issue_key(
+        self, account_id: UUID, wanted: KeyRequest = KeyRequest(), issuer: Rights | None = None
+    ) -> tuple[ApiKey, str]:
+        """Issue an API key. Return the key and its secret, which EcoLink does not store.
+
+        `issuer` has the rights of the key that issues it, or None for the operator of the host.
+        Raise Invalid for rights that the account, its role or the issuer does not have.
+        """
         account = self.log.load(Account, account_id)
+        rights = wanted.granted(account.role, issuer, current_cause().now)
         secret = new_secret()
-        key = ApiKey.issue(account_id, account.role, secret)
+        key = ApiKey.issue(account_id, rights, secret)
         self.log.commit(key)
         return key, secret
 
@@ -77,13 +87,21 @@ class EcoLink:
         return key
 
     def authenticate(self, secret: str) -> ApiKey | None:
-        """Return the valid key with this secret, or None."""
-        return self.valid_key(api_key_id(secret_sha256(secret)))
+        """Return the key with this secret, or None if it does not exist or was revoked.
 
-    def valid_key(self, key_id: UUID) -> ApiKey | None:
+        The key may have expired.
+        """
+        return self.unrevoked_key(api_key_id(secret_sha256(secret)))
+
+    def unrevoked_key(self, key_id: UUID) -> ApiKey | None:
         """Return the key with this ID, or None if it does not exist or was revoked."""
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
+
+    def valid_key(self, key_id: UUID, now: datetime) -> ApiKey | None:
+        """Return the key with this ID, or None if it does not exist, was revoked or has expired."""
+        key = self.unrevoked_key(key_id)
+        return key if key is not None and not key.rights.expired(now) else None
 
     @retrying
     def upload_dataset(

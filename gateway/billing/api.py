@@ -23,11 +23,12 @@ from gateway.billing.schemas import (
     TopUp,
 )
 from gateway.billing.statements import Days
-from gateway.http.access import CallerOf, OperatorOf
+from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.origin import on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
+from gateway.http.permissions import MayPay, MayRead, MayReadAll, OperatorCredits
 from gateway.schemas import JobId, Listed
 from projections.billing_ledger import PostingFilter, Reason
 
@@ -41,16 +42,30 @@ billing = APIRouter(tags=["billing"], route_class=Operation)
 
 
 @accounts.get("/account")
-def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
+def show_account(caller: MayRead, backend: BackendOf) -> AccountAnswer:
     """Show your account."""
     return service.account_of(backend, caller)
+
+
+@accounts.get("/accounts", responses=refusals(404))
+def list_accounts(
+    caller: MayReadAll,
+    backend: BackendOf,
+    after: Annotated[UUID | None, Query(description="Return accounts after this one.")] = None,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[AccountAnswer]:
+    """List all accounts, oldest first. Only operators and auditors can do this.
+
+    An auditor reads an account by sending its ID in the header `Ecolink-Account` of any GET.
+    """
+    return service.list_accounts(backend, after, limit)
 
 
 @accounts.post("/account/top-ups", responses=refusals(403, 409))
 def top_up_own(
     payment: OwnTopUp,
     request: Request,
-    caller: CallerOf,
+    caller: MayPay,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> AccountAnswer:
@@ -65,7 +80,7 @@ def top_up_own(
 
 @accounts.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))
 def grant_credit(
-    account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
+    account_id: UUID, credit: Credit, caller: OperatorCredits, backend: BackendOf
 ) -> AccountAnswer:
     """Grant a credit to an account. Each `reference` is credited only once."""
     return service.grant_credit(backend, caller, account_id, credit)
@@ -73,7 +88,7 @@ def grant_credit(
 
 @accounts.post("/accounts/{account_id}/top-ups", responses=refusals(403, 404, 409))
 def top_up(
-    account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
+    account_id: UUID, payment: TopUp, caller: OperatorCredits, backend: BackendOf
 ) -> AccountAnswer:
     """Add a received payment to an account. Each `reference` is added only once."""
     return service.confirm_top_up(backend, caller, account_id, payment)
@@ -100,7 +115,7 @@ PostingsAsked = Annotated[PostingFilter, Depends(postings_asked)]
 
 @billing.get("/ledger")
 def show_ledger(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     only: PostingsAsked,
     after: Annotated[After, Query(description="Return postings after this position.")] = 0,
@@ -111,7 +126,7 @@ def show_ledger(
 
 
 @billing.get("/ledger.csv", response_class=StreamingResponse, responses=CSV)
-def download_ledger(caller: CallerOf, backend: BackendOf, only: PostingsAsked) -> StreamingResponse:
+def download_ledger(caller: MayRead, backend: BackendOf, only: PostingsAsked) -> StreamingResponse:
     """Download the postings of your account as CSV."""
     return _csv(statements.ledger_as_csv(backend, caller, only), "ledger")
 
@@ -134,25 +149,25 @@ DaysAsked = Annotated[Days, Depends(days_asked)]
 
 
 @billing.get("/statements/days")
-def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
+def show_days(caller: MayRead, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
     """Show your statement by day, in your time zone."""
     return Listed(data=statements.by_day(backend, caller, days))
 
 
 @billing.get("/statements/days.csv", response_class=StreamingResponse, responses=CSV)
-def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+def download_days(caller: MayRead, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
     """Download your statement by day as CSV."""
     return _csv(statements.by_day_as_csv(backend, caller, days), "statement-by-day")
 
 
 @billing.get("/statements/jobs")
-def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
+def show_jobs(caller: MayRead, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
     """Show your statement by job, with the events that caused each charge."""
     return Listed(data=statements.by_job(backend, caller, days))
 
 
 @billing.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
-def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+def download_jobs(caller: MayRead, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
     """Download your statement by job as CSV."""
     return _csv(statements.by_job_as_csv(backend, caller, days), "statement-by-job")
 

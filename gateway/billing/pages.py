@@ -27,6 +27,7 @@ from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import on_this_host
 from gateway.http.paging import MOST_POSITION
+from gateway.http.permissions import MayPay, MayRead
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
@@ -179,9 +180,7 @@ def money_now(backend: Backend, caller: Caller) -> MoneyNow:
 
 
 @router.get("")
-def show_billing(
-    request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf
-) -> Response:
+def show_billing(request: Request, caller: MayRead, backend: BackendOf, asked: AskedOf) -> Response:
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
@@ -190,7 +189,7 @@ def show_billing(
 
 @router.get("/now")
 def show_now(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     asked: AskedOf,
     seen: Annotated[str, Query()] = "",
@@ -213,7 +212,7 @@ def show_now(
 @router.post("/top-ups")
 def top_up(
     request: Request,
-    caller: CallerOf,
+    caller: MayPay,
     backend: BackendOf,
     asked: AskedOf,
     command_key: Annotated[str, Form(min_length=1, max_length=100)],

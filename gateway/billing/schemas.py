@@ -18,7 +18,7 @@ class AccountAnswer(Answer):
 
     id: UUID
     name: str | None = Field(description="Name that the operator gave it.", examples=["alice"])
-    role: Role = Field(examples=["user"])
+    role: Role = Field(examples=["owner"])
     currency: str = Field(examples=["USD"])
     time_zone: str = Field(examples=["Europe/Berlin"])
     balance: Money

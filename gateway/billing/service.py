@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from domain.billing.account import Account
 from domain.billing.payment import TEST_PROVIDER
 from domain.core.aggregate import because
+from domain.core.errors import NotFound
 from domain.core.identity import created_id
 from domain.core.money import payment_micros_of, seconds_bought
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer, Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
+from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
 from infrastructure.payments import PaymentProvider, provider_named, self_service_provider
-from infrastructure.profiles import name_of_account
+from infrastructure.profiles import account_names, name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
+from projections.accounts import accounts_after
 from projections.open_meters import Burn, burns
 
 SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator."
@@ -128,6 +132,19 @@ def confirm_top_up(
     return _changed(backend, account)
 
 
+def list_accounts(backend: Backend, after: UUID | None, limit: int) -> Page[AccountAnswer]:
+    """Return accounts, oldest first. Raise NotFound for an unknown `after`."""
+    with backend.pool.connection() as connection:
+        if after is not None and account_row(connection, after) is None:
+            raise NotFound(f"Unknown account {after}. Omit `after` for the first page.")
+        names = account_names(connection)
+        return Page[AccountAnswer].of(
+            partial(accounts_after, connection, after),
+            limit,
+            lambda row: _answer(row["account_id"], names.get(row["account_id"]), row),
+        )
+
+
 def _changed(backend: Backend, account: Account) -> AccountAnswer:
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
     return _account(backend, account.id, vars(account))
@@ -135,9 +152,13 @@ def _changed(backend: Backend, account: Account) -> AccountAnswer:
 
 def _account(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
     """Return the schema of an account, from its row or from the fields of its aggregate."""
-    balance, reserved = state["balance_micros"], state["reserved_micros"]
     with backend.pool.connection() as connection:
         name = name_of_account(connection, account_id)
+    return _answer(account_id, name, state)
+
+
+def _answer(account_id: UUID, name: str | None, state: Mapping[str, Any]) -> AccountAnswer:
+    balance, reserved = state["balance_micros"], state["reserved_micros"]
     return AccountAnswer(
         id=account_id,
         name=name,

@@ -7,13 +7,13 @@ from fastapi import APIRouter
 from gateway.backend import BackendOf
 from gateway.catalog import service
 from gateway.catalog.schemas import CatalogAnswer
-from gateway.http.access import CallerOf
 from gateway.http.operations import Operation
+from gateway.http.permissions import MayRead
 
 router = APIRouter(prefix="/catalog", tags=["catalog"], route_class=Operation)
 
 
 @router.get("")
-def show_catalog(caller: CallerOf, backend: BackendOf) -> CatalogAnswer:
+def show_catalog(caller: MayRead, backend: BackendOf) -> CatalogAnswer:
     """Show GPU types with their rates, regions, the load of each pool, and base models."""
     return service.show_catalog(backend, caller)

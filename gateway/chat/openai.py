@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse, Response
 
 from gateway.backend import BackendOf
 from gateway.chat.schemas import ChatCompletion, ChatRequest
-from gateway.chat.service import start_chat
+from gateway.chat.service import events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
-from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import OpenAIOperation
+from gateway.http.permissions import MayDeploy
 from gateway.http.streaming import EventStream, while_connected
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -30,12 +30,12 @@ router = APIRouter(route_class=OpenAIOperation)
 
 @router.post("/chat/completions", responses=ANSWERS)
 async def create_completion(
-    request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
+    request: Request, form: ChatRequest, caller: MayDeploy, backend: BackendOf, serving: ServingOf
 ) -> Response:
     """Create a chat completion. Set `stream` to receive it as server-sent events."""
     chat = await start_chat(request, form, caller, backend, serving)
     if form.stream:
-        return EventStream(chat.events(), chat.close)
+        return EventStream(events_while_valid(request, caller, chat), chat.close)
     try:
         return JSONResponse(await while_connected(request, chat.completion()))
     finally:

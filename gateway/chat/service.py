@@ -18,8 +18,9 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.serving import Generation, GenerationInterrupted, Serving
+from gateway.events.feed import EventFeed, KeyWatch
 from gateway.http.access import Caller
-from gateway.http.errors import NotServing, NotYetVisible, Problem
+from gateway.http.errors import NotServing, NotYetVisible, Problem, Unauthenticated
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
 from gateway.http.streaming import while_connected
@@ -164,6 +165,22 @@ class Chat:
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
         }
+
+
+async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:
+    """Yield the events of a completion. If the caller's key ends, the last one is an error."""
+    feed: EventFeed = request.app.state.feed
+    watch = KeyWatch(caller.key_id)
+    with feed.tells(watch):
+        async for event in chat.events():
+            if watch.revoked or caller.rights.expired(feed.backend.clock.now()):
+                refusal = Problem(
+                    code=Unauthenticated.code,
+                    message="The API key was revoked or has expired. Use another key.",
+                )
+                yield _json(error_body(401, refusal))
+                return
+            yield event
 
 
 def _json(content: Object) -> str:

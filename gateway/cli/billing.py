@@ -12,11 +12,14 @@ from rich.console import RenderableType
 from domain.core.money import decimals_of, exact_dollars
 from gateway.billing.schemas import AccountAnswer, Posting, StatementDay, StatementJob
 from gateway.cli.client import Client
-from gateway.cli.tables import fields, listing, number, selected
+from gateway.cli.tables import fields, listing, listing_of, number, selected
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
 from gateway.schemas import Listed, Money
 
 billing = CommandGroup(no_args_is_help=True, help="Show the balance, statements and the ledger.")
+
+
+COLUMNS = ("id", "name", "role", "balance", "reserved")
 
 
 class Cut(StrEnum):
@@ -30,6 +33,13 @@ class Cut(StrEnum):
 def balance(client: Client) -> None:
     """Show your balance, and the part of it that running jobs have reserved."""
     show(client.read(AccountAnswer, "/account"), fields)
+
+
+@billing.command()
+def accounts(client: Client) -> None:
+    """List all accounts. Only operators and auditors can do this."""
+    found = client.read_all(AccountAnswer, "/accounts", "id")
+    show(found, lambda all_: listing_of(all_.data, *COLUMNS, empty="There are no accounts."))
 
 
 @billing.command("top-up")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from httpx_sse import EventSource
@@ -30,6 +30,8 @@ class Endpoint:
 
     url: str
     key: str
+    account: UUID | None = None
+    """Account that an auditor reads. None stands for the account of the key."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
         self.url = endpoint.url.rstrip("/")
+        account = {"ecolink-account": str(endpoint.account)} if endpoint.account else {}
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"authorization": f"Bearer {endpoint.key}"},
+            headers={"authorization": f"Bearer {endpoint.key}"} | account,
             timeout=TIMEOUT,
             transport=transport,
         )

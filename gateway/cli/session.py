@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from gateway.billing.schemas import AccountAnswer
-from gateway.cli.client import Client, Endpoint, Reply
+from gateway.cli.client import Client, Endpoint, Reply, each_of
 from gateway.cli.login import login_file, remove_login, write_login
 from gateway.cli.tables import pairs
 from gateway.cli.terminal import CommandGroup, Finder, for_programs, note, show, show_line
+from gateway.keys.schemas import KeyAnswer
+from gateway.schemas import Listed
 
 session = CommandGroup()
 
@@ -37,10 +39,10 @@ def login(
     address = _address(url or given_url)
     endpoint = Endpoint(address, key or given_key or _typed_key(address))
     with Client(endpoint) as client:
-        account = client.read(AccountAnswer, "/account")
+        account, used = client.read(AccountAnswer, "/account"), _key_of(client)
     path = write_login(endpoint)
     note(f"Signed in to {endpoint.url}. The key is in {path}.")
-    _show(endpoint.url, account)
+    _show(endpoint.url, account, used)
 
 
 @session.command()
@@ -55,20 +57,29 @@ def logout() -> None:
 @session.command()
 def whoami(client: Client) -> None:
     """Show the gateway and the account that these commands use."""
-    _show(client.url, client.read(AccountAnswer, "/account"))
+    _show(client.url, client.read(AccountAnswer, "/account"), _key_of(client))
 
 
-def _show(url: str, account: Reply[AccountAnswer]) -> None:
-    """Print a gateway, and the account of the API key."""
+def _key_of(client: Client) -> Reply[KeyAnswer] | None:
+    """Return the API key of these commands. An auditor who reads another account gets None."""
+    keys = each_of(client.read(Listed[KeyAnswer], "/keys"))
+    return next((key for key in keys if key.model.current), None)
+
+
+def _show(url: str, account: Reply[AccountAnswer], key: Reply[KeyAnswer] | None) -> None:
+    """Print a gateway, and the account and the rights of the API key."""
     whose = account.model
     shown = {
         "gateway": url,
         "account": whose.name,
         "id": whose.id,
-        "role": whose.role,
+        "role": key.model.role if key else whose.role,
+        "scopes": ", ".join(key.model.scopes) if key else None,
+        "expires at": key.model.expires_at if key else None,
         "balance": whose.balance,
     }
-    show(Reply({"url": url, "account": account.document}, shown), pairs)
+    document = {"url": url, "account": account.document, "key": key and key.document}
+    show(Reply(document, shown), pairs)
 
 
 def _address(given: str | None) -> str:

@@ -17,11 +17,11 @@ from gateway.backend import BackendOf
 from gateway.datasets import service
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.datasets.uploads import StoredFile, record_upload, upload_ref, upload_slot
-from gateway.http.access import CallerOf
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.http.uploads import store_upload
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Operation)
@@ -64,7 +64,7 @@ OptionsOf = Annotated[UploadOptions, Depends(_options)]
 async def upload_dataset(
     request: Request,
     name: Annotated[DatasetName, Query(description="Display name of the dataset.")],
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     options: OptionsOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
@@ -88,7 +88,7 @@ async def upload_dataset(
 
 @router.get("", responses=refusals(404))
 def list_datasets(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[UUID | None, Query(description="Return datasets after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
@@ -98,27 +98,27 @@ def list_datasets(
 
 
 @router.get("/{dataset_id}", responses=refusals(404))
-def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetAnswer:
+def show_dataset(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> DatasetAnswer:
     """Show a dataset with its validation progress and its token counts."""
     return service.show_dataset(backend, caller, dataset_id)
 
 
 @router.post("/{dataset_id}/ignore-tools", responses=refusals(404, 409))
 def ignore_tool_definitions(
-    dataset_id: UUID, caller: CallerOf, backend: BackendOf
+    dataset_id: UUID, caller: MayTrain, backend: BackendOf
 ) -> DatasetAnswer:
     """Confirm that jobs ignore the tool definitions of a dataset."""
     return service.ignore_tools(backend, caller, dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=refusals(404, 409))
-def drop_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> None:
+def drop_dataset(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> None:
     """Delete a dataset and its file. Returns 409 while an unfinished job uses it."""
     service.delete_dataset(backend, caller, dataset_id)
 
 
 @router.get("/{dataset_id}/report", responses=refusals(404, 409))
-def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> ValidationReport:
+def show_report(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> ValidationReport:
     """Show the validation report of a dataset: its errors and warnings."""
     return service.report_of(backend, caller, dataset_id)
 
@@ -129,7 +129,7 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
     responses={**file_answers(JSON_LINES), **refusals(409)},
 )
 def download_dataset(
-    dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+    dataset_id: UUID, wanted: ConditionsOf, caller: MayDownload, backend: BackendOf
 ) -> Response:
     """Download the normalized examples that jobs train on. Removed duplicates are not included."""
     dataset = service.content_of(backend, caller, dataset_id)

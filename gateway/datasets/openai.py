@@ -28,7 +28,7 @@ from gateway.datasets.metrics_file import (
 from gateway.datasets.service import delete_dataset, obstacle_of, own_dataset, rejection_summary
 from gateway.datasets.upload_form import FORM_SCHEMA, UNNAMED, receive_upload
 from gateway.datasets.uploads import dropped_on, record_upload
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
@@ -43,6 +43,7 @@ from gateway.http.openai_vocabulary import (
     result_name,
 )
 from gateway.http.operations import OpenAIOperation
+from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.schemas import Answer
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import dataset_names
@@ -80,7 +81,7 @@ class FileDeleted(Answer):
 @router.post("", openapi_extra={"requestBody": FORM_SCHEMA}, responses=refusals(413, 503))
 async def create_file(
     request: Request,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
@@ -101,7 +102,7 @@ async def create_file(
 
 @router.get("")
 def list_files(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     purpose: str | None = None,
     order: Literal["asc", "desc"] = "desc",
@@ -130,7 +131,7 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObject:
+def retrieve_file(file_id: str, caller: MayRead, backend: BackendOf) -> FileObject:
     """Retrieve a file."""
     if file_id.startswith(RESULT_PREFIX):
         job = job_with_metrics(backend, caller, file_id)
@@ -148,7 +149,7 @@ def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObj
     responses={**file_answers(JSON_LINES, "text/csv"), **refusals(409)},
 )
 def file_content(
-    file_id: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+    file_id: str, wanted: ConditionsOf, caller: MayDownload, backend: BackendOf
 ) -> Response:
     """Download an uploaded file as is, or the metrics of a job as CSV."""
     if file_id.startswith(RESULT_PREFIX):
@@ -170,7 +171,7 @@ def file_content(
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileDeleted:
+def delete_file(file_id: str, caller: MayTrain, backend: BackendOf) -> FileDeleted:
     """Delete an upload. Returns 409 while an unfinished job uses it."""
     if file_id.startswith(RESULT_PREFIX):
         job_with_metrics(backend, caller, file_id)

@@ -19,8 +19,9 @@ from gateway.datasets.previews import PreviewsOf
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.datasets.service import BaseView, base_views, show_dataset
 from gateway.datasets.uploads import NATIVE_PATH
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.paging import MOST_POSITION
+from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.web.rendering import fragment, is_htmx, page
 
 PAGE_SIZE, EXAMPLES_SHOWN = 50, 5
@@ -47,7 +48,7 @@ router = APIRouter(prefix="/datasets")
 
 @router.get("")
 def show_datasets(
-    request: Request, caller: CallerOf, backend: BackendOf, after: Before = None
+    request: Request, caller: MayRead, backend: BackendOf, after: Before = None
 ) -> Response:
     """Show the list of datasets and the upload form."""
     found = service.list_datasets(backend, caller, after, PAGE_SIZE)
@@ -74,7 +75,7 @@ def show_datasets(
 
 
 @router.get("/{dataset_id}")
-def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
+def show_one(dataset_id: UUID, request: Request, caller: MayRead, backend: BackendOf) -> Response:
     """Show a dataset: its validation progress, its errors, or its lengths and examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     shown: dict[str, Any] = {
@@ -96,7 +97,7 @@ def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: Back
 @router.get("/{dataset_id}/examples")
 async def show_examples(
     dataset_id: UUID,
-    caller: CallerOf,
+    caller: MayDownload,
     backend: BackendOf,
     previews: PreviewsOf,
     base_model: BaseName = None,
@@ -133,14 +134,14 @@ async def show_examples(
 
 
 @router.post("/{dataset_id}/ignore-tools")
-def ignore_tools(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
+def ignore_tools(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
     """Confirm that training ignores tool definitions, and reload the page."""
     service.ignore_tools(backend, caller, dataset_id)
     return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 
 @router.post("/{dataset_id}/delete")
-def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
+def delete(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
     """Delete a dataset and return to the list."""
     service.delete_dataset(backend, caller, dataset_id)
     return Response(headers={"hx-redirect": "/datasets"})

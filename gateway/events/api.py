@@ -17,9 +17,10 @@ from gateway.backend import Backend, BackendOf
 from gateway.events.feed import EventFeed, Follower
 from gateway.events.schemas import EventPage, EventsAsked, PageAsked
 from gateway.events.service import interest_of, next_events
-from gateway.http.access import Caller, CallerOf, holder_of, holder_shown
+from gateway.http.access import Caller, holder_of, holder_shown, until_expiry, viewing
 from gateway.http.errors import Unauthenticated, refusals
 from gateway.http.operations import Operation
+from gateway.http.permissions import READ, MayRead, declared
 from gateway.http.streaming import GOING_AWAY, close, closed_on_error, sent_in_time, while_connected
 from projections.account_events import EventFilter
 
@@ -42,7 +43,7 @@ def feed_of(request: Request) -> EventFeed:
 
 @router.get("/events", responses=refusals(403, 404))
 async def list_events(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     feed: Annotated[EventFeed, Depends(feed_of)],
     asked: Annotated[PageAsked, Query()],
@@ -62,7 +63,7 @@ async def list_events(
     return await next_events(feed, caller, interest, asked)
 
 
-@router.websocket("/events/stream")
+@router.websocket("/events/stream", dependencies=[declared(READ)])
 async def stream_events(websocket: WebSocket) -> None:
     """Send the missed events, then new events as they happen."""
     offered: list[str] = websocket.scope["subprotocols"]
@@ -73,18 +74,20 @@ async def stream_events(websocket: WebSocket) -> None:
         secret = _secret(websocket, offered)
         caller, interest = await run_in_threadpool(_admitted, websocket, secret, asked)
         with (
-            feed.backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.backend.quotas.slots.hold("sockets", caller.holder_id),
             feed.follow(interest, asked.after, caller.key_id) as follower,
         ):
             # The feed reports only revocations from now on, so check for earlier ones.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
-            await while_connected(websocket, _send(websocket, feed, follower))
+            async with until_expiry(feed.backend, caller):
+                await while_connected(websocket, _send(websocket, feed, follower))
 
 
 def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, EventFilter]:
     backend: Backend = websocket.app.state.backend
-    caller = holder_shown(websocket, backend, secret, str(uuid4()))
-    backend.quotas.admit(caller.account_id, changes=False)
+    caller = viewing(websocket, backend, holder_shown(websocket, backend, secret, str(uuid4())))
+    READ.require(caller)
+    backend.quotas.admit(caller.holder_id, changes=False)
     return caller, interest_of(backend, caller, asked)
 
 

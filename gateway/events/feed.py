@@ -133,6 +133,21 @@ class Follower:
                 return page
 
 
+class KeyWatch:
+    """A listener for the revocation of one API key."""
+
+    def __init__(self, key_id: UUID) -> None:
+        self._key_id = key_id
+        self.revoked = False
+
+    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
+        """Note if the key was revoked."""
+        self.revoked = self.revoked or self._key_id in revoked_keys
+
+    def wake(self) -> None:
+        """Ignore the closing of the feed."""
+
+
 class EventFeed:
     """The last events of the log, and the clients that follow them."""
 

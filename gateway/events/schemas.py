@@ -97,7 +97,8 @@ class EventsAsked(BaseModel):
     job: JobId | None = Field(default=None, description="Only events about this job.")
     all_accounts: bool = Field(
         default=False,
-        description="Events of all accounts and of the platform. Only operators may set it.",
+        description="Events of all accounts and of the platform. Only operators and auditors may "
+        "set it.",
     )
 
 

@@ -10,7 +10,7 @@ from gateway.backend import Backend
 from gateway.events.feed import EventFeed, Page, read_log
 from gateway.events.schemas import EventPage, EventsAsked, PageAsked
 from gateway.http.access import Caller
-from gateway.http.errors import Forbidden
+from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.jobs.service import own_job
 from projections.account_events import EventFilter
 
@@ -20,8 +20,10 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFi
 
     Raise Forbidden, NotFound or Invalid if the caller may not follow the requested events.
     """
-    if asked.all_accounts and caller.role is not Role.OPERATOR:
-        raise Forbidden("Only an operator may read events of all accounts. Omit `all_accounts`.")
+    if asked.all_accounts and caller.role not in (Role.OPERATOR, Role.AUDITOR):
+        raise Forbidden(
+            "Only operators and auditors may read events of all accounts. Omit `all_accounts`."
+        )
     if asked.job is not None and not asked.all_accounts:
         own_job(backend, caller, asked.job)
     head = backend.log.recorder.max_notification_id() or 0
@@ -41,10 +43,12 @@ async def next_events(
     page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
     if asked.wait and not page.events and not page.has_more:
         with (
-            backend.quotas.slots.hold("sockets", caller.account_id),
+            backend.quotas.slots.hold("sockets", caller.holder_id),
             feed.follow(interest, page.position, caller.key_id) as follower,
         ):
             page = await follower.next_page(asked.limit, asked.wait)
+            if follower.revoked:
+                raise Unauthenticated("This API key was revoked. Use another key.")
     return shown(page)
 
 

@@ -1,10 +1,12 @@
-"""Authentication by API key or browser session, and the permissions of roles."""
+"""Authentication by API key or browser session."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -13,29 +15,43 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from domain.access.api_key import ApiKey
+from domain.access.rights import Rights
 from domain.access.role import Role
+from domain.billing.account import Account
 from domain.core.aggregate import Cause
+from domain.core.errors import Invalid, NotFound
 from gateway.backend import Backend, BackendOf
 from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.lockout import Lockout
 from gateway.http.origin import client_address
 from gateway.http.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_token_shown
+from infrastructure.key_uses import KeyUses
 from infrastructure.sessions import Session
 
 CHATS_PATH = "/v1/chat/completions"
 """Path of chats. A chat is a POST that changes no data, and has its own rate limits."""
 
-bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
+ACCOUNT_HEADER, ACCOUNT_COOKIE = "ecolink-account", "ecolink_account"
+"""Names of the header and the cookie with the ID of the account that an auditor reads."""
+
+SCHEME = "API key"
+bearer = HTTPBearer(auto_error=False, scheme_name=SCHEME, bearerFormat="eco_...")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The account for which a request acts."""
+    """The account that a request acts for, and the rights of its API key."""
 
     account_id: UUID
-    role: Role
+    holder_id: UUID
+    """The account of the key. Only for an auditor it can differ from the account to read."""
+    rights: Rights
     key_id: UUID
     request_id: str
+
+    @property
+    def role(self) -> Role:
+        return self.rights.role
 
     def cause(self, backend: Backend) -> Cause:
         """Return the cause of the events of this request.
@@ -67,10 +83,12 @@ def caller(
     else:
         check_csrf(request, session, csrf_token)
         known = holder_of_session(backend, session, request_id)
+        _note_use(request, backend, known)
         request.state.session = session
+    known = viewing(request, backend, known)
     request.state.caller = known
     changes = request.method not in SAFE_METHODS and request.url.path != CHATS_PATH
-    request.state.limit_headers = backend.quotas.admit(known.account_id, changes=changes)
+    request.state.limit_headers = backend.quotas.admit(known.holder_id, changes=changes)
     return known
 
 
@@ -83,7 +101,14 @@ def holder_shown(
     is wrong, and RateLimited if the address is locked out.
     """
     with shown(connection, secret):
-        return holder_of(backend, secret, request_id)
+        known = holder_of(backend, secret, request_id)
+    _note_use(connection, backend, known)
+    return known
+
+
+def _note_use(connection: HTTPConnection, backend: Backend, known: Caller) -> None:
+    key_uses: KeyUses = connection.app.state.key_uses
+    key_uses.note(known.key_id, backend.clock.now())
 
 
 @contextmanager
@@ -105,30 +130,69 @@ def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
 
     Raise Unauthenticated if there is no valid key.
     """
-    return _caller(backend.ecolink.authenticate(secret), request_id)
+    return _caller(backend.ecolink.authenticate(secret), backend.clock.now(), request_id)
 
 
 def holder_of_session(backend: Backend, session: Session, request_id: str) -> Caller:
-    """Return the caller of a browser session. Raise Unauthenticated if its key was revoked."""
-    return _caller(backend.ecolink.valid_key(session.key_id), request_id)
+    """Return the caller of a browser session. Raise Unauthenticated if its key has ended."""
+    key = backend.ecolink.unrevoked_key(session.key_id)
+    return _caller(key, backend.clock.now(), request_id)
 
 
-def _caller(key: ApiKey | None, request_id: str) -> Caller:
+def _caller(key: ApiKey | None, now: datetime, request_id: str) -> Caller:
     if key is None:
         raise Unauthenticated(
             "This API key is unknown or was revoked. Ask your operator for a valid key."
         )
-    return Caller(key.account_id, key.role, key.id, request_id)
+    if key.rights.expired(now):
+        raise _expired(key.rights)
+    return Caller(key.account_id, key.account_id, key.rights, key.id, request_id)
+
+
+def viewing(connection: HTTPConnection, backend: Backend, known: Caller) -> Caller:
+    """Return the caller with the account that an auditor names, in the header or the cookie.
+
+    Raise Forbidden if another role sends the header, Invalid and NotFound.
+    """
+    header = connection.headers.get(ACCOUNT_HEADER)
+    if known.role is not Role.AUDITOR:
+        if header is not None:
+            raise Forbidden(
+                f"Only an auditor can read another account. Omit the header {ACCOUNT_HEADER}."
+            )
+        return known
+    named = header or connection.cookies.get(ACCOUNT_COOKIE)
+    if named is None:
+        return known
+    try:
+        account_id = UUID(named)
+    except ValueError:
+        raise Invalid(f"{named!r} is no account ID. See GET /api/accounts.") from None
+    if backend.log.find(Account, account_id) is None:
+        raise NotFound(f"Unknown account {account_id}. See GET /api/accounts.")
+    return replace(known, account_id=account_id)
+
+
+def _expired(rights: Rights) -> Unauthenticated:
+    return Unauthenticated(
+        f"This API key expired at {rights.expires_at:%Y-%m-%d %H:%M %Z}. Use another key, or ask "
+        "the owner of the account for one."
+    )
+
+
+@asynccontextmanager
+async def until_expiry(backend: Backend, caller: Caller) -> AsyncGenerator[None]:
+    """Raise Unauthenticated in the block when the caller's key expires."""
+    ends = caller.rights.expires_at
+    seconds = None if ends is None else (ends - backend.clock.now()).total_seconds()
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise _expired(caller.rights) from None
+        raise
 
 
 CallerOf = Annotated[Caller, Depends(caller)]
-
-
-def operator(caller: CallerOf) -> Caller:
-    """Return the caller. Raise Forbidden unless it is an operator."""
-    if caller.role is not Role.OPERATOR:
-        raise Forbidden("Only an operator can do this. Use the API key of an operator.")
-    return caller
-
-
-OperatorOf = Annotated[Caller, Depends(operator)]

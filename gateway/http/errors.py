@@ -46,6 +46,12 @@ class Forbidden(DomainError):
     code = "forbidden"
 
 
+class MissingScope(Forbidden):
+    """The API key does not have the scope that the request needs. `figures` names it."""
+
+    code = "missing_scope"
+
+
 class TooLarge(DomainError):
     code = "too_large"
 
@@ -105,6 +111,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
     Forbidden: HTTPStatus.FORBIDDEN,
+    MissingScope: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
     NoCapacity: HTTPStatus.CONFLICT,
@@ -165,7 +172,7 @@ WHY: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "The server cannot parse the request.",
     HTTPStatus.UNAUTHORIZED: "The request has no valid API key.",
     HTTPStatus.PAYMENT_REQUIRED: "The balance is too low. `figures` has the missing amount.",
-    HTTPStatus.FORBIDDEN: "The role of this API key does not permit the request.",
+    HTTPStatus.FORBIDDEN: "The scopes or the role of this API key do not permit the request.",
     HTTPStatus.NOT_FOUND: "The object does not exist, or it belongs to another account.",
     HTTPStatus.CONFLICT: "The current state does not permit the request, or another command "
     "used the same key. The message says which requests are possible.",

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
+from gateway.http.permissions import PUBLIC
 from gateway.schemas import Answer
 from infrastructure.disk_space import DiskLevel, disk_space
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], dependencies=[PUBLIC])
 
 
 class Health(Answer):

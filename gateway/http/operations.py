@@ -14,6 +14,7 @@ from gateway.http.errors import Responses
 
 ALWAYS = {
     HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 }

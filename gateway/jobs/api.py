@@ -10,10 +10,10 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.backend import BackendOf
 from gateway.events import service as events
 from gateway.events.schemas import EventPage, PageAsked
-from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
+from gateway.http.permissions import MayRead, MayTrain
 from gateway.jobs import service
 from gateway.jobs.schemas import (
     CheckpointAnswer,
@@ -43,7 +43,7 @@ approvals = APIRouter(route_class=JobFormRoute)
 def approve_job(
     form: JobRequest,
     response: Response,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobSummary:
@@ -65,7 +65,7 @@ router.include_router(approvals)
 
 @router.get("/jobs", responses=refusals(404))
 def list_jobs(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[JobId | None, Query(description="Only jobs after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
@@ -78,7 +78,7 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=refusals(404))
-def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+def show_job(job_id: JobId, caller: MayRead, backend: BackendOf) -> JobDetail:
     """Show a job's state, progress and cost, and the balance."""
     return service.job_detail(backend, caller, job_id)
 
@@ -86,7 +86,7 @@ def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
 @router.get("/jobs/{job_id}/steps", responses=refusals(404))
 def show_steps(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
     limit: Limit = LARGEST_PAGE,
@@ -98,7 +98,7 @@ def show_steps(
 @router.get("/jobs/{job_id}/evaluations", responses=refusals(404))
 def show_evaluations(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[
         int, Query(ge=-1, le=MOST_POSITION, description="Only steps with a higher number.")
@@ -112,7 +112,7 @@ def show_evaluations(
 @router.get("/jobs/{job_id}/timeline", responses=refusals(404))
 def show_timeline(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
     limit: Limit = LARGEST_PAGE,
@@ -124,7 +124,7 @@ def show_timeline(
 @router.get("/jobs/{job_id}/events", responses=refusals(404))
 def show_events(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[After, Query(description="Only events with a higher sequence.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events.")] = 100,
@@ -137,7 +137,7 @@ def show_events(
 @router.get("/jobs/{job_id}/log", responses=refusals(404))
 def show_log(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     lines: Annotated[
         int, Query(ge=1, le=service.MOST_LINES, description="Number of lines from the end.")
@@ -153,14 +153,14 @@ def show_log(
 
 @router.get("/jobs/{job_id}/checkpoints", responses=refusals(404))
 def show_checkpoints(
-    job_id: JobId, caller: CallerOf, backend: BackendOf
+    job_id: JobId, caller: MayRead, backend: BackendOf
 ) -> Listed[CheckpointAnswer]:
     """List the existing checkpoints of a job, oldest first, each with a sample answer."""
     return Listed(data=service.checkpoints(backend, caller, job_id))
 
 
 @router.post("/jobs/{job_id}/pause", responses=refusals(404, 409))
-def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+def pause_job(job_id: JobId, caller: MayTrain, backend: BackendOf) -> JobDetail:
     """Pause a job: save a checkpoint, free the GPUs and stop billing until you resume it."""
     return service.give(backend, caller, job_id, backend.launching.pause)
 
@@ -168,7 +168,7 @@ def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
 @router.post("/jobs/{job_id}/resume", responses=refusals(402, 404, 409, 422))
 def resume_job(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     how: Annotated[ResumeRequest | None, Body()] = None,
 ) -> JobDetail:
@@ -177,12 +177,12 @@ def resume_job(
 
 
 @router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))
-def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+def cancel_job(job_id: JobId, caller: MayTrain, backend: BackendOf) -> JobDetail:
     """Cancel a job permanently and bill its used time. `kept` names the kept checkpoint."""
     return service.give(backend, caller, job_id, backend.launching.cancel)
 
 
 @router.post("/jobs/{job_id}/promote", responses=refusals(404, 409))
-def promote_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+def promote_job(job_id: JobId, caller: MayTrain, backend: BackendOf) -> JobDetail:
     """Register the last checkpoint of a cancelled or failed job as a model."""
     return service.give(backend, caller, job_id, backend.launching.promote)

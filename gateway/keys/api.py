@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 
 from gateway.backend import BackendOf
-from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
+from gateway.http.permissions import MayManageKeys, MayRead
 from gateway.keys import service
-from gateway.keys.schemas import KeyAnswer, NewKey
+from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
 from gateway.schemas import Listed
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=Operation)
 
 
 @router.post("", status_code=201)
-def create_key(caller: CallerOf, backend: BackendOf) -> NewKey:
-    """Create an API key for your account. EcoLink stores only its hash."""
-    return service.create_key(backend, caller)
+def create_key(
+    caller: MayManageKeys,
+    backend: BackendOf,
+    form: Annotated[KeyForm | None, Body()] = None,
+) -> NewKey:
+    """Create an API key for your account. EcoLink stores only its hash.
+
+    A key cannot create another one with more rights or a later expiry than its own.
+    """
+    return service.create_key(backend, caller, form or KeyForm())
 
 
 @router.get("")
-def list_keys(caller: CallerOf, backend: BackendOf) -> Listed[KeyAnswer]:
-    """List the keys of your account, oldest first, including revoked ones."""
+def list_keys(caller: MayRead, backend: BackendOf) -> Listed[KeyAnswer]:
+    """List the keys of your account, oldest first, including revoked and expired ones."""
     return Listed(data=service.list_keys(backend, caller))
 
 
 @router.post("/{key_id}/revoke", responses=refusals(404, 409))
-def revoke_key(key_id: UUID, caller: CallerOf, backend: BackendOf) -> KeyAnswer:
+def revoke_key(key_id: UUID, caller: MayManageKeys, backend: BackendOf) -> KeyAnswer:
     """Revoke a key immediately. You can revoke the key that you are using."""
     return service.revoke_key(backend, caller, key_id)

@@ -7,38 +7,48 @@ from uuid import UUID
 from domain.core.aggregate import because
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.read_your_writes import caught_up
-from gateway.keys.schemas import KeyAnswer, NewKey
+from gateway.http.read_your_writes import caught_up, found
+from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
+from infrastructure.key_uses import last_uses
+from infrastructure.profiles import key_names, set_key_name
+from infrastructure.store import Connection
 from projections import API_KEYS
-from projections.api_keys import active_keys, keys_of
+from projections.api_keys import active_keys, key_of, keys_of
+from projections.projection import Row
 
 
-def create_key(backend: Backend, caller: Caller) -> NewKey:
-    """Create an API key. Raise QuotaExceeded or RateLimited at a limit of the account."""
+def create_key(backend: Backend, caller: Caller, form: KeyForm) -> NewKey:
+    """Create an API key.
+
+    Raise QuotaExceeded or RateLimited at a limit of the account, and Invalid for invalid rights.
+    """
     with backend.pool.connection() as connection:
-        held = active_keys(connection, caller.account_id)
+        held = active_keys(connection, caller.account_id, backend.clock.now())
     backend.quotas.require_room("keys", held)
     backend.quotas.rates.take("key_changes", caller.account_id)
     with because(caller.cause(backend)):
-        key, secret = backend.ecolink.issue_key(caller.account_id)
+        key, secret = backend.ecolink.issue_key(caller.account_id, form.rights, caller.rights)
+    if form.name is not None:
+        with backend.pool.connection() as connection:
+            set_key_name(connection, key.id, form.name)
     caught_up(backend, API_KEYS)
-    return NewKey(id=key.id, hint=key.hint, issued_at=key.created_on, secret=secret)
+    return NewKey(
+        id=key.id,
+        name=form.name,
+        hint=key.hint,
+        role=key.rights.role,
+        scopes=list(key.rights.scopes),
+        issued_at=key.created_on,
+        expires_at=key.rights.expires_at,
+        secret=secret,
+    )
 
 
 def list_keys(backend: Backend, caller: Caller) -> list[KeyAnswer]:
-    """Return all keys of the account, including revoked keys, oldest first."""
+    """Return all keys of the account, including revoked and expired keys, oldest first."""
     with backend.pool.connection() as connection:
         rows = keys_of(connection, caller.account_id)
-    return [
-        KeyAnswer(
-            id=row["key_id"],
-            hint=row["hint"],
-            issued_at=row["issued_at"],
-            revoked_at=row["revoked_at"],
-            current=row["key_id"] == caller.key_id,
-        )
-        for row in rows
-    ]
+        return _answers(backend, caller, connection, rows)
 
 
 def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyAnswer:
@@ -48,12 +58,37 @@ def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyAnswer:
     """
     backend.quotas.rates.take("key_changes", caller.account_id)
     with because(caller.cause(backend)):
-        key = backend.ecolink.revoke_key(caller.account_id, key_id)
+        backend.ecolink.revoke_key(caller.account_id, key_id)
     caught_up(backend, API_KEYS)
-    return KeyAnswer(
-        id=key.id,
-        hint=key.hint,
-        issued_at=key.created_on,
-        revoked_at=key.modified_on,
-        current=key.id == caller.key_id,
+    row = found(
+        backend,
+        API_KEYS,
+        lambda connection: key_of(connection, caller.account_id, key_id),
+        f"Unknown API key {key_id}. See `ecolink keys list`.",
     )
+    with backend.pool.connection() as connection:
+        return _answers(backend, caller, connection, [row])[0]
+
+
+def _answers(
+    backend: Backend, caller: Caller, connection: Connection, rows: list[Row]
+) -> list[KeyAnswer]:
+    key_ids = [row["key_id"] for row in rows]
+    names, uses = key_names(connection, key_ids), last_uses(connection, key_ids)
+    now = backend.clock.now()
+    return [
+        KeyAnswer(
+            id=row["key_id"],
+            name=names.get(row["key_id"]),
+            hint=row["hint"],
+            role=row["role"],
+            scopes=row["scopes"],
+            issued_at=row["issued_at"],
+            expires_at=row["expires_at"],
+            expired=row["expires_at"] is not None and row["expires_at"] <= now,
+            revoked_at=row["revoked_at"],
+            last_used_at=uses.get(row["key_id"]),
+            current=row["key_id"] == caller.key_id,
+        )
+        for row in rows
+    ]

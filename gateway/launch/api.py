@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from gateway.backend import BackendOf
-from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
+from gateway.http.permissions import MayTrain
 from gateway.launch import service
 from gateway.launch.job_form import JobFormRoute, JobRequest
 from gateway.launch.schemas import QuoteAnswer
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], route_class=JobFormRoute)
 
 @router.post("", responses=refusals(404, 409))
 def estimate_job(
-    wanted: Annotated[JobRequest, Body()], caller: CallerOf, backend: BackendOf
+    wanted: Annotated[JobRequest, Body()], caller: MayTrain, backend: BackendOf
 ) -> QuoteAnswer:
     """Quote a job without approving it. Nothing is stored.
 

@@ -9,11 +9,11 @@ from fastapi.responses import Response
 
 from domain.core.errors import NotFound
 from gateway.backend import BackendOf
-from gateway.http.access import CallerOf, OperatorOf
 from gateway.http.downloads import OCTETS, ZIP, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.http.permissions import MayDeploy, MayDownload, MayRead, OperatorDeploys
 from gateway.models import deployments, files, service
 from gateway.models.schemas import DeploymentAnswer, FileAnswer, Models
 from gateway.schemas import JobId, Listed
@@ -36,7 +36,7 @@ checkpoints = APIRouter(
 
 @models.get("", responses=refusals(404))
 def list_models(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[str | None, Query(description="Return your models after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
@@ -46,7 +46,7 @@ def list_models(
 
 
 @models.delete("/{model}", status_code=204, responses=refusals(404))
-def drop_model(model: str, caller: CallerOf, backend: BackendOf) -> None:
+def drop_model(model: str, caller: MayDeploy, backend: BackendOf) -> None:
     """Delete a model and all checkpoints of its job. Later requests to them fail.
 
     The job, its charges and its metrics are kept.
@@ -55,20 +55,20 @@ def drop_model(model: str, caller: CallerOf, backend: BackendOf) -> None:
 
 
 @models.get("/{model}/files", responses=refusals(404))
-def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed[FileAnswer]:
+def list_model_files(model: str, caller: MayRead, backend: BackendOf) -> Listed[FileAnswer]:
     """List the files of your model, with their manifest."""
     return _listed(backend, files.model_ref(backend, caller, model))
 
 
 @models.get("/{model}/archive", response_class=Response, responses=ARCHIVE)
-def download_model(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+def download_model(model: str, caller: MayDownload, backend: BackendOf) -> Response:
     """Download all files of a model as a zip archive. Only single files can be resumed."""
     return files.model_archive(backend, caller, model).response(backend.artifacts)
 
 
 @models.get("/{model}/files/{path:path}", response_class=Response, responses=file_answers(OCTETS))
 def download_model_file(
-    model: str, path: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+    model: str, path: str, wanted: ConditionsOf, caller: MayDownload, backend: BackendOf
 ) -> Response:
     """Download a file of a model. Send `Range` to resume an interrupted download."""
     return _download(backend, files.model_ref(backend, caller, model), path, wanted)
@@ -76,14 +76,16 @@ def download_model_file(
 
 @checkpoints.get("/files", responses=refusals(404))
 def list_checkpoint_files(
-    job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
+    job_id: JobId, step: int, caller: MayRead, backend: BackendOf
 ) -> Listed[FileAnswer]:
     """List the files of a checkpoint: the adapter, and files that only resuming requires."""
     return _listed(backend, files.checkpoint_ref(backend, caller, job_id, step))
 
 
 @checkpoints.get("/archive", response_class=Response, responses=ARCHIVE)
-def download_checkpoint(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
+def download_checkpoint(
+    job_id: JobId, step: int, caller: MayDownload, backend: BackendOf
+) -> Response:
     """Download the adapter of a checkpoint as a zip archive, without resume-only files."""
     return files.checkpoint_archive(backend, caller, job_id, step).response(backend.artifacts)
 
@@ -94,7 +96,7 @@ def download_checkpoint_file(
     step: int,
     path: str,
     wanted: ConditionsOf,
-    caller: CallerOf,
+    caller: MayDownload,
     backend: BackendOf,
 ) -> Response:
     """Download a file of a checkpoint. Send `Range` to resume an interrupted download."""
@@ -103,7 +105,7 @@ def download_checkpoint_file(
 
 @deploying.get("/deployments", responses=refusals(404))
 def list_deployments(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[str | None, Query(description="Return deployments after this model.")] = None,
     limit: Limit = LARGEST_PAGE,
@@ -113,13 +115,13 @@ def list_deployments(
 
 
 @deploying.get("/models/{model}/deployment", responses=refusals(404))
-def show_deployment(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+def show_deployment(model: str, caller: MayRead, backend: BackendOf) -> DeploymentAnswer:
     """Show the deployment of a base model, your model or your checkpoint."""
     return deployments.show_deployment(backend, caller, model)
 
 
 @deploying.post("/models/{model}/deploy", responses=refusals(404, 409))
-def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
     """Deploy your model, usually within seconds.
 
     Returns 409 if its base model is not deployed. To deploy a checkpoint again, pass its name. This
@@ -129,7 +131,7 @@ def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> Deployment
 
 
 @deploying.post("/models/{model}/undeploy", responses=refusals(404))
-def undeploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+def undeploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
     """Undeploy your model or checkpoint.
 
     You can deploy a model again. EcoLink may delete a checkpoint when you undeploy it, unless it is
@@ -140,20 +142,20 @@ def undeploy_model(model: str, caller: CallerOf, backend: BackendOf) -> Deployme
 
 @deploying.post("/jobs/{job_id}/checkpoints/{step}/deploy", responses=refusals(404, 409))
 def deploy_checkpoint(
-    job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
+    job_id: JobId, step: int, caller: MayDeploy, backend: BackendOf
 ) -> DeploymentAnswer:
     """Deploy a checkpoint under its own name. EcoLink keeps it until you undeploy it."""
     return deployments.deploy_checkpoint(backend, caller, job_id, step)
 
 
 @deploying.post("/operator/bases/{name}/deploy", responses=refusals(403, 404))
-def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> DeploymentAnswer:
+def deploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentAnswer:
     """Deploy a base model from the model store, so that jobs can fine-tune it."""
     return deployments.deploy_base(backend, caller, name)
 
 
 @deploying.post("/operator/bases/{name}/undeploy", responses=refusals(403, 404, 409))
-def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> DeploymentAnswer:
+def undeploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentAnswer:
     """Undeploy a base model. Returns 409 while it serves adapters."""
     return deployments.undeploy_base(backend, caller, name)
 

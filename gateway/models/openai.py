@@ -8,10 +8,11 @@ from fastapi import APIRouter
 
 from domain.core.errors import NotFound
 from gateway.backend import BackendOf
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.errors import refusals
 from gateway.http.openai_vocabulary import organization
 from gateway.http.operations import OpenAIOperation
+from gateway.http.permissions import MayDeploy, MayRead
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import (
     ModelName,
@@ -53,13 +54,13 @@ class ModelDeleted(Answer):
 
 
 @router.get("")
-def list_models(caller: CallerOf, backend: BackendOf) -> ModelList:
+def list_models(caller: MayRead, backend: BackendOf) -> ModelList:
     """List base models by name, your models, newest first, and your deployed checkpoints."""
     return ModelList(data=[_model(each, caller) for each in model_names(backend, caller)])
 
 
 @router.get("/{model:path}")
-def retrieve_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelObject:
+def retrieve_model(model: str, caller: MayRead, backend: BackendOf) -> ModelObject:
     """Retrieve a model."""
     found = find_model_name(backend, caller, model)
     if found is None and caught_up(backend, MODELS, BASE_MODELS, DEPLOYMENTS):
@@ -70,7 +71,7 @@ def retrieve_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelObj
 
 
 @router.delete("/{model:path}", responses=refusals(403))
-def remove_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelDeleted:
+def remove_model(model: str, caller: MayDeploy, backend: BackendOf) -> ModelDeleted:
     """Delete your model and the checkpoints of its job. Later requests to them fail."""
     delete_model_named(backend, caller, model)
     return ModelDeleted(id=model)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from domain.core.errors import DomainError
 from gateway.backend import Backend, BackendOf
 from gateway.chat.schemas import ChatRequest
-from gateway.chat.service import start_chat
+from gateway.chat.service import events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
-from gateway.http.access import Caller, CallerOf, operator
+from gateway.http.access import Caller
 from gateway.http.errors import retry_after
+from gateway.http.permissions import MayDeploy, MayRead, MayTrain, OperatorDeploys
 from gateway.http.streaming import EventStream
 from gateway.jobs.service import give
-from gateway.keys.service import list_keys
+from gateway.keys.view import shown_keys
 from gateway.models import deployments
 from gateway.models.snippets import snippets_for
 from gateway.models.view import models_view
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/models")
 
 @router.get("")
 def show_models(
-    request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
+    request: Request, caller: MayRead, backend: BackendOf, model: str | None = None
 ) -> Response:
     """Show the models page. `model` selects the model for the code snippets."""
     shown = models_view(backend, caller)
@@ -40,20 +40,20 @@ def show_models(
         caller,
         "models/page.html",
         shown=shown,
-        keys=list_keys(backend, caller),
         chosen=chosen,
         snippets=snippets_for(request, chosen.name if chosen else None),
+        **shown_keys(backend, caller),
     )
 
 
 @router.get("/list")
-def show_list(caller: CallerOf, backend: BackendOf) -> Response:
+def show_list(caller: MayRead, backend: BackendOf) -> Response:
     """Show the lists of models. The page polls them during a deployment."""
     return _lists(backend, caller)
 
 
 @router.get("/snippets")
-def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model: str) -> Response:
+def show_snippets(request: Request, caller: MayRead, backend: BackendOf, model: str) -> Response:
     """Show the code snippets for a model."""
     chosen = models_view(backend, caller).find(model)
     snippets = snippets_for(request, chosen.name if chosen else None)
@@ -62,7 +62,7 @@ def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model:
 
 @router.get("/playground")
 def show_playground(
-    request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
+    request: Request, caller: MayRead, backend: BackendOf, model: str | None = None
 ) -> Response:
     """Show the playground page. `model` selects the model."""
     shown = models_view(backend, caller)
@@ -79,7 +79,7 @@ def show_playground(
 
 
 @router.get("/playground/chosen")
-def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
+def show_chosen(caller: MayRead, backend: BackendOf, model: str) -> Response:
     """Show the deployment states of a model and its base model.
 
     The page requests them before it sends a message.
@@ -89,7 +89,7 @@ def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
 
 @router.post("/playground/say")
 async def say(
-    request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
+    request: Request, form: ChatRequest, caller: MayDeploy, backend: BackendOf, serving: ServingOf
 ) -> Response:
     """Stream a completion. Send errors as events, because browsers log error statuses."""
     try:
@@ -100,39 +100,49 @@ async def say(
         problem |= {} if seconds is None else {"retry_after": seconds}
         event = f"data: {json.dumps({'error': problem})}\n\n"
         return Response(event, media_type="text/event-stream", headers=PRIVATE)
-    return EventStream(chat.events(), chat.close)
+    return EventStream(events_while_valid(request, caller, chat), chat.close)
 
 
 @router.post("/playground/deploy")
-def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
+def deploy_chosen(caller: MayDeploy, backend: BackendOf, model: str) -> Response:
     """Deploy the chosen model from the playground."""
     deployments.deploy_model(backend, caller, model)
     return _chosen(backend, caller, model)
 
 
 @router.post("/jobs/{job_id}/promote")
-def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def promote(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Promote the last checkpoint of a cancelled or failed job to a model."""
     give(backend, caller, job_id, backend.launching.promote)
     return _lists(backend, caller)
 
 
-def _changes(command: Callable[[Backend, Caller, str], object]) -> Callable[..., Response]:
-    """Return a handler that changes the deployment of a model and shows the lists."""
-
-    def change(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-        command(backend, caller, model)
-        return _lists(backend, caller)
-
-    return change
+@router.post("/{model}/deploy")
+def deploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
+    """Deploy a model of the account."""
+    deployments.deploy_model(backend, caller, model)
+    return _lists(backend, caller)
 
 
-router.post("/{model}/deploy")(_changes(deployments.deploy_model))
-router.post("/{model}/undeploy")(_changes(deployments.undeploy_model))
-for_operators = APIRouter(prefix="/bases/{model}", dependencies=[Depends(operator)])
-for_operators.post("/deploy")(_changes(deployments.deploy_base))
-for_operators.post("/undeploy")(_changes(deployments.undeploy_base))
-router.include_router(for_operators)
+@router.post("/{model}/undeploy")
+def undeploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
+    """Undeploy a model of the account."""
+    deployments.undeploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{model}/deploy")
+def deploy_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
+    """Deploy a base model."""
+    deployments.deploy_base(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{model}/undeploy")
+def undeploy_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
+    """Undeploy a base model."""
+    deployments.undeploy_base(backend, caller, model)
+    return _lists(backend, caller)
 
 
 def _lists(backend: Backend, caller: Caller) -> Response:

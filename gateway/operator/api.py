@@ -10,9 +10,9 @@ from pydantic import Field
 
 from domain.core.errors import NotFound
 from gateway.backend import BackendOf
-from gateway.http.access import OperatorOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
+from gateway.http.permissions import OperatorDeploys, OperatorReads
 from gateway.schemas import Answer, Listed
 from infrastructure.event_handlers import parked_events, request_replay
 
@@ -34,7 +34,7 @@ class ParkedReaction(Answer):
 
 
 @router.get("/parked")
-def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction]:
+def list_parked(caller: OperatorReads, backend: BackendOf) -> Listed[ParkedReaction]:
     """List the parked events, oldest first."""
     with backend.pool.connection() as connection:
         rows = parked_events(connection)
@@ -43,7 +43,7 @@ def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction
 
 @router.post("/parked/{consumer}/{notification_id}/replay", responses=refusals(404))
 def replay_parked(
-    consumer: str, notification_id: int, caller: OperatorOf, backend: BackendOf
+    consumer: str, notification_id: int, caller: OperatorDeploys, backend: BackendOf
 ) -> ParkedReaction:
     """Retry a parked event and all other parked events of its aggregate.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
+from gateway.http.permissions import PUBLIC
 from gateway.reference.page import render
 
 FOLDER = Path(__file__).parent
@@ -15,7 +16,7 @@ SECURITY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action '
     "frame-ancestors 'none'"
 )
 
-router = APIRouter(prefix="/api/docs", include_in_schema=False)
+router = APIRouter(prefix="/api/docs", include_in_schema=False, dependencies=[PUBLIC])
 
 
 @router.get("")

@@ -17,10 +17,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from gateway.http.permissions import PUBLIC
+
 STATIC = Path(__file__).parent / "static"
 FOREVER = "public, max-age=31536000, immutable"
 
-router = APIRouter(prefix="/assets", include_in_schema=False)
+router = APIRouter(prefix="/assets", include_in_schema=False, dependencies=[PUBLIC])
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def _page(request: Request, status: int, problem: Problem) -> Response:
         again=_address(str(request.url)) if passing else None,
         session=session,
         account=None,
+        auditing=False,
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,
     )

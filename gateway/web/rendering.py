@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
+from domain.access.role import Role
 from domain.core.durations import rough, spoken
 from domain.estimating.memory import gib
 from gateway.backend import Backend
@@ -113,6 +114,7 @@ def page(
         template,
         headers=headers,
         account=account_of(backend, caller),
+        auditing=caller.role is Role.AUDITOR,
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,
         **context,

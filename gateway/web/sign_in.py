@@ -11,11 +11,13 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from domain.access.api_key import ApiKey
+from domain.access.api_key import ApiKey, secret_sha256
+from domain.core.identity import api_key_id
 from gateway.backend import Backend, BackendOf
-from gateway.http.access import CallerOf, shown
+from gateway.http.access import ACCOUNT_COOKIE, shown
 from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.origin import same_origin
+from gateway.http.permissions import PUBLIC, AnyCaller
 from gateway.http.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
 from gateway.web.rendering import fragment
@@ -31,12 +33,12 @@ NextPage = Annotated[str, Query(alias="next", max_length=2000)]
 
 
 @router.get("/")
-def show_first(caller: CallerOf) -> Response:
+def show_first(caller: AnyCaller) -> Response:
     """Redirect a signed-in user to their jobs."""
     return RedirectResponse(FIRST_PAGE, HTTPStatus.SEE_OTHER)
 
 
-@router.get(SIGN_IN)
+@router.get(SIGN_IN, dependencies=[PUBLIC])
 def show_sign_in(
     request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
 ) -> Response:
@@ -46,7 +48,7 @@ def show_sign_in(
     return fragment("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
 
 
-@router.post(SIGN_IN)
+@router.post(SIGN_IN, dependencies=[PUBLIC])
 def sign_in(
     request: Request,
     backend: BackendOf,
@@ -56,14 +58,15 @@ def sign_in(
     """Start a session with an API key."""
     _refuse_others(request)
     secret = api_key.strip()
-    key = _shown_key(request, secret, lambda: backend.ecolink.authenticate(secret))
+    key_id = api_key_id(secret_sha256(secret))
+    key = _shown_key(request, secret, lambda: _valid(backend, key_id))
     if key is None:
-        problem = "This API key is unknown or was revoked."
+        problem = "This API key is unknown, was revoked or has expired."
         return fragment("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
     return _begun(request, backend, key.id, _own(next_page))
 
 
-@router.get(SIGN_IN + "/{token}")
+@router.get(SIGN_IN + "/{token}", dependencies=[PUBLIC])
 def show_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Show the account of a one-time link. Link previews do not use up the link."""
     key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
@@ -74,7 +77,7 @@ def show_link(token: str, request: Request, backend: BackendOf) -> Response:
     return fragment("sign_in_link.html", name=name or key.account_id)
 
 
-@router.post(SIGN_IN + "/{token}")
+@router.post(SIGN_IN + "/{token}", dependencies=[PUBLIC])
 def use_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Start a session with a one-time link."""
     _refuse_others(request)
@@ -83,12 +86,13 @@ def use_link(token: str, request: Request, backend: BackendOf) -> Response:
 
 
 @router.post("/sign-out")
-def sign_out(caller: CallerOf, request: Request, backend: BackendOf) -> Response:
+def sign_out(caller: AnyCaller, request: Request, backend: BackendOf) -> Response:
     """End the session of this browser."""
     with backend.pool.connection() as connection:
         sessions.end_session(connection, request.cookies.get(COOKIE, ""))
     response = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
     response.delete_cookie(COOKIE)
+    response.delete_cookie(ACCOUNT_COOKIE)
     return response
 
 
@@ -123,7 +127,7 @@ def _key_of_link(
 
 
 def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
-    return None if key_id is None else backend.ecolink.valid_key(key_id)
+    return None if key_id is None else backend.ecolink.valid_key(key_id, backend.clock.now())
 
 
 def _used_up() -> Response:

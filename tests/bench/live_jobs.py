@@ -94,7 +94,7 @@ class Platform:
     def _approve(self, number: int) -> None:
         if number % JOBS_OF_ACCOUNT == 0:
             ecolink, self.account_id = EcoLink(self.log), uuid4()
-            ecolink.open_account(self.account_id, Role.USER)
+            ecolink.open_account(self.account_id, Role.OWNER)
             ecolink.grant_credit(self.account_id, 1000 * MICROS_PER_DOLLAR, "bench")
             key, _ = ecolink.issue_key(self.account_id)
             with connect(self.settings) as connection:

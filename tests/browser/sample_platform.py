@@ -223,7 +223,7 @@ class Samples:
             make_tiny_tokenizer().save_pretrained(folder)
         return Artifacts(self.backend.settings.artifacts).put_directory(ref, folder).sha256
 
-    def _person(self, name: str, dollars: int, role: Role = Role.USER) -> UUID:
+    def _person(self, name: str, dollars: int, role: Role = Role.OWNER) -> UUID:
         account_id = uuid4()
         ecolink = self.backend.ecolink
         with connect(self.backend.settings) as connection:

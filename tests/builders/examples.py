@@ -95,7 +95,7 @@ def happened(aggregate: Aggregate) -> list[str]:
 
 def account(balance_micros: int = 0) -> Account:
     """An open account with some credit."""
-    opened = Account.open(ACCOUNT_ID, Role.USER, "UTC")
+    opened = Account.open(ACCOUNT_ID, Role.OWNER, "UTC")
     if balance_micros:
         opened.grant_credit(balance_micros, "first")
     opened.collect_events()

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from domain.access.api_key import ApiKey
+from domain.access.rights import Rights
 from domain.access.role import Role
+from domain.access.scope import Scope
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
@@ -41,6 +43,7 @@ from tests.builders.examples import (
 )
 
 SECRET = "eco_secret-of-a-test"
+RIGHTS = Rights(Role.OWNER, tuple(Scope))
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300
 RETENTION = timedelta(days=30)
 BOUND_AT = NOW + timedelta(seconds=5)
@@ -115,7 +118,7 @@ class History:
     def open_account(self, balance_micros: int) -> None:
         """Open an account with credit."""
         with self._command(f"open account {self.account_id} with {balance_micros}"):
-            account = Account.open(self.account_id, Role.USER, "UTC")
+            account = Account.open(self.account_id, Role.OWNER, "UTC")
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)
 
@@ -130,7 +133,7 @@ class History:
     def issue_key(self) -> ApiKey:
         """Issue an API key."""
         with self._command("issue key"):
-            key = ApiKey.issue(self.account_id, Role.USER, SECRET)
+            key = ApiKey.issue(self.account_id, RIGHTS, SECRET)
             self.log.commit(key)
         return key
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
+from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.capacity.gpu_pool import Claim, GpuPool
@@ -83,13 +84,19 @@ class Platform:
     def deploying(self) -> Deploying:
         return Deploying(self.log)
 
-    def person(self, role: Role = Role.USER, dollars: int = 0) -> Person:
+    def person(self, role: Role = Role.OWNER, dollars: int = 0) -> Person:
         account_id = uuid4()
         with because(self.cause):
             self.ecolink.open_account(account_id, role)
             if dollars:
                 self.ecolink.grant_credit(account_id, dollars * DOLLAR, "given")
             key, secret = self.ecolink.issue_key(account_id)
+        return Person(account_id, key.id, secret)
+
+    def key(self, account_id: UUID, wanted: KeyRequest) -> Person:
+        """Issue another key of an account."""
+        with because(self.cause):
+            key, secret = self.ecolink.issue_key(account_id, wanted)
         return Person(account_id, key.id, secret)
 
     def ready(self, dollars: int = 10) -> tuple[Person, dict[str, Any]]:

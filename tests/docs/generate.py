@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.docs import cli, decisions, events, exit_codes, routes, settings, states, stored_events
+from tests.docs import (
+    access,
+    cli,
+    decisions,
+    events,
+    exit_codes,
+    routes,
+    settings,
+    states,
+    stored_events,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
+    "reference/access.md": access.page,
     "reference/cli.md": cli.page,
     "reference/events.md": events.page,
     "reference/exit-codes.md": exit_codes.page,

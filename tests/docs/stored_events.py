@@ -1,4 +1,4 @@
-"""Examples of stored events, one for each topic.
+"""Examples of stored events, one for each version of each topic.
 
 An example never changes once it is here: it stands for the events in the logs of users, which later
 versions must be able to read.
@@ -20,11 +20,21 @@ PATH = Path(__file__).parents[2] / "docs/reference/stored-events.ndjson"
 def page() -> str:
     """Return the examples so far, and a new one for each event that has none."""
     rows = [json.loads(line) for line in PATH.read_text().splitlines()] if PATH.exists() else []
-    known = {row["topic"] for row in rows}
+    known = {(row["topic"], version_of(row["state"])) for row in rows}
     kinds = [kind for aggregate in AGGREGATES for kind in aggregate.event_classes()]
-    rows += [_example(kind) for kind in kinds if kind.TOPIC not in known]
-    rows.sort(key=lambda row: row["topic"])
+    rows += [_example(kind) for kind in kinds if (kind.TOPIC, current_version(kind)) not in known]
+    rows.sort(key=lambda row: (row["topic"], version_of(row["state"])))
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def version_of(state: dict[str, Any]) -> int:
+    """Return the version of its class by which an event was stored."""
+    return state.get("class_version", 1)
+
+
+def current_version(kind: type[Event]) -> int:
+    """Return the current version of a class of events."""
+    return getattr(kind, "class_version", 1)
 
 
 def _example(kind: type[Event]) -> dict[str, Any]:
@@ -33,7 +43,8 @@ def _example(kind: type[Event]) -> dict[str, Any]:
     row = {"topic": kind.TOPIC} | {
         name: state.pop(name) for name in ("originator_id", "originator_version")
     }
-    return row | {"state": state}
+    version = current_version(kind)
+    return row | {"state": state | ({"class_version": version} if version > 1 else {})}
 
 
 def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:

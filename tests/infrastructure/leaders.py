@@ -28,7 +28,7 @@ def main(name: str, file: Path) -> None:
             file.write_text(str(leadership.epoch))
             while True:
                 with because(Cause(f"leader:{os.getpid()}", str(uuid4()), SystemClock().now())):
-                    log.commit(Account.open(uuid4(), Role.USER, "UTC"))
+                    log.commit(Account.open(uuid4(), Role.OWNER, "UTC"))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_event_stream_is_limited_by_size_only() -> None:
 
 
 def _opened() -> Aggregate:
-    return Account.open(ACCOUNT_ID, Role.USER, "Europe/Berlin")
+    return Account.open(ACCOUNT_ID, Role.OWNER, "Europe/Berlin")
 
 
 def _approved() -> Aggregate:

@@ -95,7 +95,7 @@ class Mirror:
 @pytest.fixture
 def mirror(log: EventLog, pool: ConnectionPool[Connection]) -> Mirror:
     with command("mirror"):
-        log.commit(Account.open(MIRROR_ID, Role.USER, "UTC"))
+        log.commit(Account.open(MIRROR_ID, Role.OWNER, "UTC"))
     return Mirror(log, pool)
 
 

@@ -112,7 +112,7 @@ def test_a_save_of_a_former_leader_is_refused_and_ends_it(settings: Settings) ->
     former = Leadership(settings, "test", _raise)
     former.take()
     with open_log(settings, leadership=former) as log, command():
-        log.commit(Account.open(ACCOUNT_ID, Role.USER, "UTC"))
+        log.commit(Account.open(ACCOUNT_ID, Role.OWNER, "UTC"))
         end_sessions(settings, "test")
         with leading(settings, "test") as present:
             assert present.epoch == former.epoch + 1
@@ -147,7 +147,7 @@ def test_a_leader_without_rivals_survives_a_lost_session(
         end_sessions(settings, "test")
         assert eventually(lambda: _session(settings)) != first
         with open_log(settings, leadership=present) as log, command():
-            log.commit(Account.open(ACCOUNT_ID, Role.USER, "UTC"))
+            log.commit(Account.open(ACCOUNT_ID, Role.OWNER, "UTC"))
         assert present.epoch == 1
 
 

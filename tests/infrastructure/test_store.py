@@ -33,7 +33,7 @@ def cause() -> Iterator[Cause]:
 
 
 def opened(account_id: UUID = ACCOUNT_ID) -> Account:
-    return Account.open(account_id, Role.USER, "UTC")
+    return Account.open(account_id, Role.OWNER, "UTC")
 
 
 def credits_of(log: EventLog) -> list[str]:

@@ -15,6 +15,9 @@ def test_a_key_has_its_hint_and_the_time_of_its_revocation(history: History, fol
     row = {
         "key_id": key.id,
         "account_id": ACCOUNT_ID,
+        "role": "owner",
+        "scopes": ["read", "train", "deploy", "billing", "keys"],
+        "expires_at": None,
         "hint": SECRET[-4:],
         "issued_at": NOW,
         "revoked_at": None,

@@ -59,7 +59,7 @@ def bill(log: EventLog) -> Bill:
 def opened(log: EventLog) -> None:
     """Open an account in Berlin with $10."""
     with because(Cause("operator", "open", datetime(2026, 1, 1, tzinfo=UTC))):
-        account = Account.open(ACCOUNT_ID, Role.USER, BERLIN)
+        account = Account.open(ACCOUNT_ID, Role.OWNER, BERLIN)
         account.grant_credit(10_000_000, "first")
         log.commit(account)
 

@@ -120,7 +120,7 @@ class SimulatedPlatform:
     def open_account(self, name: str) -> UUID:
         account_id = uuid5(NAMESPACE, name)
         with self._acting("operator"):
-            self.log.commit(Account.open(account_id, Role.USER, "UTC"))
+            self.log.commit(Account.open(account_id, Role.OWNER, "UTC"))
         return account_id
 
     def open_pool(self, region: str, capacity: int) -> None:

@@ -15,10 +15,10 @@ from domain.core.errors import Invalid
 from domain.jobs.job import Job
 from domain.training.checkpoint import checkpoint_model
 from gateway.backend import BackendOf
-from gateway.http.access import CallerOf
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import job_of
 from gateway.http.operations import OpenAIOperation
+from gateway.http.permissions import MayRead
 from gateway.jobs.describe import MINOR_TOPICS, Description, Level
 from gateway.jobs.service import describe_rows, own_job
 from gateway.schemas import Answer, job_name
@@ -76,7 +76,7 @@ class CheckpointObject(Answer):
 
 @router.get("/events")
 def list_events(
-    job_id: str, caller: CallerOf, backend: BackendOf, after: AfterOf = None, limit: LimitOf = 20
+    job_id: str, caller: MayRead, backend: BackendOf, after: AfterOf = None, limit: LimitOf = 20
 ) -> Page[EventObject]:
     """List a job's events, and the metrics of each step and evaluation, newest first."""
     wanted = job_of(job_id)
@@ -141,7 +141,7 @@ def _key(event_id: str, job_id: UUID) -> EntryKey:
 @router.get("/checkpoints")
 def list_checkpoints(
     job_id: str,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,

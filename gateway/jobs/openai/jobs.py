@@ -17,12 +17,13 @@ from domain.jobs.job_request import JobRequest
 from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.catalog.availability import loads_now
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.errors import refusals
 from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import dataset_of, job_of
 from gateway.http.operations import OpenAIOperation
+from gateway.http.permissions import MayRead, MayTrain
 from gateway.http.read_your_writes import caught_up
 from gateway.jobs.openai.form import CreateJob, ResumeJob
 from gateway.jobs.openai.objects import JobObject, explained, job_objects, requested_object
@@ -49,7 +50,7 @@ router = APIRouter(prefix=JOBS_PATH, route_class=OpenAIOperation)
 async def create_job(
     request: Request,
     wanted: CreateJob,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
@@ -102,7 +103,7 @@ def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order
 @router.get("")
 def list_jobs(
     request: Request,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: AfterOf = None,
     limit: LimitOf = 20,
@@ -143,19 +144,19 @@ def _wanted_metadata(request: Request) -> dict[str, str] | None:
 
 
 @router.get("/{job_id}")
-def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+def retrieve_job(job_id: str, caller: MayRead, backend: BackendOf) -> JobObject:
     """Retrieve a job."""
     return job_object(backend, caller, job_of(job_id))
 
 
 @router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+def cancel_job(job_id: str, caller: MayTrain, backend: BackendOf) -> JobObject:
     """Cancel a job permanently. Its last checkpoint is kept for a limited time."""
     return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 
 @router.post("/{job_id}/pause")
-def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+def pause_job(job_id: str, caller: MayTrain, backend: BackendOf) -> JobObject:
     """Pause a job: save a checkpoint, free the GPUs and stop billing."""
     return _give(backend, caller, job_id, backend.launching.pause)
 
@@ -163,7 +164,7 @@ def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
 @router.post("/{job_id}/resume", responses=refusals(402))
 def resume_job(
     job_id: str,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     how: Annotated[ResumeJob | None, Body()] = None,
 ) -> JobObject:

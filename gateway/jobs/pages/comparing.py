@@ -15,7 +15,7 @@ from domain.core.durations import spoken
 from domain.training.hyperparameters import title_of, written
 from gateway.backend import BackendOf
 from gateway.catalog.service import display_names
-from gateway.http.access import CallerOf
+from gateway.http.permissions import MayRead
 from gateway.jobs.names import SHORT, JobNames, names_of
 from gateway.jobs.schemas import JobDetail
 from gateway.jobs.service import job_detail, list_jobs
@@ -55,7 +55,7 @@ class Line:
 @router.get("")
 def compare_jobs(
     request: Request,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
 ) -> Response:

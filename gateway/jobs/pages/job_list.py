@@ -15,7 +15,8 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend, BackendOf
 from gateway.billing.service import account_of
 from gateway.catalog.service import display_names
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
+from gateway.http.permissions import MayRead
 from gateway.jobs.names import names_of
 from gateway.jobs.schemas import JobSummary
 from gateway.jobs.service import count_jobs, list_jobs
@@ -97,7 +98,7 @@ def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
 
 
 @router.get("")
-def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf) -> Response:
+def show_jobs(request: Request, caller: MayRead, backend: BackendOf, asked: AskedOf) -> Response:
     """Show the caller's jobs, newest first."""
     shown = _shown(backend, jobs_now(backend, caller, asked), asked)
     return page(request, backend, caller, "jobs/list.html", **shown)
@@ -105,7 +106,7 @@ def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: Ask
 
 @router.get("/now")
 def show_now(
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     asked: AskedOf,
     seen: Annotated[str, Query()] = "",

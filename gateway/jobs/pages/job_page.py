@@ -14,8 +14,9 @@ from gateway.billing.service import account_of
 from gateway.events.feed import FeedEvent
 from gateway.events.schemas import PageAsked
 from gateway.events.service import read_events
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.paging import After
+from gateway.http.permissions import MayDeploy, MayRead, MayTrain
 from gateway.jobs import service
 from gateway.jobs.describe import MINOR_TOPICS, describe
 from gateway.jobs.names import names_by_id
@@ -38,9 +39,7 @@ router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 
 
 @router.get("")
-def show_job_page(
-    job_id: JobId, request: Request, caller: CallerOf, backend: BackendOf
-) -> Response:
+def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: BackendOf) -> Response:
     """Show the details of a job. The WebSocket sends later changes."""
     service.own_job(backend, caller, job_id)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
@@ -88,7 +87,7 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
 def show_events(
     job_id: JobId,
     request: Request,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     after: Annotated[After, Query()] = 0,
 ) -> Response:
@@ -108,7 +107,7 @@ def show_events(
 
 
 @router.get("/curve")
-def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def show_curve(job_id: JobId, caller: MayRead, backend: BackendOf) -> Response:
     """Return the losses of a job in as many points as a chart can show."""
     curve = service.curve(backend, caller, job_id)
     headers = SECURITY | PRIVATE
@@ -116,14 +115,14 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 
 @router.get("/log")
-def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def show_lines(job_id: JobId, caller: MayRead, backend: BackendOf) -> Response:
     """Show the end of a job's log. If the job failed, include its stored output."""
     lines = service.log_of(backend, caller, job_id, SHOWN_LINES).data
     return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
 
 @router.post("/pause")
-def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def pause(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Pause a job: save a checkpoint and stop billing until the user resumes it."""
     service.give(backend, caller, job_id, backend.launching.pause)
     return _updated(backend, job_id)
@@ -132,7 +131,7 @@ def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 @router.get("/resume")
 def quote_resume(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
@@ -150,7 +149,7 @@ def quote_resume(
 @router.post("/resume")
 def resume(
     job_id: JobId,
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     wait: Annotated[bool, Form()] = False,
     gpu_count: Annotated[str, Form(max_length=20)] = "",
@@ -164,21 +163,21 @@ def resume(
 
 
 @router.post("/cancel")
-def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def cancel(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Cancel a job permanently and bill its used time."""
     service.give(backend, caller, job_id, backend.launching.cancel)
     return _updated(backend, job_id)
 
 
 @router.post("/promote")
-def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def promote(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Register the last checkpoint as a model."""
     service.give(backend, caller, job_id, backend.launching.promote)
     return _updated(backend, job_id)
 
 
 @router.post("/deploy")
-def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+def deploy(job_id: JobId, caller: MayDeploy, backend: BackendOf) -> Response:
     """Deploy the job's model."""
     model = service.own_job(backend, caller, job_id)["model"] or job_name(job_id)
     own_model(backend, caller, model)
@@ -187,7 +186,7 @@ def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 
 @router.post("/checkpoints/{step}/deploy")
-def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
+def deploy_step(job_id: JobId, step: int, caller: MayDeploy, backend: BackendOf) -> Response:
     """Deploy a checkpoint."""
     deploy_checkpoint(backend, caller, job_id, step)
     return _updated(backend, job_id)

@@ -16,10 +16,11 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from domain.core.errors import Invalid
 from gateway.backend import Backend
-from gateway.http.access import Caller, holder_of_session
+from gateway.http.access import Caller, holder_of_session, until_expiry, viewing
 from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.origin import same_origin
 from gateway.http.paging import MOST_POSITION
+from gateway.http.permissions import READ, declared
 from gateway.http.sessions import session_in
 from gateway.http.streaming import (
     GOING_AWAY,
@@ -69,7 +70,7 @@ def place_text(place: Place) -> str:
     return f"{place[0]}.{place[1]}"
 
 
-@router.websocket("/fine-tune/ftjob-{job_id}/live")
+@router.websocket("/fine-tune/ftjob-{job_id}/live", dependencies=[declared(READ)])
 async def live(websocket: WebSocket, job_id: str) -> None:
     """Send missed changes, then parts of the page as they change."""
     await websocket.accept()
@@ -83,10 +84,11 @@ async def live(websocket: WebSocket, job_id: str) -> None:
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
         with (
-            backend.quotas.slots.hold("sockets", caller.account_id),
+            backend.quotas.slots.hold("sockets", caller.holder_id),
             live_jobs.view(asked.job_id, caller, session.session_id, seen) as viewer,
         ):
-            await while_connected(websocket, _send(websocket, live_jobs, viewer))
+            async with until_expiry(backend, caller):
+                await while_connected(websocket, _send(websocket, live_jobs, viewer))
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
@@ -97,7 +99,9 @@ def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Se
     session = session_in(websocket, backend)
     if session is None:
         raise Unauthenticated("Sign in again.")
-    caller = holder_of_session(backend, session, str(uuid4()))
+    known = holder_of_session(backend, session, str(uuid4()))
+    caller = viewing(websocket, backend, known)
+    READ.require(caller)
     own_job(backend, caller, job_id)
     return session, caller
 

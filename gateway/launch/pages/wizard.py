@@ -13,8 +13,9 @@ from domain.core.identity import created_id
 from domain.jobs.job import Job
 from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
-from gateway.http.access import Caller, CallerOf
+from gateway.http.access import Caller
 from gateway.http.origin import base_url
+from gateway.http.permissions import MayRead, MayTrain
 from gateway.jobs import service as jobs
 from gateway.launch.pages.entries import Entries, read
 from gateway.launch.pages.lists import Lists
@@ -36,7 +37,7 @@ router = APIRouter(prefix=PATH)
 @router.get("")
 def show_wizard(
     request: Request,
-    caller: CallerOf,
+    caller: MayRead,
     backend: BackendOf,
     dataset: Annotated[str, Query(max_length=100)] = "",
     like: JobId | None = None,
@@ -61,7 +62,7 @@ def show_wizard(
 def estimate(
     request: Request,
     entries: Annotated[Entries, Form()],
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
     choose: Annotated[str, Query(max_length=500)] = "",
     keep: bool = True,
@@ -85,7 +86,7 @@ def estimate(
 def approve(
     request: Request,
     entries: Annotated[Entries, Form()],
-    caller: CallerOf,
+    caller: MayTrain,
     backend: BackendOf,
 ) -> Response:
     """Approve the job if the user saw its estimate. A form submitted twice creates one job."""
@@ -111,7 +112,7 @@ def approve(
 
 
 @router.post("/start-over")
-def start_over(caller: CallerOf, backend: BackendOf) -> Response:
+def start_over(caller: MayTrain, backend: BackendOf) -> Response:
     with backend.pool.connection() as connection:
         delete_draft(connection, caller.account_id)
     return Response(headers={"hx-redirect": PATH})

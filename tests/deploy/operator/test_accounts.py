@@ -59,6 +59,20 @@ def test_keys(settings: Settings) -> None:
         assert EcoLink(log).authenticate(secret) is None
 
 
+def test_an_auditor_and_a_member_have_keys() -> None:
+    ecolink("accounts", "create", "vera", "--role", "auditor")
+    ecolink("accounts", "create", "alice")
+    assert "member" in ecolink("accounts", "create", "bob", "--role", "member", exit_code=1)
+    ecolink("accounts", "keys", "issue", "vera", "--name", "audit 2026", "--expires", "30d")
+    listed = ecolink("accounts", "keys", "list", "vera")
+    assert "audit 2026" in listed
+    assert "auditor" in listed
+    member = ("accounts", "keys", "issue", "alice", "--role", "member", "--scope")
+    ecolink(*member, "train")
+    assert "billing" in ecolink(*member, "billing", exit_code=1)
+    ecolink("accounts", "keys", "issue", "alice", "--expires", "soon", exit_code=2)
+
+
 def test_an_imported_base_model_is_offered(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

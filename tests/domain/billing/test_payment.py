@@ -54,7 +54,7 @@ def test_two_accounts_that_use_a_reference_at_once_do_not_both_get_it() -> None:
     with command("first"):
         log.commit(Payment.receive(ACCOUNT_ID, receipt()))
     with command("second"):
-        payer = Account.open(OTHER_ACCOUNT_ID, Role.USER, "UTC")
+        payer = Account.open(OTHER_ACCOUNT_ID, Role.OWNER, "UTC")
         payment = Payment.receive(OTHER_ACCOUNT_ID, receipt())
         payer.top_up(payment)
         with pytest.raises(VersionConflict):

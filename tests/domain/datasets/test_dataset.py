@@ -7,7 +7,9 @@ from uuid import UUID
 import pytest
 
 from domain.access.api_key import ApiKey, new_secret
+from domain.access.rights import Rights
 from domain.access.role import Role
+from domain.access.scope import Scope
 from domain.core.errors import WrongState
 from domain.datasets.dataset import Counted, Dataset, DatasetStatus
 from domain.training.token_lengths import TokenLengths
@@ -68,7 +70,7 @@ def test_a_file_is_deleted_once_and_not_while_a_job_needs_it() -> None:
 
 def test_a_key_is_revoked_once_and_its_secret_is_nowhere() -> None:
     secret = new_secret()
-    given = ApiKey.issue(ACCOUNT_ID, Role.USER, secret)
+    given = ApiKey.issue(ACCOUNT_ID, Rights(Role.OWNER, tuple(Scope)), secret)
     given.revoke()
     given.revoke()
     events = given.collect_events()

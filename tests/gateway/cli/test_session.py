@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.access.role import Role
 from gateway.cli.login import login_file
 from infrastructure.profiles import add_account_name
 from infrastructure.store import connect
@@ -72,6 +73,31 @@ def test_a_damaged_login_names_the_command_that_deletes_it() -> None:
     assert result.exit_code == 1
     assert "ecolink logout" in result.output
     assert ecolink("logout").exit_code == 0
+
+
+def test_a_key_is_limited_by_scopes_and_a_lifetime(me: Owner, platform: Platform) -> None:
+    scopes = ("--scope", "read", "--scope", "keys")
+    secret = me.run("keys", "create", "--name", "report", *scopes, "--expires", "30d").strip()
+    made = me.read("keys", "list")["data"][1]
+    assert (made["name"], made["scopes"]) == ("report", ["read", "keys"])
+    assert made["expires_at"] is not None
+    for shown in ("report", "read keys", "expires at"):
+        assert shown in me.run("keys", "list")
+    limited = CommandLine(me.url, secret)
+    refused = json.loads(limited.refused(*me.launch, "--dry-run", "--json", code=3))["error"]
+    assert refused["code"] == "missing_scope"
+    assert limited.read("whoami")["key"]["scopes"] == ["read", "keys"]
+    assert "read, keys" in limited.run("whoami")
+    assert me.refused("keys", "create", "--expires", "1y", code=2)
+
+
+def test_an_auditor_names_the_account_to_read(me: Owner, platform: Platform) -> None:
+    auditor = CommandLine(me.url, platform.person(Role.AUDITOR).key)
+    platform.project()
+    listed = auditor.read("billing", "accounts")["data"]
+    assert str(me.person.account_id) in [each["id"] for each in listed]
+    viewed = ("--account", str(me.person.account_id))
+    assert auditor.read(*viewed, "billing", "balance") == me.read("billing", "balance")
 
 
 def test_keys_are_created_listed_and_revoked(me: Owner, platform: Platform) -> None:

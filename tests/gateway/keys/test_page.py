@@ -20,7 +20,8 @@ from tests.gateway.web.signed_in import Browser
 
 def create_key(browser: Browser) -> tuple[str, str]:
     """Create a key and return its secret and the response."""
-    answer = browser.client.post("/models/keys", headers=browser.htmx)
+    form = {"name": "laptop", "scope": ["read", "train", "deploy", "billing", "keys"]}
+    answer = browser.client.post("/models/keys", data=form, headers=browser.htmx)
     found = re.search(r'id="new-secret"[^>]*>(eco_[^<]+)<', answer.text)
     assert found is not None
     assert answer.headers["cache-control"] == "private, no-store"
@@ -75,6 +76,26 @@ def test_another_accounts_key_is_not_revoked(browser: Browser, platform: Platfor
     assert 'data-code="not_found"' in answer.text
     own = {"authorization": f"Bearer {other.key}"}
     assert browser.client.get("/api/account", headers=own).status_code == 200
+
+
+def test_a_key_has_a_name_scopes_and_an_expiry(browser: Browser) -> None:
+    form = {"name": "CI <1>", "days": "30", "role": "member", "scope": ["read", "billing"]}
+    answer = browser.client.post("/models/keys", data=form, headers=browser.htmx)
+    assert "CI &lt;1&gt;" in answer.text
+    (made,) = [
+        each for each in browser.client.get("/api/keys").json()["data"] if not each["current"]
+    ]
+    assert (made["role"], made["scopes"]) == ("member", ["read"])
+    page = browser.client.get("/models").text
+    assert re.search(r"read · expires <time", page)
+    assert "not used yet" in page
+    assert "all scopes · does not expire" in page
+
+
+def test_a_key_without_a_scope_is_refused(browser: Browser) -> None:
+    answer = browser.client.post("/models/keys", data={"name": "x"}, headers=browser.htmx)
+    assert "Choose a scope" in answer.text
+    assert len(browser.client.get("/api/keys").json()["data"]) == 1
 
 
 def test_creating_a_key_needs_a_csrf_token(browser: Browser) -> None:

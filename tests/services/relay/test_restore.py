@@ -80,7 +80,7 @@ def database(settings: Settings) -> Iterator[Database]:
 def credit(log: EventLog, amount_micros: int, times: int = 1) -> None:
     """Append events of one account with different amounts."""
     with command(f"credit {amount_micros}"):
-        account = log.find(Account, ACCOUNT_ID) or Account.open(ACCOUNT_ID, Role.USER, "UTC")
+        account = log.find(Account, ACCOUNT_ID) or Account.open(ACCOUNT_ID, Role.OWNER, "UTC")
         for n in range(times):
             account.grant_credit(amount_micros, f"{amount_micros}-{account.version}-{n}")
         log.commit(account)

@@ -1,0 +1,18 @@
+"""Scopes of API keys."""
+
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """A permission of an API key. A request needs at most one."""
+
+    READ = "read"
+    """See jobs, models, datasets, events and bills, and download them."""
+    TRAIN = "train"
+    """Upload and delete datasets, get estimates, and start, pause, resume and cancel jobs."""
+    DEPLOY = "deploy"
+    """Deploy, undeploy and delete models, and chat with them. For operators, also base models."""
+    BILLING = "billing"
+    """Top up the balance. For operators, also credit and top up other accounts."""
+    KEYS = "keys"
+    """Create and revoke API keys."""

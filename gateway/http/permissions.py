@@ -1,0 +1,156 @@
+"""The permission that each route requires, declared as the type of its caller.
+
+A route takes `caller: MayTrain`, or has `dependencies=[PUBLIC]` if it needs no API key. A WebSocket
+authenticates after it is accepted, so it declares its permission with `declared` and checks it
+itself. An application with an undeclared route does not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
+
+from domain.access.rights import Rights
+from domain.access.role import Role
+from domain.access.scope import Scope
+from gateway.http.access import Caller, CallerOf
+from gateway.http.errors import Forbidden, MissingScope
+
+EVERY_ROLE = frozenset(Role)
+OPERATOR = frozenset({Role.OPERATOR})
+OVERSEERS = frozenset({Role.OPERATOR, Role.AUDITOR})
+WEBSOCKET = "WebSocket"
+
+HOLDERS = EVERY_ROLE - {Role.AUDITOR}
+
+
+@dataclass(frozen=True)
+class Permission:
+    """The scope and the roles that a route requires. Without a scope, any valid key is enough."""
+
+    scope: Scope | None = None
+    roles: frozenset[Role] = EVERY_ROLE
+    public: bool = False
+    """True if the route needs no key."""
+
+    def allows(self, rights: Rights) -> bool:
+        """Return True if a key with these rights may call the route."""
+        return self.public or (
+            rights.role in self.roles and (self.scope is None or self.scope in rights.scopes)
+        )
+
+    def require(self, caller: Caller) -> None:
+        """Raise Forbidden or MissingScope if the caller may not call the route."""
+        if self.allows(caller.rights):
+            return
+        role = caller.role
+        if role not in self.roles:
+            *first, last = sorted(self.roles)
+            wanted = f"{', '.join(first)} or {last}" if first else last
+            raise Forbidden(
+                f"A key with the role {role} cannot do this. Use a key with the role {wanted}."
+            )
+        assert self.scope is not None
+        scopes = [str(scope) for scope in caller.rights.scopes]
+        raise MissingScope(
+            f"This request needs the scope {self.scope}. The API key has {', '.join(scopes)}. "
+            + _remedy(self.scope, role),
+            figures={"needed_scope": str(self.scope), "scopes": scopes},
+        )
+
+
+def _remedy(scope: Scope, role: Role) -> str:
+    if scope in role.scopes:
+        return (
+            "Use a key that has it. `ecolink keys create --scope "
+            f"{scope}` creates one, with a key that has the scope {Scope.KEYS}."
+        )
+    if role is Role.AUDITOR:
+        return "An auditor can only read."
+    return f"The role {role} cannot have it. Ask the owner of the account."
+
+
+_PERMISSIONS: dict[Callable[..., Any], Permission] = {}
+"""The permission that each dependency made by this module checks."""
+
+
+def _checks(permission: Permission) -> Any:
+    """Return a dependency that returns a permitted caller, and otherwise raises Forbidden."""
+
+    async def permitted(caller: CallerOf) -> Caller:
+        permission.require(caller)
+        return caller
+
+    _PERMISSIONS[permitted] = permission
+    return Depends(permitted)
+
+
+def declared(permission: Permission) -> Any:
+    """Return a dependency that only declares the permission of a route."""
+
+    async def declaration() -> None:
+        pass
+
+    _PERMISSIONS[declaration] = permission
+    return Depends(declaration)
+
+
+READ = Permission(Scope.READ)
+
+PUBLIC = declared(Permission(public=True))
+
+AnyCaller = Annotated[Caller, _checks(Permission())]
+MayRead = Annotated[Caller, _checks(READ)]
+MayDownload = Annotated[Caller, _checks(Permission(Scope.READ, HOLDERS))]
+"""Reads the content of datasets and models, which auditors may not see."""
+MayTrain = Annotated[Caller, _checks(Permission(Scope.TRAIN))]
+MayDeploy = Annotated[Caller, _checks(Permission(Scope.DEPLOY))]
+MayPay = Annotated[Caller, _checks(Permission(Scope.BILLING))]
+MayManageKeys = Annotated[Caller, _checks(Permission(Scope.KEYS))]
+
+AuditorReads = Annotated[Caller, _checks(Permission(Scope.READ, frozenset({Role.AUDITOR})))]
+MayReadAll = Annotated[Caller, _checks(Permission(Scope.READ, OVERSEERS))]
+OperatorReads = Annotated[Caller, _checks(Permission(Scope.READ, OPERATOR))]
+OperatorDeploys = Annotated[Caller, _checks(Permission(Scope.DEPLOY, OPERATOR))]
+OperatorCredits = Annotated[Caller, _checks(Permission(Scope.BILLING, OPERATOR))]
+
+
+class DeclaredRoute(NamedTuple):
+    """A route with its permission."""
+
+    path: str
+    method: str
+    """HTTP method, or `WebSocket`."""
+    permission: Permission
+
+
+def declared_routes(app: FastAPI) -> list[DeclaredRoute]:
+    """Return all routes. Raise RuntimeError for a route with no permission, or with several."""
+    routes: list[DeclaredRoute] = []
+    for route in iter_route_contexts(app.routes):
+        path = str(route.path_format or route.path)
+        methods = sorted((route.methods or {WEBSOCKET}) - {"HEAD"})
+        if path == app.openapi_url:  # FastAPI adds this route itself
+            found = [Permission(public=True)]
+        else:
+            found = _permissions(getattr(route, "dependant", None))
+        if len(found) != 1:
+            raise RuntimeError(
+                f"The route {', '.join(methods)} {path} declares {len(found)} permissions. Give it "
+                "one caller of gateway.http.permissions, such as `caller: MayRead`."
+            )
+        routes += [DeclaredRoute(path, method, found[0]) for method in methods]
+    return routes
+
+
+def _permissions(dependant: Dependant | None) -> list[Permission]:
+    """Return the permissions that the dependencies of a route check or declare."""
+    if dependant is None:
+        return []
+    own = [each.call for each in dependant.dependencies if each.call in _PERMISSIONS]
+    return [_PERMISSIONS[call] for call in dict.fromkeys(own) if call is not None]

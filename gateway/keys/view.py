@@ -1,0 +1,31 @@
+"""What the page shows of API keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from domain.access.scope import Scope
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.keys.service import list_keys
+
+LIFETIME_DAYS = (7, 30, 90, 365)
+"""Lifetimes of a key that the form offers."""
+
+MEANINGS = {
+    Scope.READ: "see and download everything of the account",
+    Scope.TRAIN: "upload datasets, and start and control jobs",
+    Scope.DEPLOY: "deploy models and chat with them",
+    Scope.BILLING: "top up the balance",
+    Scope.KEYS: "create and revoke keys",
+}
+
+
+def shown_keys(backend: Backend, caller: Caller) -> dict[str, Any]:
+    """Return the variables of the templates of keys."""
+    return {
+        "keys": list_keys(backend, caller),
+        "rights": caller.rights,
+        "lifetimes": LIFETIME_DAYS,
+        "meanings": MEANINGS,
+    }

@@ -1,0 +1,52 @@
+"""The account whose pages an auditor reads."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse, Response
+
+from domain.billing.account import Account
+from domain.core.errors import NotFound
+from gateway.backend import Backend, BackendOf
+from gateway.http.access import ACCOUNT_COOKIE
+from gateway.http.origin import is_secure
+from gateway.http.permissions import AuditorReads
+from gateway.web.sign_in import FIRST_PAGE
+from infrastructure.profiles import account_named
+
+router = APIRouter(prefix="/viewing")
+
+
+@router.post("")
+def view_account(
+    account: Annotated[str, Form(max_length=200)],
+    request: Request,
+    caller: AuditorReads,
+    backend: BackendOf,
+) -> Response:
+    """Show the pages of an account, given by its name or ID, to an auditor."""
+    account_id = _account(backend, account.strip())
+    response = RedirectResponse(FIRST_PAGE, HTTPStatus.SEE_OTHER)
+    secure = is_secure(request)
+    response.set_cookie(
+        ACCOUNT_COOKIE, str(account_id), secure=secure, httponly=True, samesite="lax"
+    )
+    return response
+
+
+def _account(backend: Backend, named: str) -> UUID:
+    """Return the account with this name or ID. Raise NotFound."""
+    with backend.pool.connection() as connection:
+        account_id = account_named(connection, named)
+    if account_id is None:
+        try:
+            account_id = UUID(named)
+        except ValueError:
+            raise NotFound(f"Unknown account {named!r}. See GET /api/accounts.") from None
+    if backend.log.find(Account, account_id) is None:
+        raise NotFound(f"Unknown account {account_id}. See GET /api/accounts.")
+    return account_id
