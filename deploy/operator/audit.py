@@ -30,7 +30,7 @@ from services.projector.store_checks import head_of
 from services.sealer.verification import SealFindings, Trust, verify_seals
 
 commands = typer.Typer(
-    name="audit", help="Verify the event log, and compare everything stored with it."
+    name="audit", help="Verify the event log, show the past, and explain events and invoices."
 )
 
 KeptHeads = Annotated[
