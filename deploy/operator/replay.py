@@ -40,7 +40,9 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 
 show = typer.Typer(
-    name="show", help="Show a job or an account as of a moment, folded from the event log alone."
+    name="show",
+    no_args_is_help=True,
+    help="Show a job or an account as of a moment, folded from the event log alone.",
 )
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -200,9 +202,9 @@ def _auditor() -> Generator[tuple[Auditor, Connection]]:
         with stack(Settings(), services={}) as settings, connect(settings) as store:
             yield Auditor(store), store
     except NotFound as error:
-        fail(str(error), ExitCode.NOT_FOUND)
+        fail(_plain(str(error)), ExitCode.NOT_FOUND)
     except (StackError, DomainError) as error:
-        fail(str(error), ExitCode.FAILED)
+        fail(_plain(str(error)), ExitCode.FAILED)
 
 
 def _account_id(store: Connection, text: str) -> UUID:
@@ -233,7 +235,8 @@ def _print(found: PastJob | PastAccount, tables: Sequence[Table], as_json: bool)
                 typer.echo()
                 screen().print(table)
     if found.log.problem is not None:
-        errors.print(f"{found.log.problem} Run `ecolink audit verify`.", style="red", markup=False)
+        text = f"{_plain(found.log.problem)} Run `ecolink audit verify`."
+        errors.print(text, style="red", markup=False)
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -253,7 +256,7 @@ def _job(job: PastJob) -> Table:
         ("status", _plain(job.status) + (", stop requested" if job.stop_requested else "")),
         ("base model", _plain(plan.base_model) if plan else ""),
         ("dataset", f"{plan.dataset_id} (SHA-256 {_plain(plan.dataset_sha256)})" if plan else ""),
-        ("GPUs", f"{job.gpu_count} × {plan.gpu_type} in {plan.region}" if plan else ""),
+        ("GPUs", _plain(f"{job.gpu_count} × {plan.gpu_type} in {plan.region}") if plan else ""),
         ("rate", f"{exact_dollars(job.rate_micros_per_hour)} an hour" if plan else ""),
         (
             "estimate",

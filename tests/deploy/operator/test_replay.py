@@ -109,6 +109,20 @@ def test_a_damaged_event_is_printed_with_its_position(
     assert "is damaged" in output
 
 
+def test_a_forged_topic_cannot_control_the_terminal(entries: Entries, settings: Settings) -> None:
+    last = entries.entries[-1]
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as owner:
+        owner.execute(
+            "UPDATE ecolink_events SET topic = %s WHERE notification_id = %s",
+            ["\x1b[2J", last.id],
+        )
+    for command in (["replay"], ["why", str(last.id)]):
+        output = ecolink("audit", *command, exit_code=ExitCode.FAILED)
+        assert "[2J" in output
+        assert "\x1b" not in output
+
+
 def test_a_job_is_shown_as_of_a_time(story: Story, entries: Entries) -> None:
     name, paused = job_name(story.job_id), entries.last("JobPaused")
     then = shown("job", name, "--at", time_of(paused))
