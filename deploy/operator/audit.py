@@ -218,8 +218,8 @@ def _check_artifacts(settings: Settings) -> ArtifactFindings:
 def _show_artifacts(found: ArtifactFindings) -> None:
     console = Console()
     console.print(
-        f"{found.artifacts:,} artifacts with {found.files:,} files and "
-        f"{found.total_bytes / 1024**3:.2f} GiB compared with the log"
+        f"Compared with the log: artifacts {found.artifacts:,}, files {found.files:,}, "
+        f"{found.total_bytes / 1024**3:.2f} GiB."
     )
     for each in found.differences:
         console.print(f"[red]{each.text}[/]")
@@ -246,17 +246,19 @@ def _show_seals(seals: SealFindings) -> None:
     console = Console()
     if seals.head is not None:
         console.print(
-            f"{seals.events} events compared with the tree of {seals.heads} signed heads, the last "
-            f"at {seals.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC with root {seals.head.root.hex()}"
+            f"Compared with the seals: events {seals.events:,}, signed heads {seals.heads:,}. "
+            f"Last head: {seals.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC, "
+            f"root {seals.head.root.hex()}."
         )
     if seals.timestamps:
         first, newest = seals.timestamps[0], seals.timestamps[-1]
         console.print(
-            f"{len(seals.timestamps)} timestamps, from {first.time:%Y-%m-%d %H:%M:%S} UTC "
-            f"({first.size} events) to {newest.time:%Y-%m-%d %H:%M:%S} UTC ({newest.size} events)"
+            f"Valid timestamps: {len(seals.timestamps):,}, from {first.time:%Y-%m-%d %H:%M:%S} UTC "
+            f"({first.size:,} events) to {newest.time:%Y-%m-%d %H:%M:%S} UTC "
+            f"({newest.size:,} events)."
         )
     if seals.unsealed:
-        console.print(f"{seals.unsealed} newer events have no head yet and cannot be proven.")
+        console.print(f"Newer events without a head, which nothing proves yet: {seals.unsealed:,}.")
     for each in seals.differences:
         console.print(f"[red]{each.text}[/]")
     if unlisted := sum(seals.counts.values()) - len(seals.differences):
@@ -283,9 +285,9 @@ def _show(findings: Findings) -> None:
         )
     console.print(table)
     console.print(
-        f"{findings.accounts} accounts and {findings.meters} meters with {findings.minutes} "
-        f"minutes, and {findings.snapshots} snapshots checked; "
-        f"trial balance {exact_dollars(findings.trial_balance_micros)}"
+        f"Compared with the replay: accounts {findings.accounts:,}, meters {findings.meters:,}, "
+        f"billed minutes {findings.minutes:,}, snapshots {findings.snapshots:,}. "
+        f"Trial balance: {exact_dollars(findings.trial_balance_micros)}."
     )
     for difference in findings.differences:
         console.print(f"[red]{difference.text}[/]")
