@@ -342,11 +342,17 @@ def _reservations(account: PastAccount) -> Table:
 
 def _keys(account: PastAccount) -> Table:
     table = Table(
-        "key", "ends in", "issued", "revoked", title="Keys", title_justify="left", box=None
-    )
+        "key", "ends in", "role", "scopes", "issued", "expires", "revoked",
+        title="Keys", title_justify="left", box=None,
+    )  # fmt: skip
     for each in account.keys:
-        times = map(_time, (each.issued_at, each.revoked_at))
-        table.add_row(str(each.key_id), _plain(each.hint), *times)
+        table.add_row(
+            str(each.key_id),
+            _plain(each.hint),
+            each.role,
+            ", ".join(each.scopes),
+            *map(_time, (each.issued_at, each.expires_at, each.revoked_at)),
+        )
     return table
 
 

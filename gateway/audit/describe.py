@@ -33,8 +33,8 @@ def describe_any(event: Event, model: str | None = None) -> str:
             return _account(event) or documented(event)
         case Dataset.Event():
             return _dataset(event) or documented(event)
-        case ApiKey.ApiKeyIssued(hint=hint):
-            return f"API key …{hint} issued."
+        case ApiKey.ApiKeyIssued(hint=hint, role=role, scopes=scopes):
+            return f"API key …{hint} issued with the role {role} and scopes {', '.join(scopes)}."
         case Payment.PaymentReceived() as paid:
             amount = exact_dollars(paid.amount_micros)
             return f"Payment of {amount} received from {paid.provider}, reference {paid.reference}."

@@ -146,6 +146,9 @@ class PastKey(Answer):
 
     key_id: UUID
     hint: str
+    role: str
+    scopes: list[str]
+    expires_at: datetime | None
     issued_at: datetime
     revoked_at: datetime | None
 

@@ -294,6 +294,9 @@ def _past_account(account_id: UUID, past: Past[AccountState]) -> PastAccount:
             PastKey(
                 key_id=each.key.id,
                 hint=each.key.hint,
+                role=each.key.rights.role,
+                scopes=list(each.key.rights.scopes),
+                expires_at=each.key.rights.expires_at,
                 issued_at=each.issued_at,
                 revoked_at=each.revoked_at,
             )

@@ -18,6 +18,7 @@ from infrastructure.profiles import add_account_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.entries import Entries, entries_of
+from tests.builders.history import History
 from tests.deploy.operator.command_line import ecolink
 from tests.simulation.story import SECOND_MICROS, Story, told
 
@@ -172,6 +173,18 @@ def test_an_account_is_shown_as_of_a_moment(story: Story, entries: Entries) -> N
     assert now["reservations"] == []
     output = ecolink("audit", "show", "account", account)
     assert "$0.87" in output
+
+
+def test_the_keys_of_an_account_are_shown_with_their_rights(history: History) -> None:
+    history.open_account(SECOND_MICROS)
+    key = history.issue_key()
+    (found,) = shown("account", str(history.account_id))["keys"]
+    assert (found["key_id"], found["hint"]) == (str(key.id), key.hint)
+    assert (found["role"], found["scopes"]) == (key.rights.role, list(key.rights.scopes))
+    assert found["revoked_at"] is None
+    output = ecolink("audit", "show", "account", str(history.account_id))
+    assert str(key.id) in output
+    assert ", ".join(key.rights.scopes) in output
 
 
 def test_what_does_not_exist_at_the_moment_is_refused(story: Story, entries: Entries) -> None:
