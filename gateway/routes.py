@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
+from gateway.audit import pages as audit_pages
 from gateway.billing import api as billing
 from gateway.billing import pages as billing_page
 from gateway.catalog import api as catalog
@@ -52,6 +53,7 @@ PAGES = (
     key_pages,
     model_pages,
     billing_page,
+    audit_pages,
 )
 
 native = APIRouter(dependencies=[Depends(only_texts)])

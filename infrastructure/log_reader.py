@@ -6,15 +6,17 @@ A row that cannot be read is returned as a damaged event and stops nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
 from eventsourcing.persistence import JSONTranscoder, StoredEvent
-from psycopg.rows import args_row
+from psycopg.rows import args_row, scalar_row
 from pydantic import ValidationError
 
 from domain import AGGREGATES
@@ -38,6 +40,13 @@ ABOUT: LiteralString = (
 The second part finds the later events of deployments, and damaged rows.
 """
 
+TIME_AT: LiteralString = """position('"timestamp":"'::bytea IN state)"""
+STATED_TIME: LiteralString = f"substring(state FROM {TIME_AT} + 13 FOR 19)"
+"""The seconds of an event's time as they are stored. They need no valid state."""
+
+OFFSETS = timedelta(days=1)
+"""More than the offset of any time zone in which a stored time can be."""
+
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 mapper = PydanticMapper(JSONTranscoder())
@@ -45,7 +54,7 @@ mapper = PydanticMapper(JSONTranscoder())
 
 @dataclass(frozen=True)
 class Selection:
-    """The events of an account, of a job and of a period. None selects all.
+    """The events of an account, of a job, of a period and of some kinds. None selects all.
 
     `since` is the first moment of the period, and `until` the first moment after it.
     """
@@ -54,6 +63,7 @@ class Selection:
     job_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
+    topics: tuple[str, ...] | None = None
 
     def includes(self, entry: Entry) -> bool:
         """Return False for an event outside of the period. The time of a damaged one is unknown."""
@@ -89,6 +99,31 @@ def _problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "the state is not JSON"
     return str(error) or type(error).__name__
+
+
+def _condition(selection: Selection) -> tuple[LiteralString, dict[str, object]]:
+    """Return an SQL condition on the account, the job and the kinds, and its values."""
+    where: LiteralString = "true"
+    values: dict[str, object] = {}
+    if selection.account_id is not None:
+        where += " AND " + ABOUT.format("account")
+        values["account"] = f'"account_id":"{selection.account_id}"'.encode()
+        values["account_id"] = selection.account_id
+    if selection.job_id is not None:
+        where += " AND " + ABOUT.format("job")
+        values["job"] = f'"{selection.job_id}"'.encode()
+        values["job_id"] = selection.job_id
+    if selection.topics is not None:
+        where += " AND topic = ANY(%(topics)s)"
+        values["topics"] = list(selection.topics)
+    return where, values
+
+
+def _seconds(moment: datetime, shift: timedelta) -> bytes:
+    """Return a shifted time as STATED_TIME has it."""
+    with suppress(OverflowError):  # on the first and the last day of the calendar
+        moment = moment.astimezone(UTC) + shift
+    return f"{moment:%Y-%m-%dT%H:%M:%S}".rjust(19, "0").encode()
 
 
 class EventReader:
@@ -160,32 +195,57 @@ class EventReader:
         An event concerns an account if it belongs to it, and a job if it names it. Damaged events
         are included if their stream is selected, whatever the period.
         """
-        where: LiteralString = "true"
-        values: dict[str, object] = {}
-        if selection.account_id is not None:
-            where += " AND " + ABOUT.format("account")
-            values["account"] = f'"account_id":"{selection.account_id}"'.encode()
-            values["account_id"] = selection.account_id
-        if selection.job_id is not None:
-            where += " AND " + ABOUT.format("job")
-            values["job"] = f'"{selection.job_id}"'.encode()
-            values["job_id"] = selection.job_id
+        where, values = _condition(selection)
         entries = self._stream(where + " ORDER BY notification_id", values)
         return (entry for entry in entries if selection.includes(entry))
+
+    def search(
+        self, selection: Selection, limit: int, *, newest_first: bool, beyond: int | None = None
+    ) -> list[Entry]:
+        """Return the first selected events, in log order or the newest first.
+
+        `beyond` is the notification ID after which to continue in that order. A damaged event is
+        included if its stream is selected, unless its stored time is outside of the period.
+        """
+        where, values = _condition(selection)
+        if selection.since is not None:
+            where += f" AND ({TIME_AT} = 0 OR {STATED_TIME} >= %(since)s)"
+            values["since"] = _seconds(selection.since, -OFFSETS)
+        if selection.until is not None:
+            where += f" AND ({TIME_AT} = 0 OR {STATED_TIME} <= %(until)s)"
+            values["until"] = _seconds(selection.until, OFFSETS)
+        if beyond is not None:
+            where += f" AND notification_id {'<' if newest_first else '>'} %(beyond)s"
+            values["beyond"] = beyond
+        where += f" ORDER BY notification_id {'DESC' if newest_first else 'ASC'}"
+        entries = self._stream(where, values, fetched=limit)
+        with closing(entries):
+            return list(islice((each for each in entries if selection.includes(each)), limit))
+
+    def positions(self, streams: Sequence[UUID]) -> list[int]:
+        """Return the notification IDs of all events of some streams, in log order."""
+        query = (
+            "SELECT notification_id FROM ecolink_events WHERE originator_id = ANY(%s) "
+            "ORDER BY notification_id"
+        )
+        with self._connection.cursor(row_factory=scalar_row) as cursor:
+            return cursor.execute(query, [list(streams)]).fetchall()
 
     def _fetch(self, where: LiteralString, values: Mapping[str, object]) -> list[Entry]:
         with self._connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
             rows = cursor.execute(f"SELECT {COLUMNS} FROM ecolink_events WHERE {where}", values)
             return [decoded(row) for row in rows]
 
-    def _stream(self, where: LiteralString, values: Mapping[str, object]) -> Iterator[Entry]:
+    def _stream(
+        self, where: LiteralString, values: Mapping[str, object], fetched: int = FETCHED_ROWS
+    ) -> Generator[Entry]:
         with (
             self._connection.transaction(),
             self._connection.cursor(
                 f"entries_{uuid4().hex}", row_factory=args_row(StoredRow), binary=True
             ) as cursor,
         ):
-            cursor.itersize = FETCHED_ROWS
+            cursor.itersize = fetched
             cursor.execute(f"SELECT {COLUMNS} FROM ecolink_events WHERE {where}", values)
             for row in cursor:
                 yield decoded(row)

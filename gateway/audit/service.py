@@ -57,15 +57,35 @@ class Auditor:
         """Yield the selected events in log order, in constant memory."""
         return map(self._shown, self._log.select(selection))
 
+    def search(
+        self, selection: Selection, limit: int, *, newest_first: bool, beyond: int | None
+    ) -> tuple[list[Logged], bool]:
+        """Return a page of the selected events, and True if more follow.
+
+        `beyond` is the position after which the page begins, in the order of the page.
+        """
+        found = self._log.search(selection, limit + 1, newest_first=newest_first, beyond=beyond)
+        return self._all_shown(found[:limit]), len(found) > limit
+
+    def event(self, position: int) -> Logged:
+        """Return an event. Raise NotFound."""
+        entry = self._log.at(position)
+        if entry is None:
+            raise NotFound(f"The log has no event {position}. It ends at {self._log.head()}.")
+        return self._shown(entry)
+
     def job(self, job_id: UUID, moment: Moment) -> PastJob:
         """Return a job as of a moment. Raise NotFound, or Invalid for an event after the end."""
         self._require(moment)
-        launches = self._log.backwards(job_id, [SegmentAllocated.TOPIC], self._log.head() + 1)
-        streams = streams_of(job_id, max(map(_segment, launches), default=0))
-        past = state_at(JobState(), self._log.of_streams(streams), moment)
+        entries = self._log.of_streams(self._streams_of(job_id))
+        past = state_at(JobState(), entries, moment)
         if past.state.job is None and past.state.request is None:
             _refuse("job", job_name(job_id), past)
         return _past_job(job_id, past)
+
+    def positions(self, job_id: UUID) -> list[int]:
+        """Return the positions of the events that a job's state comes from, in log order."""
+        return self._log.positions(self._streams_of(job_id))
 
     def account(self, account_id: UUID, moment: Moment) -> PastAccount:
         """Return an account as of a moment. Raise the same errors as `job`."""
@@ -91,6 +111,10 @@ class Auditor:
         if isinstance(entry, DamagedEvent):
             raise Invalid(f"Event {entry.id} ({entry.topic}) is damaged: {entry.problem}.")
         return self._why(explain(entry, self._log))
+
+    def _streams_of(self, job_id: UUID) -> list[UUID]:
+        launches = self._log.backwards(job_id, [SegmentAllocated.TOPIC], self._log.head() + 1)
+        return streams_of(job_id, max(map(_segment, launches), default=0))
 
     def _require(self, moment: Moment) -> None:
         head = self._log.head()

@@ -204,6 +204,9 @@ STATES = (
     State("models-revoke", "/models", person="newcomer", prepare=press("Revoke")),
     State("models-new-key", "/models", person="vera", prepare=create_key, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
+    State("audit", "/audit", "olga", dark=True, phone=True),
+    State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
+    State("audit-none", "/audit?account=olga&kind=Job", "olga"),
     State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
 )
 

@@ -35,6 +35,7 @@ BROKEN = r"""() => {
 
 
 PHONE_TABLES = (
+    "audit",
     "billing",
     "dataset-ready",
     "job-table",
