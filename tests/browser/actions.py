@@ -219,6 +219,24 @@ def create_key(page: Page) -> None:
     expect(page.locator("#new-secret")).to_be_visible()
 
 
+def create_limited_key(page: Page) -> None:
+    """Create a member's key with a name and an expiry."""
+    form = page.locator("#key-form")
+    form.get_by_label("Name").fill("evaluation script")
+    form.get_by_label("Expires").select_option("30")
+    form.get_by_text("Role and scopes").click()
+    form.get_by_label("Role").select_option("member")
+    form.get_by_label("deploy").uncheck()
+    create_key(page)
+
+
+def view_account_of_ada(page: Page) -> None:
+    """Show the account of ada to an auditor."""
+    page.get_by_label("Name or ID of another account").fill("ada")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".viewing strong")).to_have_text("ada")
+
+
 def press_undeploy_checkpoint(page: Page) -> None:
     """Press the button that undeploys a checkpoint."""
     row = page.locator(".row", has_text="ckpt-step").first

@@ -131,6 +131,7 @@ class Samples:
         self._deployments(self._person("vera", 80))
         self._endings(self._person("iris", 60))
         self._person("olga", 40, Role.OPERATOR)
+        self._person("rita", 0, Role.AUDITOR)
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
         show = self._show
@@ -230,15 +231,22 @@ class Samples:
             add_account_name(connection, account_id, name)
         with self._minutes_ago(60 * 24 * 12):
             ecolink.open_account(account_id, role)
-            ecolink.grant_credit(account_id, 5_000_000, "welcome")
             key, _ = ecolink.issue_key(account_id)
-        with self._minutes_ago(60 * 24 * 9):
-            micros = (dollars - 5) * 1_000_000
-            receipt = Receipt(provider="manual", reference=f"{name} 1", amount_micros=micros)
-            ecolink.top_up(account_id, receipt)
+        if dollars:
+            self._pay(account_id, name, dollars * 1_000_000)
         person = SamplePerson(self.backend.settings, self.sample.url, account_id, key.id)
         self.sample.people[name] = person
         return account_id
+
+    def _pay(self, account_id: UUID, name: str, amount_micros: int) -> None:
+        """Grant $5 of credit, and top up the rest of an amount."""
+        ecolink, credit = self.backend.ecolink, 5_000_000
+        with self._minutes_ago(60 * 24 * 12):
+            ecolink.grant_credit(account_id, credit, "welcome")
+        with self._minutes_ago(60 * 24 * 9):
+            micros = amount_micros - credit
+            receipt = Receipt(provider="manual", reference=f"{name} 1", amount_micros=micros)
+            ecolink.top_up(account_id, receipt)
 
     def _upload(self, person: UUID, name: str, content: bytes, minutes_ago: float) -> Dataset:
         dataset_id = uuid4()

@@ -18,6 +18,7 @@ from tests.browser.actions import (
     choose_two_jobs,
     compare_two_jobs,
     create_key,
+    create_limited_key,
     end_session,
     enter_excessive_gpu_count,
     enter_invalid_dropout,
@@ -33,6 +34,7 @@ from tests.browser.actions import (
     send_message,
     show_code,
     show_curve_table,
+    view_account_of_ada,
 )
 from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs
@@ -203,6 +205,8 @@ STATES = (
     ),
     State("models-revoke", "/models", person="newcomer", prepare=press("Revoke")),
     State("models-new-key", "/models", person="vera", prepare=create_key, dark=True, phone=True),
+    State("models-limited-key", "/models", "newcomer", create_limited_key, dark=True, phone=True),
+    State("auditor", "/fine-tune", "rita", view_account_of_ada, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
