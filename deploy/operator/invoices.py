@@ -171,6 +171,11 @@ def _show(verified: Verification, *, is_pdf: bool) -> None:
     invoice, head = verified.invoice, verified.head
     assert invoice is not None
     assert head is not None
+    period = invoice.period
+    console.print(
+        f"Account {invoice.account_id}, {period.start:%Y-%m-%d %H:%M} to "
+        f"{period.end:%Y-%m-%d %H:%M} UTC, {len(invoice.lines)} lines"
+    )
     console.print(_table(invoice))
     console.print(
         f"The signature is valid. {verified.events} events are proven to be in the log of "
@@ -204,13 +209,7 @@ def _table(invoice: Invoice) -> Table:
         "closing balance": invoice.closing_micros,
     }
     decimals = decimals_of(amounts.values())
-    period = invoice.period
-    table = Table(
-        title=f"account {invoice.account_id}, {period.start:%Y-%m-%d %H:%M} to "
-        f"{period.end:%Y-%m-%d %H:%M} UTC, {len(invoice.lines)} lines",
-        box=None,
-        show_header=False,
-    )
+    table = Table(box=None, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for name, micros in amounts.items():
