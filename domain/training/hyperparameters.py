@@ -96,7 +96,7 @@ class Hyperparameters(BaseModel):
     use_rslora: Annotated[bool, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=False,
         title="Rank-stabilized LoRA",
-        description="Scale the adapter by alpha/√r instead of alpha/r, which helps high ranks.",
+        description="Scale the adapter by alpha/√r instead of alpha/r, which suits high ranks.",
     )
     target_modules: Annotated[tuple[ModuleName, ...], Use(Group.ADVANCED)] = Field(
         default=("q_proj", "v_proj"),
@@ -124,7 +124,7 @@ class Hyperparameters(BaseModel):
     schedule: Annotated[Schedule, Use(Group.API)] = Field(
         default="cosine",
         title="Schedule",
-        description="How the learning rate falls to zero after the warm-up.",
+        description="Shape of the learning rate's fall to zero after the warm-up.",
     )
     warmup_share: Annotated[float, Use(Group.API)] = Field(
         default=0.03,
@@ -160,14 +160,14 @@ class Hyperparameters(BaseModel):
         le=100_000,
         title="Eval steps",
         description="Optimizer steps between evaluations on held-out examples; defaults to "
-        "save_steps. A step with the lowest loss so far is saved.",
+        "save_steps. EcoLink also saves a step that has the lowest loss so far.",
     )
     seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=42,
         ge=0,
         le=2**32 - 1,
         title="Seed",
-        description="Reproducibility: seed of the data order, dropout and initialization.",
+        description="Seed of the data order, dropout and initialization, for reproducibility.",
     )
 
     @classmethod

@@ -160,7 +160,7 @@ class JobDetail(JobSummary):
     bound_at: datetime | None = Field(description="When the GPUs were bound.")
     steps_remaining: int | None = Field(examples=[185])
     train_loss: float | None = Field(
-        examples=[1.92], description="Mean over the label tokens of the newest step."
+        examples=[1.92], description="Mean over the trainable tokens of the newest step."
     )
     smoothed_loss: float | None = Field(
         description="Debiased exponential average of the train loss. A step's weight falls to 1/e "
@@ -188,10 +188,10 @@ class JobDetail(JobSummary):
     perplexity_before: float | None = Field(description="exp(loss) of the base model.")
     perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
     accuracy_before: float | None = Field(
-        description="Share of held-out label tokens that the base model ranks first."
+        description="Share of held-out trainable tokens that the base model ranks first."
     )
     accuracy_after: float | None = Field(
-        description="Share of held-out label tokens that the adapter ranks first."
+        description="Share of held-out trainable tokens that the adapter ranks first."
     )
     adapter_ref: str | None = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     billed_seconds: int
@@ -226,7 +226,7 @@ class Evaluation(Answer):
     eval_loss: float = Field(examples=[2.05])
     perplexity: float = Field(examples=[7.8])
     accuracy: float = Field(
-        examples=[0.52], description="Share of label tokens that the model ranks first."
+        examples=[0.52], description="Share of trainable tokens that the model ranks first."
     )
     examples: int = Field(examples=[1200])
     label_tokens: int
@@ -291,7 +291,7 @@ class CheckpointAnswer(Answer):
     deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
     segment: int
     train_loss: float = Field(
-        examples=[1.92], description="Mean over the label tokens of this step."
+        examples=[1.92], description="Mean over the trainable tokens of this step."
     )
     eval_loss: float | None = Field(
         examples=[2.05], description="Held-out loss, or null if it was not evaluated."

@@ -69,7 +69,7 @@ class KeptAdapter(Answer):
     dataset_id: UUID
     step: int = Field(examples=[40], description="Step of the checkpoint.")
     train_loss: float = Field(
-        examples=[1.92], description="Mean loss over the label tokens of that step."
+        examples=[1.92], description="Mean loss over the trainable tokens of that step."
     )
     ended_at: datetime
     expires_at: datetime | None = Field(

@@ -89,7 +89,8 @@ def _part(part: Any, position: int) -> str:
     if not isinstance(part, dict):
         raise Refused(
             Code.CONTENT_NOT_TEXT,
-            f"A part of message {position} is {quoted(part)}. Write an object.",
+            f'A part of message {position} is {quoted(part)}. Write an object with "type" and '
+            '"text".',
         )
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
@@ -100,12 +101,13 @@ def _part(part: Any, position: int) -> str:
         )
         raise Refused(
             Code.UNSUPPORTED_CONTENT,
-            f"Message {position} contains {what}. Training supports text only.",
+            f"Message {position} contains {what}. Training supports only text. Remove the part.",
         )
     text = part.get("text")
     if not isinstance(text, str):
         raise Refused(
-            Code.CONTENT_NOT_TEXT, f'A text part of message {position} has no string as "text".'
+            Code.CONTENT_NOT_TEXT,
+            f'A text part of message {position} has no string as "text". Add one.',
         )
     return text
 
