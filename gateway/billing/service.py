@@ -24,10 +24,10 @@ from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
 from projections.open_meters import Burn, burns
 
-SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator."
+SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator to top up this account."
 TEST_PAYMENT_REMOTE = (
-    "Test payments are accepted only from the host that runs EcoLink, without a proxy. "
-    "Ask your operator to top up this account."
+    "EcoLink accepts test payments only from its own host, without a proxy. Ask your operator "
+    "to top up this account."
 )
 
 

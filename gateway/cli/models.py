@@ -45,15 +45,25 @@ def chat(
         str | None, typer.Argument(help="Message to the model.  \\[default: standard input]")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Limit of the answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of tokens to generate.")
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="0 always takes the most likely token.")
+        float,
+        typer.Option(
+            min=0.0, max=2.0, help="Sampling temperature. 0 always picks the most likely token."
+        ),
     ] = TEMPERATURE,
     top_p: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Share of the most likely tokens to sample from."),
+        typer.Option(
+            min=0.0, max=1.0, help="Probability mass of the most likely tokens to sample from."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats the answer.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the sampling. The same seed gives the same response."),
+    ] = None,
 ) -> None:
     """Send a message to a deployed model. --json prints the response in OpenAI's format."""
     said = _prompt(prompt)
@@ -80,7 +90,9 @@ def _prompt(prompt: str | None) -> str:
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt
     if not said:
-        raise typer.BadParameter("Give a message, as an argument or on standard input.")
+        raise typer.BadParameter(
+            "There is no message. Pass one as an argument or on standard input."
+        )
     return said
 
 
@@ -115,7 +127,10 @@ def _models(answer: Models) -> RenderableType:
         selected(each, "job_id", "status", "step") | {"kept until": each.expires_at}
         for each in answer.kept
     )
-    title = Text("\nCheckpoints of stopped jobs. `ecolink jobs promote JOB` registers a model:")
+    title = Text(
+        "\nThese checkpoints belong to cancelled and failed jobs. `ecolink jobs "
+        "promote JOB` registers one as a model:"
+    )
     return Group(bases, Text(), own, title, kept)
 
 
@@ -130,7 +145,10 @@ def deploy(
     client: Client,
     model: ModelName,
     follow: Annotated[
-        bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
+        bool,
+        typer.Option(
+            help="Wait until the deployment is active. The exit code is 1 if the deployment fails."
+        ),
     ] = True,
 ) -> None:
     """Deploy a model, so that it answers requests. Its base model must be deployed."""

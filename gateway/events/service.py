@@ -21,7 +21,7 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFi
     Raise Forbidden, NotFound or Invalid if the caller may not follow the requested events.
     """
     if asked.all_accounts and caller.role is not Role.OPERATOR:
-        raise Forbidden("Only an operator may read events of all accounts. Omit `all_accounts`.")
+        raise Forbidden("Only an operator can read events of all accounts. Omit `all_accounts`.")
     if asked.job is not None and not asked.all_accounts:
         own_job(backend, caller, asked.job)
     head = backend.log.recorder.max_notification_id() or 0

@@ -70,7 +70,7 @@ class Lockout:
         if left > 0:
             seconds = math.ceil(left)
             raise RateLimited(
-                f"Too many wrong keys from {address}. Try again in {seconds} s.", seconds, {}
+                f"Too many wrong keys from {address}. Try again in {seconds:,} s.", seconds, {}
             )
 
     def refused(self, address: str, secret: str) -> None:

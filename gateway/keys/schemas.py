@@ -26,4 +26,7 @@ class NewKey(Answer):
     id: UUID
     hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])
     issued_at: datetime
-    secret: str = Field(description="Send it as `Authorization: Bearer`.", examples=["eco_..."])
+    secret: str = Field(
+        description="The secret. Send it in the header `Authorization: Bearer`.",
+        examples=["eco_..."],
+    )
