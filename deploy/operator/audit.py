@@ -17,15 +17,15 @@ from gateway.cli.terminal import AsJson, fail
 from infrastructure.settings import Settings
 from services.projector.audit import Findings, audit
 
-commands = typer.Typer(name="audit", help="Compare everything stored with the event log.")
+commands = typer.Typer(name="audit", help="Compare all stored data with the event log.")
 
 
 @commands.command()
 def verify(as_json: AsJson = False) -> None:
     """Replay every event and compare the result with all stored data.
 
-    Compares projections, balances, snapshots, consumer positions and billing's evidence. The exit
-    status is 1 if anything differs.
+    This compares projections, balances, snapshots, consumer positions and billing's evidence. The
+    exit status is 1 if anything differs.
     """
     try:
         with stack(Settings(), services={}) as settings:
@@ -41,7 +41,9 @@ def verify(as_json: AsJson = False) -> None:
 
 def _show(findings: Findings) -> None:
     console = Console()
-    table = Table(title=f"{findings.events} events replayed, up to notification {findings.head}")
+    table = Table(
+        title=(f"Replayed events: {findings.events:,}, up to notification {findings.head:,}")
+    )
     for column in ("table", "at", "behind", "rows", "live", "replayed", ""):
         number = column in ("at", "behind", "rows")
         table.add_column(column, justify="right" if number else "left")
@@ -57,11 +59,11 @@ def _show(findings: Findings) -> None:
         )
     console.print(table)
     console.print(
-        f"{findings.accounts} accounts and {findings.meters} meters with {findings.minutes} "
-        f"minutes, and {findings.snapshots} snapshots checked; "
-        f"trial balance {exact_dollars(findings.trial_balance_micros)}"
+        f"Checked: accounts {findings.accounts:,}, meters {findings.meters:,}, minutes "
+        f"{findings.minutes:,}, snapshots {findings.snapshots:,}. Trial balance: "
+        f"{exact_dollars(findings.trial_balance_micros)}"
     )
     for difference in findings.differences:
         console.print(f"[red]{difference.text}[/]")
     if not findings.differences:
-        console.print("[green]No difference.[/]")
+        console.print("[green]Nothing differs from the event log.[/]")

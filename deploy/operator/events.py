@@ -39,7 +39,7 @@ def job_id_of(name: str) -> UUID:
 def tail(
     job: Annotated[
         UUID | None,
-        typer.Option(parser=job_id_of, metavar="JOB", help="Only this job's events."),
+        typer.Option(parser=job_id_of, metavar="JOB", help="Show only events of this job."),
     ] = None,
     follow: Annotated[bool, typer.Option(help="Wait for new events.")] = True,
     as_json: Annotated[
