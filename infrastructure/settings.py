@@ -49,8 +49,7 @@ class Settings(BaseSettings):
     nats_trainer_seed: str | None = Field(
         default=None,
         description="Seed of the NATS account of trainers, or of one of its signing keys. The "
-        "scheduler signs the credentials of each segment with it. No other "
-        "process needs it.",
+        "scheduler signs the credentials of each segment with it. No other process needs it.",
     )
     nats_trainer_account: str | None = Field(
         default=None,
@@ -64,14 +63,13 @@ class Settings(BaseSettings):
     )
     snapshot_secret: str | None = Field(
         default=None,
-        description="Secret that signs snapshots of accounts. It is the same for all "
-        "services. If unset, EcoLink stores no snapshots and always loads "
-        "accounts from their events.",
+        description="Secret that signs snapshots of accounts. It is the same for all services. "
+        "If unset, EcoLink stores no snapshots and always loads accounts from their events.",
     )
     artifacts_url: str | None = Field(
         default=None,
-        description="URL of the object store, such as `file://` or `s3://`. The default "
-        "is `<home>/artifacts`.",
+        description="URL of the object store, such as `file://` or `s3://`. The default is "
+        "`<home>/artifacts`.",
     )
     postgres_port: int = Field(
         default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
@@ -89,8 +87,7 @@ class Settings(BaseSettings):
     public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
         default=None,
         description="Public URL of the gateway behind a reverse proxy, such as "
-        "`https://ecolink.example.org`. If unset, the gateway uses the address of "
-        "each request.",
+        "`https://ecolink.example.org`. If unset, the gateway uses the address of each request.",
     )
     trusted_proxies: str | None = Field(
         default=None,

@@ -78,8 +78,8 @@ class AutoPause:
         while waiting:
             if time.monotonic() > self._deadline:
                 raise ClientError(
-                    f"The jobs are not {status} after {STORY_SECONDS:.0f} s. See the log "
-                    "of the scheduler."
+                    f"The jobs are not {status} after {STORY_SECONDS:.0f} s. See the log of the "
+                    "scheduler."
                 )
             for path in list(waiting):
                 job = self._client.get(path)

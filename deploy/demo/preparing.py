@@ -50,8 +50,8 @@ def await_deployment(settings: Settings, base: str) -> None:
             raise StackError(f"Cannot deploy {base}: {row['failure_message']}")
         time.sleep(POLL_SECONDS)
     raise StackError(
-        f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s. See the log of "
-        "the serving process."
+        f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s. See the log of the serving "
+        "process."
     )
 
 

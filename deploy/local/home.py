@@ -79,8 +79,8 @@ class Home:
             self.log("supervisor").touch(mode=0o600)  # the starting process writes first
         except OSError as error:
             raise StackError(
-                f"Cannot write to {self.root}: {error.strerror}. Check its "
-                "permissions, or set another ECOLINK_HOME."
+                f"Cannot write to {self.root}: {error.strerror}. Check its permissions, or set "
+                "another ECOLINK_HOME."
             ) from error
 
     def passwords(self) -> Passwords:

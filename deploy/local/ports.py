@@ -29,8 +29,8 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
         if _is_free(host, port):
             return port
     raise OSError(
-        f"There is no free port between {ports[0]} and {ports[-1]} on {host}. Free "
-        "one, or set another port."
+        f"There is no free port between {ports[0]} and {ports[-1]} on {host}. Free one, or set "
+        "another port."
     )
 
 

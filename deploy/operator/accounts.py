@@ -115,8 +115,8 @@ def issue_key(name: Name) -> None:
     with open_store() as store:
         key, secret = store.ecolink.issue_key(store.account(name))
         console.print(
-            f"Created key {key.id} of {name}. Save its secret, because EcoLink does "
-            "not show it again:"
+            f"Created key {key.id} of {name}. Save its secret, because EcoLink does not show it "
+            "again:"
         )
         print(secret)
 

@@ -33,7 +33,9 @@ bases = typer.Typer(no_args_is_help=True, help="Manage base models.")
 for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bases")):
     commands.add_typer(group, name=name)
 
-Name = Annotated[str, typer.Argument(help="Name of the entry.", show_default=False)]
+GpuTypeName = Annotated[str, typer.Argument(help="Name of the GPU type.", show_default=False)]
+RegionName = Annotated[str, typer.Argument(help="Name of the region.", show_default=False)]
+BaseName = Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)]
 
 
 @commands.command("show")
@@ -48,7 +50,7 @@ def show() -> None:
 
 @gpu_types.command("set")
 def set_gpu_type(
-    name: Name,
+    name: GpuTypeName,
     title: Annotated[str | None, typer.Option(help="Display name.")] = None,
     vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU in GiB.")] = None,
     price: Annotated[
@@ -82,7 +84,7 @@ def set_gpu_type(
 
 
 @gpu_types.command("withdraw")
-def withdraw_gpu_type(name: Name) -> None:
+def withdraw_gpu_type(name: GpuTypeName) -> None:
     """Withdraw a GPU type from new jobs. Running jobs keep their GPUs and their price."""
     _change(lambda catalog: catalog.withdraw_gpu_type(name))
     console.print(f"New jobs can no longer use the GPU type {name}.")
@@ -90,7 +92,7 @@ def withdraw_gpu_type(name: Name) -> None:
 
 @regions.command("set")
 def set_region(
-    name: Name, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
+    name: RegionName, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
     """Add a region, or change its display name. Its capacity does not change."""
 
@@ -104,7 +106,7 @@ def set_region(
 
 
 @regions.command("withdraw")
-def withdraw_region(name: Name) -> None:
+def withdraw_region(name: RegionName) -> None:
     """Withdraw a region from new jobs. Running jobs keep their GPUs."""
     _change(lambda catalog: catalog.withdraw_region(name))
     console.print(f"New jobs can no longer use the region {name}.")
@@ -112,8 +114,8 @@ def withdraw_region(name: Name) -> None:
 
 @commands.command("capacity")
 def declare_capacity(
-    region: Annotated[str, typer.Argument(help="Name of the region.", show_default=False)],
-    gpu_type: Annotated[str, typer.Argument(help="Name of the GPU type.", show_default=False)],
+    region: RegionName,
+    gpu_type: GpuTypeName,
     count: Annotated[int, typer.Argument(help="Number of GPUs.", show_default=False)],
 ) -> None:
     """Set the number of GPUs of a type in a region.
@@ -128,7 +130,7 @@ def declare_capacity(
 
 @bases.command("set")
 def set_base(
-    name: Name,
+    name: BaseName,
     eligible: Annotated[
         bool | None, typer.Option(help="Allow jobs to fine-tune the base model.")
     ] = None,
@@ -156,14 +158,14 @@ def set_base(
 
 
 @bases.command("withdraw")
-def withdraw_base(name: Name) -> None:
+def withdraw_base(name: BaseName) -> None:
     """Remove a base model from the catalog. EcoLink keeps its imported files."""
     _change(lambda catalog: catalog.delist_base(name))
     console.print(f"The catalog no longer lists {name}.")
 
 
 @bases.command("deploy")
-def deploy_base(name: Name) -> None:
+def deploy_base(name: BaseName) -> None:
     """Deploy an imported base model, so that users can chat with it and fine-tune it."""
     with open_store() as store:
         deployment = Deploying(store.log).deploy_base(name)
@@ -171,7 +173,7 @@ def deploy_base(name: Name) -> None:
 
 
 @bases.command("undeploy")
-def undeploy_base(name: Name) -> None:
+def undeploy_base(name: BaseName) -> None:
     """Undeploy a base model. You cannot undeploy a base model while adapters on it are deployed."""
     with open_store() as store:
 

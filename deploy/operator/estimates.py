@@ -108,8 +108,8 @@ class Summary:
     def __str__(self) -> str:
         return (
             f"{self.inside:,} of {self.scored:,} inside their range "
-            f"({self.inside / self.scored:.0%}); median width {self.width:.1%}; "
-            f"bias {self.bias:+.1%} of the middle."
+            f"({self.inside / self.scored:.0%}); median width {self.width:.1%}; bias "
+            f"{self.bias:+.1%} of the middle."
             + (
                 f" {self.in_segments} in several segments are not included."
                 if self.in_segments

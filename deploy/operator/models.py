@@ -35,8 +35,8 @@ def import_model(
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name of the base model. Default: the catalog's name, or the last "
-            "part of the source."
+            help="Name of the base model. Default: the catalog's name, or the last part of the "
+            "source."
         ),
     ] = None,
     as_json: AsJson = False,

@@ -20,7 +20,15 @@ commands = typer.Typer()
 
 @commands.command("trainer-log")
 def trainer_log(
-    job: Annotated[UUID, typer.Argument(parser=job_id_of, metavar="JOB", show_default=False)],
+    job: Annotated[
+        UUID,
+        typer.Argument(
+            parser=job_id_of,
+            metavar="JOB",
+            help="ID of the job, such as ftjob-...",
+            show_default=False,
+        ),
+    ],
     segment: Annotated[
         int | None, typer.Option(min=1, help="Number of the launch.  \\[default: the last launch]")
     ] = None,

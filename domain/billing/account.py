@@ -222,8 +222,8 @@ class Account(Aggregate):
         left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
         if amount_micros > left:
             raise Invalid(
-                f"Test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC). "
-                f"You can pay {dollars(left)} more today.",
+                f"Test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC). You can "
+                f"pay {dollars(left)} more today.",
                 field="amount",
             )
 

@@ -68,8 +68,8 @@ class Estimate(Value):
             )
         else:
             basis = (
-                "The estimate is not calibrated from finished jobs yet. It is based on "
-                "the catalog's figures."
+                "The estimate is not calibrated from finished jobs yet. It is based on the "
+                "catalog's figures."
             )
         if conditions is None:
             return basis

@@ -16,7 +16,9 @@ from gateway.cli.tables import fields, listing, number, selected
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
 from gateway.schemas import Listed, Money
 
-billing = CommandGroup(no_args_is_help=True, help="Show the balance, statements and the ledger.")
+billing = CommandGroup(
+    no_args_is_help=True, help="Show the balance, statements and the ledger, and confirm payments."
+)
 
 
 class Cut(StrEnum):
@@ -35,7 +37,9 @@ def balance(client: Client) -> None:
 @billing.command("top-up")
 def top_up(
     client: Client,
-    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
+    ],
     reference: Annotated[
         str, typer.Option(help="Reference of the payment. EcoLink adds each reference only once.")
     ],

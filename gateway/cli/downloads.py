@@ -155,8 +155,8 @@ def _check(directory: Path, files: list[FileAnswer]) -> None:
     if listed != arrived:
         wrong = sorted(path for path, _ in listed.items() ^ arrived.items())
         raise Damaged(
-            f"{MANIFEST} differs from the downloaded files in {', '.join(wrong)}. "
-            "Download them again."
+            f"{MANIFEST} differs from the downloaded files in {', '.join(wrong)}. Download them "
+            "again."
         )
 
 

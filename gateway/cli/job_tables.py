@@ -305,7 +305,7 @@ def evaluations(answer: Listed[Evaluation]) -> RenderableType:
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
-    """Render one line per checkpoint, with its sample answer to the fixed prompt."""
+    """Render one line per checkpoint, with its sample response to the fixed prompt."""
     rows = (
         selected(each, "step", "segment")
         | {

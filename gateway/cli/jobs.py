@@ -37,7 +37,9 @@ from gateway.schemas import Listed
 jobs = CommandGroup(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
 
-JobName = Annotated[str, typer.Argument(help="ftjob-...", show_default=False)]
+JobName = Annotated[
+    str, typer.Argument(help="ID of the job, such as ftjob-...", show_default=False)
+]
 Step = Annotated[
     int | None, typer.Option(min=0, help="Step of a checkpoint to use in place of the final model.")
 ]
@@ -57,7 +59,7 @@ def list_jobs(client: Client) -> None:
 
 @jobs.command("show")
 def show_job(client: Client, job: JobName) -> None:
-    """Show a job."""
+    """Show the details of a job."""
     show(client.read(JobDetail, f"/jobs/{job}"), job_tables.job)
 
 
@@ -134,7 +136,7 @@ def show_evaluations(client: Client, job: JobName) -> None:
 
 @jobs.command("checkpoints")
 def show_checkpoints(client: Client, job: JobName) -> None:
-    """List the checkpoints of a job, each with a sample answer to a fixed prompt."""
+    """List the checkpoints of a job, each with a sample response to a fixed prompt."""
     show(_checkpoints(client, job), job_tables.checkpoints)
 
 

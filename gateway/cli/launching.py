@@ -52,7 +52,9 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
 def launch(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
-    base_model: Annotated[str, typer.Option(help="Base model: see `ecolink models list`.")],
+    base_model: Annotated[
+        str, typer.Option(help="Name of the base model. See `ecolink models list`.")
+    ],
     validation_dataset: Annotated[
         str | None,
         typer.Option(help="ID of another dataset to evaluate on.  \\[default: hold out a part]"),
@@ -63,9 +65,11 @@ def launch(
     ] = None,
     gpu_type: Annotated[
         str | None,
-        typer.Option(help="GPU type: see `ecolink jobs gpus`.  \\[default: the cheapest]"),
+        typer.Option(help="GPU type. See `ecolink jobs gpus`.  \\[default: the cheapest]"),
     ] = None,
-    gpu_count: Annotated[int, typer.Option(help="More GPUs are faster and cost more.")] = 1,
+    gpu_count: Annotated[
+        int, typer.Option(help="Number of GPUs. More GPUs are faster and cost more.")
+    ] = 1,
     idempotency_key: Annotated[
         str | None,
         typer.Option(help="Idempotency key. A repeated key does not start a second job."),

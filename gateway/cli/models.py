@@ -34,13 +34,20 @@ DEPLOYED = {
 
 models = CommandGroup(no_args_is_help=True, help="List, download, deploy and use models.")
 
-ModelName = Annotated[str, typer.Argument(help="Name, such as ft:...", show_default=False)]
+ModelName = Annotated[
+    str, typer.Argument(help="Name of the model, such as ft:...", show_default=False)
+]
 
 
 @models.command()
 def chat(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="A base model, ft:..., or a deployed checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a base model, a fine-tuned model (ft:...) or a deployed checkpoint."
+        ),
+    ],
     prompt: Annotated[
         str | None, typer.Argument(help="Message to the model.  \\[default: standard input]")
     ] = None,
@@ -151,7 +158,7 @@ def deploy(
         ),
     ] = True,
 ) -> None:
-    """Deploy a model, so that it answers requests. Its base model must be deployed."""
+    """Deploy a model, so that it responds to requests. Its base model must be deployed."""
     give_deployment(client, f"/models/{quote(model)}/deploy", follow)
 
 
@@ -172,7 +179,7 @@ def give_deployment(client: Client, path: str, follow: bool) -> None:
 
 @models.command()
 def undeploy(client: Client, model: ModelName) -> None:
-    """Undeploy a model or checkpoint, so that it no longer answers requests.
+    """Undeploy a model or checkpoint, so that it no longer responds to requests.
 
     You can deploy a model again. EcoLink may delete an undeployed checkpoint, unless its job keeps
     it, for example because it is the newest or the best.

@@ -37,6 +37,8 @@ log = logging.getLogger("gateway")
 
 
 class Unauthenticated(DomainError):
+    """The request has no valid API key."""
+
     code = "unauthenticated"
 
 
@@ -47,6 +49,8 @@ class Forbidden(DomainError):
 
 
 class TooLarge(DomainError):
+    """The body is too large."""
+
     code = "too_large"
 
 
@@ -72,7 +76,7 @@ class RateLimited(DomainError):
 
 
 class QuotaExceeded(RateLimited):
-    """A quota of the account is exceeded. Delete something, or ask your operator."""
+    """A quota of the account is exceeded. The message says how to free some of it."""
 
     code = "quota_exceeded"
 
@@ -174,11 +178,9 @@ WHY: dict[int, str] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The range is outside the file.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A value in the request is invalid. `fields` lists all "
-    "validation "
-    "errors.",
+    "validation errors.",
     HTTPStatus.TOO_MANY_REQUESTS: "A rate limit or quota is exceeded. `x-ratelimit-*` headers"
-    " name the limit. Try again after `Retry-After`. Without "
-    "that header, a retry cannot succeed.",
+    " name the limit. Try again after `Retry-After`. Without that header, a retry cannot succeed.",
     HTTPStatus.SERVICE_UNAVAILABLE: "A service is unavailable or lags behind. Try again after"
     " `Retry-After`.",
 }

@@ -85,8 +85,8 @@ def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
     if each > micro * MOST_MICRO_BATCHES:
         multiple = MOST_IN_A_MICRO_BATCH * gpu_count
         raise Invalid(
-            f"The batch size {batch_size:,} is too large. "
-            f"Choose a multiple of {multiple} of at most {multiple * MOST_MICRO_BATCHES:,}.",
+            f"The batch size {batch_size:,} is too large. Choose a multiple of {multiple} of at "
+            f"most {multiple * MOST_MICRO_BATCHES:,}.",
             field="batch_size",
         )
     return {"micro_batch_size": micro, "gradient_accumulation": each // micro}

@@ -160,7 +160,7 @@ def show_log(
 def show_checkpoints(
     job_id: JobId, caller: CallerOf, backend: BackendOf
 ) -> Listed[CheckpointAnswer]:
-    """List the stored checkpoints of a job, oldest first, each with a sample answer."""
+    """List the stored checkpoints of a job, oldest first, each with a sample response."""
     return Listed(data=service.checkpoints(backend, caller, job_id))
 
 

@@ -147,8 +147,7 @@ class JobDetail(JobSummary):
     wait_seconds: int | None = Field(description="Expected wait for a GPU.")
     remaining_seconds: int | None = Field(
         description="Expected time until the job is registered, including the wait for a GPU. "
-        "null if the wait is unknown, or if the job is paused or finished, or is "
-        "about to be."
+        "null if the wait is unknown, or if the job is paused or finished, or is about to be."
     )
     paused_at: datetime | None
     resume: ResumeGate | None = Field(
@@ -179,9 +178,8 @@ class JobDetail(JobSummary):
         examples=[1.92], description="Mean loss over the trainable tokens of the newest step."
     )
     smoothed_loss: float | None = Field(
-        description="Debiased exponential average of the train loss. The weight of a step "
-        "falls to 1/e after 2% of the run's steps, or after 5 steps if that is "
-        "more."
+        description="Debiased exponential average of the train loss. The weight of a step falls "
+        "to 1/e after 2% of the run's steps, or after 5 steps if that is more."
     )
     tokens_per_second: float | None = Field(examples=[905.0])
     train_examples: int | None

@@ -52,9 +52,8 @@ class EstimateAnswer(Answer):
     total_steps: int = Field(examples=[225])
     calibrated_from: int = Field(description="Number of finished jobs that the estimate uses.")
     basis: str = Field(
-        description="Sentence about the source of the estimate: finished jobs, a speed test "
-        "of the machine, or the catalog. It also says if a busy machine widens "
-        "the range."
+        description="Sentence about the source of the estimate: finished jobs, a speed test of "
+        "the machine, or the catalog. It also says if a busy machine widens the range."
     )
     phases: list[PhaseAnswer]
 
@@ -85,9 +84,8 @@ class FitAnswer(Answer):
         description="Data type of the computation, and of the base model unless it is in 4 bits."
     )
     memory: Literal["gpu", "host"] = Field(
-        description="Kind of the predicted memory. `gpu` is the memory that the job uses on "
-        "each GPU. `host` is the host memory that the model uses, without the "
-        "program itself."
+        description="Kind of the predicted memory. `gpu` is the memory that the job uses on each "
+        "GPU. `host` is the host memory that the model uses, without the program itself."
     )
     banner: str = Field(
         examples=[

@@ -28,8 +28,8 @@ def checkpoint_ref(backend: Backend, caller: Caller, job_id: UUID, step: int) ->
     ref = next((each["ref"] for each in reversed(saved) if each["step"] == step), None)
     if ref is None:
         raise NotFound(
-            f"{job_name(job_id)} has no checkpoint at step {step:,}. See `ecolink "
-            "jobs checkpoints`."
+            f"{job_name(job_id)} has no checkpoint at step {step:,}. See `ecolink jobs "
+            "checkpoints`."
         )
     return ref
 

@@ -61,8 +61,8 @@ def _role(raw: dict[str, Any], position: int) -> str:
     if not isinstance(role, str) or role not in ROLES:
         raise Refused(
             Code.WRONG_ROLE,
-            f"Message {position} has the unknown role {quoted(role)}. "
-            "Use system, developer, user, assistant or tool.",
+            f"Message {position} has the unknown role {quoted(role)}. Use system, developer, "
+            "user, assistant or tool.",
         )
     return ROLES[role]
 
@@ -119,8 +119,8 @@ def _add_weight(message: Message, raw: dict[str, Any], position: int) -> None:
     if type(weight) is not int or weight not in (0, 1):
         raise Refused(
             Code.BAD_WEIGHT,
-            f"The weight of message {position} is {quoted(weight)}. "
-            "Use 1, or 0 to exclude the message from the loss.",
+            f"The weight of message {position} is {quoted(weight)}. Use 1, or 0 to exclude the "
+            "message from the loss.",
         )
     message["weight"] = weight
 

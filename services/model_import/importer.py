@@ -192,8 +192,8 @@ def _download(repository: str) -> Source:
         snapshot = Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ImportRefused(
-            f"Cannot download {repository}. Check its name and the connection to "
-            f"the Hugging Face hub. {error}"
+            f"Cannot download {repository}. Check its name and the connection to the Hugging Face "
+            f"hub. {error}"
         ) from error
     return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
 
@@ -289,8 +289,8 @@ def require_template(directory: Path) -> None:
                 pass  # a template need not support system messages or tools
     except ChatRefused as refused:
         raise ImportRefused(
-            f"EcoLink cannot use this model: {refused}. Correct its chat template, "
-            "then import it again."
+            f"EcoLink cannot use this model: {refused}. Correct its chat template, then import it "
+            "again."
         ) from refused
 
 

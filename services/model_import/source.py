@@ -98,8 +98,8 @@ def require_layers(config: Any) -> None:
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
         raise ImportRefused(
-            f"num_hidden_layers is {layers!r}. The maximum is {MOST_LAYERS}. "
-            "Import a smaller model."
+            f"num_hidden_layers is {layers!r}. The maximum is {MOST_LAYERS}. Import a smaller "
+            "model."
         )
 
 

@@ -52,8 +52,8 @@ class Rendered:
     def dropped(self) -> str:
         """The number of dropped rows by reason, as a phrase."""
         return (
-            f"{self.without_labels:,} without a trainable token, "
-            f"{self.unrenderable:,} rejected by the chat template"
+            f"{self.without_labels:,} without a trainable token, {self.unrenderable:,} rejected by "
+            "the chat template"
         )
 
 

@@ -54,7 +54,7 @@ async def create_job(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> JobObject:
-    """Create a job. While its files are being validated, its status is `validating_files`.
+    """Create a job. While EcoLink validates its files, its status is `validating_files`.
 
     After validation, EcoLink approves the job, or the job fails with the reason. Waiting for GPUs
     is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. The model is
@@ -150,7 +150,7 @@ def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """Cancel a job permanently. Its last checkpoint is kept for a limited time."""
+    """Cancel a job permanently. EcoLink keeps its last checkpoint for a limited time."""
     return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 
