@@ -76,7 +76,7 @@ class EstimateAnswer(Answer):
 
 
 class FitAnswer(Answer):
-    """The memory fit of a job on a GPU."""
+    """Precision and predicted memory of a job on a GPU."""
 
     precision: Precision
     gradient_checkpointing: bool
@@ -142,7 +142,7 @@ class Place(Answer):
 
 
 class CapacityGate(Answer):
-    """Free GPUs and the expected wait. Enough must be free, or the job must be allowed to wait."""
+    """Free GPUs and the expected wait. Enough GPUs must be free, or `wait` must be set."""
 
     is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
     free: int

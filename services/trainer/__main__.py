@@ -135,7 +135,7 @@ class Program:
             self._reporter.keep_for_operator("".join(traceback.format_exception(error)))
             self._reporter.log(f"{error_class}: {error}", "ERROR")
         if not self._reporter.finish(outcome, error_class, failure, shortage_of(error)):
-            self._reporter.log("the final report went unanswered", "WARNING")
+            self._reporter.log("the scheduler did not acknowledge the final report", "WARNING")
 
 
 def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:

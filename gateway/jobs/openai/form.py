@@ -45,7 +45,7 @@ class Method(BaseModel, extra="forbid"):
 
 
 class CreateJob(BaseModel, extra="allow", strict=True):
-    """A request for a job. `translated` rejects unknown fields."""
+    """A request to create a job. A request with unknown fields fails."""
 
     model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
     training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
