@@ -77,14 +77,15 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.NODE_LOST: Failure(
             Payer.PLATFORM,
             True,
-            "EcoLink lost the trainer's machine.",
+            "EcoLink lost contact with the trainer's machine.",
             "Start a new job, if possible in another region.",
         ),
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,
             False,
-            "The loss became infinite or NaN, or rose far above the base model's loss or the "
-            "loss of guessing.",
+            "The loss became infinite or NaN, rose far above the base model's loss, or became "
+            "worse "
+            "than that of random guessing.",
             "Start a new job with a lower learning rate, such as a third of this job's.",
         ),
         FailureClass.DISK_FULL: Failure(

@@ -41,9 +41,11 @@ class Truncation(Value):
         """A warning for the owner if more than 5% of the examples are truncated."""
         if self.truncated <= WARN_SHARE * self.examples:
             return None
+        one = self.truncated == 1
         cut = (
             f"{self.truncated:,} of {self.examples:,} examples ({self._percent(self.truncated)}) "
-            f"are longer than {self.limit:,} tokens and lose their end."
+            f"{'is' if one else 'are'} longer than {self.limit:,} tokens and "
+            f"{'loses its' if one else 'lose their'} end."
         )
         if not self.trainable_tokens or self.kept_tokens is None or self.teaching is None:
             return cut

@@ -21,7 +21,9 @@ def login(
     ctx: typer.Context,
     url: Annotated[
         str | None,
-        typer.Argument(help="URL, such as https://ecolink.example.org.  \\[default: this machine]"),
+        typer.Argument(
+            help="URL of EcoLink, such as https://ecolink.example.org.  \\[default: this machine]"
+        ),
     ] = None,
     key: Annotated[
         str | None,

@@ -150,8 +150,8 @@ def show_log(
 ) -> JobLog:
     """Show the end of the trainer's log. If the job failed, include the process's other output.
 
-    Log lines are deleted after a retention time, by default 90 days after the job ends. The end of
-    a failed job's output is kept.
+    EcoLink deletes log lines after a retention time, by default 90 days after the job ends. It
+    keeps the end of a failed job's output.
     """
     return service.log_of(backend, caller, job_id, lines)
 
