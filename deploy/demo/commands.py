@@ -79,8 +79,8 @@ def demo_autopause() -> None:
     with _demo_chats() as (chats, rows):
         if running(settings.home) is not None:
             raise StackError(
-                f"EcoLink already runs in {settings.home} with minutes of 60 s. Stop it with "
-                "`ecolink down`, or set another ECOLINK_HOME."
+                f"EcoLink already runs in {settings.home} with longer metered minutes. Stop it "
+                "with `ecolink down`, or set another ECOLINK_HOME."
             )
         console.print(
             f"Starting EcoLink in {settings.home.resolve()}, with metered minutes of 5 s ..."

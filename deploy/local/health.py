@@ -35,7 +35,7 @@ def problems(settings: Settings, processes: Collection[str], now: datetime) -> l
     found: list[str] = []
     space = disk_space(settings)
     if space.level is not DiskLevel.OK:
-        found.append(f"Disk space is {space.level}: {space} in {settings.home}. Free some.")
+        found.append(f"Disk space is {space.level}: {space} in {settings.home}. Free some space.")
     return found + _of_consumers(settings, processes, now)
 
 

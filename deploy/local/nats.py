@@ -64,7 +64,7 @@ class NatsServer:
             ),
             ready=self.ready,
             checks=(
-                Probe("no answer to PING", self._hung_seconds, self.ready),
+                Probe("no response to PING", self._hung_seconds, self.ready),
                 Probe(
                     "cannot store messages", min(self._hung_seconds, STORING_SECONDS), self.stores
                 ),

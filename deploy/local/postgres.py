@@ -84,7 +84,7 @@ class PostgresServer:
             stop_seconds=60.0,
             clear=self.clear,
             ready=self.ready,
-            checks=(Probe("no answer to connections", self._hung_seconds, self.replies),),
+            checks=(Probe("no response to connections", self._hung_seconds, self.replies),),
         )
 
     def initialize(self) -> None:

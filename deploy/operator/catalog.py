@@ -135,7 +135,7 @@ def set_base(
         bool | None, typer.Option(help="Allow jobs to fine-tune the base model.")
     ] = None,
     repository: Annotated[
-        str | None, typer.Option(help="Repository on the Hugging Face hub.")
+        str | None, typer.Option(help="Repository on the Hugging Face Hub.")
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Source of the base model's description.")

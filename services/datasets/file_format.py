@@ -24,7 +24,7 @@ SPREAD = (
     "command: jq -c . data.json > data.jsonl"
 )
 TABLE = (
-    f"The file seems to be a table (CSV). {TAKEN} Convert it: write each row on its own line as "
+    f"The file seems to be a table (CSV). {TAKEN} Write each row on its own line as "
     '{"prompt": "...", "completion": "..."}, for example with Python\'s csv and json modules.'
 )
 DELIMITERS = (b",", b";", b"\t")

@@ -55,7 +55,7 @@ class BaseFiles:
         for file in manifest.files:
             size, *_ = found.get(file.path, (None,))
             if size != file.bytes:
-                damage = "is missing" if size is None else f"has {size} bytes, not {file.bytes}"
+                damage = "is missing" if size is None else f"has {size:,} bytes, not {file.bytes:,}"
                 raise BaseDamaged(f"{directory / file.path} {damage}. Import the base model again.")
         identity = repr((str(directory), manifest.sha256, found))
         self._verified = verified / hashlib.sha256(identity.encode()).hexdigest()
