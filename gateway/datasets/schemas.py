@@ -28,7 +28,7 @@ class TokenCount(Answer):
 
 
 class DatasetAnswer(Answer):
-    """A dataset. Its counts are null until it is validated."""
+    """A dataset. Its counts are null until its validation is complete."""
 
     id: UUID
     name: str | None = Field(examples=["support chats"])

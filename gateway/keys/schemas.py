@@ -11,7 +11,7 @@ from gateway.schemas import Answer
 
 
 class KeyAnswer(Answer):
-    """An API key without its secret, which is never stored."""
+    """An API key without its secret, which EcoLink does not store."""
 
     id: UUID
     hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])

@@ -62,7 +62,9 @@ def main(
     lease.watch()
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
-        raise SystemExit("Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL.")
+        raise SystemExit(
+            "The NATS server is unknown. Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL."
+        )
     directory = spec_path.parent
     followers = Followers(directory, spec.gpu_count)
     with Reporter(spec, lease, url, directory) as reporter:

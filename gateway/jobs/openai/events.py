@@ -52,7 +52,10 @@ class EventObject(Answer):
 
 
 class Metrics(Answer):
-    """Metrics of a checkpoint. Losses are in nats per trainable token, or null if not evaluated."""
+    """Metrics of a checkpoint. Losses are in nats per trainable token.
+
+    Metrics of an evaluation are null if the step was not evaluated.
+    """
 
     step: int = Field(examples=[40])
     train_loss: float = Field(examples=[1.92])

@@ -57,8 +57,8 @@ async def create_job(
     """Create a job. While EcoLink validates its files, its status is `validating_files`.
 
     After validation, EcoLink approves the job, or the job fails with the reason. Waiting for GPUs
-    is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. The model is
-    deployed as soon as it is registered.
+    is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. EcoLink
+    deploys the model as soon as it is registered.
     """
     choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
