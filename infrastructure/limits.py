@@ -118,7 +118,8 @@ TABLE = (
         "Prompt tokens of chats, counted for each of the `n` choices.",
         60,
         "tokens",
-        "Your account can send at most {limit} prompt tokens of chats per minute.",
+        "Your account can send at most {limit} prompt tokens of chats per minute, counted for each "
+        "of the `n` choices.",
     ),
     Limit(
         "keys",

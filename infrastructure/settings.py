@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     serving_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi, on which "
-        "EcoLink then does not train.",
+        description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi. EcoLink "
+        "does not train on this GPU.",
     )
     serving_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of serving. If unset, serving uses all cores."
