@@ -69,8 +69,8 @@ def root(
     url: Annotated[
         str | None,
         typer.Option(
-            help="Gateway URL. Default: ECOLINK_GATEWAY_URL, then `ecolink login`, then this "
-            "machine's stack."
+            help="URL of the gateway. Default: ECOLINK_GATEWAY_URL, then `ecolink login`, "
+            "then the EcoLink on this machine."
         ),
     ] = None,
     key: Annotated[

@@ -41,11 +41,12 @@ class Finder:
         if url is None:
             raise Unreachable(
                 f"EcoLink is not running in {self.settings.home.resolve()}. Start it with "
-                "`ecolink up`, or sign in to another one with `ecolink login URL`."
+                "`ecolink up`, or sign in to a remote one with `ecolink login URL`."
             )
         if key is None:
             raise NotSignedIn(
-                f"No API key for {url}. Run `ecolink login`, or pass --key or ECOLINK_API_KEY."
+                f"There is no API key for {url}. Run `ecolink login`, or pass --key or "
+                "ECOLINK_API_KEY."
             )
         return Endpoint(url, key)
 

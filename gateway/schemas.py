@@ -29,10 +29,7 @@ class Listed(Answer, Generic[T]):
 
 
 class Money(Answer):
-    """An amount in US dollars. `micros` is exact. `text` is rounded to cents.
-
-    For prices, `text` is exact too.
-    """
+    """An amount in US dollars. `micros` is exact. `text` is in whole cents, or exact for prices."""
 
     micros: int = Field(examples=[25_000_000])
     text: str = Field(examples=["$25.00"])

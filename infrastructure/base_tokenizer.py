@@ -28,7 +28,9 @@ class BaseTokenizer(ChatRenderer):
         FileNotFoundError if there is no tokenizer, and ChatRefused if the template is invalid.
         """
         if TOKENIZER_FILE not in files:
-            raise FileNotFoundError(f"The base model has no {TOKENIZER_FILE}. Import it again.")
+            raise FileNotFoundError(
+                f"The base model has no {TOKENIZER_FILE}. Import the base model again."
+            )
         encoder = TextEncoder(Tokenizer.from_buffer(files[TOKENIZER_FILE]))
         super().__init__(template.of(files), encoder)
 

@@ -164,8 +164,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refusal": str(refusal)}
     if len(text) > MAX_CHARACTERS:
         return {
-            "refusal": f"the base model's chat template renders {len(text):,} characters; "
-            f"the limit is {MAX_CHARACTERS:,}"
+            "refusal": "the base model's chat template renders these messages as "
+            f"{len(text):,} characters, but the limit is {MAX_CHARACTERS:,}"
         }
     return {"text": text}
 

@@ -30,21 +30,44 @@ class Limit:
     per_seconds: int | None = None
     header: str | None = None
     """The last part of its `x-ratelimit-*` headers, named as in OpenAI's API where possible."""
+    refusal: str = ""
+    """Sentence of a refusal, with `{limit}` for the value. Only limits that return 429 have one."""
 
 
 TABLE = (
-    Limit("connections", 2_000, Scope.PROCESS, "Open connections, WebSockets included."),
+    Limit("connections", 2_000, Scope.PROCESS, "Open connections, including WebSockets."),
     Limit("address_connections", 256, Scope.ADDRESS, "Open connections of one client address."),
-    Limit("head_seconds", 10, Scope.CONNECTION, "Time for the head of a request, s."),
+    Limit("head_seconds", 10, Scope.CONNECTION, "Seconds to receive the head of a request."),
     # HTTP libraries reuse idle connections for 5 s (httpx) to 15 s (aiohttp).
-    Limit("idle_seconds", 75, Scope.CONNECTION, "Time between two requests, s."),
-    Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Lowest rate of a body."),
-    Limit("body_window_seconds", 15, Scope.CONNECTION, "Time over which that rate is measured, s."),
+    Limit("idle_seconds", 75, Scope.CONNECTION, "Seconds between two requests."),
+    Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Minimum rate of a request body."),
     Limit(
-        "write_stall_seconds", 60, Scope.CONNECTION, "Time without progress of a slow reader, s."
+        "body_window_seconds",
+        15,
+        Scope.CONNECTION,
+        "Seconds over which EcoLink measures the rate of a request body.",
     ),
-    Limit("all_uploads", 32, Scope.PROCESS, "Concurrent uploads."),
-    Limit("address_requests", 12_000, Scope.ADDRESS, "Requests, signed in or not.", 60),
+    Limit(
+        "write_stall_seconds",
+        60,
+        Scope.CONNECTION,
+        "Seconds in which a client may read nothing of a response.",
+    ),
+    Limit(
+        "all_uploads",
+        32,
+        Scope.PROCESS,
+        "Concurrent uploads.",
+        refusal="EcoLink accepts at most {limit} concurrent uploads. Try again later.",
+    ),
+    Limit(
+        "address_requests",
+        12_000,
+        Scope.ADDRESS,
+        "Requests, signed in or not.",
+        60,
+        refusal="A client address can send at most {limit} requests per minute.",
+    ),
     Limit(
         "refused_credentials",
         20,
@@ -52,10 +75,42 @@ TABLE = (
         "Different wrong keys or sign-in links before a lockout.",
         900,
     ),
-    Limit("requests", 6_000, Scope.ACCOUNT, "Requests.", 60, "requests"),
-    Limit("changes", 600, Scope.ACCOUNT, "Requests other than GET.", 60, "changes"),
-    Limit("key_changes", 30, Scope.ACCOUNT, "Keys created or revoked.", 600, "key-changes"),
-    Limit("chats", 1_200, Scope.ACCOUNT, "Chat completions.", 60, "requests"),
+    Limit(
+        "requests",
+        6_000,
+        Scope.ACCOUNT,
+        "Requests.",
+        60,
+        "requests",
+        "Your account can send at most {limit} requests per minute.",
+    ),
+    Limit(
+        "changes",
+        600,
+        Scope.ACCOUNT,
+        "Requests other than GET.",
+        60,
+        "changes",
+        "Your account can send at most {limit} requests other than GET per minute.",
+    ),
+    Limit(
+        "key_changes",
+        30,
+        Scope.ACCOUNT,
+        "API keys created or revoked.",
+        600,
+        "key-changes",
+        "Your account can create or revoke at most {limit} API keys in 10 minutes.",
+    ),
+    Limit(
+        "chats",
+        1_200,
+        Scope.ACCOUNT,
+        "Chat completions.",
+        60,
+        "requests",
+        "Your account can request at most {limit} chat completions per minute.",
+    ),
     Limit(
         "prompt_tokens",
         2_000_000,
@@ -63,12 +118,54 @@ TABLE = (
         "Prompt tokens of chats, counted for each of the `n` choices.",
         60,
         "tokens",
+        "Your account can send at most {limit} prompt tokens of chats per minute, counted for each "
+        "of the `n` choices.",
     ),
-    Limit("keys", 100, Scope.ACCOUNT, "Valid API keys.", header="keys"),
-    Limit("datasets", 2_000, Scope.ACCOUNT, "Datasets.", header="datasets"),
-    Limit("dataset_gib", 256, Scope.ACCOUNT, "Total size of datasets, GiB.", header="bytes"),
-    Limit("uploads", 6, Scope.ACCOUNT, "Concurrent uploads.", header="uploads"),
-    Limit("sockets", 64, Scope.ACCOUNT, "Open WebSockets and waiting requests.", header="sockets"),
+    Limit(
+        "keys",
+        100,
+        Scope.ACCOUNT,
+        "Valid API keys.",
+        header="keys",
+        refusal="Your account has the maximum of {limit} valid API keys. Revoke some, or ask your "
+        "operator for a higher quota.",
+    ),
+    Limit(
+        "datasets",
+        2_000,
+        Scope.ACCOUNT,
+        "Datasets.",
+        header="datasets",
+        refusal="Your account has the maximum of {limit} datasets. Delete some, or ask your "
+        "operator for a higher quota.",
+    ),
+    Limit(
+        "dataset_gib",
+        256,
+        Scope.ACCOUNT,
+        "Total size of datasets, GiB.",
+        header="bytes",
+        refusal="The datasets of your account use the maximum of {limit} GiB. Delete some, or ask "
+        "your operator for a higher quota.",
+    ),
+    Limit(
+        "uploads",
+        6,
+        Scope.ACCOUNT,
+        "Concurrent uploads.",
+        header="uploads",
+        refusal="Your account can run at most {limit} uploads at the same time. Try again when an "
+        "upload ends.",
+    ),
+    Limit(
+        "sockets",
+        64,
+        Scope.ACCOUNT,
+        "Open WebSockets and waiting requests.",
+        header="sockets",
+        refusal="Your account can have at most {limit} open WebSockets and waiting requests. Close "
+        "one, then try again.",
+    ),
 )
 
 LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}

@@ -60,8 +60,8 @@ class LogWatch:
         seen = self._seen
         if seen is not None and notification_at(self._log, seen.id) != seen:
             raise LogReplaced(
-                f"The event log lost event {seen.id} ({seen.topic}): the database was replaced or "
-                "restored. This process exits, to restart from the present log."
+                f"The event log lost event {seen.id} ({seen.topic}): the database was replaced "
+                "or restored. This process exits, so that it restarts from the current log."
             )
         self._seen = newest or seen
 

@@ -63,7 +63,7 @@ class TestProvider:
         if not TEST_MIN_MICROS <= amount_micros <= TEST_MAX_MICROS:
             bounds = f"{dollars(TEST_MIN_MICROS)} to {dollars(TEST_MAX_MICROS)}"
             raise Invalid(
-                f"The amount {dollars(amount_micros)} is out of bounds. Enter {bounds}.",
+                f"The amount {dollars(amount_micros)} is out of range. Enter {bounds}.",
                 field="amount",
             )
         return Receipt(

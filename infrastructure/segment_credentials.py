@@ -86,11 +86,11 @@ def required_issuer(settings: Settings) -> CredentialIssuer:
     issuer = CredentialIssuer.of(settings)
     if issuer is None:
         raise RuntimeError(
-            "ECOLINK_NATS_TRAINER_SEED is not set, so that trainers get no NATS credentials. "
-            "Run `ecolink nats-config` to make a server configuration with a seed."
+            "ECOLINK_NATS_TRAINER_SEED is not set, so trainers get no NATS credentials. Run "
+            "`ecolink nats-config` to create a server configuration with a seed."
         )
     try:
         public_key(issuer.seed)
     except ValueError as error:
-        raise RuntimeError(f"ECOLINK_NATS_TRAINER_SEED is {error}.") from error
+        raise RuntimeError(f"ECOLINK_NATS_TRAINER_SEED is {error}. Correct the setting.") from error
     return issuer

@@ -17,7 +17,7 @@ def _origin(url: str) -> str:
     parsed = HttpUrl(url)
     more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
     if more:
-        raise ValueError(f"{url!r} is not an origin; write it as https://ecolink.example.org")
+        raise ValueError(f"{url} is not an origin. Write it as https://ecolink.example.org")
     return str(parsed).rstrip("/")
 
 
@@ -28,18 +28,21 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default=Path(".ecolink"),
-        description="Folder with the data, logs and passwords of the embedded stack.",
+        description="Directory with the data, logs and passwords of the embedded servers.",
     )
     database_url: str | None = Field(
-        default=None, description="PostgreSQL of the services. Unset: the embedded server."
+        default=None,
+        description="URL of PostgreSQL for the services. If unset, EcoLink starts an "
+        "embedded server.",
     )
     owner_database_url: str | None = Field(
         default=None,
-        description="PostgreSQL as the owner of the tables, for migrations. "
-        "Unset: `ECOLINK_DATABASE_URL`.",
+        description="URL of PostgreSQL with the role that owns the tables, for migrations. The "
+        "default is `ECOLINK_DATABASE_URL`.",
     )
     nats_url: str | None = Field(
-        default=None, description="NATS server. Unset: the embedded server."
+        default=None,
+        description="URL of the NATS server. If unset, EcoLink starts an embedded server.",
     )
     nats_credentials: Path | None = Field(
         default=None, description="File with the NATS credentials of the services (.creds)."
@@ -47,57 +50,62 @@ class Settings(BaseSettings):
     nats_trainer_seed: str | None = Field(
         default=None,
         description="Seed of the NATS account of trainers, or of one of its signing keys. The "
-        "scheduler signs the credentials of each segment with it; no other process "
-        "needs it.",
+        "scheduler signs the credentials of each segment with it. No other process needs it.",
     )
     nats_trainer_account: str | None = Field(
         default=None,
-        description="Public key of the NATS account of trainers. Unset: the key of the seed.",
+        description="Public key of the NATS account of trainers. The default is the key of the "
+        "seed.",
     )
     trainer_nats_url: str | None = Field(
-        default=None, description="NATS server as trainers reach it. Unset: `ECOLINK_NATS_URL`."
+        default=None,
+        description="URL at which trainers reach the NATS server. The default is "
+        "`ECOLINK_NATS_URL`.",
     )
     snapshot_secret: str | None = Field(
         default=None,
-        description="Secret that signs snapshots of accounts, the same for all services. Unset: no "
-        "snapshots; accounts always load from their events.",
+        description="Secret that signs snapshots of accounts. It is the same for all services. "
+        "If unset, EcoLink stores no snapshots and always loads accounts from their events.",
     )
     seal_key: Path | None = Field(
         default=None,
         description="File with the Ed25519 key that signs seals of the event log (PEM). Only the "
-        "sealer needs it. Unset: `<home>/seal-key.pem`, made at the first start.",
+        "sealer needs it. The default is `<home>/seal-key.pem`, which the sealer makes at its first "
+        "start.",
     )
     timestamp_url: HttpUrl | None = Field(
         default=None,
-        description="RFC 3161 timestamp authority, which confirms the time of signed tree heads. "
-        "Unset: none.",
+        description="URL of a timestamp authority (RFC 3161), which confirms the time of signed tree "
+        "heads. If unset, EcoLink requests no timestamps.",
     )
     artifacts_url: str | None = Field(
         default=None,
-        description="Object store, such as `file://` or `s3://`. Unset: `<home>/artifacts`.",
+        description="URL of the object store, such as `file://` or `s3://`. The default is "
+        "`<home>/artifacts`.",
     )
     postgres_port: int = Field(
-        default=0, description="Port of the embedded PostgreSQL. 0: a free port."
+        default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
     )
     nats_port: int = Field(
-        default=0, description="Port of the embedded NATS server. 0: a free port."
+        default=0, description="Port of the embedded NATS server. 0 selects a free port."
     )
     gateway_host: str = Field(
         default="127.0.0.1", description="Address on which the gateway listens."
     )
-    gateway_port: int = Field(default=0, description="Port of the gateway. 0: a free port.")
+    gateway_port: int = Field(default=0, description="Port of the gateway. 0 selects a free port.")
     gateway_url: str | None = Field(
-        default=None, description="Address of the gateway for the command line."
+        default=None, description="URL of the gateway for the command line."
     )
     public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
         default=None,
-        description="Public address of the gateway behind a reverse proxy, such as "
-        "`https://ecolink.example.org`. Unset: the address of each request.",
+        description="Public URL of the gateway behind a reverse proxy, such as "
+        "`https://ecolink.example.org`. If unset, the gateway uses the address of each request.",
     )
     trusted_proxies: str | None = Field(
         default=None,
-        description="Addresses of reverse proxies whose X-Forwarded-For is trusted, separated by "
-        "commas. Unset: loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
+        description="Comma-separated addresses of reverse proxies whose `X-Forwarded-For` "
+        "header the gateway trusts. The default is loopback if `ECOLINK_PUBLIC_URL` is "
+        "set, otherwise none.",
     )
     limits: Annotated[dict[str, int], AfterValidator(known_limits)] = Field(
         default={},
@@ -107,14 +115,16 @@ class Settings(BaseSettings):
     security_days: int = Field(
         default=30,
         ge=1,
-        description="Days to keep security events, which contain client addresses.",
+        description="Days for which EcoLink keeps security events, which contain client addresses.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
     )
-    serving_port: int = Field(default=0, description="Port of the serving process. 0: a free port.")
+    serving_port: int = Field(
+        default=0, description="Port of the serving process. 0 selects a free port."
+    )
     serving_url: str | None = Field(
-        default=None, description="Address of the serving process for the gateway."
+        default=None, description="URL at which the gateway reaches the serving process."
     )
     serving_secret: str | None = Field(
         default=None, description="Secret that the gateway sends to the serving process."
@@ -122,138 +132,153 @@ class Settings(BaseSettings):
     serving_queue_limit: int = Field(
         default=64,
         ge=1,
-        description="Chats that may wait, at most half of them from one account. Further chats get "
-        "429.",
+        description="Maximum number of queued chats, at most half of them from one account. "
+        "Further chats fail with 429.",
     )
     serving_rows: int = Field(
-        default=32, ge=1, description="Chats that each base model answers at the same time."
+        default=32,
+        ge=1,
+        description="Maximum number of chats to which each base model responds at the same time.",
     )
     serving_cache_mib: int = Field(
         default=2048,
         ge=1,
-        description="Memory for keys and values of each base model, MiB. A single chat may use "
-        "more.",
+        description="Memory for the keys and values of each base model, in MiB. A single chat "
+        "may use more.",
     )
     serving_precision: Literal["bf16", "fp32"] | None = Field(
         default=None,
-        description="Precision of served base models. Unset: the best for the machine.",
+        description="Precision of served base models. If unset, serving chooses the best "
+        "precision for the machine.",
     )
     serving_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi; EcoLink does not "
-        "train on it.",
+        description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi. EcoLink "
+        "does not train on this GPU.",
     )
     serving_threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of serving. Unset: all cores."
+        default=None, ge=1, description="CPU threads of serving. If unset, serving uses all cores."
     )
-    api_key: str | None = Field(default=None, description="API key of the command line.")
+    api_key: str | None = Field(default=None, description="API key for the command line.")
     account: UUID | None = Field(
         default=None, description="Account that the command line of an auditor reads."
     )
 
     dataset_max_bytes: int = Field(
-        default=512 * 1024**2, description="Largest dataset upload, bytes."
+        default=512 * 1024**2, description="Maximum size of a dataset upload, in bytes."
     )
     heartbeat_seconds: float = Field(
-        default=1.0, gt=0, description="Interval between the reports of a trainer, s."
+        default=1.0, gt=0, description="Seconds between two reports of a trainer."
     )
     meter_minute_seconds: int = Field(
-        default=60, ge=1, description="Length of a metered minute, s."
+        default=60, ge=1, description="Length of a metered minute, in seconds."
     )
     lease_seconds: int = Field(
-        default=300, ge=1, description="Segment time that a full lease pays for, s."
+        default=300, ge=1, description="Segment time that a full lease pays for, in seconds."
     )
     lease_extension_seconds: int = Field(
-        default=60, ge=1, description="Interval between two extensions of a lease, s."
+        default=60, ge=1, description="Seconds between two extensions of a lease."
     )
     grace_seconds: int = Field(
-        default=30, ge=0, description="Time to save and exit after the end of a lease, s."
+        default=30,
+        ge=0,
+        description="Seconds that a trainer has to save and exit after the end of its lease.",
     )
     stall_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="Time without progress after which a trainer ends itself, s.",
+        description="Seconds without progress after which a trainer ends itself.",
     )
     silence_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="Time without a sign of life after which a trainer is relaunched, s.",
+        description="Seconds without a sign of life after which the scheduler relaunches a "
+        "trainer.",
     )
     launcher: str = Field(
         default="local",
-        description="Where trainers run: `local` starts them on the scheduler's machine.",
+        description="Launcher of trainers. `local` starts them on the scheduler's machine.",
     )
     warm_trainers: int = Field(
         default=1,
         ge=0,
         le=16,
-        description="Trainers that the local launcher starts ahead, about 0.5 GB each.",
+        description="Number of trainers that the local launcher starts in advance. Each uses "
+        "about 0.5 GB.",
     )
     test_payments: bool = Field(
         default=False,
-        description="Accept test payments from clients on this host, up to $1,000 an account and "
-        "day. Only for trying EcoLink out.",
+        description="Accept test payments from clients on this host, up to $1,000 per account "
+        "and day. Use this only to try out EcoLink.",
     )
     payment_instructions: str | None = Field(
         default=None,
-        description="How to pay, shown on the billing page. Unset: ask the operator.",
+        description="Payment instructions for the billing page. If unset, the page tells "
+        "users to ask their operator.",
     )
     retention_days: int = Field(
-        default=30, ge=1, description="Days to keep the checkpoint of a cancelled job."
+        default=30,
+        ge=1,
+        description="Days for which EcoLink keeps the checkpoint of a cancelled job.",
     )
     log_days: int = Field(
         default=90,
         ge=1,
-        description="Days to keep the log lines of a finished job. Metrics and the last output of a"
-        " failed job stay.",
+        description="Days for which EcoLink keeps the log lines of a finished job. It keeps "
+        "metrics and the last output of a failed job longer.",
     )
     cache_gib: float = Field(
         default=100.0,
         gt=0,
-        description="Disk for local copies of base models from a remote store, GiB. The least "
-        "recently used copies are deleted first.",
+        description="Disk space for local copies of base models from a remote store, in GiB. "
+        "EcoLink deletes the least recently used copies first.",
     )
     compiled_gib: float = Field(
         default=2.0,
         gt=0,
-        description="Disk for compiled kernels of trainers, GiB. The least recently used files are "
-        "deleted first.",
+        description="Disk space for compiled kernels of trainers, in GiB. EcoLink deletes the "
+        "least recently used files first.",
     )
     disk_low_gib: float = Field(
         default=5.0,
         ge=0,
-        description="Free disk below which logs, `ecolink status` and `/healthz` warn, GiB.",
+        description="Free disk space below which logs, `ecolink status` and `/healthz` warn, "
+        "in GiB.",
     )
     disk_critical_gib: float = Field(
         default=1.0,
         ge=0,
-        description="Free disk below which uploads are refused, GiB.",
+        description="Free disk space below which uploads fail, in GiB.",
     )
     clock_speed: float = Field(
-        default=1.0, gt=0, description="Test clock: platform seconds in a real second."
+        default=1.0,
+        gt=0,
+        description="Speed of the test clock, in platform seconds per real second.",
     )
     clock_origin: AwareDatetime | None = Field(
-        default=None, description="Test clock: its start. Set by the local supervisor."
+        default=None, description="Start of the test clock. The local supervisor sets it."
     )
     beat_file: Path | None = Field(
         default=None,
-        description="File that a process touches while it lives. Set by its supervisor.",
+        description="File that a process touches while it lives. The supervisor of the "
+        "process sets it.",
     )
     hung_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Time without a sign of life after which a process is restarted, s.",
+        description="Seconds without a sign of life after which the supervisor restarts a process.",
     )
     step_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="Longest time for one step of a service, such as loading a model, before its "
-        "process is restarted, s.",
+        description="Maximum seconds for one step of a service, such as loading a model. "
+        "After this time, the supervisor restarts the process.",
     )
     supervisor_pid: int | None = Field(
         default=None,
-        description="Process whose end also ends local trainers. Set by the local supervisor.",
+        description="ID of the process whose end also ends local trainers. The local "
+        "supervisor sets it.",
     )
     log_level: str = Field(default="INFO", description="Log level of the services.")
 

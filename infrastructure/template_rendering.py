@@ -78,7 +78,9 @@ class ChatTemplate:
         if isinstance(source, list):
             templates = {entry["name"]: entry["template"] for entry in source}
             if "default" not in templates:
-                raise ChatRefused("the base model has several chat templates, none named default")
+                raise ChatRefused(
+                    "the base model has several chat templates, but none is named default"
+                )
             source = templates["default"]
         return cls(source or FALLBACK_CHAT_TEMPLATE, tokens)
 
@@ -100,7 +102,9 @@ class ChatTemplate:
         except MemoryError:
             raise
         except Exception as error:  # the template is untrusted code
-            raise ChatRefused(f"the base model's chat template refuses it: {error}") from error
+            raise ChatRefused(
+                f"the base model's chat template rejects the messages: {error}"
+            ) from error
 
 
 class _GenerationMarks(Extension):

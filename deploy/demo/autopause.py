@@ -59,7 +59,7 @@ class AutoPause:
         paths = [self._approve(form) for _ in range(2)]
         self._await(paths, "paused")
         self._say(f"balance {self._balance()}: both jobs are paused, each with a checkpoint")
-        self._say(f"resuming is refused: {self._refusal(paths[0])}")
+        self._say(f"EcoLink refuses to resume: {self._refusal(paths[0])}")
         self._top_up(4 * upper, "second")
         for path in paths:
             self._client.post(f"{path}/resume", {"wait": True})
@@ -77,12 +77,17 @@ class AutoPause:
         waiting = list(paths)
         while waiting:
             if time.monotonic() > self._deadline:
-                raise ClientError(f"The jobs are not {status} after {STORY_SECONDS:.0f} s.")
+                raise ClientError(
+                    f"The jobs are not {status} after {STORY_SECONDS:.0f} s. See the log of the "
+                    "scheduler."
+                )
             for path in list(waiting):
                 job = self._client.get(path)
                 self._show(job)
                 if job["status"] in ("failed", "cancelled"):
-                    raise ClientError(f"{job['id']} {job['status']}: {job['error_class']}")
+                    raise ClientError(
+                        f"{job['id']} has the state {job['status']}: {job['error_class']}"
+                    )
                 if job["status"] == status and is_settled(self._client, job):
                     waiting.remove(path)
             time.sleep(POLL_SECONDS)
@@ -94,7 +99,7 @@ class AutoPause:
         if self._shown.get(job["id"]) != line:
             self._shown[job["id"]] = line
             total = job["total_steps"]
-            step = "" if total is None else f", step {job['step']}/{total}"
+            step = "" if total is None else f", step {job['step']:,} of {total:,}"
             self._say(f"{line}{step}, balance {job['balance']['text']}")
 
     def _refusal(self, path: str) -> str:
@@ -105,7 +110,7 @@ class AutoPause:
             if refused.status == 402 and refused.problem["figures"]["missing_micros"] > 0:
                 return str(refused)
             raise
-        raise ClientError("A job was resumed without money.")
+        raise ClientError("EcoLink resumed a job without money.")
 
     def _bill(self, path: str) -> Bill:
         job = self._client.get(path)
@@ -142,6 +147,7 @@ def require_exact(bills: Sequence[Bill]) -> None:
     for bill in bills:
         if bill.charged_micros != bill.expected_micros or bill.unpaid_seconds:
             raise ClientError(
-                f"{bill.job['id']}: charged {exact_dollars(bill.charged_micros)}, expected "
-                f"{exact_dollars(bill.expected_micros)}, unpaid {bill.unpaid_seconds} s"
+                f"EcoLink charged {exact_dollars(bill.charged_micros)} for {bill.job['id']}. "
+                f"The expected charge is {exact_dollars(bill.expected_micros)}, and "
+                f"{bill.unpaid_seconds:,} s are unpaid."
             )

@@ -31,7 +31,7 @@ def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
     1.
     """
     if rows < 1:
-        raise ValueError(f"rows must be at least 1, not {rows}")
+        raise ValueError(f"rows is {rows}; it must be at least 1")
     topics = distinct_conversations(corpus_directory())
     sampled: list[tuple[str, ...]] = []
     for topic, share in _shares({topic: len(found) for topic, found in topics.items()}, rows):
@@ -53,7 +53,8 @@ def corpus_directory() -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusMissing(
-            f"The demo's conversations are missing: pip install --no-deps {REQUIREMENT}"
+            "The demo's conversations are missing. Install them with: pip install --no-deps "
+            f"{REQUIREMENT}"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / "english"
 

@@ -63,7 +63,7 @@ commands = typer.Typer()
 
 @commands.command()
 def demo() -> None:
-    """Fine-tune SmolLM2-135M on real chats, from upload to bill."""
+    """Fine-tune SmolLM2-135M on real chats, from the upload to the bill."""
     console = Console(highlight=False)
     with _demo_chats() as (chats, rows):
         console.print(f"Starting EcoLink in {Settings().home.resolve()} ...")
@@ -79,10 +79,12 @@ def demo_autopause() -> None:
     with _demo_chats() as (chats, rows):
         if running(settings.home) is not None:
             raise StackError(
-                f"EcoLink already runs in {settings.home} with ordinary minutes. Stop it with "
-                "`ecolink down`, or set another ECOLINK_HOME."
+                f"EcoLink already runs in {settings.home} with longer metered minutes. Stop it "
+                "with `ecolink down`, or set another ECOLINK_HOME."
             )
-        console.print(f"Starting EcoLink in {settings.home.resolve()}, with minutes of 5 s ...")
+        console.print(
+            f"Starting EcoLink in {settings.home.resolve()}, with metered minutes of 5 s ..."
+        )
         with up(settings) as started:
             _drain(console, started.settings, chats, rows)
 
@@ -119,7 +121,7 @@ def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
         if job["status"] != "registered":
             for line in client.get(f"/jobs/{job['id']}/log")["data"]:
                 console.print(line["text"], markup=False)
-            fail(f"The job has {job['status']}: {job['error_class']}")
+            fail(f"The job has the state {job['status']}: {job['error_class']}")
         console.print()
         console.print(result_table(job))
         console.print(answers_table(PROMPT, _answers(settings, job)))
@@ -128,7 +130,7 @@ def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     with connect(settings) as connection:
         console.print(trial_balance_table(balances(connection)))
     console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
-    console.print("Check all of this against the event log: `.venv/bin/ecolink audit verify`.")
+    console.print("Compare all of this with the event log: `.venv/bin/ecolink audit verify`.")
 
 
 def _client(settings: Settings, account: DemoAccount) -> Client:
@@ -156,8 +158,8 @@ def _train(client: Client, story: Story, form: dict[str, Any]) -> dict[str, Any]
     story.say(quote["fit"]["banner"])
     story.say(
         f"estimate [bold]{priced['low']['text']} to {priced['high']['text']}[/], "
-        f"{priced['low_seconds']} to {priced['high_seconds']} s; "
-        f"balance {quote['balance']['balance']['text']}"
+        f"{priced['low_seconds']:,} to {priced['high_seconds']:,} s; balance "
+        f"{quote['balance']['balance']['text']}"
     )
     approved = client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
     path = f"/jobs/{approved['id']}"

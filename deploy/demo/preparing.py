@@ -30,7 +30,7 @@ def offer_base(settings: Settings, say: Say) -> None:
     with connect(settings) as connection:
         known = {row["name"] for row in all_base_models(connection)}
     if BASE_MODEL not in known:
-        say("importing the base model into the model store, once (about 15 s)")
+        say("importing the base model into the model store (only once, about 15 s)")
         with acting_for_the_demo(settings) as ecolink:
             offer_model(settings, ecolink, SOURCE, BASE_MODEL)
     await_deployment(settings, BASE_MODEL)
@@ -49,7 +49,10 @@ def await_deployment(settings: Settings, base: str) -> None:
         if row is not None and status == DeploymentStatus.FAILED:
             raise StackError(f"Cannot deploy {base}: {row['failure_message']}")
         time.sleep(POLL_SECONDS)
-    raise StackError(f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s. See serving's log.")
+    raise StackError(
+        f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s. See the log of the serving "
+        "process."
+    )
 
 
 def upload_ready(
@@ -57,17 +60,19 @@ def upload_ready(
 ) -> dict[str, Any]:
     """Upload a dataset, and wait until it is validated and its tokens are counted."""
     dataset = client.upload(chats, "demo chats")
-    say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
+    say(f"dataset uploaded: {rows:,} chats, {chats.stat().st_size:,} bytes")
     while dataset["status"] == "validating" or (
         dataset["status"] == "ready_for_training" and not _is_counted(dataset, base)
     ):
         time.sleep(POLL_SECONDS)
         dataset = client.get(f"/datasets/{dataset['id']}")
     if dataset["status"] != "ready_for_training":
-        raise ClientError(f"The dataset is {dataset['status']}.")
+        raise ClientError(
+            f"The dataset is {dataset['status']}. See its report with `ecolink datasets report`."
+        )
     say(
-        f"dataset validated: [bold]{dataset['status']}[/], {dataset['examples']} examples, "
-        f"{dataset['duplicates']} duplicates"
+        f"dataset validated: [bold]{dataset['status']}[/], {dataset['examples']:,} examples, "
+        f"{dataset['duplicates']:,} duplicates"
     )
     return dataset
 

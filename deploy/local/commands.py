@@ -25,7 +25,7 @@ from infrastructure.settings import Settings
 commands = typer.Typer()
 console = Console(highlight=False)
 
-TEST_PAYMENTS = "Test payments are on: account holders can top up without paying."
+TEST_PAYMENTS = "Test payments are enabled: account holders can top up without paying."
 COLORS = {
     ChildState.RUNNING: "green",
     ChildState.STARTING: "yellow",
@@ -56,7 +56,7 @@ def up(
         pass
     except StackError as error:
         fail(str(error))
-    console.print("EcoLink has stopped. Its data is kept.")
+    console.print("EcoLink has stopped. Its data remains.")
 
 
 @commands.command()
@@ -74,8 +74,8 @@ def down() -> None:
 def status() -> None:
     """Show the processes of the running EcoLink, and problems that need an operator.
 
-    The exit status is 1 if EcoLink is not running, a consumer is more than five minutes behind, or
-    an event is parked.
+    The exit status is 1 if EcoLink is not running, if a consumer is more than five minutes behind,
+    or if an event is parked.
     """
     settings = Settings()
     found = stack.state(settings.home)
@@ -115,7 +115,7 @@ def announce(settings: Settings, *, show_key: bool = False) -> None:
     console.print(f"[bold green]EcoLink is running[/] at [bold]{settings.gateway_url}[/]")
     account = demo_account(settings)
     console.print(
-        f"Open this link to sign in; it works once: [bold]{sign_in_link(settings, account)}[/]"
+        f"Open this link to sign in. It works once: [bold]{sign_in_link(settings, account)}[/]"
     )
     if show_key:
         console.print(f"API key of the demo account: [bold]{account.key}[/]")

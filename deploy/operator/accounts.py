@@ -46,13 +46,13 @@ def create_account(
         ),
     ] = Role.OWNER,
     time_zone: Annotated[
-        str, typer.Option(help="Time zone of its statements, such as Asia/Tokyo.")
+        str, typer.Option(help="Time zone of the account's statements, such as Asia/Tokyo.")
     ] = "UTC",
 ) -> None:
     """Create an account."""
     with open_store() as store:
         if time_zone not in available_timezones():
-            raise Invalid(f"Unknown time zone {time_zone!r}. Enter one such as Europe/Berlin.")
+            raise Invalid(f"Unknown time zone {time_zone!r}. Enter a name such as Europe/Berlin.")
         # The name is stored first. After a crash between the two steps, a retry opens the account.
         account_id = add_account_name(store.connection, uuid4(), name)
         if store.log.find(Account, account_id) is not None:
@@ -83,12 +83,14 @@ def list_accounts() -> None:
 @accounts.command("credit")
 def credit_account(
     name: Name,
-    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
+    ],
     reference: Annotated[
-        str, typer.Option(help="Purpose of the credit. The same reference counts once.")
+        str, typer.Option(help="Purpose of the credit. EcoLink adds each reference only once.")
     ],
 ) -> None:
-    """Grant credit to an account. Each reference is credited once."""
+    """Grant a credit to an account. EcoLink adds each reference only once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         account = store.ecolink.grant_credit(store.account(name), amount_micros, reference)
@@ -98,15 +100,17 @@ def credit_account(
 @accounts.command("top-up")
 def top_up_account(
     name: Name,
-    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
+    ],
     reference: Annotated[
-        str, typer.Option(help="Reference of the payment. The same reference counts once.")
+        str, typer.Option(help="Reference of the payment. EcoLink adds each reference only once.")
     ],
     provider: Annotated[
         str, typer.Option(help="Payment provider that received the money.")
     ] = "manual",
 ) -> None:
-    """Confirm a payment to an account. Each reference is credited once."""
+    """Confirm a received payment. EcoLink adds each reference only once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         named = provider_named(store.settings, provider)
@@ -123,13 +127,16 @@ def issue_key(
     scope: ScopeOption = None,
     expires: ExpiresOption = None,
 ) -> None:
-    """Create an API key and show its secret. The secret cannot be shown again."""
+    """Create an API key and show its secret. EcoLink cannot show the secret again."""
     with open_store() as store:
         wanted = KeyRequest(role, scope or None, expires)
         key, secret = store.ecolink.issue_key(store.account(name), wanted)
         if key_name:
             set_key_name(store.connection, key.id, key_name)
-        console.print(f"Created key {key.id} of {name}. Save its secret, it is not shown again:")
+        console.print(
+            f"Created key {key.id} of {name}. Save its secret, because EcoLink does not show it "
+            "again:"
+        )
         print(secret)
 
 
@@ -173,4 +180,4 @@ def revoke_key(
     """Revoke an API key immediately."""
     with open_store() as store:
         store.ecolink.revoke_key(store.account(name), key)
-        console.print(f"Key {key} is revoked.")
+        console.print(f"Key {key} of {name} is revoked.")

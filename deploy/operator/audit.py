@@ -46,7 +46,7 @@ PublicKey = Annotated[
     str | None,
     typer.Option(
         help="Public key of the log, as `ecolink audit key` printed it once. Without it, the key "
-        "file on this machine is trusted."
+        "command trusts the key file on this machine."
     ),
 ]
 Certificates = Annotated[
@@ -269,7 +269,9 @@ def _show_seals(seals: SealFindings) -> None:
 
 def _show(findings: Findings) -> None:
     console = Console()
-    table = Table(title=f"{findings.events} events replayed, up to notification {findings.head}")
+    table = Table(
+        title=(f"Replayed events: {findings.events:,}, up to notification {findings.head:,}")
+    )
     for column in ("table", "at", "behind", "rows", "live", "replayed", ""):
         number = column in ("at", "behind", "rows")
         table.add_column(column, justify="right" if number else "left")
@@ -292,4 +294,4 @@ def _show(findings: Findings) -> None:
     for difference in findings.differences:
         console.print(f"[red]{difference.text}[/]")
     if not findings.differences:
-        console.print("[green]No difference.[/]")
+        console.print("[green]Nothing differs from the event log.[/]")

@@ -33,7 +33,9 @@ bases = typer.Typer(no_args_is_help=True, help="Manage base models.")
 for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bases")):
     commands.add_typer(group, name=name)
 
-Name = Annotated[str, typer.Argument(help="Name of the entry.", show_default=False)]
+GpuTypeName = Annotated[str, typer.Argument(help="Name of the GPU type.", show_default=False)]
+RegionName = Annotated[str, typer.Argument(help="Name of the region.", show_default=False)]
+BaseName = Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)]
 
 
 @commands.command("show")
@@ -48,19 +50,24 @@ def show() -> None:
 
 @gpu_types.command("set")
 def set_gpu_type(
-    name: Name,
+    name: GpuTypeName,
     title: Annotated[str | None, typer.Option(help="Display name.")] = None,
-    vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU, GiB.")] = None,
-    price: Annotated[str | None, typer.Option(help="Dollars per hour, such as 0.80.")] = None,
-    bf16_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak, TFLOPS.")] = None,
+    vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU in GiB.")] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Price in dollars per hour, such as 0.80.")
+    ] = None,
+    bf16_tflops: Annotated[
+        float | None, typer.Option(help="Peak dense bf16 throughput in TFLOPS.")
+    ] = None,
     backing: Annotated[
         Literal["nvidia", "cpu"] | None, typer.Option(help="Hardware that runs the jobs.")
     ] = None,
     device_name: Annotated[
-        list[str] | None, typer.Option(help="Name in nvidia-smi. Repeat it for several names.")
+        list[str] | None,
+        typer.Option(help="Name of the GPU in nvidia-smi. Repeat the option for several names."),
     ] = None,
-    max_per_job: Annotated[int | None, typer.Option(help="Maximum of one job.")] = None,
-    source: Annotated[str | None, typer.Option(help="Source of the figures.")] = None,
+    max_per_job: Annotated[int | None, typer.Option(help="Maximum number of GPUs per job.")] = None,
+    source: Annotated[str | None, typer.Option(help="Source of the other values.")] = None,
 ) -> None:
     """Add a GPU type, or change the given fields of an existing one."""
     given = {
@@ -73,19 +80,19 @@ def set_gpu_type(
         "source": source,
     }
     _change(lambda catalog: _set_gpu_type(catalog, name, price, given))
-    console.print(f"{name} is offered.")
+    console.print(f"New jobs can use the GPU type {name}.")
 
 
 @gpu_types.command("withdraw")
-def withdraw_gpu_type(name: Name) -> None:
+def withdraw_gpu_type(name: GpuTypeName) -> None:
     """Withdraw a GPU type from new jobs. Running jobs keep their GPUs and their price."""
     _change(lambda catalog: catalog.withdraw_gpu_type(name))
-    console.print(f"{name} is withdrawn.")
+    console.print(f"New jobs can no longer use the GPU type {name}.")
 
 
 @regions.command("set")
 def set_region(
-    name: Name, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
+    name: RegionName, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
     """Add a region, or change its display name. Its capacity does not change."""
 
@@ -95,40 +102,48 @@ def set_region(
         catalog.offer_region(Region(name=name, title=title, capacity=capacity))
 
     _change(change)
-    console.print(f"{name} is offered.")
+    console.print(f"New jobs can use the region {name}.")
 
 
 @regions.command("withdraw")
-def withdraw_region(name: Name) -> None:
+def withdraw_region(name: RegionName) -> None:
     """Withdraw a region from new jobs. Running jobs keep their GPUs."""
     _change(lambda catalog: catalog.withdraw_region(name))
-    console.print(f"{name} is withdrawn.")
+    console.print(f"New jobs can no longer use the region {name}.")
 
 
 @commands.command("capacity")
 def declare_capacity(
-    region: Annotated[str, typer.Argument(help="Name of the region.", show_default=False)],
-    gpu_type: Annotated[str, typer.Argument(help="Name of the GPU type.", show_default=False)],
+    region: RegionName,
+    gpu_type: GpuTypeName,
     count: Annotated[int, typer.Argument(help="Number of GPUs.", show_default=False)],
 ) -> None:
     """Set the number of GPUs of a type in a region.
 
-    The region `local` never has more NVIDIA GPUs than this machine.
+    In the region `local`, EcoLink never uses more NVIDIA GPUs than this machine has.
     """
     _change(lambda catalog: catalog.declare_capacity(region, gpu_type, count))
-    console.print(f"{region} now has {count} GPUs of type {gpu_type}.")
+    console.print(
+        f"{region} now has {count:,} {'GPU' if count == 1 else 'GPUs'} of type {gpu_type}."
+    )
 
 
 @bases.command("set")
 def set_base(
-    name: Name,
-    eligible: Annotated[bool | None, typer.Option(help="Allow jobs to fine-tune it.")] = None,
-    repository: Annotated[
-        str | None, typer.Option(help="Repository on the Hugging Face hub.")
+    name: BaseName,
+    eligible: Annotated[
+        bool | None, typer.Option(help="Allow jobs to fine-tune the base model.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Source of its figures.")] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="Repository on the Hugging Face Hub.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Source of the base model's description.")
+    ] = None,
 ) -> None:
-    """Allow or forbid fine-tuning of a base model. Import a model that is not listed first."""
+    """Allow or forbid fine-tuning of a base model. Import the base model first if the catalog does
+    not list it.
+    """
     with open_store() as store:
         imported = _imported(store, name)
 
@@ -139,18 +154,18 @@ def set_base(
             catalog.list_base(existing.model_copy(update=changes))
 
         changed = _commit(store, change)
-    console.print(f"{name} {'can' if changed.bases[name].eligible else 'cannot'} be fine-tuned.")
+    console.print(f"Jobs {'can' if changed.bases[name].eligible else 'cannot'} fine-tune {name}.")
 
 
 @bases.command("withdraw")
-def withdraw_base(name: Name) -> None:
-    """Remove a base model from the catalog. Its imported files are kept."""
+def withdraw_base(name: BaseName) -> None:
+    """Remove a base model from the catalog. EcoLink keeps its imported files."""
     _change(lambda catalog: catalog.delist_base(name))
-    console.print(f"{name} is no longer listed.")
+    console.print(f"The catalog no longer lists {name}.")
 
 
 @bases.command("deploy")
-def deploy_base(name: Name) -> None:
+def deploy_base(name: BaseName) -> None:
     """Deploy an imported base model, so that users can chat with it and fine-tune it."""
     with open_store() as store:
         deployment = Deploying(store.log).deploy_base(name)
@@ -158,8 +173,8 @@ def deploy_base(name: Name) -> None:
 
 
 @bases.command("undeploy")
-def undeploy_base(name: Name) -> None:
-    """Undeploy a base model. Refused while adapters on it are deployed."""
+def undeploy_base(name: BaseName) -> None:
+    """Undeploy a base model. You cannot undeploy a base model while adapters on it are deployed."""
     with open_store() as store:
 
         def adapters() -> int:
@@ -191,7 +206,8 @@ def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
     """Return a catalog entry for an imported base model. Raise Invalid for None."""
     if imported is None:
         raise Invalid(
-            f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
+            f"The catalog does not list {name}. Import it first: ecolink models import SOURCE "
+            f"--name {name}"
         )
     content = imported.revision
     return CatalogBase(
@@ -211,7 +227,7 @@ def _set_gpu_type(
     required = {name for name, field in GpuType.model_fields.items() if field.is_required()}
     missing = required - before.keys() - changes.keys()
     if missing:
-        raise Invalid(f"{name} is new. Also pass {_options(missing)}.")
+        raise Invalid(f"The GPU type {name} is new. Also pass {_options(missing)}.")
     catalog.offer_gpu_type(GpuType.model_validate(before | changes))
 
 

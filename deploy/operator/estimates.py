@@ -25,7 +25,7 @@ from projections.estimates import report_rows
 from projections.projection import Row
 
 commands = typer.Typer(
-    name="estimates", no_args_is_help=True, help="Compare estimates with what jobs cost."
+    name="estimates", no_args_is_help=True, help="Compare estimates with actual costs."
 )
 
 
@@ -107,9 +107,14 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{self.inside} of {self.scored} inside their range ({self.inside / self.scored:.0%}); "
-            f"median width {self.width:.1%}; bias {self.bias:+.1%} of the middle."
-            + (f" {self.in_segments} in several segments left out." if self.in_segments else "")
+            f"{self.inside:,} of {self.scored:,} inside their range "
+            f"({self.inside / self.scored:.0%}); median width {self.width:.1%}; bias "
+            f"{self.bias:+.1%} of the middle."
+            + (
+                f" {self.in_segments} in several segments are not included."
+                if self.in_segments
+                else ""
+            )
         )
 
 

@@ -39,7 +39,7 @@ def job_id_of(name: str) -> UUID:
 def tail(
     job: Annotated[
         UUID | None,
-        typer.Option(parser=job_id_of, metavar="JOB", help="Only this job's events."),
+        typer.Option(parser=job_id_of, metavar="JOB", help="Show only events of this job."),
     ] = None,
     follow: Annotated[bool, typer.Option(help="Wait for new events.")] = True,
     as_json: Annotated[
@@ -132,7 +132,7 @@ async def _empty(settings: Settings) -> None:
 
 @commands.command()
 def parked() -> None:
-    """List parked events, which a service repeatedly failed to process."""
+    """List parked events. A service failed to process them several times."""
     with connect(_running()) as connection:
         rows = parked_events(connection)
     for row in rows:
@@ -146,7 +146,14 @@ def parked() -> None:
 
 
 @commands.command()
-def replay(consumer: str, notification_id: int) -> None:
+def replay(
+    consumer: Annotated[
+        str, typer.Argument(help="Consumer that parked the event.", show_default=False)
+    ],
+    notification_id: Annotated[
+        int, typer.Argument(help="Notification ID of the event.", show_default=False)
+    ],
+) -> None:
     """Retry a parked event, and the later parked events of the same aggregate."""
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)

@@ -33,7 +33,11 @@ def import_model(
         typer.Argument(help="Hugging Face repository, directory or GGUF file.", show_default=False),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Default: the catalog's name, or the source's last part.")
+        str | None,
+        typer.Option(
+            help="Name of the base model. Default: the catalog's name, or the last part of the "
+            "source."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,18 +51,20 @@ def import_model(
         typer.echo(
             f"Imported {imported.name}: {imported.architecture} with "
             f"{imported.shape.parameters:,} parameters and a context of "
-            f"{imported.shape.context_length} tokens."
+            f"{imported.shape.context_length:,} tokens."
         )
 
 
 def verify_model(
-    name: Annotated[str, typer.Argument(help="Model, such as ft:…", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="Name of the model, such as ft:…", show_default=False)
+    ],
     directory: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="A downloaded copy. Default: the artifact store.",
+            help="Directory of a downloaded copy. Default: the copy in the artifact store.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -87,8 +93,8 @@ def delete_base(
 ) -> None:
     """Delete an imported base model and its files for all accounts.
 
-    Refused while unfinished jobs or deployments use it. Models trained on it can no longer be
-    deployed.
+    You cannot delete a base model while unfinished jobs or deployments use it. After the deletion,
+    you can no longer deploy models that were trained on it.
     """
     with open_store() as store:
 
@@ -138,4 +144,4 @@ def _show(checks: Sequence[Check]) -> None:
             expected = f" {check.name}: expected {check.expected}; found {check.found}"
             console.print(Text.assemble(("differs ", "red"), expected))
     differing = sum(not check.ok for check in checks)
-    console.print(f"{len(checks)} checks, {differing} differ.")
+    console.print(f"Checks: {len(checks):,}, of which {differing:,} differ.")

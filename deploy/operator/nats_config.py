@@ -15,8 +15,11 @@ commands = typer.Typer()
 
 @commands.command("nats-config")
 def write_nats_config(
-    directory: Annotated[Path, typer.Argument(help="Folder for the files. Created if missing.")],
-    store: Annotated[Path, typer.Option(help="Folder of JetStream on the server.")] = Path(
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Directory for the files. EcoLink creates it if it does not exist."),
+    ],
+    store: Annotated[Path, typer.Option(help="JetStream directory on the server.")] = Path(
         "/var/lib/nats"
     ),
     host: Annotated[str, typer.Option(help="Address of the server.")] = "127.0.0.1",
@@ -24,8 +27,8 @@ def write_nats_config(
 ) -> None:
     """Write the configuration of an external NATS server with EcoLink's accounts.
 
-    The keys are generated once and stored in DIRECTORY/keys.json. Prints the settings that EcoLink
-    needs.
+    EcoLink generates the keys once and stores them in DIRECTORY/keys.json. The command prints the
+    settings that EcoLink needs.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "keys.json"
@@ -37,5 +40,5 @@ def write_nats_config(
     print(f"# Start the server with: nats-server --config {directory.resolve() / 'nats.conf'}")
     print(f"ECOLINK_NATS_URL=nats://{host}:{port}")
     print(f"ECOLINK_NATS_CREDENTIALS={credentials}")
-    print("# For the scheduler only:")
+    print("# Set this only for the scheduler:")
     print(f"ECOLINK_NATS_TRAINER_SEED={keys.trainers}")

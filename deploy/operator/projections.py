@@ -22,12 +22,17 @@ NAMED = {projection.name: projection for projection in PROJECTIONS}
 
 @commands.command("rebuild")
 def rebuild_projection(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED)}.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"Name of the read model: one of {', '.join(NAMED)}.", show_default=False
+        ),
+    ],
 ) -> None:
     """Rebuild a read model from the first event while EcoLink runs.
 
     Use this command if `ecolink audit verify` reports a difference. Readers see the old rows until
-    the new ones are complete.
+    all new rows are ready.
     """
     if name not in NAMED:
         fail(f"Unknown read model {name!r}. Choose one of {', '.join(NAMED)}.", ExitCode.FAILED)
@@ -38,6 +43,7 @@ def rebuild_projection(
             events = rebuild(url, NAMED[name], store.log, RebuildProgress())
         except psycopg.errors.InsufficientPrivilege as error:
             raise Invalid(
-                "Only the owner of the tables can rebuild them. Set ECOLINK_OWNER_DATABASE_URL."
+                "Only the owner of the tables can rebuild a read model. Set "
+                "ECOLINK_OWNER_DATABASE_URL."
             ) from error
     typer.echo(f"Rebuilt {name} from {events:,} events.")

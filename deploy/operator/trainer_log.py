@@ -20,15 +20,23 @@ commands = typer.Typer()
 
 @commands.command("trainer-log")
 def trainer_log(
-    job: Annotated[UUID, typer.Argument(parser=job_id_of, metavar="JOB", show_default=False)],
+    job: Annotated[
+        UUID,
+        typer.Argument(
+            parser=job_id_of,
+            metavar="JOB",
+            help="ID of the job, such as ftjob-...",
+            show_default=False,
+        ),
+    ],
     segment: Annotated[
-        int | None, typer.Option(min=1, help="Number of the segment.  \\[default: the last]")
+        int | None, typer.Option(min=1, help="Number of the launch.  \\[default: the last launch]")
     ] = None,
 ) -> None:
     """Print the complete output of a job's trainer, with stack traces and paths.
 
     The job's owner cannot see stack traces and paths. When a launch ends, EcoLink keeps the last
-    MiB.
+    MiB of its output.
     """
     with open_store() as store:
         found = store.log.find(Job, job)
@@ -39,7 +47,7 @@ def trainer_log(
             output = Artifacts(store.settings.artifacts).get(ref)
         except FileNotFoundError:
             raise NotFound(
-                f"No output of launch {segment or found.segment}: it is still running, or the job "
-                "had fewer launches."
+                f"There is no output of launch {segment or found.segment}. Either the launch "
+                "is still running, or the job had fewer launches."
             ) from None
         sys.stdout.write(output.decode(errors="replace"))

@@ -191,12 +191,15 @@ class Account(Aggregate):
         Raise CommandReused if the reference was used for another amount.
         """
         if amount_micros <= 0:
-            raise Invalid("The credit is not above 0. Enter a positive amount.", field="amount")
+            raise Invalid(
+                f"The credit is {dollars(amount_micros)}. Enter an amount above 0.", field="amount"
+            )
         reference = reference_of(reference)
         known = self.references.get(reference)
         if known is not None and known != amount_micros:
             raise CommandReused(
-                f"The reference {reference!r} was used for {dollars(known)}. Use another one.",
+                f"The reference {reference!r} already belongs to a credit of {dollars(known)}. "
+                "Use another reference.",
                 field="reference",
             )
         if known is None:
@@ -237,8 +240,8 @@ class Account(Aggregate):
         left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
         if amount_micros > left:
             raise Invalid(
-                f"Test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC). "
-                f"You can pay {dollars(left)} more today.",
+                f"Test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC). You can "
+                f"pay {dollars(left)} more today.",
                 field="amount",
             )
 

@@ -44,7 +44,10 @@ class Payment(Aggregate):
     def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
         """Return the payment for a receipt. Raise Invalid if the amount is not positive."""
         if receipt.amount_micros <= 0:
-            raise Invalid("The payment is not above 0. Enter a positive amount.", field="amount")
+            raise Invalid(
+                f"The payment is {dollars(receipt.amount_micros)}. Enter an amount above 0.",
+                field="amount",
+            )
         return cls._create(
             cls.PaymentReceived,
             id=payment_id(receipt.provider, receipt.reference),
@@ -65,6 +68,7 @@ class Payment(Aggregate):
             return
         use = dollars(self.amount_micros) if account_id == self.account_id else "another account"
         raise CommandReused(
-            f"The reference {self.reference!r} was used for {use}. Use another one.",
+            f"The reference {self.reference!r} already belongs to a payment of {use}. Use "
+            "another reference.",
             field="reference",
         )

@@ -16,7 +16,7 @@ def reference_of(text: str) -> str:
     if not REFERENCE.fullmatch(reference):
         raise Invalid(
             f"The reference {text[:100]!r} is invalid. Use 1 to 100 letters, digits, spaces or "
-            ". _ : / # -, and begin with a letter or digit.",
+            "the characters . _ : / # -. Begin with a letter or digit.",
             field="reference",
         )
     return reference

@@ -50,13 +50,13 @@ def require_capacity(
     wait = here.wait_seconds(count)
     elsewhere = [each for each in loads if each is not here and each.free >= count]
     places = ", ".join(
-        f"{each.free} of {names.gpu_type(each.gpu_type)} in {names.region(each.region)}"
+        f"{each.free} × {names.gpu_type(each.gpu_type)} in {names.region(each.region)}"
         for each in elsewhere
     )
     raise NoCapacity(
-        f"{names.region(region)} has {here.free} of {names.gpu_type(gpu_type)} free, "
-        f"but the job needs {count}. "
-        f"The wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
+        f"{names.region(region)} has {here.free} free {'GPU' if here.free == 1 else 'GPUs'} of "
+        f"type {names.gpu_type(gpu_type)}, but the job needs {count}. The wait is "
+        f"{'unknown' if wait is None else 'about ' + spoken(wait)}. "
         + (f"Free now: {places}. " if places else "No other suitable GPU is free now. ")
         + "Set `wait` to queue the job, free of charge.",
         field="gpu_type",

@@ -129,7 +129,8 @@ class Catalog(Aggregate):
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
             raise Invalid(
-                f"A job cannot use {gpu_count} of {kind.title}. Choose 1 to {kind.max_per_job}.",
+                f"A job cannot use {gpu_count} GPUs of type {kind.title}. Choose 1 to "
+                f"{kind.max_per_job}.",
                 field="gpu_count",
             )
         return kind.micros_per_hour * gpu_count
@@ -142,8 +143,8 @@ class Catalog(Aggregate):
             shared = set(other.device_names) & set(gpu_type.device_names)
             if other.name != gpu_type.name and shared:
                 raise Invalid(
-                    f"The device name {min(shared)!r} belongs to the GPU type {other.name!r}. "
-                    "Remove it from one of the two.",
+                    f"The device name {min(shared)!r} already belongs to the GPU type "
+                    f"{other.name!r}. Remove it from one of the two.",
                     field="device_names",
                 )
         if self.gpu_types.get(gpu_type.name) != gpu_type:
@@ -164,8 +165,8 @@ class Catalog(Aggregate):
         having = [each.name for each in self.regions.values() if each.capacity.get(name)]
         if having:
             raise Invalid(
-                f"The GPU type {name!r} has capacity in {', '.join(having)}. Declare a capacity "
-                "of 0 there first.",
+                f"The GPU type {name!r} has capacity in {', '.join(having)}. Set the capacity "
+                "there to 0 first.",
                 field="gpu_type",
             )
         self.trigger_event(self.GpuTypeWithdrawn, name=name)
@@ -282,9 +283,7 @@ def _offered(offered: Mapping[str, T], name: str, noun: str, field: str) -> T:
 
 def _require_there(offered: Mapping[str, Offer], name: str, noun: str, field: str) -> None:
     if name not in offered:
-        raise NotFound(
-            f"Unknown {noun} {name!r}. `ecolink catalog show` lists the catalog.", field=field
-        )
+        raise NotFound(f"Unknown {noun} {name!r}. See `ecolink catalog show`.", field=field)
 
 
 def _require_name(offer: Offer) -> None:

@@ -123,7 +123,7 @@ class EventLog(Application[UUID]):
         """Return the aggregate with this ID. Raise NotFound if it does not exist."""
         found = self.find(kind, aggregate_id)
         if found is None:
-            raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}.")
+            raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}. Check the ID.")
         return found
 
     def first_event(self, aggregate_id: UUID) -> Event:
@@ -147,7 +147,9 @@ class EventLog(Application[UUID]):
             self._record(processing)
         except IntegrityError as error:
             if not self._is_ours(processing):
-                raise VersionConflict("Another request changed this first. Try again.") from error
+                raise VersionConflict(
+                    "Another request changed this object at the same time. Try again."
+                ) from error
         try:
             self._take_snapshots(processing)
         except PersistenceError:

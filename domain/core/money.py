@@ -13,7 +13,7 @@ CENT_MICROS = 10_000
 SECONDS_PER_HOUR = 3600
 
 MAX_MICROS = 10**15
-OUT_OF_RANGE = "Enter an amount above 0 and of at most a billion dollars."
+OUT_OF_RANGE = "The amount is out of range. Enter an amount above 0, up to one billion dollars."
 
 
 def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
@@ -121,9 +121,9 @@ def payment_micros_of(text: str, *, field: str) -> int:
 def _amount_problem(amount: str) -> str:
     digits = amount.removeprefix("$")
     if re.fullmatch(r"[0-9]+\.[0-9]{7,}", digits):
-        return f"{amount!r} has more than six decimals. Enter at most six."
+        return f"{amount!r} has more than six decimal places. Enter at most six."
     if re.fullmatch(r"-\$?[0-9]+(\.[0-9]+)?|[0-9]{11,}(\.[0-9]+)?", digits):
         return OUT_OF_RANGE
     if re.fullmatch(r"[0-9]{1,3}([,_' ][0-9]{3})+(\.[0-9]*)?", digits):
-        return f"{amount!r} has thousands separators. Enter it without them, such as 1250.00."
+        return f"{amount!r} has thousands separators. Remove them, as in 1250.00."
     return f"{amount!r} is not an amount in dollars. Enter an amount such as 25.00."

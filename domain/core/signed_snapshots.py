@@ -134,7 +134,8 @@ class SignedSnapshots(EventStore[UUID]):
         if key not in self._refused:
             self._refused.add(key)
             logging.getLogger("event_log").critical(
-                "The snapshot of %s at version %d is not used. %s Run `ecolink audit verify`.",
+                "EcoLink does not use the snapshot of %s at version %d. %s Run `ecolink audit "
+                "verify`.",
                 *key,
                 forged,
             )

@@ -58,16 +58,21 @@ class Trainability:
                 "1 line defines" if self.tool_lines == 1 else f"{self.tool_lines:,} lines define"
             )
             return (
-                f"{lines} tools. Training ignores tool definitions, so the model would not learn "
-                "to call the tools. Confirm this, or remove the definitions and upload the file "
-                "again."
+                f"{lines} tools. Training ignores tool definitions, so the model would not "
+                "learn to call the tools. Confirm that training ignores them, or remove them "
+                "and upload the file again."
             )
         if self.examples + has_validation < LEAST_EXAMPLES:
             count = "1 example" if self.examples == 1 else f"{self.examples} examples"
-            removed = f" after {self.duplicates:,} duplicate lines" if self.duplicates else ""
+            lines = "line" if self.duplicates == 1 else "lines"
+            removed = (
+                f" after the removal of {self.duplicates:,} duplicate {lines}"
+                if self.duplicates
+                else ""
+            )
             return (
-                f"The dataset has {count}{removed}. Add examples, so that at least 2 remain: one "
-                "to train on and one for the evaluation. You can also choose a validation dataset."
+                f"The dataset has {count}{removed}. Add examples until at least 2 remain: one "
+                "to train on and one to evaluate. You can also choose a validation dataset."
             )
         return None
 
@@ -99,17 +104,17 @@ class TokensRefused:
     def __str__(self) -> str:
         match self.reason, self.example:
             case Uncountable.REFUSED, None:
-                return "Its chat template is invalid."
+                return "The base model's chat template is invalid."
             case Uncountable.REFUSED, example:
-                return f"Its chat template refuses example {example}."
+                return f"The base model's chat template rejects example {example:,}."
             case Uncountable.TIME, None:
                 return "Counting the tokens takes too long."
             case Uncountable.TIME, example:
-                return f"Its chat template takes too long for example {example}."
+                return f"The base model's chat template takes too long for example {example:,}."
             case _, None:
                 return "Counting the tokens needs too much memory."
             case _, example:
-                return f"Example {example} needs too much memory."
+                return f"Example {example:,} needs too much memory."
 
 
 class Dataset(Aggregate):
@@ -267,9 +272,11 @@ class Dataset(Aggregate):
         `used_by` contains the IDs of those jobs.
         """
         if used_by:
+            one = len(used_by) == 1
             raise WrongState(
-                f"{len(used_by)} unfinished jobs train on this dataset. Wait for them or cancel "
-                "them first.",
+                f"{len(used_by):,} unfinished {'job uses' if one else 'jobs use'} this dataset. "
+                f"Wait for {'it' if one else 'them'} to finish, or cancel "
+                f"{'it' if one else 'them'}.",
                 figures={"jobs": [str(job_id) for job_id in used_by]},
             )
         if self.status is not DatasetStatus.DELETED:
@@ -343,4 +350,6 @@ class Dataset(Aggregate):
 
     def _require(self, status: DatasetStatus) -> None:
         if self.status is not status:
-            raise WrongState(f"The dataset is {self.status}, not {status}.")
+            raise WrongState(
+                f"The dataset is {self.status}. This command needs a dataset in the state {status}."
+            )

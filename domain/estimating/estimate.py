@@ -60,23 +60,29 @@ class Estimate(Value):
         conditions = self.conditions
         if self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
-            basis = f"Calibrated from {self.calibrated_from} finished {jobs}."
+            basis = f"The estimate is calibrated from {self.calibrated_from:,} finished {jobs}."
         elif conditions is not None and conditions.tflops is not None:
             basis = (
-                "Not calibrated by a finished job yet. Based on a one-second speed test of the "
-                f"machine ({conditions.tflops:.2g} TFLOPS)."
+                "The estimate is not calibrated from finished jobs yet. It is based on a "
+                f"one-second speed test of the machine ({conditions.tflops:.2g} TFLOPS)."
             )
         else:
-            basis = "Not calibrated by a finished job yet. Based on the catalog's figures."
+            basis = (
+                "The estimate is not calibrated from finished jobs yet. It is based on the "
+                "catalog's figures."
+            )
         if conditions is None:
             return basis
         if conditions.load is None:
-            return f"{basis} The machine's load is unknown. Other work on it slows down the job."
+            return (
+                f"{basis} The machine's load is unknown. Other work on the machine slows "
+                "down the job."
+            )
         if conditions.slowdown > 1:
             basis += (
-                f" The machine is busy ({conditions.load:.1f} processes compete for its "
-                f"{conditions.cores} cores), so the upper bound allows for up to "
-                f"{conditions.slowdown:g} times the time."
+                f" The machine is busy: {conditions.load:.1f} processes compete for its "
+                f"{conditions.cores} cores. The upper bound therefore allows for up to "
+                f"{conditions.slowdown:g} times the duration."
             )
         return basis
 
@@ -146,9 +152,10 @@ def estimate(
     Invalid if the dataset is too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
+        count = work.lengths.examples
         raise Invalid(
-            f"The dataset has {work.lengths.examples} examples. Add examples, so that at least 2 "
-            "remain, or choose a validation dataset.",
+            f"The dataset has {count} {'example' if count == 1 else 'examples'}. Add examples "
+            "until it has at least 2, or choose a validation dataset.",
             field="dataset",
         )
     seconds = phase_seconds(work, gpu, gpu_count, fit)

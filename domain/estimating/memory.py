@@ -89,17 +89,20 @@ class Fit(Value):
         if self.precision is Precision.NF4:
             least = min(each.required_bytes for each in self._rejected(self.dtype.full))
             why = (
-                f"4-bit QLoRA is used: in {full} the job would need at least {gib(least):g} GiB "
-                f"on a GPU of {vram}. In 4 bits it needs {fits}."
+                f"EcoLink uses 4-bit QLoRA. In {full}, the job would need at least "
+                f"{gib(least):g} GiB on a GPU with {vram}. In 4 bits, it needs {fits}."
             )
         else:
-            why = f"The base fits in {full}, without 4-bit quantization: {fits}."
+            why = (
+                f"The base model fits in {full}, without 4-bit quantization. The job needs {fits}."
+            )
         if not self.gradient_checkpointing:
             return why
         without = min(each.required_bytes for each in self._rejected(self.precision))
         return (
-            f"{why} Gradient checkpointing is on, because the job would need {gib(without):g} GiB "
-            "without it. It recomputes activations instead of keeping them, which takes longer."
+            f"{why} Gradient checkpointing is on, because the job would need {gib(without):g} "
+            "GiB without it. Checkpointing recomputes activations to save memory, which takes "
+            "longer."
         )
 
     def _rejected(self, precision: Precision) -> list[Rejected]:
@@ -158,8 +161,8 @@ def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) 
     missing = [name for name in hyperparameters.target_modules if name not in shape.linears]
     if missing:
         raise Invalid(
-            f"The base has no linear layer {', '.join(missing)}. Choose from: "
-            f"{', '.join(sorted(shape.linears))}.",
+            f"The base model has no linear layers with these names: {', '.join(missing)}. "
+            f"Choose from: {', '.join(sorted(shape.linears))}.",
             field="hyperparameters.target_modules",
         )
 
@@ -237,8 +240,8 @@ def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
             return _Proposal(
                 "hyperparameters.micro_batch_size",
                 {"micro_batch_size": size, "gradient_accumulation": accumulation},
-                f"A micro batch size of {size} with a gradient accumulation of {accumulation} "
-                "would fit, with the same effective batch.",
+                f"The job would fit with a micro batch size of {size} and a gradient "
+                f"accumulation of {accumulation}. The effective batch stays the same.",
             )
     return None
 
@@ -269,8 +272,8 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
             "micro_batch_size": size,
             "gradient_accumulation": batch // size,
         },
-        f"A max sequence length of {low} would fit, with a micro batch size of {size} and a "
-        f"gradient accumulation of {batch // size}.",
+        f"The job would fit with a max sequence length of {low:,}, a micro batch size of "
+        f"{size} and a gradient accumulation of {batch // size}.",
     )
 
 
@@ -282,7 +285,7 @@ def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Prop
             return _Proposal(
                 "gpu_type",
                 {"gpu_type": other.name},
-                f"It would fit on {other.title}, with {other.vram_gib:g} GiB.",
+                f"The job would fit on {other.title}, which has {other.vram_gib:g} GiB.",
             )
     return None
 

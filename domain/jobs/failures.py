@@ -63,8 +63,8 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.OUT_OF_MEMORY: Failure(
             Payer.PLATFORM,
             False,
-            "The GPU ran out of memory, although the job was predicted to fit.",
-            "Start a new job with a smaller micro-batch, a shorter maximum sequence length "
+            "The GPU ran out of memory, although EcoLink predicted that the job would fit.",
+            "Start a new job with a smaller micro batch size, a shorter max sequence length "
             "or a larger GPU.",
         ),
         FailureClass.BAD_DATA: Failure(
@@ -77,20 +77,22 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.NODE_LOST: Failure(
             Payer.PLATFORM,
             True,
-            "The machine of the trainer was lost.",
+            "EcoLink lost contact with the trainer's machine.",
             "Start a new job, if possible in another region.",
         ),
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,
             False,
-            "The loss became infinite or NaN, or far worse than the base model's or than guessing.",
-            "Start a new job with a lower learning rate, such as a third of this one.",
+            "The loss became infinite or NaN, rose far above the base model's loss, or became "
+            "worse "
+            "than that of random guessing.",
+            "Start a new job with a lower learning rate, such as a third of this job's.",
         ),
         FailureClass.DISK_FULL: Failure(
             Payer.PLATFORM,
             True,
             "The machine had no disk space left for the model or a checkpoint.",
-            "Start a new job later, or save less often (save steps).",
+            "Start a new job later, or save checkpoints less often with a larger save_steps.",
         ),
         FailureClass.TRAINER_CRASHED: Failure(
             Payer.PLATFORM,
@@ -101,21 +103,22 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.MODEL_LOAD_FAILED: Failure(
             Payer.PLATFORM,
             True,
-            "The base model could not be loaded, or is not the approved one.",
+            "The trainer could not load the base model, or the base model is not the approved one.",
             "Start a new job with another base model, or ask your operator.",
         ),
         FailureClass.CHECKPOINT_MISMATCH: Failure(
             Payer.PLATFORM,
             False,
-            "The last checkpoint is intact, but another configuration or a newer trainer made it.",
-            "Promote the checkpoint to a model, or start a new job. Your operator finds the cause "
-            "in the last log lines.",
+            "The last checkpoint is intact, but a different configuration or a newer trainer "
+            "wrote it.",
+            "Promote the checkpoint to a model, or start a new job. Your operator can find "
+            "the cause in the last log lines.",
         ),
         FailureClass.TIMEOUT: Failure(
             Payer.PLATFORM,
             True,
             "The trainer made no progress for too long.",
-            "Start a new job with a smaller micro-batch or less gradient accumulation, "
+            "Start a new job with a smaller micro batch size or less gradient accumulation, "
             "so that a step takes less time.",
         ),
     }
@@ -132,9 +135,9 @@ def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved:
     if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice
     if shortage.rows == 1:
-        tried = f"A single example of {shortage.tokens:,} tokens did not fit."
+        tried = f"A single example of {shortage.tokens:,} tokens did not fit into memory."
     elif halved:
-        tried = "A retry with half as many tokens in each batch failed too."
+        tried = "A retry with half as many tokens in each batch also ran out of memory."
     else:
         return FAILURES[failure].advice
-    return f"{tried} Start a new job with a shorter maximum sequence length or a larger GPU."
+    return f"{tried} Start a new job with a shorter max sequence length or a larger GPU."

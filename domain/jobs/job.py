@@ -44,7 +44,7 @@ PATIENCE = 3
 """Number of consecutive evaluations without a new lowest held-out loss that suggests overfitting.
 """
 
-MODEL_DELETED = "The job's model was deleted for good. Start a new job."
+MODEL_DELETED = "You deleted the job's model permanently. Start a new job."
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Job(Aggregate):
     def allocate_segment(self, segment: int) -> None:
         """Start the next segment at the rate of the approval or of the last resume."""
         if segment != self.next_segment:
-            raise StaleSegment(f"Segment {segment} is not the next one of this job.")
+            raise StaleSegment(f"Segment {segment} is not the next segment of this job.")
         self.trigger_event(
             events.SegmentAllocated,
             segment=segment,
@@ -241,7 +241,7 @@ class Job(Aggregate):
         saved = self.checkpoints.find(certificate.ref)
         if saved is None or saved.step != certificate.step:
             raise Invalid(
-                f"The job has no checkpoint {certificate.ref} of step {certificate.step}.",
+                f"The job has no checkpoint {certificate.ref} of step {certificate.step:,}.",
                 field="resumed.ref",
             )
         compared = saved.state or certificate.state
@@ -633,22 +633,22 @@ class Job(Aggregate):
         """
         if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
             raise WrongState(
-                f"The job is {self.status}. Only a cancelled or failed job can be promoted."
+                f"The job is {self.status}. You can promote only a cancelled or failed job."
             )
         if self.model_deleted:
             raise WrongState(MODEL_DELETED)
         saved = self.checkpoints.newest
         if saved is None:
             raise WrongState(
-                f"The job was {self.status} before its first checkpoint. There is nothing to "
-                "promote."
+                "The job ended before its first checkpoint, so there is nothing to promote. "
+                "Start a new job."
             )
         if self.model is not None:
             return
         if self.retention_ended:
             raise WrongState(
-                f"The job's checkpoints were kept until {self.expires_at:%Y-%m-%d %H:%M} UTC and "
-                "are deleted. Start a new job."
+                f"EcoLink kept the job's checkpoints until {self.expires_at:%Y-%m-%d %H:%M} "
+                "UTC. Start a new job."
             )
         self.trigger_event(
             events.AdapterPromoted,
@@ -679,7 +679,7 @@ class Job(Aggregate):
         if self.model_deleted:
             return
         if self.model is None:
-            raise WrongState(f"The job is {self.status} and has no model.")
+            raise WrongState(f"The job is {self.status} and has no model to delete.")
         self.trigger_event(
             events.ModelDeleted,
             model=self.model.name,
@@ -696,5 +696,5 @@ class Job(Aggregate):
     def _require_running(self, segment: int) -> RunningSegment:
         """Return the running segment. Raise StaleSegment unless it is `segment`."""
         if self.running is None or self.running.number != segment:
-            raise StaleSegment(f"Segment {segment} is not the running one ({self.segment}).")
+            raise StaleSegment(f"Segment {segment} is not the running segment ({self.segment}).")
         return self.running

@@ -62,7 +62,7 @@ class Effect(StrEnum):
     CANCELS = "cancels"
     RELAUNCHES = "relaunches or fails"
     UNCHANGED = "nothing"  # accepted; nothing is left to do
-    ONCE = "nothing if repeated, otherwise refused"
+    ONCE = "nothing if the command is repeated, otherwise refused"
     REFUSED = "refused"
 
 
@@ -83,22 +83,24 @@ PAUSES = Rule(
 )
 CANCELS = Rule(
     Effect.CANCELS,
-    "The trainer saves and exits, and its time is settled to the second. A queued job is cancelled "
-    "at once. The checkpoint is kept for the retention time, 30 days by default.",
+    "The trainer saves a checkpoint and exits. EcoLink bills its time to the second. A queued "
+    "job is cancelled immediately. EcoLink keeps the checkpoint for the retention time, 30 "
+    "days by default.",
 )
 DEPLETES = Rule(
     Effect.PAUSES,
-    "The trainer saves at the end of its paid time and exits. A queued job is paused when its turn "
-    "comes. If the balance pays for it again, the job is relaunched.",
+    "The trainer saves a checkpoint at the end of its paid time and exits. A queued job "
+    "pauses when its turn comes. If the balance covers the job again by then, EcoLink "
+    "relaunches the job.",
 )
 CRASHES = Rule(
     Effect.RELAUNCHES,
-    "The failure class decides if the job fails or is relaunched from its last checkpoint. It is "
-    "relaunched at most three times without progress: at once, after 30 s and after 5 min. A "
-    "micro-batch that is too large for the memory is halved once. A pending cancel or pause takes "
-    "effect instead of the relaunch.",
+    "The failure class decides if the job fails or if EcoLink relaunches it from its last "
+    "checkpoint. Without progress, EcoLink relaunches a job at most three times: immediately, "
+    "after 30 s and after 5 min. If a micro-batch does not fit into memory, EcoLink halves it "
+    "once. If a cancel or pause is pending, the job is cancelled or paused and not relaunched.",
 )
-NOTHING_RUNS = Rule(Effect.UNCHANGED, "The job does not run and is not charged.")
+NOTHING_RUNS = Rule(Effect.UNCHANGED, "The job does not run and costs nothing.")
 
 _once = partial(Rule, Effect.ONCE)
 _refused = partial(Rule, Effect.REFUSED)
@@ -113,32 +115,34 @@ _RESTS = {Command.DEPLETE: NOTHING_RUNS, Command.CRASH: NOTHING_RUNS}
 
 TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
     JobStatus.TRAINING: _RUNS
-    | {Command.RESUME: _once("The job is training. Only a paused job can be resumed.")},
+    | {Command.RESUME: _once("The job is training. You can resume only a paused job.")},
     JobStatus.EVALUATING: _RUNS
-    | {Command.RESUME: _once("The job is evaluating. Only a paused job can be resumed.")},
+    | {Command.RESUME: _once("The job is evaluating. You can resume only a paused job.")},
     JobStatus.TRAINED_PENDING_REGISTER: _RUNS
     | {
         Command.PAUSE: _refused(
-            "The adapter is being registered, which takes about a second. "
-            "Wait for it, or cancel the job."
+            "EcoLink is registering the adapter, which takes about a second. Wait, or cancel "
+            "the job."
         ),
-        Command.RESUME: _once("The adapter is being registered. Wait until it is done."),
+        Command.RESUME: _once(
+            "EcoLink is registering the adapter. You can resume only a paused job."
+        ),
         Command.DEPLETE: Rule(
             Effect.PAUSES,
-            "The trainer registers within the grace period, at the platform's cost. If it does "
-            "not, the job is paused and evaluates again after a resume.",
+            "The trainer registers the adapter within the grace period, at EcoLink's cost. If "
+            "it does not, the job pauses and evaluates again after a resume.",
         ),
     },
     JobStatus.REGISTERED: _RESTS
     | {
         Command.PAUSE: _refused("The job is registered and no longer runs. Deploy its model."),
         Command.RESUME: _refused(
-            "The job is registered and has nothing left to do. Deploy its model, "
-            "or start a new job."
+            "The job is registered, so there is nothing to resume. Deploy its model, or start "
+            "a new job."
         ),
         Command.CANCEL: _refused(
-            "The job is registered and settled. Its model is stored free of charge; delete it "
-            "if you do not need it."
+            "The job is registered and billed. EcoLink stores its model free of charge. "
+            "Delete the model if you do not need it."
         ),
     },
     JobStatus.PAUSED: _RESTS
@@ -147,11 +151,12 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
         Command.RESUME: Rule(
             Effect.RESUMES,
             "The job waits for a GPU and continues from its last checkpoint at today's rate. "
-            "If it was paused in evaluation, it evaluates again.",
+            "If it paused during the evaluation, it evaluates again.",
         ),
         Command.CANCEL: Rule(
             Effect.CANCELS,
-            "At once. The checkpoint is kept for the retention time, 30 days by default.",
+            "The job is cancelled immediately. EcoLink keeps the checkpoint for the retention "
+            "time, 30 days by default.",
         ),
     },
     JobStatus.FAILED: _RESTS
@@ -161,7 +166,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
             "The job has failed and cannot be resumed. Promote its checkpoint to a model, or "
             "follow the advice on its page and start a new job."
         ),
-        Command.CANCEL: _refused("The job has failed and is settled. Start a new job."),
+        Command.CANCEL: _refused("The job has failed and is billed. Start a new job."),
     },
     JobStatus.CANCELLED: _RESTS
     | {
@@ -175,7 +180,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = {
 }
 """The rule for each state and command."""
 
-PAUSE_PENDING = "The job is about to pause. Resume it when it is paused, in a few seconds."
+PAUSE_PENDING = "The job is about to pause. Resume it in a few seconds, when it is paused."
 CANCEL_PENDING = "The job is being cancelled. Start a new job."
 
 

@@ -24,9 +24,9 @@ def cautions(chosen: Hyperparameters) -> list[str]:
     if multiple < LEAST_MULTIPLE:
         found.append(
             f"The learning rate {rate:g} is {multiple:.3g} times the default of "
-            f"{DEFAULT_LEARNING_RATE:g}. Below {LEAST_MULTIPLE:g} times, training changes almost "
-            "nothing but is still billed. `learning_rate_multiplier` is a multiple of the "
-            "default, not a rate."
+            f"{DEFAULT_LEARNING_RATE:g}. Below {LEAST_MULTIPLE:g} times the default, training "
+            "changes almost nothing but still costs money. `learning_rate_multiplier` is a "
+            "multiple of the default, not a rate."
         )
     if rate > HIGHEST_LEARNING_RATE:
         found.append(
@@ -35,13 +35,13 @@ def cautions(chosen: Hyperparameters) -> list[str]:
         )
     if dropout > HIGHEST_DROPOUT:
         found.append(
-            f"A dropout of {dropout:g} hides most of the adapter's input, so that it learns "
-            "little. Usual values are 0 to 0.1."
+            f"A dropout of {dropout:g} hides most of the adapter's input, so the adapter "
+            "learns little. Usual values are 0 to 0.1."
         )
     if scale > HIGHEST_SCALE:
         found.append(
-            f"lora_alpha {chosen.lora_alpha} with lora_r {chosen.lora_r} scales the adapter by "
-            f"{scale:.3g}. Above {HIGHEST_SCALE} training usually diverges. With an alpha of 1 to "
-            "2 times r, the scale is 1 to 2."
+            f"lora_alpha {chosen.lora_alpha:,} with lora_r {chosen.lora_r:,} scales the "
+            f"adapter by {scale:.3g}. Above {HIGHEST_SCALE}, training usually diverges. If "
+            "alpha is 1 to 2 times r, the scale is 1 to 2."
         )
     return found

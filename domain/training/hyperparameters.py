@@ -55,14 +55,14 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Use(Group.BASIC, Affects.PRICE)] = Field(
-        default=3, ge=1, le=100, title="Epochs", description="How many passes over the dataset."
+        default=3, ge=1, le=100, title="Epochs", description="Number of passes over the dataset."
     )
     learning_rate: Annotated[float, Use(Group.BASIC, Affects.NEITHER)] = Field(
         default=2e-4,
         gt=0,
         le=1,
         title="Learning rate",
-        description="Peak step size during training; 10× a full fine-tuning learning rate is "
+        description="Peak step size during training. 10× a full fine-tuning learning rate is "
         "typical for LoRA SFT.",
     )
     lora_r: Annotated[int, Use(Group.BASIC)] = Field(
@@ -70,33 +70,33 @@ class Hyperparameters(BaseModel):
         ge=1,
         le=512,
         title="LoRA r",
-        description="Rank of the adapter: capacity vs. size tradeoff.",
+        description="Rank of the adapter. A higher rank increases its capacity and its size.",
     )
     lora_alpha: Annotated[int, Use(Group.BASIC)] = Field(
         default=32,
         ge=1,
         le=1024,
         title="LoRA alpha",
-        description="Scaling factor for the adapter (usually 2 × r).",
+        description="Scaling factor for the adapter, usually 2 × r.",
     )
     micro_batch_size: Annotated[int, Use(Group.BASIC)] = Field(
         default=4,
         ge=1,
         le=256,
         title="Micro batch size",
-        description="Per-step batch on each GPU.",
+        description="Number of examples per batch on each GPU.",
     )
     dropout: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=0.05,
         ge=0,
         lt=1,
         title="Dropout",
-        description="Regularization on the adapter; small values 0.0–0.1.",
+        description="Regularization of the adapter. Usual values are 0.0 to 0.1.",
     )
     use_rslora: Annotated[bool, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=False,
         title="Rank-stabilized LoRA",
-        description="Scale the adapter by alpha/√r instead of alpha/r, which helps high ranks.",
+        description="Scale the adapter by alpha/√r instead of alpha/r, which suits high ranks.",
     )
     target_modules: Annotated[tuple[ModuleName, ...], Use(Group.ADVANCED)] = Field(
         default=("q_proj", "v_proj"),
@@ -104,27 +104,28 @@ class Hyperparameters(BaseModel):
         max_length=32,
         strict=False,
         title="Target modules",
-        description="Which projection layers the adapter modifies.",
+        description="Projection layers that the adapter modifies.",
     )
     gradient_accumulation: Annotated[int, Use(Group.ADVANCED, Affects.PRICE)] = Field(
         default=4,
         ge=1,
         le=1024,
         title="Gradient accumulation",
-        description="Micro-batches per optimizer step: larger effective batch without more VRAM.",
+        description="Micro-batches per optimizer step. A larger number increases the effective "
+        "batch, but not the memory use.",
     )
     max_sequence_length: Annotated[int | None, Use(Group.ADVANCED)] = Field(
         default=None,
         ge=16,
         le=1_048_576,
         title="Max sequence length",
-        description="Truncate examples with more tokens than this; defaults to the base model's "
-        "context.",
+        description="EcoLink truncates examples with more tokens than this. The default is the "
+        "base model's context.",
     )
     schedule: Annotated[Schedule, Use(Group.API)] = Field(
         default="cosine",
         title="Schedule",
-        description="How the learning rate falls to zero after the warm-up.",
+        description="Function by which the learning rate falls to zero after the warm-up.",
     )
     warmup_share: Annotated[float, Use(Group.API)] = Field(
         default=0.03,
@@ -145,29 +146,29 @@ class Hyperparameters(BaseModel):
         gt=0,
         le=1000,
         title="Max gradient norm",
-        description="Gradients with a larger norm are scaled down to this norm.",
+        description="Training scales larger gradients down to this norm.",
     )
     save_steps: Annotated[int, Use(Group.ADVANCED, Affects.PRICE)] = Field(
         default=50,
         ge=1,
         le=100_000,
         title="Save steps",
-        description="How often to checkpoint mid-epoch, in optimizer steps.",
+        description="Number of optimizer steps between two checkpoints.",
     )
     eval_steps: Annotated[int | None, Use(Group.API)] = Field(
         default=None,
         ge=1,
         le=100_000,
         title="Eval steps",
-        description="Optimizer steps between evaluations on held-out examples; defaults to "
-        "save_steps. A step with the lowest loss so far is saved.",
+        description="Number of optimizer steps between two evaluations on held-out examples. The "
+        "default is save_steps. EcoLink also saves a step that has the lowest loss so far.",
     )
     seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=42,
         ge=0,
         le=2**32 - 1,
         title="Seed",
-        description="Reproducibility: seed of the data order, dropout and initialization.",
+        description="Seed of the data order, dropout and initialization, for reproducibility.",
     )
 
     @classmethod

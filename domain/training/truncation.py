@@ -41,9 +41,11 @@ class Truncation(Value):
         """A warning for the owner if more than 5% of the examples are truncated."""
         if self.truncated <= WARN_SHARE * self.examples:
             return None
+        one = self.truncated == 1
         cut = (
             f"{self.truncated:,} of {self.examples:,} examples ({self._percent(self.truncated)}) "
-            f"are longer than {self.limit:,} tokens and lose their end."
+            f"{'is' if one else 'are'} longer than {self.limit:,} tokens and "
+            f"{'loses its' if one else 'lose their'} end."
         )
         if not self.trainable_tokens or self.kept_tokens is None or self.teaching is None:
             return cut
@@ -52,7 +54,8 @@ class Truncation(Value):
         dropped = self.examples - self.teaching
         if not dropped:
             return f"{cut} remain."
-        return f"{cut} remain; {dropped:,} examples keep none and are dropped."
+        examples = "example that keeps none" if dropped == 1 else "examples that keep none"
+        return f"{cut} remain. Training drops {dropped:,} {examples}."
 
     def _percent(self, examples: int) -> str:
         return f"{100 * examples / self.examples:.0f}%"
@@ -73,9 +76,10 @@ def require_trainable(
     if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:
         return
     if labels.teaching(lengths.longest) < least_examples:
+        count = "1 example" if labels.teaching(lengths.longest) == 1 else "no examples"
         raise Invalid(
-            f"The {name} has trainable tokens in {labels.teaching(lengths.longest)} examples, but "
-            f"at least {least_examples} are needed. Add examples with assistant messages.",
+            f"The {name} has {count} with trainable tokens, but needs at least {least_examples}. "
+            "Add examples with assistant messages.",
             field=name.replace(" ", "_"),
             figures={"trainable_tokens": labels.tokens},
         )
@@ -91,23 +95,23 @@ def _nothing_left(
     name: str,
 ) -> Invalid:
     left = (
-        f"Truncated to {limit:,} tokens, the {name}'s {lengths.examples:,} examples keep "
-        f"{labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
+        f"If EcoLink truncates the {name}'s {lengths.examples:,} examples to {limit:,} tokens, "
+        f"they keep {labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
     )
     if found := labels.teaching(limit):
-        left += f", in {found} example, but at least {least_examples} examples are needed"
+        left += f", in {found} example. At least {least_examples} examples must keep some"
     figures: dict[str, object] = {"trainable_tokens": labels.kept(limit)}
     longer = min(lengths.longest, context_length)
     if labels.teaching(longer) < least_examples:
         return Invalid(
-            f"{left}. The context of the base has {context_length:,} tokens. Choose a base with a "
-            "longer context, or shorten the examples.",
+            f"{left}. The context of the base model has {context_length:,} tokens. Choose a "
+            "base model with a longer context, or shorten the examples.",
             field=name.replace(" ", "_"),
             figures=figures,
         )
     return Invalid(
-        f"{left}. Choose a max sequence length of {longer:,}, the length of the longest example "
-        "that fits into the context of the base.",
+        f"{left}. Choose a max sequence length of {longer:,}, the length of the longest "
+        "example that fits into the base model's context.",
         field="hyperparameters.max_sequence_length",
         figures=figures | {"max_sequence_length": longer},
     )

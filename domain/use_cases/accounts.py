@@ -121,13 +121,15 @@ class EcoLink:
         existing = self.log.find(Dataset, dataset_id)
         if existing is not None:
             if existing.upload_sha256 != sha256:
-                raise CommandReused("The idempotency key was used for another file. Use a new key.")
+                raise CommandReused(
+                    "You already used this idempotency key for another file. Use a new key."
+                )
             if existing.options != options:
                 raise CommandReused(
-                    "The idempotency key was used with other options. Use a new key."
+                    "You already used this idempotency key with other options. Use a new key."
                 )
             if existing.status is DatasetStatus.DELETED:
-                raise WrongState("The file of this idempotency key was deleted. Use a new key.")
+                raise WrongState("You deleted the file of this idempotency key. Use a new key.")
             return existing
         dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
         self.log.commit(dataset)

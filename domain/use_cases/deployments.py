@@ -164,8 +164,8 @@ def model_deployment(log: EventLog, job: Job) -> Deployment:
         raise WrongState(MODEL_DELETED)
     if (model := job.model) is None:
         raise WrongState(
-            f"The job is {job.status} and has no model. Wait until it is registered, or promote "
-            "the checkpoint of a cancelled or failed job."
+            f"The job is {job.status} and has no model. Wait until the model is registered, or "
+            "promote the checkpoint of a cancelled or failed job."
         )
     weights = _weights(job, model.adapter_ref, model.manifest_sha256, step=None)
     return _wanted(log, job.account_id, model.name, weights)
@@ -184,9 +184,9 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
     if deployment is None or deployment.status is DeploymentStatus.UNDEPLOYED:
         return f"{name} is not deployed. Ask your operator to deploy it."
     if deployment.status is DeploymentStatus.FAILED:
-        return f"{name} could not be deployed. Ask your operator to deploy it again."
+        return f"The deployment of {name} failed. Ask your operator to deploy it again."
     if deployment.weights.base_manifest_sha256 != manifest_sha256:
-        return f"{name} is deployed with other content, from another import. Ask your operator."
+        return f"{name} is deployed from another import than the job used. Ask your operator."
     if deployment.status is DeploymentStatus.DEPLOYING:
         return f"{name} is still being deployed. Try again in a moment."
     return None
@@ -237,11 +237,11 @@ def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
     """
     if job.model is None and job.retention_ended:
         raise WrongState(
-            f"The job's checkpoints were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC and are "
-            "deleted. Start a new job."
+            f"EcoLink kept the job's checkpoints until {job.expires_at:%Y-%m-%d %H:%M} UTC. "
+            "Start a new job."
         )
     found = next((each for each in reversed(job.checkpoints) if each.step == step), None)
     if found is None:
         steps = ", ".join(str(each.step) for each in job.checkpoints) or "none"
-        raise NotFound(f"The job has no checkpoint of step {step}. Available: {steps}.")
+        raise NotFound(f"The job has no checkpoint of step {step:,}. Available steps: {steps}.")
     return found

@@ -25,7 +25,7 @@ Loads = Callable[[], Sequence[PoolLoad]]
 The use case calls it only if the job must not wait.
 """
 
-REUSED = "The idempotency key was used for another job. Use a new key."
+REUSED = "You already used this idempotency key for another job. Use a new key."
 
 
 class Launching:

@@ -58,12 +58,12 @@ def _nowhere(chosen: Sequence[PoolLoad], choices: Choices, names: DisplayNames) 
     kind = names.gpu_type(choices.gpu_type) if choices.gpu_type else None
     if chosen:
         most = max(load.capacity for load in chosen)
+        of_type = f" of type {kind}" if kind else ""
         return Invalid(
-            f"A job cannot use {choices.gpu_count} of {kind or 'any GPU type'} in {place}. Choose "
-            f"1 to {most}.",
+            f"A job cannot use {choices.gpu_count} GPUs{of_type} in {place}. Choose 1 to {most}.",
             field="gpu_count",
         )
     return Invalid(
-        f"There is no {kind or 'GPU'} in {place}. See the catalog for available GPUs.",
+        f"{place} has no {kind or 'GPUs'}. See the catalog for available GPUs.",
         field="gpu_type" if choices.gpu_type or not choices.region else "region",
     )

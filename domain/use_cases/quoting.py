@@ -230,7 +230,8 @@ class Quoting:
             )
         if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
             raise WrongState(
-                f"The {field.replace('_', ' ')} is {dataset.status}, not ready_for_training.",
+                f"The {field.replace('_', ' ')} is {dataset.status}. Choose a dataset that is "
+                "ready_for_training.",
                 field=field,
             )
         return dataset
@@ -257,8 +258,8 @@ class Quoting:
             raise Invalid(obstacle, field="validation_dataset")
         if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
             raise Invalid(
-                "The validation dataset is the training dataset. Choose another one, or none to "
-                "hold out a part of the dataset.",
+                "The validation dataset is also the training dataset. Choose another one, or "
+                "choose none to hold out a part of the training dataset.",
                 field="validation_dataset",
             )
         return found
@@ -267,7 +268,7 @@ class Quoting:
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
-                f"{reason} You can also choose another base.",
+                f"{reason} You can also choose another base model.",
                 field="base_model",
             )
         return base
@@ -316,8 +317,8 @@ class Quoting:
         elif not 1 <= gpu_count <= (most := min(capacity, kind.max_per_job)):
             problems.append(
                 Invalid(
-                    f"A job cannot use {gpu_count} of {kind.title} in {place.title}. Choose 1 to "
-                    f"{most}.",
+                    f"A job cannot use {gpu_count} GPUs of type {kind.title} in {place.title}. "
+                    f"Choose 1 to {most}.",
                     field="gpu_count",
                 )
             )
@@ -406,14 +407,15 @@ def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> Token
     name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
         raise Invalid(
-            f"{base.name} cannot count the tokens of this {name}. {reason} Choose another base or "
-            "dataset.",
+            f"{base.name} cannot count the tokens of this {name}. {reason} Choose another base "
+            "model or dataset.",
             field=field,
         )
     counted = dataset.counted.get(base.name)
     if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
         raise WrongState(
-            f"The {name}'s tokens are still being counted for {base.name}. Try again in a moment.",
+            f"EcoLink is still counting the {name}'s tokens for {base.name}. Try again in a "
+            "moment.",
             field=field,
         )
     return counted.lengths

@@ -71,8 +71,8 @@ def top_up_own(
 ) -> AccountAnswer:
     """Top up your balance. Requests with the same `Idempotency-Key` create only one payment.
 
-    Returns 403 if self-service top-up is disabled. Test payments are accepted only from the host
-    that runs EcoLink, without a proxy, and up to $1,000 a day.
+    Returns 403 if self-service top-up is disabled. EcoLink accepts test payments only from its own
+    host, without a proxy, and up to $1,000 a day.
     """
     local = on_this_host(request)
     return service.top_up_own(backend, caller, payment.amount, idempotency_key, local=local)
@@ -82,7 +82,7 @@ def top_up_own(
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorCredits, backend: BackendOf
 ) -> AccountAnswer:
-    """Grant a credit to an account. Each `reference` is credited only once."""
+    """Grant a credit to an account. EcoLink adds each `reference` only once."""
     return service.grant_credit(backend, caller, account_id, credit)
 
 
@@ -90,23 +90,30 @@ def grant_credit(
 def top_up(
     account_id: UUID, payment: TopUp, caller: OperatorCredits, backend: BackendOf
 ) -> AccountAnswer:
-    """Add a received payment to an account. Each `reference` is added only once."""
+    """Add a received payment to an account. EcoLink adds each `reference` only once."""
     return service.confirm_top_up(backend, caller, account_id, payment)
 
 
 def postings_asked(
     caller: CallerOf,
     backend: BackendOf,
-    job: Annotated[JobId | None, Query(description="Return postings of this job.")] = None,
+    job: Annotated[JobId | None, Query(description="Return only postings of this job.")] = None,
     reason: Annotated[
-        list[Reason] | None, Query(description="Return postings for these reasons.")
+        list[Reason] | None, Query(description="Return only postings for these reasons.")
     ] = None,
-    first: Annotated[date | None, Query(description="First day, in your time zone.")] = None,
-    last: Annotated[date | None, Query(description="Last day, in your time zone.")] = None,
+    first: Annotated[
+        date | None, Query(description="First day, in your account's time zone.")
+    ] = None,
+    last: Annotated[
+        date | None, Query(description="Last day, in your account's time zone.")
+    ] = None,
 ) -> PostingFilter:
     """Return the filter of a ledger request. Raises Invalid."""
     if first is not None and last is not None and last < first:
-        raise Invalid(f"The last day {last} is before {first}. Choose a later one.", field="last")
+        raise Invalid(
+            f"The last day {last} is before the first day {first}. Choose a later last day.",
+            field="last",
+        )
     return PostingFilter(job, reason, first, last, statements.time_zone_of(backend, caller))
 
 
@@ -118,7 +125,7 @@ def show_ledger(
     caller: MayRead,
     backend: BackendOf,
     only: PostingsAsked,
-    after: Annotated[After, Query(description="Return postings after this position.")] = 0,
+    after: Annotated[After, Query(description="Return only postings after this position.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Posting]:
     """List the postings of your account, oldest first."""
@@ -135,10 +142,10 @@ def days_asked(
     caller: CallerOf,
     backend: BackendOf,
     first: Annotated[
-        date | None, Query(description="First day, by default 29 days before the last.")
+        date | None, Query(description="First day. By default, 29 days before the last day.")
     ] = None,
     last: Annotated[
-        date | None, Query(description="Last day, by default today in your time zone.")
+        date | None, Query(description="Last day. By default, today in your account's time zone.")
     ] = None,
 ) -> Days:
     """Return the date range of a statement request. Raises Invalid."""
@@ -150,7 +157,7 @@ DaysAsked = Annotated[Days, Depends(days_asked)]
 
 @billing.get("/statements/days")
 def show_days(caller: MayRead, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
-    """Show your statement by day, in your time zone."""
+    """Show your statement by day, in your account's time zone."""
     return Listed(data=statements.by_day(backend, caller, days))
 
 

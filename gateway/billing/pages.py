@@ -221,7 +221,9 @@ def top_up(
     """Top up the balance. Submitting the same form twice creates one payment."""
     try:
         if not amount.strip():
-            raise Invalid("The amount is empty. Enter dollars, such as 25.00.", field="amount")
+            raise Invalid(
+                "The amount is empty. Enter an amount in dollars, such as 25.00.", field="amount"
+            )
         top_up_own(backend, caller, amount, command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:

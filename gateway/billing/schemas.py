@@ -17,7 +17,9 @@ class AccountAnswer(Answer):
     """An account with its balance. `available` is the part that no running job reserves."""
 
     id: UUID
-    name: str | None = Field(description="Name that the operator gave it.", examples=["alice"])
+    name: str | None = Field(
+        description="Name that the operator gave the account.", examples=["alice"]
+    )
     role: Role = Field(examples=["owner"])
     currency: str = Field(examples=["USD"])
     time_zone: str = Field(examples=["Europe/Berlin"])
@@ -29,7 +31,7 @@ class AccountAnswer(Answer):
         description="True if the balance pays for less than 15 minutes of the running jobs."
     )
     runway_seconds: int | None = Field(
-        description="Seconds that the balance paid for when it became low."
+        description="Seconds of the running jobs that the balance covered when it became low."
     )
 
 
@@ -92,9 +94,9 @@ class StatementDay(Answer):
     top_ups: Money
     credits: Money
     charges: Money
-    reversals: Money = Field(description="Charges that were credited back.")
+    reversals: Money = Field(description="Charges that EcoLink credited back.")
     closing: Money
-    event_ids: dict[str, list[str]] = Field(description="Events of each movement.")
+    event_ids: dict[str, list[str]] = Field(description="IDs of the events behind each amount.")
 
 
 class StatementTotal(Answer):
@@ -113,11 +115,13 @@ class StatementJob(Answer):
 
     job_id: JobId
     name: str = Field(
-        examples=["support chats"], description="Suffix of the job, otherwise the start of its ID."
+        examples=["support chats"],
+        description="Suffix of the job, or the start of its ID if it has no suffix.",
     )
     dataset: str | None = Field(description="Name of the dataset, or null if it was deleted.")
     base_model: str | None = Field(
-        examples=["smollm2-135m-instruct"], description="null if the job is not known yet."
+        examples=["smollm2-135m-instruct"],
+        description="Base model of the job, or null if the list of jobs does not have the job yet.",
     )
     segments: int
     minutes: int
@@ -126,4 +130,6 @@ class StatementJob(Answer):
     reversals: Money
     reversed_seconds: int
     net: Money
-    event_ids: dict[str, list[str]] = Field(description="Events of the minutes and reversals.")
+    event_ids: dict[str, list[str]] = Field(
+        description="IDs of the events behind the charges and the credits."
+    )

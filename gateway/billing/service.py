@@ -28,10 +28,10 @@ from projections.accounts import account as account_row
 from projections.accounts import accounts_after
 from projections.open_meters import Burn, burns
 
-SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator."
+SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator to top up this account."
 TEST_PAYMENT_REMOTE = (
-    "Test payments are accepted only from the host that runs EcoLink, without a proxy. "
-    "Ask your operator to top up this account."
+    "EcoLink accepts test payments only from its own host, without a proxy. Ask your operator "
+    "to top up this account."
 )
 
 

@@ -57,7 +57,8 @@ def days_asked(backend: Backend, caller: Caller, first: date | None, last: date 
         raise Invalid(f"{last} is too early. Choose a later day.", field="last") from error
     if not 0 <= (last - first).days < MAX_DAYS:
         raise Invalid(
-            f"{first} to {last} is not a statement period. Choose 1 to {MAX_DAYS} days.",
+            f"The period from {first} to {last} is invalid. Choose 1 to {MAX_DAYS:,} days, and "
+            "a first day that is not after the last day.",
             field="first",
         )
     return Days(zone, first, last)

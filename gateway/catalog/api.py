@@ -15,5 +15,7 @@ router = APIRouter(prefix="/catalog", tags=["catalog"], route_class=Operation)
 
 @router.get("")
 def show_catalog(caller: MayRead, backend: BackendOf) -> CatalogAnswer:
-    """Show GPU types with their rates, regions, the load of each pool, and base models."""
+    """Show the catalog: GPU types with their rates, regions, the load of each GPU pool, and base
+    models.
+    """
     return service.show_catalog(backend, caller)

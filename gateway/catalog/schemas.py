@@ -54,20 +54,25 @@ class CatalogBaseAnswer(Answer):
     layers: int
     hidden_size: int
     context_length: int
-    bytes_per_parameter_bf16: float = Field(description="GPU memory for the weights.")
+    bytes_per_parameter_bf16: float = Field(
+        description="GPU memory per parameter, for weights in bf16."
+    )
     bytes_per_parameter_nf4: float = Field(
-        description="Weights in 4 bits, embeddings and head in bf16."
+        description="GPU memory per parameter, for weights in 4 bits, and embeddings and head in "
+        "bf16."
     )
     bytes_per_parameter_fp32: float = Field(
-        description="On CPU, where the memory estimate uses float32."
+        description="Host memory per parameter on a CPU, where the memory estimate uses float32."
     )
     bytes_per_parameter_nf4_fp32: float = Field(
-        description="Weights in 4 bits, embeddings and head in float32."
+        description="Memory per parameter, for weights in 4 bits, and embeddings and head in "
+        "float32."
     )
-    eligible: bool = Field(description="True if the operator allows fine-tuning.")
-    imported: bool = Field(description="True if its files are in the model store.")
+    eligible: bool = Field(description="True if the operator allows fine-tuning of the base model.")
+    imported: bool = Field(description="True if the model store has the files of the base model.")
     deployment: DeploymentStatus | None = Field(
-        description="Jobs can fine-tune an eligible base model whose deployment is active."
+        description="Status of the base model's deployment. Jobs can fine-tune an eligible "
+        "base model only while its deployment is active."
     )
 
 

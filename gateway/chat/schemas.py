@@ -162,7 +162,7 @@ def _plain(place: int, message: Message) -> dict[str, Any]:
     for call in message.tool_calls or ():
         if _is_too_deep(call):
             raise Invalid(
-                f"A tool call is nested more than {MAX_DEPTH} levels deep. Flatten it.",
+                f"A tool call has more than {MAX_DEPTH} levels. Use fewer levels.",
                 field=f"messages.{place}.tool_calls",
             )
     plain = message.model_dump(exclude_none=True)

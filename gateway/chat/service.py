@@ -225,7 +225,7 @@ def _not_deployed(backend: Backend, caller: Caller, model: str) -> DomainError:
         is_base = any(base["name"] == model for base in all_base_models(connection))
     if own is not None and _will_deploy(backend.log.load(Job, own["job_id"])):
         return NotServing(
-            f"{model} will be loaded soon. Try again in a few seconds.", field="model"
+            f"{model} is queued for loading. Try again in a few seconds.", field="model"
         )
     if own is not None or is_base:
         how = ASK_OPERATOR if is_base else _how_to_deploy(model)

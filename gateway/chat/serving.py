@@ -41,10 +41,10 @@ REFUSALS: dict[int, type[DomainError]] = {
 
 log = logging.getLogger("gateway")
 
-MALFORMED = "The serving process sent malformed output. Ask your operator to read its log."
+MALFORMED = "The serving process sent an invalid response. Ask your operator to read its log."
 ENDED_EARLY = "The serving process ended during the generation. Try again later."
 UNEXPECTED = "The serving process failed. Try again later, or ask your operator to read its log."
-UNREACHABLE = "The serving process cannot be reached. Try again soon."
+UNREACHABLE = "The gateway cannot reach the serving process. Try again soon."
 
 
 class GenerationInterrupted(NotServing):
@@ -86,8 +86,8 @@ class Generation:
             raise GenerationInterrupted(MALFORMED) from error
         except httpx.ReadTimeout as error:
             raise GenerationInterrupted(
-                f"The serving process sent nothing for {SILENT_SECONDS:.0f} s: it is overloaded. "
-                "Try again later."
+                f"The serving process sent nothing for {SILENT_SECONDS:.0f} s, because it is "
+                "overloaded. Try again later."
             ) from error
         except httpx.HTTPError as error:
             raise GenerationInterrupted(ENDED_EARLY) from error

@@ -16,7 +16,9 @@ from gateway.cli.tables import fields, listing, listing_of, number, selected
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
 from gateway.schemas import Listed, Money
 
-billing = CommandGroup(no_args_is_help=True, help="Show the balance, statements and the ledger.")
+billing = CommandGroup(
+    no_args_is_help=True, help="Show the balance, statements and the ledger, and confirm payments."
+)
 
 
 COLUMNS = ("id", "name", "role", "balance", "reserved")
@@ -45,14 +47,22 @@ def accounts(client: Client) -> None:
 @billing.command("top-up")
 def top_up(
     client: Client,
-    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="Reference of the payment. It counts once.")],
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
+    ],
+    reference: Annotated[
+        str, typer.Option(help="Reference of the payment. EcoLink adds each reference only once.")
+    ],
     account: Annotated[
         str | None, typer.Option(help="ID of the account that paid.  \\[default: yours]")
     ] = None,
-    provider: Annotated[str, typer.Option(help="Receiver of the payment.")] = "manual",
+    provider: Annotated[
+        str, typer.Option(help="Payment provider that received the money.")
+    ] = "manual",
 ) -> None:
-    """Confirm a payment. Only operators can do this. Repeating a reference has no effect."""
+    """Confirm a received payment. Only operators can do this. EcoLink adds each reference only
+    once.
+    """
     body = {"amount": amount, "reference": reference, "provider": provider}
     account_id = account or client.read(AccountAnswer, "/account").model.id
     show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), fields)
@@ -123,7 +133,7 @@ def _jobs(answer: Listed[StatementJob]) -> RenderableType:
     """Render one line per billed job."""
     names = ("job_id", "name", "net", "charges", "reversals", "minutes", "seconds", "segments")
     rows = (selected(job, *names, "dataset", "base_model") for job in answer.data)
-    return listing_of_amounts(rows, empty="No job was billed in this period.")
+    return listing_of_amounts(rows, empty="EcoLink billed no jobs in this period.")
 
 
 def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:
@@ -140,4 +150,4 @@ def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> Rend
 
 def _one_format(as_csv: bool) -> None:
     if as_csv and for_programs.get():
-        raise typer.BadParameter("--csv and --json are two formats. Choose one.")
+        raise typer.BadParameter("You cannot combine --csv and --json. Choose one.")

@@ -215,12 +215,21 @@ class Client:
 
     @contextmanager
     def _reaching(self) -> Generator[None]:
-        """Raise Unreachable if the connection fails or is lost."""
+        """Raise Unreachable if the URL is invalid, or if the connection fails or is lost."""
         try:
             yield
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            reason = str(error).rstrip(".")
+            raise Unreachable(
+                f"The gateway URL {self.url!r} is invalid: {reason}. Correct --url, "
+                "ECOLINK_GATEWAY_URL or the saved login."
+            ) from error
+        except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"No answer from {self.url}: {reason}") from error
+            raise Unreachable(
+                f"Cannot reach EcoLink at {self.url}: {reason}. Check the URL, and that EcoLink is "
+                "running."
+            ) from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
         """Return the JSON of a response. Raises Refused for an error."""
@@ -230,8 +239,8 @@ class Client:
             answer = None
         if not isinstance(answer, dict):
             sentence = (
-                f"{self.url} answered {response.status_code} without JSON, so it is not EcoLink. "
-                "Check the URL."
+                f"{self.url} responded with status {response.status_code} but without JSON, so "
+                "the response is not from EcoLink. Check the URL."
             )
             raise (Unreachable if response.is_server_error else ClientError)(sentence)
         if response.is_error:
@@ -246,7 +255,7 @@ def sentence_of(
     """Return an error's message. `called` maps a field to the name that the user knows."""
     if fields := problem.get("fields"):
         return "; ".join(f"{called(field['field'])}: {field['message']}" for field in fields)
-    message = problem.get("message", f"The gateway answered {status}.")
+    message = problem.get("message", f"The gateway responded with status {status}.")
     return f"{called(problem['field'])}: {message}" if problem.get("field") else message
 
 

@@ -35,12 +35,20 @@ def upload(
         Path,
         typer.Argument(exists=True, dir_okay=False, readable=True, help="Chats in JSONL."),
     ],
-    name: Annotated[str | None, typer.Option(help="Name.  \\[default: the file's name]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset.  \\[default: the name of the file]")
+    ] = None,
     follow: Annotated[
-        bool, typer.Option(help="Wait for the validation. Exit code 1 if the dataset is rejected.")
+        bool,
+        typer.Option(
+            help="Wait for the validation. The exit code is 1 if EcoLink rejects the dataset."
+        ),
     ] = True,
     keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="Also train on repeated lines.")
+        bool,
+        typer.Option(
+            "--keep-duplicates", help="Keep repeated lines, so that jobs also train on them."
+        ),
     ] = False,
     ignore_tools: Annotated[
         bool,
@@ -64,7 +72,8 @@ def upload(
         dataset = _validated(client, dataset)
     except KeyboardInterrupt:
         interrupted(
-            f"\nThe validation continues. `ecolink datasets show {dataset.model.id}` shows it."
+            f"\nThe validation continues. `ecolink datasets show {dataset.model.id}` shows its "
+            "progress."
         )
     if dataset.model.status is not DatasetStatus.REJECTED:
         show(dataset, fields)
@@ -132,7 +141,9 @@ def _report(found: ValidationReport) -> RenderableType:
         if problem.excerpt and problem.excerpt.text:
             lines.append(_excerpt(problem.excerpt))
     if (more := found.error_count - len(found.errors)) > 0:
-        lines.append(Text(f"and {more:,} more lines with errors", style="red"))
+        lines.append(
+            Text(f"and {more:,} more {'line' if more == 1 else 'lines'} with errors", style="red")
+        )
     return Group(*lines)
 
 

@@ -36,7 +36,8 @@ Directory = Annotated[
     typer.Option(
         "--to",
         file_okay=False,
-        help="Directory to download to.  \\[default: the name, in the current directory]",
+        help="Target directory.  \\[default: the name of the model or job, in the current "
+        "directory]",
         show_default=False,
     ),
 ]
@@ -67,7 +68,7 @@ def fetch(client: Client, path: str, name: str, directory: Path | None) -> None:
         with bar(f"downloading {name}", total_bytes) as advance:
             download(client, path, files, target, advance)
     except KeyboardInterrupt:
-        interrupted("\nRepeat the command to continue the download.")
+        interrupted("\nRepeat the command to resume the download.")
     done = Downloaded(name=name, directory=target.resolve(), total_bytes=total_bytes, files=files)
     show(Reply(done.model_dump(mode="json"), done), _drawn)
 
@@ -104,7 +105,7 @@ def _relative(file: FileAnswer) -> PurePosixPath:
     """Return the path below the directory. Raises Damaged for a path outside it."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise Damaged(f"{file.path} is not a path below the directory")
+        raise Damaged(f"{file.path} is not a path below the target directory. Ask your operator.")
     return path
 
 
@@ -153,7 +154,10 @@ def _check(directory: Path, files: list[FileAnswer]) -> None:
     arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}
     if listed != arrived:
         wrong = sorted(path for path, _ in listed.items() ^ arrived.items())
-        raise Damaged(f"{MANIFEST} differs in {', '.join(wrong)}. Download it again.")
+        raise Damaged(
+            f"{MANIFEST} differs from the downloaded files in {', '.join(wrong)}. Download them "
+            "again."
+        )
 
 
 def hash_of(path: Path) -> str:

@@ -25,13 +25,13 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "job failed or cancelled, dataset rejected, or download failed",
+    ExitCode.FAILED: "job failed or cancelled, dataset rejected, or download or deployment failed",
     ExitCode.USAGE: "invalid option or value",
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed",
     ExitCode.NOT_FOUND: "not found in your account",
     ExitCode.GATED: "the balance is too low, or no GPU is free",
     ExitCode.WRONG_STATE: "not possible in the current state",
-    ExitCode.UNREACHABLE: "the gateway does not answer or is busy; try again later",
+    ExitCode.UNREACHABLE: "the gateway does not respond or is busy; try again later",
     ExitCode.PAUSED: "the followed job is paused",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed job continues",
 }

@@ -79,7 +79,7 @@ def outcome(job: JobDetail) -> Text:
     name = job_name(job.id)
     match job.status:
         case JobStatus.REGISTERED:
-            ended = f"Registered as {job.model}. It cost {job.cost.text}."
+            ended = f"Registered as {job.model}. The job cost {job.cost.text}."
             if job.loss_before is not None and job.loss_after is not None:
                 ended += (
                     f"\nHeld-out loss: {job.loss_before:.4f} before, {job.loss_after:.4f} after."

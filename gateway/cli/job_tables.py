@@ -72,7 +72,7 @@ def gpus(catalog: CatalogAnswer) -> RenderableType:
             for pool in catalog.pools
             if pool.capacity and pool.gpu_type in kinds
         ),
-        empty="No region has a GPU now.",
+        empty="No region has GPUs.",
     )
 
 
@@ -249,7 +249,7 @@ def _gates(answer: QuoteAnswer) -> list[Text]:
         _gate("capacity", capacity.is_open, _capacity(capacity)),
         Text("Ready to approve.", style="green")
         if answer.approvable
-        else Text("A gate is closed.", style="red"),
+        else Text("The job cannot be approved, because a gate is closed.", style="red"),
     ]
 
 
@@ -268,8 +268,8 @@ def _capacity(capacity: CapacityGate) -> str:
         f"{place.free:,} {place.gpu_type} in {place.region}" for place in capacity.elsewhere
     )
     return (
-        f"{free}, the job needs {capacity.needed:,}. The wait is {wait}. {queue} in the queue, "
-        "free of charge." + (f" Free now: {places}." if places else "")
+        f"{free}, but the job needs {capacity.needed:,}. The wait is {wait}. {queue} in the "
+        "queue, free of charge." + (f" Free now: {places}." if places else "")
     )
 
 
@@ -301,11 +301,11 @@ def evaluations(answer: Listed[Evaluation]) -> RenderableType:
         | selected(each, "examples", "measured_at")
         for each in answer.data
     )
-    return listing(rows, empty="The job has no evaluation yet.")
+    return listing(rows, empty="The job has no evaluations yet.")
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
-    """Render one line per checkpoint, with its sample answer to the fixed prompt."""
+    """Render one line per checkpoint, with its sample response to the fixed prompt."""
     rows = (
         selected(each, "step", "segment")
         | {
@@ -317,7 +317,7 @@ def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
         | {"answer": each.sample and each.sample.answer}
         for each in answer.data
     )
-    return listing(rows, empty="The job has no checkpoint.")
+    return listing(rows, empty="The job has no checkpoints.")
 
 
 def _loss(loss: float | None) -> Text | None:

@@ -37,8 +37,12 @@ from gateway.schemas import Listed
 jobs = CommandGroup(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
 
-JobName = Annotated[str, typer.Argument(help="ftjob-...", show_default=False)]
-Step = Annotated[int | None, typer.Option(min=0, help="Step of a checkpoint to use instead.")]
+JobName = Annotated[
+    str, typer.Argument(help="ID of the job, such as ftjob-...", show_default=False)
+]
+Step = Annotated[
+    int | None, typer.Option(min=0, help="Step of a checkpoint to use in place of the final model.")
+]
 
 
 @jobs.command()
@@ -55,7 +59,7 @@ def list_jobs(client: Client) -> None:
 
 @jobs.command("show")
 def show_job(client: Client, job: JobName) -> None:
-    """Show a job."""
+    """Show the details of a job."""
     show(client.read(JobDetail, f"/jobs/{job}"), job_tables.job)
 
 
@@ -72,15 +76,17 @@ def watch(client: Client, job: JobName) -> None:
 def show_logs(
     client: Client,
     job: JobName,
-    lines: Annotated[int, typer.Option(min=1, max=MOST_LINES, help="Number of last lines.")] = 50,
+    lines: Annotated[
+        int, typer.Option(min=1, max=MOST_LINES, help="Number of lines from the end of the log.")
+    ] = 50,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines until the job ends or pauses.")
     ] = False,
 ) -> None:
     """Show the last log lines of a job.
 
-    With --follow, --json prints one JSON object per line. EcoLink deletes the log some time after
-    the job ends.
+    With --follow, --json prints one JSON object per line. EcoLink deletes the log lines after a
+    retention time, by default 90 days after the job ends.
     """
     if following:
         with leaving_it_running(job):
@@ -95,8 +101,8 @@ def show_logs(
         show(answer, job_tables.log)
     if (days := answer.model.deleted_after_days) is not None:
         note(
-            f"Log lines are kept for {days} {'day' if days == 1 else 'days'} after the end of "
-            "a job. The lines of this job were deleted."
+            f"EcoLink keeps log lines for {days} {'day' if days == 1 else 'days'} after the "
+            "end of a job. It has deleted the lines of this job."
         )
 
 
@@ -130,13 +136,13 @@ def show_evaluations(client: Client, job: JobName) -> None:
 
 @jobs.command("checkpoints")
 def show_checkpoints(client: Client, job: JobName) -> None:
-    """List the checkpoints of a job, each with a sample answer to a fixed prompt."""
+    """List the checkpoints of a job, each with a sample response to a fixed prompt."""
     show(_checkpoints(client, job), job_tables.checkpoints)
 
 
 @jobs.command()
 def pause(client: Client, job: JobName) -> None:
-    """Save a checkpoint and free the GPUs. Nothing is billed until you resume."""
+    """Pause a job: save a checkpoint, free the GPUs and stop billing until you resume it."""
     show(client.send(JobDetail, f"/jobs/{job}/pause", {}), job_tables.job)
 
 
@@ -145,7 +151,7 @@ def resume(
     client: Client,
     job: JobName,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Queue, free of charge, if no GPU is free.")
+        bool, typer.Option("--wait", help="If no GPU is free, queue the job free of charge.")
     ] = False,
     gpu_count: Annotated[
         int | None, typer.Option(help="Number of GPUs.  \\[default: as many as before]")
@@ -158,7 +164,7 @@ def resume(
 
 @jobs.command()
 def cancel(client: Client, job: JobName) -> None:
-    """Stop a job permanently. Its last checkpoint is kept for a limited time."""
+    """Stop a job permanently. EcoLink keeps its last checkpoint for a limited time."""
     show(client.send(JobDetail, f"/jobs/{job}/cancel", {}), job_tables.job)
 
 
@@ -190,7 +196,10 @@ def deploy(
     job: JobName,
     step: Step = None,
     follow: Annotated[
-        bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
+        bool,
+        typer.Option(
+            help="Wait until the deployment is active. The exit code is 1 if the deployment fails."
+        ),
     ] = True,
 ) -> None:
     """Deploy the model of a job, or one of its checkpoints."""
@@ -212,7 +221,11 @@ def _model_of(client: Client, job: str) -> str:
         steps = ", ".join(str(each.step) for each in _checkpoints(client, job).model.data)
         fail(
             f"{job} is {found.status} and has no registered model. "
-            + (f"--step takes one of its checkpoints: {steps}." if steps else "Nothing is saved."),
+            + (
+                f"Pass one of its checkpoints with --step: {steps}."
+                if steps
+                else "It has no checkpoints."
+            ),
             ExitCode.WRONG_STATE,
         )
     return found.model

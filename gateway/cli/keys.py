@@ -115,5 +115,5 @@ def revoke(
     """Revoke an API key immediately."""
     revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
     if revoked.model.current:
-        note("These commands used that key. `ecolink login` saves another one.")
+        note("These commands use the revoked key. Save another key with `ecolink login`.")
     show(revoked, fields)

@@ -52,7 +52,9 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
 def launch(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
-    base_model: Annotated[str, typer.Option(help="Base model: see `ecolink models list`.")],
+    base_model: Annotated[
+        str, typer.Option(help="Name of the base model. See `ecolink models list`.")
+    ],
     validation_dataset: Annotated[
         str | None,
         typer.Option(help="ID of another dataset to evaluate on.  \\[default: hold out a part]"),
@@ -63,18 +65,23 @@ def launch(
     ] = None,
     gpu_type: Annotated[
         str | None,
-        typer.Option(help="GPU type: see `ecolink jobs gpus`.  \\[default: the cheapest]"),
+        typer.Option(help="GPU type. See `ecolink jobs gpus`.  \\[default: the cheapest]"),
     ] = None,
-    gpu_count: Annotated[int, typer.Option(help="More GPUs are faster and cost more.")] = 1,
+    gpu_count: Annotated[
+        int, typer.Option(help="Number of GPUs. More GPUs are faster and cost more.")
+    ] = 1,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Repeating a key starts no second job.")
+        str | None,
+        typer.Option(help="Idempotency key. A repeated key does not start a second job."),
     ] = None,
-    suffix: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Name of the job, which becomes a part of the model's name.")
+    ] = None,
     deploy: Annotated[
         bool, typer.Option("--deploy", help="Deploy the model after registration.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Queue, free of charge, if no GPU is free.")
+        bool, typer.Option("--wait", help="If no GPU is free, queue the job free of charge.")
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")
@@ -83,14 +90,17 @@ def launch(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only show memory, estimate and gates. Exit code 5 if a gate is closed.",
+            help="Show memory, estimate and gates without starting a job. The exit code is 5 "
+            "if a gate is closed.",
         ),
     ] = False,
     **tuned: Any,
 ) -> None:
     """Start a job, if the balance covers the upper bound of its cost and a GPU is free."""
     if dry_run and watch:
-        raise typer.BadParameter("--dry-run starts no job to --watch. Use one of them.")
+        raise typer.BadParameter(
+            "You cannot combine --dry-run and --watch, because --dry-run starts no job. Choose one."
+        )
     body = {
         "dataset": dataset,
         "validation_dataset": validation_dataset,
@@ -118,7 +128,7 @@ def launch(
         if for_programs.get():
             show_line(job.document)
         else:
-            note(f"Approved {name}. Ctrl-C leaves it running.")
+            note(f"Approved {name}. Ctrl-C does not stop the job.")
             for warning in job.model.warnings:
                 note(f"warning: {warning}")
         raise typer.Exit(follow(client, name))
@@ -127,8 +137,8 @@ def launch(
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:
     """Approve a job. If the outcome is unknown, print how to retry safely."""
     again = (
-        f"The job may be approved. Repeat the command with --idempotency-key {key}: it does not "
-        "start a second job."
+        f"EcoLink may have approved the job. Repeat the command with --idempotency-key {key}, "
+        "which does not start a second job."
     )
     try:
         return client.send(JobSummary, "/jobs", approval, key)

@@ -25,7 +25,7 @@ def read_login() -> Endpoint | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClientError(
-            f"The login in {login_file()} cannot be read. `ecolink logout` deletes it."
+            f"Cannot read the login in {login_file()}. Delete it with `ecolink logout`."
         ) from error
 
 

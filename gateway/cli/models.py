@@ -34,26 +34,43 @@ DEPLOYED = {
 
 models = CommandGroup(no_args_is_help=True, help="List, download, deploy and use models.")
 
-ModelName = Annotated[str, typer.Argument(help="Name, such as ft:...", show_default=False)]
+ModelName = Annotated[
+    str, typer.Argument(help="Name of the model, such as ft:...", show_default=False)
+]
 
 
 @models.command()
 def chat(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="A base model, ft:..., or a deployed checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a base model, a fine-tuned model (ft:...) or a deployed checkpoint."
+        ),
+    ],
     prompt: Annotated[
         str | None, typer.Argument(help="Message to the model.  \\[default: standard input]")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Limit of the answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of tokens to generate.")
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="0 always takes the most likely token.")
+        float,
+        typer.Option(
+            min=0.0, max=2.0, help="Sampling temperature. 0 always picks the most likely token."
+        ),
     ] = TEMPERATURE,
     top_p: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Share of the most likely tokens to sample from."),
+        typer.Option(
+            min=0.0, max=1.0, help="Probability mass of the most likely tokens to sample from."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats the answer.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the sampling. The same seed gives the same response."),
+    ] = None,
 ) -> None:
     """Send a message to a deployed model. --json prints the response in OpenAI's format."""
     said = _prompt(prompt)
@@ -80,7 +97,9 @@ def _prompt(prompt: str | None) -> str:
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt
     if not said:
-        raise typer.BadParameter("Give a message, as an argument or on standard input.")
+        raise typer.BadParameter(
+            "There is no message. Pass one as an argument or on standard input."
+        )
     return said
 
 
@@ -115,7 +134,10 @@ def _models(answer: Models) -> RenderableType:
         selected(each, "job_id", "status", "step") | {"kept until": each.expires_at}
         for each in answer.kept
     )
-    title = Text("\nCheckpoints of stopped jobs. `ecolink jobs promote JOB` registers a model:")
+    title = Text(
+        "\nThese checkpoints belong to cancelled and failed jobs. `ecolink jobs "
+        "promote JOB` registers one as a model:"
+    )
     return Group(bases, Text(), own, title, kept)
 
 
@@ -130,10 +152,13 @@ def deploy(
     client: Client,
     model: ModelName,
     follow: Annotated[
-        bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
+        bool,
+        typer.Option(
+            help="Wait until the deployment is active. The exit code is 1 if the deployment fails."
+        ),
     ] = True,
 ) -> None:
-    """Deploy a model, so that it answers requests. Its base model must be deployed."""
+    """Deploy a model, so that it responds to requests. Its base model must be deployed."""
     give_deployment(client, f"/models/{quote(model)}/deploy", follow)
 
 
@@ -154,7 +179,7 @@ def give_deployment(client: Client, path: str, follow: bool) -> None:
 
 @models.command()
 def undeploy(client: Client, model: ModelName) -> None:
-    """Undeploy a model or checkpoint, so that it no longer answers requests.
+    """Undeploy a model or checkpoint, so that it no longer responds to requests.
 
     You can deploy a model again. EcoLink may delete an undeployed checkpoint, unless its job keeps
     it, for example because it is the newest or the best.

@@ -23,7 +23,9 @@ def login(
     ctx: typer.Context,
     url: Annotated[
         str | None,
-        typer.Argument(help="URL, such as https://ecolink.example.org.  \\[default: this machine]"),
+        typer.Argument(
+            help="URL of EcoLink, such as https://ecolink.example.org.  \\[default: this machine]"
+        ),
     ] = None,
     key: Annotated[
         str | None,
@@ -87,9 +89,13 @@ def _address(given: str | None) -> str:
     if given is None and sys.stdin.isatty():
         given = str(typer.prompt("URL of EcoLink", err=True)).strip()
     if given is None:
-        raise typer.BadParameter("Give the URL, such as https://ecolink.example.org.")
+        raise typer.BadParameter(
+            "The URL is missing. Pass it, such as https://ecolink.example.org."
+        )
     if not given.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{given} does not begin with https:// or http://.")
+        raise typer.BadParameter(
+            f"{given!r} does not begin with https:// or http://. Correct the URL."
+        )
     return given.rstrip("/")
 
 
@@ -100,5 +106,5 @@ def _typed_key(address: str) -> str:
     else:
         key = sys.stdin.readline()
     if not key.strip():
-        raise typer.BadParameter("Give an API key with --key or on standard input.")
+        raise typer.BadParameter("The API key is missing. Pass it with --key or on standard input.")
     return key.strip()

@@ -90,7 +90,9 @@ async def upload_dataset(
 def list_datasets(
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[UUID | None, Query(description="Return datasets after this one.")] = None,
+    after: Annotated[
+        UUID | None, Query(description="Return only datasets after this one in the list.")
+    ] = None,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[DatasetAnswer]:
     """List your datasets, newest first."""
@@ -131,7 +133,7 @@ def show_report(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Valida
 def download_dataset(
     dataset_id: UUID, wanted: ConditionsOf, caller: MayDownload, backend: BackendOf
 ) -> Response:
-    """Download the normalized examples that jobs train on. Removed duplicates are not included."""
+    """Download the normalized examples that jobs train on. The file excludes removed duplicates."""
     dataset = service.content_of(backend, caller, dataset_id)
     name = f"{dataset_id}.jsonl"
     return download(

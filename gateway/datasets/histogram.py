@@ -52,7 +52,8 @@ def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
                 x=(_number(bucket.up_to) - first) * BAR + GAP // 2,
                 y=round(HEIGHT - height, 2),
                 height=round(height, 2),
-                label=f"{span} tokens: {bucket.examples:,} examples",
+                label=f"{span} tokens: {bucket.examples:,} "
+                f"{'example' if bucket.examples == 1 else 'examples'}",
                 beyond=bucket.above >= context_length,
             )
         )

@@ -158,7 +158,9 @@ def file_content(
         return Response(content, 200, {"content-disposition": disposition}, "text/csv")
     row = own_dataset(backend, caller, dataset_of(file_id))
     if row["status"] == DatasetStatus.REJECTED:
-        raise WrongState(f"{file_id} was rejected and deleted. Its status_details name the errors.")
+        raise WrongState(
+            f"EcoLink rejected and deleted {file_id}. Its status_details list the errors."
+        )
     dataset = backend.log.load(Dataset, row["dataset_id"])
     return download(
         backend.artifacts,
@@ -175,7 +177,7 @@ def delete_file(file_id: str, caller: MayTrain, backend: BackendOf) -> FileDelet
     """Delete an upload. Returns 409 while an unfinished job uses it."""
     if file_id.startswith(RESULT_PREFIX):
         job_with_metrics(backend, caller, file_id)
-        raise WrongState(f"{file_id} belongs to a job and cannot be deleted.")
+        raise WrongState(f"{file_id} belongs to a job, so you cannot delete it.")
     delete_dataset(backend, caller, dataset_of(file_id))
     return FileDeleted(id=file_id)
 

@@ -57,7 +57,7 @@ def preview(request: PreviewRequest) -> Preview:
         with cpu_limit(REQUEST_CPU_SECONDS):
             return Preview(conversations=_conversations(request))
     except CpuTimeExceeded:
-        return Preview(problem="The chat template takes too long to render them.")
+        return Preview(problem="The chat template takes too long to render the examples.")
     except (FileNotFoundError, ArtifactCorrupt, ChatRefused) as error:
         return Preview(problem=without_paths(str(error))[:REFUSAL_CHARACTERS])
 
@@ -87,7 +87,9 @@ def main() -> None:
         try:
             answer = preview(PreviewRequest.model_validate_json(line))
         except MemoryError:
-            _write(Preview(problem="The chat template needs too much memory to render them."))
+            _write(
+                Preview(problem="The chat template needs too much memory to render the examples.")
+            )
             return
         _write(answer)
 

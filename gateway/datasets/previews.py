@@ -41,13 +41,13 @@ class _Worker:
             line = await asyncio.wait_for(self._answer(request), LIMITS.wall_seconds)
         except TimeoutError:
             await self.end()
-            return Preview(problem="Rendering them takes too long.")
+            return Preview(problem="Rendering the examples takes too long.")
         except BaseException:
             await self.end()
             raise
         if not line:
             await self.end()
-            return Preview(problem="Rendering them failed. It may need too much memory.")
+            return Preview(problem="Rendering the examples failed. It may need too much memory.")
         return Preview.model_validate_json(line)
 
     async def end(self) -> None:

@@ -28,7 +28,7 @@ class TokenCount(Answer):
 
 
 class DatasetAnswer(Answer):
-    """A dataset. Its counts are null until it is validated."""
+    """A dataset. Its counts are null until its validation is complete."""
 
     id: UUID
     name: str | None = Field(examples=["support chats"])
@@ -43,12 +43,15 @@ class DatasetAnswer(Answer):
         default=False, description="True if you confirmed that training ignores tool definitions."
     )
     obstacle: str | None = Field(
-        default=None, description="The reason why no job can train on a ready dataset alone."
+        default=None,
+        description="Sentence that explains why no job can train on this dataset alone, or null.",
     )
     errors: int | None = None
     uploaded_at: datetime
     validated_at: datetime | None = None
-    progress: Progress | None = Field(default=None, description="Set during validation.")
+    progress: Progress | None = Field(
+        default=None, description="Progress of the validation, or null if no validation is running."
+    )
     tokens: list[TokenCount] = Field(description="Token counts, one for each base model.")
     counting: list[str] = Field(
         examples=[["smollm2-135m-instruct"]],

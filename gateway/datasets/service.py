@@ -102,10 +102,12 @@ def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationR
     """
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
-        raise WrongState("The dataset is validating. Its report is available afterwards.")
+        raise WrongState(
+            "EcoLink is still validating the dataset. Try again when the validation is complete."
+        )
     report = _stored_report(backend.artifacts, row["report_ref"])
     if report is None:
-        raise NotFound(f"Dataset {dataset_id} was deleted.")
+        raise NotFound(f"Dataset {dataset_id} was deleted. See `ecolink datasets list`.")
     return report
 
 
@@ -117,9 +119,13 @@ def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:
-        raise WrongState("The dataset is validating. Its content is available afterwards.")
+        raise WrongState(
+            "EcoLink is still validating the dataset. Try again when the validation is complete."
+        )
     if dataset.status is DatasetStatus.REJECTED:
-        raise WrongState("The dataset was rejected and its file deleted. Upload a corrected file.")
+        raise WrongState(
+            "EcoLink rejected the dataset and deleted its file. Upload a corrected file."
+        )
     return dataset
 
 
@@ -129,11 +135,11 @@ def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
     if report is None:
         return None
     errors = [
-        f"{'file' if error.line is None else f'line {error.line}'}: {error.message}"
+        f"{'file' if error.line is None else f'line {error.line:,}'}: {error.message}"
         for error in report.errors[:SUMMARY_ERRORS]
     ]
     further = report.error_count - len(errors)
-    return "; ".join(errors + ([f"and {further} more"] if further else []))
+    return "; ".join(errors + ([f"and {further:,} more"] if further else []))
 
 
 def obstacle_of(row: Mapping[str, Any]) -> str | None:

@@ -85,7 +85,7 @@ async def receive_upload(
             await _receive(request, backend, upload, most_bytes)
         upload.require_purpose()
         if upload.file is None:
-            raise Invalid("Send the file in the form field `file`.", field="file")
+            raise Invalid("The form has no file. Send one in the field `file`.", field="file")
     except BaseException:
         if upload.file is not None:
             await run_in_threadpool(backend.artifacts.delete, upload.ref)
@@ -113,8 +113,8 @@ async def _receive(request: Request, backend: Backend, upload: Upload, most_byte
             if name == "expires_after":
                 raise Invalid("Files do not expire. Remove `expires_after`.", field=name)
             raise Invalid(
-                f"Unknown or repeated field {name!r}. Send `file` and `purpose` once, and "
-                "`keep_duplicates` and `ignore_tools` if needed.",
+                f"Unknown or repeated field {name!r}. Send `file` and `purpose` once each. "
+                "`keep_duplicates` and `ignore_tools` are optional.",
                 field=name,
             )
 

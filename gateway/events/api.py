@@ -115,4 +115,6 @@ def _secret(websocket: WebSocket, offered: list[str]) -> str:
     for protocol in offered:
         if protocol.startswith(KEY_SUBPROTOCOL):
             return protocol.removeprefix(KEY_SUBPROTOCOL)
-    raise Unauthenticated("No API key. Send it as a Bearer token or as a subprotocol.")
+    raise Unauthenticated(
+        "The request has no API key. Send one as a Bearer token or as a subprotocol."
+    )

@@ -34,17 +34,18 @@ class EventAnswer(Answer):
 
     sequence: int = Field(
         examples=[1742],
-        description="Place in the log. Sequences grow, with gaps for other accounts' events.",
+        description="Position in the log. Sequences increase, with gaps for events of other "
+        "accounts.",
     )
     id: str = Field(
         examples=["0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f:7"],
-        description="The aggregate and the number of the event within it.",
+        description="ID of the aggregate, and number of the event within the aggregate.",
     )
     event: str = Field(examples=["MinuteMetered"])
     account_id: UUID
     job_id: JobId | None = Field(
-        description="The job that the event is about, if any. For a deployment: the job that made "
-        "the served model."
+        description="Job that the event belongs to, if any. For a deployment, the job that "
+        "trained the served model."
     )
     timestamp: datetime
     fields: dict[str, JsonValue] = Field(
@@ -58,7 +59,8 @@ class EventAnswer(Answer):
                 "amount_micros": 10_000,
             }
         ],
-        description="The other fields. Their schema is named after the event: `JobApprovedFields`.",
+        description="Other fields of the event. Their schema has the name of the event, such "
+        "as `JobApprovedFields`.",
     )
 
     @classmethod
@@ -82,7 +84,7 @@ class EventPage(Answer):
     has_more: bool = Field(description="True if more events exist now.")
     next_after: int = Field(
         examples=[1742],
-        description="The `after` of the next page.",
+        description="Value of `after` for the next page.",
     )
 
 
@@ -92,20 +94,20 @@ class EventsAsked(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     after: int = Field(
-        default=0, ge=0, le=MOST_POSITION, description="Only events with a higher sequence."
+        default=0, ge=0, le=MOST_POSITION, description="Return only events with a higher sequence."
     )
-    job: JobId | None = Field(default=None, description="Only events about this job.")
+    job: JobId | None = Field(default=None, description="Return only events about this job.")
     all_accounts: bool = Field(
         default=False,
-        description="Events of all accounts and of the platform. Only operators and auditors may "
-        "set it.",
+        description="Return events of all accounts and of the platform. Only operators and "
+        "auditors can set it.",
     )
 
 
 class PageAsked(EventsAsked):
     """Filters and size of a page of events."""
 
-    limit: int = Field(default=100, ge=1, le=1000, description="Largest number of events.")
+    limit: int = Field(default=100, ge=1, le=1000, description="Maximum number of events.")
     wait: float = Field(
         default=0, ge=0, le=30, description="Seconds to wait for an event if there is none yet."
     )

@@ -22,7 +22,7 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFi
     """
     if asked.all_accounts and caller.role not in (Role.OPERATOR, Role.AUDITOR):
         raise Forbidden(
-            "Only operators and auditors may read events of all accounts. Omit `all_accounts`."
+            "Only operators and auditors can read events of all accounts. Omit `all_accounts`."
         )
     if asked.job is not None and not asked.all_accounts:
         own_job(backend, caller, asked.job)

@@ -79,7 +79,9 @@ def caller(
     if credentials is not None:
         known = holder_shown(request, backend, credentials.credentials, request_id)
     elif session is None:
-        raise Unauthenticated("No API key. Send one in the header `Authorization: Bearer eco_...`.")
+        raise Unauthenticated(
+            "The request has no API key. Send one in the header `Authorization: Bearer eco_...`."
+        )
     else:
         check_csrf(request, session, csrf_token)
         known = holder_of_session(backend, session, request_id)

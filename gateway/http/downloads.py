@@ -93,7 +93,7 @@ def download(
     try:
         size, etag = artifacts.size(ref), f'"{sha256}"'
     except FileNotFoundError as error:
-        raise NotFound("The file was deleted. Request the list of files again.") from error
+        raise NotFound("EcoLink deleted the file. Request the list of files again.") from error
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
@@ -144,7 +144,7 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
     if start >= stop:
         raise HTTPException(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            f"Range {header!r} is outside the file. The file has {size} bytes. Send another range.",
+            f"Range {header} is outside the file, which has {size:,} bytes. Send another range.",
             {"content-range": f"bytes */{size}"},
         )
     return start, stop

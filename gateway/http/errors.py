@@ -37,6 +37,8 @@ log = logging.getLogger("gateway")
 
 
 class Unauthenticated(DomainError):
+    """The request has no valid API key."""
+
     code = "unauthenticated"
 
 
@@ -53,6 +55,8 @@ class MissingScope(Forbidden):
 
 
 class TooLarge(DomainError):
+    """The body is too large."""
+
     code = "too_large"
 
 
@@ -78,7 +82,7 @@ class RateLimited(DomainError):
 
 
 class QuotaExceeded(RateLimited):
-    """A quota of the account is exceeded. Delete something, or ask your operator."""
+    """A quota of the account is exceeded. The message says how to free some of it."""
 
     code = "quota_exceeded"
 
@@ -153,11 +157,13 @@ class Problem(BaseModel):
 
     code: str = Field(examples=["invalid"])
     message: str
-    field: str | None = Field(default=None, description="The field with the problem.")
-    fields: list[FieldProblem] | None = Field(default=None, description="All problems of a form.")
+    field: str | None = Field(default=None, description="Name of the invalid field.")
+    fields: list[FieldProblem] | None = Field(
+        default=None, description="Validation errors of all invalid fields."
+    )
     figures: dict[str, JsonValue] | None = Field(
         default=None,
-        description="The numbers in the message, for programs.",
+        description="Numbers of the message, for programs to read.",
         examples=[{"needed_micros": 1_250_000, "balance_micros": 300_000}],
     )
 
@@ -174,15 +180,14 @@ WHY: dict[int, str] = {
     HTTPStatus.PAYMENT_REQUIRED: "The balance is too low. `figures` has the missing amount.",
     HTTPStatus.FORBIDDEN: "The scopes or the role of this API key do not permit the request.",
     HTTPStatus.NOT_FOUND: "The object does not exist, or it belongs to another account.",
-    HTTPStatus.CONFLICT: "The current state does not permit the request, or another command "
-    "used the same key. The message says which requests are possible.",
+    HTTPStatus.CONFLICT: "The current state does not permit the request, or another request "
+    "used the same idempotency key. The message says what to do.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The range is outside the file.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "A value in the request is invalid. `fields` has all "
-    "problems.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A value in the request is invalid. `fields` lists all "
+    "validation errors.",
     HTTPStatus.TOO_MANY_REQUESTS: "A rate limit or quota is exceeded. `x-ratelimit-*` headers"
-    " name the limit. Try again after `Retry-After`. Without "
-    "that header, a retry cannot succeed.",
+    " name the limit. Try again after `Retry-After`. Without that header, a retry cannot succeed.",
     HTTPStatus.SERVICE_UNAVAILABLE: "A service is unavailable or lags behind. Try again after"
     " `Retry-After`.",
 }
@@ -277,9 +282,12 @@ class Errors:
             for name, message in refused_fields(error).items()
         ]
         names = ", ".join(problem.field for problem in problems)
-        problem = Problem(
-            code=Invalid.code, message=f"Invalid fields: {names}. Correct them.", fields=problems
+        message = (
+            f"The field {names} is invalid. Correct its value."
+            if len(problems) == 1
+            else f"These fields are invalid: {names}. Correct their values."
         )
+        problem = Problem(code=Invalid.code, message=message, fields=problems)
         return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
     async def _http(self, request: Request, error: Exception) -> Response:

@@ -21,7 +21,7 @@ class Health(Answer):
 
     status: Literal["ok"] = "ok"
     disk: DiskLevel = Field(
-        description="Free space on the disk of EcoLink's home. `critical` refuses uploads."
+        description="Free space on the disk of EcoLink's home. Uploads fail while it is `critical`."
     )
 
 

@@ -70,7 +70,7 @@ class Lockout:
         if left > 0:
             seconds = math.ceil(left)
             raise RateLimited(
-                f"Too many wrong keys from {address}. Try again in {seconds} s.", seconds, {}
+                f"Too many wrong keys from {address}. Try again in {seconds:,} s.", seconds, {}
             )
 
     def refused(self, address: str, secret: str) -> None:
@@ -87,14 +87,16 @@ class Lockout:
             repeats = shown.wrong[sha] = shown.wrong.pop(sha, 0) + 1
             _trim(shown.wrong)
             if repeats == REPEATS:
-                event = ("repeated_refusal", f"the same wrong key was sent {REPEATS} times")
+                event = ("repeated_refusal", f"the client sent the same wrong key {REPEATS} times")
             if repeats == 1:
                 shown.count += 1
                 if shown.count > self._free:
                     seconds = min(MOST_SECONDS, 2**shown.lockouts)
                     shown.lockouts += 1
                     shown.until = now + seconds
-                    said = f"locked out for {seconds} s after {math.ceil(shown.count)} wrong keys"
+                    said = (
+                        f"locked out for {seconds:,} s after {math.ceil(shown.count):,} wrong keys"
+                    )
                     event = ("lockout", said)
         if event is not None:
             self._record(event[0], address, event[1])

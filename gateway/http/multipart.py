@@ -32,13 +32,15 @@ class Part:
             value += chunk
             if len(value) > FIELD_BYTES:
                 raise Invalid(
-                    f"The value is longer than {FIELD_BYTES} bytes. Send a shorter one.",
+                    f"The value is longer than {FIELD_BYTES:,} bytes. Send a shorter one.",
                     field=self.name,
                 )
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise Invalid("The value is not UTF-8. Send UTF-8.", field=self.name) from error
+            raise Invalid(
+                "The value is not valid UTF-8. Encode it in UTF-8.", field=self.name
+            ) from error
 
 
 Event = tuple[str, bytes]
@@ -110,7 +112,9 @@ class Form:
             try:
                 self._parser.write(chunk)
             except FormParserError as error:
-                raise Invalid(f"The form is malformed: {error}. Send RFC 7578.") from error
+                raise Invalid(
+                    f"The form is malformed: {error}. Send a form as defined in RFC 7578."
+                ) from error
         return self._found.popleft()
 
 

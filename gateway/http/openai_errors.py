@@ -35,7 +35,7 @@ class OpenAIError(BaseModel):
     code: str | None
     figures: dict[str, JsonValue] | None = Field(
         default=None,
-        description="The numbers in the message, for programs. OpenAI's API has no such field.",
+        description="Numbers of the message, for programs to read. OpenAI's API has no such field.",
     )
 
 

@@ -77,15 +77,16 @@ def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
     each, left = divmod(batch_size, gpu_count)
     if left or not each:
         raise Invalid(
-            f"A batch is split evenly among {gpu_count} GPUs. Choose a multiple of {gpu_count}.",
+            f"The batch size {batch_size:,} cannot be split evenly among {gpu_count} GPUs. "
+            f"Choose a multiple of {gpu_count}.",
             field="batch_size",
         )
     micro = next(size for size in range(MOST_IN_A_MICRO_BATCH, 0, -1) if each % size == 0)
     if each > micro * MOST_MICRO_BATCHES:
         multiple = MOST_IN_A_MICRO_BATCH * gpu_count
         raise Invalid(
-            f"The batch size {batch_size:,} is too large. "
-            f"Choose a multiple of {multiple} of at most {multiple * MOST_MICRO_BATCHES:,}.",
+            f"The batch size {batch_size:,} is too large. Choose a multiple of {multiple} of at "
+            f"most {multiple * MOST_MICRO_BATCHES:,}.",
             field="batch_size",
         )
     return {"micro_batch_size": micro, "gradient_accumulation": each // micro}

@@ -101,10 +101,7 @@ class Buckets:
 
     def _refusal(self, name: str, seconds: int, level: Level) -> RateLimited:
         limit = LIMITS[name]
-        message = (
-            f"Rate limit of {level.limit} per {limit.per_seconds} s exceeded: {limit.description} "
-            f"Try again in {seconds} s."
-        )
+        message = f"{limit.refusal.format(limit=f'{level.limit:,}')} Try again in {seconds:,} s."
         return RateLimited(message, seconds, level.headers(limit.header or "requests"))
 
 
@@ -124,8 +121,7 @@ class Slots:
             if self._taken[place] >= limit:
                 level = Level(limit, 0, BUSY_SECONDS)
                 raise RateLimited(
-                    f"Limit of {limit} at the same time reached: {LIMITS[name].description} "
-                    "Try again later.",
+                    LIMITS[name].refusal.format(limit=f"{limit:,}"),
                     BUSY_SECONDS,
                     level.headers(LIMITS[name].header or name),
                 )
@@ -166,8 +162,7 @@ class Quotas:
         most = self.limits[name] * unit
         if used >= most:
             raise QuotaExceeded(
-                f"Quota of {self.limits[name]} reached: {limit.description} "
-                "Delete what you no longer need, or ask your operator for more.",
+                limit.refusal.format(limit=f"{self.limits[name]:,}"),
                 {
                     f"x-ratelimit-limit-{limit.header}": str(most),
                     f"x-ratelimit-remaining-{limit.header}": "0",

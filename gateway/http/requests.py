@@ -106,7 +106,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         if size > limit:
             raise HTTPException(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The body is larger than {limit} bytes. Shorten it.",
+                f"The body is larger than {limit:,} bytes. Shorten it.",
             )
         return message
 

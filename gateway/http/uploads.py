@@ -40,7 +40,9 @@ def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
     `limit` plus `beside`, the allowance for other form fields.
     """
     if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
-        raise NoDiskSpace("EcoLink has too little disk space for uploads. Ask your operator.")
+        raise NoDiskSpace(
+            "EcoLink has too little disk space for uploads. Ask your operator to free some."
+        )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit + beside:
         raise _too_large(limit)
@@ -57,4 +59,4 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
 
 def _too_large(limit: int) -> TooLarge:
     mebibytes = f"{limit / 1024**2:.1f}".removesuffix(".0")
-    return TooLarge(f"The file exceeds {mebibytes} MiB ({limit} bytes). Upload a smaller one.")
+    return TooLarge(f"The file exceeds {mebibytes} MiB ({limit:,} bytes). Upload a smaller one.")

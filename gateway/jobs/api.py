@@ -36,7 +36,10 @@ approvals = APIRouter(route_class=JobFormRoute)
     "/jobs",
     status_code=201,
     responses={
-        200: {"model": JobSummary, "description": "The key had approved this job before."},
+        200: {
+            "model": JobSummary,
+            "description": "The same `Idempotency-Key` already approved this job.",
+        },
         **refusals(402, 404, 409),
     },
 )
@@ -50,8 +53,8 @@ def approve_job(
     """Approve a job. A repeated `Idempotency-Key` returns the existing job.
 
     If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free
-    and `wait` is not set, it fails with 409. The error shows the expected wait and free GPUs
-    elsewhere.
+    and `wait` is not set, approval fails with 409, and the error shows the expected wait and free
+    GPUs elsewhere.
     """
     approval = service.approve(backend, caller, form, idempotency_key)
     if approval.repeated:
@@ -67,10 +70,12 @@ router.include_router(approvals)
 def list_jobs(
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[JobId | None, Query(description="Only jobs after this one.")] = None,
+    after: Annotated[
+        JobId | None, Query(description="Return only jobs after this one in the list.")
+    ] = None,
     limit: Limit = LARGEST_PAGE,
     status: Annotated[
-        list[JobStatus] | None, Query(description="Only jobs in one of these statuses.")
+        list[JobStatus] | None, Query(description="Return only jobs in one of these statuses.")
     ] = None,
 ) -> Page[ListedJob]:
     """List your jobs, newest first."""
@@ -88,7 +93,7 @@ def show_steps(
     job_id: JobId,
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
+    after: Annotated[After, Query(description="Return only steps with a higher number.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Step]:
     """List the measured optimizer steps in order. A repeated step shows its latest measurement."""
@@ -101,7 +106,7 @@ def show_evaluations(
     caller: MayRead,
     backend: BackendOf,
     after: Annotated[
-        int, Query(ge=-1, le=MOST_POSITION, description="Only steps with a higher number.")
+        int, Query(ge=-1, le=MOST_POSITION, description="Return only steps with a higher number.")
     ] = -1,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Evaluation]:
@@ -114,7 +119,7 @@ def show_timeline(
     job_id: JobId,
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
+    after: Annotated[After, Query(description="Return only events at a higher position.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[TimelineEntry]:
     """List the events of the job, its meters and its deployments in order."""
@@ -126,10 +131,10 @@ def show_events(
     job_id: JobId,
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[After, Query(description="Only events with a higher sequence.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events.")] = 100,
+    after: Annotated[After, Query(description="Return only events with a higher sequence.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of events.")] = 100,
 ) -> EventPage:
-    """List the log's events about this job, with all their public fields."""
+    """List the events of the log about this job, with all their public fields."""
     asked = PageAsked(job=job_id, after=after, limit=limit)
     return events.shown(events.read_events(backend, caller, asked))
 
@@ -145,8 +150,8 @@ def show_log(
 ) -> JobLog:
     """Show the end of the trainer's log. If the job failed, include the process's other output.
 
-    Log lines are deleted after a retention time, by default 90 days after the job ends. The end of
-    a failed job's output is kept.
+    EcoLink deletes log lines after a retention time, by default 90 days after the job ends. It
+    keeps the end of a failed job's output.
     """
     return service.log_of(backend, caller, job_id, lines)
 
@@ -155,7 +160,7 @@ def show_log(
 def show_checkpoints(
     job_id: JobId, caller: MayRead, backend: BackendOf
 ) -> Listed[CheckpointAnswer]:
-    """List the existing checkpoints of a job, oldest first, each with a sample answer."""
+    """List the stored checkpoints of a job, oldest first, each with a sample response."""
     return Listed(data=service.checkpoints(backend, caller, job_id))
 
 
@@ -178,7 +183,9 @@ def resume_job(
 
 @router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))
 def cancel_job(job_id: JobId, caller: MayTrain, backend: BackendOf) -> JobDetail:
-    """Cancel a job permanently and bill its used time. `kept` names the kept checkpoint."""
+    """Cancel a job permanently and bill its used time. `kept` describes the checkpoint that EcoLink
+    keeps.
+    """
     return service.give(backend, caller, job_id, backend.launching.cancel)
 
 

@@ -107,8 +107,8 @@ def _job(event: events.JobEvent) -> str | None:
         case events.JobApproved(plan=plan):
             approved = (
                 f"Approved: {plan.base_model} on {plan.gpu_count} × {plan.gpu_type} in "
-                f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. "
-                "Waiting for GPUs, free of charge."
+                f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
+                "job waits for GPUs, free of charge."
             )
             return " ".join([approved, *plan.warnings])
         case events.PauseRequested():
@@ -117,43 +117,44 @@ def _job(event: events.JobEvent) -> str | None:
             return f"{PAUSED[reason].heading}. The meter is stopped."
         case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
-            return f"Resumed for {rate} an hour. Waiting for GPUs, free of charge."
+            return f"Resumed for {rate} an hour. The job waits for GPUs, free of charge."
         case events.CancelRequested():
             return "Cancelling: the trainer saves a checkpoint and exits."
         case events.JobCancelled():
-            return f"Cancelled at step {event.step:,}. The used GPU time is settled."
+            return f"Cancelled at step {event.step:,}. EcoLink bills the used GPU time."
         case events.AdapterPromoted(model=model):
-            return f"The last checkpoint was promoted to the model {model}."
+            return f"You promoted the last checkpoint to the model {model}."
         case events.ModelDeleted(model=model):
-            return f"The model {model} was deleted."
+            return f"You deleted the model {model}."
 
         # Training
         case events.SegmentAllocated(segment=segment):
-            return f"GPUs are free. Launch {segment} starts."
+            return f"GPUs are free. Launch {segment:,} starts."
         case events.PodStarted():
-            return "The GPUs are bound. The meter runs from here."
+            return "The GPUs are bound. The meter starts."
         case events.TrainingStarted(step=0):
-            examples = f"{event.train_examples:,} examples"
+            steps = _counted(event.total_steps, "step")
+            text = f"Training started: {steps} over {_counted(event.train_examples, 'example')}"
             if event.eval_examples:
-                examples += f", evaluated on {event.eval_examples:,}"
-            return f"Training started: {event.total_steps:,} steps over {examples}."
+                text += f", with {_counted(event.eval_examples, 'example')} for evaluation"
+            return f"{text}."
         case events.TrainingStarted():
             return f"Training continues after step {event.step:,} of {event.total_steps:,}."
         case events.EvaluationStarted(step=step):
-            return f"All {step:,} steps are done. The evaluation is running."
+            return f"Training ended after {_counted(step, 'step')}. The evaluation is running."
         case events.EvaluationCompleted():
             return (
-                f"Held-out loss {event.loss_after:.4f}, base model {event.loss_before:.4f}. "
-                "The adapter is being registered."
+                f"The held-out loss is {event.loss_after:.4f}. The base model's is "
+                f"{event.loss_before:.4f}. EcoLink registers the adapter."
             )
         case events.MicroBatchHalved(micro_batch_size=size):
             return (
-                "A batch did not fit the memory. The trainer retries with "
-                f"micro-batches of {size}; the steps stay the same."
+                "A batch did not fit into memory. The trainer retries with a micro batch size "
+                f"of {size:,}. The steps stay the same."
             )
         case events.RelaunchPostponed():
             pause = (event.until - event.timestamp).total_seconds()
-            return f"The next attempt is in {spoken(pause)}. Waiting is free."
+            return f"The next attempt is in {spoken(pause)}. Waiting is free of charge."
 
         # Checkpoints
         case events.CheckpointSaved():
@@ -164,26 +165,29 @@ def _job(event: events.JobEvent) -> str | None:
         case events.CheckpointRejected():
             reason = event.reason.replace("_", " ")
             text = f"The checkpoint of step {event.step:,} is unusable ({reason})."
-            return text if event.kept_seconds is None else f"{text} The lost time is credited."
+            return text if event.kept_seconds is None else f"{text} EcoLink credits the lost time."
         case events.OverfittingSuspected():
             return (
-                f"The model may be overfitting: held-out loss {event.eval_loss:.4f} at step "
-                f"{event.step:,}. The best is {event.best_eval_loss:.4f} at step "
-                f"{event.best_step:,}, and later checkpoints did not improve on it."
+                f"The model may be overfitting: the held-out loss is {event.eval_loss:.4f} at "
+                f"step {event.step:,}. The best loss is {event.best_eval_loss:.4f} at step "
+                f"{event.best_step:,}, and later checkpoints did not improve it."
             )
         case events.ResumeCertified():
             return _resume(event)
         case events.CheckpointPruned():
-            return f"The checkpoint of step {event.step:,} was deleted to keep newer ones."
+            return (
+                f"EcoLink deleted the checkpoint of step {event.step:,}, which newer checkpoints "
+                "replace."
+            )
         case events.AdapterExpired():
-            return "The saved checkpoints were deleted at the end of their retention."
+            return "EcoLink deleted the checkpoints at the end of their retention time."
 
         # Ends of a segment or of the job
         case events.Registered(model=model):
             return f"Registered as {model}."
         case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
             elapsed = spoken(event.elapsed_seconds)
-            return f"{FAILURES[failure].sentence} The launch ran {elapsed}."
+            return f"{FAILURES[failure].sentence} The launch ran for {elapsed}."
         case events.SegmentEnded(reason=reason):
             elapsed = spoken(event.elapsed_seconds)
             return f"{ENDED.get(reason, 'The launch ended')} after {elapsed}."
@@ -205,13 +209,15 @@ def _resume(event: events.ResumeCertified) -> str:
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
         parts = ", ".join(STATE_PARTS.get(name, name) for name in event.unchecked)
-        text += f". Not verified: {parts}."
+        text += f". EcoLink could not verify these parts of the state: {parts}."
     else:
         text += " with exactly the saved state."
     if event.differences:
         names = (each.setting for each in event.differences)
         settings = ", ".join(SETTINGS.get(name, name.replace("_", " ")) for name in names)
-        text += f" Last digits of losses may differ, because these changed: {settings}."
+        text += (
+            f" The last digits of losses may differ, because these settings changed: {settings}."
+        )
     return text
 
 
@@ -241,13 +247,13 @@ def _meter(event: Event) -> str | None:
                 f"Minute {event.minute:,} billed: {seconds}, {exact_dollars(event.amount_micros)}."
             )
         case Meter.LeaseGranted() | Meter.LeaseExtended():
-            return f"{spoken(event.paid_seconds)} of this launch are paid for."
+            return f"The balance covers {spoken(event.paid_seconds)} of this launch."
         case Meter.LeaseRefused():
             return "The balance is too low for a launch."
         case Meter.MeterClosed():
-            return f"Settled to the second: {spoken(event.billed_seconds)} billed."
+            return f"EcoLink billed {spoken(event.billed_seconds)} of this launch, to the second."
         case Meter.LostWorkCredited():
-            return f"{dollars(event.amount_micros)} credited for lost work."
+            return f"EcoLink credited {dollars(event.amount_micros)} for lost work."
         case _:
             return None
 
@@ -255,7 +261,7 @@ def _meter(event: Event) -> str | None:
 def _request(event: Event) -> str | None:
     match event:
         case JobRequest.JobRequested():
-            return "Requested. The files are being validated."
+            return "Requested. EcoLink is validating the files."
         case JobRequest.JobRequestApproved():
             return "The files are valid."
         case JobRequest.JobRequestRefused():
@@ -269,16 +275,16 @@ def _request(event: Event) -> str | None:
 def _gpus(event: Event) -> str | None:
     match event:
         case GpuPool.GpusRequested():
-            return f"Queued for {_count(event.count)}."
+            return f"Queued for {_counted(event.count, 'GPU')}."
         case GpuPool.GpusRequestWithdrawn():
-            return f"Left the queue for {_count(event.count)}."
+            return f"Left the queue for {_counted(event.count, 'GPU')}."
         case GpuPool.GpusAllocated():
-            return f"Got {_count(event.count)}."
+            return f"Received {_counted(event.count, 'GPU')}."
         case GpuPool.GpusReleased():
-            return f"Returned {_count(event.count)}."
+            return f"Returned {_counted(event.count, 'GPU')}."
         case _:
             return None
 
 
-def _count(gpus: int) -> str:
-    return f"{gpus} GPU{'' if gpus == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -19,7 +19,7 @@ class OverrunAnswer(Answer):
     """The overrun of a job beyond the upper bound of its estimate, with reasons."""
 
     seconds: int = Field(
-        description=("Billed time beyond the upper bound. It is 0 if the job is only late.")
+        description="Billed time beyond the upper bound. It is 0 if the job is only late."
     )
     cost: Money = Field(description="Charges less credits beyond the upper bound.")
     late_seconds: int = Field(
@@ -69,9 +69,15 @@ def _step_seconds(
 def _described(found: Overrun) -> OverrunAnswer:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
-        text = f"Past the estimate by {over.text} and {spoken(found.seconds)} of billed time."
+        text = (
+            f"The job exceeds the estimate by {over.text} and {spoken(found.seconds)} of "
+            "billed time."
+        )
     else:
-        text = f"Later than estimated by {spoken(found.late_seconds)}; within the estimated cost."
+        text = (
+            f"The job is {spoken(found.late_seconds)} later than estimated, but within the "
+            "estimated cost."
+        )
     return OverrunAnswer(
         seconds=found.seconds,
         cost=over,

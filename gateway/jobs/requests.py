@@ -109,7 +109,7 @@ def _is_ready(
     ):
         raise NotFound(f"Unknown file {name}. See GET /v1/files.", field=field)
     if dataset.status is DatasetStatus.REJECTED:
-        raise FileRejected(f"{name} was rejected", field=field)
+        raise FileRejected(f"EcoLink rejected {name}", field=field)
     if dataset.status is DatasetStatus.VALIDATING:
         return False
     if backend.quoting.problems(account_id, Draft(base_model=base_model)):

@@ -33,7 +33,8 @@ class JobSummary(Answer):
     phase: str = Field(examples=["waiting for a GPU"])
     dataset_id: UUID
     validation_dataset_id: UUID | None = Field(
-        description="The dataset to evaluate on. null: a part of the training dataset is held out."
+        description="Dataset to evaluate on, or null if EcoLink holds out a part of the training "
+        "dataset."
     )
     base_model: str = Field(examples=["smollm2-135m-instruct"])
     region: str = Field(examples=["local"])
@@ -42,7 +43,7 @@ class JobSummary(Answer):
     rate_per_hour: Money = Field(
         description="Rate of all GPUs, fixed at the approval or at the last resume."
     )
-    cost: Money = Field(description="Charges less credits so far.")
+    cost: Money = Field(description="Charges minus credits so far.")
     step: int = Field(examples=[40])
     total_steps: int | None = Field(examples=[225])
     pause_reason: PauseReason | None
@@ -52,7 +53,7 @@ class JobSummary(Answer):
         examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
         description="Name of the registered model.",
     )
-    warnings: list[str] = Field(description="Sentences about choices that may be mistakes.")
+    warnings: list[str] = Field(description="Warnings about choices that may be mistakes.")
 
 
 class ListedJob(JobSummary):
@@ -67,14 +68,16 @@ class ListedJob(JobSummary):
 
 
 class FailureAnswer(Answer):
-    """The last failure of a job's trainer, with who pays for it and what to do."""
+    """The last failure of a job's trainer: its class, its payer, and advice."""
 
     failure: FailureClass
     sentence: str
     advice: str
     paid_by: Payer
     retried: bool
-    shortage: MemoryShortage | None = Field(description="The batch that did not fit the memory.")
+    shortage: MemoryShortage | None = Field(
+        description="The batch that did not fit into memory, or null for other failures."
+    )
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
@@ -100,9 +103,10 @@ class ResumeGate(Answer):
 
     allowed: bool
     needed: Money | None = Field(description="Upper bound of the remaining cost at today's rate.")
-    missing: Money | None = Field(description="The top-up needed first, or zero.")
+    missing: Money | None = Field(description="Top-up that the resume requires, or zero.")
     problem: str | None = Field(
-        examples=[None], description="Another problem that prevents a resume, as a sentence."
+        examples=[None],
+        description="Sentence about another problem that prevents a resume, or null.",
     )
 
 
@@ -113,7 +117,8 @@ class JobDetail(JobSummary):
         description="Status of the model's deployment, or null if the model was never deployed."
     )
     sequence: int = Field(
-        description="Sequence of the last event in this answer. Follow `/api/events` after it."
+        description="Sequence of the last event in this response. To follow the job, pass it "
+        "as `after` to `/api/events`."
     )
     hyperparameters: dict[str, JsonValue]
     precision: Precision
@@ -123,63 +128,74 @@ class JobDetail(JobSummary):
     gradient_checkpointing: bool
     sequence_length: int | None = Field(examples=[512])
     required_bytes: int | None = Field(
-        description="Predicted peak memory of each GPU. On a CPU: the host memory that the model "
-        "uses, without the program itself."
+        description="Predicted peak memory of each GPU. On a CPU, the host memory that the "
+        "model uses, without the program itself."
     )
     peak_memory_bytes: int | None = Field(
-        description="Measured peak of the memory in `required_bytes`."
+        description="Measured peak of the memory that `required_bytes` predicts."
     )
-    estimate: EstimateAnswer | None = Field(description="The estimate at the approval.")
+    estimate: EstimateAnswer | None = Field(description="Estimate at the time of the approval.")
     overrun: OverrunAnswer | None = Field(
-        description="Time and cost beyond the estimate's upper bound, with reasons; null within it."
+        description="Time and cost beyond the estimate's upper bound, with reasons, or null "
+        "if the job is within the bound."
     )
     actual_seconds: int | None = Field(description="Duration of a registered job.")
     waiting_since: datetime | None
     relaunch_at: datetime | None = Field(
-        description="Time of the next attempt, while the job waits after repeated failures."
+        description="Time of the next launch, if the job waits after repeated failures."
     )
     wait_seconds: int | None = Field(description="Expected wait for a GPU.")
     remaining_seconds: int | None = Field(
-        description="Expected time until the job is registered, including the wait for a GPU. null "
-        "if the job is paused or finished, is about to be, or if the wait is unknown."
+        description="Expected time until the job is registered, including the wait for a GPU. "
+        "null if the wait is unknown, or if the job is paused or finished, or is about to be."
     )
     paused_at: datetime | None
-    resume: ResumeGate | None = Field(description="Of a paused job.")
+    resume: ResumeGate | None = Field(
+        description="Checks that a resume must pass, or null if the job is not paused."
+    )
     cancelled_at: datetime | None
-    expires_at: datetime | None = Field(description="When the saved checkpoints are deleted.")
+    expires_at: datetime | None = Field(
+        description="Time at which EcoLink deletes the saved checkpoints."
+    )
     expired: bool
     promoted: bool
     kept: str | None = Field(
-        examples=[None], description="A sentence on the checkpoints that a cancelled job keeps."
+        examples=[None], description="Sentence about the checkpoint that a cancelled job keeps."
     )
     failure: FailureAnswer | None = Field(examples=[None])
     halved_micro_batch_size: int | None = Field(
-        description="Examples in a micro-batch after a batch did not fit the memory."
+        description="Micro batch size after EcoLink halved it, because a batch did not fit into "
+        "memory."
     )
-    segment: int = Field(description="Number of the launch, from 1; 0 before the first.")
-    bound_at: datetime | None = Field(description="When the GPUs were bound.")
+    segment: int = Field(
+        description="Number of the latest launch, from 1. 0 before the first launch."
+    )
+    bound_at: datetime | None = Field(
+        description="Time at which the GPUs of the latest launch were bound."
+    )
     steps_remaining: int | None = Field(examples=[185])
     train_loss: float | None = Field(
-        examples=[1.92], description="Mean over the label tokens of the newest step."
+        examples=[1.92], description="Mean loss over the trainable tokens of the newest step."
     )
     smoothed_loss: float | None = Field(
-        description="Debiased exponential average of the train loss. A step's weight falls to 1/e "
-        "after 2% of the run's steps, or after 5 steps if that is longer."
+        description="Debiased exponential average of the train loss. The weight of a step falls "
+        "to 1/e after 2% of the run's steps, or after 5 steps if that is more."
     )
     tokens_per_second: float | None = Field(examples=[905.0])
     train_examples: int | None
     eval_examples: int | None
     checkpoint_step: int | None
-    checkpoint_loss: float | None = Field(description="Train loss of that step.")
+    checkpoint_loss: float | None = Field(description="Train loss at `checkpoint_step`.")
     eval_loss: float | None = Field(
         examples=[2.05], description="Held-out loss at the last evaluation."
     )
-    eval_step: int | None = Field(description="The step of that evaluation.")
+    eval_step: int | None = Field(description="Step of the last evaluation.")
     best_step: int | None = Field(description="Saved step with the lowest held-out loss.")
     best_eval_loss: float | None
     best_note: str | None = Field(
         examples=[None],
-        description="A sentence, if a checkpoint is better than the registered model.",
+        description="Sentence about a checkpoint with a lower held-out loss than the "
+        "registered model, or null.",
     )
     loss_before: float | None = Field(
         examples=[2.71], description="Held-out loss of the base model."
@@ -188,14 +204,16 @@ class JobDetail(JobSummary):
     perplexity_before: float | None = Field(description="exp(loss) of the base model.")
     perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
     accuracy_before: float | None = Field(
-        description="Share of held-out label tokens that the base model ranks first."
+        description="Share of the held-out examples' trainable tokens that the base model "
+        "predicts correctly."
     )
     accuracy_after: float | None = Field(
-        description="Share of held-out label tokens that the adapter ranks first."
+        description="Share of the held-out examples' trainable tokens that the adapter predicts "
+        "correctly."
     )
     adapter_ref: str | None = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     billed_seconds: int
-    grace_seconds: int = Field(description="Time beyond the paid time, paid by EcoLink.")
+    grace_seconds: int = Field(description="Time beyond the paid time. EcoLink pays for it.")
     charged: Money
     credited: Money
     balance: Money = Field(description="Balance of the account.")
@@ -226,7 +244,7 @@ class Evaluation(Answer):
     eval_loss: float = Field(examples=[2.05])
     perplexity: float = Field(examples=[7.8])
     accuracy: float = Field(
-        examples=[0.52], description="Share of label tokens that the model ranks first."
+        examples=[0.52], description="Share of trainable tokens that the model predicts correctly."
     )
     examples: int = Field(examples=[1200])
     label_tokens: int
@@ -250,7 +268,7 @@ class TimelineEntry(Answer):
     topic: str = Field(examples=["CheckpointSaved"])
     text: str = Field(examples=["Checkpoint saved at step 200: train loss 1.2345."])
     fields: dict[str, JsonValue] = Field(
-        description="Fields of the event. A deployment's event also has the served `model`."
+        description="Fields of the event. An event of a deployment also has the served `model`."
     )
 
 
@@ -269,12 +287,13 @@ class JobLog(Listed[LogLine]):
 
     deleted_after_days: int | None = Field(
         examples=[None],
-        description="Retention of log lines in days, if this job's lines were deleted; else null.",
+        description="Retention time of log lines in days, if EcoLink deleted this job's "
+        "lines, otherwise null.",
     )
 
 
 class SampleAnswer(Answer):
-    """The adapter's greedy answer to a fixed prompt. The prompt is never trained on."""
+    """The adapter's greedy response to a fixed prompt of the held-out examples."""
 
     prompt: list[dict[str, JsonValue]] = Field(description="Messages.")
     answer: str = Field(examples=["Your order is on its way."])
@@ -285,22 +304,26 @@ class CheckpointAnswer(Answer):
 
     step: int = Field(examples=[40])
     model: str = Field(
-        description="Name to deploy it under and to use in requests.",
+        description="Name under which you deploy the checkpoint and send requests to it.",
         examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e:ckpt-step-200"],
     )
-    deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
+    deployment: DeploymentStatus | None = Field(
+        description="Status of the checkpoint's deployment, or null if the checkpoint was never "
+        "deployed."
+    )
     segment: int
     train_loss: float = Field(
-        examples=[1.92], description="Mean over the label tokens of this step."
+        examples=[1.92], description="Mean loss over the trainable tokens of this step."
     )
     eval_loss: float | None = Field(
-        examples=[2.05], description="Held-out loss, or null if it was not evaluated."
+        examples=[2.05],
+        description="Held-out loss at this step, or null if the step was not evaluated.",
     )
-    best: bool = Field(description="True if it has the lowest held-out loss.")
+    best: bool = Field(description="True for the checkpoint with the lowest held-out loss.")
     total_bytes: int = Field(examples=[812_340])
     ref: str
     sample: SampleAnswer | None = Field(
-        description="null if the step had no time to spare for a sample."
+        description="Sample response, or null if the trainer had no time to generate one."
     )
 
 
@@ -308,15 +331,15 @@ class ResumeRequest(BaseModel, extra="forbid"):
     """Options of a resume. The body may be empty."""
 
     wait: bool = Field(
-        default=False, strict=True, description="Queue, free of charge, if no GPU is free."
+        default=False, strict=True, description="If no GPU is free, queue the job free of charge."
     )
     gpu_count: int | None = Field(
         default=None,
         ge=1,
         le=64,
         strict=True,
-        description="GPUs to resume with; by default as many as before. The batch of a step "
-        "stays the same.",
+        description="Number of GPUs. By default, the job keeps its previous number. The batch "
+        "of a step stays the same.",
     )
 
 
@@ -430,15 +453,15 @@ def _kept(row: Mapping[str, Any]) -> str | None:
     if row["status"] != JobStatus.CANCELLED:
         return None
     if row["promoted"] and row["model"] is None:
-        return "The last checkpoint was promoted to a model, which was deleted."
+        return "You promoted the last checkpoint to a model, and then deleted the model."
     if row["promoted"]:
         return f"The last checkpoint is the model {row['model']}."
     if row["expires_at"] is None:
-        return "No checkpoint was saved before the job was cancelled."
+        return "The job was cancelled before its first checkpoint."
     if row["expired"]:
-        return "The saved checkpoints were deleted at the end of their retention."
+        return "EcoLink deleted the checkpoints at the end of their retention time."
     return (
-        f"The checkpoint of step {row['checkpoint_step']:,} is kept until "
+        f"EcoLink keeps the checkpoint of step {row['checkpoint_step']:,} until "
         f"{row['expires_at']:%Y-%m-%d %H:%M} UTC. Promote it to keep it longer."
     )
 

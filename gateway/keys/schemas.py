@@ -44,7 +44,7 @@ class KeyForm(BaseModel):
 
 
 class KeyAnswer(Answer):
-    """An API key without its secret, which is never stored."""
+    """An API key without its secret, which EcoLink does not store."""
 
     id: UUID
     name: str | None = Field(examples=["evaluation script"])
@@ -71,4 +71,7 @@ class NewKey(Answer):
     scopes: list[Scope]
     issued_at: datetime
     expires_at: datetime | None
-    secret: str = Field(description="Send it as `Authorization: Bearer`.", examples=["eco_..."])
+    secret: str = Field(
+        description="The secret. Send it in the header `Authorization: Bearer`.",
+        examples=["eco_..."],
+    )

@@ -20,8 +20,9 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], route_class=JobFormRoute)
 def estimate_job(
     wanted: Annotated[JobRequest, Body()], caller: MayTrain, backend: BackendOf
 ) -> QuoteAnswer:
-    """Quote a job without approving it. Nothing is stored.
+    """Quote a job without approving it. EcoLink stores nothing.
 
-    It makes the same checks as approval, based on the balance and the GPUs that are free now.
+    The quote makes the same checks as the approval, based on the current balance and the GPUs that
+    are free now.
     """
     return service.quote(backend, caller, wanted)

@@ -67,7 +67,7 @@ class JobRequest(BaseModel):
     wait: bool = Field(
         default=False,
         strict=True,
-        description="Queue, free of charge, if no GPU is free.",
+        description="If no GPU is free, queue the job free of charge.",
     )
 
     @property

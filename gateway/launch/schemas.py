@@ -52,8 +52,8 @@ class EstimateAnswer(Answer):
     total_steps: int = Field(examples=[225])
     calibrated_from: int = Field(description="Number of finished jobs that the estimate uses.")
     basis: str = Field(
-        description="A sentence on the source of the estimate: finished jobs, a speed test of the "
-        "machine, or the catalog. It says if a busy machine widens the range."
+        description="Sentence about the source of the estimate: finished jobs, a speed test of "
+        "the machine, or the catalog. It also says if a busy machine widens the range."
     )
     phases: list[PhaseAnswer]
 
@@ -76,7 +76,7 @@ class EstimateAnswer(Answer):
 
 
 class FitAnswer(Answer):
-    """The memory fit of a job on a GPU."""
+    """Precision and predicted memory of a job on a GPU."""
 
     precision: Precision
     gradient_checkpointing: bool
@@ -84,12 +84,17 @@ class FitAnswer(Answer):
         description="Data type of the computation, and of the base model unless it is in 4 bits."
     )
     memory: Literal["gpu", "host"] = Field(
-        description="The predicted memory. `gpu`: all that the job uses of each GPU. `host`: the "
-        "host memory that the model uses, without the program itself."
+        description="Kind of the predicted memory. `gpu` is the memory that the job uses on each "
+        "GPU. `host` is the host memory that the model uses, without the program itself."
     )
     banner: str = Field(
-        examples=["The base model fits in 16 bits. No quantization is needed."],
-        description="A sentence on the chosen precision.",
+        examples=[
+            (
+                "The base model fits in full precision (bf16), without 4-bit quantization. "
+                "The job needs 21.5 of 80 GiB on each GPU."
+            )
+        ],
+        description="Sentence about the chosen precision.",
     )
     vram_gib: float
     needed_gib: float = Field(description="Sum of the items, rounded up as in the banner.")
@@ -116,7 +121,7 @@ class BalanceImpact(Answer):
 
     balance: Money
     left: Money = Field(description="Balance after a job that costs its upper bound.")
-    missing: Money = Field(description="The top-up needed first, or zero.")
+    missing: Money = Field(description="Top-up that the job requires, or zero.")
 
     @classmethod
     def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:
@@ -137,7 +142,7 @@ class Place(Answer):
 
 
 class CapacityGate(Answer):
-    """Free GPUs and the expected wait. Enough must be free, or the job must be allowed to wait."""
+    """Free GPUs and the expected wait. Enough GPUs must be free, or `wait` must be set."""
 
     is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
     free: int

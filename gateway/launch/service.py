@@ -65,7 +65,8 @@ def size_warnings(examples: int) -> list[str]:
     if examples >= RECOMMENDED_EXAMPLES:
         return []
     return [
-        f"The dataset has {examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are recommended."
+        f"The dataset has {examples:,} {'example' if examples == 1 else 'examples'}; "
+        f"{RECOMMENDED_EXAMPLES:,} or more are recommended."
     ]
 
 

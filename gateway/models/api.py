@@ -38,7 +38,9 @@ checkpoints = APIRouter(
 def list_models(
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[str | None, Query(description="Return your models after this one.")] = None,
+    after: Annotated[
+        str | None, Query(description="Return only your models after this one in the list.")
+    ] = None,
     limit: Limit = LARGEST_PAGE,
 ) -> Models:
     """List base models by name, and your models and kept adapters, newest first."""
@@ -47,9 +49,9 @@ def list_models(
 
 @models.delete("/{model}", status_code=204, responses=refusals(404))
 def drop_model(model: str, caller: MayDeploy, backend: BackendOf) -> None:
-    """Delete a model and all checkpoints of its job. Later requests to them fail.
+    """Delete a model and all checkpoints of its job. Later requests to the deleted models fail.
 
-    The job, its charges and its metrics are kept.
+    EcoLink keeps the job, its charges and its metrics.
     """
     service.delete_model(backend, caller, model)
 
@@ -62,7 +64,9 @@ def list_model_files(model: str, caller: MayRead, backend: BackendOf) -> Listed[
 
 @models.get("/{model}/archive", response_class=Response, responses=ARCHIVE)
 def download_model(model: str, caller: MayDownload, backend: BackendOf) -> Response:
-    """Download all files of a model as a zip archive. Only single files can be resumed."""
+    """Download all files of a model as a zip archive. You can resume only downloads of single
+    files.
+    """
     return files.model_archive(backend, caller, model).response(backend.artifacts)
 
 
@@ -78,7 +82,7 @@ def download_model_file(
 def list_checkpoint_files(
     job_id: JobId, step: int, caller: MayRead, backend: BackendOf
 ) -> Listed[FileAnswer]:
-    """List the files of a checkpoint: the adapter, and files that only resuming requires."""
+    """List the files of a checkpoint: the adapter, and files that only a resume needs."""
     return _listed(backend, files.checkpoint_ref(backend, caller, job_id, step))
 
 
@@ -107,7 +111,9 @@ def download_checkpoint_file(
 def list_deployments(
     caller: MayRead,
     backend: BackendOf,
-    after: Annotated[str | None, Query(description="Return deployments after this model.")] = None,
+    after: Annotated[
+        str | None, Query(description="Return only deployments after this model in the list.")
+    ] = None,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[DeploymentAnswer]:
     """List the deployments of base models, then your own, by name."""
@@ -124,8 +130,8 @@ def show_deployment(model: str, caller: MayRead, backend: BackendOf) -> Deployme
 def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
     """Deploy your model, usually within seconds.
 
-    Returns 409 if its base model is not deployed. To deploy a checkpoint again, pass its name. This
-    returns 404 if the checkpoint has been deleted.
+    To deploy a checkpoint again, pass its name. If the checkpoint has been deleted, this returns
+    404.
     """
     return deployments.deploy_model(backend, caller, model)
 
@@ -134,8 +140,8 @@ def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> Deploymen
 def undeploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
     """Undeploy your model or checkpoint.
 
-    You can deploy a model again. EcoLink may delete a checkpoint when you undeploy it, unless it is
-    the newest or the best of its job.
+    When you undeploy a checkpoint, EcoLink may delete it, unless it is the newest or the best of
+    its job.
     """
     return deployments.undeploy_model(backend, caller, model)
 
@@ -169,7 +175,7 @@ def _download(backend: BackendOf, ref: str, path: str, wanted: ConditionsOf) -> 
     for file in files.files_of(backend, ref):
         if file.path == path:
             return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
-    raise NotFound(f"Unknown file {path!r}.")
+    raise NotFound(f"Unknown file {path!r}. See the list of files.")
 
 
 for each in (models, deploying, checkpoints):

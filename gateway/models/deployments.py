@@ -38,7 +38,7 @@ def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentA
         backend,
         DEPLOYMENTS,
         lambda connection: deployment_named(connection, caller.account_id, model),
-        f"{model} was never deployed.",
+        f"{model} was never deployed. See `ecolink models list`.",
     )
     return deployment_answer(row)
 

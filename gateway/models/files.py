@@ -27,7 +27,10 @@ def checkpoint_ref(backend: Backend, caller: Caller, job_id: UUID, step: int) ->
     saved = own_job(backend, caller, job_id)["checkpoints"]
     ref = next((each["ref"] for each in reversed(saved) if each["step"] == step), None)
     if ref is None:
-        raise NotFound(f"{job_name(job_id)} has no checkpoint at step {step}.")
+        raise NotFound(
+            f"{job_name(job_id)} has no checkpoint at step {step:,}. See `ecolink jobs "
+            "checkpoints`."
+        )
     return ref
 
 
@@ -36,7 +39,7 @@ def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
     try:
         manifest = backend.artifacts.manifest(ref)
     except FileNotFoundError as error:
-        raise NotFound("The files were deleted.") from error
+        raise NotFound("EcoLink deleted the files. Choose another model or checkpoint.") from error
     itself = ManifestFile(path=MANIFEST, bytes=len(manifest.content), sha256=manifest.sha256)
     return [*manifest.files, itself]
 

@@ -55,7 +55,7 @@ class ModelDeleted(Answer):
 
 @router.get("")
 def list_models(caller: MayRead, backend: BackendOf) -> ModelList:
-    """List base models by name, your models, newest first, and your deployed checkpoints."""
+    """List base models by name, then your models, newest first, then your deployed checkpoints."""
     return ModelList(data=[_model(each, caller) for each in model_names(backend, caller)])
 
 

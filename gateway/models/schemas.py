@@ -21,23 +21,27 @@ class BaseModelAnswer(Answer):
     context_length: int
     imported_at: datetime
     bytes_per_parameter_bf16: float | None = Field(
-        description="GPU memory for the weights, or null if the shape of the model is unknown."
+        description="GPU memory per parameter for weights in bf16, or null if the model's shape "
+        "is unknown."
     )
     bytes_per_parameter_nf4: float | None = Field(
-        description="Weights in 4 bits, embeddings and head in bf16."
+        description="GPU memory per parameter, for weights in 4 bits, and embeddings and head in "
+        "bf16."
     )
     bytes_per_parameter_fp32: float | None = Field(
-        description="On CPU, where the memory estimate uses float32."
+        description="Host memory per parameter on a CPU, where the memory estimate uses float32."
     )
     bytes_per_parameter_nf4_fp32: float | None = Field(
-        description="Weights in 4 bits, embeddings and head in float32."
+        description="Memory per parameter, for weights in 4 bits, and embeddings and head in "
+        "float32."
     )
     linear_modules: list[str] = Field(
         description="Names of the linear modules that an adapter can target."
     )
-    eligible: bool = Field(description="True if the operator allows fine-tuning.")
+    eligible: bool = Field(description="True if the operator allows fine-tuning of the base model.")
     deployment: DeploymentStatus | None = Field(
-        description="Jobs can fine-tune an eligible base model whose deployment is active."
+        description="Status of the base model's deployment. Jobs can fine-tune an eligible "
+        "base model only while its deployment is active."
     )
 
 
@@ -52,12 +56,14 @@ class ModelAnswer(Answer):
     registered_at: datetime
     loss_before: float | None = Field(
         examples=[2.71],
-        description="Validation loss of the base model, or null if the job was not evaluated.",
+        description="Held-out loss of the base model, or null if the job was not evaluated.",
     )
     loss_after: float | None = Field(
-        examples=[1.94], description="Validation loss of the fine-tuned model."
+        examples=[1.94], description="Held-out loss of the fine-tuned model."
     )
-    deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
+    deployment: DeploymentStatus | None = Field(
+        description="Status of the model's deployment, or null if the model was never deployed."
+    )
 
 
 class KeptAdapter(Answer):
@@ -69,11 +75,11 @@ class KeptAdapter(Answer):
     dataset_id: UUID
     step: int = Field(examples=[40], description="Step of the checkpoint.")
     train_loss: float = Field(
-        examples=[1.92], description="Mean loss over the label tokens of that step."
+        examples=[1.92], description="Mean loss over the trainable tokens of that step."
     )
     ended_at: datetime
     expires_at: datetime | None = Field(
-        description=("Time at which EcoLink deletes it, or null for never.")
+        description="Time at which EcoLink deletes the adapter, or null if it keeps the adapter."
     )
 
 
@@ -91,7 +97,7 @@ class DeploymentFailure(Answer):
 
     code: str = Field(examples=["weights_missing"])
     message: str
-    advice: str = Field(description="How to fix it.")
+    advice: str = Field(description="What to do about the failure.")
 
 
 class DeploymentAnswer(Answer):
@@ -99,13 +105,13 @@ class DeploymentAnswer(Answer):
 
     id: UUID
     model: str = Field(
-        description="The model's name in requests.",
+        description="Name of the model in requests.",
         examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
     )
     status: DeploymentStatus
     base_model: str = Field(examples=["smollm2-135m-instruct"])
     job_id: JobId | None = Field(
-        description=("Job that trained the adapter, or null for a base model.")
+        description="Job that trained the adapter, or null for a base model."
     )
     step: int | None = Field(
         examples=[40], description="Step of a deployed checkpoint, otherwise null."
@@ -122,5 +128,5 @@ class FileAnswer(Answer):
     bytes: int = Field(examples=[19_600_000])
     sha256: str = Field(
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
-        description="Also the ETag of the file.",
+        description="SHA-256 of the file, which is also its ETag.",
     )

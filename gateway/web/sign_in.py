@@ -61,7 +61,10 @@ def sign_in(
     key_id = api_key_id(secret_sha256(secret))
     key = _shown_key(request, secret, lambda: _valid(backend, key_id))
     if key is None:
-        problem = "This API key is unknown, was revoked or has expired."
+        problem = (
+            "This API key is unknown, was revoked or has expired. Check it, or ask your operator "
+            "for another key."
+        )
         return fragment("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
     return _begun(request, backend, key.id, _own(next_page))
 
@@ -99,14 +102,14 @@ def sign_out(caller: AnyCaller, request: Request, backend: BackendOf) -> Respons
 def _refuse_others(request: Request) -> None:
     """Raise Forbidden for a form from another site, which could sign in a user unnoticed."""
     if not same_origin(request):
-        raise Forbidden("The form came from another site.")
+        raise Forbidden("The form came from another site. Sign in on this site.")
 
 
 def _shown_key(request: Request, secret: str, key_of: Callable[[], ApiKey | None]) -> ApiKey | None:
     """Return the key of a secret, or None. Wrong secrets count towards a lockout (RateLimited)."""
     with suppress(Unauthenticated), shown(request, secret):
         if (key := key_of()) is None:
-            raise Unauthenticated("This key or link is unknown.")
+            raise Unauthenticated("This key or link is unknown. Check it.")
         return key
     return None
 

@@ -58,7 +58,8 @@ def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
         if present & {"prompt", "completion"}:
             raise Refused(
                 Code.AMBIGUOUS_EXAMPLE,
-                'The line has "messages" and "prompt" or "completion". Keep one form.',
+                'The line has "messages" together with "prompt" or "completion". Keep one of '
+                "the two forms.",
             )
         return value["messages"]
     if not present & {"prompt", "completion"}:
@@ -74,7 +75,9 @@ def _prompt(prompt: Any) -> list[Any]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
-        raise Refused(Code.BAD_PROMPT, '"prompt" must be a string or a list of messages.')
+        raise Refused(
+            Code.BAD_PROMPT, f'"prompt" is {quoted(prompt)}. Write a string or a list of messages.'
+        )
     # The loss covers only the completion. Assistant messages of the prompt are context.
     return [
         {**message, "weight": 0}
@@ -90,7 +93,10 @@ def _completion(completion: Any) -> list[Any]:
     if isinstance(completion, str):
         return [{"role": "assistant", "content": completion}]
     if not isinstance(completion, list) or not completion:
-        raise Refused(Code.BAD_COMPLETION, '"completion" must be a string or a list of messages.')
+        raise Refused(
+            Code.BAD_COMPLETION,
+            f'"completion" is {quoted(completion)}. Write a string or a list of messages.',
+        )
     return completion
 
 
@@ -107,12 +113,12 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
         _check_answers(messages)
     if "assistant" not in roles:
         raise Refused(
-            Code.NO_ASSISTANT, "The example has no assistant message to learn from. Add one."
+            Code.NO_ASSISTANT, "The example has no assistant message to train on. Add one."
         )
     if all(each.get("weight") == 0 for each in messages if each["role"] == "assistant"):
         raise Refused(
             Code.NOTHING_TO_LEARN,
-            "Every assistant message has weight 0. Set one to 1 or remove the line.",
+            "Every assistant message has weight 0. Set a weight to 1, or remove the line.",
         )
     if "system" in roles[1:] and "system" in dropwhile(lambda role: role == "system", roles):
         notes.append((Code.SYSTEM_NOT_FIRST, ()))
@@ -130,13 +136,14 @@ def _check_answers(messages: list[Message]) -> None:
         elif call_ids is None:
             raise Refused(
                 Code.ORPHAN_TOOL_MESSAGE,
-                f"Message {position} is from a tool, but follows no assistant message with "
-                '"tool_calls". Add one or remove it.',
+                f"Message {position} is from a tool, but no assistant message with "
+                f'"tool_calls" precedes it. Add such a message, or remove message {position}.',
                 position=position,
             )
         elif call_ids and message.get("tool_call_id") not in call_ids:
             raise Refused(
                 Code.BAD_TOOL_CALL_ID,
-                f'The "tool_call_id" of message {position} matches no call before it. Correct it.',
+                f'The "tool_call_id" of message {position} matches no preceding tool call. Use '
+                'the "id" of that call.',
                 position=position,
             )

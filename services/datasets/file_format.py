@@ -14,15 +14,17 @@ UNSUPPORTED = {
     b"PK\x03\x04": "a zip archive. Upload the unpacked JSONL file",
     b"PAR1": "a Parquet file. Convert it to JSONL",
 }
-TAKEN = "EcoLink needs JSON Lines, one object per line."
-ARRAY = f"The file is a JSON array. {TAKEN} Convert it: jq -c '.[]' data.json > data.jsonl"
+TAKEN = "EcoLink needs JSON Lines, with one JSON object per line."
+ARRAY = (
+    f"The file is a JSON array. {TAKEN} Convert the file with this command: jq -c '.[]' "
+    "data.json > data.jsonl"
+)
 SPREAD = (
-    "The file has a JSON object that spans several lines. "
-    f"{TAKEN} Convert it: jq -c . data.json > data.jsonl"
+    f"The file has a JSON object that spans several lines. {TAKEN} Convert the file with this "
+    "command: jq -c . data.json > data.jsonl"
 )
 TABLE = (
-    "The file seems to be a table (CSV). "
-    f"{TAKEN} Convert it: write each row on its own line as "
+    f"The file seems to be a table (CSV). {TAKEN} Write each row on its own line as "
     '{"prompt": "...", "completion": "..."}, for example with Python\'s csv and json modules.'
 )
 DELIMITERS = (b",", b";", b"\t")

@@ -12,30 +12,37 @@ ERRORS_SHOWN = 100
 LINES_SHOWN = 10
 
 SENTENCES: dict[Code, str] = {
-    Code.BYTE_ORDER_MARK: "Removed the byte order mark at the start of the file.",
-    Code.BLANK_LINES: "Skipped {count:,} blank {lines}.",
+    Code.BYTE_ORDER_MARK: "EcoLink removed the byte order mark at the start of the file.",
+    Code.BLANK_LINES: "EcoLink skipped {count:,} blank {lines}.",
     Code.DUPLICATE_LINES: (
-        "{count:,} {lines} {repeat} an earlier example. Each example was kept once (first repeats: "
-        "{first})."
+        "{count:,} {lines} {repeat} an earlier example. EcoLink kept each example once (first "
+        "{repeats}: {lines} {first})."
     ),
     Code.UNUSED_KEYS: "{count:,} {lines} {have} keys that training ignores: {names}.",
     Code.TOOL_DEFINITIONS: (
-        "{count:,} {lines} {define} tools. Training omits the definitions, so the model does not "
-        "learn to call the tools."
+        "{count:,} {lines} {define} tools. Training ignores tool definitions, so the model "
+        "does not learn to call the tools."
     ),
     Code.UNUSED_MESSAGE_KEYS: (
         "{count:,} {lines} {have} messages with keys that training ignores: {names}."
     ),
     Code.SYSTEM_NOT_FIRST: (
-        "{count:,} {lines} {have} a system message that is not the first. Some base models refuse "
-        "it."
+        "{count:,} {lines} {have} a system message after other messages. The chat templates "
+        "of some base models reject this."
     ),
     Code.ENDS_WITHOUT_ASSISTANT: (
-        "{count:,} {lines} {do} not end with an assistant message. Training ignores what follows "
-        "the last one."
+        "{count:,} {lines} {do} not end with an assistant message. Training ignores the "
+        "messages after the last assistant message."
     ),
 }
-SINGULAR = {"lines": "line", "repeat": "repeats", "have": "has", "define": "defines", "do": "does"}
+SINGULAR = {
+    "lines": "line",
+    "repeats": "repeat",
+    "repeat": "repeats",
+    "have": "has",
+    "define": "defines",
+    "do": "does",
+}
 
 
 @dataclass(slots=True)
@@ -97,7 +104,7 @@ class Findings:
         message = SENTENCES[code].format(
             **SINGULAR if kind.count == 1 else {many: many for many in SINGULAR},
             count=kind.count,
-            first=", ".join(map(str, kind.lines)),
+            first=", ".join(f"{line:,}" for line in kind.lines),
             names=", ".join(kind.names),
         )
         return Notice(code=code, message=message, count=kind.count, lines=tuple(kind.lines))

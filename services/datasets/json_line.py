@@ -35,7 +35,7 @@ def decode(line: bytes) -> str:
         raise Refused(
             Code.BAD_UTF8,
             f"The line is not valid UTF-8 (byte 0x{line[error.start]:02x} at offset "
-            f"{error.start}). Save the file as UTF-8.",
+            f"{error.start:,}). Save the file as UTF-8.",
         ) from None
 
 
@@ -57,14 +57,14 @@ def _sentence(text: str, error: json.JSONDecodeError) -> str:
     else:
         found = (reason for start, reason in REASONS.items() if error.msg.startswith(start))
         reason = next(found, error.msg)
-    return f"The JSON is malformed at column {error.pos + 1}: {reason}."
+    return f"The JSON is malformed at column {error.pos + 1:,}: {reason}."
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise Refused(Code.DUPLICATE_KEY, f"The key {quoted(key)} occurs twice. Remove one.")
+        raise Refused(Code.DUPLICATE_KEY, f"The key {quoted(key)} occurs more than once. Keep one.")
     return value
 
 

@@ -61,8 +61,8 @@ def _role(raw: dict[str, Any], position: int) -> str:
     if not isinstance(role, str) or role not in ROLES:
         raise Refused(
             Code.WRONG_ROLE,
-            f"Message {position} has the unknown role {quoted(role)}. "
-            "Use system, developer, user, assistant or tool.",
+            f"Message {position} has the unknown role {quoted(role)}. Use system, developer, "
+            "user, assistant or tool.",
         )
     return ROLES[role]
 
@@ -89,7 +89,8 @@ def _part(part: Any, position: int) -> str:
     if not isinstance(part, dict):
         raise Refused(
             Code.CONTENT_NOT_TEXT,
-            f"A part of message {position} is {quoted(part)}. Write an object.",
+            f'A part of message {position} is {quoted(part)}. Write an object with "type" and '
+            '"text".',
         )
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
@@ -100,12 +101,13 @@ def _part(part: Any, position: int) -> str:
         )
         raise Refused(
             Code.UNSUPPORTED_CONTENT,
-            f"Message {position} contains {what}. Training supports text only.",
+            f"Message {position} contains {what}. Training supports only text. Remove the part.",
         )
     text = part.get("text")
     if not isinstance(text, str):
         raise Refused(
-            Code.CONTENT_NOT_TEXT, f'A text part of message {position} has no string as "text".'
+            Code.CONTENT_NOT_TEXT,
+            f'A text part of message {position} has no string as "text". Add one.',
         )
     return text
 
@@ -117,8 +119,8 @@ def _add_weight(message: Message, raw: dict[str, Any], position: int) -> None:
     if type(weight) is not int or weight not in (0, 1):
         raise Refused(
             Code.BAD_WEIGHT,
-            f"The weight of message {position} is {quoted(weight)}. "
-            "Use 1, or 0 to exclude the message from the loss.",
+            f"The weight of message {position} is {quoted(weight)}. Use 1, or 0 to exclude the "
+            "message from the loss.",
         )
     message["weight"] = weight
 

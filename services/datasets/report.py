@@ -116,8 +116,8 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
     `lines` and `bytes` count the input that was read until then.
     """
     message = (
-        f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the lines "
-        "after it, or split the file."
+        f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the "
+        "following lines, or split the file."
     )
     return Report(
         status=DatasetStatus.REJECTED,

@@ -69,7 +69,7 @@ def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_
             with cpu_limit(RENDER_CPU_SECONDS):
                 rendered = _rendered(json.loads(example), base)
         except Unrenderable as error:
-            raise ChatRefused(f"Example {number}: {error}", number) from error
+            raise ChatRefused(f"Example {number:,}: {error}", number) from error
         except CpuTimeExceeded:
             raise Costly(Exceeded.TIME, number) from None
         except MemoryError:

@@ -136,7 +136,8 @@ class _Validation:
         except PydanticSerializationError:
             raise Refused(
                 Code.LONE_SURROGATE,
-                "A \\ud... escape is half of a character. Write both halves or the character.",
+                "A \\ud... escape is one half of a surrogate pair. Write both halves, or the "
+                "character itself.",
             ) from None
         if b"\\u0000" in example and has_null(messages):
             raise Refused(

@@ -75,7 +75,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         require_template(directory)
         ref = f"models/{name}/{_content_hash(directory)[:16]}"
         if artifacts.exists(f"{ref}/{MANIFEST}"):
-            report(f"{ref} already exists")
+            report(f"{ref} is already stored")
             manifest = artifacts.manifest(ref)
         else:
             report(f"storing {ref}")
@@ -114,7 +114,8 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         )
     except AttributeError as error:
         raise ImportRefused(
-            f"{type(model).__name__} is not an architecture that can be fine-tuned here: {error}"
+            f"EcoLink cannot fine-tune {type(model).__name__}: {error}. Import a model with "
+            "another architecture."
         ) from error
 
 
@@ -133,11 +134,14 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
             last = name.rpartition(".")[2]
             if last in linears:  # mixture of experts, which is not supported
                 raise ImportRefused(
-                    f"A layer has several modules named {last}. EcoLink supports one per layer."
+                    f"A layer of the model has several modules named {last!r}. EcoLink "
+                    "supports one per layer. Import another model."
                 )
             linears[last] = (module.in_features, module.out_features)
     if not linears:
-        raise ImportRefused(f"{type(model).__name__} has no linear modules for an adapter.")
+        raise ImportRefused(
+            f"{type(model).__name__} has no linear modules for an adapter. Import another model."
+        )
     return linears
 
 
@@ -154,7 +158,7 @@ def locate(source: str) -> Source:
     if path.is_dir():
         return Source(path.resolve())
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ImportRefused(f"No such file or directory: {source}.")
+        raise ImportRefused(f"No such file or directory: {source}. Check the path.")
     return _download(source)
 
 
@@ -166,7 +170,8 @@ def packaged_gguf(package: str) -> Path:
     files = [file for path in spec.submodule_search_locations for file in Path(path).glob("*.gguf")]
     if len(files) != 1:
         raise ImportRefused(
-            f"The Python package {package} has {len(files)} GGUF files instead of one."
+            f"The Python package {package} has {len(files)} GGUF files, not one. Pass the path "
+            "of one file."
         )
     return files[0]
 
@@ -174,7 +179,7 @@ def packaged_gguf(package: str) -> Path:
 def _gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ImportRefused(f"{path} is not a GGUF file. Give a GGUF file or a directory.")
+            raise ImportRefused(f"{path} is not a GGUF file. Pass a GGUF file or a directory.")
     place = path.resolve()
     return Source(place.parent, place.name)
 
@@ -186,7 +191,10 @@ def _download(repository: str) -> Source:
     try:
         snapshot = Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ImportRefused(f"Downloading {repository} failed: {error}") from error
+        raise ImportRefused(
+            f"Cannot download {repository}. Check its name and the connection to the Hugging Face "
+            f"hub. {error}"
+        ) from error
     return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
 
 
@@ -209,11 +217,13 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             raise
         except Exception as error:  # an untrusted source may raise anything
             hint = f" {RUNS_NO_CODE}" if view.brings_code else ""
-            raise ImportRefused(f"Loading {source.directory} failed: {error}{hint}") from error
+            raise ImportRefused(
+                f"Cannot load the model in {source.directory}: {error}{hint}"
+            ) from error
     if not tokenizer.is_fast:
         raise ImportRefused(
-            "The model's tokenizer is not a fast one, so it cannot map tokens to text. Add a "
-            "tokenizer.json."
+            "The model has no fast tokenizer, which EcoLink needs to map tokens to text. Add "
+            "a tokenizer.json."
         )
     return tokenizer, model
 
@@ -248,11 +258,13 @@ def _model(view: Source) -> PreTrainedModel:
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):  # they would be initialized randomly
         raise ImportRefused(
-            f"The weights lack {len(missing)} of the model's parameters, such as {missing[0]}."
+            f"The weights lack {len(missing):,} of the model's parameters, such as "
+            f"{missing[0]}. Add the missing weights."
         )
     for name, stored, configured in loading["mismatched_keys"]:
         raise ImportRefused(
-            f"{name} has the shape {tuple(stored)}; config.json describes {tuple(configured)}."
+            f"{name} has the shape {tuple(stored)}, but config.json describes "
+            f"{tuple(configured)}. Correct config.json."
         )
     return model
 
@@ -262,7 +274,7 @@ def require_template(directory: Path) -> None:
 
     Raise ImportRefused if the template is invalid, exceeds the limits or rejects the simplest chat.
     """
-    report("trying the chat template")
+    report("testing the chat template")
     files = {name: directory / name for name in TEMPLATE_FILES}
     found = {name: path.read_bytes() for name, path in files.items() if path.exists()}
     try:
@@ -276,7 +288,10 @@ def require_template(directory: Path) -> None:
             except ChatRefused:
                 pass  # a template need not support system messages or tools
     except ChatRefused as refused:
-        raise ImportRefused(f"The model's chat template does not work: {refused}.") from refused
+        raise ImportRefused(
+            f"EcoLink cannot use this model: {refused}. Correct its chat template, then import it "
+            "again."
+        ) from refused
 
 
 def _content_hash(directory: Path) -> str:

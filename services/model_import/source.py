@@ -62,12 +62,18 @@ def view_of(source: Source, into: Path) -> Source:
         return Source(into, source.gguf_file)
     names = sorted({path.name for kind in FILES for path in source.directory.glob(kind)})
     if "config.json" not in names:
-        why = ". It is an adapter, not a base model" if "adapter_config.json" in names else ""
-        raise ImportRefused(f"{source.directory} has no config.json{why}.")
+        if "adapter_config.json" in names:
+            raise ImportRefused(
+                f"{source.directory} is an adapter, not a base model. Import its base model."
+            )
+        raise ImportRefused(
+            f"{source.directory} has no config.json. Pass a directory that save_pretrained wrote, "
+            "a GGUF file or a Hugging Face repository."
+        )
     if not any(name.endswith(".safetensors") or name == INDEX for name in names):
         raise ImportRefused(
-            f"{source.directory} has no .safetensors file. Other formats are pickles, which can "
-            "run code. Convert the model with save_pretrained first."
+            f"{source.directory} has no .safetensors file. EcoLink reads no other weights, "
+            "because pickle files can run code. Convert the model with save_pretrained first."
         )
     for name in names:
         if not name.startswith("adapter_"):
@@ -82,7 +88,8 @@ def require_size(parameters: int, directory: Path) -> None:
     most = sum(path.stat().st_size for path in directory.glob(WEIGHTS)) * PARAMETERS_PER_BYTE
     if parameters > most:
         raise ImportRefused(
-            f"config.json describes {parameters:,} parameters; the weights have at most {most:,}."
+            f"config.json describes {parameters:,} parameters, but the weights have at most "
+            f"{most:,}. Correct config.json."
         )
 
 
@@ -90,7 +97,10 @@ def require_layers(config: Any) -> None:
     """Raise ImportRefused if the model has too many layers, which would take too long to build."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
-        raise ImportRefused(f"num_hidden_layers is {layers!r}; the maximum is {MOST_LAYERS}.")
+        raise ImportRefused(
+            f"num_hidden_layers is {layers!r}. The maximum is {MOST_LAYERS}. Import a smaller "
+            "model."
+        )
 
 
 def _inside(source: Source, name: str) -> Path:
@@ -98,16 +108,20 @@ def _inside(source: Source, name: str) -> Path:
     path, root = source.directory / name, (source.root or source.directory).resolve()
     place = path.resolve()
     if not place.is_relative_to(root):
-        raise ImportRefused(f"{path} is a link to {place}, outside {root}. Copy the file.")
+        raise ImportRefused(
+            f"{path} is a link to {place}, outside {root}. Copy the file into the directory."
+        )
     if not place.is_file():
-        raise ImportRefused(f"{path} is not a regular file.")
+        raise ImportRefused(f"{path} is not a regular file. Replace it with one.")
     return place
 
 
 def _add(source: Source, name: str, target: Path) -> None:
     place = _inside(source, name)
     if not name.endswith(".safetensors") and (size := place.stat().st_size) > MOST_TEXT_BYTES:
-        raise ImportRefused(f"{name} has {size:,} bytes; the maximum is {MOST_TEXT_BYTES:,}.")
+        raise ImportRefused(
+            f"{name} has {size:,} bytes. The maximum is {MOST_TEXT_BYTES:,}. Shorten the file."
+        )
     if name in CONFIGS:
         config = _without_code(_json(place))
         if name == "tokenizer_config.json":  # a path in it would override the file next to it
@@ -121,20 +135,22 @@ def _require_shards(view: Path) -> None:
     """Raise ImportRefused if an index names files outside its own directory."""
     weights = _json(view / INDEX).get("weight_map") if (view / INDEX).exists() else {}
     if not isinstance(weights, dict):
-        raise ImportRefused(f"{INDEX} has no weight_map.")
+        raise ImportRefused(f"{INDEX} has no valid weight_map. Download the file again.")
     shards = {path.name for path in view.glob(WEIGHTS)}
     for shard in weights.values():
         if shard not in shards:
-            raise ImportRefused(f"{INDEX} names {shard!r}, which is not a file beside it.")
+            raise ImportRefused(
+                f"{INDEX} names {shard!r}, which is not in the same directory. Add the file."
+            )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ImportRefused(f"{path.name} is not JSON: {error}") from error
+        raise ImportRefused(f"{path.name} is not JSON: {error}. Correct the file.") from error
     if not isinstance(content, dict):
-        raise ImportRefused(f"{path.name} is not a JSON object.")
+        raise ImportRefused(f"{path.name} is not a JSON object. Correct the file.")
     return content
 
 

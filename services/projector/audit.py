@@ -107,7 +107,9 @@ def audit(settings: Settings) -> Findings:
             _compare_balances(balances(live), folded, findings)
             _check_minutes(folded, findings)
             for pair in folded.unpaired:
-                findings.report(DifferenceKind.UNPAIRED, f"one of two events is missing for {pair}")
+                findings.report(
+                    DifferenceKind.UNPAIRED, f"one of the two events is missing for {pair}"
+                )
             findings.snapshots = checks[0].checked
             for check in checks:
                 findings.differences.extend(check.differences())
@@ -252,7 +254,9 @@ def _compare_tables(
         )
         findings.tables.append(comparison)
         if not comparison.equal:
-            findings.report(DifferenceKind.TABLE, f"{table} differs from the refold of the log")
+            findings.report(
+                DifferenceKind.TABLE, f"the table {table} differs from a replay of the event log"
+            )
 
 
 def _tables() -> Iterator[tuple[Projection, str]]:
@@ -286,8 +290,9 @@ def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Finding
         if (held, reserved) != (account.balance_micros, account.reserved_micros):
             findings.report(
                 DifferenceKind.BALANCE,
-                f"account {account.id} has {account.balance_micros} micro-dollars "
-                f"({account.reserved_micros} reserved); its ledger has {held} ({reserved})",
+                f"account {account.id} has {account.balance_micros:,} micro-dollars, of which "
+                f"{account.reserved_micros:,} are reserved; its ledger has {held:,}, of which "
+                f"{reserved:,} are reserved",
             )
         if not 0 <= account.reserved_micros <= account.balance_micros:
             findings.report(
@@ -301,7 +306,7 @@ def _check_minutes(folded: _Folded, findings: Findings) -> None:
     findings.minutes = folded.minutes
     for event_id in folded.gaps:
         findings.report(
-            DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the one before"
+            DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the previous minute"
         )
     for meter in folded.meters.values():
         findings.meters += 1
@@ -310,6 +315,6 @@ def _check_minutes(folded: _Folded, findings: Findings) -> None:
         if charged != owed:
             findings.report(
                 DifferenceKind.METER_CHARGE,
-                f"meter {meter.id} charged {charged} micro-dollars for "
-                f"{meter.billed_seconds} s; rate x seconds is {owed}",
+                f"meter {meter.id} charged {charged:,} micro-dollars for "
+                f"{meter.billed_seconds:,} s; rate × seconds is {owed:,}",
             )

@@ -117,21 +117,21 @@ class SnapshotCheck:
             if isinstance(self._log.snapshots, SignedSnapshots):
                 self._log.snapshots.verified(row)
         except ForgedSnapshot as forged:
-            self._report(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged: {forged}")
+            self._report(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged. {forged}")
         try:
             text = SignedState.model_validate_json(row.state).snapshot.encode()
             stored = self._log.mapper.to_domain_event(
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
         except (ValidationError, ValueError, LookupError):
-            self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"{name} cannot be read")
+            self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"the audit cannot read {name}")
             return
         assert isinstance(stored, Account.Snapshot)
         if stored.state != AccountState.model_validate(account):
             self._report(
                 DifferenceKind.SNAPSHOT_STATE,
-                f"{name} has {exact_dollars(stored.state.balance_micros)}; "
-                f"its events give {exact_dollars(account.balance_micros)}",
+                f"{name} has {exact_dollars(stored.state.balance_micros)}; its events give "
+                f"{exact_dollars(account.balance_micros)}",
             )
 
     def _report(self, kind: DifferenceKind, text: str) -> None:
@@ -202,7 +202,7 @@ class PositionCheck:
             case BaseModel.BaseModelImported(name=name, originator_id=base_id):
                 self._bases[base_id] = name
                 key = "base", deployment_id(PLATFORM_ACCOUNT_ID, name)
-                text = f"base {name} was never deployed"
+                text = f"base model {name} was never deployed"
                 due[key] = Due("serving", item.id, kind.NOT_DEPLOYED, text)
             case BaseModel.BaseModelDeleted(originator_id=base_id):
                 name = self._bases[base_id]
@@ -222,7 +222,7 @@ class PositionCheck:
         for key, (consumer, id, kind, text) in self._due.items():
             never_metered = kind is DifferenceKind.NOT_SETTLED and key[1:] not in self._metered
             if self._passed(consumer, id) and not never_metered:
-                yield Difference(kind, f"{consumer} passed {id}, but {text}")
+                yield Difference(kind, f"{consumer} has processed notification {id}, but {text}")
 
     def _misplaced(self) -> Iterable[Difference]:
         positions = self._handlers | {
@@ -232,14 +232,14 @@ class PositionCheck:
             if position > self._head:
                 yield Difference(
                     DifferenceKind.POSITION_AHEAD,
-                    f"the position of {name}, {position}, is after the log's end, {self._head}",
+                    f"the position of {name} is {position}, after the end of the log, {self._head}",
                 )
         for name, handled in sorted(self._handled.items()):
             if name in self._handlers and handled > self._handlers[name]:
                 yield Difference(
                     DifferenceKind.POSITION_BEHIND,
-                    f"the position of {name}, {self._handlers[name]}, was moved back: "
-                    f"it handled {handled}",
+                    f"the position of {name} is {self._handlers[name]}, but {name} has already "
+                    f"processed notification {handled}",
                 )
 
     def _passed(self, consumer: str, id: int) -> bool:
@@ -284,20 +284,21 @@ class EvidenceCheck:
             if billed > max(shown, self._ended.get((job_id, segment), 0)):
                 yield Difference(
                     DifferenceKind.NO_EVIDENCE,
-                    f"segment {segment} of job {job_id} is billed for {billed} s; "
-                    f"the evidence shows {shown} s",
+                    f"segment {segment} of job {job_id} is billed for {billed:,} s, but the "
+                    f"evidence shows {shown:,} s",
                 )
         for (job_id, segment), shown in self._shown.items():
             if (job_id, segment) not in self._known:
                 yield Difference(
                     DifferenceKind.UNKNOWN_SEGMENT,
-                    f"there is evidence of segment {segment} of job {job_id}, which never existed",
+                    f"there is evidence of segment {segment} of job {job_id}, but the log has no "
+                    "such segment",
                 )
             elif (bound_at := self._bound.get((job_id, segment))) is not None:
                 most = (self._now - bound_at + CLOCK_DRIFT).total_seconds()
                 if shown > most:
                     yield Difference(
                         DifferenceKind.TOO_MUCH_EVIDENCE,
-                        f"the evidence shows {shown:.0f} s of segment {segment} of job {job_id}; "
-                        f"its GPUs were bound {most:.0f} s ago",
+                        f"the evidence shows {shown:,.0f} s of segment {segment} of job {job_id}, "
+                        f"but its GPUs were bound only {most:,.0f} s ago",
                     )

@@ -124,4 +124,6 @@ def _environment(artifacts: Artifacts, ref: str, stored: Manifest) -> TrainingEn
     try:
         return TrainingEnvironment.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactCorrupt(f"{ref}/{ENVIRONMENT} is not a training environment.") from error
+        raise ArtifactCorrupt(
+            f"{ref}/{ENVIRONMENT} is not a description of a training environment."
+        ) from error

@@ -191,4 +191,4 @@ class LaunchRetries:
             self._logger.info("%s cannot start yet: %s; retrying in %s", name, error, pause)
         except Exception:
             self._backoff.postpone(name, self._machine.now())
-            self._logger.exception("%s cannot be launched; retrying", name)
+            self._logger.exception("cannot launch %s; retrying", name)

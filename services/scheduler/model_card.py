@@ -129,9 +129,9 @@ def _result(provenance: Provenance) -> list[Row]:
     if scored is None:
         return [("Held-out loss", "not evaluated: the job was stopped early")]
     rows = [
-        ("Held-out examples", f"{scored.examples} ({scored.label_tokens} label tokens)"),
-        ("Held-out loss before", f"{scored.loss_before:.4f} nats per label token"),
-        ("Held-out loss after", f"{scored.loss_after:.4f} nats per label token"),
+        ("Held-out examples", f"{scored.examples:,} ({scored.label_tokens:,} trainable tokens)"),
+        ("Held-out loss before", f"{scored.loss_before:.4f} nats per trainable token"),
+        ("Held-out loss after", f"{scored.loss_after:.4f} nats per trainable token"),
         (
             "Perplexity",
             f"{scored.perplexity_before:.2f} before, {scored.perplexity_after:.2f} after",

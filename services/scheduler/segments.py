@@ -118,7 +118,7 @@ class Segments:
             self._logger.warning("dropping a report of %s: %s", PodName(*key), refusal)
             return
         except (StaleSegment, NotFound) as refusal:
-            self._logger.info("refused a report of %s: %s", PodName(*key), refusal)
+            self._logger.info("rejected a report of %s: %s", PodName(*key), refusal)
         self._known[key] = news
         if report.ending is not None:
             self._control.answer(report.job_id, report.segment)
@@ -168,7 +168,7 @@ class Segments:
             job.certify_resume(report.segment, resumed)
         except Invalid as refusal:
             name = PodName(job.id, report.segment)
-            self._logger.warning("refused the certificate of %s: %s", name, refusal)
+            self._logger.warning("rejected the certificate of %s: %s", name, refusal)
 
     def _finish(self, job: Job, ending: SegmentEnding, report: Report) -> None:
         """End a segment with the final report of its trainer."""

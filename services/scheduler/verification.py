@@ -140,7 +140,7 @@ def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
     known = {MANIFEST, CARD, PROVENANCE, *(file.path for file in manifest.files)}
     for path in there:
         if path not in known:
-            yield Check(f"file {path}", "in no manifest", "there")
+            yield Check(f"file {path}", "absent from the manifest", "present")
 
 
 def _sha256(copy: Copy, path: str) -> str:

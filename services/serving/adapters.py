@@ -45,7 +45,7 @@ def read_adapter(directory: Path) -> Adapter:
     try:
         config_json = json.loads((directory / CONFIG).read_bytes())
         if config_json.get("peft_type") != "LORA":
-            raise CannotServe("unsupported_adapter", f"It is {config_json.get('peft_type')}.")
+            raise CannotServe("unsupported_adapter", f"Its type is {config_json.get('peft_type')}.")
         config = LoraConfig.from_pretrained(str(directory))
         weights = load_peft_weights(str(directory), device="cpu")
     except (OSError, ValueError, SafetensorError) as error:
@@ -55,7 +55,7 @@ def read_adapter(directory: Path) -> Adapter:
     assert isinstance(config, LoraConfig)
     for name, plain in PLAIN.items():
         if getattr(config, name, plain) not in (plain, [], {}):
-            raise CannotServe("unsupported_adapter", f"It has {name}.")
+            raise CannotServe("unsupported_adapter", f"It uses {name}.")
     config.inference_mode = True
     config._register_custom_module({nn.Linear: MultiLoraLinear})
     return Adapter(config, weights)
@@ -79,12 +79,12 @@ def add_adapter(
         loaded = set_peft_model_state_dict(base, adapter.weights, name, low_cpu_mem_usage=True)
         if loaded.unexpected_keys:
             unknown = loaded.unexpected_keys[0]
-            raise CannotServe("adapter_mismatch", f"The base has no place for {unknown}.")
+            raise CannotServe("adapter_mismatch", f"The base model has no module for {unknown}.")
         for layer in layers:
             weight = weight_of(layer.get_base_layer())
             for part in (layer.lora_A[name], layer.lora_B[name]):
                 if part.weight.is_meta:
-                    raise CannotServe("adapter_mismatch", "It lacks weights of a layer.")
+                    raise CannotServe("adapter_mismatch", "It lacks the weights of a layer.")
                 part.to(device=weight.device, dtype=weight.dtype)
             _require_numbers(layer, name)
     except Exception as error:

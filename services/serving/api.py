@@ -106,7 +106,7 @@ class AnswerStream:
             merged: dict[int, TextDelta] = {}
             for piece in pieces:
                 if isinstance(piece, Exception):
-                    yield _line(GenerationFailed(failed="The model failed. Try again."))
+                    yield _line(GenerationFailed(failed="The model failed to respond. Try again."))
                     return
                 self._open -= piece.finish_reason is not None
                 if (before := merged.get(piece.choice)) is not None:

@@ -24,20 +24,28 @@ class Served:
 
 
 REASONS = {
-    "weights_missing": "Its weights or its base's are missing in the artifact store.",
-    "weights_damaged": "The hash of its weights or of its base's differs from the event log.",
+    "weights_missing": (
+        "Weights of the adapter or of its base model are missing from the artifact store."
+    ),
+    "weights_damaged": (
+        "The hash of the adapter's or the base model's weights differs from the event log."
+    ),
     "not_an_adapter": "The stored files are not a PEFT adapter.",
-    "adapter_unreadable": "The adapter's files cannot be read.",
-    "adapter_mismatch": "The adapter does not fit its base.",
+    "adapter_unreadable": "Serving cannot read the files of the adapter.",
+    "adapter_mismatch": "The adapter does not fit its base model.",
     "adapter_not_finite": "The adapter has weights that are NaN or infinite.",
-    "unsupported_adapter": "Only plain LoRA adapters of linear layers can be served.",
-    "base_unreadable": "The base model's files cannot be read.",
+    "unsupported_adapter": "EcoLink serves only plain LoRA adapters of linear layers.",
+    "base_unreadable": "Serving cannot read the files of the base model.",
     "unsupported_tokenizer": "The base model has no fast tokenizer, which serving needs.",
     "unsupported_architecture": "Serving does not support this base model's kind of attention.",
-    "load_failed": "The weights cannot be loaded. See the log of serving.",
-    "no_room": "Serving has too little memory, file handles or disk to load it.",
-    "serving_died": "The serving process died several times while loading it. The usual cause is "
-    "too little memory.",
+    "load_failed": (
+        "Serving cannot load the weights. The log of the serving process has the reason."
+    ),
+    "no_room": (
+        "Serving has too little memory or disk space, or too few file handles, to load the model."
+    ),
+    "serving_died": "The serving process died several times while it loaded the model. The "
+    "usual cause is too little memory.",
 }
 """Messages for the owner of a deployment, by code.
 

@@ -69,7 +69,7 @@ class Serving:
         self._store.forget_all_but(wanted)
         for each in wanted:
             self._settle_alone(each.id)
-        log.info("%d deployments were wanted at the start", len(wanted))
+        log.info("serving starts with %d requested deployments", len(wanted))
 
     def try_again(self) -> None:
         """Retry the deployments that lacked resources and whose retry is due."""

@@ -33,14 +33,16 @@ class QueueFull(Refused):
     code = "rate_limit_exceeded"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The queue is full ({limit} answers). Try again soon.")
+        super().__init__(f"The queue is full ({limit:,} responses). Try again soon.")
 
 
 class AccountQueueFull(QueueFull):
     """The account has used its share of the queue."""
 
     def __init__(self, limit: int) -> None:
-        Refused.__init__(self, f"You already have {limit} answers in the queue. Try again soon.")
+        Refused.__init__(
+            self, f"You already have {limit:,} responses in the queue. Try again soon."
+        )
 
 
 class ContextExceeded(Refused):
@@ -51,8 +53,8 @@ class ContextExceeded(Refused):
 
     def __init__(self, tokens: int, context: int) -> None:
         super().__init__(
-            f"The messages have {tokens} tokens. The model's context is {context} tokens, with "
-            "the answer. Shorten the messages.",
+            f"The messages have {tokens:,} tokens. Messages and response together can have at "
+            f"most {context:,} tokens. Shorten the messages.",
             "messages",
         )
 
@@ -64,4 +66,7 @@ class TemplateRefused(Refused):
     code = "invalid_messages"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The model's chat template rejects the messages: {reason}", "messages")
+        super().__init__(
+            f"{reason[:1].upper()}{reason[1:]}. Change the messages, or use another model.",
+            "messages",
+        )

@@ -112,7 +112,7 @@ class WeightStore:
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:
-            raise CannotServe("weights_missing", f"It is the {what}: {ref}") from error
+            raise CannotServe("weights_missing", f"The {what} is missing: {ref}") from error
         except ArtifactCorrupt as error:
             raise _damaged(what) from error
         if manifest.sha256 != manifest_sha256:
@@ -121,4 +121,4 @@ class WeightStore:
 
 
 def _damaged(what: str) -> CannotServe:
-    return CannotServe("weights_damaged", f"It is the {what}.")
+    return CannotServe("weights_damaged", f"The {what} is damaged.")

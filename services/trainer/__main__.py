@@ -62,7 +62,9 @@ def main(
     lease.watch()
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
-        raise SystemExit("Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL.")
+        raise SystemExit(
+            "The NATS server is unknown. Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL."
+        )
     directory = spec_path.parent
     followers = Followers(directory, spec.gpu_count)
     with Reporter(spec, lease, url, directory) as reporter:
@@ -135,7 +137,7 @@ class Program:
             self._reporter.keep_for_operator("".join(traceback.format_exception(error)))
             self._reporter.log(f"{error_class}: {error}", "ERROR")
         if not self._reporter.finish(outcome, error_class, failure, shortage_of(error)):
-            self._reporter.log("the final report went unanswered", "WARNING")
+            self._reporter.log("the scheduler did not acknowledge the final report", "WARNING")
 
 
 def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:

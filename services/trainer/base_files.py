@@ -55,8 +55,8 @@ class BaseFiles:
         for file in manifest.files:
             size, *_ = found.get(file.path, (None,))
             if size != file.bytes:
-                damage = "is missing" if size is None else f"has {size} bytes, not {file.bytes}"
-                raise BaseDamaged(f"{directory / file.path} {damage}. Import the base again.")
+                damage = "is missing" if size is None else f"has {size:,} bytes, not {file.bytes:,}"
+                raise BaseDamaged(f"{directory / file.path} {damage}. Import the base model again.")
         identity = repr((str(directory), manifest.sha256, found))
         self._verified = verified / hashlib.sha256(identity.encode()).hexdigest()
         self._hashing = None
@@ -81,7 +81,7 @@ class BaseFiles:
                     digest.update(chunk)
                     self._check()
             if digest.hexdigest() != file.sha256:
-                raise BaseDamaged(f"{path} differs from its manifest. Import the base again.")
+                raise BaseDamaged(f"{path} differs from its manifest. Import the base model again.")
         with suppress(OSError):  # a full disk
             self._verified.parent.mkdir(parents=True, exist_ok=True)
             self._verified.touch()

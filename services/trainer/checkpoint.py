@@ -63,8 +63,8 @@ class Position(Counters):
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
             raise CheckpointMismatch(
-                f"The checkpoint's {POSITION} has schema version {version}, but this trainer reads "
-                f"{SCHEMA_VERSION}. Use the trainer that wrote it."
+                f"The checkpoint's {POSITION} has schema version {version}, but this trainer "
+                f"reads {SCHEMA_VERSION}. Use the EcoLink version that wrote the checkpoint."
             )
         try:
             return cls.model_validate(content)
@@ -78,7 +78,7 @@ class Position(Counters):
         dataset = ("dataset_sha256", "validation_sha256")
         for name in (*dataset, "base_model", "hyperparameters", "precision"):
             if getattr(self, name) != getattr(spec, name):
-                raise CheckpointMismatch(f"The checkpoint has another {name} than the job.")
+                raise CheckpointMismatch(f"The checkpoint's {name} differs from the job's.")
 
 
 def write(
@@ -118,6 +118,6 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
         raise CheckpointDamaged(RejectionReason.CORRUPT, error) from error
     if manifest.sha256 != saved.manifest_sha256:
         raise CheckpointDamaged(
-            RejectionReason.CORRUPT, f"{saved.ref} has another manifest than the event log"
+            RejectionReason.CORRUPT, f"the manifest of {saved.ref} differs from the event log"
         )
     return directory, Position.read(directory / POSITION)

@@ -93,8 +93,8 @@ class CheckpointLoader:
         if position.mode.ranks != self._ranks.count:
             reseed(position.hyperparameters.seed, position.step, self._ranks.rank)
             self._reporter.log(
-                f"the checkpoint was made by {position.mode.ranks} ranks: {self._ranks.count} "
-                "continue with the same examples in the same steps, but with another dropout",
+                f"{position.mode.ranks} ranks wrote the checkpoint, and {self._ranks.count} "
+                "resume from it: each step has the same examples, but a different dropout",
                 "WARNING",
             )
 
@@ -120,12 +120,14 @@ class CheckpointLoader:
         expected = saved.state or position.state or live
         differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
         if position.step != saved.step:
-            return CheckpointDamaged(RejectionReason.CORRUPT, f"it is of step {position.step}")
+            return CheckpointDamaged(
+                RejectionReason.CORRUPT, f"its position is step {position.step:,}"
+            )
         if differing - {"position"}:
             names = ", ".join(sorted(differing))
             return CheckpointDamaged(RejectionReason.STATE_DIFFERS, names)
         if differing:
-            raise CheckpointMismatch("The data or its order differs from the checkpoint's.")
+            raise CheckpointMismatch("The data or its order differs from the checkpoint.")
         return None
 
     def _certify(
@@ -144,13 +146,16 @@ class CheckpointLoader:
         self._reporter.update(now=True, resumed=certificate)
         checked = [name for name in StateHashes.model_fields if name not in unchecked]
         self._reporter.log(
-            f"resumed at step {position.step} from {saved.ref}; hashes agree with the event log: "
-            + (", ".join(checked) or "none, because it has none")
+            (
+                f"resumed at step {position.step:,} from {saved.ref}; these hashes agree with the "
+                "event log: "
+            )
+            + (", ".join(checked) or "none, because the event log has none")
         )
         for each in differences:
             self._reporter.log(
-                f"the checkpoint has {each.setting} {each.saved}, this segment "
-                f"{each.now}: losses may differ in the last digits",
+                f"{each.setting} is {each.saved} in the checkpoint and {each.now} in this "
+                "segment: losses may differ in the last digits",
                 "WARNING",
             )
 
@@ -158,10 +163,14 @@ class CheckpointLoader:
         reason = damage.reason if damage else RejectionReason.UNREADABLE
         self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
         del self._candidates[0]
-        then = "trying the one before" if self._candidates else "training starts again at step 0"
+        then = (
+            "trying the previous checkpoint"
+            if self._candidates
+            else "training starts again at step 0"
+        )
         self._reporter.log(
-            f"the checkpoint of step {saved.step}, {saved.ref}, cannot be resumed from "
-            f"({damage or 'in another rank'}): {then}",
+            f"cannot resume from the checkpoint of step {saved.step:,}, {saved.ref} "
+            f"({damage or 'damaged in another rank'}): {then}",
             "WARNING",
         )
         self._reporter.update(now=True, rejected=tuple(self._rejected))

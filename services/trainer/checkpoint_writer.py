@@ -149,15 +149,15 @@ class Checkpoints:
         if self._idle.is_set():
             return
         step = self.progress.saved_step
-        self._reporter.log(f"the checkpoint of step {step} is still being stored")
+        self._reporter.log(f"the checkpoint of step {step:,} is still being stored")
         if not self._idle.wait(seconds):
             self._reporter.log(
-                f"the checkpoint of step {step} is not stored after {seconds:.0f} s", "WARNING"
+                f"the checkpoint of step {step:,} is not stored after {seconds:.0f} s", "WARNING"
             )
 
     def _log_lost(self, error: BaseException | None) -> None:
         step = self.progress.saved_step
-        self._reporter.log(f"the checkpoint of step {step} was not stored: {error!r}", "WARNING")
+        self._reporter.log(f"could not store the checkpoint of step {step:,}: {error!r}", "WARNING")
 
     def _position(self, mode: ExecutionMode) -> Position:
         spec = self._context.spec
@@ -212,7 +212,7 @@ class Checkpoints:
             )
         )
         self._reporter.log(
-            f"saved step {position.step}: training waited {copied.blocked_seconds:.3f} s, "
+            f"saved step {position.step:,}: training waited {copied.blocked_seconds:.3f} s, "
             f"durable after {time.monotonic() - copied.began:.3f} s",
             "DEBUG",
         )

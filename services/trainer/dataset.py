@@ -63,10 +63,11 @@ def _split(
     rendered = renderer.render_all(_rows(path), check)
     conversations = rendered.conversations
     if len(conversations) < 2:
+        count = "Only 1 conversation" if conversations else "No conversation"
         raise DatasetTooSmall(
-            f"{len(conversations)} conversations of the dataset have a trainable token within "
-            f"{renderer.max_tokens:,} tokens. At least 2 are needed, one of them for evaluation: "
-            f"use a larger dataset or a longer maximum sequence length. {rendered}."
+            f"{count} of the dataset has a trainable token within {renderer.max_tokens:,} tokens. "
+            "Training needs at least 2: one to train on and one to evaluate. Use a larger dataset "
+            f"or a longer max sequence length. Training dropped these rows: {rendered.dropped}."
         )
     held_out_indices = held_out(len(conversations), seed)
     train, kept = [], []
@@ -89,7 +90,7 @@ def _with_validation(
         _examples(rendered, "dataset"), _examples(validation, "validation dataset"), question
     )
     return dataset, (
-        f"{rendered}\nevaluated on {len(chosen)} of the validation dataset's {count} "
+        f"{rendered}\nevaluated on {len(chosen):,} of the validation dataset's {count:,} "
         f"conversations: {validation}"
     )
 
@@ -102,15 +103,16 @@ def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
             file.write(chunk)
     if digest.hexdigest() != sha256:
         raise ArtifactCorrupt(
-            f"{ref} is not the approved dataset: its sha256 differs from {sha256}."
+            f"{ref} is not the approved dataset: its SHA-256 differs from {sha256}."
         )
 
 
 def _examples(rendered: Rendered, name: str) -> list[Example]:
     if not rendered.conversations:
         raise DatasetTooSmall(
-            f"The {name} has no conversation with a trainable token after the chat template and "
-            "the maximum sequence length are applied. Choose another dataset or a longer maximum."
+            f"The {name} has no conversation with a trainable token after the trainer applies "
+            "the chat template and the max sequence length. Choose another dataset or a "
+            "longer max sequence length."
         )
     return [example for examples in rendered.conversations for example in examples]
 

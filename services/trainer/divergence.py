@@ -89,8 +89,8 @@ class Divergence:
         progress.suspect_steps = progress.suspect_steps + 1 if above else 0
         if progress.suspect_steps == PATIENCE_STEPS:
             raise LossDiverged(
-                f"The loss of steps {progress.step - PATIENCE_STEPS + 1} to step {progress.step} "
-                f"was above {threshold}. It is {loss:.4f} now."
+                f"From step {progress.step - PATIENCE_STEPS + 1:,} to step {progress.step:,}, the "
+                f"loss was above {threshold}. It is now {loss:.4f}."
             )
 
     def conclude(self, loss_before: float, loss_after: float) -> None:
@@ -106,13 +106,14 @@ class Divergence:
         threshold, step = self.threshold, self._progress.step
         if self.suspect and threshold is not None and loss_after > threshold.loss:
             raise LossDiverged(
-                f"The losses of the last {self._progress.suspect_steps} steps, up to step {step}, "
-                f"were above {threshold}. So is the held-out loss: {loss_after:.4f}."
+                f"The losses of the last {self._progress.suspect_steps} steps, up to step "
+                f"{step:,}, were above {threshold}. The held-out loss is also above it: "
+                f"{loss_after:.4f}."
             )
         learned = self._newest_loss is None or self._newest_loss <= loss_before
         if not learned and loss_after > loss_before + DIVERGED_NATS:
             raise LossDiverged(
-                f"The held-out loss after step {step} is {loss_after:.4f}, more than "
-                f"{DIVERGED_NATS} nats above the base's {loss_before:.4f} on the same examples. "
-                f"The training loss of that step is {self._newest_loss:.4f}."
+                f"The held-out loss after step {step:,} is {loss_after:.4f}, more than "
+                f"{DIVERGED_NATS} nats above the base model's loss of {loss_before:.4f} on the "
+                f"same examples. The training loss of that step is {self._newest_loss:.4f}."
             )

@@ -34,8 +34,8 @@ class Score:
 
     def __str__(self) -> str:
         return (
-            f"{self.loss:.4f} nats a token, perplexity {perplexity(self.loss):.4g}, "
-            f"{self.accuracy:.1%} of the tokens right"
+            f"{self.loss:.4f} nats per token, perplexity {perplexity(self.loss):.4g}, "
+            f"{self.accuracy:.1%} of the tokens correct"
         )
 
 
@@ -100,7 +100,7 @@ class Evaluations:
         if score is not None:
             self._progress.eval_loss = score.loss
             self._report(self._progress.step, score, began)
-            self._reporter.log(f"held-out loss at step {self._progress.step}: {score}")
+            self._reporter.log(f"held-out loss at step {self._progress.step:,}: {score}")
 
     def conclude(self, model: PeftModel) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).

@@ -42,10 +42,18 @@ class Rendered:
             self.without_labels += 1
 
     def __str__(self) -> str:
+        count = len(self.conversations)
         return (
-            f"{len(self.conversations)} conversations; dropped {self.without_labels} without a "
-            f"label token and {self.unrenderable} that the chat template refuses; "
-            f"{self.truncated} truncated"
+            f"{count:,} {'conversation' if count == 1 else 'conversations'}, "
+            f"{self.truncated:,} truncated; dropped: {self.dropped}"
+        )
+
+    @property
+    def dropped(self) -> str:
+        """The number of dropped rows by reason, as a phrase."""
+        return (
+            f"{self.without_labels:,} without a trainable token, {self.unrenderable:,} rejected by "
+            "the chat template"
         )
 
 

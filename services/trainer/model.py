@@ -49,8 +49,8 @@ def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) ->
     manifest = artifacts.manifest(ref)
     if manifest_sha256 not in (None, manifest.sha256):
         raise BaseChanged(
-            f"The base model under {ref} changed after the approval: its manifest's sha256 is "
-            f"{manifest.sha256}, not {manifest_sha256}. Approve the job again."
+            f"The base model under {ref} changed after the approval: its manifest's SHA-256 is "
+            f"{manifest.sha256}, not {manifest_sha256}. Start a new job."
         )
     return manifest
 
@@ -127,7 +127,7 @@ def attach_adapter(
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
             raise TargetModulesNotFound(
-                f"The base has no linear layer named {target}. Choose among: {known}."
+                f"The base model has no linear layer named {target}. Choose from: {known}."
             )
     config = LoraConfig(
         task_type="CAUSAL_LM",

@@ -21,10 +21,10 @@ class MicroBatchTooLarge(SegmentFailure):
 
     def __init__(self, shortage: MemoryShortage) -> None:
         super().__init__(
-            f"Out of memory in a micro-batch of {shortage.rows} × {shortage.tokens} tokens "
-            f"(micro batch size {shortage.micro_batch_size}, gradient accumulation "
-            f"{shortage.gradient_accumulation}); the peak was {shortage.peak_bytes:,} bytes. Use a "
-            "smaller micro batch size or maximum sequence length."
+            f"Out of memory in a micro-batch of {shortage.rows:,} × {shortage.tokens:,} tokens "
+            f"(micro batch size {shortage.micro_batch_size:,}, gradient accumulation "
+            f"{shortage.gradient_accumulation:,}). The peak was {shortage.peak_bytes:,} bytes. "
+            "Use a smaller micro batch size or a shorter max sequence length."
         )
         self.shortage = shortage
 

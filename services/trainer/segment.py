@@ -134,8 +134,8 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
         torch.manual_seed(hyperparameters.seed + (ranks.rank << 32))
     held = "4-bit NF4, computed" if spec.precision is Precision.NF4 else "held"
     context.reporter.log(
-        f"base {spec.base_model} on {mode.device}, {held} in {mode.dtype}, "
-        f"adapter in float32; ranks: {mode.ranks}, threads: {mode.threads}; "
+        f"base model {spec.base_model} on {mode.device}, {held} in {mode.dtype}, adapter in "
+        f"float32; ranks: {mode.ranks}, threads: {mode.threads}; "
         f"{model.get_nb_trainable_parameters()[0]:,} trainable parameters"
     )
     return Loaded(
@@ -190,14 +190,14 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     renderer = Renderer(loaded.tokenizer, limit, spec.approved_on)
     if renderer.uses_fallback:
         reporter.log(
-            "the base has no chat template: using a ChatML-like one, which is stored with the "
-            f"adapter as {CHAT_TEMPLATE}",
+            "the base model has no chat template: the trainer uses a ChatML-like template, "
+            f"which it stores with the adapter as {CHAT_TEMPLATE}",
             "WARNING",
         )
     dataset, rendered = read(
         spec, context.artifacts, context.scratch, renderer, context.lease.check
     )
-    reporter.log(f"{rendered}; limit {limit} tokens")
+    reporter.log(f"{rendered}; limit {limit:,} tokens")
     plan = Plan.of(spec, dataset.train)
     training = Training(loaded.model, plan, dataset.train, hyperparameters, ranks, context.lease)
     mode = _compile_if_long(context, loaded, training, begins=checkpoints.progress.step == 0)
@@ -220,8 +220,8 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
         eval_examples=len(dataset.held_out),
     )
     reporter.log(
-        f"{len(dataset.train)} examples to train on, {len(dataset.held_out)} held out; "
-        f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch"
+        f"{len(dataset.train):,} examples to train on, {len(dataset.held_out):,} held out; "
+        f"{plan.total_steps:,} steps, {plan.steps_per_epoch:,} per epoch"
     )
     if loaded.base_files is not None:
         loaded.base_files.require()
@@ -235,9 +235,12 @@ def _compile_if_long(
     tokens = training.plan.tokens
     if compiled and begins and loaded.base_parameters * tokens < COMPILED_WORK:
         compiled = False
-        reason = f"{tokens:,} tokens of a base of this size do not make up for compiling"
+        reason = (
+            f"{tokens:,} tokens are too few to make up for the time of compiling a base "
+            "model of this size"
+        )
     elif not compiled and reason is None:
-        reason = "like the checkpoint's"
+        reason = "as in the checkpoint"
     if compiled and (failure := training.compile()) is not None:
         compiled, reason = False, f"the compiler failed: {failure}"
     context.reporter.log(COMPILED if compiled else f"layers are eager: {reason}")
@@ -286,8 +289,8 @@ def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> Non
     """
     if prepared.divergence.suspect:
         context.reporter.log(
-            f"step {checkpoints.progress.step} is saved although its loss is above "
-            f"{prepared.divergence.threshold}: the next segment continues to check it",
+            f"the trainer saves step {checkpoints.progress.step:,} although its loss is above "
+            f"{prepared.divergence.threshold}; the next segment continues the check",
             "WARNING",
         )
     checkpoints.save(prepared.training, prepared.mode, in_background=False)
@@ -327,8 +330,8 @@ def _report_step(
 def _save(context: Context, checkpoints: Checkpoints, prepared: Prepared, *, last: bool) -> None:
     if prepared.divergence.suspect:
         context.reporter.log(
-            f"step {checkpoints.progress.step} is not saved: its loss is above "
-            f"{prepared.divergence.threshold}",
+            f"the trainer does not save step {checkpoints.progress.step:,}, because its loss "
+            f"is above {prepared.divergence.threshold}",
             "WARNING",
         )
         return
@@ -346,12 +349,12 @@ def _sample(context: Context, prepared: Prepared) -> Sample | None:
     try:
         sample = prepared.sampling.sample(prepared.training.adapted, context.lease)
     except Exception as error:  # noqa: BLE001  # training does not need the sample
-        context.reporter.log(f"the fixed prompt was not answered: {error!r}", "WARNING")
+        context.reporter.log(f"could not answer the fixed prompt: {error!r}", "WARNING")
         return None
     context.lease.progress()
     if sample is not None:
         seconds = time.monotonic() - began
-        context.reporter.log(f"the fixed prompt was answered in {seconds:.2f} s", "DEBUG")
+        context.reporter.log(f"answered the fixed prompt in {seconds:.2f} s", "DEBUG")
     return sample
 
 
@@ -376,9 +379,9 @@ def evaluate(context: Context, loaded: Loaded, prepared: Prepared, progress: Pro
     best = progress.best_eval_loss
     if best is not None and best < evaluation.loss_after:
         context.reporter.log(
-            f"the checkpoint of step {progress.best_step} has a lower held-out loss "
-            f"({best:.4f}) than the final adapter ({evaluation.loss_after:.4f}), "
-            "which is registered",
+            f"the checkpoint of step {progress.best_step:,} has a lower held-out loss "
+            f"({best:.4f}) than the final adapter ({evaluation.loss_after:.4f}), which EcoLink "
+            "registers",
             "WARNING",
         )
 

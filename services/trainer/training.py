@@ -100,7 +100,7 @@ class Training:
         (loss,) = self.ranks.sum(total.item())
         norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise LossDiverged(f"Step {number + 1} has loss {loss} and gradient norm {norm}.")
+            raise LossDiverged(f"Step {number + 1:,} has loss {loss} and gradient norm {norm}.")
         learning_rate = self.plan.learning_rate(number, self.hyperparameters)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

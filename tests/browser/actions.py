@@ -97,7 +97,7 @@ def compare_two_jobs(page: Page) -> None:
     """Compare two jobs."""
     choose_two_jobs(page)
     page.get_by_role("button", name="Compare curves").click()
-    expect(page.get_by_role("heading", name="Two jobs compared")).to_be_visible()
+    expect(page.get_by_role("heading", name="Compare jobs")).to_be_visible()
 
 
 def choose_all_fields(page: Page) -> None:

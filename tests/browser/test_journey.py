@@ -100,7 +100,7 @@ def test_a_job_paused_at_zero_resumes_after_a_top_up_in_another_tab(
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.get_by_role("heading", name="Stopped by you")).to_be_visible(timeout=TRAINING_MS)
-    expect(page.get_by_text("kept until")).to_be_visible()
+    expect(page.locator("[data-kept-until]")).to_be_visible()
     assert page.evaluate("window.sameDocument"), "no reload"
 
 

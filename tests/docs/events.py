@@ -10,13 +10,13 @@ from tests.docs import markdown
 from tests.docs.markdown import code, text
 
 ENVELOPE = {
-    "originator_id": "Id of the aggregate.",
+    "originator_id": "ID of the aggregate.",
     "originator_version": "Number of the event in the aggregate's stream, from 1.",
     "timestamp": "UTC time from the platform clock.",
     "account_id": "Account that the event belongs to.",
     "actor": "Who acted, such as `account:<uuid>` or `service:billing`.",
-    "command_id": "Id of the command; repeating a command saves nothing twice.",
-    "causation_id": "Id of the event that caused this one, if one did.",
+    "command_id": "ID of the command. Repeating a command saves no second event.",
+    "causation_id": "ID of the event that caused this event, if any.",
     "originator_topic": "Only in the first event of a stream: the topic of the aggregate.",
 }
 

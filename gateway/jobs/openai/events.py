@@ -52,7 +52,10 @@ class EventObject(Answer):
 
 
 class Metrics(Answer):
-    """Metrics of a checkpoint. Losses are in nats per trainable token, or null if not evaluated."""
+    """Metrics of a checkpoint. Losses are in nats per trainable token.
+
+    Metrics of an evaluation are null if the step was not evaluated.
+    """
 
     step: int = Field(examples=[40])
     train_loss: float = Field(examples=[1.92])
@@ -86,7 +89,9 @@ def list_events(
     with backend.pool.connection() as connection:
         rows = entries_of(connection, wanted, MINOR_TOPICS, key, limit + 1)
     if rows is None:
-        raise Invalid(f"This job has no event {after}.", field="after")
+        raise Invalid(
+            f"This job has no event {after}. Pass the ID of one of its events.", field="after"
+        )
 
     def show(entries: Sequence[Row]) -> list[EventObject]:
         events = [each for each in entries if each["event_id"] is not None]
@@ -133,7 +138,7 @@ def _key(event_id: str, job_id: UUID) -> EntryKey:
     """Parse the ID of an event. Raise Invalid if it is malformed."""
     match = EVENT_ID.fullmatch(event_id)
     if match is None or match["job"] != job_id.hex:
-        raise Invalid(f"This job has no event {event_id}.", field="after")
+        raise Invalid(f"This job has no event {event_id}. See its list of events.", field="after")
     kind = next(kind for kind, letter in LETTERS.items() if letter == match["kind"])
     return EntryKey(kind, int(match["n"]), int(match["segment"]))
 
@@ -146,9 +151,10 @@ def list_checkpoints(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> Page[CheckpointObject]:
-    """List the existing checkpoints of a job, newest first. You can deploy each under its name.
+    """List the stored checkpoints of a job, newest first.
 
-    `after` may name a checkpoint that has since been deleted.
+    You can deploy each checkpoint under its name. `after` may name a checkpoint that has since been
+    deleted.
     """
     if backend.launching.requested(caller.account_id, job_of(job_id)) is not None:
         return Page(data=[], first_id=None, last_id=None, has_more=False)
@@ -187,7 +193,10 @@ def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
     """Parse the ID of a checkpoint into its segment and step. Raise Invalid if it is malformed."""
     match = CHECKPOINT_ID.fullmatch(checkpoint_id)
     if match is None or match["job"] != job_id.hex:
-        raise Invalid(f"This job has no checkpoint {checkpoint_id}.", field="after")
+        raise Invalid(
+            f"This job has no checkpoint {checkpoint_id}. See its list of checkpoints.",
+            field="after",
+        )
     return int(match["segment"]), int(match["step"])
 
 

@@ -45,7 +45,7 @@ class Method(BaseModel, extra="forbid"):
 
 
 class CreateJob(BaseModel, extra="allow", strict=True):
-    """A request for a job. `translated` rejects unknown fields."""
+    """A request to create a job. A request with unknown fields fails."""
 
     model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
     training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
@@ -73,7 +73,8 @@ class CreateJob(BaseModel, extra="allow", strict=True):
             for ours, translated in _ours(name, value, self.gpu_count).items():
                 if ours in given:
                     raise Invalid(
-                        f"This field means the same as {ours}. Send only one of them.", field=name
+                        f"This field means the same as {ours}. Send only one of the two.",
+                        field=name,
                     )
                 given[ours] = translated
                 called[ours] = name
@@ -95,7 +96,8 @@ class CreateJob(BaseModel, extra="allow", strict=True):
                     continue
                 if numbers.setdefault(name, value) != value:
                     raise Invalid(
-                        "`hyperparameters` and `method` have different values. Send only one.",
+                        "`hyperparameters` and `method` have different values. Send only one "
+                        "of the two.",
                         field=name,
                     )
         return numbers
@@ -108,7 +110,9 @@ class ResumeJob(BaseModel, extra="allow", strict=True):
 
     def accepted(self) -> int | None:
         """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
-        _require_none(self.model_extra or {}, "A resume can change only gpu_count.")
+        _require_none(
+            self.model_extra or {}, "A resume can change only gpu_count. Remove the other fields."
+        )
         return self.gpu_count
 
 

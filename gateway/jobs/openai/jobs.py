@@ -55,11 +55,11 @@ async def create_job(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> JobObject:
-    """Create a job. While its files are being validated, its status is `validating_files`.
+    """Create a job. While EcoLink validates its files, its status is `validating_files`.
 
     After validation, EcoLink approves the job, or the job fails with the reason. Waiting for GPUs
-    is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. The model is
-    deployed as soon as it is registered.
+    is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. EcoLink
+    deploys the model as soon as it is registered.
     """
     choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
@@ -151,7 +151,7 @@ def retrieve_job(job_id: str, caller: MayRead, backend: BackendOf) -> JobObject:
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: MayTrain, backend: BackendOf) -> JobObject:
-    """Cancel a job permanently. Its last checkpoint is kept for a limited time."""
+    """Cancel a job permanently. EcoLink keeps its last checkpoint for a limited time."""
     return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 

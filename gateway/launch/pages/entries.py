@@ -268,7 +268,7 @@ def remedy(name: str) -> str:
         case {"minimum": low, "maximum": high}:
             bounds = f"from {low:,} to {high:,}"
         case {"minimum": low, "exclusiveMaximum": high}:
-            bounds = f"from {low:,} to below {high:,}"
+            bounds = f"of at least {low:,} and below {high:,}"
         case {"exclusiveMinimum": low, "maximum": high}:
             bounds = f"above {low:,} and at most {high:,}"
         case _:

@@ -119,14 +119,17 @@ class Lists:
         if status is None:
             return GONE_DATASET
         if status is DatasetStatus.VALIDATING:
-            return "This dataset is still being validated. Wait for it, or choose another one."
+            return "EcoLink is still validating this dataset. Wait, or choose another one."
         return f"This dataset is {status}. Choose one that is ready to train."
 
     def _base_gone(self, chosen: str) -> str | None:
         if not chosen or any(each.name == chosen for each in self.bases):
             return None
         if any(each.name == chosen and each.eligible for each in self.all_bases):
-            return f"{chosen} has no active deployment. Choose another base model, or wait for it."
+            return (
+                f"{chosen} has no active deployment. Choose another base model, or wait "
+                f"until {chosen} is deployed."
+            )
         return f"{chosen} is not available for fine-tuning. Choose another base model."
 
     def _region_gone(self, chosen: str) -> str | None:
@@ -144,7 +147,7 @@ class Lists:
         if here is None:
             return None  # the error message of the region is sufficient
         there = ", ".join(each.region.title for each in where)
-        return f"{here} has no {where[0].gpu_type.title}. These regions have it: {there}."
+        return f"{here} has no {where[0].gpu_type.title}. Choose one of these regions: {there}."
 
 
 def _ids(texts: Sequence[str]) -> Iterator[UUID]:

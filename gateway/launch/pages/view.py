@@ -179,12 +179,18 @@ class View:
         return self.place.gpu_type.title if self.place else self.entries.gpu_type
 
     @property
+    def choose(self) -> str:
+        """A request for the missing entries, such as `Choose a dataset and a region`."""
+        *first, last = self.missing
+        return f"Choose {', '.join(first)} and {last}" if first else f"Choose {last}"
+
+    @property
     def obstacle(self) -> str | None:
         """First reason why the job cannot be approved, or None."""
         if self.problems:
             return next(iter(self.problems.values()))
         if self.missing:
-            return f"Choose {' and '.join(self.missing)}."
+            return f"{self.choose}."
         return next((gate.sentence for gate in self.gates if not gate.is_open), None)
 
     @property
@@ -192,7 +198,7 @@ class View:
         if self.problems or self.missing or self.priced is None:
             return self.obstacle or "No estimate."
         cost = self.cost.replace(" – ", " to ")
-        return f"Estimate {cost}; {self.obstacle or 'ready to approve.'}"
+        return f"The estimate is {cost}. {self.obstacle or 'Ready to approve.'}"
 
     @property
     def proposal(self) -> str | None:
@@ -241,17 +247,20 @@ class View:
         if self.priced is None or self.priced.capacity.free >= self.priced.capacity.needed:
             return None
         seconds = self.priced.capacity.wait_seconds
-        return "an unknown time" if seconds is None else f"about {spoken(seconds)}"
+        return "unknown" if seconds is None else f"about {spoken(seconds)}"
 
     @property
     def capacity_gate(self) -> Gate:
         assert self.priced is not None
         capacity = self.priced.capacity
         region = self.place.region.title if self.place else self.entries.region
-        free = f"{region} has {capacity.free} {self.gpu_title} free"
+        free = (
+            f"{region} has {capacity.free} free {'GPU' if capacity.free == 1 else 'GPUs'} "
+            f"of type {self.gpu_title}"
+        )
         if self.wait is None:
             return Gate(True, f"{free}. The job starts immediately.")
-        short = f"{free}, and the job needs {capacity.needed}. The wait is {self.wait}."
+        short = f"{free}, but the job needs {capacity.needed}. The wait is {self.wait}."
         if self.entries.wait:
             return Gate(True, short)
         return Gate(False, f"{short} Choose to wait in the queue, or choose other GPUs.")

@@ -26,8 +26,8 @@ from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draf
 
 PATH = "/fine-tune/new"
 CHANGED = (
-    "The estimate changed with your last change, or with the catalog. Check the new estimate, then "
-    "approve again."
+    "Your last change or a change of the catalog affected the estimate. Check the new "
+    "estimate, then approve again."
 )
 USED = "You already started a job from this form. Approving again starts a second job."
 

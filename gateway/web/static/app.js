@@ -1,7 +1,7 @@
 // On every page: dialogs, notices, and times in the reader's time zone.
 
 const MINUTE = 60, HOUR = 3600, DAY = 86400;
-// Show the zone, because screenshots travel.
+// Show the time zone, because readers of a screenshot may be in another one.
 const MOMENT = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
@@ -47,7 +47,7 @@ export function csrfToken() {
   return headers ? JSON.parse(headers)["x-csrf-token"] : "";
 }
 
-// Wide tables scroll, by keyboard too.
+// Make wide tables scrollable by keyboard.
 function reachTables() {
   for (const wrap of document.querySelectorAll(".table-wrap")) {
     if (wrap.scrollWidth > wrap.clientWidth || wrap.scrollHeight > wrap.clientHeight) wrap.tabIndex = 0;
@@ -55,7 +55,7 @@ function reachTables() {
   }
 }
 
-const copied = new WeakMap();  // a button's own label, and its timer
+const copied = new WeakMap();  // the original label of a button, and its timer
 
 async function copy(button) {
   const source = document.getElementById(button.dataset.copies);
@@ -98,7 +98,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// Show an outage once, and clear the notice at the first response.
+// Show one notice per outage, and remove it at the first response.
 let unreachable = false;
 function missed() {
   if (!unreachable) notify("EcoLink is unreachable. Try again in a moment.", true).dataset.passing = "";

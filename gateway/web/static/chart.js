@@ -28,7 +28,7 @@ export class Chart {
     this.lastStep = "0.0";
     this.lastEvaluation = "0.0";
     this.early = null; // points received while the curve is loading
-    this.loads = 0; // number of the newest load, which replaces earlier ones
+    this.loads = 0; // number of the newest load; results of earlier loads are ignored
     this.zoomed = false;
     this.note = document.getElementById("curve-note");
     this.all = document.getElementById("show-all");
@@ -47,7 +47,7 @@ export class Chart {
     Object.assign(this, { steps: [], losses: [], smoothed: [], segments: [], evaluations: new Map(), measured: 0 });
   }
 
-  // Retry until it succeeds. Points received meanwhile are added afterwards.
+  // Retry until the load succeeds, then add the points received meanwhile.
   async load() {
     const number = ++this.loads;
     this.early ??= [];
@@ -208,7 +208,7 @@ export class Chart {
     if (!table.open) return;
     const shown = this.steps.length, note = document.getElementById("curve-table-note");
     note.hidden = shown >= this.measured;
-    note.textContent = `${shown.toLocaleString("en")} of ${this.measured.toLocaleString("en")} steps: the lowest and the highest loss of each range.`;
+    note.textContent = `The chart shows ${shown.toLocaleString("en")} of ${this.measured.toLocaleString("en")} steps: the lowest and the highest loss of each range.`;
     const rows = steps.map((step, n) => {
       const row = document.createElement("tr"), head = document.createElement("th");
       head.scope = "row";

@@ -38,7 +38,7 @@ function tell() {
     const train = `${title}: smoothed train loss ${written(smoothed.at(-1))} at step ${steps.at(-1).toLocaleString("en")}`;
     return held.length ? `${train}, held-out loss ${written(held.at(-1))}.` : `${train}.`;
   });
-  summary.textContent = `${sentences.join(" ")} Lines of ${jobs[1].title} are dashed; thin lines with points are held-out losses.`;
+  summary.textContent = `${sentences.join(" ")} The lines of ${jobs[1].title} are dashed. Thin lines with points are held-out losses.`;
 }
 
 function said(text) {
@@ -48,7 +48,7 @@ function said(text) {
   return words;
 }
 
-// If a curve is missing, say which.
+// Name the jobs whose curves are missing.
 function refuse(missing) {
   const again = document.createElement("button");
   again.type = "button";

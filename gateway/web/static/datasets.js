@@ -1,4 +1,4 @@
-// Uploads: chosen files are listed, can be renamed, and are sent one by one.
+// Uploads: the page lists the chosen files, lets the user rename them, and sends them one by one.
 
 import { csrfToken, notify } from "./app.js";
 
@@ -26,7 +26,7 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
 }
 
-// One file. Its state is waiting, sending, sent, refused, failed or cancelled. Only a failed file is sent again.
+// One file. Its state is waiting, sending, sent, refused, failed or cancelled. The user can send only a failed file again.
 class Upload {
   constructor(file) {
     this.file = file;
@@ -85,7 +85,7 @@ class Upload {
     const name = this.name.value.trim();
     if (!name) {
       this.name.setAttribute("aria-invalid", "true");
-      this.become("failed", "The name is empty. Enter one.");
+      this.become("failed", "The name is empty. Enter a name.");
       this.name.focus();
       return Promise.resolve();
     }
@@ -99,8 +99,8 @@ class Upload {
       request.setRequestHeader("x-csrf-token", csrfToken());
       request.upload.onprogress = (event) => this.show(event.loaded);
       request.onload = () => this.answered(request);
-      request.onerror = () => this.become("failed", "EcoLink is unreachable, or it stopped the upload. Try again.");
-      request.onabort = () => this.become("cancelled", "Cancelled. EcoLink kept no part of the file. Choose it again to upload it.");
+      request.onerror = () => this.become("failed", "EcoLink is unreachable or stopped the upload. Try again.");
+      request.onabort = () => this.become("cancelled", "Cancelled. EcoLink kept no part of the file. To upload it, choose the file again.");
       request.onloadend = resolve;
       request.send(this.file);
     });
@@ -133,7 +133,7 @@ class Upload {
   }
 }
 
-// The table shows the result of a validation. Each upload then shows it too.
+// Copy the result of a validation from the table to its upload.
 function showVerdicts() {
   for (const upload of uploads) {
     const status = upload.dataset && document.getElementById(`dataset-${upload.dataset}`)?.dataset.status;
@@ -196,7 +196,7 @@ chooser.addEventListener("change", () => {
   chooser.value = "";
 });
 
-// The whole page accepts dropped files. Otherwise the browser would leave the page to open them.
+// Accept dropped files anywhere on the page. Otherwise, the browser would leave the page to open them.
 let over = 0;
 
 function carriesFiles(event) {
@@ -219,7 +219,7 @@ document.addEventListener("drop", (event) => {
   place.classList.remove("is-over");
   const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
   const folders = items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
-  if (folders.length) notify("EcoLink does not accept folders. Drop the files inside it.", true);
+  if (folders.length) notify("EcoLink does not accept folders. Drop the files in the folder.", true);
   add(items.filter((item) => !folders.includes(item)).map((item) => item.getAsFile()).filter(Boolean));
 });
 

@@ -44,7 +44,7 @@ window.addEventListener("pageshow", (event) => {
 
 job.addEventListener("htmx:ws:after:message:incoming", (event) => {
   const frame = JSON.parse(event.detail.message.data);
-  say(""); // not earlier: a connection may be closed at once
+  say(""); // not before: the server may close a connection immediately
   for (const sequence of frame.events) dropRepeats(`[data-sequence="${sequence}"]`);
   seen.sequence = Math.max(seen.sequence, frame.sequence);
   if (frame.line === null) reloadLog();
@@ -55,7 +55,7 @@ job.addEventListener("htmx:ws:after:message:incoming", (event) => {
   if (frame.curve === null) chart.load();
   else if (frame.curve) chart.add(frame.curve);
   if (frame.content) chart.mark();
-  // A page back from the background reconnects from here.
+  // A page that returns from the background reconnects from this position.
   event.detail.connection.url = liveUrl();
 });
 
@@ -73,7 +73,7 @@ function keepLog() {
   toEnd();
 }
 
-// One load at a time. New lines stay behind the loaded ones.
+// Load once at a time. New lines stay after the loaded ones.
 let loading = Promise.resolve();
 function reloadLog() {
   loading = loading.then(async () => {
@@ -110,5 +110,5 @@ log.addEventListener("scroll", () => {
 follow.addEventListener("change", toEnd);
 toEnd();
 chart.load();
-// htmx may process the page before its extension is loaded.
+// htmx may process the page before the browser loads its extension.
 htmx.process(job);

@@ -7,7 +7,7 @@ function say() {
   for (let n = chosen.length - 1; n >= 0; n--) if (!chosen[n].isConnected) chosen.splice(n, 1);
   document.getElementById("compare-button").disabled = chosen.length !== 2;
   for (const box of form.querySelectorAll("input[name=jobs]")) box.disabled = chosen.length === 2 && !box.checked;
-  const words = ["Choose two jobs to compare their curves.", "Choose one more.", "You chose two jobs, the limit. Clear one to choose another."];
+  const words = ["Choose two jobs to compare their loss curves.", "Choose one more job.", "You chose two jobs, which is the maximum. Clear one to choose another."];
   const help = document.getElementById("compare-help");
   help.textContent = words[chosen.length];
   help.dataset.chosen = chosen.length;

@@ -16,7 +16,7 @@ window.addEventListener("pagehide", forget);
 
 document.addEventListener("htmx:after:swap", () => {
   const secret = document.querySelector("[data-secret]");
-  // The list is updated separately. A key that disappeared from it was revoked.
+  // The list of keys updates separately. A key that is no longer in the list was revoked.
   if (secret) {
     const listed = document.getElementById(`key-${secret.dataset.secret}`);
     if (listed) secret.dataset.listed = "";

@@ -8,7 +8,7 @@ const composer = at("composer"), settings = at("settings"), message = at("messag
 const turns = at("turns"), told = at("told");
 const said = new Map(); // messages of the conversation, by model
 let running = null; // AbortController of the current requests
-let conversation = 0; // number of the conversation; responses of an earlier one are dropped
+let conversation = 0; // number of the conversation; responses of earlier conversations are ignored
 
 class Refused extends Error {}
 
@@ -73,7 +73,7 @@ async function* ask(model, messages, signal, wait) {
       signal,
     });
     if (response.redirected || response.status === 403) throw new Refused("This page is outdated. Reload it.");
-    if (response.status === 413) throw new Refused("This conversation is too long. Clear it to start another.");
+    if (response.status === 413) throw new Refused("This conversation is too long. Clear it to start a new one.");
     if (!response.ok) throw new Refused("The request failed. Try again.");
     try {
       yield* pieces(response);
@@ -91,7 +91,7 @@ function figures(start, usage, reason) {
   const ended = { length: ", max tokens reached", stopped: ", stopped" }[reason] ?? "";
   if (tokens === undefined) return `${seconds.toFixed(1)} s${ended}`;
   const speed = tokens > 1 ? ` (${Math.round(tokens / Math.max(seconds, 0.05))} tokens/s)` : "";
-  return `${tokens} ${tokens === 1 ? "token" : "tokens"} in ${seconds.toFixed(1)} s${speed}${ended}`;
+  return `${tokens.toLocaleString("en")} ${tokens === 1 ? "token" : "tokens"} in ${seconds.toFixed(1)} s${speed}${ended}`;
 }
 
 async function answer(place, model, messages, signal) {
@@ -108,7 +108,7 @@ async function answer(place, model, messages, signal) {
       const [choice] = piece.choices;
       if (!choice) continue;
       reason = choice.finish_reason ?? reason;
-      const grown = choice.delta.content?.replaceAll("\0", ""); // which EcoLink refuses in messages
+      const grown = choice.delta.content?.replaceAll("\0", ""); // EcoLink rejects NUL in messages
       if (!grown) continue;
       content += grown;
       following(() => { text.append(grown); show(""); });
@@ -117,7 +117,7 @@ async function answer(place, model, messages, signal) {
   } catch (error) {
     const stopped = signal.aborted;
     if (stopped) finish("stopped", figures(start, usage, "stopped"));
-    else finish("failed", error instanceof Refused ? error.message : "EcoLink cannot be reached. Try again in a moment.");
+    else finish("failed", error instanceof Refused ? error.message : "EcoLink is unreachable. Try again in a moment.");
     line.classList.toggle("field-problem", !stopped);
   } finally {
     place.removeAttribute("aria-busy");
@@ -205,7 +205,7 @@ at("model").addEventListener("change", () => {
   history.replaceState(null, "", `/models/playground?model=${encodeURIComponent(at("model").value)}`);
   if (turns.childElementCount === 0 && running === null) return;
   clear();
-  notify("Model changed. The conversation starts again.");
+  notify("You changed the model. The conversation starts again.");
 });
 document.addEventListener("htmx:after:swap", showState);
 window.addEventListener("pagehide", () => running?.abort());

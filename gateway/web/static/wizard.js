@@ -1,12 +1,12 @@
-// The wizard's behavior beyond htmx: stale responses, approvals, lists, and links to problems.
+// The wizard's behavior in addition to htmx: stale responses, approvals, lists, and links to problems.
 
 const form = document.getElementById("wizard");
 
-// The button of a pending approval. Another request would lose its response although the job starts. So nothing else is
-// sent, and the form is inert.
+// The button of a pending approval. Another request would discard the response although the job starts. Until the
+// response arrives, the page sends nothing else, and the form is inert.
 let approval = null;
 
-// A response to an older state of the form is not shown: the response to the newest state follows.
+// Ignore a response to an older state of the form. The response to the newest state follows.
 let changes = 0;
 const changed = () => {
   changes += 1;
@@ -59,7 +59,7 @@ document.addEventListener("htmx:after:swap", () => {
   }, 1000);
 });
 
-// After the user has used a list, it ignores the `selected` of its options.
+// After the user has changed a list, the browser ignores the `selected` attributes of its options.
 document.addEventListener("htmx:after:swap", () => {
   for (const list of form.querySelectorAll("select[data-chosen]"))
     if (list !== document.activeElement && list.value !== list.dataset.chosen) list.value = list.dataset.chosen;

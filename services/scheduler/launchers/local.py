@@ -147,7 +147,7 @@ class LocalLauncher:
             if name in known | self._warned:
                 continue
             logging.getLogger("launcher").warning(
-                "%d %s of this machine is not used: no GPU type has this device name. Add it with "
+                "this machine has %d unused %s: no GPU type has this device name. Add it with "
                 "`ecolink catalog gpu-types set NAME --device-name '%s'`.",
                 count,
                 name,
@@ -231,10 +231,14 @@ class LocalLauncher:
         self._read_catalog()
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
-            raise LaunchFailed(f"The catalog has no GPU type {spec.gpu_type!r}.")
+            raise LaunchFailed(
+                f"The catalog has no GPU type {spec.gpu_type!r}. Add it with `ecolink "
+                "catalog gpu-types set`."
+            )
         if kind.backing == "cpu":
             return []
-        mine, wanted = self._devices_of(kind), f"The segment needs {spec.gpu_count} {kind.name}"
+        mine = self._devices_of(kind)
+        wanted = f"The segment needs {spec.gpu_count} GPUs of type {kind.name}"
         if len(mine) < spec.gpu_count:
             raise LaunchFailed(f"{wanted}, but this machine has {len(mine)}.")
         occupied = self._occupied()

@@ -110,7 +110,7 @@ class WarmPool:
                 try:
                     self._waiting.append(self._start())
                 except OSError as error:
-                    self._back_off(f"a warm trainer cannot be started: {error}")
+                    self._back_off(f"cannot start a warm trainer: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
         """Take a ready trainer, preferably one with the segment's base model, or return None.

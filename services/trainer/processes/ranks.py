@@ -73,7 +73,8 @@ class Ranks:
         if on_gpus:
             if torch.cuda.device_count() < count:
                 raise RuntimeError(
-                    f"The segment needs {count} GPUs; the machine has {torch.cuda.device_count()}."
+                    f"The segment needs {count} GPUs, but the machine has "
+                    f"{torch.cuda.device_count()}."
                 )
             torch.cuda.set_device(rank)
         # accelerate's store would listen on every network interface.

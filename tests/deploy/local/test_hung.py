@@ -29,8 +29,8 @@ def supervisor_log(home: Path) -> str:
     ("name", "why"),
     [
         ("one", "no heartbeat"),
-        ("postgres", "no answer to connections"),
-        ("nats", "no answer to PING"),
+        ("postgres", "no response to connections"),
+        ("nats", "no response to PING"),
     ],
 )
 def test_a_frozen_process_is_restarted_and_the_reason_is_logged(

@@ -66,7 +66,7 @@ def test_more_than_5_percent_truncated_is_warned_of() -> None:
     assert Truncation.of(lengths, 100).warning is None
     assert Truncation.of(lengths, 50).warning == (
         "6 of 100 examples (6%) are longer than 50 tokens and lose their end. 376 of 496 trainable "
-        "tokens (76%) remain; 6 examples keep none and are dropped."
+        "tokens (76%) remain. Training drops 6 examples that keep none."
     )
     assert Truncation.of(TokenLengths.of([64] * 40), 32).warning == (
         "40 of 40 examples (100%) are longer than 32 tokens and lose their end."

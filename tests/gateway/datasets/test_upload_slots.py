@@ -76,7 +76,7 @@ def refused_with(uploads: list[StalledUpload], limit: str) -> tuple[StalledUploa
     (refused,) = eventually(lambda: answered(uploads))
     status, text = refused.answer()
     assert status == 429
-    assert LIMITS[limit].description in text
+    assert LIMITS[limit].refusal.split("{limit}")[0] in text
     return refused, text
 
 

@@ -98,7 +98,7 @@ def test_a_range_outside_the_file_is_refused(owner: Owner, files: str) -> None:
         beyond = get(owner, f"{files}/{path}", range=f"bytes={size}-")
         assert beyond.status_code == 416
         assert beyond.headers["content-range"] == f"bytes */{size}"
-        assert f"has {size} bytes" in beyond.json()["error"]["message"]
+        assert f"has {size:,} bytes" in beyond.json()["error"]["message"]
 
 
 def test_an_unchanged_file_is_not_sent(owner: Owner, files: str) -> None:

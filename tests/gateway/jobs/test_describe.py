@@ -78,5 +78,5 @@ def test_a_rejection_mentions_a_credit_only_if_there_is_one(given: Job) -> None:
         given.reject_checkpoint(2, f"checkpoints/1/{step}", RejectionReason.CORRUPT)
     earlier, last = (describe(event) for event in given.collect_events())  # type: ignore[arg-type]
     assert (earlier.level, last.level) == ("warn", "warn")
-    assert "credited" in last.text
-    assert "credited" not in earlier.text
+    assert "credit" in last.text
+    assert "credit" not in earlier.text

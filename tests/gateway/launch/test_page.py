@@ -157,7 +157,7 @@ def test_a_wrong_value_is_refused_beside_its_field(wizard: Wizard, name: str, en
     [
         ("epochs", "Enter a whole number from 1 to 100."),
         ("learning_rate", "Enter a number above 0 and at most 1."),
-        ("dropout", "Enter a number from 0 to below 1."),
+        ("dropout", "Enter a number of at least 0 and below 1."),
         ("gpu_count", "Enter a whole number from 1 to 64."),
         ("max_sequence_length", "Enter a whole number from 16 to 1,048,576."),
         ("schedule", "Choose cosine or linear."),

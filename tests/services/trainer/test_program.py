@@ -105,7 +105,7 @@ def test_the_end_of_paid_time_saves_a_checkpoint_and_exits_within_the_grace(
     assert (final["checkpoint"] or {"step": 0})["step"] == final["step"]
     assert 20 <= final["elapsed_seconds"] < 30
     assert final["grace_seconds"] == pytest.approx(final["elapsed_seconds"] - 20, abs=0.002)
-    assert "unanswered" in program.log
+    assert "did not acknowledge" in program.log
 
 
 def test_a_control_message_extends_the_lease_and_stops(
