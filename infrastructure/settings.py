@@ -70,13 +70,13 @@ class Settings(BaseSettings):
     seal_key: Path | None = Field(
         default=None,
         description="File with the Ed25519 key that signs seals of the event log (PEM). Only the "
-        "sealer needs it. The default is `<home>/seal-key.pem`, which the sealer makes at its first "
-        "start.",
+        "sealer needs it. The default is `<home>/seal-key.pem`, which the sealer makes at its "
+        "first start.",
     )
     timestamp_url: HttpUrl | None = Field(
         default=None,
-        description="URL of a timestamp authority (RFC 3161), which confirms the time of signed tree "
-        "heads. If unset, EcoLink requests no timestamps.",
+        description="URL of a timestamp authority (RFC 3161), which confirms the time of signed "
+        "tree heads. If unset, EcoLink requests no timestamps.",
     )
     artifacts_url: str | None = Field(
         default=None,
