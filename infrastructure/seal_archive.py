@@ -25,6 +25,7 @@ from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from infrastructure.artifacts import Artifacts
 
 HEADS, LEAVES, TIMESTAMPS = "seals/heads", "seals/leaves", "seals/timestamps"
+PUBLIC_KEY = "seals/public-key"
 CHUNK_LEAVES = 4_096
 
 
@@ -59,6 +60,24 @@ class SealArchive:
         lines = [*self._lines, json.dumps(head.sign(key))]
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
         self._lines = lines
+
+    def put_public_key(self, key: LogKey) -> None:
+        """Store the key that verifies the heads, unless it is there already."""
+        content = f"{key}\n".encode()
+        if not self._artifacts.exists(PUBLIC_KEY) or self._artifacts.get(PUBLIC_KEY) != content:
+            self._artifacts.put(PUBLIC_KEY, content)
+
+    def public_key(self) -> LogKey | None:
+        """Return the stored key, or None. Raise SealDamaged.
+
+        It is for readers without the key file. An auditor compares it with the key kept elsewhere.
+        """
+        try:
+            return LogKey.parse(self._artifacts.get(PUBLIC_KEY).decode())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise SealDamaged(f"{PUBLIC_KEY} is damaged: {error}") from error
 
     def heads(self, key: LogKey) -> Iterator[TreeHead]:
         """Yield the verified heads, oldest first. Raise SealDamaged at the first invalid one."""

@@ -103,6 +103,7 @@ async def _seal(settings: Settings, leadership: Leadership, store: Connection) -
         exporting=lambda: _as_leader(store, leadership),
     )
     await asyncio.to_thread(sealer.resume, store)
+    await asyncio.to_thread(_publish_key, archive, sealer.log_key, store, leadership)
     try:
         while True:
             with PROGRESS.step("sealing"):
@@ -112,6 +113,13 @@ async def _seal(settings: Settings, leadership: Leadership, store: Connection) -
     except asyncio.CancelledError:
         sealer.export()
         raise
+
+
+def _publish_key(
+    archive: SealArchive, key: LogKey, store: Connection, leadership: Leadership
+) -> None:
+    with _as_leader(store, leadership):
+        archive.put_public_key(key)
 
 
 @contextmanager

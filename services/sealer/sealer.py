@@ -40,7 +40,7 @@ class Sealer:
         """`exporting` is entered around each export, and may refuse it with an error."""
         self._seal_events, self._exporting = seal_events, exporting
         self._archive, self._key, self._now = archive, key, now
-        self._log_key = LogKey(origin, key.public_key())
+        self.log_key = LogKey(origin, key.public_key())
         self._tree = Frontier()
         self._chunk: list[SealedEvent] = []  # leaves of the last, partial chunk
         self._sealed = 0
@@ -59,7 +59,7 @@ class Sealer:
         Raise SealDamaged if the archive does not have the leaves of that head, and LogRewritten if
         the log does not have its last event.
         """
-        head = self._archive.last_head(self._log_key)
+        head = self._archive.last_head(self.log_key)
         if head is None:
             return
         last = b""
@@ -95,9 +95,7 @@ class Sealer:
         if size == self._sealed:
             return
         self._sealed_at = max(self._sealed_at, self._now())  # heads are in order of time
-        head = TreeHead(
-            self._log_key.origin, size, self._tree.root, self._position, self._sealed_at
-        )
+        head = TreeHead(self.log_key.origin, size, self._tree.root, self._position, self._sealed_at)
         with self._exporting():
             self._archive.put_leaves(size - len(self._chunk), self._chunk)
             self._archive.put_head(head, self._key)

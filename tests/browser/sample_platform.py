@@ -11,6 +11,8 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from domain.access.role import Role
 from domain.billing.payment import Receipt
 from domain.capacity.gpu_pool import GpuPool
@@ -25,18 +27,22 @@ from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
 from gateway.launch.job_form import JobRequest
 from infrastructure.artifacts import Artifacts
+from infrastructure.log_identity import log_identity
 from infrastructure.measurements import set_progress
 from infrastructure.profiles import add_account_name, set_dataset_name
+from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.store import Connection, connect
 from services.datasets.validating import Validating
+from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.gateway.conftest import running_gateway
+from tests.logs import notifications
 from tests.projecting import project
 
 REGION = Region(
@@ -94,7 +100,30 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
             Samples(backend, sample).add_all()
             with connect(settings) as connection:
                 project(backend.log, connection)
+                seal(backend, connection)
+            _add_audit_paths(backend, sample)
         yield sample
+
+
+def seal(backend: Backend, connection: Connection) -> None:
+    """Seal the whole log."""
+    archive = SealArchive(backend.artifacts)
+    key = Ed25519PrivateKey.generate()
+    sealer = Sealer(archive, origin_of(log_identity(connection)), key, lambda: datetime.now(UTC))
+    archive.put_public_key(sealer.log_key)
+    while sealer.step(connection):
+        pass
+    sealer.export()
+
+
+def _add_audit_paths(backend: Backend, sample: SamplePlatform) -> None:
+    """Add the pages for auditors: of a charge, and of an event that is not sealed yet."""
+    last = {each.topic: each.id for each in notifications(backend.log)}
+    sample.paths["audit event"] = f"/audit/events/{last['MinuteMetered']}"
+    with because(Cause("service:test", str(uuid4()), datetime.now(UTC))):
+        backend.ecolink.grant_credit(sample.people["olga"].account_id, 1_000_000, "late")
+    newest = notifications(backend.log)[-1].id
+    sample.paths["audit event unsealed"] = f"/audit/events/{newest}"
 
 
 class Samples:

@@ -210,6 +210,8 @@ STATES = (
     State("playground", "/models/playground", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
+    State("audit-event", "audit event", "olga", dark=True, phone=True),
+    State("audit-event-unsealed", "audit event unsealed", "olga", phone=True),
     State("audit-none", "/audit?account=olga&kind=Job", "olga"),
     State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
 )

@@ -1,0 +1,123 @@
+"""Proofs of stored events, made from the exported seals without the whole tree in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from uuid import UUID
+
+from domain.audit.event_proof import EventProof
+from domain.audit.merkle import Tree, root_of
+from domain.audit.sealed_event import ENTRY, SealedEvent, StoredRow, decode, leaves_in
+from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.seal_archive import SealArchive, SealDamaged
+
+_ROOTS: dict[bytes, bytes] = {}
+"""Roots of complete chunks, by the hash of their content. The log's size bounds their number."""
+
+
+class SealStatus(StrEnum):
+    """The result of looking up an event in the seals."""
+
+    PROVEN = "proven"
+    CHANGED = "changed"
+    INSERTED = "inserted"
+    NOT_SEALED = "not_sealed"
+    SEALS_DAMAGED = "seals_damaged"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the seals say about an event. `problem` describes a difference."""
+
+    status: SealStatus
+    head: TreeHead | None = None
+    proof: EventProof | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A leaf with its inclusion proof."""
+
+    index: int
+    hash: bytes
+    path: list[bytes]
+
+
+def evidence_of(row: StoredRow, archive: SealArchive) -> Evidence:
+    """Prove an event with the newest head, as the key that the archive has signed it."""
+    try:
+        return _evidence(row, archive)
+    except SealDamaged as error:
+        return Evidence(SealStatus.SEALS_DAMAGED, problem=str(error))
+
+
+def _evidence(row: StoredRow, archive: SealArchive) -> Evidence:
+    key = archive.public_key()
+    note = archive.last_note(key) if key else None
+    if key is None or note is None:
+        return Evidence(SealStatus.NOT_SEALED)
+    head = key.verify(note)
+    if row.notification_id > head.last_event:
+        return Evidence(SealStatus.NOT_SEALED, head)
+    leaf = _find(row.notification_id, head, archive)
+    if leaf is None:
+        text = f"Event {row.notification_id} was inserted after the events around it were sealed."
+        return Evidence(SealStatus.INSERTED, head, problem=text)
+    proof = _proof(row, leaf, note, key)
+    failures = proof.failures(key)
+    if not failures:
+        return Evidence(SealStatus.PROVEN, head, proof)
+    is_changed = proof.row_hash != proof.leaf_hash
+    status = SealStatus.CHANGED if is_changed else SealStatus.SEALS_DAMAGED
+    return Evidence(status, head, proof, " ".join(failures))
+
+
+def _proof(row: StoredRow, leaf: _Leaf, note: str, key: LogKey) -> EventProof:
+    return EventProof(
+        id=row.notification_id,
+        originator_id=UUID(bytes=bytes(row.originator_id)),
+        originator_version=row.originator_version,
+        topic=row.topic,
+        state=bytes(row.state).decode(errors="replace"),  # sealed events are UTF-8
+        leaf_hash=leaf.hash.hex(),
+        leaf_index=leaf.index,
+        inclusion_proof=tuple(node.hex() for node in leaf.path),
+        head=note,
+        public_key=str(key),
+    )
+
+
+def _find(id: int, head: TreeHead, archive: SealArchive) -> _Leaf | None:
+    """Return the leaf of an event.
+
+    A chunk has a power of two of leaves, so its tree is a subtree. The path in the chunk and the
+    path over the roots of all chunks are the inclusion proof.
+    """
+    roots: list[bytes] = []
+    inside: tuple[int, int, Tree] | None = None  # number of the chunk, index in it, its tree
+    for number, content in enumerate(archive.contents(0, head.size)):
+        if inside is None and decode(content[-ENTRY.size :])[0].notification_id >= id:
+            events = decode(content)
+            index = bisect_left(events, SealedEvent(id, b""))
+            if events[index].notification_id != id:
+                return None
+            inside = number, index, Tree([leaf for _, leaf in events])
+        roots.append(_root(content, archive))
+    if inside is None:
+        return None
+    number, index, tree = inside
+    path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
+    return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
+
+
+def _root(content: bytes, archive: SealArchive) -> bytes:
+    if len(content) != archive.chunk_leaves * ENTRY.size:
+        return root_of(leaves_in(content))
+    name = sha256(content).digest()
+    if name not in _ROOTS:
+        _ROOTS[name] = root_of(leaves_in(content))
+    return _ROOTS[name]

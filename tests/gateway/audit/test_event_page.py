@@ -1,0 +1,152 @@
+"""The page of an event: fields, causes, effects and proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi.testclient import TestClient
+
+from domain.access.role import Role
+from domain.audit.event_proof import EventProof
+from domain.audit.tree_head import LogKey
+from infrastructure.artifacts import Artifacts
+from infrastructure.seal_archive import SealArchive
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.sealer.sealer import Sealer
+from tests.builders.entries import Entries
+from tests.builders.platform import Platform
+from tests.gateway.audit.conftest import tamper
+from tests.gateway.web.html import Node, read_html
+from tests.gateway.web.signed_in import Browser, signed_in
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = LogKey("ecolink/test", KEY.public_key())
+
+Seal = Callable[[], None]
+
+
+@pytest.fixture
+def seal(settings: Settings) -> Seal:
+    """Seal the whole log."""
+
+    def do() -> None:
+        archive = SealArchive(Artifacts(settings.artifacts))
+        sealer = Sealer(archive, PUBLIC.origin, KEY, lambda: datetime.now(UTC))
+        archive.put_public_key(sealer.log_key)
+        with connect(settings) as store:
+            sealer.resume(store)
+            while sealer.step(store):
+                pass
+            sealer.export()
+
+    return do
+
+
+def event_page(browser: Browser, position: int) -> Node:
+    answer = browser.client.get(f"/audit/events/{position}")
+    assert answer.status_code == 200
+    return read_html(answer.text)
+
+
+def status(page: Node) -> str:
+    return page["proof-status"].attributes["data-status"]
+
+
+def test_the_page_shows_the_fields_of_an_event(auditor: Browser, entries: Entries) -> None:
+    approved = entries.last("JobApproved")
+    fields = event_page(auditor, approved.id)["fields"].text
+    for expected in (approved.event.event_id, approved.event.command_id, "rate_micros_per_hour"):
+        assert expected in fields
+
+
+def test_the_causes_of_a_charge_begin_with_a_command(auditor: Browser, entries: Entries) -> None:
+    minute = entries.last("MinuteMetered")
+    page = event_page(auditor, minute.id)
+    steps = [each for each in page["causes"].all() if each.tag == "li"]
+    assert any(
+        "JobResumed" in each.text and "A command of a person." in each.text for each in steps
+    )
+    assert steps[-1].attributes["data-position"] == str(minute.id)
+    assert "UsageSettled" in page["together"].text
+
+
+def test_the_page_lists_the_direct_effects(auditor: Browser, entries: Entries) -> None:
+    approved = entries.last("JobApproved")
+    effect = next(entries.effects(approved), None)
+    page = event_page(auditor, approved.id)
+    if effect is None:
+        assert "No event names it as its cause." in page["effects"].text
+    else:
+        assert str(effect.id) in page["effects"].text
+
+
+def test_a_sealed_event_is_proven_to_whoever_has_the_key(
+    auditor: Browser, entries: Entries, seal: Seal
+) -> None:
+    position = entries.last("MinuteMetered").id
+    seal()
+    page = event_page(auditor, position)
+    assert status(page) == "proven"
+    answer = auditor.client.get(f"/audit/events/{position}/proof.json")
+    assert answer.headers["content-disposition"].startswith("attachment")
+    proof = EventProof.model_validate_json(answer.text)
+    assert proof.failures(PUBLIC) == []
+    assert page["leaf-hash"].text == proof.leaf_hash
+
+
+def test_an_event_after_the_newest_head_says_so(
+    auditor: Browser, entries: Entries, seal: Seal, platform: Platform
+) -> None:
+    position = entries.last("MinuteMetered").id
+    assert status(event_page(auditor, position)) == "not_sealed"
+    assert auditor.client.get(f"/audit/events/{position}/proof.json").status_code == 404
+    seal()
+    platform.person()
+    newest = platform.log.recorder.max_notification_id()
+    assert newest is not None
+    page = event_page(auditor, newest)
+    assert status(page) == "not_sealed"
+    assert "The newest head covers events up to" in page["proof-status"].text
+
+
+def test_a_changed_event_has_no_valid_proof(
+    auditor: Browser, entries: Entries, seal: Seal, settings: Settings
+) -> None:
+    minute = entries.last("MinuteMetered")
+    seal()
+    statement = (
+        "UPDATE ecolink_events SET state = convert_to(replace(convert_from(state, 'UTF8'), "
+        "'\"minute\":', '\"minute\": '), 'UTF8') WHERE notification_id = %s"
+    )
+    tamper(settings, statement, minute.id)
+    page = event_page(auditor, minute.id)
+    assert status(page) == "changed"
+    assert f"Event {minute.id} was changed" in page["proof-status"].text
+
+
+def test_a_damaged_event_shows_its_problem_and_its_proof(
+    auditor: Browser, entries: Entries, seal: Seal, settings: Settings
+) -> None:
+    minute = entries.last("MinuteMetered")
+    seal()
+    statement = "UPDATE ecolink_events SET state = '\\x7bff' WHERE notification_id = %s"
+    tamper(settings, statement, minute.id)
+    page = event_page(auditor, minute.id)
+    assert "The state is not JSON." in page.text
+    assert status(page) == "changed"
+
+
+def test_an_unknown_position_is_not_found(auditor: Browser, entries: Entries) -> None:
+    unknown = entries.entries[-1].id + 1_000
+    assert auditor.client.get(f"/audit/events/{unknown}").status_code == 404
+    assert auditor.client.get(f"/audit/events/{unknown}/proof.json").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/audit/events/1", "/audit/events/1/proof.json"])
+def test_account_holders_see_no_event(client: TestClient, platform: Platform, path: str) -> None:
+    assert signed_in(client, platform.person()).client.get(path).status_code == 403
+    assert signed_in(client, platform.person(Role.AUDITOR)).client.get(path).status_code != 403

@@ -1,0 +1,81 @@
+"""Proofs of events from the exported seals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.merkle import root_of
+from domain.audit.sealed_event import StoredRow, sealed_events
+from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.artifacts import Artifacts
+from infrastructure.event_proofs import SealStatus, evidence_of
+from infrastructure.seal_archive import SealArchive
+from infrastructure.settings import Settings
+
+CHUNK = 4
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = LogKey("ecolink/test", KEY.public_key())
+
+
+def rows(count: int) -> list[StoredRow]:
+    """Rows with only even notification IDs."""
+    return [StoredRow(2 * n, bytes(16), n, "Topic", b"{}") for n in range(1, count + 1)]
+
+
+def sealed(settings: Settings, log: list[StoredRow]) -> SealArchive:
+    archive = SealArchive(Artifacts(settings.artifacts), CHUNK)
+    leaves = sealed_events(log)
+    root = root_of([leaf for _, leaf in leaves])
+    archive.put_public_key(PUBLIC)
+    archive.put_leaves(0, leaves)
+    head = TreeHead(PUBLIC.origin, len(log), root, log[-1].notification_id, datetime.now(UTC))
+    archive.put_head(head, KEY)
+    return archive
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 11, 16, 19])
+def test_every_event_of_a_tree_of_several_chunks_is_proven(settings: Settings, count: int) -> None:
+    log = rows(count)
+    archive = sealed(settings, log)
+    for row in log:
+        found = evidence_of(row, archive)
+        assert found.status is SealStatus.PROVEN
+        assert found.proof is not None
+        assert found.proof.failures(PUBLIC) == []
+
+
+def test_a_changed_and_an_inserted_event_are_not_proven(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    changed = evidence_of(log[6]._replace(state=b"[]"), archive)
+    assert changed.status is SealStatus.CHANGED
+    inserted = evidence_of(log[6]._replace(notification_id=7), archive)
+    assert inserted.status is SealStatus.INSERTED
+    newer = evidence_of(log[6]._replace(notification_id=99), archive)
+    assert newer.status is SealStatus.NOT_SEALED
+
+
+def test_changed_leaves_do_not_prove_an_event(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    archive.put_leaves(0, sealed_events([log[0]._replace(state=b"[]"), *log[1:CHUNK]]))
+    found = evidence_of(log[8], archive)
+    assert found.status is SealStatus.SEALS_DAMAGED
+    assert found.problem is not None
+    assert "does not lead to the root" in found.problem
+
+
+def test_an_archive_without_seals_proves_nothing(settings: Settings) -> None:
+    archive = SealArchive(Artifacts(settings.artifacts), CHUNK)
+    assert evidence_of(rows(1)[0], archive).status is SealStatus.NOT_SEALED
+
+
+def test_a_proof_of_another_key_fails(settings: Settings) -> None:
+    log = rows(5)
+    found = evidence_of(log[2], sealed(settings, log)).proof
+    assert found is not None
+    other = LogKey(PUBLIC.origin, Ed25519PrivateKey.generate().public_key())
+    assert found.failures(other) != []
