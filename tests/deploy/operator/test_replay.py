@@ -12,14 +12,18 @@ import pytest
 
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
+from domain.jobs.job_request import JobRequest
 from gateway.cli.exits import ExitCode
 from gateway.schemas import job_name
 from infrastructure.profiles import add_account_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from tests.builders.commands import command
 from tests.builders.entries import Entries, entries_of
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.deploy.operator.command_line import ecolink
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.simulation.story import SECOND_MICROS, Story, told
 
 
@@ -118,8 +122,8 @@ def test_a_forged_topic_cannot_control_the_terminal(entries: Entries, settings: 
             "UPDATE ecolink_events SET topic = %s WHERE notification_id = %s",
             ["\x1b[2J", last.id],
         )
-    for command in (["replay"], ["why", str(last.id)]):
-        output = ecolink("audit", *command, exit_code=ExitCode.FAILED)
+    for arguments in (["replay"], ["why", str(last.id)]):
+        output = ecolink("audit", *arguments, exit_code=ExitCode.FAILED)
         assert "[2J" in output
         assert "\x1b" not in output
 
@@ -144,6 +148,14 @@ def test_a_job_is_shown_as_of_an_event(story: Story, entries: Entries) -> None:
     assert then["running_segment"] == 1
     assert then["reserved_micros"] == 100 * SECOND_MICROS
     assert then["log"]["as_of"]["position"] == allocated.id
+
+
+def test_a_request_without_a_job_is_shown(log: EventLog) -> None:
+    with command("request"):
+        log.commit(JobRequest.ordered(JOB_ID, ACCOUNT_ID, CHOICES, ORDER))
+    found = shown("job", job_name(JOB_ID))
+    assert (found["status"], found["plan"], found["cost_micros"]) == ("validating_files", None, 0)
+    assert "validating_files" in ecolink("audit", "show", "job", job_name(JOB_ID))
 
 
 def test_a_shown_job_says_that_the_log_alone_decides(story: Story, entries: Entries) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
 from domain.replay.causes import Basis, Explanation, Origin, explain
+from tests.builders.commands import NOW
 from tests.builders.entries import Entries, damaged, entries_of
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.simulation.story import STORY_PLAN, approved, told
 
 
@@ -126,6 +131,19 @@ def test_the_end_of_a_segment_that_its_owner_paused_names_the_request() -> None:
     log = Entries(entries_of(events))
     found = explain(log.last("JobPaused"), log)
     assert commands(found) == ["JobApproved", "PauseRequested"]
+
+
+def test_a_job_that_was_requested_before_its_files_were_ready_leads_to_the_request() -> None:
+    events = EventLog()
+    with because(Cause("account:a", "request", NOW)):
+        request = JobRequest.ordered(JOB_ID, ACCOUNT_ID, CHOICES, ORDER)
+        events.commit(request)
+    with because(Cause("account:a", "approval", NOW, f"{request.id}:1")):
+        events.commit(Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE))
+    log = Entries(entries_of(events))
+    found = explain(log.last("JobApproved"), log)
+    assert topics(found) == ["JobRequested", "JobApproved"]
+    assert commands(found) == ["JobRequested"]
 
 
 def test_a_cause_that_the_log_lacks_is_reported(log: Entries) -> None:
