@@ -382,7 +382,7 @@ def test_a_deletion_that_datasets_skipped_is_reported(audited: Audited, history:
         ),
         (
             "UPDATE segment_evidence SET elapsed_seconds = 1e9",
-            *(DifferenceKind.TOO_MUCH_EVIDENCE, "1000000000 s"),
+            *(DifferenceKind.TOO_MUCH_EVIDENCE, "1,000,000,000 s"),
         ),
         (
             "UPDATE segment_evidence SET segment = 7",
