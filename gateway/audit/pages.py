@@ -1,13 +1,15 @@
-"""Pages for auditors: the search for events, and an event with its causes and its proof."""
+"""Pages for auditors: search, events with their causes and proofs, and past states of jobs."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
 
 from domain.core.errors import NotFound
+from domain.replay.past import Moment
 from gateway.audit.access import reading
 from gateway.audit.kinds import groups
 from gateway.audit.schemas import Logged, LoggedEvent
@@ -16,7 +18,8 @@ from gateway.audit.service import Auditor
 from gateway.backend import Backend, BackendOf
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayReadAll
-from gateway.web.rendering import PRIVATE, page
+from gateway.schemas import JobId, job_name
+from gateway.web.rendering import PRIVATE, fragment, is_htmx, page
 from infrastructure.event_proofs import Evidence, SealStatus, evidence_of
 from infrastructure.event_rows import read_rows
 from infrastructure.seal_archive import SealArchive
@@ -105,3 +108,39 @@ def download_proof(caller: MayReadAll, backend: BackendOf, position: Position) -
 def _evidence(backend: Backend, connection: Connection, position: int) -> Evidence:
     (row,) = read_rows(connection, position - 1, 1)
     return evidence_of(row, SealArchive(backend.artifacts))
+
+
+@router.get("/jobs/{job}")
+def show_job(
+    request: Request,
+    caller: MayReadAll,
+    backend: BackendOf,
+    job: JobId,
+    at: Annotated[int | None, Query(ge=1, le=MOST_POSITION)] = None,
+    number: Annotated[int | None, Query(ge=1)] = None,
+) -> Response:
+    """Show a job as of an event, by default the last one.
+
+    `at` is the position of the event. `number` counts the job's events from 1, as the slider does;
+    it leads to the address with the position.
+    """
+    path = f"/audit/jobs/{job_name(job)}"
+    with reading(backend) as connection:
+        auditor = Auditor(connection)
+        positions = auditor.positions(job)
+        if not positions:
+            raise NotFound(f"The log has no job {job_name(job)}.")
+        if number is not None:
+            at = positions[min(number, len(positions)) - 1]
+            if not is_htmx(request):
+                return RedirectResponse(f"{path}?at={at}", 303)
+        shown = {
+            "job": auditor.job(job, Moment(event=at)),
+            "address": path,
+            "positions": positions,
+            "number": bisect_right(positions, positions[-1] if at is None else at),
+        }
+        shown["event"] = auditor.event(positions[shown["number"] - 1])
+    if number is not None:
+        return fragment("audit/past.html", **shown)
+    return page(request, backend, caller, "audit/job.html", **shown)

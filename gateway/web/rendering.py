@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from domain.access.role import Role
 from domain.core.durations import rough, spoken
+from domain.core.money import exact_dollars
 from domain.estimating.memory import gib
 from gateway.backend import Backend
 from gateway.billing.service import account_of
@@ -64,6 +65,7 @@ def templates() -> Environment:
         "exact": exact_amount,
         "job_name": job_name,
         "limit": written_limit,
+        "micro_dollars": exact_dollars,
         "moment": partial(
             written_time,
             attribute=Markup(' data-clock="seconds"'),

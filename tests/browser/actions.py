@@ -270,3 +270,16 @@ ASSISTANT = (
     "can do:\n\n1. Check the tracking number.\n2. Contact the carrier.\n3. Contact the shop where "
     "you bought it."
 )
+
+
+def move_slider(page: Page) -> None:
+    """Move the slider of a job's audit page to an earlier event with the keyboard."""
+    title = page.locator("#moment-title")
+    _, number, _, count = title.inner_text().split()
+    assert number == count
+    slider = page.locator("#number")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    expect(title).to_have_text(f"Event {int(count) - 3} of {count}")
+    expect(slider).to_be_focused()

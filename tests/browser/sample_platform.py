@@ -117,9 +117,10 @@ def seal(backend: Backend, connection: Connection) -> None:
 
 
 def _add_audit_paths(backend: Backend, sample: SamplePlatform) -> None:
-    """Add the pages for auditors: of a charge, and of an event that is not sealed yet."""
+    """Add the pages of a job, of a charge, and of an event that is not sealed yet."""
     last = {each.topic: each.id for each in notifications(backend.log)}
     sample.paths["audit event"] = f"/audit/events/{last['MinuteMetered']}"
+    sample.paths["audit job"] = sample.paths["registered"].replace("/fine-tune/", "/audit/jobs/")
     with because(Cause("service:test", str(uuid4()), datetime.now(UTC))):
         backend.ecolink.grant_credit(sample.people["olga"].account_id, 1_000_000, "late")
     newest = notifications(backend.log)[-1].id

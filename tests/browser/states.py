@@ -27,6 +27,7 @@ from tests.browser.actions import (
     fail_uploads,
     fill_wizard,
     lose_connection,
+    move_slider,
     open_menu,
     press,
     press_undeploy_base,
@@ -212,6 +213,8 @@ STATES = (
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
     State("audit-event", "audit event", "olga", dark=True, phone=True),
     State("audit-event-unsealed", "audit event unsealed", "olga", phone=True),
+    State("audit-job", "audit job", "olga", dark=True, phone=True),
+    State("audit-job-moved", "audit job", "olga", prepare=move_slider, phone=True),
     State("audit-none", "/audit?account=olga&kind=Job", "olga"),
     State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
 )
