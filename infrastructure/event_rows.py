@@ -10,7 +10,12 @@ from psycopg.rows import args_row, tuple_row
 
 from domain.audit.sealed_event import StoredRow
 
-COLUMNS = "coalesce(notification_id, 0), uuid_send(originator_id), originator_version, topic, state"
+COLUMNS = (
+    "coalesce(notification_id, 0), coalesce(uuid_send(originator_id), ''), "
+    "coalesce(originator_version, 0), coalesce(topic, ''), coalesce(state, '')"
+)
+"""A missing value, which only a superuser can store, is read as an empty one."""
+
 FETCHED_ROWS = 5_000
 STREAMED_ROWS = 500
 

@@ -95,7 +95,8 @@ class SealArchive:
         refs = self._artifacts.list(HEADS)
         if not refs:
             return None
-        line = self._artifacts.get(refs[-1]).splitlines()[-1]
+        lines = self._artifacts.get(refs[-1]).splitlines()
+        line = lines[-1] if lines else b""
         _head_in(line, f"The last head of {refs[-1]}", key)
         return json.loads(line)
 
@@ -136,7 +137,10 @@ class SealArchive:
 
 def _head_in(line: bytes, name: str, key: LogKey) -> TreeHead:
     try:
-        return key.verify(json.loads(line))
+        note = json.loads(line)
+        if not isinstance(note, str):
+            raise InvalidHead("the line is not a JSON string")
+        return key.verify(note)
     except (ValueError, InvalidHead) as error:
         raise SealDamaged(f"{name} is damaged: {error}") from error
 
@@ -149,6 +153,37 @@ def _timestamp_ref(size: int) -> str:
     return f"{TIMESTAMPS}/{size:012}.tsr"
 
 
+class LastHead:
+    """The last head that this machine signed, in a file beside the key.
+
+    The archive must still contain it. Otherwise, an attacker who deletes heads from the archive
+    could make the sealer sign a changed log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def beside(cls, key_file: Path) -> LastHead:
+        """Return the last head of a key."""
+        return cls(key_file.with_name(f"{key_file.stem}.last-head"))
+
+    def read(self, key: LogKey) -> TreeHead | None:
+        """Return the head, or None if this machine has signed none. Raise SealDamaged."""
+        try:
+            return key.verify(self.path.read_text())
+        except FileNotFoundError:
+            return None
+        except (ValueError, InvalidHead) as error:
+            raise SealDamaged(f"{self.path} is damaged: {error}") from error
+
+    def write(self, note: str) -> None:
+        """Store a signed head."""
+        partial = self.path.with_name(f".{self.path.name}")
+        partial.write_text(note)
+        partial.replace(self.path)
+
+
 def origin_of(log_id: UUID) -> str:
     """Return the name of a log in its heads and its key."""
     return f"ecolink/{log_id}"
@@ -158,7 +193,9 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     """Return the private key in a PEM file. Raise ValueError or FileNotFoundError."""
     key = load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{path} has no Ed25519 key. Delete it, so that EcoLink makes one.")
+        raise ValueError(
+            f"{path} has no Ed25519 key. Restore the file, or correct ECOLINK_SEAL_KEY."
+        )
     return key
 
 

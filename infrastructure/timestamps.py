@@ -35,12 +35,10 @@ def request_timestamp(url: str, head: TreeHead) -> bytes:
 
     The request contains only the head's SHA-256 hash. Raise TimestampRefused or httpx.HTTPError.
     """
-    builder = (
-        TimestampRequestBuilder().data(head.text.encode()).hash_algorithm(HashAlgorithm.SHA256)
-    )
+    request = TimestampRequestBuilder(head.text.encode(), HashAlgorithm.SHA256).build()
     reply = httpx.post(
         url,
-        content=builder.build().as_bytes(),
+        content=request.as_bytes(),
         headers={"content-type": REQUEST_TYPE},
         timeout=REPLY_SECONDS,
     )
@@ -52,6 +50,12 @@ def request_timestamp(url: str, head: TreeHead) -> bytes:
     if PKIStatus(response.status) is not PKIStatus.GRANTED:
         reasons = ", ".join(response.status_string) or PKIStatus(response.status).name
         raise TimestampRefused(f"{url} refused the timestamp: {reasons}")
+    stamped = response.tst_info
+    if (stamped.message_imprint.message, stamped.nonce) != (
+        request.message_imprint.message,
+        request.nonce,
+    ):
+        raise TimestampRefused(f"{url} sent a timestamp of another request.")
     return reply.content
 
 

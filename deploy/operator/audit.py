@@ -45,7 +45,7 @@ KeptHeads = Annotated[
 PublicKey = Annotated[
     str | None,
     typer.Option(
-        help="Public key of the log, as `ecolink audit key` printed it once. Without it, the key "
+        help="Public key of the log, as `ecolink audit key` printed it once. Without it, the "
         "command trusts the key file on this machine."
     ),
 ]
@@ -91,7 +91,7 @@ def verify(
 ) -> None:
     """Verify the event log with its seals, then replay it and compare all stored data.
 
-    Names each event that somebody changed, deleted or inserted since EcoLink sealed it. Compares
+    Names each event that an attacker changed, deleted or inserted since EcoLink sealed it. Compares
     projections, balances, snapshots, consumer positions and reported times with the replayed
     events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since` continues an
     interrupted verification.
@@ -99,6 +99,8 @@ def verify(
     try:
         with stack(Settings(), services={}) as settings:
             seals = _verify_seals(settings, _Trusted(public_key, kept_head, timestamp_roots), since)
+            if not as_json:  # before anything else can fail
+                _show_seals(seals)
             findings = None if log_only else audit(settings)
             stored = _check_artifacts(settings) if with_artifacts else None
     except (StackError, ValueError, InvalidHead) as error:
@@ -112,7 +114,6 @@ def verify(
             _show(findings)
         if stored is not None:
             _show_artifacts(stored)
-        _show_seals(seals)
     results = (seals, findings, stored)
     raise typer.Exit(1 if any(each and each.differences for each in results) else 0)
 
@@ -224,7 +225,7 @@ def _show_artifacts(found: ArtifactFindings) -> None:
     for each in found.differences:
         console.print(f"[red]{each.text}[/]")
     if not found.differences:
-        console.print("[green]The artifacts are as the log says.[/]")
+        console.print("[green]All artifacts match the log.[/]")
 
 
 def _seals_document(seals: SealFindings) -> dict[str, object]:
@@ -263,8 +264,10 @@ def _show_seals(seals: SealFindings) -> None:
         console.print(f"[red]{each.text}[/]")
     if unlisted := sum(seals.counts.values()) - len(seals.differences):
         console.print(f"[red]{unlisted} more differences are not listed.[/]")
-    if not seals.differences:
-        console.print("[green]The log is as sealed.[/]")
+    if seals.head is None or not seals.events:
+        console.print("[yellow]No event was compared with a seal, so nothing is proven.[/]")
+    elif not seals.differences:
+        console.print(f"[green]All events up to {seals.head.last_event} match their seals.[/]")
 
 
 def _show(findings: Findings) -> None:

@@ -51,6 +51,7 @@ class DifferenceKind(StrEnum):
     UNKNOWN_SEGMENT = "unknown_segment"
     TOO_MUCH_EVIDENCE = "too_much_evidence"
     ARTIFACT = "artifact"
+    NOT_REPLAYED = "not_replayed"
 
 
 class Difference(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import httpx
 import psycopg
@@ -16,12 +17,14 @@ from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.leadership import LOST, Leadership, leading
 from infrastructure.log_identity import log_identity
 from infrastructure.progress import PROGRESS
-from infrastructure.seal_archive import SealArchive, SealDamaged, make_key, origin_of
+from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, make_key, origin_of
 from infrastructure.service import run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.timestamps import TimestampRefused, request_timestamp
 from services.sealer.sealer import LogRewritten, Sealer
+
+T = TypeVar("T")
 
 PAUSE_SECONDS = 0.5
 RETRY_SECONDS = 5.0
@@ -100,18 +103,30 @@ async def _seal(settings: Settings, leadership: Leadership, store: Connection) -
         origin_of(log_identity(store)),
         key,
         lambda: datetime.now(UTC),
-        exporting=lambda: _as_leader(store, leadership),
     )
-    await asyncio.to_thread(sealer.resume, store)
-    await asyncio.to_thread(_publish_key, archive, sealer.log_key, store, leadership)
+    sealer.exporting = lambda: _as_leader(store, leadership)
+    sealer.last_head = LastHead.beside(settings.seal_key_file)
+    await _in_thread(lambda: sealer.resume(store))
+    await _in_thread(lambda: _publish_key(archive, sealer.log_key, store, leadership))
     try:
         while True:
             with PROGRESS.step("sealing"):
-                more = await asyncio.to_thread(sealer.step, store)
+                more = await _in_thread(lambda: sealer.step(store))
             if not more:
                 await asyncio.sleep(PAUSE_SECONDS)
     except asyncio.CancelledError:
-        sealer.export()
+        with suppress(psycopg.Error, *STORE_ERRORS):
+            sealer.export()
+        raise
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run work in a thread. If this task is cancelled, wait until the thread has finished."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
         raise
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,12 +17,15 @@ from cryptography.x509 import Certificate
 from domain.audit.merkle import Frontier
 from domain.audit.sealed_event import ENTRY, decode, encode, leaves_in, seal
 from domain.audit.tree_head import LogKey, TreeHead
-from infrastructure.event_rows import stream_rows
+from infrastructure.event_rows import read_rows, stream_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
 from infrastructure.timestamps import TimestampInvalid, timestamp_of
 
 Row = tuple[int, bytes, int, str, bytes]
 """A row with the columns of StoredRow."""
+
+TIMESTAMP_LIMIT = timedelta(hours=1)
+"""Longest time from a head to a timestamp that confirms it. The sealer requests one in minutes."""
 
 LATE_SECONDS = 600.0
 """Age of an event without a head that is a difference. The sealer needs seconds."""
@@ -41,6 +45,8 @@ class TamperKind(StrEnum):
     SEAL_DAMAGED = "seal_damaged"
     TIMESTAMP_INVALID = "timestamp_invalid"
     """A timestamp is not the authority's, or not of this head."""
+    NOT_TIMESTAMPED = "not_timestamped"
+    """No timestamp confirms heads within an hour of their time."""
     NOT_SEALED = "not_sealed"
     """Events are much older than the newest head: the sealer stopped, or heads were deleted."""
 
@@ -118,6 +124,7 @@ def verify_seals(
             findings.add(TamperKind.SEAL_DAMAGED, head.last_event, head.last_event, text)
     if trust.roots:
         _check_timestamps(archive, heads, trust.roots, findings)
+        _check_times([head for head in heads if head.last_event > since], findings)
     checked = sorted({*heads, *(head for head in trust.kept if head.size <= size)}, key=_size)
     rows = _Rows(stream_rows(store, since))
     for content in _Checked(archive, size, checked, findings):
@@ -158,20 +165,43 @@ def _check_timestamps(
             findings.add(TamperKind.TIMESTAMP_INVALID, last, last, text)
 
 
-def _check_lateness(store: psycopg.Connection[Any], last: int, findings: SealFindings) -> None:
-    """Report events that have had no head for too long, by the store's clock."""
-    row = store.execute(
-        "SELECT notification_id AS id, EXTRACT(epoch FROM clock_timestamp() - "
-        "(convert_from(state, 'UTF8')::jsonb->>'timestamp')::timestamptz)::float8 AS seconds "
-        "FROM ecolink_events WHERE notification_id > %s ORDER BY notification_id LIMIT 1",
-        [last],
-    ).fetchone()
-    if row is not None and row["seconds"] > LATE_SECONDS:
+def _check_times(heads: Sequence[TreeHead], findings: SealFindings) -> None:
+    """Report the heads that no timestamp confirms soon after the time that they state.
+
+    A timestamp confirms its head and all earlier ones, because the tree contains them.
+    """
+    now, late = datetime.now(UTC), list[TreeHead]()
+    for head in heads:
+        confirmed = next((each.time for each in findings.timestamps if each.size >= head.size), now)
+        if confirmed - head.sealed_at > TIMESTAMP_LIMIT:
+            late.append(head)
+    if late:
+        first, last = late[0], late[-1]
         text = (
-            f"Events from {row['id']} on have had no seal for {row['seconds'] / 60:.0f} minutes: "
-            "the sealer does not run, or heads were deleted."
+            f"No timestamp confirms {len(late)} heads within an hour, from that of {first.size} "
+            f"events, sealed at {first.sealed_at:%Y-%m-%d %H:%M:%S} UTC, to that of {last.size}."
         )
-        findings.add(TamperKind.NOT_SEALED, row["id"], row["id"], text)
+        findings.add(TamperKind.NOT_TIMESTAMPED, first.last_event, last.last_event, text)
+
+
+def _check_lateness(store: psycopg.Connection[Any], last: int, findings: SealFindings) -> None:
+    """Report events that have had no head for too long."""
+    first = next(iter(read_rows(store, last, 1)), None)
+    if first is None:
+        return
+    try:
+        recorded = datetime.fromisoformat(json.loads(first.state)["timestamp"])
+        minutes = (datetime.now(UTC) - recorded).total_seconds() / 60
+    except (ValueError, LookupError, TypeError):
+        text = f"Event {first.notification_id} has no head and no readable time."
+        findings.add(TamperKind.NOT_SEALED, first.notification_id, first.notification_id, text)
+        return
+    if minutes > LATE_SECONDS / 60:
+        text = (
+            f"Events from {first.notification_id} on have had no head for {minutes:.0f} minutes: "
+            "the sealer does not run, or someone deleted heads."
+        )
+        findings.add(TamperKind.NOT_SEALED, first.notification_id, first.notification_id, text)
 
 
 def _size(head: TreeHead) -> int:
@@ -183,6 +213,8 @@ def _heads(archive: SealArchive, key: LogKey, findings: SealFindings) -> list[Tr
     heads: list[TreeHead] = []
     try:
         for head in archive.heads(key):
+            if heads and (head.size, head.root) == (heads[-1].size, heads[-1].root):
+                continue  # an export that was repeated after an error
             if heads and head.size <= heads[-1].size:
                 raise SealDamaged(
                     f"The head of {head.size} events follows that of {heads[-1].size}."

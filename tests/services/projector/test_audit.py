@@ -144,7 +144,8 @@ TAMPERING = {
     "a deleted row": ("models", "DELETE FROM models"),
     "an added row": (
         "api_keys",
-        "INSERT INTO api_keys SELECT gen_random_uuid(), account_id, hint, issued_at FROM api_keys",
+        "INSERT INTO api_keys (key_id, account_id, hint, role, scopes, issued_at) "
+        "SELECT gen_random_uuid(), account_id, hint, role, scopes, issued_at FROM api_keys",
     ),
     "a nested field": (
         "job_timeline",
@@ -400,3 +401,17 @@ def test_evidence_that_contradicts_the_bill_is_reported(
     audited.change(statement)
     (text,) = audited.texts(kind)
     assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("topic", "os:system"), ("topic", ""), ("state", b"no json")],
+)
+def test_an_event_that_nobody_can_replay_is_a_difference(
+    audited: Audited, history: History, column: str, value: object
+) -> None:
+    history.run_until("training")
+    audited.fold()
+    audited.change(f"UPDATE ecolink_events SET {column} = %s WHERE notification_id = 5", value)
+    (difference,) = audited.differences()
+    assert difference.kind is DifferenceKind.NOT_REPLAYED

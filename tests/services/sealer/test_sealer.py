@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.event_rows import read_rows
-from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.seal_archive import HEADS, LastHead, SealArchive, SealDamaged
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.sealer.sealer import LogRewritten, Sealer
@@ -37,9 +38,10 @@ class Seals:
         self.artifacts = Artifacts(settings.artifacts)
         self.archive = SealArchive(self.artifacts, CHUNK_LEAVES)
 
-    def sealer(self) -> Sealer:
+    def sealer(self, last_head: LastHead | None = None) -> Sealer:
         archive = SealArchive(self.artifacts, CHUNK_LEAVES)
         made = Sealer(archive, ORIGIN, KEY, lambda: datetime.now(UTC), SEAL_EVENTS)
+        made.last_head = last_head
         with connect(self.settings) as store:
             made.resume(store)
         return made
@@ -247,3 +249,78 @@ def test_events_before_a_chosen_one_are_not_compared(seals: Seals) -> None:
     since = seals.verify(since=known[99])
     assert (since.events, since.differences) == (len(known) - 100, [])
     assert seals.verify(since=known[98]).counts == {TamperKind.CHANGED: 1}
+
+
+def test_a_sealer_refuses_an_archive_without_the_last_head_that_it_signed(
+    seals: Seals, tmp_path: Path
+) -> None:
+    """Otherwise it would sign a changed log after somebody deleted the heads."""
+    signing = seals.sealer(LastHead(tmp_path / "last-head"))
+    grow(seals.log, 10)
+    seals.seal(signing)
+    seals.sealer(signing.last_head)
+    seals.artifacts.delete_directory(HEADS)
+    with pytest.raises(SealDamaged):
+        seals.sealer(signing.last_head)
+
+
+def test_a_sealer_refuses_leaves_other_than_those_that_it_signed(
+    seals: Seals, tmp_path: Path
+) -> None:
+    last_head = LastHead(tmp_path / "last-head")
+    grow(seals.log, 10)
+    signing = seals.seal(seals.sealer(last_head))
+    forged = Seals(seals.settings, seals.log)
+    seals.tamper("UPDATE ecolink_events SET topic = 'x' WHERE notification_id = %s", 1)
+    forged.artifacts.delete_directory("seals")
+    forged.seal(forged.sealer())
+    assert forged.verify().head is not None
+    with pytest.raises(SealDamaged):
+        seals.sealer(signing.last_head)
+
+
+def test_a_sealer_refuses_an_event_far_beyond_the_others(seals: Seals) -> None:
+    known = ids(seals.log)
+    grow(seals.log, 1)
+    seals.tamper(
+        "UPDATE ecolink_events SET notification_id = 4611686018427387904 "
+        "WHERE notification_id > %s",
+        known[-1],
+    )
+    with pytest.raises(LogRewritten):
+        seals.seal()
+
+
+@pytest.mark.parametrize("column", ["topic", "state", "originator_version", "originator_id"])
+def test_a_missing_value_is_a_change(seals: Seals, column: str) -> None:
+    seals.tamper("ALTER TABLE ecolink_events DROP CONSTRAINT ecolink_events_pkey")
+    seals.tamper(f"ALTER TABLE ecolink_events ALTER {column} DROP NOT NULL")
+    seals.tamper(f"UPDATE ecolink_events SET {column} = NULL WHERE notification_id = 7")
+    assert seals.verify().counts == {TamperKind.CHANGED: 1}
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"no json", b"\xff", b"[]"])
+def test_an_unsealed_event_without_a_readable_time_is_a_difference(
+    seals: Seals, state: bytes
+) -> None:
+    known = ids(seals.log)
+    grow(seals.log, 1)
+    seals.tamper(
+        "UPDATE ecolink_events SET state = %s WHERE notification_id > %s", state, known[-1]
+    )
+    assert TamperKind.NOT_SEALED in seals.verify().counts
+
+
+@pytest.mark.parametrize("content", [b"", b"7\n", b"{}\n"])
+def test_a_file_of_heads_with_other_content_is_damaged(seals: Seals, content: bytes) -> None:
+    for ref in seals.artifacts.list(HEADS):
+        seals.artifacts.put(ref, content)
+    with pytest.raises(SealDamaged):
+        seals.sealer()
+
+
+def test_a_head_that_was_exported_twice_is_no_difference(seals: Seals) -> None:
+    (ref,) = seals.artifacts.list(HEADS)
+    lines = seals.artifacts.get(ref)
+    seals.artifacts.put(ref, lines + lines.splitlines(keepends=True)[-1])
+    assert seals.verify().differences == []

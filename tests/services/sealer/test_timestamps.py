@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -13,10 +14,11 @@ from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.timestamps import TimestampRefused, request_timestamp
 from services.sealer.app import timestamp_newest
+from services.sealer.sealer import Sealer
 from services.sealer.verification import SealFindings, TamperKind
 from tests.infrastructure.timestamp_authority import Authority, timestamp_authority
 from tests.logs import grow
-from tests.services.sealer.test_sealer import PUBLIC, Seals
+from tests.services.sealer.test_sealer import KEY, ORIGIN, PUBLIC, Seals
 
 
 @pytest.fixture
@@ -50,6 +52,21 @@ def test_a_timestamp_confirms_the_time_of_the_newest_head(
     assert found.head is not None
     assert timestamp.size < found.head.size
     assert abs((timestamp.time - found.head.sealed_at).total_seconds()) < 3600
+
+
+def test_heads_without_a_timestamp_within_an_hour_are_a_difference(
+    seals: Seals, authority: Authority
+) -> None:
+    """A log that was sealed again has heads with old times and no timestamps from then."""
+    head = seals.archive.last_head(PUBLIC)
+    assert head is not None
+    grow(seals.log, 10)
+    sealer = Sealer(seals.archive, ORIGIN, KEY, lambda: head.sealed_at + timedelta(hours=-9), 50)
+    seals.artifacts.delete_directory("seals")
+    seals.seal(sealer)
+    assert verified(seals, authority).counts == {TamperKind.NOT_TIMESTAMPED: 1}
+    timestamp_newest(seals.archive, PUBLIC, authority.url)
+    assert verified(seals, authority).counts == {TamperKind.NOT_TIMESTAMPED: 1}
 
 
 def test_a_head_receives_one_timestamp(seals: Seals, authority: Authority) -> None:
