@@ -9,12 +9,12 @@ from fastapi.responses import JSONResponse, Response
 
 from gateway.backend import BackendOf
 from gateway.chat.schemas import ChatCompletion, ChatRequest
-from gateway.chat.service import events_while_valid, start_chat
+from gateway.chat.service import completion_while_valid, events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
 from gateway.http.errors import refusals
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayDeploy
-from gateway.http.streaming import EventStream, while_connected
+from gateway.http.streaming import EventStream
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -37,6 +37,6 @@ async def create_completion(
     if form.stream:
         return EventStream(events_while_valid(request, caller, chat), chat.close)
     try:
-        return JSONResponse(await while_connected(request, chat.completion()))
+        return JSONResponse(await completion_while_valid(request, caller, chat))
     finally:
         await chat.close()

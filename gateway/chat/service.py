@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.serving import Generation, GenerationInterrupted, Serving
-from gateway.events.feed import EventFeed, KeyWatch
+from gateway.events.feed import EventFeed
 from gateway.http.access import Caller
 from gateway.http.errors import NotServing, NotYetVisible, Problem, Unauthenticated
 from gateway.http.openai_errors import body as error_body
@@ -127,10 +127,14 @@ class Chat:
         """Stop the generation."""
         await self.generation.close()
 
-    async def completion(self) -> Object:
-        """Return the whole completion. Raise GenerationInterrupted if it does not complete."""
+    async def completion(self, require_valid: Callable[[], None]) -> Object:
+        """Return the whole completion. Raise GenerationInterrupted if it does not complete.
+
+        `require_valid` raises an error to stop the generation. It is called after each text delta.
+        """
         choices = [Choice() for _ in range(self.choices)]
         async for piece in self.generation.pieces():
+            require_valid()
             choices[piece.choice].add(piece)
         return self.frame.object(
             "chat.completion",
@@ -170,17 +174,24 @@ class Chat:
 async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:
     """Yield the events of a completion. If the caller's key ends, the last one is an error."""
     feed: EventFeed = request.app.state.feed
-    watch = KeyWatch(caller.key_id)
-    with feed.tells(watch):
+    try:
         async for event in chat.events():
-            if watch.revoked or caller.rights.expired(feed.backend.clock.now()):
-                refusal = Problem(
-                    code=Unauthenticated.code,
-                    message="The API key was revoked or has expired. Use another key.",
-                )
-                yield _json(error_body(401, refusal))
-                return
+            _require_valid(feed, caller)
             yield event
+    except Unauthenticated as error:
+        yield _json(error_body(401, Problem(code=error.code, message=error.message)))
+
+
+async def completion_while_valid(request: Request, caller: Caller, chat: Chat) -> Object:
+    """Return the whole completion. Raise Unauthenticated if the caller's key ends before it."""
+    feed: EventFeed = request.app.state.feed
+    return await while_connected(request, chat.completion(lambda: _require_valid(feed, caller)))
+
+
+def _require_valid(feed: EventFeed, caller: Caller) -> None:
+    """Raise Unauthenticated if the key was revoked or has expired since the authentication."""
+    if caller.key_id in feed.revoked_keys or caller.rights.expired(feed.backend.clock.now()):
+        raise Unauthenticated("The API key was revoked or has expired. Use another key.")
 
 
 def _json(content: Object) -> str:

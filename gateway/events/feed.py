@@ -97,11 +97,14 @@ class Follower:
         self._feed, self._interest, self._key_id = feed, interest, key_id
         self._news = asyncio.Event()
         self.position = after
-        self.revoked = False
+
+    @property
+    def revoked(self) -> bool:
+        """True if the client's key was revoked."""
+        return self._key_id in self._feed.revoked_keys
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         """Wake the client for an event that it follows, or if its key was revoked."""
-        self.revoked = self.revoked or self._key_id in revoked_keys
         includes = self._interest.includes
         if self.revoked or any(includes(told.account_id, told.job_id) for told in batch):
             self._news.set()
@@ -133,21 +136,6 @@ class Follower:
                 return page
 
 
-class KeyWatch:
-    """A listener for the revocation of one API key."""
-
-    def __init__(self, key_id: UUID) -> None:
-        self._key_id = key_id
-        self.revoked = False
-
-    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Note if the key was revoked."""
-        self.revoked = self.revoked or self._key_id in revoked_keys
-
-    def wake(self) -> None:
-        """Ignore the closing of the feed."""
-
-
 class EventFeed:
     """The last events of the log, and the clients that follow them."""
 
@@ -157,6 +145,8 @@ class EventFeed:
         """The feed keeps all events with a higher sequence, up to `position`."""
         self.position = 0
         self.closed = False
+        self.revoked_keys: set[UUID] = set()
+        """Keys revoked since startup. A request may wait for long after its authentication."""
         self.follows = asyncio.Event()
         """Set when the feed has found its initial position in the log."""
         self._kept: list[FeedEvent] = []
@@ -252,6 +242,7 @@ class EventFeed:
                 for told in batch
                 if isinstance(told.event, ApiKey.ApiKeyRevoked)
             }
+            self.revoked_keys |= revoked_keys
             for listener in list(self._listeners):
                 try:
                     listener.tell(batch, revoked_keys)

@@ -9,7 +9,7 @@ from domain.core.errors import Invalid
 from gateway.backend import Backend
 from gateway.events.feed import EventFeed, Page, read_log
 from gateway.events.schemas import EventPage, EventsAsked, PageAsked
-from gateway.http.access import Caller
+from gateway.http.access import Caller, until_expiry
 from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.jobs.service import own_job
 from projections.account_events import EventFilter
@@ -38,7 +38,10 @@ def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFi
 async def next_events(
     feed: EventFeed, caller: Caller, interest: EventFilter, asked: PageAsked
 ) -> EventPage:
-    """Return a page of events. If there are none, wait up to the requested time for one."""
+    """Return a page of events. If there are none, wait up to the requested time for one.
+
+    Raise RateLimited, or Unauthenticated if the caller's key ends before an event comes.
+    """
     backend = feed.backend
     page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
     if asked.wait and not page.events and not page.has_more:
@@ -46,7 +49,8 @@ async def next_events(
             backend.quotas.slots.hold("sockets", caller.holder_id),
             feed.follow(interest, page.position, caller.key_id) as follower,
         ):
-            page = await follower.next_page(asked.limit, asked.wait)
+            async with until_expiry(backend, caller):
+                page = await follower.next_page(asked.limit, asked.wait)
             if follower.revoked:
                 raise Unauthenticated("This API key was revoked. Use another key.")
     return shown(page)

@@ -13,6 +13,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from domain.access.api_key import ApiKey
 from domain.access.rights import Rights
@@ -154,7 +155,8 @@ def _caller(key: ApiKey | None, now: datetime, request_id: str) -> Caller:
 def viewing(connection: HTTPConnection, backend: Backend, known: Caller) -> Caller:
     """Return the caller with the account that an auditor names, in the header or the cookie.
 
-    Raise Forbidden if another role sends the header, Invalid and NotFound.
+    A cookie with an unknown account is ignored, and deleted by the next page. Raise Forbidden if
+    another role sends the header, and Invalid or NotFound if the header has no known account.
     """
     header = connection.headers.get(ACCOUNT_HEADER)
     if known.role is not Role.AUDITOR:
@@ -163,16 +165,33 @@ def viewing(connection: HTTPConnection, backend: Backend, known: Caller) -> Call
                 f"Only an auditor can read another account. Omit the header {ACCOUNT_HEADER}."
             )
         return known
-    named = header or connection.cookies.get(ACCOUNT_COOKIE)
-    if named is None:
+    if header:
+        return replace(known, account_id=_account_id(backend, header))
+    cookie = connection.cookies.get(ACCOUNT_COOKIE)
+    if cookie is None:
         return known
+    try:
+        return replace(known, account_id=_account_id(backend, cookie))
+    except (Invalid, NotFound):  # for example after a backup was restored
+        connection.state.stale_account = True
+        return known
+
+
+def _account_id(backend: Backend, named: str) -> UUID:
+    """Return the ID of an account. Raise Invalid for another text, and NotFound."""
     try:
         account_id = UUID(named)
     except ValueError:
         raise Invalid(f"{named!r} is no account ID. See GET /api/accounts.") from None
     if backend.log.find(Account, account_id) is None:
         raise NotFound(f"Unknown account {account_id}. See GET /api/accounts.")
-    return replace(known, account_id=account_id)
+    return account_id
+
+
+def delete_stale_account(request: Request, response: Response) -> None:
+    """Delete the cookie of an unknown account in the response of a page."""
+    if getattr(request.state, "stale_account", False):
+        response.delete_cookie(ACCOUNT_COOKIE)
 
 
 def _expired(rights: Rights) -> Unauthenticated:

@@ -21,7 +21,7 @@ from domain.core.money import exact_dollars
 from domain.estimating.memory import gib
 from gateway.backend import Backend
 from gateway.billing.service import account_of
-from gateway.http.access import Caller
+from gateway.http.access import Caller, delete_stale_account
 from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
@@ -122,6 +122,7 @@ def page(
         **context,
     )
     renew_session(request, response, backend)
+    delete_stale_account(request, response)
     return response
 
 

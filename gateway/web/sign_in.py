@@ -145,6 +145,7 @@ def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> 
         token = sessions.begin_session(connection, key_id)
     response = RedirectResponse(next_page, HTTPStatus.SEE_OTHER)
     keep_session(request, response, token)
+    response.delete_cookie(ACCOUNT_COOKIE)  # an account that the previous user read
     return response
 
 

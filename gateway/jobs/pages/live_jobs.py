@@ -110,8 +110,6 @@ class LiveJobs:
         self.feed = feed
         self._jobs: dict[UUID, WatchedJob] = {}
         self._viewers: dict[UUID, set[Viewer]] = {}
-        self._revoked: set[UUID] = set()
-        """Keys revoked since startup. One may be revoked while its page is being admitted."""
         self._news = asyncio.Event()
         self._logger = logging.getLogger("live_jobs")
 
@@ -128,7 +126,9 @@ class LiveJobs:
         if job is None:
             job = WatchedJob(caller.account_id, job_id, self.feed.position)
             self._jobs[job_id] = job
-        viewer = Viewer(job, caller.key_id, session_id, seen, caller.key_id in self._revoked)
+        # The key may have been revoked while its page was being admitted.
+        revoked = caller.key_id in self.feed.revoked_keys
+        viewer = Viewer(job, caller.key_id, session_id, seen, revoked)
         self._viewers.setdefault(job_id, set()).add(viewer)
         self._news.set()
         try:
@@ -151,7 +151,6 @@ class LiveJobs:
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         """Add the entries of new events, and mark the views of their accounts as stale."""
         if revoked_keys:
-            self._revoked |= set(revoked_keys)
             self._end(lambda viewer: viewer.key_id in revoked_keys)
         for job in self._jobs.values():
             own = [

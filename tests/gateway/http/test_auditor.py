@@ -114,3 +114,32 @@ def test_an_auditor_reads_the_pages_of_an_account(
     assert 'data-code="missing_scope"' in refused.text
     unknown = client.post("/viewing", data=form | {"account": "nobody"})
     assert unknown.status_code == 404
+
+
+def test_a_cookie_with_an_unknown_account_is_ignored_and_deleted(
+    client: TestClient, platform: Platform, auditor: Person
+) -> None:
+    browser = signed_in(client, auditor)
+    for stale in (str(uuid4()), "alice"):
+        client.cookies.set("ecolink_account", stale, domain="testserver.local", path="/")
+        shown = client.get("/fine-tune")
+        assert shown.status_code == 200, stale
+        assert "ecolink_account" not in client.cookies, stale
+    account, form = platform.person().account_id, {"csrf_token": browser.csrf_token}
+    client.cookies.set("ecolink_account", str(uuid4()), domain="testserver.local", path="/")
+    chosen = client.post("/viewing", data=form | {"account": str(account)}, follow_redirects=False)
+    assert (chosen.status_code, client.cookies["ecolink_account"]) == (303, str(account))
+    client.cookies.set("ecolink_account", str(uuid4()), domain="testserver.local", path="/")
+    left = client.post("/sign-out", data=form, follow_redirects=False)
+    assert (left.status_code, list(client.cookies)) == (303, [])
+
+
+def test_a_new_session_begins_without_the_account_of_the_previous_one(
+    client: TestClient, platform: Platform, auditor: Person
+) -> None:
+    browser = signed_in(client, auditor)
+    form = {"account": str(platform.person().account_id), "csrf_token": browser.csrf_token}
+    client.post("/viewing", data=form, follow_redirects=False)
+    assert "ecolink_account" in client.cookies
+    signed_in(client, auditor)
+    assert "ecolink_account" not in client.cookies
