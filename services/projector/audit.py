@@ -192,6 +192,8 @@ class _Folded:
     def _pair(self, event: Event) -> None:
         """Pair a reversal with its credit, or a top-up with its payment."""
         match event:
+            case Meter.LostWorkCredited(amount_micros=0):
+                return  # nothing to reverse
             case Meter.LostWorkCredited() | Account.ChargeReversed():
                 work = f"{event.from_seconds}-{event.to_seconds} s of {event.job_id}"
                 pair = ("lost work", event.account_id, work, event.segment, event.amount_micros)

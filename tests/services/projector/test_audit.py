@@ -27,7 +27,7 @@ from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import Findings, audit
 from services.projector.store_checks import Difference, DifferenceKind
 from tests.builders.commands import NOW, command
-from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
@@ -105,6 +105,13 @@ def test_an_untouched_platform_has_no_differences(audited: Audited, history: His
     empty = {comparison.table for comparison in findings.tables if not comparison.live.rows}
     assert empty == {"open_meters", "dataset_tokens", "dataset_refusals", "gpu_claims"}
     assert (ids(audited.log), history.job.version) == (before, version)  # the audit only reads
+
+
+def test_a_credit_that_rounds_to_zero_has_no_counterpart(audited: Audited, log: EventLog) -> None:
+    cheap = History(log, plan=PLAN.model_copy(update={"rate_micros_per_hour": 1}))
+    cheap.run_with_a_crash()
+    audited.fold()
+    assert audited.differences() == []
 
 
 def test_an_empty_platform_has_no_differences(audited: Audited) -> None:
