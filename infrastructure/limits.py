@@ -61,6 +61,14 @@ TABLE = (
         refusal="EcoLink accepts at most {limit} concurrent uploads. Try again later.",
     ),
     Limit(
+        "all_audits",
+        8,
+        Scope.PROCESS,
+        "Concurrent requests for audit pages.",
+        refusal="EcoLink answers at most {limit} concurrent requests for audit pages. Try again "
+        "later.",
+    ),
+    Limit(
         "address_requests",
         12_000,
         Scope.ADDRESS,
@@ -156,6 +164,15 @@ TABLE = (
         header="uploads",
         refusal="Your account can run at most {limit} uploads at the same time. Try again when an "
         "upload ends.",
+    ),
+    Limit(
+        "audits",
+        4,  # the slider of a job sends several requests per second
+        Scope.ACCOUNT,
+        "Concurrent requests for audit pages.",
+        header="audits",
+        refusal="Your account can send at most {limit} concurrent requests for audit pages. Try "
+        "again when one ends.",
     ),
     Limit(
         "sockets",

@@ -3,26 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Event, Timer
+
+import psycopg
 
 from gateway.audit.service import Auditor
 from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.http.errors import TookTooLong
+from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 
-LONGEST_QUERY = "30s"
+LONGEST_SECONDS = 30.0
+"""Maximum seconds of all queries of a page together."""
 
 
 @contextmanager
-def reading(backend: Backend) -> Generator[Connection]:
-    """Open a connection that only reads. Queries of an audit never occupy the gateway's pool."""
-    with connect(backend.settings) as connection:
+def reading(backend: Backend, caller: Caller) -> Generator[Connection]:
+    """Open a connection that only reads. Queries of an audit never occupy the gateway's pool.
+
+    Raise RateLimited if too many audits run, and TookTooLong after `LONGEST_SECONDS`.
+    """
+    slots = backend.quotas.slots
+    with (
+        slots.hold("audits", caller.holder_id),
+        slots.hold("all_audits", None),
+        connect(backend.settings) as connection,
+    ):
         connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
-        connection.execute("SELECT set_config('statement_timeout', %s, false)", [LONGEST_QUERY])
-        yield connection
+        with _limited(connection, backend.settings):
+            yield connection
 
 
 @contextmanager
-def auditing(backend: Backend) -> Generator[Auditor]:
-    """Open an auditor's view of the log."""
-    with reading(backend) as connection:
+def auditing(backend: Backend, caller: Caller) -> Generator[Auditor]:
+    """Open an auditor's view of the log. Raise the same errors as `reading`."""
+    with reading(backend, caller) as connection:
         yield Auditor(connection)
+
+
+@contextmanager
+def _limited(connection: Connection, settings: Settings) -> Generator[None]:
+    """End a connection after `LONGEST_SECONDS`, and then raise TookTooLong.
+
+    PostgreSQL's `statement_timeout` limits each fetch of a cursor, not all of them together.
+    """
+    ended = Event()
+
+    def end() -> None:
+        ended.set()
+        with suppress(psycopg.Error), connect(settings) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+
+    timer = Timer(LONGEST_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.OperationalError:
+        if not ended.is_set():
+            raise
+        raise TookTooLong(
+            f"The audit took longer than {LONGEST_SECONDS:.0f} s. Restrict the search to a job or "
+            "a shorter period, or use `ecolink audit`, which has no limit."
+        ) from None
+    finally:
+        timer.cancel()
+        timer.join()  # so that it cannot end a later connection with the same process ID

@@ -44,7 +44,7 @@ def show_search(
     """Search the events of all accounts. Invalid fields are marked, and nothing is searched."""
     events: list[Logged] = []
     has_more = False
-    with reading(backend) as connection:
+    with reading(backend, caller) as connection:
         search = search_of(asked, connection)
         if not search.problems:
             events, has_more = Auditor(connection).search(
@@ -73,7 +73,7 @@ def show_event(
     request: Request, caller: MayReadAll, backend: BackendOf, position: Position
 ) -> Response:
     """Show an event with its fields, causes, effects and proof."""
-    with reading(backend) as connection:
+    with reading(backend, caller) as connection:
         auditor = Auditor(connection)
         event = auditor.event(position)
         why = auditor.why(str(position)) if isinstance(event, LoggedEvent) else None
@@ -95,7 +95,7 @@ def show_event(
 @router.get("/events/{position}/proof.json")
 def download_proof(caller: MayReadAll, backend: BackendOf, position: Position) -> Response:
     """Download the proof of an event as JSON. Raise NotFound if there is none."""
-    with reading(backend) as connection:
+    with reading(backend, caller) as connection:
         Auditor(connection).event(position)
         proof = _evidence(backend, connection, position).proof
     if proof is None:
@@ -125,7 +125,7 @@ def show_job(
     it leads to the address with the position.
     """
     path = f"/audit/jobs/{job_name(job)}"
-    with reading(backend) as connection:
+    with reading(backend, caller) as connection:
         auditor = Auditor(connection)
         positions = auditor.positions(job)
         if not positions:

@@ -111,6 +111,12 @@ class NoDiskSpace(DomainError):
     code = "no_disk_space"
 
 
+class TookTooLong(DomainError):
+    """The request needs more time than one request may take."""
+
+    code = "took_too_long"
+
+
 STATUSES: dict[type[DomainError], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
@@ -130,6 +136,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
     NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
     NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
+    TookTooLong: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 FIGURES = TypeAdapter(dict[str, JsonValue])
