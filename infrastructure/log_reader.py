@@ -86,7 +86,7 @@ def decoded(row: StoredRow) -> Entry:
         event = mapper.to_domain_event(StoredEvent(stream, version, topic, bytes(state)))
         assert isinstance(event, Event)
         if event.timestamp.tzinfo is None:
-            raise ValueError("the timestamp has no time zone")
+            raise ValueError(f"the timestamp {event.timestamp.isoformat()} has no time zone")
     except UNREADABLE as error:
         return DamagedEvent(id, event_id, topic, _problem(error))
     return Recorded(id, event)

@@ -17,7 +17,10 @@ def _origin(url: str) -> str:
     parsed = HttpUrl(url)
     more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
     if more:
-        raise ValueError(f"{url} is not an origin. Write it as https://ecolink.example.org")
+        raise ValueError(
+            f"{url!r} is not an origin. Use only scheme, host and port, for example "
+            "https://ecolink.example.org."
+        )
     return str(parsed).rstrip("/")
 
 

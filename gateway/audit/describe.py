@@ -26,7 +26,7 @@ def describe_any(event: Event, model: str | None = None) -> str:
         case Deployment.Event():
             return describe(event, model).text
         case events.JobPaused(reason=PauseReason.OWNER):
-            return "Paused by the account holder. The meter is stopped."
+            return "Paused by the account holder. Billing is stopped."
         case _ if isinstance(event, JOB_EVENTS):
             return describe(event).text
         case Account.Event():

@@ -114,7 +114,7 @@ def _job(event: events.JobEvent) -> str | None:
         case events.PauseRequested():
             return "Pausing: the trainer saves a checkpoint and exits."
         case events.JobPaused(reason=reason):
-            return f"{PAUSED[reason].heading}. The meter is stopped."
+            return f"{PAUSED[reason].heading}. Billing is stopped."
         case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
             return f"Resumed for {rate} an hour. The job waits for GPUs, free of charge."
@@ -131,7 +131,7 @@ def _job(event: events.JobEvent) -> str | None:
         case events.SegmentAllocated(segment=segment):
             return f"GPUs are free. Launch {segment:,} starts."
         case events.PodStarted():
-            return "The GPUs are bound. The meter starts."
+            return "The GPUs are bound. Billing starts."
         case events.TrainingStarted(step=0):
             steps = _counted(event.total_steps, "step")
             text = f"Training started: {steps} over {_counted(event.train_examples, 'example')}"

@@ -132,10 +132,10 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
     for name, module in stack[0].named_modules() if stack is not None else ():
         if isinstance(module, Linear):
             last = name.rpartition(".")[2]
-            if last in linears:  # mixture of experts, which is not supported
+            if last in linears:
                 raise ImportRefused(
-                    f"A layer of the model has several modules named {last!r}. EcoLink "
-                    "supports one per layer. Import another model."
+                    f"A layer has several linear modules named {last!r}. EcoLink does not support "
+                    "mixture-of-experts models. Import another model."
                 )
             linears[last] = (module.in_features, module.out_features)
     if not linears:

@@ -84,7 +84,7 @@ def test_a_timeline_has_the_time_position_topic_actor_and_text(
     assert line.split()[0] == str(paused.id)
     assert f"{paused.event.timestamp:%Y-%m-%d %H:%M:%S}.000 UTC" in line
     assert "service:scheduler" in line
-    assert line.endswith("Paused: the balance reached zero. The meter is stopped.")
+    assert line.endswith("Paused: the balance reached zero. Billing is stopped.")
 
 
 def test_a_damaged_event_is_printed_with_its_position(
