@@ -63,7 +63,7 @@ class NatsKeys(BaseModel):
 
     @property
     def services_credentials(self) -> str:
-        """Content of the services' credentials file."""
+        """Contents of the services' credentials file."""
         return credentials_file(self.services_jwt, self.services_user)
 
     @property

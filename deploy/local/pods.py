@@ -13,7 +13,7 @@ from infrastructure.liveness import kill_groups, living, wait_ended
 
 
 class PodRecord(BaseModel):
-    """The content of `pods/<name>/pod.json`: the process that runs a pod."""
+    """The contents of `pods/<name>/pod.json`: the process that runs a pod."""
 
     pid: int
     born: str  # start time; see infrastructure.liveness.birth

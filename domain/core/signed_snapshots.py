@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 
 class SignedState(BaseModel):
-    """Content of the state column of a snapshot's row."""
+    """Contents of the state column of a snapshot's row."""
 
     last_event_sha256: str
     """SHA-256 hash of the last event that the snapshot includes, as stored in the log."""

@@ -268,7 +268,10 @@ def _backward(work: Work, batch: Batch) -> float:
 
 
 def _head_parameters(shape: ModelShape) -> float:
-    """Return the parameters of the head times the share of tokens on which it runs."""
+    """Return the number of head parameters.
+
+    It is scaled by the share of tokens for which the head runs.
+    """
     return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 

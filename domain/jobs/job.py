@@ -325,7 +325,10 @@ class Job(Aggregate):
     # Evaluation and registration
 
     def start_evaluation(self, segment: int, step: int) -> None:
-        """Enter the evaluation. Repeated calls have no effect."""
+        """Start the evaluation phase at `step`. Repeated calls have no effect.
+
+        Raise StaleSegment if `segment` is not running.
+        """
         self._require_running(segment)
         if self.status is JobStatus.TRAINING:
             self.trigger_event(events.EvaluationStarted, segment=segment, step=step)

@@ -92,7 +92,10 @@ class Origin(StrEnum):
 
 
 class Link(NamedTuple):
-    """A cause of an event. `problem` says why the log cannot show it."""
+    """A cause of an event.
+
+    `problem` states why the cause is missing or unusable. It is None if the cause is valid.
+    """
 
     basis: Basis
     event_id: str

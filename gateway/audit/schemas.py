@@ -175,7 +175,10 @@ class PastAccount(Answer):
 
 
 class CauseOf(Answer):
-    """A cause of an event. `problem` says why the log cannot show it."""
+    """A cause of an event.
+
+    `problem` states why the cause is missing or unusable. It is None if the cause is valid.
+    """
 
     basis: Basis
     id: str

@@ -108,7 +108,7 @@ def postings_asked(
         date | None, Query(description="Last day, in your account's time zone.")
     ] = None,
 ) -> PostingFilter:
-    """Return the filter of a ledger request. Raises Invalid."""
+    """Return the filter of a ledger request. Raise Invalid if the days are out of order."""
     if first is not None and last is not None and last < first:
         raise Invalid(
             f"The last day {last} is before the first day {first}. Choose a later last day.",
@@ -148,7 +148,7 @@ def days_asked(
         date | None, Query(description="Last day. By default, today in your account's time zone.")
     ] = None,
 ) -> Days:
-    """Return the date range of a statement request. Raises Invalid."""
+    """Return the date range of a statement request. Raise Invalid if the range is invalid."""
     return statements.days_asked(backend, caller, first, last)
 
 

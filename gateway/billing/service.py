@@ -37,7 +37,7 @@ TEST_PAYMENT_REMOTE = (
 
 @dataclass(frozen=True)
 class Runway:
-    """The running jobs of an account, and the time for which its balance pays for them."""
+    """The running jobs of an account, and the time until they use up its balance."""
 
     jobs: int
     rate_per_hour: Money
@@ -65,7 +65,10 @@ def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
-    """Return the time for which the balance of an account pays for its running jobs."""
+    """Return the runway of an account: the seconds until its running jobs use up the balance.
+
+    The seconds are None if the running jobs cost nothing.
+    """
     with backend.pool.connection() as connection:
         now = burns(connection, [account.id])[account.id]
     return Runway.of(account.balance.micros, now)

@@ -43,7 +43,7 @@ class Reply(Generic[T_co]):
 
     @classmethod
     def of(cls, schema: type[M], document: dict[str, Any]) -> Reply[M]:
-        """Return the reply with a document. Raises ClientError if it does not match the schema."""
+        """Return the reply with a document. Raise ClientError if it does not match the schema."""
         try:
             return Reply(document, schema.model_validate(document))
         except ValidationError as error:
@@ -171,7 +171,7 @@ class Client:
         sent: Callable[[int], object] = lambda size: None,
         **options: bool,
     ) -> dict[str, Any]:
-        """Upload a dataset file as a stream. Raises OSError if the file cannot be read.
+        """Upload a dataset file as a stream. Raise OSError if the file cannot be read.
 
         `sent` is called with the number of bytes of each chunk. `options` are query parameters.
         """
@@ -232,7 +232,7 @@ class Client:
             ) from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
-        """Return the JSON of a response. Raises Refused for an error."""
+        """Return the JSON of a response. Raise Refused for an error."""
         try:
             answer = response.json()
         except ValueError:

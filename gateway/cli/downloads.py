@@ -59,7 +59,7 @@ class Downloaded(BaseModel):
 def fetch(client: Client, path: str, name: str, directory: Path | None) -> None:
     """Download the files of a model or checkpoint, by its path under /api.
 
-    `name` is the default name of the directory. Raises ClientError and OSError.
+    `name` is the default name of the directory. Raise ClientError or OSError on failure.
     """
     target = directory or Path(name.replace(":", "-"))
     files = client.read(Listed[FileAnswer], f"{path}/files").model.data
@@ -89,7 +89,7 @@ def download(
 ) -> None:
     """Download files into a directory, and verify them against their manifest.
 
-    `advance` also counts bytes already on disk. Raises ClientError, Damaged and OSError.
+    `advance` also counts bytes already on disk. Raise ClientError, Damaged or OSError on failure.
     """
     for file in files:
         target = directory / _relative(file)
@@ -102,7 +102,7 @@ def download(
 
 
 def _relative(file: FileAnswer) -> PurePosixPath:
-    """Return the path below the directory. Raises Damaged for a path outside it."""
+    """Return the path below the directory. Raise Damaged for a path outside it."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise Damaged(f"{file.path} is not a path below the target directory. Ask your operator.")
@@ -148,7 +148,7 @@ def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Ad
 
 
 def _check(directory: Path, files: list[FileAnswer]) -> None:
-    """Compare the manifest with the verified files. Raises Damaged."""
+    """Compare the manifest with the verified files. Raise Damaged if they differ."""
     manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
     listed = {each["path"]: each["sha256"] for each in manifest["files"]}
     arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}

@@ -68,7 +68,7 @@ def breathe() -> None:
 
 
 def job_states(client: Client, job_id: str) -> Generator[Job]:
-    """Poll a job until it ends or pauses. Raises ClientError."""
+    """Poll a job until it ends or pauses. Raise ClientError on failure."""
     while True:
         yield (job := _job(client, job_id))
         if job.model.status in ENDINGS:
@@ -81,7 +81,10 @@ def _job(client: Client, job_id: str) -> Job:
 
 
 def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine]]:
-    """Yield the last lines of a job's log, then new ones until it ends. Raises ClientError."""
+    """Yield the last lines of a job's log, then new ones until it ends.
+
+    Raise ClientError on failure.
+    """
     seen: tuple[int, int] | None = None
     for _ in _with_repeat(job_states(client, job_id)):
         wanted = last if seen is None else MOST_LINES
@@ -109,7 +112,7 @@ def _place(line: Reply[LogLine]) -> tuple[int, int]:
 
 
 def job_events(client: Client, job_id: str) -> Generator[Reply[TimelineEntry]]:
-    """Yield all events of a job until it ends. Raises ClientError."""
+    """Yield all events of a job until it ends. Raise ClientError on failure."""
     after = 0
     for _ in _with_repeat(job_states(client, job_id)):
         for event in _events(client, job_id, after):
@@ -133,7 +136,10 @@ def _with_repeat(states: Iterable[Job]) -> Generator[None]:
 
 
 def follow(client: Client, job_id: str) -> ExitCode:
-    """Show a job until it ends or pauses, and return the exit code. Raises ClientError."""
+    """Show a job until it ends or pauses, and return the exit code.
+
+    Raise ClientError on failure.
+    """
     console = screen()
     with leaving_it_running(job_id):
         if for_programs.get():
@@ -148,7 +154,7 @@ def follow(client: Client, job_id: str) -> ExitCode:
 
 
 def states(client: Client, job_id: str) -> Generator[Job]:
-    """Poll a job until it ends or pauses and its bill is complete. Raises ClientError."""
+    """Poll a job until it ends or pauses and its bill is complete. Raise ClientError on failure."""
     job: Job | None = None
     for job in job_states(client, job_id):
         yield job

@@ -17,7 +17,7 @@ def login_file() -> Path:
 
 
 def read_login() -> Endpoint | None:
-    """Return the saved login, or None. Raises ClientError if the file is damaged."""
+    """Return the saved login, or None. Raise ClientError if the file is damaged."""
     try:
         kept = json.loads(login_file().read_text())
         return Endpoint(str(kept["url"]), str(kept["key"]))
@@ -30,7 +30,10 @@ def read_login() -> Endpoint | None:
 
 
 def write_login(endpoint: Endpoint) -> Path:
-    """Save a login in a file that only its owner can read, and return the file. Raises OSError."""
+    """Save a login in a file that only its owner can read, and return the file.
+
+    Raise OSError on failure.
+    """
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
@@ -42,7 +45,7 @@ def write_login(endpoint: Endpoint) -> Path:
 
 
 def remove_login() -> bool:
-    """Delete the login. Return True if there was one. Raises OSError."""
+    """Delete the login. Return True if there was one. Raise OSError on failure."""
     try:
         login_file().unlink()
     except (FileNotFoundError, NotADirectoryError):

@@ -92,7 +92,7 @@ def chat(
 
 
 def _prompt(prompt: str | None) -> str:
-    """Return the message, given or read from standard input. Raises BadParameter if empty."""
+    """Return the message, given or read from standard input. Raise BadParameter if empty."""
     if prompt is None and sys.stdin.isatty():
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt
@@ -163,7 +163,7 @@ def deploy(
 
 
 def give_deployment(client: Client, path: str, follow: bool) -> None:
-    """Request a deployment, and wait until it is active or failed. Raises ClientError."""
+    """Request a deployment, and wait until it is active or failed. Raise ClientError on failure."""
     answer = client.send(DeploymentAnswer, path, {})
     model = quote(answer.model.model)
     try:

@@ -109,7 +109,7 @@ class Finder(Protocol):
     """Finder of the gateway and the API key. Commands get it as `ctx.obj`."""
 
     def endpoint(self) -> Endpoint:
-        """Return the gateway and the API key. Raises ClientError."""
+        """Return the gateway and the API key. Raise ClientError on failure."""
         ...
 
     def given(self) -> tuple[str | None, str | None]:
@@ -118,7 +118,7 @@ class Finder(Protocol):
 
 
 def client_of(ctx: typer.Context) -> Client:
-    """Return a client of the gateway. Raises ClientError if the user is not signed in."""
+    """Return a client of the gateway. Raise ClientError if the user is not signed in."""
     finder: Finder = ctx.obj
     return Client(finder.endpoint())
 

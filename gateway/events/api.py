@@ -92,7 +92,7 @@ def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Ca
 
 
 async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> None:
-    """Send each event. Raises Unauthenticated once the key is revoked."""
+    """Send each event. Raise Unauthenticated once the key is revoked."""
     sent = follower.position
     while not feed.closed:
         page = await follower.next_page(STREAM_EVENTS, None)
@@ -108,7 +108,7 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
 
 
 def _secret(websocket: WebSocket, offered: list[str]) -> str:
-    """Return the API key of a WebSocket's handshake. Raises Unauthenticated."""
+    """Return the API key of a WebSocket's handshake. Raise Unauthenticated if there is none."""
     scheme, _, secret = websocket.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return secret.strip()

@@ -47,7 +47,7 @@ def replay_parked(
 ) -> ParkedReaction:
     """Retry a parked event and all other parked events of its aggregate.
 
-    The service retries them in order within seconds.
+    The service that runs the consumer retries them in order within seconds.
     """
     with backend.pool.connection() as connection:
         row = request_replay(connection, consumer, notification_id)

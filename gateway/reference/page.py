@@ -1,4 +1,4 @@
-"""Content of the reference page, from the OpenAPI document and the event classes."""
+"""Contents of the reference page, from the OpenAPI document and the event classes."""
 
 from __future__ import annotations
 

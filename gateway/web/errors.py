@@ -55,7 +55,10 @@ def _notice(problem: Problem, *, passing: bool) -> Response:
 
 
 def _page(request: Request, status: int, problem: Problem) -> Response:
-    """Return an error page in the user's layout. For a temporary problem, it reloads itself."""
+    """Return an error page in the user's layout.
+
+    If a GET fails with 503, the page reloads automatically.
+    """
     session: Session | None = getattr(request.state, "session", None)
     passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
     response = fragment(

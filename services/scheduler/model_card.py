@@ -109,7 +109,10 @@ def _chat_template(provenance: Provenance) -> str:
 
 
 def _resume_files(provenance: Provenance) -> str:
-    """Return an empty line and a paragraph about the files to omit from a publication."""
+    """Return a blank line and a paragraph that lists the files to leave out when publishing.
+
+    Return '' if there are none.
+    """
     there = {file.path for file in provenance.files}
     own = [_code(path) for path in RESUME_FILES if path in there]
     if not own:

@@ -125,5 +125,5 @@ class Provenance(Facts):
 
     @property
     def content(self) -> bytes:
-        """Content of provenance.json."""
+        """Contents of provenance.json."""
         return self.model_dump_json(indent=1).encode()

@@ -61,11 +61,11 @@ def load_base(
     device: torch.device = CPU,
     precision: Precision = Precision.BF16,
 ) -> PreTrainedModel:
-    """Load the base model in a directory onto a device.
+    """Load a base model from a directory onto a device.
 
     With NF4, linear layers are stored in 4 bits and multiplied in `dtype`. Source: Dettmers et al.,
     QLoRA (2023). Unlike in QLoRA, embeddings, norms and the head stay in `dtype` instead of
-    float32, because they are not trained and would double in size.
+    float32. They are not trained, and float32 would double their size.
     """
     logging.disable_progress_bar()  # the log is not a terminal
     if precision is not Precision.NF4:

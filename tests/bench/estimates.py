@@ -134,7 +134,7 @@ def _run_job(
 
 
 def _await_end(client: Client, path: str) -> dict[str, Any]:
-    """Wait until a job is registered and its meter is closed; raises ClientError."""
+    """Wait until a job is registered and its meter is closed. Raise ClientError on failure."""
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
         job = client.get(path)

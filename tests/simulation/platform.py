@@ -153,7 +153,7 @@ class SimulatedPlatform:
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
-        """Run a command of a job. Raises what the job refuses."""
+        """Run a command of a job. Raise the error with which the job refuses it."""
         job = self.log.load(Job, job_id)
         with self._acting("account"):
             command(job)
