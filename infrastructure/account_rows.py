@@ -14,7 +14,7 @@ from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
 
 
 def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> list[StoredRow]:
-    """Return all events of an account and its meters, and the approvals of its jobs.
+    """Return all events of an account, its meters and its jobs.
 
     The rows are in the order of the log. The bytes of the state are compared as they are, because
     a changed state may not be JSON.
@@ -23,9 +23,9 @@ def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> li
     with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
             f"SELECT {COLUMNS} FROM ecolink_events WHERE originator_id = %(account)s "
-            "OR topic = 'JobApproved' AND position(%(of_account)s::bytea IN state) > 0 "
             "OR originator_id IN (SELECT originator_id FROM ecolink_events "
-            "WHERE topic = 'MeterOpened' AND position(%(of_account)s::bytea IN state) > 0) "
+            "WHERE topic IN ('MeterOpened', 'JobApproved') "
+            "AND position(%(of_account)s::bytea IN state) > 0) "
             "ORDER BY notification_id",
             {"account": account_id, "of_account": of_account},
         )

@@ -1,7 +1,8 @@
 """Verification of invoice files, JSON or PDF.
 
 The last line of a PDF is a comment with the signature of all bytes before it. The pages show the
-figures of the JSON file in the PDF. Only that file can be calculated again.
+figures of the JSON file in the PDF. Only that file can be calculated again. It is read only if the
+signature is valid, because a changed file could fill the memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from domain.audit.sealed_invoice import Verification, verify_invoice
 from domain.audit.tree_head import LogKey
 
 FILE_NAME = "invoice.json"
-MOST_BYTES = 2**30
-"""Upper limit of the embedded file. A changed file could otherwise fill the memory."""
+EXPANSION = 32
+"""Upper limit of the embedded file, in multiples of the PDF. Invoices expand less than tenfold."""
 
 EMBEDDED = re.compile(
     rb"<<\n/Filter /FlateDecode\n/Length (\d{1,12})\n(?:/[^\n]*\n){1,6}?"
@@ -33,19 +34,16 @@ def verify_file(content: bytes, key: LogKey) -> Verification:
     line = last.removeprefix(b"%").decode(errors="replace")
     is_whole = content == body + b"%" + line.encode() + b"\n"
     is_signed = is_whole and key.has_signed(signed_pdf_text(body), line)
+    if not is_signed:
+        failure = (
+            f"The signature of the PDF is not of the key of {key.origin}: a byte of the PDF was "
+            f"changed, or another key signed it. The file {FILE_NAME} in it was not read."
+        )
+        return Verification(failures=[failure])
     embedded = _embedded(content)
     if embedded is None:
-        verified = Verification(failures=[f"The PDF has no readable file {FILE_NAME} in it."])
-    else:
-        verified = verify_invoice(embedded, key)
-    if not is_signed:
-        data = f"the data in {FILE_NAME} fails too" if verified.failures else "its data is intact"
-        verified.failures.insert(
-            0,
-            f"The signature of the PDF is not of the key of {key.origin}: a byte of the PDF was "
-            f"changed, or another key signed it ({data}).",
-        )
-    return verified
+        return Verification(failures=[f"The PDF has no readable file {FILE_NAME} in it."])
+    return verify_invoice(embedded, key)
 
 
 def signed_pdf_text(body: bytes) -> str:
@@ -54,12 +52,14 @@ def signed_pdf_text(body: bytes) -> str:
 
 
 def _embedded(content: bytes) -> bytes | None:
-    """Return the embedded JSON file, or None."""
+    """Return the embedded JSON file, or None if it is missing, incomplete or too large."""
     found = EMBEDDED.search(content)
     if found is None:
         return None
     stream = content[found.end() : found.end() + int(found[1])]
+    reader = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(stream, MOST_BYTES)
+        embedded = reader.decompress(stream, EXPANSION * len(content))
     except zlib.error:
         return None
+    return embedded if reader.eof else None

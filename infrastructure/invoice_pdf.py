@@ -15,6 +15,9 @@ from domain.audit.tree_head import LogKey, TreeHead, signature_line
 from domain.core.money import decimals_of, exact_dollars
 from infrastructure.invoice_file import FILE_NAME, signed_pdf_text
 
+PAGE_COUNT = "\x1f\x1f"
+"""Placeholder of the number of pages. No printed text contains it: `_latin` escapes it."""
+
 FONT, INK, PALE = "helvetica", (20, 20, 30), (110, 110, 120)
 TEXT_POINTS, SMALL_POINTS, TITLE_POINTS = 9, 7.5, 20
 
@@ -25,6 +28,7 @@ class _Pages(FPDF):
     def __init__(self, footer: str) -> None:
         super().__init__(format="A4")
         self._footer = footer
+        self.alias_nb_pages(PAGE_COUNT)
         self.set_margin(18)
         self.set_auto_page_break(True, margin=20)
 
@@ -34,7 +38,7 @@ class _Pages(FPDF):
         self.set_font(FONT, size=SMALL_POINTS)
         self.set_text_color(*PALE)
         self.cell(text=self._footer)
-        self.cell(w=0, text=f"Page {self.page_no()} of {{nb}}", align="R")
+        self.cell(w=0, text=f"Page {self.page_no()} of {PAGE_COUNT}", align="R")
 
     def heading(self, text: str) -> None:
         self.ln(5)
@@ -205,5 +209,12 @@ def _paid_in(invoice: Invoice) -> list[list[str]]:
 
 
 def _latin(text: str) -> str:
-    """Return a text in the characters that the PDF's built-in fonts have."""
-    return text.encode("latin-1", "replace").decode("latin-1")
+    """Return a text in the characters that the PDF's built-in fonts have.
+
+    Other characters and control characters are escaped as in Python: `\\u9001` is U+9001. The JSON
+    file has the exact text.
+    """
+    visible = "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )
+    return visible.encode("latin-1", "backslashreplace").decode("latin-1")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
+import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.audit.invoice import Period, invoice_of, rows_for
@@ -15,6 +17,7 @@ from domain.audit.merkle import Tree
 from domain.audit.sealed_event import SealedEvent, StoredRow, sealed_events
 from domain.audit.sealed_invoice import ProvenRow, seal_invoice
 from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.event_rows import read_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
 
 
@@ -52,6 +55,18 @@ class SealedTree:
         indexes = {id: index for index, (id, _) in enumerate(leaves)}
         return cls(note, head, Tree([leaf for _, leaf in leaves]), indexes)
 
+    def signed_again(
+        self, store: psycopg.Connection[Any], key: Ed25519PrivateKey, now: datetime
+    ) -> Self:
+        """Return the same tree with a head of this time, for a log that has not grown.
+
+        The sealer exports a head only for new events. Raise NotProvable if there are such events.
+        """
+        if newer := read_rows(store, self.head.last_event, 1):
+            raise _not_sealed(newer[0].notification_id, self.head)
+        head = replace(self.head, sealed_at=now)
+        return replace(self, note=head.sign(key), head=head)
+
 
 def issue_invoice(
     rows: Iterable[StoredRow],
@@ -62,18 +77,19 @@ def issue_invoice(
 ) -> bytes:
     """Return the JSON file of an account's invoice. `rows` are those of `rows_of_account`.
 
-    Raise NotProvable if an event is not in the tree as it is stored, and Inconsistent if the
-    events do not give an invoice.
+    Raise NotProvable if the head is older than the period's end or an event is not in the tree as
+    it is stored, and Inconsistent if the events do not give an invoice.
     """
+    if sealed.head.sealed_at < period.end:
+        raise NotProvable(
+            f"The newest head was sealed at {sealed.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC, before "
+            "the end of the period. Try again in 10 seconds."
+        )
     rows = rows_for(account_id, period, rows)
     invoice = invoice_of(account_id, period, rows)
     last = max(row.notification_id for row in rows)
     if last > sealed.head.last_event:
-        raise NotProvable(
-            f"Event {last} has no signed head yet; the newest head covers events up to "
-            f"{sealed.head.last_event}. While EcoLink runs, a head follows within 10 seconds. Try "
-            "again then."
-        )
+        raise _not_sealed(last, sealed.head)
     proven: list[ProvenRow] = []
     for row, (id, leaf) in zip(rows, sealed_events(rows), strict=True):
         index = sealed.indexes.get(id)
@@ -84,3 +100,10 @@ def issue_invoice(
             )
         proven.append(ProvenRow(row, index, sealed.tree.prove_inclusion(index)))
     return seal_invoice(invoice, sealed.note, proven, sealed.head.origin, key)
+
+
+def _not_sealed(event: int, head: TreeHead) -> NotProvable:
+    return NotProvable(
+        f"Event {event} has no signed head yet; the newest head covers events up to "
+        f"{head.last_event}. While EcoLink runs, a head follows within 10 seconds. Try again then."
+    )

@@ -16,7 +16,7 @@ from deploy.local.stack import stack
 from deploy.operator.audited_period import From, Month, Until, period_between
 from domain.audit.invoice import Invoice, Period
 from domain.audit.money_events import Inconsistent
-from domain.audit.sealed_invoice import Verification
+from domain.audit.sealed_invoice import Result, Verification
 from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import decimals_of, exact_dollars
 from gateway.cli.exits import ExitCode
@@ -41,6 +41,13 @@ Out = Annotated[
         dir_okay=False, help="File to write. Its name ends in .pdf or .json.", show_default=False
     ),
 ]
+
+EXIT_CODES = {
+    Result.PROVEN: ExitCode.DONE,
+    Result.COMPLETENESS_NOT_PROVEN: ExitCode.COMPLETENESS_NOT_PROVEN,
+    Result.FAILED: ExitCode.FAILED,
+}
+"""Exit codes of a verification."""
 
 
 @commands.command()
@@ -85,7 +92,8 @@ def verify(
 ) -> None:
     """Verify an invoice offline: its signature, the proof of each event, and all its figures.
 
-    The exit status is 1 if anything fails.
+    The exit status is 1 if anything fails, and 9 if only completeness is not proven: the account
+    has no event after the period, so its last events in the period could be missing.
     """
     try:
         content = file.read_bytes()
@@ -96,7 +104,7 @@ def verify(
         typer.echo(json.dumps(_document(verified), indent=1))
     else:
         _show(verified, is_pdf=content.startswith(b"%PDF-"))
-    raise typer.Exit(1 if verified.failures else 0)
+    raise typer.Exit(EXIT_CODES[verified.result])
 
 
 def _period(month: str | None, start: datetime | None, end: datetime | None) -> Period:
@@ -126,7 +134,10 @@ def _issue(
             "start. Make invoices on the host that has it."
         ) from error
     log_key = LogKey(origin_of(log_identity(store)), key.public_key())
+    now = datetime.now(UTC)
     tree = SealedTree.newest(SealArchive(Artifacts(settings.artifacts)), log_key)
+    if tree.head.sealed_at < period.end:
+        tree = tree.signed_again(store, key, now)
     account_id = _account_id(store, account)
     content = issue_invoice(rows_of_account(store, account_id), tree, key, account_id, period)
     if not as_pdf:
@@ -150,20 +161,20 @@ def _account_id(store: Connection, account: str) -> UUID:
 def _document(verified: Verification) -> dict[str, object]:
     invoice, head = verified.invoice, verified.head
     return {
-        "valid": not verified.failures,
+        "result": verified.result,
         "failures": verified.failures,
         "invoice": invoice.model_dump(mode="json") if invoice else None,
         "events": verified.events,
         "size": head.size if head else None,
         "root": head.root.hex() if head else None,
         "sealed_at": head.sealed_at.isoformat() if head else None,
-        "is_followed": verified.is_followed,
+        "is_complete": verified.result is Result.PROVEN,
     }
 
 
 def _show(verified: Verification, *, is_pdf: bool) -> None:
     console = screen()
-    if verified.failures:
+    if verified.result is Result.FAILED:
         for failure in verified.failures:
             console.print(failure, style="red")
         console.print("The invoice is NOT proven.", style="red")
@@ -182,20 +193,21 @@ def _show(verified: Verification, *, is_pdf: bool) -> None:
         f"{head.size} events, sealed at {head.sealed_at:%Y-%m-%d %H:%M:%S} UTC with root "
         f"{head.root.hex()}. They give exactly these figures."
     )
-    if verified.is_followed:
-        console.print("No event of the account in the period is missing.")
-    else:
-        console.print(
-            "No event of the account is missing up to the last one here. The account had no event "
-            "after the period yet, so the file cannot prove that this one is the last of the "
-            "period. Only the log can: `ecolink audit verify`."
-        )
     if is_pdf:
         console.print(
             "The pages of the PDF are as the log's key signed them. The figures above were "
             "calculated from the data in the file; compare the pages with them."
         )
-    console.print("The invoice is proven.", style="green")
+    if verified.result is Result.PROVEN:
+        console.print("No event of the account in the period is missing.")
+        console.print("The invoice is proven.", style="green")
+    else:
+        console.print(
+            "The invoice is NOT proven to be complete. The file has no event of the account after "
+            "the period, so the account's last events in the period, such as credits, could be "
+            "missing. Ask for the invoice again after the account's next event.",
+            style="yellow",
+        )
 
 
 def _table(invoice: Invoice) -> Table:

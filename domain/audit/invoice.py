@@ -1,8 +1,9 @@
 """The invoice of an account for a period, calculated from stored events alone.
 
 The account's events since its first one give the opening balance. The meters' events give the
-charges: each minute is checked against the meter's rate, and each deduction from the balance
-against the minutes of the same command.
+charges: each minute is checked against the meter's rate, the rate against the approval or resume of
+the job that was in force, and each deduction from the balance against the minutes of the same
+command.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, model_validator
 
+from domain.audit.approved_rates import (
+    ApprovedJob,
+    approved_job,
+    entries_until,
+    require_approved_rate,
+)
 from domain.audit.money_events import (
     AccountOpened,
     ChargeReversed,
@@ -113,7 +120,7 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
     opened = account[0].event if account else None
     if not isinstance(opened, AccountOpened):
         raise Inconsistent(f"The event that opened account {account_id} is missing.")
-    gpu_types: dict[UUID, str] = {}
+    jobs: dict[UUID, ApprovedJob] = {}
     meters: list[_Meter] = []
     for id, entries in streams.items():
         first = entries[0].event
@@ -122,10 +129,12 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
         if isinstance(first, MeterOpened):
             meters.append(_meter(id, first, entries))
         elif isinstance(first, JobApproved):
-            gpu_types[id] = first.plan.gpu_type
+            jobs[id] = approved_job(id, first, entries)
         else:
             raise Inconsistent(f"{id} is neither a meter nor a job.")
     meters.sort(key=lambda each: each.opened_by)
+    for meter in meters:
+        require_approved_rate(meter.opened, jobs.get(meter.opened.job_id))
     moved = _Movements(account, period)
     _require_same_charges(moved, meters, period)
     _require_same_credits(moved, meters, period)
@@ -135,7 +144,7 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
         period=period,
         opening_micros=_balance(account, period.start),
         paid_in=tuple(moved.paid_in),
-        lines=tuple(_lines(meters, gpu_types, period)),
+        lines=tuple(_lines(meters, jobs, period)),
         top_ups_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "top-up"),
         credits_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "credit"),
         charges_micros=moved.captured.total(),
@@ -148,11 +157,11 @@ def rows_for(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> lis
     """Return those of an account's rows that its invoice rests on, in the order of the log.
 
     These are the account's events up to the first one after the period, the events of each meter
-    that charged or credited time in the period, and the approvals of the meters' jobs. Raise
-    Inconsistent if a row is missing or cannot be read.
+    that charged or credited time in the period, and the events of the meters' jobs up to the
+    allocation of the last such segment. Raise Inconsistent if a row is missing or cannot be read.
     """
     needed: list[StoredRow] = []
-    jobs: set[UUID] = set()
+    last_segments: dict[UUID, int] = {}
     streams = streams_of(rows)
     for id, entries in streams.items():
         if id == account_id:
@@ -166,9 +175,11 @@ def rows_for(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> lis
                 ]
             )
             if last >= 0:
-                jobs.add(opened.job_id)
+                previous = last_segments.get(opened.job_id, 0)
+                last_segments[opened.job_id] = max(previous, opened.segment)
                 needed += [each.row for each in entries[: last + 1]]
-    needed += [streams[id][0].row for id in jobs if id in streams]
+    for id, segment in last_segments.items():
+        needed += [each.row for each in entries_until(streams.get(id, []), segment)]
     return sorted(needed)
 
 
@@ -325,21 +336,20 @@ def _work(event: SegmentTime) -> tuple[UUID, int, int, int, int]:
     )
 
 
-def _lines(meters: Sequence[_Meter], gpu_types: dict[UUID, str], period: Period) -> Iterable[Line]:
+def _lines(
+    meters: Sequence[_Meter], jobs: dict[UUID, ApprovedJob], period: Period
+) -> Iterable[Line]:
     """Yield a line for each job and rate, in the order in which the meters were opened."""
     by_line: dict[tuple[UUID, int], list[_Meter]] = {}
     for meter in meters:
         key = meter.opened.job_id, meter.opened.rate_micros_per_hour
         by_line.setdefault(key, []).append(meter)
     for (job_id, rate), own in by_line.items():
-        gpu_type = gpu_types.get(job_id)
-        if gpu_type is None:
-            raise Inconsistent(f"The event that approved job {job_id} is missing.")
         minutes = [[each for each in meter.minutes if each.timestamp in period] for meter in own]
         credits = [each for meter in own for each in meter.credits if each.timestamp in period]
         yield Line(
             job_id=job_id,
-            gpu_type=gpu_type,
+            gpu_type=jobs[job_id].gpu_type,
             rate_micros_per_hour=rate,
             segments=sum(1 for each in minutes if each),
             seconds=sum(each.seconds for some in minutes for each in some),

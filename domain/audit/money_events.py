@@ -100,16 +100,23 @@ class Gpus(BaseModel):
     gpu_count: int
 
 
-class JobApproved(Stored):
-    """An account holder approved a job."""
+class Plan(Gpus):
+    """The plan of a job, with the hourly rate of all its GPUs."""
 
-    plan: Gpus
+    rate_micros_per_hour: Annotated[int, Field(ge=0)]
+
+
+class JobApproved(Stored):
+    """An account holder approved a job and its rate."""
+
+    plan: Plan
 
 
 class JobResumed(Stored):
-    """An account holder resumed a job, on another number of GPUs if they chose so."""
+    """An account holder resumed a job at a new rate, on another number of GPUs if they chose so."""
 
     gpu_count: int
+    rate_micros_per_hour: Annotated[int, Field(ge=0)]
 
 
 class SegmentAllocated(Stored):

@@ -11,13 +11,14 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Base64Bytes, Field, ValidationError
 
-from domain.audit.invoice import Invoice, invoice_of, is_followed
+from domain.audit.invoice import Invoice, Period, invoice_of, is_followed
 from domain.audit.merkle import includes
 from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_event import StoredRow, sealed_events
@@ -84,9 +85,18 @@ class SealedInvoice(Value):
         return _canonical(self.model_dump(mode="json", exclude={"signature"})).decode() + "\n"
 
 
+class Result(StrEnum):
+    """Result of verifying an invoice."""
+
+    PROVEN = "proven"
+    COMPLETENESS_NOT_PROVEN = "completeness_not_proven"
+    """The file's events are proven, but the account's last ones in the period may be missing."""
+    FAILED = "failed"
+
+
 @dataclass
 class Verification:
-    """The result of verifying an invoice. Without failures, all its figures are proven."""
+    """The findings about an invoice. Its figures are proven only if the result is PROVEN."""
 
     invoice: Invoice | None = None
     head: TreeHead | None = None
@@ -94,6 +104,13 @@ class Verification:
     is_followed: bool = False
     """True if the account has a later event, which proves that none of the period is missing."""
     failures: list[str] = field(default_factory=list[str])
+
+    @property
+    def result(self) -> Result:
+        """Return FAILED if there are failures. A proven invoice needs an event after its period."""
+        if self.failures:
+            return Result.FAILED
+        return Result.PROVEN if self.is_followed else Result.COMPLETENESS_NOT_PROVEN
 
 
 def seal_invoice(
@@ -122,8 +139,8 @@ def seal_invoice(
 def verify_invoice(content: bytes, key: LogKey) -> Verification:
     """Verify an invoice file with nothing but the log's public key.
 
-    Check the signature, the head, the proof of each event, and the invoice's figures, which are
-    calculated again from the events.
+    Check the signature, the head and its time, the proof of each event, and the invoice's figures,
+    which are calculated again from the events.
     """
     try:
         document = SealedInvoice.model_validate_json(content)
@@ -146,6 +163,7 @@ def verify_invoice(content: bytes, key: LogKey) -> Verification:
     except InvalidHead as error:
         failures.append(f"The tree head was changed: {error}")
     else:
+        failures += _too_old(verified.head, document.invoice.period)
         failures += _listed(list(_unproven(document, verified.head)))
     rows = [event.row for event in document.events]
     try:
@@ -156,6 +174,16 @@ def verify_invoice(content: bytes, key: LogKey) -> Verification:
     except Inconsistent as error:
         failures.append(f"The invoice cannot be calculated from its events: {error}")
     return verified
+
+
+def _too_old(head: TreeHead, period: Period) -> Iterator[str]:
+    """Yield a failure if a head cannot contain all events of a period."""
+    if head.sealed_at < period.end:
+        yield (
+            f"The head was sealed at {head.sealed_at:%Y-%m-%d %H:%M:%S} UTC, before the end of the "
+            f"period at {period.end:%Y-%m-%d %H:%M:%S} UTC, so later events of the period are "
+            "missing from it. Ask for an invoice with a newer head."
+        )
 
 
 def _unproven(document: SealedInvoice, head: TreeHead) -> Iterator[str]:

@@ -127,26 +127,23 @@ def stored_rows(log: EventLog) -> list[StoredRow]:
 
 
 def rows_of(log: EventLog, account_id: UUID = ACCOUNT_ID) -> list[StoredRow]:
-    """Return the rows of an account, its meters and its jobs' approvals."""
+    """Return the rows of an account, its meters and its jobs."""
     of_account = f'"account_id":"{account_id}"'.encode()
     rows = stored_rows(log)
     originators = {
-        row.originator_id for row in rows if row.topic == "MeterOpened" and of_account in row.state
+        row.originator_id
+        for row in rows
+        if row.topic in ("MeterOpened", "JobApproved") and of_account in row.state
     }
     originators.add(account_id.bytes)
-    return [
-        row
-        for row in rows
-        if row.originator_id in originators
-        or (row.topic == "JobApproved" and of_account in row.state)
-    ]
+    return [row for row in rows if row.originator_id in originators]
 
 
-def sealed_tree(rows: Sequence[StoredRow]) -> SealedTree:
+def sealed_tree(rows: Sequence[StoredRow], sealed_at: datetime = day(12, 2)) -> SealedTree:
     """Return the signed tree of a log."""
     events = sealed_events(rows)
     root, last = root_of([leaf for _, leaf in events]), events[-1].notification_id
-    head = TreeHead(ORIGIN, len(events), root, last, day(12, 2))
+    head = TreeHead(ORIGIN, len(events), root, last, sealed_at)
     return SealedTree.of(head.sign(KEY), head, events)
 
 

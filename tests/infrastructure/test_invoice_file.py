@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import pytest
 
-from domain.audit.sealed_invoice import SealedInvoice, seal_invoice
+from domain.audit.sealed_invoice import Result, SealedInvoice, Verification, seal_invoice
+from domain.audit.tree_head import signature_line
 from domain.core.event_log import EventLog
-from infrastructure.invoice_file import EMBEDDED, verify_file
+from infrastructure.invoice_file import EMBEDDED, signed_pdf_text, verify_file
 from infrastructure.invoice_pdf import invoice_pdf
 from tests.builders.bills import KEY, ORIGIN, PUBLIC, invoice_file, two_months
 
@@ -59,17 +64,55 @@ def test_a_changed_byte_fails(pdf: bytes) -> None:
         assert verify_file(bytes(changed), PUBLIC).failures, place
 
 
-def test_a_change_outside_the_data_is_told_from_one_inside(pdf: bytes) -> None:
-    outside = pdf.replace(b"(helvetica)", b"(x)").replace(b"/Helvetica", b"/Helvetic_", 1)
-    (failure,) = verify_file(outside, PUBLIC).failures
-    assert "its data is intact" in failure
+def with_data(pdf: bytes, data: bytes) -> bytes:
+    """Return a PDF with other embedded data and the old signature."""
     found = EMBEDDED.search(pdf)
     assert found is not None
-    inside = bytearray(pdf)
-    inside[found.end() + 40] ^= 1
-    first, second = verify_file(bytes(inside), PUBLIC).failures[:2]
-    assert "fails too" in first
-    assert "invoice" in second
+    start = found[0].replace(b"/Length " + found[1], b"/Length %d" % len(data))
+    return pdf[: found.start()] + start + data + pdf[found.end() + int(found[1]) :]
+
+
+def signed(pdf: bytes) -> bytes:
+    """Sign a changed PDF as one who has the key."""
+    body = pdf[: pdf.rindex(b"%")]
+    return body + f"%{signature_line(ORIGIN, KEY, signed_pdf_text(body))}\n".encode()
+
+
+def peak_bytes(verified: Callable[[], Verification]) -> tuple[Verification, int]:
+    """Return a verification, and the memory that it allocated."""
+    tracemalloc.start()
+    try:
+        return verified(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+BOMB = zlib.compress(bytes(2**28), 9)
+"""256 MiB, compressed a thousandfold."""
+
+
+def test_data_of_a_pdf_with_a_bad_signature_is_not_read(pdf: bytes) -> None:
+    for data in (BOMB, b"not compressed", zlib.compress(b"{}")):
+        changed = with_data(pdf, data)
+        verified, peak = peak_bytes(partial(verify_file, changed, PUBLIC))
+        (failure,) = verified.failures
+        assert "signature of the PDF" in failure
+        assert "not read" in failure
+        assert verified.result is Result.FAILED
+        assert peak < 2**25
+
+
+def test_data_that_expands_too_much_fails_even_if_the_key_signed_it(pdf: bytes) -> None:
+    verified, peak = peak_bytes(partial(verify_file, signed(with_data(pdf, BOMB)), PUBLIC))
+    (failure,) = verified.failures
+    assert "no readable file invoice.json" in failure
+    assert peak < 2**26
+
+
+def test_cut_data_fails_even_if_the_key_signed_it(pdf: bytes, content: bytes) -> None:
+    cut = signed(with_data(pdf, zlib.compress(content)[:-10]))
+    (failure,) = verify_file(cut, PUBLIC).failures
+    assert "no readable file invoice.json" in failure
 
 
 @pytest.mark.parametrize("change", ["added", "cut", "unsigned"])
@@ -80,5 +123,34 @@ def test_added_or_missing_bytes_fail(pdf: bytes, change: str) -> None:
 
 
 def test_a_pdf_without_data_fails(pdf: bytes) -> None:
-    failures = verify_file(b"%PDF-1.4\n", PUBLIC).failures
-    assert any("invoice.json" in failure for failure in failures)
+    (failure,) = verify_file(signed(pdf.replace(b"/EmbeddedFile\n", b"/Other\n")), PUBLIC).failures
+    assert "no readable file invoice.json" in failure
+
+
+def printed(content: bytes, reference: str) -> str:
+    """Return the text of the pages of an invoice with a payment of some reference."""
+    document = SealedInvoice.model_validate_json(content)
+    invoice = document.invoice
+    paid = (invoice.paid_in[0].model_copy(update={"reference": reference}),)
+    other = invoice.model_copy(update={"paid_in": paid})
+    pdf = invoice_pdf(seal_invoice(other, document.head, [], ORIGIN, KEY), KEY, PUBLIC)
+    streams = re.findall(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)
+    pages = b"".join(map(zlib.decompress, streams[:-1]))  # the last one is the JSON file
+    return " ".join(each.decode("latin-1") for each in re.findall(rb"\((.*?)\) Tj", pages))
+
+
+@pytest.mark.parametrize(
+    ("reference", "shown"),
+    [
+        ("transfer {nb}", "transfer {nb}"),
+        ("Überweisung", "Überweisung"),
+        ("送金 7", "\\\\u9001\\\\u91d1 7"),
+        ("a\x1f\x1fb", "a\\\\x1f\\\\x1fb"),
+    ],
+)
+def test_a_reference_is_printed_as_it_is_or_escaped(
+    content: bytes, reference: str, shown: str
+) -> None:
+    text = printed(content, reference)
+    assert shown in text
+    assert "Page 1 of  1" in text  # the number of pages has a text fragment of its own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psycopg
 import pytest
 
@@ -19,6 +21,7 @@ from tests.builders.bills import (
     KEY,
     NOVEMBER,
     PUBLIC,
+    day,
     rows_of,
     sealed_tree,
     stored_rows,
@@ -67,6 +70,31 @@ def test_events_without_a_head_are_refused(
         rows = rows_of_account(store, ACCOUNT_ID)
     with pytest.raises(NotProvable, match="no signed head yet"):
         issue_invoice(rows, tree, KEY, ACCOUNT_ID, NOVEMBER)
+
+
+def test_a_head_from_before_the_end_of_the_period_is_refused(log: EventLog) -> None:
+    two_months(log)
+    tree = sealed_tree(stored_rows(log), day(11, 30))
+    with pytest.raises(NotProvable, match="before the end of the period"):
+        issue_invoice(rows_of(log), tree, KEY, ACCOUNT_ID, NOVEMBER)
+
+
+def test_an_idle_log_gets_a_head_for_the_invoice(settings: Settings, log: EventLog) -> None:
+    """Given a log without events since its newest head, which the sealer does not sign again."""
+    two_months(log)
+    old = sealed_tree(stored_rows(log), day(11, 30))
+    with connect(settings) as store:
+        tree = old.signed_again(store, KEY, day(12, 3))
+    assert tree.head == replace(old.head, sealed_at=day(12, 3))
+    content = issue_invoice(rows_of(log), tree, KEY, ACCOUNT_ID, NOVEMBER)
+    assert verify_invoice(content, PUBLIC).failures == []
+
+
+def test_a_head_that_lacks_events_is_not_signed_again(settings: Settings, log: EventLog) -> None:
+    two_months(log)
+    old = sealed_tree(stored_rows(log)[:-1], day(11, 30))
+    with connect(settings) as store, pytest.raises(NotProvable, match="no signed head yet"):
+        old.signed_again(store, KEY, day(12, 3))
 
 
 def test_a_log_without_seals_is_refused(settings: Settings) -> None:

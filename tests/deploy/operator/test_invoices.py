@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
+from infrastructure.invoice_file import verify_file
 from infrastructure.log_identity import log_identity
 from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import SealArchive, make_key, origin_of
+from infrastructure.seal_archive import SealArchive, load_key, make_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.sealer.sealer import Sealer
-from tests.builders.bills import two_months
+from tests.builders.bills import Bills, two_months
 from tests.builders.examples import ACCOUNT_ID
 from tests.deploy.operator.command_line import ecolink
 
@@ -26,6 +30,7 @@ from tests.deploy.operator.command_line import ecolink
 def billed(settings: Settings, log: EventLog) -> Iterator[None]:
     """The account `alice` with bills of two months, all sealed."""
     two_months(log)
+    Bills(log, account_id=IDLE).history.open_account(9_000_000)
     with connect(settings) as store:
         add_account_name(store, ACCOUNT_ID, "alice")
         key = make_key(settings.seal_key_file)
@@ -37,6 +42,9 @@ def billed(settings: Settings, log: EventLog) -> Iterator[None]:
         sealer.export()
         yield
 
+
+IDLE = UUID(int=8)
+"""An account without events since October."""
 
 OCTOBER = ("--from", "2026-10-01", "--until", "2026-11-01")
 
@@ -57,12 +65,57 @@ def test_an_invoice_is_verified_with_the_public_key_alone(
     assert ("pages" in shown) == (kind == "pdf")
     asked = ("audit", "invoice", "verify", str(file), "--public-key", public, "--json")
     document = json.loads(ecolink(*asked))
-    assert document["valid"]
+    assert document["result"] == "proven"
+    assert document["is_complete"]
     assert document["invoice"]["credits_micros"] == 9_000_000
 
     file.write_bytes(file.read_bytes().replace(b"0", b"1", 1))
     assert "NOT proven" in ecolink(*asked[:-1], exit_code=1)
-    assert not json.loads(ecolink(*asked, exit_code=1))["valid"]
+    document = json.loads(ecolink(*asked, exit_code=1))
+    assert document["result"] == "failed"
+    assert not document["is_complete"]
+
+
+@pytest.mark.usefixtures("billed")
+def test_an_invoice_without_a_later_event_is_not_proven_to_be_complete(tmp_path: Path) -> None:
+    file = tmp_path / "invoice.pdf"
+    ecolink("audit", "invoice", "create", str(IDLE), *OCTOBER, "--out", str(file))
+    asked = (
+        "audit",
+        "invoice",
+        "verify",
+        str(file),
+        "--public-key",
+        ecolink("audit", "key").strip(),
+    )
+    shown = ecolink(*asked, exit_code=9)
+    assert "The invoice is NOT proven to be complete" in shown
+    assert "is proven" not in shown
+    document = json.loads(ecolink(*asked, "--json", exit_code=9))
+    assert document["failures"] == []
+    assert document["result"] == "completeness_not_proven"
+    assert not document["is_complete"]
+
+
+@pytest.mark.usefixtures("billed")
+def test_an_installation_that_was_idle_since_the_period_makes_an_invoice(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """Given a newest head that was sealed before the period ended."""
+    with connect(settings) as store:
+        log_key = LogKey(
+            origin_of(log_identity(store)), load_key(settings.seal_key_file).public_key()
+        )
+    newest = SealArchive(Artifacts(settings.artifacts)).last_head(log_key)
+    assert newest is not None
+    end = newest.sealed_at + timedelta(milliseconds=1)
+    while datetime.now(UTC) < end:
+        time.sleep(0.001)
+    until, file = end.strftime("%Y-%m-%dT%H:%M:%S.%f+00:00"), tmp_path / "a.json"
+    ecolink(
+        "audit", "invoice", "create", "alice", *OCTOBER[:2], "--until", until, "--out", str(file)
+    )
+    assert verify_file(file.read_bytes(), log_key).failures == []
 
 
 @pytest.mark.usefixtures("billed")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from domain.audit.invoice import Invoice, Period, invoice_of, is_followed, rows_for
 from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_event import StoredRow
+from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.core.money import charge_micros
 from domain.jobs.job import SegmentEnd
@@ -64,7 +65,8 @@ def test_the_amounts_add_up(bills: Bills, period: Period) -> None:
     assert found.opening_micros + moved == found.closing_micros
 
 
-def test_a_job_at_two_rates_has_two_lines() -> None:
+def job_at_two_rates() -> Bills:
+    """Return an account with a job that was paused and resumed at twice the rate."""
     bills = Bills(EventLog(), day(11, 1))
     bills.history.open_account(9_000_000)
     bills.history.open_pool()
@@ -81,11 +83,53 @@ def test_a_job_at_two_rates_has_two_lines() -> None:
         bills.history.end_segment(segment, end, 60, error_class=None if segment == 1 else "X")
         if segment == 1:
             bills.history.resume(rate_micros_per_hour=2 * rate)
-    lines = invoice(bills, NOVEMBER).lines
+    return bills
+
+
+def test_a_job_at_two_rates_has_two_lines() -> None:
+    lines = invoice(job_at_two_rates(), NOVEMBER).lines
     assert [(each.rate_micros_per_hour, each.amount_micros) for each in lines] == [
         (3_600_000, 60_000),
         (7_200_000, 120_000),
     ]
+
+
+def test_a_segment_after_a_resume_is_at_the_rate_of_the_resume() -> None:
+    rows = rows_for(ACCOUNT_ID, NOVEMBER, rows_of(job_at_two_rates().log))
+    index = next(index for index, row in enumerate(rows) if row.topic == "JobResumed")
+    state = json.loads(rows[index].state)
+    state["rate_micros_per_hour"] -= 1_000_000
+    rows[index] = rows[index]._replace(state=json.dumps(state).encode())
+    with pytest.raises(Inconsistent, match=r"segment 2 .* charges \$7\.20 .* approved \$6\.20"):
+        invoice_of(ACCOUNT_ID, NOVEMBER, rows)
+
+
+def test_a_meter_at_another_rate_than_the_approved_one_is_refused() -> None:
+    """Given a meter whose minutes cost what its own rate says, which nobody approved."""
+    bills = Bills(EventLog(), day(11, 1))
+    history = bills.history
+    history.open_account(9_000_000)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+    rate = 2 * history.plan.rate_micros_per_hour
+    with bills.command("open a meter"):
+        meter = Meter.open(ACCOUNT_ID, history.job_id, 1, rate)
+        account = history.account
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(90))
+        history.log.commit(meter, account)
+    history.start_pod(1)
+    history.start_training(1)
+    history.bill(1, 60)
+    with pytest.raises(Inconsistent, match=r"segment 1 .* charges \$7\.20 .* approved \$3\.60"):
+        invoice(bills, NOVEMBER)
+
+
+def test_a_job_has_its_events_up_to_the_last_billed_segment() -> None:
+    rows = rows_for(ACCOUNT_ID, NOVEMBER, rows_of(job_at_two_rates().log))
+    topics = [row.topic for row in rows]
+    assert topics.count("SegmentAllocated") == 2
+    assert topics.count("SegmentEnded") == 1
 
 
 def test_charges_from_before_the_account_s_period_are_only_in_the_opening_balance(
@@ -131,6 +175,8 @@ def test_an_event_of_another_account_is_refused(bills: Bills) -> None:
         ("MinuteMetered", "account_id", lambda _: str(bytes(16).hex()), "does not belong"),
         ("MeterOpened", "rate_micros_per_hour", lambda value: value + 3600, "cost"),
         ("MeterOpened", "segment", lambda value: value + 1, "not the meter"),
+        ("JobApproved", "plan", lambda plan: {**plan, "rate_micros_per_hour": 1}, "approved"),
+        ("SegmentAllocated", "segment", lambda value: value + 1, "allocated segment 2"),
         ("UsageSettled", "captured_micros", lambda value: value + 1, "deducted"),
         ("ChargeReversed", "amount_micros", lambda value: value - 1, "credit of"),
         ("LostWorkCredited", "to_seconds", lambda value: value - 1, "micro-dollars"),

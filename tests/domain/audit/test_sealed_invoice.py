@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from domain.audit.sealed_invoice import ProvenEvent, SealedInvoice, verify_invoice
+from domain.audit.invoice import invoice_of
+from domain.audit.sealed_invoice import ProvenEvent, Result, SealedInvoice, verify_invoice
 from domain.audit.tree_head import LogKey, signature_line
 from domain.core.event_log import EventLog
-from tests.builders.bills import KEY, NOVEMBER, ORIGIN, PUBLIC, invoice_file, two_months
+from tests.builders.bills import (
+    KEY,
+    NOVEMBER,
+    ORIGIN,
+    PUBLIC,
+    day,
+    invoice_file,
+    two_months,
+)
 from tests.builders.examples import ACCOUNT_ID
 
 FLIPS = 400
@@ -35,7 +45,7 @@ def test_an_untouched_invoice_is_proven(content: bytes) -> None:
     assert verified.invoice is not None
     assert verified.invoice.account_id == ACCOUNT_ID
     assert verified.invoice.period == NOVEMBER
-    assert verified.is_followed
+    assert verified.result is Result.PROVEN
     assert verified.head is not None
     assert verified.events > 20
 
@@ -94,6 +104,41 @@ def test_an_omitted_event_is_named_even_if_the_key_signed_it(content: bytes) -> 
     kept: tuple[ProvenEvent, ...] = tuple(each for each in events if each != topped_up[0])
     (failure,) = verify_invoice(signed(content, events=kept), PUBLIC).failures
     assert f"Version {topped_up[0].originator_version} is expected" in failure
+
+
+@pytest.mark.parametrize("first", ["ToppedUp", "CreditGranted", "ChargeReversed"])
+def test_an_invoice_without_the_last_events_is_not_proven_to_be_complete(
+    content: bytes, first: str
+) -> None:
+    """Given a holder of the key who omits the event after the period and credits before it."""
+    events = SealedInvoice.model_validate_json(content).events
+    last = {each.topic: each.id for each in events}
+    omitted = {
+        each.id for each in events if each.originator_id == ACCOUNT_ID and each.id >= last[first]
+    }
+    if first == "ChargeReversed":
+        omitted.add(last["LostWorkCredited"])  # the meter's last event
+    kept = tuple(each for each in events if each.id not in omitted)
+    invoice = invoice_of(ACCOUNT_ID, NOVEMBER, [each.row for each in kept])
+    verified = verify_invoice(signed(content, events=kept, invoice=invoice), PUBLIC)
+    assert verified.failures == []
+    assert verified.result is Result.COMPLETENESS_NOT_PROVEN
+
+
+def test_a_head_from_before_the_end_of_the_period_fails(content: bytes) -> None:
+    """Given a holder of the key who chooses an old head, which the last events are not in."""
+    head = PUBLIC.verify(SealedInvoice.model_validate_json(content).head)
+    old = replace(head, sealed_at=day(11, 30)).sign(KEY)
+    verified = verify_invoice(signed(content, head=old), PUBLIC)
+    (failure,) = verified.failures
+    assert "sealed at 2026-11-30 12:00:00 UTC, before the end of the period" in failure
+    assert verified.result is Result.FAILED
+
+
+def test_a_head_from_the_end_of_the_period_passes(content: bytes) -> None:
+    head = PUBLIC.verify(SealedInvoice.model_validate_json(content).head)
+    last = replace(head, sealed_at=NOVEMBER.end).sign(KEY)
+    assert verify_invoice(signed(content, head=last), PUBLIC).failures == []
 
 
 def test_a_proof_with_unknown_nodes_fails(content: bytes) -> None:
