@@ -122,4 +122,4 @@ def test_the_size_of_a_body_is_limited(client: TestClient, platform: Platform) -
         headers=platform.person().headers | {"content-type": "application/json"},
     )
     assert answer.status_code == 413
-    assert str(JSON_BYTES) in answer.json()["error"]["message"]
+    assert f"{JSON_BYTES:,}" in answer.json()["error"]["message"]
