@@ -16,7 +16,7 @@ def test_a_row_has_the_state_of_the_aggregate(history: History, fold: Fold) -> N
     history.top_up(500, "INV-7")
     assert account(fold(ACCOUNTS), ACCOUNT_ID) == {
         "account_id": ACCOUNT_ID,
-        "role": "user",
+        "role": "owner",
         "currency": "USD",
         "time_zone": "UTC",
         "balance_micros": history.account.balance_micros,
