@@ -142,8 +142,9 @@ def test_a_stream_has_pings_and_ends_with_done(
     with raw_stream(chat, max_tokens=3) as raw:
         assert raw.headers["content-type"].startswith("text/event-stream")
         content = raw.read()
-    assert f": {streaming.PING}\n\n".encode() in content
-    assert content.endswith(b"data: [DONE]\n\n")
+    ping = f": {streaming.PING}\n\n".encode()
+    assert ping in content
+    assert content.replace(ping, b"").endswith(b"data: [DONE]\n\n")  # a last ping may follow it
     assert streamed(create(max_tokens=3, stream=True)) == text_of(expected)
 
 
