@@ -30,7 +30,7 @@ class SealStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the seals say about an event. `problem` describes a difference."""
+    """The result of comparing an event with its seals. `problem` describes a difference."""
 
     status: SealStatus
     head: TreeHead | None = None

@@ -185,7 +185,7 @@ def _show(verified: Verification, *, is_pdf: bool) -> None:
     period = invoice.period
     console.print(
         f"Account {invoice.account_id}, {period.start:%Y-%m-%d %H:%M} to "
-        f"{period.end:%Y-%m-%d %H:%M} UTC, {len(invoice.lines)} lines"
+        f"{period.end:%Y-%m-%d %H:%M} UTC, lines: {len(invoice.lines):,}"
     )
     console.print(_table(invoice))
     console.print(

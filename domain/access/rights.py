@@ -16,7 +16,7 @@ MAX_DAYS = 3650
 
 @dataclass(frozen=True)
 class Rights:
-    """What an API key permits, and until when. Without `expires_at`, until it is revoked."""
+    """The rights of an API key. Without `expires_at`, they last until its revocation."""
 
     role: Role
     scopes: tuple[Scope, ...]

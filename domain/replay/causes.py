@@ -76,7 +76,7 @@ class LogReader(Protocol):
 
 
 class Basis(StrEnum):
-    """How a cause is known."""
+    """The evidence for a cause."""
 
     RECORDED = "recorded"  # the event names it
     SAVED_TOGETHER = "saved_together"  # the same command saved both
@@ -84,7 +84,7 @@ class Basis(StrEnum):
 
 
 class Origin(StrEnum):
-    """Why an event has no cause."""
+    """The reason that an event has no cause."""
 
     COMMAND = "command"  # a person acted
     SERVICE = "service"  # a service acted on its own, such as at its start

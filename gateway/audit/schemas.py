@@ -97,7 +97,7 @@ class PastCheckpoint(Answer):
 
 
 class PastPlan(Answer):
-    """What the owner approved."""
+    """The plan that the owner approved."""
 
     base_model: str
     dataset_id: UUID

@@ -1,4 +1,4 @@
-"""What the page shows of API keys."""
+"""The API keys as the page shows them."""
 
 from __future__ import annotations
 

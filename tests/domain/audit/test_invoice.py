@@ -105,7 +105,7 @@ def test_a_segment_after_a_resume_is_at_the_rate_of_the_resume() -> None:
 
 
 def test_a_meter_at_another_rate_than_the_approved_one_is_refused() -> None:
-    """Given a meter whose minutes cost what its own rate says, which nobody approved."""
+    """Given a meter whose minutes cost its own rate, which the owner did not approve."""
     bills = Bills(EventLog(), day(11, 1))
     history = bills.history
     history.open_account(9_000_000)
