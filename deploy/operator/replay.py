@@ -385,7 +385,7 @@ def _reasons(step: ChainStep) -> Iterable[str]:
     if not step.followed:
         yield f"is about another job. For its causes, run `ecolink audit why {step.event.position}`"
     if step.origin is not None:
-        yield ORIGINS[step.origin].format(_plain(step.event.actor))
+        yield ORIGINS[step.origin].format(_plain(step.event.actor_text))
     for cause in step.causes:
         yield _cause(cause)
 
@@ -399,24 +399,10 @@ def _cause(cause: CauseOf) -> str:
 def _line(event: Logged) -> str:
     """Return an event as a line of a timeline."""
     if isinstance(event, LoggedEvent):
-        parts = (event.topic, _short(event.actor), event.text)
+        parts = (event.topic, event.actor_text, event.text)
         return f"{event.position:>10}  {_time(event.time)}  " + _plain("  ".join(parts))
     parts = (event.topic, f"DAMAGED event {event.id}: {event.problem}")
     return f"{event.position:>10}  {'time unknown':<27}  " + _plain("  ".join(parts))
-
-
-def _short(actor: str) -> str:
-    """Return an actor with the first 8 characters of its ID."""
-    kind, separator, name = actor.partition(":")
-    return f"{kind}{separator}{name[:8] if _is_uuid(name) else name}"
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _place(place: Place) -> str:

@@ -23,7 +23,7 @@ from domain.core.value import Value
 class Cause:
     """The cause of an event: the actor, command ID, time and triggering event, if any.
 
-    The actor is an ID such as `account:<uuid>` or `service:billing`, never a person's name.
+    The actor is an ID such as `key:<uuid>` or `service:billing`, never a person's name.
     """
 
     actor: str

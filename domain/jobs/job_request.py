@@ -92,6 +92,7 @@ class JobRequest(Aggregate):
     @event(JobRequested)
     def __init__(self, event: JobRequest.JobRequested) -> None:
         self.account_id = event.account_id
+        self.actor = event.actor
         self.job_id = event.job_id
         self.hyperparameters = event.hyperparameters
         self.choices = Choices(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from domain.access.role import Role
 from domain.core.aggregate import Created
 from domain.replay.causes import Basis, Origin
 from gateway.schemas import Answer, JobId
@@ -15,6 +16,19 @@ from gateway.schemas import Answer, JobId
 MeterStatus = Literal["none", "open", "refused", "closed"]
 
 ENVELOPE = set(Created.model_fields)
+ID_CHARACTERS = 36
+
+
+class ActingKey(Answer):
+    """The API key that caused an event, as it was issued. Its name is not in the log."""
+
+    id: UUID
+    account_id: UUID
+    role: Role
+    hint: str
+    issued: int
+    """Position of the event that issued it."""
+    name: str | None
 
 
 class LoggedEvent(Answer):
@@ -25,12 +39,23 @@ class LoggedEvent(Answer):
     topic: str
     time: datetime
     actor: str
+    key: ActingKey | None
+    """The key of the actor, or None if it is not a key that the log has."""
     account_id: UUID
     job_id: JobId | None
     command_id: str
     causation_id: str | None
     text: str
     fields: dict[str, JsonValue]
+
+    @property
+    def actor_text(self) -> str:
+        """The actor for people, with the first 8 characters of an ID."""
+        if self.key is not None:
+            name = f" “{self.key.name}”" if self.key.name else ""
+            return f"{self.key.role} key …{self.key.hint}{name}"
+        kind, separator, id = self.actor.partition(":")
+        return f"{kind}{separator}{id[:8] if len(id) == ID_CHARACTERS else id}"
 
 
 class UnreadableEvent(Answer):

@@ -7,8 +7,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 from uuid import UUID
 
-import psycopg
-
+from domain.access.api_key import ApiKey
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.core.errors import Invalid, NotFound
@@ -23,6 +22,7 @@ from domain.replay.past import Moment, Past, state_at
 from gateway.audit.describe import describe_any
 from gateway.audit.schemas import (
     ENVELOPE,
+    ActingKey,
     CauseOf,
     ChainStep,
     Folded,
@@ -42,15 +42,22 @@ from gateway.audit.schemas import (
 )
 from gateway.schemas import job_name
 from infrastructure.log_reader import EventReader, Selection
+from infrastructure.profiles import key_names
+from infrastructure.store import Connection
 
-REMEMBERED_DEPLOYMENTS = 1_000
+REMEMBERED_DEPLOYMENTS = REMEMBERED_KEYS = 1_000
+
+KEY = "key:"
+"""Prefix of the actors that are API keys."""
 
 
 class Auditor:
     """Answers questions about the past through one database connection."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._log = EventReader(connection)
+        self._acting_key = lru_cache(REMEMBERED_KEYS)(self._find_key)
         self._first_of_deployment = lru_cache(REMEMBERED_DEPLOYMENTS)(self._find_first)
 
     def replay(self, selection: Selection) -> Iterator[Logged]:
@@ -166,12 +173,31 @@ class Auditor:
             topic=event.TOPIC,
             time=event.timestamp,
             actor=event.actor,
+            key=self._key_of(event.actor),
             account_id=event.account_id,
             job_id=job_of(deployment or event),
             command_id=event.command_id,
             causation_id=event.causation_id,
             text=describe_any(event, deployment and deployment.model),
             fields=event.model_dump(mode="json", exclude=ENVELOPE),
+        )
+
+    def _key_of(self, actor: str) -> ActingKey | None:
+        """Return the key of an actor. Only its name is looked up outside of the log."""
+        return self._acting_key(actor) if actor.startswith(KEY) else None
+
+    def _find_key(self, actor: str) -> ActingKey | None:
+        issued = self._log.named(f"{actor.removeprefix(KEY)}:1")
+        event = issued.event if isinstance(issued, Recorded) else None
+        if issued is None or not isinstance(event, ApiKey.ApiKeyIssued):
+            return None
+        return ActingKey(
+            id=event.originator_id,
+            account_id=event.account_id,
+            role=event.role,
+            hint=event.hint,
+            issued=issued.id,
+            name=key_names(self._connection, [event.originator_id]).get(event.originator_id),
         )
 
     def _deployment_of(self, event: Event) -> Deployment.DeploymentRequested | None:

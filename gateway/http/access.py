@@ -57,10 +57,11 @@ class Caller:
     def cause(self, backend: Backend) -> Cause:
         """Return the cause of the events of this request.
 
-        The request ID is also the command ID. It distinguishes a retry after a lost acknowledgement
+        The actor is the key, whose first event names its account and its rights. The request ID is
+        also the command ID. It distinguishes a retry after a lost acknowledgement
         from another request with the same Idempotency-Key, and links an event to the process log.
         """
-        return Cause(f"account:{self.account_id}", self.request_id, backend.clock.now())
+        return Cause(f"key:{self.key_id}", self.request_id, backend.clock.now())
 
 
 def caller(

@@ -162,9 +162,9 @@ def settle(backend: Backend, job_id: UUID) -> None:
 
 
 def _cause(backend: Backend, request: JobRequest) -> Cause:
-    """Return the cause of the approval: the owner's request, with a new command ID."""
+    """Return the cause of the approval: the request and its actor, with a new command ID."""
     return Cause(
-        actor=f"account:{request.account_id}",
+        actor=request.actor,
         command_id=str(uuid4()),
         now=backend.clock.now(),
         causation_id=f"{request.id}:1",

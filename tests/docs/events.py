@@ -14,7 +14,8 @@ ENVELOPE = {
     "originator_version": "Number of the event in the aggregate's stream, from 1.",
     "timestamp": "UTC time from the platform clock.",
     "account_id": "Account that the event belongs to.",
-    "actor": "Who acted, such as `account:<uuid>` or `service:billing`.",
+    "actor": "Who acted: an API key (`key:<uuid>`), a service such as `service:billing`, or the "
+    "operator of the host (`operator:host`). Old events name an account (`account:<uuid>`).",
     "command_id": "ID of the command. Repeating a command saves no second event.",
     "causation_id": "ID of the event that caused this event, if any.",
     "originator_topic": "Only in the first event of a stream: the topic of the aggregate.",

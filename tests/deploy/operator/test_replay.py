@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ from tests.builders.commands import command
 from tests.builders.entries import Entries, entries_of
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
+from tests.builders.platform import Platform
 from tests.deploy.operator.command_line import ecolink
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.simulation.story import SECOND_MICROS, Story, told
@@ -85,6 +87,19 @@ def test_a_timeline_has_the_time_position_topic_actor_and_text(
     assert f"{paused.event.timestamp:%Y-%m-%d %H:%M:%S}.000 UTC" in line
     assert "service:scheduler" in line
     assert line.endswith("Paused: the balance reached zero. Billing is stopped.")
+
+
+def test_a_timeline_names_the_role_and_the_end_of_a_key(settings: Settings, log: EventLog) -> None:
+    platform = Platform(settings, log)
+    person = platform.person()
+    replace(platform, cause=replace(platform.cause, actor=f"key:{person.key_id}")).credit(person, 1)
+    options = ("--account", str(person.account_id))
+    (line,) = (
+        line for line in ecolink("audit", "replay", *options).splitlines() if "Credit" in line
+    )
+    assert f"  owner key …{person.key[-4:]}  " in line
+    *_, credit = replayed(*options)
+    assert (credit["actor"], credit["key"]["role"]) == (f"key:{person.key_id}", "owner")
 
 
 def test_a_damaged_event_is_printed_with_its_position(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
 
+from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.audit.event_proof import EventProof
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts import Artifacts
+from infrastructure.profiles import set_key_name
 from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.sealer.sealer import Sealer
-from tests.builders.entries import Entries
+from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import tamper
 from tests.gateway.web.html import Node, read_html
@@ -150,3 +153,32 @@ def test_an_unknown_position_is_not_found(auditor: Browser, entries: Entries) ->
 def test_account_holders_see_no_event(client: TestClient, platform: Platform, path: str) -> None:
     assert signed_in(client, platform.person()).client.get(path).status_code == 403
     assert signed_in(client, platform.person(Role.AUDITOR)).client.get(path).status_code != 403
+
+
+def test_the_page_names_the_key_that_acted(auditor: Browser, platform: Platform) -> None:
+    owner = platform.person()
+    member = platform.key(owner.account_id, KeyRequest(role=Role.MEMBER))
+    with connect(platform.settings) as connection:
+        set_key_name(connection, member.key_id, "build server")
+    acting = replace(platform, cause=replace(platform.cause, actor=f"key:{member.key_id}"))
+    acting.upload(owner.account_id, b"content")
+    uploaded = entries_of(platform.log)[-1]
+    actor = event_page(auditor, uploaded.id)["actor"]
+    assert actor.text == f"member key …{member.key[-4:]} “build server” key:{member.key_id}"
+    (link,) = (each for each in actor.all() if each.tag == "a")
+    page = read_html(auditor.client.get(link.attributes["href"]).text)
+    assert f"{member.key_id}:1" in page["fields"].text
+
+
+def test_the_page_shows_an_actor_that_the_log_does_not_have(
+    auditor: Browser, platform: Platform
+) -> None:
+    owner = platform.person()
+    for actor in (
+        f"account:{owner.account_id}",
+        "key:00000000-0000-4000-8000-000000000000",
+        "key:x",
+    ):
+        replace(platform, cause=replace(platform.cause, actor=actor)).credit(owner, 1)
+        credited = entries_of(platform.log)[-1]
+        assert event_page(auditor, credited.id)["actor"].text == actor

@@ -68,7 +68,7 @@ def test_objects_of_another_account_are_not_found(client: TestClient, platform: 
     assert client.get(f"/api/ledger?job={job}", headers=other.headers).json()["data"] == []
 
 
-def test_an_operators_credit_names_the_operator(client: TestClient, platform: Platform) -> None:
+def test_an_operators_credit_names_the_key(client: TestClient, platform: Platform) -> None:
     operator, person = platform.person(Role.OPERATOR), platform.person()
     answer = client.post(
         f"/api/accounts/{person.account_id}/credits",
@@ -77,6 +77,6 @@ def test_an_operators_credit_names_the_operator(client: TestClient, platform: Pl
     )
     *_, credited = platform.log.events.get(person.account_id)
     assert isinstance(credited, Event)
-    assert credited.actor == f"account:{operator.account_id}"
+    assert credited.actor == f"key:{operator.key_id}"
     assert credited.account_id == person.account_id
     assert credited.command_id == answer.headers["x-request-id"]

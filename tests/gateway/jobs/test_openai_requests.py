@@ -18,6 +18,7 @@ from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
 from gateway.jobs import requests
 from infrastructure.settings import Settings
+from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.conftest import application
 from tests.gateway.jobs.owners import ClientOf, OpenAIJobs
@@ -127,6 +128,14 @@ def test_a_request_fails_with_the_error_of_a_creation(
         assert "line 3: no JSON" in failed.error.message
         stored = early.platform.log.recorder.select_notifications(start=1, limit=1000)
         assert not any(b"no JSON" in each.state for each in stored), "the log quotes no file"
+
+
+def test_an_approval_names_the_key_that_requested_the_job(early: Early, platform: Platform) -> None:
+    job = early.create()
+    platform.validate(early.dataset_id)
+    early.reached(job, "queued")
+    approved = Entries(entries_of(platform.log)).last("JobApproved")
+    assert approved.event.actor == f"key:{early.person.key_id}"
 
 
 def test_a_cancelled_request_is_never_approved(early: Early, platform: Platform) -> None:
