@@ -101,12 +101,13 @@ def declared(permission: Permission) -> Any:
 
 
 READ = Permission(Scope.READ)
+DOWNLOAD = Permission(Scope.READ, HOLDERS)
 
 PUBLIC = declared(Permission(public=True))
 
 AnyCaller = Annotated[Caller, _checks(Permission())]
 MayRead = Annotated[Caller, _checks(READ)]
-MayDownload = Annotated[Caller, _checks(Permission(Scope.READ, HOLDERS))]
+MayDownload = Annotated[Caller, _checks(DOWNLOAD)]
 """Reads the content of datasets and models, which auditors may not see."""
 MayTrain = Annotated[Caller, _checks(Permission(Scope.TRAIN))]
 MayDeploy = Annotated[Caller, _checks(Permission(Scope.DEPLOY))]

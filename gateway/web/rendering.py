@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
+from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
@@ -22,6 +23,7 @@ from domain.estimating.memory import gib
 from gateway.backend import Backend
 from gateway.billing.service import account_of
 from gateway.http.access import Caller, delete_stale_account
+from gateway.http.permissions import DOWNLOAD
 from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
@@ -117,6 +119,7 @@ def page(
         headers=headers,
         account=account_of(backend, caller),
         auditing=caller.role is Role.AUDITOR,
+        may=_allowed(caller.rights),
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,
         **context,
@@ -124,6 +127,15 @@ def page(
     renew_session(request, response, backend)
     delete_stale_account(request, response)
     return response
+
+
+def _allowed(rights: Rights) -> list[str]:
+    """Return the scopes of a key, and `download` if it may read the content of datasets and models.
+
+    Pages hide each control whose `data-needs` is not among them. Parts of a page need no rights, so
+    that all who watch a job share them.
+    """
+    return [*rights.scopes, *(["download"] if DOWNLOAD.allows(rights) else [])]
 
 
 def fragment(

@@ -45,6 +45,20 @@ PHONE_TABLES = (
     "wizard",
 )
 
+READ_BY_AUDITOR = (
+    "billing",
+    "dataset-ready",
+    "dataset-rejected",
+    "datasets",
+    "job-cancelled",
+    "job-paused-owner",
+    "job-registered",
+    "job-training",
+    "models",
+    "playground",
+    "wizard",
+)
+
 
 @pytest.mark.parametrize(
     "state",
@@ -83,6 +97,22 @@ def test_numbers_do_not_wrap_on_a_phone(
     assert _width(page) <= PHONE_WIDTH
     assert page.evaluate(BROKEN) == []
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
+
+def test_an_auditor_sees_no_control_that_needs_another_right(
+    sample_tabs: Tabs, sample: SamplePlatform, pictures: Path | None
+) -> None:
+    states = {each.name: each for each in STATES}
+    page = states["auditor"].open(sample_tabs, sample)
+    wrong: list[str] = []
+    for name in READ_BY_AUDITOR:
+        page.goto(sample_tabs.url + states[name].path_in(sample))
+        page.locator("main h1").wait_for()
+        controls = page.locator("main").locator("[data-needs], [hx-post]").all()
+        wrong += [f"{name}: {each.inner_text()}" for each in controls if each.is_visible()]
+        wrong += [f"{name}: {each}" for each in violations(page)]
+        _take(page, pictures, f"auditor-{name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def _width(page: Page) -> int:

@@ -217,6 +217,7 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   over = 0;
   place.classList.remove("is-over");
+  if (!place.checkVisibility()) return; // the key of the session cannot upload
   const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
   const folders = items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
   if (folders.length) notify("EcoLink does not accept folders. Drop the files in the folder.", true);
