@@ -111,6 +111,7 @@ ACCESS: dict[str, Access] = {
         | _each(("dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | {"key_uses": KEEP}
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
+        | {"verifications": CHANGE}
         | {"parked_events": "SELECT, UPDATE (replay)"},
     ),
 }

@@ -23,6 +23,7 @@ from infrastructure import (
     profiles,
     security_log,
     sessions,
+    verifications,
 )
 from infrastructure.clock import Clock, clock_of
 from infrastructure.event_handlers import PARKED_DDL
@@ -54,6 +55,7 @@ def migrate(settings: Settings) -> None:
             sessions.DDL,
             key_uses.DDL,
             security_log.DDL,
+            verifications.DDL,
         ):
             connection.execute(ddl.encode())
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:

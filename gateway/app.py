@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway import reference, routes
+from gateway.audit.verification.process import open_verifications
 from gateway.backend import Backend, open_backend
 from gateway.chat.serving import open_serving
 from gateway.datasets import uploads
@@ -107,6 +108,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         async with (
             open_serving(settings) as app.state.serving,
             open_previews() as app.state.previews,
+            open_verifications() as app.state.verifications,
         ):
             yield
         for task in tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from gateway.audit import pages as audit_pages
+from gateway.audit.verification import pages as verification_pages
 from gateway.billing import api as billing
 from gateway.billing import pages as billing_page
 from gateway.catalog import api as catalog
@@ -54,6 +55,7 @@ PAGES = (
     model_pages,
     billing_page,
     audit_pages,
+    verification_pages,
 )
 
 native = APIRouter(dependencies=[Depends(only_texts)])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +27,7 @@ from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
+from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import Findings, audit
 from services.projector.store_checks import head_of
@@ -96,26 +100,28 @@ def verify(
     events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since` continues an
     interrupted verification.
     """
+    started_at = datetime.now(UTC)
     try:
         with stack(Settings(), services={}) as settings:
-            seals = _verify_seals(settings, _Trusted(public_key, kept_head, timestamp_roots), since)
+            trust = _Trusted(public_key, kept_head, timestamp_roots).of(settings)
+            seals = _verify_seals(settings, trust, since)
             if not as_json:  # before anything else can fail
                 _show_seals(seals)
-            findings = None if log_only else audit(settings)
+            findings = None if log_only else _replay(settings)
             stored = _check_artifacts(settings) if with_artifacts else None
     except (StackError, ValueError, InvalidHead) as error:
         fail(str(error), ExitCode.FAILED)
+    results = Results(seals, findings, stored)
     if as_json:
-        document = {} if findings is None else asdict(findings)
-        document |= {} if stored is None else {"artifacts": asdict(stored)}
-        typer.echo(json.dumps(document | {"seals": _seals_document(seals)}, default=str, indent=1))
+        source = KeySource.GIVEN if public_key else KeySource.KEY_FILE
+        circumstances = Circumstances(trust, source, since, started_at, datetime.now(UTC))
+        typer.echo(json.dumps(report(results, circumstances), default=str, indent=1))
     else:
         if findings is not None:
             _show(findings)
         if stored is not None:
             _show_artifacts(stored)
-    results = (seals, findings, stored)
-    raise typer.Exit(1 if any(each and each.differences for each in results) else 0)
+    raise typer.Exit(1 if results.differences else 0)
 
 
 @commands.command()
@@ -161,9 +167,13 @@ class _Trusted:
     kept_heads: list[Path] | None
     timestamp_roots: Path | None
 
-    def of(self, settings: Settings, store: Connection) -> Trust:
+    def of(self, settings: Settings) -> Trust:
         """Read the files. Raise ValueError or InvalidHead."""
-        key = LogKey.parse(self.public_key) if self.public_key else _own_key(settings, store)
+        if self.public_key:
+            key = LogKey.parse(self.public_key)
+        else:
+            with connect(settings) as store:
+                key = _own_key(settings, store)
         heads = [key.verify(path.read_text()) for path in self.kept_heads or []]
         roots = []
         if self.timestamp_roots is not None:
@@ -177,28 +187,41 @@ class _Trusted:
         return Trust(key, heads, roots)
 
 
-def _verify_seals(settings: Settings, trusted: _Trusted, since: int) -> SealFindings:
-    """Verify the seals and show the progress on a terminal."""
+@contextmanager
+def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal. Yield a function that takes how much is done."""
     console = Console(stderr=True)
-    done = since
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _verify_seals(settings: Settings, trust: Trust, since: int) -> SealFindings:
+    """Verify the seals and show the progress on a terminal."""
+    last = since
     with connect(settings) as store:
-        trust = trusted.of(settings, store)
         total = max(0, head_of(store) - since)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("Comparing events with their seals", total=total)
+        try:
+            with _progress("Comparing events with their seals", total) as show:
 
-            def advance(id: int) -> None:
-                nonlocal done
-                done = id
-                progress.update(task, completed=id - since)
+                def advance(id: int) -> None:
+                    nonlocal last
+                    last = id
+                    show(id - since)
 
-            archive = SealArchive(Artifacts(settings.artifacts))
-            try:
+                archive = SealArchive(Artifacts(settings.artifacts))
                 return verify_seals(store, archive, trust, since, advance)
-            except KeyboardInterrupt:
-                progress.stop()
-                console.print(f"Stopped. Continue with --since {done}.")
-                raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print(f"Stopped. Continue with --since {last}.")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _replay(settings: Settings) -> Findings:
+    """Replay the log and show the progress on a terminal."""
+    with connect(settings) as store:
+        total = head_of(store)
+    with _progress("Replaying events", total) as show:
+        return audit(settings, show)
 
 
 def _check_artifacts(settings: Settings) -> ArtifactFindings:
@@ -226,21 +249,6 @@ def _show_artifacts(found: ArtifactFindings) -> None:
         console.print(f"[red]{each.text}[/]")
     if not found.differences:
         console.print("[green]All artifacts match the log.[/]")
-
-
-def _seals_document(seals: SealFindings) -> dict[str, object]:
-    head = seals.head
-    return {
-        "events": seals.events,
-        "unsealed": seals.unsealed,
-        "heads": seals.heads,
-        "size": head.size if head else 0,
-        "root": head.root.hex() if head else None,
-        "sealed_at": head.sealed_at if head else None,
-        "timestamps": [each._asdict() for each in seals.timestamps],
-        "counts": seals.counts,
-        "differences": [each._asdict() for each in seals.differences],
-    }
 
 
 def _show_seals(seals: SealFindings) -> None:

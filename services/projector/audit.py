@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -81,16 +81,17 @@ class Findings:
         self.differences.append(Difference(kind, text))
 
 
-def audit(settings: Settings) -> Findings:
+def audit(settings: Settings, on_progress: Callable[[int], object] = id) -> Findings:
     """Replay the log of a database and compare the result with the stored rows. Read-only.
 
     The audit compares snapshots with the replayed state, but does not replay from them. It compares
-    each projection at its own position, so it can run while the services run.
+    each projection at its own position, so it can run while the services run. `on_progress`
+    receives the notification ID of the last replayed event.
     """
     findings = Findings()
     log = open_log(settings)
     try:
-        _replay(settings, log, findings)
+        _replay(settings, log, findings, on_progress)
     except psycopg.OperationalError:
         raise
     except Exception as error:  # noqa: BLE001 - a forged event may raise anything
@@ -104,7 +105,9 @@ def audit(settings: Settings) -> Findings:
     return findings
 
 
-def _replay(settings: Settings, log: EventLog, findings: Findings) -> None:
+def _replay(
+    settings: Settings, log: EventLog, findings: Findings, on_progress: Callable[[int], object]
+) -> None:
     with connect(settings) as live, connect(settings) as scratch:
         live.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         _keep_tables(live)
@@ -119,6 +122,7 @@ def _replay(settings: Settings, log: EventLog, findings: Findings) -> None:
             _refold(scratch, batch, positions)
             _count_lags(batch, positions, findings)
             folded.take(batch)
+            on_progress(batch[-1].id)
         _compare_tables(live, scratch, positions, findings)
         _compare_balances(balances(live), folded, findings)
         _check_minutes(folded, findings)

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.conninfo import make_conninfo
 
 from deploy.database_roles import (
@@ -24,10 +25,14 @@ from deploy.local.home import Home
 from deploy.local.plan import make_plan
 from deploy.migrate import migrate
 from deploy.processes import PROCESSES
+from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.jobs.job import Job
 from infrastructure.settings import Settings
+from infrastructure.verifications import Options
+from services.auditor.verifying import Request, run
+from tests.builders.history import History
 
 PASSWORD = uuid4().hex
 EVENT = (
@@ -179,6 +184,22 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
         refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
+
+
+def test_the_gateway_may_verify_the_log(settings: Settings, history: History) -> None:
+    history.run_with_a_crash()
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    own = settings.model_copy(update={"database_url": url, "owner_database_url": None})
+    key = LogKey("ecolink/test", Ed25519PrivateKey.generate().public_key())
+    options = Options(artifacts=True, public_key=str(key))
+    request = Request(settings=own, id=uuid4(), requested_by=uuid4(), options=options)
+    run(request, lambda _: None)
+    with logged_in(settings, "gateway") as connection:
+        found = connection.execute("SELECT report FROM verifications").fetchone()
+        assert found is not None
+        assert found[0]["events"] == found[0]["seals"]["unsealed"] > 0
+        assert all(each["equal"] for each in found[0]["tables"])
 
 
 def test_services_that_append_may_lock_the_log(settings: Settings) -> None:

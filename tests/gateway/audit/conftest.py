@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
+from domain.audit.tree_head import LogKey
+from infrastructure.artifacts import Artifacts
+from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.sealer.sealer import Sealer
 from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.simulation.story import Story, told
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = LogKey("ecolink/test", KEY.public_key())
+
+Seal = Callable[[], str]
 
 
 @pytest.fixture
@@ -33,6 +47,26 @@ def entries(story: Story, auditor: Browser) -> Entries:
     """All events, in log order."""
     del auditor  # its account adds events
     return Entries(entries_of(story.platform.log))
+
+
+@pytest.fixture
+def seal(settings: Settings) -> Seal:
+    """Seal the whole log, and return the newest head as a signed note."""
+
+    def do() -> str:
+        archive = SealArchive(Artifacts(settings.artifacts))
+        sealer = Sealer(archive, PUBLIC.origin, KEY, lambda: datetime.now(UTC))
+        archive.put_public_key(sealer.log_key)
+        with connect(settings) as store:
+            sealer.resume(store)
+            while sealer.step(store):
+                pass
+            sealer.export()
+        note = archive.last_note(PUBLIC)
+        assert note is not None
+        return note
+
+    return do
 
 
 def tamper(settings: Settings, statement: str, *values: object) -> None:

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
 
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.audit.event_proof import EventProof
-from domain.audit.tree_head import LogKey
-from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import set_key_name
-from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from services.sealer.sealer import Sealer
 from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform
-from tests.gateway.audit.conftest import tamper
+from tests.gateway.audit.conftest import PUBLIC, Seal, tamper
 from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import Browser, signed_in
-
-KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
-PUBLIC = LogKey("ecolink/test", KEY.public_key())
-
-Seal = Callable[[], None]
-
-
-@pytest.fixture
-def seal(settings: Settings) -> Seal:
-    """Seal the whole log."""
-
-    def do() -> None:
-        archive = SealArchive(Artifacts(settings.artifacts))
-        sealer = Sealer(archive, PUBLIC.origin, KEY, lambda: datetime.now(UTC))
-        archive.put_public_key(sealer.log_key)
-        with connect(settings) as store:
-            sealer.resume(store)
-            while sealer.step(store):
-                pass
-            sealer.export()
-
-    return do
 
 
 def event_page(browser: Browser, position: int) -> Node:

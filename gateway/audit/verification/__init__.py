@@ -1,0 +1,1 @@
+"""Verification of the event log, which auditors start on a page."""

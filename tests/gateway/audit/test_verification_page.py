@@ -1,0 +1,366 @@
+"""Verifications: the form, the process with its progress, the result, and who may start one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi.testclient import TestClient
+
+from domain.access.role import Role
+from domain.audit.tree_head import LogKey
+from domain.billing.meter import Meter
+from gateway.audit.verification import pages, process
+from gateway.audit.verification.form import LONGEST_KEY
+from gateway.audit.verification.pages import LISTED_DIFFERENCES, command, stages_of
+from infrastructure.consumer import recorded
+from infrastructure.measurements import add_evidence
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from infrastructure.verifications import (
+    KEPT_RUNS,
+    Options,
+    Stage,
+    Verdict,
+    begin,
+    fail,
+    finish,
+    report_progress,
+    verification,
+    verifying,
+)
+from tests.builders.entries import Entries
+from tests.builders.platform import Platform
+from tests.gateway.audit.conftest import PUBLIC, Seal, tamper
+from tests.gateway.conftest import application
+from tests.gateway.web.html import Node, read_html
+from tests.gateway.web.signed_in import Browser, signed_in
+from tests.logs import notifications
+from tests.polling import eventually
+from tests.projecting import project
+
+PATH = "/audit/verification"
+OTHER = LogKey("ecolink/test", Ed25519PrivateKey.from_private_bytes(b"o" * 32).public_key())
+
+
+def overview(browser: Browser) -> Node:
+    return read_html(browser.client.get(PATH).text)
+
+
+def submit(browser: Browser, **fields: str) -> Any:
+    sent = {"csrf_token": browser.csrf_token, **fields}
+    return browser.client.post(PATH, data=sent, follow_redirects=False)
+
+
+def started(browser: Browser, **fields: str) -> str:
+    """Start a verification, and return the path of its page."""
+    answer = submit(browser, **({"replay": "yes"} | fields))
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
+def finished(browser: Browser, path: str) -> Node:
+    """Return the page of a verification after it has ended."""
+
+    def ended() -> Node | None:
+        page = read_html(browser.client.get(path).text)
+        return page if page.find("verdict") else None
+
+    page = eventually(ended)
+    assert page is not None
+    return page
+
+
+def verdict(page: Node) -> str:
+    return page["verdict"].attributes["data-verdict"]
+
+
+def differences(page: Node) -> list[Node]:
+    return [each for each in page["differences"].all() if "data-kind" in each.attributes]
+
+
+def report(browser: Browser, path: str) -> dict[str, Any]:
+    answer = browser.client.get(f"{path}/report.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"].startswith('attachment; filename="verification-2')
+    return json.loads(answer.text)
+
+
+@pytest.fixture
+def consistent(auditor: Browser, platform: Platform, settings: Settings, seal: Seal) -> str:
+    """Project and seal the log, and add the evidence of its minutes. Return the newest head."""
+    del auditor  # its account adds events
+    with connect(settings) as connection:
+        for notification in notifications(platform.log):
+            event = recorded(platform.log, notification).event
+            if isinstance(event, Meter.MinuteMetered):
+                add_evidence(connection, event.job_id, event.segment, event.to_seconds)
+        project(platform.log, connection)
+    return seal()
+
+
+@pytest.fixture
+def running(settings: Settings, platform: Platform) -> Iterator[UUID]:
+    """A verification that another process runs."""
+    id = uuid4()
+    with verifying(settings) as connection:
+        assert connection is not None
+        begin(connection, id, platform.person(Role.AUDITOR).account_id, Options(artifacts=True))
+        report_progress(connection, id, Stage.REPLAY, 1_200, 4_800)
+        yield id
+
+
+def test_a_clean_log_matches(auditor: Browser, consistent: str, entries: Entries) -> None:
+    path = started(auditor)
+    page = finished(auditor, path)
+    assert verdict(page) == "matches"
+    count = len(entries.entries)
+    assert f"{count} events match their seals" in page["verdict"].text
+    assert page.find("differences") is None
+    assert "$0.00" in page["replay"].text
+    assert "all equal" in page["tables"].text
+    document = report(auditor, path)
+    assert (document["verdict"], document["seals"]["events"]) == ("matches", count)
+    assert (document["public_key"], document["key_source"]) == (str(PUBLIC), "archive")
+    assert document["options"]["replay"]
+    assert "artifacts" not in document
+    assert page["root"].text == document["seals"]["root"]
+    assert "From the operator's archive" in page["key-source"].text
+    assert f"ecolink audit verify --public-key {PUBLIC}" in page["own-command"].text
+    row = overview(auditor)["runs"].text
+    assert "all events match" in row
+    assert "seals, replay" in row
+
+
+def test_a_changed_row_is_named_on_the_page_and_in_the_report(
+    auditor: Browser, consistent: str, entries: Entries, settings: Settings
+) -> None:
+    minute = entries.last("MinuteMetered").id
+    statement = (
+        "UPDATE ecolink_events SET state = convert_to(jsonb_set(convert_from(state, 'UTF8')::jsonb,"
+        " '{amount_micros}', '1')::text, 'UTF8') WHERE notification_id = %s"
+    )
+    tamper(settings, statement, minute)
+    path = started(auditor)
+    page = finished(auditor, path)
+    assert verdict(page) == "differs"
+    found = differences(page)
+    assert found[0].attributes["data-kind"] == "event_changed"
+    assert found[0].text == f"Event {minute} was changed."
+    (link,) = (each for each in found[0].all() if each.tag == "a")
+    assert link.attributes["href"] == f"/audit/events/{minute}"
+    kinds = {each.attributes["data-kind"] for each in found}
+    assert {"table", "meter_charge"} <= kinds  # the replay finds it too
+    document = report(auditor, path)
+    (changed,) = document["seals"]["differences"]
+    assert (changed["kind"], changed["position"]) == ("event_changed", minute)
+    assert {each["kind"] for each in document["differences"]} <= kinds
+    assert "differences" in overview(auditor)["runs"].text
+
+
+def test_a_deleted_event_is_named_without_a_link(
+    auditor: Browser, consistent: str, entries: Entries, settings: Settings
+) -> None:
+    saved = entries.last("CheckpointSaved").id
+    tamper(settings, "DELETE FROM ecolink_events WHERE notification_id = %s", saved)
+    page = finished(auditor, started(auditor, replay=""))
+    (found,) = differences(page)
+    assert found.text == f"Event {saved} was deleted."
+    assert not [each for each in found.all() if each.tag == "a"]
+    assert page.find("replay") is None
+    assert "--log-only" in page["own-command"].text
+
+
+def test_an_own_key_and_a_kept_head_are_used(
+    auditor: Browser, consistent: str, platform: Platform, seal: Seal
+) -> None:
+    platform.person()
+    seal()
+    pasted = consistent.replace("\n", "\r\n")  # as a browser sends it
+    path = started(auditor, public_key=f" {PUBLIC} ", kept_head=pasted, since="2", artifacts="yes")
+    document = report(auditor, finished(auditor, path) and path)
+    assert document["key_source"] == "given"
+    assert document["options"]["since"] == 2
+    (kept,) = document["options"]["kept_heads"]
+    assert kept["size"] < document["seals"]["size"]
+    assert document["artifacts"]["artifacts"] >= 0
+
+
+def test_a_key_that_did_not_sign_the_heads_is_reported(auditor: Browser, consistent: str) -> None:
+    page = finished(auditor, started(auditor, public_key=str(OTHER), replay=""))
+    assert verdict(page) == "differs"
+    assert "is not signed by the key of ecolink/test" in page["differences"].text
+
+
+def test_invalid_fields_are_marked_and_kept(auditor: Browser, consistent: str) -> None:
+    wrong = {"public_key": "x+y", "kept_head": "no head", "since": "soon"}
+    answer = submit(auditor, **wrong, artifacts="yes")
+    assert answer.status_code == 200
+    page = read_html(answer.text)
+    for name in wrong:
+        if name != "kept_head":  # nothing can be verified without a valid key
+            assert repr(wrong[name]) in page[f"{name}-problem"].text
+            assert page[name].attributes["aria-invalid"] == "true"
+    assert page["public_key"].attributes["value"] == "x+y"
+    assert page["kept_head"].text == "no head"
+    assert page["verification-form"].fields["artifacts"] == ["yes"]
+    assert "replay" not in page["verification-form"].fields
+    page = read_html(submit(auditor, kept_head="no head", since="1000000").text)
+    assert "is not signed by the key" in page["kept_head-problem"].text
+    assert "There is no event 1000000" in page["since-problem"].text
+    page = read_html(submit(auditor, public_key="k" * (LONGEST_KEY + 1)).text)
+    assert "Enter at most 500" in page["public_key-problem"].text
+    assert overview(auditor).find("runs") is None
+
+
+def test_without_a_key_in_the_archive_the_field_is_marked(auditor: Browser) -> None:
+    page = read_html(submit(auditor).text)
+    assert "nothing is sealed yet" in page["public_key-problem"].text
+    assert page.find("own-command") is None
+
+
+def test_a_second_start_is_refused_and_shows_the_running_one(
+    auditor: Browser, consistent: str, running: UUID
+) -> None:
+    answer = submit(auditor)
+    assert answer.status_code == 409
+    page = read_html(answer.text)
+    assert "Another verification is running" in page.text
+    bar = page["progress"].attributes
+    assert (bar["value"], bar["max"]) == ("1200", "4800")
+    assert page["stage"].text.startswith("Step 2 of 3")
+    assert f'href="{PATH}/{running}"' in answer.text
+    assert page.find("verification-form") is None
+    assert 'hx-trigger="every 1s"' in answer.text
+
+
+def test_the_process_itself_refuses_a_second_start(
+    auditor: Browser, consistent: str, running: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "is_running", lambda _: False)  # it began after this answer
+    answer = submit(auditor)
+    assert answer.status_code == 409
+    assert str(running) in answer.text
+
+
+def test_the_page_updates_itself_while_a_verification_runs(
+    auditor: Browser, consistent: str, running: UUID, settings: Settings
+) -> None:
+    for path, id in ((PATH, "verifications"), (f"{PATH}/{running}", "run")):
+        part = auditor.client.get(path, headers=auditor.htmx).text
+        assert part.lstrip().startswith(f'<div id="{id}"')
+        assert "every 1s" in part
+    assert auditor.client.get(f"{PATH}/{running}/report.json").status_code == 404
+
+
+def test_the_form_returns_after_the_end(auditor: Browser, consistent: str) -> None:
+    finished(auditor, started(auditor, replay=""))
+    part = auditor.client.get(PATH, headers=auditor.htmx).text
+    assert "every 1s" not in part
+    assert read_html(part)["verification-form"].fields["csrf_token"] == auditor.csrf_token
+
+
+def test_a_killed_process_is_shown_as_stopped(
+    auditor: Browser, consistent: str, settings: Settings
+) -> None:
+    id = uuid4()
+    with verifying(settings) as connection:
+        assert connection is not None
+        begin(connection, id, auditor.person.account_id, Options())
+    page = finished(auditor, f"{PATH}/{id}")
+    assert verdict(page) == "stopped"
+    assert "Stopped before it finished. Start it again." in page["verdict"].text
+    assert "stopped" in overview(auditor)["runs"].text
+
+
+def test_a_verification_without_a_report_shows_its_problem(
+    auditor: Browser, settings: Settings
+) -> None:
+    id = uuid4()
+    with verifying(settings) as connection:
+        assert connection is not None
+        begin(connection, id, auditor.person.account_id, Options())
+        fail(connection, id, "the artifact store is unreachable")
+    page = finished(auditor, f"{PATH}/{id}")
+    assert verdict(page) == "failed"
+    assert "The artifact store is unreachable." in page["verdict"].text
+
+
+def test_a_stopping_gateway_ends_the_process_and_its_page_is_truthful(
+    settings: Settings, platform: Platform, projecting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "MODULE", "tests.gateway.audit.endless_verification")
+    auditor = platform.person(Role.AUDITOR)
+    with TestClient(application(settings)) as client:
+        starter = client.app.state.verifications  # type: ignore[attr-defined]
+        assert client.portal is not None
+        id = client.portal.call(starter.start, settings, auditor.account_id, Options())
+        children = psutil.Process().children()
+        (child,) = (each for each in children if process.MODULE in each.cmdline())
+        with connect(settings) as connection:
+            run = verification(connection, id)
+            assert run is not None
+            assert run.is_running
+    assert not child.is_running()
+    with TestClient(application(settings)) as client:
+        page = finished(signed_in(client, auditor), f"{PATH}/{id}")
+        assert verdict(page) == "stopped"
+
+
+def test_long_lists_of_differences_are_cut_on_the_page_only(
+    auditor: Browser, consistent: str, settings: Settings
+) -> None:
+    path = started(auditor)
+    finished(auditor, path)
+    document = report(auditor, path)
+    found = [{"kind": "minute_gap", "text": f"minute {n}"} for n in range(LISTED_DIFFERENCES + 7)]
+    id = UUID(path.rpartition("/")[2])
+    with connect(settings) as connection:
+        text = json.dumps(document | {"differences": found})
+        finish(connection, id, Verdict.DIFFERS, len(found), text)
+    page = finished(auditor, path)
+    assert len(differences(page)) == LISTED_DIFFERENCES
+    assert "7 more are in the report." in page["differences"].text
+    assert len(report(auditor, path)["differences"]) == len(found)
+
+
+def test_an_auditor_may_verify_and_an_owner_may_not(
+    client: TestClient, platform: Platform, seal: Seal
+) -> None:
+    seal()
+    auditor = signed_in(client, platform.person(Role.AUDITOR))
+    assert f'<a href="{PATH}"' in client.get("/audit").text
+    path = started(auditor, replay="")
+    assert verdict(finished(auditor, path)) == "matches"
+    owner = signed_in(client, platform.person())
+    assert submit(owner).status_code == 403
+    for each in (PATH, path, f"{path}/report.json"):
+        assert client.get(each).status_code == 403
+
+
+def test_an_unknown_verification_is_not_found(auditor: Browser) -> None:
+    answer = auditor.client.get(f"{PATH}/{uuid4()}")
+    assert answer.status_code == 404
+    assert f"EcoLink keeps the last {KEPT_RUNS}." in answer.text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(), ""),
+        (Options(replay=False, since=9), " --since 9 --log-only"),
+        (Options(artifacts=True, kept_head="x"), " --kept-head kept-head.txt --artifacts"),
+    ],
+)
+def test_the_command_makes_the_same_verification(options: Options, expected: str) -> None:
+    assert command(options, "KEY") == f"ecolink audit verify --public-key KEY{expected}"
+
+
+def test_the_stages_follow_the_options() -> None:
+    assert stages_of(Options()) == [Stage.SEALS, Stage.REPLAY]
+    assert stages_of(Options(replay=False, artifacts=True)) == [Stage.SEALS, Stage.ARTIFACTS]
