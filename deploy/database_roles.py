@@ -65,7 +65,7 @@ def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
 
 ACCESS: dict[str, Access] = {
     "relay": Access(tables={"log_identity": READ}),
-    "sealer": Access(tables={"log_identity": READ}),
+    "sealer": Access(tables={"log_identity": READ, "invoices": "SELECT, UPDATE"}),
     "projector": Access(
         tables=_each(READ_MODELS, CHANGE)
         | {"projection_positions": KEEP}
@@ -109,7 +109,7 @@ ACCESS: dict[str, Access] = {
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
         | _each(("dataset_names", "key_names", "job_metadata", "security_events"), ADD)
-        | {"key_uses": KEEP}
+        | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE}
         | {"parked_events": "SELECT, UPDATE (replay)"},

@@ -16,6 +16,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure import (
     drafts,
     idempotency,
+    invoice_requests,
     key_uses,
     leadership,
     log_identity,
@@ -56,6 +57,7 @@ def migrate(settings: Settings) -> None:
             key_uses.DDL,
             security_log.DDL,
             verifications.DDL,
+            invoice_requests.DDL,
         ):
             connection.execute(ddl.encode())
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:

@@ -17,6 +17,8 @@ from gateway.events import api as events
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
+from gateway.invoices import api as invoices
+from gateway.invoices import pages as invoice_pages
 from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
@@ -33,6 +35,7 @@ from gateway.web import assets, sign_in, viewing
 
 NATIVE = (
     billing,
+    invoices,
     keys,
     catalog,
     datasets,
@@ -54,6 +57,7 @@ PAGES = (
     key_pages,
     model_pages,
     billing_page,
+    invoice_pages,
     audit_pages,
     verification_pages,
 )

@@ -17,12 +17,17 @@ from domain.audit.merkle import Tree
 from domain.audit.sealed_event import SealedEvent, StoredRow, sealed_events
 from domain.audit.sealed_invoice import ProvenRow, seal_invoice
 from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure.account_rows import rows_of_account
 from infrastructure.event_rows import read_rows
 from infrastructure.seal_archive import SealArchive, SealDamaged
 
 
 class NotProvable(Exception):
     """An invoice cannot be proven: events have no head yet, or changed since they were sealed."""
+
+
+class NotSealedYet(NotProvable):
+    """An invoice cannot be proven before the sealer exports a newer head."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,10 @@ class SealedTree:
 
     @classmethod
     def newest(cls, archive: SealArchive, key: LogKey) -> Self:
-        """Read the tree. Raise SealDamaged, or NotProvable if nothing is sealed."""
+        """Read the tree. Raise SealDamaged, or NotSealedYet if nothing is sealed."""
         note = archive.last_note(key)
         if note is None:
-            raise NotProvable("Nothing is sealed yet. Run `ecolink up` and wait 10 seconds.")
+            raise NotSealedYet("Nothing is sealed yet. Run `ecolink up` and wait 10 seconds.")
         head = key.verify(note)
         sealed = cls.of(note, head, chain.from_iterable(archive.leaves(0, head.size)))
         if sealed.tree.root != head.root:
@@ -60,12 +65,44 @@ class SealedTree:
     ) -> Self:
         """Return the same tree with a head of this time, for a log that has not grown.
 
-        The sealer exports a head only for new events. Raise NotProvable if there are such events.
+        The sealer exports a head only for new events. Raise NotSealedYet if there are such events.
         """
         if newer := read_rows(store, self.head.last_event, 1):
             raise _not_sealed(newer[0].notification_id, self.head)
         head = replace(self.head, sealed_at=now)
         return replace(self, note=head.sign(key), head=head)
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """The holder of the log's key, who issues invoices."""
+
+    store: psycopg.Connection[Any]
+    archive: SealArchive
+    key: Ed25519PrivateKey
+    origin: str
+
+    @property
+    def log_key(self) -> LogKey:
+        """The public key of the log."""
+        return LogKey(self.origin, self.key.public_key())
+
+    def issue(self, account_id: UUID, period: Period, now: datetime) -> bytes:
+        """Return the JSON file of an account's invoice. The period is over.
+
+        Raise the errors of `issue_invoice`, or SealDamaged.
+        """
+        tree = SealedTree.newest(self.archive, self.log_key)
+        if tree.head.sealed_at < period.end:
+            tree = tree.signed_again(self.store, self.key, now)
+        rows = rows_of_account(self.store, account_id)
+        return issue_invoice(rows, tree, self.key, account_id, period)
+
+    def as_pdf(self, content: bytes) -> bytes:
+        """Return the PDF file of an invoice's JSON file."""
+        from infrastructure.invoice_pdf import invoice_pdf  # only here: it takes half a second
+
+        return invoice_pdf(content, self.key, self.log_key)
 
 
 def issue_invoice(
@@ -77,11 +114,11 @@ def issue_invoice(
 ) -> bytes:
     """Return the JSON file of an account's invoice. `rows` are those of `rows_of_account`.
 
-    Raise NotProvable if the head is older than the period's end or an event is not in the tree as
-    it is stored, and Inconsistent if the events do not give an invoice.
+    Raise NotSealedYet if the head is older than the period's end, NotProvable if an event is not in
+    the tree as it is stored, and Inconsistent if the events do not give an invoice.
     """
     if sealed.head.sealed_at < period.end:
-        raise NotProvable(
+        raise NotSealedYet(
             f"The newest head was sealed at {sealed.head.sealed_at:%Y-%m-%d %H:%M:%S} UTC, before "
             "the end of the period. Try again in 10 seconds."
         )
@@ -102,8 +139,8 @@ def issue_invoice(
     return seal_invoice(invoice, sealed.note, proven, sealed.head.origin, key)
 
 
-def _not_sealed(event: int, head: TreeHead) -> NotProvable:
-    return NotProvable(
+def _not_sealed(event: int, head: TreeHead) -> NotSealedYet:
+    return NotSealedYet(
         f"Event {event} has no signed head yet; the newest head covers events up to "
         f"{head.last_event}. While EcoLink runs, a head follows within 10 seconds. Try again then."
     )

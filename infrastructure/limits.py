@@ -175,6 +175,24 @@ TABLE = (
         "again when one ends.",
     ),
     Limit(
+        "invoices",
+        400,
+        Scope.ACCOUNT,
+        "Invoices, one for each range of days.",
+        header="invoices",
+        refusal="Your account has the maximum of {limit} invoices. Request one for days that "
+        "already have an invoice, or ask your operator for a higher quota.",
+    ),
+    Limit(
+        "invoice_requests",
+        30,
+        Scope.ACCOUNT,
+        "Requests for an invoice.",
+        600,
+        "invoices",
+        "Your account can request at most {limit} invoices in 10 minutes.",
+    ),
+    Limit(
         "sockets",
         64,
         Scope.ACCOUNT,

@@ -16,15 +16,14 @@ from deploy.local.stack import stack
 from deploy.operator.audited_period import From, Month, Until, period_between
 from domain.audit.invoice import Invoice, Period
 from domain.audit.money_events import Inconsistent
-from domain.audit.sealed_invoice import Result, Verification
+from domain.audit.sealed_invoice import Result, Verification, verify_invoice
 from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import decimals_of, exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
-from infrastructure.account_rows import rows_of_account
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
-from infrastructure.invoices import NotProvable, SealedTree, issue_invoice
+from infrastructure.invoices import Issuer, NotProvable
 from infrastructure.log_identity import log_identity
 from infrastructure.profiles import account_named
 from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
@@ -41,6 +40,12 @@ Out = Annotated[
         dir_okay=False, help="File to write. Its name ends in .pdf or .json.", show_default=False
     ),
 ]
+
+NOT_COMPLETE = (
+    "The invoice is NOT proven to be complete. The file has no event of the account after the "
+    "period, so the account's last events in the period, such as credits, could be missing. "
+    "Ask for the invoice again after the account's next event."
+)
 
 EXIT_CODES = {
     Result.PROVEN: ExitCode.DONE,
@@ -67,14 +72,17 @@ def create(
             raise ValueError(f"--out is {out}. Enter a name that ends in .pdf or .json.")
         wanted = _period(period, start, end)
         with stack(Settings(), services={}) as settings, connect(settings) as store:
-            content = _issue(settings, store, account, wanted, as_pdf=out.suffix == ".pdf")
-        out.write_bytes(content)
+            issuer = _issuer(settings, store)
+            content = issuer.issue(_account_id(store, account), wanted, datetime.now(UTC))
+        out.write_bytes(issuer.as_pdf(content) if out.suffix == ".pdf" else content)
     except (
         *(StackError, NotProvable, Inconsistent, SealDamaged, InvalidHead),
         *(ValueError, OSError),
     ) as error:
         fail(str(error), ExitCode.FAILED)
     screen().print(f"Wrote {out}. `ecolink audit invoice verify {out}` verifies it.")
+    if verify_invoice(content, issuer.log_key).result is Result.COMPLETENESS_NOT_PROVEN:
+        screen().print(NOT_COMPLETE, style="yellow")
 
 
 @commands.command()
@@ -123,9 +131,7 @@ def _period(month: str | None, start: datetime | None, end: datetime | None) -> 
     return wanted
 
 
-def _issue(
-    settings: Settings, store: Connection, account: str, period: Period, *, as_pdf: bool
-) -> bytes:
+def _issuer(settings: Settings, store: Connection) -> Issuer:
     try:
         key = load_key(settings.seal_key_file)
     except FileNotFoundError as error:
@@ -133,18 +139,8 @@ def _issue(
             f"There is no key file {settings.seal_key_file}. The sealer makes it at its first "
             "start. Make invoices on the host that has it."
         ) from error
-    log_key = LogKey(origin_of(log_identity(store)), key.public_key())
-    now = datetime.now(UTC)
-    tree = SealedTree.newest(SealArchive(Artifacts(settings.artifacts)), log_key)
-    if tree.head.sealed_at < period.end:
-        tree = tree.signed_again(store, key, now)
-    account_id = _account_id(store, account)
-    content = issue_invoice(rows_of_account(store, account_id), tree, key, account_id, period)
-    if not as_pdf:
-        return content
-    from infrastructure.invoice_pdf import invoice_pdf  # only here: it takes half a second
-
-    return invoice_pdf(content, key, log_key)
+    archive = SealArchive(Artifacts(settings.artifacts))
+    return Issuer(store, archive, key, origin_of(log_identity(store)))
 
 
 def _account_id(store: Connection, account: str) -> UUID:
@@ -202,12 +198,7 @@ def _show(verified: Verification, *, is_pdf: bool) -> None:
         console.print("No event of the account in the period is missing.")
         console.print("The invoice is proven.", style="green")
     else:
-        console.print(
-            "The invoice is NOT proven to be complete. The file has no event of the account after "
-            "the period, so the account's last events in the period, such as credits, could be "
-            "missing. Ask for the invoice again after the account's next event.",
-            style="yellow",
-        )
+        console.print(NOT_COMPLETE, style="yellow")
 
 
 def _table(invoice: Invoice) -> Table:

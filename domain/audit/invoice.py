@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal, Self
 from uuid import UUID
 
@@ -61,11 +61,21 @@ class Period(Value):
         """Return a calendar month in UTC, such as `2026-11`. Raise ValueError."""
         try:
             start = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
-        except ValueError:
+            end = (start + timedelta(days=31)).replace(day=1)
+        except (ValueError, OverflowError):
             raise ValueError(f"{text!r} is not a month. Enter one such as 2026-11.") from None
-        is_december = start.month == 12
-        year, month = (start.year + 1, 1) if is_december else (start.year, start.month + 1)
-        return cls(start=start, end=start.replace(year=year, month=month))
+        return cls(start=start, end=end)
+
+    @property
+    def last_day(self) -> date:
+        """The UTC day of the last moment."""
+        return (self.end - timedelta(microseconds=1)).astimezone(UTC).date()
+
+    @classmethod
+    def days(cls, first: date, last: date) -> Period:
+        """Return the days from `first` to `last` in UTC, both included. Raise ValueError."""
+        start = datetime.combine(first, time.min, UTC)
+        return cls(start=start, end=datetime.combine(last, time.min, UTC) + timedelta(days=1))
 
     def __contains__(self, moment: datetime) -> bool:
         return self.start <= moment < self.end

@@ -1,8 +1,9 @@
-"""Commands for datasets, jobs, models, billing and keys. All of them call the API."""
+"""Commands for datasets, jobs, models, billing, invoices and keys. All of them call the API."""
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog
+from gateway.cli.invoices import invoices
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
@@ -14,6 +15,7 @@ GROUPS = {
     "jobs": jobs,
     "models": models,
     "billing": billing,
+    "invoices": invoices,
     "keys": keys,
 }
 

@@ -1,4 +1,4 @@
-"""The sealer process: seals the event log as it grows, in an archive outside the database."""
+"""The sealer process: seals the event log as it grows, and issues invoices with its key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import psycopg
 
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from infrastructure.invoices import Issuer
 from infrastructure.leadership import LOST, Leadership, leading
 from infrastructure.log_identity import log_identity
 from infrastructure.progress import PROGRESS
@@ -22,6 +23,7 @@ from infrastructure.service import run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.timestamps import TimestampRefused, request_timestamp
+from services.sealer.invoicing import issue_next
 from services.sealer.sealer import LogRewritten, Sealer
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ def run(settings: Settings) -> None:
 async def _run(settings: Settings, leadership: Leadership) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_keep_sealing(settings, leadership))
+        tasks.create_task(_keep_invoicing(settings))
         if settings.timestamp_url is not None:
             tasks.create_task(_keep_timestamping(settings, str(settings.timestamp_url)))
 
@@ -78,6 +81,29 @@ def timestamp_newest(archive: SealArchive, key: LogKey, url: str) -> bool:
         return False
     archive.put_timestamp(head.size, request_timestamp(url, head))
     return True
+
+
+async def _keep_invoicing(settings: Settings) -> None:
+    """Issue the invoices that users request. Sealing never waits for it."""
+    logger = logging.getLogger("sealer")
+    artifacts = Artifacts(settings.artifacts)
+    while True:
+        try:
+            with connect(settings) as store:
+                key = make_key(settings.seal_key_file)
+                issuer = Issuer(store, SealArchive(artifacts), key, origin_of(log_identity(store)))
+                await _issue_invoices(issuer, artifacts)
+        except (psycopg.Error, *STORE_ERRORS) as error:
+            logger.warning("%s; retrying", error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _issue_invoices(issuer: Issuer, artifacts: Artifacts) -> None:
+    while True:
+        with PROGRESS.step("issuing an invoice"):
+            more = await _in_thread(lambda: issue_next(issuer, artifacts, datetime.now(UTC)))
+        if not more:
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:

@@ -237,6 +237,15 @@ def view_account_of_ada(page: Page) -> None:
     expect(page.locator(".viewing strong")).to_have_text("ada")
 
 
+def request_wrong_days(page: Page) -> None:
+    """Request an invoice whose last day is before its first day."""
+    page.get_by_text("Other days").click()
+    page.locator("#first").fill("2026-11-02")
+    page.locator("#last").fill("2026-11-01")
+    page.locator("#request-days").click()
+    expect(page.locator("#invoice-problem")).to_be_visible()
+
+
 def press_undeploy_checkpoint(page: Page) -> None:
     """Press the button that undeploys a checkpoint."""
     row = page.locator(".row", has_text="ckpt-step").first

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.access.role import Role
+from domain.audit.invoice import Period
 from domain.billing.payment import Receipt
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.catalog import Catalog
@@ -27,6 +28,8 @@ from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
 from gateway.launch.job_form import JobRequest
 from infrastructure.artifacts import Artifacts
+from infrastructure.invoice_requests import RequestedInvoice, request_invoice
+from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
 from infrastructure.measurements import set_progress
 from infrastructure.profiles import add_account_name, set_dataset_name
@@ -35,6 +38,7 @@ from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from services.datasets.validating import Validating
+from services.sealer.invoicing import issue_next
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.builders.commands import FixedClock
@@ -100,13 +104,14 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
             Samples(backend, sample).add_all()
             with connect(settings) as connection:
                 project(backend.log, connection)
-                seal(backend, connection)
+                key = seal(backend, connection)
+                _add_invoices(backend, connection, key, sample.people["ada"].account_id)
             _add_audit_paths(backend, sample)
         yield sample
 
 
-def seal(backend: Backend, connection: Connection) -> None:
-    """Seal the whole log."""
+def seal(backend: Backend, connection: Connection) -> Ed25519PrivateKey:
+    """Seal the whole log. Return the key."""
     archive = SealArchive(backend.artifacts)
     key = Ed25519PrivateKey.generate()
     sealer = Sealer(archive, origin_of(log_identity(connection)), key, lambda: datetime.now(UTC))
@@ -114,6 +119,21 @@ def seal(backend: Backend, connection: Connection) -> None:
     while sealer.step(connection):
         pass
     sealer.export()
+    return key
+
+
+def _add_invoices(
+    backend: Backend, connection: Connection, key: Ed25519PrivateKey, account_id: UUID
+) -> None:
+    """Add an invoice of this month that is ready, and one of today that is being issued."""
+    artifacts, now = backend.artifacts, datetime.now(UTC)
+    issuer = Issuer(connection, SealArchive(artifacts), key, origin_of(log_identity(connection)))
+    days = Period.month(f"{now:%Y-%m}")
+    month = RequestedInvoice.of(account_id, days.start.date(), days.last_day, now)
+    request_invoice(connection, month)
+    assert issue_next(issuer, artifacts, now)
+    today = RequestedInvoice.of(account_id, now.date(), now.date(), now)
+    request_invoice(connection, today)
 
 
 def _add_audit_paths(backend: Backend, sample: SamplePlatform) -> None:

@@ -38,6 +38,7 @@ PHONE_TABLES = (
     "audit",
     "billing",
     "dataset-ready",
+    "invoices",
     "job-table",
     "jobs",
     "jobs-compared",

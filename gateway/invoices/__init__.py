@@ -1,0 +1,1 @@
+"""Invoices that the sealer issues from the event log."""
