@@ -122,7 +122,7 @@ def show_job(
     """Show a job as of an event, by default the last one.
 
     `at` is the position of the event. `number` counts the job's events from 1, as the slider does;
-    it leads to the address with the position.
+    the address bar then has the position.
     """
     path = f"/audit/jobs/{job_name(job)}"
     with reading(backend, caller) as connection:
@@ -142,5 +142,5 @@ def show_job(
         }
         shown["event"] = auditor.event(positions[shown["number"] - 1])
     if number is not None:
-        return fragment("audit/past.html", **shown)
+        return fragment("audit/past.html", headers={"hx-replace-url": f"{path}?at={at}"}, **shown)
     return page(request, backend, caller, "audit/job.html", **shown)

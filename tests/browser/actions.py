@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import Page, Route, expect
@@ -292,3 +293,7 @@ def move_slider(page: Page) -> None:
         slider.press("ArrowLeft")
     expect(title).to_have_text(f"Event {int(count) - 3} of {count}")
     expect(slider).to_be_focused()
+    position = page.locator("#moment-event a").first.inner_text()
+    expect(page).to_have_url(re.compile(rf"\?at={position}$"))
+    page.reload()
+    expect(title).to_have_text(f"Event {int(count) - 3} of {count}")

@@ -113,6 +113,11 @@ document.addEventListener("htmx:after:request", (event) => {
   unreachable = false;
   if (hx.retarget !== "#notices") for (const each of document.querySelectorAll("#notices [data-passing]")) each.remove();
 });
+// htmx would do this, but the pages disable its history.
+document.addEventListener("htmx:finally:request", (event) => {
+  const address = event.detail.ctx?.hx?.replaceurl;
+  if (address) history.replaceState(null, "", address);
+});
 document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
 window.addEventListener("resize", reachTables);
 

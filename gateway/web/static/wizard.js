@@ -39,8 +39,6 @@ document.addEventListener("htmx:before:request", (event) => {
 document.addEventListener("htmx:finally:request", (event) => {
   const { ctx } = event.detail;
   if (ctx?.changes === changes) form.removeAttribute("aria-busy");
-  // htmx would do this, but the page disables its history.
-  if (ctx?.hx?.replaceurl) history.replaceState(null, "", ctx.hx.replaceurl);
   if (!approving(event) || ctx.hx?.redirect) return;
   form.inert = false;
   approval.removeAttribute("aria-busy");

@@ -79,6 +79,7 @@ def test_the_slider_updates_the_page_in_place(
         positions = Auditor(connection).positions(story.job_id)
     answer = auditor.client.get(path, params={"number": 2}, headers=auditor.htmx)
     assert f'href="{path}?at={positions[1]}"' in answer.text
+    assert answer.headers["hx-replace-url"] == f"{path}?at={positions[1]}"
     part = read_html(answer.text)
     assert part["number"].attributes["value"] == "2"
     assert part.find("main") is None
