@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from psycopg_pool import ConnectionPool
 
@@ -20,17 +20,18 @@ from services.scheduler.segments import Segments
 
 
 class Silences:
-    """Time since the last sign of life of each pod, on the monotonic clock of this process.
+    """Time since the last sign of life of each pod, on a monotonic clock in seconds.
 
     The count starts when a pod is first observed, so a restarted scheduler starts from zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._shown: dict[PodName, tuple[Hashable, float]] = {}
 
     def seconds(self, name: PodName, shown: Hashable) -> float:
         """Return the seconds since the pod first showed this value."""
-        now = time.monotonic()
+        now = self._clock()
         before = self._shown.get(name)
         if before is None or before[0] != shown:
             self._shown[name] = shown, now
@@ -61,7 +62,7 @@ class PodWatch:
         self._reports = reports
         self._settings = settings
         self._overdue_since: dict[PodName, float] = {}
-        self._silences = Silences()
+        self.silences = Silences()
         self._most_silence = max(settings.silence_seconds, 10 * settings.heartbeat_seconds)
         self._logger = logging.getLogger("pods")
 
@@ -100,7 +101,7 @@ class PodWatch:
 
     async def _attend(self, pod: Pod, job: Job) -> None:
         """Publish evidence for a running pod, repeat a stop request, and kill a silent trainer."""
-        silent_seconds = self._silences.seconds(pod.name, pod.beat)
+        silent_seconds = self.silences.seconds(pod.name, pod.beat)
         if silent_seconds > self._most_silence:
             self._logger.error("killing %s: silent for %.0f s", pod.name, silent_seconds)
             await asyncio.to_thread(self._launcher.kill, pod.name)
@@ -118,10 +119,10 @@ class PodWatch:
         try:
             report = await self._reports.last_report(job, name.segment)
         except Exception:
-            self._silences.forget(name)  # without the bus, every pod appears silent
+            self.silences.forget(name)  # without the bus, every pod appears silent
             raise
         shown = None if report is None else (report.n, report.ending)
-        silent_seconds = self._silences.seconds(name, shown)
+        silent_seconds = self.silences.seconds(name, shown)
         if silent_seconds > self._most_silence:
             self._logger.error(
                 "ending %s on host %s: silent for %.0f s", name, host, silent_seconds
@@ -133,7 +134,7 @@ class PodWatch:
         """Store the log of an ended pod, delete its unnamed artifacts, and remove the pod."""
         await asyncio.to_thread(self._segments.clean_up, job, name.segment)
         await asyncio.to_thread(self._launcher.remove, name)
-        for memory in (self._segments, self._reports, self._silences):
+        for memory in (self._segments, self._reports, self.silences):
             memory.forget(name)
         self._overdue_since.pop(name, None)
 
