@@ -5,17 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from uuid import UUID
 
 from domain.audit.event_proof import EventProof
-from domain.audit.merkle import Tree, root_of
-from domain.audit.sealed_event import ENTRY, SealedEvent, StoredRow, decode, leaves_in
+from domain.audit.merkle import Tree
+from domain.audit.sealed_event import SealedEvent, StoredRow
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.seal_archive import SealArchive, SealDamaged
-
-_ROOTS: dict[bytes, bytes] = {}
-"""Roots of complete chunks, by the hash of their content. The log's size bounds their number."""
 
 
 class SealStatus(StrEnum):
@@ -92,32 +88,22 @@ def _proof(row: StoredRow, leaf: _Leaf, note: str, key: LogKey) -> EventProof:
 
 
 def _find(id: int, head: TreeHead, archive: SealArchive) -> _Leaf | None:
-    """Return the leaf of an event.
+    """Return the leaf of an event. Read the chunks of a binary search, and the roots of all.
 
     A chunk has a power of two of leaves, so its tree is a subtree. The path in the chunk and the
-    path over the roots of all chunks are the inclusion proof.
+    path over the roots of all chunks are the inclusion proof. Chunks are in the order of their
+    events: in others, which no valid proof contains, the search finds no leaf or a wrong one.
     """
-    roots: list[bytes] = []
-    inside: tuple[int, int, Tree] | None = None  # number of the chunk, index in it, its tree
-    for number, content in enumerate(archive.contents(0, head.size)):
-        if inside is None and decode(content[-ENTRY.size :])[0].notification_id >= id:
-            events = decode(content)
-            index = bisect_left(events, SealedEvent(id, b""))
-            if events[index].notification_id != id:
-                return None
-            inside = number, index, Tree([leaf for _, leaf in events])
-        roots.append(_root(content, archive))
-    if inside is None:
+
+    def last_id(number: int) -> int:
+        return archive.chunk(number, head)[-1].notification_id
+
+    roots = archive.chunk_roots(head)
+    number = bisect_left(range(len(roots) - 1), id, key=last_id)
+    events = archive.chunk(number, head)
+    index = bisect_left(events, SealedEvent(id, b""))
+    if index == len(events) or events[index].notification_id != id:
         return None
-    number, index, tree = inside
+    tree = Tree([leaf for _, leaf in events])
     path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
     return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
-
-
-def _root(content: bytes, archive: SealArchive) -> bytes:
-    if len(content) != archive.chunk_leaves * ENTRY.size:
-        return root_of(leaves_in(content))
-    name = sha256(content).digest()
-    if name not in _ROOTS:
-        _ROOTS[name] = root_of(leaves_in(content))
-    return _ROOTS[name]

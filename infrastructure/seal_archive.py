@@ -1,14 +1,15 @@
 """The exported seals of the event log, outside the database: leaf hashes and signed tree heads.
 
-Leaves are in files of 4,096, the last one partial. Heads are in one file for each hour. Leaves are
-written before their head, so leaves after the last head do not count. Timestamps confirm the time
-of some heads; each is a response of a timestamp authority (RFC 3161, DER).
+Leaves are in files of 4,096, the last one partial. The roots of complete files are stored too, so
+that the proof of an event reads few leaves. Heads are in one file for each hour. Leaves are written
+before their head, so leaves after the last head do not count. Timestamps confirm the time of some
+heads; each is a response of a timestamp authority (RFC 3161, DER).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -20,13 +21,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from domain.audit.sealed_event import ENTRY, SealedEvent, decode, encode
+from domain.audit.merkle import root_of
+from domain.audit.sealed_event import ENTRY, HASH_BYTES, SealedEvent, decode, encode, leaves_in
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from infrastructure.artifacts import Artifacts
 
 HEADS, LEAVES, TIMESTAMPS = "seals/heads", "seals/leaves", "seals/timestamps"
-PUBLIC_KEY = "seals/public-key"
+ROOTS, PUBLIC_KEY = "seals/roots", "seals/public-key"
 CHUNK_LEAVES = 4_096
+FILE_ROOTS = 1_024
+"""Roots in a file."""
 
 
 class SealDamaged(Exception):
@@ -45,9 +49,13 @@ class SealArchive:
     def put_leaves(self, first: int, leaves: list[SealedEvent]) -> None:
         """Store the leaves from index `first` on, which begins a chunk."""
         assert first % self.chunk_leaves == 0
+        roots: list[bytes] = []
         for start in range(0, len(leaves), self.chunk_leaves):
-            content = encode(leaves[start : start + self.chunk_leaves])
-            self._artifacts.put(_chunk_ref(first + start), content)
+            chunk = leaves[start : start + self.chunk_leaves]
+            self._artifacts.put(_chunk_ref(first + start), encode(chunk))
+            if len(chunk) == self.chunk_leaves:
+                roots.append(root_of([leaf for _, leaf in chunk]))
+        self._put_roots(first // self.chunk_leaves, roots)
 
     def put_head(self, head: TreeHead, key: Ed25519PrivateKey) -> None:
         """Sign and store a head. Its leaves are already stored."""
@@ -121,6 +129,62 @@ class SealArchive:
                 )
             yield found
 
+    def chunk(self, number: int, head: TreeHead) -> list[SealedEvent]:
+        """Return the leaves of a chunk that belong to the tree of a head. Raise SealDamaged."""
+        first = number * self.chunk_leaves
+        return next(self.leaves(first, min(first + self.chunk_leaves, head.size)))
+
+    def chunk_roots(self, head: TreeHead) -> list[bytes]:
+        """Return the root of each chunk in the tree of a head. The last chunk may be partial.
+
+        The stored roots are used only if they lead to the root of the head. Otherwise, all leaves
+        are read. Raise SealDamaged.
+        """
+        stored = self._stored_roots(head.size // self.chunk_leaves)
+        roots = stored + self._calculated_roots(len(stored), head)
+        return roots if root_of(roots) == head.root else self._calculated_roots(0, head)
+
+    def complete_roots(self, head: TreeHead) -> None:
+        """Store the roots of an archive that does not have them, or has wrong ones."""
+        count = head.size // self.chunk_leaves
+        roots = self.chunk_roots(head)[:count]
+        if roots != self._stored_roots(count):
+            self._put_roots(0, roots)
+
+    def _calculated_roots(self, number: int, head: TreeHead) -> list[bytes]:
+        contents = self.contents(number * self.chunk_leaves, head.size)
+        return [root_of(leaves_in(content)) for content in contents]
+
+    def _stored_roots(self, count: int) -> list[bytes]:
+        """Return the stored roots of the first `count` chunks, or of fewer if one is missing."""
+        found: list[bytes] = []
+        for start in range(0, count, FILE_ROOTS):
+            roots = self._roots_from(start)[: count - start]
+            found += roots
+            if len(roots) < FILE_ROOTS:
+                break
+        return found
+
+    def _put_roots(self, number: int, roots: Sequence[bytes]) -> None:
+        """Store the roots of complete chunks from a number on, unless earlier ones are missing."""
+        while roots:
+            start, offset = number - number % FILE_ROOTS, number % FILE_ROOTS
+            earlier = self._roots_from(start)[:offset] if offset else []
+            if len(earlier) < offset:
+                return
+            added = roots[: FILE_ROOTS - offset]
+            self._artifacts.put(_roots_ref(start), b"".join([*earlier, *added]))
+            number, roots = number + len(added), roots[len(added) :]
+
+    def _roots_from(self, start: int) -> list[bytes]:
+        """Return the complete roots in a file."""
+        try:
+            content = self._artifacts.get(_roots_ref(start))
+        except FileNotFoundError:
+            return []
+        ends = range(HASH_BYTES, len(content) + 1, HASH_BYTES)
+        return [content[end - HASH_BYTES : end] for end in ends]
+
     def put_timestamp(self, size: int, response: bytes) -> None:
         """Store the timestamp of the head of `size` events."""
         self._artifacts.put(_timestamp_ref(size), response)
@@ -147,6 +211,10 @@ def _head_in(line: bytes, name: str, key: LogKey) -> TreeHead:
 
 def _chunk_ref(start: int) -> str:
     return f"{LEAVES}/{start:012}"
+
+
+def _roots_ref(start: int) -> str:
+    return f"{ROOTS}/{start:012}"
 
 
 def _timestamp_ref(size: int) -> str:

@@ -87,6 +87,8 @@ class Sealer:
             self._chunk = leaves if len(leaves) < self._archive.chunk_leaves else []
             self._position, last = leaves[-1]
         _require_root(self._tree, head)
+        with self.exporting():
+            self._archive.complete_roots(head)
         self._sealed, self._sealed_at = head.size, head.sealed_at
         if sealed_events(read_rows(store, self._position - 1, 1)) != [(self._position, last)]:
             raise LogRewritten(

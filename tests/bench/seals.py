@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -21,9 +22,11 @@ from rich.console import Console
 
 from deploy.local.stack import Stack, up
 from deploy.processes import PROCESSES
+from domain.audit.sealed_event import StoredRow
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import provision
-from infrastructure.event_rows import COLUMNS, FETCHED_ROWS, stream_rows
+from infrastructure.event_proofs import SealStatus, evidence_of
+from infrastructure.event_rows import COLUMNS, FETCHED_ROWS, read_rows, stream_rows
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import SealArchive
 from infrastructure.service import broker_of
@@ -40,6 +43,8 @@ JOBS = 60
 RELAYED_EVENTS = 20_000
 APPENDS = 150
 """Commits of one event, in each of the runs with and without the sealer."""
+
+PROVEN_EVENTS = 5
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -161,13 +166,19 @@ def bench(
                     selects.append(seconds(lambda: read(store)))
                     streams.append(seconds(lambda: stream(store)))
                     verifications.append(seconds(lambda: verify(store, archive, events)))
+                archive.put_public_key(PUBLIC)
+                places = [events * nth // PROVEN_EVENTS for nth in range(PROVEN_EVENTS)]
+                proofs = [
+                    seconds(partial(prove, row, archive)) for row in rows_after(store, places)
+                ]
     cursors = median(a / b for a, b in zip(selects, verifications, strict=True))
     chunks = median(a / b for a, b in zip(streams, verifications, strict=True))
     console.print(
         f"{events:,} events; SELECT with a server-side cursor {events / median(selects):,.0f}/s, "
         f"streamed {events / median(streams):,.0f}/s, "
         f"verification {events / median(verifications):,.0f}/s, "
-        f"sealing {sealed:,.0f}/s, relay {relayed:,.0f}/s"
+        f"sealing {sealed:,.0f}/s, relay {relayed:,.0f}/s, "
+        f"proof of an event {median(proofs):.3f} s"
     )
     conclude(
         console,
@@ -186,6 +197,16 @@ def verify(store: Connection, archive: SealArchive, events: int) -> None:
     """Verify the log. Raise AssertionError unless all events are as sealed."""
     found = verify_seals(store, archive, Trust(PUBLIC))
     assert (found.events, found.counts) == (events, {})
+
+
+def rows_after(store: Connection, places: list[int]) -> list[StoredRow]:
+    """Return the first event after each notification ID."""
+    return [row for place in places for row in read_rows(store, place, 1)]
+
+
+def prove(row: StoredRow, archive: SealArchive) -> None:
+    """Prove an event. Raise AssertionError without a valid proof."""
+    assert evidence_of(row, archive).status is SealStatus.PROVEN
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from domain.audit.merkle import root_of
 from domain.audit.sealed_event import StoredRow, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
+from infrastructure import seal_archive
 from infrastructure.artifacts import Artifacts
 from infrastructure.event_proofs import SealStatus, evidence_of
 from infrastructure.seal_archive import SealArchive
@@ -62,10 +63,70 @@ def test_changed_leaves_do_not_prove_an_event(settings: Settings) -> None:
     log = rows(11)
     archive = sealed(settings, log)
     archive.put_leaves(0, sealed_events([log[0]._replace(state=b"[]"), *log[1:CHUNK]]))
-    found = evidence_of(log[8], archive)
-    assert found.status is SealStatus.SEALS_DAMAGED
-    assert found.problem is not None
-    assert "does not lead to the root" in found.problem
+    for row in (log[1], log[8]):
+        found = evidence_of(row, archive)
+        assert found.status is SealStatus.SEALS_DAMAGED
+        assert found.problem is not None
+        assert "does not lead to the root" in found.problem
+
+
+class CountedArtifacts(Artifacts):
+    """Artifacts that count the files of leaves that were read."""
+
+    leaf_files = 0
+
+    def get(self, ref: str) -> bytes:
+        self.leaf_files += ref.startswith("seals/leaves")
+        return super().get(ref)
+
+
+def test_a_proof_reads_few_of_the_leaves(settings: Settings) -> None:
+    log = rows(64 * CHUNK)
+    sealed(settings, log)
+    artifacts = CountedArtifacts(settings.artifacts)
+    assert evidence_of(log[100], SealArchive(artifacts, CHUNK)).status is SealStatus.PROVEN
+    assert 0 < artifacts.leaf_files <= 8  # of 64: six of the search, and its result
+
+
+def test_an_archive_that_grew_has_the_roots_of_all_complete_chunks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal_archive, "FILE_ROOTS", 2)
+    leaves = sealed_events(rows(7 * CHUNK + 1))
+    archive = SealArchive(Artifacts(settings.artifacts), CHUNK)
+    for first, end in ((0, 1), (0, 9), (8, 9), (8, 28), (28, 29)):
+        archive.put_leaves(first, leaves[first:end])
+    stored = b"".join(archive_file(settings, ref) for ref in ROOT_FILES)
+    ends = range(CHUNK, 7 * CHUNK + 1, CHUNK)
+    roots = [root_of([leaf for _, leaf in leaves[end - CHUNK : end]]) for end in ends]
+    assert stored == b"".join(roots)
+
+
+ROOT_FILES = [f"seals/roots/{start:012}" for start in (0, 2, 4, 6)]
+
+
+def archive_file(settings: Settings, ref: str) -> bytes:
+    return Artifacts(settings.artifacts).get(ref)
+
+
+@pytest.mark.parametrize(
+    "stored", [None, b"", b"short", bytes(32) * 3], ids=["no", "empty", "short", "wrong"]
+)
+def test_missing_or_wrong_roots_neither_break_nor_make_a_proof(
+    settings: Settings, stored: bytes | None
+) -> None:
+    log = rows(3 * CHUNK + 1)
+    archive = sealed(settings, log)
+    artifacts = Artifacts(settings.artifacts)
+    if stored is None:
+        artifacts.delete(ROOT_FILES[0])
+    else:
+        artifacts.put(ROOT_FILES[0], stored)
+    assert evidence_of(log[5], archive).status is SealStatus.PROVEN
+    changed = log[5]._replace(state=b"[]")
+    assert evidence_of(changed, archive).status is SealStatus.CHANGED
+    archive.put_leaves(0, sealed_events([*log[:5], changed, *log[6:8]]))  # with their roots
+    assert evidence_of(changed, archive).status is SealStatus.SEALS_DAMAGED
 
 
 def test_an_archive_without_seals_proves_nothing(settings: Settings) -> None:

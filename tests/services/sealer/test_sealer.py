@@ -112,6 +112,18 @@ def test_a_restarted_sealer_continues_the_same_tree(seals: Seals) -> None:
     assert found.events == restarted.size == len(ids(seals.log))
 
 
+@pytest.mark.parametrize("stored", [None, bytes(32)])
+def test_a_restarted_sealer_completes_the_roots(seals: Seals, stored: bytes | None) -> None:
+    (ref,) = seals.artifacts.list("seals/roots")
+    roots = seals.artifacts.get(ref)
+    if stored is None:  # as in an archive of an earlier version
+        seals.artifacts.delete(ref)
+    else:
+        seals.artifacts.put(ref, stored)
+    seals.sealer()
+    assert seals.artifacts.get(ref) == roots
+
+
 def test_leaves_without_a_head_do_not_count(seals: Seals) -> None:
     size, last = seals.sealer().size, seals.artifacts.list("seals/leaves")[-1]
     seals.artifacts.put(last, seals.artifacts.get(last) + bytes(40))
