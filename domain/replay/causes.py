@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import heappop, heappush
+from itertools import islice
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -119,30 +121,49 @@ class Step:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The causes of an event, oldest first, which end with the event itself, and its effects."""
+    """The causes of an event, oldest first, which end with the event itself, and its effects.
+
+    Without `has_all_causes`, earlier causes are omitted. Without `has_all_effects`, later effects.
+    """
 
     steps: tuple[Step, ...]
     saved_together: tuple[Entry, ...]
     effects: tuple[Entry, ...]
+    has_all_causes: bool
+    has_all_effects: bool
 
 
-def explain(item: Recorded, log: LogReader) -> Explanation:
-    """Return all causes of an event that the log shows, and its direct effects."""
+def explain(item: Recorded, log: LogReader, limit: int | None = None) -> Explanation:
+    """Return the causes of an event that the log shows, and its direct effects.
+
+    `limit` is the number of causes, the newest ones, and of effects, the oldest ones. By default,
+    all are returned.
+    """
+    steps, has_all_causes = _causes(item, log, limit)
+    effects = list(islice(log.effects(item), None if limit is None else limit + 1))
     return Explanation(
-        steps=tuple(_causes(item, log)),
+        steps=tuple(steps),
         saved_together=tuple(each for each in _same_save(item, log) if each.id != item.id),
-        effects=tuple(log.effects(item)),
+        effects=tuple(effects[:limit]),
+        has_all_causes=has_all_causes,
+        has_all_effects=limit is None or len(effects) <= limit,
     )
 
 
-def _causes(item: Recorded, log: LogReader) -> list[Step]:
+def _causes(item: Recorded, log: LogReader, limit: int | None) -> tuple[list[Step], bool]:
+    """Return the newest causes of an event, oldest first, and the event.
+
+    Also return True if these are all.
+    """
     steps: dict[int, Step] = {}
-    waiting = [(item, True)]
-    while waiting:
-        current, followed = waiting.pop()
-        if current.id in steps and (steps[current.id].followed or not followed):
+    items = {item.id: item}
+    waiting = [(-item.id, False)]  # the newest event first, and before the same one unfollowed
+    while waiting and (limit is None or len(steps) <= limit):
+        place, unfollowed = heappop(waiting)
+        current = items[-place]
+        if current.id in steps and (steps[current.id].followed or unfollowed):
             continue
-        if not followed:
+        if unfollowed:
             steps[current.id] = Step(current, (), None, followed=False)
             continue
         found = _direct_causes(current, log)
@@ -150,9 +171,12 @@ def _causes(item: Recorded, log: LogReader) -> list[Step]:
         steps[current.id] = Step(current, links, None if links else _origin(current.event))
         for _, cause in found:
             if cause is not None:
-                waiting.append((cause, not _about_another_job(cause.event, current.event)))
+                items[cause.id] = cause
+                is_other_job = _about_another_job(cause.event, current.event)
+                heappush(waiting, (-cause.id, is_other_job))
+    has_all = all(-place in steps for place, _ in waiting)
     target = steps.pop(item.id)
-    return [*(steps[id] for id in sorted(steps)), target]
+    return [*(steps[id] for id in sorted(steps)), target], has_all
 
 
 def _about_another_job(cause: Event, effect: Event) -> bool:

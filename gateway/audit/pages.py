@@ -27,7 +27,7 @@ from infrastructure.store import Connection
 
 PAGE_EVENTS = 50
 LISTED_EVENTS = 200
-"""Causes and effects that are listed on a page, each."""
+"""Causes and effects that a page reads and lists, each."""
 
 LONGEST_VALUE = 4_000
 """Characters of a field that are shown."""
@@ -76,7 +76,7 @@ def show_event(
     with reading(backend, caller) as connection:
         auditor = Auditor(connection)
         event = auditor.event(position)
-        why = auditor.why(str(position)) if isinstance(event, LoggedEvent) else None
+        why = auditor.why(str(position), LISTED_EVENTS) if isinstance(event, LoggedEvent) else None
         evidence = _evidence(backend, connection, position)
     return page(
         request,

@@ -221,8 +221,13 @@ class ChainStep(Answer):
 
 
 class Why(Answer):
-    """The causes of an event, oldest first, which end with the event, and its direct effects."""
+    """The causes of an event, oldest first, which end with the event, and its direct effects.
+
+    Without `has_all_causes`, earlier causes are omitted. Without `has_all_effects`, later effects.
+    """
 
     chain: list[ChainStep]
     saved_together: list[Logged]
     effects: list[Logged]
+    has_all_causes: bool
+    has_all_effects: bool

@@ -103,10 +103,11 @@ class Auditor:
             _refuse("account", str(account_id), past)
         return _past_account(account_id, past)
 
-    def why(self, reference: str) -> Why:
+    def why(self, reference: str, limit: int | None = None) -> Why:
         """Return the causes and effects of an event, named by its notification ID or its ID.
 
-        Raise NotFound if the log does not have it, and Invalid if it is damaged.
+        `limit` is the number of causes and of effects, as in `explain`. Raise NotFound if the log
+        does not have it, and Invalid if it is damaged.
         """
         entry = self._log.at(int(reference)) if reference.isdecimal() else None
         entry = entry or self._log.named(reference)
@@ -117,7 +118,7 @@ class Auditor:
             )
         if isinstance(entry, DamagedEvent):
             raise Invalid(f"Event {entry.id} ({entry.topic}) is damaged: {entry.problem}.")
-        return self._why(explain(entry, self._log))
+        return self._why(explain(entry, self._log, limit))
 
     def _streams_of(self, job_id: UUID) -> list[UUID]:
         launches = self._log.backwards(job_id, [SegmentAllocated.TOPIC], self._log.head() + 1)
@@ -152,6 +153,8 @@ class Auditor:
             ],
             saved_together=self._all_shown(found.saved_together),
             effects=self._all_shown(found.effects),
+            has_all_causes=found.has_all_causes,
+            has_all_effects=found.has_all_effects,
         )
 
     def _all_shown(self, entries: Sequence[Entry]) -> list[Logged]:

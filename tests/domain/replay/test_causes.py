@@ -180,3 +180,25 @@ def test_a_service_event_whose_cause_is_gone_has_an_unknown_origin(log: Entries)
 
 def _is_cause(entry: object, effect: Recorded) -> bool:
     return isinstance(entry, Recorded) and entry.event.event_id == effect.event.causation_id
+
+
+def test_a_limit_keeps_the_newest_causes_and_the_first_effects(log: Entries) -> None:
+    minute = log.last("MinuteMetered")
+    whole = explain(minute, log)
+    assert whole.has_all_causes
+    assert explain(minute, log, len(whole.steps) - 1) == explain(minute, log, 1_000) == whole
+    cut = explain(minute, log, 2)
+    assert cut.steps == whole.steps[-3:]
+    assert not cut.has_all_causes
+
+    approved = log.last("JobApproved")
+    entries = Entries([*log.entries, *(effect(approved, id) for id in range(10_001, 10_006))])
+    effects = explain(approved, entries).effects
+    assert len(effects) >= 5
+    few = explain(approved, entries, 3)
+    assert (few.effects, few.has_all_effects) == (effects[:3], False)
+    assert explain(approved, entries, len(effects)).has_all_effects
+
+
+def effect(cause: Recorded, id: int) -> Recorded:
+    return Recorded(id, cause.event.model_copy(update={"causation_id": cause.event.event_id}))

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.audit.event_proof import EventProof
+from gateway.audit import pages
 from infrastructure.profiles import set_key_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -153,3 +154,18 @@ def test_the_page_shows_an_actor_that_the_log_does_not_have(
         replace(platform, cause=replace(platform.cause, actor=actor)).credit(owner, 1)
         credited = entries_of(platform.log)[-1]
         assert event_page(auditor, credited.id)["actor"].text == actor
+
+
+def test_the_page_lists_a_limited_number_of_causes(
+    auditor: Browser, entries: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = entries.last("MinuteMetered")
+    assert "earlier-causes" not in notes(event_page(auditor, minute.id))
+    monkeypatch.setattr(pages, "LISTED_EVENTS", 2)
+    page = event_page(auditor, minute.id)
+    assert "earlier-causes" in notes(page)
+    assert len([each for each in page["causes"].all() if each.tag == "li"]) == 3
+
+
+def notes(page: Node) -> list[str]:
+    return [each.attributes["data-note"] for each in page.all() if "data-note" in each.attributes]
