@@ -111,7 +111,7 @@ async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:
     while True:
         try:
             with connect(settings) as store:
-                await _seal(settings, leadership, store)
+                await seal(settings, leadership, store)
         except (LogRewritten, SealDamaged) as error:
             logger.critical("%s", error)
             await asyncio.sleep(REFUSED_SECONDS)
@@ -120,7 +120,7 @@ async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _seal(settings: Settings, leadership: Leadership, store: Connection) -> None:
+async def seal(settings: Settings, leadership: Leadership, store: Connection) -> None:
     """Seal events until an error, or until cancelled. The last head covers all hashed events."""
     archive = SealArchive(Artifacts(settings.artifacts))
     key = make_key(settings.seal_key_file)

@@ -1,0 +1,89 @@
+"""The sealer process publishes the key that verifies its heads, which needs a second source."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from domain.audit.tree_head import LogKey
+from domain.core.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.event_proofs import SealStatus, evidence_of
+from infrastructure.event_rows import read_rows
+from infrastructure.leadership import leading
+from infrastructure.log_identity import log_identity
+from infrastructure.seal_archive import PUBLIC_KEY, SealArchive, SealDamaged, make_key, origin_of
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.sealer import sealer
+from services.sealer.app import seal
+from services.sealer.sealer import Sealer
+from tests.logs import grow
+from tests.polling import eventually_async
+
+OTHER, KEPT = (LogKey("ecolink/test", Ed25519PrivateKey.generate().public_key()) for _ in range(2))
+
+
+def seal_until_exported(settings: Settings, key: LogKey) -> None:
+    """Run the sealer until the archive has a head."""
+    archive = SealArchive(Artifacts(settings.artifacts))
+
+    async def is_exported() -> bool:
+        return archive.last_head(key) is not None
+
+    async def run() -> None:
+        with leading(settings, "sealer") as leadership, connect(settings) as store:
+            sealing = asyncio.create_task(seal(settings, leadership, store))
+            await eventually_async(is_exported)
+            sealing.cancel()
+            with suppress(asyncio.CancelledError):
+                await sealing
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stored", [None, str(OTHER), "damaged"], ids=["no", "other", "damaged"])
+def test_the_archive_has_the_key_of_the_sealer(
+    settings: Settings, log: EventLog, monkeypatch: pytest.MonkeyPatch, stored: str | None
+) -> None:
+    monkeypatch.setattr(sealer, "SEAL_SECONDS", 0.0)
+    grow(log, 10)
+    artifacts = Artifacts(settings.artifacts)
+    if stored is not None:
+        artifacts.put(PUBLIC_KEY, stored.encode())
+    with connect(settings) as store:
+        origin = origin_of(log_identity(store))
+    expected = LogKey(origin, make_key(settings.seal_key_file).public_key())
+    seal_until_exported(settings, expected)
+    assert SealArchive(artifacts).public_key() == expected
+
+
+def test_an_archive_without_a_readable_key_has_none(settings: Settings) -> None:
+    artifacts = Artifacts(settings.artifacts)
+    assert SealArchive(artifacts).public_key() is None
+    artifacts.put(PUBLIC_KEY, b"damaged")
+    with pytest.raises(SealDamaged, match=PUBLIC_KEY):
+        SealArchive(artifacts).public_key()
+
+
+def test_a_forged_key_and_head_do_not_verify_with_the_kept_key(
+    settings: Settings, log: EventLog
+) -> None:
+    """The published key alone proves nothing: an attacker can replace it with the heads."""
+    grow(log, 10)
+    artifacts, forger = Artifacts(settings.artifacts), Ed25519PrivateKey.generate()
+    forged = Sealer(SealArchive(artifacts), KEPT.origin, forger, lambda: datetime.now(UTC))
+    with connect(settings) as store:
+        while forged.step(store):
+            pass
+        forged.export()
+        SealArchive(artifacts).put_public_key(forged.log_key)
+        (row,) = read_rows(store, 0, 1)
+    found = evidence_of(row, SealArchive(artifacts))
+    assert found.status is SealStatus.PROVEN  # as far as the published key can tell
+    assert found.proof is not None
+    assert found.proof.failures(KEPT) == [f"The head is not signed by the key of {KEPT.origin}."]
