@@ -96,9 +96,9 @@ def verify(
     """Verify the event log with its seals, then replay it and compare all stored data.
 
     Names each event that an attacker changed, deleted or inserted since EcoLink sealed it. Compares
-    projections, balances, snapshots, consumer positions and reported times with the replayed
-    events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since` continues an
-    interrupted verification.
+    projections, balances, snapshots, consumer positions, reported times and losses with the
+    replayed events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since`
+    continues an interrupted verification.
     """
     started_at = datetime.now(UTC)
     try:

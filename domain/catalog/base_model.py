@@ -54,6 +54,8 @@ class BaseModel(Aggregate):
         self.name = event.name
         self.revision = event.part(Revision)
         self.refs = (event.ref,)  # artifact prefixes of all revisions
+        # Hash of each manifest since the last deletion, by artifact prefix.
+        self.manifests = {event.ref: event.manifest_sha256}
         self.deleted = False
 
     @property
@@ -71,6 +73,7 @@ class BaseModel(Aggregate):
         self.deleted = False
         self.revision = event.part(Revision)
         self.refs = tuple(dict.fromkeys((*self.refs, event.ref)))
+        self.manifests[event.ref] = event.manifest_sha256
 
     def delete(self) -> None:
         """Delete the base model. Importing it under the same name restores it."""
@@ -80,3 +83,4 @@ class BaseModel(Aggregate):
     @event(BaseModelDeleted)
     def _base_model_deleted(self) -> None:
         self.deleted = True
+        self.manifests.clear()

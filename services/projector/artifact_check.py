@@ -53,8 +53,8 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, base models, checkpoints and adapters. Services may run meanwhile: an artifact
-    that EcoLink deletes during the comparison is no difference.
+    Covers datasets, all revisions of base models, checkpoints and adapters. Services may run
+    meanwhile: an artifact that EcoLink deletes during the comparison is no difference.
     """
     findings = ArtifactFindings()
     rows = store.execute(
@@ -88,7 +88,7 @@ def kept_artifacts(aggregate: Aggregate) -> list[Kept]:
                 Kept(aggregate.ref, aggregate.sha256, False),
             ]
         case BaseModel(deleted=False):
-            return [Kept(aggregate.revision.ref, aggregate.manifest_sha256, True)]
+            return [Kept(ref, sha256, True) for ref, sha256 in aggregate.manifests.items()]
         case Job(expired=False):
             saved = [Kept(each.ref, each.manifest_sha256, True) for each in aggregate.checkpoints]
             model = aggregate.model

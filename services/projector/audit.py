@@ -25,6 +25,7 @@ from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import balances
 from projections.projection import Projection
+from services.projector.measurement_check import MeasurementCheck
 from services.projector.store_checks import (
     Difference,
     DifferenceKind,
@@ -113,7 +114,12 @@ def _replay(
         _keep_tables(live)
         positions = _positions(live)
         now = clock_of(settings).at(database_time(live))
-        checks = SnapshotCheck(live, log), PositionCheck(live), EvidenceCheck(live, now)
+        checks = (
+            SnapshotCheck(live, log),
+            PositionCheck(live),
+            EvidenceCheck(live, now),
+            MeasurementCheck(live),
+        )
         _create_tables(scratch)
         folded = _Folded(positions[BILLING_LEDGER.name])
         for batch in _batches(log, findings):

@@ -50,6 +50,7 @@ class DifferenceKind(StrEnum):
     NO_EVIDENCE = "no_evidence"
     UNKNOWN_SEGMENT = "unknown_segment"
     TOO_MUCH_EVIDENCE = "too_much_evidence"
+    MEASUREMENT = "measurement"
     ARTIFACT = "artifact"
     NOT_REPLAYED = "not_replayed"
 

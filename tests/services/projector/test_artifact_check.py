@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
@@ -17,7 +18,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.store_checks import DifferenceKind
-from tests.builders.examples import ESTIMATE, JOB_ID, PLAN
+from tests.builders.examples import ESTIMATE, JOB_ID, PLAN, revision
 from tests.builders.platform import Platform
 from tests.builders.platform_job import PlatformJob
 
@@ -101,3 +102,32 @@ def test_deleted_artifacts_are_not_missed(stored: Stored) -> None:
         stored.artifacts.delete_directory(ref)
     stored.artifacts.delete(stored.dataset.ref)
     assert stored.check() == ArtifactFindings()
+
+
+def test_all_revisions_of_a_base_model_are_compared(stored: Stored, tmp_path: Path) -> None:
+    """Given a model that was imported twice. Earlier jobs keep the earlier revision."""
+    refs = ["models/tiny/1", "models/tiny/2"]
+    hashes: list[str] = []
+    for ref in refs:
+        (tmp_path / ref).mkdir(parents=True)
+        (tmp_path / ref / "weights").write_text(ref)
+        hashes.append(stored.artifacts.put_directory(ref, tmp_path / ref).sha256)
+    first, second = (
+        revision(ref=ref, manifest_sha256=sha256) for ref, sha256 in zip(refs, hashes, strict=True)
+    )
+    with because(stored.platform.cause):
+        base = BaseModel.imported("tiny", first)
+        base.revise(second)
+        stored.platform.log.commit(base)
+    assert stored.check().differences == []
+    assert stored.check().artifacts == 5
+    for ref in refs:
+        stored.artifacts.put(f"{ref}/weights", b"other")
+    assert len(stored.check().differences) == 2
+
+    with because(stored.platform.cause):
+        base.delete()
+        base.revise(second)
+        stored.platform.log.commit(base)
+    (difference,) = stored.check().differences
+    assert refs[1] in difference.text

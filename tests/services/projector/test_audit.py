@@ -18,13 +18,15 @@ from domain.jobs import events
 from domain.jobs.job import SegmentEnd
 from domain.jobs.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
-from infrastructure.measurements import add_evidence
+from infrastructure.measurements import add_evaluation, add_evidence, add_step
 from infrastructure.profiles import delete_dataset_name, set_dataset_name
+from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import Findings, audit
+from services.projector.measurement_check import BASE_STEP
 from services.projector.store_checks import Difference, DifferenceKind
 from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
@@ -407,6 +409,50 @@ def test_evidence_that_contradicts_the_bill_is_reported(
     assert audited.differences() == []
     audited.change(statement)
     (text,) = audited.texts(kind)
+    assert shown in text
+
+
+def step_measured(step: int, loss: float) -> StepMeasured:
+    return StepMeasured(
+        **{"account_id": ACCOUNT_ID, "job_id": JOB_ID, "segment": 1, "step": step},
+        **{"total_steps": 30, "train_loss": loss, "smoothed_loss": loss, "learning_rate": 0.1},
+        **{"tokens": 100, "tokens_per_second": 10.0, "elapsed_seconds": 50.0, "measured_at": NOW},
+        peak_memory_bytes=None,
+    )
+
+
+def evaluation_measured(step: int, loss: float) -> EvaluationMeasured:
+    return EvaluationMeasured(
+        **{"account_id": ACCOUNT_ID, "job_id": JOB_ID, "segment": 1, "step": step},
+        **{"eval_loss": loss, "accuracy": 0.5, "examples": 5, "label_tokens": 400},
+        **{"seconds": 1.0, "elapsed_seconds": 50.0, "measured_at": NOW},
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("UPDATE step_measurements SET train_loss = 0.5", "the train_loss 0.5 at step 10"),
+        ("UPDATE evaluation_measurements SET eval_loss = 0.5 WHERE step = 0", "loss 0.5 at step 0"),
+        ("UPDATE evaluation_measurements SET eval_loss = 0.5 WHERE step = 10", "0.5 at step 10"),
+        ("UPDATE step_measurements SET segment = 7", "segment 7"),
+        ("UPDATE evaluation_measurements SET segment = 7 WHERE step = 0", "segment 7"),
+    ],
+)
+def test_a_measurement_that_contradicts_the_log_is_reported(
+    audited: Audited, history: History, statement: str, shown: str
+) -> None:
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 50, train_loss=1.5, eval_loss=1.25)
+    history.complete(1)  # with the loss 3.0 of the base model
+    with audited.pool.connection() as connection:
+        add_step(connection, step_measured(10, 1.5))
+        add_evaluation(connection, evaluation_measured(BASE_STEP, 3.0))
+        add_evaluation(connection, evaluation_measured(10, 1.25))
+    audited.fold()
+    assert audited.differences() == []
+    audited.change(statement)
+    (text,) = audited.texts(DifferenceKind.MEASUREMENT)
     assert shown in text
 
 
