@@ -13,7 +13,7 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.store import Connection
 from services.projector.store_checks import Difference, DifferenceKind
 
@@ -105,19 +105,22 @@ def _name(kind: type[Aggregate]) -> str:
 
 def _problem(artifacts: Artifacts, kept: Kept, findings: ArtifactFindings) -> str | None:
     """Return the first difference between a stored artifact and its hash."""
+    read = kept.ref
     try:
         if not kept.is_directory:
             found = _hash(artifacts, kept.ref, findings)
             return None if found == kept.sha256 else f"{kept.ref} differs from its hash."
+        read = f"{kept.ref}/{MANIFEST}"
         manifest = artifacts.manifest(kept.ref)
         documented = manifest.without((CARD, PROVENANCE))  # added after the trainer's event
         if kept.sha256 not in (manifest.sha256, documented.sha256):
             return f"The manifest of {kept.ref} differs from its hash."
         for file in manifest.files:
-            if _hash(artifacts, f"{kept.ref}/{file.path}", findings) != file.sha256:
-                return f"{kept.ref}/{file.path} differs from the manifest."
-    except FileNotFoundError as error:
-        return f"{kept.ref} is not complete: {error}"
+            read = f"{kept.ref}/{file.path}"
+            if _hash(artifacts, read, findings) != file.sha256:
+                return f"{read} differs from the manifest."
+    except FileNotFoundError:  # its message has the path on the server
+        return f"{read} is missing."
     except ArtifactCorrupt as error:
         return str(error)
     return None

@@ -72,6 +72,15 @@ def enter_wrong_key(page: Page) -> None:
     expect(page.get_by_role("alert")).to_be_visible()
 
 
+def enter_wrong_public_key(page: Page) -> None:
+    """Start a verification with a wrong key, head and position."""
+    page.get_by_label("Public key").fill("ecolink/f3a1+0a1b2c3d+AbCd")
+    page.get_by_label("Kept head").fill("ecolink/f3a1\n1742\n")
+    page.get_by_label("Start after position").fill("soon")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#since-problem")).to_be_visible()
+
+
 def await_examples(page: Page) -> None:
     """Wait for the examples of a dataset."""
     expect(page.locator("article mark").first).to_be_visible()

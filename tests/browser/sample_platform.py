@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -27,6 +27,7 @@ from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
 from gateway.launch.job_form import JobRequest
+from infrastructure import verifications
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.invoices import Issuer
@@ -37,6 +38,8 @@ from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
+from infrastructure.verifications import Options, Stage, Verdict
+from services.auditor.verifying import Request, run
 from services.datasets.validating import Validating
 from services.sealer.invoicing import issue_next
 from services.sealer.sealer import Sealer
@@ -47,6 +50,7 @@ from tests.builders.past_job import PastJob
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.gateway.conftest import running_gateway
 from tests.logs import notifications
+from tests.polling import eventually
 from tests.projecting import project
 
 REGION = Region(
@@ -91,23 +95,36 @@ class SamplePlatform:
     """The gateway's URL, the account holders by name, and the pages' paths by state."""
 
     url: str
+    settings: Settings
     people: dict[str, SamplePerson] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
+    lock: ExitStack = field(default_factory=ExitStack)
+    """Holds the lock of verifications while the sample shows one that runs."""
+
+    def set_verifying(self, verifying: bool) -> None:
+        """Let the unfinished verification run, or stop it."""
+        self.lock.close()
+        with connect(self.settings) as connection:
+            eventually(lambda: not verifications.is_running(connection))
+        if verifying:
+            self.lock.enter_context(verifications.verifying(self.settings))
 
 
 @contextmanager
 def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
     """Write all samples to the log, and serve them."""
     with running_gateway(settings) as gateway:
-        sample = SamplePlatform(gateway.url)
+        sample = SamplePlatform(gateway.url, settings)
         with open_backend(settings) as backend:
             Samples(backend, sample).add_all()
             with connect(settings) as connection:
                 project(backend.log, connection)
                 key = seal(backend, connection)
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
+                add_verifications(settings, connection, sample)
             _add_audit_paths(backend, sample)
-        yield sample
+        with sample.lock:
+            yield sample
 
 
 def seal(backend: Backend, connection: Connection) -> Ed25519PrivateKey:
@@ -134,6 +151,40 @@ def _add_invoices(
     assert issue_next(issuer, artifacts, now)
     today = RequestedInvoice.of(account_id, now.date(), now.date(), now)
     request_invoice(connection, today)
+
+
+def add_verifications(settings: Settings, connection: Connection, sample: SamplePlatform) -> None:
+    """Add a verification with differences, one without, and an unfinished one.
+
+    The sample has differences, because no service wrote it.
+    """
+    olga = sample.people["olga"].account_id
+    ids = {name: uuid4() for name in ("differs", "matches", "unfinished")}
+    for name, id in ids.items():
+        sample.paths[f"verification {name}"] = f"/audit/verification/{id}"
+    options = Options(artifacts=True)
+    run(
+        Request(settings=settings, id=ids["differs"], requested_by=olga, options=options),
+        lambda _: None,
+    )
+    report = json.loads(verifications.report_of(connection, ids["differs"]) or "")
+    changed = {"kind": "event_changed", "position": 17, "text": "Event 17 was changed."}
+    seals = report["seals"] | {"counts": {"event_changed": 1}, "differences": [changed]}
+    _finish(connection, ids["differs"], report | {"seals": seals})
+    verifications.begin(connection, ids["matches"], olga, options)
+    tables = [each | {"refolded": each["live"], "equal": True} for each in report["tables"]]
+    artifacts = report["artifacts"] | {"differences": []}
+    same = {"differences": [], "tables": tables, "artifacts": artifacts}
+    _finish(connection, ids["matches"], report | same)
+    verifications.begin(connection, ids["unfinished"], olga, Options(artifacts=True))
+    verifications.report_progress(connection, ids["unfinished"], Stage.REPLAY, 1_204_000, 2_950_000)
+
+
+def _finish(connection: Connection, id: UUID, report: dict[str, Any]) -> None:
+    found = (report, report["seals"], report["artifacts"])
+    count = sum(len(each["differences"]) for each in found)
+    verdict = Verdict.DIFFERS if count else Verdict.MATCHES
+    verifications.finish(connection, id, verdict, count, json.dumps(report))
 
 
 def _add_audit_paths(backend: Backend, sample: SamplePlatform) -> None:

@@ -23,6 +23,7 @@ from tests.browser.actions import (
     enter_excessive_gpu_count,
     enter_invalid_dropout,
     enter_wrong_key,
+    enter_wrong_public_key,
     enter_zero_amount,
     fail_uploads,
     fill_wizard,
@@ -58,6 +59,8 @@ class State:
     """True if the page does not exist."""
     problem: str | None = None
     """Part of an expected message in the browser's console."""
+    verifying: bool = False
+    """True if the unfinished verification of the sample runs."""
 
     def open(self, tabs: Tabs, sample: SamplePlatform, **how: object) -> Page:
         """Open a tab in this state."""
@@ -68,7 +71,8 @@ class State:
         return page
 
     def allow(self, tabs: Tabs, sample: SamplePlatform) -> None:
-        """Allow the expected messages in the console."""
+        """Allow the expected messages in the console, and let a verification run if needed."""
+        sample.set_verifying(self.verifying)
         if self.missing:
             tabs.allowed.append(f"({tabs.url}{self.path_in(sample)})")
         if self.problem is not None:
@@ -221,6 +225,26 @@ STATES = (
     State("audit-job", "audit job", "olga", dark=True, phone=True),
     State("audit-job-moved", "audit job", "olga", prepare=move_slider, phone=True),
     State("audit-none", "/audit?account=olga&kind=Job", "olga"),
+    State("audit-verification", "/audit/verification", "olga", dark=True, phone=True),
+    State(
+        "audit-verification-refused",
+        "/audit/verification",
+        "olga",
+        enter_wrong_public_key,
+        phone=True,
+    ),
+    State(
+        "audit-verification-running",
+        "verification unfinished",
+        "olga",
+        dark=True,
+        phone=True,
+        verifying=True,
+    ),
+    State("audit-verifications-running", "/audit/verification", "olga", verifying=True),
+    State("audit-verification-matches", "verification matches", "olga", dark=True, phone=True),
+    State("audit-verification-differs", "verification differs", "olga", dark=True, phone=True),
+    State("audit-verification-stopped", "verification unfinished", "olga", phone=True),
     State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
 )
 

@@ -36,6 +36,7 @@ BROKEN = r"""() => {
 
 PHONE_TABLES = (
     "audit",
+    "audit-verification",
     "billing",
     "dataset-ready",
     "invoices",

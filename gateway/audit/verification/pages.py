@@ -172,7 +172,7 @@ def command(options: Options, public_key: str) -> str:
         parts.append("--log-only")
     if options.artifacts:
         parts.append("--artifacts")
-    return " ".join(parts)
+    return " \\\n  ".join(parts)
 
 
 def stages_of(options: Options) -> list[Stage]:
