@@ -95,8 +95,8 @@ def gateway(settings: Settings, projecting: None) -> Iterator[Gateway]:
 
 
 @contextmanager
-def running_gateway(settings: Settings) -> Iterator[Gateway]:
-    """Run a gateway process, which must exit cleanly on SIGTERM."""
+def running_gateway(settings: Settings, *, status: int = 0) -> Iterator[Gateway]:
+    """Run a gateway process, which must exit with a status on SIGTERM, by default cleanly."""
     filled = settings.model_copy(
         update={"gateway_port": free_port(0), "dataset_max_bytes": UPLOAD_BYTES + 4 * MEBIBYTE}
     )
@@ -108,7 +108,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
         eventually(lambda: healthy(url), START_SECONDS)
         yield Gateway(psutil.Process(process.pid), url)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(60) == status
     finally:
         process.kill()
         process.wait()

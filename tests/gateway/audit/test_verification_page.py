@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import psutil
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
@@ -18,6 +21,7 @@ from domain.billing.meter import Meter
 from gateway.audit.verification import pages, process
 from gateway.audit.verification.form import LONGEST_KEY
 from gateway.audit.verification.pages import LISTED_DIFFERENCES, command, stages_of
+from gateway.audit.verification.process import MODULE
 from infrastructure.consumer import recorded
 from infrastructure.measurements import add_evidence
 from infrastructure.settings import Settings
@@ -30,14 +34,16 @@ from infrastructure.verifications import (
     begin,
     fail,
     finish,
+    is_running,
     report_progress,
     verification,
+    verifications,
     verifying,
 )
 from tests.builders.entries import Entries
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import PUBLIC, Seal, tamper
-from tests.gateway.conftest import application
+from tests.gateway.conftest import application, running_gateway
 from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.logs import notifications
@@ -310,6 +316,29 @@ def test_a_stopping_gateway_ends_the_process_and_its_page_is_truthful(
     with TestClient(application(settings)) as client:
         page = finished(signed_in(client, auditor), f"{PATH}/{id}")
         assert verdict(page) == "stopped"
+
+
+@pytest.mark.full
+def test_a_killed_gateway_leaves_no_process(
+    consistent: str, settings: Settings, platform: Platform
+) -> None:
+    auditor = platform.person(Role.AUDITOR)
+    assert settings.owner_database_url is not None
+    with (
+        psycopg.connect(settings.owner_database_url) as owner,
+        running_gateway(settings, status=-signal.SIGKILL) as gateway,
+    ):
+        owner.execute("LOCK TABLE segment_evidence")  # the replay waits for it
+        url = f"{gateway.url}{PATH}"
+        answer = httpx.post(url, data={"replay": "yes"}, headers=auditor.headers, timeout=60)
+        assert answer.status_code == 303
+        (child,) = (each for each in gateway.process.children() if MODULE in each.cmdline())
+        gateway.process.kill()
+        child.wait(60)
+    with connect(settings) as connection:
+        eventually(lambda: not is_running(connection))
+        (run,) = verifications(connection)
+        assert run.has_stopped
 
 
 def test_long_lists_of_differences_are_cut_on_the_page_only(
