@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from services.sealer.sealer import Sealer
 from tests.builders.bills import Bills, two_months
 from tests.builders.examples import ACCOUNT_ID
 from tests.deploy.operator.command_line import ecolink
+from tests.polling import eventually
 
 
 @pytest.fixture
@@ -109,8 +109,7 @@ def test_an_installation_that_was_idle_since_the_period_makes_an_invoice(
     newest = SealArchive(Artifacts(settings.artifacts)).last_head(log_key)
     assert newest is not None
     end = newest.sealed_at + timedelta(milliseconds=1)
-    while datetime.now(UTC) < end:
-        time.sleep(0.001)
+    eventually(lambda: datetime.now(UTC) >= end)
     until, file = end.strftime("%Y-%m-%dT%H:%M:%S.%f+00:00"), tmp_path / "a.json"
     ecolink(
         "audit", "invoice", "create", "alice", *OCTOBER[:2], "--until", until, "--out", str(file)
