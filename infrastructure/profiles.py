@@ -50,6 +50,17 @@ def account_named(connection: Connection, name: str) -> UUID | None:
     return None if row is None else row["account_id"]
 
 
+def account_id_of(connection: Connection, text: str) -> UUID | None:
+    """Return the ID in a text, or the ID of the account with this name, or None.
+
+    An ID may be unknown.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        return account_named(connection, text)
+
+
 def name_of_account(connection: Connection, account_id: UUID) -> str | None:
     """Return the name of an account, or None."""
     row = connection.execute(

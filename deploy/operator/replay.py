@@ -35,7 +35,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, errors, fail, screen
 from gateway.schemas import job_name
 from infrastructure.log_reader import Selection
-from infrastructure.profiles import account_named
+from infrastructure.profiles import account_id_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 
@@ -209,10 +209,7 @@ def _auditor() -> Generator[tuple[Auditor, Connection]]:
 
 def _account_id(store: Connection, text: str) -> UUID:
     """Return an account's ID. A name is looked up outside of the log. Raise NotFound."""
-    try:
-        return UUID(text)
-    except ValueError:
-        account_id = account_named(store, text)
+    account_id = account_id_of(store, text)
     if account_id is None:
         raise NotFound(f"Unknown account {text!r}. See `ecolink accounts list`.")
     return account_id

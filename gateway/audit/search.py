@@ -17,7 +17,7 @@ from gateway.http.paging import MOST_POSITION
 from gateway.schemas import SHOWN_CHARACTERS, parsed_job_id
 from gateway.web.addresses import query_of
 from infrastructure.log_reader import Selection
-from infrastructure.profiles import account_named
+from infrastructure.profiles import account_id_of
 from infrastructure.store import Connection
 
 T = TypeVar("T")
@@ -108,10 +108,7 @@ def search_of(asked: Asked, connection: Connection) -> Search:
 
 def _account(connection: Connection, text: str) -> UUID:
     """Return an account's ID. A name is looked up outside of the log."""
-    try:
-        return UUID(text)
-    except ValueError:
-        account_id = account_named(connection, text)
+    account_id = account_id_of(connection, text)
     if account_id is None:
         raise NotFound(f"Unknown account {_short(text)!r}. Enter its ID or its name.")
     return account_id

@@ -16,7 +16,7 @@ from gateway.http.access import ACCOUNT_COOKIE
 from gateway.http.origin import is_secure
 from gateway.http.permissions import AuditorReads
 from gateway.web.sign_in import FIRST_PAGE
-from infrastructure.profiles import account_named
+from infrastructure.profiles import account_id_of
 
 router = APIRouter(prefix="/viewing")
 
@@ -41,12 +41,7 @@ def view_account(
 def _account(backend: Backend, named: str) -> UUID:
     """Return the account with this name or ID. Raise NotFound."""
     with backend.pool.connection() as connection:
-        account_id = account_named(connection, named)
-    if account_id is None:
-        try:
-            account_id = UUID(named)
-        except ValueError:
-            raise NotFound(f"Unknown account {named!r}. See GET /api/accounts.") from None
-    if backend.log.find(Account, account_id) is None:
-        raise NotFound(f"Unknown account {account_id}. See GET /api/accounts.")
+        account_id = account_id_of(connection, named)
+    if account_id is None or backend.log.find(Account, account_id) is None:
+        raise NotFound(f"Unknown account {named!r}. See GET /api/accounts.")
     return account_id
