@@ -51,7 +51,7 @@ class MemoryShortage(Value):
 
     rows: int  # number of examples
     tokens: int  # length of the longest row, in tokens
-    micro_batch_size: int  # micro-batch size in the plan at that time
+    micro_batch_size: int  # micro batch size in the plan at that time
     gradient_accumulation: int
     peak_bytes: int  # peak memory of the rank until then
 

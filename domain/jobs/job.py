@@ -447,7 +447,7 @@ class Job(Aggregate):
     def _is_retried(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
         """Return True if EcoLink relaunches the job. The job halves a batch that did not fit once.
 
-        A single example cannot be split. The micro-batch size does not matter, because the trainer
+        A single example cannot be split. The micro batch size does not matter, because the trainer
         batches short examples together.
         """
         if self.crashes > RELAUNCH_LIMIT:

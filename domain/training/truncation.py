@@ -1,4 +1,4 @@
-"""Truncation of a dataset to a maximum sequence length."""
+"""Truncation of a dataset to a max sequence length."""
 
 from __future__ import annotations
 

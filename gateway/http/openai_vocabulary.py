@@ -70,7 +70,7 @@ def job_status(row: Mapping[str, Any]) -> str:
 
 
 def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
-    """Return the micro-batch size and gradient accumulation for a batch size.
+    """Return the micro batch size and gradient accumulation for a batch size.
 
     Raise Invalid if the batch size is too large, or not a multiple of the number of GPUs.
     """

@@ -66,7 +66,7 @@ class Sampling:
         """Generate an answer, and leave the model in evaluation mode.
 
         Return None if the segment has to end, or if the prompt leaves no space for an answer within
-        the maximum sequence length.
+        the max sequence length.
         """
         if not self._fits:
             return None

@@ -229,7 +229,7 @@ class Contest:
             return self._trl(config, environment(MALLOC | cache | BY_LAYER))
 
     def _config(self, micro_batch: int, accumulation: int, steps: int) -> TrlConfig:
-        """Return EcoLink's settings and learning rates, with another micro-batch size."""
+        """Return EcoLink's settings and learning rates, with another micro batch size."""
         ours = self.made.hyperparameters
         plan = plan_of(json.loads(self.made.data.read_text()), ours)
         return TrlConfig(

@@ -201,7 +201,7 @@ def test_truncated_tokens_are_not_paid_for() -> None:
 
 
 def test_smollm2_on_two_cores_is_about_as_fast_as_measured() -> None:
-    """Measured: 500 to 650 tokens a second without padding, in micro batches of 8 short chats."""
+    """Measured: 500 to 650 tokens a second without padding, in micro-batches of 8 short chats."""
     job = work(micro_batch_size=8, gradient_accumulation=2)
     of = priced(job)
     assert 480 <= of.tokens / seconds(of, Phase.TRAINING) <= 680
@@ -225,7 +225,7 @@ def step_seconds(shape: ModelShape, fields: Hyperparameters, length: int, fit: F
     [(256, 1.2), (512, 1.5), (1024, 2.8), (2048, 5.2), (4096, 10.1), (8192, 21.3)],
 )
 def test_qwen_7b_takes_about_as_long_as_published(length: int, published: float) -> None:
-    """QwenLM/Qwen, README, "Profiling of Memory and Speed": seconds for 8 micro batches of one."""
+    """QwenLM/Qwen, README, "Profiling of Memory and Speed": seconds for 8 micro-batches of one."""
     fields = Hyperparameters(
         lora_r=64,
         micro_batch_size=1,

@@ -35,7 +35,7 @@ DEFAULTS = Hyperparameters()
 
 LIT_GPT = "https://github.com/Lightning-AI/litgpt/blob/main/tutorials/resource-tables.md"
 """One A100-40; bf16-true; LoRA of query and value with r = 8 (4,194,304 parameters for Llama 2 7B);
-no checkpointing; "Llama 2: 1304 tokens" is the longest example, and the peak is its micro batch's.
+no checkpointing; "Llama 2: 1304 tokens" is the longest example, and the peak is its micro-batch's.
 It prints torch.cuda.max_memory_allocated() / 1e9: the tensors alone, without overhead."""
 
 QWEN = "https://github.com/QwenLM/Qwen/blob/main/README.md"
@@ -331,7 +331,7 @@ def test_the_banner_never_contradicts_itself(vram_gib: float, batch: int, length
     [
         (4, 4, 100, 4 * 4 * 104),  # never more than a step has
         (4, 64, 100, MOST_TOKENS),
-        (4, 4, 1024, 4 * 1024),  # a micro batch's own, whatever it is
+        (4, 4, 1024, 4 * 1024),  # a micro-batch's own, whatever it is
     ],
 )
 def test_more_runs_at_once_where_memory_is_left(

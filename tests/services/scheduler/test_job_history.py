@@ -36,7 +36,7 @@ def cause() -> Iterator[None]:
 
 @pytest.fixture
 def changed() -> Job:
-    """A job with half the micro batch after running out of memory, and two GPUs after a pause."""
+    """A job with half the micro-batch after running out of memory, and two GPUs after a pause."""
     size = PLAN.lora.micro_batch_size
     shortage = MemoryShortage(
         rows=size, tokens=500, micro_batch_size=size, gradient_accumulation=4, peak_bytes=10**9
