@@ -71,6 +71,7 @@ class Verifications:
             await process.wait()
             raise AlreadyRunning
         self._process = process
+        log.info("verification %s starts, requested by account %s", id, requested_by)
         return id
 
     async def close(self) -> None:

@@ -82,10 +82,18 @@ class ArtifactReport(BaseModel):
     differences: list[Difference]
 
 
+class KeptHead(BaseModel):
+    """A head that the person who verified had kept."""
+
+    size: int
+    last_event: int
+
+
 class ReportOptions(BaseModel):
-    """The stages of the verification that were chosen."""
+    """The options of the verification."""
 
     replay: bool
+    kept_heads: list[KeptHead]
 
 
 class Report(BaseModel):

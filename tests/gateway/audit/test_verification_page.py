@@ -189,11 +189,13 @@ def test_an_own_key_and_a_kept_head_are_used(
     seal()
     pasted = consistent.replace("\n", "\r\n")  # as a browser sends it
     path = started(auditor, public_key=f" {PUBLIC} ", kept_head=pasted, since="2", artifacts="yes")
-    document = report(auditor, finished(auditor, path) and path)
+    page = finished(auditor, path)
+    document = report(auditor, path)
     assert document["key_source"] == "given"
     assert document["options"]["since"] == 2
     (kept,) = document["options"]["kept_heads"]
     assert kept["size"] < document["seals"]["size"]
+    assert f"{kept['size']} events, up to event {kept['last_event']}" in page.text
     assert document["artifacts"]["artifacts"] >= 0
 
 
