@@ -15,6 +15,7 @@ from deploy.operator.audit import commands as audit_commands
 from deploy.operator.catalog import commands as catalog_commands
 from deploy.operator.estimates import commands as estimates_commands
 from deploy.operator.events import commands as events_commands
+from deploy.operator.heads import head, verify_head
 from deploy.operator.invoices import commands as invoice_commands
 from deploy.operator.models import delete_base, import_model, verify_model
 from deploy.operator.nats_config import commands as nats_config_commands
@@ -44,6 +45,8 @@ audit_commands.command("what-if")(what_if)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())
+audit_commands.command("head")(head)
+audit_commands.command("verify-head")(verify_head)
 audit_commands.command("replay")(replay)
 audit_commands.command("why")(why)
 audit_commands.add_typer(show)

@@ -1,4 +1,4 @@
-"""Proofs of stored events, made from the exported seals without the whole tree in memory."""
+"""Proofs of events and heads, made from the exported seals without the whole tree in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.event_proof import EventProof
-from domain.audit.merkle import Tree
+from domain.audit.merkle import Tree, prove_consistency, root_of
 from domain.audit.sealed_event import SealedEvent, StoredRow
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.seal_archive import SealArchive, SealDamaged
@@ -107,3 +108,35 @@ def _find(id: int, head: TreeHead, archive: SealArchive) -> _Leaf | None:
     tree = Tree([leaf for _, leaf in events])
     path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
     return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
+
+
+def consistency_of(
+    note: str, kept: TreeHead, archive: SealArchive, key: LogKey
+) -> ConsistencyProof:
+    """Return a signed head with the proof for an earlier one.
+
+    The proof is not verified. Raise ValueError if the kept head is later, and SealDamaged.
+    """
+    head = key.verify(note)
+    if kept.size > head.size:
+        raise ValueError(
+            f"The kept head has {kept.size:,} events, but the newest one only {head.size:,}. The "
+            "archive lost heads. Run `ecolink audit verify` with the kept head."
+        )
+    roots, size = archive.chunk_roots(head), archive.chunk_leaves
+
+    def root_between(start: int, end: int) -> bytes:
+        number, first = divmod(start, size)
+        if first == 0 and (end % size == 0 or end == head.size):
+            return root_of(roots[number : -(-end // size)])
+        leaves = archive.chunk(number, head)[first : end - number * size]
+        return root_of([leaf for _, leaf in leaves])
+
+    return ConsistencyProof(
+        earlier_size=kept.size,
+        consistency_proof=tuple(
+            node.hex() for node in prove_consistency(head.size, kept.size, root_between)
+        ),
+        head=note,
+        public_key=str(key),
+    )

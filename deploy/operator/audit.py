@@ -24,7 +24,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts import Artifacts
 from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.seal_archive import SealArchive, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
 from services.auditor.report import Circumstances, KeySource, Results, report
@@ -129,25 +129,12 @@ def key() -> None:
     """Print the public key that verifies the log's heads. Auditors keep it outside EcoLink."""
     try:
         with stack(Settings(), services={}) as settings, connect(settings) as store:
-            typer.echo(str(_own_key(settings, store)))
+            typer.echo(str(own_key(settings, store)))
     except (StackError, ValueError) as error:
         fail(str(error), ExitCode.FAILED)
 
 
-@commands.command()
-def head() -> None:
-    """Print the newest signed head. An auditor who keeps it can detect any later change."""
-    try:
-        with stack(Settings(), services={}) as settings, connect(settings) as store:
-            newest = SealArchive(Artifacts(settings.artifacts)).last_note(_own_key(settings, store))
-    except (StackError, ValueError, SealDamaged) as error:
-        fail(str(error), ExitCode.FAILED)
-    if newest is None:
-        fail("Nothing is sealed yet. Run `ecolink up` and wait 10 seconds.", ExitCode.FAILED)
-    typer.echo(newest, nl=False)
-
-
-def _own_key(settings: Settings, store: Connection) -> LogKey:
+def own_key(settings: Settings, store: Connection) -> LogKey:
     """Return the public key of this machine's key file. Raise ValueError if there is none."""
     try:
         private = load_key(settings.seal_key_file)
@@ -173,7 +160,7 @@ class _Trusted:
             key = LogKey.parse(self.public_key)
         else:
             with connect(settings) as store:
-                key = _own_key(settings, store)
+                key = own_key(settings, store)
         heads = [key.verify(path.read_text()) for path in self.kept_heads or []]
         roots = []
         if self.timestamp_roots is not None:

@@ -6,7 +6,7 @@ trust in the tree that made it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import sha256
 
 LEAF, NODE = b"\x00", b"\x01"
@@ -123,25 +123,28 @@ def includes(root: bytes, size: int, index: int, leaf: bytes, proof: Sequence[by
     return last == 0 and current == root
 
 
-def prove_consistency(leaves: Sequence[bytes], earlier: int) -> list[bytes]:
+def prove_consistency(
+    size: int, earlier: int, root_between: Callable[[int, int], bytes]
+) -> list[bytes]:
     """Return the hashes that prove that the tree only appended leaves since it had `earlier`.
 
-    Raise IndexError unless 0 < `earlier` <= size. Source: RFC 9162, section 2.1.4.1.
+    `root_between` returns the root of a subtree, from the index of its first leaf to that after its
+    last one. Raise IndexError unless 0 < `earlier` <= `size`. Source: RFC 9162, section 2.1.4.1.
     """
-    if not 0 < earlier <= len(leaves):
-        raise IndexError(f"The tree has {len(leaves)} leaves and never had {earlier}.")
+    if not 0 < earlier <= size:
+        raise IndexError(f"The tree has {size} leaves and never had {earlier}.")
     path: list[bytes] = []
-    start, end, whole = 0, len(leaves), True
+    start, end, whole = 0, size, True
     while earlier - start != end - start:
         middle = start + _split(end - start)
         if earlier <= middle:
-            path.append(root_of(leaves[middle:end]))
+            path.append(root_between(middle, end))
             end = middle
         else:
-            path.append(root_of(leaves[start:middle]))
+            path.append(root_between(start, middle))
             start, whole = middle, False
     if not whole:
-        path.append(root_of(leaves[start:end]))
+        path.append(root_between(start, end))
     return path[::-1]
 
 

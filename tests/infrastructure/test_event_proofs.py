@@ -12,7 +12,7 @@ from domain.audit.sealed_event import StoredRow, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure import seal_archive
 from infrastructure.artifacts import Artifacts
-from infrastructure.event_proofs import SealStatus, evidence_of
+from infrastructure.event_proofs import SealStatus, consistency_of, evidence_of
 from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 
@@ -140,3 +140,37 @@ def test_a_proof_of_another_key_fails(settings: Settings) -> None:
     assert found is not None
     other = LogKey(PUBLIC.origin, Ed25519PrivateKey.generate().public_key())
     assert found.failures(other) != []
+
+
+def head_of(log: list[StoredRow]) -> TreeHead:
+    root = root_of([leaf for _, leaf in sealed_events(log)])
+    return TreeHead(PUBLIC.origin, len(log), root, log[-1].notification_id, datetime.now(UTC))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 8, 11, 16, 19, 29])
+def test_a_head_is_consistent_with_every_earlier_one(settings: Settings, size: int) -> None:
+    log = rows(size)
+    archive = sealed(settings, log)
+    note = archive.last_note(PUBLIC)
+    assert note is not None
+    for earlier in range(1, size + 1):
+        kept = head_of(log[:earlier])
+        proof = consistency_of(note, kept, archive, PUBLIC)
+        assert proof.failures(PUBLIC, kept) == []
+        changed = head_of([log[0]._replace(state=b"[]"), *log[1:earlier]])
+        (failure,) = proof.failures(PUBLIC, changed)
+        assert "does not begin with" in failure
+
+
+def test_a_proof_of_consistency_fits_no_other_head_or_key(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    note = archive.last_note(PUBLIC)
+    assert note is not None
+    proof = consistency_of(note, head_of(log[:6]), archive, PUBLIC)
+    assert "Request the proof with the kept head" in proof.failures(PUBLIC, head_of(log[:5]))[0]
+    assert "The log lost events" in proof.failures(PUBLIC, head_of(rows(12)))[0]
+    other = LogKey(PUBLIC.origin, Ed25519PrivateKey.generate().public_key())
+    assert "not signed" in proof.failures(other, head_of(log[:6]))[0]
+    with pytest.raises(ValueError, match="The archive lost heads"):
+        consistency_of(note, head_of(rows(12)), archive, PUBLIC)
