@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -16,12 +18,16 @@ from deploy.local.stack import running
 from domain.core.aggregate import Event
 from gateway.schemas import parsed_job_id
 from infrastructure import bus
-from infrastructure.bus import EVENTS, Envelope
+from infrastructure.bus import AGGREGATE_OF, EVENTS, Envelope
 from infrastructure.event_handlers import parked_events, request_replay
+from infrastructure.profiles import account_named
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
 commands = typer.Typer(name="events", help="Follow the event stream, and replay parked events.")
+
+AGGREGATE_NAMES = frozenset(AGGREGATE_OF.values())
+TOPIC_NAMES = frozenset(AGGREGATE_OF)
 
 FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
@@ -36,11 +42,22 @@ def job_id_of(name: str) -> UUID:
 
 
 @commands.command()
-def tail(
+def subscribe(
     job: Annotated[
         UUID | None,
         typer.Option(parser=job_id_of, metavar="JOB", help="Show only events of this job."),
     ] = None,
+    account: Annotated[
+        str | None, typer.Option(help="Show only events of this account, by name or ID.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="Show only events of this kind of aggregate, such as Meter.")
+    ] = None,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(help="Show only this topic, such as MinuteMetered. Repeatable."),
+    ] = None,
+    after: Annotated[int, typer.Option(min=0, help="Notification ID. Show only later events.")] = 0,
     follow: Annotated[bool, typer.Option(help="Wait for new events.")] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line.")
@@ -48,11 +65,74 @@ def tail(
 ) -> None:
     """Show the events in the stream, from the first one.
 
-    With --job, the command exits when the job has ended and its last meter is closed.
+    With --job, the command exits when the job has ended and its last meter is closed. The page
+    "The bus" of the documentation explains how to subscribe from a program.
     """
     settings = _running()
+    wanted = Wanted(
+        job,
+        _account_of(settings, account),
+        _known(aggregate, AGGREGATE_NAMES, "aggregate"),
+        frozenset(_known(each, TOPIC_NAMES, "topic") or "" for each in topic or ()),
+        after,
+    )
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_tail(settings, job, follow, as_json))
+        asyncio.run(_subscribe(settings, wanted, follow, as_json))
+
+
+@commands.command()
+def asyncapi() -> None:
+    """Print the AsyncAPI document of the bus, with the schema of every message, as YAML."""
+    from infrastructure.bus_document import as_yaml  # only here: FastStream imports slowly
+
+    typer.echo(as_yaml(), nl=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The events to show. A field without a value selects all."""
+
+    job_id: UUID | None = None
+    account_id: UUID | None = None
+    aggregate: str | None = None
+    topics: frozenset[str] = frozenset()
+    after: int = 0
+
+    @property
+    def subject(self) -> str:
+        """Subject with wildcards. NATS sends only messages that match it."""
+        topic = next(iter(self.topics)) if len(self.topics) == 1 else "*"
+        return f"events.{self.account_id or '*'}.{self.aggregate or '*'}.*.{topic}"
+
+    def includes(self, envelope: Envelope) -> bool:
+        """Return True if an event that matches the subject is wanted."""
+        return (
+            envelope.id > self.after
+            and (not self.topics or envelope.topic in self.topics)
+            and (self.job_id is None or _concerns(envelope, self.job_id))
+        )
+
+
+def _known(name: str | None, names: Collection[str], kind: str) -> str | None:
+    """Return a name. Raise BadParameter if it is unknown."""
+    if name is not None and name not in names:
+        raise typer.BadParameter(
+            f"Unknown {kind} {name!r}. Choose from {', '.join(sorted(names))}."
+        )
+    return name
+
+
+def _account_of(settings: Settings, text: str | None) -> UUID | None:
+    if text is None:
+        return None
+    with connect(settings) as store:
+        account_id = account_named(store, text)
+    try:
+        return account_id or UUID(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"Unknown account {text!r}. See `ecolink accounts list`."
+        ) from None
 
 
 class Ending:
@@ -74,13 +154,23 @@ class Ending:
         return self._final and not self._open
 
 
-async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: bool) -> None:
+async def _subscribe(settings: Settings, wanted: Wanted, follow: bool, as_json: bool) -> None:
+    ending = Ending()
+    async for envelope in events_on_bus(settings, wanted, follow=follow):
+        _print(envelope, as_json)
+        if wanted.job_id is not None and ending.reached(envelope):
+            return
+
+
+async def events_on_bus(
+    settings: Settings, wanted: Wanted, *, follow: bool
+) -> AsyncGenerator[Envelope]:
+    """Yield the events in the stream, and then new ones if `follow` is true."""
     connection = await bus.connect(settings)
     try:
         subscription = await connection.jetstream().subscribe(
-            "events.>", stream=EVENTS, ordered_consumer=True
+            wanted.subject, stream=EVENTS, ordered_consumer=True
         )
-        ending = Ending()
         while True:
             try:
                 message = await subscription.next_msg(timeout=1.0)
@@ -89,11 +179,8 @@ async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: 
                     continue
                 return
             envelope = Envelope.model_validate_json(message.data)
-            if job_id is not None and not _concerns(envelope, job_id):
-                continue
-            _print(envelope, as_json)
-            if job_id is not None and ending.reached(envelope):
-                return
+            if wanted.includes(envelope):
+                yield envelope
     finally:
         await connection.close()
 

@@ -41,7 +41,7 @@ def trainer_log(
     with open_store() as store:
         found = store.log.find(Job, job)
         if found is None:
-            raise NotFound(f"Unknown job ftjob-{job.hex}. See `ecolink events tail`.")
+            raise NotFound(f"Unknown job ftjob-{job.hex}. See `ecolink events subscribe`.")
         ref = kept_log_ref(found, segment or found.segment)
         try:
             output = Artifacts(store.settings.artifacts).get(ref)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from infrastructure.bus_document import as_yaml
 from tests.docs import (
     access,
+    bus,
     cli,
     decisions,
     events,
@@ -26,6 +28,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
     "reference/access.md": access.page,
+    "reference/asyncapi.yaml": as_yaml,
+    "reference/bus.md": bus.page,
     "reference/cli.md": cli.page,
     "reference/events.md": events.page,
     "reference/exit-codes.md": exit_codes.page,

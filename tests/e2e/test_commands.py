@@ -46,9 +46,9 @@ def command(ecolink: EcoLinkUnderTest, *arguments: str) -> subprocess.Popen[str]
 
 def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_path: Path) -> None:
     path = ecolink.approve(ecolink.dataset(tmp_path, examples=40), epochs=1, save_steps=2)
-    tail = command(ecolink, "events", "tail", "--job", path.rpartition("/")[2])
+    shown_live = command(ecolink, "events", "subscribe", "--job", path.rpartition("/")[2])
     job = ecolink.await_end(path)
-    shown, _ = tail.communicate(timeout=240)
+    shown, _ = shown_live.communicate(timeout=240)
     assert job["status"] == "registered"
     history = [
         "JobApproved",
