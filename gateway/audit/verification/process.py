@@ -1,7 +1,7 @@
 """The process that runs a verification, which ends with the gateway.
 
-A verification takes minutes if the log has millions of events, so it does not run in the gateway's
-threads.
+A verification takes minutes, and hours if the log has millions of events, so it does not run in the
+gateway's threads.
 """
 
 from __future__ import annotations
