@@ -42,6 +42,11 @@ MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
 
 READ, ADD, KEEP = "SELECT", "SELECT, INSERT", "SELECT, INSERT, UPDATE"
 CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
+REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
+"""Columns of a delivery that a replay changes."""
+
+HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
+"""Rights to store and replace the secrets of webhooks, without reading any."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,15 @@ ACCESS: dict[str, Access] = {
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
         | {"dataset_names": REMOVE, "dataset_progress": KEEP},
     ),
+    "webhooks": Access(
+        handles_events=True,
+        tables={
+            "webhook_endpoints": "SELECT, UPDATE (enabled, disabled_reason, disabled_at)",
+            "webhook_secrets": REMOVE,
+            "webhook_deliveries": CHANGE,
+            "webhook_attempts": ADD,
+        },
+    ),
     "serving": Access(events=(Deployment,), handles_events=True),
     "gateway": Access(
         events=(
@@ -111,7 +125,9 @@ ACCESS: dict[str, Access] = {
         | _each(("dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
-        | {"verifications": CHANGE}
+        | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
+        | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
+        | {"webhook_secrets": HIDDEN_SECRETS}
         | {"parked_events": "SELECT, UPDATE (replay)"},
     ),
 }

@@ -25,6 +25,8 @@ from infrastructure import (
     security_log,
     sessions,
     verifications,
+    webhook_deliveries,
+    webhook_endpoints,
 )
 from infrastructure.clock import Clock, clock_of
 from infrastructure.event_handlers import PARKED_DDL
@@ -58,6 +60,8 @@ def migrate(settings: Settings) -> None:
             security_log.DDL,
             verifications.DDL,
             invoice_requests.DDL,
+            webhook_endpoints.DDL,
+            webhook_deliveries.DDL,
         ):
             connection.execute(ddl.encode())
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:

@@ -14,6 +14,7 @@ PROCESSES: dict[str, str] = {
     "billing": "services.billing.app:run",
     "scheduler": "services.scheduler.app:run",
     "datasets": "services.datasets.app:run",
+    "webhooks": "services.webhooks.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
 }

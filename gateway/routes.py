@@ -32,11 +32,13 @@ from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
 from gateway.operator import api as operator
 from gateway.web import assets, sign_in, viewing
+from gateway.webhooks import api as webhooks
 
 NATIVE = (
     billing,
     invoices,
     keys,
+    webhooks,
     catalog,
     datasets,
     models,

@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_core import PydanticCustomError
 
 from domain.core.money import Toward, dollars, exact_dollars
+from domain.jobs.public_id import JOB_PREFIX, job_name
 
-JOB_PREFIX = "ftjob-"
 SHOWN_CHARACTERS = 60
 
 T = TypeVar("T")
@@ -43,11 +43,6 @@ class Money(Answer):
     def price(cls, micros: int) -> Money:
         """Return a price in micro-dollars. Its text is not rounded."""
         return cls(micros=micros, text=exact_dollars(micros))
-
-
-def job_name(job_id: UUID) -> str:
-    """Return the public ID of a job. Events use the job's UUID."""
-    return f"{JOB_PREFIX}{job_id.hex}"
 
 
 def parsed_job_id(text: str) -> UUID:

@@ -193,6 +193,24 @@ TABLE = (
         "Your account can request at most {limit} invoices in 10 minutes.",
     ),
     Limit(
+        "webhooks",
+        10,
+        Scope.ACCOUNT,
+        "Endpoints of webhooks.",
+        header="webhooks",
+        refusal="Your account has the maximum of {limit} endpoints of webhooks. Delete one, or ask "
+        "your operator for a higher quota.",
+    ),
+    Limit(
+        "webhook_sends",
+        60,
+        Scope.ACCOUNT,
+        "Tests and replays of webhooks. A replay of many deliveries counts once.",
+        600,
+        "webhooks",
+        "Your account can request at most {limit} tests and replays of webhooks in 10 minutes.",
+    ),
+    Limit(
         "sockets",
         64,
         Scope.ACCOUNT,

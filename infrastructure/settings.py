@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.webhooks.target import TargetPolicy, parsed_networks
 from infrastructure.limits import known_limits
 
 
@@ -22,6 +23,12 @@ def _origin(url: str) -> str:
             "https://ecolink.example.org."
         )
     return str(parsed).rstrip("/")
+
+
+def _networks(text: str) -> str:
+    """Raise ValueError if the text is not a list of networks."""
+    parsed_networks(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -119,6 +126,19 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         description="Days for which EcoLink keeps security events, which contain client addresses.",
+    )
+    webhook_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        default="",
+        description="Comma-separated networks, such as `10.0.0.0/8`, to which EcoLink may send "
+        "webhooks although their addresses are not public.",
+    )
+    webhook_http: bool = Field(
+        default=False, description="Allow webhooks to URLs without TLS (`http://`)."
+    )
+    webhook_days: int = Field(
+        default=30,
+        ge=2,
+        description="Days for which EcoLink keeps ended deliveries of webhooks.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
@@ -296,6 +316,11 @@ class Settings(BaseSettings):
     def seal_key_file(self) -> Path:
         """File of the key that signs seals, or its default below `home`."""
         return self.seal_key or self.home.resolve() / "seal-key.pem"
+
+    @property
+    def webhook_policy(self) -> TargetPolicy:
+        """The targets to which EcoLink may send webhooks."""
+        return TargetPolicy(parsed_networks(self.webhook_networks), self.webhook_http)
 
     @property
     def proxies(self) -> frozenset[str]:

@@ -25,7 +25,10 @@ two.
 
 CONSUMERS = {
     "projector": tuple(map(consumer_name, PROJECTIONS)),
-    **{service: (service,) for service in ("billing", "scheduler", "datasets", "serving")},
+    **{
+        service: (service,)
+        for service in ("billing", "scheduler", "datasets", "webhooks", "serving")
+    },
 }
 """Consumers of the event log, by process."""
 

@@ -15,4 +15,4 @@ class Scope(StrEnum):
     BILLING = "billing"
     """Top up the balance. For operators, also credit and top up other accounts."""
     KEYS = "keys"
-    """Create and revoke API keys."""
+    """Create and revoke API keys, and manage webhooks."""

@@ -1,4 +1,4 @@
-"""Commands for datasets, jobs, models, billing, invoices and keys. All of them call the API."""
+"""Commands of account holders, by group. All of them call the API."""
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
@@ -9,6 +9,7 @@ from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.session import session
 from gateway.cli.terminal import Commands
+from gateway.cli.webhooks import webhooks
 
 GROUPS = {
     "datasets": datasets,
@@ -17,6 +18,7 @@ GROUPS = {
     "billing": billing,
     "invoices": invoices,
     "keys": keys,
+    "webhooks": webhooks,
 }
 
 __all__ = ["GROUPS", "Commands", "epilog", "models", "session"]

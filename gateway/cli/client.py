@@ -121,6 +121,10 @@ class Client:
         """POST JSON to a path under /api, and parse the response as a schema."""
         return Reply.of(schema, self.post(path, body, idempotency_key=idempotency_key))
 
+    def change(self, schema: type[M], path: str, body: dict[str, Any]) -> Reply[M]:
+        """PATCH a path under /api with JSON, and parse the response as a schema."""
+        return Reply.of(schema, self._answer(self._send("PATCH", path, json=body)))
+
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         """GET a path under /api."""
         return self._answer(self._get(path, params))

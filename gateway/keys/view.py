@@ -17,7 +17,7 @@ MEANINGS = {
     Scope.TRAIN: "upload datasets, and start and control jobs",
     Scope.DEPLOY: "deploy models and chat with them",
     Scope.BILLING: "top up the balance",
-    Scope.KEYS: "create and revoke keys",
+    Scope.KEYS: "create and revoke keys, and manage webhooks",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,8 +30,17 @@ from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.jobs.job import Job
+from domain.webhooks.message import message_of_test
 from infrastructure.settings import Settings
+from infrastructure.store import connect
 from infrastructure.verifications import Options
+from infrastructure.webhook_deliveries import add_delivery, delete_old
+from infrastructure.webhook_endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    old_secret_ends,
+    rotate_secret,
+)
 from services.auditor.verifying import Request, run
 from tests.builders.history import History
 
@@ -184,6 +194,27 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
         refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
+
+
+def test_the_gateway_stores_secrets_of_webhooks_and_reads_none(settings: Settings) -> None:
+    now = datetime.now(UTC)
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        made, first = create_endpoint(connection, uuid4(), "https://a.example/", "", (), now)
+        second = rotate_secret(connection, made.id, now, now + timedelta(hours=1))
+        assert list(old_secret_ends(connection, made.account_id, now)) == [made.id]
+        for column in ("secret", "*"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT {column} FROM webhook_secrets".encode())
+        add_delivery(connection, made.id, message_of_test(made.account_id, made.id, now), now)
+    with logged_in(settings, "webhooks") as connection:
+        rows = connection.execute("SELECT secret FROM webhook_secrets").fetchall()
+        assert {secret for (secret,) in rows} == {first, second}
+        refused(connection, "UPDATE webhook_endpoints SET url = 'https://b.example/'")
+        delete_old(connection, now + timedelta(days=1), now + timedelta(hours=2))
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        delete_endpoint(connection, made.id)
 
 
 def test_the_gateway_may_verify_the_log(settings: Settings, history: History) -> None:

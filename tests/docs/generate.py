@@ -21,6 +21,7 @@ from tests.docs import (
     settings,
     states,
     stored_events,
+    webhooks,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,6 +38,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
     "reference/states.md": states.page,
     "reference/stored-events.ndjson": stored_events.page,
+    "reference/webhooks.md": webhooks.page,
 }
 
 

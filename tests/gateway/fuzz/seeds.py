@@ -53,6 +53,7 @@ def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any
     _park_event(platform)
     with because(platform.cause):
         spare, _ = platform.ecolink.issue_key(operator.account_id)
+    webhook_id, delivery_id = _send_webhook(client, operator)
     platform.project()
     names = [job.path.rpartition("/")[2] for job in jobs.values()]
     every_dataset = [str(dataset) for dataset in datasets]
@@ -69,6 +70,8 @@ def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any
             "validation_dataset": [str(ready[1])],
             "model": [*models, BASE_MODEL],
             "key_id": [str(spare.id)],
+            "webhook_id": [webhook_id],
+            "delivery_id": [delivery_id],
             "step": [10],
             "path": [*FILES, "manifest.json"],
             "account_id": [str(operator.account_id), str(user.account_id)],
@@ -135,6 +138,14 @@ def _rejected(platform: Platform, person: Person) -> UUID:
         dataset.reject(3, "datasets/x/report.json")
         platform.log.commit(dataset)
     return dataset_id
+
+
+def _send_webhook(client: httpx.Client | TestClient, person: Person) -> tuple[str, int]:
+    """Create a webhook with one delivery. Return their IDs."""
+    form, headers = {"url": "https://example.com/"}, person.headers
+    made = client.post("/api/webhooks", json=form, headers=headers).json()["id"]
+    sent = client.post(f"/api/webhooks/{made}/test", headers=headers)
+    return made, sent.json()["id"]
 
 
 def _park_event(platform: Platform) -> None:

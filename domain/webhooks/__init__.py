@@ -1,0 +1,1 @@
+"""Webhooks: their messages, signatures, retries and permitted targets."""

@@ -1,0 +1,135 @@
+"""Messages of webhooks, and the events that cause them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+from domain.billing.account import Account
+from domain.core.aggregate import Event
+from domain.deployments.deployment import Deployment
+from domain.jobs import events
+from domain.jobs.public_id import job_name
+
+PREFIX = "evt_"
+
+Data = dict[str, str | int]
+
+
+class WebhookType(StrEnum):
+    """Types of messages. The first three have the names of OpenAI's webhooks."""
+
+    JOB_SUCCEEDED = "fine_tuning.job.succeeded"
+    """The job finished, and its model is registered."""
+    JOB_FAILED = "fine_tuning.job.failed"
+    """The job failed and produced no model."""
+    JOB_CANCELLED = "fine_tuning.job.cancelled"
+    """The job was cancelled."""
+    JOB_PAUSED = "fine_tuning.job.paused"
+    """The job paused. `reason` is `owner`, `balance` or `capacity`. It costs nothing until you
+    resume it."""
+    CAPACITY_AVAILABLE = "capacity.available"
+    """The job received GPUs, and leaves the queue. `segment` counts the launches of the job."""
+    BALANCE_LOW = "balance.low"
+    """At the current rate, the balance lasts for `runway_seconds`."""
+    BALANCE_DEPLETED = "balance.depleted"
+    """The balance is used up. Running jobs save a checkpoint and pause."""
+    DEPLOYMENT_ACTIVE = "deployment.active"
+    """The model is loaded and serves requests."""
+    DEPLOYMENT_FAILED = "deployment.failed"
+    """The model cannot be served. `code` is the reason."""
+    TEST = "webhook.test"
+    """A test message that you requested. It ignores the filter of the endpoint."""
+
+    @property
+    def is_test(self) -> bool:
+        """True for test messages, which EcoLink sends once and only on request."""
+        return self is WebhookType.TEST
+
+
+SUBSCRIBED = tuple(each for each in WebhookType if not each.is_test)
+"""Types that an endpoint can choose."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to all endpoints of an account that want its type.
+
+    Messages with the same `order_key` arrive in order. The ID is the same for every endpoint and
+    attempt.
+    """
+
+    id: str
+    account_id: UUID
+    type: WebhookType
+    created_at: datetime
+    data: Data
+    order_key: str
+
+    @property
+    def body(self) -> str:
+        """Body of the request, as JSON in the form of OpenAI's webhooks."""
+        return json.dumps(
+            {
+                "id": self.id,
+                "object": "event",
+                "created_at": int(self.created_at.timestamp()),
+                "type": self.type,
+                "data": self.data,
+            },
+            separators=(",", ":"),
+        )
+
+
+def message_of(event: Event, model_of: Callable[[UUID], str]) -> Message | None:
+    """Return the message of an event, or None. `model_of` returns the model of a deployment."""
+    match event:
+        case events.Registered():
+            return _message(event, WebhookType.JOB_SUCCEEDED, _job(event))
+        case events.JobFailed():
+            return _message(event, WebhookType.JOB_FAILED, _job(event))
+        case events.JobCancelled():
+            return _message(event, WebhookType.JOB_CANCELLED, _job(event))
+        case events.JobPaused(reason=reason):
+            return _message(event, WebhookType.JOB_PAUSED, _job(event) | {"reason": reason.value})
+        case events.SegmentAllocated(segment=segment):
+            data = _job(event) | {"segment": segment}
+            return _message(event, WebhookType.CAPACITY_AVAILABLE, data)
+        case Account.BalanceLow(runway_seconds=seconds):
+            data: Data = {"id": str(event.account_id), "runway_seconds": seconds}
+            return _message(event, WebhookType.BALANCE_LOW, data)
+        case Account.BalanceDepleted(balance_micros=micros):
+            data = {"id": str(event.account_id), "balance_micros": micros}
+            return _message(event, WebhookType.BALANCE_DEPLETED, data)
+        case Deployment.DeploymentActivated():
+            data = _deployment(event, model_of)
+            return _message(event, WebhookType.DEPLOYMENT_ACTIVE, data)
+        case Deployment.DeploymentFailed(code=code):
+            data = _deployment(event, model_of) | {"code": code}
+            return _message(event, WebhookType.DEPLOYMENT_FAILED, data)
+        case _:
+            return None
+
+
+def message_of_test(account_id: UUID, endpoint_id: UUID, now: datetime) -> Message:
+    """Return a new test message to one endpoint."""
+    id = f"{PREFIX}test_{uuid4().hex}"
+    return Message(id, account_id, WebhookType.TEST, now, {"id": str(endpoint_id)}, id)
+
+
+def _message(event: Event, type: WebhookType, data: Data) -> Message:
+    id = f"{PREFIX}{event.originator_id.hex}_{event.originator_version}"
+    key = event.originator_id.hex
+    return Message(id, event.account_id, type, event.timestamp, data, key)
+
+
+def _job(event: Event) -> Data:
+    return {"id": job_name(event.originator_id)}
+
+
+def _deployment(event: Event, model_of: Callable[[UUID], str]) -> Data:
+    return {"id": str(event.originator_id), "model": model_of(event.originator_id)}

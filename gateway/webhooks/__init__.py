@@ -1,0 +1,1 @@
+"""Webhooks of account holders: endpoints, and the log of their deliveries."""

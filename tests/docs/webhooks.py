@@ -1,0 +1,77 @@
+"""The events of webhooks, each with the body that EcoLink sends."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Iterator
+
+from domain import AGGREGATES
+from domain.core.aggregate import Event
+from domain.webhooks import message as messages
+from domain.webhooks.message import SUBSCRIBED, Message, WebhookType, message_of, message_of_test
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.docs import markdown, stored_events
+from tests.docs.markdown import code, text
+
+MODEL = "ft:smollm2-135m-instruct:0b0f8f5c3a4e"
+
+
+def page() -> str:
+    """Every type of event with its meaning and an example."""
+    meanings, examples = dict(_meanings()), {each.type: each for each in _examples()}
+    return markdown.page(
+        "Events of webhooks",
+        "This page lists the events that EcoLink sends to [webhooks](../webhooks.md), each with an "
+        "example of the request's body. `data.id` is the ID of the job, the account or the "
+        "deployment. The examples are the messages of [stored events](stored-events.ndjson).",
+        markdown.table(
+            ("event", "sent when"),
+            [(code(each), text(meanings[each])) for each in WebhookType],
+        ),
+        *[_section(each, examples[each]) for each in (*SUBSCRIBED, WebhookType.TEST)],
+    )
+
+
+def _section(type: WebhookType, example: Message) -> str:
+    body = json.dumps(json.loads(example.body), indent=2)
+    return markdown.section(code(type), f"```json\n{body}\n```")
+
+
+def _meanings() -> Iterator[tuple[WebhookType, str]]:
+    """Yield each type with the text below it in its class."""
+    tree = ast.parse(inspect.getsource(messages)).body
+    (kind,) = [e for e in tree if isinstance(e, ast.ClassDef) and e.name == "WebhookType"]
+    for field, said in zip(kind.body[1:], kind.body[2:], strict=False):
+        if isinstance(field, ast.Assign) and isinstance(said, ast.Expr):
+            name, value = field.targets[0], said.value
+            assert isinstance(name, ast.Name)
+            assert isinstance(value, ast.Constant)
+            yield WebhookType[name.id], str(value.value)
+
+
+def _examples() -> Iterator[Message]:
+    """Yield the messages of the stored examples of events, and a test."""
+    kinds: dict[str, type[Event]] = {
+        kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()
+    }
+    for line in stored_events.PATH.read_text().splitlines():
+        row = json.loads(line)
+        kind, version = kinds[row["topic"]], stored_events.version_of(row["state"])
+        if version != stored_events.current_version(kind):
+            continue
+        state = row["state"] | {name: row[name] for name in row if name.startswith("originator")}
+        state.pop("class_version", None)
+        message = message_of(kind.model_validate(state), lambda _: MODEL)
+        if message is not None:
+            yield message
+    yield Message(
+        "evt_test_0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f",
+        ACCOUNT_ID,
+        WebhookType.TEST,
+        NOW,
+        message_of_test(ACCOUNT_ID, JOB_ID, NOW).data,
+        "",
+    )

@@ -1,0 +1,100 @@
+"""Messages of events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from domain.billing.account import Account
+from domain.core.event_log import EventLog
+from domain.jobs import events
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import SegmentEnd
+from domain.jobs.public_id import job_name
+from domain.webhooks.message import SUBSCRIBED, message_of
+from infrastructure.consumer import recorded
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
+from tests.logs import notifications
+
+
+def sent(log: EventLog) -> list[tuple[str, dict[str, Any]]]:
+    """Return the type and the data of each message of the log."""
+    found = (
+        message_of(recorded(log, each).event, lambda _: "ft:tiny:1") for each in notifications(log)
+    )
+    return [(each.type, each.data) for each in found if each is not None]
+
+
+def test_a_job_that_pauses_and_succeeds_sends_its_messages(history: History, log: EventLog) -> None:
+    history.run_until("approved")
+    history.pause()
+    history.resume()
+    history.allocate_segment(1)
+    history.grant_lease(1)
+    history.start_pod(1)
+    history.start_training(1)
+    history.complete(1)
+    job = {"id": job_name(JOB_ID)}
+    assert sent(log) == [
+        ("fine_tuning.job.paused", job | {"reason": "owner"}),
+        ("capacity.available", job | {"segment": 1}),
+        ("fine_tuning.job.succeeded", job),
+    ]
+
+
+def test_failed_and_cancelled_jobs_have_the_names_of_openai(
+    history: History, log: EventLog
+) -> None:
+    history.run_until("training")
+    history.end_segment(1, SegmentEnd.CRASHED, 100, failure=FailureClass.LOSS_DIVERGED)
+    other = history.another_job()
+    other.approve_job()
+    other.cancel()
+    assert sent(log)[1:] == [
+        ("fine_tuning.job.failed", {"id": job_name(JOB_ID)}),
+        ("fine_tuning.job.cancelled", {"id": job_name(other.job_id)}),
+    ]
+
+
+def test_balances_and_deployments_send_messages(history: History, log: EventLog) -> None:
+    history.import_base()
+    history.deploy_base()
+    history.run_until("training")
+    history.save_checkpoint(1, 10, 40)
+    model = history.deploy_checkpoint(10)
+    history.activate(model)
+    history.fail_deployment(model)
+    with history.changing_account() as account:
+        account.trigger_event(Account.BalanceLow, runway_seconds=600)
+        account.trigger_event(Account.BalanceDepleted, balance_micros=0)
+    assert [type for type, _ in sent(log)[2:]] == [
+        *("deployment.active", "deployment.failed", "balance.low", "balance.depleted")
+    ]
+    assert sent(log)[3][1]["code"] == "no_room"
+    assert sent(log)[4][1] == {"id": str(ACCOUNT_ID), "runway_seconds": 600}
+
+
+def test_the_id_names_the_event_and_the_order_key_its_aggregate(
+    history: History, log: EventLog
+) -> None:
+    history.run_until("approved")
+    history.pause()
+    event = history.last(events.JobPaused)
+    message = message_of(event, str)
+    assert message is not None
+    assert message.id == f"evt_{JOB_ID.hex}_{event.originator_version}"
+    assert message.order_key == JOB_ID.hex
+    assert json.loads(message.body) == {
+        "id": message.id,
+        "object": "event",
+        "created_at": int(event.timestamp.timestamp()),
+        "type": "fine_tuning.job.paused",
+        "data": message.data,
+    }
+
+
+def test_most_events_send_nothing(history: History, log: EventLog) -> None:
+    history.run_until("training")
+    assert [type for type, _ in sent(log)] == ["capacity.available"]
+    assert "webhook.test" not in SUBSCRIBED

@@ -1,0 +1,45 @@
+"""A receiver of webhooks: `python -m tests.services.webhooks.receiver PORT FILE`.
+
+It appends each request to a file before it responds, so that a kill loses nothing that it
+accepted. It imports only the standard library, to start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Records requests. The path `/status/<n>` responds with that status."""
+
+    file = -1
+
+    def do_POST(self) -> None:
+        """Record a request, and respond."""
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        line = json.dumps({"path": self.path, "headers": headers, "body": body})
+        os.write(self.file, line.encode() + b"\n")
+        status = int(self.path.removeprefix("/status/")) if self.path[:8] == "/status/" else 200
+        self.send_response(status)
+        self.send_header("location", "http://127.0.0.1:1/")
+        self.end_headers()
+        self.wfile.write(b"\x1b[2Jreceived " + b"x" * 2000)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """A server with room for many connections at the same time."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
+if __name__ == "__main__":
+    Handler.file = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
