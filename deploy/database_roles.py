@@ -113,7 +113,8 @@ ACCESS: dict[str, Access] = {
         events=(
             *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
-            *(events.JobApproved, events.PauseRequested, events.CancelRequested, events.JobPaused),
+            *(events.JobApproved, events.MaxCostChanged),
+            *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
         ),

@@ -15,6 +15,7 @@ from domain.core.aggregate import Event
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
 from domain.jobs.events import job_of
+from domain.jobs.job import maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
@@ -49,6 +50,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     high_seconds integer,
     low_micros bigint,
     high_micros bigint,
+    max_cost_micros bigint,
     actual_seconds integer,
     actual_micros bigint,
     segment integer NOT NULL DEFAULT 0,
@@ -218,6 +220,8 @@ def apply(cursor: Cursor, event: Event) -> None:
             )
         case events.PauseRequested():
             _change(cursor, event, phase=PAUSING)
+        case events.MaxCostChanged():
+            _change(cursor, event, max_cost_micros=event.max_cost_micros)
         case events.JobPaused():
             _change(
                 cursor,
@@ -319,6 +323,7 @@ def _insert(cursor: Cursor, event: events.JobApproved) -> None:
         high_seconds=estimate.high_seconds,
         low_micros=estimate.low_micros,
         high_micros=estimate.high_micros,
+        max_cost_micros=maximum_of(event, estimate),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
@@ -10,7 +10,7 @@ from eventsourcing.domain import event
 from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
-from domain.core.money import charge_micros
+from domain.core.money import charge_micros, seconds_within
 
 
 class SegmentEvent(Event):
@@ -28,7 +28,23 @@ class Meter(Aggregate):
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
 
+        class_version: ClassVar[int] = 2
         rate_micros_per_hour: int
+        # Highest charge that the job's maximum cost leaves for the segment; None: no maximum.
+        limit_micros: int | None
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Add no limit."""
+            state["limit_micros"] = None
+
+    class SegmentLimitChanged(SegmentEvent):
+        """The maximum cost of the job changed, or a credit for an earlier segment left more of it.
+
+        Leases that EcoLink already granted stay valid.
+        """
+
+        limit_micros: int | None  # highest charge for the segment; None: no maximum
 
     class LeaseGranted(SegmentEvent):
         """The account paid for this much segment time in advance, and the segment may launch."""
@@ -41,7 +57,7 @@ class Meter(Aggregate):
         paid_seconds: int
 
     class LeaseRefused(SegmentEvent):
-        """The balance is too low to pay for the segment. The segment never launches."""
+        """The balance or a spending limit pays for no second. The segment never launches."""
 
     class MinuteMetered(SegmentEvent):
         """One minute of a segment was billed. The last minute may be partial."""
@@ -65,8 +81,18 @@ class Meter(Aggregate):
         amount_micros: int
 
     @classmethod
-    def open(cls, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int) -> Meter:
-        """Open the meter of a segment whose GPUs are allocated, and return it."""
+    def open(
+        cls,
+        account_id: UUID,
+        job_id: UUID,
+        segment: int,
+        rate_micros_per_hour: int,
+        limit_micros: int | None = None,
+    ) -> Meter:
+        """Open the meter of a segment whose GPUs are allocated, and return it.
+
+        `limit_micros` is the highest charge for the segment; None means no limit.
+        """
         return cls._create(
             cls.MeterOpened,
             id=meter_id(job_id, segment),
@@ -74,16 +100,23 @@ class Meter(Aggregate):
             job_id=job_id,
             segment=segment,
             rate_micros_per_hour=rate_micros_per_hour,
+            limit_micros=limit_micros,
         )
 
     @event(MeterOpened)
     def __init__(
-        self, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int
+        self,
+        account_id: UUID,
+        job_id: UUID,
+        segment: int,
+        rate_micros_per_hour: int,
+        limit_micros: int | None,
     ) -> None:
         self.account_id = account_id
         self.job_id = job_id
         self.segment = segment
         self.rate_micros_per_hour = rate_micros_per_hour
+        self.limit_micros = limit_micros
         self.paid_seconds = 0
         self.minutes = 0
         self.billed_seconds = 0
@@ -91,7 +124,20 @@ class Meter(Aggregate):
         self.refused = False
         self.closed = False
 
-    def _record(self, kind: type[SegmentEvent], **fields: int) -> None:
+    @property
+    def limit_seconds(self) -> int | None:
+        """Seconds of segment time that the limit pays for; None if there is no limit."""
+        if self.limit_micros is None:
+            return None
+        return seconds_within(self.limit_micros, self.rate_micros_per_hour)
+
+    @property
+    def committed_micros(self) -> int:
+        """Charge for the segment without credits. An open lease counts as a whole."""
+        seconds = self.billed_seconds - self.credited_seconds if self.closed else self.paid_seconds
+        return self.charge_between(0, seconds)
+
+    def _record(self, kind: type[SegmentEvent], **fields: int | None) -> None:
         self.trigger_event(kind, job_id=self.job_id, segment=self.segment, **fields)
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
@@ -103,12 +149,23 @@ class Meter(Aggregate):
         rate = self.rate_micros_per_hour
         return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
 
+    def change_limit(self, limit_micros: int | None) -> None:
+        """Change the highest charge for the segment. None removes the limit."""
+        self._require_open()
+        if limit_micros != self.limit_micros:
+            self._record(self.SegmentLimitChanged, limit_micros=limit_micros)
+
+    @event(SegmentLimitChanged)
+    def _segment_limit_changed(self, limit_micros: int | None) -> None:
+        self.limit_micros = limit_micros
+
     def extend_lease(self, seconds: int) -> int:
         """Add paid time. Return the micro-dollars that the account must reserve for it."""
         assert seconds > 0
         assert not self.refused
         self._require_open()
         before, after = self.paid_seconds, self.paid_seconds + seconds
+        assert self.limit_seconds is None or after <= self.limit_seconds, "beyond the limit"
         self._record(self.LeaseExtended if before else self.LeaseGranted, paid_seconds=after)
         return self.charge_between(before, after)
 

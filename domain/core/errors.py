@@ -47,6 +47,12 @@ class InsufficientBalance(DomainError):
     code = "insufficient_balance"
 
 
+class SpendingLimitReached(DomainError):
+    """The job's maximum cost or a budget of the account is used up."""
+
+    code = "spending_limit_reached"
+
+
 class NoCapacity(DomainError):
     """All requested GPUs are in use."""
 

@@ -35,6 +35,17 @@ def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
     return amount_micros * SECONDS_PER_HOUR // rate_micros_per_hour
 
 
+def seconds_within(limit_micros: int, rate_micros_per_hour: int) -> int | None:
+    """Return the number of whole seconds whose charge is at most a limit; None if the rate is 0.
+
+    Unlike `seconds_bought`, this function rounds the charge as `charge_micros` does.
+    """
+    if rate_micros_per_hour == 0:
+        return None
+    rounded = 2 * SECONDS_PER_HOUR * limit_micros + SECONDS_PER_HOUR - 1
+    return max(0, rounded // (2 * rate_micros_per_hour))
+
+
 class Toward(StrEnum):
     """Direction in which an amount is rounded to cents."""
 

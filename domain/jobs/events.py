@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import ClassVar
 from uuid import UUID
 
 from domain.core.aggregate import Created, Event
@@ -13,7 +14,7 @@ from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from domain.training.training_plan import Order, TrainingPlan
+from domain.training.training_plan import Order, TrainingPlan, add_no_max_cost
 
 
 class JobEvent(Event):
@@ -31,8 +32,17 @@ def job_of(event: Event) -> UUID | None:
 class JobApproved(Order, JobEvent, Created):
     """The owner approved the plan and its rate. The job is queued for GPUs."""
 
+    class_version: ClassVar[int] = 2
     plan: TrainingPlan
     estimate: Estimate
+
+    upcast_v1_v2 = staticmethod(add_no_max_cost)
+
+
+class MaxCostChanged(JobEvent):
+    """The owner changed or removed the maximum cost of the job."""
+
+    max_cost_micros: int | None  # None: the job has no maximum cost
 
 
 class SegmentAllocated(JobEvent):

@@ -13,7 +13,7 @@ from eventsourcing.domain import event
 
 from domain.core.aggregate import Aggregate, current_cause
 from domain.core.errors import Invalid, StaleSegment, WrongState
-from domain.core.money import SECONDS_PER_HOUR
+from domain.core.money import SECONDS_PER_HOUR, Toward, dollars, seconds_within
 from domain.estimating.estimate import Estimate
 from domain.jobs import events, lifecycle
 from domain.jobs.checkpoints import Checkpoints
@@ -75,8 +75,10 @@ class Job(Aggregate):
     ) -> Job:
         """Return an approved job, which is queued for GPUs.
 
-        `estimate` is the estimate that the owner approved.
+        `estimate` is the estimate that the owner approved. Raise Invalid if the maximum cost in
+        `order` does not pay for a second.
         """
+        _require_a_second(maximum_of(order, estimate), plan.rate_micros_per_hour)
         return cls._create(
             events.JobApproved,
             id=job_id,
@@ -92,6 +94,8 @@ class Job(Aggregate):
         self.plan = event.plan
         self.estimate = event.estimate
         self.order = event.part(Order)
+        # The job pauses before its charges exceed this; None: no maximum.
+        self.max_cost_micros = maximum_of(self.order, event.estimate)
         self.status = JobStatus.TRAINING
         self.rate_micros_per_hour = event.plan.rate_micros_per_hour
         # Balance that the last approval or resume required.
@@ -119,7 +123,36 @@ class Job(Aggregate):
         self.model: Model | None = None
         self.model_deleted = False
 
+    def change_max_cost(self, max_cost_micros: int | None) -> None:
+        """Change the maximum cost of an unfinished job. None removes it.
+
+        A lease that EcoLink already granted stays valid, so a running job can exceed a lower
+        maximum by the rest of its lease. Raise Invalid if the amount does not pay for a second, and
+        WrongState if the job has ended.
+        """
+        if self.status.is_final:
+            raise WrongState(
+                f"The job is {self.status}. You can change the maximum cost of an unfinished job "
+                "only."
+            )
+        _require_a_second(max_cost_micros, self.rate_micros_per_hour)
+        if max_cost_micros != self.max_cost_micros:
+            self.trigger_event(events.MaxCostChanged, max_cost_micros=max_cost_micros)
+
+    @event(events.MaxCostChanged)
+    def _max_cost_changed(self, max_cost_micros: int | None) -> None:
+        self.max_cost_micros = max_cost_micros
+
     # Queries
+
+    def left_of_max_cost(self, committed_micros: int) -> int | None:
+        """Return what the charges so far leave of the maximum cost; None without a maximum.
+
+        The result is at least 0. The unit is micro-dollars.
+        """
+        if self.max_cost_micros is None:
+            return None
+        return max(0, self.max_cost_micros - committed_micros)
 
     @property
     def next_segment(self) -> int | None:
@@ -381,11 +414,17 @@ class Job(Aggregate):
     # End of a segment
 
     def end_segment(
-        self, segment: int, ending: SegmentEnding, *, can_pay: bool = True, overran: bool = False
+        self,
+        segment: int,
+        ending: SegmentEnding,
+        *,
+        shortfall: PauseReason | None = None,
+        overran: bool = False,
     ) -> None:
         """End the running segment, and pause, cancel, fail or relaunch the job.
 
-        If the paid time has run out, `can_pay` is true if the account can pay for another launch.
+        If the paid time has run out, `shortfall` is the reason why another launch cannot be paid,
+        or None if it can.
         `overran` is true if the trainer did not save a checkpoint within the paid time and the
         grace period.
         """
@@ -401,7 +440,7 @@ class Job(Aggregate):
             kept_seconds=self.checkpoints.saved_seconds(segment) if work_is_lost else elapsed,
             **dict(ending),
         )
-        self._conclude(ending, can_pay)
+        self._conclude(ending, shortfall)
 
     def _platform_pays(self, ending: SegmentEnding) -> bool:
         """Return True if the platform pays for the time after the last checkpoint."""
@@ -422,7 +461,7 @@ class Job(Aggregate):
         paid = PaidTime(self.rate_micros_per_hour, seconds)
         self.usage = self.usage.after(event.segment, paid, event)
 
-    def _conclude(self, ending: SegmentEnding, can_pay: bool) -> None:
+    def _conclude(self, ending: SegmentEnding, shortfall: PauseReason | None) -> None:
         """Trigger the event that follows the end of a segment. A relaunch needs no event."""
         failure = ending.failure
         if self.status is JobStatus.REGISTERED:
@@ -438,8 +477,8 @@ class Job(Aggregate):
             )
         elif self.pause_requested is not None:
             self._pause(self.pause_requested)
-        elif ending.reason is SegmentEnd.LEASE_ENDED and not can_pay:
-            self._pause(PauseReason.BALANCE)
+        elif ending.reason is SegmentEnd.LEASE_ENDED and shortfall is not None:
+            self._pause(shortfall)
         # EcoLink relaunches a job with a halved batch without a delay.
         elif failure is not None and ending.shortage is None:
             self._postpone_relaunch()
@@ -518,14 +557,14 @@ class Job(Aggregate):
     def _pause_requested(self, reason: PauseReason) -> None:
         self.pause_requested = reason
 
-    def deplete(self) -> None:
-        """Pause a queued job because its account cannot pay.
+    def deplete(self, shortfall: PauseReason = PauseReason.BALANCE) -> None:
+        """Pause a queued job that cannot be paid, for the given reason.
 
         This does not affect a running segment, which ends with its lease.
         """
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and self.running is None:
-            self._pause(PauseReason.BALANCE)
+            self._pause(shortfall)
 
     def lose_capacity(self) -> None:
         """Pause a queued job that needs more GPUs than its region has.
@@ -701,3 +740,22 @@ class Job(Aggregate):
         if self.running is None or self.running.number != segment:
             raise StaleSegment(f"Segment {segment} is not the running segment ({self.segment}).")
         return self.running
+
+
+def maximum_of(order: Order, estimate: Estimate) -> int | None:
+    """Return the maximum cost of an order in micro-dollars, or None."""
+    wanted = order.max_cost_micros
+    return estimate.high_micros if wanted == "estimate" else wanted
+
+
+def _require_a_second(max_cost_micros: int | None, rate_micros_per_hour: int) -> None:
+    """Raise Invalid if a maximum cost does not pay for one second."""
+    if max_cost_micros is None:
+        return
+    if max_cost_micros < 0 or seconds_within(max_cost_micros, rate_micros_per_hour) == 0:
+        second = -(-rate_micros_per_hour // SECONDS_PER_HOUR)
+        raise Invalid(
+            f"The maximum cost is {dollars(max_cost_micros)}, but a second of the job costs "
+            f"{dollars(second, Toward.UP)}. Enter a higher amount.",
+            field="max_cost",
+        )

@@ -15,7 +15,7 @@ from domain.core.errors import DomainError, WrongState
 from domain.core.identity import job_request_id
 from domain.jobs.choices import Choices
 from domain.training.hyperparameters import Hyperparameters
-from domain.training.training_plan import Order
+from domain.training.training_plan import Order, add_no_max_cost
 
 
 class RequestStatus(StrEnum):
@@ -50,6 +50,7 @@ class JobRequest(Aggregate):
     class JobRequested(Order, RequestEvent, Created):
         """A user requested a job. Its price is unknown until its files' tokens are counted."""
 
+        class_version: ClassVar[int] = 2
         dataset_id: UUID
         validation_dataset_id: UUID | None  # None: the job holds out a part of the dataset
         base_model: str
@@ -57,6 +58,8 @@ class JobRequest(Aggregate):
         gpu_type: str | None
         gpu_count: int
         hyperparameters: dict[str, JsonValue]
+
+        upcast_v1_v2 = staticmethod(add_no_max_cost)
 
     class JobRequestApproved(RequestEvent):
         """The files are ready, and the balance covers the estimate. EcoLink approved the job."""

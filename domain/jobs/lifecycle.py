@@ -33,6 +33,7 @@ class PauseReason(StrEnum):
     BALANCE = "balance"  # the balance does not pay for the job
     OWNER = "owner"  # the owner requested it
     CAPACITY = "capacity"  # the region no longer has enough GPUs
+    MAX_COST = "max_cost"  # the job's maximum cost is used up
 
 
 class SegmentEnd(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -27,6 +28,13 @@ class Order(Value):
     suffix: str | None = None  # a part of the model's name
     deploy: bool = False  # deploy the model as soon as it is registered
     request_sha256: str | None = None  # hash of the request; None: EcoLink compares the choices
+    # The job pauses before its charges exceed this; `estimate`: the upper bound of the estimate.
+    max_cost_micros: int | Literal["estimate"] | None = None
+
+
+def add_no_max_cost(state: dict[str, Any]) -> None:
+    """Add no maximum cost to a stored order from before it existed."""
+    state["max_cost_micros"] = None
 
 
 class TrainingPlan(Value):

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.spending import committed_micros
 from domain.capacity.availability import PoolLoad, require_capacity
-from domain.core.errors import CommandReused, DomainError, InsufficientBalance, NotFound, WrongState
+from domain.core.errors import (
+    CommandReused,
+    DomainError,
+    InsufficientBalance,
+    NotFound,
+    SpendingLimitReached,
+    WrongState,
+)
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
-from domain.core.money import Toward, dollars
+from domain.core.money import Toward, dollars, seconds_within
 from domain.estimating.estimate import Estimate
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
@@ -140,14 +149,16 @@ class Launching:
         """Resume a job from its last checkpoint, at the current rate.
 
         `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
-        number. Raise InsufficientBalance if the balance is below the upper bound of the remaining
-        work. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
+        number. Raise SpendingLimitReached if the maximum cost leaves less than a second. Raise
+        InsufficientBalance if the balance is below the upper bound of the remaining work. Unless
+        `wait` is true, raise NoCapacity if too few GPUs are free.
         """
 
         def command(job: Job) -> None:
             if not job.must_resume():
                 return
             quote = self._quoting.rest_of(job, gpu_count)
+            self._require_max_cost(job, quote.plan.rate_micros_per_hour)
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
@@ -155,6 +166,20 @@ class Launching:
             job.resume(
                 quote.estimate, plan.rate_micros_per_hour, plan.catalog_version, plan.gpu_count
             )
+
+        return self._command(account_id, job_id, command)
+
+    def change_max_cost(
+        self, account_id: UUID, job_id: UUID, max_cost_micros: int | Literal["estimate"] | None
+    ) -> Job:
+        """Change the maximum cost of a job in micro-dollars. None removes it.
+
+        `estimate` is the upper bound of the approved estimate.
+        """
+
+        def command(job: Job) -> None:
+            wanted = max_cost_micros
+            job.change_max_cost(job.estimate.high_micros if wanted == "estimate" else wanted)
 
         return self._command(account_id, job_id, command)
 
@@ -198,6 +223,18 @@ class Launching:
         if loads is not None:
             self._require_capacity(quote, loads)
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
+
+    def _require_max_cost(self, job: Job, rate_micros_per_hour: int) -> None:
+        spent = committed_micros(self.log, job.id, job.segment)
+        left = job.left_of_max_cost(spent)
+        if left is None or seconds_within(left, rate_micros_per_hour) != 0:
+            return
+        assert job.max_cost_micros is not None
+        raise SpendingLimitReached(
+            f"The job has cost {dollars(spent)} of at most {dollars(job.max_cost_micros)}, which "
+            "leaves less than a second of GPU time. Raise or remove the maximum cost first.",
+            figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
+        )
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
         account, needed = self.log.load(Account, account_id), wanted.high_micros

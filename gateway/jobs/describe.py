@@ -12,6 +12,7 @@ from domain.core.money import Toward, dollars, exact_dollars
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.failures import FAILURES
+from domain.jobs.job import maximum_of
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import SegmentEnd
 from gateway.jobs.states import PAUSED
@@ -32,6 +33,7 @@ MINOR = (
     Meter.LeaseExtended,
     Meter.MinuteMetered,
     Meter.MeterClosed,
+    Meter.SegmentLimitChanged,
     events.CheckpointPruned,
 )
 """Events that recur every minute. The page hides them by default, and /v1 omits them."""
@@ -110,7 +112,14 @@ def _job(event: events.JobEvent) -> str | None:
                 f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
                 "job waits for GPUs, free of charge."
             )
+            maximum = maximum_of(event, event.estimate)
+            if maximum is not None:
+                approved += f" It pauses before it costs more than {exact_dollars(maximum)}."
             return " ".join([approved, *plan.warnings])
+        case events.MaxCostChanged(max_cost_micros=None):
+            return "The maximum cost was removed."
+        case events.MaxCostChanged(max_cost_micros=int(maximum)):
+            return f"The maximum cost is now {exact_dollars(maximum)}."
         case events.PauseRequested():
             return "Pausing: the trainer saves a checkpoint and exits."
         case events.JobPaused(reason=reason):
@@ -248,8 +257,12 @@ def _meter(event: Event) -> str | None:
             )
         case Meter.LeaseGranted() | Meter.LeaseExtended():
             return f"The balance covers {spoken(event.paid_seconds)} of this launch."
+        case Meter.SegmentLimitChanged(limit_micros=None):
+            return "This launch has no maximum cost any more."
+        case Meter.SegmentLimitChanged(limit_micros=int(limit)):
+            return f"The maximum cost of the job leaves {exact_dollars(limit)} for this launch."
         case Meter.LeaseRefused():
-            return "The balance is too low for a launch."
+            return "The balance or a spending limit is too low for a launch."
         case Meter.MeterClosed():
             return f"EcoLink billed {spoken(event.billed_seconds)} of this launch, to the second."
         case Meter.LostWorkCredited():

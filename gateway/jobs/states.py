@@ -21,6 +21,9 @@ PAUSED = {
     PauseReason.CAPACITY: PauseLabel(
         "paused: too few GPUs", "Paused: the region no longer has enough GPUs"
     ),
+    PauseReason.MAX_COST: PauseLabel(
+        "paused: maximum cost", "Paused: the job reached its maximum cost"
+    ),
 }
 
 TONES = {

@@ -8,10 +8,12 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
+from domain.billing.spending import committed_micros
 from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.jobs import events
+from domain.jobs.job import Job
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 
@@ -36,20 +38,28 @@ class Metering:
                 return self.on_segment_ended(event)
             case events.CheckpointRejected():
                 return self.on_checkpoint_rejected(event)
+            case events.MaxCostChanged():
+                return self.on_max_cost_changed(event)
             case _:
                 return []
 
     def on_segment_allocated(self, event: events.SegmentAllocated) -> Sequence[Aggregate]:
         """Open the meter of the segment with its first lease.
 
-        Refuse the lease if the balance is too low. The scheduler then ends the segment.
+        Refuse the lease if the balance is too low or the job's maximum cost is used up. The
+        scheduler then ends the segment.
         """
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is not None:
             return []
         account = self._log.load(Account, event.account_id)
+        job = self._log.load(Job, event.originator_id)
         meter = Meter.open(
-            event.account_id, event.originator_id, event.segment, event.rate_micros_per_hour
+            event.account_id,
+            job.id,
+            event.segment,
+            event.rate_micros_per_hour,
+            self._limit_micros(job, event.segment),
         )
         open_meter(account, meter, self._policy)
         return [meter, account]
@@ -71,7 +81,29 @@ class Metering:
             return []
         account = self._log.load(Account, event.account_id)
         credit_lost_work(account, meter, event.kept_seconds)
+        if meter.pending_events:
+            return [meter, account, *self._limited(event.originator_id, [meter])]
         return [meter, account]
+
+    def on_max_cost_changed(self, event: events.MaxCostChanged) -> Sequence[Aggregate]:
+        """Limit the running segment to what the new maximum cost of its job leaves."""
+        return self._limited(event.originator_id)
+
+    def _limited(self, job_id: UUID, unsaved: Sequence[Meter] = ()) -> Sequence[Meter]:
+        """Return the open meter of the newest segment with its new limit, if there is one."""
+        job = self._log.load(Job, job_id)
+        meter = self._log.find(Meter, meter_id(job.id, job.segment))
+        if meter is None or meter.closed:
+            return []
+        meter.change_limit(self._limit_micros(job, job.segment, unsaved))
+        return [meter]
+
+    def _limit_micros(self, job: Job, segment: int, unsaved: Sequence[Meter] = ()) -> int | None:
+        """Return the highest charge for a segment that the job's maximum cost leaves."""
+        if job.max_cost_micros is None:
+            return None
+        spent = committed_micros(self._log, job.id, segment - 1, unsaved)
+        return job.left_of_max_cost(spent)
 
     def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
         """Return the elapsed seconds and the checkpointed seconds, for billing.

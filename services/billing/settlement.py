@@ -68,13 +68,25 @@ class Running:
         """True if the paid time is used up. The segment then saves a checkpoint and exits."""
         return 0 < self.meter.paid_seconds <= self.used_seconds
 
+    def missing_seconds(self, ahead: int) -> int:
+        """Seconds to add so that the lease ends `ahead` seconds after the used time, or at its
+        limit.
+        """
+        limit, end = self.meter.limit_seconds, self.used_seconds + ahead
+        return max(0, (end if limit is None else min(end, limit)) - self.meter.paid_seconds)
+
+    def at_limit(self, seconds: int) -> bool:
+        """True if this many more seconds bring the lease to the segment's limit."""
+        return self.meter.paid_seconds + seconds == self.meter.limit_seconds
+
 
 def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
     adds at least `extension_seconds` to any lease, all leases are extended. If the balance is too
-    low, all segments get the same remaining time, so that they run out in the same second. A lapsed
+    low, all segments get the same remaining time, so that they run out in the same second. No lease
+    goes beyond its segment's limit, and the other segments share the rest. A lapsed
     lease is not extended, because its segment is in the unbilled grace period. A segment whose
     lease was refused does not run. If the account has no running segments, its low-balance state is
     cleared, so that EcoLink can warn it again.
@@ -111,26 +123,29 @@ def _extend_leases(
     leased = [each for each in running if not each.lapsed]
     ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
     least = policy.extension_seconds if ahead == policy.lease_seconds else 1
-    missing = [
-        (each.meter, seconds)
-        for each in leased
-        if (seconds := each.used_seconds + ahead - each.meter.paid_seconds) > 0
-    ]
-    if not any(seconds >= least or meter.paid_seconds == 0 for meter, seconds in missing):
+    missing = [(each, seconds) for each in leased if (seconds := each.missing_seconds(ahead)) > 0]
+    if not any(
+        seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
+        for each, seconds in missing
+    ):
         return 0
-    return sum(meter.extend_lease(seconds) for meter, seconds in missing[:at_most])
+    return sum(each.meter.extend_lease(seconds) for each, seconds in missing[:at_most])
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
-    """Give a new meter its first lease. Refuse it if the account cannot pay for one second.
+    """Give a new meter its first lease.
+
+    Refuse it if the account or the segment's limit does not pay for one second.
 
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
-    ahead = _affordable_ahead([Running(meter, 0)], account.available_micros, policy.lease_seconds)
-    if ahead == 0:
+    running = Running(meter, 0)
+    ahead = _affordable_ahead([running], account.available_micros, policy.lease_seconds)
+    seconds = running.missing_seconds(ahead)
+    if seconds == 0:
         meter.refuse_lease()
     else:
-        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(ahead))
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(seconds))
 
 
 def close(
@@ -191,8 +206,7 @@ def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: 
     def cost(ahead: int) -> int:
         return sum(
             each.meter.charge_between(
-                each.meter.paid_seconds,
-                max(each.meter.paid_seconds, each.used_seconds + ahead),
+                each.meter.paid_seconds, each.meter.paid_seconds + each.missing_seconds(ahead)
             )
             for each in running
         )

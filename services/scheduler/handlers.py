@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Aggregate, Event, current_cause
 from domain.core.event_log import EventLog
-from domain.core.identity import gpu_pool_id, meter_id
+from domain.core.identity import gpu_pool_id
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
@@ -22,6 +21,7 @@ from infrastructure.settings import Settings
 from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
+from services.scheduler.funding import Funding
 from services.scheduler.launchers.launcher import GpusBusy, Launcher
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
@@ -45,6 +45,7 @@ class Scheduling:
         self._control = control
         self._artifacts = artifacts
         self._settings = settings
+        self._funding = Funding(log, settings.meter_minute_seconds)
 
     def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event. Return the aggregates to save."""
@@ -99,8 +100,8 @@ class Scheduling:
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
             return []
-        if not self._can_pay(job):
-            job.deplete()
+        if (shortfall := self._funding.shortfall(job)) is not None:
+            job.deplete(shortfall)
             return [job]
         pool, claim = self._pool(job), Claim(job.account_id, job.id, segment, job.gpu_count)
         if (queued := pool.queue.get((job.id, segment))) is not None and queued != claim:
@@ -129,9 +130,9 @@ class Scheduling:
             pool.withdraw(claim.job_id)
             job.lose_capacity()
             return [pool, job]
-        if not self._can_pay(job):
+        if (shortfall := self._funding.shortfall(job)) is not None:
             pool.withdraw(claim.job_id)
-            job.deplete()
+            job.deplete(shortfall)
             return [pool, job]
         pool.allocate(claim)
         job.allocate_segment(claim.segment)
@@ -155,12 +156,13 @@ class Scheduling:
         return []
 
     def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:
-        """Pause a job that has GPUs but cannot pay for one second of them."""
+        """Pause a job that has GPUs but may not use one second of them."""
         job = self._log.load(Job, event.job_id)
         if not job.runs(event.segment):
             return []
         assert job.pod is None, "a pod was launched without a lease"
-        return self._pods.end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
+        shortfall = self._funding.refused_lease(job)
+        return self._pods.end_unlaunched(job, SegmentEnd.LEASE_ENDED, shortfall=shortfall)
 
     def on_stop_requested(self, event: Event) -> Sequence[Aggregate]:
         """Ask the trainer to save and exit, or end a segment that has no pod, free of charge."""
@@ -225,20 +227,6 @@ class Scheduling:
     def _prune(self, job: Job) -> Sequence[Aggregate]:
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
-
-    def _can_pay(self, job: Job) -> bool:
-        """Return True if the account can pay for a launch, or if this is not known yet.
-
-        Until the last segment is settled, its lease may still release money. In that case, the
-        first lease of the next segment decides.
-        """
-        account = self._log.load(Account, job.account_id)
-        if account.can_pay(job.launch_micros(self._settings.meter_minute_seconds)):
-            return True
-        if job.segment == 0:
-            return False
-        last = self._log.find(Meter, meter_id(job.id, job.segment))
-        return last is None or not last.closed
 
     def _pool(self, job: Job) -> GpuPool:
         return self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))

@@ -18,6 +18,7 @@ from domain.core.identity import gpu_pool_id, meter_id
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock, SystemClock
@@ -114,7 +115,7 @@ class PodStarter:
         *,
         failure: FailureClass | None = None,
         error_class: str | None = None,
-        can_pay: bool = True,
+        shortfall: PauseReason | None = None,
     ) -> Sequence[Aggregate]:
         """End a segment that has no pod, free of charge, and release its GPUs."""
         segment = job.segment
@@ -122,7 +123,7 @@ class PodStarter:
         ending = SegmentEnding(
             reason=reason, elapsed_seconds=0, failure=failure, error_class=error_class
         )
-        job.end_segment(segment, ending, can_pay=can_pay)
+        job.end_segment(segment, ending, shortfall=shortfall)
         pool.release(job.id, segment)
         return [job, pool]
 

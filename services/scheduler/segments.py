@@ -7,16 +7,15 @@ import signal
 from collections.abc import Mapping
 from uuid import UUID
 
-from domain.billing.account import Account
-from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Cause, because
 from domain.core.errors import DomainError, Invalid, NotFound, StaleSegment
 from domain.core.event_log import EventLog
-from domain.core.identity import gpu_pool_id, meter_id
+from domain.core.identity import gpu_pool_id
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
@@ -25,6 +24,7 @@ from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document
+from services.scheduler.funding import Funding
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix, kept_log_ref
@@ -79,7 +79,7 @@ class Segments:
         self._artifacts = artifacts
         self._launcher = launcher
         self._control = control
-        self._minute_seconds = settings.meter_minute_seconds
+        self._funding = Funding(log, settings.meter_minute_seconds)
         self._known: dict[tuple[UUID, int], tuple[object, ...]] = {}
         self._logger = logging.getLogger("segments")
 
@@ -183,28 +183,10 @@ class Segments:
                     update={"reason": SegmentEnd.CRASHED, "error_class": error_class}
                 )
         ran_seconds = max(0, ending.elapsed_seconds - ending.grace_seconds)
-        can_pay = ending.reason is not SegmentEnd.LEASE_ENDED or self._can_pay(
-            job, self._unused_micros(job, ran_seconds)
-        )
-        self._end(job, report.segment, ending, can_pay=can_pay)
-
-    def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
-        """Return True if the account can pay for another launch.
-
-        `unused_micros`, the unused part of the current lease, counts as available. The account must
-        be able to pay for a first launch, because the ticker may not have marked it as depleted
-        yet.
-        """
-        account = self._log.load(Account, job.account_id)
-        needed = job.launch_micros(self._minute_seconds)
-        return account.can_pay(needed, released_micros=unused_micros)
-
-    def _unused_micros(self, job: Job, ran_seconds: int) -> int:
-        """Return the price of the running segment's unused leased seconds, in micro-dollars."""
-        meter = self._log.find(Meter, meter_id(job.id, job.segment))
-        if meter is None or meter.paid_seconds <= ran_seconds:
-            return 0
-        return meter.charge_between(ran_seconds, meter.paid_seconds)
+        shortfall = None
+        if ending.reason is SegmentEnd.LEASE_ENDED:
+            shortfall = self._funding.shortfall_after_lease(job, ran_seconds)
+        self._end(job, report.segment, ending, shortfall=shortfall)
 
     def _register(self, job: Job, report: Report) -> None:
         """Register the adapter with its card if the stored files match the report."""
@@ -247,8 +229,8 @@ class Segments:
             if not job.runs(name.segment):
                 return
             with because(self._cause(f"lost:{name}")):
-                can_pay = not overran or self._can_pay(job)
-                self._end(job, name.segment, ending, can_pay=can_pay, overran=overran)
+                shortfall = self._funding.shortfall_after_lease(job, None) if overran else None
+                self._end(job, name.segment, ending, shortfall=shortfall, overran=overran)
 
         self._log.retrying(attempt)
 
@@ -258,7 +240,7 @@ class Segments:
         segment: int,
         ending: SegmentEnding,
         *,
-        can_pay: bool,
+        shortfall: PauseReason | None,
         overran: bool = False,
     ) -> None:
         """End the segment and release its GPUs in one save. Then store the end of its log."""
@@ -266,7 +248,7 @@ class Segments:
         if ending.reason is SegmentEnd.CRASHED:
             log_ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
         ending = ending.model_copy(update={"log_ref": log_ref})
-        job.end_segment(segment, ending, can_pay=can_pay, overran=overran)
+        job.end_segment(segment, ending, shortfall=shortfall, overran=overran)
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
         pool.release(job.id, segment)
         self._log.commit(job, pool)

@@ -24,6 +24,7 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from domain.training.checkpoint import RejectionReason
 from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
@@ -327,7 +328,7 @@ class History:
         reason: SegmentEnd,
         elapsed_seconds: int = 10,
         *,
-        can_pay: bool = True,
+        shortfall: PauseReason | None = None,
         settled: bool = True,
         **fields: Any,
     ) -> None:
@@ -335,7 +336,7 @@ class History:
         fields = {"log_ref": "logs/tail" if fields.get("error_class") else None} | fields
         with self.changing_job() as job:
             pool = self.pool
-            job.end_segment(segment, ending(reason, elapsed_seconds, **fields), can_pay=can_pay)
+            job.end_segment(segment, ending(reason, elapsed_seconds, **fields), shortfall=shortfall)
             pool.release(self.job_id, segment)
             self.log.commit(job, pool)
         if settled:

@@ -13,6 +13,7 @@ from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from domain.training.phases import Phase
 from domain.training.smoothed_loss import SmoothedLoss
 from gateway.backend import Backend
@@ -119,7 +120,7 @@ class PastJob:
     def exhaust_balance(self) -> PastJob:
         """Pause the job because the balance is used up, partly by another job."""
         self._save()
-        self.end(SegmentEnd.LEASE_ENDED, can_pay=False)
+        self.end(SegmentEnd.LEASE_ENDED, shortfall=PauseReason.BALANCE)
         with self._command("spend"):
             account = self.history.account
             rest = account.available_micros

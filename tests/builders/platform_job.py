@@ -68,9 +68,9 @@ class PlatformJob:
 
     def end(self, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED, **fields: Any) -> None:
         """End a segment after 10 seconds."""
-        can_pay = fields.pop("can_pay", True)
+        shortfall = fields.pop("shortfall", None)
         self.act(
-            lambda job: job.end_segment(segment, ending(reason, 10, **fields), can_pay=can_pay)
+            lambda job: job.end_segment(segment, ending(reason, 10, **fields), shortfall=shortfall)
         )
 
     def crash(self, failure: FailureClass, segment: int = 1, **fields: Any) -> None:

@@ -14,7 +14,7 @@ from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
-from domain.jobs.lifecycle import SegmentEnd
+from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from tests.builders.commands import NOW
 from tests.builders.examples import (
     ACCOUNT_ID,
@@ -153,13 +153,13 @@ def ends(
     reason: SegmentEnd,
     elapsed_seconds: int = 0,
     *,
-    can_pay: bool = True,
+    shortfall: PauseReason | None = None,
     overran: bool = False,
     **fields: Any,
 ) -> Step:
     """End the running segment."""
     end = ending(reason, elapsed_seconds, **fields)
-    return lambda given: given.end_segment(given.segment, end, can_pay=can_pay, overran=overran)
+    return lambda given: given.end_segment(given.segment, end, shortfall=shortfall, overran=overran)
 
 
 def crashes(

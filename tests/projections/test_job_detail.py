@@ -12,6 +12,7 @@ import pytest
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_DELAYS, RELAUNCH_LIMIT, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
 from projections.job_detail import due_relaunches, expired_adapters, job, jobs_of
@@ -197,7 +198,9 @@ def test_a_job_is_pausing_until_its_trainer_ends(history: History, columns: Colu
 
 def test_an_empty_balance_is_the_reason_of_a_pause(history: History, columns: Columns) -> None:
     history.run_until("training")
-    history.end_segment(1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)
+    history.end_segment(
+        1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, shortfall=PauseReason.BALANCE
+    )
     assert columns("status", "pause_reason") == ("paused", "balance")
 
 

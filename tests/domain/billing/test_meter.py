@@ -49,6 +49,34 @@ def test_a_lease_is_refused_once() -> None:
     assert given.close(0, 60) == (0, 0)
 
 
+def test_a_limit_pays_for_whole_seconds() -> None:
+    given = meter(limit=120_499)
+    assert (given.limit_seconds, meter().limit_seconds) == (120, None)
+    given.extend_lease(120)
+    with pytest.raises(AssertionError, match="beyond the limit"):
+        given.extend_lease(1)
+
+
+def test_a_limit_changes_once() -> None:
+    given = meter(limit=50_000)
+    changes = [lambda given, to=to: given.change_limit(to) for to in (50_000, 80_000, None, None)]
+    assert when(given, *changes) == [
+        fact("SegmentLimitChanged", limit_micros=80_000),
+        fact("SegmentLimitChanged", limit_micros=None),
+    ]
+
+
+def test_a_meter_commits_its_lease_and_then_its_bill_without_credits() -> None:
+    given = meter(paid_seconds=300)
+    given.post_minutes(120, 60)
+    assert given.committed_micros == 300_000
+    given.close(200, 60)
+    assert given.committed_micros == 200_000
+    given.credit_lost_work(150)
+    given.credit_lost_work(40)
+    assert given.committed_micros == 40_000
+
+
 def test_closing_bills_to_the_second_and_releases_the_rest_of_the_lease() -> None:
     given = meter(paid_seconds=300)
     assert given.close(95, 60) == (95_000, 205_000)

@@ -18,9 +18,21 @@ from domain.core.money import (
     exact_dollars,
     micros_of,
     payment_micros_of,
+    seconds_within,
 )
 
 rates = st.integers(0, 10**9)
+
+
+@given(st.integers(1, 10**9), st.integers(0, 10**9))
+def test_a_limit_pays_for_exactly_the_seconds_within_it(rate: int, limit_micros: int) -> None:
+    seconds = seconds_within(limit_micros, rate)
+    assert seconds is not None
+    assert charge_micros(rate, seconds) <= limit_micros < charge_micros(rate, seconds + 1)
+
+
+def test_a_limit_pays_for_any_number_of_free_seconds() -> None:
+    assert seconds_within(0, 0) is None
 
 
 @given(rates, st.lists(st.integers(0, 10_000), max_size=50))

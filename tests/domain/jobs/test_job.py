@@ -115,7 +115,7 @@ def test_a_running_segment_ends_before_its_job_is_paused() -> None:
                 *RUNNING,
                 Job.pause,
             ),
-            [ends(SegmentEnd.LEASE_ENDED, 300, can_pay=False)],
+            [ends(SegmentEnd.LEASE_ENDED, 300, shortfall=PauseReason.BALANCE)],
             [ENDED, JOB_PAUSED],
             id="an owner's pause stays the reason when the paid time ends first",
         ),
@@ -124,7 +124,7 @@ def test_a_running_segment_ends_before_its_job_is_paused() -> None:
                 *RUNNING,
                 saves(10),
             ),
-            [ends(SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)],
+            [ends(SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, shortfall=PauseReason.BALANCE)],
             [ENDED, job_paused(PauseReason.BALANCE, step=10)],
             id="a job without money pauses when its paid time ends",
         ),
@@ -139,7 +139,15 @@ def test_a_running_segment_ends_before_its_job_is_paused() -> None:
                 *RUNNING,
                 saves(10, elapsed_seconds=40),
             ),
-            [ends(SegmentEnd.LEASE_ENDED, 318, grace_seconds=18, can_pay=False, overran=True)],
+            [
+                ends(
+                    SegmentEnd.LEASE_ENDED,
+                    318,
+                    grace_seconds=18,
+                    shortfall=PauseReason.BALANCE,
+                    overran=True,
+                )
+            ],
             [
                 fact("SegmentEnded", kept_seconds=40, failure=None),
                 job_paused(PauseReason.BALANCE, step=10),

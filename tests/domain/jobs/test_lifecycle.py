@@ -10,7 +10,7 @@ import pytest
 from domain.core.errors import WrongState
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
-from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, rule
+from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, PauseReason, rule
 from tests.builders.examples import evaluation_result
 from tests.builders.scenario import (
     RUNNING,
@@ -44,7 +44,7 @@ GIVEN: dict[JobStatus, Sequence[Step]] = {
 def depletes(given: Job) -> None:
     """Spend the balance: a running segment reaches the end of its paid time."""
     if given.running is not None:
-        ends(SegmentEnd.LEASE_ENDED, 300, can_pay=False)(given)
+        ends(SegmentEnd.LEASE_ENDED, 300, shortfall=PauseReason.BALANCE)(given)
     else:
         given.deplete()
 

@@ -15,7 +15,7 @@ from domain.core.aggregate import because
 from domain.deployments.failures import ADVICE
 from domain.jobs.failures import FAILURES, FailureClass
 from domain.jobs.job import Job
-from domain.jobs.lifecycle import SegmentEnd
+from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from gateway.cli import job_progress, job_tables
 from gateway.http.errors import NotYetVisible, status_of
@@ -253,7 +253,7 @@ def test_an_empty_balance_pauses_with_a_note_until_a_top_up(
 ) -> None:
     reader.train()
     platform.spend(reader.person)
-    reader.end(reason=SegmentEnd.LEASE_ENDED, can_pay=False)
+    reader.end(reason=SegmentEnd.LEASE_ENDED, shortfall=PauseReason.BALANCE)
     assert "balance-zero" in reader.notes()
     assert 'href="/billing">Top up' in reader.page()
     assert not can_resume(reader)

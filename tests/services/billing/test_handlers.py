@@ -170,6 +170,96 @@ def test_work_lost_with_a_checkpoint_is_credited_once(history: History, handle: 
     assert handle(events.CheckpointRejected) == []
 
 
+def limits(history: History, max_cost_micros: int | None) -> None:
+    """Change the maximum cost of the job, as its owner."""
+    with history.changing_job() as job:
+        job.change_max_cost(max_cost_micros)
+
+
+def relaunch(history: History) -> None:
+    """Allocate GPUs to the next segment."""
+    with history.changing_job() as job:
+        job.allocate_segment(2)
+
+
+def test_the_first_lease_is_limited_by_the_maximum_cost(history: History, handle: Handle) -> None:
+    allocate_with_balance(history, 1_000_000)
+    limits(history, 100_500)
+    handle(events.SegmentAllocated)
+    assert (history.meter(1).paid_seconds, history.meter(1).limit_micros) == (100, 100_500)
+
+
+def test_a_later_segment_may_cost_what_the_earlier_ones_left(
+    history: History, handle: Handle
+) -> None:
+    allocate_with_balance(history, 1_000_000)
+    limits(history, 200_000)
+    handle(events.SegmentAllocated)
+    history.start_pod(1)
+    history.save_checkpoint(1, 10, 40)
+    end(history, SegmentEnd.CRASHED, 75)
+    handle(events.SegmentEnded)
+    relaunch(history)
+    handle(events.SegmentAllocated)
+    assert history.meter(2).limit_micros == 160_000, "35 s are credited"
+
+
+def test_a_used_up_maximum_cost_refuses_the_lease(history: History, handle: Handle) -> None:
+    allocate_with_balance(history, 1_000_000)
+    handle(events.SegmentAllocated)
+    history.start_pod(1)
+    end(history, SegmentEnd.LEASE_ENDED, 75)
+    handle(events.SegmentEnded)
+    limits(history, 75_999)
+    relaunch(history)
+    assert topics(handle(events.SegmentAllocated)) == ["MeterOpened", "LeaseRefused"]
+
+
+@pytest.mark.parametrize("max_cost_micros", [400_000, None])
+def test_a_new_maximum_cost_limits_the_running_segment(
+    history: History, handle: Handle, max_cost_micros: int | None
+) -> None:
+    allocate_with_balance(history, 1_000_000)
+    limits(history, 100_000)
+    handle(events.SegmentAllocated)
+    limits(history, max_cost_micros)
+    assert topics(handle(events.MaxCostChanged)) == ["SegmentLimitChanged"]
+    assert history.meter(1).limit_micros == max_cost_micros
+    assert handle(events.MaxCostChanged) == []
+
+
+def test_a_new_maximum_cost_of_a_job_that_does_not_run_changes_no_meter(
+    history: History, handle: Handle
+) -> None:
+    history.open_account(1_000_000)
+    history.open_pool()
+    history.approve_job()
+    limits(history, 100_000)
+    assert handle(events.MaxCostChanged) == []
+
+
+def test_credited_work_raises_the_limit_of_the_running_segment(
+    history: History, handle: Handle
+) -> None:
+    allocate_with_balance(history, 1_000_000)
+    limits(history, 200_000)
+    handle(events.SegmentAllocated)
+    history.start_pod(1)
+    history.save_checkpoint(1, 10, 40)
+    history.save_checkpoint(1, 20, 60)
+    end(history, SegmentEnd.LEASE_ENDED, 75)
+    handle(events.SegmentEnded)
+    relaunch(history)
+    handle(events.SegmentAllocated)
+    before = history.meter(2).limit_micros
+    history.reject_checkpoint(2, "checkpoints/1/20")
+    credited = [
+        *("LostWorkCredited", "ChargeReversed", "SegmentLimitChanged"),
+    ]
+    assert sorted(topics(handle(events.CheckpointRejected))) == sorted(credited)
+    assert (before, history.meter(2).limit_micros) == (125_000, 160_000)
+
+
 def test_other_events_are_ignored(history: History, handle: Handle) -> None:
     history.run_until("training")
     assert handle(events.TrainingStarted) == []

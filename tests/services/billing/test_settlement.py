@@ -81,6 +81,37 @@ def test_a_minute_and_its_lease_extension_come_together() -> None:
     assert (payer.balance_micros, payer.reserved_micros) == (940 * SECOND, 300 * SECOND)
 
 
+@pytest.mark.parametrize("limit_seconds", [0.999, 1, 130.5, 299, 300, 301, 330])
+def test_a_lease_ends_at_the_limit_of_its_segment(limit_seconds: float) -> None:
+    payer, running = account(10_000 * SECOND), meter(limit=int(limit_seconds * SECOND))
+    open_meter(payer, running, POLICY)
+    assert running.paid_seconds == min(int(limit_seconds), 300)
+    for elapsed in (40, 140, 240, 310, 400):
+        tick(payer, (running, elapsed))
+    assert running.paid_seconds == running.billed_seconds == int(limit_seconds)
+    assert running.refused is (limit_seconds < 1)
+
+
+def test_a_higher_limit_extends_a_lease_that_is_not_used_up() -> None:
+    payer, running = account(10_000 * SECOND), meter(limit=100 * SECOND)
+    tick(payer, (running, 0))
+    running.change_limit(110 * SECOND)
+    tick(payer, (running, 99))
+    assert running.paid_seconds == 110
+    running.change_limit(50 * SECOND)
+    tick(payer, (running, 100))
+    assert running.paid_seconds == 110, "a granted lease stays valid"
+    running.change_limit(None)
+    tick(payer, (running, 101))
+    assert running.paid_seconds == 401
+
+
+def test_other_segments_share_what_a_limited_segment_leaves() -> None:
+    payer, limited, free = account(300 * SECOND), meter(job=1, limit=40 * SECOND), meter(job=2)
+    tick(payer, (limited, 0), (free, 0))
+    assert (limited.paid_seconds, free.paid_seconds) == (40, 260)
+
+
 def test_a_top_up_grants_a_waiting_lease() -> None:
     payer, running = payer_with_lease(0)
     payer.grant_credit(1000 * SECOND, "top-up")

@@ -1,0 +1,72 @@
+"""Reasons why a job cannot pay for another launch: its maximum cost or the balance."""
+
+from __future__ import annotations
+
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.spending import committed_micros
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from domain.core.money import seconds_within
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import PauseReason
+
+
+class Funding:
+    """Checks before a launch. Each returns the reason for a pause, or None if a launch is paid."""
+
+    def __init__(self, log: EventLog, minute_seconds: int) -> None:
+        self._log = log
+        self._minute_seconds = minute_seconds
+
+    def shortfall(self, job: Job) -> PauseReason | None:
+        """Check a job that is queued, or whose turn has come.
+
+        Until the last segment is settled, its lease may still release money. In that case, the
+        first lease of the next segment decides.
+        """
+        account = self._log.load(Account, job.account_id)
+        if self._reaches_max_cost(job, seconds=1):
+            reason = PauseReason.MAX_COST
+        elif not account.can_pay(job.launch_micros(self._minute_seconds)):
+            reason = PauseReason.BALANCE
+        else:
+            return None
+        return reason if job.segment == 0 or self._is_settled(job) else None
+
+    def shortfall_after_lease(self, job: Job, ran_seconds: int | None) -> PauseReason | None:
+        """Check a job whose running segment has used its lease.
+
+        The rest of the lease after `ran_seconds` counts as available. None means the whole lease is
+        used. The maximum cost must leave one metered minute, so that a job does not relaunch for a
+        few seconds. The account must be able to pay for a first launch, because the ticker may not
+        have marked it as depleted yet.
+        """
+        meter = self._log.find(Meter, meter_id(job.id, job.segment))
+        unused_micros = 0
+        if meter is not None and ran_seconds is not None and ran_seconds < meter.paid_seconds:
+            unused_micros = meter.charge_between(ran_seconds, meter.paid_seconds)
+        if self._reaches_max_cost(job, self._minute_seconds, unused_micros):
+            return PauseReason.MAX_COST
+        account = self._log.load(Account, job.account_id)
+        needed = job.launch_micros(self._minute_seconds)
+        can_pay = account.can_pay(needed, released_micros=unused_micros)
+        return None if can_pay else PauseReason.BALANCE
+
+    def refused_lease(self, job: Job) -> PauseReason:
+        """Return the reason why billing refused the first lease of the running segment."""
+        exhausted = self._reaches_max_cost(job, seconds=1)
+        return PauseReason.MAX_COST if exhausted else PauseReason.BALANCE
+
+    def _reaches_max_cost(self, job: Job, seconds: int, unused_micros: int = 0) -> bool:
+        """Return True if the maximum cost leaves less than some seconds."""
+        if job.max_cost_micros is None:
+            return False
+        spent = committed_micros(self._log, job.id, job.segment) - unused_micros
+        left = job.left_of_max_cost(spent)
+        bought = None if left is None else seconds_within(left, job.rate_micros_per_hour)
+        return bought is not None and bought < seconds
+
+    def _is_settled(self, job: Job) -> bool:
+        last = self._log.find(Meter, meter_id(job.id, job.segment))
+        return last is not None and last.closed

@@ -1,0 +1,87 @@
+"""Reasons why a job cannot pay for another launch."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.core.event_log import EventLog
+from domain.jobs.lifecycle import PauseReason, SegmentEnd
+from services.scheduler.funding import Funding
+from tests.builders.history import MINUTE_SECONDS, History
+
+SECOND = 1000
+"""Price of a second, micro-dollars."""
+
+
+@pytest.fixture
+def funding(log: EventLog) -> Funding:
+    return Funding(log, MINUTE_SECONDS)
+
+
+def limits(history: History, seconds: float | None) -> None:
+    """Change the maximum cost of the job to the price of some seconds."""
+    with history.changing_job() as job:
+        job.change_max_cost(None if seconds is None else int(seconds * SECOND))
+
+
+def after_a_segment(history: History, seconds: int) -> None:
+    """Run the first segment for some seconds."""
+    history.run_until("training")
+    history.end_segment(1, SegmentEnd.LEASE_ENDED, seconds)
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "reason"),
+    [(None, None), (101, None), (100.9, PauseReason.MAX_COST), (80, PauseReason.MAX_COST)],
+)
+def test_a_queued_job_needs_a_second_below_its_maximum_cost(
+    history: History, funding: Funding, max_seconds: float | None, reason: PauseReason | None
+) -> None:
+    after_a_segment(history, 100)
+    limits(history, max_seconds)
+    assert funding.shortfall(history.job) is reason
+
+
+def test_until_the_last_segment_is_settled_a_queued_job_is_not_paused(
+    history: History, funding: Funding
+) -> None:
+    history.run_until("training")
+    limits(history, 200)
+    history.end_segment(1, SegmentEnd.LEASE_ENDED, 100, settled=False)
+    assert funding.shortfall(history.job) is None
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "ran_seconds", "reason"),
+    [
+        (300, 300, PauseReason.MAX_COST),
+        (359, 300, PauseReason.MAX_COST),
+        (360, 300, None),
+        (359, 299, None),
+        (359, None, PauseReason.MAX_COST),
+    ],
+    ids=["nothing left", "59 s left", "a minute left", "unused lease", "overrun"],
+)
+def test_after_its_lease_a_job_needs_a_minute_below_its_maximum_cost(
+    history: History,
+    funding: Funding,
+    max_seconds: int,
+    ran_seconds: int | None,
+    reason: PauseReason | None,
+) -> None:
+    history.run_until("training")
+    limits(history, max_seconds)
+    assert funding.shortfall_after_lease(history.job, ran_seconds) is reason
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "reason"), [(100, PauseReason.MAX_COST), (101, PauseReason.BALANCE)]
+)
+def test_a_refused_lease_has_the_reason_of_its_limit(
+    history: History, funding: Funding, max_seconds: int, reason: PauseReason
+) -> None:
+    after_a_segment(history, 100)
+    limits(history, max_seconds)
+    history.allocate_segment(2)
+    history.refuse_lease(2)
+    assert funding.refused_lease(history.job) is reason
