@@ -158,7 +158,7 @@ class Launching:
             if not job.must_resume():
                 return
             quote = self._quoting.rest_of(job, gpu_count)
-            self._require_max_cost(job, quote.plan.rate_micros_per_hour)
+            self.require_left_of_max_cost(job, quote.plan.rate_micros_per_hour)
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
@@ -182,6 +182,19 @@ class Launching:
             job.change_max_cost(job.estimate.high_micros if wanted == "estimate" else wanted)
 
         return self._command(account_id, job_id, command)
+
+    def require_left_of_max_cost(self, job: Job, rate_micros_per_hour: int) -> None:
+        """Raise SpendingLimitReached if the maximum cost leaves less than a second at a rate."""
+        spent = committed_micros(self.log, job.id, job.segment)
+        left = job.left_of_max_cost(spent)
+        if left is None or seconds_within(left, rate_micros_per_hour) != 0:
+            return
+        assert job.max_cost_micros is not None
+        raise SpendingLimitReached(
+            f"The job has cost {dollars(spent)} of at most {dollars(job.max_cost_micros)}, which "
+            "leaves less than a second of GPU time. Raise or remove the maximum cost first.",
+            figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
+        )
 
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
         """Cancel a job. EcoLink keeps its checkpoints for the retention time."""
@@ -223,18 +236,6 @@ class Launching:
         if loads is not None:
             self._require_capacity(quote, loads)
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
-
-    def _require_max_cost(self, job: Job, rate_micros_per_hour: int) -> None:
-        spent = committed_micros(self.log, job.id, job.segment)
-        left = job.left_of_max_cost(spent)
-        if left is None or seconds_within(left, rate_micros_per_hour) != 0:
-            return
-        assert job.max_cost_micros is not None
-        raise SpendingLimitReached(
-            f"The job has cost {dollars(spent)} of at most {dollars(job.max_cost_micros)}, which "
-            "leaves less than a second of GPU time. Raise or remove the maximum cost first.",
-            figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
-        )
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
         account, needed = self.log.load(Account, account_id), wanted.high_micros

@@ -161,6 +161,8 @@ def _cost(job: JobDetail) -> str:
         parts.append(f"{job.credited.text} was credited")
     if job.estimate is not None:
         parts.append(f"estimated {job.estimate.low.text} to {job.estimate.high.text}")
+    if job.max_cost is not None:
+        parts.append(f"at most {job.max_cost.text}")
     return "; ".join(parts)
 
 

@@ -162,6 +162,23 @@ def resume(
     show(client.send(JobDetail, f"/jobs/{job}/resume", options), job_tables.job)
 
 
+@jobs.command("max-cost")
+def change_max_cost(
+    client: Client,
+    job: JobName,
+    amount: Annotated[
+        str,
+        typer.Argument(
+            help="Dollars, `estimate` for the upper bound of the estimate, or `none`.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Change or remove the maximum cost of a job, which pauses before it costs more."""
+    body = {"max_cost": None if amount == "none" else amount}
+    show(client.send(JobDetail, f"/jobs/{job}/max-cost", body), job_tables.job)
+
+
 @jobs.command()
 def cancel(client: Client, job: JobName) -> None:
     """Stop a job permanently. EcoLink keeps its last checkpoint for a limited time."""

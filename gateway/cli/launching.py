@@ -83,6 +83,13 @@ def launch(
     wait: Annotated[
         bool, typer.Option("--wait", help="If no GPU is free, queue the job free of charge.")
     ] = False,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            help="Pause before the job costs more than this many dollars, or than the upper bound "
+            "of the estimate (`estimate`).  \\[default: only the balance limits it]"
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")
     ] = False,
@@ -114,6 +121,7 @@ def launch(
         "suffix": suffix,
         "deploy": deploy,
         "wait": wait,
+        "max_cost": max_cost,
     }
     with client_of(ctx) as client:
         if dry_run:

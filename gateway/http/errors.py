@@ -26,6 +26,7 @@ from domain.core.errors import (
     NoCapacity,
     NotFound,
     SeveralProblems,
+    SpendingLimitReached,
     StaleSegment,
     VersionConflict,
     WrongState,
@@ -120,6 +121,7 @@ class TookTooLong(DomainError):
 STATUSES: dict[type[DomainError], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
+    SpendingLimitReached: HTTPStatus.PAYMENT_REQUIRED,
     Forbidden: HTTPStatus.FORBIDDEN,
     MissingScope: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
@@ -184,7 +186,8 @@ class ErrorAnswer(BaseModel):
 WHY: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "The server cannot parse the request.",
     HTTPStatus.UNAUTHORIZED: "The request has no valid API key.",
-    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low. `figures` has the missing amount.",
+    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low, or a spending limit is "
+    "reached. `figures` has the amounts.",
     HTTPStatus.FORBIDDEN: "The scopes or the role of this API key do not permit the request.",
     HTTPStatus.NOT_FOUND: "The object does not exist, or it belongs to another account.",
     HTTPStatus.CONFLICT: "The current state does not permit the request, or another request "

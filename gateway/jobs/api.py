@@ -22,6 +22,7 @@ from gateway.jobs.schemas import (
     JobLog,
     JobSummary,
     ListedJob,
+    MaxCostRequest,
     ResumeRequest,
     Step,
     TimelineEntry,
@@ -179,6 +180,18 @@ def resume_job(
 ) -> JobDetail:
     """Resume a job from the latest checkpoint at today's rate. The approval checks apply again."""
     return service.resume(backend, caller, job_id, how or ResumeRequest())
+
+
+@router.post("/jobs/{job_id}/max-cost", responses=refusals(404, 409, 422))
+def change_max_cost(
+    job_id: JobId, wanted: MaxCostRequest, caller: MayTrain, backend: BackendOf
+) -> JobDetail:
+    """Change or remove the maximum cost of an unfinished job.
+
+    A lower amount applies from the next lease on. The job may use the GPU time that it has already
+    paid for, which is 5 minutes at most by default. A paused job does not resume automatically.
+    """
+    return service.change_max_cost(backend, caller, job_id, wanted.max_cost)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))

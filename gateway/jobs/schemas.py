@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
@@ -21,6 +21,7 @@ from domain.training.perplexity import perplexity
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
 from gateway.jobs.overruns import OverrunAnswer
+from gateway.launch.job_form import MaxCost
 from gateway.launch.schemas import EstimateAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
 
@@ -44,6 +45,9 @@ class JobSummary(Answer):
         description="Rate of all GPUs, fixed at the approval or at the last resume."
     )
     cost: Money = Field(description="Charges minus credits so far.")
+    max_cost: Money | None = Field(
+        description="The job pauses before it costs more, or null if only the balance limits it."
+    )
     step: int = Field(examples=[40])
     total_steps: int | None = Field(examples=[225])
     pause_reason: PauseReason | None
@@ -343,6 +347,19 @@ class ResumeRequest(BaseModel, extra="forbid"):
     )
 
 
+class MaxCostRequest(BaseModel):
+    """A new maximum cost of a job."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"max_cost": "12.50"}]}
+    )
+
+    max_cost: MaxCost | None = Field(
+        description="Dollars, with at most six decimals; `estimate` for the upper bound of the "
+        "approved estimate; or null for no maximum."
+    )
+
+
 class EvaluatedStep(NamedTuple):
     """A saved adapter state. The held-out loss is None if the step was not evaluated."""
 
@@ -472,10 +489,12 @@ def _estimate(frozen: object) -> EstimateAnswer | None:
 
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in JobSummary.model_fields if name in row}
+    maximum: int | None = row["max_cost_micros"]
     return shown | {
         "id": row["job_id"],
         "rate_per_hour": Money.price(row["rate_micros_per_hour"]),
         "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
+        "max_cost": None if maximum is None else Money.price(maximum),
         "warnings": warnings_of_job(row),
     }
 

@@ -47,7 +47,7 @@ from gateway.jobs.schemas import (
     detail,
     summary,
 )
-from gateway.launch.job_form import JobRequest
+from gateway.launch.job_form import JobRequest, max_cost_micros
 from gateway.launch.service import place
 from gateway.schemas import Money, job_name
 from infrastructure.artifacts import Artifacts
@@ -122,6 +122,7 @@ def _new_row(job: Job) -> dict[str, Any]:
         "step": 0,
         "total_steps": None,
         "pause_reason": None,
+        "max_cost_micros": job.max_cost_micros,
     }
 
 
@@ -212,7 +213,9 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
     if row["status"] != JobStatus.PAUSED:
         return None
     try:
-        rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"]), gpu_count).estimate
+        job = backend.log.load(Job, row["job_id"])
+        rest = backend.quoting.rest_of(job, gpu_count).estimate
+        backend.launching.require_left_of_max_cost(job, rest.rate_micros_per_hour)
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
     balance_micros = backend.log.load(Account, row["account_id"]).balance_micros
@@ -362,6 +365,19 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
         loads=partial(loads_now, backend),
         gpu_count=how.gpu_count,
     )
+    return give(backend, caller, job_id, command)
+
+
+def change_max_cost(
+    backend: Backend, caller: Caller, job_id: UUID, max_cost: str | None
+) -> JobDetail:
+    """Change the maximum cost of a job. None removes it.
+
+    Raise Invalid for a malformed amount, or one that does not pay for a second, and WrongState if
+    the job has ended.
+    """
+    wanted = max_cost_micros(max_cost)
+    command = partial(backend.launching.change_max_cost, max_cost_micros=wanted)
     return give(backend, caller, job_id, command)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
+from domain.core.errors import Invalid
+from domain.core.money import micros_of
 from domain.jobs.choices import Choices
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
@@ -21,6 +24,31 @@ from gateway.http.operations import Operation
 
 GpuCount = Annotated[int, Field(ge=1, le=64)]
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+ESTIMATE = "estimate"
+"""The maximum cost that is the upper bound of the estimate."""
+
+
+def max_cost_micros(text: str | None) -> int | Literal["estimate"] | None:
+    """Return a maximum cost in micro-dollars, or `estimate`. Raise Invalid if it is malformed."""
+    if text is None or text == ESTIMATE:
+        return None if text is None else ESTIMATE
+    return micros_of(text, field="max_cost")
+
+
+def _max_cost(text: str) -> str:
+    try:
+        max_cost_micros(text)
+    except Invalid as error:
+        raise PydanticCustomError("amount", "{why}", {"why": error.message}) from None
+    return text
+
+
+MaxCost = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=40),
+    AfterValidator(_max_cost),
+]
 
 
 class JobRequest(BaseModel):
@@ -70,6 +98,15 @@ class JobRequest(BaseModel):
         description="If no GPU is free, queue the job free of charge.",
     )
 
+    max_cost: MaxCost | None = Field(
+        default=None,
+        title="Maximum cost",
+        description="The job pauses before it costs more. Dollars, with at most six decimals, or "
+        "`estimate` for the upper bound of the estimate. By default, only the balance limits the "
+        "cost.",
+        examples=["12.50"],
+    )
+
     @property
     def leaves_gpus_open(self) -> bool:
         """True if EcoLink must choose the region or the GPU type."""
@@ -95,9 +132,15 @@ class JobRequest(BaseModel):
         If EcoLink chooses the GPUs, a repeated request can get different ones. The hash identifies
         such a repetition.
         """
-        asked = self.model_dump_json(exclude={"wait"}).encode()
+        # The order itself has the maximum cost.
+        asked = self.model_dump_json(exclude={"wait", "max_cost"}).encode()
         request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
-        return Order(suffix=self.suffix, deploy=self.deploy, request_sha256=request_sha256)
+        return Order(
+            suffix=self.suffix,
+            deploy=self.deploy,
+            request_sha256=request_sha256,
+            max_cost_micros=max_cost_micros(self.max_cost),
+        )
 
 
 class JobFormRoute(Operation):

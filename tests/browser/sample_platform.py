@@ -253,6 +253,7 @@ class Samples:
         diverged.log("loss is nan at step 41", "ERROR")
         show("failed", diverged.fail(FailureClass.LOSS_DIVERGED, "LossDiverged", DIVERGED))
         show("paused-owner", self._job(ada, chats, 95).train(140).pause())
+        show("paused-max-cost", self._job(ada, chats, 90).train(120).reach_max_cost())
         kept = self._job(ada, small, 60 * 4).train(60, save_every=50).cancel()
         show("promoted", kept.promote())
         few = self._job(ada, small, 30, gpu_type="a100-80", gpu_count=2).lose_capacity()

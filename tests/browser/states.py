@@ -171,6 +171,8 @@ STATES = (
     State(
         "job-paused-balance", "paused-balance", "grace", prepare=await_curve, dark=True, phone=True
     ),
+    State("job-paused-max-cost", "paused-max-cost", prepare=await_curve, dark=True, phone=True),
+    State("job-max-cost", "paused-max-cost", prepare=press("Change maximum cost"), phone=True),
     State("job-paused-capacity", "paused-capacity", prepare=await_curve),
     State("job-tried-again", "tried-again", prepare=await_curve, dark=True, phone=True),
     State("job-failed", "failed", prepare=await_curve, dark=True, phone=True),

@@ -128,6 +128,15 @@ class PastJob:
             self.backend.log.commit(account)
         return self
 
+    def reach_max_cost(self) -> PastJob:
+        """Pause the job because its charges reach its maximum cost."""
+        self._save()
+        self.end(SegmentEnd.LEASE_ENDED, shortfall=PauseReason.MAX_COST)
+        meter = self.history.meter(self.job.segment)
+        with self._after(1).changing_job() as job:
+            job.change_max_cost(meter.committed_micros)
+        return self
+
     def promote(self) -> PastJob:
         """Promote the last checkpoint of the cancelled job to a model."""
         self._after(60).promote()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from domain.billing.meter import Meter
 from domain.core.aggregate import because
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
@@ -72,6 +73,19 @@ class PlatformJob:
         self.act(
             lambda job: job.end_segment(segment, ending(reason, 10, **fields), shortfall=shortfall)
         )
+
+    def bill(self, segment: int, seconds: int) -> None:
+        """Bill a segment for some seconds, without a charge to the account."""
+        with because(self.platform.cause):
+            meter = Meter.open(self.job.account_id, self.job_id, segment, self.rate)
+            meter.extend_lease(seconds)
+            meter.close(seconds, 60)
+            self.platform.log.commit(meter)
+
+    @property
+    def rate(self) -> int:
+        """Micro-dollars per hour."""
+        return self.job.rate_micros_per_hour
 
     def crash(self, failure: FailureClass, segment: int = 1, **fields: Any) -> None:
         self.end(segment, SegmentEnd.CRASHED, failure=failure, **fields)

@@ -162,6 +162,25 @@ def resume(
     return _updated(backend, job_id)
 
 
+@router.post("/max-cost")
+def change_max_cost(
+    job_id: JobId,
+    caller: MayTrain,
+    backend: BackendOf,
+    max_cost: Annotated[str, Form(max_length=40)] = "",
+) -> Response:
+    """Change the maximum cost of a job."""
+    service.change_max_cost(backend, caller, job_id, max_cost.strip())
+    return _updated(backend, job_id)
+
+
+@router.post("/max-cost/remove")
+def remove_max_cost(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
+    """Remove the maximum cost of a job."""
+    service.change_max_cost(backend, caller, job_id, None)
+    return _updated(backend, job_id)
+
+
 @router.post("/cancel")
 def cancel(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Cancel a job permanently and bill its used time."""

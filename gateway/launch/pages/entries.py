@@ -18,10 +18,11 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from domain.core.money import exact_dollars
 from domain.training import hyperparameters
 from domain.training.hyperparameters import Affects, Group, Hyperparameters, title_of, use_of
 from domain.training.training_plan import Order, TrainingPlan
-from gateway.launch.job_form import GpuCount, JobRequest
+from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
 from infrastructure.drafts import Revision
 
 FIELDS: Mapping[str, FieldInfo] = {
@@ -40,11 +41,14 @@ REQUIRED = {
 GONE_DATASET = "This dataset no longer exists. Choose another one."
 MESSAGES = {
     "suffix": "Enter 1 to 64 letters, digits, dots, hyphens or underscores.",
+    "max_cost": "Enter an amount in dollars, such as 12.50.",
     "target_modules": "Select at least one, such as q_proj and v_proj.",
 }
 """Messages for invalid values of fields without numeric bounds."""
 
-UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
+UNPRICED = {"suffix", "max_cost"} | {
+    n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER
+}
 """Fields that do not affect the price. The page shows the price even if they are invalid."""
 WEIGHTLESS = UNPRICED | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.PRICE}
 """Fields that do not affect memory use."""
@@ -80,6 +84,10 @@ class Entries(_Hyperparameters):
     region: Entry = ""
     deploy: Entry = ""
     wait: Entry = ""
+    capped: Entry = ""
+    """Not empty if the job has a maximum cost."""
+    max_cost: Entry = ""
+    """The maximum cost in dollars. If it is empty, it is the upper bound of the estimate."""
     alpha_followed: Entry = ""
     """The alpha that was automatically set to 2 x r.
 
@@ -125,6 +133,8 @@ class Entries(_Hyperparameters):
             gpu_type=plan.gpu_type,
             gpu_count=str(gpu_count),
             deploy="true" if order.deploy else "",
+            capped="" if order.max_cost_micros is None else "true",
+            max_cost=_typed_amount(order.max_cost_micros),
             alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == 2 * lora.lora_r else "",
             command_key=str(uuid4()),
             **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
@@ -159,6 +169,11 @@ class Entries(_Hyperparameters):
         own, others = (each.model_dump(exclude=set(BOOKKEEPING)) for each in (self, other))
         return own == others
 
+    @property
+    def wanted_max_cost(self) -> str:
+        """The maximum cost as the API names it; empty: none."""
+        return (self.max_cost or ESTIMATE) if self.capped else ""
+
     def _following(self) -> Entries:
         if not self.lora_r.isdecimal():
             return self
@@ -175,6 +190,10 @@ class Entries(_Hyperparameters):
 def typed(tuned: Hyperparameters) -> dict[str, Any]:
     """Return hyperparameters as a user would enter them."""
     return {name: _typed(value) for name, value in tuned.model_dump().items()}
+
+
+def _typed_amount(micros: int | str | None) -> str:
+    return exact_dollars(micros).removeprefix("$") if isinstance(micros, int) else ""
 
 
 def _typed(value: Any) -> str | list[str]:
@@ -212,6 +231,7 @@ def read(entries: Entries) -> Reading:
     """Parse and validate the entries. The named objects may not exist."""
     given = entries.model_dump()
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
+    given["max_cost"] = entries.wanted_max_cost
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
     tuned = {n: given[n] for n in hyperparameters.FIELDS if given[n] or not _may_be_empty(n)}
     request, problems = _parsed(body, tuned)

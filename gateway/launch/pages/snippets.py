@@ -24,6 +24,7 @@ def command_line(wanted: JobRequest) -> str:
         "suffix": wanted.suffix,
         "deploy": wanted.deploy or None,
         "wait": wanted.wait or None,
+        "max_cost": wanted.max_cost,
     }
     options = (each for name, value in choices.items() for each in _options(name, value))
     return " \\\n  ".join(["ecolink jobs launch", *options])

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from domain.core.errors import DomainError
 from domain.core.identity import created_id
 from domain.jobs.job import Job
-from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.origin import base_url
@@ -150,7 +149,7 @@ def _is_of(made: Job, entries: Entries) -> bool:
         request is not None
         and not reading.problems
         and request.choices.recorded == made.plan.choices
-        and Order(suffix=request.suffix, deploy=request.deploy) == made.order
+        and request.order == made.order
     )
 
 

@@ -41,6 +41,10 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
         assert named in listed
     assert "Epochs 1" in me.run("jobs", "show", job["id"])
     assert me.read("jobs", "logs", job["id"]) == {"data": [], "deleted_after_days": None}
+    assert me.read("jobs", "max-cost", job["id"], "2.50")["max_cost"]["text"] == "$2.50"
+    assert me.read("jobs", "max-cost", job["id"], "none")["max_cost"] is None
+    capped = me.read(*me.launch, "--max-cost", "1.25")
+    assert capped["max_cost"]["micros"] == 1_250_000
     assert "JobApproved" in me.run("jobs", "events", job["id"])
     for nothing in ("evaluations", "checkpoints"):
         assert len(me.run("jobs", nothing, job["id"]).splitlines()) == 1

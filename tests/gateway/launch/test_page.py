@@ -339,3 +339,27 @@ def test_a_form_that_made_a_job_links_it_and_makes_another_on_a_second_approval(
     assert len(wizard.jobs()) == 1
     assert wizard.approve() is not None
     assert len(wizard.jobs()) == 2
+
+
+def test_a_job_can_pause_at_the_approved_maximum(wizard: Wizard, platform: Platform) -> None:
+    wizard.complete()
+    shown = wizard.change(capped="true")
+    assert "approved maximum of $" in shown["capped-field"].text
+    assert "--max-cost estimate" in shown["command-line"].text
+    assert problem(wizard.change(max_cost="much"), "max_cost")
+    wizard.change(max_cost="", epochs="")
+    wizard.change(epochs="1")
+    job_id = wizard.approve()
+    assert job_id is not None
+    job = platform.log.load(Job, job_id)
+    assert job.max_cost_micros == job.estimate.high_micros
+
+
+def test_a_copy_of_a_job_has_its_maximum_cost(wizard: Wizard, platform: Platform) -> None:
+    wizard.complete()
+    wizard.change(capped="true")
+    job_id = wizard.approve(max_cost="1.5")
+    assert job_id is not None
+    assert platform.log.load(Job, job_id).max_cost_micros == 1_500_000
+    copied = wizard.open(f"?like=ftjob-{job_id.hex}").fields
+    assert (copied["capped"], copied["max_cost"]) == (["true"], "1.50")
