@@ -11,6 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 from deploy.processes import PROCESSES
+from infrastructure.log_format import JsonLine, OneLine
+from infrastructure.metrics import serve_metrics
 from infrastructure.progress import watch
 from infrastructure.settings import Settings
 
@@ -21,27 +23,6 @@ PRIVATE_UMASK = 0o077
 
 WINDOW_SECONDS, MOST_LINES, MOST_WARNINGS = 10.0, 2_000, 50
 """Limits for each line of code in a window, so that a flood of records does not push out others."""
-
-ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-"""Escapes of control characters, which could change how a terminal displays a log."""
-
-
-class OneLine(logging.Formatter):
-    """A formatter of records as one line.
-
-    The line has the UTC time, level, logger, message and escaped traceback.
-    """
-
-    converter = time.gmtime
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a line without control characters."""
-        return super().format(record).replace("\n", " ⏎ ").translate(ESCAPED)
 
 
 class Throttle(logging.Filter):
@@ -71,12 +52,12 @@ class Throttle(logging.Filter):
         return window[1] <= most
 
 
-def set_up_logging(level: str) -> None:
+def set_up_logging(settings: Settings, process: str) -> None:
     """Send all log records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
+    handler.setFormatter(JsonLine(process) if settings.log_format == "json" else OneLine())
     handler.addFilter(Throttle())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
 
 
@@ -93,8 +74,10 @@ def main() -> None:
         parser.error(f"unknown process {arguments.name!r}; choose one of {', '.join(PROCESSES)}")
     settings = Settings()
     os.umask(PRIVATE_UMASK)
-    set_up_logging(settings.log_level)
+    set_up_logging(settings, arguments.name)
     watch(settings)
+    if arguments.name in PROCESSES:
+        serve_metrics(settings, list(PROCESSES).index(arguments.name))
     module, _, function = target.partition(":")
     log.info("%s starts", arguments.name)
     try:

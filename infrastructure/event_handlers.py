@@ -28,6 +28,9 @@ EventHandler = Callable[[Event], Sequence[Aggregate]]
 Its other effects must be idempotent.
 """
 
+HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving")
+"""Services that handle events. Each stores its position under its own name."""
+
 ATTEMPTS = 5
 ATTEMPT_PAUSE_SECONDS = 0.1
 

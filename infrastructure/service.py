@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from faststream import FastStream
 from faststream.nats import NatsBroker
+from faststream.nats.prometheus import NatsPrometheusMiddleware
 from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
+from prometheus_client import REGISTRY
 
 from infrastructure.bus import Durable, provision
 from infrastructure.jetstream_pull import LongPollingBroker
@@ -26,11 +28,13 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
     """Return a broker that reconnects without limit. `name` identifies it to the server."""
     assert settings.nats_url is not None
     file, logger = settings.nats_credentials, logging.getLogger("broker")
+    measures = settings.metrics_port is not None
     logger.setLevel(logging.WARNING)
     return LongPollingBroker(
         settings.nats_url,
         name=name,
         security=None if file is None else NatsCredentials(str(file)),
+        middlewares=[NatsPrometheusMiddleware(registry=REGISTRY)] if measures else [],
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         logger=logger,

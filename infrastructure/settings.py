@@ -304,6 +304,21 @@ class Settings(BaseSettings):
         "supervisor sets it.",
     )
     log_level: str = Field(default="INFO", description="Log level of the services.")
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Format of the services' logs: one line of text, or one JSON object, for each "
+        "record.",
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_000,
+        description="First port of the Prometheus endpoints. Each process serves `/metrics` on its "
+        "own port; [Monitoring](../monitoring.md) lists them. If unset, there are none.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
+    )
 
     @property
     def artifacts(self) -> str:

@@ -10,7 +10,7 @@ import psycopg
 
 from domain.core.durations import spoken
 from infrastructure.disk_space import DiskLevel, disk_space
-from infrastructure.event_handlers import parked_events
+from infrastructure.event_handlers import HANDLERS, parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections import PROJECTIONS
@@ -25,10 +25,7 @@ two.
 
 CONSUMERS = {
     "projector": tuple(map(consumer_name, PROJECTIONS)),
-    **{
-        service: (service,)
-        for service in ("billing", "scheduler", "datasets", "webhooks", "serving")
-    },
+    **{service: (service,) for service in HANDLERS},
 }
 """Consumers of the event log, by process."""
 

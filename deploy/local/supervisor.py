@@ -234,7 +234,7 @@ def main() -> None:
     lifeline = None if arguments.lifeline is None else socket.socket(fileno=arguments.lifeline)
     settings = Settings()
     os.umask(PRIVATE_UMASK)
-    set_up_logging(settings.log_level)
+    set_up_logging(settings, "supervisor")
     home = Home.of(settings)
     try:
         home.prepare()

@@ -16,11 +16,14 @@ from gateway.backend import Backend
 from gateway.http.errors import Errors, Problem, RateLimited
 from gateway.http.lockout import network_of
 from gateway.http.origin import client_address
+from infrastructure.metrics import HTTP_SECONDS
 
 log = logging.getLogger("gateway")
 
 PRIVATE = ("/api/", "/v1/")
 """Paths whose responses must not be cached."""
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 JSON_BYTES = 1024**2
 """Maximum size in bytes of a body in memory. Uploads are streamed and have their own limit."""
@@ -72,14 +75,19 @@ class Requests:
             if status:
                 raise  # the response has started, so only a closed connection signals the failure
             await self._failure(Request(scope), request_id)(scope, receive, send_with_id)
+        seconds, path = time.monotonic() - started, self._logged(scope["path"])
         log.info(
             "%s %s %s %s %.0f ms",
-            request_id,
-            scope["method"],
-            self._logged(scope["path"]),
-            status or "-",
-            (time.monotonic() - started) * 1000,
+            *(request_id, scope["method"], path, status or "-", seconds * 1000),
+            extra={
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "duration_ms": round(seconds * 1000),
+            },
         )
+        HTTP_SECONDS.labels(_method(scope), _route(scope), status or "none").observe(seconds)
 
     def _admit(self, scope: Scope) -> None:
         connection = HTTPConnection(scope)
@@ -94,6 +102,16 @@ class Requests:
         message = f"Internal error. Try again, or send your operator the request ID {request_id}."
         problem = Problem(code="internal_error", message=message)
         return self._errors.answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
+
+
+def _route(scope: Scope) -> str:
+    """Return the path of the route with its parameters' names, so that labels are few."""
+    route = scope.get("route")
+    return getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in METHODS else "other"
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -18,6 +18,7 @@ from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
 from infrastructure.clock import Clock
+from infrastructure.metrics import LEASE_LEAD_SECONDS
 from infrastructure.store import Connection
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, Running, settle
@@ -57,6 +58,8 @@ def settled(
         if not (meter := log.load(Meter, each.meter_id)).closed
     ]
     settle(account, running, policy)
+    for each in running:
+        LEASE_LEAD_SECONDS.observe(each.meter.paid_seconds - each.used_seconds)
     return [account, *(each.meter for each in running)]
 
 

@@ -16,6 +16,7 @@ from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
 from services.projector.measuring import store
+from services.projector.platform_metrics import register
 
 STORES = {
     Durable("measurements-steps", TELEMETRY, "telemetry.>"): partial(store, StepMeasured, add_step),
@@ -34,6 +35,7 @@ def run(settings: Settings) -> None:
 
 def _project(settings: Settings) -> None:
     log, pool = open_log(settings), open_pool(settings)
+    register(settings)
     broker = broker_of(settings, "projector")
     consumers = [
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from eventsourcing.persistence import Notification, PersistenceError
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import Header
+from nats.js.api import Header, PubAck
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
+from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope
+from infrastructure.metrics import (
+    CHARGED_MICROS,
+    METERED_SECONDS,
+    PUBLISH_DELAY_SECONDS,
+    PUBLISHED_EVENTS,
+)
 
 BATCH = 500
 PUBLISH_SECONDS = 10.0
@@ -122,9 +131,11 @@ class Publisher:
     async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
         """Publish a batch without waiting for each acknowledgement. Return the new tail."""
         sequence, last = tail.sequence, tail.last
-        publishing = []
+        publishing: list[Coroutine[None, None, PubAck]] = []
+        envelopes: list[Envelope] = []
         for notification in batch:
             envelope = Envelope.of(notification, 0 if last is None else last.id)
+            envelopes.append(envelope)
             headers = {
                 Header.MSG_ID: str(notification.id),
                 Header.EXPECTED_LAST_SEQUENCE: str(sequence),
@@ -151,4 +162,17 @@ class Publisher:
                 raise ack
             if ack.duplicate:
                 raise StreamChanged("The stream lost events within its deduplication window.")
+        _count(envelopes)
         return Tail(sequence, last)
+
+
+def _count(envelopes: Sequence[Envelope]) -> None:
+    """Count published events in the metrics."""
+    now = datetime.now(UTC)
+    for each in envelopes:
+        PUBLISHED_EVENTS.labels(each.topic).inc()
+        at = datetime.fromisoformat(each.state["timestamp"])
+        PUBLISH_DELAY_SECONDS.observe(max(0.0, (now - at).total_seconds()))
+        if each.topic == Meter.MinuteMetered.TOPIC:
+            METERED_SECONDS.inc(each.state["to_seconds"] - each.state["from_seconds"])
+            CHARGED_MICROS.inc(each.state["amount_micros"])

@@ -16,6 +16,7 @@ from domain.audit.merkle import Frontier
 from domain.audit.sealed_event import SealedEvent, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.event_rows import read_rows
+from infrastructure.metrics import SEALED_EVENTS, SEALED_TIME
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged
 
 SEAL_EVENTS, SEAL_SECONDS = 1_000, 10.0
@@ -114,6 +115,8 @@ class Sealer:
             self._unsealed_since = self._unsealed_since or time.monotonic()
         if len(events) == wanted or self._is_due():
             self.export()
+        if self._unsealed_since is None:
+            SEALED_TIME.set(self._now().timestamp())
         return len(events) == wanted
 
     def export(self) -> None:
@@ -132,6 +135,7 @@ class Sealer:
             len(self._chunk) // self._archive.chunk_leaves * self._archive.chunk_leaves :
         ]
         self._sealed, self._unsealed_since = size, None
+        SEALED_EVENTS.set(size)
 
     def _is_due(self) -> bool:
         since = self._unsealed_since

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from deploy.processes import PROCESSES, environment
-from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, OneLine, Throttle
+from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, Throttle
+from infrastructure.log_format import OneLine
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import CRASHING, STEADY
 from tests.polling import eventually

@@ -1,0 +1,54 @@
+"""Prometheus metrics of a process, and the endpoint that serves them."""
+
+from __future__ import annotations
+
+import logging
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from infrastructure.settings import Settings
+
+HTTP_SECONDS = Histogram(
+    "ecolink_http_request_seconds",
+    "Duration of HTTP requests, by route.",
+    ["method", "route", "status"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+PUBLISHED_EVENTS = Counter(
+    "ecolink_events_published", "Events that the relay published, by topic.", ["topic"]
+)
+PUBLISH_DELAY_SECONDS = Histogram(
+    "ecolink_publish_delay_seconds",
+    "Time from an event to its publication.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300),
+)
+METERED_SECONDS = Counter("ecolink_metered_seconds", "Billed seconds of GPU time.")
+CHARGED_MICROS = Counter("ecolink_charged_micros", "Charges in micro-dollars.")
+LEASE_LEAD_SECONDS = Histogram(
+    "ecolink_lease_lead_seconds",
+    "Paid time that is left of a lease when billing settles it.",
+    buckets=(0, 10, 20, 30, 60, 90, 120, 180, 300),
+)
+SEALED_EVENTS = Gauge("ecolink_sealed_events", "Events that the newest signed head covers.")
+SEALED_TIME = Gauge(
+    "ecolink_sealed_timestamp_seconds",
+    "Time up to which the log is sealed, in seconds since 1970: of the newest signed head, or now "
+    "if no event is newer than it.",
+)
+
+
+def serve_metrics(settings: Settings, place: int) -> None:
+    """Serve the metrics of this process, if `metrics_port` is set.
+
+    `place` is the number of the process in the list of processes. It is added to the port.
+    """
+    if settings.metrics_port is None:
+        return
+    port = settings.metrics_port + place
+    log = logging.getLogger("metrics")
+    try:
+        start_http_server(port, settings.metrics_host)
+    except OSError as error:  # a service must not stop because nobody can watch it
+        log.error("no metrics on %s:%d: %s", settings.metrics_host, port, error)
+    else:
+        log.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)

@@ -1,0 +1,109 @@
+"""Metrics of the whole platform, read from the read models when Prometheus asks for them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+import psycopg
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import REGISTRY, Collector
+
+from infrastructure.disk_space import disk_space
+from infrastructure.event_handlers import HANDLERS, parked_events
+from infrastructure.settings import Settings
+from infrastructure.store import Connection, connect
+from projections import PROJECTIONS
+from projections.gpu_pools import all_gpu_pools
+from projections.projection import behind, consumer_name
+
+CONSUMERS = (*map(consumer_name, PROJECTIONS), *HANDLERS)
+
+PLACE = ("region", "gpu_type")
+CONSUMER = ("consumer",)
+
+
+class PlatformMetrics(Collector):
+    """Jobs, GPUs, accounts, and the lag of consumers.
+
+    If the database fails, the metrics that need it are missing, and the log says why.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of now."""
+        free = {(): disk_space(self._settings).free_bytes}
+        yield _gauge(
+            "disk_free_bytes", "Free bytes on the disk of EcoLink's home.", (), free.items()
+        )
+        try:
+            with connect(self._settings) as connection:
+                connection.execute("SET statement_timeout = '5s'")
+                yield from (*_jobs(connection), *_pools(connection), *_accounts(connection))
+                yield from _consumers(connection)
+        except psycopg.Error as error:
+            logging.getLogger("metrics").warning("cannot read the platform's metrics: %s", error)
+
+
+def _jobs(connection: Connection) -> Iterator[Metric]:
+    rows = connection.execute("SELECT status, count(*) AS jobs FROM job_detail GROUP BY status")
+    jobs = {(row["status"],): row["jobs"] for row in rows}
+    yield _gauge("jobs", "Jobs by status.", ("status",), jobs.items())
+
+
+def _pools(connection: Connection) -> Iterator[Metric]:
+    pools = all_gpu_pools(connection)
+    for column, name, text in (
+        ("capacity", "gpus", "GPUs of a pool."),
+        ("held", "gpus_held", "GPUs of a pool that jobs hold."),
+        ("waiting", "queued_jobs", "Jobs that wait for GPUs of a pool."),
+    ):
+        values = {(each["region"], each["gpu_type"]): each[column] for each in pools}
+        yield _gauge(name, text, PLACE, values.items())
+
+
+def _accounts(connection: Connection) -> Iterator[Metric]:
+    rows = connection.execute(
+        "SELECT CASE WHEN depleted THEN 'depleted' WHEN low THEN 'low' ELSE 'ok' END AS balance, "
+        "count(*) AS accounts FROM accounts GROUP BY 1"
+    )
+    accounts = {(balance,): 0 for balance in ("ok", "low", "depleted")}
+    accounts |= {(row["balance"],): row["accounts"] for row in rows}
+    yield _gauge(
+        "accounts", "Accounts by the state of their balance.", ("balance",), accounts.items()
+    )
+
+
+def _consumers(connection: Connection) -> Iterator[Metric]:
+    now, late = datetime.now(UTC), {row["consumer"]: row for row in behind(connection, CONSUMERS)}
+    none = {(name,): 0.0 for name in CONSUMERS}
+    events = {(name,): row["events"] for name, row in late.items()}
+    text = "Events that a consumer has not processed."
+    yield _gauge("consumer_lag_events", text, CONSUMER, (none | events).items())
+    ages = {(name,): max(0.0, (now - row["since"]).total_seconds()) for name, row in late.items()}
+    text = "Age of the oldest event that a consumer has not processed."
+    yield _gauge("consumer_lag_seconds", text, CONSUMER, (none | ages).items())
+    counted = Counter(row["consumer"] for row in parked_events(connection))
+    parked = {(name,): counted[name] for name in HANDLERS}
+    yield _gauge("parked_events", "Events that a handler parked.", CONSUMER, parked.items())
+
+
+def _gauge(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[Sequence[str], float]],
+) -> Metric:
+    family = GaugeMetricFamily(f"ecolink_{name}", text, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
+
+
+def register(settings: Settings) -> None:
+    """Add the metrics of the platform to those of this process."""
+    REGISTRY.register(PlatformMetrics(settings))
