@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.event_proof import EventProof
 from domain.audit.merkle import Tree, prove_consistency, root_of
-from domain.audit.sealed_event import SealedEvent, StoredRow
+from domain.audit.sealed_event import StoredRow, leaves_in, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.seal_archive import SealArchive, SealDamaged
 
@@ -20,7 +21,9 @@ class SealStatus(StrEnum):
 
     PROVEN = "proven"
     CHANGED = "changed"
+    """The seals have another event with this ID."""
     INSERTED = "inserted"
+    """The seals have later events, but not this one."""
     NOT_SEALED = "not_sealed"
     SEALS_DAMAGED = "seals_damaged"
 
@@ -60,9 +63,9 @@ def _evidence(row: StoredRow, archive: SealArchive) -> Evidence:
     head = key.verify(note)
     if row.notification_id > head.last_event:
         return Evidence(SealStatus.NOT_SEALED, head)
-    leaf = _find(row.notification_id, head, archive)
+    leaf = _find(row, head, archive)
     if leaf is None:
-        text = f"Event {row.notification_id} was inserted after the events around it were sealed."
+        text = f"Event {row.notification_id} is not in the seals, but they have later events."
         return Evidence(SealStatus.INSERTED, head, problem=text)
     proof = _proof(row, leaf, note, key)
     failures = proof.failures(key)
@@ -88,26 +91,48 @@ def _proof(row: StoredRow, leaf: _Leaf, note: str, key: LogKey) -> EventProof:
     )
 
 
-def _find(id: int, head: TreeHead, archive: SealArchive) -> _Leaf | None:
-    """Return the leaf of an event. Read the chunks of a binary search, and the roots of all.
+def _find(row: StoredRow, head: TreeHead, archive: SealArchive) -> _Leaf | None:
+    """Return the leaf of an event as it is now, otherwise the leaf with its ID, or None.
 
     A chunk has a power of two of leaves, so its tree is a subtree. The path in the chunk and the
-    path over the roots of all chunks are the inclusion proof. Chunks are in the order of their
-    events: in others, which no valid proof contains, the search finds no leaf or a wrong one.
+    path over the roots of all chunks are the inclusion proof. A binary search by ID finds the chunk
+    of an event. But no root covers the IDs beside the leaves. So if the chunk does not have the
+    event's hash, all chunks are searched for it. Raise SealDamaged.
     """
+    roots = archive.chunk_roots(head)
+    if root_of(roots) != head.root:
+        raise SealDamaged(f"The leaves of {head.size} events do not have the root of their head.")
 
     def last_id(number: int) -> int:
         return archive.chunk(number, head)[-1].notification_id
 
-    roots = archive.chunk_roots(head)
+    def leaf_at(number: int, index: int, tree: Tree) -> _Leaf:
+        path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
+        return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
+
+    ((id, wanted),) = sealed_events([row])
     number = bisect_left(range(len(roots) - 1), id, key=last_id)
     events = archive.chunk(number, head)
-    index = bisect_left(events, SealedEvent(id, b""))
-    if index == len(events) or events[index].notification_id != id:
-        return None
-    tree = Tree([leaf for _, leaf in events])
-    path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
-    return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
+    near = _verified(number, [leaf for _, leaf in events], roots, archive)
+    if wanted in near.leaves:
+        return leaf_at(number, near.leaves.index(wanted), near)
+    for other, content in enumerate(archive.contents(0, head.size)):
+        tree = _verified(other, leaves_in(content), roots, archive)
+        if wanted in tree.leaves:
+            return leaf_at(other, tree.leaves.index(wanted), tree)
+    ids = [each.notification_id for each in events]
+    return leaf_at(number, ids.index(id), near) if id in ids else None
+
+
+def _verified(
+    number: int, leaves: Sequence[bytes], roots: Sequence[bytes], archive: SealArchive
+) -> Tree:
+    """Return the tree of a chunk. Raise SealDamaged if it does not have its signed root."""
+    tree = Tree(leaves)
+    if tree.root != roots[number]:
+        first = number * archive.chunk_leaves
+        raise SealDamaged(f"The leaves from index {first} on do not have the root that was signed.")
+    return tree
 
 
 def consistency_of(

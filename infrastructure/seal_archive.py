@@ -122,10 +122,10 @@ class SealArchive:
             try:
                 found = self._artifacts.get(_chunk_ref(start))[:wanted]
             except FileNotFoundError as error:
-                raise SealDamaged(f"The leaves from {start} on are missing: {error}") from error
+                raise SealDamaged(f"The leaves from index {start} on are missing.") from error
             if len(found) != wanted:
                 raise SealDamaged(
-                    f"The leaves from {start} on have {len(found)} bytes, not {wanted}."
+                    f"The leaves from index {start} on have {len(found)} bytes, not {wanted}."
                 )
             yield found
 

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.audit.merkle import root_of
-from domain.audit.sealed_event import StoredRow, sealed_events
+from domain.audit.sealed_event import SealedEvent, StoredRow, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure import seal_archive
 from infrastructure.artifacts import Artifacts
@@ -67,7 +67,70 @@ def test_changed_leaves_do_not_prove_an_event(settings: Settings) -> None:
         found = evidence_of(row, archive)
         assert found.status is SealStatus.SEALS_DAMAGED
         assert found.problem is not None
-        assert "does not lead to the root" in found.problem
+        assert "do not have the root of their head" in found.problem
+
+
+def stored_beside(ids: dict[int, int], log: list[StoredRow]) -> list[SealedEvent]:
+    """The leaves of a log, with other IDs beside those of some events."""
+    return [
+        each._replace(notification_id=ids.get(each.notification_id, each.notification_id))
+        for each in sealed_events(log)
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [{14: 13}, {14: 999}, {16: 3}, {14: 12, 12: 14}, {22: 1}],
+    ids=["of no event", "of the end", "of the chunk's last leaf", "swapped", "of the last chunk"],
+)
+def test_a_changed_id_beside_a_leaf_changes_no_proof(
+    settings: Settings, ids: dict[int, int]
+) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    archive.put_leaves(0, stored_beside(ids, log))  # the root of leaves covers no ID
+    for row in log:
+        found = evidence_of(row, archive)
+        assert found.status is SealStatus.PROVEN
+        assert found.proof is not None
+        assert found.proof.failures(PUBLIC) == []
+
+
+def test_an_event_that_took_the_id_beside_a_leaf_is_not_proven(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    archive.put_leaves(0, stored_beside({14: 13}, log))
+    forged = log[6]._replace(notification_id=13)
+    assert evidence_of(forged, archive).status is SealStatus.CHANGED
+    missing = evidence_of(log[6]._replace(notification_id=15), archive)
+    assert (missing.status, missing.problem) == (
+        SealStatus.INSERTED,
+        "Event 15 is not in the seals, but they have later events.",
+    )
+
+
+def test_a_lost_leaf_is_not_reported_as_an_inserted_event(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    roots = Artifacts(settings.artifacts).get(ROOT_FILES[0])
+    archive.put_leaves(CHUNK, sealed_events([*log[4:6], log[9], *log[7:11]]))
+    Artifacts(settings.artifacts).put(ROOT_FILES[0], roots)
+    found = evidence_of(log[6], archive)
+    assert (found.status, found.problem) == (
+        SealStatus.SEALS_DAMAGED,
+        "The leaves from index 4 on do not have the root that was signed.",
+    )
+
+
+def test_a_missing_file_of_leaves_is_named_without_a_path(settings: Settings) -> None:
+    log = rows(11)
+    archive = sealed(settings, log)
+    Artifacts(settings.artifacts).delete(f"seals/leaves/{CHUNK:012}")
+    found = evidence_of(log[6], archive)
+    assert (found.status, found.problem) == (
+        SealStatus.SEALS_DAMAGED,
+        "The leaves from index 4 on are missing.",
+    )
 
 
 class CountedArtifacts(Artifacts):
