@@ -100,6 +100,21 @@ def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterat
     yield found.settings
 
 
+@contextmanager
+def database(settings: Settings) -> Iterator[Settings]:
+    """Yield settings for commands that only read the database and the artifact store.
+
+    If a database is configured, start nothing. If the stack on the home uses it, its settings are
+    yielded, because they include its secrets. Raise StackError.
+    """
+    if settings.database_url is None:
+        with stack(settings, {}) as joined:
+            yield joined
+        return
+    found = running(settings.home)
+    yield found if found and found.database_url == settings.database_url else settings
+
+
 def down(home: Path, timeout: float = 120.0) -> bool:
     """Stop the stack on a home and wait until it ends. Return False if none is running.
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
+from deploy.local.stack import database
 from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import exact_dollars
 from gateway.cli.exits import ExitCode
@@ -102,7 +102,7 @@ def verify(
     """
     started_at = datetime.now(UTC)
     try:
-        with stack(Settings(), services={}) as settings:
+        with database(Settings()) as settings:
             trust = _Trusted(public_key, kept_head, timestamp_roots).of(settings)
             seals = _verify_seals(settings, trust, since)
             if not as_json:  # before anything else can fail
@@ -128,7 +128,7 @@ def verify(
 def key() -> None:
     """Print the public key that verifies the log's heads. Auditors keep it outside EcoLink."""
     try:
-        with stack(Settings(), services={}) as settings, connect(settings) as store:
+        with database(Settings()) as settings, connect(settings) as store:
             typer.echo(str(own_key(settings, store)))
     except (StackError, ValueError) as error:
         fail(str(error), ExitCode.FAILED)

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
+from deploy.local.stack import database
 from deploy.operator.audit import own_key
 from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
@@ -35,7 +35,7 @@ def head(
 ) -> None:
     """Print the newest signed head. An auditor who keeps it can detect any later change."""
     try:
-        with stack(Settings(), services={}) as settings:
+        with database(Settings()) as settings:
             with connect(settings) as store:
                 key = own_key(settings, store)
             archive = SealArchive(Artifacts(settings.artifacts))

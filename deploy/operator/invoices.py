@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
+from deploy.local.stack import database
 from deploy.operator.audited_period import From, Month, Until, period_between
 from domain.audit.invoice import Invoice, Period
 from domain.audit.money_events import Inconsistent
@@ -71,7 +71,7 @@ def create(
         if out.suffix not in (".pdf", ".json"):
             raise ValueError(f"--out is {out}. Enter a name that ends in .pdf or .json.")
         wanted = _period(period, start, end)
-        with stack(Settings(), services={}) as settings, connect(settings) as store:
+        with database(Settings()) as settings, connect(settings) as store:
             issuer = _issuer(settings, store)
             content = issuer.issue(_account_id(store, account), wanted, datetime.now(UTC))
         out.write_bytes(issuer.as_pdf(content) if out.suffix == ".pdf" else content)

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
+from deploy.local.stack import database
 from deploy.operator.events import job_id_of
 from domain.core.errors import DomainError, NotFound
 from domain.core.money import exact_dollars
@@ -199,7 +199,7 @@ def why(
 def _auditor() -> Generator[tuple[Auditor, Connection]]:
     """Open the event store. Print an error, and exit with its code."""
     try:
-        with stack(Settings(), services={}) as settings, connect(settings) as store:
+        with database(Settings()) as settings, connect(settings) as store:
             yield Auditor(store), store
     except NotFound as error:
         fail(_plain(str(error)), ExitCode.NOT_FOUND)

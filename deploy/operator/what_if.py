@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
+from deploy.local.stack import database
 from deploy.operator.audited_period import From, Until, period_between
 from domain.audit.invoice import Period
 from domain.audit.money_events import Inconsistent
@@ -66,7 +66,7 @@ def what_if(
     try:
         other = _prices(prices)
         period = period_between(start or FIRST, end or LAST)
-        with stack(Settings(), services={}) as settings, connect(settings) as store:
+        with database(Settings()) as settings, connect(settings) as store:
             compared = reprice(rows_with_topics(store, TOPICS), other, rounding, period)
             names = account_names(store)
     except (StackError, Inconsistent, ValueError, OSError) as error:

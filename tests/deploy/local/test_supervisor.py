@@ -234,6 +234,27 @@ def test_configured_servers_are_not_embedded(servers: Settings, home: Path) -> N
         assert stack.state(home) is None
 
 
+def test_a_command_that_only_reads_a_configured_database_starts_nothing(
+    servers: Settings, home: Path
+) -> None:
+    configured = servers.model_copy(update={"home": home, "nats_url": None})
+    with stack.database(configured) as settings:
+        assert settings == configured
+        assert stack.state(home) is None
+    assert not (home / "secrets.json").exists()
+
+
+def test_such_a_command_uses_the_settings_of_a_running_stack(servers: Settings, home: Path) -> None:
+    with stack.up(servers.model_copy(update={"home": home}), {}) as started:
+        with stack.database(Settings(home=home, database_url=servers.database_url)) as settings:
+            assert settings == started.settings
+        with stack.database(Settings(home=home, database_url=None)) as settings:
+            assert settings == started.settings
+        other = Settings(home=home, database_url="postgresql://elsewhere")
+        with stack.database(other) as settings:
+            assert settings == other
+
+
 def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOLINK_HOME", str(home))
     command = CliRunner()

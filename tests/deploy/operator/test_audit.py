@@ -24,7 +24,7 @@ def test_an_audit_fails_with_the_reason_that_no_stack_is_usable(
     def unusable(*_: object, **__: object) -> None:
         raise StackError(reason)
 
-    monkeypatch.setattr(audit, "stack", unusable)
+    monkeypatch.setattr(audit, "database", unusable)
     assert reason in ecolink("audit", "verify", exit_code=ExitCode.FAILED)
 
 
