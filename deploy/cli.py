@@ -11,6 +11,7 @@ from deploy.demo.commands import commands as demo_commands
 from deploy.endpoint import Finder
 from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
+from deploy.operator.alerts import commands as alerts_commands
 from deploy.operator.audit import commands as audit_commands
 from deploy.operator.catalog import commands as catalog_commands
 from deploy.operator.estimates import commands as estimates_commands
@@ -53,6 +54,7 @@ audit_commands.add_typer(show)
 for commands in (
     local_commands,
     demo_commands,
+    alerts_commands,
     audit_commands,
     catalog_commands,
     estimates_commands,

@@ -26,6 +26,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
+from infrastructure import alerts
 from projections import PROJECTIONS
 
 Kind = type[Aggregate] | type[Event]
@@ -109,6 +110,13 @@ ACCESS: dict[str, Access] = {
         },
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
+    "alerts": Access(
+        handles_events=True,
+        tables=_each(alerts.TABLES, CHANGE)
+        | _each(("estimates", "gpu_pools", "projection_positions"), READ)
+        | _each(("log_identity", "leaderships", "verifications"), READ)
+        | {"alert_silences": REMOVE},
+    ),
     "gateway": Access(
         events=(
             *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
@@ -139,7 +147,8 @@ OPERATOR = Access(
         *(Job, JobRequest, Meter, Payment),
     ),
     snapshots=READ,
-    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
+    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ}
+    | {"alert_silences": CHANGE},
 )
 """Rights of operator commands, in addition to those of every service."""
 

@@ -14,6 +14,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from infrastructure import (
+    alerts,
     drafts,
     idempotency,
     invoice_requests,
@@ -62,6 +63,7 @@ def migrate(settings: Settings) -> None:
             invoice_requests.DDL,
             webhook_endpoints.DDL,
             webhook_deliveries.DDL,
+            alerts.DDL,
         ):
             connection.execute(ddl.encode())
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:

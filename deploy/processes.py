@@ -16,6 +16,7 @@ PROCESSES: dict[str, str] = {
     "datasets": "services.datasets.app:run",
     "webhooks": "services.webhooks.app:run",
     "serving": "services.serving.app:run",
+    "alerts": "services.alerts.app:run",
     "gateway": "gateway.app:run",
 }
 

@@ -28,7 +28,7 @@ EventHandler = Callable[[Event], Sequence[Aggregate]]
 Its other effects must be idempotent.
 """
 
-HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving")
+HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "alerts")
 """Services that handle events. Each stores its position under its own name."""
 
 ATTEMPTS = 5

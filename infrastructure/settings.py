@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         description="URL of a timestamp authority (RFC 3161), which confirms the time of signed "
         "tree heads. If unset, EcoLink requests no timestamps.",
     )
+    alerts_file: Path | None = Field(
+        default=None,
+        description="TOML file with receivers of alerts, and with changed and additional alert "
+        "rules. If unset, EcoLink stores alerts by the shipped rules, and notifies no one.",
+    )
     artifacts_url: str | None = Field(
         default=None,
         description="URL of the object store, such as `file://` or `s3://`. The default is "

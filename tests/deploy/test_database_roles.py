@@ -29,10 +29,11 @@ from deploy.processes import PROCESSES
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.webhooks.message import message_of_test
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.store import connect, open_pool
 from infrastructure.verifications import Options
 from infrastructure.webhook_deliveries import add_delivery, delete_old
 from infrastructure.webhook_endpoints import (
@@ -43,6 +44,7 @@ from infrastructure.webhook_endpoints import (
 )
 from services.auditor.verifying import Request, run
 from tests.builders.history import History
+from tests.services.alerts.process import AlertsProcess
 
 PASSWORD = uuid4().hex
 EVENT = (
@@ -231,6 +233,25 @@ def test_the_gateway_may_verify_the_log(settings: Settings, history: History) ->
         assert found is not None
         assert found[0]["events"] == found[0]["seals"]["unsealed"] > 0
         assert all(each["equal"] for each in found[0]["tables"])
+
+
+async def test_the_alerts_process_may_run_every_check(
+    settings: Settings, log: EventLog, history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    history.run_with_a_crash()
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("alerts"), password=PASSWORD)
+    own = settings.model_copy(
+        update={"database_url": url, "owner_database_url": None, "disk_low_gib": 1e9}
+    )
+    with open_pool(own) as pool:
+        process = AlertsProcess(own, log, pool, "")
+        await process.step()
+        await process.step(after_seconds=61)
+        assert "disk-low" in process.names()
+    assert [each for each in caplog.records if "failed" in each.message] == []
+    with logged_in(settings, "alerts") as connection:
+        refused(connection, "INSERT INTO alert_silences VALUES ('', '', now())")
 
 
 def test_services_that_append_may_lock_the_log(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from infrastructure.bus_document import as_yaml
 from tests.docs import (
     access,
+    alerts,
     bus,
     cli,
     decisions,
@@ -29,6 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
     "reference/access.md": access.page,
+    "reference/alert-rules.md": alerts.page,
     "reference/asyncapi.yaml": as_yaml,
     "reference/bus.md": bus.page,
     "reference/cli.md": cli.page,

@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
+from deploy.local import stack
+from deploy.processes import PROCESSES
 from domain.audit.tree_head import LogKey
 from domain.core.recorded import Recorded
 from domain.replay.causes import Origin, explain
@@ -90,9 +94,26 @@ def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
     status = command(ecolink, "status")
     shown, _ = status.communicate(timeout=240)
     assert status.returncode == 0
-    processes = ("relay", "projector", "billing", "scheduler", "datasets", "serving", "gateway")
-    for name in ("postgres", "nats", *processes):
+    for name in ("postgres", "nats", *PROCESSES):
         assert name in shown
+
+
+def test_alerts_are_listed_and_their_process_is_small(
+    ecolink: EcoLinkUnderTest, record_property: Callable[[str, object], None]
+) -> None:
+    listing = command(ecolink, "alerts", "list")
+    shown, _ = listing.communicate(timeout=240)
+    assert listing.returncode in (0, 1), shown
+    found = stack.state(ecolink.settings.home)
+    assert found is not None
+    mib = {
+        child.name: psutil.Process(child.pid).memory_info().rss / 2**20
+        for child in found.children
+        if child.name in ("alerts", "billing")
+    }
+    shown = f"memory: alerts {mib['alerts']:.0f} MiB, billing {mib['billing']:.0f} MiB"
+    record_property("measured", shown)
+    assert mib["alerts"] < 1.5 * mib["billing"]
 
 
 @pytest.mark.full

@@ -1,0 +1,1 @@
+"""Alert rules, and when an alert fires, repeats and resolves."""

@@ -1,0 +1,95 @@
+"""Events that raise the condition of a rule, or take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from domain.alerting.cause import Cause, Finding, cause_of
+from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
+from domain.alerting.rule import Rule
+from domain.billing.account import Account
+from domain.core.aggregate import Event
+from domain.core.durations import spoken
+from domain.core.money import dollars
+from domain.jobs import events
+from domain.jobs.failures import FAILURES
+
+MAX_EVENT_AGE = timedelta(days=1)
+"""Age of an event that no longer raises a condition, for example at the first start."""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """The condition of a rule no longer holds for a subject."""
+
+    rule: str
+    subject: str
+
+
+Signal = Cause | Cleared
+
+
+def signals(rules: Sequence[Rule], event: Event, now: datetime) -> list[Signal]:
+    """Return the causes that an event raises or clears at the time `now`."""
+    found: list[Signal] = []
+    for rule in rules:
+        if (subject := _cleared(rule, event)) is not None:
+            found.append(Cleared(rule.name, subject))
+        elif (finding := _raised(rule, event)) is not None:
+            if now - event.timestamp > MAX_EVENT_AGE:
+                continue
+            until = now + rule.resolve_after if rule.kind.momentary else None
+            found.append(cause_of(rule, finding, event.timestamp, until))
+    return found
+
+
+def _raised(rule: Rule, event: Event) -> Finding | None:
+    account = str(event.account_id)
+    match rule.condition, rule.parameters, event:
+        case "balance_low", _, Account.BalanceLow(runway_seconds=seconds):
+            text = f"The balance of account {account} lasts for {spoken(seconds)} more."
+            return Finding({"account": account}, text)
+        case "balance_empty", _, Account.BalanceDepleted(balance_micros=micros):
+            text = f"Account {account} has {dollars(micros)} left, less than a second costs."
+            return Finding({"account": account}, text)
+        case "job_failed", JobFailedParameters(failures=failures), events.JobFailed() if (
+            event.failure in failures
+        ):
+            labels = {"job": str(event.originator_id), "account": account}
+            text = f"Job {event.originator_id} failed. {FAILURES[event.failure].sentence}"
+            return Finding(labels | {"failure": event.failure}, text)
+        case "job_paused", JobPausedParameters(reasons=reasons), events.JobPaused() if (
+            event.reason in reasons
+        ):
+            labels = {"job": str(event.originator_id), "account": account}
+            text = f"Job {event.originator_id} is paused at step {event.step}: {event.reason}."
+            return Finding(labels | {"reason": event.reason}, text)
+        case "checkpoint_rejected", _, events.CheckpointRejected():
+            text = (
+                f"Job {event.originator_id} could not resume from its checkpoint of step "
+                f"{event.step}: {event.reason}."
+            )
+            return Finding({"job": str(event.originator_id), "account": account}, text)
+        case _:
+            return None
+
+
+def _cleared(rule: Rule, event: Event) -> str | None:
+    """Return the subject for which an event takes the condition back, or None."""
+    match rule.condition, event:
+        case "balance_low", Account.BalanceRecovered():
+            return str(event.account_id)
+        case (
+            "balance_empty",
+            Account.CreditGranted() | Account.ToppedUp() | Account.ChargeReversed(),
+        ):
+            return str(event.account_id)
+        case (
+            "job_paused",
+            events.JobResumed() | events.JobCancelled() | events.JobFailed(),
+        ):
+            return str(event.originator_id)
+        case _:
+            return None

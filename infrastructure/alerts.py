@@ -1,0 +1,332 @@
+"""Alerts in the database: causes, alerts, silences, and the notices to deliver.
+
+Only the leading alerts process writes them, except silences, which operators write. No column
+contains the URL of a receiver, because it contains secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from domain.alerting.cause import Cause
+from domain.alerting.evaluation import Alert, Changes, NoticeKind, Silence, Situation
+from domain.alerting.rule import Severity
+from infrastructure.store import Connection
+
+DDL = """
+CREATE TABLE IF NOT EXISTS alert_causes (
+    rule text NOT NULL,
+    subject text NOT NULL,
+    group_key text NOT NULL,
+    since timestamptz NOT NULL,
+    text text NOT NULL,
+    until timestamptz,
+    PRIMARY KEY (rule, subject)
+);
+CREATE TABLE IF NOT EXISTS alerts (
+    alert_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    rule text NOT NULL,
+    group_key text NOT NULL,
+    severity text NOT NULL,
+    text text NOT NULL,
+    first_seen timestamptz NOT NULL,
+    fired_at timestamptz,
+    notified_at timestamptz,
+    resolved_at timestamptz
+);
+CREATE UNIQUE INDEX IF NOT EXISTS alerts_open ON alerts (rule, group_key)
+    WHERE resolved_at IS NULL;
+CREATE INDEX IF NOT EXISTS alerts_resolved ON alerts (resolved_at);
+CREATE TABLE IF NOT EXISTS alert_notices (
+    notice_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    alert_id bigint NOT NULL REFERENCES alerts ON DELETE CASCADE,
+    kind text NOT NULL,
+    receiver text NOT NULL,
+    state text NOT NULL,
+    created_at timestamptz NOT NULL,
+    failures integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL,
+    problem text
+);
+CREATE INDEX IF NOT EXISTS alert_notices_alert ON alert_notices (alert_id);
+CREATE INDEX IF NOT EXISTS alert_notices_waiting ON alert_notices (notice_id)
+    WHERE state = 'waiting';
+CREATE TABLE IF NOT EXISTS alert_silences (
+    rule text NOT NULL,
+    group_key text NOT NULL,
+    until timestamptz NOT NULL,
+    PRIMARY KEY (rule, group_key)
+)
+"""
+"""An empty text in a silence stands for all rules or all groups."""
+
+TABLES = ("alert_causes", "alerts", "alert_notices", "alert_silences")
+
+ALERT_COLUMNS = "rule, group_key, severity, text, first_seen, fired_at, notified_at, resolved_at"
+
+
+class NoticeState(StrEnum):
+    """State of the delivery of a notice."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    ABANDONED = "abandoned"
+    """The receiver was removed, or did not accept the notice for too long."""
+
+
+@dataclass(frozen=True)
+class PendingNotice:
+    """A notice to deliver to one receiver. `failures` counts the failed attempts."""
+
+    id: int
+    alert_id: int
+    alert: Alert
+    kind: NoticeKind
+    receiver: str
+    created_at: datetime
+    failures: int
+
+
+@dataclass(frozen=True)
+class ListedAlert:
+    """An alert with its delivery. `problems` has a sentence for each receiver that fails."""
+
+    alert: Alert
+    silenced_until: datetime | None
+    notified: tuple[str, ...]
+    """Receivers that accepted a notice."""
+    problems: tuple[str, ...]
+
+
+def raise_cause(connection: Connection, cause: Cause) -> None:
+    """Store a cause. A known cause keeps its start."""
+    connection.execute(
+        "INSERT INTO alert_causes (rule, subject, group_key, since, text, until) "
+        "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (rule, subject) DO UPDATE "
+        "SET group_key = excluded.group_key, text = excluded.text, until = excluded.until",
+        [cause.rule, cause.subject, cause.group, cause.since, cause.text, cause.until],
+    )
+
+
+def clear_cause(connection: Connection, rule: str, subject: str) -> None:
+    """Delete a cause, if there is one."""
+    connection.execute("DELETE FROM alert_causes WHERE rule = %s AND subject = %s", [rule, subject])
+
+
+def replace_causes(connection: Connection, rule: str, causes: Iterable[Cause]) -> None:
+    """Store the causes of a rule that a check found, and delete its other causes."""
+    subjects = list[str]()
+    for cause in causes:
+        raise_cause(connection, cause)
+        subjects.append(cause.subject)
+    connection.execute(
+        "DELETE FROM alert_causes WHERE rule = %s AND subject <> ALL(%s)", [rule, subjects]
+    )
+
+
+def forget_causes(connection: Connection, rules: Iterable[str], now: datetime) -> None:
+    """Delete the causes that ended, and those of all other rules than these."""
+    connection.execute(
+        "DELETE FROM alert_causes WHERE until <= %s OR rule <> ALL(%s)", [now, list(rules)]
+    )
+
+
+def situation(connection: Connection) -> Situation:
+    """Return the causes, the open alerts and the silences."""
+    causes = connection.execute(
+        "SELECT rule, subject, group_key, since, text, until FROM alert_causes"
+    ).fetchall()
+    alerts = connection.execute(
+        f"SELECT {ALERT_COLUMNS} FROM alerts WHERE resolved_at IS NULL".encode()
+    ).fetchall()
+    return Situation(
+        [Cause(group=row.pop("group_key"), **row) for row in causes],
+        [_alert(row) for row in alerts],
+        silences(connection),
+    )
+
+
+def save(connection: Connection, changes: Changes, now: datetime) -> None:
+    """Store the result of an evaluation, in the transaction of the caller."""
+    ids = {alert.key: _save_alert(connection, alert) for alert in changes.saved}
+    for alert in changes.dropped:
+        connection.execute(
+            "DELETE FROM alerts WHERE rule = %s AND group_key = %s AND resolved_at IS NULL",
+            [alert.rule, alert.group],
+        )
+    for notice in changes.notices:
+        for receiver in notice.receivers:
+            connection.execute(
+                "INSERT INTO alert_notices "
+                "(alert_id, kind, receiver, state, created_at, next_attempt_at) "
+                "VALUES (%s, %s, %s, %s, %s, %s)",
+                [ids[notice.alert.key], notice.kind, receiver, NoticeState.WAITING, now, now],
+            )
+
+
+def _save_alert(connection: Connection, alert: Alert) -> int:
+    values = {
+        "rule": alert.rule,
+        "group": alert.group,
+        "severity": alert.severity,
+        "text": alert.text,
+        "first_seen": alert.first_seen,
+        "fired_at": alert.fired_at,
+        "notified_at": alert.notified_at,
+        "resolved_at": alert.resolved_at,
+    }
+    row = connection.execute(
+        "UPDATE alerts SET severity = %(severity)s, text = %(text)s, fired_at = %(fired_at)s, "
+        "notified_at = %(notified_at)s, resolved_at = %(resolved_at)s WHERE rule = %(rule)s "
+        "AND group_key = %(group)s AND resolved_at IS NULL RETURNING alert_id",
+        values,
+    ).fetchone()
+    if row is None:
+        row = connection.execute(
+            f"INSERT INTO alerts ({ALERT_COLUMNS}) VALUES (%(rule)s, %(group)s, %(severity)s, "
+            "%(text)s, %(first_seen)s, %(fired_at)s, %(notified_at)s, %(resolved_at)s) "
+            "RETURNING alert_id",
+            values,
+        ).fetchone()
+    assert row is not None
+    return row["alert_id"]
+
+
+def due_notices(connection: Connection, now: datetime, limit: int) -> list[PendingNotice]:
+    """Return up to `limit` notices whose next attempt is due, oldest first.
+
+    A receiver gets the notices of an alert in order: a later one waits for the earlier ones.
+    """
+    rows = connection.execute(
+        f"SELECT notice_id, alert_id, kind, receiver, created_at, failures, {ALERT_COLUMNS} "
+        "FROM alert_notices AS notice JOIN alerts USING (alert_id) "
+        "WHERE state = 'waiting' AND next_attempt_at <= %s AND NOT EXISTS ("
+        "SELECT FROM alert_notices AS earlier WHERE earlier.state = 'waiting' "
+        "AND earlier.alert_id = notice.alert_id AND earlier.receiver = notice.receiver "
+        "AND earlier.notice_id < notice.notice_id) ORDER BY notice_id LIMIT %s",
+        [now, limit],
+    ).fetchall()
+    return [
+        PendingNotice(
+            id=row["notice_id"],
+            alert_id=row["alert_id"],
+            alert=_alert(row),
+            kind=NoticeKind(row["kind"]),
+            receiver=row["receiver"],
+            created_at=row["created_at"],
+            failures=row["failures"],
+        )
+        for row in rows
+    ]
+
+
+def finish_notice(
+    connection: Connection, id: int, state: NoticeState, problem: str | None = None
+) -> None:
+    """Record that a notice was sent or abandoned."""
+    connection.execute(
+        "UPDATE alert_notices SET state = %s, problem = %s WHERE notice_id = %s",
+        [state, problem, id],
+    )
+
+
+def postpone_notice(connection: Connection, id: int, until: datetime, problem: str) -> None:
+    """Record a failed attempt, and the time of the next one."""
+    connection.execute(
+        "UPDATE alert_notices SET failures = failures + 1, next_attempt_at = %s, problem = %s "
+        "WHERE notice_id = %s",
+        [until, problem, id],
+    )
+
+
+def silences(connection: Connection) -> list[Silence]:
+    """Return all silences, also those that ended."""
+    rows = connection.execute(
+        "SELECT rule, group_key, until FROM alert_silences ORDER BY rule, group_key"
+    ).fetchall()
+    return [Silence(row["rule"] or None, row["group_key"] or None, row["until"]) for row in rows]
+
+
+def silence(connection: Connection, silenced: Silence) -> None:
+    """Store a silence. It replaces one of the same rule and group."""
+    connection.execute(
+        "INSERT INTO alert_silences (rule, group_key, until) VALUES (%s, %s, %s) "
+        "ON CONFLICT (rule, group_key) DO UPDATE SET until = excluded.until",
+        [silenced.rule or "", silenced.group or "", silenced.until],
+    )
+
+
+def unsilence(connection: Connection, rule: str | None, group: str | None) -> bool:
+    """Delete the silence of a rule and group. Return False if there is none."""
+    deleted = connection.execute(
+        "DELETE FROM alert_silences WHERE rule = %s AND group_key = %s", [rule or "", group or ""]
+    )
+    return deleted.rowcount > 0
+
+
+def open_alerts(connection: Connection, now: datetime) -> list[ListedAlert]:
+    """Return the alerts that fire, the most recent first."""
+    return _listed(
+        connection, "fired_at IS NOT NULL AND resolved_at IS NULL ORDER BY fired_at DESC", now
+    )
+
+
+def resolved_alerts(connection: Connection, now: datetime, limit: int) -> list[ListedAlert]:
+    """Return the alerts that were resolved last, the most recent first."""
+    condition = f"resolved_at IS NOT NULL ORDER BY resolved_at DESC, alert_id LIMIT {int(limit)}"
+    return _listed(connection, condition, now)
+
+
+def forget_older(connection: Connection, before: datetime) -> None:
+    """Delete alerts that were resolved before a time, with their notices, and ended silences."""
+    connection.execute("DELETE FROM alerts WHERE resolved_at < %s", [before])
+    connection.execute("DELETE FROM alert_silences WHERE until < %s", [before])
+
+
+def _listed(connection: Connection, condition: str, now: datetime) -> list[ListedAlert]:
+    rows = connection.execute(
+        f"SELECT {ALERT_COLUMNS}, alert_id FROM alerts WHERE {condition}".encode()
+    ).fetchall()
+    notices = connection.execute(
+        "SELECT alert_id, receiver, state, problem FROM alert_notices WHERE alert_id = ANY(%s) "
+        "ORDER BY notice_id",
+        [[row["alert_id"] for row in rows]],
+    ).fetchall()
+    known = silences(connection)
+    listed: list[ListedAlert] = []
+    for row in rows:
+        alert = _alert(row)
+        own = [each for each in notices if each["alert_id"] == row["alert_id"]]
+        covering = [each.until for each in known if each.covers(alert.key, now)]
+        sent = [each["receiver"] for each in own if each["state"] == NoticeState.SENT]
+        problems = [
+            f"{each['receiver']}: {each['problem']}"
+            for each in own
+            if each["problem"] and each["state"] != NoticeState.SENT
+        ]
+        listed.append(
+            ListedAlert(
+                alert,
+                max(covering, default=None),
+                tuple(dict.fromkeys(sent)),
+                tuple(dict.fromkeys(problems)),
+            )
+        )
+    return listed
+
+
+def _alert(row: dict[str, Any]) -> Alert:
+    return Alert(
+        rule=row["rule"],
+        group=row["group_key"],
+        severity=Severity(row["severity"]),
+        text=row["text"],
+        first_seen=row["first_seen"],
+        fired_at=row["fired_at"],
+        notified_at=row["notified_at"],
+        resolved_at=row["resolved_at"],
+    )

@@ -1,0 +1,110 @@
+"""Processes that are down or keep restarting.
+
+A process that leads holds an advisory lock while it lives, and each start that takes the lead
+increases its epoch. This shows the processes of every kind of installation, on all machines.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from domain.alerting.cause import Finding
+from domain.alerting.parameters import Parameters, ProcessParameters, RestartParameters
+from domain.core.durations import spoken
+from infrastructure.leadership import LOCK_CLASS
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from services.alerts.checks.surroundings import Surroundings
+
+REPLY_SECONDS = 5.0
+NATS_PORT = 4222
+GATEWAY, NATS = "gateway", "nats"
+
+
+def down(around: Surroundings, parameters: Parameters) -> list[Finding]:
+    """Return the processes that do not run: leaders without a lock, and servers without a reply."""
+    assert isinstance(parameters, ProcessParameters)
+    alive = {name: leads for name, (leads, _) in _leaders(around.connection).items()}
+    servers: dict[str, Callable[[Settings], bool | None]] = {GATEWAY: _gateway, NATS: _nats}
+    for name, replies in servers.items():
+        checked = not parameters.processes or name in parameters.processes
+        if checked and (reply := replies(around.settings)) is not None:
+            alive[name] = reply
+    wanted = parameters.processes or sorted(alive)
+    return [
+        Finding({"process": name}, f"{name} does not run. See `ecolink status` and its log.")
+        for name in wanted
+        if not alive.get(name, False)
+    ]
+
+
+class Restarts:
+    """The check of restarts. It remembers the epochs that it saw, only in memory."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[datetime, Mapping[str, int]]] = deque()
+
+    def restarting(self, around: Surroundings, parameters: Parameters) -> list[Finding]:
+        """Return the leaders that started too often in a period."""
+        assert isinstance(parameters, RestartParameters)
+        epochs = {name: epoch for name, (_, epoch) in _leaders(around.connection).items()}
+        self._seen.append((around.now, epochs))
+        while around.now - self._seen[0][0] > parameters.within:
+            self._seen.popleft()
+        before, found = self._seen[0][1], list[Finding]()
+        for name in parameters.processes or sorted(epochs):
+            restarts = epochs.get(name, 0) - before.get(name, epochs.get(name, 0))
+            if restarts >= parameters.restarts:
+                period = spoken(parameters.within.total_seconds())
+                text = f"{name} restarted {restarts:,} times in {period}. See its log."
+                found.append(Finding({"process": name}, text))
+        return found
+
+
+def _leaders(connection: Connection) -> dict[str, tuple[bool, int]]:
+    """Return for each process that ever led whether it leads now, and its epoch."""
+    rows = connection.execute(
+        "SELECT name, epoch, EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted "
+        "AND classid::bigint = %s AND objid::bigint = hashtext(name)::bigint & 4294967295 "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS leads "
+        "FROM leaderships",
+        [LOCK_CLASS],
+    ).fetchall()
+    return {row["name"]: (row["leads"], row["epoch"]) for row in rows}
+
+
+def _gateway(settings: Settings) -> bool | None:
+    """Return True if the gateway replies with any status; None if its URL is not known."""
+    if settings.gateway_url is None:
+        return None
+    url = urlsplit(settings.gateway_url)
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    connection = kinds[url.scheme](url.hostname or "", url.port, timeout=REPLY_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _nats(settings: Settings) -> bool | None:
+    """Return True if a NATS server accepts connections."""
+    if settings.nats_url is None:
+        return None
+    for server in settings.nats_url.split(","):
+        url = urlsplit(server.strip())
+        try:
+            address = (url.hostname or "", url.port or NATS_PORT)
+            socket.create_connection(address, REPLY_SECONDS).close()
+        except OSError:
+            continue
+        return True
+    return False

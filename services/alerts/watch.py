@@ -1,0 +1,120 @@
+"""The periodic work of the alerts process: checks, evaluation, and reloading of the rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from domain.alerting.cause import cause_of
+from domain.alerting.evaluation import NoticeKind, evaluate
+from domain.alerting.rule import Rule
+from infrastructure import alerts
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import Clock
+from infrastructure.leadership import Leadership
+from infrastructure.settings import Settings
+from services.alerts.checks import CHECKS, Check
+from services.alerts.checks.surroundings import Surroundings
+from services.alerts.effect import Connect, changing
+from services.alerts.rules_file import RulesInvalid, load_rules
+
+KEPT = timedelta(days=90)
+"""Time for which resolved alerts are kept."""
+
+log = logging.getLogger("alerts")
+
+
+class RulesInForce:
+    """The last valid rules. An invalid change of the file is logged and has no effect."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file, self._version = file, _version(file)
+        self.rules = load_rules(file)
+
+    def refresh(self) -> None:
+        """Load the file again if it changed."""
+        version = _version(self._file)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self.rules = load_rules(self._file)
+        except RulesInvalid as error:
+            log.error("The last valid rules stay in force. %s", error)
+        else:
+            log.info("loaded %d rules from %s", len(self.rules.rules), self._file)
+
+
+def _version(file: Path | None) -> object:
+    """Return a value that changes with the file."""
+    if file is None:
+        return None
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Watch:
+    """Runs the checks that are due, and decides which alerts fire, repeat and resolve."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        in_force: RulesInForce,
+        clock: Clock,
+        connect: Connect,
+        leadership: Leadership | None = None,
+    ) -> None:
+        self._settings, self._in_force, self._clock = settings, in_force, clock
+        self._connect, self._leadership = connect, leadership
+        self._artifacts = Artifacts(settings.artifacts)
+        self._checks: dict[str, tuple[Rule, Check, datetime]] = {}
+
+    def step(self) -> None:
+        """Refresh the rules, run the checks that are due, and evaluate the alerts once."""
+        self._in_force.refresh()
+        rules, now = self._in_force.rules.rules, self._clock.now()
+        for rule in rules.values():
+            if not rule.kind.by_event:
+                self._check(rule, now)
+        self._evaluate(rules, now)
+
+    def _check(self, rule: Rule, now: datetime) -> None:
+        """Run the check of a rule if it is due. If it fails, the causes stay as they are."""
+        known = self._checks.get(rule.name)
+        if known is not None and known[0] == rule:
+            check, due = known[1:]
+            if now < due:
+                return
+        else:
+            check = CHECKS[rule.condition]()
+        self._checks[rule.name] = rule, check, now + timedelta(seconds=check.seconds)
+        try:
+            with self._connect() as connection:
+                around = Surroundings(self._settings, connection, self._artifacts, now)
+                causes = [
+                    cause_of(rule, finding, now) for finding in check.find(around, rule.parameters)
+                ]
+                with changing(connection, self._leadership):
+                    alerts.replace_causes(connection, rule.name, causes)
+        except Exception:
+            log.exception("the check of rule %s failed; its alerts stay as they are", rule.name)
+
+    def _evaluate(self, rules: Mapping[str, Rule], now: datetime) -> None:
+        with self._connect() as connection, changing(connection, self._leadership):
+            changes = evaluate(rules, alerts.situation(connection), now)
+            alerts.save(connection, changes, now)
+            alerts.forget_causes(connection, rules, now)
+            alerts.forget_older(connection, now - KEPT)
+        for alert in changes.saved:
+            if alert.fired_at == now:
+                log.warning("%s %s fires: %s", alert.rule, alert.group, alert.text)
+            elif alert.resolved_at == now:
+                log.info("%s %s is resolved", alert.rule, alert.group)
+        for notice in changes.notices:
+            if notice.kind is NoticeKind.REPEATED:
+                log.info("%s %s still fires", notice.alert.rule, notice.alert.group)

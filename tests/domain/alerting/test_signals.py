@@ -1,0 +1,152 @@
+"""Events raise conditions and take them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from domain.alerting.cause import Cause
+from domain.alerting.conditions import CONDITIONS
+from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
+from domain.alerting.signals import MAX_EVENT_AGE, Cleared, signals
+from domain.billing.account import Account
+from domain.core.aggregate import Event
+from domain.jobs import events
+from domain.jobs.failures import FailureClass
+from domain.jobs.lifecycle import PauseReason
+from domain.training.checkpoint import RejectionReason
+from tests.builders.alerting import rule
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
+
+LATER = NOW + timedelta(minutes=1)
+
+
+def of_account(kind: type[Event], **fields: object) -> Event:
+    return happened(kind, ACCOUNT_ID, **fields)
+
+
+def of_job(kind: type[Event], **fields: object) -> Event:
+    return happened(kind, JOB_ID, **fields)
+
+
+def happened(kind: type[Event], originator_id: UUID, **fields: object) -> Event:
+    return kind(
+        originator_id=originator_id,
+        originator_version=2,
+        timestamp=NOW,
+        account_id=ACCOUNT_ID,
+        actor="service:test",
+        command_id=str(uuid4()),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+LOW = of_account(Account.BalanceLow, runway_seconds=600)
+EMPTY = of_account(Account.BalanceDepleted, balance_micros=5)
+FAILED = of_job(events.JobFailed, error_class="Lost", log_ref=None, failure=FailureClass.NODE_LOST)
+PAUSED = of_job(events.JobPaused, reason=PauseReason.BALANCE, step=10)
+REJECTED = of_job(
+    events.CheckpointRejected,
+    segment=2,
+    step=10,
+    ref="checkpoints/1/10",
+    reason=RejectionReason.CORRUPT,
+    saved_in=1,
+    kept_seconds=None,
+)
+RAISED = {
+    "balance_low": LOW,
+    "balance_empty": EMPTY,
+    "job_failed": FAILED,
+    "job_paused": PAUSED,
+    "checkpoint_rejected": REJECTED,
+}
+
+
+def test_every_condition_of_events_is_tested() -> None:
+    assert set(RAISED) == {each.name for each in CONDITIONS.values() if each.by_event}
+
+
+@pytest.mark.parametrize("condition", RAISED)
+def test_an_event_raises_its_condition_and_no_other(condition: str) -> None:
+    rules = [rule(each) for each in RAISED]
+    found = signals(rules, RAISED[condition], LATER)
+    (cause,) = (each for each in found if isinstance(each, Cause))
+    assert (cause.rule, cause.since) == (condition, NOW)
+    subject = ACCOUNT_ID if condition.startswith("balance") else JOB_ID
+    assert cause.subject == str(subject)
+    assert str(subject) in cause.text
+
+
+@pytest.mark.parametrize(
+    ("condition", "event"),
+    [
+        ("balance_low", of_account(Account.BalanceRecovered, runway_seconds=None)),
+        ("balance_empty", of_account(Account.CreditGranted, amount_micros=1, reference="a")),
+        (
+            "balance_empty",
+            of_account(Account.ToppedUp, amount_micros=1, provider="manual", reference="a"),
+        ),
+        (
+            "job_paused",
+            of_job(
+                events.JobResumed,
+                rate_micros_per_hour=1,
+                catalog_version="1",
+                estimate=ESTIMATE,
+                gpu_count=1,
+            ),
+        ),
+        (
+            "job_paused",
+            of_job(
+                events.JobCancelled,
+                step=1,
+                checkpoint_ref=None,
+                manifest_sha256=None,
+                expires_at=None,
+            ),
+        ),
+    ],
+)
+def test_an_event_takes_a_condition_back(condition: str, event: Event) -> None:
+    found = signals([rule(condition)], event, LATER)
+    assert found == [Cleared(condition, str(event.originator_id))]
+
+
+def test_a_pause_by_the_owner_does_not_count() -> None:
+    pause = of_job(events.JobPaused, reason=PauseReason.OWNER, step=10)
+    assert signals([rule("job_paused")], pause, LATER) == []
+    counting = rule("job_paused", parameters=JobPausedParameters(reasons=(PauseReason.OWNER,)))
+    assert len(signals([counting], pause, LATER)) == 1
+
+
+def test_a_failure_counts_if_the_rule_names_its_class() -> None:
+    only = JobFailedParameters(failures=(FailureClass.BAD_DATA,))
+    assert signals([rule("job_failed", parameters=only)], FAILED, LATER) == []
+
+
+@pytest.mark.parametrize("event", [FAILED, REJECTED])
+def test_a_momentary_condition_holds_for_a_time(event: Event) -> None:
+    condition = next(name for name, each in RAISED.items() if each is event)
+    (cause,) = signals([rule(condition, resolve_after=timedelta(hours=2))], event, LATER)
+    assert isinstance(cause, Cause)
+    assert cause.until == LATER + timedelta(hours=2)
+
+
+def test_an_old_event_raises_nothing() -> None:
+    at: Callable[[timedelta], datetime] = NOW.__add__
+    assert len(signals([rule("job_failed")], FAILED, at(MAX_EVENT_AGE))) == 1
+    late = at(MAX_EVENT_AGE + timedelta(seconds=1))
+    assert signals([rule("job_failed")], FAILED, late) == []
+
+
+def test_a_group_can_combine_labels() -> None:
+    by_failure = rule("job_failed", group_by=("account", "failure"))
+    (cause,) = signals([by_failure], FAILED, LATER)
+    assert isinstance(cause, Cause)
+    assert cause.group == f"account={ACCOUNT_ID} failure=node_lost"

@@ -1,0 +1,129 @@
+"""Running processes with real faults: each alert fires once and resolves once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from deploy.local import stack
+from deploy.local.stack import up
+from deploy.processes import PROCESSES
+from infrastructure.event_handlers import parked_events, request_replay
+from infrastructure.settings import Settings
+from infrastructure.store import connect, open_log
+from tests.builders.history import History
+from tests.logs import grow
+from tests.polling import eventually
+from tests.services.alerts.process import only
+from tests.services.alerts.webhook import Webhook
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+
+RUN = ("relay", "sealer", "projector", "billing", "alerts")
+WATCHED = ("consumer-lag", "parked-event", "seal-broken", "process-down")
+PATIENCE_SECONDS = 240.0
+
+
+class Faults:
+    """A running platform whose operator has one receiver."""
+
+    def __init__(self, settings: Settings, ops: Webhook) -> None:
+        self.settings, self.ops = settings, ops
+        assert settings.owner_database_url is not None
+        self.owner = psycopg.connect(settings.owner_database_url, autocommit=True)
+
+    def process(self, name: str) -> psutil.Process:
+        found = stack.state(self.settings.home)
+        assert found is not None
+        pid = next(child.pid for child in found.children if child.name == name)
+        return psutil.Process(pid)
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        process = self.process(name)
+        process.suspend()
+        yield
+        process.resume()
+
+    def kill_alerts(self) -> None:
+        """Kill the alerts process, and wait until it runs again."""
+        before = self.process("alerts")
+        before.kill()
+        eventually(lambda: self.process("alerts").pid != before.pid, PATIENCE_SECONDS)
+
+    def await_title(self, title: str) -> None:
+        eventually(
+            lambda: any(each.startswith(title) for each in self.ops.titles), PATIENCE_SECONDS
+        )
+
+
+@pytest.fixture
+def faults(home: Path, ops: Webhook) -> Iterator[Faults]:
+    rules = only(*WATCHED, receivers=f'ops = "{ops.url}"')
+    rules = rules.replace(
+        "[rules.consumer-lag]", '[rules.consumer-lag]\nparameters = { older_than = "2s" }'
+    ).replace(
+        "[rules.process-down]", '[rules.process-down]\nparameters = { processes = ["projector"] }'
+    )
+    file = home / "alerts.toml"
+    file.write_text(rules)
+    settings = Settings(home=home, alerts_file=file, hung_seconds=600)
+    with up(settings, {name: PROCESSES[name] for name in RUN}) as started:
+        yield Faults(started.settings, ops)
+
+
+def test_each_fault_of_a_running_platform_fires_once_and_resolves(faults: Faults) -> None:
+    with open_log(faults.settings) as log:
+        history = History(log)
+        history.open_account(1_000_000)
+
+        with faults.stopped("relay"):
+            grow(log, 10)
+            faults.await_title("[critical] Consumer is behind")
+            faults.kill_alerts()
+        faults.await_title("[resolved] Consumer is behind")
+
+        faults.owner.execute("REVOKE INSERT ON ecolink_events FROM ecolink_billing")
+        history.open_pool()
+        history.approve_job()
+        history.allocate_segment(1)
+        faults.await_title("[critical] Event is parked")
+        faults.kill_alerts()
+        faults.owner.execute("GRANT INSERT ON ecolink_events TO ecolink_billing")
+        with connect(faults.settings) as connection:
+            first = parked_events(connection)[0]
+            request_replay(connection, first["consumer"], first["notification_id"])
+        faults.await_title("[resolved] Event is parked")
+
+        with faults.stopped("projector"):
+            faults.await_title("[critical] Process is down")
+        faults.await_title("[resolved] Process is down")
+
+        where = "WHERE topic = 'JobApproved'"
+        faults.owner.execute("SET session_replication_role = replica")
+        faults.owner.execute(f"UPDATE ecolink_events SET state = state || '\\x20' {where}".encode())
+        faults.await_title("[critical] Seal does not match")
+        faults.kill_alerts()
+        faults.owner.execute(
+            "UPDATE ecolink_events SET state = substr(state, 1, length(state) - 1) "
+            f"{where}".encode()
+        )
+        faults.await_title("[resolved] Seal does not match")
+    assert set(Counter(faults.ops.titles).values()) == {1}
+    assert len(faults.ops.titles) == 2 * len(WATCHED)
+
+
+def test_an_invalid_file_keeps_the_process_from_starting(home: Path) -> None:
+    file = home / "alerts.toml"
+    file.write_text("[rules.disk-low]\nfor = 5\n")
+    with up(Settings(home=home, alerts_file=file), {"alerts": PROCESSES["alerts"]}) as started:
+        log = started.settings.home / "logs" / "alerts.log"
+        eventually(lambda: "rules.disk-low.for: 5: This is not a duration" in log.read_text())
+        file.write_text("")
+        eventually(lambda: "leading as alerts" in log.read_text(), PATIENCE_SECONDS)
