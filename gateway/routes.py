@@ -33,6 +33,7 @@ from gateway.models import pages as model_pages
 from gateway.operator import api as operator
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
+from gateway.webhooks import pages as webhook_pages
 
 NATIVE = (
     billing,
@@ -58,6 +59,7 @@ PAGES = (
     job_page,
     key_pages,
     model_pages,
+    webhook_pages,
     billing_page,
     invoice_pages,
     audit_pages,

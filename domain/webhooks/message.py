@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from uuid import UUID, uuid4
+from secrets import token_hex
+from uuid import UUID
 
 from domain.billing.account import Account
 from domain.core.aggregate import Event
@@ -117,7 +118,7 @@ def message_of(event: Event, model_of: Callable[[UUID], str]) -> Message | None:
 
 def message_of_test(account_id: UUID, endpoint_id: UUID, now: datetime) -> Message:
     """Return a new test message to one endpoint."""
-    id = f"{PREFIX}test_{uuid4().hex}"
+    id = f"{PREFIX}test_{token_hex(8)}"
     return Message(id, account_id, WebhookType.TEST, now, {"id": str(endpoint_id)}, id)
 
 

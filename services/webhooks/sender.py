@@ -72,7 +72,7 @@ class Sender:
                 status, excerpt = await self._post(due, started)
             error = problem_of(status)
         except TimeoutError:
-            error = f"No response within {TOTAL_SECONDS:.0f} s."
+            error = f"No response within {TOTAL_SECONDS:.0f} seconds."
         except (Refused, Invalid, OSError, httpx.HTTPError, httpx.InvalidURL) as failure:
             error = _printable(str(failure) or type(failure).__name__)
         except Exception as failure:

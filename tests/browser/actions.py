@@ -240,6 +240,22 @@ def create_limited_key(page: Page) -> None:
     create_key(page)
 
 
+def create_webhook(page: Page) -> None:
+    """Create a webhook for two types of events."""
+    form = page.locator("#webhook-form")
+    form.get_by_label("URL").fill("https://hooks.example.com/ecolink")
+    form.locator("summary").click()
+    form.get_by_label("balance.low").uncheck()
+    page.get_by_role("button", name="Create webhook").click()
+    expect(page.locator("#new-secret")).to_be_visible()
+
+
+def show_attempts(page: Page) -> None:
+    """Show the attempts of the newest delivery that waits."""
+    page.locator("[data-status=pending] summary").first.click()
+    expect(page.locator("[data-status=pending] ol").first).to_be_visible()
+
+
 def view_account_of_ada(page: Page) -> None:
     """Show the account of ada to an auditor."""
     page.get_by_label("Name or ID of another account").fill("ada")

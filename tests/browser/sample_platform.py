@@ -44,6 +44,7 @@ from services.datasets.validating import Validating
 from services.sealer.invoicing import issue_next
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
+from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
@@ -122,6 +123,7 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 key = seal(backend, connection)
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
+                sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample

@@ -44,6 +44,8 @@ PHONE_TABLES = (
     "jobs",
     "jobs-compared",
     "models",
+    "webhook",
+    "webhooks",
     "wizard",
 )
 
@@ -58,6 +60,7 @@ READ_BY_AUDITOR = (
     "job-training",
     "models",
     "playground",
+    "webhooks",
     "wizard",
 )
 

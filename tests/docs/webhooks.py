@@ -68,7 +68,7 @@ def _examples() -> Iterator[Message]:
         if message is not None:
             yield message
     yield Message(
-        "evt_test_0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f",
+        "evt_test_0b0f8f5c3a4e5d0c",
         ACCOUNT_ID,
         WebhookType.TEST,
         NOW,

@@ -95,6 +95,15 @@ def test_each_control_of_a_job_names_its_right(client: TestClient, platform: Pla
     require_marks(client, running.page_path)
 
 
+def test_each_control_of_webhooks_names_its_right(client: TestClient, platform: Platform) -> None:
+    owner = platform.person()
+    signed_in(client, owner)
+    form = {"url": "https://example.com/"}
+    made = client.post("/api/webhooks", json=form, headers=owner.headers).json()["id"]
+    client.post(f"/api/webhooks/{made}/test", headers=owner.headers)
+    require_marks(client, "/webhooks", f"/webhooks/{made}")
+
+
 def test_each_control_of_datasets_names_its_right(client: TestClient, platform: Platform) -> None:
     owner, _ = platform.ready()
     signed_in(client, owner)

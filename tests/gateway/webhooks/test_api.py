@@ -63,11 +63,15 @@ def test_a_wrong_form_is_refused_with_its_field(user: ApiUser) -> None:
     assert user.list("/api/webhooks") == []
 
 
-def test_the_number_of_webhooks_is_limited(user: ApiUser) -> None:
+def test_webhooks_and_their_tests_are_limited(user: ApiUser) -> None:
+    path = ""
     for _ in range(LIMITS["webhooks"].default):
-        created(user)
+        path = f"/api/webhooks/{created(user)['id']}/test"
     refused = user.post("/api/webhooks", {"url": URL})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    for _ in range(LIMITS["webhook_sends"].default):
+        assert user.post(path).status_code == 202
+    assert user.post(path).status_code == 429
 
 
 def test_a_webhook_is_changed_disabled_and_enabled(user: ApiUser, process: Process) -> None:
@@ -152,13 +156,6 @@ def test_a_test_event_is_sent_once(user: ApiUser, process: Process) -> None:
     (delivery,) = user.list(f"{path}/deliveries")
     assert delivery["status"] == "failed"
     assert user.get(path).json()["enabled"]
-
-
-def test_tests_and_replays_are_limited(user: ApiUser) -> None:
-    path = f"/api/webhooks/{created(user)['id']}/test"
-    for _ in range(LIMITS["webhook_sends"].default):
-        assert user.post(path).status_code == 202
-    assert user.post(path).status_code == 429
 
 
 def test_no_other_account_sees_or_changes_a_webhook(
