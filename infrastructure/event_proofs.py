@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
 from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.event_proof import EventProof
-from domain.audit.merkle import Tree, prove_consistency, root_of
-from domain.audit.sealed_event import StoredRow, leaves_in, sealed_events
+from domain.audit.merkle import prove_consistency, root_of
+from domain.audit.sealed_event import StoredRow, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
 from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.sealed_tree import Leaf, SealedTree
 
 
 class SealStatus(StrEnum):
@@ -38,15 +37,6 @@ class Evidence:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    """A leaf with its inclusion proof."""
-
-    index: int
-    hash: bytes
-    path: list[bytes]
-
-
 def evidence_of(row: StoredRow, archive: SealArchive) -> Evidence:
     """Prove an event with the newest head, as the key that the archive has signed it."""
     try:
@@ -63,7 +53,8 @@ def _evidence(row: StoredRow, archive: SealArchive) -> Evidence:
     head = key.verify(note)
     if row.notification_id > head.last_event:
         return Evidence(SealStatus.NOT_SEALED, head)
-    leaf = _find(row, head, archive)
+    (event,) = sealed_events([row])
+    leaf = SealedTree.signed(archive, note, key).find(event)
     if leaf is None:
         text = f"Event {row.notification_id} is not in the seals, but they have later events."
         return Evidence(SealStatus.INSERTED, head, problem=text)
@@ -76,7 +67,7 @@ def _evidence(row: StoredRow, archive: SealArchive) -> Evidence:
     return Evidence(status, head, proof, " ".join(failures))
 
 
-def _proof(row: StoredRow, leaf: _Leaf, note: str, key: LogKey) -> EventProof:
+def _proof(row: StoredRow, leaf: Leaf, note: str, key: LogKey) -> EventProof:
     return EventProof(
         id=row.notification_id,
         originator_id=UUID(bytes=bytes(row.originator_id)),
@@ -89,50 +80,6 @@ def _proof(row: StoredRow, leaf: _Leaf, note: str, key: LogKey) -> EventProof:
         head=note,
         public_key=str(key),
     )
-
-
-def _find(row: StoredRow, head: TreeHead, archive: SealArchive) -> _Leaf | None:
-    """Return the leaf of an event as it is now, otherwise the leaf with its ID, or None.
-
-    A chunk has a power of two of leaves, so its tree is a subtree. The path in the chunk and the
-    path over the roots of all chunks are the inclusion proof. A binary search by ID finds the chunk
-    of an event. But no root covers the IDs beside the leaves. So if the chunk does not have the
-    event's hash, all chunks are searched for it. Raise SealDamaged.
-    """
-    roots = archive.chunk_roots(head)
-    if root_of(roots) != head.root:
-        raise SealDamaged(f"The leaves of {head.size} events do not have the root of their head.")
-
-    def last_id(number: int) -> int:
-        return archive.chunk(number, head)[-1].notification_id
-
-    def leaf_at(number: int, index: int, tree: Tree) -> _Leaf:
-        path = [*tree.prove_inclusion(index), *Tree(roots).prove_inclusion(number)]
-        return _Leaf(number * archive.chunk_leaves + index, tree.leaves[index], path)
-
-    ((id, wanted),) = sealed_events([row])
-    number = bisect_left(range(len(roots) - 1), id, key=last_id)
-    events = archive.chunk(number, head)
-    near = _verified(number, [leaf for _, leaf in events], roots, archive)
-    if wanted in near.leaves:
-        return leaf_at(number, near.leaves.index(wanted), near)
-    for other, content in enumerate(archive.contents(0, head.size)):
-        tree = _verified(other, leaves_in(content), roots, archive)
-        if wanted in tree.leaves:
-            return leaf_at(other, tree.leaves.index(wanted), tree)
-    ids = [each.notification_id for each in events]
-    return leaf_at(number, ids.index(id), near) if id in ids else None
-
-
-def _verified(
-    number: int, leaves: Sequence[bytes], roots: Sequence[bytes], archive: SealArchive
-) -> Tree:
-    """Return the tree of a chunk. Raise SealDamaged if it does not have its signed root."""
-    tree = Tree(leaves)
-    if tree.root != roots[number]:
-        first = number * archive.chunk_leaves
-        raise SealDamaged(f"The leaves from index {first} on do not have the root that was signed.")
-    return tree
 
 
 def consistency_of(

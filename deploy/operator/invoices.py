@@ -23,10 +23,11 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
-from infrastructure.invoices import Issuer, NotProvable
+from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
 from infrastructure.profiles import account_named
 from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.sealed_tree import NotProvable
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 

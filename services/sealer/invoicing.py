@@ -12,8 +12,9 @@ from domain.audit.sealed_invoice import Result, verify_invoice
 from domain.audit.tree_head import InvalidHead
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.invoice_requests import Issued, RequestedInvoice, finish, next_to_issue
-from infrastructure.invoices import Issuer, NotProvable, NotSealedYet
+from infrastructure.invoices import Issuer
 from infrastructure.seal_archive import SealDamaged
+from infrastructure.sealed_tree import NotProvable, NotSealedYet
 
 SEALING_TIME = timedelta(minutes=2)
 """Time that a request waits for a head of the end of its period. Heads follow within 10 s."""

@@ -30,8 +30,9 @@ from infrastructure.account_rows import rows_of_account
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
 from infrastructure.invoice_pdf import invoice_pdf
-from infrastructure.invoices import SealedTree, issue_invoice
+from infrastructure.invoices import issue_invoice
 from infrastructure.seal_archive import SealArchive
+from infrastructure.sealed_tree import SealedTree
 from infrastructure.settings import Settings
 from projections.billing_ledger import BILLING_LEDGER
 from services.sealer.sealer import Sealer

@@ -13,8 +13,9 @@ from domain.audit.sealed_invoice import verify_invoice
 from domain.core.event_log import EventLog
 from infrastructure.account_rows import rows_of_account, rows_with_topics
 from infrastructure.artifacts import Artifacts
-from infrastructure.invoices import NotProvable, SealedTree, issue_invoice
+from infrastructure.invoices import issue_invoice
 from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.sealed_tree import NotProvable, SealedTree
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.bills import (
@@ -109,7 +110,7 @@ def test_damaged_leaves_are_refused(settings: Settings, archive: SealArchive) ->
     content[20] ^= 1
     artifacts.put(ref, bytes(content))
     with pytest.raises(SealDamaged):
-        SealedTree.newest(archive, PUBLIC)
+        issue(settings, archive)
 
 
 @pytest.mark.parametrize(
