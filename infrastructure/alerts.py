@@ -6,7 +6,7 @@ contains the URL of a receiver, because it contains secrets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -117,12 +117,20 @@ def clear_cause(connection: Connection, rule: str, subject: str) -> None:
     connection.execute("DELETE FROM alert_causes WHERE rule = %s AND subject = %s", [rule, subject])
 
 
-def replace_causes(connection: Connection, rule: str, causes: Iterable[Cause]) -> None:
+def is_stored(connection: Connection, rule: str, causes: Sequence[Cause]) -> bool:
+    """Return True if exactly these causes of a rule are stored, from whatever time on."""
+    rows = connection.execute(
+        "SELECT subject, group_key, text FROM alert_causes WHERE rule = %s", [rule]
+    ).fetchall()
+    stored = {(row["subject"], row["group_key"], row["text"]) for row in rows}
+    return stored == {(cause.subject, cause.group, cause.text) for cause in causes}
+
+
+def replace_causes(connection: Connection, rule: str, causes: Sequence[Cause]) -> None:
     """Store the causes of a rule that a check found, and delete its other causes."""
-    subjects = list[str]()
     for cause in causes:
         raise_cause(connection, cause)
-        subjects.append(cause.subject)
+    subjects = [cause.subject for cause in causes]
     connection.execute(
         "DELETE FROM alert_causes WHERE rule = %s AND subject <> ALL(%s)", [rule, subjects]
     )
@@ -197,17 +205,19 @@ def _save_alert(connection: Connection, alert: Alert) -> int:
 
 
 def due_notices(connection: Connection, now: datetime, limit: int) -> list[PendingNotice]:
-    """Return up to `limit` notices whose next attempt is due, oldest first.
+    """Return up to `limit` notices for each receiver whose next attempt is due, oldest first.
 
     A receiver gets the notices of an alert in order: a later one waits for the earlier ones.
     """
     rows = connection.execute(
-        f"SELECT notice_id, alert_id, kind, receiver, created_at, failures, {ALERT_COLUMNS} "
-        "FROM alert_notices AS notice JOIN alerts USING (alert_id) "
+        "WITH due AS (SELECT notice.*, row_number() OVER (PARTITION BY receiver "
+        "ORDER BY notice_id) AS place FROM alert_notices AS notice "
         "WHERE state = 'waiting' AND next_attempt_at <= %s AND NOT EXISTS ("
         "SELECT FROM alert_notices AS earlier WHERE earlier.state = 'waiting' "
         "AND earlier.alert_id = notice.alert_id AND earlier.receiver = notice.receiver "
-        "AND earlier.notice_id < notice.notice_id) ORDER BY notice_id LIMIT %s",
+        "AND earlier.notice_id < notice.notice_id)) "
+        f"SELECT notice_id, alert_id, kind, receiver, created_at, failures, {ALERT_COLUMNS} "
+        "FROM due JOIN alerts USING (alert_id) WHERE place <= %s ORDER BY notice_id",
         [now, limit],
     ).fetchall()
     return [

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from domain.alerting.evaluation import NoticeKind
@@ -23,7 +24,8 @@ from services.alerts.rules_file import Rules
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 GIVE_UP = timedelta(days=1)
-BATCH_NOTICES = 500
+BATCH_NOTICES = 100
+RECEIVERS_AT_ONCE = 16
 DELIVERY_SECONDS = 0.5
 
 log = logging.getLogger("alerts")
@@ -44,7 +46,9 @@ class Delivery:
         send: Callable[[Receiver, Message], None] = send,
     ) -> None:
         self._rules, self._clock, self._connect, self._send = rules, clock, connect, send
-        self._busy: dict[str, asyncio.Task[None]] = {}
+        # Threads of their own, so that receivers that do not respond cannot delay the checks.
+        self._threads = ThreadPoolExecutor(RECEIVERS_AT_ONCE, "receiver")
+        self._busy: dict[str, asyncio.Future[None]] = {}
         self._sent = set[int]()
         """Notices that were sent, but whose rows the database could not update, for example because
         its disk is full."""
@@ -63,8 +67,8 @@ class Delivery:
         self._busy = {name: task for name, task in self._busy.items() if not task.done()}
         for name, notices in (await asyncio.to_thread(self._due)).items():
             if name not in self._busy:
-                work = asyncio.to_thread(self.deliver, name, notices)
-                self._busy[name] = asyncio.create_task(work)
+                loop = asyncio.get_running_loop()
+                self._busy[name] = loop.run_in_executor(self._threads, self.deliver, name, notices)
 
     async def finish(self) -> None:
         """Wait until the started deliveries have ended."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from domain.alerting.cause import cause_of
-from domain.alerting.evaluation import NoticeKind, evaluate
+from domain.alerting.cause import Cause, cause_of
+from domain.alerting.evaluation import Changes, NoticeKind, evaluate
 from domain.alerting.rule import Rule
 from infrastructure import alerts
 from infrastructure.artifacts import Artifacts
@@ -59,7 +59,10 @@ def _version(file: Path | None) -> object:
 
 
 class Watch:
-    """Runs the checks that are due, and decides which alerts fire, repeat and resolve."""
+    """Runs the checks that are due, and decides which alerts fire, repeat and resolve.
+
+    It writes to the database only if something changed.
+    """
 
     def __init__(
         self,
@@ -99,17 +102,22 @@ class Watch:
                 causes = [
                     cause_of(rule, finding, now) for finding in check.find(around, rule.parameters)
                 ]
+                if alerts.is_stored(connection, rule.name, causes):
+                    return
                 with changing(connection, self._leadership):
                     alerts.replace_causes(connection, rule.name, causes)
         except Exception:
             log.exception("the check of rule %s failed; its alerts stay as they are", rule.name)
 
     def _evaluate(self, rules: Mapping[str, Rule], now: datetime) -> None:
-        with self._connect() as connection, changing(connection, self._leadership):
-            changes = evaluate(rules, alerts.situation(connection), now)
-            alerts.save(connection, changes, now)
-            alerts.forget_causes(connection, rules, now)
-            alerts.forget_older(connection, now - KEPT)
+        with self._connect() as connection:
+            situation = alerts.situation(connection)
+            changes = evaluate(rules, situation, now)
+            if changes != Changes() or any(_ended(rules, each, now) for each in situation.causes):
+                with changing(connection, self._leadership):
+                    alerts.save(connection, changes, now)
+                    alerts.forget_causes(connection, rules, now)
+                    alerts.forget_older(connection, now - KEPT)
         for alert in changes.saved:
             if alert.fired_at == now:
                 log.warning("%s %s fires: %s", alert.rule, alert.group, alert.text)
@@ -118,3 +126,7 @@ class Watch:
         for notice in changes.notices:
             if notice.kind is NoticeKind.REPEATED:
                 log.info("%s %s still fires", notice.alert.rule, notice.alert.group)
+
+
+def _ended(rules: Mapping[str, Rule], cause: Cause, now: datetime) -> bool:
+    return cause.rule not in rules or (cause.until is not None and cause.until <= now)

@@ -21,6 +21,7 @@ from deploy.local.ports import free_port
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
+from infrastructure import event_handlers
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import HandlerEffect
@@ -146,7 +147,8 @@ async def test_consumers_that_are_behind(platform: Platform) -> None:
     await platform.expect("[critical] Consumer is behind", "[resolved] Consumer is behind")
 
 
-async def test_a_parked_event(platform: Platform) -> None:
+async def test_a_parked_event(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_handlers, "ATTEMPT_PAUSE_SECONDS", 0.0)
     platform.watch("parked-event")
     broken = [True]
 

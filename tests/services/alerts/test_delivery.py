@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from uuid import uuid4
 
 import pytest
 from psycopg.rows import tuple_row
@@ -104,6 +105,41 @@ async def test_a_receiver_that_fails_is_tried_again_and_does_not_delay_others(
         await process.step(after_seconds=300)
         assert starts(ops.titles) == [FIRED, RESOLVED]
         assert len(other.messages) == 2
+
+
+async def test_many_waiting_notices_of_one_receiver_do_not_delay_others(
+    process: AlertsProcess, ops: Webhook, monkeypatch: pytest.MonkeyPatch, log: EventLog
+) -> None:
+    monkeypatch.setattr(delivering, "BATCH_NOTICES", 2)
+    ops.status = HTTPStatus.SERVICE_UNAVAILABLE
+    for _ in range(6):
+        empty_account(History(log, account_id=uuid4()))
+        await process.step()
+    with webhook() as other:
+        receivers = f'ops = "{ops.url}"\nother = "{other.url}"'
+        process.write(only("balance-empty", receivers=receivers))
+        empty_account(History(log, account_id=uuid4()))
+        await process.step(after_seconds=600)
+        assert len(other.messages) == 1
+
+
+async def test_an_idle_process_writes_nothing(
+    process: AlertsProcess, history: History, pool: ConnectionPool[Connection], ops: Webhook
+) -> None:
+    empty_account(history)
+    await process.step()
+    await process.step(after_seconds=60)
+
+    def versions() -> list[object]:
+        with pool.connection() as connection:
+            return [
+                connection.execute(f"SELECT xmin, xmax FROM {table}".encode()).fetchall()
+                for table in (*alerts.TABLES, "leaderships")
+            ]
+
+    before = versions()
+    await process.step(after_seconds=60)
+    assert versions() == before
 
 
 async def test_a_receiver_that_was_down_gets_the_notice_when_it_returns(
