@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -31,14 +32,23 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from domain.webhooks.message import message_of_test
+from domain.webhooks.message import WebhookType, message_of_test
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_pool
 from infrastructure.verifications import Options
-from infrastructure.webhook_deliveries import add_delivery, delete_old
+from infrastructure.webhook_deliveries import (
+    Attempt,
+    Busy,
+    add_deliveries,
+    add_delivery,
+    delete_old,
+    due_deliveries,
+    record_attempt,
+)
 from infrastructure.webhook_endpoints import (
     create_endpoint,
     delete_endpoint,
+    endpoint_of,
     old_secret_ends,
     rotate_secret,
 )
@@ -210,6 +220,15 @@ def test_the_gateway_stores_secrets_of_webhooks_and_reads_none(settings: Setting
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT {column} FROM webhook_secrets".encode())
         add_delivery(connection, made.id, message_of_test(made.account_id, made.id, now), now)
+    own = make_conninfo(settings.owner_database_url, user=role_of("webhooks"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": own})) as connection:
+        event = replace(message_of_test(made.account_id, made.id, now), type=WebhookType.JOB_PAUSED)
+        assert add_deliveries(connection, [(10**9, event)], now) == 1
+        for due in due_deliveries(connection, now, now, 2, Busy()):
+            record_attempt(connection, due.id, Attempt(now, 1, 410, "Status 410."), now)
+        found = endpoint_of(connection, made.account_id, made.id)
+        assert found is not None
+        assert not found.enabled
     with logged_in(settings, "webhooks") as connection:
         rows = connection.execute("SELECT secret FROM webhook_secrets").fetchall()
         assert {secret for (secret,) in rows} == {first, second}
