@@ -103,7 +103,10 @@ def send(receiver: Receiver, message: Message) -> None:
         raise DeliveryFailed("Apprise does not accept the URL. See `ecolink alerts rules`.")
     try:
         result = target.notify(
-            title=message.title, body=message.body, notify_type=_type_of(message)
+            title=message.title,
+            body=message.body,
+            notify_type=_type_of(message),
+            body_format="text",  # otherwise e-mails lose the line breaks
         )
     except Exception as error:  # noqa: BLE001 - a plugin can raise any error, with the URL in it
         raise DeliveryFailed(f"Apprise failed with {type(error).__name__}.") from None

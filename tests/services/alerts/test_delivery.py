@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from email import message_from_string
 from http import HTTPStatus
+from unittest.mock import MagicMock
 from uuid import uuid4
 
 import pytest
@@ -333,8 +335,25 @@ def test_pagerduty_closes_the_incident_of_a_resolved_alert(
     assert (target.action, target.dedup) == ("map", "incident-1")
 
 
+def test_an_email_has_the_title_as_subject_and_keeps_the_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = MagicMock()
+    server.return_value.sendmail.return_value = {}  # no recipient was refused
+    monkeypatch.setattr("smtplib.SMTP", server)
+    url = "mailto://smtp.example.org?from=ecolink@example.org&to=ops@example.org"
+    delivering.send(read_receiver("mail", url), message())
+    sender, recipients, content = server.return_value.sendmail.call_args.args
+    assert (sender, recipients) == ("ecolink@example.org", ["ops@example.org"])
+    email = message_from_string(content)
+    assert email["Subject"] == "title"
+    assert str(email.get_payload()).splitlines() == ["first line", "second line"]
+
+
 def message() -> Message:
-    return Message("title", "body", NoticeKind.FIRED, Severity.CRITICAL, "incident-1")
+    return Message(
+        "title", "first line\nsecond line", NoticeKind.FIRED, Severity.CRITICAL, "incident-1"
+    )
 
 
 def test_a_receiver_hides_its_url() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.local import stack
 from deploy.local.stack import up
+from deploy.local.state import ChildState, ChildStatus
 from deploy.processes import PROCESSES
 from infrastructure.event_handlers import parked_events, request_replay
 from infrastructure.settings import Settings
@@ -38,24 +39,27 @@ class Faults:
         assert settings.owner_database_url is not None
         self.owner = psycopg.connect(settings.owner_database_url, autocommit=True)
 
-    def process(self, name: str) -> psutil.Process:
+    def child(self, name: str) -> ChildStatus:
         found = stack.state(self.settings.home)
         assert found is not None
-        pid = next(child.pid for child in found.children if child.name == name)
-        return psutil.Process(pid)
+        return next(child for child in found.children if child.name == name)
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
-        process = self.process(name)
+        process = psutil.Process(self.child(name).pid)
         process.suspend()
         yield
         process.resume()
 
     def kill_alerts(self) -> None:
         """Kill the alerts process, and wait until it runs again."""
-        before = self.process("alerts")
-        before.kill()
-        eventually(lambda: self.process("alerts").pid != before.pid, PATIENCE_SECONDS)
+        before = self.child("alerts")
+        psutil.Process(before.pid).kill()
+        eventually(lambda: self._runs_again(before), PATIENCE_SECONDS)
+
+    def _runs_again(self, before: ChildStatus) -> bool:
+        now = self.child("alerts")
+        return now.state is ChildState.RUNNING and now.restarts > before.restarts
 
     def await_title(self, title: str) -> None:
         eventually(
