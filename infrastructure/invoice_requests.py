@@ -25,15 +25,17 @@ CREATE TABLE IF NOT EXISTS invoices (
     first_day date NOT NULL,
     last_day date NOT NULL,
     until timestamptz NOT NULL,
+    requested_by uuid NOT NULL,
     requested_at timestamptz NOT NULL,
-    issued_at timestamptz,
+    answered_at timestamptz,
     result text,
     problem text,
     charges_micros bigint,
     closing_micros bigint
 );
 CREATE INDEX IF NOT EXISTS invoices_of_account ON invoices (account_id, first_day);
-CREATE INDEX IF NOT EXISTS invoices_to_issue ON invoices (requested_at) WHERE result IS NULL
+CREATE INDEX IF NOT EXISTS invoices_by_requester ON invoices (requested_by);
+CREATE INDEX IF NOT EXISTS invoices_to_issue ON invoices (requested_at) WHERE answered_at IS NULL
 """
 
 
@@ -51,8 +53,9 @@ class Issued:
 class RequestedInvoice:
     """An invoice from `first_day` to `last_day`, both included, in UTC.
 
-    `until` is the end of the last day, or the time of the request if that was earlier. `result` is
-    None until the sealer has issued the invoice.
+    `until` is the end of the last day, or the time of the request if that was earlier.
+    `answered_at` is None while the sealer works on the request. `result` and the amounts are those
+    of the stored files, if there are any, and `problem` is that of the last attempt.
     """
 
     id: UUID
@@ -60,8 +63,9 @@ class RequestedInvoice:
     first_day: date
     last_day: date
     until: datetime
+    requested_by: UUID
     requested_at: datetime
-    issued_at: datetime | None = None
+    answered_at: datetime | None = None
     result: Result | None = None
     problem: str | None = None
     charges_micros: int | None = None
@@ -72,22 +76,23 @@ class RequestedInvoice:
             object.__setattr__(self, "result", Result(self.result))
 
     @classmethod
-    def of(cls, account_id: UUID, first: date, last: date, now: datetime) -> Self:
-        """Return a new request. An account has one invoice for the same days."""
+    def of(
+        cls, account_id: UUID, first: date, last: date, now: datetime, requested_by: UUID
+    ) -> Self:
+        """Return a new request. An account has one invoice for the same period."""
         until = min(Period.days(first, last).end, now)
-        return cls(
-            created_id(account_id, "invoice", f"{first}/{last}"),
-            account_id,
-            first,
-            last,
-            until,
-            now,
-        )
+        id = created_id(account_id, "invoice", f"{first}/{last}/{until.isoformat()}")
+        return cls(id, account_id, first, last, until, requested_by, now)
 
     @property
     def period(self) -> Period:
         """The period of the invoice, which ends at `until`."""
         return Period(start=Period.days(self.first_day, self.last_day).start, end=self.until)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if the sealer works on the request."""
+        return self.answered_at is None
 
     @property
     def is_ready(self) -> bool:
@@ -108,23 +113,26 @@ class RequestedInvoice:
 def request_invoice(connection: Connection, wanted: RequestedInvoice) -> RequestedInvoice:
     """Store a request, and return what is stored.
 
-    A waiting request and an invoice that a new one cannot improve stay as they are. Other invoices
-    for the same days are issued again: those that failed, that ended during their last day, or
-    that were not proven to be complete.
+    If a request for the same days waits, return that one. A complete invoice stays as it is. One
+    that failed or was not proven to be complete is issued again, and its files stay until then.
     """
-    connection.execute(
-        "INSERT INTO invoices (id, account_id, first_day, last_day, until, requested_at) "
-        "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET "
-        "until = excluded.until, requested_at = excluded.requested_at, issued_at = NULL, "
-        "result = NULL, problem = NULL, charges_micros = NULL, closing_micros = NULL "
-        "WHERE invoices.result IS NOT NULL "
-        "AND (invoices.result <> %s OR invoices.until < excluded.until)",
-        [
-            *(wanted.id, wanted.account_id, wanted.first_day, wanted.last_day),
-            *(wanted.until, wanted.requested_at, Result.PROVEN),
-        ],
-    )
-    stored = invoice_with(connection, wanted.id)
+    waiting = connection.execute(
+        "SELECT id FROM invoices WHERE account_id = %s AND first_day = %s AND last_day = %s "
+        "AND answered_at IS NULL",
+        [wanted.account_id, wanted.first_day, wanted.last_day],
+    ).fetchone()
+    if waiting is None:
+        connection.execute(
+            "INSERT INTO invoices (id, account_id, first_day, last_day, until, requested_by, "
+            "requested_at) VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET "
+            "requested_at = excluded.requested_at, answered_at = NULL "
+            "WHERE invoices.result IS DISTINCT FROM %s",
+            [
+                *(wanted.id, wanted.account_id, wanted.first_day, wanted.last_day, wanted.until),
+                *(wanted.requested_by, wanted.requested_at, Result.PROVEN),
+            ],
+        )
+    stored = invoice_with(connection, wanted.id if waiting is None else waiting["id"])
     assert stored is not None
     return stored
 
@@ -139,7 +147,8 @@ def invoices_of(connection: Connection, account_id: UUID) -> list[RequestedInvoi
     """Return the invoices of an account, the latest period first."""
     with connection.cursor(row_factory=class_row(RequestedInvoice)) as cursor:
         return cursor.execute(
-            "SELECT * FROM invoices WHERE account_id = %s ORDER BY first_day DESC, last_day DESC",
+            "SELECT * FROM invoices WHERE account_id = %s "
+            "ORDER BY first_day DESC, last_day DESC, until DESC",
             [account_id],
         ).fetchall()
 
@@ -152,28 +161,30 @@ def latest_invoices(connection: Connection, limit: int) -> list[RequestedInvoice
         ).fetchall()
 
 
-def invoice_count(connection: Connection, account_id: UUID) -> int:
-    """Return the number of invoices of an account."""
-    return scalar(connection, "SELECT count(*) FROM invoices WHERE account_id = %s", [account_id])
+def invoices_requested_by(connection: Connection, requester: UUID) -> int:
+    """Return the number of invoices that an account requested first, for itself or for others."""
+    return scalar(connection, "SELECT count(*) FROM invoices WHERE requested_by = %s", [requester])
 
 
-def next_to_issue(connection: Connection) -> RequestedInvoice | None:
-    """Return the oldest request without a result, or None."""
+def waiting_requests(connection: Connection) -> list[RequestedInvoice]:
+    """Return the requests that the sealer has not answered, oldest first."""
     with connection.cursor(row_factory=class_row(RequestedInvoice)) as cursor:
         return cursor.execute(
-            "SELECT * FROM invoices WHERE result IS NULL ORDER BY requested_at, id LIMIT 1"
-        ).fetchone()
+            "SELECT * FROM invoices WHERE answered_at IS NULL ORDER BY requested_at, id"
+        ).fetchall()
 
 
-def finish(
+def answer_request(
     connection: Connection, invoice: RequestedInvoice, issued: Issued, now: datetime
 ) -> None:
-    """Store the result of a request."""
+    """Store the result of a request. A failure keeps an earlier result and its files."""
+    keeps = invoice.is_ready and issued.result is Result.FAILED
+    stored = invoice if keeps else issued
     connection.execute(
-        "UPDATE invoices SET issued_at = %s, result = %s, problem = %s, charges_micros = %s, "
-        "closing_micros = %s WHERE id = %s",
+        "UPDATE invoices SET answered_at = %s, result = %s, problem = %s, charges_micros = %s, "
+        "closing_micros = %s WHERE id = %s AND requested_at = %s AND answered_at IS NULL",
         [
-            *(now, issued.result, issued.problem),
-            *(issued.charges_micros, issued.closing_micros, invoice.id),
+            *(now, stored.result, issued.problem, stored.charges_micros, stored.closing_micros),
+            *(invoice.id, invoice.requested_at),
         ],
     )

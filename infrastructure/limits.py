@@ -178,10 +178,10 @@ TABLE = (
         "invoices",
         400,
         Scope.ACCOUNT,
-        "Invoices, one for each range of days.",
+        "Invoices that an account requested.",
         header="invoices",
-        refusal="Your account has the maximum of {limit} invoices. Request one for days that "
-        "already have an invoice, or ask your operator for a higher quota.",
+        refusal="Your account requested the maximum of {limit} invoices. Ask your operator for a "
+        "higher quota.",
     ),
     Limit(
         "invoice_requests",

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import typer
 from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import ConsumerConfig
 from rich.console import Console
 from rich.markup import escape
 
@@ -20,7 +21,7 @@ from gateway.schemas import parsed_job_id
 from infrastructure import bus
 from infrastructure.bus import AGGREGATE_OF, EVENTS, Envelope
 from infrastructure.event_handlers import parked_events, request_replay
-from infrastructure.profiles import account_named
+from infrastructure.profiles import account_id_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
@@ -99,15 +100,23 @@ class Wanted:
     after: int = 0
 
     @property
-    def subject(self) -> str:
-        """Subject with wildcards. NATS sends only messages that match it."""
-        topic = next(iter(self.topics)) if len(self.topics) == 1 else "*"
-        return f"events.{self.account_id or '*'}.{self.aggregate or '*'}.*.{topic}"
+    def subjects(self) -> list[str]:
+        """Subjects with wildcards. NATS sends only messages that match one of them.
+
+        All events of a job are needed to recognize its last one.
+        """
+        if self.job_id is not None:
+            return ["events.>"]
+        account, aggregate = self.account_id or "*", self.aggregate or "*"
+        return [f"events.{account}.{aggregate}.*.{each}" for each in sorted(self.topics) or ["*"]]
 
     def includes(self, envelope: Envelope) -> bool:
-        """Return True if an event that matches the subject is wanted."""
+        """Return True if an event is wanted."""
+        account_id, aggregate = envelope.state["account_id"], AGGREGATE_OF[envelope.topic]
         return (
             envelope.id > self.after
+            and (self.account_id is None or account_id == str(self.account_id))
+            and (self.aggregate is None or aggregate == self.aggregate)
             and (not self.topics or envelope.topic in self.topics)
             and (self.job_id is None or _concerns(envelope, self.job_id))
         )
@@ -126,13 +135,10 @@ def _account_of(settings: Settings, text: str | None) -> UUID | None:
     if text is None:
         return None
     with connect(settings) as store:
-        account_id = account_named(store, text)
-    try:
-        return account_id or UUID(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"Unknown account {text!r}. See `ecolink accounts list`."
-        ) from None
+        account_id = account_id_of(store, text)
+    if account_id is None:
+        raise typer.BadParameter(f"Unknown account {text!r}. See `ecolink accounts list`.")
+    return account_id
 
 
 class Ending:
@@ -155,21 +161,23 @@ class Ending:
 
 
 async def _subscribe(settings: Settings, wanted: Wanted, follow: bool, as_json: bool) -> None:
-    ending = Ending()
     async for envelope in events_on_bus(settings, wanted, follow=follow):
         _print(envelope, as_json)
-        if wanted.job_id is not None and ending.reached(envelope):
-            return
 
 
 async def events_on_bus(
     settings: Settings, wanted: Wanted, *, follow: bool
 ) -> AsyncGenerator[Envelope]:
-    """Yield the events in the stream, and then new ones if `follow` is true."""
+    """Yield the events in the stream, and then new ones if `follow` is true.
+
+    The events of a job end with its last one, even if that one is not wanted.
+    """
+    ending = Ending()
     connection = await bus.connect(settings)
     try:
+        config = ConsumerConfig(filter_subjects=wanted.subjects)
         subscription = await connection.jetstream().subscribe(
-            wanted.subject, stream=EVENTS, ordered_consumer=True
+            "", stream=EVENTS, ordered_consumer=True, config=config
         )
         while True:
             try:
@@ -181,6 +189,9 @@ async def events_on_bus(
             envelope = Envelope.model_validate_json(message.data)
             if wanted.includes(envelope):
                 yield envelope
+            job_id = wanted.job_id
+            if job_id and _concerns(envelope, job_id) and ending.reached(envelope):
+                return
     finally:
         await connection.close()
 

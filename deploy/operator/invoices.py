@@ -25,7 +25,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
 from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
-from infrastructure.profiles import account_named
+from infrastructure.profiles import account_id_of
 from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.sealed_tree import NotProvable
 from infrastructure.settings import Settings
@@ -146,13 +146,10 @@ def _issuer(settings: Settings, store: Connection) -> Issuer:
 
 def _account_id(store: Connection, account: str) -> UUID:
     """Return the ID of an account. Raise ValueError if there is none with the name."""
-    found = account_named(store, account)
-    if found is not None:
-        return found
-    try:
-        return UUID(account)
-    except ValueError:
-        raise ValueError(f"Unknown account {account!r}. See `ecolink accounts list`.") from None
+    found = account_id_of(store, account)
+    if found is None:
+        raise ValueError(f"Unknown account {account!r}. See `ecolink accounts list`.")
+    return found
 
 
 def _document(verified: Verification) -> dict[str, object]:

@@ -64,7 +64,7 @@ def create(
 def _ready(client: Client, reply: Reply[InvoiceAnswer]) -> Reply[InvoiceAnswer]:
     """Wait until an invoice is ready. Raise ClientError if it cannot be issued."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while reply.model.status == "preparing":
+    while reply.model.is_waiting:
         if time.monotonic() > deadline:
             raise ClientError("The invoice is not ready. Repeat the command in a minute.")
         time.sleep(POLL_SECONDS)

@@ -34,8 +34,8 @@ router = APIRouter(prefix="/invoices", tags=["billing"], route_class=Operation)
 def request_invoice(form: InvoiceForm, caller: MayRead, backend: BackendOf) -> InvoiceAnswer:
     """Request an invoice for a month or for any days, in UTC. It is ready within seconds.
 
-    If the last day is not over, the invoice ends now. A later request for the same days replaces
-    it. An invoice that is complete does not change any more.
+    If the last day is not over, the invoice ends now, and a later request for the same days gives
+    another invoice. An invoice that is not proven to be complete can be requested again.
     """
     return service.request(backend, caller, caller.account_id, form)
 

@@ -20,7 +20,7 @@ from gateway.invoices import service
 from gateway.invoices.files import file_response
 from gateway.invoices.schemas import InvoiceForm
 from gateway.web.rendering import fragment, is_htmx, page
-from infrastructure.profiles import account_named, account_names
+from infrastructure.profiles import account_id_of, account_names
 
 LISTED_INVOICES = 100
 OFFERED_MONTHS = 24
@@ -37,7 +37,7 @@ class Entered:
     """The fields of the form as entered, and their problem."""
 
     account: Text = ""
-    month: Text = ""
+    month: Annotated[str, Form(max_length=20)] = ""
     first: Text = ""
     last: Text = ""
 
@@ -159,10 +159,7 @@ def _day(field: str, text: str) -> date | None:
 def _account(backend: Backend, text: str) -> UUID:
     """Return the account with a name or an ID. Raise Invalid."""
     with backend.pool.connection() as connection:
-        account_id = account_named(connection, text)
-    try:
-        return account_id or UUID(text)
-    except ValueError:
-        raise Invalid(
-            f"Unknown account {text!r}. Enter its ID or its name.", field="account"
-        ) from None
+        account_id = account_id_of(connection, text)
+    if account_id is None:
+        raise Invalid(f"Unknown account {text!r}. Enter its ID or its name.", field="account")
+    return account_id

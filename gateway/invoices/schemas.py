@@ -38,12 +38,17 @@ class InvoiceAnswer(Answer):
         description="End of the period. It is the time of the request if the last day was not over."
     )
     status: Status
+    is_waiting: bool = Field(
+        description="True while the sealer issues the invoice. Earlier files stay until then."
+    )
     is_complete: bool | None = Field(
         description="True if the file proves that no event of the period is missing. This needs an "
         "event of the account after the period. Null until the invoice is ready."
     )
-    problem: str | None = Field(description="Reason why the invoice could not be issued.")
+    problem: str | None = Field(
+        description="Reason why the last attempt to issue the invoice failed."
+    )
     charges: Money | None = Field(description="Charges less credits for lost work.")
     closing: Money | None = Field(description="Balance at the end of the period.")
     requested_at: datetime
-    issued_at: datetime | None
+    answered_at: datetime | None = Field(description="End of the last attempt.")

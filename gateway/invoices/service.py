@@ -14,11 +14,12 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.invoices.schemas import InvoiceAnswer, InvoiceForm
 from gateway.schemas import Money
+from infrastructure.invoice_file import verify_file
 from infrastructure.invoice_requests import (
     RequestedInvoice,
-    invoice_count,
     invoice_with,
     invoices_of,
+    invoices_requested_by,
     latest_invoices,
     request_invoice,
 )
@@ -39,7 +40,7 @@ def request(backend: Backend, caller: Caller, account_id: UUID, form: InvoiceFor
             f"The day {newest} has not begun yet in UTC. Choose an earlier one.",
             field="last" if form.month is None else "month",
         )
-    wanted = RequestedInvoice.of(account_id, first, last, now)
+    wanted = RequestedInvoice.of(account_id, first, last, now, caller.holder_id)
     opened = opened_at(backend, account_id)
     if wanted.until <= opened:
         raise Invalid(
@@ -49,7 +50,8 @@ def request(backend: Backend, caller: Caller, account_id: UUID, form: InvoiceFor
         )
     with backend.pool.connection() as connection:
         if invoice_with(connection, wanted.id) is None:
-            backend.quotas.require_room("invoices", invoice_count(connection, account_id))
+            used = invoices_requested_by(connection, caller.holder_id)
+            backend.quotas.require_room("invoices", used)
         backend.quotas.rates.take("invoice_requests", caller.holder_id)
         return answer(request_invoice(connection, wanted))
 
@@ -58,7 +60,7 @@ def opened_at(backend: Backend, account_id: UUID) -> datetime:
     """Return the time when an account was opened. Raise Invalid if there is no such account."""
     account = backend.log.find(Account, account_id)
     if account is None:
-        raise Invalid(f"Unknown account {account_id}. See GET /api/accounts.", field="account")
+        raise Invalid(f"Unknown account {account_id}. Enter another one.", field="account")
     return account.created_on
 
 
@@ -87,16 +89,29 @@ def invoice(backend: Backend, invoice_id: UUID, account_id: UUID | None) -> Requ
     with backend.pool.connection() as connection:
         found = invoice_with(connection, invoice_id)
     if found is None or account_id not in (None, found.account_id):
-        raise NotFound(f"Unknown invoice {invoice_id}. Request the list of invoices.")
+        raise NotFound(f"Unknown invoice {invoice_id}. See the list of invoices.")
     return found
 
 
 def file_of(backend: Backend, found: RequestedInvoice, kind: str) -> bytes:
-    """Return the file of an invoice, `pdf` or `json`. Raise WrongState if it is not ready."""
+    """Return the file of an invoice, `pdf` or `json`.
+
+    The file is verified first, because the table and the artifact store could have been changed.
+    Raise WrongState if it is not ready, or is not the signed invoice of the account and period.
+    """
     if not found.is_ready:
         reason = found.problem or "The sealer is still issuing it. Try again in a few seconds."
         raise WrongState(f"The invoice is not ready. {reason}")
-    return backend.artifacts.get(found.pdf_ref if kind == "pdf" else found.json_ref)
+    content = backend.artifacts.get(found.pdf_ref if kind == "pdf" else found.json_ref)
+    key = public_key(backend)
+    verified = verify_file(content, key) if key is not None else None
+    invoice = verified.invoice if verified is not None and not verified.failures else None
+    if invoice is None or (invoice.account_id, invoice.period) != (found.account_id, found.period):
+        raise WrongState(
+            "The stored file is not the invoice that the sealer signed. Ask your operator to run "
+            "`ecolink audit verify`, and request the invoice again."
+        )
+    return content
 
 
 def answer(found: RequestedInvoice) -> InvoiceAnswer:
@@ -107,13 +122,14 @@ def answer(found: RequestedInvoice) -> InvoiceAnswer:
         first=found.first_day,
         last=found.last_day,
         until=found.until,
-        status="ready" if found.is_ready else "preparing" if found.result is None else "failed",
+        status="ready" if found.is_ready else "preparing" if found.is_waiting else "failed",
+        is_waiting=found.is_waiting,
         is_complete=found.result is Result.PROVEN if found.is_ready else None,
         problem=found.problem,
         charges=None if found.charges_micros is None else Money.of(found.charges_micros),
         closing=None if found.closing_micros is None else Money.of(found.closing_micros),
         requested_at=found.requested_at,
-        issued_at=found.issued_at,
+        answered_at=found.answered_at,
     )
 
 

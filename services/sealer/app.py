@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -23,7 +24,7 @@ from infrastructure.service import run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.timestamps import TimestampRefused, request_timestamp
-from services.sealer.invoicing import issue_next
+from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import LogRewritten, Sealer
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def run(settings: Settings) -> None:
 async def _run(settings: Settings, leadership: Leadership) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_keep_sealing(settings, leadership))
-        tasks.create_task(_keep_invoicing(settings))
+        tasks.create_task(_keep_invoicing(settings, leadership))
         if settings.timestamp_url is not None:
             tasks.create_task(_keep_timestamping(settings, str(settings.timestamp_url)))
 
@@ -83,7 +84,7 @@ def timestamp_newest(archive: SealArchive, key: LogKey, url: str) -> bool:
     return True
 
 
-async def _keep_invoicing(settings: Settings) -> None:
+async def _keep_invoicing(settings: Settings, leadership: Leadership) -> None:
     """Issue the invoices that users request. Sealing never waits for it."""
     logger = logging.getLogger("sealer")
     artifacts = Artifacts(settings.artifacts)
@@ -92,18 +93,18 @@ async def _keep_invoicing(settings: Settings) -> None:
             with connect(settings) as store:
                 key = make_key(settings.seal_key_file)
                 issuer = Issuer(store, SealArchive(artifacts), key, origin_of(log_identity(store)))
-                await _issue_invoices(issuer, artifacts)
+                storing = partial(_as_leader, store, leadership)
+                await _answer_requests(Invoicing(issuer, artifacts, storing))
         except (psycopg.Error, *STORE_ERRORS) as error:
             logger.warning("%s; retrying", error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _issue_invoices(issuer: Issuer, artifacts: Artifacts) -> None:
+async def _answer_requests(invoicing: Invoicing) -> None:
     while True:
-        with PROGRESS.step("issuing an invoice"):
-            more = await _in_thread(lambda: issue_next(issuer, artifacts, datetime.now(UTC)))
-        if not more:
-            await asyncio.sleep(PAUSE_SECONDS)
+        with PROGRESS.step("issuing invoices"):
+            await _in_thread(lambda: invoicing.answer(datetime.now(UTC)))
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import psycopg
@@ -11,7 +14,12 @@ from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_invoice import Result, verify_invoice
 from domain.audit.tree_head import InvalidHead
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.invoice_requests import Issued, RequestedInvoice, finish, next_to_issue
+from infrastructure.invoice_requests import (
+    Issued,
+    RequestedInvoice,
+    answer_request,
+    waiting_requests,
+)
 from infrastructure.invoices import Issuer
 from infrastructure.seal_archive import SealDamaged
 from infrastructure.sealed_tree import NotProvable, NotSealedYet
@@ -19,46 +27,57 @@ from infrastructure.sealed_tree import NotProvable, NotSealedYet
 SEALING_TIME = timedelta(minutes=2)
 """Time that a request waits for a head of the end of its period. Heads follow within 10 s."""
 
+NOT_ISSUED = "EcoLink could not issue the invoice. Request it again, or ask your operator."
+
 log = logging.getLogger("sealer")
 
 
-def issue_next(issuer: Issuer, artifacts: Artifacts, now: datetime) -> bool:
-    """Issue the oldest requested invoice. Return False if there is none, or if it has to wait.
+@dataclass(frozen=True)
+class Invoicing:
+    """The sealer's work on requested invoices."""
 
-    An invoice that cannot be proven gets its problem as the result.
-    """
-    wanted = next_to_issue(issuer.store)
-    if wanted is None:
-        return False
-    try:
-        issued = _issue(issuer, artifacts, wanted, now)
-    except NotSealedYet as error:
-        if now - wanted.requested_at < SEALING_TIME:
-            return False
-        issued = Issued(Result.FAILED, f"EcoLink did not seal the events in time. {error}")
-    except (NotProvable, Inconsistent, SealDamaged, InvalidHead) as error:
-        issued = Issued(Result.FAILED, str(error))
-    except (psycopg.Error, *STORE_ERRORS):
-        raise
-    except Exception as error:  # noqa: BLE001 - a forged event may raise anything
-        problem = f"An event of the account is damaged: {type(error).__name__}: {error}"
-        issued = Issued(Result.FAILED, problem)
-    if issued.problem is not None:
-        log.error("no invoice %s of account %s: %s", wanted.id, wanted.account_id, issued.problem)
-    finish(issuer.store, wanted, issued, now)
-    return True
+    issuer: Issuer
+    artifacts: Artifacts
+    storing: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered while files and results are stored. It may refuse that with an error."""
 
+    def answer(self, now: datetime) -> None:
+        """Answer all waiting requests, except those whose events are not sealed yet."""
+        for wanted in waiting_requests(self.issuer.store):
+            self._answer(wanted, now)
 
-def _issue(issuer: Issuer, artifacts: Artifacts, wanted: RequestedInvoice, now: datetime) -> Issued:
-    content = issuer.issue(wanted.account_id, wanted.period, now)
-    verified = verify_invoice(content, issuer.log_key)
-    if verified.invoice is None or verified.failures:
-        return Issued(Result.FAILED, " ".join(verified.failures))
-    artifacts.put(wanted.json_ref, content)
-    artifacts.put(wanted.pdf_ref, issuer.as_pdf(content))
-    invoice = verified.invoice
-    return Issued(
-        verified.result,
-        charges_micros=invoice.charges_micros - invoice.lost_work_micros,
-        closing_micros=invoice.closing_micros,
-    )
+    def _answer(self, wanted: RequestedInvoice, now: datetime) -> None:
+        try:
+            self._issue(wanted, now)
+        except NotSealedYet as error:
+            if now - wanted.requested_at >= SEALING_TIME:
+                self._refuse(wanted, f"EcoLink did not seal the events in time. {error}", now)
+        except (NotProvable, Inconsistent, SealDamaged, InvalidHead) as error:
+            self._refuse(wanted, str(error), now)
+        except (psycopg.Error, *STORE_ERRORS):
+            raise
+        except Exception:  # a forged event may raise anything
+            log.exception("invoice %s failed", wanted.id)
+            self._refuse(wanted, NOT_ISSUED, now)
+
+    def _issue(self, wanted: RequestedInvoice, now: datetime) -> None:
+        content = self.issuer.issue(wanted.account_id, wanted.period, now)
+        verified = verify_invoice(content, self.issuer.log_key)
+        if verified.invoice is None or verified.failures:
+            raise NotProvable(" ".join(verified.failures))
+        invoice = verified.invoice
+        issued = Issued(
+            verified.result,
+            charges_micros=invoice.charges_micros - invoice.lost_work_micros,
+            closing_micros=invoice.closing_micros,
+        )
+        pdf = self.issuer.as_pdf(content)
+        with self.storing():
+            self.artifacts.put(wanted.json_ref, content)
+            self.artifacts.put(wanted.pdf_ref, pdf)
+            answer_request(self.issuer.store, wanted, issued, now)
+
+    def _refuse(self, wanted: RequestedInvoice, problem: str, now: datetime) -> None:
+        log.error("no invoice %s of account %s: %s", wanted.id, wanted.account_id, problem)
+        with self.storing():
+            answer_request(self.issuer.store, wanted, Issued(Result.FAILED, problem), now)

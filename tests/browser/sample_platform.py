@@ -41,7 +41,7 @@ from infrastructure.store import Connection, connect
 from infrastructure.verifications import Options, Stage, Verdict
 from services.auditor.verifying import Request, run
 from services.datasets.validating import Validating
-from services.sealer.invoicing import issue_next
+from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_webhooks import add_webhooks
@@ -148,10 +148,10 @@ def _add_invoices(
     artifacts, now = backend.artifacts, datetime.now(UTC)
     issuer = Issuer(connection, SealArchive(artifacts), key, origin_of(log_identity(connection)))
     days = Period.month(f"{now:%Y-%m}")
-    month = RequestedInvoice.of(account_id, days.start.date(), days.last_day, now)
+    month = RequestedInvoice.of(account_id, days.start.date(), days.last_day, now, account_id)
     request_invoice(connection, month)
-    assert issue_next(issuer, artifacts, now)
-    today = RequestedInvoice.of(account_id, now.date(), now.date(), now)
+    Invoicing(issuer, artifacts).answer(now)
+    today = RequestedInvoice.of(account_id, now.date(), now.date(), now, account_id)
     request_invoice(connection, today)
 
 

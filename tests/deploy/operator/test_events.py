@@ -100,3 +100,15 @@ async def test_filters_combine(js: JetStreamContext, log: EventLog, settings: Se
     assert await shown(Wanted(topics=frozenset({"PodStarted"}))) == expected(
         lambda each: each.topic == "PodStarted"
     )
+
+
+async def test_the_events_of_a_job_end_even_if_its_last_one_is_not_shown(
+    js: JetStreamContext, log: EventLog, settings: Settings
+) -> None:
+    await provision(js, ())
+    History(log).run_with_a_crash()
+    for each in envelopes(log):
+        await js.publish(each.subject, each.model_dump_json().encode())
+    wanted = Wanted(job_id=JOB_ID, topics=frozenset({"PodStarted"}))
+    shown = [each.topic async for each in events_on_bus(settings, wanted, follow=True)]
+    assert set(shown) == {"PodStarted"}

@@ -12,7 +12,7 @@ from infrastructure.invoices import Issuer
 from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from services.sealer.invoicing import issue_next
+from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from tests.builders.bills import KEY, ORIGIN
 
@@ -30,7 +30,8 @@ def issue(settings: Settings) -> Callable[[], None]:
             while sealer.step(store):
                 pass
             sealer.export()
-            while issue_next(Issuer(store, archive, KEY, ORIGIN), artifacts, datetime.now(UTC)):
-                pass
+            archive.put_public_key(sealer.log_key)
+            issuer = Issuer(store, archive, KEY, ORIGIN)
+            Invoicing(issuer, artifacts).answer(datetime.now(UTC))
 
     return run

@@ -13,7 +13,9 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from domain.audit.sealed_invoice import Result
 from infrastructure.invoice_file import verify_file
+from infrastructure.invoice_requests import invoices_requested_by
 from infrastructure.limits import LIMITS
+from infrastructure.store import connect
 from tests.builders.bills import PUBLIC
 from tests.builders.platform import Person, Platform
 from tests.gateway.api_user import ApiUser
@@ -136,6 +138,37 @@ def test_wrong_days_are_refused_with_their_field(
     assert named[0]["field"] == field
     assert reason in named[0]["message"]
     assert user.list("/api/invoices") == []
+
+
+def test_a_file_that_is_not_the_invoice_is_not_sent(
+    user: ApiUser, client: TestClient, platform: Platform, issue: Issue
+) -> None:
+    """Given a valid invoice of another account in its place."""
+    other = ApiUser(client, platform.person(dollars=5))
+    mine, theirs = requested(user), requested(other)
+    issue()
+    for kind in ("pdf", "json"):
+        place = "invoices/{}/invoice." + kind
+        content = platform.artifacts.get(place.format(theirs["id"]))
+        for wrong in (content, content[:-1] + b"x"):
+            platform.artifacts.put(place.format(mine["id"]), wrong)
+            answer = user.get(f"/api/invoices/{mine['id']}/invoice.{kind}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "wrong_state")
+            assert "not the invoice that the sealer signed" in answer.json()["error"]["message"]
+
+
+def test_the_quota_counts_the_invoices_that_an_account_requested(
+    user: ApiUser, client: TestClient, platform: Platform, issue: Issue
+) -> None:
+    """An auditor cannot use up the quota of another account."""
+    auditor = platform.person(Role.AUDITOR)
+    headers = {**auditor.headers, "ecolink-account": str(user.person.account_id)}
+    assert client.post("/api/invoices", json=THIS_MONTH, headers=headers).status_code == 202
+    issue()
+    requested(user)
+    with connect(platform.settings) as connection:
+        assert invoices_requested_by(connection, auditor.account_id) == 1
+        assert invoices_requested_by(connection, user.person.account_id) == 1
 
 
 def test_requests_are_limited(user: ApiUser) -> None:

@@ -103,6 +103,7 @@ def test_an_auditor_requests_an_invoice_of_any_account_by_name(
         ({"first": "soon", "last": "2026-11-01"}, "first", "is not a day"),
         ({"first": "2026-11-02", "last": "2026-11-01"}, "last", "before the first day"),
         ({}, "month", "either a month"),
+        ({"month": "2026-99"}, "month", "is not a month"),
     ],
 )
 def test_a_wrong_field_is_marked_and_keeps_its_value(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
@@ -13,12 +14,19 @@ from domain.audit.sealed_invoice import Result
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
-from infrastructure.invoice_requests import RequestedInvoice, invoice_with, request_invoice
+from infrastructure.invoice_requests import (
+    Issued,
+    RequestedInvoice,
+    answer_request,
+    invoice_with,
+    request_invoice,
+)
 from infrastructure.invoices import Issuer
 from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
-from services.sealer.invoicing import SEALING_TIME, issue_next
+from services.sealer.invoicing import NOT_ISSUED, SEALING_TIME
+from services.sealer.invoicing import Invoicing as Service
 from services.sealer.sealer import Sealer
 from tests.builders.bills import KEY, ORIGIN, Bills, two_months
 from tests.builders.examples import ACCOUNT_ID
@@ -36,6 +44,7 @@ class Invoicing:
         self.artifacts = Artifacts(settings.artifacts)
         self.archive = SealArchive(self.artifacts)
         self.issuer = Issuer(store, self.archive, KEY, ORIGIN)
+        self.service = Service(self.issuer, self.artifacts)
 
     def seal(self) -> None:
         sealer = Sealer(self.archive, ORIGIN, KEY, lambda: datetime.now(UTC))
@@ -46,7 +55,7 @@ class Invoicing:
 
     def request(self, account_id: UUID = ACCOUNT_ID) -> RequestedInvoice:
         """Request the invoice of October."""
-        wanted = RequestedInvoice.of(account_id, FIRST, LAST, datetime.now(UTC))
+        wanted = RequestedInvoice.of(account_id, FIRST, LAST, datetime.now(UTC), account_id)
         return request_invoice(self.store, wanted)
 
     def request_until_now(self) -> RequestedInvoice:
@@ -54,10 +63,13 @@ class Invoicing:
         before = datetime.now(UTC)
         Bills(self.log, before).history.top_up(1_000_000, f"transfer at {before}")
         now = datetime.now(UTC)
-        return request_invoice(self.store, RequestedInvoice.of(ACCOUNT_ID, FIRST, now.date(), now))
+        return request_invoice(
+            self.store, RequestedInvoice.of(ACCOUNT_ID, FIRST, now.date(), now, ACCOUNT_ID)
+        )
 
-    def issue(self, later: timedelta = timedelta()) -> bool:
-        return issue_next(self.issuer, self.artifacts, datetime.now(UTC) + later)
+    def issue(self, later: timedelta = timedelta()) -> None:
+        """Answer all requests that need not wait."""
+        self.service.answer(datetime.now(UTC) + later)
 
     def stored(self, wanted: RequestedInvoice) -> RequestedInvoice:
         found = invoice_with(self.store, wanted.id)
@@ -82,8 +94,8 @@ def invoicing(settings: Settings, log: EventLog) -> Iterator[Invoicing]:
 
 def test_both_files_of_a_requested_invoice_verify(invoicing: Invoicing) -> None:
     wanted = invoicing.request()
-    assert wanted.result is None
-    assert invoicing.issue()
+    assert wanted.is_waiting
+    invoicing.issue()
     stored = invoicing.stored(wanted)
     assert (stored.result, stored.problem) == (Result.PROVEN, None)
     for ref in (stored.json_ref, stored.pdf_ref):
@@ -95,14 +107,14 @@ def test_both_files_of_a_requested_invoice_verify(invoicing: Invoicing) -> None:
         assert invoice.period == stored.period
         assert invoice.closing_micros == stored.closing_micros
         assert invoice.charges_micros - invoice.lost_work_micros == stored.charges_micros
-    assert not invoicing.issue(), "nothing is left to issue"
+    assert not stored.is_waiting
 
 
 def test_a_complete_invoice_is_not_issued_again(invoicing: Invoicing) -> None:
     wanted = invoicing.request()
     invoicing.issue()
     assert invoicing.request() == invoicing.stored(wanted)
-    assert not invoicing.issue()
+    assert not invoicing.stored(wanted).is_waiting
 
 
 def test_an_invoice_is_complete_after_a_later_event(invoicing: Invoicing) -> None:
@@ -113,42 +125,74 @@ def test_an_invoice_is_complete_after_a_later_event(invoicing: Invoicing) -> Non
     bills = Bills(invoicing.log, datetime.now(UTC), IDLE)
     bills.history.top_up(1_000_000, "transfer 30")
     invoicing.seal()
-    assert invoicing.request(IDLE).result is None
+    assert invoicing.request(IDLE).is_waiting
     invoicing.issue()
     assert invoicing.stored(wanted).result is Result.PROVEN
 
 
-def test_an_invoice_until_now_grows_with_the_next_request(invoicing: Invoicing) -> None:
+def test_an_invoice_until_now_is_another_one_than_the_next(invoicing: Invoicing) -> None:
+    """A signed invoice never changes."""
     first = invoicing.request_until_now()
+    assert invoicing.request_until_now() == first, "it waits already"
     invoicing.seal()
     invoicing.issue()
-    closing = invoicing.stored(first).closing_micros
-    assert closing is not None
-    again = invoicing.request_until_now()
-    assert again.id == first.id
-    assert again.until > first.until
+    issued = invoicing.stored(first)
+    content = invoicing.artifacts.get(first.json_ref)
+    assert issued.closing_micros is not None
+
+    second = invoicing.request_until_now()
+    assert second.id != first.id
     invoicing.seal()
     invoicing.issue()
-    assert invoicing.stored(first).closing_micros == closing + 1_000_000
+    assert invoicing.stored(first) == issued
+    assert invoicing.artifacts.get(first.json_ref) == content
+    assert (invoicing.stored(second).closing_micros or 0) > issued.closing_micros
 
 
-def test_an_invoice_waits_until_its_events_are_sealed(invoicing: Invoicing) -> None:
+def test_a_failed_attempt_keeps_the_earlier_invoice(invoicing: Invoicing) -> None:
+    wanted = invoicing.request(IDLE)
+    invoicing.issue()
+    issued = invoicing.stored(wanted)
+    assert issued.result is Result.COMPLETENESS_NOT_PROVEN
+    invoicing.tamper(
+        "UPDATE ecolink_events SET state = replace(convert_from(state, 'UTF8'), '9000000', "
+        "'9000001')::bytea WHERE topic = 'CreditGranted' AND originator_id = %s",
+        IDLE,
+    )
+    assert invoicing.request(IDLE).is_waiting
+    assert invoicing.stored(wanted).is_ready, "its files stay meanwhile"
+    invoicing.issue()
+    failed = invoicing.stored(wanted)
+    assert "as it was sealed" in (failed.problem or "")
+    assert (failed.result, failed.closing_micros) == (issued.result, issued.closing_micros)
+    content = invoicing.artifacts.get(failed.json_ref)
+    assert verify_file(content, invoicing.issuer.log_key).failures == []
+
+
+def test_an_invoice_waits_until_its_events_are_sealed_without_holding_up_others(
+    invoicing: Invoicing,
+) -> None:
     wanted = invoicing.request_until_now()
-    assert not invoicing.issue()
-    assert invoicing.stored(wanted).result is None
+    other = invoicing.request()
+    invoicing.issue()
+    assert invoicing.stored(wanted).is_waiting
+    assert invoicing.stored(other).is_ready
     invoicing.seal()
-    assert invoicing.issue()
+    invoicing.issue()
     assert invoicing.stored(wanted).is_ready
 
 
 def test_an_invoice_fails_if_its_events_are_never_sealed(invoicing: Invoicing) -> None:
     wanted = invoicing.request_until_now()
-    assert invoicing.issue(later=SEALING_TIME)
+    invoicing.issue(later=SEALING_TIME)
     stored = invoicing.stored(wanted)
     assert stored.result is Result.FAILED
     assert "did not seal the events in time" in (stored.problem or "")
     assert not invoicing.artifacts.exists(stored.json_ref)
-    assert invoicing.request_until_now().result is None, "it can be requested again"
+    invoicing.seal()
+    invoicing.issue()
+    assert invoicing.stored(wanted).result is Result.FAILED, "only a new request repeats it"
+    assert invoicing.request_until_now().is_waiting
 
 
 @pytest.mark.parametrize(
@@ -168,10 +212,44 @@ def test_a_changed_event_fails_only_the_invoices_of_its_account(
         ACCOUNT_ID,
     )
     changed, other = invoicing.request(), invoicing.request(IDLE)
-    while invoicing.issue():
-        pass
+    invoicing.issue()
     failed = invoicing.stored(changed)
     assert failed.result is Result.FAILED
     assert problem in (failed.problem or "")
     assert not invoicing.artifacts.exists(failed.pdf_ref)
     assert invoicing.stored(other).is_ready
+
+
+def test_a_fault_of_ecolink_accuses_no_event(
+    invoicing: Invoicing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Issuer, "as_pdf", fail)
+    wanted = invoicing.request()
+    invoicing.issue()
+    assert invoicing.stored(wanted).problem == NOT_ISSUED
+
+
+def test_a_sealer_that_no_longer_leads_stores_no_invoice(invoicing: Invoicing) -> None:
+    @contextmanager
+    def refuse() -> Iterator[None]:
+        raise psycopg.errors.RaiseException("another sealer leads")
+        yield
+
+    wanted = invoicing.request()
+    service = Service(invoicing.issuer, invoicing.artifacts, refuse)
+    with pytest.raises(psycopg.Error):
+        service.answer(datetime.now(UTC))
+    assert invoicing.stored(wanted).is_waiting
+    assert not invoicing.artifacts.exists(wanted.json_ref)
+
+
+def test_an_old_answer_does_not_end_a_newer_request(invoicing: Invoicing) -> None:
+    wanted = invoicing.request(IDLE)
+    invoicing.issue()
+    again = invoicing.request(IDLE)
+    answer_request(invoicing.store, wanted, Issued(Result.FAILED, "late"), datetime.now(UTC))
+    assert invoicing.stored(again).is_waiting
+    assert invoicing.stored(again).problem is None
