@@ -13,6 +13,7 @@ from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
 from deploy.operator.alerts import commands as alerts_commands
 from deploy.operator.audit import commands as audit_commands
+from deploy.operator.backup import commands as backup_commands
 from deploy.operator.catalog import commands as catalog_commands
 from deploy.operator.estimates import commands as estimates_commands
 from deploy.operator.events import commands as events_commands
@@ -56,6 +57,7 @@ for commands in (
     demo_commands,
     alerts_commands,
     audit_commands,
+    backup_commands,
     catalog_commands,
     estimates_commands,
     events_commands,

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -101,6 +101,15 @@ class Artifacts:
         obstore.put(self._store, ref, content)
         self._sync(ref)
 
+    def create(self, ref: str, content: bytes) -> bool:
+        """Store bytes under a ref. Return False, and change nothing, if it exists."""
+        try:
+            obstore.put(self._store, ref, content, mode="create")
+        except AlreadyExistsError:
+            return False
+        self._sync(ref)
+        return True
+
     def put_file(self, ref: str, path: Path) -> None:
         """Stream a file's content to a ref."""
         with path.open("rb") as file:
@@ -185,6 +194,14 @@ class Artifacts:
         return sorted(
             item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page
         )
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the size in bytes of each ref under a prefix."""
+        return {
+            item["path"]: item["size"]
+            for page in obstore.list(self._store, prefix=prefix)
+            for item in page
+        }
 
     def delete_directory(self, prefix: str) -> None:
         """Delete all refs under a prefix, starting with the manifest."""

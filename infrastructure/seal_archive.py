@@ -151,6 +151,46 @@ class SealArchive:
         if roots != self._stored_roots(count):
             self._put_roots(0, roots)
 
+    def cut(self, key: LogKey, last_event: int) -> int:
+        """Delete the heads of later events, and what only they need. Return how many heads.
+
+        The rest is the archive as it was after its last remaining head. Raise SealDamaged.
+        """
+        deleted, size = 0, 0
+        for ref in self._artifacts.list(HEADS):
+            lines = self._artifacts.get(ref).splitlines(keepends=True)
+            heads = [_head_in(line, f"A head of {ref}", key) for line in lines]
+            kept = [n for n, head in enumerate(heads) if head.last_event <= last_event]
+            deleted += len(lines) - len(kept)
+            size = max([size, *(heads[n].size for n in kept)])
+            self._replace(ref, b"".join(lines[n] for n in kept))
+        if deleted:
+            for start, ref in self._numbered(LEAVES):
+                self._shorten(ref, ENTRY.size * (size - start))
+            for start, ref in self._numbered(ROOTS):
+                self._shorten(ref, HASH_BYTES * (size // self.chunk_leaves - start))
+            for stamped, ref in self._numbered(TIMESTAMPS):
+                if stamped > size:
+                    self._artifacts.delete(ref)
+        self._hour = ""
+        return deleted
+
+    def _numbered(self, folder: str) -> list[tuple[int, str]]:
+        """Return the refs in a folder, each with the number in its name."""
+        refs = self._artifacts.list(folder)
+        return [(int(ref.rpartition("/")[2].removesuffix(".tsr")), ref) for ref in refs]
+
+    def _shorten(self, ref: str, size: int) -> None:
+        content = self._artifacts.get(ref)
+        if size < len(content):
+            self._replace(ref, content[: max(0, size)])
+
+    def _replace(self, ref: str, content: bytes) -> None:
+        if content:
+            self._artifacts.put(ref, content)
+        else:
+            self._artifacts.delete(ref)
+
     def _calculated_roots(self, number: int, head: TreeHead) -> list[bytes]:
         contents = self.contents(number * self.chunk_leaves, head.size)
         return [root_of(leaves_in(content)) for content in contents]

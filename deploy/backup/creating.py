@@ -1,0 +1,119 @@
+"""Making a backup while EcoLink runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from secrets import token_hex
+
+from deploy.backup.artifact_files import (
+    copy_artifacts,
+    copy_documents,
+    copy_seals,
+    named_artifacts,
+)
+from deploy.backup.database import copy_events, copy_tables, secret_rows, snapshot
+from deploy.backup.keys import keys_of, require_apart, write_keys
+from deploy.backup.manifest import BackupManifest
+from deploy.backup.stages import Stages, counted
+from deploy.backup.target import BackupError, BackupTarget
+from infrastructure.artifacts import Artifacts
+from infrastructure.code_version import package_version
+from infrastructure.log_identity import log_identity
+from infrastructure.settings import Settings
+from infrastructure.store import open_log
+
+
+@dataclass(frozen=True)
+class Request:
+    """The place of a backup and of its keys, and its time."""
+
+    target: BackupTarget
+    keys_to: Path | None
+    now: datetime
+
+
+def create(settings: Settings, request: Request, stages: Stages) -> BackupManifest:
+    """Make a backup and return its manifest. Raise BackupError.
+
+    Seals come before the snapshot of the database, so that every stored head is of events in it.
+    Artifacts come after it, and the manifest is last.
+    """
+    target, artifacts = request.target, Artifacts(settings.artifacts)
+    _require_outside(target, settings)
+    if request.keys_to is not None:
+        require_apart(request.keys_to, target)
+    id = f"{request.now:%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+    with target.locked():
+        with stages.stage("Copying seals"):
+            seals = copy_seals(artifacts, target)
+        with snapshot(settings) as store, open_log(settings) as log:
+            log_id = log_identity(store)
+            with stages.stage("Copying events") as progress:
+                chunks = copy_events(store, target, progress)
+            with stages.stage("Copying tables") as progress:
+                tables = copy_tables(store, target, progress)
+            secrets = secret_rows(store)
+            with stages.stage("Copying artifacts") as progress:
+                named = list(named_artifacts(store, log))
+                shown = counted(named, progress)
+                files, missing = copy_artifacts(shown, log, artifacts, target)
+        with stages.stage("Copying documents") as progress:
+            documents = copy_documents(artifacts, target, progress)
+        if request.keys_to is not None:
+            write_keys(request.keys_to, id, keys_of(settings, secrets))
+        manifest = BackupManifest(
+            id=id,
+            created_at=request.now,
+            version=package_version(),
+            log_id=log_id,
+            events=sum(each.events for each in chunks),
+            last_event=chunks[-1].last if chunks else 0,
+            chunks=tuple(chunks),
+            tables=tuple(tables),
+            artifacts=(*seals, *files, *documents),
+            missing=tuple(missing),
+        )
+        target.put_manifest(manifest)
+    return manifest
+
+
+def _require_outside(target: BackupTarget, settings: Settings) -> None:
+    """Raise BackupError if a disk or folder that is lost would take the backup with it."""
+    home = settings.home.expanduser().resolve()
+    if target.directory is not None and target.directory.is_relative_to(home):
+        raise BackupError(
+            f"The target {target.directory} is in ECOLINK_HOME, {home}, and would be lost with it. "
+            "Choose a directory elsewhere, best on another machine."
+        )
+
+
+def verify(target: BackupTarget, manifest: BackupManifest, stages: Stages) -> list[str]:
+    """Read all contents of a backup, and return what is missing or damaged."""
+    problems: list[str] = []
+    blobs = {each.sha256: each for each in manifest.blobs}.values()
+    with stages.stage("Reading contents") as progress:
+        for number, blob in enumerate(blobs, start=1):
+            try:
+                for _ in target.read(blob):
+                    pass
+            except BackupError as error:
+                problems.append(str(error))
+            progress(number, len(blobs))
+    before = 0
+    for chunk in manifest.chunks:
+        if chunk.first <= before or chunk.last < chunk.first:
+            problems.append(
+                f"The events {chunk.first:,} to {chunk.last:,} do not follow event {before:,}."
+            )
+        before = chunk.last
+    return problems
+
+
+def prune(target: BackupTarget, keep: int) -> tuple[list[str], int, int]:
+    """Delete all but the newest backups. Return the deleted IDs, contents and bytes."""
+    with target.locked():
+        ids = target.ids()
+        kept = [target.manifest(id) for id in ids[-keep:]]
+        return ids[:-keep], *target.delete_all_but(kept)

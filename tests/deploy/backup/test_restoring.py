@@ -1,0 +1,175 @@
+"""A backup of a running EcoLink is restored elsewhere, complete and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from deploy.backup import database
+from deploy.backup.database import EPHEMERAL, REBUILT, SECRETS
+from deploy.backup.keys import read_keys
+from deploy.backup.restoring import ASIDE
+from deploy.backup.target import BackupError
+from infrastructure.artifacts import Artifacts
+from infrastructure.log_identity import log_identity
+from infrastructure.seal_archive import LastHead
+from infrastructure.settings import Settings
+from infrastructure.store import connect, open_log
+from services.projector.audit import audit
+from tests.builders.history import History
+from tests.deploy.backup.conftest import ADAPTER, CHECKPOINT, Backups
+
+EVENTS = "SELECT * FROM ecolink_events ORDER BY notification_id"
+
+
+def rows(settings: Settings, query: str) -> list[dict[str, Any]]:
+    with connect(settings) as store:
+        return store.execute(query.encode()).fetchall()
+
+
+def test_a_restored_log_equals_the_original(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CHUNK_EVENTS", 5)
+    made = backups.create()
+    assert len(made.chunks) > 2
+    restored = backups.restore(made, keys=read_keys(backups.keys, made.id))
+    for query in (EVENTS, "SELECT * FROM profiles", "SELECT * FROM segment_evidence"):
+        assert rows(backups.elsewhere, query) == rows(backups.settings, query)
+    assert restored.events == restored.sealed_events == made.events
+    assert (restored.missing, restored.aside, restored.has_seal_key) == ([], None, True)
+    with connect(backups.settings) as old, connect(backups.elsewhere) as new:
+        assert log_identity(old) == log_identity(new)
+    assert audit(backups.elsewhere).differences == []
+    with open_log(backups.elsewhere) as log:
+        History(log, UUID(int=77)).open_account(1)
+        assert (log.recorder.max_notification_id() or 0) > made.last_event
+
+
+def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Backups) -> None:
+    backups.artifacts.put("invoices/1/invoice.json", b"{}")
+    backups.artifacts.put("jobs/a/b/logs/segment-1.log", b"line")
+    backups.artifacts.put("jobs/a/b/checkpoints/segment-1/9/weights", b"unnamed")
+    backups.restore(backups.create())
+    kept = [
+        ref
+        for ref in Artifacts(backups.elsewhere.artifacts).list("")
+        if not ref.startswith("seals")
+    ]
+    assert kept == [
+        "invoices/1/invoice.json",
+        f"{ADAPTER}/manifest.json",
+        f"{ADAPTER}/weights",
+        "jobs/a/b/logs/segment-1.log",
+        f"{CHECKPOINT}/manifest.json",
+        f"{CHECKPOINT}/weights",
+    ]
+
+
+def test_a_second_backup_copies_only_what_is_new(backups: Backups) -> None:
+    first = {each.ref for each in backups.create().blobs}
+    backups.history.top_up(5, "later")
+    second = backups.create()
+    folder = backups.target.directory
+    assert folder is not None
+    stored = {path.relative_to(folder).as_posix() for path in folder.glob("blobs/*/*")}
+    assert stored == first | {each.ref for each in second.blobs}
+    assert [each.path for each in second.artifacts] == [
+        each.path for each in backups.target.manifest(backups.target.ids()[0]).artifacts
+    ]
+
+
+def test_events_after_the_backup_are_not_in_it(backups: Backups) -> None:
+    made = backups.create()
+    backups.history.top_up(5, "later")
+    backups.seal()
+    restored = backups.restore(made, keys=read_keys(backups.keys, made.id))
+    assert restored.last_event == made.last_event < backups.head
+    key = backups.seal()
+    head = LastHead.beside(backups.elsewhere.seal_key_file).read(key)
+    assert head is not None
+    assert head.last_event == made.last_event
+
+
+def test_an_artifact_that_was_deleted_before_the_backup_is_named(backups: Backups) -> None:
+    backups.artifacts.delete(f"{CHECKPOINT}/weights")
+    made = backups.create()
+    assert [(each.path, each.deleted) for each in made.missing] == [(CHECKPOINT, False)]
+    (text,) = backups.restore(made).missing
+    assert CHECKPOINT in text
+
+
+def test_a_damaged_artifact_is_named_and_not_stored(backups: Backups) -> None:
+    backups.artifacts.put(f"{ADAPTER}/weights", b"changed")
+    (missing,) = backups.create().missing
+    assert not missing.deleted
+    assert f"{ADAPTER}/weights differs from its hash" in missing.text
+
+
+def test_a_changed_event_fails_the_restore(backups: Backups) -> None:
+    url = backups.settings.owner_database_url
+    changed = backups.settings.model_copy(update={"database_url": url})
+    with connect(changed) as store:
+        store.execute(
+            "UPDATE ecolink_events SET state = convert_to(replace(convert_from(state, 'UTF8'), "
+            "'1000000', '9000000'), 'UTF8') WHERE topic = 'CreditGranted'"
+        )
+    made = backups.create()
+    with pytest.raises(BackupError, match="differs from its log"):
+        backups.restore(made, keys=read_keys(backups.keys, made.id))
+
+
+def test_a_restore_without_the_key_keeps_the_old_seals_as_evidence(backups: Backups) -> None:
+    made = backups.create()
+    restored = backups.restore(made)
+    assert restored.sealed_events == made.events
+    assert restored.aside == f"{ASIDE}/{made.id}"
+    assert not restored.has_seal_key
+    artifacts = Artifacts(backups.elsewhere.artifacts)
+    assert artifacts.list("seals") == []
+    assert artifacts.list(f"{ASIDE}/{made.id}/seals/heads") != []
+
+
+def test_a_restore_refuses_a_database_with_events(backups: Backups) -> None:
+    made = backups.create()
+    with open_log(backups.elsewhere) as log:
+        History(log).open_account(1)
+    with pytest.raises(BackupError, match="already has"):
+        backups.restore(made)
+
+
+def test_a_restore_refuses_an_artifact_store_with_files(backups: Backups) -> None:
+    made = backups.create()
+    Artifacts(backups.elsewhere.artifacts).put("jobs/x", b"x")
+    with pytest.raises(BackupError, match="ECOLINK_ARTIFACTS_URL"):
+        backups.restore(made)
+
+
+def test_keys_are_never_stored_with_the_backup(backups: Backups, tmp_path: Path) -> None:
+    made = backups.create()
+    key = backups.settings.seal_key_file.read_bytes()
+    assert (backups.keys / made.id / "seal-key.pem").read_bytes() == key
+    folder = backups.target.directory
+    assert folder is not None
+    assert all(key not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    inside = Backups(
+        backups.settings, backups.history, backups.target, folder / "keys", backups.elsewhere
+    )
+    with pytest.raises(BackupError, match="Store the keys elsewhere"):
+        inside.create()
+
+
+def test_every_table_that_the_log_cannot_rebuild_is_in_a_backup(backups: Backups) -> None:
+    found = rows(backups.settings, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    expected = {each["tablename"] for each in found} - {
+        "ecolink_events",
+        "projection_shapes",
+        "leaderships",
+        *REBUILT,
+        *EPHEMERAL,
+        *SECRETS,
+    }
+    assert {each.table for each in backups.create().tables} == expected
