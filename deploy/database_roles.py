@@ -80,7 +80,7 @@ ACCESS: dict[str, Access] = {
     "billing": Access(
         events=(
             Meter,
-            *(Account.UsageSettled, Account.ChargeReversed),
+            *(Account.UsageSettled, Account.ChargeReversed, Account.BudgetUsed),
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
         ),
         snapshots=ADD,
@@ -122,6 +122,7 @@ ACCESS: dict[str, Access] = {
             *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(events.JobApproved, events.MaxCostChanged),
+            *(Account.BudgetSet, Account.BudgetRemoved),
             *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),

@@ -11,6 +11,7 @@ from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
 from domain.access.role import Role, rename_user
+from domain.billing.budget import Budget, BudgetPeriod
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
 from domain.core.aggregate import Aggregate, Created, Event, current_cause
@@ -36,6 +37,7 @@ class AccountState(BaseModel):
     references: dict[str, int]
     test_day: date | None  # date of the last test payment, in UTC
     test_day_micros: int  # micro-dollars of test payments on that day
+    budgets: dict[BudgetPeriod, Budget]
 
 
 class Account(Aggregate):
@@ -88,6 +90,30 @@ class Account(Aggregate):
 
         runway_seconds: int | None  # None: no running segment costs money
 
+    class BudgetSet(Event):
+        """The account holder set a budget, or changed its limit."""
+
+        period: BudgetPeriod
+        limit_micros: int
+        spent_micros: int  # charges less credits of the current period so far
+
+    class BudgetRemoved(Event):
+        """The account holder removed a budget."""
+
+        period: BudgetPeriod
+
+    class BudgetUsed(Event):
+        """50, 80 or 100 percent of a budget are used, for the first time in its period.
+
+        At 100 percent, the rest pays for less than one second of the running segments.
+        """
+
+        period: BudgetPeriod
+        starts_on: date  # first day of the period
+        percent: int
+        spent_micros: int
+        limit_micros: int
+
     class ChargeReversed(Event):
         """EcoLink credited a charge back to the account. The event names the charged segment."""
 
@@ -101,7 +127,7 @@ class Account(Aggregate):
         """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
-        class_version: ClassVar[int] = 2
+        class_version: ClassVar[int] = 3
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
@@ -114,6 +140,11 @@ class Account(Aggregate):
         def upcast_v1_v2(state: dict[str, Any]) -> None:
             """Rename the role `user`."""
             rename_user(state["state"])
+
+        @staticmethod
+        def upcast_v2_v3(state: dict[str, Any]) -> None:
+            """Add no budgets."""
+            state["state"]["budgets"] = {}
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
@@ -134,8 +165,11 @@ class Account(Aggregate):
                 self.originator_id, self.originator_version, self.state.created_on
             )
             account.modified_on = self.state.modified_on
-            for name, value in self.state.model_dump(exclude={"created_on", "modified_on"}).items():
+            for name, value in self.state.model_dump(
+                exclude={"created_on", "modified_on", "budgets"}
+            ).items():
                 setattr(account, name, value)
+            account.budgets = dict(self.state.budgets)
             return account
 
     @classmethod
@@ -172,11 +206,36 @@ class Account(Aggregate):
         self.references: dict[str, int] = {}
         self.test_day: date | None = None
         self.test_day_micros = 0
+        self.budgets: dict[BudgetPeriod, Budget] = {}
 
     @property
     def available_micros(self) -> int:
         """Balance that no lease reserves, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
+
+    def budgets_on(self, day: date) -> list[Budget]:
+        """Return the budgets as of a UTC day."""
+        return [each.at(day) for each in self.budgets.values()]
+
+    @property
+    def budget_left_micros(self) -> int | None:
+        """Part of the tightest budget that no lease reserves; None without a budget.
+
+        The unit is micro-dollars. It is negative if the account holder lowered a budget below its
+        charges and leases.
+        """
+        if not self.budgets:
+            return None
+        budgets = self.budgets_on(current_cause().now.date())
+        tightest = min(each.limit_micros - each.spent_micros for each in budgets)
+        return tightest - self.reserved_micros
+
+    @property
+    def leasable_micros(self) -> int:
+        """Micro-dollars that new leases may reserve: the available balance within the budgets."""
+        budget = self.budget_left_micros
+        available = self.available_micros
+        return available if budget is None else max(0, min(available, budget))
 
     def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
         """Return True if the account can pay an amount.
@@ -267,15 +326,82 @@ class Account(Aggregate):
             )
         if not self.depleted and self.balance_micros < second_micros:
             self.trigger_event(self.BalanceDepleted, balance_micros=self.balance_micros)
+        if captured_micros:
+            self._warn_of_budgets(second_micros)
 
     @event(UsageSettled)
-    def _usage_settled(self, captured_micros: int, reserved_micros: int) -> None:
+    def _usage_settled(
+        self, timestamp: datetime, captured_micros: int, reserved_micros: int
+    ) -> None:
         self.balance_micros -= captured_micros
         self.reserved_micros += reserved_micros - captured_micros
+        self._charge_budgets(captured_micros, timestamp.date())
 
     @event(BalanceDepleted)
     def _balance_depleted(self) -> None:
         self.depleted = True
+
+    def set_budget(self, period: BudgetPeriod, limit_micros: int, spent_micros: int) -> None:
+        """Limit the charges in each calendar day or month. The same limit changes nothing.
+
+        `spent_micros` are the charges less credits of the current period so far. Leases that
+        EcoLink already granted stay valid. Raise Invalid unless the limit is above 0.
+        """
+        if limit_micros <= 0:
+            raise Invalid(
+                f"The budget is {dollars(limit_micros)}. Enter an amount above 0, or remove the "
+                "budget.",
+                field="limit",
+            )
+        known = self.budgets.get(period)
+        if known is None or known.limit_micros != limit_micros:
+            self.trigger_event(
+                self.BudgetSet,
+                period=period,
+                limit_micros=limit_micros,
+                spent_micros=max(0, spent_micros),
+            )
+
+    @event(BudgetSet)
+    def _budget_set(
+        self, timestamp: datetime, period: BudgetPeriod, limit_micros: int, spent_micros: int
+    ) -> None:
+        self.budgets[period] = Budget(
+            period=period,
+            limit_micros=limit_micros,
+            starts_on=period.first_day(timestamp.date()),
+            spent_micros=spent_micros,
+        )
+
+    def remove_budget(self, period: BudgetPeriod) -> None:
+        """Remove a budget, if it is set."""
+        if period in self.budgets:
+            self.trigger_event(self.BudgetRemoved, period=period)
+
+    @event(BudgetRemoved)
+    def _budget_removed(self, period: BudgetPeriod) -> None:
+        del self.budgets[period]
+
+    def _charge_budgets(self, micros: int, day: date) -> None:
+        for period, budget in self.budgets.items():
+            self.budgets[period] = budget.charged(micros, day)
+
+    def _warn_of_budgets(self, second_micros: int) -> None:
+        for budget in list(self.budgets.values()):
+            for percent in budget.due_warnings(second_micros):
+                self.trigger_event(
+                    self.BudgetUsed,
+                    period=budget.period,
+                    starts_on=budget.starts_on,
+                    percent=percent,
+                    spent_micros=budget.spent_micros,
+                    limit_micros=budget.limit_micros,
+                )
+
+    @event(BudgetUsed)
+    def _budget_used(self, period: BudgetPeriod, percent: int) -> None:
+        budget = self.budgets[period]
+        self.budgets[period] = budget.model_copy(update={"warned_percent": percent})
 
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
         """Record once when the runway falls below `low_seconds`, and once when it recovers.
@@ -315,9 +441,10 @@ class Account(Aggregate):
         )
 
     @event(ChargeReversed)
-    def _charge_reversed(self, amount_micros: int) -> None:
+    def _charge_reversed(self, timestamp: datetime, amount_micros: int) -> None:
         self.balance_micros += amount_micros
         self.depleted = False
+        self._charge_budgets(-amount_micros, timestamp.date())
 
 
 # The library registers the topics of events, but not those of snapshots.

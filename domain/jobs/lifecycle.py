@@ -34,6 +34,7 @@ class PauseReason(StrEnum):
     OWNER = "owner"  # the owner requested it
     CAPACITY = "capacity"  # the region no longer has enough GPUs
     MAX_COST = "max_cost"  # the job's maximum cost is used up
+    BUDGET = "budget"  # a budget of the account is used up
 
 
 class SegmentEnd(StrEnum):

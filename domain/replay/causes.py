@@ -54,7 +54,10 @@ STEPS = (
 
 STOPS = (events.PauseRequested, events.CancelRequested)
 MONEY_IN = (Account.CreditGranted, Account.ToppedUp, Account.ChargeReversed)
-SETTLED = (Account.UsageSettled, Account.BalanceDepleted, Account.BalanceLow)
+SETTLED = (
+    *(Account.UsageSettled, Account.BalanceDepleted, Account.BalanceLow),
+    Account.BudgetUsed,
+)
 
 
 class LogReader(Protocol):

@@ -10,7 +10,9 @@ from domain.access.api_key import ApiKey, new_secret, secret_sha256
 from domain.access.rights import KeyRequest, Rights
 from domain.access.role import Role
 from domain.billing.account import Account
+from domain.billing.budget import BudgetPeriod
 from domain.billing.payment import Payment, Receipt
+from domain.billing.spending import charged_since
 from domain.catalog.base_model import BaseModel, Revision
 from domain.core.aggregate import current_cause
 from domain.core.errors import CommandReused, NotFound, WrongState
@@ -59,6 +61,26 @@ class EcoLink:
         payment = Payment.receive(account_id, receipt)
         account.top_up(payment)
         self.log.commit(payment, account)
+        return account
+
+    @retrying
+    def set_budget(self, account_id: UUID, period: BudgetPeriod, limit_micros: int) -> Account:
+        """Limit the charges of an account in each calendar day or month in UTC.
+
+        Raise Invalid unless the limit is above 0.
+        """
+        account = self.log.load(Account, account_id)
+        first = period.first_day(current_cause().now.date())
+        account.set_budget(period, limit_micros, charged_since(self.log, account, first))
+        self.log.commit(account)
+        return account
+
+    @retrying
+    def remove_budget(self, account_id: UUID, period: BudgetPeriod) -> Account:
+        """Remove a budget of an account, if it is set."""
+        account = self.log.load(Account, account_id)
+        account.remove_budget(period)
+        self.log.commit(account)
         return account
 
     def issue_key(

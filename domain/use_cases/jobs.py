@@ -10,6 +10,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.spending import committed_micros
 from domain.capacity.availability import PoolLoad, require_capacity
+from domain.core.aggregate import current_cause
 from domain.core.errors import (
     CommandReused,
     DomainError,
@@ -149,9 +150,9 @@ class Launching:
         """Resume a job from its last checkpoint, at the current rate.
 
         `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
-        number. Raise SpendingLimitReached if the maximum cost leaves less than a second. Raise
-        InsufficientBalance if the balance is below the upper bound of the remaining work. Unless
-        `wait` is true, raise NoCapacity if too few GPUs are free.
+        number. Raise SpendingLimitReached if the maximum cost or a budget leaves less than a
+        second. Raise InsufficientBalance if the balance is below the upper bound of the remaining
+        work. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
         """
 
         def command(job: Job) -> None:
@@ -159,6 +160,7 @@ class Launching:
                 return
             quote = self._quoting.rest_of(job, gpu_count)
             self.require_left_of_max_cost(job, quote.plan.rate_micros_per_hour)
+            self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour)
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
@@ -196,6 +198,25 @@ class Launching:
             figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
         )
 
+    def require_left_of_budgets(self, account_id: UUID, rate_micros_per_hour: int) -> None:
+        """Raise SpendingLimitReached if a budget leaves less than a second at a rate.
+
+        Leases count as unspent, because a running job either uses or returns them.
+        """
+        account = self.log.load(Account, account_id)
+        for budget in account.budgets_on(current_cause().now.date()):
+            if seconds_within(budget.left_micros, rate_micros_per_hour) == 0:
+                raise SpendingLimitReached(
+                    f"The account has used {dollars(budget.spent_micros)} of its budget of "
+                    f"{dollars(budget.limit_micros)} for this {budget.period} (UTC). Raise or "
+                    f"remove the budget, or wait for the next {budget.period}.",
+                    figures={
+                        "period": budget.period.value,
+                        "spent_micros": budget.spent_micros,
+                        "limit_micros": budget.limit_micros,
+                    },
+                )
+
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
         """Cancel a job. EcoLink keeps its checkpoints for the retention time."""
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
@@ -232,6 +253,7 @@ class Launching:
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
         quote = self._quoting.quote(account_id, choices)
+        self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour)
         self._require_balance(account_id, quote.estimate)
         if loads is not None:
             self._require_capacity(quote, loads)

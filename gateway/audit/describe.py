@@ -74,6 +74,17 @@ def _account(event: Event) -> str | None:
                 "no running job costs money" if seconds is None else f"it lasts {spoken(seconds)}"
             )
             return f"The balance is no longer low: {lasts}."
+        case Account.BudgetSet(period=period):
+            limit, spent = exact_dollars(event.limit_micros), exact_dollars(event.spent_micros)
+            return f"Budget of {limit} for each {period} set, with {spent} spent so far."
+        case Account.BudgetRemoved(period=period):
+            return f"Budget for each {period} removed."
+        case Account.BudgetUsed():
+            spent, limit = exact_dollars(event.spent_micros), exact_dollars(event.limit_micros)
+            return (
+                f"{event.percent}% of the budget used for the {event.period} from "
+                f"{event.starts_on}: {spent} of {limit}."
+            )
         case Account.ChargeReversed():
             amount = exact_dollars(event.amount_micros)
             part = f"{event.from_seconds:,} s to {event.to_seconds:,} s"

@@ -24,6 +24,9 @@ PAUSED = {
     PauseReason.MAX_COST: PauseLabel(
         "paused: maximum cost", "Paused: the job reached its maximum cost"
     ),
+    PauseReason.BUDGET: PauseLabel(
+        "paused: budget", "Paused: the account reached one of its budgets"
+    ),
 }
 
 TONES = {

@@ -84,12 +84,12 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
-    adds at least `extension_seconds` to any lease, all leases are extended. If the balance is too
-    low, all segments get the same remaining time, so that they run out in the same second. No lease
-    goes beyond its segment's limit, and the other segments share the rest. A lapsed
-    lease is not extended, because its segment is in the unbilled grace period. A segment whose
-    lease was refused does not run. If the account has no running segments, its low-balance state is
-    cleared, so that EcoLink can warn it again.
+    adds at least `extension_seconds` to any lease, all leases are extended. If the balance or a
+    budget is too low, all segments get the same remaining time, so that they run out in the same
+    second. No lease goes beyond its segment's limit, and the other segments share the rest. A
+    lapsed lease is not extended, because its segment is in the unbilled grace period. A segment
+    whose lease was refused does not run. If the account has no running segments, its low-balance
+    state is cleared, so that EcoLink can warn it again.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -121,7 +121,7 @@ def _extend_leases(
 ) -> int:
     """Extend up to `at_most` leases if one is due. Return the micro-dollars to reserve."""
     leased = [each for each in running if not each.lapsed]
-    ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
+    ahead = _affordable_ahead(leased, account.leasable_micros, policy.lease_seconds)
     least = policy.extension_seconds if ahead == policy.lease_seconds else 1
     missing = [(each, seconds) for each in leased if (seconds := each.missing_seconds(ahead)) > 0]
     if not any(
@@ -140,7 +140,7 @@ def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
     running = Running(meter, 0)
-    ahead = _affordable_ahead([running], account.available_micros, policy.lease_seconds)
+    ahead = _affordable_ahead([running], account.leasable_micros, policy.lease_seconds)
     seconds = running.missing_seconds(ahead)
     if seconds == 0:
         meter.refuse_lease()

@@ -1,4 +1,4 @@
-"""Reasons why a job cannot pay for another launch: its maximum cost or the balance."""
+"""Reasons why a job cannot pay for another launch: its maximum cost, a budget or the balance."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Funding:
         account = self._log.load(Account, job.account_id)
         if self._reaches_max_cost(job, seconds=1):
             reason = PauseReason.MAX_COST
+        elif _reaches_budget(account, job, seconds=1):
+            reason = PauseReason.BUDGET
         elif not account.can_pay(job.launch_micros(self._minute_seconds)):
             reason = PauseReason.BALANCE
         else:
@@ -38,9 +40,9 @@ class Funding:
         """Check a job whose running segment has used its lease.
 
         The rest of the lease after `ran_seconds` counts as available. None means the whole lease is
-        used. The maximum cost must leave one metered minute, so that a job does not relaunch for a
-        few seconds. The account must be able to pay for a first launch, because the ticker may not
-        have marked it as depleted yet.
+        used. The maximum cost and the budgets must leave one metered minute, so that a job does not
+        relaunch for a few seconds. The account must be able to pay for a first launch, because the
+        ticker may not have marked it as depleted yet.
         """
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         unused_micros = 0
@@ -49,14 +51,19 @@ class Funding:
         if self._reaches_max_cost(job, self._minute_seconds, unused_micros):
             return PauseReason.MAX_COST
         account = self._log.load(Account, job.account_id)
+        if _reaches_budget(account, job, self._minute_seconds, unused_micros):
+            return PauseReason.BUDGET
         needed = job.launch_micros(self._minute_seconds)
         can_pay = account.can_pay(needed, released_micros=unused_micros)
         return None if can_pay else PauseReason.BALANCE
 
     def refused_lease(self, job: Job) -> PauseReason:
         """Return the reason why billing refused the first lease of the running segment."""
-        exhausted = self._reaches_max_cost(job, seconds=1)
-        return PauseReason.MAX_COST if exhausted else PauseReason.BALANCE
+        if self._reaches_max_cost(job, seconds=1):
+            return PauseReason.MAX_COST
+        account = self._log.load(Account, job.account_id)
+        exhausted = _reaches_budget(account, job, seconds=1)
+        return PauseReason.BUDGET if exhausted else PauseReason.BALANCE
 
     def _reaches_max_cost(self, job: Job, seconds: int, unused_micros: int = 0) -> bool:
         """Return True if the maximum cost leaves less than some seconds."""
@@ -70,3 +77,12 @@ class Funding:
     def _is_settled(self, job: Job) -> bool:
         last = self._log.find(Meter, meter_id(job.id, job.segment))
         return last is not None and last.closed
+
+
+def _reaches_budget(account: Account, job: Job, seconds: int, unused_micros: int = 0) -> bool:
+    """Return True if the leases and charges leave less than some seconds of a budget."""
+    left = account.budget_left_micros
+    if left is None:
+        return False
+    bought = seconds_within(max(0, left + unused_micros), job.rate_micros_per_hour)
+    return bought is not None and bought < seconds

@@ -68,6 +68,8 @@ def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
             return str(UUID(int=1))
         case {"format": "date-time"}:
             return "2026-11-24T12:00:00Z"
+        case {"format": "date"}:
+            return "2026-11-24"
         case _:
             values = {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "object": {}}
             return values.get(schema.get("type", ""))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from domain.billing.account import Account
+from domain.billing.budget import BudgetPeriod
 from domain.billing.meter import Meter
 from domain.core.aggregate import Cause
 from services.billing.settlement import (
@@ -286,3 +287,22 @@ def test_a_lease_too_long_for_one_save_is_refused() -> None:
 @pytest.mark.parametrize(("rates", "micros"), [([3600], 1), ([3601], 2), ([1, 1], 2)])
 def test_each_segments_second_is_rounded_up(rates: list[int], micros: int) -> None:
     assert second_micros([meter(job=job, rate=rate) for job, rate in enumerate(rates)]) == micros
+
+
+def test_running_segments_share_the_budget_of_the_day() -> None:
+    payer, first, second = payer_of_two(10_000)
+    payer.set_budget(BudgetPeriod.DAY, 500 * SECOND, 0)
+    tick(payer, (first, 0), (second, 0))
+    assert (first.paid_seconds, second.paid_seconds) == (250, 250)
+    tick(payer, (first, 250), (second, 250))
+    assert payer.leasable_micros == 0
+    topics = happened(payer)
+    assert topics[-3:] == ["BudgetUsed"] * 3
+    assert not payer.depleted
+
+
+def test_a_used_up_budget_refuses_the_lease() -> None:
+    payer, refused = account(10_000 * SECOND), meter()
+    payer.set_budget(BudgetPeriod.MONTH, SECOND - 1, 0)
+    open_meter(payer, refused, POLICY)
+    assert refused.refused

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.event_log import EventLog
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from services.scheduler.funding import Funding
+from tests.builders.commands import command
 from tests.builders.history import MINUTE_SECONDS, History
 
 SECOND = 1000
@@ -85,3 +87,33 @@ def test_a_refused_lease_has_the_reason_of_its_limit(
     history.allocate_segment(2)
     history.refuse_lease(2)
     assert funding.refused_lease(history.job) is reason
+
+
+@pytest.mark.parametrize(
+    ("budget_seconds", "reasons"),
+    [
+        (1000, (None, None, PauseReason.BALANCE)),
+        (360, (None, None, PauseReason.BALANCE)),
+        (359, (None, PauseReason.BUDGET, PauseReason.BALANCE)),
+        (300, (PauseReason.BUDGET, PauseReason.BUDGET, PauseReason.BUDGET)),
+    ],
+)
+def test_a_launch_needs_a_second_and_a_relaunch_a_minute_of_a_budget(
+    history: History,
+    funding: Funding,
+    budget_seconds: int,
+    reasons: tuple[PauseReason | None, ...],
+) -> None:
+    """The running segment of another job has a lease of 300 s."""
+    history.run_until("training")
+    with history.changing_account() as account:
+        account.set_budget(BudgetPeriod.DAY, budget_seconds * SECOND, 0)
+    queued = history.another_job()
+    queued.approve_job(queued=False)
+    with command():
+        found = (
+            funding.shortfall(queued.job),
+            funding.shortfall_after_lease(history.job, 300),
+            funding.refused_lease(history.job),
+        )
+    assert found == reasons
