@@ -21,6 +21,7 @@ from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.jobs.job import Job, JobStatus
 from domain.jobs.lifecycle import SegmentEnd
+from domain.training.training_plan import Order, TrainingPlan
 from tests.builders.examples import PLAN, POLICY, estimate_at
 from tests.simulation.memory_log import MemoryLog
 from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
@@ -145,8 +146,7 @@ class MeterTruth:
         status = self.log.load(Job, job_id).status
         if status is JobStatus.PAUSED:
             rate = self.chance.randint(*RATES)
-            self.happened["resumes"] += 1
-            self.command(job_id, lambda job: job.resume(estimate_at(rate), rate, "simulated", 1))
+            self.resume(job_id, rate)
         elif self.happens("pauses", 0.3):
             self.command(job_id, lambda job: job.pause())
         elif self.happens("cancels", 0.1):
@@ -168,8 +168,19 @@ class MeterTruth:
                 "rate_micros_per_hour": self.chance.randint(*RATES),
             }
         )
-        job_id = self.platform.approve(account_id, f"job {self.happened['jobs']}", plan)
+        name = f"job {self.happened['jobs']}"
+        job_id = self.platform.approve(account_id, name, plan, self.order(plan))
         self.jobs[account_id].append(job_id)
+
+    def order(self, plan: TrainingPlan) -> Order:
+        """Return an order without a maximum cost."""
+        del plan
+        return Order()
+
+    def resume(self, job_id: UUID, rate: int) -> None:
+        """Resume a paused job at a rate."""
+        self.happened["resumes"] += 1
+        self.command(job_id, lambda job: job.resume(estimate_at(rate), rate, "simulated", 1))
 
     def command(self, job_id: UUID, command: Callable[[Job], None]) -> None:
         """Run a command, if the job's state allows it."""

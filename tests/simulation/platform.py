@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 
 from domain.access.role import Role
 from domain.billing.account import Account
+from domain.billing.budget import BudgetPeriod
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
 from domain.capacity.gpu_pool import GpuPool
@@ -24,12 +25,13 @@ from domain.core.identity import gpu_pool_id, meter_id
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
-from domain.jobs.lifecycle import SegmentEnd
+from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from domain.training.training_plan import TrainingPlan
+from domain.training.training_plan import Order, TrainingPlan
+from domain.use_cases.accounts import EcoLink
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.reports import Report
 from infrastructure.settings import Settings
@@ -44,6 +46,7 @@ from services.scheduler.segments import OVERRUN, Segments
 from tests.builders.examples import estimate_at
 from tests.simulation.books import Books
 from tests.simulation.faults import Faults
+from tests.simulation.limits import Limits
 from tests.simulation.oracle import Oracle
 from tests.simulation.service import SimulatedScheduler, SimulatedService
 from tests.simulation.trainer import (
@@ -77,6 +80,8 @@ class SimulatedPlatform:
         self.policy = policy
         self.oracle = Oracle(policy.minute_seconds)
         self.books = Books()
+        self.limits = Limits()
+        self.paused_for: dict[UUID, PauseReason] = {}  # reasons of the last pauses, by job
         self.faults = Faults()
         self.trainers: dict[Segment, SimulatedTrainer] = {}
         self.clock_jump = 0  # error of the platform's clock, seconds
@@ -145,11 +150,17 @@ class SimulatedPlatform:
             self.log.commit(payment, account)
             self.oracle.pay_in(account_id, amount_micros)
 
-    def approve(self, account_id: UUID, name: str, plan: TrainingPlan) -> UUID:
+    def set_budget(self, account_id: UUID, period: BudgetPeriod, limit_micros: int) -> None:
+        with self._acting("account"):
+            EcoLink(self.log).set_budget(account_id, period, limit_micros)
+
+    def approve(
+        self, account_id: UUID, name: str, plan: TrainingPlan, order: Order = Order()
+    ) -> UUID:
         job_id = uuid5(account_id, name)
         estimate = estimate_at(plan.rate_micros_per_hour)
         with self._acting("account"):
-            self.log.commit(Job.approve(job_id, account_id, plan, estimate))
+            self.log.commit(Job.approve(job_id, account_id, plan, estimate, order))
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
@@ -290,6 +301,8 @@ class SimulatedPlatform:
     def forget(self, job: Job) -> None:
         """Drop the data of an ended job."""
         self.artifacts.delete_directory(job_prefix(job))
+        self.paused_for.pop(job.id, None)
+        self.limits.forget(str(job.id))
         for segment in range(1, job.segment + 1):
             self._segments.forget(PodName(job.id, segment))
 
@@ -333,6 +346,7 @@ class SimulatedPlatform:
             for row in rows:
                 self.position = row.id
                 self.books.post(row)
+                self.limits.post(row)
                 if row.topic not in UNANSWERED:
                     event: Any = self.log.mapper.to_domain_event(row)
                     self._tell_oracle(event)
@@ -369,6 +383,8 @@ class SimulatedPlatform:
                 self.oracle.lease((event.job_id, event.segment), event.paid_seconds)
             case Meter.MeterClosed():
                 self._close(event)
+            case events.JobPaused(reason=reason):
+                self.paused_for[event.originator_id] = reason
             case events.Registered():
                 self.finished.append((event.originator_id, event.segment))
             case events.JobFailed() | events.JobCancelled():
