@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -160,7 +160,7 @@ class Launching:
                 return
             quote = self._quoting.rest_of(job, gpu_count)
             self.require_left_of_max_cost(job, quote.plan.rate_micros_per_hour)
-            self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour)
+            self._require_left(account_id, quote)
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
@@ -198,13 +198,16 @@ class Launching:
             figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
         )
 
-    def require_left_of_budgets(self, account_id: UUID, rate_micros_per_hour: int) -> None:
+    def require_left_of_budgets(
+        self, account_id: UUID, rate_micros_per_hour: int, today: date
+    ) -> None:
         """Raise SpendingLimitReached if a budget leaves less than a second at a rate.
 
-        Leases count as unspent, because a running job either uses or returns them.
+        `today` is the UTC day. Leases count as unspent, because a running job either uses or
+        returns them.
         """
         account = self.log.load(Account, account_id)
-        for budget in account.budgets_on(current_cause().now.date()):
+        for budget in account.budgets_on(today):
             if seconds_within(budget.left_micros, rate_micros_per_hour) == 0:
                 raise SpendingLimitReached(
                     f"The account has used {dollars(budget.spent_micros)} of its budget of "
@@ -253,11 +256,15 @@ class Launching:
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
         quote = self._quoting.quote(account_id, choices)
-        self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour)
+        self._require_left(account_id, quote)
         self._require_balance(account_id, quote.estimate)
         if loads is not None:
             self._require_capacity(quote, loads)
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
+
+    def _require_left(self, account_id: UUID, quote: Quote) -> None:
+        today = current_cause().now.date()
+        self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour, today)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
         account, needed = self.log.load(Account, account_id), wanted.high_micros

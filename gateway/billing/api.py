@@ -10,11 +10,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.errors import Invalid
 from gateway.backend import BackendOf
-from gateway.billing import service, statements
+from gateway.billing import budgets, service, statements
 from gateway.billing.schemas import (
     AccountAnswer,
+    BudgetAnswer,
+    BudgetRequest,
     Credit,
     OwnTopUp,
     Posting,
@@ -76,6 +79,30 @@ def top_up_own(
     """
     local = on_this_host(request)
     return service.top_up_own(backend, caller, payment.amount, idempotency_key, local=local)
+
+
+@accounts.get("/account/budgets")
+def list_budgets(caller: MayRead, backend: BackendOf) -> Listed[BudgetAnswer]:
+    """List your budgets with the charges of their current periods."""
+    return Listed(data=budgets.budgets_of(backend, caller))
+
+
+@accounts.post("/account/budgets")
+def set_budget(wanted: BudgetRequest, caller: MayPay, backend: BackendOf) -> Listed[BudgetAnswer]:
+    """Set a budget for each calendar day or month in UTC. Returns all budgets.
+
+    Running jobs save a checkpoint and pause before the charges of the period exceed the budget.
+    EcoLink records when 50, 80 and 100 percent are used. A lower limit applies from the next lease
+    on: running jobs may use the GPU time that they have already paid for. Paused jobs do not resume
+    automatically.
+    """
+    return Listed(data=budgets.set_budget(backend, caller, wanted.period, wanted.limit))
+
+
+@accounts.delete("/account/budgets/{period}", status_code=204)
+def remove_budget(period: BudgetPeriod, caller: MayPay, backend: BackendOf) -> None:
+    """Remove a budget. If it is not set, nothing changes."""
+    budgets.remove_budget(backend, caller, period)
 
 
 @accounts.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))

@@ -15,12 +15,14 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.errors import Invalid
 from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
 from gateway.billing import statements
-from gateway.billing.schemas import AccountAnswer, StatementDay
+from gateway.billing.budgets import budgets_of, remove_budget, set_budget
+from gateway.billing.schemas import AccountAnswer, BudgetAnswer, StatementDay
 from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
 from gateway.billing.statements import Days
@@ -69,6 +71,14 @@ class DaysRefused(NamedTuple):
 
     first: date | None
     last: date | None
+    why: str
+
+
+class BudgetRefused(NamedTuple):
+    """An invalid amount in the form of a budget."""
+
+    period: BudgetPeriod
+    limit: str
     why: str
 
 
@@ -163,6 +173,7 @@ class MoneyNow:
     account: AccountAnswer
     runway: Runway
     waiting: tuple[JobId, ...]
+    budgets: tuple[BudgetAnswer, ...]
     position: int
     """Position of the newest posting."""
 
@@ -176,7 +187,8 @@ def money_now(backend: Backend, caller: Caller) -> MoneyNow:
     with backend.pool.connection() as connection:
         paused = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
         position = last_position(connection, caller.account_id)
-    return MoneyNow(account, runway_of(backend, account), tuple(paused), position)
+    budgets = tuple(budgets_of(backend, caller))
+    return MoneyNow(account, runway_of(backend, account), tuple(paused), budgets, position)
 
 
 @router.get("")
@@ -207,6 +219,27 @@ def show_now(
     if moved:
         shown |= _postings(backend, caller, asked)
     return fragment("billing/now.html", account=now.account, moved=moved, **shown)
+
+
+@router.post("/budgets")
+def change_budget(
+    caller: MayPay,
+    backend: BackendOf,
+    period: Annotated[BudgetPeriod, Form()],
+    limit: Annotated[str, Form(max_length=40)] = "",
+    remove: Annotated[bool, Form()] = False,
+) -> Response:
+    """Set a budget, or remove it."""
+    try:
+        if remove:
+            budgets = remove_budget(backend, caller, period)
+        else:
+            budgets = set_budget(backend, caller, period, limit)
+    except Invalid as problem:
+        budgets = budgets_of(backend, caller)
+        refused = BudgetRefused(period, limit, problem.message)
+        return fragment("billing/budgets.html", budgets=budgets, refused=refused)
+    return fragment("billing/budgets.html", budgets=budgets)
 
 
 @router.post("/top-ups")

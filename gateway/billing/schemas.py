@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.access.role import Role
+from domain.billing.budget import BudgetPeriod
 from gateway.schemas import Answer, JobId, Money
 
 AMOUNT = "Dollars, with at most six decimals."
@@ -66,6 +67,32 @@ class OwnTopUp(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"amount": "25.00"}]})
 
     amount: str = Field(max_length=40, description=AMOUNT)
+
+
+class BudgetRequest(BaseModel):
+    """A budget to set for each calendar day or month in UTC."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"period": "month", "limit": "250.00"}]}
+    )
+
+    period: BudgetPeriod
+    limit: str = Field(max_length=40, description=AMOUNT)
+
+
+class BudgetAnswer(Answer):
+    """A budget in its current period. Days and months are in UTC, as on invoices."""
+
+    period: BudgetPeriod
+    limit: Money
+    spent: Money = Field(
+        description="Charges less credits that EcoLink recorded in the period. Charges of running "
+        "jobs appear after each minute."
+    )
+    left: Money
+    used_percent: int = Field(examples=[63])
+    starts_on: date = Field(description="First day of the period.")
+    renews_on: date = Field(description="First day of the next period.")
 
 
 class Posting(Answer):

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.money import decimals_of, exact_dollars
-from gateway.billing.schemas import AccountAnswer, Posting, StatementDay, StatementJob
+from gateway.billing.schemas import AccountAnswer, BudgetAnswer, Posting, StatementDay, StatementJob
 from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing, listing_of, number, selected
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
@@ -66,6 +67,45 @@ def top_up(
     body = {"amount": amount, "reference": reference, "provider": provider}
     account_id = account or client.read(AccountAnswer, "/account").model.id
     show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), fields)
+
+
+budget = CommandGroup(
+    no_args_is_help=True, help="Limit the charges of each calendar day or month in UTC."
+)
+billing.add_typer(budget, name="budget")
+
+Period = Annotated[BudgetPeriod, typer.Argument(help="Period of the budget.", show_default=False)]
+
+
+@budget.command("set")
+def set_budget(
+    client: Client,
+    period: Period,
+    limit: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 250.00.", show_default=False)
+    ],
+) -> None:
+    """Set a budget. Before the charges exceed it, running jobs save a checkpoint and pause."""
+    body = {"period": period.value, "limit": limit}
+    show(client.send(Listed[BudgetAnswer], "/account/budgets", body), _budgets)
+
+
+@budget.command("list")
+def list_budgets(client: Client) -> None:
+    """List your budgets with the charges of their current periods."""
+    show(client.read(Listed[BudgetAnswer], "/account/budgets"), _budgets)
+
+
+@budget.command("remove")
+def remove_budget(client: Client, period: Period) -> None:
+    """Remove a budget, and list the others."""
+    client.delete(f"/account/budgets/{period}")
+    show(client.read(Listed[BudgetAnswer], "/account/budgets"), _budgets)
+
+
+def _budgets(answer: Listed[BudgetAnswer]) -> RenderableType:
+    columns = ("period", "limit", "spent", "left", "used_percent", "renews_on")
+    return listing_of(answer.data, *columns, empty="You have no budgets.")
 
 
 @billing.command()

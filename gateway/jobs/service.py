@@ -216,6 +216,8 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
         job = backend.log.load(Job, row["job_id"])
         rest = backend.quoting.rest_of(job, gpu_count).estimate
         backend.launching.require_left_of_max_cost(job, rest.rate_micros_per_hour)
+        today = backend.clock.now().date()
+        backend.launching.require_left_of_budgets(job.account_id, rest.rate_micros_per_hour, today)
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
     balance_micros = backend.log.load(Account, row["account_id"]).balance_micros

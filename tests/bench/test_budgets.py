@@ -42,4 +42,4 @@ def test_a_lease_beyond_a_maximum_cost_is_detected(monkeypatch: pytest.MonkeyPat
 
 def test_a_lease_beyond_a_budget_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Account, "leasable_micros", Account.available_micros)
-    assert run(3000).errors[OVERSHOOT] > 0
+    assert run(2000).errors[OVERSHOOT] > 0

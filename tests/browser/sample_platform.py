@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.access.role import Role
 from domain.audit.invoice import Period
+from domain.billing.budget import BudgetPeriod
 from domain.billing.payment import Receipt
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.catalog import Catalog
@@ -222,6 +223,8 @@ class Samples:
         self.sample.paths["wizard"] = f"/fine-tune/new?dataset={chats}"
         self.sample.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
         self._jobs(ada, chats, small)
+        with because(Cause("account:test", str(uuid4()), self.now)):
+            self.backend.ecolink.set_budget(ada, BudgetPeriod.MONTH, 60_000_000)
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
         self.sample.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"

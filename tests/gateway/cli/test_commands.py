@@ -51,6 +51,10 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     assert "$10.00" in me.run("billing", "balance")
     assert "credit granted" in me.run("billing", "ledger")
     assert me.read("billing", "ledger", "--job", job["id"])["data"] == []
+    assert "$250.00" in me.run("billing", "budget", "set", "month", "250")
+    (budget,) = me.read("billing", "budget", "list")["data"]
+    assert (budget["period"], budget["used_percent"]) == ("month", 0)
+    assert "no budgets" in me.run("billing", "budget", "remove", "month")
 
 
 def test_a_dry_run_shows_fit_estimate_and_gates(me: Owner, platform: Platform) -> None:

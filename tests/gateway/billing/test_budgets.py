@@ -1,0 +1,102 @@
+"""Budgets in the API and on the billing page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from domain.access.rights import KeyRequest
+from domain.access.scope import Scope
+from domain.billing.account import Account
+from domain.core.aggregate import because
+from domain.jobs.lifecycle import PauseReason, SegmentEnd
+from tests.builders.platform import Person, Platform
+from tests.gateway.jobs.owners import Reader
+from tests.gateway.web.html import read_html
+from tests.gateway.web.signed_in import signed_in
+
+PATH = "/api/account/budgets"
+
+
+def charge(platform: Platform, person: Person, micros: int) -> None:
+    """Charge an account."""
+    with because(platform.cause):
+        account = platform.log.load(Account, person.account_id)
+        account.settle(captured_micros=micros, reserved_micros=micros)
+        platform.log.commit(account)
+
+
+def sets(client: TestClient, person: Person, period: str, limit: str) -> Any:
+    body = {"period": period, "limit": limit}
+    return client.post(PATH, json=body, headers=person.headers)
+
+
+def test_budgets_show_the_charges_of_their_periods(client: TestClient, platform: Platform) -> None:
+    person = platform.person(dollars=10)
+    charge(platform, person, 2_000_000)
+    assert sets(client, person, "month", "8").json()["data"][0]["spent"]["text"] == "$2.00"
+    assert sets(client, person, "day", "4.00").status_code == 200
+    charge(platform, person, 1_000_000)
+    day, month = client.get(PATH, headers=person.headers).json()["data"]
+    today = datetime.now(UTC).date()
+    assert (day["period"], day["starts_on"], day["used_percent"]) == ("day", str(today), 75)
+    assert (month["period"], month["left"]["micros"]) == ("month", 5_000_000)
+    assert month["starts_on"] == str(today.replace(day=1))
+    assert month["renews_on"].endswith("-01")
+    assert client.delete(f"{PATH}/day", headers=person.headers).status_code == 204
+    assert [each["period"] for each in client.get(PATH, headers=person.headers).json()["data"]] == [
+        "month"
+    ]
+
+
+def test_a_wrong_budget_is_refused(client: TestClient, platform: Platform) -> None:
+    person = platform.person()
+    for period, limit in (("day", "0"), ("day", "much"), ("year", "5")):
+        assert sets(client, person, period, limit).status_code == 422
+    reader = platform.key(person.account_id, KeyRequest(scopes=(Scope.READ, Scope.TRAIN)))
+    assert sets(client, reader, "day", "5").json()["error"]["code"] == "missing_scope"
+
+
+def test_a_used_up_budget_refuses_approvals_and_resumes(
+    client: TestClient, platform: Platform
+) -> None:
+    reader = Reader(client, platform, dollars=20)
+    reader.train()
+    assert sets(client, reader.person, "month", "2").status_code == 200
+    charge(platform, reader.person, 2_000_000)
+    reader.end(reason=SegmentEnd.LEASE_ENDED, shortfall=PauseReason.BUDGET)
+    assert "paused-budget" in reader.notes()
+    assert 'href="/billing#budgets-card"' in reader.page()
+    again = client.post("/api/jobs", json=reader.form, headers=reader.person.headers)
+    for refused in (reader.give("resume"), again):
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (402, "spending_limit_reached")
+        assert error["figures"] == {
+            "period": "month",
+            "spent_micros": 2_000_000,
+            "limit_micros": 2_000_000,
+        }
+    assert sets(client, reader.person, "month", "50").status_code == 200
+    assert reader.give("resume").json()["status"] == "training"
+
+
+def test_the_page_shows_and_changes_budgets(client: TestClient, platform: Platform) -> None:
+    browser = signed_in(client, person := platform.person(dollars=10))
+
+    def send(**fields: str) -> str:
+        answer = client.post("/billing/budgets", headers=browser.htmx, data=fields)
+        assert answer.status_code == 200
+        return answer.text
+
+    assert "is not an amount" in send(period="day", limit="much")
+    assert "$0.00 of $4.00 (0%)" in read_html(send(period="day", limit="4")).text
+    charge(platform, person, 4_000_000)
+    platform.project()
+    shown = client.get("/billing").text
+    assert 'data-note="budget-used-up"' in shown
+    assert 'value="4000000" max="4000000"' in shown
+    polled = client.get("/billing/now", headers=browser.htmx).text
+    assert 'hx-target="#budget-day-now"' in polled
+    assert "(100%)" not in send(period="day", remove="true")
