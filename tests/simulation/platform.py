@@ -86,7 +86,7 @@ class SimulatedPlatform:
         self.trainers: dict[Segment, SimulatedTrainer] = {}
         self.clock_jump = 0  # error of the platform's clock, seconds
         self._true_seconds = 0
-        self.position = 0
+        self.position = log.recorder.max_notification_id() or 0  # earlier events are not its own
         self._commands = 0
         self.is_prompt = True  # services react at once
         self._ended: dict[Segment, Ended] = {}

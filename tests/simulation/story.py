@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
+from domain.training.training_plan import Order
 from tests.builders.examples import ESTIMATE, PLAN, POLICY
 from tests.simulation.platform import SimulatedPlatform
 
@@ -53,13 +55,31 @@ class Story:
         self.platform.command_job(self.job_id, resume)
 
 
-def approved(log: EventLog, seconds_of_money: int = 100) -> Story:
+def approved(log: EventLog, seconds_of_money: int = 100, order: Order = Order()) -> Story:
     """Return a story in which a job trains, with money for some seconds."""
     platform = SimulatedPlatform(log, POLICY)
     platform.open_pool("local", 1)
     account_id = platform.open_account("account")
     platform.top_up(account_id, seconds_of_money * SECOND_MICROS, "first")
-    return Story(platform, account_id, platform.approve(account_id, "job", STORY_PLAN))
+    return Story(platform, account_id, platform.approve(account_id, "job", STORY_PLAN, order))
+
+
+def limited(log: EventLog) -> Story:
+    """Return a story with pauses at a maximum cost of 100 s and at a budget of 160 s."""
+    story = approved(log, 1_000, Order(max_cost_micros=100 * SECOND_MICROS))
+    platform = story.platform
+    story.work(200)
+    platform.end_finished()
+    platform.command_job(story.job_id, lambda job: job.change_max_cost(500 * SECOND_MICROS))
+    platform.set_budget(story.account_id, BudgetPeriod.DAY, 160 * SECOND_MICROS)
+    story.resume()
+    story.work(200)
+    platform.end_finished()
+    platform.set_budget(story.account_id, BudgetPeriod.DAY, 900 * SECOND_MICROS)
+    story.resume()
+    story.work(130)
+    story.complete()
+    return story
 
 
 def told(log: EventLog) -> Story:

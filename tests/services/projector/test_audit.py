@@ -33,6 +33,7 @@ from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
+from tests.simulation.story import limited
 
 pytestmark = pytest.mark.full
 
@@ -468,3 +469,11 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
     audited.change(f"UPDATE ecolink_events SET {column} = %s WHERE notification_id = 5", value)
     (difference,) = audited.differences()
     assert difference.kind is DifferenceKind.NOT_REPLAYED
+
+
+def test_pauses_at_spending_limits_have_no_differences(audited: Audited, log: EventLog) -> None:
+    limited(log)
+    audited.pass_all("billing", "scheduler")
+    findings = audited.findings()
+    assert findings.differences == []
+    assert findings.minutes > 0
