@@ -36,6 +36,13 @@ SEALED_TIME = Gauge(
     "if no event is newer than it.",
 )
 
+WEBHOOK_ATTEMPT_SECONDS = Histogram(
+    "ecolink_webhook_attempt_seconds",
+    "Duration of requests to webhooks, by outcome: accepted or failed.",
+    ["outcome"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
+
 
 def serve_metrics(settings: Settings, place: int) -> None:
     """Serve the metrics of this process, if `metrics_port` is set.

@@ -162,6 +162,8 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
         meter_minute_seconds=5,
         silence_seconds=45,
         test_payments=True,
+        webhook_networks="127.0.0.0/8",
+        webhook_http=True,
     )
     with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
         yield under_test

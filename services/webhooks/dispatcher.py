@@ -15,6 +15,7 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from infrastructure.clock import Clock
+from infrastructure.metrics import WEBHOOK_ATTEMPT_SECONDS
 from infrastructure.progress import PROGRESS
 from infrastructure.store import Connection
 from infrastructure.webhook_deliveries import (
@@ -123,6 +124,8 @@ class Dispatcher:
         """Send a delivery, and store the attempt, however long the database is away."""
         try:
             attempt = await self._send(due)
+            outcome = "accepted" if attempt.error is None else "failed"
+            WEBHOOK_ATTEMPT_SECONDS.labels(outcome).observe(attempt.duration_ms / 1000)
             while True:
                 try:
                     await asyncio.to_thread(self._record, due, attempt)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.jobs.lifecycle import PauseReason
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.signature import new_signing_secret, signed_headers
 from tests.builders.examples import ACCOUNT_ID
@@ -36,3 +37,8 @@ def test_an_example_verifies_an_event(
     changed = sent.body.replace("succeeded", "failed")
     assert client.post("/hooks", content=changed, headers=headers).status_code == 400
     assert capsys.readouterr().out == ""
+
+
+def test_the_list_of_events_names_every_reason_of_a_pause() -> None:
+    listed = (PAGE.parent / "reference/webhooks.md").read_text()
+    assert [each for each in PauseReason if f"`{each}`" not in listed] == []
