@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import psycopg
@@ -33,8 +33,10 @@ def read_rows(connection: psycopg.Connection[Any], after: int, limit: int) -> li
 
 def stream_rows(
     connection: psycopg.Connection[Any], after: int = 0
-) -> Iterator[tuple[int, bytes, int, str, bytes]]:
+) -> Generator[tuple[int, bytes, int, str, bytes]]:
     """Yield the rows after a notification id, in the order of the log, in one transaction.
+
+    Close it if you do not read all rows: until then, nothing else can use the connection.
 
     Each has the columns of StoredRow. Without `after`, rows with an id that no log has also come,
     such as a negative one or none, because aggregates would load them.

@@ -36,9 +36,13 @@ CREATE TABLE IF NOT EXISTS verifications (
     report json,
     finished_at timestamptz,
     problem text
-)
+);
+ALTER TABLE verifications ADD COLUMN IF NOT EXISTS summary text;
+ALTER TABLE verifications ADD COLUMN IF NOT EXISTS stopped boolean NOT NULL DEFAULT false
 """
-"""The report is `json`, which keeps its text: `jsonb` changes the order, and refuses NUL."""
+"""A person sets `stopped` to end a running verification. After the end, it is true if it worked.
+
+The report is `json`, which keeps its text: `jsonb` changes the order, and refuses NUL."""
 
 KEPT_RUNS = 20
 LOCK = "verification"
@@ -48,8 +52,8 @@ KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_kee
 """With these settings, PostgreSQL frees the lock of a lost machine after a minute."""
 
 COLUMNS = (
-    "id, requested_by, requested_at, options, stage, done, total, verdict, differences, "
-    "finished_at, problem"
+    "id, requested_by, requested_at, options, stage, done, total, verdict, differences, summary, "
+    "stopped, finished_at, problem"
 )
 
 
@@ -66,6 +70,8 @@ class Verdict(StrEnum):
 
     MATCHES = "matches"
     DIFFERS = "differs"
+    PARTIAL = "partial"
+    """Nothing differs, but only a part of the events was compared with their seals."""
     NOT_PROVEN = "not_proven"
     """Nothing differs, but no event was compared with a seal."""
 
@@ -85,6 +91,18 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The result of a verification, without its report."""
+
+    verdict: Verdict
+    differences: int
+    summary: str
+    """The events that were compared with their seals, and those that were not."""
+    stopped: bool = False
+    """True if a person stopped it."""
+
+
+@dataclass(frozen=True)
 class Verification:
     """A verification, without its report. `total` is None if it is unknown."""
 
@@ -97,6 +115,9 @@ class Verification:
     total: int | None
     verdict: Verdict | None
     differences: int
+    summary: str | None
+    stopped: bool
+    """True if a person stopped it. While it runs, it stops soon."""
     finished_at: datetime | None
     problem: str | None
     """The reason why it ended without a report."""
@@ -163,22 +184,31 @@ def begin(connection: Connection, id: UUID, requested_by: UUID, options: Options
 
 def report_progress(
     connection: Connection, id: UUID, stage: Stage, done: int, total: int | None
-) -> None:
-    """Store the progress of a verification."""
-    connection.execute(
-        "UPDATE verifications SET stage = %s, done = %s, total = %s WHERE id = %s",
-        [stage, done, total, id],
+) -> bool:
+    """Store the progress of a verification. Return True if it must stop."""
+    return bool(
+        scalar(
+            connection,
+            "UPDATE verifications SET stage = %s, done = %s, total = %s WHERE id = %s "
+            "RETURNING stopped",
+            [stage, done, total, id],
+        )
     )
 
 
-def finish(
-    connection: Connection, id: UUID, verdict: Verdict, differences: int, report: str
-) -> None:
-    """Store the report of a verification, as JSON text."""
+def request_stop(connection: Connection, id: UUID) -> None:
+    """Stop a verification at its next progress. One that has ended stays as it is."""
+    connection.execute(
+        "UPDATE verifications SET stopped = true WHERE id = %s AND finished_at IS NULL", [id]
+    )
+
+
+def finish(connection: Connection, id: UUID, outcome: Outcome, report: str) -> None:
+    """Store the result of a verification, and its report as JSON text."""
     connection.execute(
         "UPDATE verifications SET finished_at = clock_timestamp(), verdict = %s, "
-        "differences = %s, report = %s::json WHERE id = %s",
-        [verdict, differences, report, id],
+        "differences = %s, summary = %s, stopped = %s, report = %s::json WHERE id = %s",
+        [outcome.verdict, outcome.differences, outcome.summary, outcome.stopped, report, id],
     )
 
 

@@ -27,6 +27,7 @@ from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import SealArchive, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
+from infrastructure.verifications import Verdict
 from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import Findings, audit
@@ -82,6 +83,13 @@ WithArtifacts = Annotated[
     ),
 ]
 
+EXITS = {
+    Verdict.MATCHES: ExitCode.DONE,
+    Verdict.DIFFERS: ExitCode.FAILED,
+    Verdict.PARTIAL: ExitCode.NOT_PROVEN,
+    Verdict.NOT_PROVEN: ExitCode.NOT_PROVEN,
+}
+
 
 @commands.command()
 def verify(
@@ -97,8 +105,9 @@ def verify(
 
     Names each event that an attacker changed, deleted or inserted since EcoLink sealed it. Compares
     projections, balances, snapshots, consumer positions, reported times and losses with the
-    replayed events. Exits with 1 if anything differs, and with 130 after Ctrl-C. `--since`
-    continues an interrupted verification.
+    replayed events. Exits with 1 if anything differs, with 9 if nothing differs but a part of the
+    log was not compared with seals, and with 130 after Ctrl-C. `--since` continues an interrupted
+    verification.
     """
     started_at = datetime.now(UTC)
     try:
@@ -121,7 +130,7 @@ def verify(
             _show(findings)
         if stored is not None:
             _show_artifacts(stored)
-    raise typer.Exit(1 if results.differences else 0)
+    raise typer.Exit(EXITS[results.verdict])
 
 
 @commands.command()
@@ -185,21 +194,22 @@ def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _verify_seals(settings: Settings, trust: Trust, since: int) -> SealFindings:
     """Verify the seals and show the progress on a terminal."""
-    last = since
+    found = SealFindings()
     with connect(settings) as store:
         total = max(0, head_of(store) - since)
         try:
             with _progress("Comparing events with their seals", total) as show:
-
-                def advance(id: int) -> None:
-                    nonlocal last
-                    last = id
-                    show(id - since)
-
                 archive = SealArchive(Artifacts(settings.artifacts))
-                return verify_seals(store, archive, trust, since, advance)
+                return verify_seals(
+                    store, archive, trust, since, lambda id: show(id - since), found
+                )
         except KeyboardInterrupt:
-            Console(stderr=True).print(f"Stopped. Continue with --since {last}.")
+            console = Console(stderr=True)
+            _show_differences(console, found)  # a continued verification does not repeat them
+            console.print(
+                f"{Results(found, None, None, stopped=True).summary} Continue with "
+                f"--since {found.position}."
+            )
             raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
@@ -253,16 +263,17 @@ def _show_seals(seals: SealFindings) -> None:
             f"({first.size:,} events) to {newest.time:%Y-%m-%d %H:%M:%S} UTC "
             f"({newest.size:,} events)."
         )
-    if seals.unsealed:
-        console.print(f"Newer events without a head, which nothing proves yet: {seals.unsealed:,}.")
+    _show_differences(console, seals)
+    results = Results(seals, None, None)
+    color = {Verdict.MATCHES: "green", Verdict.DIFFERS: "red"}.get(results.verdict, "yellow")
+    console.print(f"[{color}]{results.summary}[/]")
+
+
+def _show_differences(console: Console, seals: SealFindings) -> None:
     for each in seals.differences:
         console.print(f"[red]{each.text}[/]")
     if unlisted := sum(seals.counts.values()) - len(seals.differences):
-        console.print(f"[red]{unlisted} more differences are not listed.[/]")
-    if seals.head is None or not seals.events:
-        console.print("[yellow]No event was compared with a seal, so nothing is proven.[/]")
-    elif not seals.differences:
-        console.print(f"[green]All events up to {seals.head.last_event} match their seals.[/]")
+        console.print(f"[red]{unlisted:,} more differences are not listed.[/]")
 
 
 def _show(findings: Findings) -> None:

@@ -50,7 +50,7 @@ NOT_COMPLETE = (
 
 EXIT_CODES = {
     Result.PROVEN: ExitCode.DONE,
-    Result.COMPLETENESS_NOT_PROVEN: ExitCode.COMPLETENESS_NOT_PROVEN,
+    Result.COMPLETENESS_NOT_PROVEN: ExitCode.NOT_PROVEN,
     Result.FAILED: ExitCode.FAILED,
 }
 """Exit codes of a verification."""

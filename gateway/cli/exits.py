@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     WRONG_STATE = 6
     UNREACHABLE = 7
     PAUSED = 8
-    COMPLETENESS_NOT_PROVEN = 9
+    NOT_PROVEN = 9
     INTERRUPTED = 130
 
 
@@ -34,7 +34,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.WRONG_STATE: "not possible in the current state",
     ExitCode.UNREACHABLE: "the gateway does not respond or is busy; try again later",
     ExitCode.PAUSED: "the followed job is paused",
-    ExitCode.COMPLETENESS_NOT_PROVEN: "the invoice is valid, but its last events may be missing",
+    ExitCode.NOT_PROVEN: "nothing is wrong, but a part is not proven: the last events of an "
+    "invoice, or events that an audit did not compare with seals",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed job continues",
 }
 

@@ -11,10 +11,15 @@ from domain.audit.tree_head import TreeHead
 from infrastructure.verifications import Verdict
 from services.projector.artifact_check import ArtifactFindings
 from services.projector.audit import Findings
+from services.sealer.sealer import SEAL_EVENTS
 from services.sealer.verification import SealFindings, Tampering, TamperKind, Trust
 
 IN_THE_LOG = {TamperKind.CHANGED, TamperKind.INSERTED}
 """Differences that are about one event that the log still has."""
+
+
+NORMAL_UNSEALED = SEAL_EVENTS
+"""Most events without a head of a log whose sealer keeps up."""
 
 
 class KeySource(StrEnum):
@@ -41,11 +46,13 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Results:
-    """The findings of a verification. Those of an omitted stage are None."""
+    """The findings of a verification. Those of an omitted or stopped stage are None."""
 
     seals: SealFindings
     replay: Findings | None
     artifacts: ArtifactFindings | None
+    stopped: bool = False
+    """True if a person stopped the verification."""
 
     @property
     def differences(self) -> int:
@@ -57,7 +64,40 @@ class Results:
     def verdict(self) -> Verdict:
         if self.differences:
             return Verdict.DIFFERS
-        return Verdict.MATCHES if self.seals.events else Verdict.NOT_PROVEN
+        if not self._compared:
+            return Verdict.NOT_PROVEN
+        return Verdict.PARTIAL if self._is_partial else Verdict.MATCHES
+
+    @property
+    def summary(self) -> str:
+        """The events that were compared with their seals, and those that were not, for people."""
+        seals = self.seals
+        texts = ["Stopped by request."] if self.stopped else []
+        if not self._compared:
+            texts.append("No event was compared with a seal.")
+        else:
+            verb = "were compared with" if seals.counts else "match"
+            texts.append(f"Events {seals.since + 1} to {seals.position} {verb} their seals.")
+            if seals.since:
+                texts.append(f"Events up to {seals.since} were not compared.")
+        if not seals.is_complete:
+            texts.append("Later events were not compared.")
+        elif seals.unsealed == 1:
+            texts.append("1 newer event is not proven yet.")
+        elif seals.unsealed:
+            texts.append(f"{seals.unsealed:,} newer events are not proven yet.")
+        return " ".join(texts)
+
+    @property
+    def _compared(self) -> bool:
+        return self.seals.position > self.seals.since
+
+    @property
+    def _is_partial(self) -> bool:
+        """True if more is unproven than the newest events, which the sealer has not sealed yet."""
+        seals = self.seals
+        newest = min(NORMAL_UNSEALED, seals.events)
+        return self.stopped or seals.since > 0 or seals.unsealed > newest
 
 
 def report(results: Results, of: Circumstances) -> dict[str, Any]:
@@ -68,6 +108,8 @@ def report(results: Results, of: Circumstances) -> dict[str, Any]:
     replay, artifacts, trust = results.replay, results.artifacts, of.trust
     document: dict[str, Any] = {
         "verdict": results.verdict,
+        "summary": results.summary,
+        "stopped": results.stopped,
         "started_at": of.started_at,
         "finished_at": of.finished_at,
         "public_key": str(trust.key),
@@ -97,6 +139,7 @@ def _seals(seals: SealFindings) -> dict[str, Any]:
     nothing = {"size": 0, "root": None, "last_event": 0, "sealed_at": None}
     return {
         "events": seals.events,
+        "position": seals.position,
         "unsealed": seals.unsealed,
         "heads": seals.heads,
         **(_head(seals.head) if seals.head else nothing),

@@ -17,12 +17,12 @@ from infrastructure.customer_log import without_paths
 from infrastructure.seal_archive import SealArchive
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
-from infrastructure.verifications import Options, Stage
+from infrastructure.verifications import Options, Outcome, Stage
 from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import audit
 from services.projector.store_checks import head_of
-from services.sealer.verification import Trust, verify_seals
+from services.sealer.verification import SealFindings, Trust, verify_seals
 
 WRITE_SECONDS = 1.0
 """Minimum interval between two writes of the progress."""
@@ -37,8 +37,15 @@ class Request(BaseModel):
     options: Options
 
 
+class StopRequested(BaseException):
+    """A person stopped the verification. Like KeyboardInterrupt, it passes `except Exception`."""
+
+
 class Progress:
-    """The progress of a verification, written once a second and at the end of a stage."""
+    """The progress of a verification, written once a second and at the end of a stage.
+
+    A write raises StopRequested if a person stopped the verification.
+    """
 
     def __init__(self, connection: Connection, id: UUID) -> None:
         self._connection, self._id = connection, id
@@ -58,7 +65,10 @@ class Progress:
 
     def _write(self, done: int) -> None:
         self._written = time.monotonic()
-        verifications.report_progress(self._connection, self._id, self._stage, done, self._total)
+        if verifications.report_progress(
+            self._connection, self._id, self._stage, done, self._total
+        ):
+            raise StopRequested
 
 
 def run(request: Request, on_start: Callable[[bool], object]) -> None:
@@ -79,14 +89,9 @@ def run(request: Request, on_start: Callable[[bool], object]) -> None:
             text = f"The verification failed: {type(error).__name__}: {without_paths(str(error))}"
             verifications.fail(connection, request.id, text)
             raise
-        document = report(results, circumstances)
-        verifications.finish(
-            connection,
-            request.id,
-            results.verdict,
-            results.differences,
-            json.dumps(document, default=str, indent=1),
-        )
+        document = json.dumps(report(results, circumstances), default=str, indent=1)
+        outcome = Outcome(results.verdict, results.differences, results.summary, results.stopped)
+        verifications.finish(connection, request.id, outcome, document)
 
 
 def _verify(request: Request, progress: Progress) -> tuple[Results, Circumstances]:
@@ -94,22 +99,24 @@ def _verify(request: Request, progress: Progress) -> tuple[Results, Circumstance
     started_at = datetime.now(UTC)
     archive = SealArchive(Artifacts(settings.artifacts))
     trust, key_source = _trust(options, archive)
-    with connect(settings) as store:
-        head = head_of(store)
-        progress.begin(Stage.SEALS, max(0, head - options.since))
-        seals = verify_seals(
-            store, archive, trust, options.since, lambda id: progress.advance(id - options.since)
-        )
-    replay = artifacts = None
-    if options.replay:
-        progress.begin(Stage.REPLAY, head)
-        replay = audit(settings, progress.advance)
-    if options.artifacts:
-        progress.begin(Stage.ARTIFACTS, None)
-        artifacts = _compare_artifacts(settings, progress)
-    results = Results(seals, replay, artifacts)
-    finished_at = datetime.now(UTC)
-    return results, Circumstances(trust, key_source, options.since, started_at, finished_at)
+    since, seals, replay, artifacts, stopped = options.since, SealFindings(), None, None, False
+    try:
+        with connect(settings) as store:
+            head = head_of(store)
+            progress.begin(Stage.SEALS, max(0, head - since))
+            verify_seals(
+                store, archive, trust, since, lambda id: progress.advance(id - since), seals
+            )
+        if options.replay:
+            progress.begin(Stage.REPLAY, head)
+            replay = audit(settings, progress.advance)
+        if options.artifacts:
+            progress.begin(Stage.ARTIFACTS, None)
+            artifacts = _compare_artifacts(settings, progress)
+    except StopRequested:
+        stopped = True
+    results = Results(seals, replay, artifacts, stopped)
+    return results, Circumstances(trust, key_source, since, started_at, datetime.now(UTC))
 
 
 def _trust(options: Options, archive: SealArchive) -> tuple[Trust, KeySource]:

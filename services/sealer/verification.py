@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -81,8 +82,14 @@ class Timestamp(NamedTuple):
 
 @dataclass
 class SealFindings:
-    """The result of a verification. All events up to `proven` are as signed, if none differ."""
+    """The result of a verification. If nothing differs, events up to `position` are as signed."""
 
+    since: int = 0
+    """Events up to this notification ID were not compared with their leaf."""
+    position: int = 0
+    """The last event that was compared with its leaf and that a verified head covers."""
+    is_complete: bool = False
+    """False if the verification stopped before it had read the whole log."""
     head: TreeHead | None = None
     heads: int = 0
     events: int = 0
@@ -107,13 +114,16 @@ def verify_seals(
     trust: Trust,
     since: int = 0,
     on_progress: Callable[[int], object] = id,
+    findings: SealFindings | None = None,
 ) -> SealFindings:
     """Compare every event with its leaf, and the leaves with the signed heads.
 
     `since` is a notification id; events up to it are not compared with their leaves. `on_progress`
-    receives the notification id of the last compared event.
+    receives the notification id of the last compared event. It may raise an error to stop; then
+    `findings`, which is also returned, has the result so far.
     """
-    findings = SealFindings()
+    findings = SealFindings() if findings is None else findings
+    findings.since = findings.position = since
     heads = _heads(archive, trust.key, findings)
     findings.heads = len(heads)
     findings.head = heads[-1] if heads else None
@@ -126,22 +136,13 @@ def verify_seals(
         _check_timestamps(archive, heads, trust.roots, findings)
         _check_times([head for head in heads if head.last_event > since], findings)
     checked = sorted({*heads, *(head for head in trust.kept if head.size <= size)}, key=_size)
-    rows = _Rows(stream_rows(store, since))
-    for content in _Checked(archive, size, checked, findings):
-        if since:
-            content = encode(each for each in decode(content) if each.notification_id > since)
-        if content:
-            _compare(content, rows, findings)
-            findings.events += len(content) // ENTRY.size
-            on_progress(decode(content[-ENTRY.size :])[0].notification_id)
-    last = max(since, findings.head.last_event if findings.head else 0)
-    for id, *_ in rows:
-        if id <= last:
-            _inserted(id, findings)
-        else:
-            findings.unsealed += 1
+    with closing(stream_rows(store, since)) as stream:  # an open one would keep the connection
+        _compare_all(
+            _Checked(archive, size, checked, findings), _Rows(stream), findings, on_progress
+        )
     if findings.unsealed:
-        _check_lateness(store, last, findings)
+        _check_lateness(store, _last_sealed(findings), findings)
+    findings.is_complete = True
     return findings
 
 
@@ -234,9 +235,11 @@ class _Checked:
     ) -> None:
         self._archive, self._size, self._findings = archive, size, findings
         self._heads = list(heads)
+        self.verified = 0
+        """The last event of the last head that the leaves have."""
 
     def __iter__(self) -> Iterator[bytes]:
-        tree, heads, after = Frontier(), iter(self._heads), 0
+        tree, heads = Frontier(), iter(self._heads)
         head = next(heads, None)
         try:
             for content in self._archive.contents(0, self._size):
@@ -246,23 +249,25 @@ class _Checked:
                     tree.extend(chunk[done : head.size - start])
                     done = head.size - start
                     if tree.root != head.root:
-                        self._differs(after, head)
+                        self._differs(head)
                         head, heads = None, iter(())
                         break
-                    after = head.last_event
+                    self.verified = head.last_event
                     head = next(heads, None)
                 tree.extend(chunk[done:])
                 yield content
         except SealDamaged as error:
-            self._findings.add(TamperKind.SEAL_DAMAGED, after + 1, after + 1, str(error))
+            first = self.verified + 1
+            self._findings.add(TamperKind.SEAL_DAMAGED, first, first, str(error))
 
-    def _differs(self, after: int, head: TreeHead) -> None:
+    def _differs(self, head: TreeHead) -> None:
         """Report the first head that the leaves do not have. Every later one differs too."""
+        first = self.verified + 1
         text = (
-            f"The leaves of events {after + 1} to {head.last_event} do not have the root that was "
+            f"The leaves of events {first} to {head.last_event} do not have the root that was "
             f"signed at {head.sealed_at:%Y-%m-%d %H:%M:%S} UTC."
         )
-        self._findings.add(TamperKind.RANGE, after + 1, head.last_event, text)
+        self._findings.add(TamperKind.RANGE, first, head.last_event, text)
 
 
 class _Rows:
@@ -285,6 +290,32 @@ class _Rows:
     def put_back(self, rows: Sequence[Row]) -> None:
         """Return these rows again, before the others."""
         self._waiting.extendleft(reversed(rows))
+
+
+def _compare_all(
+    tree: _Checked, rows: _Rows, findings: SealFindings, on_progress: Callable[[int], object]
+) -> None:
+    """Compare all rows of the log with the leaves of a tree, and count the unsealed ones."""
+    since = findings.since
+    for content in tree:
+        if since:
+            content = encode(each for each in decode(content) if each.notification_id > since)
+        if content:
+            _compare(content, rows, findings)
+            findings.events += len(content) // ENTRY.size
+            compared = decode(content[-ENTRY.size :])[0].notification_id
+            findings.position = max(since, min(compared, tree.verified))
+            on_progress(compared)
+    last = _last_sealed(findings)
+    for id, *_ in rows:
+        if id <= last:
+            _inserted(id, findings)
+        else:
+            findings.unsealed += 1
+
+
+def _last_sealed(findings: SealFindings) -> int:
+    return max(findings.since, findings.head.last_event if findings.head else 0)
 
 
 def _compare(content: bytes, rows: _Rows, findings: SealFindings) -> None:

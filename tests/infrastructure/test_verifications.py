@@ -16,6 +16,7 @@ from infrastructure.verifications import (
     KEPT_RUNS,
     STOPPED,
     Options,
+    Outcome,
     Stage,
     Verdict,
     begin,
@@ -24,6 +25,7 @@ from infrastructure.verifications import (
     is_running,
     report_of,
     report_progress,
+    request_stop,
     verification,
     verifications,
     verifying,
@@ -65,11 +67,29 @@ def test_a_row_has_the_progress_and_then_the_report(settings: Settings) -> None:
         assert (run.stage, run.done, run.total) == (Stage.REPLAY, 3, 9)
         assert (run.requested_by, run.options) == (PERSON, options)
         text = '{"b": "\\u0000", "a": 1}'
-        finish(connection, id, Verdict.DIFFERS, 2, text)
+        finish(connection, id, Outcome(Verdict.DIFFERS, 2, "Two events."), text)
         run = verification(reader, id)
         assert run is not None
         assert (run.verdict, run.differences, run.is_running) == (Verdict.DIFFERS, 2, False)
+        assert (run.summary, run.stopped) == ("Two events.", False)
         assert report_of(reader, id) == text
+
+
+def test_the_process_reads_the_request_to_stop_when_it_reports_progress(
+    settings: Settings,
+) -> None:
+    id = uuid4()
+    with connect(settings) as person, verifying(settings) as connection:
+        assert connection is not None
+        begin(connection, id, PERSON, Options())
+        assert not report_progress(connection, id, Stage.SEALS, 1, 9)
+        request_stop(person, id)
+        assert report_progress(connection, id, Stage.SEALS, 2, 9)
+        finish(connection, id, Outcome(Verdict.MATCHES, 0, "All.", stopped=False), "{}")
+        request_stop(person, id)  # too late
+        run = verification(person, id)
+        assert run is not None
+        assert not run.stopped
 
 
 def test_a_problem_is_stored_without_characters_that_postgresql_refuses(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response
 
 from domain.core.errors import NotFound
 from gateway.audit.verification.form import (
     EMPTY,
+    LONGEST_POSITION,
     Checked,
     Entered,
     EnteredOf,
@@ -34,6 +36,7 @@ from infrastructure.verifications import (
     Verification,
     is_running,
     report_of,
+    request_stop,
     verification,
     verifications,
 )
@@ -48,9 +51,17 @@ router = APIRouter(prefix=PATH)
 
 
 @router.get("")
-def show_verifications(request: Request, caller: MayReadAll, backend: BackendOf) -> Response:
-    """Show the form that starts a verification, or the running one, and the last runs."""
-    return _all_runs(request, caller, backend, EMPTY, Checked())
+def show_verifications(
+    request: Request,
+    caller: MayReadAll,
+    backend: BackendOf,
+    since: Annotated[str, Query(max_length=LONGEST_POSITION)] = "",
+) -> Response:
+    """Show the form that starts a verification, or the running one, and the last runs.
+
+    `since` fills the field for the start.
+    """
+    return _all_runs(request, caller, backend, replace(EMPTY, since=since), Checked())
 
 
 @router.post("")
@@ -115,8 +126,7 @@ def _all_runs(
         "stages_of": stages_of,
     }
     if is_htmx(request):
-        session = getattr(request.state, "session", None)
-        token = session.csrf_token if session else ""
+        token = _csrf_token(request)
         return fragment("audit/verification/runs.html", csrf_token=token, **shown)
     return page(request, backend, caller, "audit/verification/all.html", **shown)
 
@@ -144,8 +154,21 @@ def show_verification(
         "stages_of": stages_of,
     }
     if is_htmx(request):
-        return fragment("audit/verification/run.html", **shown)
+        token = _csrf_token(request)
+        return fragment("audit/verification/run.html", csrf_token=token, **shown)
     return page(request, backend, caller, "audit/verification/one.html", **shown)
+
+
+@router.post("/{id}/stop")
+def stop_verification(id: UUID, caller: MayReadAll, backend: BackendOf) -> Response:
+    """Stop a running verification, and go to its page. Raise NotFound.
+
+    Its report shows the result so far. A verification that has ended stays as it is.
+    """
+    with backend.pool.connection() as connection:
+        _run(connection, id)
+        request_stop(connection, id)
+    return RedirectResponse(f"{PATH}/{id}", HTTPStatus.SEE_OTHER)
 
 
 @router.get("/{id}/report.json")
@@ -186,6 +209,11 @@ def _run(connection: Connection, id: UUID) -> Verification:
     if run is None:
         raise NotFound(f"Unknown verification {id}. EcoLink keeps the last {KEPT_RUNS}.")
     return run
+
+
+def _csrf_token(request: Request) -> str:
+    session = getattr(request.state, "session", None)
+    return session.csrf_token if session else ""
 
 
 def _names(connection: Connection, runs: list[Verification]) -> dict[UUID, str]:

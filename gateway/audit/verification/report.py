@@ -25,6 +25,8 @@ class SealReport(BaseModel):
     size: int
     root: str | None
     last_event: int
+    position: int = 0
+    """The last compared event. Reports of earlier versions do not have it."""
     sealed_at: datetime | None
     counts: dict[str, int]
     differences: list[SealDifference]

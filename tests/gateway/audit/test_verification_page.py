@@ -29,6 +29,7 @@ from infrastructure.store import connect
 from infrastructure.verifications import (
     KEPT_RUNS,
     Options,
+    Outcome,
     Stage,
     Verdict,
     begin,
@@ -40,7 +41,9 @@ from infrastructure.verifications import (
     verifications,
     verifying,
 )
-from tests.builders.entries import Entries
+from services.auditor.verifying import Progress, Request
+from services.auditor.verifying import run as run_verification
+from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import PUBLIC, Seal, tamper
 from tests.gateway.conftest import application, running_gateway
@@ -126,7 +129,11 @@ def test_a_clean_log_matches(auditor: Browser, consistent: str, entries: Entries
     page = finished(auditor, path)
     assert verdict(page) == "matches"
     count = len(entries.entries)
-    assert f"{count} events match their seals" in page["verdict"].text
+    last = entries.entries[-1].id
+    summary = f"Events 1 to {last} match their seals."
+    assert page["verdict"].text.startswith(f"No differences. {summary}")
+    assert report(auditor, path)["summary"] == summary
+    assert "not proven" not in page["verdict"].text
     assert page.find("differences") is None
     assert "$0.00" in page["replay"].text
     assert "all equal" in page["tables"].text
@@ -139,7 +146,8 @@ def test_a_clean_log_matches(auditor: Browser, consistent: str, entries: Entries
     assert "From the operator's archive" in page["key-source"].text
     assert f"ecolink audit verify --public-key {PUBLIC}" in page["own-command"].text
     row = overview(auditor)["runs"].text
-    assert "all events match" in row
+    assert "matches" in row
+    assert summary in row
     assert "seals, replay" in row
 
 
@@ -180,6 +188,81 @@ def test_a_deleted_event_is_named_without_a_link(
     assert not [each for each in found.all() if each.tag == "a"]
     assert page.find("replay") is None
     assert "--log-only" in page["own-command"].text
+
+
+def test_newer_events_and_skipped_ones_are_named_in_the_banner(
+    auditor: Browser, consistent: str, platform: Platform, entries: Entries
+) -> None:
+    last = entries.entries[-1].id
+    platform.person()
+    newer = len(entries_of(platform.log)) - len(entries.entries)
+    page = finished(auditor, started(auditor, replay=""))
+    assert verdict(page) == "matches"
+    unproven = f"{newer} newer events are not proven yet."
+    assert f"Events 1 to {last} match their seals. {unproven}" in page["verdict"].text
+    page = finished(auditor, started(auditor, replay="", since=str(last - 1)))
+    assert verdict(page) == "partial"
+    text = page["verdict"].text
+    assert text.startswith(f"A part of the log matches. Events {last} to {last} match their seals.")
+    assert f"Events up to {last - 1} were not compared. {unproven}" in text
+    assert "is-warn" in page["verdict"].attributes["class"]
+    row = overview(auditor)["runs"].text
+    assert "a part matches" in row
+    assert unproven in row
+
+
+def test_a_stopped_verification_shows_its_result_and_where_to_continue(
+    auditor: Browser,
+    consistent: str,
+    entries: Entries,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    minute, last = entries.last("MinuteMetered").id, entries.entries[-1].id
+    statement = "UPDATE ecolink_events SET topic = 'Other' WHERE notification_id = %s"
+    tamper(settings, statement, minute)
+    asked = Request(
+        settings=settings, id=uuid4(), requested_by=auditor.person.account_id, options=Options()
+    )
+    path = f"{PATH}/{asked.id}"
+
+    def stop(_: bool) -> None:
+        form = read_html(auditor.client.get(path).text)["stop-form"]
+        assert form.attributes["action"] == f"{path}/stop"
+        answer = auditor.client.post(f"{path}/stop", data=form.fields, follow_redirects=False)
+        assert answer.headers["location"] == path
+        page = read_html(auditor.client.get(path).text)
+        assert page.find("stop-form") is None
+        assert "Stopping…" in page.text
+
+    monkeypatch.setattr(Progress, "begin", lambda *_: None)  # the first write follows all events
+    run_verification(asked, stop)
+    page = finished(auditor, path)
+    assert verdict(page) == "differs"
+    assert "Stopped by request." in page["verdict"].text
+    assert f"Event {minute} was changed." in page["differences"].text
+    link = page["continue"].attributes["href"]
+    assert link == f"{PATH}?since={last}"
+    assert page.find("replay") is None
+    form = read_html(auditor.client.get(link).text)["verification-form"]
+    assert form.fields["since"] == str(last)
+    assert auditor.client.post(f"{path}/stop", data=form.fields).status_code == 200  # too late
+    assert finished(auditor, path).find("stop-form") is None
+
+
+def test_only_an_overseer_stops_a_verification(
+    client: TestClient, platform: Platform, running: UUID, settings: Settings
+) -> None:
+    owner = signed_in(client, platform.person())
+    fields = {"csrf_token": owner.csrf_token}
+    assert client.post(f"{PATH}/{running}/stop", data=fields).status_code == 403
+    with connect(settings) as connection:
+        run = verification(connection, running)
+    assert run is not None
+    assert not run.stopped
+    auditor = signed_in(client, platform.person(Role.AUDITOR))
+    fields = {"csrf_token": auditor.csrf_token}
+    assert client.post(f"{PATH}/{uuid4()}/stop", data=fields).status_code == 404
 
 
 def test_an_own_key_and_a_kept_head_are_used(
@@ -353,7 +436,7 @@ def test_long_lists_of_differences_are_cut_on_the_page_only(
     id = UUID(path.rpartition("/")[2])
     with connect(settings) as connection:
         text = json.dumps(document | {"differences": found})
-        finish(connection, id, Verdict.DIFFERS, len(found), text)
+        finish(connection, id, Outcome(Verdict.DIFFERS, len(found), "Compared."), text)
     page = finished(auditor, path)
     assert len(differences(page)) == LISTED_DIFFERENCES
     assert "7 more are in the report." in page["differences"].text

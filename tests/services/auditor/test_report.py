@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -25,7 +26,7 @@ UNEQUAL = Comparison("accounts", "accounts", 9, 0, Table(2, "a" * 64), Table(1, 
 
 
 def seals(*kinds: TamperKind) -> SealFindings:
-    found = SealFindings(head=HEAD, heads=2, events=3)
+    found = SealFindings(position=9, is_complete=True, head=HEAD, heads=2, events=3)
     for kind in kinds:
         found.add(kind, 7, 7, f"Event 7: {kind}.")
     return found
@@ -46,6 +47,14 @@ def document(results: Results) -> str:
     [
         (Results(seals(), replay(), None), Verdict.MATCHES, 0),
         (Results(SealFindings(), None, None), Verdict.NOT_PROVEN, 0),
+        (Results(replace(seals(), since=4), None, None), Verdict.PARTIAL, 0),
+        (Results(replace(seals(), since=9), None, None), Verdict.NOT_PROVEN, 0),
+        (Results(replace(seals(), unsealed=3), None, None), Verdict.MATCHES, 0),
+        (Results(replace(seals(), unsealed=4), None, None), Verdict.PARTIAL, 0),
+        (Results(replace(seals(), events=5_000, unsealed=1_000), None, None), Verdict.MATCHES, 0),
+        (Results(replace(seals(), events=5_000, unsealed=1_001), None, None), Verdict.PARTIAL, 0),
+        (Results(replace(seals(), is_complete=False), None, None, True), Verdict.PARTIAL, 0),
+        (Results(seals(TamperKind.CHANGED), None, None, True), Verdict.DIFFERS, 1),
         (Results(seals(TamperKind.DELETED), None, None), Verdict.DIFFERS, 1),
         (Results(SealFindings(), replay(DifferenceKind.TABLE), None), Verdict.DIFFERS, 1),
         (
@@ -61,6 +70,43 @@ def document(results: Results) -> str:
 )
 def test_the_verdict_counts_all_differences(results: Results, verdict: Verdict, count: int) -> None:
     assert (results.verdict, results.differences) == (verdict, count)
+
+
+@pytest.mark.parametrize(
+    ("results", "summary"),
+    [
+        (Results(seals(), None, None), "Events 1 to 9 match their seals."),
+        (
+            Results(replace(seals(), unsealed=1), None, None),
+            "Events 1 to 9 match their seals. 1 newer event is not proven yet.",
+        ),
+        (
+            Results(replace(seals(), since=4, unsealed=1_200), None, None),
+            "Events 5 to 9 match their seals. Events up to 4 were not compared. "
+            "1,200 newer events are not proven yet.",
+        ),
+        (
+            Results(seals(TamperKind.CHANGED), None, None),
+            "Events 1 to 9 were compared with their seals.",
+        ),
+        (
+            Results(replace(SealFindings(is_complete=True), unsealed=2), None, None),
+            "No event was compared with a seal. 2 newer events are not proven yet.",
+        ),
+        (
+            Results(replace(seals(), is_complete=False), None, None, stopped=True),
+            "Stopped by request. Events 1 to 9 match their seals. Later events were not compared.",
+        ),
+        (
+            Results(seals(), None, None, stopped=True),
+            "Stopped by request. Events 1 to 9 match their seals.",
+        ),
+    ],
+)
+def test_the_summary_names_what_was_compared_and_what_was_not(
+    results: Results, summary: str
+) -> None:
+    assert results.summary == summary
 
 
 def test_a_report_says_when_with_which_key_and_with_which_options() -> None:

@@ -54,7 +54,7 @@ def test_the_progress_goes_through_all_stages(
     monkeypatch.setattr(
         verifications,
         "report_progress",
-        lambda connection, id, stage, done, total: seen.append((stage, done, total)),
+        lambda connection, id, stage, done, total: bool(seen.append((stage, done, total))),
     )
     asked = request(settings, Options(artifacts=True, public_key=str(KEY)))
     run(asked, lambda _: None)
@@ -75,7 +75,7 @@ def test_the_progress_is_written_at_most_once_a_second(
     monkeypatch.setattr(
         verifications,
         "report_progress",
-        lambda connection, id, stage, done, total: written.append((done, total)),
+        lambda connection, id, stage, done, total: bool(written.append((done, total))),
     )
     with connect(settings) as connection:
         progress = Progress(connection, uuid4())
