@@ -13,7 +13,7 @@ from deploy.backup.artifact_files import (
     copy_seals,
     named_artifacts,
 )
-from deploy.backup.database import copy_events, copy_tables, secret_rows, snapshot
+from deploy.backup.database import copy_events, copy_tables, secret_rows, shapes, snapshot
 from deploy.backup.keys import keys_of, require_apart, write_keys
 from deploy.backup.manifest import BackupManifest
 from deploy.backup.stages import Stages, counted
@@ -49,7 +49,7 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
         with stages.stage("Copying seals"):
             seals = copy_seals(artifacts, target)
         with snapshot(settings) as store, open_log(settings) as log:
-            log_id = log_identity(store)
+            log_id, known = log_identity(store), shapes(store)
             with stages.stage("Copying events") as progress:
                 chunks = copy_events(store, target, progress)
             with stages.stage("Copying tables") as progress:
@@ -70,6 +70,7 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             log_id=log_id,
             events=sum(each.events for each in chunks),
             last_event=chunks[-1].last if chunks else 0,
+            shapes=known,
             chunks=tuple(chunks),
             tables=tuple(tables),
             artifacts=(*seals, *files, *documents),

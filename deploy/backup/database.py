@@ -32,8 +32,8 @@ CHUNK_EVENTS = 50_000
 
 COMPRESSION = 1
 
-REBUILT = {*READ_MODELS, "projection_positions", "ecolink_snapshots"}
-"""Tables that a restore makes again from the log."""
+FOLDED = {*READ_MODELS, "projection_positions"}
+"""Tables of read models, which a restore copies or rebuilds from the log."""
 
 OWN = {"projection_shapes", "leaderships"}
 """Tables that describe the database itself. A restore leaves them as the migration made them."""
@@ -41,8 +41,11 @@ OWN = {"projection_shapes", "leaderships"}
 SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 """Rows among the positions in which the event store keeps the version of its own tables."""
 
-EPHEMERAL = {"web_sessions", "sign_in_links", "request_keys", "dataset_progress", "verifications"}
-"""Tables that are in no backup: users sign in again, and the rest is of minutes or a display."""
+EPHEMERAL = {
+    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "verifications"),
+    "ecolink_snapshots",
+}
+"""Tables that are in no backup: users sign in again, and services make the rest again."""
 
 SECRETS = {"webhook_secrets"}
 """Tables with secrets, which are stored with the keys."""
@@ -72,11 +75,7 @@ def snapshot(settings: Settings) -> Iterator[Connection]:
 
 def stored_tables(store: Connection) -> list[str]:
     """Return the tables, except the log's, that a backup contains. A new table is one of them."""
-    return [
-        table
-        for table in _tables(store)
-        if table not in {EVENTS, *REBUILT, *OWN, *EPHEMERAL, *SECRETS}
-    ]
+    return [table for table in _tables(store) if table not in {EVENTS, *OWN, *EPHEMERAL, *SECRETS}]
 
 
 def copy_events(store: Connection, target: BackupTarget, progress: Progress) -> list[EventChunk]:
@@ -131,10 +130,24 @@ def require_empty(store: Connection, place: str) -> None:
         )
 
 
+def shapes(store: Connection) -> dict[str, str]:
+    """Return the hash of each read model's shape, by name."""
+    rows = store.execute("SELECT name, ddl_sha256 FROM projection_shapes").fetchall()
+    return {row["name"]: row["ddl_sha256"] for row in rows}
+
+
 def load(
-    store: Connection, target: BackupTarget, manifest: BackupManifest, progress: Progress
+    store: Connection,
+    target: BackupTarget,
+    manifest: BackupManifest,
+    progress: Progress,
+    *,
+    read_models: bool,
 ) -> None:
-    """Replace the content of an empty database by that of a backup, in the open transaction."""
+    """Replace the content of an empty database by that of a backup, in the open transaction.
+
+    Without `read_models`, their tables stay empty.
+    """
     emptied = [table for table in _tables(store) if table not in OWN]
     schema = store.execute(f"SELECT * FROM ecolink_tracking WHERE {SCHEMA_ROWS}").fetchall()
     names = sql.SQL(", ").join(map(sql.Identifier, emptied))
@@ -150,7 +163,8 @@ def load(
             f"{manifest.events:,}. Use another backup."
         )
     known = set(emptied)
-    for each in _parents_first(store, manifest.tables):
+    wanted = (each for each in manifest.tables if read_models or each.table not in FOLDED)
+    for each in _parents_first(store, wanted):
         if each.table not in known:
             raise BackupError(
                 f"This EcoLink has no table {each.table!r}, which the backup has. Install the "

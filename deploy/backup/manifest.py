@@ -75,6 +75,9 @@ class BackupManifest(BaseModel):
     last_event: int
     """Notification ID of the last event, 0 for an empty log."""
 
+    shapes: dict[str, str]
+    """Hash of each read model's shape, by name."""
+
     chunks: tuple[EventChunk, ...]
     tables: tuple[TableCopy, ...]
     artifacts: tuple[ArtifactFile, ...]

@@ -29,7 +29,7 @@ CREATED: dict[str, LiteralString] = {
     "step_measurements": "measured_at",
     "evaluation_measurements": "measured_at",
     "log_lines": "logged_at",
-    "invoices": "coalesce(issued_at, requested_at)",
+    "invoices": "coalesce(answered_at, requested_at)",
     "webhook_endpoints": "created_at",
     "webhook_deliveries": "created_at",
     "alerts": "first_seen",

@@ -161,6 +161,14 @@ def restore(
         str | None,
         typer.Option(help="Public key of the log, as `ecolink audit key` printed it once."),
     ] = None,
+    skip_replay: Annotated[
+        bool,
+        typer.Option(
+            "--skip-replay",
+            help="Do not replay the log, which takes hours for millions of events. Run `ecolink "
+            "audit verify` later.",
+        ),
+    ] = False,
 ) -> None:
     """Restore a backup to a new ECOLINK_HOME, or to an empty database and artifact store.
 
@@ -180,9 +188,15 @@ def restore(
             keys=read_keys(keys, manifest.id) if keys else None,
             moment=moment,
             public_key=LogKey.parse(public_key) if public_key else None,
+            replays=not skip_replay,
         )
         restored = restoring.restore(settings, source, Stages())
-    _show(restored, manifest, settings)
+    _show(restored, manifest, settings, skip_replay=skip_replay)
+    if skip_replay:
+        console.print(
+            "[yellow]The log was not replayed, so read models and balances are not verified. Run "
+            "`ecolink audit verify`.[/]"
+        )
 
 
 @commands.command()
@@ -215,14 +229,16 @@ def _errors() -> Iterator[None]:
         fail(f"{type(error).__name__}: {error}", ExitCode.FAILED)
 
 
-def _show(restored: Restored, manifest: BackupManifest, settings: Settings) -> None:
+def _show(
+    restored: Restored, manifest: BackupManifest, settings: Settings, *, skip_replay: bool
+) -> None:
     console.print(
         f"[green]Restored {restored.events:,} events of the backup {manifest.id}, up to event "
         f"{restored.last_event:,}.[/]"
     )
     console.print(
-        f"Verified: {restored.sealed_events:,} events match their seals, and all read models and "
-        "artifacts match the log."
+        f"Verified: {restored.sealed_events:,} events match their seals, and all artifacts match "
+        "the log" + ("." if skip_replay else ", as do all read models and balances.")
     )
     if not restored.sealed_events:
         console.print("[yellow]No event was compared with a seal, so nothing is proven.[/]")

@@ -32,6 +32,7 @@ def manifest(id: str, *contents: Blob, chunks: tuple[EventChunk, ...] = ()) -> B
         log_id=UUID(int=1),
         events=0,
         last_event=0,
+        shapes={},
         chunks=chunks,
         tables=(),
         artifacts=tuple(ArtifactFile(**each.model_dump(), path=each.ref) for each in contents),
