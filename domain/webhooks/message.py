@@ -39,6 +39,9 @@ class WebhookType(StrEnum):
     """At the current rate, the balance lasts for `runway_seconds`."""
     BALANCE_DEPLETED = "balance.depleted"
     """The balance is used up. Running jobs save a checkpoint and pause."""
+    BUDGET_USED = "budget.used"
+    """50, 80 or 100 percent of the budget of a `period` are used, for the first time in it. At 100,
+    running jobs save a checkpoint and pause."""
     DEPLOYMENT_ACTIVE = "deployment.active"
     """The model is loaded and serves requests."""
     DEPLOYMENT_FAILED = "deployment.failed"
@@ -106,6 +109,8 @@ def message_of(event: Event, model_of: Callable[[UUID], str]) -> Message | None:
         case Account.BalanceDepleted(balance_micros=micros):
             data = {"id": str(event.account_id), "balance_micros": micros}
             return _message(event, WebhookType.BALANCE_DEPLETED, data)
+        case Account.BudgetUsed():
+            return _message(event, WebhookType.BUDGET_USED, _budget(event))
         case Deployment.DeploymentActivated():
             data = _deployment(event, model_of)
             return _message(event, WebhookType.DEPLOYMENT_ACTIVE, data)
@@ -120,6 +125,17 @@ def message_of_test(account_id: UUID, endpoint_id: UUID, now: datetime) -> Messa
     """Return a new test message to one endpoint."""
     id = f"{PREFIX}test_{token_hex(8)}"
     return Message(id, account_id, WebhookType.TEST, now, {"id": str(endpoint_id)}, id)
+
+
+def _budget(event: Account.BudgetUsed) -> Data:
+    return {
+        "id": str(event.account_id),
+        "period": event.period.value,
+        "starts_on": event.starts_on.isoformat(),
+        "percent": event.percent,
+        "spent_micros": event.spent_micros,
+        "limit_micros": event.limit_micros,
+    }
 
 
 def _message(event: Event, type: WebhookType, data: Data) -> Message:
