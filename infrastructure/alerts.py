@@ -117,6 +117,12 @@ def clear_cause(connection: Connection, rule: str, subject: str) -> None:
     connection.execute("DELETE FROM alert_causes WHERE rule = %s AND subject = %s", [rule, subject])
 
 
+def stored_causes(connection: Connection) -> set[tuple[str, str]]:
+    """Return the rule and the subject of each cause."""
+    rows = connection.execute("SELECT rule, subject FROM alert_causes").fetchall()
+    return {(row["rule"], row["subject"]) for row in rows}
+
+
 def is_stored(connection: Connection, rule: str, causes: Sequence[Cause]) -> bool:
     """Return True if exactly these causes of a rule are stored, from whatever time on."""
     rows = connection.execute(

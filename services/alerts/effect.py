@@ -43,17 +43,21 @@ class AlertEffect:
 
     def apply(self, batch: Sequence[Recorded]) -> None:
         """Store the causes of a batch. Skip events that were already applied."""
-        rules = self._rules()
+        rules = [rule for rule in self._rules() if rule.kind.by_event]
         with self._connect() as connection, changing(connection, self._leadership):
             position = _position(connection)
+            stored = alerts.stored_causes(connection)
             for recorded in batch:
                 if recorded.id <= position:
                     continue
                 for signal in signals(rules, recorded.event, self._clock.now()):
-                    if isinstance(signal, Cleared):
-                        alerts.clear_cause(connection, signal.rule, signal.subject)
-                    else:
+                    key = signal.rule, signal.subject
+                    if not isinstance(signal, Cleared):
                         alerts.raise_cause(connection, signal)
+                        stored.add(key)
+                    elif key in stored:
+                        alerts.clear_cause(connection, *key)
+                        stored.remove(key)
             connection.execute(
                 "INSERT INTO ecolink_tracking AS known (application_name, notification_id) "
                 "VALUES (%s, %s) ON CONFLICT (application_name) DO UPDATE "

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkdtemp
+from uuid import uuid4
 
 import psutil
 import psycopg
@@ -15,6 +21,7 @@ from deploy.local import stack
 from deploy.local.stack import up
 from deploy.local.state import ChildState, ChildStatus
 from deploy.processes import PROCESSES
+from domain.core.aggregate import Cause, because
 from infrastructure.event_handlers import parked_events, request_replay
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
@@ -27,8 +34,9 @@ from tests.services.alerts.webhook import Webhook
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 RUN = ("relay", "sealer", "projector", "billing", "alerts")
-WATCHED = ("consumer-lag", "parked-event", "seal-broken", "process-down")
-PATIENCE_SECONDS = 240.0
+WATCHED = ("balance-empty", "consumer-lag", "parked-event", "seal-broken", "process-down")
+MIB = 1024**2
+PATIENCE_SECONDS = 120.0
 
 
 class Faults:
@@ -67,6 +75,13 @@ class Faults:
         )
 
 
+@contextmanager
+def command_now(command_id: str) -> Iterator[object]:
+    """Run the block as one command of the present. Old events raise no alert."""
+    with because(Cause("account:test", command_id, datetime.now(UTC))) as cause:
+        yield cause
+
+
 @pytest.fixture
 def faults(home: Path, ops: Webhook) -> Iterator[Faults]:
     rules = only(*WATCHED, receivers=f'ops = "{ops.url}"')
@@ -84,8 +99,17 @@ def faults(home: Path, ops: Webhook) -> Iterator[Faults]:
 
 def test_each_fault_of_a_running_platform_fires_once_and_resolves(faults: Faults) -> None:
     with open_log(faults.settings) as log:
-        history = History(log)
+        history = History(log, command=command_now)
         history.open_account(1_000_000)
+
+        spender = history.another_job(uuid4())
+        spender.open_account(1_000_000)
+        with spender.changing_account() as account:
+            account.settle(captured_micros=0, reserved_micros=1_000_000)
+            account.settle(captured_micros=1_000_000, reserved_micros=0, second_micros=5)
+        faults.await_title("[warning] Balance is empty")
+        spender.top_up(1_000_000, "more")
+        faults.await_title("[resolved] Balance is empty")
 
         with faults.stopped("relay"):
             grow(log, 10)
@@ -121,6 +145,52 @@ def test_each_fault_of_a_running_platform_fires_once_and_resolves(faults: Faults
         faults.await_title("[resolved] Seal does not match")
     assert set(Counter(faults.ops.titles).values()) == {1}
     assert len(faults.ops.titles) == 2 * len(WATCHED)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A home on a disk of 1 GiB, which any user can enter, as PostgreSQL needs."""
+    folder = Path(mkdtemp(prefix="ecolink-"))
+    folder.chmod(0o755)
+    command = ["mount", "-t", "tmpfs", "-o", "size=1024m,mode=755", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.strip()}")
+    home = folder / "home"
+    home.mkdir()
+    yield home
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
+
+
+def fill(file: Path, leave_bytes: int) -> None:
+    """Use up the space of a disk but some."""
+    with file.open("ab", buffering=0) as filler:
+        while (left := shutil.disk_usage(file.parent).free - leave_bytes) > 0:
+            try:
+                filler.write(bytes(min(MIB, left)))
+            except OSError:
+                return
+
+
+def test_a_disk_that_fills_up_fires_once_although_nothing_can_be_stored_for_a_while(
+    small_disk: Path, ops: Webhook
+) -> None:
+    file = small_disk / "alerts.toml"
+    file.write_text(only("disk-low", receivers=f'ops = "{ops.url}"'))
+    settings = Settings(home=small_disk, alerts_file=file, disk_low_gib=0.3, disk_critical_gib=0.1)
+    filler = small_disk / "filler"
+    with up(settings, {name: PROCESSES[name] for name in ("relay", "alerts")}) as started:
+        faults = Faults(started.settings, ops)
+        fill(filler, 150 * MIB)
+        faults.await_title("[warning] Disk space is low")
+        for _ in range(50):  # what runs meets a full disk
+            fill(filler, 0)
+            time.sleep(0.2)
+        filler.unlink()
+        faults.await_title("[resolved] Disk space is low")
+        eventually(lambda: faults.child("alerts").state is ChildState.RUNNING)
+    assert len(ops.titles) == 2, ops.titles
 
 
 def test_an_invalid_file_keeps_the_process_from_starting(home: Path) -> None:
