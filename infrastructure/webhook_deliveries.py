@@ -186,8 +186,8 @@ def due_deliveries(
     with connection.cursor(row_factory=class_row(Due)) as cursor:
         return cursor.execute(
             "SELECT due.id, endpoint.id AS endpoint_id, account_id, url, message_id, body, "
-            "(SELECT array_agg(secret ORDER BY created_at DESC) FROM webhook_secrets "
-            "WHERE endpoint_id = endpoint.id AND (expires_at IS NULL OR expires_at > %(real)s)) "
+            "ARRAY(SELECT secret FROM webhook_secrets WHERE endpoint_id = endpoint.id "
+            "AND (expires_at IS NULL OR expires_at > %(real)s) ORDER BY created_at DESC) "
             "AS secrets FROM webhook_endpoints AS endpoint CROSS JOIN LATERAL ("
             "SELECT id, message_id, body, next_attempt_at FROM webhook_deliveries AS delivery "
             "WHERE endpoint_id = endpoint.id AND status = 'pending' AND next_attempt_at <= %(now)s "

@@ -87,6 +87,8 @@ class Sender:
 
     async def _post(self, due: Due, sent_at: datetime) -> tuple[int, str]:
         """Return the status and the start of the body. Raise Refused or an error of httpx."""
+        if not due.secrets:
+            raise Refused("The webhook has no secret, as after a restored backup. Replace it.")
         self._policy.require_url(due.url)  # the operator may have changed the policy
         url = httpx.URL(due.url)
         port = url.port or (443 if url.scheme == "https" else 80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 from uuid import uuid4
@@ -137,6 +138,17 @@ async def test_a_changed_policy_applies_to_old_endpoints() -> None:
     attempt = await send("http://hooks.example/", TargetPolicy(), resolved("1.1.1.1"))
     assert attempt.error is not None
     assert "not encrypted" in attempt.error
+
+
+async def test_nothing_is_sent_without_a_secret(receiver: Receiver) -> None:
+    await connected(receiver)
+    before = len(receiver.received())
+    made = Sender(LOCAL)
+    attempt = await made.send(replace(due(receiver.url), secrets=[]))
+    await made.aclose()
+    assert attempt.error is not None
+    assert "no secret" in attempt.error
+    assert len(receiver.received()) == before
 
 
 async def test_an_endpoint_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
