@@ -15,6 +15,7 @@ from deploy.operator.alerts import commands as alerts_commands
 from deploy.operator.audit import commands as audit_commands
 from deploy.operator.backup import commands as backup_commands
 from deploy.operator.catalog import commands as catalog_commands
+from deploy.operator.doctor import commands as doctor_commands
 from deploy.operator.estimates import commands as estimates_commands
 from deploy.operator.events import commands as events_commands
 from deploy.operator.heads import head, verify_head
@@ -59,6 +60,7 @@ for commands in (
     audit_commands,
     backup_commands,
     catalog_commands,
+    doctor_commands,
     estimates_commands,
     events_commands,
     nats_config_commands,

@@ -14,6 +14,7 @@ from functools import partial
 import psycopg
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 
 from gateway import reference, routes
 from gateway.audit.verification.process import open_verifications
@@ -84,6 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(reference.router)
     app.include_router(routes.pages)
     declared_routes(app)  # fail at startup if a route declares no permission
+    app.state.paths = {
+        route.endpoint: route.path_format or route.path for route in iter_route_contexts(app.routes)
+    }
     openapi.install(app)
     return app
 

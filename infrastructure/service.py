@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from faststream import FastStream
 from faststream.nats import NatsBroker
-from faststream.nats.prometheus import NatsPrometheusMiddleware
 from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
-from prometheus_client import REGISTRY
 
 from infrastructure.bus import Durable, provision
+from infrastructure.bus_metrics import BusMetrics
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
@@ -34,7 +33,7 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
         settings.nats_url,
         name=name,
         security=None if file is None else NatsCredentials(str(file)),
-        middlewares=[NatsPrometheusMiddleware(registry=REGISTRY)] if measures else [],
+        middlewares=[BusMetrics()] if measures else [],
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         logger=logger,

@@ -22,11 +22,11 @@ def candidates() -> range:
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     """Return a free port, which is the preferred one if possible (0: no preference)."""
-    if preferred and _is_free(host, preferred):
+    if preferred and is_free(host, preferred):
         return preferred
     ports = candidates()
     for port in random.sample(ports, min(TRIES, len(ports))):
-        if _is_free(host, port):
+        if is_free(host, port):
             return port
     raise OSError(
         f"There is no free port between {ports[0]} and {ports[-1]} on {host}. Free one, or set "
@@ -34,7 +34,8 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     )
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Return True if a server can listen on the port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -105,9 +105,12 @@ class Requests:
 
 
 def _route(scope: Scope) -> str:
-    """Return the path of the route with its parameters' names, so that labels are few."""
-    route = scope.get("route")
-    return getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
+    """Return the path of the route with its parameters' names, so that labels are few.
+
+    A route inside a router knows its path only below the prefix of the router.
+    """
+    paths: dict[object, str] = scope["app"].state.paths
+    return paths.get(scope.get("endpoint"), "unmatched")
 
 
 def _method(scope: Scope) -> str:

@@ -1,0 +1,128 @@
+"""`ecolink doctor`: each problem has a text with its fix."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.operator import doctor
+from deploy.operator.doctor import Check, Level, all_checks
+from infrastructure.settings import Settings
+from tests.deploy.operator.command_line import ecolink
+
+
+def checks(settings: Settings, name: str) -> list[Check]:
+    return [each for each in all_checks(settings) if each.name == name]
+
+
+def only(settings: Settings, name: str) -> Check:
+    (found,) = checks(settings, name)
+    return found
+
+
+def test_nothing_fails_on_a_running_installation(settings: Settings) -> None:
+    found = list(all_checks(settings))
+    assert [each for each in found if each.level is Level.FAILED] == []
+    names = {each.name for each in found}
+    assert {"python", "packages", "disk", "postgresql", "clock", "nats", "artifacts"} <= names
+
+
+def test_servers_that_do_not_answer_fail_with_their_setting(settings: Settings) -> None:
+    wrong = settings.model_copy(
+        update={
+            "database_url": "postgresql://ecolink@127.0.0.1:1/none?connect_timeout=1",
+            "nats_url": "nats://127.0.0.1:1",
+        }
+    )
+    for name, setting in (("postgresql", "ECOLINK_DATABASE_URL"), ("nats", "ECOLINK_NATS_URL")):
+        check = only(wrong, name)
+        assert check.level is Level.FAILED
+        assert setting in check.text
+
+
+def test_a_used_port_fails_with_its_setting(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        check = only(Settings(home=tmp_path, gateway_port=port), "ports")
+    assert check.level is Level.FAILED
+    assert f"127.0.0.1:{port}" in check.text
+    assert "ECOLINK_GATEWAY_PORT" in check.text
+    assert checks(Settings(home=tmp_path), "ports") == []
+
+
+def test_a_secret_that_others_can_read_fails(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets.json"
+    secrets.write_text("{}")
+    secrets.chmod(0o644)
+    check = only(Settings(home=tmp_path), "home")
+    assert check.level is Level.FAILED
+    assert str(secrets) in check.text
+    assert "chmod" in check.text
+    secrets.chmod(0o600)
+    assert only(Settings(home=tmp_path), "home").level is Level.OK
+
+
+def test_a_full_disk_fails(tmp_path: Path) -> None:
+    check = only(Settings(home=tmp_path, disk_critical_gib=10**6, disk_low_gib=10**7), "disk")
+    assert check.level is Level.FAILED
+    assert "Free some space" in check.text
+
+
+def test_an_artifact_store_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    check = only(Settings(home=tmp_path, artifacts_url=f"file://{place}/x"), "artifacts")
+    assert check.level in (Level.OK, Level.FAILED)
+    place.unlink()
+    (tmp_path / "store").mkdir()
+    good = Settings(home=tmp_path, artifacts_url=f"file://{tmp_path}/store")
+    assert only(good, "artifacts").level is Level.OK
+    assert [each for each in (tmp_path / "store").rglob("*") if each.is_file()] == []
+
+
+def test_a_missing_package_of_the_trainer_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "TRAINING", ("torch", "no-such-package"))
+    check = only(Settings(home=tmp_path), "training")
+    assert check.level is Level.WARNING
+    assert "no-such-package" in check.text
+
+
+@pytest.mark.parametrize(
+    ("requirement", "problem"),
+    [
+        ("no-such-package>=1", "no-such-package is not installed"),
+        ("pydantic>=999", "is installed, but >=999 is needed"),
+        ("pydantic>=2", None),
+        ("no-such-package; extra == 'trainer'", None),
+    ],
+)
+def test_requirements_are_compared(requirement: str, problem: str | None) -> None:
+    found = doctor._unmet(requirement)
+    assert found is None if problem is None else problem in (found or "")
+
+
+def test_a_driver_that_fails_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVML: Driver/library version mismatch'\nexit 18\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    check = only(Settings(home=tmp_path), "gpu")
+    assert check.level is Level.FAILED
+    assert "version mismatch" in check.text
+    program.write_text("#!/bin/sh\necho 'NVIDIA H100, 580.1, 81559 MiB'\n")
+    assert "NVIDIA H100" in only(Settings(home=tmp_path), "gpu").text
+
+
+@pytest.mark.usefixtures("settings")
+def test_the_command_prints_all_checks() -> None:
+    document = json.loads(ecolink("doctor", "--json"))
+    assert all(set(each) == {"name", "level", "text"} for each in document)
+    assert "EcoLink can run here" in ecolink("doctor")
