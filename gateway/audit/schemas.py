@@ -41,6 +41,8 @@ class LoggedEvent(Answer):
     actor: str
     key: ActingKey | None
     """The key of the actor, or None if it is not a key that the log has."""
+    actor_problem: str | None
+    """The reason why the key could not have caused the event. Then someone forged it."""
     account_id: UUID
     job_id: JobId | None
     command_id: str
@@ -51,11 +53,12 @@ class LoggedEvent(Answer):
     @property
     def actor_text(self) -> str:
         """The actor for people, with the first 8 characters of an ID."""
+        doubt = " (invalid)" if self.actor_problem else ""
         if self.key is not None:
             name = f" “{self.key.name}”" if self.key.name else ""
-            return f"{self.key.role} key …{self.key.hint}{name}"
+            return f"{self.key.role} key …{self.key.hint}{name}{doubt}"
         kind, separator, id = self.actor.partition(":")
-        return f"{kind}{separator}{id[:8] if len(id) == ID_CHARACTERS else id}"
+        return f"{kind}{separator}{id[:8] if len(id) == ID_CHARACTERS else id}{doubt}"
 
 
 class UnreadableEvent(Answer):

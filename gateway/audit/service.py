@@ -15,6 +15,7 @@ from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import SegmentAllocated, job_of
 from domain.replay.account_state import AccountState
+from domain.replay.acting_key import KEY, KeyLife, continues, key_problem
 from domain.replay.causes import Explanation, explain
 from domain.replay.entry import DamagedEvent, Entry
 from domain.replay.job_state import JobState, SegmentState, reserved_micros, streams_of
@@ -47,9 +48,6 @@ from infrastructure.store import Connection
 
 REMEMBERED_DEPLOYMENTS = REMEMBERED_KEYS = 1_000
 
-KEY = "key:"
-"""Prefix of the actors that are API keys."""
-
 
 class Auditor:
     """Answers questions about the past through one database connection."""
@@ -57,7 +55,8 @@ class Auditor:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._log = EventReader(connection)
-        self._acting_key = lru_cache(REMEMBERED_KEYS)(self._find_key)
+        self._life = lru_cache(REMEMBERED_KEYS)(self._find_life)
+        self._name_of = lru_cache(REMEMBERED_KEYS)(self._find_name)
         self._first_of_deployment = lru_cache(REMEMBERED_DEPLOYMENTS)(self._find_first)
 
     def replay(self, selection: Selection) -> Iterator[Logged]:
@@ -177,6 +176,7 @@ class Auditor:
             time=event.timestamp,
             actor=event.actor,
             key=self._key_of(event.actor),
+            actor_problem=self._actor_problem(item),
             account_id=event.account_id,
             job_id=job_of(deployment or event),
             command_id=event.command_id,
@@ -187,21 +187,41 @@ class Auditor:
 
     def _key_of(self, actor: str) -> ActingKey | None:
         """Return the key of an actor. Only its name is looked up outside of the log."""
-        return self._acting_key(actor) if actor.startswith(KEY) else None
+        life = self._life(actor) if actor.startswith(KEY) else None
+        if life is None:
+            return None
+        key_id = life.key.originator_id
+        return ActingKey(
+            id=key_id,
+            account_id=life.key.account_id,
+            role=life.key.role,
+            hint=life.key.hint,
+            issued=life.issued,
+            name=self._name_of(key_id),
+        )
 
-    def _find_key(self, actor: str) -> ActingKey | None:
-        issued = self._log.named(f"{actor.removeprefix(KEY)}:1")
+    def _actor_problem(self, item: Recorded) -> str | None:
+        """Return the reason why the key of an event's actor could not have caused it."""
+        event = item.event
+        if not event.actor.startswith(KEY):
+            return None
+        problem = key_problem(item, self._life(event.actor), event.timestamp)
+        if problem is None or event.causation_id is None:
+            return problem
+        cause = self._log.named(event.causation_id)
+        requested = cause.event if isinstance(cause, Recorded) else None
+        return None if continues(event, requested) else problem
+
+    def _find_life(self, actor: str) -> KeyLife | None:
+        key_id = actor.removeprefix(KEY)
+        issued, revoked = self._log.named(f"{key_id}:1"), self._log.named(f"{key_id}:2")
         event = issued.event if isinstance(issued, Recorded) else None
         if issued is None or not isinstance(event, ApiKey.ApiKeyIssued):
             return None
-        return ActingKey(
-            id=event.originator_id,
-            account_id=event.account_id,
-            role=event.role,
-            hint=event.hint,
-            issued=issued.id,
-            name=key_names(self._connection, [event.originator_id]).get(event.originator_id),
-        )
+        return KeyLife(issued.id, event, revoked if isinstance(revoked, Recorded) else None)
+
+    def _find_name(self, key_id: UUID) -> str | None:
+        return key_names(self._connection, [key_id]).get(key_id)
 
     def _deployment_of(self, event: Event) -> Deployment.DeploymentRequested | None:
         """Return the first event of a deployment, which names the model and the job."""

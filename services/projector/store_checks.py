@@ -52,6 +52,8 @@ class DifferenceKind(StrEnum):
     TOO_MUCH_EVIDENCE = "too_much_evidence"
     MEASUREMENT = "measurement"
     ARTIFACT = "artifact"
+    ACTOR = "actor"
+    """The key that an event names as its actor could not have caused it."""
     NOT_REPLAYED = "not_replayed"
 
 

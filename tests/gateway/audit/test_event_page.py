@@ -152,8 +152,20 @@ def test_the_page_shows_an_actor_that_the_log_does_not_have(
         "key:x",
     ):
         replace(platform, cause=replace(platform.cause, actor=actor)).credit(owner, 1)
-        credited = entries_of(platform.log)[-1]
-        assert event_page(auditor, credited.id)["actor"].text == actor
+        page = event_page(auditor, entries_of(platform.log)[-1].id)
+        assert page["actor"].text == actor
+        assert ("actor" in notes(page)) == actor.startswith("key:")
+
+
+def test_the_page_marks_an_event_of_a_key_of_another_account(
+    auditor: Browser, platform: Platform
+) -> None:
+    owner, other = platform.person(), platform.person()
+    forged = replace(platform, cause=replace(platform.cause, actor=f"key:{other.key_id}"))
+    forged.credit(owner, 1)
+    page = event_page(auditor, entries_of(platform.log)[-1].id)
+    assert f"this key belongs to account {other.account_id}" in page.text
+    assert "(invalid)" in page["actor"].text
 
 
 def test_the_page_lists_a_limited_number_of_causes(
