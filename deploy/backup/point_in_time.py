@@ -128,13 +128,8 @@ def cut(store: Connection, last: int) -> None:
         for table, column in CREATED.items():
             _delete(store, tables, table, sql.SQL(f"{column} > %s"), [final.event.timestamp])
     for table, column in OWNERS.items():
-        _delete(
-            store,
-            tables,
-            table,
-            sql.SQL(f"{column} NOT IN (SELECT originator_id FROM ecolink_events)"),
-            [],
-        )
+        gone = f"NOT EXISTS (SELECT FROM ecolink_events WHERE originator_id = {column})"
+        _delete(store, tables, table, sql.SQL(gone), [])
     _delete_unknown_segments(store)
 
 
@@ -212,8 +207,9 @@ def _delete_unknown_segments(store: Connection) -> None:
     jobs, segments = [job for job, _ in known], [segment for _, segment in known]
     for table in OF_SEGMENTS:
         query = sql.SQL(
-            "DELETE FROM {} WHERE (job_id, segment) NOT IN "
-            "(SELECT * FROM unnest(%s::uuid[], %s::int[]))"
+            "DELETE FROM {} AS found WHERE NOT EXISTS (SELECT FROM unnest(%s::uuid[], %s::int[]) "
+            "AS known (job_id, segment) "
+            "WHERE (known.job_id, known.segment) = (found.job_id, found.segment))"
         ).format(sql.Identifier(table))
         store.execute(query, [jobs, segments])
 

@@ -83,6 +83,11 @@ def create(
                 "[yellow]The backup has no keys. After a restore without them, a new seal key "
                 "begins a new archive of seals. Pass --keys-to.[/]"
             )
+        elif not settings.seal_key_file.exists():
+            console.print(
+                f"[yellow]There is no seal key at {settings.seal_key_file}. If the sealer runs on "
+                "another machine, copy its key there.[/]"
+            )
     for each in made.damaged:
         Console(stderr=True, soft_wrap=True).print(each.text, style="red", markup=False)
     raise typer.Exit(ExitCode.FAILED if made.damaged else ExitCode.DONE)
