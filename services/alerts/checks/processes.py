@@ -79,7 +79,10 @@ def _leaders(connection: Connection) -> dict[str, tuple[bool, int]]:
 
 
 def _gateway(settings: Settings) -> bool | None:
-    """Return True if the gateway replies with any status; None if its URL is not known."""
+    """Return True if the gateway reports that it is healthy; None if its URL is not known.
+
+    A proxy replies with an error status, such as 502, if its gateway is down.
+    """
     if settings.gateway_url is None:
         return None
     url = urlsplit(settings.gateway_url)
@@ -87,12 +90,11 @@ def _gateway(settings: Settings) -> bool | None:
     connection = kinds[url.scheme](url.hostname or "", url.port, timeout=REPLY_SECONDS)
     try:
         connection.request("GET", "/healthz")
-        connection.getresponse()
+        return 200 <= connection.getresponse().status < 300
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
-    return True
 
 
 def _nats(settings: Settings) -> bool | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -367,6 +369,23 @@ async def test_the_gateway_and_nats_are_checked_by_their_addresses(platform: Pla
         "process=gateway",
         "process=nats",
     ]
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy whose gateway is down."""
+
+    def do_GET(self) -> None:
+        self.send_error(502)
+
+
+async def test_a_gateway_is_down_if_its_proxy_replies_with_an_error(platform: Platform) -> None:
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{proxy.server_port}"
+        platform.settings = platform.settings.model_copy(update={"gateway_url": url})
+        platform.watch("process-down")
+        await platform.expect("[critical] Process is down")
+        proxy.shutdown()
 
 
 async def test_a_process_that_keeps_restarting(platform: Platform) -> None:
