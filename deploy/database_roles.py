@@ -138,7 +138,8 @@ ACCESS: dict[str, Access] = {
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
-        | {"parked_events": "SELECT, UPDATE (replay)"},
+        | {"parked_events": "SELECT, UPDATE (replay)"}
+        | _each(("leaderships", "alerts", "alert_notices", "alert_silences"), READ),
     ),
 }
 

@@ -31,6 +31,7 @@ from gateway.models import api as models
 from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
 from gateway.operator import api as operator
+from gateway.ops import pages as ops_pages
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
 from gateway.webhooks import pages as webhook_pages
@@ -64,6 +65,7 @@ PAGES = (
     invoice_pages,
     audit_pages,
     verification_pages,
+    ops_pages,
 )
 
 native = APIRouter(dependencies=[Depends(only_texts)])

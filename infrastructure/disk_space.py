@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from infrastructure.settings import Settings
 
@@ -30,6 +31,12 @@ class DiskSpace:
     def __str__(self) -> str:
         free, total = self.free_bytes / GIB, self.total_bytes / GIB
         return f"{free:.2f} of {total:.2f} GiB are free"
+
+    def problem(self, home: Path) -> str | None:
+        """Return a sentence for the operator if the space is low, otherwise None."""
+        if self.level is DiskLevel.OK:
+            return None
+        return f"Disk space is {self.level}: {self} in {home}. Free some space."
 
 
 def disk_space(settings: Settings) -> DiskSpace:

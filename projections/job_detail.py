@@ -522,6 +522,22 @@ def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
     return _job_ids(connection, condition, FINAL, base_model)
 
 
+def running_jobs(connection: Connection, limit: int) -> list[Row]:
+    """Return up to `limit` unfinished jobs of all accounts that are not paused, oldest first.
+
+    Besides the columns of the job, a row has the last measured step (`measured_step`), its time
+    (`reported_at`), both None before the first one, and the number of all such jobs (`jobs`).
+    """
+    return connection.execute(
+        "SELECT job_detail.*, measured.step AS measured_step, measured.measured_at AS reported_at, "
+        "count(*) OVER () AS jobs FROM job_detail LEFT JOIN LATERAL (SELECT step, measured_at "
+        "FROM step_measurements AS each WHERE each.job_id = job_detail.job_id "
+        "ORDER BY segment DESC, step DESC LIMIT 1) AS measured ON true "
+        "WHERE status = ANY(%s) ORDER BY approved_at, job_detail.job_id LIMIT %s",
+        [RUNNING, limit],
+    ).fetchall()
+
+
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     """Return the IDs of the jobs whose postponed relaunch is due, earliest first."""
     return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -12,14 +11,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 
 from infrastructure.disk_space import disk_space
-from infrastructure.event_handlers import HANDLERS, parked_events
+from infrastructure.event_handlers import HANDLERS
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
-from projections import PROJECTIONS
+from projections.consumers import consumer_lags
 from projections.gpu_pools import all_gpu_pools
-from projections.projection import behind, consumer_name
-
-CONSUMERS = (*map(consumer_name, PROJECTIONS), *HANDLERS)
 
 PLACE = ("region", "gpu_type")
 CONSUMER = ("consumer",)
@@ -79,16 +75,14 @@ def _accounts(connection: Connection) -> Iterator[Metric]:
 
 
 def _consumers(connection: Connection) -> Iterator[Metric]:
-    now, late = datetime.now(UTC), {row["consumer"]: row for row in behind(connection, CONSUMERS)}
-    none = {(name,): 0.0 for name in CONSUMERS}
-    events = {(name,): row["events"] for name, row in late.items()}
+    now, lags = datetime.now(UTC), consumer_lags(connection)
+    events = {(each.consumer,): each.events for each in lags}
     text = "Events that a consumer has not processed."
-    yield _gauge("consumer_lag_events", text, CONSUMER, (none | events).items())
-    ages = {(name,): max(0.0, (now - row["since"]).total_seconds()) for name, row in late.items()}
+    yield _gauge("consumer_lag_events", text, CONSUMER, events.items())
+    ages = {(each.consumer,): each.seconds(now) for each in lags}
     text = "Age of the oldest event that a consumer has not processed."
-    yield _gauge("consumer_lag_seconds", text, CONSUMER, (none | ages).items())
-    counted = Counter(row["consumer"] for row in parked_events(connection))
-    parked = {(name,): counted[name] for name in HANDLERS}
+    yield _gauge("consumer_lag_seconds", text, CONSUMER, ages.items())
+    parked = {(each.consumer,): each.parked for each in lags if each.consumer in HANDLERS}
     yield _gauge("parked_events", "Events that a handler parked.", CONSUMER, parked.items())
 
 

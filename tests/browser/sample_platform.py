@@ -45,6 +45,7 @@ from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
+from tests.browser.sample_operations import add_operations
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
@@ -125,6 +126,7 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
                 sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
+                add_operations(connection)
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample

@@ -227,6 +227,7 @@ STATES = (
     State("models-limited-key", "/models", "newcomer", create_limited_key, dark=True, phone=True),
     State("auditor", "/fine-tune", "rita", view_account_of_ada, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
+    State("ops", "/ops", "olga", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
     State("audit-invoices", "/audit/invoices", "olga", dark=True, phone=True),

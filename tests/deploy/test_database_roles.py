@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 
 from deploy.database_roles import (
     ACCESS,
@@ -33,6 +34,8 @@ from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.webhooks.message import WebhookType, message_of_test
+from infrastructure.alerts import open_alerts, resolved_alerts
+from infrastructure.leads import leads
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_pool
 from infrastructure.verifications import Options
@@ -271,6 +274,17 @@ async def test_the_alerts_process_may_run_every_check(
     assert [each for each in caplog.records if "failed" in each.message] == []
     with logged_in(settings, "alerts") as connection:
         refused(connection, "INSERT INTO alert_silences VALUES ('', '', now())")
+
+
+def test_the_gateway_reads_leaders_and_alerts(settings: Settings) -> None:
+    now = datetime.now(UTC)
+    with logged_in(settings, "gateway") as connection:
+        connection.row_factory = dict_row
+        assert leads(connection) == []
+        assert open_alerts(connection, now) == resolved_alerts(connection, now, 1) == []
+        refused(connection, "UPDATE leaderships SET epoch = 0")
+        refused(connection, "DELETE FROM alerts")
+        refused(connection, "UPDATE alert_notices SET state = 'sent'")
 
 
 def test_services_that_append_may_lock_the_log(settings: Settings) -> None:
