@@ -139,7 +139,8 @@ ACCESS: dict[str, Access] = {
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
         | {"parked_events": "SELECT, UPDATE (replay)"}
-        | _each(("leaderships", "alerts", "alert_notices", "alert_silences"), READ),
+        | _each(("leaderships", "alerts", "alert_notices"), READ)
+        | {"alert_silences": CHANGE},
     ),
 }
 

@@ -55,13 +55,18 @@ class Runway:
 
 def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
     """Return the caller's account. Raise NotFound or NotYetVisible if it is not visible."""
+    return account_with_id(backend, caller.account_id)
+
+
+def account_with_id(backend: Backend, account_id: UUID) -> AccountAnswer:
+    """Return any account. Raise NotFound or NotYetVisible if it is not visible."""
     row = found(
         backend,
         ACCOUNTS,
-        lambda connection: account_row(connection, caller.account_id),
-        f"Unknown account {caller.account_id}. Ask your operator.",
+        lambda connection: account_row(connection, account_id),
+        f"Unknown account {account_id}. Ask your operator.",
     )
-    return _account(backend, caller.account_id, row)
+    return _account(backend, account_id, row)
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:

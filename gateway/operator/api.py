@@ -8,13 +8,12 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from domain.core.errors import NotFound
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.permissions import OperatorDeploys, OperatorReads
+from gateway.operator import service
 from gateway.schemas import Answer, Listed
-from infrastructure.event_handlers import parked_events, request_replay
 
 router = APIRouter(
     prefix="/operator", tags=["operator"], responses=refusals(403), route_class=Operation
@@ -36,9 +35,7 @@ class ParkedReaction(Answer):
 @router.get("/parked")
 def list_parked(caller: OperatorReads, backend: BackendOf) -> Listed[ParkedReaction]:
     """List the parked events, oldest first."""
-    with backend.pool.connection() as connection:
-        rows = parked_events(connection)
-    return Listed(data=[ParkedReaction(**row) for row in rows])
+    return Listed(data=[ParkedReaction(**row) for row in service.list_parked(backend)])
 
 
 @router.post("/parked/{consumer}/{notification_id}/replay", responses=refusals(404))
@@ -49,10 +46,4 @@ def replay_parked(
 
     The service that runs the consumer retries them in order within seconds.
     """
-    with backend.pool.connection() as connection:
-        row = request_replay(connection, consumer, notification_id)
-    if row is None:
-        raise NotFound(
-            f"{consumer} has no parked event {notification_id}. See GET /api/operator/parked."
-        )
-    return ParkedReaction(**row)
+    return ParkedReaction(**service.replay_parked(backend, consumer, notification_id))

@@ -127,6 +127,8 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 add_verifications(settings, connection, sample)
                 sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
                 add_operations(connection)
+                ada = sample.people["ada"].account_id
+                sample.paths["ops account"] = f"/ops/accounts/{ada}"
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample

@@ -28,13 +28,14 @@ from deploy.local.home import Home
 from deploy.local.plan import make_plan
 from deploy.migrate import migrate
 from deploy.processes import PROCESSES
+from domain.alerting.evaluation import Silence
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure.alerts import open_alerts, resolved_alerts
+from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.leads import leads
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_pool
@@ -276,12 +277,15 @@ async def test_the_alerts_process_may_run_every_check(
         refused(connection, "INSERT INTO alert_silences VALUES ('', '', now())")
 
 
-def test_the_gateway_reads_leaders_and_alerts(settings: Settings) -> None:
+def test_the_gateway_reads_leaders_and_silences_alerts(settings: Settings) -> None:
     now = datetime.now(UTC)
     with logged_in(settings, "gateway") as connection:
         connection.row_factory = dict_row
         assert leads(connection) == []
         assert open_alerts(connection, now) == resolved_alerts(connection, now, 1) == []
+        silence(connection, Silence("disk-low", None, now))
+        silence(connection, Silence("disk-low", None, now))
+        assert unsilence(connection, "disk-low", None)
         refused(connection, "UPDATE leaderships SET epoch = 0")
         refused(connection, "DELETE FROM alerts")
         refused(connection, "UPDATE alert_notices SET state = 'sent'")

@@ -19,5 +19,5 @@ def row(page: str, attribute: str) -> str:
     """Return the text of the table row with an attribute, such as `data-lead="relay"`."""
     found = re.search(rf"<tr[^>]* {re.escape(attribute)}[^>]*>(.*?)</tr>", page, re.DOTALL)
     assert found is not None, attribute
-    words = re.sub(r"<[^>]+>", " ", html.unescape(found[1]))
+    words = html.unescape(re.sub(r"<[^>]+>", " ", found[1]))
     return " ".join(words.replace("\N{NO-BREAK SPACE}", " ").split())
