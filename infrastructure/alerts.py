@@ -6,9 +6,9 @@ contains the URL of a receiver, because it contains secrets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     notified_at timestamptz,
     resolved_at timestamptz
 );
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS absent_since timestamptz;
 CREATE UNIQUE INDEX IF NOT EXISTS alerts_open ON alerts (rule, group_key)
     WHERE resolved_at IS NULL;
 CREATE INDEX IF NOT EXISTS alerts_resolved ON alerts (resolved_at);
@@ -60,13 +61,26 @@ CREATE TABLE IF NOT EXISTS alert_silences (
     group_key text NOT NULL,
     until timestamptz NOT NULL,
     PRIMARY KEY (rule, group_key)
+);
+CREATE TABLE IF NOT EXISTS alert_epochs (
+    process text NOT NULL,
+    epoch bigint NOT NULL,
+    seen_at timestamptz NOT NULL,
+    restarts integer NOT NULL,
+    PRIMARY KEY (process, epoch)
 )
 """
-"""An empty text in a silence stands for all rules or all groups."""
+"""An empty text in a silence stands for all rules or all groups. `restarts` of an epoch counts the
+restarts since the previously observed epoch of the process."""
 
-TABLES = ("alert_causes", "alerts", "alert_notices", "alert_silences")
+TABLES = ("alert_causes", "alerts", "alert_notices", "alert_silences", "alert_epochs")
 
-ALERT_COLUMNS = "rule, group_key, severity, text, first_seen, fired_at, notified_at, resolved_at"
+KEPT = timedelta(days=90)
+"""Time for which resolved alerts and observed epochs are kept."""
+
+ALERT_COLUMNS = (
+    "rule, group_key, severity, text, first_seen, fired_at, notified_at, resolved_at, absent_since"
+)
 
 
 class NoticeState(StrEnum):
@@ -192,22 +206,58 @@ def _save_alert(connection: Connection, alert: Alert) -> int:
         "fired_at": alert.fired_at,
         "notified_at": alert.notified_at,
         "resolved_at": alert.resolved_at,
+        "absent_since": alert.absent_since,
     }
     row = connection.execute(
         "UPDATE alerts SET severity = %(severity)s, text = %(text)s, fired_at = %(fired_at)s, "
-        "notified_at = %(notified_at)s, resolved_at = %(resolved_at)s WHERE rule = %(rule)s "
-        "AND group_key = %(group)s AND resolved_at IS NULL RETURNING alert_id",
+        "notified_at = %(notified_at)s, resolved_at = %(resolved_at)s, "
+        "absent_since = %(absent_since)s WHERE rule = %(rule)s AND group_key = %(group)s "
+        "AND resolved_at IS NULL RETURNING alert_id",
         values,
     ).fetchone()
     if row is None:
         row = connection.execute(
             f"INSERT INTO alerts ({ALERT_COLUMNS}) VALUES (%(rule)s, %(group)s, %(severity)s, "
-            "%(text)s, %(first_seen)s, %(fired_at)s, %(notified_at)s, %(resolved_at)s) "
-            "RETURNING alert_id",
+            "%(text)s, %(first_seen)s, %(fired_at)s, %(notified_at)s, %(resolved_at)s, "
+            "%(absent_since)s) RETURNING alert_id",
             values,
         ).fetchone()
     assert row is not None
     return row["alert_id"]
+
+
+def observe_epochs(
+    connection: Connection, epochs: Mapping[str, int], now: datetime, most: int | None
+) -> None:
+    """Store the new epochs of processes. Each counts `most` restarts at most, if given."""
+    rows = connection.execute(
+        "SELECT process, max(epoch) AS epoch FROM alert_epochs GROUP BY process"
+    ).fetchall()
+    known = {row["process"]: row["epoch"] for row in rows}
+    for process, epoch in epochs.items():
+        restarts = epoch - known.get(process, epoch)
+        if process in known and restarts <= 0:
+            continue
+        with connection.transaction():
+            connection.execute(
+                "INSERT INTO alert_epochs (process, epoch, seen_at, restarts) "
+                "VALUES (%s, %s, %s, %s)",
+                [process, epoch, now, restarts if most is None else min(most, restarts)],
+            )
+            connection.execute(
+                "DELETE FROM alert_epochs WHERE process = %s AND seen_at < %s",
+                [process, now - KEPT],
+            )
+
+
+def restarts_since(connection: Connection, since: datetime) -> dict[str, int]:
+    """Return the number of restarts that were observed after a time, by process."""
+    rows = connection.execute(
+        "SELECT process, sum(restarts)::int AS restarts FROM alert_epochs WHERE seen_at > %s "
+        "GROUP BY process",
+        [since],
+    ).fetchall()
+    return {row["process"]: row["restarts"] for row in rows}
 
 
 def due_notices(connection: Connection, now: datetime, limit: int) -> list[PendingNotice]:
@@ -345,4 +395,5 @@ def _alert(row: dict[str, Any]) -> Alert:
         fired_at=row["fired_at"],
         notified_at=row["notified_at"],
         resolved_at=row["resolved_at"],
+        absent_since=row["absent_since"],
     )

@@ -31,7 +31,7 @@ class Alert:
     """An alert of a group. It is pending until it fires, and open until it is resolved.
 
     `notified_at` is the time of the last notice that it fires; None: no notice, for example because
-    of a silence.
+    of a silence. `absent_since` is the time since which the condition no longer holds.
     """
 
     rule: str
@@ -42,6 +42,7 @@ class Alert:
     fired_at: datetime | None = None
     notified_at: datetime | None = None
     resolved_at: datetime | None = None
+    absent_since: datetime | None = None
 
     @property
     def key(self) -> Key:
@@ -96,9 +97,11 @@ class Situation:
 def evaluate(rules: Mapping[str, Rule], situation: Situation, now: datetime) -> Changes:
     """Return the alerts that change at the time `now`, and the notices to send.
 
-    An alert fires once and resolves once. A silence withholds the notice that an alert fires until
-    the silence ends. If the alert resolves earlier, no notice is sent. An alert that a notice
-    announced is always resolved by a notice. Alerts of a removed rule resolve without notices.
+    An alert fires once and resolves once. The alert of a checked condition resolves only after the
+    condition did not hold for the rule's `resolve_for`, so a value around its limit fires once. A
+    silence withholds the notice that an alert fires until the silence ends. If the alert resolves
+    earlier, no notice is sent. An alert that a notice announced is always resolved by a notice.
+    Alerts of a removed rule resolve without notices.
     """
     changes = Changes()
     active = _grouped(rules, situation.causes, now)
@@ -129,6 +132,12 @@ def _end(changes: Changes, alert: Alert, rule: Rule | None, now: datetime) -> No
     if alert.fired_at is None:
         changes.dropped.append(alert)
         return
+    if rule is not None and not rule.kind.by_event:
+        since = alert.absent_since or now
+        if now - since < rule.resolve_for:
+            if alert.absent_since is None:
+                changes.saved.append(replace(alert, absent_since=since))
+            return
     resolved = replace(alert, resolved_at=now)
     changes.saved.append(resolved)
     if rule is not None and alert.notified_at is not None:
@@ -145,7 +154,7 @@ def _continue(
     """Open an alert or update it, and decide about a notice. `state` has its silence too."""
     before, silenced = state
     alert = before or Alert(rule.name, causes[0].group, rule.severity, "", causes[0].since)
-    alert = replace(alert, severity=rule.severity, text=_text(causes))
+    alert = replace(alert, severity=rule.severity, text=_text(causes), absent_since=None)
     if alert.fired_at is None and now - alert.first_seen >= rule.hold:
         alert = replace(alert, fired_at=now)
     kind = _due(alert, rule, now)

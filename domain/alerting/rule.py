@@ -31,6 +31,8 @@ class Rule(Value):
     """Time for which the condition must hold before the alert fires. A file calls it `for`."""
     repeat: timedelta | None
     """Time after which a firing alert is sent again; None: never."""
+    resolve_for: timedelta
+    """Time for which a checked condition must not hold before the alert resolves."""
     resolve_after: timedelta
     """Time after which a momentary condition no longer holds."""
     receivers: tuple[str, ...]

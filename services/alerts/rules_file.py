@@ -54,6 +54,10 @@ class RuleTable(Value):
     repeat: Annotated[timedelta | None, BeforeValidator(_repeat)] = Field(
         default=None, description='Time after which a firing alert is sent again, or "never".'
     )
+    resolve_for: Duration = Field(
+        default=parse_duration("1min"),
+        description="Time for which a checked condition must not hold before the alert resolves.",
+    )
     resolve_after: Duration = Field(
         default=parse_duration("1h"),
         description="Time after which an alert about a single event resolves.",
@@ -208,6 +212,7 @@ class _Reader:
             group_by=group_by,
             hold=table.hold,
             repeat=table.repeat,
+            resolve_for=table.resolve_for,
             resolve_after=table.resolve_after,
             receivers=routes[table.severity] if table.route is None else table.route,
         )

@@ -20,9 +20,6 @@ from services.alerts.checks.surroundings import Surroundings
 from services.alerts.effect import Connect, changing
 from services.alerts.rules_file import RulesInvalid, load_rules
 
-KEPT = timedelta(days=90)
-"""Time for which resolved alerts are kept."""
-
 log = logging.getLogger("alerts")
 
 
@@ -117,7 +114,7 @@ class Watch:
                 with changing(connection, self._leadership):
                     alerts.save(connection, changes, now)
                     alerts.forget_causes(connection, rules, now)
-                    alerts.forget_older(connection, now - KEPT)
+                    alerts.forget_older(connection, now - alerts.KEPT)
         for alert in changes.saved:
             if alert.fired_at == now:
                 log.warning("%s %s fires: %s", alert.rule, alert.group, alert.text)

@@ -24,6 +24,7 @@ def rule(condition: str = "disk_low", **changes: Any) -> Rule:
         "group_by": kind.labels[:1],
         "hold": timedelta(0),
         "repeat": None,
+        "resolve_for": timedelta(0),
         "resolve_after": timedelta(hours=1),
         "receivers": OPS,
     }

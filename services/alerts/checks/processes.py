@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from domain.alerting.cause import Finding
 from domain.alerting.parameters import Parameters, ProcessParameters, RestartParameters
 from domain.core.durations import spoken
+from infrastructure import alerts
 from infrastructure.leadership import LOCK_CLASS
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -44,26 +43,29 @@ def down(around: Surroundings, parameters: Parameters) -> list[Finding]:
 
 
 class Restarts:
-    """The check of restarts. It remembers the epochs that it saw, only in memory."""
+    """The check of restarts. The database stores the epochs that it observed, with their times."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[datetime, Mapping[str, int]]] = deque()
+        self._observes = False
 
     def restarting(self, around: Surroundings, parameters: Parameters) -> list[Finding]:
         """Return the leaders that started too often in a period."""
         assert isinstance(parameters, RestartParameters)
         epochs = {name: epoch for name, (_, epoch) in _leaders(around.connection).items()}
-        self._seen.append((around.now, epochs))
-        while around.now - self._seen[0][0] > parameters.within:
-            self._seen.popleft()
-        before, found = self._seen[0][1], list[Finding]()
-        for name in parameters.processes or sorted(epochs):
-            restarts = epochs.get(name, 0) - before.get(name, epochs.get(name, 0))
-            if restarts >= parameters.restarts:
-                period = spoken(parameters.within.total_seconds())
-                text = f"{name} restarted {restarts:,} times in {period}. See its log."
-                found.append(Finding({"process": name}, text))
-        return found
+        # The times of restarts while this process did not run are unknown. They count as one.
+        most = None if self._observes else 1
+        alerts.observe_epochs(around.connection, epochs, around.now, most)
+        self._observes = True
+        counts = alerts.restarts_since(around.connection, around.now - parameters.within)
+        period = spoken(parameters.within.total_seconds())
+        return [
+            Finding(
+                {"process": name}, f"{name} restarted {count:,} times in {period}. See its log."
+            )
+            for name, count in sorted(counts.items())
+            if count >= parameters.restarts
+            and (not parameters.processes or name in parameters.processes)
+        ]
 
 
 def _leaders(connection: Connection) -> dict[str, tuple[bool, int]]:

@@ -76,6 +76,25 @@ def test_a_condition_must_hold_for_the_duration_of_the_rule() -> None:
     assert watch.open["disk_low", "path=/data"].first_seen == NOW
 
 
+def test_a_disk_around_its_limit_fires_once() -> None:
+    disk = rule(resolve_for=timedelta(seconds=60))
+    watch = Watch(disk)
+    for second in range(0, 600, 10):
+        watch.at(second, *([full_disk(disk)] if second % 20 == 0 else []))
+    assert watch.sent == [(0, FIRED, "path=/data")]
+    for second in range(600, 700, 10):
+        watch.at(second)
+    assert watch.sent[1:] == [(650, RESOLVED, "path=/data")]
+
+
+def test_the_alert_of_an_event_resolves_immediately() -> None:
+    balance = rule("balance_low", resolve_for=timedelta(seconds=60))
+    watch = Watch(balance)
+    watch.at(0, Cause("balance_low", "1", "account=1", NOW, "The balance is low."))
+    watch.at(10)
+    assert watch.sent == [(0, FIRED, "account=1"), (10, RESOLVED, "account=1")]
+
+
 def test_a_condition_that_ends_too_early_fires_nothing() -> None:
     disk = rule(hold=timedelta(seconds=60))
     watch = Watch(disk)

@@ -396,11 +396,24 @@ async def test_a_process_that_keeps_restarting(platform: Platform) -> None:
         with leading(platform.settings, "relay"):
             await process.step(after_seconds=10)
     await platform.expect("[warning] Process keeps restarting", after_seconds=10)
+    process.restart()
+    await platform.expect("[warning] Process keeps restarting", after_seconds=70)
     await platform.expect(
         "[warning] Process keeps restarting",
         "[resolved] Process keeps restarting",
         after_seconds=600,
     )
+
+
+async def test_restarts_while_no_alerts_process_ran_count_as_one(platform: Platform) -> None:
+    process = platform.watch("process-restarting")
+    with leading(platform.settings, "relay"):
+        await process.step(after_seconds=10)
+    for _ in range(5):
+        with leading(platform.settings, "relay"):
+            pass
+    process.restart()
+    await platform.expect(after_seconds=10)
 
 
 async def test_estimates_that_miss_the_actual_cost(platform: Platform) -> None:
