@@ -235,10 +235,14 @@ def _service_of(role: str) -> str:
     return role.removeprefix("ecolink_")
 
 
+def known_tables() -> set[str]:
+    """Return the names of all tables of EcoLink."""
+    return {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
+
+
 def _require_named(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    named = {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
-    if missing := {name for (name,) in rows.fetchall()} - named:
+    if missing := {name for (name,) in rows.fetchall()} - known_tables():
         raise RuntimeError(
             f"No role may use {', '.join(sorted(missing))}. Add rights to deploy/database_roles.py."
         )

@@ -14,7 +14,7 @@ from deploy.backup.artifact_files import (
     named_artifacts,
 )
 from deploy.backup.database import copy_events, copy_tables, secret_rows, shapes, snapshot
-from deploy.backup.keys import keys_of, require_apart, write_keys
+from deploy.backup.keys import keys_of, require_apart, write_keys, write_manifest_hash
 from deploy.backup.manifest import BackupManifest
 from deploy.backup.stages import Stages, counted
 from deploy.backup.target import BackupError, BackupTarget
@@ -55,14 +55,11 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             with stages.stage("Copying tables") as progress:
                 tables = copy_tables(store, target, progress)
             secrets = secret_rows(store)
-            with stages.stage("Copying artifacts") as progress:
-                named = list(named_artifacts(store, log))
-                shown = counted(named, progress)
-                files, missing = copy_artifacts(shown, log, artifacts, target)
+            named = list(named_artifacts(store, log))
+        with stages.stage("Copying artifacts") as progress, open_log(settings) as log:
+            files, missing = copy_artifacts(counted(named, progress), log, artifacts, target)
         with stages.stage("Copying documents") as progress:
             documents = copy_documents(artifacts, target, progress)
-        if request.keys_to is not None:
-            write_keys(request.keys_to, id, keys_of(settings, secrets))
         manifest = BackupManifest(
             id=id,
             created_at=request.now,
@@ -76,18 +73,24 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             artifacts=(*seals, *files, *documents),
             missing=tuple(missing),
         )
+        if request.keys_to is not None:
+            folder = write_keys(request.keys_to, id, keys_of(settings, secrets))
+            write_manifest_hash(folder, manifest)
         target.put_manifest(manifest)
     return manifest
 
 
 def _require_outside(target: BackupTarget, settings: Settings) -> None:
-    """Raise BackupError if a disk or folder that is lost would take the backup with it."""
-    home = settings.home.expanduser().resolve()
-    if target.directory is not None and target.directory.is_relative_to(home):
-        raise BackupError(
-            f"The target {target.directory} is in ECOLINK_HOME, {home}, and would be lost with it. "
-            "Choose a directory elsewhere, best on another machine."
-        )
+    """Raise BackupError if the target is in a folder that it backs up."""
+    folders = {"ECOLINK_HOME": settings.home.expanduser().resolve()}
+    if (stored := Artifacts(settings.artifacts).root) is not None:
+        folders["the artifact store"] = stored
+    for name, folder in folders.items():
+        if target.directory is not None and target.directory.is_relative_to(folder):
+            raise BackupError(
+                f"The target {target.directory} is in {name}, {folder}, and would be lost with it. "
+                "Choose a directory elsewhere, best on another machine."
+            )
 
 
 def verify(target: BackupTarget, manifest: BackupManifest, stages: Stages) -> list[str]:

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from deploy.backup.manifest import BackupManifest, Blob, EventChunk, TableCopy
 from deploy.backup.target import BackupError, BackupTarget
-from deploy.database_roles import READ_MODELS
+from deploy.database_roles import READ_MODELS, known_tables
 from domain.core.identity import CATALOG_ID
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, scalar
@@ -50,6 +50,9 @@ EPHEMERAL = {
 SECRETS = {"webhook_secrets"}
 """Tables with secrets, which are stored with the keys."""
 
+NEVER = EPHEMERAL | SECRETS | OWN
+"""Tables that a backup never contains."""
+
 Progress = Callable[[int, int], None]
 """A function that receives how much is done, and the total."""
 
@@ -75,7 +78,7 @@ def snapshot(settings: Settings) -> Iterator[Connection]:
 
 def stored_tables(store: Connection) -> list[str]:
     """Return the tables, except the log's, that a backup contains. A new table is one of them."""
-    return [table for table in _tables(store) if table not in {EVENTS, *OWN, *EPHEMERAL, *SECRETS}]
+    return [table for table in _tables(store) if table not in {EVENTS, *NEVER}]
 
 
 def copy_events(store: Connection, target: BackupTarget, progress: Progress) -> list[EventChunk]:
@@ -119,8 +122,14 @@ def secret_rows(store: Connection) -> dict[str, bytes]:
 
 
 def require_empty(store: Connection, place: str) -> None:
-    """Raise BackupError if the database has events other than the seeded catalog."""
-    if EVENTS not in _tables(store):
+    """Raise BackupError if the database has other tables, or events beside the seeded catalog."""
+    tables = _tables(store)
+    if foreign := sorted(set(tables) - known_tables()):
+        raise BackupError(
+            f"{place} has tables of another application: {', '.join(foreign[:5])}. Set "
+            "ECOLINK_DATABASE_URL to an empty database."
+        )
+    if EVENTS not in tables:
         return
     others = "SELECT count(*) FROM ecolink_events WHERE originator_id <> %s"
     if count := scalar(store, others, [CATALOG_ID]):
@@ -163,6 +172,11 @@ def load(
             f"{manifest.events:,}. Use another backup."
         )
     known = set(emptied)
+    if changed := sorted({each.table for each in manifest.tables} & {EVENTS, *NEVER}):
+        raise BackupError(
+            f"The manifest of {manifest.id} names {', '.join(changed)}, which no backup contains. "
+            "Someone changed it. Use another backup."
+        )
     wanted = (each for each in manifest.tables if read_models or each.table not in FOLDED)
     for each in _parents_first(store, wanted):
         if each.table not in known:

@@ -1,7 +1,8 @@
 """The keys of a backup, in a directory of their own: the seal key, and secrets of webhooks.
 
-Everything else that is secret, such as passwords and the keys of the bus, is made anew by a
-restore.
+Everything else that is secret, such as passwords and the keys of the bus, is made again by a
+restore. The directory also has the hash of the manifest, so that a restore with the keys detects a
+changed backup.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.backup.database import SECRETS
+from deploy.backup.manifest import BackupManifest
 from deploy.backup.target import BackupError, BackupTarget
 from infrastructure.settings import Settings
 
-SEAL_KEY = "seal-key.pem"
+SEAL_KEY, MANIFEST_HASH = "seal-key.pem", "manifest.sha256"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Keys:
 
     secrets: dict[str, bytes] = field(default_factory=dict)
     """Rows of tables with secrets, compressed, by table."""
+
+    manifest_sha256: str | None = None
+    """Hash of the manifest. None before the backup is complete."""
 
 
 def keys_of(settings: Settings, secrets: dict[str, bytes]) -> Keys:
@@ -39,7 +44,7 @@ def require_apart(directory: Path, target: BackupTarget) -> None:
     if backup is not None and (keys.is_relative_to(backup) or backup.is_relative_to(keys)):
         raise BackupError(
             f"The directory of the keys, {keys}, and that of the backup, {backup}, contain each "
-            "other. Store the keys elsewhere: whoever has both can sign a changed log."
+            "other. Store the keys elsewhere: anyone who has both can sign a changed log."
         )
 
 
@@ -57,6 +62,11 @@ def write_keys(directory: Path, backup_id: str, keys: Keys) -> Path:
     return folder
 
 
+def write_manifest_hash(folder: Path, manifest: BackupManifest) -> None:
+    """Store the hash of the manifest with the keys of its backup."""
+    (folder / MANIFEST_HASH).write_text(f"{manifest.sha256}\n")
+
+
 def read_keys(directory: Path, backup_id: str) -> Keys:
     """Return the keys of a backup. Raise BackupError if the directory does not have them."""
     folder = directory.expanduser().resolve() / backup_id
@@ -68,4 +78,9 @@ def read_keys(directory: Path, backup_id: str) -> Keys:
     key = folder / SEAL_KEY
     files = {table: folder / f"{table}.gz" for table in sorted(SECRETS)}
     secrets = {table: path.read_bytes() for table, path in files.items() if path.exists()}
-    return Keys(key.read_bytes() if key.exists() else None, secrets)
+    hash = folder / MANIFEST_HASH
+    return Keys(
+        key.read_bytes() if key.exists() else None,
+        secrets,
+        hash.read_text().strip() if hash.exists() else None,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -87,6 +88,16 @@ class BackupManifest(BaseModel):
     def ref(self) -> str:
         """Path of the manifest in the target."""
         return manifest_ref(self.id)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the manifest's file."""
+        return self.model_dump_json(indent=1).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest's file."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def blobs(self) -> list[Blob]:

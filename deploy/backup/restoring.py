@@ -124,6 +124,12 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
     The seals of the whole backup are compared with its events before anything is cut or committed.
     """
     manifest, artifacts = source.manifest, Artifacts(settings.artifacts)
+    known = source.keys.manifest_sha256 if source.keys else None
+    if known not in (None, manifest.sha256):
+        raise BackupError(
+            f"The manifest of {manifest.id} is not the one that was stored with its keys: someone "
+            "changed it. Use another backup."
+        )
     require_empty_store(artifacts, settings.artifacts)
     has_seal_key = _write_seal_key(settings.seal_key_file, source.keys)
     url = owner_url(settings)
@@ -153,6 +159,8 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
         with open_log(settings) as log:
             named = list(named_artifacts(store, log))
         chosen, missing = _chosen(manifest.artifacts, named)
+        if not is_cut:
+            _require_known(missing, manifest)
         with stages.stage("Restoring artifacts") as progress:
             for file in counted(chosen, progress):
                 _put(artifacts, file.path, file, source.target)
@@ -211,6 +219,19 @@ def _chosen(
             chosen[paths[start]] = found[paths[start]]
             start += 1
     return list(chosen.values()), missing
+
+
+def _require_known(missing: Iterable[Named], manifest: BackupManifest) -> None:
+    """Raise BackupError if the manifest lacks an artifact that it does not name as missing.
+
+    The log of a backup names only artifacts that existed then. A cut log can name deleted ones.
+    """
+    known = {each.path for each in manifest.missing}
+    if lost := [each.kept.ref for each in missing if each.kept.ref not in known]:
+        raise BackupError(
+            f"The manifest of {manifest.id} lacks {len(lost)} artifacts that the log names, such "
+            f"as {lost[0]}. The manifest was changed or damaged. Use another backup."
+        )
 
 
 def _missing_text(each: Named, manifest: BackupManifest) -> str:

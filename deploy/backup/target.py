@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ class BackupTarget:
             directory = Path(address).expanduser().resolve()
             if not create and not directory.is_dir():
                 raise BackupError(f"The directory {directory} does not exist. Check the path.")
+            if create:
+                _require_private(directory)
             address = directory.as_uri()
         self._files = Artifacts(address)
         self._stored: dict[str, int] | None = None  # size of each content, by ref
@@ -125,7 +128,7 @@ class BackupTarget:
 
     def put_manifest(self, manifest: BackupManifest) -> None:
         """Store a manifest. All of its contents are already stored."""
-        self._files.put(manifest.ref, manifest.model_dump_json(indent=1).encode())
+        self._files.put(manifest.ref, manifest.content)
 
     def has(self, blob: Blob) -> bool:
         """Return True if the target has a content of this hash and size."""
@@ -210,3 +213,13 @@ async def _checked(blob: Blob, chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     if (digest.hexdigest(), size) != (blob.sha256, blob.bytes):
         raise ValueError(f"the content has the SHA-256 {digest.hexdigest()}")
     yield held
+
+
+def _require_private(directory: Path) -> None:
+    """Create a directory that only this user can read. Raise BackupError if others can read it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BackupError(
+            f"Other users can read {directory}, and a backup contains datasets and names. Run "
+            f"`chmod 700 {directory}`, or choose a directory below it."
+        )

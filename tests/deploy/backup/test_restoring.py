@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +19,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import LastHead
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
+from infrastructure.store import Connection, connect, open_log, scalar
 from services.projector.audit import audit
 from tests.builders.history import History
 from tests.deploy.backup.conftest import ADAPTER, CHECKPOINT, Backups
@@ -180,3 +182,48 @@ def test_every_table_is_in_a_backup_unless_it_is_ephemeral_or_secret(backups: Ba
         *SECRETS,
     }
     assert {each.table for each in backups.create().tables} == expected
+
+
+def test_a_restore_refuses_a_database_of_another_application(backups: Backups) -> None:
+    made = backups.create()
+    with owner(backups) as store:
+        store.execute("CREATE TABLE customers (id int)")
+        store.execute("INSERT INTO customers VALUES (1)")
+    with pytest.raises(BackupError, match="another application: customers"):
+        backups.restore(made)
+    with owner(backups) as store:
+        assert scalar(store, "SELECT count(*) FROM customers") == 1
+
+
+@pytest.mark.parametrize("table", ["web_sessions", "webhook_secrets", "ecolink_snapshots"])
+def test_a_manifest_with_a_table_that_no_backup_contains_is_refused(
+    backups: Backups, table: str
+) -> None:
+    made = backups.create()
+    planted = made.tables[0].model_copy(update={"table": table})
+    changed = made.model_copy(update={"tables": (*made.tables, planted)})
+    with pytest.raises(BackupError, match=f"names {table}"):
+        backups.restore(changed)
+
+
+def test_a_changed_manifest_is_detected_with_the_keys(backups: Backups) -> None:
+    made = backups.create()
+    keys = read_keys(backups.keys, made.id)
+    with pytest.raises(BackupError, match="someone changed it"):
+        backups.restore(made.model_copy(update={"tables": made.tables[1:]}), keys=keys)
+    backups.restore(made, keys=keys)
+
+
+def test_a_manifest_that_lacks_an_artifact_of_its_log_is_refused(backups: Backups) -> None:
+    made = backups.create()
+    kept = tuple(each for each in made.artifacts if not each.path.startswith(ADAPTER))
+    with pytest.raises(BackupError, match=f"lacks 1 artifacts .* such as {ADAPTER}"):
+        backups.restore(made.model_copy(update={"artifacts": kept}))
+
+
+@contextmanager
+def owner(backups: Backups) -> Iterator[Connection]:
+    """A connection to the empty database as the owner of its tables."""
+    url = backups.elsewhere.owner_database_url
+    with connect(backups.elsewhere.model_copy(update={"database_url": url})) as store:
+        yield store

@@ -131,3 +131,14 @@ def test_a_missing_directory_is_not_created_by_a_reader(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="does not exist"):
         BackupTarget(str(tmp_path / "typo"))
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_directory_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir(mode=0o755)
+    open_to_all.chmod(0o755)
+    with pytest.raises(BackupError, match="chmod 700"):
+        BackupTarget(str(open_to_all), create=True)
+    made = tmp_path / "new"
+    BackupTarget(str(made), create=True)
+    assert made.stat().st_mode & 0o077 == 0
