@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
@@ -92,6 +94,16 @@ GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, apply)
 def all_gpu_pools(connection: Connection) -> list[Row]:
     """Return the rows of all pools, sorted by region and GPU type."""
     return connection.execute("SELECT * FROM gpu_pools ORDER BY region, gpu_type").fetchall()
+
+
+def first_queued(connection: Connection) -> dict[UUID, int]:
+    """Return the number of GPUs that the first queued claim of each pool needs, by pool ID."""
+    rows = connection.execute(
+        "SELECT DISTINCT ON (pool_id) pool_id, count FROM gpu_claims WHERE state = %s "
+        "ORDER BY pool_id, position",
+        [QUEUED],
+    ).fetchall()
+    return {row["pool_id"]: row["count"] for row in rows}
 
 
 def capacities(connection: Connection) -> dict[tuple[str, str], int]:

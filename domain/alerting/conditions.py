@@ -52,7 +52,7 @@ CONDITIONS = {
             by_event=True,
             momentary=True,
         ),
-        Condition("capacity_exhausted", "No GPU is free", ("pool", "region", "gpu_type")),
+        Condition("capacity_exhausted", "Too few GPUs are free", ("pool", "region", "gpu_type")),
         Condition("consumer_lag", "Consumer is behind", ("consumer",), of.LagParameters),
         Condition("parked_event", "Event is parked", ("consumer",)),
         Condition("seal_broken", "Seal does not match the event log", ("seal",)),
@@ -68,6 +68,7 @@ CONDITIONS = {
         Condition(
             "estimates_off", "Estimates miss the actual cost", ("estimates",), of.EstimateParameters
         ),
+        Condition("check_failed", "Check fails", ("rule",)),
     )
 }
 """All conditions, by name."""

@@ -15,10 +15,13 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.leadership import Leadership
 from infrastructure.settings import Settings
-from services.alerts.checks import CHECKS, Check
+from services.alerts.checks import CHECK_FAILED, CHECKS, Check
 from services.alerts.checks.surroundings import Surroundings
 from services.alerts.effect import Connect, changing
 from services.alerts.rules_file import RulesInvalid, load_rules
+
+LONGEST_REASON = 200
+"""Characters of an error that an alert about a failed check shows."""
 
 log = logging.getLogger("alerts")
 
@@ -73,14 +76,18 @@ class Watch:
         self._connect, self._leadership = connect, leadership
         self._artifacts = Artifacts(settings.artifacts)
         self._checks: dict[str, tuple[Rule, Check, datetime]] = {}
+        self._failures: dict[str, str] = {}
+        """Reasons of the checks that failed when they last ran, by rule."""
 
     def step(self) -> None:
         """Refresh the rules, run the checks that are due, and evaluate the alerts once."""
         self._in_force.refresh()
         rules, now = self._in_force.rules.rules, self._clock.now()
-        for rule in rules.values():
-            if not rule.kind.by_event:
-                self._check(rule, now)
+        checked = [rule for rule in rules.values() if not rule.kind.by_event]
+        self._failures = {name: why for name, why in self._failures.items() if name in rules}
+        # The check of failed checks comes last, so that it knows the results of the others.
+        for rule in sorted(checked, key=lambda each: each.condition == CHECK_FAILED):
+            self._check(rule, now)
         self._evaluate(rules, now)
 
     def _check(self, rule: Rule, now: datetime) -> None:
@@ -95,16 +102,20 @@ class Watch:
         self._checks[rule.name] = rule, check, now + timedelta(seconds=check.seconds)
         try:
             with self._connect() as connection:
-                around = Surroundings(self._settings, connection, self._artifacts, now)
+                around = Surroundings(
+                    self._settings, connection, self._artifacts, now, dict(self._failures)
+                )
                 causes = [
                     cause_of(rule, finding, now) for finding in check.find(around, rule.parameters)
                 ]
-                if alerts.is_stored(connection, rule.name, causes):
-                    return
-                with changing(connection, self._leadership):
-                    alerts.replace_causes(connection, rule.name, causes)
-        except Exception:
+                if not alerts.is_stored(connection, rule.name, causes):
+                    with changing(connection, self._leadership):
+                        alerts.replace_causes(connection, rule.name, causes)
+        except Exception as error:
             log.exception("the check of rule %s failed; its alerts stay as they are", rule.name)
+            self._failures[rule.name] = _reason(error)
+        else:
+            self._failures.pop(rule.name, None)
 
     def _evaluate(self, rules: Mapping[str, Rule], now: datetime) -> None:
         with self._connect() as connection:
@@ -123,6 +134,12 @@ class Watch:
         for notice in changes.notices:
             if notice.kind is NoticeKind.REPEATED:
                 log.info("%s %s still fires", notice.alert.rule, notice.alert.group)
+
+
+def _reason(error: Exception) -> str:
+    """Return the type of an error and the first line of its message, without a final period."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON].rstrip(".: ")
 
 
 def _ended(rules: Mapping[str, Rule], cause: Cause, now: datetime) -> bool:

@@ -13,12 +13,14 @@ from services.alerts.checks import (
     consumers,
     disks,
     estimates,
+    failures,
     processes,
     seals,
 )
 from services.alerts.checks.surroundings import Surroundings
 
 SECONDS, SLOW_SECONDS = 10.0, 60.0
+CHECK_FAILED = "check_failed"
 
 
 @dataclass(frozen=True)
@@ -43,5 +45,6 @@ CHECKS: Mapping[str, Callable[[], Check]] = {
     "process_down": lambda: Check(processes.down),
     "process_restarting": lambda: Check(processes.Restarts().restarting),
     "estimates_off": lambda: Check(estimates.off, SLOW_SECONDS),
+    CHECK_FAILED: lambda: Check(failures.failing),
 }
 """Functions that make the check of a rule, by condition. Each rule has a check of its own."""

@@ -1,15 +1,20 @@
-"""GPU types with a queue and no free GPU."""
+"""GPU types whose queue does not move because too few GPUs are free."""
 
 from __future__ import annotations
 
 from domain.alerting.cause import Finding
 from domain.alerting.parameters import Parameters
-from projections.gpu_pools import all_gpu_pools
+from projections.gpu_pools import all_gpu_pools, first_queued
+from projections.projection import Row
 from services.alerts.checks.surroundings import Surroundings
 
 
 def exhausted(around: Surroundings, _: Parameters) -> list[Finding]:
-    """Return the pools in which jobs are queued and no GPU is free."""
+    """Return the pools whose first queued job needs more GPUs than are free.
+
+    A queue is first in, first out, so all jobs behind the first one wait too.
+    """
+    needed = first_queued(around.connection)
     return [
         Finding(
             {
@@ -17,9 +22,21 @@ def exhausted(around: Surroundings, _: Parameters) -> list[Finding]:
                 "region": pool["region"],
                 "gpu_type": pool["gpu_type"],
             },
-            f"All {pool['capacity']:,} {pool['gpu_type']} in {pool['region']} are in use, and "
-            f"{pool['waiting']:,} {'job is' if pool['waiting'] == 1 else 'jobs are'} queued.",
+            _text(pool, needed[pool["pool_id"]]),
         )
         for pool in all_gpu_pools(around.connection)
-        if pool["waiting"] > 0 and pool["held"] >= pool["capacity"]
+        if needed.get(pool["pool_id"], 0) > pool["capacity"] - pool["held"]
     ]
+
+
+def _text(pool: Row, needed: int) -> str:
+    """Return a sentence about a pool whose first queued job needs this number of GPUs."""
+    free = max(0, pool["capacity"] - pool["held"])
+    queued = f"{pool['waiting']:,} {'job is' if pool['waiting'] == 1 else 'jobs are'} queued"
+    place = f"{pool['gpu_type']} in {pool['region']}"
+    if free == 0:
+        return f"All {pool['capacity']:,} {place} are in use, and {queued}."
+    return (
+        f"{free:,} of {pool['capacity']:,} {place} {'is' if free == 1 else 'are'} free, the next "
+        f"job needs {needed:,} GPUs, and {queued}."
+    )

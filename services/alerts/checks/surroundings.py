@@ -1,8 +1,9 @@
-"""What a check can look at."""
+"""The data that checks read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from infrastructure.artifacts import Artifacts
@@ -12,9 +13,13 @@ from infrastructure.store import Connection
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The database, the artifact store and the settings, at a time."""
+    """The database, the artifact store and the settings, at a time.
+
+    `failures` has the reason for each rule whose last check failed.
+    """
 
     settings: Settings
     connection: Connection
     artifacts: Artifacts
     now: datetime
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])

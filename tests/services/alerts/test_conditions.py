@@ -132,10 +132,24 @@ async def test_exhausted_capacity(platform: Platform) -> None:
     queued = platform.history.another_job()
     queued.approve_job()
     platform.project()
-    await platform.expect("[warning] No GPU is free")
+    await platform.expect("[warning] Too few GPUs are free")
     queued.cancel()
     platform.project()
-    await platform.expect("[warning] No GPU is free", "[resolved] No GPU is free")
+    await platform.expect("[warning] Too few GPUs are free", "[resolved] Too few GPUs are free")
+
+
+async def test_a_queued_job_that_needs_more_gpus_than_are_free(platform: Platform) -> None:
+    platform.watch("capacity-exhausted")
+    platform.history.open_account(50_000_000_000)
+    platform.history.open_pool(capacity=2)
+    platform.history.approve_job()
+    platform.history.allocate_segment(1)
+    platform.history.another_job().approve_job(gpu_count=2)
+    platform.project()
+    await platform.expect("[warning] Too few GPUs are free")
+    message = platform.ops.messages[0]["message"]
+    assert "1 of 2" in message
+    assert "the next job needs 2 GPUs" in message
 
 
 async def test_consumers_that_are_behind(platform: Platform) -> None:
@@ -452,3 +466,22 @@ async def test_a_check_that_cannot_tell_changes_nothing(
     await platform.expect("[warning] Disk space is low")
     monkeypatch.setattr("shutil.disk_usage", lambda _: 1 / 0)
     await platform.expect("[warning] Disk space is low")
+
+
+async def test_a_check_that_always_fails(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = platform.watch("disk-low", "check-failed")
+    process.write(
+        process.file.read_text().replace('[rules.check-failed]\nfor = "0s"', "[rules.check-failed]")
+    )
+    process.restart()
+    with monkeypatch.context() as broken:
+        broken.setattr("shutil.disk_usage", lambda _: 1 / 0)
+        await platform.expect(after_seconds=200)
+        await platform.expect("[warning] Check fails", after_seconds=300)
+        process.restart()
+        await platform.expect("[warning] Check fails")
+    message = platform.ops.messages[0]["message"]
+    assert "The check of the rule disk-low fails: ZeroDivisionError: division by zero" in message
+    await platform.expect("[warning] Check fails", "[resolved] Check fails")
