@@ -39,7 +39,7 @@ from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
-from infrastructure.verifications import Options, Stage, Verdict
+from infrastructure.verifications import Options, Outcome, Stage, Verdict
 from services.auditor.verifying import Request, run
 from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
@@ -191,7 +191,8 @@ def _finish(connection: Connection, id: UUID, report: dict[str, Any]) -> None:
     found = (report, report["seals"], report["artifacts"])
     count = sum(len(each["differences"]) for each in found)
     verdict = Verdict.DIFFERS if count else Verdict.MATCHES
-    verifications.finish(connection, id, verdict, count, json.dumps(report))
+    outcome = Outcome(verdict, count, report["summary"])
+    verifications.finish(connection, id, outcome, json.dumps(report))
 
 
 def _add_audit_paths(backend: Backend, sample: SamplePlatform) -> None:

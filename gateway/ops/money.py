@@ -1,0 +1,66 @@
+"""Revenue, payments and credits of the whole platform by day, and the accuracy of estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+
+from gateway.backend import Backend
+from gateway.schemas import Money
+from projections.billing_ledger import platform_days
+from projections.estimate_accuracy import Summary, scored_jobs
+from projections.projection import Row
+
+COLUMNS = ("payments", "test_payments", "credits", "charges", "reversals")
+
+
+@dataclass(frozen=True)
+class MoneyDay:
+    """The money that moved on a day in UTC, or in total."""
+
+    day: date | None
+    """None for the total."""
+    payments: Money
+    test_payments: Money
+    credits: Money
+    charges: Money
+    reversals: Money
+    """Charges that EcoLink credited back."""
+
+    @property
+    def revenue(self) -> Money:
+        """Charges minus reversals."""
+        return Money.of(self.charges.micros - self.reversals.micros)
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(getattr(self, name).micros for name in COLUMNS)
+
+
+@dataclass(frozen=True)
+class PlatformMoney:
+    """The days of a period, newest first, without days on which no money moved."""
+
+    first: date
+    last: date
+    days: list[MoneyDay]
+    total: MoneyDay
+    estimates: Summary | None
+    """None if no job with an estimate has ended."""
+
+
+def platform_money(backend: Backend, count: int) -> PlatformMoney:
+    """Return the money of the last `count` days in UTC, and the accuracy of all estimates."""
+    last = backend.clock.now().astimezone(UTC).date()
+    first = last - timedelta(days=count - 1)
+    with backend.pool.connection() as connection:
+        rows = platform_days(connection, first, last)
+        summary = Summary.of(scored_jobs(connection))
+    days = [_day(row["day"], [row]) for row in reversed(rows)]
+    moved = [each for each in days if not each.is_empty]
+    return PlatformMoney(first, last, moved, _day(None, rows), summary)
+
+
+def _day(day: date | None, rows: Sequence[Row]) -> MoneyDay:
+    return MoneyDay(day, *(Money.of(sum(row[name] for row in rows)) for name in COLUMNS))
