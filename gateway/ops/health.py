@@ -140,9 +140,7 @@ def health(backend: Backend) -> Health:
         pools=[_pool(load, rows, now) for load in pool_loads(backend)],
         jobs=jobs,
         job_count=rows[0]["jobs"] if rows else 0,
-        rate_per_hour=Money.price(
-            sum(each.rate_per_hour.micros for each in jobs if each.is_billed)
-        ),
+        rate_per_hour=Money.of(sum(each.rate_per_hour.micros for each in jobs if each.is_billed)),
         alerts=alerts,
     )
 
@@ -174,7 +172,9 @@ def _pool(load: PoolLoad, jobs: Sequence[Row], now: datetime) -> PoolHealth:
     queued = [
         (now - job["waiting_since"]).total_seconds()
         for job in jobs
-        if job["waiting_since"] is not None and (job["region"], job["gpu_type"]) == place
+        if job["waiting_since"] is not None
+        and job["relaunch_at"] is None  # otherwise it joins the queue later
+        and (job["region"], job["gpu_type"]) == place
     ]
     held = sum(each.count for each in load.running)
     return PoolHealth(load, held, max(queued, default=None), load.wait_seconds(1))

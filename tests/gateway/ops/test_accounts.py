@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import uuid4
 
 import pytest
@@ -37,7 +38,9 @@ def test_all_accounts_are_listed(operator: Browser, platform: Platform, ada: Per
     ok = "ada owner sufficient $20.00 $0.00 $20.00"
     assert row(page, f'data-account="{ada.account_id}"') == ok
     assert "$0.00 $0.00 $0.00" in row(page, f'data-account="{poor.account_id}"')
-    assert row(shown(operator, f"/ops/accounts?after={ada.account_id}"), "data-account=")
+    first, *later = re.findall(r'data-account="([^"]+)"', page)
+    page = shown(operator, f"/ops/accounts?after={first}")
+    assert re.findall(r'data-account="([^"]+)"', page) == later
     assert operator.client.get(f"/ops/accounts?after={uuid4()}").status_code == 404
 
 
