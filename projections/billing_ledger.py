@@ -208,6 +208,30 @@ def last_position(connection: Connection, account_id: UUID) -> int:
     return scalar(connection, query, [account_id])
 
 
+def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
+    """Return one row for each day in UTC, in order, with the postings of all accounts.
+
+    A row has the day and the micro-dollars of payments, test_payments, credits, charges and
+    reversals (charges that EcoLink credited back).
+    """
+    return connection.execute(
+        "SELECT day::date AS day, "
+        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'cash'), 0)::bigint AS payments, "
+        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'test money'), 0)::bigint "
+        "AS test_payments, "
+        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'credits'), 0)::bigint AS credits, "
+        "coalesce(sum(amount_micros) FILTER (WHERE credit = 'revenue'), 0)::bigint AS charges, "
+        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'revenue'), 0)::bigint AS reversals "
+        "FROM generate_series(%(first)s::timestamp, %(last)s::timestamp, '1 day') AS day "
+        "LEFT JOIN (SELECT (posted_at AT TIME ZONE 'UTC')::date AS posted_on, debit, credit, "
+        "amount_micros FROM billing_ledger "
+        "WHERE posted_at >= %(first)s::timestamp AT TIME ZONE 'UTC' "
+        "AND posted_at < (%(last)s::date + 1)::timestamp AT TIME ZONE 'UTC') AS posted "
+        "ON posted_on = day::date GROUP BY day ORDER BY day",
+        {"first": first, "last": last},
+    ).fetchall()
+
+
 def balances(connection: Connection) -> dict[str, int]:
     """Return credits minus debits of each ledger account. Their sum is the trial balance."""
     rows = connection.execute(

@@ -538,6 +538,21 @@ def running_jobs(connection: Connection, limit: int) -> list[Row]:
     ).fetchall()
 
 
+def unfinished_by_choice(connection: Connection) -> list[Row]:
+    """Return the numbers of unfinished jobs of all accounts by region, GPU type and base model.
+
+    A row has these three and the numbers of running, queued and paused jobs.
+    """
+    return connection.execute(
+        "SELECT region, gpu_type, base_model, "
+        "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NULL) AS running, "
+        "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NOT NULL) AS queued, "
+        "count(*) FILTER (WHERE status = %(paused)s) AS paused "
+        "FROM job_detail WHERE status <> ALL(%(final)s) GROUP BY region, gpu_type, base_model",
+        {"paused": JobStatus.PAUSED, "final": FINAL},
+    ).fetchall()
+
+
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     """Return the IDs of the jobs whose postponed relaunch is due, earliest first."""
     return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)

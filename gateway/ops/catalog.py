@@ -24,15 +24,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class ListedEntry:
-    """An entry of the catalog. New jobs cannot use one that was withdrawn."""
+    """An entry of the catalog, or the name of one that the catalog does not have."""
 
     name: str
     title: str
     facts: str
     usage: Usage
     price: Money | None = None
-    """Price of one GPU for an hour. None for regions, base models and withdrawn entries."""
-    withdrawn: bool = False
+    """Price of one GPU for an hour. None for other entries than GPU types."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class CatalogUsage:
 
 
 def catalog_usage(backend: Backend) -> CatalogUsage:
-    """Return the entries of the catalog, and withdrawn entries that unfinished jobs still use."""
+    """Return the entries of the catalog, and others that unfinished jobs use."""
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
         rows = unfinished_by_choice(connection)
@@ -78,17 +77,16 @@ def catalog_usage(backend: Backend) -> CatalogUsage:
     ]
     return CatalogUsage(
         catalog.version_text,
-        [*gpu_types, *_withdrawn(rows, "gpu_type", catalog.gpu_types)],
-        [*regions, *_withdrawn(rows, "region", catalog.regions)],
-        [*bases, *_withdrawn(rows, "base_model", catalog.bases)],
+        [*gpu_types, *_missing(rows, "gpu_type", catalog.gpu_types)],
+        [*regions, *_missing(rows, "region", catalog.regions)],
+        [*bases, *_missing(rows, "base_model", catalog.bases)],
     )
 
 
-def _withdrawn(rows: list[Row], column: str, known: Iterable[str]) -> list[ListedEntry]:
+def _missing(rows: list[Row], column: str, known: Iterable[str]) -> list[ListedEntry]:
     names = sorted({row[column] for row in rows} - set(known))
     return [
-        ListedEntry(name, name, "withdrawn", _usage(rows, column, name), withdrawn=True)
-        for name in names
+        ListedEntry(name, name, "not in the catalog", _usage(rows, column, name)) for name in names
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,7 +19,9 @@ from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorDeploys
 from gateway.operator.service import list_parked, replay_parked
 from gateway.ops import alerts
+from gateway.ops.catalog import catalog_usage
 from gateway.ops.health import health
+from gateway.ops.money import platform_money
 from gateway.schemas import Money
 from gateway.web.addresses import Given
 from gateway.web.rendering import fragment, is_htmx, page
@@ -33,6 +36,15 @@ Rule = Annotated[str, Form(max_length=200)]
 Group = Annotated[str, Form(max_length=500)]
 Amount = Annotated[str, Form(max_length=40)]
 Reference = Annotated[str, Form(max_length=100)]
+
+
+class Period(IntEnum):
+    """Days that the page of money shows."""
+
+    WEEK = 7
+    MONTH = 30
+    QUARTER = 90
+    YEAR = 365
 
 
 class Asked(BaseModel):
@@ -156,6 +168,22 @@ def confirm_top_up(
     payment = TopUp(amount=amount, reference=_required(reference))
     holder = billing.confirm_top_up(backend, caller, account_id, payment)
     return fragment("ops/account.html", holder=holder, done=f"Confirmed {_written(amount)}.")
+
+
+@router.get("/money")
+def show_money(
+    request: Request, caller: MayReadAll, backend: BackendOf, days: Period = Period.MONTH
+) -> Response:
+    """Show revenue, payments and credits by day, and the accuracy of estimates."""
+    shown = {"money": platform_money(backend, days), "count": days, "periods": list(Period)}
+    return page(request, backend, caller, "ops/money_page.html", **shown)
+
+
+@router.get("/catalog")
+def show_catalog(request: Request, caller: MayReadAll, backend: BackendOf) -> Response:
+    """Show the entries of the catalog, with the jobs that use each of them."""
+    used = catalog_usage(backend)
+    return page(request, backend, caller, "ops/catalog_page.html", catalog=used)
 
 
 def _required(reference: str) -> str:

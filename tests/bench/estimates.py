@@ -20,12 +20,13 @@ from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_r
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from deploy.operator.estimates import scored_jobs, show
+from deploy.operator.estimates import show
 from deploy.operator.store import open_store
 from domain.core.money import MICROS_PER_DOLLAR
 from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from projections import ESTIMATES
+from projections.estimate_accuracy import scored_jobs
 
 POLL_SECONDS = 1.0
 JOB_SECONDS = 900.0

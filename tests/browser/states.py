@@ -231,6 +231,8 @@ STATES = (
     State("ops-parked", "/ops/parked", "olga", dark=True, phone=True),
     State("ops-alerts", "/ops/alerts", "olga", dark=True, phone=True),
     State("ops-accounts", "/ops/accounts", "olga", dark=True, phone=True),
+    State("ops-money", "/ops/money", "olga", dark=True, phone=True),
+    State("ops-catalog", "/ops/catalog", "olga", dark=True, phone=True),
     State("ops-account", "ops account", "olga", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),

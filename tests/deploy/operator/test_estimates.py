@@ -8,13 +8,14 @@ import re
 from datetime import timedelta
 from uuid import UUID
 
-from deploy.operator.estimates import NO_ESTIMATES, NONE_ENDED, Scored, Summary
+from deploy.operator.estimates import NO_ESTIMATES, NONE_ENDED
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.estimating.estimate import Estimate, PhaseEstimate
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
+from projections.estimate_accuracy import Scored, Summary
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
 from tests.deploy.operator.command_line import ecolink
