@@ -230,7 +230,8 @@ def record_attempt(
             "FROM webhook_attempts WHERE delivery_id = %(id)s",
             {"id": delivery_id, **vars(attempt)},
         )
-        tries, since = delivery.tries + 1, delivery.tried_since or attempt.started_at
+        # All times here are the platform's. `started_at` is real time, and may differ from it.
+        tries, since = delivery.tries + 1, delivery.tried_since or now
         delay = None if delivery.event_type.is_test else delay_after(tries)
         gone = attempt.status_code == 410
         if attempt.error is None:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.public_id import job_name
@@ -89,34 +90,36 @@ class Message:
         )
 
 
-def message_of(event: Event, model_of: Callable[[UUID], str]) -> Message | None:
+def message_of(recorded: Recorded, model_of: Callable[[UUID], str]) -> Message | None:
     """Return the message of an event, or None. `model_of` returns the model of a deployment."""
+    event = recorded.event
     match event:
         case events.Registered():
-            return _message(event, WebhookType.JOB_SUCCEEDED, _job(event))
+            return _message(recorded, WebhookType.JOB_SUCCEEDED, _job(event))
         case events.JobFailed():
-            return _message(event, WebhookType.JOB_FAILED, _job(event))
+            return _message(recorded, WebhookType.JOB_FAILED, _job(event))
         case events.JobCancelled():
-            return _message(event, WebhookType.JOB_CANCELLED, _job(event))
+            return _message(recorded, WebhookType.JOB_CANCELLED, _job(event))
         case events.JobPaused(reason=reason):
-            return _message(event, WebhookType.JOB_PAUSED, _job(event) | {"reason": reason.value})
+            data: Data = _job(event) | {"reason": reason.value}
+            return _message(recorded, WebhookType.JOB_PAUSED, data)
         case events.SegmentAllocated(segment=segment):
             data = _job(event) | {"segment": segment}
-            return _message(event, WebhookType.CAPACITY_AVAILABLE, data)
+            return _message(recorded, WebhookType.CAPACITY_AVAILABLE, data)
         case Account.BalanceLow(runway_seconds=seconds):
-            data: Data = {"id": str(event.account_id), "runway_seconds": seconds}
-            return _message(event, WebhookType.BALANCE_LOW, data)
+            data = {"id": str(event.account_id), "runway_seconds": seconds}
+            return _message(recorded, WebhookType.BALANCE_LOW, data)
         case Account.BalanceDepleted(balance_micros=micros):
             data = {"id": str(event.account_id), "balance_micros": micros}
-            return _message(event, WebhookType.BALANCE_DEPLETED, data)
+            return _message(recorded, WebhookType.BALANCE_DEPLETED, data)
         case Account.BudgetUsed():
-            return _message(event, WebhookType.BUDGET_USED, _budget(event))
+            return _message(recorded, WebhookType.BUDGET_USED, _budget(event))
         case Deployment.DeploymentActivated():
             data = _deployment(event, model_of)
-            return _message(event, WebhookType.DEPLOYMENT_ACTIVE, data)
+            return _message(recorded, WebhookType.DEPLOYMENT_ACTIVE, data)
         case Deployment.DeploymentFailed(code=code):
             data = _deployment(event, model_of) | {"code": code}
-            return _message(event, WebhookType.DEPLOYMENT_FAILED, data)
+            return _message(recorded, WebhookType.DEPLOYMENT_FAILED, data)
         case _:
             return None
 
@@ -138,9 +141,11 @@ def _budget(event: Account.BudgetUsed) -> Data:
     }
 
 
-def _message(event: Event, type: WebhookType, data: Data) -> Message:
-    id = f"{PREFIX}{event.originator_id.hex}_{event.originator_version}"
+def _message(recorded: Recorded, type: WebhookType, data: Data) -> Message:
+    event = recorded.event
     key = event.originator_id.hex
+    # After a restore to an earlier event, versions are used again, but notification IDs are not.
+    id = f"{PREFIX}{key}_{recorded.id}"
     return Message(id, event.account_id, type, event.timestamp, data, key)
 
 

@@ -40,7 +40,7 @@ class RecordingEffect:
         messages = [
             (each.id, message)
             for each in batch
-            if (message := message_of(each.event, self._model)) is not None
+            if (message := message_of(each, self._model)) is not None
         ]
         with self._connect() as connection, connection.transaction():
             connection.execute(

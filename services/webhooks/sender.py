@@ -73,11 +73,11 @@ class Sender:
             error = problem_of(status)
         except TimeoutError:
             error = f"No response within {TOTAL_SECONDS:.0f} seconds."
-        except (Refused, Invalid, OSError, httpx.HTTPError, httpx.InvalidURL) as failure:
+        except (Refused, OSError, httpx.HTTPError) as failure:
             error = _printable(str(failure) or type(failure).__name__)
         except Exception as failure:
             log.exception("delivery %d failed unexpectedly", due.id)
-            error = _printable(f"{type(failure).__name__}: {failure}")
+            error = f"EcoLink could not send the request ({type(failure).__name__})."
         duration = round((time.monotonic() - begun) * 1000)
         return Attempt(started, duration, status, error, excerpt)
 
@@ -89,7 +89,11 @@ class Sender:
         """Return the status and the start of the body. Raise Refused or an error of httpx."""
         if not due.secrets:
             raise Refused("The webhook has no secret, as after a restored backup. Replace it.")
-        self._policy.require_url(due.url)  # the operator may have changed the policy
+        try:
+            self._policy.require_url(due.url)  # the operator may have changed the policy
+        except Invalid:
+            # Keys that read this error may not see the URL, which the message contains.
+            raise Refused("The operator no longer permits this URL. Change it.") from None
         url = httpx.URL(due.url)
         port = url.port or (443 if url.scheme == "https" else 80)
         body = due.body.encode()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from domain import AGGREGATES
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.webhooks import message as messages
 from domain.webhooks.message import SUBSCRIBED, Message, WebhookType, message_of, message_of_test
 from tests.builders.commands import NOW
@@ -57,14 +58,14 @@ def _examples() -> Iterator[Message]:
     kinds: dict[str, type[Event]] = {
         kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()
     }
-    for line in stored_events.PATH.read_text().splitlines():
+    for number, line in enumerate(stored_events.PATH.read_text().splitlines(), 1):
         row = json.loads(line)
         kind, version = kinds[row["topic"]], stored_events.version_of(row["state"])
         if version != stored_events.current_version(kind):
             continue
         state = row["state"] | {name: row[name] for name in row if name.startswith("originator")}
         state.pop("class_version", None)
-        message = message_of(kind.model_validate(state), lambda _: MODEL)
+        message = message_of(Recorded(number, kind.model_validate(state)), lambda _: MODEL)
         if message is not None:
             yield message
     yield Message(

@@ -8,6 +8,7 @@ from typing import Any
 from domain.billing.account import Account
 from domain.billing.budget import BudgetPeriod
 from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
@@ -21,9 +22,7 @@ from tests.logs import notifications
 
 def sent(log: EventLog) -> list[tuple[str, dict[str, Any]]]:
     """Return the type and the data of each message of the log."""
-    found = (
-        message_of(recorded(log, each).event, lambda _: "ft:tiny:1") for each in notifications(log)
-    )
+    found = (message_of(recorded(log, each), lambda _: "ft:tiny:1") for each in notifications(log))
     return [(each.type, each.data) for each in found if each is not None]
 
 
@@ -98,9 +97,9 @@ def test_the_id_names_the_event_and_the_order_key_its_aggregate(
     history.run_until("approved")
     history.pause()
     event = history.last(events.JobPaused)
-    message = message_of(event, str)
+    message = message_of(Recorded(1_000_007, event), str)
     assert message is not None
-    assert message.id == f"evt_{JOB_ID.hex}_{event.originator_version}"
+    assert message.id == f"evt_{JOB_ID.hex}_1000007"
     assert message.order_key == JOB_ID.hex
     assert json.loads(message.body) == {
         "id": message.id,

@@ -135,9 +135,10 @@ async def test_other_spellings_of_the_loopback_address_are_not_connected(host: s
 
 
 async def test_a_changed_policy_applies_to_old_endpoints() -> None:
-    attempt = await send("http://hooks.example/", TargetPolicy(), resolved("1.1.1.1"))
+    attempt = await send("http://hooks.example/?token=x", TargetPolicy(), resolved("1.1.1.1"))
     assert attempt.error is not None
-    assert "not encrypted" in attempt.error
+    assert "no longer permits" in attempt.error
+    assert "token" not in attempt.error, "keys without the scope `keys` see only the origin"
 
 
 async def test_nothing_is_sent_without_a_secret(receiver: Receiver) -> None:
