@@ -12,10 +12,10 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from domain.webhooks.message import Message, WebhookType
+from domain.webhooks.message import Message, WebhookType, message_of_disabled
 from domain.webhooks.retry_schedule import delay_after
-from infrastructure.store import Connection
-from infrastructure.webhook_endpoints import DisabledReason, disable_endpoint
+from infrastructure.store import Connection, scalar
+from infrastructure.webhook_endpoints import DisabledReason, disable_endpoint, endpoints_of
 
 DDL = """
 CREATE TABLE IF NOT EXISTS webhook_deliveries (
@@ -251,10 +251,25 @@ def record_attempt(
         )
         if status is DeliveryStatus.FAILED and not delivery.event_type.is_test:
             if gone:
-                disable_endpoint(connection, delivery.endpoint_id, DisabledReason.GONE, now)
+                _disable(connection, delivery.endpoint_id, DisabledReason.GONE, now)
             elif not _accepted_since(connection, delivery.endpoint_id, since):
-                disable_endpoint(connection, delivery.endpoint_id, DisabledReason.FAILING, now)
+                _disable(connection, delivery.endpoint_id, DisabledReason.FAILING, now)
     return status
+
+
+def _disable(
+    connection: Connection, endpoint_id: UUID, reason: DisabledReason, now: datetime
+) -> None:
+    """Disable an endpoint, and send a message to the account's other enabled endpoints."""
+    if not disable_endpoint(connection, endpoint_id, reason, now):
+        return
+    account_id: UUID = scalar(
+        connection, "SELECT account_id FROM webhook_endpoints WHERE id = %s", [endpoint_id]
+    )
+    message = message_of_disabled(account_id, endpoint_id, reason, now)
+    for each in endpoints_of(connection, account_id):
+        if each.enabled and (not each.event_types or message.type in each.event_types):
+            add_delivery(connection, each.id, message, now)
 
 
 def _locked(connection: Connection, delivery_id: int) -> Delivery | None:

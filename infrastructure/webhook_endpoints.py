@@ -176,13 +176,14 @@ def update_endpoint(connection: Connection, endpoint_id: UUID, **changes: Any) -
 
 def disable_endpoint(
     connection: Connection, endpoint_id: UUID, reason: DisabledReason, now: datetime
-) -> None:
-    """Disable an endpoint, if it is enabled. Its events wait."""
-    connection.execute(
+) -> bool:
+    """Disable an endpoint. Its events wait. Return False if it is already disabled."""
+    changed = connection.execute(
         "UPDATE webhook_endpoints SET enabled = false, disabled_reason = %s, disabled_at = %s "
         "WHERE id = %s AND enabled",
         [reason, now, endpoint_id],
     )
+    return changed.rowcount > 0
 
 
 def enable_endpoint(connection: Connection, endpoint_id: UUID, now: datetime) -> None:

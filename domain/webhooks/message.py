@@ -47,6 +47,9 @@ class WebhookType(StrEnum):
     """The model is loaded and serves requests."""
     DEPLOYMENT_FAILED = "deployment.failed"
     """The model cannot be served. `code` is the reason."""
+    WEBHOOK_DISABLED = "webhook.disabled"
+    """EcoLink disabled another webhook of the account. `reason` is `failing` if it accepted nothing
+    for about a day, or `gone` if it responded with the status 410."""
     TEST = "webhook.test"
     """A test message that you requested. It ignores the filter of the endpoint."""
 
@@ -122,6 +125,13 @@ def message_of(recorded: Recorded, model_of: Callable[[UUID], str]) -> Message |
             return _message(recorded, WebhookType.DEPLOYMENT_FAILED, data)
         case _:
             return None
+
+
+def message_of_disabled(account_id: UUID, endpoint_id: UUID, reason: str, now: datetime) -> Message:
+    """Return a new message to the other endpoints of an account."""
+    id = f"{PREFIX}disabled_{token_hex(8)}"
+    data: Data = {"id": str(endpoint_id), "reason": reason}
+    return Message(id, account_id, WebhookType.WEBHOOK_DISABLED, now, data, id)
 
 
 def message_of_test(account_id: UUID, endpoint_id: UUID, now: datetime) -> Message:

@@ -6,12 +6,20 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from domain.webhooks import message as messages
-from domain.webhooks.message import SUBSCRIBED, Message, WebhookType, message_of, message_of_test
+from domain.webhooks.message import (
+    SUBSCRIBED,
+    Message,
+    WebhookType,
+    message_of,
+    message_of_disabled,
+    message_of_test,
+)
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.docs import markdown, stored_events
@@ -26,8 +34,9 @@ def page() -> str:
     return markdown.page(
         "Events of webhooks",
         "This page lists the events that EcoLink sends to [webhooks](../webhooks.md), each with an "
-        "example of the request's body. `data.id` is the ID of the job, the account or the "
-        "deployment. The examples are the messages of [stored events](stored-events.ndjson).",
+        "example of the request's body. `data.id` is the ID of the job, the account, the "
+        "deployment or the webhook. The examples are the messages of "
+        "[stored events](stored-events.ndjson).",
         markdown.table(
             ("event", "sent when"),
             [(code(each), text(meanings[each])) for each in WebhookType],
@@ -68,6 +77,9 @@ def _examples() -> Iterator[Message]:
         message = message_of(Recorded(number, kind.model_validate(state)), lambda _: MODEL)
         if message is not None:
             yield message
+    yield replace(
+        message_of_disabled(ACCOUNT_ID, JOB_ID, "failing", NOW), id="evt_disabled_7d1c5e0a9b3f4c2d"
+    )
     yield Message(
         "evt_test_0b0f8f5c3a4e5d0c",
         ACCOUNT_ID,

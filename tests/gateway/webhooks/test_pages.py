@@ -84,6 +84,7 @@ def test_deliveries_are_shown_and_replayed(holder: Browser, process: Process) ->
     process.exhaust()
     page = shown(holder, id)
     assert 'data-disabled="failing"' in page
+    assert "EcoLink disabled 1 of your webhooks" in holder.client.get("/webhooks").text
     assert "every 2s" not in page
     assert page.count('data-status="failed"') == 2
     assert "the response" in page

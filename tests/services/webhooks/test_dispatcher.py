@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -119,6 +120,20 @@ def test_an_endpoint_that_refuses_only_one_message_stays_enabled(hooks: Hooks) -
         hooks.clock.time += DAY
     assert hooks.statuses(endpoint)["a1"] == "failed"
     assert hooks.reload(endpoint).enabled
+
+
+def test_the_other_webhooks_of_the_account_learn_that_one_is_disabled(hooks: Hooks) -> None:
+    gone, _ = hooks.endpoint()
+    other, _ = hooks.endpoint()
+    filtered, _ = hooks.endpoint("https://example.com/", WebhookType.BALANCE_LOW)
+    stranger, _ = hooks.endpoint(account_id=uuid4())
+    hooks.add(gone, "a1")
+    attempt(hooks, "a1", status_code=410, error="gone")
+    (delivery,) = hooks.deliveries(other)
+    assert delivery.event_type is WebhookType.WEBHOOK_DISABLED
+    assert json.loads(delivery.body)["data"] == {"id": str(gone.id), "reason": "gone"}
+    assert hooks.deliveries(filtered) == hooks.deliveries(stranger) == []
+    assert len(hooks.deliveries(gone)) == 1
 
 
 def test_the_status_410_disables_an_endpoint_at_once(hooks: Hooks) -> None:
