@@ -236,9 +236,12 @@ def observe_epochs(
     known = {row["process"]: row["epoch"] for row in rows}
     for process, epoch in epochs.items():
         restarts = epoch - known.get(process, epoch)
-        if process in known and restarts <= 0:
+        if process in known and restarts == 0:
             continue
         with connection.transaction():
+            if restarts < 0:  # a restored database counts epochs from 1 again
+                connection.execute("DELETE FROM alert_epochs WHERE process = %s", [process])
+                restarts = 0
             connection.execute(
                 "INSERT INTO alert_epochs (process, epoch, seen_at, restarts) "
                 "VALUES (%s, %s, %s, %s)",

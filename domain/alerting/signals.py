@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,9 +15,26 @@ from domain.core.durations import spoken
 from domain.core.money import dollars
 from domain.jobs import events
 from domain.jobs.failures import FAILURES
+from domain.jobs.lifecycle import PauseReason
+from domain.training.checkpoint import RejectionReason
 
 MAX_EVENT_AGE = timedelta(days=1)
 """Age of an event that no longer raises a condition, for example at the first start."""
+
+PAUSES: Mapping[PauseReason, str] = {
+    PauseReason.BALANCE: "The balance of its account does not pay for it.",
+    PauseReason.OWNER: "Its owner requested it.",
+    PauseReason.CAPACITY: "The region no longer has enough GPUs.",
+    PauseReason.MAX_COST: "It reached its maximum cost.",
+    PauseReason.BUDGET: "A budget of its account is used up.",
+}
+
+REJECTIONS: Mapping[RejectionReason, str] = {
+    RejectionReason.MISSING: "The checkpoint is missing.",
+    RejectionReason.CORRUPT: "The hash of a file differs.",
+    RejectionReason.UNREADABLE: "The trainer could not read the checkpoint.",
+    RejectionReason.STATE_DIFFERS: "The restored state differs from the saved state.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,12 +81,13 @@ def _raised(rule: Rule, event: Event) -> Finding | None:
             event.reason in reasons
         ):
             labels = {"job": str(event.originator_id), "account": account}
-            text = f"Job {event.originator_id} is paused at step {event.step}: {event.reason}."
+            paused = f"Job {event.originator_id} is paused at step {event.step}."
+            text = f"{paused} {PAUSES[event.reason]}"
             return Finding(labels | {"reason": event.reason}, text)
         case "checkpoint_rejected", _, events.CheckpointRejected():
             text = (
                 f"Job {event.originator_id} could not resume from its checkpoint of step "
-                f"{event.step}: {event.reason}."
+                f"{event.step}. {REJECTIONS[event.reason]}"
             )
             return Finding({"job": str(event.originator_id), "account": account}, text)
         case _:

@@ -32,7 +32,7 @@ log = logging.getLogger("alerts")
 
 
 class _Postponed(Exception):
-    """A notice was postponed. Further notices to its receiver wait."""
+    """A notice was postponed. The other notices of the batch are tried in the next one."""
 
 
 class Delivery:
@@ -82,7 +82,11 @@ class Delivery:
         return found
 
     def deliver(self, name: str, notices: Sequence[PendingNotice]) -> None:
-        """Send notices to a receiver in order. After a failure, the others wait for a while."""
+        """Send notices to a receiver in order. A failure ends the batch.
+
+        The others are then tried in the next batch, except later notices of the same alert, which
+        wait for the failed one.
+        """
         try:
             for notice in notices:
                 self._deliver(self._rules().receivers.get(name), notice)

@@ -11,7 +11,7 @@ import pytest
 from domain.alerting.cause import Cause
 from domain.alerting.conditions import CONDITIONS
 from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
-from domain.alerting.signals import MAX_EVENT_AGE, Cleared, signals
+from domain.alerting.signals import MAX_EVENT_AGE, PAUSES, REJECTIONS, Cleared, signals
 from domain.billing.account import Account
 from domain.core.aggregate import Event
 from domain.jobs import events
@@ -123,6 +123,18 @@ def test_a_pause_by_the_owner_does_not_count() -> None:
     assert signals([rule("job_paused")], pause, LATER) == []
     counting = rule("job_paused", parameters=JobPausedParameters(reasons=(PauseReason.OWNER,)))
     assert len(signals([counting], pause, LATER)) == 1
+
+
+@pytest.mark.parametrize("reason", PauseReason)
+def test_a_pause_is_explained_by_a_sentence(reason: PauseReason) -> None:
+    counting = rule("job_paused", parameters=JobPausedParameters(reasons=(reason,)))
+    (cause,) = signals([counting], of_job(events.JobPaused, reason=reason, step=10), LATER)
+    assert isinstance(cause, Cause)
+    assert f"is paused at step 10. {PAUSES[reason]}" in cause.text
+
+
+def test_every_rejection_is_explained_by_a_sentence() -> None:
+    assert REJECTIONS.keys() == set(RejectionReason)
 
 
 def test_a_failure_counts_if_the_rule_names_its_class() -> None:

@@ -24,6 +24,7 @@ from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from infrastructure import event_handlers
+from infrastructure.alerts import observe_epochs
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import HandlerEffect
@@ -417,6 +418,16 @@ async def test_a_process_that_keeps_restarting(platform: Platform) -> None:
         "[resolved] Process keeps restarting",
         after_seconds=600,
     )
+
+
+async def test_a_restored_database_counts_restarts_again(platform: Platform) -> None:
+    with platform.pool.connection() as connection:
+        observe_epochs(connection, {"relay": 1000}, FixedClock().time, None)
+    process = platform.watch("process-restarting")
+    for _ in range(4):
+        with leading(platform.settings, "relay"):
+            await process.step(after_seconds=10)
+    await platform.expect("[warning] Process keeps restarting", after_seconds=10)
 
 
 async def test_restarts_while_no_alerts_process_ran_count_as_one(platform: Platform) -> None:
