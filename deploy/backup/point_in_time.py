@@ -31,7 +31,6 @@ CREATED: dict[str, LiteralString] = {
     "log_lines": "logged_at",
     "invoices": "coalesce(answered_at, requested_at)",
     "webhook_endpoints": "created_at",
-    "webhook_deliveries": "created_at",
     "alerts": "first_seen",
     "alert_causes": "since",
     "security_events": "happened_at",
@@ -47,6 +46,14 @@ OWNERS: dict[str, LiteralString] = {
     "job_metadata": "job_id",
 }
 """Tables whose rows belong to an aggregate, which the cut log may lack, and its ID."""
+
+LATER_MESSAGES: LiteralString = (
+    r"message_id ~ '_\d{1,18}$' AND substring(message_id FROM '_(\d+)$')::bigint > %s"
+)
+"""Deliveries of webhooks whose event is later. A message's ID ends with that of its event."""
+
+ALERTS, ALERT_TIME = "alerts", timedelta(days=1)
+"""The consumer that decides about alerts, and the age of the oldest events that it considers."""
 
 OF_SEGMENTS = ("step_measurements", "evaluation_measurements", "log_lines", "segment_evidence")
 
@@ -127,6 +134,8 @@ def cut(store: Connection, last: int) -> None:
     if final is not None and not isinstance(final, DamagedEvent):
         for table, column in CREATED.items():
             _delete(store, tables, table, sql.SQL(f"{column} > %s"), [final.event.timestamp])
+        _repeat_alerts(store, final.event.timestamp)
+    _delete(store, tables, "webhook_deliveries", sql.SQL(LATER_MESSAGES), [last])
     for table, column in OWNERS.items():
         gone = f"NOT EXISTS (SELECT FROM ecolink_events WHERE originator_id = {column})"
         _delete(store, tables, table, sql.SQL(gone), [])
@@ -158,6 +167,19 @@ def _set_positions(store: Connection, last: int) -> None:
         store.execute("DELETE FROM ecolink_tracking WHERE application_name = %s", [name])
         if position > 0:
             store.execute("INSERT INTO ecolink_tracking VALUES (%s, %s)", [name, position])
+
+
+def _repeat_alerts(store: Connection, cut_at: datetime) -> None:
+    """Move the position of alerts back, because a cause may have ended after the cut."""
+    recent = EventReader(store).search(Selection(since=cut_at - ALERT_TIME), 1, newest_first=False)
+    row = store.execute(
+        "DELETE FROM ecolink_tracking WHERE application_name = %s RETURNING notification_id",
+        [ALERTS],
+    ).fetchone()
+    if row is not None and recent:
+        position = min(row["notification_id"], recent[0].id - 1)
+        if position > 0:
+            store.execute("INSERT INTO ecolink_tracking VALUES (%s, %s)", [ALERTS, position])
 
 
 def _sources(

@@ -154,3 +154,37 @@ def test_an_event_that_the_backup_does_not_have_is_refused(backups: Backups) -> 
 def test_a_time_before_the_log_is_refused(backups: Backups) -> None:
     with pytest.raises(BackupError, match="begins after"):
         restore(backups, Moment(time=datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+def test_a_cut_keeps_the_webhooks_of_its_events_whenever_they_were_recorded(
+    backups: Backups,
+) -> None:
+    registered = id_of(backups, "Registered")
+    endpoint = UUID(int=5)
+    with connect(backups.settings) as store:
+        store.execute(
+            "INSERT INTO webhook_endpoints (id, account_id, url, event_types, description, "
+            "enabled, created_at, after_position) "
+            "VALUES (%s, %s, 'https://x.example', '{}', '', true, '2020-01-01', 0)",
+            [endpoint, ACCOUNT_ID],
+        )
+        for message in (f"evt_a_{registered}", f"evt_a_{registered + 5}", "evt_test_ab"):
+            store.execute(
+                "INSERT INTO webhook_deliveries (endpoint_id, message_id, event_type, order_key, "
+                "body, status, created_at, next_attempt_at) "
+                "VALUES (%s, %s, 'x', 'a', '{}', 'pending', now(), now())",
+                [endpoint, message],
+            )
+    restore(backups, Moment(event=registered))
+    with connect(backups.elsewhere) as store:
+        rows = store.execute("SELECT message_id FROM webhook_deliveries ORDER BY id").fetchall()
+    assert [each["message_id"] for each in rows] == [f"evt_a_{registered}", "evt_test_ab"]
+
+
+def test_alerts_consider_the_last_day_before_the_cut_again(backups: Backups) -> None:
+    with connect(backups.settings) as store:
+        store.execute("INSERT INTO ecolink_tracking VALUES ('alerts', %s)", [backups.head])
+    restore(backups, Moment(event=id_of(backups, "Registered")))
+    with connect(backups.elsewhere) as store:
+        position = scalar(store, POSITION, ["alerts"])
+    assert (position or 0) < id_of(backups, "JobApproved")
