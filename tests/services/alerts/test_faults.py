@@ -82,13 +82,21 @@ def command_now(command_id: str) -> Iterator[object]:
         yield cause
 
 
+def prompt(*rules: str, ops: Webhook) -> str:
+    """Return a file with only these rules, which resolve soon."""
+    text = only(*rules, receivers=f'ops = "{ops.url}"')
+    return text.replace('for = "0s"', 'for = "0s"\nresolve_for = "2s"')
+
+
 @pytest.fixture
 def faults(home: Path, ops: Webhook) -> Iterator[Faults]:
-    rules = only(*WATCHED, receivers=f'ops = "{ops.url}"')
-    rules = rules.replace(
-        "[rules.consumer-lag]", '[rules.consumer-lag]\nparameters = { older_than = "2s" }'
-    ).replace(
-        "[rules.process-down]", '[rules.process-down]\nparameters = { processes = ["projector"] }'
+    rules = (
+        prompt(*WATCHED, ops=ops)
+        .replace("[rules.consumer-lag]", '[rules.consumer-lag]\nparameters = { older_than = "2s" }')
+        .replace(
+            "[rules.process-down]",
+            '[rules.process-down]\nparameters = { processes = ["projector"] }',
+        )
     )
     file = home / "alerts.toml"
     file.write_text(rules)
@@ -177,7 +185,7 @@ def test_a_disk_that_fills_up_fires_once_although_nothing_can_be_stored_for_a_wh
     small_disk: Path, ops: Webhook
 ) -> None:
     file = small_disk / "alerts.toml"
-    file.write_text(only("disk-low", receivers=f'ops = "{ops.url}"'))
+    file.write_text(prompt("disk-low", ops=ops))
     settings = Settings(home=small_disk, alerts_file=file, disk_low_gib=0.3, disk_critical_gib=0.1)
     filler = small_disk / "filler"
     with up(settings, {name: PROCESSES[name] for name in ("relay", "alerts")}) as started:
