@@ -113,7 +113,7 @@ ACCESS: dict[str, Access] = {
     "alerts": Access(
         handles_events=True,
         tables=_each(alerts.TABLES, CHANGE)
-        | _each(("estimates", "gpu_pools", "projection_positions"), READ)
+        | _each(("estimates", "gpu_pools", "gpu_claims", "projection_positions"), READ)
         | _each(("log_identity", "leaderships", "verifications"), READ)
         | {"alert_silences": REMOVE},
     ),

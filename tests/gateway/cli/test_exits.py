@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 import typer
 
 from deploy.cli import main
+from gateway.cli import GROUPS
 from gateway.cli.client import Client, ClientError, Endpoint, NotSignedIn, Refused, Unreachable
 from gateway.cli.exits import ExitCode, exit_code_of
 from tests.gateway.cli.conftest import ecolink
@@ -58,10 +60,18 @@ def test_exit_codes_are_documented_in_the_help() -> None:
 
 def test_every_command_of_the_account_holder_has_json_output() -> None:
     root: Any = typer.main.get_command(main)
-    sessions = [root.commands[name] for name in ("login", "logout", "whoami")]
-    groups = [root.commands[name] for name in ("datasets", "jobs", "models", "billing", "keys")]
-    for command in (*sessions, *(each for group in groups for each in group.commands.values())):
-        assert "--json" in {option for each in command.params for option in each.opts}, command
+    for name in ("login", "logout", "whoami", *GROUPS):
+        for command in commands_in(root.commands[name]):
+            assert "--json" in {option for each in command.params for option in each.opts}, command
+
+
+def commands_in(command: Any) -> Iterator[Any]:
+    """Yield a command, or all commands of a group."""
+    if not hasattr(command, "commands"):
+        yield command
+        return
+    for each in command.commands.values():
+        yield from commands_in(each)
 
 
 @pytest.mark.parametrize(
