@@ -44,7 +44,7 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
     _require_outside(target, settings)
     if request.keys_to is not None:
         require_apart(request.keys_to, target)
-    id = f"{request.now:%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+    id = f"{request.now:%Y%m%dT%H%M%S%fZ}-{token_hex(2)}"
     with target.locked():
         with stages.stage("Copying seals"):
             seals = copy_seals(artifacts, target)

@@ -26,6 +26,7 @@ def test_bills_of_twenty_thousand_minutes_with_faults_are_exact() -> None:
     assert not any(truth.errors.values()), truth.errors
 
 
+@pytest.mark.full
 def test_a_different_rounding_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def truncate(rate_micros_per_hour: int, seconds: int) -> int:
         return rate_micros_per_hour * seconds // 3600
@@ -34,6 +35,7 @@ def test_a_different_rounding_is_detected(monkeypatch: pytest.MonkeyPatch) -> No
     assert run(3000).errors[DIFFERENCE] > 0
 
 
+@pytest.mark.full
 def test_unbilled_minutes_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlement, "_post_minutes", lambda running, policy: (0, 0))
     assert run(3000).errors[DIFFERENCE] > 0

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.running import EcoLinkUnderTest
@@ -153,6 +154,7 @@ def test_an_invalid_file_shows_the_reason_and_is_not_uploaded(page: Page) -> Non
     expect(page.get_by_role("button", name="Remove nothing.jsonl")).to_be_focused()
 
 
+@pytest.mark.full
 def test_a_dataset_is_uploaded_and_deleted_by_keyboard(page: Page) -> None:
     page.on("filechooser", lambda _: None)  # without a listener, the browser opens its own dialog
     page.goto("/datasets")

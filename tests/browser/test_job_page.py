@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from playwright.sync_api import Route, WebSocketRoute, expect
 
 from tests.browser.sample_platform import SamplePlatform
@@ -43,6 +44,7 @@ def test_a_job_is_cancelled_by_keyboard(sample_tabs: Tabs, sample: SamplePlatfor
     expect(confirm).to_be_enabled()
 
 
+@pytest.mark.full
 def test_leaving_a_page_before_it_is_connected_causes_no_error(
     sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:

@@ -118,6 +118,7 @@ def test_numbers_do_not_wrap_on_a_phone(
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
+@pytest.mark.full
 def test_an_auditor_sees_no_control_that_needs_another_right(
     sample_tabs: Tabs, sample: SamplePlatform, pictures: Path | None
 ) -> None:

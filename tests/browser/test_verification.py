@@ -37,6 +37,7 @@ def verified(page: Page) -> str | None:
     return page.locator("#verdict").get_attribute("data-verdict")
 
 
+@pytest.mark.full
 def test_an_auditor_verifies_the_log_and_downloads_the_report(
     auditor: Page, ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

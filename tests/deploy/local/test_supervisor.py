@@ -101,6 +101,7 @@ def test_a_stack_runs_servers_and_services_and_leaves_no_process(home: Path) -> 
     assert stack.state(home) is None
 
 
+@pytest.mark.full
 def test_a_service_gets_every_url_but_not_the_owners(home: Path) -> None:
     with stack.up(Settings(home=home), {"one": STEADY}):
         path = home / "steady.env"
@@ -125,6 +126,7 @@ def test_a_killed_child_is_restarted_and_the_others_keep_running(home: Path) -> 
         assert [c.restarts for c in shown(home).children] == [1, 1, 1]
 
 
+@pytest.mark.full
 def test_postgres_recovers_although_a_busy_backend_outlived_it(home: Path) -> None:
     with stack.up(Settings(home=home), {}) as started:
         assert started.settings.owner_database_url is not None
@@ -139,6 +141,7 @@ def test_postgres_recovers_although_a_busy_backend_outlived_it(home: Path) -> No
         busy.close()
 
 
+@pytest.mark.full
 def test_postgres_starts_despite_a_stale_lock_file_with_a_reused_pid(home: Path) -> None:
     with stack.up(Settings(home=home), {}):
         content = (home / "postgres" / "postmaster.pid").read_text()
@@ -153,6 +156,7 @@ def test_postgres_starts_despite_a_stale_lock_file_with_a_reused_pid(home: Path)
         stranger.wait()
 
 
+@pytest.mark.full
 def test_a_crashing_service_is_restarted_with_growing_pauses(home: Path) -> None:
     with stack.up(Settings(home=home), {"one": STEADY, "bad": CRASHING}):
         eventually(lambda: child(home, "bad").restarts >= 2)
@@ -211,6 +215,7 @@ def test_a_failed_start_reports_the_reason_and_leaves_no_process(home: Path) -> 
     assert stack.state(home) is None
 
 
+@pytest.mark.full
 def test_a_command_joins_the_running_stack_or_starts_its_own(home: Path) -> None:
     with stack.stack(Settings(home=home), {}) as own:
         pid = shown(home).pid
@@ -281,6 +286,7 @@ def await_announcement(command: subprocess.Popen[str]) -> None:
     assert any("Ctrl-C" in line for line in command.stdout)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_runs_until_interrupted(home: Path, number: signal.Signals) -> None:
     command = subprocess.Popen(

@@ -13,6 +13,7 @@ from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from gateway.audit.verification.report import read_report
 from gateway.cli.exits import ExitCode
+from services.sealer import verification
 from tests.deploy.operator.command_line import ecolink
 
 
@@ -28,7 +29,10 @@ def test_an_audit_fails_with_the_reason_that_no_stack_is_usable(
     assert reason in ecolink("audit", "verify", exit_code=ExitCode.FAILED)
 
 
-def test_the_json_document_is_the_report_of_the_pages(log: EventLog) -> None:
+def test_the_json_document_is_the_report_of_the_pages(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "LATE_SECONDS", 10.0**9)  # the catalog is older
     key = LogKey("ecolink/test", Ed25519PrivateKey.generate().public_key())
     asked = ("audit", "verify", "--public-key", str(key), "--json")
     output = ecolink(*asked, exit_code=ExitCode.NOT_PROVEN)

@@ -91,6 +91,7 @@ def upload(request: httpx.Request) -> int:
         return client.send(request).status_code
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("prepare", [as_body, as_form])
 def test_simultaneous_uploads_of_an_account_are_limited(
     settings: Settings, platform: Platform, projecting: None, prepare: Prepare

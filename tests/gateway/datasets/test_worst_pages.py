@@ -139,6 +139,7 @@ def test_the_worst_files_are_shown_and_disturb_no_other_account(
     assert used < GATEWAY_BYTES
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "note"),
     [

@@ -141,9 +141,8 @@ def test_a_top_up_enables_resume(client: TestClient, platform: Platform) -> None
     reader.post("pause")
     platform.spend(reader.person)
     with live(reader) as socket:
-        frames(
-            socket, lambda got: 'id="resume" data-opens="resume-dialog" disabled' in content(got)
-        )
+        button = 'id="resume" data-needs="train" data-opens="resume-dialog"'
+        frames(socket, lambda got: f"{button} disabled" in content(got))
         platform.credit(reader.person, 10_000_000)
         wanted = ('data-opens="resume-dialog">', "$10.00")
         got = frames(socket, lambda got: all(each in content(got) for each in wanted))

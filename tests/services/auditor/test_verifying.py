@@ -13,6 +13,7 @@ from infrastructure.store import connect
 from infrastructure.verifications import Options, Stage, Verdict, Verification, verification
 from services.auditor import verifying
 from services.auditor.verifying import Progress, Request, run
+from services.sealer import verification as seals
 from tests.builders.history import History
 from tests.services.auditor.test_report import KEY
 
@@ -48,6 +49,7 @@ def test_nothing_is_verified_while_another_process_has_the_lock(settings: Settin
 def test_the_progress_goes_through_all_stages(
     settings: Settings, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(seals, "LATE_SECONDS", 10.0**9)  # the catalog is older
     history.run_until("training")
     seen: list[tuple[Stage, int, int | None]] = []
     monkeypatch.setattr(verifying, "WRITE_SECONDS", 0.0)

@@ -184,6 +184,7 @@ def test_uncountable_pairs_do_not_block_others(
     assert service.counted(dataset_id) == {"tiny"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("template", "reason"), [(LOOPING, Uncountable.TIME), (GROWING, Uncountable.MEMORY)]
 )

@@ -122,6 +122,7 @@ def test_a_control_message_extends_the_lease_and_stops(
     assert nats_server.reports(spec)[-1]["grace_seconds"] == 0.0
 
 
+@pytest.mark.full
 def test_a_failure_reports_its_class_and_keeps_its_traceback_for_the_operator(
     start, nats_server: NatsServer, trainer: Trainer
 ) -> None:
