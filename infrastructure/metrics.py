@@ -55,7 +55,7 @@ def serve_metrics(settings: Settings, place: int) -> None:
     log = logging.getLogger("metrics")
     try:
         start_http_server(port, settings.metrics_host)
-    except OSError as error:  # a service must not stop because nobody can watch it
+    except OSError as error:  # a service runs without its metrics
         log.error("no metrics on %s:%d: %s", settings.metrics_host, port, error)
     else:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)

@@ -53,7 +53,7 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Source:
-    """What to restore: a backup, its keys, and the moment, which is its end without one."""
+    """A backup to restore, its keys, and the moment. Without a moment, all of it is restored."""
 
     target: BackupTarget
     manifest: BackupManifest

@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the receiver accepted."""
+    """The messages that the receiver accepted."""
 
     messages: int
     distinct: int
