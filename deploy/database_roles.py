@@ -103,7 +103,8 @@ ACCESS: dict[str, Access] = {
     "webhooks": Access(
         handles_events=True,
         tables={
-            "webhook_endpoints": "SELECT, UPDATE (enabled, disabled_reason, disabled_at)",
+            "webhook_endpoints": "SELECT, UPDATE (enabled, disabled_reason, disabled_at, "
+            "held_until)",
             "webhook_secrets": REMOVE,
             "webhook_deliveries": CHANGE,
             "webhook_attempts": ADD,

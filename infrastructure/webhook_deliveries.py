@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -13,9 +13,14 @@ import psycopg
 from psycopg.rows import class_row, tuple_row
 
 from domain.webhooks.message import Message, WebhookType, message_of_disabled
-from domain.webhooks.retry_schedule import delay_after
+from domain.webhooks.retry_schedule import MAX_DELAY, delay_after
 from infrastructure.store import Connection, scalar
-from infrastructure.webhook_endpoints import DisabledReason, disable_endpoint, endpoints_of
+from infrastructure.webhook_endpoints import (
+    DisabledReason,
+    disable_endpoint,
+    endpoints_of,
+    hold_endpoint,
+)
 
 DDL = """
 CREATE TABLE IF NOT EXISTS webhook_deliveries (
@@ -92,6 +97,8 @@ class Attempt:
     error: str | None = None
     excerpt: str | None = None
     """Start of the response's body."""
+    retry_after: timedelta | None = None
+    """Delay that the receiver requests before any further request."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +187,8 @@ def due_deliveries(
 ) -> list[Due]:
     """Return up to `per_endpoint` due deliveries of each endpoint, the earliest ones.
 
-    A delivery waits for earlier pending ones with the same order key. A disabled endpoint receives
-    only tests. `real_now` decides which secrets sign.
+    A delivery waits for earlier pending ones with the same order key. An endpoint that is disabled
+    or requested a delay receives only tests. `real_now` decides which secrets sign.
     """
     with connection.cursor(row_factory=class_row(Due)) as cursor:
         return cursor.execute(
@@ -191,7 +198,8 @@ def due_deliveries(
             "AS secrets FROM webhook_endpoints AS endpoint CROSS JOIN LATERAL ("
             "SELECT id, message_id, body, next_attempt_at FROM webhook_deliveries AS delivery "
             "WHERE endpoint_id = endpoint.id AND status = 'pending' AND next_attempt_at <= %(now)s "
-            "AND (endpoint.enabled OR event_type = %(test)s) AND id <> ALL(%(deliveries)s) "
+            "AND ((endpoint.enabled AND coalesce(held_until <= %(now)s, true)) "
+            "OR event_type = %(test)s) AND id <> ALL(%(deliveries)s) "
             "AND NOT EXISTS (SELECT FROM webhook_deliveries AS earlier "
             "WHERE earlier.endpoint_id = endpoint.id AND earlier.status = 'pending' "
             "AND earlier.order_key = delivery.order_key AND earlier.id < delivery.id) "
@@ -233,6 +241,10 @@ def record_attempt(
         # All times here are the platform's. `started_at` is real time, and may differ from it.
         tries, since = delivery.tries + 1, delivery.tried_since or now
         delay = None if delivery.event_type.is_test else delay_after(tries)
+        if attempt.retry_after is not None:
+            requested = min(attempt.retry_after, MAX_DELAY)
+            delay = delay and max(delay, requested)
+            hold_endpoint(connection, delivery.endpoint_id, now + requested)
         gone = attempt.status_code == 410
         if attempt.error is None:
             status = DeliveryStatus.DELIVERED

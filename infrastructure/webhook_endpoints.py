@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS webhook_secrets (
     created_at timestamptz NOT NULL,
     expires_at timestamptz
 );
-CREATE INDEX IF NOT EXISTS webhook_secrets_of_endpoint ON webhook_secrets (endpoint_id)
+CREATE INDEX IF NOT EXISTS webhook_secrets_of_endpoint ON webhook_secrets (endpoint_id);
+ALTER TABLE webhook_endpoints ADD COLUMN IF NOT EXISTS held_until timestamptz
 """
 
 
@@ -59,7 +60,8 @@ class DisabledReason(StrEnum):
 class Endpoint:
     """An endpoint of an account. Without `event_types`, it receives all types.
 
-    It receives only events after `after_position`, the end of the log when it was created.
+    It receives only events after `after_position`, the end of the log when it was created, and
+    nothing before `held_until`, if it requested that.
     """
 
     id: UUID
@@ -72,6 +74,7 @@ class Endpoint:
     disabled_at: datetime | None
     created_at: datetime
     after_position: int
+    held_until: datetime | None
 
     def __post_init__(self) -> None:  # PostgreSQL returns texts
         object.__setattr__(self, "event_types", tuple(map(WebhookType, self.event_types)))
@@ -186,6 +189,23 @@ def disable_endpoint(
     return changed.rowcount > 0
 
 
+def hold_endpoint(connection: Connection, endpoint_id: UUID, until: datetime) -> None:
+    """Send nothing to an endpoint before a time, as it requested."""
+    connection.execute(
+        "UPDATE webhook_endpoints SET held_until = %s WHERE id = %s", [until, endpoint_id]
+    )
+
+
+def disabled_by_ecolink(connection: Connection, account_id: UUID) -> list[UUID]:
+    """Return the endpoints of an account that EcoLink disabled, oldest first."""
+    rows = connection.execute(
+        "SELECT id FROM webhook_endpoints WHERE account_id = %s AND NOT enabled "
+        "AND disabled_reason <> %s ORDER BY created_at, id",
+        [account_id, DisabledReason.OWNER],
+    ).fetchall()
+    return [row["id"] for row in rows]
+
+
 def enable_endpoint(connection: Connection, endpoint_id: UUID, now: datetime) -> None:
     """Enable an endpoint. Waiting deliveries start again with their first attempt."""
     with connection.transaction():
@@ -197,7 +217,7 @@ def enable_endpoint(connection: Connection, endpoint_id: UUID, now: datetime) ->
         )
         connection.execute(
             "UPDATE webhook_endpoints SET enabled = true, disabled_reason = NULL, "
-            "disabled_at = NULL WHERE id = %s",
+            "disabled_at = NULL, held_until = NULL WHERE id = %s",
             [endpoint_id],
         )
 

@@ -18,6 +18,7 @@ DELAYS = (
 """Delay after each failed attempt. Together, they are about a day."""
 
 ATTEMPTS = len(DELAYS) + 1
+MAX_DELAY = max(DELAYS)
 JITTER = 0.1
 """Largest random change of a delay, so that many deliveries do not retry at the same time."""
 

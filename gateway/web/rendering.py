@@ -28,6 +28,7 @@ from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
+from infrastructure.webhook_endpoints import disabled_by_ecolink
 
 SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
@@ -114,10 +115,13 @@ def page(
 ) -> HTMLResponse:
     """Return a page in the layout of the signed-in user."""
     session = getattr(request.state, "session", None)
+    with backend.pool.connection() as connection:
+        disabled_webhooks = disabled_by_ecolink(connection, caller.account_id)
     response = fragment(
         template,
         headers=headers,
         account=account_of(backend, caller),
+        disabled_webhooks=disabled_webhooks,
         auditing=caller.role is Role.AUDITOR,
         may=_allowed(caller.rights),
         csrf_token=session.csrf_token if session else "",

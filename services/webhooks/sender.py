@@ -8,7 +8,8 @@ import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Protocol
@@ -34,6 +35,12 @@ ADDRESSES = 3
 
 EXCERPT_BYTES = 500
 """Stored part of a response. EcoLink reads no more of it."""
+
+DELAYING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Statuses with which a receiver can request a delay."""
+
+SECOND_DIGITS = 9
+"""Digits of a requested delay that EcoLink reads. They are enough for 30 years."""
 
 LOOKUPS = 256
 """Threads that look up host names. A name server can keep each of them waiting for long."""
@@ -67,10 +74,12 @@ class Sender:
         status: int | None = None
         error: str | None = None
         excerpt: str | None = None
+        retry_after: timedelta | None = None
         try:
             async with asyncio.timeout(TOTAL_SECONDS):
-                status, excerpt = await self._post(due, started)
-            error = problem_of(status)
+                response, excerpt = await self._post(due, started)
+            status, error = response.status_code, problem_of(response.status_code)
+            retry_after = requested_delay(response, started)
         except TimeoutError:
             error = f"No response within {TOTAL_SECONDS:.0f} seconds."
         except (Refused, OSError, httpx.HTTPError) as failure:
@@ -79,14 +88,17 @@ class Sender:
             log.exception("delivery %d failed unexpectedly", due.id)
             error = f"EcoLink could not send the request ({type(failure).__name__})."
         duration = round((time.monotonic() - begun) * 1000)
-        return Attempt(started, duration, status, error, excerpt)
+        return Attempt(started, duration, status, error, excerpt, retry_after)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._transport.aclose()
 
-    async def _post(self, due: Due, sent_at: datetime) -> tuple[int, str]:
-        """Return the status and the start of the body. Raise Refused or an error of httpx."""
+    async def _post(self, due: Due, sent_at: datetime) -> tuple[httpx.Response, str]:
+        """Return the closed response and the start of its body.
+
+        Raise Refused or an error of httpx.
+        """
         if not due.secrets:
             raise Refused("The webhook has no secret, as after a restored backup. Replace it.")
         try:
@@ -124,7 +136,7 @@ class Sender:
                     raise
                 continue
             try:
-                return response.status_code, await _excerpt(response)
+                return response, await _excerpt(response)
             finally:
                 await response.aclose()
         raise Refused(f"The host name {url.host!r} has no address.")
@@ -166,6 +178,25 @@ def problem_of(status: int) -> str | None:
     if status == HTTPStatus.GONE:
         return "Status 410: the endpoint wants no more webhooks."
     return f"Status {status}."
+
+
+def requested_delay(response: httpx.Response, now: datetime) -> timedelta | None:
+    """Return the delay that a receiver requests with `Retry-After` and the status 429 or 503.
+
+    Return None without one. The header contains seconds or a time (RFC 9110, 10.2.3).
+    """
+    if response.status_code not in DELAYING:
+        return None
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        if value.isascii() and value.isdigit():
+            delay = timedelta(seconds=int(value[:SECOND_DIGITS]))
+        else:
+            at = parsedate_to_datetime(value)
+            delay = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+    except (ValueError, OverflowError):
+        return None
+    return max(delay, timedelta())
 
 
 async def _excerpt(response: httpx.Response) -> str:

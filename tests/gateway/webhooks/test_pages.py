@@ -15,6 +15,7 @@ from tests.builders.platform import Platform
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.gateway.webhooks.conftest import URL, Process
 
+BANNER = 'data-note="disabled-webhooks"'
 ALL = [each.value for each in SUBSCRIBED]
 
 
@@ -96,6 +97,20 @@ def test_deliveries_are_shown_and_replayed(holder: Browser, process: Process) ->
     (delivery, _) = holder.client.get(f"/api/webhooks/{id}/deliveries").json()["data"]
     again = sent(holder, f"/{id}/deliveries/{delivery['id']}/replay")
     assert 'data-code="wrong_state"' in again, "it is pending already"
+
+
+def test_each_page_shows_that_ecolink_disabled_a_webhook(holder: Browser, process: Process) -> None:
+    first, second = created(holder), created(holder)
+    sent(holder, f"/{second}/disable")
+    assert BANNER not in holder.client.get("/billing").text, "its owner disabled it"
+    process.record(first, "evt_1")
+    process.attempt(410, "Status 410.")
+    page = holder.client.get("/billing").text
+    assert BANNER in page
+    assert f'<a href="/webhooks/{first}">Show webhook</a>' in page
+    assert BANNER not in shown(holder, first), "the page of the webhook says more"
+    sent(holder, f"/{first}/enable")
+    assert BANNER not in holder.client.get("/billing").text
 
 
 def test_a_key_without_the_scope_keys_reads_and_changes_nothing(

@@ -10,10 +10,14 @@ import json
 import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Records requests. The path `/status/<n>` responds with that status."""
+    """Records requests. The path `/status/<n>` responds with that status.
+
+    With a query `after=<text>`, the response has the text as its header Retry-After.
+    """
 
     file = -1
 
@@ -23,8 +27,10 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         line = json.dumps({"path": self.path, "headers": headers, "body": body})
         os.write(self.file, line.encode() + b"\n")
-        status = int(self.path.removeprefix("/status/")) if self.path[:8] == "/status/" else 200
-        self.send_response(status)
+        path, _, after = self.path.partition("?after=")
+        self.send_response(int(path[8:]) if path[:8] == "/status/" else 200)
+        if after:
+            self.send_header("retry-after", unquote(after))
         self.send_header("location", "http://127.0.0.1:1/")
         self.end_headers()
         self.wfile.write(b"\x1b[2Jreceived " + b"x" * 2000)

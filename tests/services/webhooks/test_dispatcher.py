@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from domain.webhooks.message import WebhookType
-from domain.webhooks.retry_schedule import ATTEMPTS
+from domain.webhooks.retry_schedule import ATTEMPTS, MAX_DELAY
 from infrastructure.webhook_deliveries import (
     Attempt,
     Busy,
@@ -141,6 +141,27 @@ def test_the_status_410_disables_an_endpoint_at_once(hooks: Hooks) -> None:
     hooks.add(endpoint, "a1")
     assert attempt(hooks, "a1", status_code=410, error="gone") is DeliveryStatus.FAILED
     assert hooks.reload(endpoint).disabled_reason is DisabledReason.GONE
+
+
+def test_an_endpoint_receives_nothing_during_the_delay_that_it_requests(hooks: Hooks) -> None:
+    endpoint, _ = hooks.endpoint()
+    other, _ = hooks.endpoint()
+    for name in ("a1", "b1"):
+        hooks.add(endpoint, name)
+    hooks.add(other, "c1")
+    attempt(hooks, "a1", **REFUSED, retry_after=timedelta(minutes=2))
+    hooks.add(endpoint, "t", type=WebhookType.TEST)
+    assert names(hooks) == ["c1", "t"]
+    hooks.clock.time += timedelta(minutes=2)
+    assert sorted(names(hooks)) == ["a1", "b1", "c1", "t"]
+
+
+def test_a_requested_delay_is_at_most_the_longest_delay_of_the_schedule(hooks: Hooks) -> None:
+    endpoint, _ = hooks.endpoint()
+    hooks.add(endpoint, "a1")
+    attempt(hooks, "a1", **REFUSED, retry_after=timedelta(days=1000))
+    hooks.clock.time += MAX_DELAY
+    assert names(hooks) == ["a1"]
 
 
 def test_a_test_is_sent_once_also_to_a_disabled_endpoint(hooks: Hooks) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -92,6 +95,33 @@ async def test_a_status_other_than_2xx_is_a_failure(
     assert attempt.status_code == status
     assert attempt.error is not None
     assert reason in attempt.error
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "delay"),
+    [
+        (429, "120", 120),
+        (503, "9" * 40, 999_999_999),
+        (503, "soon", None),
+        (503, "-5", None),
+        (503, "Sat, 28 Nov 2020 06:00:00 GMT", 0),
+        (500, "120", None),
+    ],
+)
+async def test_a_receiver_requests_a_delay(
+    receiver: Receiver, status: int, header: str, delay: int | None
+) -> None:
+    await connected(receiver)
+    attempt = await send(f"{receiver.url}/status/{status}?after={quote(header)}")
+    assert attempt.retry_after == (None if delay is None else timedelta(seconds=delay))
+
+
+async def test_a_requested_time_becomes_a_delay(receiver: Receiver) -> None:
+    await connected(receiver)
+    at = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    attempt = await send(f"{receiver.url}/status/503?after={quote(at)}")
+    assert attempt.retry_after is not None
+    assert timedelta(hours=1) < attempt.retry_after <= timedelta(hours=2)
 
 
 async def test_a_host_name_is_connected_at_its_checked_address(receiver: Receiver) -> None:
