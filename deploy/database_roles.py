@@ -15,6 +15,7 @@ from psycopg import sql
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
 from domain.capacity.gpu_pool import GpuPool
@@ -82,10 +83,13 @@ ACCESS: dict[str, Access] = {
             Meter,
             *(Account.UsageSettled, Account.ChargeReversed, Account.BudgetUsed),
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
+            *(CardPayment.CardPaymentConfirmed, CardPayment.CardPaymentFailed),
+            *(Payment.PaymentReceived, Account.ToppedUp),
         ),
         snapshots=ADD,
         handles_events=True,
-        tables={"accounts": READ, "open_meters": READ, "segment_evidence": KEEP},
+        tables=_each(("accounts", "open_meters", "card_payments"), READ)
+        | {"segment_evidence": KEEP},
     ),
     "scheduler": Access(
         events=(Job, GpuPool),
@@ -120,7 +124,8 @@ ACCESS: dict[str, Access] = {
     ),
     "gateway": Access(
         events=(
-            *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
+            *(ApiKey, CardPayment, JobRequest, Payment),
+            *(Account.CreditGranted, Account.ToppedUp),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(events.JobApproved, events.MaxCostChanged),
             *(Account.BudgetSet, Account.BudgetRemoved),
@@ -147,8 +152,8 @@ ACCESS: dict[str, Access] = {
 
 OPERATOR = Access(
     events=(
-        *(Account, ApiKey, BaseModel, Catalog, Dataset, Deployment, GpuPool),
-        *(Job, JobRequest, Meter, Payment),
+        *(Account, ApiKey, BaseModel, CardPayment, Catalog, Dataset, Deployment),
+        *(GpuPool, Job, JobRequest, Meter, Payment),
     ),
     snapshots=READ,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ}

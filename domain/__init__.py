@@ -2,6 +2,7 @@
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
 from domain.capacity.gpu_pool import GpuPool
@@ -16,6 +17,7 @@ AGGREGATES = (
     Account,
     ApiKey,
     BaseModel,
+    CardPayment,
     Catalog,
     Dataset,
     Deployment,

@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         lifespan=partial(_connected, settings),
     )
-    native = dict.fromkeys(("/api", "/healthz"), answer)
+    native = dict.fromkeys(("/api", "/healthz", "/payments"), answer)
     errors = Errors(
         native | {openapi.V1_PREFIX: openai_errors.answer},
         page_errors.answer,

@@ -16,14 +16,17 @@ from domain.estimating.estimate import Calibration, Precision
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
+from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
 from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
+from infrastructure.card_payments import CardPayments
 from infrastructure.clock import Clock, clock_of
 from infrastructure.limits import Limits
 from infrastructure.machine_load import load_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
+from infrastructure.stripe_provider import stripe_provider
 from projections.estimates import calibration
 
 CACHED_AGGREGATES = 500
@@ -59,6 +62,12 @@ class Backend:
     @property
     def deploying(self) -> Deploying:
         return Deploying(self.log)
+
+    @property
+    def card_payments(self) -> CardPayments | None:
+        """Payments by card, or None if they are disabled."""
+        provider = stripe_provider(self.settings)
+        return None if provider is None else CardPayments(Paying(self.log), provider)
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

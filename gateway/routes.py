@@ -8,6 +8,7 @@ from gateway.audit import pages as audit_pages
 from gateway.audit.verification import pages as verification_pages
 from gateway.billing import api as billing
 from gateway.billing import pages as billing_page
+from gateway.billing import stripe_webhook
 from gateway.catalog import api as catalog
 from gateway.chat import openai as chat
 from gateway.datasets import api as datasets
@@ -70,6 +71,7 @@ PAGES = (
 
 native = APIRouter(dependencies=[Depends(only_texts)])
 native.include_router(health.router)
+native.include_router(stripe_webhook.router)
 for each in NATIVE:
     native.include_router(each.router, prefix="/api")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Receipt
+from domain.billing.payment import STRIPE_PROVIDER, TEST_DAY_MICROS, TEST_PROVIDER, Receipt
 from domain.billing.reference import reference_of
 from domain.core.errors import Invalid
 from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
+from infrastructure.stripe_provider import stripe_provider
 
 TEST_MIN_MICROS, TEST_MAX_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
 """Bounds of the amount of one test payment, in micro-dollars."""
@@ -21,7 +22,10 @@ class PaymentProvider(Protocol):
     must always return the same receipt.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the provider in events."""
+        ...
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """Return the receipt of the payment with this reference.
@@ -76,7 +80,7 @@ class TestProvider:
 PROVIDERS: dict[str, PaymentProvider] = {
     each.name: each for each in (ManualProvider(), TestProvider())
 }
-"""Payment providers by name."""
+"""Payment providers that need no settings, by name."""
 
 
 def self_service_provider(settings: Settings) -> PaymentProvider | None:
@@ -91,9 +95,18 @@ def provider_named(settings: Settings, name: str) -> PaymentProvider:
             "Test payments are disabled. Set ECOLINK_TEST_PAYMENTS=true to enable them.",
             field="provider",
         )
+    if name == STRIPE_PROVIDER:
+        stripe = stripe_provider(settings)
+        if stripe is None:
+            raise Invalid(
+                "Payments by Stripe are disabled. Set ECOLINK_STRIPE_SECRET_KEY to enable them.",
+                field="provider",
+            )
+        return stripe
     if name not in PROVIDERS:
+        known = ", ".join((*PROVIDERS, STRIPE_PROVIDER))
         raise Invalid(
-            f"Unknown payment provider {name!r}. Use one of: {', '.join(PROVIDERS)}.",
+            f"Unknown payment provider {name!r}. Use one of: {known}.",
             field="provider",
         )
     return PROVIDERS[name]

@@ -8,6 +8,7 @@ from projections.accounts import ACCOUNTS
 from projections.api_keys import API_KEYS
 from projections.base_models import BASE_MODELS
 from projections.billing_ledger import BILLING_LEDGER
+from projections.card_payments import CARD_PAYMENTS
 from projections.datasets import DATASETS
 from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
@@ -24,6 +25,7 @@ PROJECTIONS = (
     API_KEYS,
     BASE_MODELS,
     BILLING_LEDGER,
+    CARD_PAYMENTS,
     DATASETS,
     DEPLOYMENTS,
     ESTIMATES,

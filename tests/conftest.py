@@ -29,6 +29,7 @@ from infrastructure.store import Connection, open_log, open_pool
 from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.containers import containers, docker_answers
+from tests.localstripe.process import LocalStripe, running_localstripe
 from tests.running import EcoLinkUnderTest, running_ecolink
 
 TEMPLATE = "ecolink_template"
@@ -128,6 +129,13 @@ def pytest_configure() -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of the tiny base model."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def local_stripe() -> Iterator[LocalStripe]:
+    """A Stripe for all tests of the session."""
+    with running_localstripe() as running:
+        yield running
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ from domain.core.value import Value
 TEST_PROVIDER = "test"
 """Provider of test payments, which transfer no money."""
 
+STRIPE_PROVIDER = "stripe"
+"""Provider of card payments. Their references are IDs of PaymentIntents."""
+
 TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
 """Daily limit of an account's test payments, in micro-dollars. A day starts at midnight UTC."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.card_payment import CardPayment
 from domain.billing.meter import SegmentEvent
 from domain.billing.payment import Payment
 from domain.capacity.gpu_pool import ClaimEvent, GpuPool
@@ -38,6 +39,8 @@ def describe_any(event: Event, model: str | None = None) -> str:
         case Payment.PaymentReceived() as paid:
             amount = exact_dollars(paid.amount_micros)
             return f"Payment of {amount} received from {paid.provider}, reference {paid.reference}."
+        case CardPayment.Event():
+            return _card_payment(event) or documented(event)
         case GpuPool.GpuPoolOpened(region=region, gpu_type=gpu_type):
             return f"Pool of {gpu_type} in {region} opened."
         case GpuPool.CapacityChanged(capacity=capacity):
@@ -51,6 +54,21 @@ def documented(event: Event) -> str:
     kinds = type(event).__mro__
     text = next(kind.__doc__ for kind in kinds if kind.__dict__.get("__doc__"))
     return " ".join((text or "").split())
+
+
+def _card_payment(event: Event) -> str | None:
+    match event:
+        case CardPayment.CardPaymentStarted(automatic=automatic):
+            amount = exact_dollars(event.amount_micros)
+            return f"{'Automatic p' if automatic else 'P'}ayment of {amount} by card started."
+        case CardPayment.CheckoutOpened(checkout=checkout):
+            return f"Checkout page {checkout} opened."
+        case CardPayment.CardPaymentConfirmed(reference=reference):
+            return f"Payment by card confirmed, reference {reference}."
+        case CardPayment.CardPaymentFailed(reason=reason):
+            return f"Payment by card failed: {reason.replace('_', ' ')}."
+        case _:
+            return None
 
 
 def _account(event: Event) -> str | None:

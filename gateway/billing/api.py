@@ -13,11 +13,12 @@ from fastapi.responses import StreamingResponse
 from domain.billing.budget import BudgetPeriod
 from domain.core.errors import Invalid
 from gateway.backend import BackendOf
-from gateway.billing import budgets, service, statements
+from gateway.billing import budgets, card_payments, service, statements
 from gateway.billing.schemas import (
     AccountAnswer,
     BudgetAnswer,
     BudgetRequest,
+    CardPaymentAnswer,
     Credit,
     OwnTopUp,
     Posting,
@@ -29,7 +30,7 @@ from gateway.billing.statements import Days
 from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.origin import on_this_host
+from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
 from gateway.http.permissions import MayPay, MayRead, MayReadAll, OperatorCredits
 from gateway.schemas import JobId, Listed
@@ -79,6 +80,40 @@ def top_up_own(
     """
     local = on_this_host(request)
     return service.top_up_own(backend, caller, payment.amount, idempotency_key, local=local)
+
+
+@accounts.post("/account/payments", status_code=201, responses=refusals(403, 409, 503))
+def start_payment(
+    payment: OwnTopUp,
+    request: Request,
+    caller: MayPay,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> CardPaymentAnswer:
+    """Start a payment by card. Open the returned `url` in a browser to pay at Stripe.
+
+    EcoLink adds the amount to your balance when Stripe confirms the payment. Requests with the same
+    `Idempotency-Key` create only one payment. Returns 403 if payments by card are disabled.
+    """
+    page = f"{base_url(request)}{card_payments.PAGES}"
+    return card_payments.start(backend, caller, payment.amount, idempotency_key, page)
+
+
+@accounts.get("/account/payments", responses=refusals(404))
+def list_payments(
+    caller: MayRead,
+    backend: BackendOf,
+    after: Annotated[UUID | None, Query(description="Return payments after this one.")] = None,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[CardPaymentAnswer]:
+    """List your payments by card, newest first."""
+    return card_payments.list_payments(backend, caller, after, limit)
+
+
+@accounts.get("/account/payments/{payment_id}", responses=refusals(404))
+def show_payment(payment_id: UUID, caller: MayRead, backend: BackendOf) -> CardPaymentAnswer:
+    """Show a payment by card."""
+    return card_payments.payment(backend, caller, payment_id)
 
 
 @accounts.get("/account/budgets")

@@ -9,33 +9,37 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from domain.billing.budget import BudgetPeriod
+from domain.billing.card_payment import CardPaymentStatus
+from domain.billing.payment import STRIPE_PROVIDER
 from domain.core.errors import Invalid
 from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
-from gateway.billing import statements
+from gateway.billing import card_payments, statements
 from gateway.billing.budgets import budgets_of, remove_budget, set_budget
 from gateway.billing.schemas import AccountAnswer, BudgetAnswer, StatementDay
 from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
 from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
-from gateway.http.origin import on_this_host
+from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayPay, MayRead
+from gateway.http.read_your_writes import caught_up
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
-from gateway.web.rendering import fragment, page
+from gateway.web.rendering import fragment, is_htmx, page
+from projections import ACCOUNTS
 from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
 
@@ -257,6 +261,8 @@ def top_up(
             raise Invalid(
                 "The amount is empty. Enter an amount in dollars, such as 25.00.", field="amount"
             )
+        if backend.card_payments is not None:
+            return _to_checkout(request, backend, caller, amount, command_key)
         top_up_own(backend, caller, amount, command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
@@ -269,6 +275,34 @@ def top_up(
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     shown |= _form(request, backend) | {"moved": True, "added": added}
     return fragment("billing/topped_up.html", account=now.account, **shown)
+
+
+def _to_checkout(
+    request: Request, backend: Backend, caller: Caller, amount: str, command_key: str
+) -> Response:
+    """Send the browser to Stripe, or to the payment's own page if it cannot be paid any more."""
+    page_url = f"{base_url(request)}{card_payments.PAGES}"
+    payment = card_payments.start(backend, caller, amount, command_key, page_url)
+    target = payment.url or f"{card_payments.PAGES}/{payment.id}"
+    return Response(headers={"hx-redirect": target})
+
+
+@router.get("/payments/{payment_id}")
+def show_payment(
+    request: Request,
+    payment_id: UUID,
+    caller: MayRead,
+    backend: BackendOf,
+    cancelled: Annotated[bool, Query()] = False,
+) -> Response:
+    """Show a payment, and wait for its confirmation. htmx gets only the changing part."""
+    payment = card_payments.payment(backend, caller, payment_id)
+    if payment.status is CardPaymentStatus.PAID:
+        caught_up(backend, ACCOUNTS)
+    shown = {"payment": payment, "cancelled": cancelled}
+    if is_htmx(request):
+        return fragment("billing/payment.html", account=account_of(backend, caller), **shown)
+    return page(request, backend, caller, "billing/payment_page.html", **shown)
 
 
 def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
@@ -304,16 +338,24 @@ def _has_movements(day: StatementDay) -> bool:
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
-    provider = own_provider(backend, local=on_this_host(request))
+    provider = _provider(request, backend)
     gates = (each.gate for each in paused)
     missing = max((gate.missing.micros for gate in gates if gate and gate.missing), default=0)
     return {
-        "provider": provider and provider.name,
+        "provider": provider,
         "instructions": backend.settings.payment_instructions,
         "command_key": uuid4().hex,
         "amount": decimal_dollars(in_cents(missing, Toward.UP))[:-4] if missing else "",
         "problem": None,
     }
+
+
+def _provider(request: Request, backend: Backend) -> str | None:
+    """Return the name of the provider of the top-up form, or None if operators confirm payments."""
+    if backend.card_payments is not None:
+        return STRIPE_PROVIDER
+    provider = own_provider(backend, local=on_this_host(request))
+    return None if provider is None else provider.name
 
 
 def _paused_jobs(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[PausedJob]:

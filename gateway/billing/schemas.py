@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from domain.access.role import Role
 from domain.billing.budget import BudgetPeriod
+from domain.billing.card_payment import CardFailure, CardPaymentStatus
 from gateway.schemas import Answer, JobId, Money
 
 AMOUNT = "Dollars, with at most six decimals."
@@ -67,6 +68,27 @@ class OwnTopUp(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"amount": "25.00"}]})
 
     amount: str = Field(max_length=40, description=AMOUNT)
+
+
+class CardPaymentAnswer(Answer):
+    """A payment by card. EcoLink adds it to the balance when Stripe confirms it."""
+
+    id: UUID
+    amount: Money
+    status: CardPaymentStatus = Field(examples=["pending"])
+    automatic: bool = Field(description="True for an automatic top-up.")
+    failure: CardFailure | None = Field(description="Reason of a failed payment.")
+    reference: str | None = Field(
+        description="ID of the payment at Stripe, as in the ledger and on invoices.",
+        examples=["pi_3Abc"],
+    )
+    started_at: datetime
+    url: str | None = Field(
+        default=None,
+        description="Page of Stripe on which to pay. Only the response to the request that starts "
+        "the payment has it.",
+        examples=["https://checkout.stripe.com/c/pay/cs_..."],
+    )
 
 
 class BudgetRequest(BaseModel):

@@ -29,6 +29,7 @@ from projections.accounts import accounts_after
 from projections.open_meters import Burn, burns
 
 SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator to top up this account."
+PAY_BY_CARD = "Start a payment by card with POST /api/account/payments, or on the billing page."
 TEST_PAYMENT_REMOTE = (
     "EcoLink accepts test payments only from its own host, without a proxy. Ask your operator "
     "to top up this account."
@@ -99,7 +100,8 @@ def top_up_own(
     CommandReused if the key was used for another amount.
     """
     if self_service_provider(backend.settings) is None:
-        raise Forbidden(SELF_SERVICE_DISABLED)
+        by_card = backend.settings.stripe_secret_key is not None
+        raise Forbidden(PAY_BY_CARD if by_card else SELF_SERVICE_DISABLED)
     provider = own_provider(backend, local=local)
     if provider is None:
         raise Forbidden(TEST_PAYMENT_REMOTE)

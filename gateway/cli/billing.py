@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 from rich.console import RenderableType
 
 from domain.billing.budget import BudgetPeriod
+from domain.billing.card_payment import CardPaymentStatus
 from domain.core.money import decimals_of, exact_dollars
-from gateway.billing.schemas import AccountAnswer, BudgetAnswer, Posting, StatementDay, StatementJob
+from gateway.billing.schemas import (
+    AccountAnswer,
+    BudgetAnswer,
+    CardPaymentAnswer,
+    Posting,
+    StatementDay,
+    StatementJob,
+)
 from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing, listing_of, number, selected
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, show
@@ -23,6 +34,7 @@ billing = CommandGroup(
 
 
 COLUMNS = ("id", "name", "role", "balance", "reserved")
+POLL_SECONDS = 2.0
 
 
 class Cut(StrEnum):
@@ -67,6 +79,43 @@ def top_up(
     body = {"amount": amount, "reference": reference, "provider": provider}
     account_id = account or client.read(AccountAnswer, "/account").model.id
     show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), fields)
+
+
+@billing.command()
+def pay(
+    client: Client,
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
+    ],
+    browser: Annotated[bool, typer.Option(help="Open the page of Stripe in a browser.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the payment is paid or has failed.")
+    ] = False,
+) -> None:
+    """Start a payment by card, and print the page of Stripe on which you pay."""
+    path, body = "/account/payments", {"amount": amount}
+    started = client.send(CardPaymentAnswer, path, body, idempotency_key=str(uuid4()))
+    payment = started.model
+    if browser and payment.url:
+        typer.launch(payment.url)
+    if not wait:
+        show(started, fields)
+        return
+    print(payment.url, file=sys.stderr)
+    while payment.status is CardPaymentStatus.PENDING:
+        time.sleep(POLL_SECONDS)
+        started = client.read(CardPaymentAnswer, f"{path}/{payment.id}")
+        payment = started.model
+    show(started, fields)
+
+
+@billing.command()
+def payments(client: Client) -> None:
+    """List your payments by card, newest first."""
+    columns = ("started_at", "amount", "status", "failure", "automatic", "reference", "id")
+    found = client.read_all(CardPaymentAnswer, "/account/payments", "id")
+    empty = "There are no payments by card."
+    show(found, lambda all_: listing_of(all_.data, *columns, empty=empty))
 
 
 budget = CommandGroup(

@@ -33,6 +33,7 @@ from domain.core.errors import (
 )
 from gateway.http.field_names import refused_fields
 from infrastructure.event_recorder import is_disk_full
+from infrastructure.stripe_provider import ProviderUnavailable
 
 log = logging.getLogger("gateway")
 
@@ -139,6 +140,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
     NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
     TookTooLong: HTTPStatus.SERVICE_UNAVAILABLE,
+    ProviderUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 FIGURES = TypeAdapter(dict[str, JsonValue])

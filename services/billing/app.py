@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
+from domain.use_cases.payments import Paying
 from infrastructure.bus import REPORTS, Durable
+from infrastructure.card_payments import CardPayments
 from infrastructure.clock import clock_of
 from infrastructure.consumer import (
     PROMPT_BATCH_SECONDS,
@@ -19,8 +21,10 @@ from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import database_time, open_log, open_pool
+from infrastructure.stripe_provider import stripe_provider
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
+from services.billing.reconciliation import RECONCILE_SECONDS, Reconciliation
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
 
@@ -68,4 +72,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         every(tick_seconds(settings), ticker.tick, "ticker"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
+    if (provider := stripe_provider(settings)) is not None:
+        reconciliation = Reconciliation(clock, pool, CardPayments(Paying(log), provider))
+        work.append(every(RECONCILE_SECONDS, reconciliation.reconcile, "reconciliation"))
     serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

@@ -144,9 +144,11 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
 @pytest.mark.parametrize(
     ("topic", "writers"),
     [
-        ("ToppedUp", {"gateway"}),
+        ("ToppedUp", {"gateway", "billing"}),
         ("CreditGranted", {"gateway"}),
-        ("PaymentReceived", {"gateway"}),
+        ("PaymentReceived", {"gateway", "billing"}),
+        ("CardPaymentStarted", {"gateway"}),
+        ("CardPaymentConfirmed", {"gateway", "billing"}),
         ("ChargeReversed", {"billing"}),
         ("UsageSettled", {"billing"}),
         ("MinuteMetered", {"billing"}),

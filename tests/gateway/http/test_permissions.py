@@ -180,6 +180,7 @@ def test_only_a_session_changes_without_a_scope(client: TestClient) -> None:
         ("POST", "/viewing"),
         ("POST", "/audit/verification"),  # reads the log, and stores only its own report
         ("POST", "/audit/verification/{id}/stop"),
+        ("POST", "/payments/stripe/webhook"),  # refuses requests without Stripe's signature
         ("POST", "/api/invoices"),
         ("POST", "/billing/invoices"),
         ("POST", "/audit/invoices"),

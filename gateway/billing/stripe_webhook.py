@@ -1,0 +1,42 @@
+"""The webhook that Stripe calls. Only requests with a valid signature have an effect."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from gateway.backend import Backend, BackendOf
+from gateway.billing.card_payments import take_event
+from gateway.http.errors import TooLarge
+from gateway.http.permissions import PUBLIC
+from infrastructure.stripe_provider import verified_event
+
+MAX_BYTES = 256 * 1024
+"""Maximum size of an event in bytes. Stripe's largest events have some 10 kB."""
+
+router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
+
+
+@router.post("/payments/stripe/webhook")
+async def receive(
+    request: Request,
+    backend: BackendOf,
+    stripe_signature: Annotated[str | None, Header(max_length=2000)] = None,
+) -> Response:
+    """Take an event. Stripe repeats it for days until the response is 2xx."""
+    secret = backend.settings.stripe_webhook_secret
+    if secret is None or backend.settings.stripe_secret_key is None:
+        return Response(status_code=404)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise TooLarge(f"The event is larger than {MAX_BYTES:,} bytes.")
+    await run_in_threadpool(_take, backend, bytes(body), stripe_signature, secret)
+    return Response(status_code=204)
+
+
+def _take(backend: Backend, body: bytes, signature: str | None, secret: str) -> None:
+    take_event(backend, verified_event(body, signature, secret))

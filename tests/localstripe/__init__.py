@@ -1,0 +1,1 @@
+"""Stripe for tests: localstripe as a process on loopback, with the endpoints that it lacks."""

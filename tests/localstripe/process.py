@@ -1,0 +1,100 @@
+"""localstripe as a process, and what happens outside of its API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import stripe
+
+from deploy.local.ports import free_port
+from infrastructure.settings import Settings
+from tests.polling import eventually
+
+SECRET_KEY, WEBHOOK_SECRET = "sk_test_ecolink_4711", "whsec_ecolink_4711"
+WEBHOOK = "/payments/stripe/webhook"
+DECLINED, NEEDS_APPROVAL = "4000000000000341", "4000002500003155"
+"""Numbers of cards: one whose charges fail, and one whose holder must approve each payment."""
+
+
+@dataclass(frozen=True)
+class LocalStripe:
+    """A running localstripe."""
+
+    url: str
+
+    def settings(self, settings: Settings, **changes: Any) -> Settings:
+        """Return settings with which EcoLink uses this Stripe."""
+        known = {"stripe_secret_key": SECRET_KEY, "stripe_webhook_secret": WEBHOOK_SECRET}
+        return settings.model_copy(update=known | {"stripe_api_base": self.url} | changes)
+
+    def pay(self, checkout: str, **how: object) -> dict[str, Any]:
+        """Pay a checkout page as a customer. Return the session."""
+        return self._post(f"/_config/checkout/{checkout}/pay", how)
+
+    def expire(self, checkout: str) -> None:
+        """End a checkout page."""
+        self._post(f"/v1/checkout/sessions/{checkout}/expire", {})
+
+    def count(self, kind: str) -> int:
+        """Return the number of objects of a type."""
+        return httpx.get(f"{self.url}/_config/counts").json().get(kind, 0)
+
+    def send_webhooks_to(self, gateway_url: str) -> None:
+        """Send all events to a gateway, signed. There is one receiver."""
+        body = {"url": f"{gateway_url}{WEBHOOK}", "secret": WEBHOOK_SECRET}
+        self._post("/_config/webhooks/ecolink", body)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {SECRET_KEY}"}
+        answer = httpx.post(f"{self.url}{path}", json=body or {"x": 1}, headers=headers)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else {}
+
+
+def event_of(kind: str, about: dict[str, Any], event_id: str | None = None) -> bytes:
+    """Return the body of a webhook."""
+    event = {
+        "id": event_id or f"evt_{uuid4().hex}",
+        "object": "event",
+        "api_version": "2026-10-28.endive",
+        "created": int(time.time()),
+        "type": kind,
+        "data": {"object": about},
+    }
+    return json.dumps(event).encode()
+
+
+def signature_of(body: bytes, secret: str = WEBHOOK_SECRET, at: float | None = None) -> str:
+    """Return the header of a signed webhook."""
+    moment = int(time.time() if at is None else at)
+    signed = stripe.WebhookSignature._compute_signature(f"{moment}.{body.decode()}", secret)
+    return f"t={moment},v1={signed}"
+
+
+@contextmanager
+def running_localstripe() -> Iterator[LocalStripe]:
+    """Run localstripe until the end of the block."""
+    url = f"http://127.0.0.1:{(port := free_port(0))}"
+    process = subprocess.Popen([sys.executable, "-m", "tests.localstripe.server", str(port)])
+    try:
+        eventually(lambda: _answers(url), 60)
+        yield LocalStripe(url)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/_config/counts").is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,165 @@
+"""localstripe with Checkout Sessions, disputes and idempotency keys, which it lacks.
+
+The objects have the fields of Stripe's API reference that matter here. Routes below `/_config`
+stand for what happens outside of the API: a customer pays, a bank disputes. Run it with
+`python -m tests.localstripe.server PORT`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from aiohttp import web
+from localstripe import resources
+from localstripe.errors import UserError
+from localstripe.resources import (
+    Customer,
+    Event,
+    PaymentIntent,
+    PaymentMethod,
+    Store,
+    StripeObject,
+)
+from localstripe.server import app, get_post_data, json_response
+from localstripe.webhooks import schedule_webhook
+
+CARD = "4242424242424242"
+CHECKOUT_SECONDS = 24 * 3600
+
+# localstripe keeps its objects in one file in /tmp, which all test processes would share.
+Store.dump_to_disk = lambda self: None
+
+
+class CheckoutSession(StripeObject):
+    """A page on which a customer pays once: https://docs.stripe.com/api/checkout/sessions."""
+
+    object = "checkout.session"
+    _id_prefix = "cs_test_"
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__()
+        if data.get("mode") != "payment" or not data.get("success_url"):
+            raise UserError(400, "Only sessions of the mode payment are supported.")
+        (item,) = data["line_items"]
+        price = item["price_data"]
+        self.mode = "payment"
+        self.status = "open"
+        self.payment_status = "unpaid"
+        self.currency = price["currency"]
+        self.amount_total = int(price["unit_amount"]) * int(item["quantity"])
+        self.client_reference_id = data.get("client_reference_id")
+        self.customer = data.get("customer")
+        self.customer_creation = data.get("customer_creation", "if_required")
+        self.metadata = data.get("metadata", {})
+        self.payment_intent = None
+        self.success_url, self.cancel_url = data["success_url"], data.get("cancel_url")
+        self.expires_at = self.created + CHECKOUT_SECONDS
+        self.url = f"{data['success_url'].partition('/billing')[0]}/c/pay/{self.id}"
+        self._intent = data.get("payment_intent_data", {})
+
+    def _pay(self, number: str) -> None:
+        """Pay as a customer does. Raise UserError if the card is declined."""
+        card = {"number": number, "exp_month": 12, "exp_year": 2040, "cvc": "123"}
+        method = PaymentMethod(type="card", card=card)
+        if self._intent.get("setup_future_usage") and self.customer is None:
+            self.customer = Customer().id
+        if self.customer is not None:
+            PaymentMethod._api_attach(method.id, customer=self.customer)
+        intent = PaymentIntent._api_create(
+            amount=self.amount_total,
+            currency=self.currency,
+            customer=self.customer,
+            payment_method=method.id,
+            metadata=self._intent.get("metadata", {}),
+        )
+        intent._confirm(on_failure_now=intent._report_failure)
+        if intent.next_action:  # the customer is present, and approves the payment
+            PaymentIntent._api_authenticate(intent.id, intent.client_secret, success=True)
+        self.payment_intent = intent.id
+        self.status, self.payment_status, self.url = "complete", "paid", None
+        schedule_webhook(Event("checkout.session.completed", self))
+
+    def _expire(self) -> None:
+        """End the session without a payment."""
+        if self.status != "open":
+            raise UserError(400, "Only open sessions can expire.")
+        self.status, self.url = "expired", None
+        schedule_webhook(Event("checkout.session.expired", self))
+
+
+def _session(request: web.Request) -> CheckoutSession:
+    return CheckoutSession._api_retrieve(request.match_info["id"])
+
+
+async def _create_session(request: web.Request) -> web.Response:
+    return json_response(CheckoutSession(**await get_post_data(request))._export())
+
+
+async def _show_session(request: web.Request) -> web.Response:
+    return json_response(_session(request)._export())
+
+
+async def _expire_session(request: web.Request) -> web.Response:
+    session = _session(request)
+    session._expire()
+    return json_response(session._export())
+
+
+async def _pay_session(request: web.Request) -> web.Response:
+    """Pay an open session with the card `number`, and optionally with another amount."""
+    session, data = _session(request), await get_post_data(request) or {}
+    session.amount_total = int(data.get("amount", session.amount_total))
+    session._pay(data.get("number", CARD))
+    return json_response(session._export())
+
+
+_answers: dict[str, tuple[str, int, bytes]] = {}
+"""The first response for each idempotency key, with the parameters of its request."""
+
+
+@web.middleware
+async def _idempotent(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Repeat the first response for the same key: https://docs.stripe.com/api/idempotent_requests.
+
+    Unlike other errors, those of validation are not kept by Stripe. Tests do not depend on them.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if request.method != "POST" or key is None:
+        return await handler(request)
+    asked = f"{request.path} {await request.text()}"
+    if key in _answers:
+        first, status, body = _answers[key]
+        if first != asked:
+            problem = {"type": "idempotency_error", "message": "The parameters differ."}
+            return web.json_response({"error": problem}, status=400)
+        return web.Response(status=status, body=body, content_type="application/json")
+    try:
+        answer = await handler(request)
+    except UserError as error:
+        answer = error.to_response()
+    assert isinstance(answer, web.Response)
+    assert isinstance(answer.body, bytes)
+    _answers[key] = asked, answer.status, answer.body
+    return answer
+
+
+async def _show_requests(request: web.Request) -> web.Response:
+    """Return the number of objects by type, for tests that count them."""
+    counts: dict[str, int] = {}
+    for name in resources.store:
+        kind = name.partition(":")[0]
+        counts[kind] = counts.get(kind, 0) + 1
+    return web.json_response(counts)
+
+
+app.middlewares.append(_idempotent)
+app.router.add_post("/v1/checkout/sessions", _create_session)
+app.router.add_get("/v1/checkout/sessions/{id}", _show_session)
+app.router.add_post("/v1/checkout/sessions/{id}/expire", _expire_session)
+app.router.add_post("/_config/checkout/{id}/pay", _pay_session)
+app.router.add_get("/_config/counts", _show_requests)
+
+
+if __name__ == "__main__":
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)

@@ -1,0 +1,221 @@
+"""Payments whose confirmation was lost are found at Stripe, and count once."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.billing.account import Account
+from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentStatus
+from domain.core.aggregate import because
+from domain.core.event_log import EventLog
+from domain.use_cases.payments import Paying
+from infrastructure.card_payments import CardPayments
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from infrastructure.stripe_provider import stripe_provider
+from services.billing.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
+from tests.builders.commands import FixedClock
+from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import running_gateway
+from tests.localstripe.process import WEBHOOK, LocalStripe, event_of, signature_of
+from tests.polling import eventually
+
+PAGE = "http://127.0.0.1/billing/payments"
+DOLLAR = 1_000_000
+
+
+@dataclass
+class Shop:
+    """Payments of one person, and their reconciliation."""
+
+    platform: Platform
+    stripe: LocalStripe
+    payments: CardPayments
+    reconciliation: Reconciliation
+    clock: FixedClock
+    person: Person
+
+    def start(self, dollars: int = 25) -> CardPayment:
+        with because(self.platform.cause):
+            payment, url = self.payments.start(
+                uuid4(), self.person.account_id, dollars * DOLLAR, PAGE
+            )
+        assert url is not None
+        return payment
+
+    def reconcile(self, after: timedelta = CONFIRMATION_TIME) -> int:
+        self.platform.project()
+        self.clock.time = max(self.clock.time, datetime.now(UTC)) + after + timedelta(seconds=1)
+        return self.reconciliation.reconcile()
+
+    def loaded(self, payment: CardPayment) -> CardPayment:
+        return self.platform.log.load(CardPayment, payment.id)
+
+    @property
+    def balance_micros(self) -> int:
+        return self.platform.log.load(Account, self.person.account_id).balance_micros
+
+
+@pytest.fixture
+def platform(settings: Settings, log: EventLog) -> Platform:
+    return Platform(settings, log)
+
+
+@pytest.fixture
+def shop(
+    settings: Settings,
+    platform: Platform,
+    pool: ConnectionPool[Connection],
+    local_stripe: LocalStripe,
+) -> Shop:
+    provider = stripe_provider(local_stripe.settings(settings))
+    assert provider is not None
+    payments = CardPayments(Paying(platform.log), provider)
+    clock = FixedClock(datetime.now(UTC))
+    reconciliation = Reconciliation(clock, pool, payments)
+    return Shop(platform, local_stripe, payments, reconciliation, clock, platform.person())
+
+
+def checkout_of(payment: CardPayment) -> str:
+    assert payment.checkout is not None
+    return payment.checkout
+
+
+def test_a_lost_confirmation_is_found_once(shop: Shop) -> None:
+    payment = shop.start()
+    shop.stripe.pay(checkout_of(payment))
+    assert shop.balance_micros == 0
+    assert shop.reconcile() == 1
+    assert shop.balance_micros == 25 * DOLLAR
+    assert shop.reconcile() == 0
+    found = shop.loaded(payment)
+    assert found.status is CardPaymentStatus.PAID
+    assert (found.reference or "").startswith("pi_")
+    assert shop.balance_micros == 25 * DOLLAR
+
+
+def test_an_unpaid_page_stays_pending_until_it_expires(shop: Shop) -> None:
+    payment = shop.start()
+    assert shop.reconcile() == 0
+    assert shop.loaded(payment).is_pending
+    shop.stripe.expire(checkout_of(payment))
+    assert shop.reconcile() == 1
+    assert shop.loaded(payment).failure is CardFailure.EXPIRED
+    assert shop.balance_micros == 0
+
+
+def test_the_webhook_has_time_to_confirm_a_payment(shop: Shop) -> None:
+    shop.stripe.pay(checkout_of(shop.start()))
+    assert shop.reconcile(after=timedelta(0)) == 0
+    assert shop.reconcile() == 1
+
+
+def test_another_amount_at_stripe_adds_nothing(shop: Shop) -> None:
+    payment = shop.start()
+    shop.stripe.pay(checkout_of(payment), amount=2_400)
+    assert shop.reconcile() == 1
+    assert shop.loaded(payment).failure is CardFailure.MISMATCH
+    assert shop.balance_micros == 0
+
+
+def test_a_payment_without_a_page_ends_after_a_day(shop: Shop) -> None:
+    payment_id = uuid4()
+    with because(shop.platform.cause):
+        shop.payments.paying.start(
+            payment_id, shop.person.account_id, 25 * DOLLAR, saves_card=False
+        )
+    assert shop.reconcile() == 0
+    assert shop.reconcile(after=CHECKOUT_TIME) == 1
+    assert shop.platform.log.load(CardPayment, payment_id).failure is CardFailure.EXPIRED
+
+
+def test_a_repeated_start_opens_one_page(shop: Shop) -> None:
+    payment_id, opened = uuid4(), shop.stripe.count("checkout.session")
+
+    def start() -> tuple[CardPayment, str | None]:
+        with because(shop.platform.cause):
+            return shop.payments.start(payment_id, shop.person.account_id, 25 * DOLLAR, PAGE)
+
+    # The second request comes after a crash that lost the ID of the page.
+    with because(shop.platform.cause):
+        payment = shop.payments.paying.start(
+            payment_id, shop.person.account_id, 25 * DOLLAR, saves_card=False
+        )
+        lost = shop.payments.provider.open_checkout(
+            payment, f"{PAGE}/{payment_id}", f"{PAGE}/{payment_id}?cancelled=1"
+        )
+    assert [each[1] for each in (start(), start())] == [lost.url] * 2
+    assert shop.stripe.count("checkout.session") == opened + 1
+
+
+def test_a_payment_that_an_operator_confirmed_counts_once(shop: Shop) -> None:
+    payment = shop.start()
+    reference = shop.stripe.pay(checkout_of(payment))["payment_intent"]
+    receipt = shop.payments.provider.receipt(reference, 25 * DOLLAR)
+    with because(shop.platform.cause):
+        shop.platform.ecolink.top_up(shop.person.account_id, receipt)
+    assert shop.reconcile() == 1
+    assert shop.balance_micros == 25 * DOLLAR
+
+
+def test_stripe_is_asked_again_when_it_was_unreachable(
+    shop: Shop, settings: Settings, pool: ConnectionPool[Connection]
+) -> None:
+    payment = shop.start()
+    shop.stripe.pay(checkout_of(payment))
+    provider = stripe_provider(LocalStripe("http://127.0.0.1:9").settings(settings))
+    assert provider is not None
+    down = CardPayments(shop.payments.paying, provider)
+    working, shop.reconciliation = shop.reconciliation, Reconciliation(shop.clock, pool, down)
+    assert shop.reconcile() == 0
+    shop.reconciliation = working
+    assert shop.reconcile() == 1
+    assert shop.balance_micros == 25 * DOLLAR
+
+
+@pytest.mark.full
+def test_a_gateway_that_dies_before_the_confirmation_loses_no_payment(
+    shop: Shop, settings: Settings, local_stripe: LocalStripe
+) -> None:
+    """The customer has paid, and the gateway was killed. Billing adds the payment, once.
+
+    Later, Stripe delivers its event again to the next gateway.
+    """
+    paying = local_stripe.settings(settings)
+    with running_gateway(paying, status=-signal.SIGKILL) as gateway:
+        local_stripe.send_webhooks_to(gateway.url)
+        answer = httpx.post(
+            f"{gateway.url}/api/account/payments",
+            json={"amount": "25.00"},
+            headers=shop.person.headers,
+        ).json()
+        payment = shop.platform.log.load(CardPayment, UUID(answer["id"]))
+        session = local_stripe.pay(checkout_of(payment))
+        gateway.process.kill()
+    assert shop.balance_micros == 0
+    assert shop.reconcile() == 1
+    with running_gateway(paying) as gateway:
+        body = event_of("checkout.session.completed", session)
+        for _ in range(3):
+            headers = {"stripe-signature": signature_of(body)}
+            again = httpx.post(f"{gateway.url}{WEBHOOK}", content=body, headers=headers)
+            assert again.status_code == 204
+    assert shop.balance_micros == 25 * DOLLAR
+    assert shop.reconcile() == 0
+
+
+@pytest.mark.full
+def test_a_webhook_of_a_running_stripe_adds_the_payment(
+    shop: Shop, settings: Settings, local_stripe: LocalStripe
+) -> None:
+    with running_gateway(local_stripe.settings(settings)) as gateway:
+        local_stripe.send_webhooks_to(gateway.url)
+        local_stripe.pay(checkout_of(shop.start()))
+        eventually(lambda: shop.balance_micros == 25 * DOLLAR)
