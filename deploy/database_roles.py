@@ -95,7 +95,7 @@ ACCESS: dict[str, Access] = {
         events=(Job, GpuPool),
         snapshots=READ,
         handles_events=True,
-        tables=_each(("job_detail", "open_meters", "deployments"), READ)
+        tables=_each(("accounts", "job_detail", "open_meters", "deployments"), READ)
         | _each(("log_lines", "security_events"), REMOVE),
     ),
     "datasets": Access(
@@ -129,6 +129,7 @@ ACCESS: dict[str, Access] = {
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(events.JobApproved, events.MaxCostChanged),
             *(Account.BudgetSet, Account.BudgetRemoved),
+            *(Account.AccountOpened, Account.AccountSuspended, Account.AccountReinstated),
             *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
@@ -137,8 +138,8 @@ ACCESS: dict[str, Access] = {
         leads=False,
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
-        | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
-        | _each(("dataset_names", "key_names", "job_metadata", "security_events"), ADD)
+        | _each(("projection_positions", "segment_evidence", "dataset_progress"), READ)
+        | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
+from gateway.accounts import api as accounts
+from gateway.accounts import pages as account_pages
 from gateway.audit import pages as audit_pages
 from gateway.audit.verification import pages as verification_pages
 from gateway.billing import api as billing
@@ -39,6 +41,7 @@ from gateway.webhooks import pages as webhook_pages
 
 NATIVE = (
     billing,
+    accounts,
     invoices,
     keys,
     webhooks,
@@ -66,6 +69,7 @@ PAGES = (
     invoice_pages,
     audit_pages,
     verification_pages,
+    account_pages,
     ops_pages,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -21,7 +22,8 @@ CREATE TABLE IF NOT EXISTS accounts (
     depleted boolean NOT NULL,
     low boolean NOT NULL,
     runway_seconds bigint,
-    opened_at timestamptz NOT NULL
+    opened_at timestamptz NOT NULL,
+    suspension text
 )
 """
 
@@ -32,7 +34,7 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Account.AccountOpened():
             cursor.execute(
-                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s)",
+                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s, NULL)",
                 [event.account_id, event.role, event.currency, event.time_zone, event.timestamp],
             )
         case Account.CreditGranted() | Account.ToppedUp() | Account.ChargeReversed():
@@ -58,6 +60,10 @@ def apply(cursor: Cursor, event: Event) -> None:
             update(cursor, "accounts", key, low=True, runway_seconds=event.runway_seconds)
         case Account.BalanceRecovered():
             update(cursor, "accounts", key, low=False, runway_seconds=None)
+        case Account.AccountSuspended():
+            update(cursor, "accounts", key, suspension=event.reason)
+        case Account.AccountReinstated():
+            update(cursor, "accounts", key, suspension=None)
         case _:
             pass
 
@@ -78,13 +84,31 @@ def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[U
     return {row["account_id"]: row for row in rows}
 
 
-def accounts_after(connection: Connection, after: UUID | None, limit: int) -> list[Row]:
-    """Return the oldest accounts, or those after an account."""
+@dataclass(frozen=True)
+class AccountFilter:
+    """A filter of accounts. The default matches all."""
+
+    name_part: str = ""
+    """Part of the name, in upper or lower case."""
+    suspended: bool = False
+    """True for suspended accounts only."""
+
+
+def accounts_after(
+    connection: Connection, only: AccountFilter, after: UUID | None, limit: int
+) -> list[Row]:
+    """Return the oldest accounts that pass a filter, or those after an account, with their names.
+
+    An account without a name has None.
+    """
     return connection.execute(
-        "SELECT * FROM accounts WHERE %(after)s::uuid IS NULL OR (opened_at, account_id) > "
-        "(SELECT opened_at, account_id FROM accounts WHERE account_id = %(after)s) "
+        "SELECT accounts.*, name FROM accounts LEFT JOIN profiles USING (account_id) "
+        "WHERE (%(after)s::uuid IS NULL OR (opened_at, account_id) > "
+        "(SELECT opened_at, account_id FROM accounts WHERE account_id = %(after)s)) "
+        "AND (%(name_part)s = '' OR strpos(lower(name), lower(%(name_part)s)) > 0) "
+        "AND (NOT %(suspended)s OR suspension IS NOT NULL) "
         "ORDER BY opened_at, account_id LIMIT %(limit)s",
-        {"after": after, "limit": limit},
+        {**vars(only), "after": after, "limit": limit},
     ).fetchall()
 
 

@@ -558,6 +558,15 @@ def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     return _job_ids(connection, "relaunch_at <= %s ORDER BY relaunch_at, job_id", now)
 
 
+def suspended_jobs(connection: Connection) -> list[UUID]:
+    """Return the jobs of suspended accounts that are neither ended nor paused, oldest first."""
+    condition = (
+        "status = ANY(%s) AND account_id IN (SELECT account_id FROM accounts "
+        "WHERE suspension IS NOT NULL) ORDER BY approved_at, job_id"
+    )
+    return _job_ids(connection, condition, RUNNING)
+
+
 def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
     """Return the IDs of up to `limit` jobs that ended before `moment` and have log lines.
 

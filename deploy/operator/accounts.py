@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID, uuid4
-from zoneinfo import available_timezones
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -14,14 +13,14 @@ from rich.table import Table
 from deploy.operator.store import open_store
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
-from domain.billing.account import Account
-from domain.core.errors import Invalid
+from domain.billing.suspension import SuspensionReason
 from domain.core.money import dollars, payment_micros_of
+from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
 from infrastructure.key_uses import last_uses
 from infrastructure.payments import provider_named
-from infrastructure.profiles import account_names, add_account_name, key_names, set_key_name
+from infrastructure.profiles import account_names, key_names, set_key_name
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of
@@ -51,14 +50,8 @@ def create_account(
 ) -> None:
     """Create an account."""
     with open_store() as store:
-        if time_zone not in available_timezones():
-            raise Invalid(f"Unknown time zone {time_zone!r}. Enter a name such as Europe/Berlin.")
-        # The name is stored first. After a crash between the two steps, a retry opens the account.
-        account_id = add_account_name(store.connection, uuid4(), name)
-        if store.log.find(Account, account_id) is not None:
-            raise Invalid(f"An account named {name} already exists. Choose another name.")
-        store.ecolink.open_account(account_id, role, time_zone)
-        console.print(f"Opened {name} ({role}): {account_id}")
+        opened = open_named(store.connection, store.ecolink, name, role, time_zone)
+        console.print(f"Opened {name} ({role}): {opened.id}")
 
 
 @accounts.command("list")
@@ -67,7 +60,9 @@ def list_accounts() -> None:
     with open_store() as store:
         store.fold(ACCOUNTS)
         names = account_names(store.connection)
-        table = Table("name", "role", "balance", "reserved", "opened", "account", box=None)
+        table = Table(
+            "name", "role", "balance", "reserved", "opened", "suspended", "account", box=None
+        )
         for row in all_accounts(store.connection):
             table.add_row(
                 names.get(row["account_id"], ""),
@@ -75,6 +70,7 @@ def list_accounts() -> None:
                 dollars(row["balance_micros"]),
                 dollars(row["reserved_micros"]),
                 f"{row['opened_at']:%Y-%m-%d %H:%M}",
+                row["suspension"] or "",
                 str(row["account_id"]),
             )
         screen().print(table)
@@ -117,6 +113,27 @@ def top_up_account(
         receipt = named.receipt(reference, amount_micros)
         account = store.ecolink.top_up(store.account(name), receipt)
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
+
+
+@accounts.command("suspend")
+def suspend_account(
+    name: Name,
+    reason: Annotated[
+        SuspensionReason, typer.Option(help="Reason, which the account holder sees.")
+    ],
+) -> None:
+    """Suspend an account. It can only read, its jobs pause, and its deployments stop."""
+    with open_store() as store:
+        store.ecolink.suspend(store.account(name), reason)
+        console.print(f"{name} is suspended. {reason.sentence}")
+
+
+@accounts.command("reinstate")
+def reinstate_account(name: Name) -> None:
+    """End the suspension of an account. Its jobs stay paused until their owner resumes them."""
+    with open_store() as store:
+        store.ecolink.reinstate(store.account(name))
+        console.print(f"{name} is reinstated.")
 
 
 @keys.command("issue")

@@ -15,4 +15,5 @@ class Scope(StrEnum):
     BILLING = "billing"
     """Top up the balance. For operators, also credit and top up other accounts."""
     KEYS = "keys"
-    """Create and revoke API keys, and manage webhooks."""
+    """Create and revoke API keys, and manage webhooks. For operators, also create and suspend other
+    accounts, and create and revoke their keys."""

@@ -27,6 +27,7 @@ PAUSES: Mapping[PauseReason, str] = {
     PauseReason.CAPACITY: "The region no longer has enough GPUs.",
     PauseReason.MAX_COST: "It reached its maximum cost.",
     PauseReason.BUDGET: "A budget of its account is used up.",
+    PauseReason.SUSPENDED: "An operator suspended its account.",
 }
 
 REJECTIONS: Mapping[RejectionReason, str] = {

@@ -14,8 +14,15 @@ from domain.access.role import Role, rename_user
 from domain.billing.budget import Budget, BudgetPeriod
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
+from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Aggregate, Created, Event, current_cause
-from domain.core.errors import CommandReused, InsufficientBalance, Invalid
+from domain.core.errors import (
+    CommandReused,
+    InsufficientBalance,
+    Invalid,
+    Suspended,
+    WrongState,
+)
 from domain.core.money import dollars
 
 
@@ -38,6 +45,7 @@ class AccountState(BaseModel):
     test_day: date | None  # date of the last test payment, in UTC
     test_day_micros: int  # micro-dollars of test payments on that day
     budgets: dict[BudgetPeriod, Budget]
+    suspension: SuspensionReason | None
 
 
 class Account(Aggregate):
@@ -123,11 +131,19 @@ class Account(Aggregate):
         from_seconds: int
         to_seconds: int
 
+    class AccountSuspended(Event):
+        """An operator suspended the account. It is read-only, and its jobs pause."""
+
+        reason: SuspensionReason
+
+    class AccountReinstated(Event):
+        """An operator ended the suspension of the account. Paused jobs stay paused."""
+
     class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
         """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
-        class_version: ClassVar[int] = 3
+        class_version: ClassVar[int] = 4
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
@@ -145,6 +161,11 @@ class Account(Aggregate):
         def upcast_v2_v3(state: dict[str, Any]) -> None:
             """Add no budgets."""
             state["state"]["budgets"] = {}
+
+        @staticmethod
+        def upcast_v3_v4(state: dict[str, Any]) -> None:
+            """Add no suspension."""
+            state["state"]["suspension"] = None
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
@@ -207,6 +228,7 @@ class Account(Aggregate):
         self.test_day: date | None = None
         self.test_day_micros = 0
         self.budgets: dict[BudgetPeriod, Budget] = {}
+        self.suspension: SuspensionReason | None = None
 
     @property
     def available_micros(self) -> int:
@@ -232,7 +254,12 @@ class Account(Aggregate):
 
     @property
     def leasable_micros(self) -> int:
-        """Micro-dollars that new leases may reserve: the available balance within the budgets."""
+        """Micro-dollars that new leases may reserve: the available balance within the budgets.
+
+        A suspended account gets no leases.
+        """
+        if self.suspension is not None:
+            return 0
         budget = self.budget_left_micros
         available = self.available_micros
         return available if budget is None else max(0, min(available, budget))
@@ -422,6 +449,41 @@ class Account(Aggregate):
     @event(BalanceRecovered)
     def _balance_recovered(self) -> None:
         self.low = False
+
+    def suspend(self, reason: SuspensionReason) -> None:
+        """Suspend the account, or change the reason of its suspension.
+
+        Raise WrongState unless the account has the role `owner`.
+        """
+        if self.role is not Role.OWNER:
+            raise WrongState(
+                f"This account has the role {self.role}. Only an account with the role "
+                f"{Role.OWNER} can be suspended. Revoke its keys instead."
+            )
+        if self.suspension is not reason:
+            self.trigger_event(self.AccountSuspended, reason=reason)
+
+    @event(AccountSuspended)
+    def _account_suspended(self, reason: SuspensionReason) -> None:
+        self.suspension = reason
+
+    def reinstate(self) -> None:
+        """End the suspension, if the account is suspended."""
+        if self.suspension is not None:
+            self.trigger_event(self.AccountReinstated)
+
+    @event(AccountReinstated)
+    def _account_reinstated(self) -> None:
+        self.suspension = None
+
+    def require_active(self) -> None:
+        """Raise Suspended if the account is suspended."""
+        if self.suspension is not None:
+            raise Suspended(
+                f"The account is suspended. {self.suspension.sentence} You can still read and "
+                "download everything. Ask your operator to reinstate the account.",
+                figures={"reason": self.suspension.value},
+            )
 
     def reverse_charge(
         self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int

@@ -53,6 +53,12 @@ class SpendingLimitReached(DomainError):
     code = "spending_limit_reached"
 
 
+class Suspended(DomainError):
+    """The account is suspended. Only an operator can reinstate it."""
+
+    code = "account_suspended"
+
+
 class NoCapacity(DomainError):
     """All requested GPUs are in use."""
 

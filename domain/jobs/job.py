@@ -548,10 +548,23 @@ class Job(Aggregate):
             lifecycle.require(self.status, Command.PAUSE) is Effect.UNCHANGED
         ):
             return
+        self._begin_pause(PauseReason.OWNER)
+
+    def suspend(self) -> None:
+        """Pause the job because its account is suspended. A running segment saves first.
+
+        Jobs that no longer run do not change. A job that registers its adapter finishes within
+        about a second.
+        """
+        pauses = lifecycle.rule(self.status, Command.PAUSE).effect is Effect.PAUSES
+        if pauses and not self.stop_requested:
+            self._begin_pause(PauseReason.SUSPENDED)
+
+    def _begin_pause(self, reason: PauseReason) -> None:
         if self.running is not None:
-            self.trigger_event(events.PauseRequested, reason=PauseReason.OWNER)
+            self.trigger_event(events.PauseRequested, reason=reason)
         else:
-            self._pause(PauseReason.OWNER)
+            self._pause(reason)
 
     @event(events.PauseRequested)
     def _pause_requested(self, reason: PauseReason) -> None:

@@ -35,6 +35,7 @@ class PauseReason(StrEnum):
     CAPACITY = "capacity"  # the region no longer has enough GPUs
     MAX_COST = "max_cost"  # the job's maximum cost is used up
     BUDGET = "budget"  # a budget of the account is used up
+    SUSPENDED = "suspended"  # an operator suspended the account
 
 
 class SegmentEnd(StrEnum):

@@ -26,6 +26,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.events import job_of
 from domain.jobs.job_request import RequestEvent
+from domain.jobs.lifecycle import PauseReason
 from domain.replay.entry import DamagedEvent, Entry
 
 SERVICE = "service:"
@@ -285,6 +286,14 @@ def _job_rules(event: events.JobEvent) -> list[Rule]:
             return [Rule(_latest(job_id, *NEEDS_GPUS))]
         case events.PodStarted(segment=segment):
             return [Rule(_latest(meter_id(job_id, segment), Meter.LeaseGranted))]
+        case (
+            events.PauseRequested(reason=PauseReason.SUSPENDED)
+            | events.JobPaused(reason=PauseReason.SUSPENDED)
+        ):
+            suspended = _latest(event.account_id, Account.AccountSuspended)
+            if isinstance(event, events.PauseRequested):
+                return [Rule(suspended)]
+            return [Rule(_latest(job_id, *STEPS)), Rule(suspended, always=True)]
         case events.SegmentEnded(segment=segment):
             started = _latest(job_id, events.PodStarted, events.SegmentAllocated, segment=segment)
             return [Rule(started), Rule(_stop_of_segment)]

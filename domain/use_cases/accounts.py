@@ -13,6 +13,7 @@ from domain.billing.account import Account
 from domain.billing.budget import BudgetPeriod
 from domain.billing.payment import Payment, Receipt
 from domain.billing.spending import charged_since
+from domain.billing.suspension import SuspensionReason
 from domain.catalog.base_model import BaseModel, Revision
 from domain.core.aggregate import current_cause
 from domain.core.errors import CommandReused, NotFound, WrongState
@@ -83,15 +84,36 @@ class EcoLink:
         self.log.commit(account)
         return account
 
+    @retrying
+    def suspend(self, account_id: UUID, reason: SuspensionReason) -> Account:
+        """Suspend an account. The scheduler pauses its jobs, and serving stops its deployments.
+
+        Raise NotFound if the account does not exist, and WrongState unless its role is `owner`.
+        """
+        account = self.log.load(Account, account_id)
+        account.suspend(reason)
+        self.log.commit(account)
+        return account
+
+    @retrying
+    def reinstate(self, account_id: UUID) -> Account:
+        """End the suspension of an account. Its deployments serve again; its jobs stay paused."""
+        account = self.log.load(Account, account_id)
+        account.reinstate()
+        self.log.commit(account)
+        return account
+
     def issue_key(
         self, account_id: UUID, wanted: KeyRequest = KeyRequest(), issuer: Rights | None = None
     ) -> tuple[ApiKey, str]:
         """Issue an API key. Return the key and its secret, which EcoLink does not store.
 
         `issuer` has the rights of the key that issues it, or None for the operator of the host.
-        Raise Invalid for rights that the account, its role or the issuer does not have.
+        Raise Invalid for rights that the account, its role or the issuer does not have, and
+        Suspended for a suspended account.
         """
         account = self.log.load(Account, account_id)
+        account.require_active()
         rights = wanted.granted(account.role, issuer, current_cause().now)
         secret = new_secret()
         key = ApiKey.issue(account_id, rights, secret)
@@ -138,7 +160,7 @@ class EcoLink:
         """Record a file that is completely stored. This starts its validation.
 
         If the ID exists, return the existing dataset. Raise CommandReused if its content or options
-        differ.
+        differ, and Suspended for a suspended account.
         """
         existing = self.log.find(Dataset, dataset_id)
         if existing is not None:
@@ -153,6 +175,7 @@ class EcoLink:
             if existing.status is DatasetStatus.DELETED:
                 raise WrongState("You deleted the file of this idempotency key. Use a new key.")
             return existing
+        self.log.load(Account, account_id).require_active()
         dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
         self.log.commit(dataset)
         return dataset

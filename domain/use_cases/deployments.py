@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from domain.billing.account import Account
 from domain.catalog.base_model import BaseModel
 from domain.core.errors import NotFound, WrongState
 from domain.core.event_log import EventLog, retrying
@@ -74,8 +75,10 @@ class Deploying:
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
         """Deploy the model of a job.
 
-        Raise WrongState if the job has no model, or its base model is not served.
+        Raise WrongState if the job has no model, or its base model is not served. Raise Suspended
+        for a suspended account.
         """
+        self.log.load(Account, account_id).require_active()
         job = self._own_job(account_id, job_id)
         require_base(self.log, job)
         deployment = model_deployment(self.log, job)
@@ -87,8 +90,9 @@ class Deploying:
         """Deploy a checkpoint of a job under its own name.
 
         Raise NotFound if the job has no checkpoint at `step`, and WrongState if the retention time
-        has ended or the base model is not served.
+        has ended or the base model is not served. Raise Suspended for a suspended account.
         """
+        self.log.load(Account, account_id).require_active()
         job = self._own_job(account_id, job_id)
         saved = _checkpoint(job, step)
         require_base(self.log, job)

@@ -59,9 +59,9 @@ class Launching:
     ) -> Job:
         """Approve a job, once for each command key.
 
-        Raise CommandReused if the command key was used with other choices. Raise
-        InsufficientBalance if the balance is below the estimate's upper bound. Unless `wait` is
-        true, raise NoCapacity if too few GPUs are free.
+        Raise CommandReused if the command key was used with other choices, and Suspended for a
+        suspended account. Raise InsufficientBalance if the balance is below the estimate's upper
+        bound. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
         """
         job_id = created_id(account_id, "job", command_key)
         existing, request = self.log.find(Job, job_id), self._request_for(job_id)
@@ -95,9 +95,13 @@ class Launching:
 
     @retrying
     def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
-        """Request a job whose files are not validated yet, once for each command key."""
+        """Request a job whose files are not validated yet, once for each command key.
+
+        Raise Suspended for a suspended account.
+        """
         job_id = created_id(account_id, "job", command_key)
         if self.made_before(account_id, command_key, order.request_sha256) is None:
+            self.log.load(Account, account_id).require_active()
             self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
 
     @retrying
@@ -150,14 +154,16 @@ class Launching:
         """Resume a job from its last checkpoint, at the current rate.
 
         `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
-        number. Raise SpendingLimitReached if the maximum cost or a budget leaves less than a
-        second. Raise InsufficientBalance if the balance is below the upper bound of the remaining
-        work. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
+        number. Raise Suspended for a suspended account. Raise SpendingLimitReached if the maximum
+        cost or a budget leaves less than a second. Raise InsufficientBalance if the balance is
+        below the upper bound of the remaining work. Unless `wait` is true, raise NoCapacity if too
+        few GPUs are free.
         """
 
         def command(job: Job) -> None:
             if not job.must_resume():
                 return
+            self.log.load(Account, account_id).require_active()
             quote = self._quoting.rest_of(job, gpu_count)
             self.require_left_of_max_cost(job, quote.plan.rate_micros_per_hour)
             self._require_left(account_id, quote)
@@ -255,6 +261,7 @@ class Launching:
     def _gated(
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
+        self.log.load(Account, account_id).require_active()
         quote = self._quoting.quote(account_id, choices)
         self._require_left(account_id, quote)
         self._require_balance(account_id, quote.estimate)

@@ -103,6 +103,10 @@ def _account(event: Event) -> str | None:
                 f"{event.percent}% of the budget used for the {event.period} from "
                 f"{event.starts_on}: {spent} of {limit}."
             )
+        case Account.AccountSuspended(reason=reason):
+            return f"Account suspended ({reason}). It is read-only, and its jobs pause."
+        case Account.AccountReinstated():
+            return "Account reinstated. Its jobs stay paused until they are resumed."
         case Account.ChargeReversed():
             amount = exact_dollars(event.amount_micros)
             part = f"{event.from_seconds:,} s to {event.to_seconds:,} s"

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from domain.access.role import Role
+from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Created
 from domain.replay.causes import Basis, Origin
 from gateway.schemas import Answer, JobId
@@ -194,6 +195,7 @@ class PastAccount(Answer):
     available_micros: int
     low: bool
     depleted: bool
+    suspension: SuspensionReason | None
     granted_micros: int
     topped_up_micros: int
     charged_micros: int

@@ -349,6 +349,7 @@ def _past_account(account_id: UUID, past: Past[AccountState]) -> PastAccount:
         available_micros=account.available_micros,
         low=account.low,
         depleted=account.depleted,
+        suspension=account.suspension,
         granted_micros=state.totals.granted,
         topped_up_micros=state.totals.topped_up,
         charged_micros=state.totals.charged,

@@ -34,6 +34,7 @@ from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
 from gateway.http.permissions import MayPay, MayRead, MayReadAll, OperatorCredits
 from gateway.schemas import JobId, Listed
+from projections.accounts import AccountFilter
 from projections.billing_ledger import PostingFilter, Reason
 
 CSV: dict[int | str, dict[str, Any]] = {
@@ -55,6 +56,10 @@ def show_account(caller: MayRead, backend: BackendOf) -> AccountAnswer:
 def list_accounts(
     caller: MayReadAll,
     backend: BackendOf,
+    name: Annotated[
+        str, Query(max_length=200, description="Return only accounts whose name contains this.")
+    ] = "",
+    suspended: Annotated[bool, Query(description="Return only suspended accounts.")] = False,
     after: Annotated[UUID | None, Query(description="Return accounts after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[AccountAnswer]:
@@ -62,7 +67,7 @@ def list_accounts(
 
     An auditor reads an account by sending its ID in the header `Ecolink-Account` of any GET.
     """
-    return service.list_accounts(backend, after, limit)
+    return service.list_accounts(backend, AccountFilter(name, suspended), after, limit)
 
 
 @accounts.post("/account/top-ups", responses=refusals(403, 409))

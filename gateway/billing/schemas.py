@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.access.role import Role
 from domain.billing.budget import BudgetPeriod
 from domain.billing.card_payment import CardFailure, CardPaymentStatus
+from domain.billing.suspension import SuspensionReason
 from gateway.schemas import Answer, JobId, Money
 
 AMOUNT = "Dollars, with at most six decimals."
@@ -34,6 +35,9 @@ class AccountAnswer(Answer):
     )
     runway_seconds: int | None = Field(
         description="Seconds of the running jobs that the balance covered when it became low."
+    )
+    suspension: SuspensionReason | None = Field(
+        description="Reason of the suspension, or null. A suspended account can only read."
     )
 
 

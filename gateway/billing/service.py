@@ -22,10 +22,10 @@ from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
 from infrastructure.payments import PaymentProvider, provider_named, self_service_provider
-from infrastructure.profiles import account_names, name_of_account
+from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
+from projections.accounts import AccountFilter, accounts_after
 from projections.accounts import account as account_row
-from projections.accounts import accounts_after
 from projections.open_meters import Burn, burns
 
 SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator to top up this account."
@@ -67,7 +67,7 @@ def account_with_id(backend: Backend, account_id: UUID) -> AccountAnswer:
         lambda connection: account_row(connection, account_id),
         f"Unknown account {account_id}. Ask your operator.",
     )
-    return _account(backend, account_id, row)
+    return account_answer(backend, account_id, row)
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
@@ -142,25 +142,26 @@ def confirm_top_up(
     return _changed(backend, account)
 
 
-def list_accounts(backend: Backend, after: UUID | None, limit: int) -> Page[AccountAnswer]:
-    """Return accounts, oldest first. Raise NotFound for an unknown `after`."""
+def list_accounts(
+    backend: Backend, only: AccountFilter, after: UUID | None, limit: int
+) -> Page[AccountAnswer]:
+    """Return accounts that pass a filter, oldest first. Raise NotFound for an unknown `after`."""
     with backend.pool.connection() as connection:
         if after is not None and account_row(connection, after) is None:
             raise NotFound(f"Unknown account {after}. Omit `after` for the first page.")
-        names = account_names(connection)
         return Page[AccountAnswer].of(
-            partial(accounts_after, connection, after),
+            partial(accounts_after, connection, only, after),
             limit,
-            lambda row: _answer(row["account_id"], names.get(row["account_id"]), row),
+            lambda row: _answer(row["account_id"], row["name"], row),
         )
 
 
 def _changed(backend: Backend, account: Account) -> AccountAnswer:
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
-    return _account(backend, account.id, vars(account))
+    return account_answer(backend, account.id, vars(account))
 
 
-def _account(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
+def account_answer(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
     """Return the schema of an account, from its row or from the fields of its aggregate."""
     with backend.pool.connection() as connection:
         name = name_of_account(connection, account_id)
@@ -181,4 +182,5 @@ def _answer(account_id: UUID, name: str | None, state: Mapping[str, Any]) -> Acc
         depleted=state["depleted"],
         low=state["low"],
         runway_seconds=state.get("runway_seconds"),
+        suspension=state["suspension"],
     )

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from domain.core.errors import DomainError, NotFound, WrongState
+from domain.core.errors import DomainError, NotFound, Suspended, WrongState
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
@@ -20,7 +20,13 @@ from gateway.chat.schemas import ChatRequest
 from gateway.chat.serving import Generation, GenerationInterrupted, Serving
 from gateway.events.feed import EventFeed
 from gateway.http.access import Caller
-from gateway.http.errors import NotServing, NotYetVisible, Problem, Unauthenticated
+from gateway.http.errors import (
+    NotServing,
+    NotYetVisible,
+    Problem,
+    Unauthenticated,
+    status_of,
+)
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
 from gateway.http.streaming import while_connected
@@ -172,26 +178,40 @@ class Chat:
 
 
 async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:
-    """Yield the events of a completion. If the caller's key ends, the last one is an error."""
+    """Yield the events of a completion.
+
+    If the caller's key ends or the account is suspended, the last one is an error.
+    """
     feed: EventFeed = request.app.state.feed
     try:
         async for event in chat.events():
             _require_valid(feed, caller)
             yield event
-    except Unauthenticated as error:
-        yield _json(error_body(401, Problem(code=error.code, message=error.message)))
+    except (Unauthenticated, Suspended) as error:
+        problem = Problem(code=error.code, message=error.message)
+        yield _json(error_body(status_of(error), problem))
 
 
 async def completion_while_valid(request: Request, caller: Caller, chat: Chat) -> Object:
-    """Return the whole completion. Raise Unauthenticated if the caller's key ends before it."""
+    """Return the whole completion.
+
+    Raise Unauthenticated if the caller's key ends before it, and Suspended if the account is
+    suspended.
+    """
     feed: EventFeed = request.app.state.feed
     return await while_connected(request, chat.completion(lambda: _require_valid(feed, caller)))
 
 
 def _require_valid(feed: EventFeed, caller: Caller) -> None:
-    """Raise Unauthenticated if the key was revoked or has expired since the authentication."""
+    """Check the caller again, because a request may wait and run for long.
+
+    Raise Unauthenticated if the key was revoked or has expired since the authentication, and
+    Suspended if the account was suspended.
+    """
     if caller.key_id in feed.revoked_keys or caller.rights.expired(feed.backend.clock.now()):
         raise Unauthenticated("The API key was revoked or has expired. Use another key.")
+    if caller.account_id in feed.suspended_accounts:
+        raise Suspended("The account was suspended. Ask your operator to reinstate it.")
 
 
 def _json(content: Object) -> str:

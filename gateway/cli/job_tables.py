@@ -31,6 +31,7 @@ PAUSED = {
     PauseReason.BALANCE: "The job was paused when the balance reached zero.",
     PauseReason.CAPACITY: "The region no longer has that many GPUs.",
     PauseReason.BUDGET: "A budget of the account is used up. See `ecolink billing budget list`.",
+    PauseReason.SUSPENDED: "An operator suspended the account. Resume it after a reinstatement.",
     PauseReason.MAX_COST: "The job reached its maximum cost. `ecolink jobs max-cost` raises it.",
 }
 BY_USER = "You paused the job."

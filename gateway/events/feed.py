@@ -20,6 +20,7 @@ import psycopg
 from eventsourcing.persistence import Notification, PersistenceError
 
 from domain.access.api_key import ApiKey
+from domain.billing.account import Account
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.deployments.deployment import Deployment
@@ -147,6 +148,8 @@ class EventFeed:
         self.closed = False
         self.revoked_keys: set[UUID] = set()
         """Keys revoked since startup. A request may wait for long after its authentication."""
+        self.suspended_accounts: set[UUID] = set()
+        """Accounts suspended since startup and not reinstated."""
         self.follows = asyncio.Event()
         """Set when the feed has found its initial position in the log."""
         self._kept: list[FeedEvent] = []
@@ -243,6 +246,11 @@ class EventFeed:
                 if isinstance(told.event, ApiKey.ApiKeyRevoked)
             }
             self.revoked_keys |= revoked_keys
+            for told in batch:
+                if isinstance(told.event, Account.AccountSuspended):
+                    self.suspended_accounts.add(told.account_id)
+                elif isinstance(told.event, Account.AccountReinstated):
+                    self.suspended_accounts.discard(told.account_id)
             for listener in list(self._listeners):
                 try:
                     listener.tell(batch, revoked_keys)

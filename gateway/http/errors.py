@@ -28,6 +28,7 @@ from domain.core.errors import (
     SeveralProblems,
     SpendingLimitReached,
     StaleSegment,
+    Suspended,
     VersionConflict,
     WrongState,
 )
@@ -125,6 +126,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     SpendingLimitReached: HTTPStatus.PAYMENT_REQUIRED,
     Forbidden: HTTPStatus.FORBIDDEN,
     MissingScope: HTTPStatus.FORBIDDEN,
+    Suspended: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
     NoCapacity: HTTPStatus.CONFLICT,
@@ -190,7 +192,8 @@ WHY: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "The request has no valid API key.",
     HTTPStatus.PAYMENT_REQUIRED: "The balance is too low, or a spending limit is "
     "reached. `figures` has the amounts.",
-    HTTPStatus.FORBIDDEN: "The scopes or the role of this API key do not permit the request.",
+    HTTPStatus.FORBIDDEN: "The scopes or the role of this API key do not permit the request, or "
+    "the account is suspended.",
     HTTPStatus.NOT_FOUND: "The object does not exist, or it belongs to another account.",
     HTTPStatus.CONFLICT: "The current state does not permit the request, or another request "
     "used the same idempotency key. The message says what to do.",

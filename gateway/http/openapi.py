@@ -27,7 +27,8 @@ millionths of a dollar, times in UTC. A job's ID is `ftjob-` and a UUID in hexad
 
 Repeating a command with the same `Idempotency-Key` is safe. Every response has an `x-request-id`.
 An API key has scopes. The `security` of an operation names the scope that it requires. A key
-without that scope gets a 403 with the code `missing_scope`.
+without that scope gets a 403 with the code `missing_scope`. If an operator has suspended the
+account, each operation with another scope than `read` gets a 403 with the code `account_suspended`.
 
 An error has a stable `code`, a sentence, and the fields with problems. Lists take `after` and
 `limit`. If `has_more` is true, another page follows.

@@ -18,6 +18,8 @@ from fastapi.routing import iter_route_contexts
 from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
+from domain.billing.account import Account
+from gateway.backend import BackendOf
 from gateway.http.access import Caller, CallerOf
 from gateway.http.errors import Forbidden, MissingScope
 
@@ -37,6 +39,11 @@ class Permission:
     roles: frozenset[Role] = EVERY_ROLE
     public: bool = False
     """True if the route needs no key."""
+
+    @property
+    def only_reads(self) -> bool:
+        """True if a suspended account may call the route."""
+        return self.scope in (None, Scope.READ)
 
     def allows(self, rights: Rights) -> bool:
         """Return True if a key with these rights may call the route."""
@@ -80,14 +87,25 @@ _PERMISSIONS: dict[Callable[..., Any], Permission] = {}
 
 
 def _checks(permission: Permission) -> Any:
-    """Return a dependency that returns a permitted caller, and otherwise raises Forbidden."""
+    """Return a dependency that returns a permitted caller, and otherwise raises Forbidden.
+
+    Unless the route only reads, it raises Suspended for a suspended account.
+    """
 
     async def permitted(caller: CallerOf) -> Caller:
         permission.require(caller)
         return caller
 
-    _PERMISSIONS[permitted] = permission
-    return Depends(permitted)
+    def permitted_if_active(caller: CallerOf, backend: BackendOf) -> Caller:
+        permission.require(caller)
+        account = backend.log.find(Account, caller.account_id)
+        if account is not None:
+            account.require_active()
+        return caller
+
+    check = permitted if permission.only_reads else permitted_if_active
+    _PERMISSIONS[check] = permission
+    return Depends(check)
 
 
 def declared(permission: Permission) -> Any:
@@ -119,6 +137,8 @@ MayReadAll = Annotated[Caller, _checks(Permission(Scope.READ, OVERSEERS))]
 OperatorReads = Annotated[Caller, _checks(Permission(Scope.READ, OPERATOR))]
 OperatorDeploys = Annotated[Caller, _checks(Permission(Scope.DEPLOY, OPERATOR))]
 OperatorCredits = Annotated[Caller, _checks(Permission(Scope.BILLING, OPERATOR))]
+OperatorManages = Annotated[Caller, _checks(Permission(Scope.KEYS, OPERATOR))]
+"""Creates and suspends accounts, and creates and revokes their keys."""
 
 
 class DeclaredRoute(NamedTuple):

@@ -212,16 +212,17 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
     """
     if row["status"] != JobStatus.PAUSED:
         return None
+    account_id = row["account_id"]
     try:
-        job = backend.log.load(Job, row["job_id"])
+        job, account = backend.log.load(Job, row["job_id"]), backend.log.load(Account, account_id)
+        account.require_active()
         rest = backend.quoting.rest_of(job, gpu_count).estimate
         backend.launching.require_left_of_max_cost(job, rest.rate_micros_per_hour)
         today = backend.clock.now().date()
-        backend.launching.require_left_of_budgets(job.account_id, rest.rate_micros_per_hour, today)
+        backend.launching.require_left_of_budgets(account_id, rest.rate_micros_per_hour, today)
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
-    balance_micros = backend.log.load(Account, row["account_id"]).balance_micros
-    missing = max(0, rest.high_micros - balance_micros)
+    missing = max(0, rest.high_micros - account.balance_micros)
     return ResumeGate(
         allowed=missing == 0,
         needed=Money.of(rest.high_micros, Toward.UP),

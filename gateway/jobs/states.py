@@ -27,6 +27,7 @@ PAUSED = {
     PauseReason.BUDGET: PauseLabel(
         "paused: budget", "Paused: the account reached one of its budgets"
     ),
+    PauseReason.SUSPENDED: PauseLabel("paused: suspended", "Paused: the account was suspended"),
 }
 
 TONES = {

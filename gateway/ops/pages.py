@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from enum import IntEnum
 from typing import Annotated, Any
-from uuid import UUID
 
-from fastapi import APIRouter, Form, Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Form, Path, Request
+from fastapi.responses import Response
 
-from domain.core.errors import Invalid
-from domain.core.money import payment_micros_of
 from gateway.backend import Backend, BackendOf
-from gateway.billing import service as billing
-from gateway.billing.schemas import Credit, TopUp
 from gateway.http.paging import MOST_POSITION
-from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorDeploys
+from gateway.http.permissions import MayReadAll, OperatorDeploys
 from gateway.operator.service import list_parked, replay_parked
 from gateway.ops import alerts
 from gateway.ops.catalog import catalog_usage
 from gateway.ops.health import health
 from gateway.ops.money import platform_money
-from gateway.schemas import Money
-from gateway.web.addresses import Given
 from gateway.web.rendering import fragment, is_htmx, page
-from infrastructure.profiles import account_id_of
-from projections.accounts import account as account_row
 
-ACCOUNTS = "/ops/accounts"
 LISTED_PARKED = 200
-PAGE_ACCOUNTS = 100
 
 Rule = Annotated[str, Form(max_length=200)]
 Group = Annotated[str, Form(max_length=500)]
-Amount = Annotated[str, Form(max_length=40)]
-Reference = Annotated[str, Form(max_length=100)]
 
 
 class Period(IntEnum):
@@ -45,13 +31,6 @@ class Period(IntEnum):
     MONTH = 30
     QUARTER = 90
     YEAR = 365
-
-
-class Asked(BaseModel):
-    """Query parameters of the list of accounts."""
-
-    name: Annotated[str | None, Given] = Field(default=None, max_length=200)
-    after: Annotated[UUID | None, Given] = None
 
 
 router = APIRouter(prefix="/ops")
@@ -117,59 +96,6 @@ def unsilence(
     return fragment("ops/alerts.html", alerts=alerts.list_alerts(backend))
 
 
-@router.get("/accounts")
-def show_accounts(
-    request: Request, caller: MayReadAll, backend: BackendOf, asked: Annotated[Asked, Query()]
-) -> Response:
-    """List the accounts, oldest first. With a name or an ID, go to the account."""
-    if asked.name:
-        with backend.pool.connection() as connection:
-            id = account_id_of(connection, asked.name)
-            known = id is not None and account_row(connection, id) is not None
-        if known:
-            return RedirectResponse(f"{ACCOUNTS}/{id}", 303)
-    listed = billing.list_accounts(backend, asked.after, PAGE_ACCOUNTS)
-    shown = {"accounts": listed, "name": asked.name or "", "after": asked.after}
-    return page(request, backend, caller, "ops/accounts_page.html", **shown)
-
-
-@router.get("/accounts/{account_id}")
-def show_account(
-    request: Request, account_id: UUID, caller: MayReadAll, backend: BackendOf
-) -> Response:
-    """Show one account, with forms for a credit and a payment."""
-    holder = billing.account_with_id(backend, account_id)
-    return page(request, backend, caller, "ops/account_page.html", holder=holder, done=None)
-
-
-@router.post("/accounts/{account_id}/credits")
-def grant_credit(
-    account_id: UUID,
-    caller: OperatorCredits,
-    backend: BackendOf,
-    amount: Amount = "",
-    reference: Reference = "",
-) -> Response:
-    """Grant a credit, once per reference."""
-    credit = Credit(amount=amount, reference=_required(reference))
-    holder = billing.grant_credit(backend, caller, account_id, credit)
-    return fragment("ops/account.html", holder=holder, done=f"Granted {_written(amount)}.")
-
-
-@router.post("/accounts/{account_id}/top-ups")
-def confirm_top_up(
-    account_id: UUID,
-    caller: OperatorCredits,
-    backend: BackendOf,
-    amount: Amount = "",
-    reference: Reference = "",
-) -> Response:
-    """Confirm a payment that was received outside EcoLink, once per reference."""
-    payment = TopUp(amount=amount, reference=_required(reference))
-    holder = billing.confirm_top_up(backend, caller, account_id, payment)
-    return fragment("ops/account.html", holder=holder, done=f"Confirmed {_written(amount)}.")
-
-
 @router.get("/money")
 def show_money(
     request: Request, caller: MayReadAll, backend: BackendOf, days: Period = Period.MONTH
@@ -184,16 +110,6 @@ def show_catalog(request: Request, caller: MayReadAll, backend: BackendOf) -> Re
     """Show the entries of the catalog, with the jobs that use each of them."""
     used = catalog_usage(backend)
     return page(request, backend, caller, "ops/catalog_page.html", catalog=used)
-
-
-def _required(reference: str) -> str:
-    if not reference.strip():
-        raise Invalid("The reference is empty. Enter the purpose or number.", field="reference")
-    return reference.strip()
-
-
-def _written(amount: str) -> str:
-    return Money.of(payment_micros_of(amount, field="amount")).text
 
 
 def _parked(backend: Backend) -> dict[str, Any]:

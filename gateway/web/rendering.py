@@ -17,10 +17,12 @@ from markupsafe import Markup
 
 from domain.access.rights import Rights
 from domain.access.role import Role
+from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
 from domain.estimating.memory import gib
 from gateway.backend import Backend
+from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_of
 from gateway.http.access import Caller, delete_stale_account
 from gateway.http.permissions import DOWNLOAD
@@ -114,16 +116,16 @@ def page(
     **context: Any,
 ) -> HTMLResponse:
     """Return a page in the layout of the signed-in user."""
-    session = getattr(request.state, "session", None)
+    session, account = getattr(request.state, "session", None), account_of(backend, caller)
     with backend.pool.connection() as connection:
         disabled_webhooks = disabled_by_ecolink(connection, caller.account_id)
     response = fragment(
         template,
         headers=headers,
-        account=account_of(backend, caller),
+        account=account,
         disabled_webhooks=disabled_webhooks,
         auditing=caller.role is Role.AUDITOR,
-        may=_allowed(caller.rights),
+        may=_allowed(caller.rights, account),
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,
         **context,
@@ -133,13 +135,15 @@ def page(
     return response
 
 
-def _allowed(rights: Rights) -> list[str]:
+def _allowed(rights: Rights, account: AccountAnswer) -> list[str]:
     """Return the scopes of a key, and `download` if it may read the content of datasets and models.
 
+    The key of a suspended account can only read and download.
     Pages hide each control whose `data-needs` is not among them. Parts of a page need no rights, so
     that all who watch a job share them.
     """
-    return [*rights.scopes, *(["download"] if DOWNLOAD.allows(rights) else [])]
+    usable = [each for each in rights.scopes if not account.suspension or each is Scope.READ]
+    return [*usable, *(["download"] if DOWNLOAD.allows(rights) else [])]
 
 
 def fragment(

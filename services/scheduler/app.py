@@ -27,7 +27,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
-from services.scheduler.due import claim_due, expire_due
+from services.scheduler.due import claim_due, expire_due, pause_suspended
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
@@ -40,6 +40,7 @@ REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
 LAUNCH_SECONDS = 0.5
 RELAUNCH_SECONDS = 1.0
+SUSPEND_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
 LOGS_SECONDS = 3600.0
 TRIM_SECONDS = 600.0
@@ -91,6 +92,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         partial(watch_log, log),
         every(LAUNCH_SECONDS, launches.launch_due, "launching"),
         every(RELAUNCH_SECONDS, partial(claim_due, log, clock, pool, scheduling.claim), "due"),
+        every(SUSPEND_SECONDS, partial(pause_suspended, log, clock, pool), "due"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
         every(PREPARE_SECONDS, launcher.prepare, "launcher"),
         every(RETENTION_SECONDS, partial(expire_due, log, clock, pool), "due"),

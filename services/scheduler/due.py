@@ -1,4 +1,4 @@
-"""Job work that becomes due at a certain time: delayed relaunches and expired adapters.
+"""Job work that becomes due: delayed relaunches, expired adapters, and jobs of suspended accounts.
 
 The read models list this work, so that a restart loses none. Each job decides whether it is due.
 """
@@ -12,13 +12,14 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
+from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from projections.job_detail import due_relaunches, expired_adapters
+from projections.job_detail import due_relaunches, expired_adapters, suspended_jobs
 
 
 def claim_due(
@@ -56,6 +57,22 @@ def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) ->
     with pool.connection() as connection:
         due = expired_adapters(connection, clock.now())
     _attempt_each(log, due, attempt)
+
+
+def pause_suspended(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
+    """Pause the jobs of suspended accounts. Their trainers save a checkpoint first."""
+
+    def attempt(job_id: UUID) -> None:
+        job = log.load(Job, job_id)
+        if log.load(Account, job.account_id).suspension is None:  # reinstated in the meantime
+            return
+        with because(Cause("service:scheduler", f"suspend:{job_id}:{job.version}", clock.now())):
+            job.suspend()
+            log.commit(job)
+
+    with pool.connection() as connection:
+        found = suspended_jobs(connection)
+    _attempt_each(log, found, attempt)
 
 
 def _attempt_each(log: EventLog, job_ids: Iterable[UUID], attempt: Callable[[UUID], None]) -> None:

@@ -1,4 +1,4 @@
-"""Reasons why a job cannot pay for another launch: its maximum cost, a budget or the balance."""
+"""Reasons why a job may not launch: a suspension, its maximum cost, a budget or the balance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain.jobs.lifecycle import PauseReason
 
 
 class Funding:
-    """Checks before a launch. Each returns the reason for a pause, or None if a launch is paid."""
+    """Checks before a launch. Each returns the reason for a pause; None if the job may launch."""
 
     def __init__(self, log: EventLog, minute_seconds: int) -> None:
         self._log = log
@@ -26,6 +26,8 @@ class Funding:
         first lease of the next segment decides.
         """
         account = self._log.load(Account, job.account_id)
+        if account.suspension is not None:
+            return PauseReason.SUSPENDED
         if self._reaches_max_cost(job, seconds=1):
             reason = PauseReason.MAX_COST
         elif _reaches_budget(account, job, seconds=1):
@@ -44,13 +46,15 @@ class Funding:
         relaunch for a few seconds. The account must be able to pay for a first launch, because the
         ticker may not have marked it as depleted yet.
         """
+        account = self._log.load(Account, job.account_id)
+        if account.suspension is not None:
+            return PauseReason.SUSPENDED
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         unused_micros = 0
         if meter is not None and ran_seconds is not None and ran_seconds < meter.paid_seconds:
             unused_micros = meter.charge_between(ran_seconds, meter.paid_seconds)
         if self._reaches_max_cost(job, self._minute_seconds, unused_micros):
             return PauseReason.MAX_COST
-        account = self._log.load(Account, job.account_id)
         if _reaches_budget(account, job, self._minute_seconds, unused_micros):
             return PauseReason.BUDGET
         needed = job.launch_micros(self._minute_seconds)
@@ -59,9 +63,11 @@ class Funding:
 
     def refused_lease(self, job: Job) -> PauseReason:
         """Return the reason why billing refused the first lease of the running segment."""
+        account = self._log.load(Account, job.account_id)
+        if account.suspension is not None:
+            return PauseReason.SUSPENDED
         if self._reaches_max_cost(job, seconds=1):
             return PauseReason.MAX_COST
-        account = self._log.load(Account, job.account_id)
         exhausted = _reaches_budget(account, job, seconds=1)
         return PauseReason.BUDGET if exhausted else PauseReason.BALANCE
 

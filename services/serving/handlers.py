@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from threading import Lock
 from uuid import UUID, uuid4
 
+from domain.billing.account import Account
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
@@ -17,7 +18,7 @@ from domain.jobs.job import Job
 from domain.use_cases.deployments import base_deployment, model_deployment, why_not_served
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock
-from infrastructure.consumer import BATCH_EVENTS
+from infrastructure.consumer import BATCH_EVENTS, recorded
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
 from services.serving.resource_exhaustion import MAX_TRIES, is_resource_exhaustion
@@ -29,8 +30,8 @@ log = logging.getLogger("serving")
 class Serving:
     """Event handlers that keep the wanted deployments in memory.
 
-    A deployment is wanted while it is deploying or active. Handlers are idempotent, so any event
-    may be handled again.
+    A deployment is wanted while it is deploying or active and its account is not suspended.
+    Handlers are idempotent, so any event may be handled again.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Serving:
         self._attempts = attempts
         self._host = host
         self._backoff = Backoff[UUID]()
+        self._suspended: set[UUID] = set()  # accounts
         self._one_at_a_time = Lock()  # replays and retries run concurrently with the consumer
 
     def handle(self, event: Event) -> Sequence[Aggregate]:
@@ -57,6 +59,12 @@ class Serving:
                 | Deployment.Undeployed()
             ):
                 return self.on_deployment_changed(event)
+            case Account.AccountSuspended():
+                self._suspended.add(event.account_id)
+                return self.on_suspension_changed(event)
+            case Account.AccountReinstated():
+                self._suspended.discard(event.account_id)
+                return self.on_suspension_changed(event)
             case _:
                 return []
 
@@ -65,6 +73,7 @@ class Serving:
 
         Errors that the weights do not cause, such as an unreachable store, propagate.
         """
+        self._suspended = self._suspended_accounts()
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
         for each in wanted:
@@ -110,6 +119,13 @@ class Serving:
         self._settle(deployment)
         return [deployment]
 
+    def on_suspension_changed(self, event: Event) -> Sequence[Aggregate]:
+        """Unload the deployments of a suspended account, or load those of a reinstated one."""
+        own = [each for each in self._wanted() if each.account_id == event.account_id]
+        for each in own:
+            self._settle(each)
+        return own
+
     def _settle_alone(self, id: UUID) -> None:
         """Load or unload a deployment according to its current state, without an event."""
 
@@ -130,7 +146,7 @@ class Serving:
         large for this machine.
         """
         with self._one_at_a_time:
-            if not deployment.status.is_wanted:
+            if not deployment.status.is_wanted or deployment.account_id in self._suspended:
                 self._let_go(deployment.id)
                 return
             try:
@@ -184,16 +200,30 @@ class Serving:
 
     def _wanted(self) -> Iterator[Deployment]:
         """Yield every deployment that is deploying or active in the log."""
+        for event in self._events(Deployment.DeploymentRequested):
+            deployment = self._log.load(Deployment, event.originator_id)
+            if deployment.status.is_wanted:
+                yield deployment
+
+    def _suspended_accounts(self) -> set[UUID]:
+        """Return the accounts that are suspended at the end of the log."""
+        found = set[UUID]()
+        for event in self._events(Account.AccountSuspended, Account.AccountReinstated):
+            if isinstance(event, Account.AccountSuspended):
+                found.add(event.account_id)
+            else:
+                found.discard(event.account_id)
+        return found
+
+    def _events(self, *kinds: type[Event]) -> Iterator[Event]:
+        """Yield the events of these kinds in the log, in order."""
         position = 0
         while batch := self._log.recorder.select_notifications(
             start=position,
             limit=BATCH_EVENTS,
-            topics=[Deployment.DeploymentRequested.TOPIC],
+            topics=[kind.TOPIC for kind in kinds],
             inclusive_of_start=False,
         ):
             for notification in batch:
-                assert isinstance(notification.originator_id, UUID)
-                deployment = self._log.load(Deployment, notification.originator_id)
-                if deployment.status.is_wanted:
-                    yield deployment
+                yield recorded(self._log, notification).event
             position = batch[-1].id

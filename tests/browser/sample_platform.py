@@ -17,6 +17,7 @@ from domain.access.role import Role
 from domain.audit.invoice import Period
 from domain.billing.budget import BudgetPeriod
 from domain.billing.payment import Receipt
+from domain.billing.suspension import SuspensionReason
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Region, shipped_offers
@@ -127,8 +128,9 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 add_verifications(settings, connection, sample)
                 sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
                 add_operations(connection)
-                ada = sample.people["ada"].account_id
-                sample.paths["ops account"] = f"/ops/accounts/{ada}"
+                for name in ("ada", "hedy", "vera"):
+                    account_id = sample.people[name].account_id
+                    sample.paths[f"ops account {name}"] = f"/ops/accounts/{account_id}"
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample
@@ -243,6 +245,9 @@ class Samples:
         self._endings(self._person("iris", 60))
         self._person("olga", 40, Role.OPERATOR)
         self._person("rita", 0, Role.AUDITOR)
+        suspended = self._person("hedy", 30)
+        with self._minutes_ago(60 * 30):
+            self.backend.ecolink.suspend(suspended, SuspensionReason.PAYMENT)
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
         show = self._show

@@ -225,6 +225,8 @@ STATES = (
     State("models-revoke", "/models", person="newcomer", prepare=press("Revoke")),
     State("models-new-key", "/models", person="vera", prepare=create_key, dark=True, phone=True),
     State("models-limited-key", "/models", "newcomer", create_limited_key, dark=True, phone=True),
+    State("suspended", "/billing", "hedy", dark=True, phone=True),
+    State("suspended-wizard", "/fine-tune/new", "hedy"),
     State("auditor", "/fine-tune", "rita", view_account_of_ada, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
     State("ops", "/ops", "olga", dark=True, phone=True),
@@ -233,7 +235,13 @@ STATES = (
     State("ops-accounts", "/ops/accounts", "olga", dark=True, phone=True),
     State("ops-money", "/ops/money", "olga", dark=True, phone=True),
     State("ops-catalog", "/ops/catalog", "olga", dark=True, phone=True),
-    State("ops-account", "ops account", "olga", dark=True, phone=True),
+    State("ops-account", "ops account ada", "olga", dark=True, phone=True),
+    State("ops-accounts-suspended", "/ops/accounts?suspended=true", "olga", phone=True),
+    State("ops-account-suspended", "ops account hedy", "olga", dark=True, phone=True),
+    State(
+        "ops-account-suspend", "ops account ada", "olga", press("Suspend"), dark=True, phone=True
+    ),
+    State("ops-account-new-key", "ops account vera", "olga", create_key, dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
     State("audit-invoices", "/audit/invoices", "olga", dark=True, phone=True),

@@ -15,6 +15,7 @@ from domain.access.scope import Scope
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
+from domain.billing.suspension import SuspensionReason
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Aggregate, Cause, Event, because
@@ -130,6 +131,16 @@ class History:
             account, payment = self.account, Payment.receive(self.account_id, receipt)
             account.top_up(payment)
             self.log.commit(payment, account)
+
+    def suspend(self, reason: SuspensionReason = SuspensionReason.ABUSE) -> None:
+        """Suspend the account."""
+        with self.changing_account() as account:
+            account.suspend(reason)
+
+    def reinstate(self) -> None:
+        """Reinstate the account."""
+        with self.changing_account() as account:
+            account.reinstate()
 
     def issue_key(self) -> ApiKey:
         """Issue an API key."""

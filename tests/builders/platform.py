@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.account import Account
+from domain.billing.suspension import SuspensionReason
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Cause, because
@@ -108,6 +109,14 @@ class Platform:
     def revoke(self, person: Person) -> None:
         with because(self.cause):
             self.ecolink.revoke_key(person.account_id, person.key_id)
+
+    def suspend(self, person: Person, reason: SuspensionReason = SuspensionReason.PAYMENT) -> None:
+        with because(self.cause):
+            self.ecolink.suspend(person.account_id, reason)
+
+    def reinstate(self, person: Person) -> None:
+        with because(self.cause):
+            self.ecolink.reinstate(person.account_id)
 
     def dataset(self, person: Person, *, ready: bool = True) -> UUID:
         dataset_id = uuid4()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.billing.suspension import SuspensionReason
 from infrastructure.store import Connection
 from projections import ACCOUNTS
 from projections.accounts import account
@@ -25,7 +26,23 @@ def test_a_row_has_the_state_of_the_aggregate(history: History, fold: Fold) -> N
         "low": False,
         "runway_seconds": None,
         "opened_at": NOW,
+        "suspension": None,
     }
+
+
+def test_an_account_is_suspended_until_it_is_reinstated(history: History, fold: Fold) -> None:
+    def suspension() -> str | None:
+        row = account(fold(ACCOUNTS), ACCOUNT_ID)
+        assert row is not None
+        return row["suspension"]
+
+    history.open_account(1000)
+    history.suspend(SuspensionReason.ABUSE)
+    assert suspension() == "abuse"
+    history.suspend(SuspensionReason.PAYMENT)
+    assert suspension() == "payment"
+    history.reinstate()
+    assert suspension() is None
 
 
 def test_an_account_is_depleted_until_it_gets_a_credit(history: History, fold: Fold) -> None:

@@ -33,6 +33,20 @@ def test_accounts_and_credit() -> None:
     assert "operator" in listed
 
 
+def test_an_account_is_suspended_and_reinstated() -> None:
+    ecolink("accounts", "create", "alice")
+    ecolink("accounts", "create", "root", "--role", "operator")
+    ecolink("accounts", "suspend", "alice", exit_code=2)
+    suspended = ecolink("accounts", "suspend", "alice", "--reason", "payment")
+    assert "A payment failed or is disputed." in suspended
+    assert "payment" in ecolink("accounts", "list")
+    assert "reinstate" in ecolink("accounts", "keys", "issue", "alice", exit_code=1)
+    ecolink("accounts", "suspend", "root", "--reason", "other", exit_code=1)
+    ecolink("accounts", "reinstate", "alice")
+    assert "payment" not in ecolink("accounts", "list")
+    ecolink("accounts", "keys", "issue", "alice")
+
+
 def test_a_read_model_that_differs_is_rebuilt(settings: Settings) -> None:
     ecolink("accounts", "create", "alice")
     ecolink("accounts", "create", "bob")

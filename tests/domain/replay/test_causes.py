@@ -7,12 +7,13 @@ import pytest
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
-from domain.jobs.job import Job
+from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.job_request import JobRequest
 from domain.replay.causes import Basis, Explanation, Origin, explain
 from tests.builders.commands import NOW
 from tests.builders.entries import Entries, damaged, entries_of
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
+from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.simulation.story import STORY_PLAN, approved, told
 
@@ -131,6 +132,27 @@ def test_the_end_of_a_segment_that_its_owner_paused_names_the_request() -> None:
     log = Entries(entries_of(events))
     found = explain(log.last("JobPaused"), log)
     assert commands(found) == ["JobApproved", "PauseRequested"]
+
+
+def test_the_pause_of_a_suspended_account_names_the_suspension() -> None:
+    events = EventLog()
+    history = History(events, command=lambda id: because(Cause("service:test", id, NOW)))
+    history.run_until("training")
+    queued = history.another_job()
+    queued.approve_job()
+    history.suspend()
+    for each in (history, queued):
+        with each.changing_job() as job:
+            job.suspend()
+    history.end_segment(1, SegmentEnd.STOPPED)
+    log = Entries(entries_of(events))
+    assert topics(explain(log.last("PauseRequested"), log)) == [
+        "AccountSuspended",
+        "PauseRequested",
+    ]
+    of_queued, of_running = log.all("JobPaused")
+    assert topics(explain(of_queued, log)) == ["JobApproved", "AccountSuspended", "JobPaused"]
+    assert "AccountSuspended" in topics(explain(of_running, log))
 
 
 def test_a_job_that_was_requested_before_its_files_were_ready_leads_to_the_request() -> None:

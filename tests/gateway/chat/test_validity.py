@@ -1,4 +1,4 @@
-"""A completion whose API key ends."""
+"""A completion whose API key ends, or whose account is suspended."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
+from domain.core.errors import Suspended
 from gateway.chat.service import Chat, Frame, completion_while_valid, events_while_valid
 from gateway.http.access import Caller
 from gateway.http.errors import Unauthenticated
@@ -100,6 +101,35 @@ async def test_a_completion_stops_when_its_key_is_revoked(
         await completed(client, caller_of(person), pieces())
 
 
+async def test_a_stream_ends_when_its_account_is_suspended(
+    client: TestClient, platform: Platform
+) -> None:
+    person = platform.person()
+
+    async def events() -> AsyncIterator[str]:
+        yield "first"
+        platform.suspend(person)
+        await_feed(client, platform)
+        yield "second"
+
+    first, last = await streamed(client, caller_of(person), events)
+    assert first == "first"
+    assert json.loads(last)["error"]["code"] == "account_suspended"
+
+
+async def test_a_completion_is_refused_only_while_its_account_is_suspended(
+    client: TestClient, platform: Platform
+) -> None:
+    person = platform.person()
+    platform.suspend(person)
+    await_feed(client, platform)
+    with pytest.raises(Suspended):
+        await completed(client, caller_of(person), pieces=[LAST])
+    platform.reinstate(person)
+    await_feed(client, platform)
+    await completed(client, caller_of(person), pieces=[LAST])
+
+
 async def test_a_completion_of_a_valid_key_is_returned(
     client: TestClient, platform: Platform
 ) -> None:
@@ -109,9 +139,14 @@ async def test_a_completion_of_a_valid_key_is_returned(
 
 def revoke(client: TestClient, platform: Platform, person: Person) -> None:
     """Revoke a key, and wait until the feed has read the revocation."""
+    platform.revoke(person)
+    await_feed(client, platform)
+
+
+def await_feed(client: TestClient, platform: Platform) -> None:
+    """Wait until the feed has read all events."""
     assert isinstance(client.app, FastAPI)
     feed = client.app.state.feed
-    platform.revoke(person)
     head = platform.log.recorder.max_notification_id()
     eventually(lambda: feed.position >= head)
 

@@ -130,6 +130,17 @@ def test_a_request_fails_with_the_error_of_a_creation(
         assert not any(b"no JSON" in each.state for each in stored), "the log quotes no file"
 
 
+def test_a_request_of_an_account_that_was_suspended_since_fails(
+    early: Early, platform: Platform
+) -> None:
+    job = early.create()
+    platform.suspend(early.person)
+    platform.validate(early.dataset_id)
+    error = early.reached(job, "failed").error
+    assert error is not None
+    assert error.code == "account_suspended"
+
+
 def test_an_approval_names_the_key_that_requested_the_job(early: Early, platform: Platform) -> None:
     job = early.create()
     platform.validate(early.dataset_id)

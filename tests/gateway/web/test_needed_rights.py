@@ -132,7 +132,10 @@ def test_each_control_of_models_keys_and_billing_names_its_right(
     platform.project()
     require_marks(client, *paths)
     operator = signed_in(client, platform.person(Role.OPERATOR))
-    require_marks(operator.client, "/models")
+    account = f"/ops/accounts/{deployer.person.account_id}"
+    require_marks(operator.client, "/models", "/ops/accounts", account)
+    platform.suspend(deployer.person)
+    require_marks(operator.client, account)
 
 
 @pytest.mark.parametrize(

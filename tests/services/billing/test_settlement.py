@@ -9,6 +9,7 @@ import pytest
 from domain.billing.account import Account
 from domain.billing.budget import BudgetPeriod
 from domain.billing.meter import Meter
+from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Cause
 from services.billing.settlement import (
     LeasePolicy,
@@ -306,3 +307,18 @@ def test_a_used_up_budget_refuses_the_lease() -> None:
     payer.set_budget(BudgetPeriod.MONTH, SECOND - 1, 0)
     open_meter(payer, refused, POLICY)
     assert refused.refused
+
+
+def test_a_suspended_account_gets_no_lease_and_pays_for_its_used_time() -> None:
+    payer, running = payer_with_lease(2000)
+    payer.suspend(SuspensionReason.ABUSE)
+    happened(payer)
+    paid = running.paid_seconds
+    tick(payer, (running, 120))
+    assert running.paid_seconds == paid
+    assert happened(payer) == ["UsageSettled"]
+    refused = meter(job=2)
+    open_meter(payer, refused, POLICY)
+    assert refused.refused
+    end(payer, running, 130)
+    assert (payer.balance_micros, payer.reserved_micros) == (1870 * SECOND, 0)

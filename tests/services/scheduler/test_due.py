@@ -1,4 +1,4 @@
-"""Delayed relaunches and expired adapters."""
+"""Delayed relaunches, expired adapters, and jobs of suspended accounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infrastructure.consumer import OrderedConsumer
 from projections import JOB_DETAIL
 from projections.job_detail import expired_adapters
 from projections.projection import ProjectionEffect
-from services.scheduler.due import claim_due, expire_due
+from services.scheduler.due import claim_due, expire_due, pause_suspended
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import JOB_ID
 from tests.builders.history import RETENTION, History
@@ -213,3 +213,63 @@ def test_a_failing_expiry_does_not_block_others(launched: History, scheduler: Sc
     scheduler.clock.time = NOW + RETENTION
     expire_due(scheduler.log, scheduler.clock, scheduler.pool)
     assert launched.events(events.AdapterExpired)
+
+
+def suspend(history: History, scheduler: Scheduler) -> None:
+    """Suspend the account, and pause its jobs."""
+    history.suspend()
+    for _ in range(2):  # the second check finds nothing more to do
+        scheduler.project()
+        pause_suspended(scheduler.log, scheduler.clock, scheduler.pool)
+    scheduler.catch_up()
+
+
+def test_running_and_queued_jobs_of_a_suspended_account_pause(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    queued = allocated.another_job()
+    queued.approve_job(queued=False)
+    scheduler.catch_up()
+    suspend(allocated, scheduler)
+    assert [each.reason for each in allocated.events(events.PauseRequested)] == [
+        PauseReason.SUSPENDED
+    ]
+    scheduler.control.stop.assert_called_with(JOB_ID, 1)
+    assert queued.last(events.JobPaused).reason is PauseReason.SUSPENDED
+    assert allocated.pool.queue == {}
+    allocated.end_segment(1, SegmentEnd.STOPPED, 30)
+    scheduler.catch_up()
+    assert allocated.job.status is JobStatus.PAUSED
+    assert allocated.pool.held == {}
+
+
+def test_a_segment_without_a_pod_ends_when_the_account_is_suspended(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    suspend(allocated, scheduler)
+    assert allocated.last(events.JobPaused).reason is PauseReason.SUSPENDED
+    assert allocated.last(events.SegmentEnded).elapsed_seconds == 0
+
+
+def test_a_job_approved_while_its_account_is_suspended_is_not_queued(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    """The approval read the account before the suspension was saved."""
+    allocated.suspend()
+    late = allocated.another_job()
+    late.approve_job(queued=False)
+    scheduler.catch_up()
+    assert late.last(events.JobPaused).reason is PauseReason.SUSPENDED
+
+
+def test_jobs_of_other_accounts_and_of_reinstated_ones_do_not_pause(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    allocated.suspend()
+    scheduler.project()
+    allocated.reinstate()
+    pause_suspended(scheduler.log, scheduler.clock, scheduler.pool)
+    assert allocated.events(events.PauseRequested) == []
+    assert allocated.events(events.JobPaused) == []

@@ -117,3 +117,16 @@ def test_a_launch_needs_a_second_and_a_relaunch_a_minute_of_a_budget(
             funding.refused_lease(history.job),
         )
     assert found == reasons
+
+
+def test_a_job_of_a_suspended_account_does_not_launch(history: History, funding: Funding) -> None:
+    history.run_until("training")
+    history.suspend()
+    found = (
+        funding.shortfall(history.job),
+        funding.shortfall_after_lease(history.job, 300),
+        funding.refused_lease(history.job),
+    )
+    assert found == (PauseReason.SUSPENDED,) * 3
+    history.reinstate()
+    assert funding.shortfall_after_lease(history.job, 300) is None

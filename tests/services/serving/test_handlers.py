@@ -254,3 +254,34 @@ def test_a_model_of_a_job_without_deploy_is_not_deployed(process: Process) -> No
     process.train()
     process.register()
     assert process.log.find(Deployment, deployment_id(ACCOUNT_ID, MODEL)) is None
+
+
+def test_deployments_of_a_suspended_account_are_unloaded_until_it_is_reinstated(
+    process: Process,
+) -> None:
+    process.serve_checkpoint()
+    before = process.found(CHECKPOINT).version
+    process.history.suspend()
+    process.follow()
+    assert process.host.models == {"tiny"}
+    process.restart()
+    process.follow()
+    assert process.host.models == {"tiny"}
+    process.history.reinstate()
+    process.follow()
+    assert process.host.models == {"tiny", CHECKPOINT}
+    assert process.found(CHECKPOINT).status == "active"
+    assert process.found(CHECKPOINT).version == before
+
+
+def test_a_deployment_requested_before_a_suspension_is_loaded_after_it(process: Process) -> None:
+    process.import_base()
+    process.train()
+    process.deploy_checkpoint()
+    process.history.suspend()
+    process.restart()
+    process.follow()
+    assert process.found(CHECKPOINT).status == "deploying"
+    process.history.reinstate()
+    process.restart()
+    assert process.found(CHECKPOINT).status == "active"

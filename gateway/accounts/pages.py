@@ -1,0 +1,227 @@
+"""The pages of all accounts and of one account, for operators. Auditors may read them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel, Field
+
+from domain.access.role import Role
+from domain.access.scope import Scope
+from domain.billing.suspension import SuspensionReason
+from domain.core.errors import Invalid
+from domain.core.money import payment_micros_of
+from gateway.accounts import service
+from gateway.accounts.schemas import MAX_NAME, AccountForm
+from gateway.backend import Backend, BackendOf
+from gateway.billing import service as billing
+from gateway.billing.schemas import Credit, TopUp
+from gateway.http.access import Caller
+from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorManages
+from gateway.keys import service as keys
+from gateway.keys.schemas import KeyForm, NewKey
+from gateway.keys.view import LIFETIME_DAYS, MEANINGS
+from gateway.schemas import Money
+from gateway.web.addresses import Given, query_of
+from gateway.web.rendering import fragment, page
+from projections.accounts import AccountFilter
+
+PATH = "/ops/accounts"
+PAGE_ACCOUNTS = 100
+
+ROLES = (Role.OWNER, Role.OPERATOR, Role.AUDITOR)
+"""Roles that an account can have."""
+
+Amount = Annotated[str, Form(max_length=40)]
+Reference = Annotated[str, Form(max_length=100)]
+
+
+class Asked(BaseModel):
+    """Query parameters of the list of accounts."""
+
+    name: str = Field(default="", max_length=200)
+    suspended: bool = False
+    after: Annotated[UUID | None, Given] = None
+
+
+class KeyEntries(BaseModel):
+    """The form of a new key. If `days` is 0, the key expires with the key of the operator."""
+
+    name: str = Field(default="", max_length=100)
+    role: Annotated[Role | None, Given] = None
+    scope: list[Scope] = Field(default_factory=list[Scope])
+    days: int = Field(default=0, ge=0, le=max(LIFETIME_DAYS))
+
+    def form(self, account_role: Role, now: datetime) -> KeyForm:
+        """Return the request for the key, with those of the scopes that its role can have."""
+        possible = (self.role or account_role).scopes
+        return KeyForm(
+            name=self.name.strip() or None,
+            role=self.role,
+            scopes=[each for each in self.scope if each in possible],
+            expires_at=now + timedelta(days=self.days) if self.days else None,
+        )
+
+
+router = APIRouter(prefix=PATH)
+
+
+@router.get("")
+def show_accounts(
+    request: Request, caller: MayReadAll, backend: BackendOf, asked: Annotated[Asked, Query()]
+) -> Response:
+    """List the accounts, oldest first. With the whole name or ID of one, go to its page."""
+    name = asked.name.strip()
+    known = service.account_named(backend, name) if name else None
+    if known is not None:
+        return RedirectResponse(f"{PATH}/{known}", 303)
+    only = AccountFilter(name, asked.suspended)
+    listed = service.list_accounts(backend, only, asked.after, PAGE_ACCOUNTS)
+    filters = {"name": name, "suspended": "true" if asked.suspended else ""}
+    shown = {
+        "accounts": listed,
+        "only": only,
+        "first_page": f"{PATH}?{query_of(filters)}",
+        "next_page": f"{PATH}?{query_of(filters | {'after': listed.data[-1].account.id})}"
+        if listed.has_more
+        else None,
+        "after": asked.after,
+        "roles": ROLES,
+        "most_name": MAX_NAME,
+    }
+    return page(request, backend, caller, "accounts/list.html", **shown)
+
+
+@router.post("")
+def create_account(
+    caller: OperatorManages,
+    backend: BackendOf,
+    name: Annotated[str, Form(max_length=MAX_NAME)] = "",
+    role: Annotated[Role, Form()] = Role.OWNER,
+    time_zone: Annotated[str, Form(max_length=64)] = "UTC",
+) -> Response:
+    """Create an account, and go to its page."""
+    if not name.strip():
+        raise Invalid("The name is empty. Enter a name.", field="name")
+    form = AccountForm(name=name, role=role, time_zone=time_zone.strip())
+    made = service.create_account(backend, caller, form)
+    return Response(headers={"hx-redirect": f"{PATH}/{made.id}"})
+
+
+@router.get("/{account_id}")
+def show_account(
+    request: Request, account_id: UUID, caller: MayReadAll, backend: BackendOf
+) -> Response:
+    """Show one account, with the forms of an operator."""
+    shown = _shown(backend, caller, account_id)
+    return page(request, backend, caller, "accounts/page.html", **shown)
+
+
+@router.post("/{account_id}/credits")
+def grant_credit(
+    account_id: UUID,
+    caller: OperatorCredits,
+    backend: BackendOf,
+    amount: Amount = "",
+    reference: Reference = "",
+) -> Response:
+    """Grant a credit, once per reference."""
+    credit = Credit(amount=amount, reference=_required(reference))
+    holder = billing.grant_credit(backend, caller, account_id, credit)
+    done = f"Granted {_written(amount)}. The balance is {holder.balance.text}."
+    return _changed(backend, caller, account_id, done)
+
+
+@router.post("/{account_id}/top-ups")
+def confirm_top_up(
+    account_id: UUID,
+    caller: OperatorCredits,
+    backend: BackendOf,
+    amount: Amount = "",
+    reference: Reference = "",
+) -> Response:
+    """Confirm a payment that was received outside EcoLink, once per reference."""
+    payment = TopUp(amount=amount, reference=_required(reference))
+    holder = billing.confirm_top_up(backend, caller, account_id, payment)
+    done = f"Confirmed {_written(amount)}. The balance is {holder.balance.text}."
+    return _changed(backend, caller, account_id, done)
+
+
+@router.post("/{account_id}/suspend")
+def suspend(
+    account_id: UUID,
+    caller: OperatorManages,
+    backend: BackendOf,
+    reason: Annotated[SuspensionReason, Form()],
+) -> Response:
+    """Suspend the account, or change the reason."""
+    service.suspend_account(backend, caller, account_id, reason)
+    return _changed(backend, caller, account_id, "The account is suspended.")
+
+
+@router.post("/{account_id}/reinstate")
+def reinstate(account_id: UUID, caller: OperatorManages, backend: BackendOf) -> Response:
+    """End the suspension."""
+    service.reinstate_account(backend, caller, account_id)
+    return _changed(backend, caller, account_id, "The account is reinstated.")
+
+
+@router.post("/{account_id}/keys")
+def create_key(
+    account_id: UUID,
+    entered: Annotated[KeyEntries, Form()],
+    caller: OperatorManages,
+    backend: BackendOf,
+) -> Response:
+    """Create a key and show its secret. Later pages do not show the secret."""
+    acting = service.acting_for(backend, caller, account_id)
+    made = keys.create_key(backend, acting, entered.form(acting.role, backend.clock.now()))
+    return _changed(backend, caller, account_id, made=made)
+
+
+@router.post("/{account_id}/keys/{key_id}/revoke")
+def revoke_key(
+    account_id: UUID, key_id: UUID, caller: OperatorManages, backend: BackendOf
+) -> Response:
+    """Revoke a key of the account."""
+    acting = service.acting_for(backend, caller, account_id)
+    revoked = keys.revoke_key(backend, acting, key_id)
+    return _changed(backend, caller, account_id, f"Revoked the key eco_…{revoked.hint}.")
+
+
+def _changed(
+    backend: Backend, caller: Caller, account_id: UUID, done: str = "", made: NewKey | None = None
+) -> Response:
+    shown = _shown(backend, caller, account_id, done, made)
+    return fragment("accounts/account.html", **shown)
+
+
+def _shown(
+    backend: Backend, caller: Caller, account_id: UUID, done: str = "", made: NewKey | None = None
+) -> dict[str, Any]:
+    """Return the variables of the templates of one account."""
+    acting = service.acting_for(backend, caller, account_id)
+    return {
+        "detail": service.detail(backend, caller, account_id),
+        "done": done,
+        "made": made,
+        "key_roles": acting.role.key_roles,
+        "key_scopes": [each for each in acting.rights.scopes if each in acting.role.scopes],
+        "meanings": MEANINGS,
+        "lifetimes": LIFETIME_DAYS,
+        "reasons": list(SuspensionReason),
+    }
+
+
+def _required(reference: str) -> str:
+    if not reference.strip():
+        raise Invalid("The reference is empty. Enter the purpose or number.", field="reference")
+    return reference.strip()
+
+
+def _written(amount: str) -> str:
+    return Money.of(payment_micros_of(amount, field="amount")).text

@@ -1,0 +1,127 @@
+"""Use cases and queries of all accounts, for operators and auditors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from domain.billing.account import Account
+from domain.billing.suspension import SuspensionReason
+from domain.core.aggregate import because
+from gateway.accounts.opening import open_named
+from gateway.accounts.schemas import AccountForm
+from gateway.backend import Backend
+from gateway.billing import service as billing
+from gateway.billing.budgets import budgets_of
+from gateway.billing.schemas import AccountAnswer, BudgetAnswer, Posting
+from gateway.billing.statements import newest_ledger
+from gateway.http.access import Caller
+from gateway.http.paging import Page
+from gateway.http.read_your_writes import caught_up
+from gateway.keys.schemas import KeyAnswer
+from gateway.keys.service import list_keys
+from gateway.schemas import Answer
+from infrastructure.profiles import account_id_of
+from projections import ACCOUNTS
+from projections.accounts import AccountFilter
+from projections.accounts import account as account_row
+from projections.billing_ledger import PostingFilter, Reason
+from projections.open_meters import burns
+
+SHOWN_PAYMENTS = 20
+PAID_IN = PostingFilter(reasons=(Reason.CREDIT_GRANTED, Reason.TOPPED_UP))
+
+
+class ListedAccount(Answer):
+    """An account, and the number of its jobs that run on a GPU."""
+
+    account: AccountAnswer
+    running_jobs: int
+
+
+@dataclass(frozen=True)
+class AccountDetail:
+    """An account with its keys, budgets and newest credits and payments."""
+
+    account: AccountAnswer
+    runway: billing.Runway
+    keys: list[KeyAnswer]
+    budgets: list[BudgetAnswer]
+    payments: Page[Posting]
+
+
+def acting_for(backend: Backend, operator: Caller, account_id: UUID) -> Caller:
+    """Return an operator who acts for another account, with the scopes and expiry of their own key.
+
+    The actor of the commands is the operator's key. Raise NotFound if there is no such account.
+    """
+    role = backend.log.load(Account, account_id).role
+    return replace(operator, account_id=account_id, rights=replace(operator.rights, role=role))
+
+
+def create_account(backend: Backend, operator: Caller, form: AccountForm) -> AccountAnswer:
+    """Open an account without keys. Raise Invalid for an invalid name, role or time zone."""
+    with backend.pool.connection() as connection, because(operator.cause(backend)):
+        account = open_named(connection, backend.ecolink, form.name, form.role, form.time_zone)
+    return _changed(backend, account)
+
+
+def suspend_account(
+    backend: Backend, operator: Caller, account_id: UUID, reason: SuspensionReason
+) -> AccountAnswer:
+    """Suspend an account, or change the reason of its suspension.
+
+    Raise NotFound if the account does not exist, and WrongState unless its role is `owner`.
+    """
+    return _command(backend, operator, lambda: backend.ecolink.suspend(account_id, reason))
+
+
+def reinstate_account(backend: Backend, operator: Caller, account_id: UUID) -> AccountAnswer:
+    """End the suspension of an account. Raise NotFound if the account does not exist."""
+    return _command(backend, operator, lambda: backend.ecolink.reinstate(account_id))
+
+
+def _command(backend: Backend, operator: Caller, command: Callable[[], Account]) -> AccountAnswer:
+    with because(operator.cause(backend)):
+        account = command()
+    return _changed(backend, account)
+
+
+def _changed(backend: Backend, account: Account) -> AccountAnswer:
+    caught_up(backend, ACCOUNTS)
+    return billing.account_answer(backend, account.id, vars(account))
+
+
+def detail(backend: Backend, operator: Caller, account_id: UUID) -> AccountDetail:
+    """Return an account with its keys, budgets and payments.
+
+    Raise NotFound or NotYetVisible if it is not visible.
+    """
+    account = billing.account_with_id(backend, account_id)
+    acting = acting_for(backend, operator, account_id)
+    return AccountDetail(
+        account=account,
+        runway=billing.runway_of(backend, account),
+        keys=list_keys(backend, acting),
+        budgets=budgets_of(backend, acting),
+        payments=newest_ledger(backend, acting, PAID_IN, None, SHOWN_PAYMENTS),
+    )
+
+
+def list_accounts(
+    backend: Backend, only: AccountFilter, after: UUID | None, limit: int
+) -> Page[ListedAccount]:
+    """Return accounts that pass a filter, oldest first. Raise NotFound for an unknown `after`."""
+    found = billing.list_accounts(backend, only, after, limit)
+    with backend.pool.connection() as connection:
+        running = burns(connection, [each.id for each in found.data])
+    rows = [ListedAccount(account=each, running_jobs=running[each.id].jobs) for each in found.data]
+    return Page[ListedAccount](data=rows, has_more=found.has_more)
+
+
+def account_named(backend: Backend, text: str) -> UUID | None:
+    """Return the ID of the account with this name or ID, or None."""
+    with backend.pool.connection() as connection:
+        id = account_id_of(connection, text)
+        return id if id is not None and account_row(connection, id) is not None else None
