@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
-        lifespan=partial(_connected, settings),
+        lifespan=partial(connected, settings),
     )
     native = dict.fromkeys(("/api", "/healthz", "/payments"), answer)
     errors = Errors(
@@ -93,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
+async def connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
     """Open the connections and start the background tasks of the application."""
     with open_backend(settings) as backend:
         app.state.backend = backend

@@ -35,7 +35,7 @@ from tests.running import EcoLinkUnderTest, running_ecolink
 TEMPLATE = "ecolink_template"
 CI = "ECOLINK_CI"
 """Set if a missing program must fail a test instead of skipping it."""
-SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py"}
+SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py", "test_jobs.py"}
 """Modules that share the sample platform and its browser."""
 
 OWN_STACK = "tests/e2e/test_auto_pause.py"

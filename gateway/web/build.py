@@ -36,7 +36,7 @@ class TakeFromNpm(BuildHookInterface[Any]):
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / name, folder)
             options = ("--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund")
-            if npm(["ci", *options, "--silent"]) != 0:
+            if npm(["ci", *options, "--loglevel=error"]) != 0:
                 raise RuntimeError(
                     "npm cannot install the packages of gateway/web/package-lock.json."
                 )

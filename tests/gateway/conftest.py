@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import httpx
 import psutil
@@ -20,7 +20,7 @@ from openai import OpenAI
 
 from deploy.local.ports import free_port
 from deploy.processes import environment
-from gateway.app import create_app
+from gateway.app import connected, create_app
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
@@ -69,7 +69,7 @@ def application(settings: Settings) -> FastAPI:
     share the application.
     """
     app = _prepared()
-    app.router.lifespan_context = create_app(settings).router.lifespan_context
+    app.router.lifespan_context = partial(connected, settings)
     return app
 
 

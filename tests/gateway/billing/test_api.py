@@ -8,9 +8,9 @@ import io
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
-from gateway.app import create_app
 from infrastructure.settings import Settings
 from tests.builders.platform import Platform
+from tests.gateway.conftest import application
 
 
 def test_a_payment_counts_once_on_the_whole_platform(
@@ -80,7 +80,7 @@ def test_an_operator_cannot_confirm_test_payments_while_they_are_off(
     body = {"amount": "1", "reference": "mine", "provider": "test"}
     path = f"/api/accounts/{person.account_id}/top-ups"
     off = settings.model_copy(update={"test_payments": False})
-    with TestClient(create_app(off)) as client:
+    with TestClient(application(off)) as client:
         answer = client.post(path, json=body, headers=operator.headers)
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == "provider"

@@ -17,10 +17,10 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
 from domain.jobs.job import Job
-from gateway.app import create_app
 from gateway.billing.service import TEST_PAYMENT_REMOTE
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser, signed_in
 
@@ -36,7 +36,7 @@ def at(settings: Settings, platform: Platform, **change: object) -> Iterator[Bro
 def local_client(settings: Settings) -> TestClient:
     """A client on the gateway's own host that connects to it directly."""
     return TestClient(
-        create_app(settings),
+        application(settings),
         base_url="http://127.0.0.1:8080",
         client=("127.0.0.1", 50000),
         raise_server_exceptions=False,
@@ -159,7 +159,7 @@ def test_no_test_payment_comes_from_another_host(
     settings: Settings, projecting: None, platform: Platform, peer: str
 ) -> None:
     changed = settings.model_copy(update={"test_payments": True})
-    app = create_app(changed)
+    app = application(changed)
     with TestClient(app, "http://127.0.0.1:8080", client=(peer, 50000)) as client:
         assert_no_test_payment(signed_in(client, platform.person()))
 

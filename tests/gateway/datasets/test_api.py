@@ -9,10 +9,10 @@ from uuid import uuid4
 from fastapi.testclient import TestClient
 
 from domain.datasets.dataset import Dataset
-from gateway.app import create_app
 from infrastructure.measurements import set_progress
 from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
+from tests.gateway.conftest import application
 from tests.services.datasets.uploads import VALID
 
 
@@ -68,7 +68,7 @@ def test_a_file_over_the_limit_leaves_nothing(platform: Platform, projecting: No
     headers = platform.person().headers
     declared = b"x" * (settings.dataset_max_bytes + 1)
     form = [("purpose", (None, b"fine-tune")), ("file", ("a", declared))]
-    with TestClient(create_app(settings)) as client:
+    with TestClient(application(settings)) as client:
         for content in (declared, iter([declared[:-1], b"x"])):
             answer = client.post("/api/datasets?name=big", content=content, headers=headers)
             assert answer.status_code == 413

@@ -11,7 +11,6 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from gateway.app import create_app
 from gateway.http.errors import RateLimited
 from gateway.http.lockout import Lockout, network_of
 from gateway.http.quotas import Buckets, duration
@@ -20,6 +19,7 @@ from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import application
 
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
@@ -37,7 +37,7 @@ class Clock:
 @contextmanager
 def limited(settings: Settings, **changed: int) -> Iterator[TestClient]:
     """A client of a gateway with other limits."""
-    app = create_app(settings.model_copy(update={"limits": changed}))
+    app = application(settings.model_copy(update={"limits": changed}))
     with TestClient(app, raise_server_exceptions=False) as client:
         app.state.lockout._clock = Clock()  # a lockout must not end during a slow test
         yield client
