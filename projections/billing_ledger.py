@@ -1,4 +1,4 @@
-"""The double-entry ledger, with one posting for each event that moves money.
+"""The double-entry ledger, with one posting for each event that moves money, and sums by day.
 
 The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
 operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases) and
@@ -42,8 +42,17 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     UNIQUE (account_id, position)
 );
 CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id);
-CREATE INDEX IF NOT EXISTS billing_ledger_time ON billing_ledger (account_id, posted_at)
+CREATE INDEX IF NOT EXISTS billing_ledger_time ON billing_ledger (account_id, posted_at);
+CREATE TABLE IF NOT EXISTS ledger_days (
+    day date PRIMARY KEY,
+    payments bigint NOT NULL,
+    test_payments bigint NOT NULL,
+    credits bigint NOT NULL,
+    charges bigint NOT NULL,
+    reversals bigint NOT NULL
+)
 """
+"""`ledger_days` has the sums of all accounts for each day in UTC, in micro-dollars."""
 
 
 class Reason(StrEnum):
@@ -83,6 +92,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 def _post(
     cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: Reason
 ) -> None:
+    _add_to_day(cursor, event, debit, credit, amount_micros)
     named = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
     work = [getattr(event, name, None) for name in named]
     cursor.execute(
@@ -102,7 +112,30 @@ def _post(
     )
 
 
-BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
+def _add_to_day(cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int) -> None:
+    """Add a posting to the sums of its day, which omit leases: they only reserve money."""
+    sums = (
+        debit == "cash",  # payments
+        debit == "test money",
+        debit == "credits",
+        credit == "revenue",  # charges
+        debit == "revenue",  # reversals
+    )
+    if not any(sums):
+        return
+    cursor.execute(
+        "INSERT INTO ledger_days VALUES ((%s::timestamptz AT TIME ZONE 'UTC')::date, "
+        "%s, %s, %s, %s, %s) ON CONFLICT (day) DO UPDATE SET "
+        "payments = ledger_days.payments + excluded.payments, "
+        "test_payments = ledger_days.test_payments + excluded.test_payments, "
+        "credits = ledger_days.credits + excluded.credits, "
+        "charges = ledger_days.charges + excluded.charges, "
+        "reversals = ledger_days.reversals + excluded.reversals",
+        [event.timestamp, *(amount_micros if each else 0 for each in sums)],
+    )
+
+
+BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger", "ledger_days"), DDL, apply)
 
 
 @dataclass(frozen=True)
@@ -215,20 +248,12 @@ def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
     reversals (charges that EcoLink credited back).
     """
     return connection.execute(
-        "SELECT day::date AS day, "
-        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'cash'), 0)::bigint AS payments, "
-        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'test money'), 0)::bigint "
-        "AS test_payments, "
-        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'credits'), 0)::bigint AS credits, "
-        "coalesce(sum(amount_micros) FILTER (WHERE credit = 'revenue'), 0)::bigint AS charges, "
-        "coalesce(sum(amount_micros) FILTER (WHERE debit = 'revenue'), 0)::bigint AS reversals "
-        "FROM generate_series(%(first)s::timestamp, %(last)s::timestamp, '1 day') AS day "
-        "LEFT JOIN (SELECT (posted_at AT TIME ZONE 'UTC')::date AS posted_on, debit, credit, "
-        "amount_micros FROM billing_ledger "
-        "WHERE posted_at >= %(first)s::timestamp AT TIME ZONE 'UTC' "
-        "AND posted_at < (%(last)s::date + 1)::timestamp AT TIME ZONE 'UTC') AS posted "
-        "ON posted_on = day::date GROUP BY day ORDER BY day",
-        {"first": first, "last": last},
+        "SELECT wanted.day::date AS day, coalesce(payments, 0) AS payments, "
+        "coalesce(test_payments, 0) AS test_payments, coalesce(credits, 0) AS credits, "
+        "coalesce(charges, 0) AS charges, coalesce(reversals, 0) AS reversals "
+        "FROM generate_series(%s::timestamp, %s::timestamp, '1 day') AS wanted (day) "
+        "LEFT JOIN ledger_days ON ledger_days.day = wanted.day::date ORDER BY 1",
+        [first, last],
     ).fetchall()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ from domain.billing.payment import TEST_PROVIDER
 from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
-from projections.billing_ledger import PostingFilter, balances, balances_after, postings_of
+from projections.billing_ledger import (
+    PostingFilter,
+    balances,
+    balances_after,
+    platform_days,
+    postings_of,
+)
+from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.logs import notifications
@@ -69,6 +77,23 @@ def test_the_ledger_agrees_with_the_account(
         last: history.account.balance_micros,
     }
     assert balances_after(connection, ACCOUNT_ID, []) == {}
+
+
+def test_each_day_has_the_sums_of_its_postings(
+    connection: Connection, history: History, postings: list[dict[str, Any]]
+) -> None:
+    del postings  # only fills the ledger
+    day = NOW.date()
+    before, sums = platform_days(connection, day - timedelta(days=1), day)
+    assert set(before.values()) == {day - timedelta(days=1), 0}
+    assert sums == {
+        "day": day,
+        "payments": 0,
+        "test_payments": 0,
+        "credits": 1_000_000,
+        "charges": 230_000,
+        "reversals": 60_000,
+    }
 
 
 @pytest.mark.parametrize(
