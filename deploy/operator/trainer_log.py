@@ -13,7 +13,7 @@ from deploy.operator.store import open_store
 from domain.core.errors import NotFound
 from domain.jobs.job import Job
 from infrastructure.artifacts import Artifacts
-from services.scheduler.segment_spec import kept_log_ref
+from infrastructure.job_artifacts import kept_log
 
 commands = typer.Typer()
 
@@ -42,12 +42,5 @@ def trainer_log(
         found = store.log.find(Job, job)
         if found is None:
             raise NotFound(f"Unknown job ftjob-{job.hex}. See `ecolink events subscribe`.")
-        ref = kept_log_ref(found, segment or found.segment)
-        try:
-            output = Artifacts(store.settings.artifacts).get(ref)
-        except FileNotFoundError:
-            raise NotFound(
-                f"There is no output of launch {segment or found.segment}. Either the launch "
-                "is still running, or the job had fewer launches."
-            ) from None
-        sys.stdout.write(output.decode(errors="replace"))
+        artifacts = Artifacts(store.settings.artifacts)
+        sys.stdout.write(kept_log(artifacts, found, segment or found.segment))

@@ -14,11 +14,11 @@ from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.disk_cache import GIB, MODELS, trim_copies, trim_kernels
+from infrastructure.job_artifacts import job_prefix
 from infrastructure.measurements import delete_log_lines
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.job_detail import logged_jobs_over_since
-from services.scheduler.segment_spec import job_prefix
 
 SAVED = ("checkpoints", "adapter")
 """Directories in which trainers save, with one subdirectory per segment."""

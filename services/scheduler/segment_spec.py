@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from domain.jobs.job import Job
+from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
-
-
-def job_prefix(job: Job) -> str:
-    """Return the prefix of all artifacts that the trainers of a job may write."""
-    return f"jobs/{job.account_id}/{job.id}"
-
-
-def kept_log_ref(job: Job, segment: int) -> str:
-    """Return the ref of the trainer output of a segment, which only operators can read."""
-    return f"{job_prefix(job)}/logs/segment-{segment}.log"
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:

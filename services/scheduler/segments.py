@@ -20,6 +20,7 @@ from domain.jobs.segments import SegmentEnding
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.customer_log import customer_lines
+from infrastructure.job_artifacts import job_prefix, kept_log_ref
 from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
@@ -27,7 +28,6 @@ from services.scheduler.documents import document
 from services.scheduler.funding import Funding
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.retention import delete_unnamed
-from services.scheduler.segment_spec import job_prefix, kept_log_ref
 
 LOG_TAIL_LINES = 50
 HEARTBEATS = ("report ", "checkpoint ")  # starts of lines without information about a failure

@@ -33,6 +33,7 @@ from domain.training.phases import Phase
 from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.accounts import EcoLink
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
+from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import Report
 from infrastructure.settings import Settings
 from services.billing.handlers import Metering
@@ -41,7 +42,6 @@ from services.billing.ticker import Shown, settled
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
-from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import OVERRUN, Segments
 from tests.builders.examples import estimate_at
 from tests.simulation.books import Books

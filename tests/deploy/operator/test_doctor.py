@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.operator import doctor
-from deploy.operator.doctor import Check, Level, all_checks
+from deploy.operator.doctor import all_checks
+from infrastructure import machine_checks
+from infrastructure.machine_checks import Check, Level
 from infrastructure.settings import Settings
 from tests.deploy.operator.command_line import ecolink
 
@@ -89,7 +90,7 @@ def test_an_artifact_store_that_cannot_be_written_fails(tmp_path: Path) -> None:
 def test_a_missing_package_of_the_trainer_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "TRAINING", ("torch", "no-such-package"))
+    monkeypatch.setattr(machine_checks, "TRAINING", ("torch", "no-such-package"))
     check = only(Settings(home=tmp_path), "training")
     assert check.level is Level.WARNING
     assert "no-such-package" in check.text
@@ -105,7 +106,7 @@ def test_a_missing_package_of_the_trainer_is_a_warning(
     ],
 )
 def test_requirements_are_compared(requirement: str, problem: str | None) -> None:
-    found = doctor._unmet(requirement)
+    found = machine_checks._unmet(requirement)
     assert found is None if problem is None else problem in (found or "")
 
 
