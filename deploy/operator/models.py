@@ -21,8 +21,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts import Artifacts
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
-from projections.deployments import adapter_names_on
-from projections.job_detail import unfinished_on_base
+from projections.base_uses import uses_of_base
 from projections.models import job_of_model
 from services.scheduler.verification import Check, DirectoryCopy, StoredCopy, verify
 
@@ -101,9 +100,7 @@ def delete_base(
         def uses() -> list[str]:
             store.fold(JOB_DETAIL)
             store.fold(DEPLOYMENTS)
-            jobs = unfinished_on_base(store.connection, name)
-            models = adapter_names_on(store.connection, name)
-            return [*(f"job {each}" for each in jobs), *(f"model {each}" for each in models)]
+            return uses_of_base(store.connection, name)
 
         Deploying(store.log).delete_base(name, uses)
     if as_json:

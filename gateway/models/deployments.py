@@ -16,7 +16,8 @@ from gateway.http.paging import LARGEST_PAGE, Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import DeploymentAnswer, DeploymentFailure
 from gateway.models.service import own_model
-from projections import DEPLOYMENTS
+from projections import BASE_MODELS, DEPLOYMENTS, JOB_DETAIL
+from projections.base_uses import uses_of_base
 from projections.deployments import adapter_names_on, deployment_named, deployments_of
 from projections.projection import Row
 
@@ -92,6 +93,23 @@ def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnsw
             return len(adapter_names_on(connection, name))
 
     return _run(backend, caller, lambda: backend.deploying.undeploy_base(name, adapters))
+
+
+def delete_base(backend: Backend, caller: Caller, name: str) -> None:
+    """Delete a base model and its files for all accounts.
+
+    Raise NotFound if it is not imported, and WrongState while unfinished jobs or deployments use
+    it.
+    """
+
+    def uses() -> list[str]:
+        caught_up(backend, JOB_DETAIL, DEPLOYMENTS)
+        with backend.pool.connection() as connection:
+            return uses_of_base(connection, name)
+
+    with because(caller.cause(backend)):
+        backend.deploying.delete_base(name, uses)
+    caught_up(backend, BASE_MODELS, DEPLOYMENTS)
 
 
 def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentAnswer:

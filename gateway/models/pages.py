@@ -145,6 +145,13 @@ def undeploy_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Re
     return _lists(backend, caller)
 
 
+@router.post("/bases/{model}/delete")
+def delete_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
+    """Delete an imported base model and its files for all accounts."""
+    deployments.delete_base(backend, caller, model)
+    return _lists(backend, caller)
+
+
 def _lists(backend: Backend, caller: Caller) -> Response:
     return fragment("models/lists.html", shown=models_view(backend, caller))
 

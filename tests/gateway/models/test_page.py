@@ -128,6 +128,22 @@ def test_only_an_operator_can_deploy_base_models(client: TestClient, platform: P
     assert f'data-opens="undeploy-base-{BASE_MODEL}"' in give(as_operator, deploy)
 
 
+def test_an_operator_deletes_a_base_model_that_is_not_used(
+    client: TestClient, platform: Platform
+) -> None:
+    owner = Owner(client, platform)
+    operator = signed_in(client, platform.person(Role.OPERATOR))
+    platform.project()
+    delete = f"/bases/{BASE_MODEL}/delete"
+    assert 'data-code="wrong_state"' in give(operator, delete)
+    assert owner.give("cancel").is_success
+    assert f'data-opens="delete-base-{BASE_MODEL}"' in give(
+        operator, f"/bases/{BASE_MODEL}/undeploy"
+    )
+    assert BASE_MODEL not in give(operator, delete)
+    assert 'data-code="not_found"' in give(operator, delete)
+
+
 def test_a_kept_adapter_is_promoted(client: TestClient, platform: Platform) -> None:
     cancelled = Owner(client, platform)
     cancelled.train()
