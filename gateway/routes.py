@@ -35,6 +35,7 @@ from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
 from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
+from gateway.ops.catalog import pages as ops_catalog_pages
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
 from gateway.webhooks import pages as webhook_pages
@@ -71,6 +72,7 @@ PAGES = (
     verification_pages,
     account_pages,
     ops_pages,
+    ops_catalog_pages,
 )
 
 native = APIRouter(dependencies=[Depends(only_texts)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
@@ -538,18 +539,49 @@ def running_jobs(connection: Connection, limit: int) -> list[Row]:
     ).fetchall()
 
 
+STATES_COUNTED: LiteralString = (
+    "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NULL) AS running, "
+    "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NOT NULL) AS queued, "
+    "count(*) FILTER (WHERE status = %(paused)s) AS paused "
+    "FROM job_detail WHERE status <> ALL(%(final)s)"
+)
+"""Part of a query that counts unfinished jobs."""
+
+
 def unfinished_by_choice(connection: Connection) -> list[Row]:
     """Return the numbers of unfinished jobs of all accounts by region, GPU type and base model.
 
     A row has these three and the numbers of running, queued and paused jobs.
     """
     return connection.execute(
-        "SELECT region, gpu_type, base_model, "
-        "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NULL) AS running, "
-        "count(*) FILTER (WHERE status <> %(paused)s AND waiting_since IS NOT NULL) AS queued, "
-        "count(*) FILTER (WHERE status = %(paused)s) AS paused "
-        "FROM job_detail WHERE status <> ALL(%(final)s) GROUP BY region, gpu_type, base_model",
+        f"SELECT region, gpu_type, base_model, {STATES_COUNTED} "
+        "GROUP BY region, gpu_type, base_model",
         {"paused": JobStatus.PAUSED, "final": FINAL},
+    ).fetchall()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A region, GPU type or base model of jobs. None matches all."""
+
+    region: str | None = None
+    gpu_type: str | None = None
+    base_model: str | None = None
+
+
+def unfinished_by_account(connection: Connection, choice: Choice) -> list[Row]:
+    """Return the numbers of unfinished jobs with a choice, by account.
+
+    A row has the account_id and the numbers of running, queued and paused jobs. Accounts with the
+    most jobs come first.
+    """
+    return connection.execute(
+        f"SELECT account_id, {STATES_COUNTED} "
+        "AND (%(region)s::text IS NULL OR region = %(region)s) "
+        "AND (%(gpu_type)s::text IS NULL OR gpu_type = %(gpu_type)s) "
+        "AND (%(base_model)s::text IS NULL OR base_model = %(base_model)s) "
+        "GROUP BY account_id ORDER BY count(*) DESC, account_id",
+        {"paused": JobStatus.PAUSED, "final": FINAL, **vars(choice)},
     ).fetchall()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -10,13 +9,20 @@ from rich.table import Table
 
 from deploy.operator.accounts import console
 from deploy.operator.store import Store, open_store
-from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
-from domain.catalog.catalog_entries import CatalogBase, GpuType, Region
 from domain.core.errors import Invalid
-from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.core.money import exact_dollars, micros_of
 from domain.deployments.deployment import Deployment
+from domain.use_cases.catalog import (
+    Cataloging,
+    Change,
+    base_change,
+    gpu_type_change,
+    imported_base,
+    missing_fields,
+    region_change,
+)
 from domain.use_cases.deployments import Deploying
 from gateway.cli.terminal import screen
 from projections import DEPLOYMENTS
@@ -70,16 +76,21 @@ def set_gpu_type(
     source: Annotated[str | None, typer.Option(help="Source of the other values.")] = None,
 ) -> None:
     """Add a GPU type, or change the given fields of an existing one."""
-    given = {
-        "title": title,
-        "vram_gib": vram_gib,
-        "bf16_tflops": bf16_tflops,
-        "backing": backing,
-        "device_names": device_name,
-        "max_per_job": max_per_job,
-        "source": source,
-    }
-    _change(lambda catalog: _set_gpu_type(catalog, name, price, given))
+    with open_store() as store:
+        fields = _given(
+            title=title,
+            vram_gib=vram_gib,
+            micros_per_hour=None if price is None else micros_of(price, field="price"),
+            bf16_tflops=bf16_tflops,
+            backing=backing,
+            device_names=device_name,
+            max_per_job=max_per_job,
+            source=source,
+        )
+        if missing := missing_fields(store.catalog, name, fields):
+            options = ", ".join(f"--{each.replace('_', '-')}" for each in missing)
+            raise Invalid(f"The GPU type {name} is new. Also pass {options}.")
+        Cataloging(store.log).change(gpu_type_change(name, fields))
     console.print(f"New jobs can use the GPU type {name}.")
 
 
@@ -95,13 +106,7 @@ def set_region(
     name: RegionName, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
     """Add a region, or change its display name. Its capacity does not change."""
-
-    def change(catalog: Catalog) -> None:
-        existing = catalog.regions.get(name)
-        capacity = {} if existing is None else existing.capacity
-        catalog.offer_region(Region(name=name, title=title, capacity=capacity))
-
-    _change(change)
+    _change(region_change(name, title))
     console.print(f"New jobs can use the region {name}.")
 
 
@@ -145,15 +150,8 @@ def set_base(
     not list it.
     """
     with open_store() as store:
-        imported = _imported(store, name)
-
-        def change(catalog: Catalog) -> None:
-            existing = catalog.bases.get(name) or _listing(name, imported)
-            given = {"eligible": eligible, "repository": repository, "source": source}
-            changes = {field: value for field, value in given.items() if value is not None}
-            catalog.list_base(existing.model_copy(update=changes))
-
-        changed = _commit(store, change)
+        fields = _given(eligible=eligible, repository=repository, source=source)
+        changed = Cataloging(store.log).change(base_change(store.log, name, fields))
     console.print(f"Jobs {'can' if changed.bases[name].eligible else 'cannot'} fine-tune {name}.")
 
 
@@ -185,59 +183,18 @@ def undeploy_base(name: BaseName) -> None:
     console.print(f"The deployment of {name} is {deployment.status}.")
 
 
-def _change(change: Callable[[Catalog], None]) -> None:
+def _change(change: Change) -> None:
     with open_store() as store:
-        _commit(store, change)
+        Cataloging(store.log).change(change)
 
 
-def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
-    """Change the catalog and return it. Retry after a concurrent change."""
-
-    def attempt() -> Catalog:
-        catalog = store.catalog
-        change(catalog)
-        store.log.commit(catalog)
-        return catalog
-
-    return store.log.retrying(attempt)
-
-
-def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
-    """Return a catalog entry for an imported base model. Raise Invalid for None."""
-    if imported is None:
-        raise Invalid(
-            f"The catalog does not list {name}. Import it first: ecolink models import SOURCE "
-            f"--name {name}"
-        )
-    content = imported.revision
-    return CatalogBase(
-        name=name, repository="", shape=content.shape, eligible=True, source=content.ref
-    )
-
-
-def _set_gpu_type(
-    catalog: Catalog, name: str, price: str | None, given: Mapping[str, object]
-) -> None:
-    """Set the given fields of a GPU type. Raise Invalid if a new one lacks fields."""
-    changes = {field: value for field, value in given.items() if value is not None}
-    if price is not None:
-        changes["micros_per_hour"] = micros_of(price, field="price")
-    existing = catalog.gpu_types.get(name)
-    before = {"name": name} if existing is None else existing.model_dump()
-    required = {name for name, field in GpuType.model_fields.items() if field.is_required()}
-    missing = required - before.keys() - changes.keys()
-    if missing:
-        raise Invalid(f"The GPU type {name} is new. Also pass {_options(missing)}.")
-    catalog.offer_gpu_type(GpuType.model_validate(before | changes))
+def _given(**fields: object) -> dict[str, object]:
+    """Return the fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _size(parameters: int) -> str:
     return f"{parameters / 1e6:.0f}M" if parameters < 1e9 else f"{parameters / 1e9:.1f}B"
-
-
-def _options(fields: set[str]) -> str:
-    names = sorted("price" if field == "micros_per_hour" else field for field in fields)
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _gpu_types(catalog: Catalog) -> Table:
@@ -276,15 +233,10 @@ def _bases(store: Store, catalog: Catalog) -> Table:
             str(shape.hidden_size),
             str(shape.context_length),
             "yes" if base.eligible else "no",
-            "yes" if _imported(store, base.name) else "no",
+            "yes" if imported_base(store.log, base.name) else "no",
             _deployment(store, base.name),
         )
     return table
-
-
-def _imported(store: Store, base: str) -> BaseModel | None:
-    found = store.log.find(BaseModel, base_model_id(base))
-    return None if found is None or found.deleted else found
 
 
 def _deployment(store: Store, base: str) -> str:

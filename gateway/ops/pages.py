@@ -13,7 +13,6 @@ from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayReadAll, OperatorDeploys
 from gateway.operator.service import list_parked, replay_parked
 from gateway.ops import alerts
-from gateway.ops.catalog import catalog_usage
 from gateway.ops.health import health
 from gateway.ops.money import platform_money
 from gateway.web.rendering import fragment, is_htmx, page
@@ -103,13 +102,6 @@ def show_money(
     """Show revenue, payments and credits by day, and the accuracy of estimates."""
     shown = {"money": platform_money(backend, days), "count": days, "periods": list(Period)}
     return page(request, backend, caller, "ops/money_page.html", **shown)
-
-
-@router.get("/catalog")
-def show_catalog(request: Request, caller: MayReadAll, backend: BackendOf) -> Response:
-    """Show the entries of the catalog, with the jobs that use each of them."""
-    used = catalog_usage(backend)
-    return page(request, backend, caller, "ops/catalog_page.html", catalog=used)
 
 
 def _parked(backend: Backend) -> dict[str, Any]:

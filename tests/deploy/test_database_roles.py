@@ -161,7 +161,9 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
         ("DeploymentActivated", {"serving"}),
         ("AccountOpened", {"gateway"}),
         ("AccountSuspended", {"gateway"}),
-        ("GpuTypeOffered", set[str]()),
+        ("GpuTypeOffered", {"gateway"}),
+        ("CatalogOpened", set[str]()),
+        ("BaseModelDeleted", {"gateway"}),
         ("BaseModelImported", set[str]()),
     ],
 )

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from domain.catalog.catalog import Catalog
-from domain.core.identity import CATALOG_ID
+from domain.core.identity import CATALOG_ID, PLATFORM_ACCOUNT_ID
+from domain.deployments.deployment import DeploymentStatus
 from gateway.backend import Backend
 from gateway.schemas import Money
+from projections.base_models import all_base_models
+from projections.deployments import statuses
 from projections.job_detail import unfinished_by_choice
 from projections.projection import Row
 
@@ -32,10 +35,14 @@ class ListedEntry:
     usage: Usage
     price: Money | None = None
     """Price of one GPU for an hour. None for other entries than GPU types."""
+    editable: bool = True
+    """False if the entry was withdrawn."""
 
 
 @dataclass(frozen=True)
 class CatalogUsage:
+    """The catalog with the unfinished jobs of all accounts."""
+
     version: str
     gpu_types: list[ListedEntry]
     regions: list[ListedEntry]
@@ -47,6 +54,8 @@ def catalog_usage(backend: Backend) -> CatalogUsage:
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
         rows = unfinished_by_choice(connection)
+        imported = {row["name"] for row in all_base_models(connection)}
+        deployed = statuses(connection, PLATFORM_ACCOUNT_ID)
     gpu_types = [
         ListedEntry(
             each.name,
@@ -69,25 +78,46 @@ def catalog_usage(backend: Backend) -> CatalogUsage:
     bases = [
         ListedEntry(
             each.name,
-            each.repository,
-            "jobs may fine-tune it" if each.eligible else "jobs may not fine-tune it",
+            each.repository or each.name,
+            ", ".join(
+                (
+                    "jobs may fine-tune it" if each.eligible else "jobs may not fine-tune it",
+                    _standing(each.name in imported, deployed.get(each.name)),
+                )
+            ),
             _usage(rows, "base_model", each.name),
         )
         for each in catalog.bases.values()
+    ]
+    unlisted = [
+        ListedEntry(
+            name,
+            name,
+            f"not in the catalog, {_standing(True, deployed.get(name))}",
+            _usage(rows, "base_model", name),
+        )
+        for name in sorted(imported - catalog.bases.keys())
     ]
     return CatalogUsage(
         catalog.version_text,
         [*gpu_types, *_missing(rows, "gpu_type", catalog.gpu_types)],
         [*regions, *_missing(rows, "region", catalog.regions)],
-        [*bases, *_missing(rows, "base_model", catalog.bases)],
+        [*bases, *unlisted, *_missing(rows, "base_model", {*catalog.bases, *imported})],
     )
 
 
 def _missing(rows: list[Row], column: str, known: Iterable[str]) -> list[ListedEntry]:
     names = sorted({row[column] for row in rows} - set(known))
     return [
-        ListedEntry(name, name, "not in the catalog", _usage(rows, column, name)) for name in names
+        ListedEntry(name, name, "not in the catalog", _usage(rows, column, name), editable=False)
+        for name in names
     ]
+
+
+def _standing(imported: bool, deployment: DeploymentStatus | None) -> str:
+    if not imported:
+        return "not imported"
+    return f"deployment {deployment}" if deployment else "imported, never deployed"
 
 
 def _usage(rows: list[Row], column: str, name: str) -> Usage:

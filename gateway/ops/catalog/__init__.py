@@ -1,0 +1,1 @@
+"""The catalog: its usage, and forms that change it after a preview."""
