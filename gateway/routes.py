@@ -36,6 +36,7 @@ from gateway.models import pages as model_pages
 from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
+from gateway.ops.inspection import pages as ops_inspection_pages
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
 from gateway.webhooks import pages as webhook_pages
@@ -73,6 +74,7 @@ PAGES = (
     account_pages,
     ops_pages,
     ops_catalog_pages,
+    ops_inspection_pages,
 )
 
 native = APIRouter(dependencies=[Depends(only_texts)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from io import StringIO
 from statistics import median
 from uuid import UUID
 
+from domain.jobs.public_id import job_name
 from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections.estimates import report_rows
@@ -42,7 +45,7 @@ class Scored:
         low, high, actual = row["low_micros"], row["high_micros"], row["actual_micros"]
         spent = sum((row["phase_seconds"] or {}).values())
         return cls(
-            job=f"ftjob-{row['job_id']}",
+            job=job_name(row["job_id"]),
             **{
                 each.name: row[each.name]
                 for each in fields(cls)
@@ -103,3 +106,12 @@ def scored_jobs(connection: Connection, account_id: UUID | None = None) -> list[
     """Return all jobs with an estimate, of one account or of all."""
     rows = report_rows(connection)
     return [Scored.of(row) for row in rows if account_id in (None, row["account_id"])]
+
+
+def written_csv(jobs: Sequence[Scored]) -> str:
+    """Return a table in CSV with a row for each job. Its columns are the fields of `Scored`."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(Scored)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in jobs)
+    return text.getvalue()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Annotated
 
 import typer
@@ -16,7 +13,7 @@ from deploy.operator.store import open_store
 from domain.core.money import exact_dollars
 from gateway.cli.terminal import screen
 from projections import ESTIMATES
-from projections.estimate_accuracy import Scored, Summary, scored_jobs
+from projections.estimate_accuracy import Scored, Summary, scored_jobs, written_csv
 
 commands = typer.Typer(
     name="estimates", no_args_is_help=True, help="Compare estimates with actual costs."
@@ -40,9 +37,7 @@ def report(
         store.fold(ESTIMATES)
         jobs = scored_jobs(store.connection)
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, [each.name for each in fields(Scored)])
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in jobs)
+        typer.echo(written_csv(jobs), nl=False)
         return
     if not jobs:
         console.print(NO_ESTIMATES)

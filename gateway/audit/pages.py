@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -144,3 +145,18 @@ def show_job(
     if number is not None:
         return fragment("audit/past.html", headers={"hx-replace-url": f"{path}?at={at}"}, **shown)
     return page(request, backend, caller, "audit/job.html", **shown)
+
+
+@router.get("/accounts/{account_id}")
+def show_account(
+    request: Request,
+    account_id: UUID,
+    caller: MayReadAll,
+    backend: BackendOf,
+    at: Annotated[int | None, Query(ge=1, le=MOST_POSITION)] = None,
+) -> Response:
+    """Show an account as of the event at a position, by default now. The log alone decides."""
+    with reading(backend, caller) as connection:
+        past = Auditor(connection).account(account_id, Moment(event=at))
+    shown = {"past": past, "address": f"/audit/accounts/{account_id}"}
+    return page(request, backend, caller, "audit/account.html", **shown)

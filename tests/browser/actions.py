@@ -177,6 +177,37 @@ def press_undeploy_base(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
+def preview_price(page: Page) -> None:
+    """Preview another price of a GPU type."""
+    page.get_by_label("Price of one GPU per hour").fill("1.25")
+    page.get_by_role("button", name="Preview", exact=True).click()
+    expect(page.get_by_role("button", name="Confirm")).to_be_visible()
+
+
+def preview_old_price(page: Page) -> None:
+    """Preview another price in a form that was opened before another change."""
+    page.locator("#gpu-type input[name=version]").evaluate("each => { each.value = 1; }")
+    preview_price(page)
+    expect(page.locator("[data-stale]")).to_be_visible()
+
+
+def preview_capacity(page: Page) -> None:
+    """Preview a smaller number of GPUs in a region."""
+    page.get_by_label("GPU type").select_option("l4")
+    page.get_by_label("Number of GPUs").fill("0")
+    page.locator("#capacity").get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("button", name="Confirm")).to_be_visible()
+
+
+def prove_growth(page: Page) -> None:
+    """Prove that the log begins with the events of the newest head."""
+    head = page.locator("#newest-head").text_content()
+    assert head is not None
+    page.get_by_label("Kept head").fill(head)
+    page.get_by_role("button", name="Prove").click()
+    expect(page.locator("[data-grown]")).to_be_visible()
+
+
 LISTS = ("dataset", "base_model", "gpu_type", "region")
 WIZARD = "/fine-tune/new"
 CHOSEN = {

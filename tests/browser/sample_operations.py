@@ -1,4 +1,4 @@
-"""Leaders, alerts and parked events of the sample platform."""
+"""Leaders, alerts, parked events, attacks and trainer output of the sample platform."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from uuid import uuid4
 
 from domain.alerting.evaluation import Alert, Changes, Notice, NoticeKind, Silence
 from domain.alerting.rule import Severity
-from infrastructure import alerts
+from domain.jobs.job import Job
+from infrastructure import alerts, security_log
+from infrastructure.artifacts import Artifacts
+from infrastructure.job_artifacts import kept_log_ref
 from infrastructure.store import Connection
 
 LEADERS = ("alerts", "billing", "datasets", "projector", "relay", "scheduler", "sealer", "serving")
@@ -59,3 +62,19 @@ def add_operations(connection: Connection) -> None:
         "UPDATE alert_notices SET problem = 'Status 503 of the receiver.', failures = 2"
     )
     alerts.silence(connection, Silence("disk-low", None, now + timedelta(hours=2)))
+    for address in ("198.51.100.7", "2001:db8:85a3:8d3:1319:8a2e:370:7348"):
+        security_log.record(connection, "lockout", address, "10 wrong keys; locked out for 60 s")
+
+
+OUTPUT = """INFO Loading the base model.
+ERROR The trainer failed.
+Traceback (most recent call last):
+  File "/opt/ecolink/services/trainer/segment.py", line 212, in run
+    loss = step(batch)
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.10 GiB.
+"""
+
+
+def add_trainer_output(artifacts: Artifacts, job: Job) -> None:
+    """Store the output of the last launch of a job."""
+    artifacts.put(kept_log_ref(job, job.segment), OUTPUT.encode())

@@ -26,9 +26,11 @@ from domain.core.identity import CATALOG_ID
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import Job
 from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
 from gateway.launch.job_form import JobRequest
+from gateway.schemas import parsed_job_id
 from infrastructure import verifications
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
@@ -46,7 +48,7 @@ from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
-from tests.browser.sample_operations import add_operations
+from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
@@ -131,6 +133,11 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 for name in ("ada", "hedy", "vera"):
                     account_id = sample.people[name].account_id
                     sample.paths[f"ops account {name}"] = f"/ops/accounts/{account_id}"
+                ada = sample.people["ada"].account_id
+                sample.paths["audit account"] = f"/audit/accounts/{ada}"
+            failed = sample.paths["failed"].rpartition("/")[2]
+            add_trainer_output(backend.artifacts, backend.log.load(Job, parsed_job_id(failed)))
+            sample.paths["ops trainer log"] = f"/ops/jobs/{failed}/trainer-log"
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample

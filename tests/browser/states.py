@@ -34,6 +34,10 @@ from tests.browser.actions import (
     press,
     press_undeploy_base,
     press_undeploy_checkpoint,
+    preview_capacity,
+    preview_old_price,
+    preview_price,
+    prove_growth,
     request_wrong_days,
     send_message,
     show_attempts,
@@ -93,6 +97,8 @@ class State:
         name, _, rest = self.path.partition("?")
         return sample.paths[name] + (f"?{rest}" if rest else "")
 
+
+GPU_TYPE = "/ops/catalog/gpu-types/l4"
 
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
@@ -242,6 +248,19 @@ STATES = (
         "ops-account-suspend", "ops account ada", "olga", press("Suspend"), dark=True, phone=True
     ),
     State("ops-account-new-key", "ops account vera", "olga", create_key, dark=True, phone=True),
+    State(
+        "ops-gpu-type", "/ops/catalog/gpu-types/l4", "olga", preview_price, dark=True, phone=True
+    ),
+    State("ops-gpu-type-conflict", "/ops/catalog/gpu-types/l4", "olga", preview_old_price),
+    State("ops-gpu-type-new", "/ops/catalog/gpu-types", "olga", phone=True),
+    State("ops-region", "/ops/catalog/regions/eu-central", "olga", preview_capacity, phone=True),
+    State("ops-base", "/ops/catalog/bases/llama-3.1-8b-instruct", "olga"),
+    State("ops-estimates", "/ops/estimates", "olga", dark=True, phone=True),
+    State("ops-what-if", "/ops/what-if?price.l4=1.00&price.h100=2.00", "olga", phone=True),
+    State("ops-seals", "/ops/seals", "olga", prove_growth, dark=True, phone=True),
+    State("ops-security", "/ops/security", "olga", phone=True),
+    State("ops-checks", "/ops/checks", "olga", dark=True, phone=True),
+    State("ops-trainer-log", "ops trainer log", "olga", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
     State("audit-invoices", "/audit/invoices", "olga", dark=True, phone=True),
@@ -249,6 +268,7 @@ STATES = (
     State("audit-event-unsealed", "audit event unsealed", "olga", phone=True),
     State("audit-job", "audit job", "olga", dark=True, phone=True),
     State("audit-job-moved", "audit job", "olga", prepare=move_slider, phone=True),
+    State("audit-account", "audit account", "olga", dark=True, phone=True),
     State("audit-none", "/audit?account=olga&kind=Job", "olga"),
     State("audit-verification", "/audit/verification", "olga", dark=True, phone=True),
     State(

@@ -96,7 +96,7 @@ def test_the_rows_as_csv(log: EventLog) -> None:
     job_id = job(log, 1, 115)
     job(log, 2, None)
     first, second = csv.DictReader(io.StringIO(ecolink("estimates", "report", "--csv")))
-    assert first["job"] == f"ftjob-{job_id}"
+    assert first["job"] == f"ftjob-{job_id.hex}"
     assert (first["low_micros"], first["actual_micros"]) == ("100000", "115000")
     assert (first["inside"], float(first["position"])) == ("True", 0.5)
     assert (second["actual_micros"], second["inside"]) == ("", "")
