@@ -1,0 +1,170 @@
+"""The page of each operator command, or the reason why the command runs only on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import typer
+
+from deploy.cli import main
+from gateway import cli as client
+from tests.docs import markdown
+from tests.docs.markdown import code, text
+
+
+class Page(NamedTuple):
+    """Routes of the gateway that do what a command does."""
+
+    routes: tuple[tuple[str, str], ...]
+    """Methods with paths. The first one is the page."""
+    note: str = ""
+
+
+class Host(NamedTuple):
+    """The reason why a command runs only on the host."""
+
+    reason: str
+
+
+def page_at(path: str, *posts: str, note: str = "") -> Page:
+    """A page, and the paths of the commands on it."""
+    return Page((("GET", path), *(("POST", each) for each in posts)), note)
+
+
+PREVIEW, SAVE = "/ops/catalog/preview", "/ops/catalog/changes"
+GPU_TYPE = page_at("/ops/catalog/gpu-types/{name}", PREVIEW, SAVE)
+REGION = page_at("/ops/catalog/regions/{name}", PREVIEW, SAVE)
+BASE = page_at("/ops/catalog/bases/{name}", PREVIEW, SAVE)
+SUPERVISOR = Host("It starts or stops the processes, and the gateway is one of them.")
+BACKUP = Host(
+    "It needs the address and the credentials of the backup, which the gateway must not have: "
+    "an attacker who controls the gateway could delete or read the backups."
+)
+OFFLINE = Host(
+    "An auditor runs it on their own machine, because a page of the server proves nothing about it."
+)
+KEYS = Host("Accounts and the keys of other accounts are made on the host.")
+
+COMMANDS: Mapping[str, Page | Host] = {
+    "up": SUPERVISOR,
+    "down": SUPERVISOR,
+    "status": page_at("/ops"),
+    "sign-in": Host("It signs in the person who controls the host, without a key."),
+    "demo": Host("It starts an EcoLink of its own for a demonstration."),
+    "demo-autopause": Host("It starts an EcoLink of its own for a demonstration."),
+    "models import": Host(
+        "It reads a directory of the host or downloads gigabytes, and needs the training libraries."
+        " `/ops/catalog` shows which base models are imported and deployed."
+    ),
+    "models verify": Host(
+        "It reads all files of the model, and can compare a downloaded copy on this machine. The "
+        "page `/audit/verification` compares the stored adapters of all models with the log."
+    ),
+    "models delete-base": page_at("/models", "/models/bases/{model}/delete"),
+    "alerts list": page_at("/ops/alerts"),
+    "alerts history": page_at("/ops/alerts"),
+    "alerts silence": page_at("/ops/alerts", "/ops/alerts/silences"),
+    "alerts unsilence": page_at("/ops/alerts", "/ops/alerts/silences/end"),
+    "alerts test": Host("It needs the receivers with their passwords, which only the host has."),
+    "alerts rules": Host("It reads the file of rules, which has the passwords of the receivers."),
+    "audit verify": page_at("/audit/verification", "/audit/verification"),
+    "audit key": page_at("/ops/seals"),
+    "audit head": page_at("/ops/seals"),
+    "audit verify-head": OFFLINE,
+    "audit what-if": page_at("/ops/what-if"),
+    "audit replay": page_at("/audit"),
+    "audit why": page_at("/audit/events/{position}"),
+    "audit show job": page_at("/audit/jobs/{job}"),
+    "audit show account": page_at("/audit/accounts/{account_id}"),
+    "audit invoice create": page_at("/audit/invoices", "/audit/invoices"),
+    "audit invoice verify": OFFLINE,
+    "backup create": BACKUP,
+    "backup list": BACKUP,
+    "backup verify": BACKUP,
+    "backup restore": Host("It fills an empty database, so no gateway runs."),
+    "backup prune": BACKUP,
+    "catalog show": page_at("/ops/catalog"),
+    "catalog capacity": REGION,
+    "catalog gpu-types set": GPU_TYPE,
+    "catalog gpu-types withdraw": GPU_TYPE,
+    "catalog regions set": REGION,
+    "catalog regions withdraw": REGION,
+    "catalog bases set": BASE,
+    "catalog bases withdraw": BASE,
+    "catalog bases deploy": page_at("/models", "/models/bases/{model}/deploy"),
+    "catalog bases undeploy": page_at("/models", "/models/bases/{model}/undeploy"),
+    "doctor": page_at("/ops/checks", note="without the ports, secrets and seal key of the host"),
+    "estimates report": page_at("/ops/estimates"),
+    "events subscribe": page_at("/audit", note="recorded events, newest first, instead of live"),
+    "events asyncapi": Host(
+        "It prints a document of this version, [asyncapi.yaml](asyncapi.yaml)."
+    ),
+    "events empty-stream": Host("It deletes the stream, with credentials that only the host has."),
+    "events parked": page_at("/ops/parked"),
+    "events replay": page_at("/ops/parked", "/ops/parked/{consumer}/{notification_id}/replay"),
+    "nats-config": Host("It writes the private keys of a NATS server."),
+    "projections rebuild": Host(
+        "Only the owner of the tables may replace a read model. The page `/ops` shows how far each "
+        "projection is."
+    ),
+    "security events": page_at("/ops/security"),
+    "security limits": page_at("/ops/security"),
+    "trainer-log": page_at("/ops/jobs/{job}/trainer-log"),
+    "accounts create": KEYS,
+    "accounts keys issue": KEYS,
+    "accounts keys list": KEYS,
+    "accounts keys revoke": KEYS,
+    "accounts list": page_at("/ops/accounts"),
+    "accounts credit": page_at("/ops/accounts/{account_id}", "/ops/accounts/{account_id}/credits"),
+    "accounts top-up": page_at("/ops/accounts/{account_id}", "/ops/accounts/{account_id}/top-ups"),
+}
+"""All operator commands. A test fails if one is missing here."""
+
+
+def operator_commands() -> dict[str, Any]:
+    """The commands of operators by name, without the command of the program."""
+    root: Any = typer.main.get_command(main)
+    own = set(client.GROUPS) | {"login", "logout", "whoami"}
+    found = dict(_commands(root, ""))
+    return {
+        name: each
+        for name, each in found.items()
+        if name.split()[0] not in own or each.callback.__module__.startswith("deploy.")
+    }
+
+
+def _commands(group: Any, above: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+def page() -> str:
+    """Every operator command with its page, then those that only the host can run."""
+    pages = {name: each for name, each in COMMANDS.items() if isinstance(each, Page)}
+    host = {name: each for name, each in COMMANDS.items() if isinstance(each, Host)}
+    return markdown.page(
+        "Operator pages",
+        "This page lists the page of each operator command, and the commands that only the host of "
+        "EcoLink can run, with the reason. A test fails if a command is missing.",
+        markdown.section(
+            "Commands with a page",
+            markdown.table(("command", "page", "note"), map(_page_row, pages, pages.values())),
+        ),
+        markdown.section(
+            "Commands that run on the host",
+            markdown.table(("command", "reason"), map(_host_row, host, host.values())),
+        ),
+    )
+
+
+def _page_row(name: str, page: Page) -> tuple[str, ...]:
+    (_, path), *_ = page.routes
+    return code(f"ecolink {name}"), code(path), text(page.note)
+
+
+def _host_row(name: str, host: Host) -> tuple[str, ...]:
+    return code(f"ecolink {name}"), host.reason
