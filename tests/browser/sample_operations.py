@@ -62,8 +62,9 @@ def add_operations(connection: Connection) -> None:
         "UPDATE alert_notices SET problem = 'Status 503 of the receiver.', failures = 2"
     )
     alerts.silence(connection, Silence("disk-low", None, now + timedelta(hours=2)))
-    for address in ("198.51.100.7", "2001:db8:85a3:8d3:1319:8a2e:370:7348"):
-        security_log.record(connection, "lockout", address, "10 wrong keys; locked out for 60 s")
+    detail = "locked out for 4 s after 22 wrong keys"
+    for address in ("198.51.100.7", "2001:db8:85a3::7348"):
+        security_log.record(connection, "lockout", address, detail)
 
 
 OUTPUT = """INFO Loading the base model.

@@ -32,6 +32,7 @@ def page_at(path: str, *posts: str, note: str = "") -> Page:
     return Page((("GET", path), *(("POST", each) for each in posts)), note)
 
 
+ACCOUNT = "/ops/accounts/{account_id}"
 PREVIEW, SAVE = "/ops/catalog/preview", "/ops/catalog/changes"
 GPU_TYPE = page_at("/ops/catalog/gpu-types/{name}", PREVIEW, SAVE)
 REGION = page_at("/ops/catalog/regions/{name}", PREVIEW, SAVE)
@@ -44,7 +45,6 @@ BACKUP = Host(
 OFFLINE = Host(
     "An auditor runs it on their own machine, because a page of the server proves nothing about it."
 )
-KEYS = Host("Accounts and the keys of other accounts are made on the host.")
 
 COMMANDS: Mapping[str, Page | Host] = {
     "up": SUPERVISOR,
@@ -111,13 +111,15 @@ COMMANDS: Mapping[str, Page | Host] = {
     "security events": page_at("/ops/security"),
     "security limits": page_at("/ops/security"),
     "trainer-log": page_at("/ops/jobs/{job}/trainer-log"),
-    "accounts create": KEYS,
-    "accounts keys issue": KEYS,
-    "accounts keys list": KEYS,
-    "accounts keys revoke": KEYS,
+    "accounts create": page_at("/ops/accounts", "/ops/accounts"),
+    "accounts keys issue": page_at(ACCOUNT, f"{ACCOUNT}/keys"),
+    "accounts keys list": page_at(ACCOUNT),
+    "accounts keys revoke": page_at(ACCOUNT, f"{ACCOUNT}/keys/{{key_id}}/revoke"),
+    "accounts suspend": page_at(ACCOUNT, f"{ACCOUNT}/suspend"),
+    "accounts reinstate": page_at(ACCOUNT, f"{ACCOUNT}/reinstate"),
     "accounts list": page_at("/ops/accounts"),
-    "accounts credit": page_at("/ops/accounts/{account_id}", "/ops/accounts/{account_id}/credits"),
-    "accounts top-up": page_at("/ops/accounts/{account_id}", "/ops/accounts/{account_id}/top-ups"),
+    "accounts credit": page_at(ACCOUNT, f"{ACCOUNT}/credits"),
+    "accounts top-up": page_at(ACCOUNT, f"{ACCOUNT}/top-ups"),
 }
 """All operator commands. A test fails if one is missing here."""
 

@@ -13,6 +13,7 @@ from projections.deployments import adapter_names_on
 from projections.job_requests import open_requests
 
 KEEP, KEEP_PRICE, KEEP_GPUS = "do not change", "keep the approved price", "keep their GPUs"
+NO_GPUS = "pause, because they get no GPUs"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def effects_of_entry(
         case Kind.GPU_TYPE:
             return jobs.effects(KEEP, KEEP, "get an estimate with the new values when they resume")
         case Kind.GPU_TYPE_WITHDRAWAL | Kind.REGION_WITHDRAWAL:
-            queued, paused = "pause, because they get no GPUs", "cannot resume without this entry"
-            return jobs.effects(f"{KEEP_GPUS} and their price", queued, paused)
+            paused = "cannot resume without this entry"
+            return jobs.effects(f"{KEEP_GPUS} and their price", NO_GPUS, paused)
         case Kind.BASE | Kind.BASE_WITHDRAWAL:
             adapters = len(adapter_names_on(connection, form.name))
             paused = _resuming(form) if form.kind is not Kind.BASE or ELIGIBLE in changed else KEEP
@@ -76,11 +77,13 @@ def _resuming(form: CatalogForm) -> str:
 
 def effects_of_capacity(load: PoolLoad | None, count: int, jobs: Jobs) -> list[Effect]:
     """Return the effects of a new number of GPUs. `load` is None if no server has had such GPUs."""
+    if count == 0:
+        return jobs.effects(KEEP_GPUS, NO_GPUS, "cannot resume without GPUs")
     held = sum(each.count for each in load.running) if load else 0
     stuck = sum(each.count > count for each in load.queue) if load else 0
-    running = KEEP_GPUS
+    queued = "start when GPUs are free"
     if held > count:
-        running += f"; no other job starts before they use fewer than {count:,} of {held:,} GPUs"
+        queued = f"start when the running jobs use fewer than {count:,} GPUs, instead of {held:,}"
     too_large = f"need more than {count:,} GPUs, and pause"
-    effects = jobs.effects(running, "stay queued", f"can resume on at most {count:,} GPUs")
+    effects = jobs.effects(KEEP_GPUS, queued, f"can resume on at most {count:,} GPUs")
     return [*effects, Effect("Queued jobs that are too large", stuck, too_large)]

@@ -14,7 +14,7 @@ from domain.audit.invoice import Period
 from domain.audit.money_events import Inconsistent
 from domain.audit.what_if import TOPICS, Comparison, Rounding, by_account, by_gpu_type, reprice
 from domain.core.errors import DomainError, Invalid, WrongState
-from domain.core.money import decimal_dollars, micros_of
+from domain.core.money import exact_dollars, micros_of
 from domain.use_cases.catalog import Cataloging
 from gateway.audit.access import reading
 from gateway.backend import Backend
@@ -103,7 +103,7 @@ def what_if(request: Request, backend: Backend, caller: Caller, asked: Asked) ->
     }
     catalog = Cataloging(backend.log).catalog
     prices = {
-        each.name: given.get(each.name, decimal_dollars(each.micros_per_hour))
+        each.name: given.get(each.name, exact_dollars(each.micros_per_hour).lstrip("$"))
         for each in catalog.gpu_types.values()
     }
     if not given:
