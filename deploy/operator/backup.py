@@ -230,6 +230,11 @@ def _errors() -> Iterator[None]:
             "tables.",
             ExitCode.FAILED,
         )
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        fail(
+            f"{error.filename}: {error.strerror}. Choose a directory that this user may write.",
+            ExitCode.FAILED,
+        )
     except (psycopg.Error, *STORE_ERRORS) as error:
         fail(f"{type(error).__name__}: {error}", ExitCode.FAILED)
 

@@ -60,6 +60,13 @@ def test_a_target_in_the_home_is_refused(settings: Settings) -> None:
     assert "ECOLINK_HOME" in ecolink("backup", "create", inside, exit_code=1)
 
 
+def test_a_target_that_cannot_be_written_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("other") / "file"
+    file.touch()
+    output = ecolink("backup", "create", str(file / "backups"), exit_code=1)
+    assert f"{file}/backups: Not a directory. Choose a directory" in output
+
+
 def test_a_home_with_data_is_not_replaced(
     target: str, settings: Settings, log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
