@@ -18,6 +18,7 @@ from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
 from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
+from domain.use_cases.spending_limits import SpendingLimits
 from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
@@ -57,7 +58,12 @@ class Backend:
 
     @property
     def launching(self) -> Launching:
-        return Launching(self.log, self.quoting, timedelta(days=self.settings.retention_days))
+        retention = timedelta(days=self.settings.retention_days)
+        return Launching(self.log, self.quoting, self.spending_limits, retention)
+
+    @property
+    def spending_limits(self) -> SpendingLimits:
+        return SpendingLimits(self.log, self.settings.meter_minute_seconds)
 
     @property
     def deploying(self) -> Deploying:

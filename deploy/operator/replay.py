@@ -162,14 +162,15 @@ def show_account(
     at_event: AtEvent = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show an account with its balance, reservations and keys, as of a moment or now.
+    """Show an account with its balance, budgets, reservations and keys, as of a moment or now.
 
     The log alone decides. No read model and no snapshot is read.
     """
     moment = _moment(at, at_event)
     with _auditor() as (auditor, store):
         found = auditor.account(_account_id(store, account), moment)
-    _print(found, [_account(found), _reservations(found), _keys(found)], as_json)
+    tables = [_account(found), _budgets(found), _reservations(found), _keys(found)]
+    _print(found, tables, as_json)
 
 
 def why(
@@ -319,6 +320,23 @@ def _account(account: PastAccount) -> Table:
         ("charged", exact_dollars(account.charged_micros)),
         ("reversed", exact_dollars(account.reversed_micros)),
     )
+
+
+def _budgets(account: PastAccount) -> Table:
+    table = Table(
+        "budget", "key", "since", "spent", "limit", "recorded",
+        title="Budgets", title_justify="left", box=None,
+    )  # fmt: skip
+    for each in account.budgets:
+        table.add_row(
+            each.period,
+            str(each.key_id or "all jobs"),
+            str(each.starts_on or ""),
+            exact_dollars(each.spent_micros),
+            exact_dollars(each.limit_micros),
+            f"{each.warned_percent}%" if each.warned_percent else "",
+        )
+    return table
 
 
 def _reservations(account: PastAccount) -> Table:

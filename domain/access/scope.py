@@ -13,7 +13,7 @@ class Scope(StrEnum):
     DEPLOY = "deploy"
     """Deploy, undeploy and delete models, and chat with them. For operators, also base models."""
     BILLING = "billing"
-    """Top up the balance. For operators, also credit and top up other accounts."""
+    """Top up the balance, and set budgets. For operators, also credit and top up other accounts."""
     KEYS = "keys"
     """Create and revoke API keys, and manage webhooks. For operators, also create and suspend other
     accounts, and create and revoke their keys."""

@@ -26,7 +26,7 @@ PAUSES: Mapping[PauseReason, str] = {
     PauseReason.OWNER: "Its owner requested it.",
     PauseReason.CAPACITY: "The region no longer has enough GPUs.",
     PauseReason.MAX_COST: "It reached its maximum cost.",
-    PauseReason.BUDGET: "A budget of its account is used up.",
+    PauseReason.BUDGET: "A budget of its account or API key is used up.",
     PauseReason.SUSPENDED: "An operator suspended its account.",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -11,7 +13,8 @@ from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
 from domain.access.role import Role, rename_user
-from domain.billing.budget import Budget, BudgetPeriod
+from domain.billing.budget import Budget, BudgetName, BudgetPeriod
+from domain.billing.key_use import KeyShare, KeyUse, Share
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
@@ -24,12 +27,13 @@ from domain.core.errors import (
     WrongState,
 )
 from domain.core.money import dollars
+from domain.core.signed_snapshots import OutdatedSnapshot
 
 
 class AccountState(BaseModel):
     """State of an account in a snapshot."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    model_config = ConfigDict(frozen=True)
 
     account_id: UUID
     created_on: datetime
@@ -44,8 +48,20 @@ class AccountState(BaseModel):
     references: dict[str, int]
     test_day: date | None  # date of the last test payment, in UTC
     test_day_micros: int  # micro-dollars of test payments on that day
-    budgets: dict[BudgetPeriod, Budget]
+    budgets: tuple[Budget, ...]
+    key_uses: dict[UUID, KeyUse]
     suspension: SuspensionReason | None
+
+    @classmethod
+    def of(cls, account: Account) -> Self:
+        """Return the state of an account."""
+        fields = {name: getattr(account, name) for name in cls.model_fields}
+        return cls.model_validate(fields | {"budgets": tuple(account.budgets.values())})
+
+
+def _add_no_key(state: dict[str, Any]) -> None:
+    """Upcast an event from before the budgets of API keys."""
+    state["key_id"] = None
 
 
 class Account(Aggregate):
@@ -80,8 +96,15 @@ class Account(Aggregate):
     class UsageSettled(Event):
         """Charges were deducted from the reserve, and leases changed the reserved amount."""
 
+        class_version: ClassVar[int] = 2
         captured_micros: int
         reserved_micros: int
+        keys: tuple[KeyShare, ...]  # the parts that count against API keys
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Attribute nothing to API keys."""
+            state["keys"] = ()
 
     class BalanceDepleted(Event):
         """The balance is below the price of one second of the running segments."""
@@ -101,14 +124,22 @@ class Account(Aggregate):
     class BudgetSet(Event):
         """The account holder set a budget, or changed its limit."""
 
+        class_version: ClassVar[int] = 2
         period: BudgetPeriod
+        key_id: UUID | None  # None: the budget limits the charges of all jobs
         limit_micros: int
         spent_micros: int  # charges less credits of the current period so far
+
+        upcast_v1_v2 = staticmethod(_add_no_key)
 
     class BudgetRemoved(Event):
         """The account holder removed a budget."""
 
+        class_version: ClassVar[int] = 2
         period: BudgetPeriod
+        key_id: UUID | None
+
+        upcast_v1_v2 = staticmethod(_add_no_key)
 
     class BudgetUsed(Event):
         """50, 80 or 100 percent of a budget are used, for the first time in its period.
@@ -116,20 +147,28 @@ class Account(Aggregate):
         At 100 percent, the rest pays for less than one second of the running segments.
         """
 
+        class_version: ClassVar[int] = 2
         period: BudgetPeriod
-        starts_on: date  # first day of the period
+        key_id: UUID | None
+        starts_on: date | None  # first day of the period; None: all time
         percent: int
         spent_micros: int
         limit_micros: int
 
+        upcast_v1_v2 = staticmethod(_add_no_key)
+
     class ChargeReversed(Event):
         """EcoLink credited a charge back to the account. The event names the charged segment."""
 
+        class_version: ClassVar[int] = 2
         amount_micros: int
         job_id: UUID
         segment: int
         from_seconds: int
         to_seconds: int
+        key_id: UUID | None  # API key against which the charge counted
+
+        upcast_v1_v2 = staticmethod(_add_no_key)
 
     class AccountSuspended(Event):
         """An operator suspended the account. It is read-only, and its jobs pause."""
@@ -143,7 +182,7 @@ class Account(Aggregate):
         """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
-        class_version: ClassVar[int] = 4
+        class_version: ClassVar[int] = 5
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
@@ -167,6 +206,17 @@ class Account(Aggregate):
             """Add no suspension."""
             state["state"]["suspension"] = None
 
+        @staticmethod
+        def upcast_v4_v5(state: dict[str, Any]) -> None:
+            """Add no uses of API keys. Raise OutdatedSnapshot if the account had test payments.
+
+            Earlier versions could count test payments on the day of the event before.
+            """
+            if state["state"]["test_day"] is not None:
+                raise OutdatedSnapshot
+            state["state"]["budgets"] = list(state["state"]["budgets"].values())
+            state["state"]["key_uses"] = {}
+
         @classmethod
         def take(cls, aggregate: Any) -> Self:
             """Return a snapshot of an account."""
@@ -176,7 +226,7 @@ class Account(Aggregate):
                 originator_version=aggregate.version,
                 timestamp=current_cause().now,
                 topic=Account.TOPIC,
-                state=AccountState.model_validate(aggregate),
+                state=AccountState.of(aggregate),
             )
 
         def mutate(self, _: None) -> Account:
@@ -187,10 +237,11 @@ class Account(Aggregate):
             )
             account.modified_on = self.state.modified_on
             for name, value in self.state.model_dump(
-                exclude={"created_on", "modified_on", "budgets"}
+                exclude={"created_on", "modified_on", "budgets", "key_uses"}
             ).items():
                 setattr(account, name, value)
-            account.budgets = dict(self.state.budgets)
+            account.budgets = {each.name: each for each in self.state.budgets}
+            account.key_uses = dict(self.state.key_uses)
             return account
 
     @classmethod
@@ -227,7 +278,8 @@ class Account(Aggregate):
         self.references: dict[str, int] = {}
         self.test_day: date | None = None
         self.test_day_micros = 0
-        self.budgets: dict[BudgetPeriod, Budget] = {}
+        self.budgets: dict[BudgetName, Budget] = {}
+        self.key_uses: dict[UUID, KeyUse] = {}
         self.suspension: SuspensionReason | None = None
 
     @property
@@ -235,34 +287,52 @@ class Account(Aggregate):
         """Balance that no lease reserves, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
 
-    def budgets_on(self, day: date) -> list[Budget]:
-        """Return the budgets as of a UTC day."""
-        return [each.at(day) for each in self.budgets.values()]
+    def budgets_of(self, key_id: UUID | None, day: date) -> list[Budget]:
+        """Return the budgets that limit the jobs of an API key, as of a UTC day.
 
-    @property
-    def budget_left_micros(self) -> int | None:
-        """Part of the tightest budget that no lease reserves; None without a budget.
+        They include the budgets for all jobs. With None, return only these.
+        """
+        return [each.at(day) for each in self.budgets.values() if each.key_id in (None, key_id)]
 
-        The unit is micro-dollars. It is negative if the account holder lowered a budget below its
+    def reserved_for(self, key_id: UUID | None) -> int:
+        """Return the micro-dollars that leases reserve: those of a key, or with None all."""
+        if key_id is None:
+            return self.reserved_micros
+        return self.key_uses.get(key_id, KeyUse()).reserved_micros
+
+    def budget_left_micros(self, key_id: UUID | None) -> int | None:
+        """Return the part of the tightest budget of a key that no lease reserves.
+
+        With None, return that of the budgets for all jobs. Return None without a budget. The unit
+        is micro-dollars. The result is negative if the account holder lowered a budget below its
         charges and leases.
         """
-        if not self.budgets:
+        budgets = [each for each in self.budgets.values() if each.key_id == key_id]
+        if not budgets:
             return None
-        budgets = self.budgets_on(current_cause().now.date())
-        tightest = min(each.limit_micros - each.spent_micros for each in budgets)
-        return tightest - self.reserved_micros
+        day = current_cause().now.date()
+        tightest = min(each.limit_micros - each.at(day).spent_micros for each in budgets)
+        return tightest - self.reserved_for(key_id)
 
     @property
     def leasable_micros(self) -> int:
         """Micro-dollars that new leases may reserve: the available balance within the budgets.
 
-        A suspended account gets no leases.
+        The budgets of an API key limit the leases of its segments further. A suspended account
+        gets no leases.
         """
         if self.suspension is not None:
             return 0
-        budget = self.budget_left_micros
-        available = self.available_micros
-        return available if budget is None else max(0, min(available, budget))
+        return self._within_budget(self.available_micros, None)
+
+    def leasable_micros_for(self, key_id: UUID | None) -> int:
+        """Return the micro-dollars that new leases of an API key's segments may reserve."""
+        leasable = self.leasable_micros
+        return leasable if key_id is None else self._within_budget(leasable, key_id)
+
+    def _within_budget(self, micros: int, key_id: UUID | None) -> int:
+        left = self.budget_left_micros(key_id)
+        return micros if left is None else max(0, min(micros, left))
 
     def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
         """Return True if the account can pay an amount.
@@ -315,12 +385,13 @@ class Account(Aggregate):
         )
 
     @event(ToppedUp)
-    def _topped_up(self, amount_micros: int, provider: str) -> None:
+    def _topped_up(self, timestamp: datetime, amount_micros: int, provider: str) -> None:
         self.balance_micros += amount_micros
         self.depleted = False
         if provider == TEST_PROVIDER:
-            self.test_day_micros = self._test_micros_on(self.modified_on.date()) + amount_micros
-            self.test_day = self.modified_on.date()
+            day = timestamp.date()  # `modified_on` is still the time of the previous event
+            self.test_day_micros = self._test_micros_on(day) + amount_micros
+            self.test_day = day
 
     def _require_test_allowance(self, amount_micros: int) -> None:
         left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
@@ -334,14 +405,23 @@ class Account(Aggregate):
     def _test_micros_on(self, day: date) -> int:
         return self.test_day_micros if self.test_day == day else 0
 
-    def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
+    def settle(
+        self,
+        *,
+        captured_micros: int,
+        reserved_micros: int,
+        second_micros: int = 0,
+        keys: Mapping[UUID, Share] = MappingProxyType({}),
+    ) -> None:
         """Deduct charges from the reserve, and reserve more for leases.
 
         `second_micros` is the highest price of one second among the running segments. If the
-        balance is below it, the account is depleted. Raise InsufficientBalance if the leases would
-        exceed the balance.
+        balance is below it, the account is depleted. `keys` has the parts that count against API
+        keys. Raise InsufficientBalance if the leases would exceed the balance.
         """
         assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
+        for key_id, share in keys.items():
+            assert 0 <= share.captured_micros <= self.reserved_for(key_id) + share.reserved_micros
         if not self.can_pay(reserved_micros):
             raise InsufficientBalance(
                 f"The leases need {dollars(reserved_micros)} more, but only "
@@ -349,30 +429,51 @@ class Account(Aggregate):
             )
         if captured_micros or reserved_micros:
             self.trigger_event(
-                self.UsageSettled, captured_micros=captured_micros, reserved_micros=reserved_micros
+                self.UsageSettled,
+                captured_micros=captured_micros,
+                reserved_micros=reserved_micros,
+                keys=tuple(
+                    KeyShare(
+                        key_id=key_id,
+                        captured_micros=share.captured_micros,
+                        reserved_micros=share.reserved_micros,
+                    )
+                    for key_id, share in keys.items()
+                    if share.captured_micros or share.reserved_micros
+                ),
             )
         if not self.depleted and self.balance_micros < second_micros:
             self.trigger_event(self.BalanceDepleted, balance_micros=self.balance_micros)
-        if captured_micros:
-            self._warn_of_budgets(second_micros)
+        whole = Share(captured_micros, reserved_micros, second_micros)
+        self._warn_of_budgets({None: whole, **keys})
 
     @event(UsageSettled)
     def _usage_settled(
-        self, timestamp: datetime, captured_micros: int, reserved_micros: int
+        self,
+        timestamp: datetime,
+        captured_micros: int,
+        reserved_micros: int,
+        keys: tuple[KeyShare, ...],
     ) -> None:
         self.balance_micros -= captured_micros
         self.reserved_micros += reserved_micros - captured_micros
-        self._charge_budgets(captured_micros, timestamp.date())
+        self._charge_budgets(None, captured_micros, timestamp.date())
+        for each in keys:
+            use = self.key_uses.get(each.key_id, KeyUse())
+            self.key_uses[each.key_id] = use.settled(each)
+            self._charge_budgets(each.key_id, each.captured_micros, timestamp.date())
 
     @event(BalanceDepleted)
     def _balance_depleted(self) -> None:
         self.depleted = True
 
-    def set_budget(self, period: BudgetPeriod, limit_micros: int, spent_micros: int) -> None:
-        """Limit the charges in each calendar day or month. The same limit changes nothing.
+    def set_budget(self, name: BudgetName, limit_micros: int, spent_micros: int) -> None:
+        """Limit the charges of each day or month, or of all time. The same limit changes nothing.
 
-        `spent_micros` are the charges less credits of the current period so far. Leases that
-        EcoLink already granted stay valid. Raise Invalid unless the limit is above 0.
+        The budget is for all jobs of the account, or for those of an API key. `spent_micros` are
+        the charges less credits of the current period so far. Leases that EcoLink already granted
+        stay valid. Raise Invalid unless the limit is above 0, or for an account's budget of all
+        time.
         """
         if limit_micros <= 0:
             raise Invalid(
@@ -380,45 +481,61 @@ class Account(Aggregate):
                 "budget.",
                 field="limit",
             )
-        known = self.budgets.get(period)
+        if name == BudgetName(BudgetPeriod.TOTAL):
+            raise Invalid(
+                "Only an API key can have a budget in total. The balance already limits all jobs "
+                "of the account. Choose day or month, or an API key.",
+                field="period",
+            )
+        known = self.budgets.get(name)
         if known is None or known.limit_micros != limit_micros:
             self.trigger_event(
                 self.BudgetSet,
-                period=period,
+                **name._asdict(),
                 limit_micros=limit_micros,
                 spent_micros=max(0, spent_micros),
             )
 
     @event(BudgetSet)
     def _budget_set(
-        self, timestamp: datetime, period: BudgetPeriod, limit_micros: int, spent_micros: int
+        self,
+        timestamp: datetime,
+        period: BudgetPeriod,
+        key_id: UUID | None,
+        limit_micros: int,
+        spent_micros: int,
     ) -> None:
-        self.budgets[period] = Budget(
+        self.budgets[BudgetName(period, key_id)] = Budget(
             period=period,
+            key_id=key_id,
             limit_micros=limit_micros,
             starts_on=period.first_day(timestamp.date()),
             spent_micros=spent_micros,
         )
 
-    def remove_budget(self, period: BudgetPeriod) -> None:
+    def remove_budget(self, name: BudgetName) -> None:
         """Remove a budget, if it is set."""
-        if period in self.budgets:
-            self.trigger_event(self.BudgetRemoved, period=period)
+        if name in self.budgets:
+            self.trigger_event(self.BudgetRemoved, **name._asdict())
 
     @event(BudgetRemoved)
-    def _budget_removed(self, period: BudgetPeriod) -> None:
-        del self.budgets[period]
+    def _budget_removed(self, period: BudgetPeriod, key_id: UUID | None) -> None:
+        del self.budgets[BudgetName(period, key_id)]
 
-    def _charge_budgets(self, micros: int, day: date) -> None:
-        for period, budget in self.budgets.items():
-            self.budgets[period] = budget.charged(micros, day)
+    def _charge_budgets(self, key_id: UUID | None, micros: int, day: date) -> None:
+        for name, budget in self.budgets.items():
+            if name.key_id == key_id:
+                self.budgets[name] = budget.charged(micros, day)
 
-    def _warn_of_budgets(self, second_micros: int) -> None:
+    def _warn_of_budgets(self, shares: Mapping[UUID | None, Share]) -> None:
         for budget in list(self.budgets.values()):
-            for percent in budget.due_warnings(second_micros):
+            share = shares.get(budget.key_id)
+            if share is None or share.captured_micros == 0:
+                continue
+            for percent in budget.due_warnings(share.second_micros):
                 self.trigger_event(
                     self.BudgetUsed,
-                    period=budget.period,
+                    **budget.name._asdict(),
                     starts_on=budget.starts_on,
                     percent=percent,
                     spent_micros=budget.spent_micros,
@@ -426,9 +543,9 @@ class Account(Aggregate):
                 )
 
     @event(BudgetUsed)
-    def _budget_used(self, period: BudgetPeriod, percent: int) -> None:
-        budget = self.budgets[period]
-        self.budgets[period] = budget.model_copy(update={"warned_percent": percent})
+    def _budget_used(self, period: BudgetPeriod, key_id: UUID | None, percent: int) -> None:
+        name = BudgetName(period, key_id)
+        self.budgets[name] = self.budgets[name].model_copy(update={"warned_percent": percent})
 
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
         """Record once when the runway falls below `low_seconds`, and once when it recovers.
@@ -486,11 +603,18 @@ class Account(Aggregate):
             )
 
     def reverse_charge(
-        self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
+        self,
+        amount_micros: int,
+        job_id: UUID,
+        segment: int,
+        from_seconds: int,
+        to_seconds: int,
+        key_id: UUID | None = None,
     ) -> None:
         """Credit back the charge for a period of a segment's time.
 
         The period is from `from_seconds` to `to_seconds`, both measured from the segment's start.
+        `key_id` is the API key against which the charge counted.
         """
         assert amount_micros > 0
         self.trigger_event(
@@ -500,13 +624,20 @@ class Account(Aggregate):
             segment=segment,
             from_seconds=from_seconds,
             to_seconds=to_seconds,
+            key_id=key_id,
         )
 
     @event(ChargeReversed)
-    def _charge_reversed(self, timestamp: datetime, amount_micros: int) -> None:
+    def _charge_reversed(
+        self, timestamp: datetime, amount_micros: int, key_id: UUID | None
+    ) -> None:
         self.balance_micros += amount_micros
         self.depleted = False
-        self._charge_budgets(-amount_micros, timestamp.date())
+        self._charge_budgets(None, -amount_micros, timestamp.date())
+        if key_id is not None:
+            use = self.key_uses.get(key_id, KeyUse())
+            self.key_uses[key_id] = use.credited(amount_micros)
+            self._charge_budgets(key_id, -amount_micros, timestamp.date())
 
 
 # The library registers the topics of events, but not those of snapshots.

@@ -28,15 +28,21 @@ class Meter(Aggregate):
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
 
-        class_version: ClassVar[int] = 2
+        class_version: ClassVar[int] = 3
         rate_micros_per_hour: int
         # Highest charge that the job's maximum cost leaves for the segment; None: no maximum.
         limit_micros: int | None
+        key_id: UUID | None  # API key against which the charges count
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
             """Add no limit."""
             state["limit_micros"] = None
+
+        @staticmethod
+        def upcast_v2_v3(state: dict[str, Any]) -> None:
+            """Count the charges against no API key."""
+            state["key_id"] = None
 
     class SegmentLimitChanged(SegmentEvent):
         """The maximum cost of the job changed, or a credit for an earlier segment left more of it.
@@ -88,10 +94,12 @@ class Meter(Aggregate):
         segment: int,
         rate_micros_per_hour: int,
         limit_micros: int | None = None,
+        key_id: UUID | None = None,
     ) -> Meter:
         """Open the meter of a segment whose GPUs are allocated, and return it.
 
-        `limit_micros` is the highest charge for the segment; None means no limit.
+        `limit_micros` is the highest charge for the segment; None means no limit. `key_id` is the
+        API key against which the charges count; None means that they count against no key.
         """
         return cls._create(
             cls.MeterOpened,
@@ -101,6 +109,7 @@ class Meter(Aggregate):
             segment=segment,
             rate_micros_per_hour=rate_micros_per_hour,
             limit_micros=limit_micros,
+            key_id=key_id,
         )
 
     @event(MeterOpened)
@@ -111,12 +120,14 @@ class Meter(Aggregate):
         segment: int,
         rate_micros_per_hour: int,
         limit_micros: int | None,
+        key_id: UUID | None,
     ) -> None:
         self.account_id = account_id
         self.job_id = job_id
         self.segment = segment
         self.rate_micros_per_hour = rate_micros_per_hour
         self.limit_micros = limit_micros
+        self.key_id = key_id
         self.paid_seconds = 0
         self.minutes = 0
         self.billed_seconds = 0

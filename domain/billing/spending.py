@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.budget import spent_after
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
@@ -30,18 +31,39 @@ def committed_micros(
 PAGE_EVENTS = 1000
 
 
-def charged_since(log: EventLog, account: Account, first: date) -> int:
-    """Return an account's charges less credits since the start of a UTC day, in micro-dollars."""
-    charged, version = 0, account.version
+def charged_since(log: EventLog, account: Account, first: date, key_id: UUID | None = None) -> int:
+    """Return an account's charges less credits since the start of a UTC day, in micro-dollars.
+
+    `key_id` limits them to those that count against an API key. As in a budget, the sum never goes
+    below 0.
+    """
+    newest_first = [
+        micros for event in _since(log, account, first) if (micros := _charged(event, key_id))
+    ]
+    return spent_after(reversed(newest_first))
+
+
+def _since(log: EventLog, account: Account, first: date) -> Iterator[Event]:
+    """Yield the events of an account since the start of a UTC day, newest first."""
+    version = account.version
     while version > 0:
         page = log.events.get(account.id, lte=version, desc=True, limit=PAGE_EVENTS)
         for event in page:
             assert isinstance(event, Event)
             if event.timestamp.date() < first:
-                return charged
-            if isinstance(event, Account.UsageSettled):
-                charged += event.captured_micros
-            elif isinstance(event, Account.ChargeReversed):
-                charged -= event.amount_micros
+                return
+            yield event
         version -= PAGE_EVENTS
-    return charged
+
+
+def _charged(event: Event, key_id: UUID | None) -> int:
+    """Return the charge of an event; a credit is negative, and 0 stands for any other event."""
+    match event:
+        case Account.UsageSettled() if key_id is None:
+            return event.captured_micros
+        case Account.UsageSettled():
+            return sum(each.captured_micros for each in event.keys if each.key_id == key_id)
+        case Account.ChargeReversed() if key_id in (None, event.key_id):
+            return -event.amount_micros
+        case _:
+            return 0

@@ -48,7 +48,7 @@ class InsufficientBalance(DomainError):
 
 
 class SpendingLimitReached(DomainError):
-    """The job's maximum cost or a budget of the account is used up."""
+    """The job's maximum cost, or a budget of the account or an API key, is used up."""
 
     code = "spending_limit_reached"
 

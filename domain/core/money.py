@@ -28,6 +28,14 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
     return (2 * rate_micros_per_hour * elapsed_seconds + SECONDS_PER_HOUR) // (2 * SECONDS_PER_HOUR)
 
 
+def price_micros(rate_micros_per_hour: int, seconds: int) -> int:
+    """Return the highest charge for some seconds of a segment, in micro-dollars.
+
+    Minutes are the difference of two rounded charges, so that they may be rounded up.
+    """
+    return -(-rate_micros_per_hour * seconds // SECONDS_PER_HOUR)
+
+
 def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
     """Return the number of whole seconds that an amount pays for; None if the rate is 0."""
     if rate_micros_per_hour == 0:

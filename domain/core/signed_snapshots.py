@@ -71,7 +71,10 @@ class SignedSnapshots(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """Yield the genuine snapshots of an aggregate. Log and skip all others."""
+        """Yield the genuine snapshots of an aggregate. Log and skip forged ones.
+
+        Skip those of earlier versions that cannot be upcast, too. EcoLink then reads the events.
+        """
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
             if not rows:
@@ -83,8 +86,12 @@ class SignedSnapshots(EventStore[UUID]):
             except ForgedSnapshot as forged:
                 self._report(rows[0], forged)
                 continue
+            try:
+                snapshot = self.mapper.to_domain_event(genuine)
+            except OutdatedSnapshot:
+                continue
             limit = None if limit is None else limit - 1
-            yield self.mapper.to_domain_event(genuine)
+            yield snapshot
 
     def verified(self, row: StoredEvent) -> StoredEvent:
         """Return the snapshot in a row. Raise ForgedSnapshot if it is not genuine."""
@@ -139,6 +146,10 @@ class SignedSnapshots(EventStore[UUID]):
                 *key,
                 forged,
             )
+
+
+class OutdatedSnapshot(Exception):
+    """An earlier version of EcoLink created the snapshot, and its state is incomplete or wrong."""
 
 
 class ForgedSnapshot(Exception):

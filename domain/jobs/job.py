@@ -11,9 +11,10 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
+from domain.core.actor import acting_key
 from domain.core.aggregate import Aggregate, current_cause
 from domain.core.errors import Invalid, StaleSegment, WrongState
-from domain.core.money import SECONDS_PER_HOUR, Toward, dollars, seconds_within
+from domain.core.money import Toward, dollars, price_micros, seconds_within
 from domain.estimating.estimate import Estimate
 from domain.jobs import events, lifecycle
 from domain.jobs.checkpoints import Checkpoints
@@ -91,6 +92,7 @@ class Job(Aggregate):
     @event(events.JobApproved)
     def __init__(self, event: events.JobApproved) -> None:
         self.account_id = event.account_id
+        self.approver = event.actor  # actor of the approval or the last resume
         self.plan = event.plan
         self.estimate = event.estimate
         self.order = event.part(Order)
@@ -144,6 +146,14 @@ class Job(Aggregate):
         self.max_cost_micros = max_cost_micros
 
     # Queries
+
+    @property
+    def key_id(self) -> UUID | None:
+        """API key against which the charges of the next segment count; None: against no key.
+
+        It is the key that approved the job or last resumed it.
+        """
+        return acting_key(self.approver)
 
     def left_of_max_cost(self, committed_micros: int) -> int | None:
         """Return what the charges so far leave of the maximum cost; None without a maximum.
@@ -205,7 +215,7 @@ class Job(Aggregate):
         approval or resume required less than the price of a minute, a launch requires only that
         amount.
         """
-        minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
+        minute = price_micros(self.rate_micros_per_hour, minute_seconds)
         return min(minute, max(1, self.gate_micros))
 
     # Start and training of a segment
@@ -630,7 +640,10 @@ class Job(Aggregate):
             )
 
     @event(events.JobResumed)
-    def _job_resumed(self, rate_micros_per_hour: int, estimate: Estimate, gpu_count: int) -> None:
+    def _job_resumed(
+        self, actor: str, rate_micros_per_hour: int, estimate: Estimate, gpu_count: int
+    ) -> None:
+        self.approver = actor
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
         self.gpu_count = gpu_count
@@ -766,7 +779,7 @@ def _require_a_second(max_cost_micros: int | None, rate_micros_per_hour: int) ->
     if max_cost_micros is None:
         return
     if max_cost_micros < 0 or seconds_within(max_cost_micros, rate_micros_per_hour) == 0:
-        second = -(-rate_micros_per_hour // SECONDS_PER_HOUR)
+        second = price_micros(rate_micros_per_hour, 1)
         raise Invalid(
             f"The maximum cost is {dollars(max_cost_micros)}, but a second of the job costs "
             f"{dollars(second, Toward.UP)}. Enter a higher amount.",

@@ -34,7 +34,7 @@ class PauseReason(StrEnum):
     OWNER = "owner"  # the owner requested it
     CAPACITY = "capacity"  # the region no longer has enough GPUs
     MAX_COST = "max_cost"  # the job's maximum cost is used up
-    BUDGET = "budget"  # a budget of the account is used up
+    BUDGET = "budget"  # a budget of the account or an API key is used up
     SUSPENDED = "suspended"  # an operator suspended the account
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from domain.access.api_key import ApiKey
 from domain.access.role import Role
@@ -16,9 +15,6 @@ from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from domain.datasets.dataset import Dataset
 from domain.jobs.job_request import JobRequest
-
-KEY = "key:"
-"""Prefix of the actors that are API keys."""
 
 LONGEST_COMMAND = timedelta(minutes=1)
 """Time from the verification of a key to the event of its command, at most."""
@@ -35,11 +31,6 @@ class KeyLife:
     """Notification ID."""
     key: ApiKey.ApiKeyIssued
     revoked: Recorded | None = None
-
-
-def acting_key(actor: str) -> UUID | None:
-    """Return the ID of the key that an actor is, or None. Raise ValueError if it is malformed."""
-    return UUID(actor.removeprefix(KEY)) if actor.startswith(KEY) else None
 
 
 def key_problem(item: Recorded, life: KeyLife | None, at: datetime) -> str | None:

@@ -10,7 +10,7 @@ from domain.access.api_key import ApiKey, new_secret, secret_sha256
 from domain.access.rights import KeyRequest, Rights
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName
 from domain.billing.payment import Payment, Receipt
 from domain.billing.spending import charged_since
 from domain.billing.suspension import SuspensionReason
@@ -65,22 +65,33 @@ class EcoLink:
         return account
 
     @retrying
-    def set_budget(self, account_id: UUID, period: BudgetPeriod, limit_micros: int) -> Account:
-        """Limit the charges of an account in each calendar day or month in UTC.
+    def set_budget(self, account_id: UUID, name: BudgetName, limit_micros: int) -> Account:
+        """Limit the charges of an account, or of one of its API keys.
 
-        Raise Invalid unless the limit is above 0.
+        Raise NotFound if the account has no such key, and Invalid unless the limit is above 0.
         """
         account = self.log.load(Account, account_id)
-        first = period.first_day(current_cause().now.date())
-        account.set_budget(period, limit_micros, charged_since(self.log, account, first))
+        self._require_key(account_id, name.key_id)
+        account.set_budget(name, limit_micros, self._spent(account, name))
         self.log.commit(account)
         return account
 
+    def _spent(self, account: Account, name: BudgetName) -> int:
+        """Return the charges less credits of a budget's current period, in micro-dollars."""
+        today = current_cause().now.date()
+        if (known := account.budgets.get(name)) is not None:
+            return known.at(today).spent_micros
+        if (first := name.period.first_day(today)) is not None:
+            return charged_since(self.log, account, first, name.key_id)
+        use = account.key_uses.get(name.key_id) if name.key_id else None
+        return use.charged_micros if use else 0
+
     @retrying
-    def remove_budget(self, account_id: UUID, period: BudgetPeriod) -> Account:
-        """Remove a budget of an account, if it is set."""
+    def remove_budget(self, account_id: UUID, name: BudgetName) -> Account:
+        """Remove a budget, if it is set. Raise NotFound if the account has no such key."""
         account = self.log.load(Account, account_id)
-        account.remove_budget(period)
+        self._require_key(account_id, name.key_id)
+        account.remove_budget(name)
         self.log.commit(account)
         return account
 
@@ -103,6 +114,17 @@ class EcoLink:
         self.log.commit(account)
         return account
 
+    def _require_key(self, account_id: UUID, key_id: UUID | None) -> None:
+        """Raise NotFound if an account does not have this API key. It may be revoked."""
+        if key_id is not None:
+            self._key_of(account_id, key_id)
+
+    def _key_of(self, account_id: UUID, key_id: UUID) -> ApiKey:
+        key = self.log.find(ApiKey, key_id)
+        if key is None or key.account_id != account_id:
+            raise NotFound(f"Unknown API key {key_id}. See `ecolink keys list`.")
+        return key
+
     def issue_key(
         self, account_id: UUID, wanted: KeyRequest = KeyRequest(), issuer: Rights | None = None
     ) -> tuple[ApiKey, str]:
@@ -123,9 +145,7 @@ class EcoLink:
     @retrying
     def revoke_key(self, account_id: UUID, key_id: UUID) -> ApiKey:
         """Revoke a key. Raise NotFound if the account has no such key."""
-        key = self.log.find(ApiKey, key_id)
-        if key is None or key.account_id != account_id:
-            raise NotFound(f"Unknown API key {key_id}. See `ecolink keys list`.")
+        key = self._key_of(account_id, key_id)
         key.revoke()
         self.log.commit(key)
         return key

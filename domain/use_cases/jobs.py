@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
-from domain.billing.spending import committed_micros
 from domain.capacity.availability import PoolLoad, require_capacity
+from domain.core.actor import acting_key
 from domain.core.aggregate import current_cause
 from domain.core.errors import (
     CommandReused,
     DomainError,
     InsufficientBalance,
     NotFound,
-    SpendingLimitReached,
     WrongState,
 )
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
-from domain.core.money import Toward, dollars, seconds_within
-from domain.estimating.estimate import Estimate
+from domain.core.money import Toward, dollars
 from domain.jobs.choices import Choices
-from domain.jobs.job import Job
+from domain.jobs.job import Job, maximum_of
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
+from domain.use_cases.spending_limits import CostRange, SpendingLimits
 
 Loads = Callable[[], Sequence[PoolLoad]]
 """A function that returns the load of every GPU pool.
@@ -41,9 +40,12 @@ REUSED = "You already used this idempotency key for another job. Use a new key."
 class Launching:
     """Use cases of a job's owner. Each command must run inside `because(cause)`."""
 
-    def __init__(self, log: EventLog, quoting: Quoting, retention: timedelta) -> None:
+    def __init__(
+        self, log: EventLog, quoting: Quoting, limits: SpendingLimits, retention: timedelta
+    ) -> None:
         self.log = log
         self._quoting = quoting
+        self._limits = limits
         self._retention = retention
 
     @retrying
@@ -60,8 +62,9 @@ class Launching:
         """Approve a job, once for each command key.
 
         Raise CommandReused if the command key was used with other choices, and Suspended for a
-        suspended account. Raise InsufficientBalance if the balance is below the estimate's upper
-        bound. Unless `wait` is true, raise NoCapacity if too few GPUs are free.
+        suspended account. Raise SpendingLimitReached if a budget leaves less than a minute. Raise
+        InsufficientBalance if the balance is below the estimate's upper bound and the maximum cost.
+        Unless `wait` is true, raise NoCapacity if too few GPUs are free.
         """
         job_id = created_id(account_id, "job", command_key)
         existing, request = self.log.find(Job, job_id), self._request_for(job_id)
@@ -81,7 +84,7 @@ class Launching:
         """Approve the job of an open request. The job is queued for GPUs.
 
         `choices` are those of the request, with a region and GPU type if the request omitted them.
-        Raise InsufficientBalance if the balance is below the estimate's upper bound.
+        Raise SpendingLimitReached and InsufficientBalance as `approve` does.
         """
         request = self._request_for(job_id)
         if request is None or not request.is_open:
@@ -155,9 +158,9 @@ class Launching:
 
         `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
         number. Raise Suspended for a suspended account. Raise SpendingLimitReached if the maximum
-        cost or a budget leaves less than a second. Raise InsufficientBalance if the balance is
-        below the upper bound of the remaining work. Unless `wait` is true, raise NoCapacity if too
-        few GPUs are free.
+        cost leaves less than a second, or a budget less than a minute. Raise InsufficientBalance if
+        the balance is below the upper bound of the remaining work and the rest of the maximum cost.
+        Unless `wait` is true, raise NoCapacity if too few GPUs are free.
         """
 
         def command(job: Job) -> None:
@@ -165,10 +168,9 @@ class Launching:
                 return
             self.log.load(Account, account_id).require_active()
             quote = self._quoting.rest_of(job, gpu_count)
-            self.require_left_of_max_cost(job, quote.plan.rate_micros_per_hour)
-            self._require_left(account_id, quote)
-            self._require_balance(account_id, quote.estimate)
             plan = quote.plan
+            left = self._limits.require_left_of_max_cost(job, plan.rate_micros_per_hour)
+            self._require_funds(account_id, CostRange.of(quote.estimate, left))
             if not wait:
                 self._require_capacity(quote, loads)
             job.resume(
@@ -190,41 +192,6 @@ class Launching:
             job.change_max_cost(job.estimate.high_micros if wanted == "estimate" else wanted)
 
         return self._command(account_id, job_id, command)
-
-    def require_left_of_max_cost(self, job: Job, rate_micros_per_hour: int) -> None:
-        """Raise SpendingLimitReached if the maximum cost leaves less than a second at a rate."""
-        spent = committed_micros(self.log, job.id, job.segment)
-        left = job.left_of_max_cost(spent)
-        if left is None or seconds_within(left, rate_micros_per_hour) != 0:
-            return
-        assert job.max_cost_micros is not None
-        raise SpendingLimitReached(
-            f"The job has cost {dollars(spent)} of at most {dollars(job.max_cost_micros)}, which "
-            "leaves less than a second of GPU time. Raise or remove the maximum cost first.",
-            figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
-        )
-
-    def require_left_of_budgets(
-        self, account_id: UUID, rate_micros_per_hour: int, today: date
-    ) -> None:
-        """Raise SpendingLimitReached if a budget leaves less than a second at a rate.
-
-        `today` is the UTC day. Leases count as unspent, because a running job either uses or
-        returns them.
-        """
-        account = self.log.load(Account, account_id)
-        for budget in account.budgets_on(today):
-            if seconds_within(budget.left_micros, rate_micros_per_hour) == 0:
-                raise SpendingLimitReached(
-                    f"The account has used {dollars(budget.spent_micros)} of its budget of "
-                    f"{dollars(budget.limit_micros)} for this {budget.period} (UTC). Raise or "
-                    f"remove the budget, or wait for the next {budget.period}.",
-                    figures={
-                        "period": budget.period.value,
-                        "spent_micros": budget.spent_micros,
-                        "limit_micros": budget.limit_micros,
-                    },
-                )
 
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
         """Cancel a job. EcoLink keeps its checkpoints for the retention time."""
@@ -263,24 +230,24 @@ class Launching:
     ) -> Job:
         self.log.load(Account, account_id).require_active()
         quote = self._quoting.quote(account_id, choices)
-        self._require_left(account_id, quote)
-        self._require_balance(account_id, quote.estimate)
+        most = maximum_of(order, quote.estimate)
+        self._require_funds(account_id, CostRange.of(quote.estimate, most))
         if loads is not None:
             self._require_capacity(quote, loads)
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
-    def _require_left(self, account_id: UUID, quote: Quote) -> None:
-        today = current_cause().now.date()
-        self.require_left_of_budgets(account_id, quote.plan.rate_micros_per_hour, today)
-
-    def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
-        account, needed = self.log.load(Account, account_id), wanted.high_micros
+    def _require_funds(self, account_id: UUID, cost: CostRange) -> None:
+        """Raise SpendingLimitReached or InsufficientBalance if a job must not start."""
+        cause = current_cause()
+        key_id, today = acting_key(cause.actor), cause.now.date()
+        self._limits.require_left_of_budgets(account_id, key_id, cost, today)
+        account, needed = self.log.load(Account, account_id), cost.high_micros
         balance = account.balance_micros
         if not account.can_pay(needed, released_micros=account.reserved_micros):
+            bound = "maximum cost allows" if cost.capped else "upper bound of the estimate is"
             raise InsufficientBalance(
-                f"The balance is {dollars(balance)}, but the upper bound of the estimate is "
-                f"{dollars(needed, Toward.UP)}. Top up {dollars(needed - balance, Toward.UP)} "
-                "first.",
+                f"The balance is {dollars(balance)}, but the {bound} {dollars(needed, Toward.UP)}. "
+                f"Top up {dollars(needed - balance, Toward.UP)} first.",
                 figures={
                     "balance_micros": balance,
                     "needed_micros": needed,

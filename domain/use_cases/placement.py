@@ -19,11 +19,13 @@ def cheapest(
     balance_micros: int,
     choices: Choices,
     loads: Sequence[PoolLoad],
+    max_cost_micros: int | None = None,
 ) -> Choices:
     """Return the choices with the cheapest region and GPU type for those that are empty.
 
     Prefer GPUs that the balance can pay for and, among these, free ones. If the balance can pay for
-    none, choose the cheapest. Raise a DomainError if the job cannot run anywhere.
+    none, choose the cheapest. A maximum cost limits what the balance must pay for. Raise a
+    DomainError if the job cannot run anywhere.
     """
     chosen = [
         load
@@ -42,7 +44,9 @@ def cheapest(
         except DomainError as problem:
             problems.append(problem)
             continue
-        short = priced.high_micros > balance_micros
+        high = priced.high_micros
+        needed = high if max_cost_micros is None else min(high, max_cost_micros)
+        short = needed > balance_micros
         waits = load.free < choices.gpu_count and not short
         rank = (short, waits, priced.high_micros, priced.high_seconds, load.region, load.gpu_type)
         found.append((rank, there))

@@ -144,7 +144,8 @@ def _budget(event: Account.BudgetUsed) -> Data:
     return {
         "id": str(event.account_id),
         "period": event.period.value,
-        "starts_on": event.starts_on.isoformat(),
+        "key_id": None if event.key_id is None else str(event.key_id),
+        "starts_on": None if event.starts_on is None else event.starts_on.isoformat(),
         "percent": event.percent,
         "spent_micros": event.spent_micros,
         "limit_micros": event.limit_micros,

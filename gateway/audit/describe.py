@@ -92,16 +92,16 @@ def _account(event: Event) -> str | None:
                 "no running job costs money" if seconds is None else f"it lasts {spoken(seconds)}"
             )
             return f"The balance is no longer low: {lasts}."
-        case Account.BudgetSet(period=period):
+        case Account.BudgetSet():
             limit, spent = exact_dollars(event.limit_micros), exact_dollars(event.spent_micros)
-            return f"Budget of {limit} for each {period} set, with {spent} spent so far."
-        case Account.BudgetRemoved(period=period):
-            return f"Budget for each {period} removed."
+            return f"Budget of {limit} {_scope(event)} set, with {spent} spent so far."
+        case Account.BudgetRemoved():
+            return f"Budget {_scope(event)} removed."
         case Account.BudgetUsed():
             spent, limit = exact_dollars(event.spent_micros), exact_dollars(event.limit_micros)
+            since = "" if event.starts_on is None else f" since {event.starts_on}"
             return (
-                f"{event.percent}% of the budget used for the {event.period} from "
-                f"{event.starts_on}: {spent} of {limit}."
+                f"{event.percent}% of the budget {_scope(event)} used{since}: {spent} of {limit}."
             )
         case Account.AccountSuspended(reason=reason):
             return f"Account suspended ({reason}). It is read-only, and its jobs pause."
@@ -113,6 +113,12 @@ def _account(event: Event) -> str | None:
             return f"{amount} credited back for {part} of launch {event.segment}."
         case _:
             return None
+
+
+def _scope(event: Account.BudgetSet | Account.BudgetRemoved | Account.BudgetUsed) -> str:
+    """Return the jobs and the period that a budget limits."""
+    of_key = "" if event.key_id is None else f"of API key {event.key_id} "
+    return of_key + ("in total" if event.period == "total" else f"for each {event.period}")
 
 
 def _settled(event: Account.UsageSettled) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from domain.access.role import Role
+from domain.billing.budget import BudgetPeriod
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Created
 from domain.replay.causes import Basis, Origin
@@ -182,6 +183,20 @@ class PastKey(Answer):
     revoked_at: datetime | None
 
 
+class PastBudget(Answer):
+    """A budget as of a moment, with the charges of its last period.
+
+    `key_id` is None if the budget limits all jobs. `starts_on` is None for a budget in total.
+    """
+
+    period: BudgetPeriod
+    key_id: UUID | None
+    limit_micros: int
+    spent_micros: int
+    starts_on: date | None
+    warned_percent: int
+
+
 class PastAccount(Answer):
     """An account as of a moment."""
 
@@ -200,6 +215,7 @@ class PastAccount(Answer):
     topped_up_micros: int
     charged_micros: int
     reversed_micros: int
+    budgets: list[PastBudget]
     reservations: list[Reservation]
     keys: list[PastKey]
 

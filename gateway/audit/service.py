@@ -9,13 +9,14 @@ from uuid import UUID
 
 from domain.access.api_key import ApiKey
 from domain.billing.meter import Meter
+from domain.core.actor import KEY
 from domain.core.aggregate import Event
 from domain.core.errors import Invalid, NotFound
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import SegmentAllocated, job_of
 from domain.replay.account_state import AccountState
-from domain.replay.acting_key import KEY, KeyLife, continues, key_problem
+from domain.replay.acting_key import KeyLife, continues, key_problem
 from domain.replay.causes import Explanation, explain
 from domain.replay.entry import DamagedEvent, Entry
 from domain.replay.job_state import JobState, SegmentState, reserved_micros, streams_of
@@ -31,6 +32,7 @@ from gateway.audit.schemas import (
     LoggedEvent,
     MeterStatus,
     PastAccount,
+    PastBudget,
     PastCheckpoint,
     PastJob,
     PastKey,
@@ -354,6 +356,10 @@ def _past_account(account_id: UUID, past: Past[AccountState]) -> PastAccount:
         topped_up_micros=state.totals.topped_up,
         charged_micros=state.totals.charged,
         reversed_micros=state.totals.reversed,
+        budgets=[
+            PastBudget(**each.model_dump())
+            for each in sorted(account.budgets.values(), key=lambda each: str(each.key_id or ""))
+        ],
         reservations=[
             Reservation(
                 job_id=meter.job_id,

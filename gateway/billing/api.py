@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.core.errors import Invalid
 from gateway.backend import BackendOf
 from gateway.billing import budgets, card_payments, service, statements
@@ -127,22 +127,32 @@ def list_budgets(caller: MayRead, backend: BackendOf) -> Listed[BudgetAnswer]:
     return Listed(data=budgets.budgets_of(backend, caller))
 
 
-@accounts.post("/account/budgets")
+@accounts.post("/account/budgets", responses=refusals(404))
 def set_budget(wanted: BudgetRequest, caller: MayPay, backend: BackendOf) -> Listed[BudgetAnswer]:
     """Set a budget for each calendar day or month in UTC. Returns all budgets.
 
-    Running jobs save a checkpoint and pause before the charges of the period exceed the budget.
-    EcoLink records when 50, 80 and 100 percent are used. A lower limit applies from the next lease
-    on: running jobs may use the GPU time that they have already paid for. Paused jobs do not resume
-    automatically.
+    With `key_id`, the budget limits only the jobs that this API key approved or last resumed. Such
+    a budget can also be in total. Running jobs save a checkpoint and pause before the charges of
+    the period exceed the budget. EcoLink records when 50, 80 and 100 percent are used. A lower
+    limit applies from the next lease on: running jobs may use the GPU time that they have already
+    paid for. Paused jobs do not resume automatically.
     """
-    return Listed(data=budgets.set_budget(backend, caller, wanted.period, wanted.limit))
+    name = BudgetName(wanted.period, wanted.key_id)
+    return Listed(data=budgets.set_budget(backend, caller, name, wanted.limit))
 
 
-@accounts.delete("/account/budgets/{period}", status_code=204)
-def remove_budget(period: BudgetPeriod, caller: MayPay, backend: BackendOf) -> None:
+@accounts.delete("/account/budgets/{period}", status_code=204, responses=refusals(404))
+def remove_budget(
+    period: BudgetPeriod,
+    caller: MayPay,
+    backend: BackendOf,
+    key_id: Annotated[
+        UUID | None,
+        Query(description="API key of the budget. By default, the budget for all jobs."),
+    ] = None,
+) -> None:
     """Remove a budget. If it is not set, nothing changes."""
-    budgets.remove_budget(backend, caller, period)
+    budgets.remove_budget(backend, caller, BudgetName(period, key_id))
 
 
 @accounts.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))

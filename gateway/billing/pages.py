@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.card_payment import CardPaymentStatus
 from domain.billing.payment import STRIPE_PROVIDER
 from domain.core.errors import Invalid
@@ -23,7 +23,7 @@ from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
 from gateway.billing import card_payments, statements
-from gateway.billing.budgets import budgets_of, remove_budget, set_budget
+from gateway.billing.budgets import BudgetRefused, budgets_of, remove_budget, set_budget
 from gateway.billing.schemas import AccountAnswer, BudgetAnswer, StatementDay
 from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
@@ -36,6 +36,7 @@ from gateway.http.read_your_writes import caught_up
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
+from gateway.keys.service import list_keys
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, is_htmx, page
@@ -75,14 +76,6 @@ class DaysRefused(NamedTuple):
 
     first: date | None
     last: date | None
-    why: str
-
-
-class BudgetRefused(NamedTuple):
-    """An invalid amount in the form of a budget."""
-
-    period: BudgetPeriod
-    limit: str
     why: str
 
 
@@ -200,6 +193,7 @@ def show_billing(request: Request, caller: MayRead, backend: BackendOf, asked: A
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
+    form["budget_keys"] = list_keys(backend, caller)
     return page(request, backend, caller, "billing/page.html", **shown, **form)
 
 
@@ -230,20 +224,22 @@ def change_budget(
     caller: MayPay,
     backend: BackendOf,
     period: Annotated[BudgetPeriod, Form()],
+    key_id: Annotated[UUID | None, Form()] = None,
     limit: Annotated[str, Form(max_length=40)] = "",
     remove: Annotated[bool, Form()] = False,
 ) -> Response:
     """Set a budget, or remove it."""
+    name, refused = BudgetName(period, key_id), None
     try:
         if remove:
-            budgets = remove_budget(backend, caller, period)
+            budgets = remove_budget(backend, caller, name)
         else:
-            budgets = set_budget(backend, caller, period, limit)
+            budgets = set_budget(backend, caller, name, limit)
     except Invalid as problem:
         budgets = budgets_of(backend, caller)
-        refused = BudgetRefused(period, limit, problem.message)
-        return fragment("billing/budgets.html", budgets=budgets, refused=refused)
-    return fragment("billing/budgets.html", budgets=budgets)
+        refused = BudgetRefused(name, limit, problem.message)
+    keys = list_keys(backend, caller)
+    return fragment("billing/budgets.html", budgets=budgets, budget_keys=keys, refused=refused)
 
 
 @router.post("/top-ups")

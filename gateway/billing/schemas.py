@@ -96,20 +96,35 @@ class CardPaymentAnswer(Answer):
 
 
 class BudgetRequest(BaseModel):
-    """A budget to set for each calendar day or month in UTC."""
+    """A budget to set for each calendar day or month in UTC, or for an API key in total."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"period": "month", "limit": "250.00"}]}
     )
 
-    period: BudgetPeriod
+    period: BudgetPeriod = Field(description="`total` requires a `key_id`.")
     limit: str = Field(max_length=40, description=AMOUNT)
+    key_id: UUID | None = Field(
+        default=None,
+        description="API key whose jobs the budget limits. By default, it limits all jobs.",
+    )
+
+
+class BudgetKey(Answer):
+    """The API key of a budget."""
+
+    id: UUID
+    name: str | None = Field(examples=["evaluation script"])
+    hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])
 
 
 class BudgetAnswer(Answer):
     """A budget in its current period. Days and months are in UTC, as on invoices."""
 
     period: BudgetPeriod
+    key: BudgetKey | None = Field(
+        description="API key whose jobs the budget limits, or null if it limits all jobs."
+    )
     limit: Money
     spent: Money = Field(
         description="Charges less credits that EcoLink recorded in the period. Charges of running "
@@ -117,8 +132,8 @@ class BudgetAnswer(Answer):
     )
     left: Money
     used_percent: int = Field(examples=[63])
-    starts_on: date = Field(description="First day of the period.")
-    renews_on: date = Field(description="First day of the next period.")
+    starts_on: date | None = Field(description="First day of the period, or null for `total`.")
+    renews_on: date | None = Field(description="First day of the next period, or null for `total`.")
 
 
 class Posting(Answer):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import typer
 from rich.console import RenderableType
@@ -18,6 +18,7 @@ from domain.core.money import decimals_of, exact_dollars
 from gateway.billing.schemas import (
     AccountAnswer,
     BudgetAnswer,
+    BudgetKey,
     CardPaymentAnswer,
     Posting,
     StatementDay,
@@ -119,11 +120,25 @@ def payments(client: Client) -> None:
 
 
 budget = CommandGroup(
-    no_args_is_help=True, help="Limit the charges of each calendar day or month in UTC."
+    no_args_is_help=True,
+    help="Limit the charges of each calendar day or month in UTC, or those of an API key.",
 )
 billing.add_typer(budget, name="budget")
 
-Period = Annotated[BudgetPeriod, typer.Argument(help="Period of the budget.", show_default=False)]
+Period = Annotated[
+    BudgetPeriod,
+    typer.Argument(help="Period of the budget. Total needs --key.", show_default=False),
+]
+OfKey = Annotated[
+    UUID | None,
+    typer.Option(
+        "--key",
+        metavar="ID",
+        help="API key whose jobs the budget limits. See `ecolink keys list`.  "
+        "\\[default: all jobs]",
+        show_default=False,
+    ),
+]
 
 
 @budget.command("set")
@@ -133,9 +148,13 @@ def set_budget(
     limit: Annotated[
         str, typer.Argument(help="Amount in dollars, such as 250.00.", show_default=False)
     ],
+    key: OfKey = None,
 ) -> None:
-    """Set a budget. Before the charges exceed it, running jobs save a checkpoint and pause."""
-    body = {"period": period.value, "limit": limit}
+    """Set a budget. Before the charges exceed it, running jobs save a checkpoint and pause.
+
+    The budget of an API key limits the jobs that the key approved or last resumed.
+    """
+    body = {"period": period.value, "limit": limit, "key_id": str(key) if key else None}
     show(client.send(Listed[BudgetAnswer], "/account/budgets", body), _budgets)
 
 
@@ -146,15 +165,24 @@ def list_budgets(client: Client) -> None:
 
 
 @budget.command("remove")
-def remove_budget(client: Client, period: Period) -> None:
+def remove_budget(client: Client, period: Period, key: OfKey = None) -> None:
     """Remove a budget, and list the others."""
-    client.delete(f"/account/budgets/{period}")
+    client.delete(f"/account/budgets/{period}" + (f"?key_id={key}" if key else ""))
     show(client.read(Listed[BudgetAnswer], "/account/budgets"), _budgets)
 
 
 def _budgets(answer: Listed[BudgetAnswer]) -> RenderableType:
     columns = ("period", "limit", "spent", "left", "used_percent", "renews_on")
-    return listing_of(answer.data, *columns, empty="You have no budgets.")
+    rows = (
+        selected(each, *columns) | {"key": _key(each.key) if each.key else "all jobs"}
+        for each in answer.data
+    )
+    return listing(rows, empty="You have no budgets.")
+
+
+def _key(key: BudgetKey) -> str:
+    hint = f"eco_…{key.hint}"
+    return f"{key.name} {hint}" if key.name else hint
 
 
 @billing.command()

@@ -12,6 +12,7 @@ from domain.estimating.memory import gib
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
 from domain.training.precision import Precision
+from domain.use_cases.spending_limits import Outlook
 from gateway.catalog.schemas import CatalogAnswer
 from gateway.cli.tables import STYLES, cell, listing, number, pairs, selected, tame
 from gateway.jobs.schemas import (
@@ -30,7 +31,7 @@ RUNNING = frozenset({JobStatus.TRAINING, JobStatus.EVALUATING, JobStatus.TRAINED
 PAUSED = {
     PauseReason.BALANCE: "The job was paused when the balance reached zero.",
     PauseReason.CAPACITY: "The region no longer has that many GPUs.",
-    PauseReason.BUDGET: "A budget of the account is used up. See `ecolink billing budget list`.",
+    PauseReason.BUDGET: "A budget is used up. See `ecolink billing budget list`.",
     PauseReason.SUSPENDED: "An operator suspended the account. Resume it after a reinstatement.",
     PauseReason.MAX_COST: "The job reached its maximum cost. `ecolink jobs max-cost` raises it.",
 }
@@ -246,11 +247,17 @@ def _phases(priced: EstimateAnswer) -> RenderableType:
 
 def _gates(answer: QuoteAnswer) -> list[Text]:
     balance, capacity = answer.balance, answer.capacity
-    left = f"{balance.balance.text} now, {balance.left.text} if the job costs its upper bound"
+    bound = "maximum" if balance.capped else "upper bound"
+    left = f"{balance.balance.text} now, {balance.left.text} if the job costs its {bound}"
     if balance.missing.micros:
         left += f". Top up {balance.missing.text} first"
     return [
         _gate("balance", not balance.missing.micros, left),
+        *(
+            _gate("budget", False, each.text)
+            for each in answer.budgets
+            if each.outlook is Outlook.USED_UP
+        ),
         _gate("capacity", capacity.is_open, _capacity(capacity)),
         Text("Ready to approve.", style="green")
         if answer.approvable

@@ -103,7 +103,7 @@ def launch(
     ] = False,
     **tuned: Any,
 ) -> None:
-    """Start a job, if the balance covers the upper bound of its cost and a GPU is free."""
+    """Start a job, if the balance covers its highest cost and a GPU is free."""
     if dry_run and watch:
         raise typer.BadParameter(
             "You cannot combine --dry-run and --watch, because --dry-run starts no job. Choose one."

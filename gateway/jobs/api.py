@@ -53,9 +53,10 @@ def approve_job(
 ) -> JobSummary:
     """Approve a job. A repeated `Idempotency-Key` returns the existing job.
 
-    If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free
-    and `wait` is not set, approval fails with 409, and the error shows the expected wait and free
-    GPUs elsewhere.
+    If the balance is below the estimate's upper bound, or the maximum cost if that is lower,
+    approval fails with 402. The same applies if a budget leaves less than a minute of the job. If
+    no GPU is free and `wait` is not set, approval fails with 409, and the error shows the expected
+    wait and free GPUs elsewhere.
     """
     approval = service.approve(backend, caller, form, idempotency_key)
     if approval.repeated:

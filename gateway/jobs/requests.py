@@ -57,7 +57,7 @@ def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, orde
     with because(caller.cause(backend)):
         if files_ready(backend, account_id, choices):
             loads = loads_now(backend)
-            there = place(backend, account_id, choices, loads)
+            there = place(backend, account_id, choices, loads, order.max_cost_micros)
             backend.launching.approve(
                 account_id, key, there, wait=True, loads=lambda: loads, order=order
             )
@@ -153,7 +153,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
             if not files_ready(backend, account_id, choices):
                 return
             loads = loads_now(backend)
-            there = place(backend, account_id, choices, loads)
+            there = place(backend, account_id, choices, loads, request.order.max_cost_micros)
             backend.launching.approve_requested(job_id, there)
         except (NotYetVisible, VersionConflict):
             return  # temporary: the next poll retries

@@ -106,7 +106,10 @@ class ResumeGate(Answer):
     """The checks that a paused job must pass to resume."""
 
     allowed: bool
-    needed: Money | None = Field(description="Upper bound of the remaining cost at today's rate.")
+    needed: Money | None = Field(
+        description="Upper bound of the remaining cost at today's rate, or the rest of the maximum "
+        "cost if that is lower."
+    )
     missing: Money | None = Field(description="Top-up that the resume requires, or zero.")
     problem: str | None = Field(
         examples=[None],

@@ -19,6 +19,7 @@ from domain.deployments.deployment import DeploymentStatus
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
 from domain.training.checkpoint import checkpoint_model
+from domain.use_cases.spending_limits import CostRange
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
 from gateway.http.access import Caller
@@ -83,14 +84,16 @@ class Approval(NamedTuple):
 def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
     """Approve a job. A repeated key returns the existing job. Without a key, each call creates one.
 
-    Raise InsufficientBalance if the balance is below the estimate's upper bound. Raise NoCapacity
-    if too few GPUs are free and the form does not set `wait`.
+    Raise SpendingLimitReached if a budget is used up. Raise InsufficientBalance if the balance is
+    below the estimate's upper bound and the maximum cost. Raise NoCapacity if too few GPUs are free
+    and the form does not set `wait`.
     """
     command_key = key or str(uuid4())
     choices = form.choices
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
     if form.leaves_gpus_open and not repeated:
-        choices = place(backend, caller.account_id, choices, loads_now(backend))
+        most = form.order.max_cost_micros
+        choices = place(backend, caller.account_id, choices, loads_now(backend), most)
     with because(caller.cause(backend)):
         job = backend.launching.approve(
             caller.account_id,
@@ -172,11 +175,17 @@ def count_jobs(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
     """Return the details of a caller's job. Raise NotFound if there is no such job."""
-    return job_details(backend, [own_job(backend, caller, job_id)])[0]
+    return job_details(backend, [own_job(backend, caller, job_id)], caller.key_id)[0]
 
 
-def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
-    """Return the details of jobs. The number of queries does not depend on the number of jobs."""
+def job_details(
+    backend: Backend, rows: Sequence[Row], key_id: UUID | None = None
+) -> list[JobDetail]:
+    """Return the details of jobs. The number of queries does not depend on the number of jobs.
+
+    `key_id` is the API key that would resume the jobs. By default, it is the last one that did, or
+    the one that approved the job.
+    """
     job_ids = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         steps = last_steps_of(connection, job_ids)
@@ -195,7 +204,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
         left = remaining_seconds(row, step, wait, now)
         computed = Computed(
             balance=Money.of(account["balance_micros"]),
-            resume=resume_gate(backend, row),
+            resume=resume_gate(backend, row, key_id=key_id),
             wait_seconds=None if wait is None else round(wait),
             remaining_seconds=None if left is None else ceil(left),
             overrun=overrun_of(row, step, now),
@@ -205,10 +214,13 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
     return details
 
 
-def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
+def resume_gate(
+    backend: Backend, row: Row, *, gpu_count: int | None = None, key_id: UUID | None = None
+) -> ResumeGate | None:
     """Return a quote for the rest of a paused job, or None if the job is not paused.
 
-    `gpu_count` is the number of GPUs to resume with; None keeps the current number.
+    `gpu_count` is the number of GPUs to resume with; None keeps the current number. `key_id` is the
+    API key that would resume the job; None stands for the last one that did.
     """
     if row["status"] != JobStatus.PAUSED:
         return None
@@ -217,15 +229,16 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
         job, account = backend.log.load(Job, row["job_id"]), backend.log.load(Account, account_id)
         account.require_active()
         rest = backend.quoting.rest_of(job, gpu_count).estimate
-        backend.launching.require_left_of_max_cost(job, rest.rate_micros_per_hour)
-        today = backend.clock.now().date()
-        backend.launching.require_left_of_budgets(account_id, rest.rate_micros_per_hour, today)
+        limits, today = backend.spending_limits, backend.clock.now().date()
+        left = limits.require_left_of_max_cost(job, rest.rate_micros_per_hour)
+        cost = CostRange.of(rest, left)
+        limits.require_left_of_budgets(account_id, key_id or job.key_id, cost, today)
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
-    missing = max(0, rest.high_micros - account.balance_micros)
+    missing = max(0, cost.high_micros - account.balance_micros)
     return ResumeGate(
         allowed=missing == 0,
-        needed=Money.of(rest.high_micros, Toward.UP),
+        needed=Money.of(cost.high_micros, Toward.UP),
         missing=Money.of(missing, Toward.UP),
         problem=None,
     )

@@ -24,9 +24,7 @@ PAUSED = {
     PauseReason.MAX_COST: PauseLabel(
         "paused: maximum cost", "Paused: the job reached its maximum cost"
     ),
-    PauseReason.BUDGET: PauseLabel(
-        "paused: budget", "Paused: the account reached one of its budgets"
-    ),
+    PauseReason.BUDGET: PauseLabel("paused: budget", "Paused: a budget is used up"),
     PauseReason.SUSPENDED: PauseLabel("paused: suspended", "Paused: the account was suspended"),
 }
 

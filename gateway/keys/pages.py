@@ -11,8 +11,11 @@ from fastapi.responses import Response
 
 from domain.access.role import Role
 from domain.access.scope import Scope
+from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.core.errors import Invalid
 from gateway.backend import BackendOf
-from gateway.http.permissions import MayManageKeys
+from gateway.billing.budgets import BudgetRefused, remove_budget, set_budget
+from gateway.http.permissions import MayManageKeys, MayPay
 from gateway.http.sessions import COOKIE
 from gateway.keys import service
 from gateway.keys.schemas import KeyForm
@@ -45,6 +48,27 @@ def create_key(
     )
     made = service.create_key(backend, caller, form)
     return fragment("keys/new.html", made=made, **shown_keys(backend, caller))
+
+
+@router.post("/{key_id}/budgets")
+def change_budget(
+    key_id: UUID,
+    caller: MayPay,
+    backend: BackendOf,
+    period: Annotated[BudgetPeriod, Form()],
+    limit: Annotated[str, Form(max_length=40)] = "",
+    remove: Annotated[bool, Form()] = False,
+) -> Response:
+    """Set a budget of a key, or remove it."""
+    name, refused = BudgetName(period, key_id), None
+    try:
+        if remove:
+            remove_budget(backend, caller, name)
+        else:
+            set_budget(backend, caller, name, limit)
+    except Invalid as problem:
+        refused = BudgetRefused(name, limit, problem.message)
+    return fragment("keys/list.html", **shown_keys(backend, caller), refused=refused)
 
 
 @router.post("/{key_id}/revoke")

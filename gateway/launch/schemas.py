@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
+from uuid import UUID
 
 from pydantic import Field
 
+from domain.billing.budget import BudgetPeriod
 from domain.capacity.availability import PoolLoad
 from domain.core.money import SECONDS_PER_HOUR, Toward
 from domain.estimating.estimate import Estimate, PhaseEstimate
@@ -14,6 +16,7 @@ from domain.estimating.memory import GIB, Fit
 from domain.jobs.choices import Choices
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
+from domain.use_cases.spending_limits import BudgetNotice, CostRange, Outlook
 from gateway.schemas import Answer, Money
 
 
@@ -117,19 +120,55 @@ class FitAnswer(Answer):
 
 
 class BalanceImpact(Answer):
-    """Effect on the balance, which must cover the upper bound of the cost."""
+    """Effect on the balance, which must cover the highest cost."""
 
     balance: Money
-    left: Money = Field(description="Balance after a job that costs its upper bound.")
+    needed: Money = Field(
+        description="Highest cost: the upper bound of the estimate, or the maximum cost if that is "
+        "lower."
+    )
+    capped: bool = Field(description="True if the maximum cost is below the upper bound.")
+    left: Money = Field(description="Balance after a job with the highest cost.")
     missing: Money = Field(description="Top-up that the job requires, or zero.")
 
     @classmethod
-    def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:
-        left = balance_micros - estimate.high_micros
+    def of(cls, balance_micros: int, cost: CostRange) -> BalanceImpact:
+        left = balance_micros - cost.high_micros
         return cls(
             balance=Money.of(balance_micros),
+            needed=Money.of(cost.high_micros, Toward.UP),
+            capped=cost.capped,
             left=Money.of(left, Toward.DOWN),
             missing=Money.of(max(0, -left), Toward.UP),
+        )
+
+
+class BudgetNoticeAnswer(Answer):
+    """A budget that the job may reach, or of which at least 80% are used."""
+
+    period: BudgetPeriod
+    key_id: UUID | None = Field(
+        description="The API key that you use, or null for a budget for all jobs."
+    )
+    limit: Money
+    left: Money = Field(description="Running jobs may use parts of it.")
+    outlook: Outlook = Field(
+        description="`used_up`: the budget does not pay for the first minute, so you cannot "
+        "approve the job. `reached`: the job pauses at the budget. `possible`: it pauses if it "
+        "costs its upper bound. `nearly_used`: it pauses only if other jobs use the rest."
+    )
+    text: str = Field(description="A sentence about it; also in `warnings`.")
+
+    @classmethod
+    def of(cls, notice: BudgetNotice) -> BudgetNoticeAnswer:
+        budget = notice.budget
+        return cls(
+            period=budget.period,
+            key_id=budget.key_id,
+            limit=Money.price(budget.limit_micros),
+            left=Money.of(budget.left_micros, Toward.DOWN),
+            outlook=notice.outlook,
+            text=notice.text,
         )
 
 
@@ -177,8 +216,12 @@ class QuoteAnswer(Answer):
     fit: FitAnswer
     estimate: EstimateAnswer
     balance: BalanceImpact
+    budgets: list[BudgetNoticeAnswer] = Field(
+        description="Budgets for all jobs or for the API key that you use, if the job may reach "
+        "them or if they are nearly used."
+    )
     capacity: CapacityGate
-    approvable: bool = Field(description="True if balance and capacity permit approval.")
+    approvable: bool = Field(description="True if balance, budgets and capacity permit approval.")
     effective_batch: int = Field(description="Examples in a step, on all GPUs.")
     truncated_examples: int = Field(
         description="Approximate number of examples that are truncated."

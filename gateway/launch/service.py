@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad
 from domain.jobs.choices import Choices
+from domain.jobs.job import maximum_of
 from domain.training.cautions import cautions
 from domain.use_cases.placement import cheapest
+from domain.use_cases.spending_limits import CostRange, Outlook
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now
 from gateway.http.access import Caller
@@ -18,6 +21,7 @@ from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
 from gateway.launch.job_form import JobRequest
 from gateway.launch.schemas import (
     BalanceImpact,
+    BudgetNoticeAnswer,
     CapacityGate,
     EstimateAnswer,
     FitAnswer,
@@ -37,12 +41,20 @@ def quote(
     Raise the DomainError that prevents the job.
     """
     loads = loads_now(backend, patience_seconds=patience_seconds)
-    choices = place(backend, caller.account_id, form.choices, loads)
+    most = form.order.max_cost_micros
+    choices = place(backend, caller.account_id, form.choices, loads, most)
     quoted = backend.quoting.quote(caller.account_id, choices)
     suitable = {choices.gpu_type, *quoted.alternatives}
     loads = [load for load in loads if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
-    impact = BalanceImpact.of(balance, quoted.estimate)
+    cost = CostRange.of(quoted.estimate, maximum_of(form.order, quoted.estimate))
+    impact = BalanceImpact.of(balance, cost)
+    today = backend.clock.now().date()
+    notices = [
+        BudgetNoticeAnswer.of(each)
+        for each in backend.spending_limits.notices(caller.account_id, caller.key_id, cost, today)
+    ]
+    budgets_permit = all(each.outlook is not Outlook.USED_UP for each in notices)
     capacity = CapacityGate.of(loads, choices, form.wait)
     return QuoteAnswer(
         region=choices.region,
@@ -50,13 +62,18 @@ def quote(
         fit=FitAnswer.of(quoted.fit),
         estimate=EstimateAnswer.of(quoted.estimate),
         balance=impact,
+        budgets=notices,
         capacity=capacity,
-        approvable=impact.missing.micros == 0 and capacity.is_open,
+        approvable=impact.missing.micros == 0 and budgets_permit and capacity.is_open,
         effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
         truncated_examples=quoted.plan.truncation.truncated,
         truncation_warning=quoted.plan.truncation.warning,
         cautions=cautions(form.hyperparameters),
-        warnings=[*size_warnings(quoted.plan.truncation.examples), *quoted.plan.warnings],
+        warnings=[
+            *size_warnings(quoted.plan.truncation.examples),
+            *quoted.plan.warnings,
+            *(each.text for each in notices),
+        ],
     )
 
 
@@ -71,15 +88,21 @@ def size_warnings(examples: int) -> list[str]:
 
 
 def place(
-    backend: Backend, account_id: UUID, choices: Choices, loads: Sequence[PoolLoad]
+    backend: Backend,
+    account_id: UUID,
+    choices: Choices,
+    loads: Sequence[PoolLoad],
+    max_cost: int | Literal["estimate"] | None,
 ) -> Choices:
     """Return the choices, with the cheapest region and GPU type for those that are empty.
 
-    Raise NotYetVisible if no GPU is known yet, or the DomainError that prevents the job.
+    `max_cost` is the maximum cost of the order. Raise NotYetVisible if no GPU is known yet, or the
+    DomainError that prevents the job.
     """
     if choices.region and choices.gpu_type:
         return choices
     if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):
         raise NotYetVisible
     balance_micros = backend.log.load(Account, account_id).balance_micros
-    return cheapest(backend.quoting, account_id, balance_micros, choices, loads)
+    most = None if max_cost == "estimate" else max_cost
+    return cheapest(backend.quoting, account_id, balance_micros, choices, loads, most)

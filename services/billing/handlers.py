@@ -60,6 +60,7 @@ class Metering:
             event.segment,
             event.rate_micros_per_hour,
             self._limit_micros(job, event.segment),
+            job.key_id,
         )
         open_meter(account, meter, self._policy)
         return [meter, account]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.key_use import Share
 from domain.billing.meter import Meter
-from domain.core.money import SECONDS_PER_HOUR, seconds_bought
+from domain.core.money import price_micros, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
@@ -80,23 +83,30 @@ class Running:
         return self.meter.paid_seconds + seconds == self.meter.limit_seconds
 
 
+Micros = Counter[UUID | None]
+"""Micro-dollars by API key. None stands for segments that count against no key."""
+
+
 def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
     adds at least `extension_seconds` to any lease, all leases are extended. If the balance or a
     budget is too low, all segments get the same remaining time, so that they run out in the same
-    second. No lease goes beyond its segment's limit, and the other segments share the rest. A
-    lapsed lease is not extended, because its segment is in the unbilled grace period. A segment
-    whose lease was refused does not run. If the account has no running segments, its low-balance
-    state is cleared, so that EcoLink can warn it again.
+    second. A budget of an API key shortens only the leases of the segments that count against it.
+    No lease goes beyond its segment's limit, and the other segments share the rest. A lapsed lease
+    is not extended, because its segment is in the unbilled grace period. A segment whose lease was
+    refused does not run. If the account has no running segments, its low-balance state is cleared,
+    so that EcoLink can warn it again.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
+    reserved = _extend_leases(account, running, policy, SAVE_EVENTS - posted)
     account.settle(
-        captured_micros=captured,
-        reserved_micros=_extend_leases(account, running, policy, SAVE_EVENTS - posted),
+        captured_micros=captured.total(),
+        reserved_micros=reserved.total(),
         second_micros=second_micros([each.meter for each in running]),
+        keys=_shares(running, captured, reserved),
     )
     runway = runway_seconds(account, running)
     # A reserved balance means that a segment runs, even if its meter is not in `open_meters` yet.
@@ -104,12 +114,28 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
         account.watch_runway(runway, policy.low_seconds)
 
 
-def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
+def _shares(running: Sequence[Running], captured: Micros, reserved: Micros) -> dict[UUID, Share]:
+    """Return the parts of a settlement by API key."""
+    return {
+        key_id: Share(captured[key_id], reserved[key_id], second_micros(meters))
+        for key_id, meters in _by_key([each.meter for each in running]).items()
+        if key_id is not None
+    }
+
+
+def _by_key(meters: Sequence[Meter]) -> dict[UUID | None, list[Meter]]:
+    found: dict[UUID | None, list[Meter]] = {}
+    for meter in meters:
+        found.setdefault(meter.key_id, []).append(meter)
+    return found
+
+
+def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[Micros, int]:
     """Bill the elapsed minutes, at most SAVE_EVENTS. Return the micro-dollars and the minutes."""
-    captured, posted = 0, 0
+    captured, posted = Micros(), 0
     for each in running:
         before = each.meter.minutes
-        captured += each.meter.post_minutes(
+        captured[each.meter.key_id] += each.meter.post_minutes(
             each.elapsed_seconds, policy.minute_seconds, at_most=SAVE_EVENTS - posted
         )
         posted += each.meter.minutes - before
@@ -118,18 +144,26 @@ def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int,
 
 def _extend_leases(
     account: Account, running: Sequence[Running], policy: LeasePolicy, at_most: int
-) -> int:
+) -> Micros:
     """Extend up to `at_most` leases if one is due. Return the micro-dollars to reserve."""
     leased = [each for each in running if not each.lapsed]
-    ahead = _affordable_ahead(leased, account.leasable_micros, policy.lease_seconds)
-    least = policy.extension_seconds if ahead == policy.lease_seconds else 1
-    missing = [(each, seconds) for each in leased if (seconds := each.missing_seconds(ahead)) > 0]
-    if not any(
-        seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
-        for each, seconds in missing
-    ):
-        return 0
-    return sum(each.meter.extend_lease(seconds) for each, seconds in missing[:at_most])
+    ahead = _affordable_by_key(account, leased, policy.lease_seconds)
+    missing = [
+        (each, seconds)
+        for each in leased
+        if (seconds := each.missing_seconds(ahead[each.meter.key_id])) > 0
+    ]
+
+    def is_due(each: Running, seconds: int) -> bool:
+        whole = ahead[each.meter.key_id] == policy.lease_seconds
+        least = policy.extension_seconds if whole else 1
+        return seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
+
+    reserved = Micros()
+    if any(is_due(each, seconds) for each, seconds in missing):
+        for each, seconds in missing[:at_most]:
+            reserved[each.meter.key_id] += each.meter.extend_lease(seconds)
+    return reserved
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
@@ -139,13 +173,15 @@ def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
 
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
-    running = Running(meter, 0)
-    ahead = _affordable_ahead([running], account.leasable_micros, policy.lease_seconds)
+    running, key_id = Running(meter, 0), meter.key_id
+    ahead = _affordable_by_key(account, [running], policy.lease_seconds)[key_id]
     seconds = running.missing_seconds(ahead)
     if seconds == 0:
         meter.refuse_lease()
-    else:
-        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(seconds))
+        return
+    micros = meter.extend_lease(seconds)
+    keys = {} if key_id is None else {key_id: Share(reserved_micros=micros)}
+    account.settle(captured_micros=0, reserved_micros=micros, keys=keys)
 
 
 def close(
@@ -164,11 +200,20 @@ def close(
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
     lost = meter.charge_between(min(kept_seconds, meter.billed_seconds), meter.billed_seconds)
-    is_last = account.reserved_micros == charge + released
+
+    def second_of_last(reserved_micros: int) -> int:
+        is_last = reserved_micros == charge + released
+        return second_micros([meter]) if is_last and not lost else 0
+
+    keys: dict[UUID, Share] = {}
+    if (key_id := meter.key_id) is not None:
+        second = second_of_last(account.reserved_for(key_id))
+        keys[key_id] = Share(charge, -released, second)
     account.settle(
         captured_micros=charge,
         reserved_micros=-released,
-        second_micros=second_micros([meter]) if is_last and not lost else 0,
+        second_micros=second_of_last(account.reserved_micros),
+        keys=keys,
     )
     credit_lost_work(account, meter, kept_seconds)
 
@@ -177,7 +222,9 @@ def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
     """Credit the charge for the time after `kept_seconds` that is not credited yet."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
-        account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
+        account.reverse_charge(
+            credit, meter.job_id, meter.segment, kept_seconds, billed_seconds, meter.key_id
+        )
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
@@ -185,7 +232,7 @@ def second_micros(meters: Sequence[Meter]) -> int:
 
     EcoLink rounds the charge of each segment separately, so it may round up in any second.
     """
-    return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
+    return sum(price_micros(meter.rate_micros_per_hour, 1) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
@@ -200,20 +247,45 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
     return seconds_bought(account.balance_micros - spent, rate)
 
 
-def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
-    """Return the seconds after the elapsed time, up to `limit`, that the balance can pay for."""
+def _affordable_by_key(
+    account: Account, running: Sequence[Running], lease_seconds: int
+) -> dict[UUID | None, int]:
+    """Return the seconds after the elapsed time, up to `lease_seconds`, that can be paid for.
+
+    They are the same for all segments that count against the same API key.
+    """
+    most: dict[UUID | None, int] = {}
+    for key_id in {each.meter.key_id for each in running}:
+        left = None if key_id is None else account.budget_left_micros(key_id)
+        of_key = [each for each in running if each.meter.key_id == key_id]
+        most[key_id] = (
+            lease_seconds
+            if left is None
+            else _affordable_ahead(of_key, left, {key_id: lease_seconds})
+        )
+    ahead = _affordable_ahead(running, account.leasable_micros, most)
+    return {key_id: min(ahead, seconds) for key_id, seconds in most.items()}
+
+
+def _affordable_ahead(
+    running: Sequence[Running], available_micros: int, most: Mapping[UUID | None, int]
+) -> int:
+    """Return the seconds after the elapsed time that an amount can pay for.
+
+    No segment gets more seconds than `most` has for its API key.
+    """
 
     def cost(ahead: int) -> int:
-        return sum(
-            each.meter.charge_between(
-                each.meter.paid_seconds, each.meter.paid_seconds + each.missing_seconds(ahead)
-            )
-            for each in running
-        )
+        total = 0
+        for each in running:
+            seconds = each.missing_seconds(min(ahead, most[each.meter.key_id]))
+            paid = each.meter.paid_seconds
+            total += each.meter.charge_between(paid, paid + seconds)
+        return total
 
-    if cost(limit) <= available_micros:
-        return limit
-    low, high = 0, limit
+    low, high = 0, max(most.values(), default=0)
+    if cost(high) <= available_micros:
+        return high
     while low < high:
         middle = (low + high + 1) // 2
         if cost(middle) <= available_micros:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from domain.access.api_key import ApiKey
+from domain.core.actor import acting_key
 from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest
 from domain.replay.acting_key import (
     LONGEST_COMMAND,
     KeyLife,
-    acting_key,
     continues,
     key_problem,
 )

@@ -32,7 +32,7 @@ class Funding:
             reason = PauseReason.MAX_COST
         elif _reaches_budget(account, job, seconds=1):
             reason = PauseReason.BUDGET
-        elif not account.can_pay(job.launch_micros(self._minute_seconds)):
+        elif not account.can_pay(self._launch_micros(job)):
             reason = PauseReason.BALANCE
         else:
             return None
@@ -57,7 +57,7 @@ class Funding:
             return PauseReason.MAX_COST
         if _reaches_budget(account, job, self._minute_seconds, unused_micros):
             return PauseReason.BUDGET
-        needed = job.launch_micros(self._minute_seconds)
+        needed = self._launch_micros(job, unused_micros)
         can_pay = account.can_pay(needed, released_micros=unused_micros)
         return None if can_pay else PauseReason.BALANCE
 
@@ -73,12 +73,21 @@ class Funding:
 
     def _reaches_max_cost(self, job: Job, seconds: int, unused_micros: int = 0) -> bool:
         """Return True if the maximum cost leaves less than some seconds."""
-        if job.max_cost_micros is None:
-            return False
-        spent = committed_micros(self._log, job.id, job.segment) - unused_micros
-        left = job.left_of_max_cost(spent)
+        left = self._left_of_max_cost(job, unused_micros)
         bought = None if left is None else seconds_within(left, job.rate_micros_per_hour)
         return bought is not None and bought < seconds
+
+    def _left_of_max_cost(self, job: Job, unused_micros: int) -> int | None:
+        if job.max_cost_micros is None:
+            return None
+        spent = committed_micros(self._log, job.id, job.segment) - unused_micros
+        return job.left_of_max_cost(spent)
+
+    def _launch_micros(self, job: Job, unused_micros: int = 0) -> int:
+        """Return the balance that a launch requires. It is at most the rest of the maximum cost."""
+        needed = job.launch_micros(self._minute_seconds)
+        left = self._left_of_max_cost(job, unused_micros)
+        return needed if left is None else min(needed, left)
 
     def _is_settled(self, job: Job) -> bool:
         last = self._log.find(Meter, meter_id(job.id, job.segment))
@@ -86,9 +95,13 @@ class Funding:
 
 
 def _reaches_budget(account: Account, job: Job, seconds: int, unused_micros: int = 0) -> bool:
-    """Return True if the leases and charges leave less than some seconds of a budget."""
-    left = account.budget_left_micros
-    if left is None:
-        return False
-    bought = seconds_within(max(0, left + unused_micros), job.rate_micros_per_hour)
+    """Return True if the charges and leases leave less than some seconds of a budget."""
+    return any(
+        left is not None and _buys_less(left + unused_micros, job, seconds)
+        for left in (account.budget_left_micros(None), account.budget_left_micros(job.key_id))
+    )
+
+
+def _buys_less(micros: int, job: Job, seconds: int) -> bool:
+    bought = seconds_within(max(0, micros), job.rate_micros_per_hour)
     return bought is not None and bought < seconds

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.spending import committed_micros
 from domain.core.money import charge_micros
 from domain.jobs.job import Job, JobStatus
@@ -21,25 +21,43 @@ from tests.builders.examples import estimate_at
 
 MAX_SECONDS = (1, 12 * 3600)
 """GPU time that a maximum cost pays for."""
-BUDGETS = {BudgetPeriod.DAY: (10**5, 10**8), BudgetPeriod.MONTH: (10**7, 10**9)}
+BUDGETS = {
+    BudgetPeriod.DAY: (10**5, 10**8),
+    BudgetPeriod.MONTH: (10**7, 10**9),
+    BudgetPeriod.TOTAL: (10**7, 10**9),
+}
 """Micro-dollars."""
+KEYS = 2
+"""Number of API keys of each account. Some commands come from the operator."""
 
 OVERSHOOT = "overshoot of a limit, micro-dollars"
 STUCK = "pauses that a higher limit did not end"
+LEASED = "micro-dollars that keys still reserve at the end"
 LIMITS = (PauseReason.MAX_COST, PauseReason.BUDGET)
 
 
 @dataclass
 class LimitedTruth(MeterTruth):
-    """A run in which most jobs have a maximum cost, and most accounts have budgets."""
+    """A run in which most jobs have a maximum cost, and most accounts and keys have budgets."""
 
     def __post_init__(self) -> None:
         self.stuck = 0
+        self.keys: dict[UUID, list[UUID]] = {}
         super().__post_init__()
         for account_id in self.accounts:
-            for period in BudgetPeriod:
+            self.keys[account_id] = [self.platform.issue_key(account_id) for _ in range(KEYS)]
+            for name in self.budgets_of(account_id):
                 if self.chance.random() < 0.7:
-                    self.raise_budget(account_id, period)
+                    self.raise_budget(account_id, name)
+
+    def budgets_of(self, account_id: UUID) -> list[BudgetName]:
+        """Return the budgets that an account can have."""
+        of_keys = [BudgetName(period, key) for key in self.keys[account_id] for period in BUDGETS]
+        return [BudgetName(BudgetPeriod.DAY), BudgetName(BudgetPeriod.MONTH), *of_keys]
+
+    def key_of(self, account_id: UUID) -> UUID | None:
+        """Return one of the keys of an account, or sometimes None."""
+        return self.chance.choice([*self.keys[account_id], *self.keys[account_id], None])
 
     def order(self, plan: TrainingPlan) -> Order:
         """Return an order with a maximum cost, mostly."""
@@ -78,18 +96,19 @@ class LimitedTruth(MeterTruth):
             more = charge_micros(RATES[1], self.chance.randint(60, MAX_SECONDS[1]))
             raised = None if self.chance.random() < 0.1 else job.max_cost_micros + more
             self.command(job.id, lambda each: each.change_max_cost(raised))
-        for period in BudgetPeriod:
-            self.raise_budget(job.account_id, period)
+        for name in self.budgets_of(job.account_id):
+            self.raise_budget(job.account_id, name)
 
-    def raise_budget(self, account_id: UUID, period: BudgetPeriod) -> None:
+    def raise_budget(self, account_id: UUID, name: BudgetName) -> None:
         """Set a budget above the charges and leases of its period, or raise it."""
         account = self.log.load(Account, account_id)
-        known = account.budgets.get(period)
-        low, high = BUDGETS[period]
-        used = self.platform.limits.of_period[str(account_id), str(period)]
-        least = account.reserved_micros + used if known is None else known.limit_micros
+        known = account.budgets.get(name)
+        low, high = BUDGETS[name.period]
+        scope = str(account_id) if name.key_id is None else f"key:{name.key_id}"
+        used = self.platform.limits.of_period[scope, str(name.period)]
+        least = account.reserved_for(name.key_id) + used if known is None else known.limit_micros
         limit = least + self.chance.randint(low, high)
-        self.platform.set_budget(account_id, period, limit)
+        self.platform.set_budget(account_id, name, limit)
 
     def continue_job(self, job_id: UUID) -> None:
         """Pay in and resume a paused job. Count it if it does not leave its pause."""
@@ -119,7 +138,14 @@ class LimitedTruth(MeterTruth):
     def errors(self) -> dict[str, int]:
         """Figures that are 0 if every bill is right and within its limits."""
         limits = self.platform.limits
-        return {**super().errors, OVERSHOOT: limits.overshoot_micros, STUCK: self.stuck}
+        accounts = [self.log.load(Account, each) for each in self.accounts]
+        leased = sum(use.reserved_micros for each in accounts for use in each.key_uses.values())
+        return {
+            **super().errors,
+            OVERSHOOT: limits.overshoot_micros,
+            STUCK: self.stuck,
+            LEASED: leased,
+        }
 
 
 def bench(

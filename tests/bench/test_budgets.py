@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from domain.billing.account import Account
@@ -20,7 +22,8 @@ def assert_within_limits(truth: LimitedTruth) -> None:
     happened = truth.platform.limits.happened
     assert not any(truth.errors.values()), truth.errors
     assert min(happened[f"pauses: {each}"] for each in ("max_cost", "budget", "balance")) > 0
-    assert min(happened[f"warnings at {each}%"] for each in (50, 80, 100)) > 0
+    warnings = [f"warnings at {each}%" for each in (50, 80, 100)]
+    assert min(happened[each + of_key] for each in warnings for of_key in ("", " of a key")) > 0
     assert truth.happened["limits raised"] > 0
 
 
@@ -37,9 +40,19 @@ def test_no_charge_exceeds_a_limit_in_a_longer_run(seed: int) -> None:
 def test_a_lease_beyond_a_maximum_cost_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Meter, "limit_seconds", None)
     monkeypatch.setattr(Running, "at_limit", lambda *_: False)
-    assert run(500).errors[OVERSHOOT] > 0
+    assert run(2000).errors[OVERSHOOT] > 0
 
 
 def test_a_lease_beyond_a_budget_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Account, "leasable_micros", Account.available_micros)
+    assert run(2000).errors[OVERSHOOT] > 0
+
+
+def test_a_lease_beyond_the_budget_of_a_key_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Account.budget_left_micros
+
+    def of_all_jobs(self: Account, key_id: UUID | None) -> int | None:
+        return left(self, None) if key_id is None else None
+
+    monkeypatch.setattr(Account, "budget_left_micros", of_all_jobs)
     assert run(2000).errors[OVERSHOOT] > 0

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.access.role import Role
 from domain.audit.invoice import Period
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.payment import Receipt
 from domain.billing.suspension import SuspensionReason
 from domain.capacity.gpu_pool import GpuPool
@@ -238,7 +238,9 @@ class Samples:
         self.sample.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
         self._jobs(ada, chats, small)
         with because(Cause("account:test", str(uuid4()), self.now)):
-            self.backend.ecolink.set_budget(ada, BudgetPeriod.MONTH, 60_000_000)
+            key = BudgetName(BudgetPeriod.TOTAL, self.sample.people["ada"].key_id)
+            for name in (BudgetName(BudgetPeriod.MONTH), key):
+                self.backend.ecolink.set_budget(ada, name, 60_000_000)
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
         self.sample.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"

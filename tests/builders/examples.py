@@ -108,10 +108,11 @@ def meter(
     job: int = 0,
     rate: int = PLAN.rate_micros_per_hour,
     limit: int | None = None,
+    key_id: UUID | None = None,
 ) -> Meter:
     """An open meter of segment 1 of one of several jobs, with a lease or without."""
     job_id = uuid5(JOB_ID, str(job)) if job else JOB_ID
-    opened = Meter.open(ACCOUNT_ID, job_id, 1, rate, limit)
+    opened = Meter.open(ACCOUNT_ID, job_id, 1, rate, limit, key_id)
     if paid_seconds:
         opened.extend_lease(paid_seconds)
     opened.collect_events()

@@ -215,11 +215,11 @@ class Platform:
         with because(self.cause):
             self.ecolink.grant_credit(person.account_id, amount_micros, str(uuid4()))
 
-    def spend(self, person: Person) -> None:
-        """Use up the balance with a segment."""
+    def spend(self, person: Person, *, left_micros: int = 0) -> None:
+        """Use up the balance with a segment, except for `left_micros`."""
         with because(self.cause):
             account = self.log.load(Account, person.account_id)
-            spent = account.available_micros
+            spent = account.available_micros - left_micros
             account.settle(captured_micros=spent, reserved_micros=spent)
             self.log.commit(account)
 

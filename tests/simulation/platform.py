@@ -14,10 +14,11 @@ from uuid import UUID, uuid5
 
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
 from domain.capacity.gpu_pool import GpuPool
+from domain.core.actor import KEY
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
@@ -150,23 +151,34 @@ class SimulatedPlatform:
             self.log.commit(payment, account)
             self.oracle.pay_in(account_id, amount_micros)
 
-    def set_budget(self, account_id: UUID, period: BudgetPeriod, limit_micros: int) -> None:
+    def issue_key(self, account_id: UUID) -> UUID:
+        with self._acting("operator"):
+            return EcoLink(self.log).issue_key(account_id)[0].id
+
+    def set_budget(self, account_id: UUID, name: BudgetName, limit_micros: int) -> None:
         with self._acting("account"):
-            EcoLink(self.log).set_budget(account_id, period, limit_micros)
+            EcoLink(self.log).set_budget(account_id, name, limit_micros)
 
     def approve(
-        self, account_id: UUID, name: str, plan: TrainingPlan, order: Order = Order()
+        self,
+        account_id: UUID,
+        name: str,
+        plan: TrainingPlan,
+        order: Order = Order(),
+        key_id: UUID | None = None,
     ) -> UUID:
         job_id = uuid5(account_id, name)
         estimate = estimate_at(plan.rate_micros_per_hour)
-        with self._acting("account"):
+        with self._acting(_actor(key_id)):
             self.log.commit(Job.approve(job_id, account_id, plan, estimate, order))
         return job_id
 
-    def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
+    def command_job(
+        self, job_id: UUID, command: Callable[[Job], None], key_id: UUID | None = None
+    ) -> None:
         """Run a command of a job. Raise the error with which the job refuses it."""
         job = self.log.load(Job, job_id)
-        with self._acting("account"):
+        with self._acting(_actor(key_id)):
             command(job)
             self.log.commit(job)
 
@@ -302,7 +314,7 @@ class SimulatedPlatform:
         """Drop the data of an ended job."""
         self.artifacts.delete_directory(job_prefix(job))
         self.paused_for.pop(job.id, None)
-        self.limits.forget(str(job.id))
+        self.limits.forget(str(job.id), job.segment)
         for segment in range(1, job.segment + 1):
             self._segments.forget(PodName(job.id, segment))
 
@@ -415,3 +427,7 @@ class SimulatedPlatform:
 
     def _clock_seconds(self, bound_at: datetime | None) -> int:
         return 0 if bound_at is None else int((self.now() - bound_at).total_seconds())
+
+
+def _actor(key_id: UUID | None) -> str:
+    return "account" if key_id is None else f"{KEY}{key_id}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.training.training_plan import Order
@@ -71,11 +71,11 @@ def limited(log: EventLog) -> Story:
     story.work(200)
     platform.end_finished()
     platform.command_job(story.job_id, lambda job: job.change_max_cost(500 * SECOND_MICROS))
-    platform.set_budget(story.account_id, BudgetPeriod.DAY, 160 * SECOND_MICROS)
+    platform.set_budget(story.account_id, BudgetName(BudgetPeriod.DAY), 160 * SECOND_MICROS)
     story.resume()
     story.work(200)
     platform.end_finished()
-    platform.set_budget(story.account_id, BudgetPeriod.DAY, 900 * SECOND_MICROS)
+    platform.set_budget(story.account_id, BudgetName(BudgetPeriod.DAY), 900 * SECOND_MICROS)
     story.resume()
     story.work(130)
     story.complete()

@@ -139,7 +139,11 @@ def quote_resume(
     row, count = service.own_job(backend, caller, job_id), gpu_count_of(gpu_count)
     return fragment(
         "jobs/job/resume_quote.html",
-        gate=service.resume_gate(backend, row, count) if count else None,
+        gate=(
+            service.resume_gate(backend, row, gpu_count=count, key_id=caller.key_id)
+            if count
+            else None
+        ),
         gpu_count=count,
         wanted=refusal("gpu_count", gpu_count),
         account=account_of(backend, caller),

@@ -17,6 +17,7 @@ from domain.estimating.memory import FEW_GIB
 from domain.training.hyperparameters import Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
+from domain.use_cases.spending_limits import Outlook
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.launch import service
@@ -230,16 +231,32 @@ class View:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        return (self.balance_gate, self.capacity_gate) if self.priced else ()
+        gates = (self.balance_gate, self.budget_gate, self.capacity_gate) if self.priced else ()
+        return tuple(gate for gate in gates if gate is not None)
 
     @property
     def balance_gate(self) -> Gate:
         assert self.priced is not None
-        upper, balance = self.priced.estimate.high.text, self.priced.balance
+        balance = self.priced.balance
+        bound = "maximum cost" if balance.capped else "upper bound"
+        highest = f"the {bound} of {balance.needed.text}"
         if not balance.missing.micros:
-            return Gate(True, f"The balance covers the upper bound of {upper}.")
-        short = f"The balance of {balance.balance.text} does not cover the upper bound of {upper}."
+            return Gate(True, f"The balance covers {highest}.")
+        short = f"The balance of {balance.balance.text} does not cover {highest}."
         return Gate(False, f"{short} Top up {balance.missing.text} or more.")
+
+    @property
+    def budget_gate(self) -> Gate | None:
+        """The check of a used-up budget, or None if all budgets permit the approval."""
+        assert self.priced is not None
+        used_up = (each for each in self.priced.budgets if each.outlook is Outlook.USED_UP)
+        return next((Gate(False, each.text) for each in used_up), None)
+
+    @property
+    def budget_notices(self) -> list[str]:
+        """Sentences about budgets that the job may reach, or that are nearly used."""
+        budgets = self.priced.budgets if self.priced else []
+        return [each.text for each in budgets if each.outlook is not Outlook.USED_UP]
 
     @property
     def wait(self) -> str | None:

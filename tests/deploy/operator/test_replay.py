@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.jobs.job_request import JobRequest
@@ -182,6 +183,25 @@ def test_a_shown_job_says_that_the_log_alone_decides(story: Story, entries: Entr
     assert "Not included: event " in output
     assert "lease_ended" in output
     assert "$0.10" in output
+
+
+def test_an_account_is_shown_with_its_budgets(history: History) -> None:
+    history.open_account(1_000_000)
+    with history.changing_account() as account:
+        account.set_budget(BudgetName(BudgetPeriod.MONTH), 500, 0)
+        account.settle(captured_micros=400, reserved_micros=400)
+    (budget,) = shown("account", str(history.account_id))["budgets"]
+    assert budget == {
+        "period": "month",
+        "key_id": None,
+        "limit_micros": 500,
+        "spent_micros": 400,
+        "starts_on": "2026-11-01",
+        "warned_percent": 80,
+    }
+    output = ecolink("audit", "show", "account", str(history.account_id))
+    for text in ("Budgets", "all jobs", "$0.0004", "80%"):
+        assert text in output
 
 
 def test_an_account_is_shown_as_of_a_moment(story: Story, entries: Entries) -> None:

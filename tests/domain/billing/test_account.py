@@ -142,6 +142,13 @@ def test_an_account_records(
             "amount",
             id="test payments beyond the daily limit",
         ),
+        pytest.param(
+            [later(DAY_SECONDS, pays(TEST_DAY_MICROS, TEST_PROVIDER))],
+            later(DAY_SECONDS, pays(1, TEST_PROVIDER)),
+            Invalid,
+            "amount",
+            id="test payments beyond the limit of a day whose first event is a test payment",
+        ),
     ],
 )
 def test_an_account_refuses(

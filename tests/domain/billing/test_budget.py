@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from uuid import UUID
 
 import pytest
+from hypothesis import given as sampled
+from hypothesis import strategies as st
 
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.billing.key_use import KeyUse, Share
 from domain.billing.spending import charged_since
 from domain.core.errors import Invalid
 from domain.core.event_log import EventLog
 from domain.use_cases.accounts import EcoLink
 from tests.builders.bills import Bills, Run, day
-from tests.builders.commands import NOW
+from tests.builders.commands import NOW, command
 from tests.builders.examples import JOB_ID, account
 from tests.builders.scenario import AccountStep, fact, later, when
 
-DAY, MONTH = BudgetPeriod.DAY, BudgetPeriod.MONTH
+DAY, MONTH, TOTAL = BudgetPeriod
+KEY, OTHER_KEY = (UUID(int=number) for number in (1, 2))
 DAY_SECONDS = timedelta(days=1).total_seconds()
 TODAY = NOW.date()
 
 
-def budgets(limit_micros: int, period: BudgetPeriod = DAY, spent_micros: int = 0) -> AccountStep:
-    return lambda given: given.set_budget(period, limit_micros, spent_micros)
+def budgets(
+    limit_micros: int,
+    period: BudgetPeriod = DAY,
+    spent_micros: int = 0,
+    key_id: UUID | None = None,
+) -> AccountStep:
+    name = BudgetName(period, key_id)
+    return lambda given: given.set_budget(name, limit_micros, spent_micros)
 
 
-def removes(period: BudgetPeriod = DAY) -> AccountStep:
-    return lambda given: given.remove_budget(period)
+def removes(period: BudgetPeriod = DAY, key_id: UUID | None = None) -> AccountStep:
+    return lambda given: given.remove_budget(BudgetName(period, key_id))
 
 
-def reserves(micros: int) -> AccountStep:
-    return lambda given: given.settle(captured_micros=0, reserved_micros=micros)
+def reserves(micros: int, key_id: UUID | None = None) -> AccountStep:
+    keys = {key_id: Share(reserved_micros=micros)} if key_id else {}
+    return lambda given: given.settle(captured_micros=0, reserved_micros=micros, keys=keys)
 
 
-def charges(micros: int, second_micros: int = 0) -> AccountStep:
+def charges(micros: int, second_micros: int = 0, key_id: UUID | None = None) -> AccountStep:
     """Charge an amount that was not reserved before."""
+    keys = {key_id: Share(micros, micros, second_micros)} if key_id else {}
     return lambda given: given.settle(
-        captured_micros=micros, reserved_micros=micros, second_micros=second_micros
+        captured_micros=micros, reserved_micros=micros, second_micros=second_micros, keys=keys
     )
 
 
-def credits(micros: int) -> AccountStep:
-    return lambda given: given.reverse_charge(micros, JOB_ID, 1, 0, 10)
+def credits(micros: int, key_id: UUID | None = None) -> AccountStep:
+    return lambda given: given.reverse_charge(micros, JOB_ID, 1, 0, 10, key_id)
 
 
 def leasable(*steps: AccountStep) -> int:
@@ -98,7 +111,7 @@ def test_a_clock_that_jumps_back_reopens_no_period() -> None:
     given = account(10_000)
     later(DAY_SECONDS, budgets(800))(given)
     when(given, charges(500))
-    assert given.budgets[DAY].starts_on == TODAY + timedelta(days=1)
+    assert given.budgets[BudgetName(DAY)].starts_on == TODAY + timedelta(days=1)
     assert given.leasable_micros == 300
 
 
@@ -158,16 +171,28 @@ def test_a_budget_of_nothing_is_refused(limit_micros: int) -> None:
 
 def test_a_snapshot_has_the_budgets() -> None:
     given = account(10_000)
-    when(given, budgets(800), budgets(900, MONTH), charges(500))
+    when(given, budgets(800), budgets(900, TOTAL, key_id=KEY), charges(500, key_id=KEY))
     snapshot = Account.Snapshot.take(given)
     assert Account.Snapshot.model_validate_json(snapshot.model_dump_json()).mutate(None) == given
 
 
 def test_a_snapshot_of_before_budgets_has_none() -> None:
-    state = Account.Snapshot.take(account(10_000)).model_dump(mode="json")
-    del state["state"]["budgets"]
+    state = Account.Snapshot.take(given := account(10_000)).model_dump(mode="json")
+    del state["state"]["budgets"], state["state"]["key_uses"]
     Account.Snapshot.upcast_v2_v3(state)
-    assert Account.Snapshot.model_validate(state).mutate(None).budgets == {}
+    Account.Snapshot.upcast_v4_v5(state)
+    assert Account.Snapshot.model_validate(state).mutate(None) == given
+
+
+def test_a_snapshot_of_before_key_budgets_has_those_of_the_account() -> None:
+    given = account(10_000)
+    when(given, budgets(800), charges(500))
+    state = Account.Snapshot.take(given).model_dump(mode="json")
+    (stored,) = state["state"]["budgets"]
+    del state["state"]["key_uses"], stored["key_id"]
+    state["state"]["budgets"] = {"day": stored}
+    Account.Snapshot.upcast_v4_v5(state)
+    assert Account.Snapshot.model_validate(state).mutate(None) == given
 
 
 def test_a_new_budget_counts_the_charges_of_its_period() -> None:
@@ -183,7 +208,113 @@ def test_a_new_budget_counts_the_charges_of_its_period() -> None:
         set_budget = EcoLink(log).set_budget
         account_id = bills.history.account_id
         spent = [
-            set_budget(account_id, each, 10**6).budgets[each].spent_micros for each in (DAY, MONTH)
+            set_budget(account_id, name, 10**6).budgets[name].spent_micros
+            for name in (BudgetName(DAY), BudgetName(MONTH))
         ]
     assert spent == [0, 90_000]
     assert charged_since(log, bills.history.account, date(2026, 10, 1)) == 220_000
+
+
+def leasable_for(key_id: UUID | None, *steps: AccountStep) -> int:
+    given = account(10_000)
+    when(given, *steps)
+    return given.leasable_micros_for(key_id)
+
+
+@pytest.mark.parametrize(
+    ("steps", "of_key", "of_other", "of_account"),
+    [
+        pytest.param([budgets(800, key_id=KEY)], 800, 10_000, 10_000, id="an unused budget"),
+        pytest.param(
+            [budgets(800, key_id=KEY), budgets(500)], 500, 500, 500, id="a tighter one for all"
+        ),
+        pytest.param(
+            [budgets(800, key_id=KEY), charges(300, key_id=KEY), charges(100, key_id=OTHER_KEY)],
+            *(500, 9_600, 9_600),
+            id="charges of each key",
+        ),
+        pytest.param(
+            [reserves(200, KEY), budgets(800, key_id=KEY)],
+            *(600, 9_800, 9_800),
+            id="a lease from before the budget",
+        ),
+        pytest.param(
+            [budgets(800, TOTAL, key_id=KEY), charges(300, key_id=KEY), credits(100, KEY)],
+            *(600, 9_800, 9_800),
+            id="a credit",
+        ),
+        pytest.param(
+            [budgets(800, key_id=KEY), budgets(300, TOTAL, key_id=KEY), charges(250, key_id=KEY)],
+            *(50, 9_750, 9_750),
+            id="the tightest of its budgets",
+        ),
+        pytest.param(
+            [budgets(800, key_id=KEY), charges(800, key_id=KEY), removes(key_id=KEY)],
+            *(9_200, 9_200, 9_200),
+            id="removed",
+        ),
+    ],
+)
+def test_the_budget_of_a_key_limits_only_the_leases_of_its_jobs(
+    steps: list[AccountStep], of_key: int, of_other: int, of_account: int
+) -> None:
+    assert [leasable_for(each, *steps) for each in (KEY, OTHER_KEY, None)] == [
+        *(of_key, of_other, of_account)
+    ]
+
+
+def test_a_budget_in_total_never_renews() -> None:
+    given = account(10_000)
+    when(given, budgets(800, TOTAL, key_id=KEY), charges(500, key_id=KEY))
+    found: list[int] = []
+    later(400 * DAY_SECONDS, lambda each: found.append(each.leasable_micros_for(KEY)))(given)
+    assert found == [300]
+
+
+def test_an_account_has_no_budget_in_total() -> None:
+    with pytest.raises(Invalid) as refusal:
+        budgets(800, TOTAL)(account(10_000))
+    assert refusal.value.field == "period"
+
+
+def test_warnings_name_the_key_and_count_its_seconds_alone() -> None:
+    given = account(10_000)
+    when(given, budgets(1000, TOTAL, key_id=KEY))
+    of_key = {"key_id": KEY, "period": TOTAL, "starts_on": None}
+    assert when(given, charges(500, key_id=OTHER_KEY))[1:] == []
+    assert when(given, charges(940, second_micros=60, key_id=KEY))[1:] == [
+        fact("BudgetUsed", percent=percent, spent_micros=940, **of_key) for percent in (50, 80)
+    ]
+    assert when(given, charges(1, second_micros=60, key_id=KEY))[1:] == [
+        fact("BudgetUsed", percent=100, spent_micros=941, **of_key)
+    ]
+
+
+LATE = (BudgetName(DAY), BudgetName(MONTH), BudgetName(MONTH, KEY), BudgetName(TOTAL, KEY))
+HOURS, MICROS = st.integers(0, 40), st.integers(-500, 500).filter(bool)
+
+
+@sampled(st.lists(st.tuples(HOURS, MICROS, st.sampled_from((None, KEY, OTHER_KEY))), max_size=30))
+def test_a_late_budget_has_spent_what_an_early_one_has(
+    steps: list[tuple[int, int, UUID | None]],
+) -> None:
+    """A credit can be for an earlier period. All amounts are exact in micro-dollars."""
+    log = EventLog()
+    with command():
+        payer = account(10**6)
+        for name in LATE:
+            payer.set_budget(name, 1, 0)
+    now = NOW
+    for hours, micros, key_id in steps:
+        now += timedelta(hours=hours)
+        step = charges(micros, 0, key_id) if micros > 0 else credits(-micros, key_id)
+        later((now - NOW).total_seconds(), step)(payer)
+    log.commit(payer)
+    for name in LATE:
+        first = name.period.first_day(now.date())
+        late = (
+            payer.key_uses.get(KEY, KeyUse()).charged_micros
+            if first is None
+            else charged_since(log, payer, first, name.key_id)
+        )
+        assert late == payer.budgets[name].at(now.date()).spent_micros

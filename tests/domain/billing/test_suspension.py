@@ -18,6 +18,7 @@ from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
 from domain.use_cases.quoting import Quoting
+from domain.use_cases.spending_limits import SpendingLimits
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, account
 from tests.builders.history import RETENTION, History
 from tests.builders.scenario import AccountStep, fact, when
@@ -125,7 +126,8 @@ def launching(log: EventLog) -> Launching:
     def no_calibration(*_: object) -> None:
         raise AssertionError("no quote is needed")
 
-    return Launching(log, Quoting(log, no_calibration), RETENTION)  # type: ignore[arg-type]
+    quoting = Quoting(log, no_calibration)  # type: ignore[arg-type]
+    return Launching(log, quoting, SpendingLimits(log, 60), RETENTION)
 
 
 Forbidden = Callable[[EventLog, History], object]

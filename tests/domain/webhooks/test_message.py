@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.jobs import events
@@ -78,12 +78,13 @@ def test_balances_and_deployments_send_messages(history: History, log: EventLog)
 def test_a_used_budget_sends_a_message(history: History, log: EventLog) -> None:
     history.open_account(1_000_000)
     with history.changing_account() as account:
-        account.set_budget(BudgetPeriod.MONTH, 500, 0)
+        account.set_budget(BudgetName(BudgetPeriod.MONTH), 500, 0)
         account.settle(captured_micros=400, reserved_micros=400)
     assert [data["percent"] for type, data in sent(log) if type == "budget.used"] == [50, 80]
     assert sent(log)[-1][1] == {
         "id": str(ACCOUNT_ID),
         "period": "month",
+        "key_id": None,
         "starts_on": "2026-11-01",
         "percent": 80,
         "spent_micros": 400,

@@ -10,7 +10,9 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.billing.account import Account
+from domain.billing.key_use import Share
 from domain.core.aggregate import because
+from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from tests.builders.platform import Person, Platform
 from tests.gateway.jobs.owners import Reader
@@ -21,15 +23,16 @@ PATH = "/api/account/budgets"
 
 
 def charge(platform: Platform, person: Person, micros: int) -> None:
-    """Charge an account."""
+    """Charge an account for a job of a key."""
+    keys = {person.key_id: Share(micros, micros)}
     with because(platform.cause):
         account = platform.log.load(Account, person.account_id)
-        account.settle(captured_micros=micros, reserved_micros=micros)
+        account.settle(captured_micros=micros, reserved_micros=micros, keys=keys)
         platform.log.commit(account)
 
 
-def sets(client: TestClient, person: Person, period: str, limit: str) -> Any:
-    body = {"period": period, "limit": limit}
+def sets(client: TestClient, person: Person, period: str, limit: str, **more: str) -> Any:
+    body = {"period": period, "limit": limit, **more}
     return client.post(PATH, json=body, headers=person.headers)
 
 
@@ -53,7 +56,7 @@ def test_budgets_show_the_charges_of_their_periods(client: TestClient, platform:
 
 def test_a_wrong_budget_is_refused(client: TestClient, platform: Platform) -> None:
     person = platform.person()
-    for period, limit in (("day", "0"), ("day", "much"), ("year", "5")):
+    for period, limit in (("day", "0"), ("day", "much"), ("year", "5"), ("total", "5")):
         assert sets(client, person, period, limit).status_code == 422
     reader = platform.key(person.account_id, KeyRequest(scopes=(Scope.READ, Scope.TRAIN)))
     assert sets(client, reader, "day", "5").json()["error"]["code"] == "missing_scope"
@@ -73,8 +76,11 @@ def test_a_used_up_budget_refuses_approvals_and_resumes(
     for refused in (reader.give("resume"), again):
         error = refused.json()["error"]
         assert (refused.status_code, error["code"]) == (402, "spending_limit_reached")
-        assert error["figures"] == {
+        figures = error["figures"]
+        assert 0 < figures.pop("needed_micros") <= 10_000, "at most the price of a minute"
+        assert figures == {
             "period": "month",
+            "key_id": None,
             "spent_micros": 2_000_000,
             "limit_micros": 2_000_000,
         }
@@ -100,3 +106,70 @@ def test_the_page_shows_and_changes_budgets(client: TestClient, platform: Platfo
     polled = client.get("/billing/now", headers=browser.htmx).text
     assert 'hx-target="#budget-day-now"' in polled
     assert "(100%)" not in send(period="day", remove="true")
+
+
+def test_a_key_has_budgets_of_its_own(client: TestClient, platform: Platform) -> None:
+    person = platform.person(dollars=10)
+    charge(platform, person, 1_000_000)
+    other = platform.key(person.account_id, KeyRequest())
+    for key, limit in ((person, "4"), (other, "8")):
+        assert sets(client, person, "total", limit, key_id=str(key.key_id)).status_code == 200
+    found = client.get(PATH, headers=person.headers).json()["data"]
+    shown = {each["key"]["id"]: each for each in found}
+    assert [shown[str(each.key_id)]["used_percent"] for each in (person, other)] == [25, 0]
+    assert (found[0]["period"], found[0]["renews_on"]) == ("total", None)
+    assert shown[str(other.key_id)]["key"]["hint"] == other.key[-4:]
+    removed = client.delete(f"{PATH}/total?key_id={other.key_id}", headers=person.headers)
+    assert removed.status_code == 204
+    assert len(client.get(PATH, headers=person.headers).json()["data"]) == 1
+    stranger = platform.person()
+    refused = sets(client, stranger, "total", "4", key_id=str(person.key_id))
+    assert refused.status_code == 404
+    gone = client.delete(f"{PATH}/day?key_id={person.key_id}", headers=stranger.headers)
+    assert gone.status_code == 404
+
+
+def test_another_key_can_resume_a_job_that_reached_the_budget_of_its_key(
+    client: TestClient, platform: Platform
+) -> None:
+    reader = Reader(client, platform, dollars=20)
+    person = reader.person
+    assert platform.log.load(Job, reader.job_id).key_id == person.key_id
+    reader.train()
+    charge(platform, person, 2_000_000)
+    assert sets(client, person, "month", "2", key_id=str(person.key_id)).status_code == 200
+    reader.end(reason=SegmentEnd.LEASE_ENDED, shortfall=PauseReason.BUDGET)
+    assert f"for the API key eco_…{person.key[-4:]} has $0.00 left" in reader.text()
+    assert reader.give("resume").json()["error"]["figures"]["key_id"] == str(person.key_id)
+    other = platform.key(person.account_id, KeyRequest())
+    assert reader.give("resume", other).json()["status"] == "training"
+    assert platform.log.load(Job, reader.job_id).key_id == other.key_id
+
+
+def test_the_pages_show_and_change_the_budgets_of_keys(
+    client: TestClient, platform: Platform
+) -> None:
+    browser = signed_in(client, person := platform.person(dollars=10))
+
+    def send(path: str, **fields: str) -> str:
+        answer = client.post(path, headers=browser.htmx, data=fields)
+        assert answer.status_code == 200
+        return answer.text
+
+    key = str(person.key_id)
+    assert "No API key has a budget" in client.get("/billing").text
+    shown = send("/billing/budgets", period="day", limit="4", key_id=key)
+    assert f'data-budget="{key} day"' in shown
+    wrong = send("/billing/budgets", period="month", limit="much", key_id=key)
+    assert "is not an amount" in wrong
+    assert "<details open" in wrong.replace(' class="budget" data-needs="billing"', "")
+    charge(platform, person, 4_000_000)
+    platform.project()
+    assert "key-budgets-now" in client.get("/billing/now", headers=browser.htmx).text
+    listed = client.get("/models").text
+    assert "This day: $4.00 of $4.00 (100%)" in read_html(listed).text
+    assert "The running jobs of this key" in listed
+    path = f"/models/keys/{key}/budgets"
+    assert "is not an amount" in send(path, period="day", limit="much")
+    assert "In total: $4.00 of $9.00 (44%)" in read_html(send(path, period="total", limit="9")).text
+    assert "This day" not in read_html(send(path, period="day", remove="true")).text

@@ -55,6 +55,11 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     (budget,) = me.read("billing", "budget", "list")["data"]
     assert (budget["period"], budget["used_percent"]) == ("month", 0)
     assert "no budgets" in me.run("billing", "budget", "remove", "month")
+    key = me.read("keys", "list")["data"][0]
+    assert f"eco_…{key['hint']}" in me.run(
+        "billing", "budget", "set", "total", "50", "--key", key["id"]
+    )
+    assert "no budgets" in me.run("billing", "budget", "remove", "total", "--key", key["id"])
 
 
 def test_a_dry_run_shows_fit_estimate_and_gates(me: Owner, platform: Platform) -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import CatalogBase
@@ -251,3 +252,40 @@ def test_a_busy_machine_raises_the_upper_bound(
     job = orderer.approve()
     platform.project()
     assert orderer.get(f"/api/jobs/{job['id']}").json()["estimate"]["basis"] == busy["basis"]
+
+
+def test_a_maximum_cost_lowers_the_balance_that_a_job_needs(
+    orderer: Orderer, platform: Platform
+) -> None:
+    platform.spend(orderer.person, left_micros=500)
+    assert orderer.quote()["approvable"] is False
+    assert orderer.ask("jobs").status_code == 402
+    quote = orderer.quote(max_cost="0.0005")
+    balance = quote["balance"]
+    assert (balance["needed"]["micros"], balance["missing"]["micros"]) == (500, 0)
+    assert quote["approvable"] is True
+    assert orderer.ask("jobs", max_cost="0.0005").status_code == 201
+
+
+def test_a_quote_warns_of_the_budgets_that_the_job_may_reach(
+    orderer: Orderer, platform: Platform
+) -> None:
+    day, month = (BudgetName(each) for each in (BudgetPeriod.DAY, BudgetPeriod.MONTH))
+
+    def budget(name: BudgetName, limit_micros: int) -> None:
+        with because(platform.cause):
+            platform.ecolink.set_budget(orderer.person.account_id, name, limit_micros)
+
+    budget(day, 5_000_000)
+    assert orderer.quote()["budgets"] == []
+    platform.spend(orderer.person, left_micros=5_500_000)
+    budget(month, 4_500_001)
+    quote = orderer.quote()
+    assert [each["outlook"] for each in quote["budgets"]] == ["nearly_used", "used_up"]
+    assert {each["text"] for each in quote["budgets"]} <= set(quote["warnings"])
+    assert quote["approvable"] is False
+    refused = orderer.ask("jobs").json()["error"]
+    assert refused["message"] == quote["budgets"][1]["text"]
+    with because(platform.cause):
+        platform.ecolink.remove_budget(orderer.person.account_id, month)
+    assert orderer.quote()["approvable"] is True

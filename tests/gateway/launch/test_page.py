@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
@@ -353,6 +354,26 @@ def test_a_job_can_pause_at_the_approved_maximum(wizard: Wizard, platform: Platf
     assert job_id is not None
     job = platform.log.load(Job, job_id)
     assert job.max_cost_micros == job.estimate.high_micros
+
+
+def test_the_wizard_names_the_budgets_that_the_job_may_reach(
+    wizard: Wizard, platform: Platform
+) -> None:
+    person = wizard.browser.person
+    platform.spend(person, left_micros=1_000_000)
+
+    def budget(limit_micros: int) -> str:
+        with because(platform.cause):
+            name = BudgetName(BudgetPeriod.DAY)
+            platform.ecolink.set_budget(person.account_id, name, limit_micros)
+        return wizard.look().text
+
+    wizard.complete()
+    assert "The daily budget of $20.00 has $1.00 left and is 95% used." in budget(20_000_000)
+    assert wizard.is_clickable
+    assert "to start. Raise or remove the budget" in budget(1)
+    assert "budget" in wizard.shown["budget-gate"].text
+    assert not wizard.is_clickable
 
 
 def test_a_copy_of_a_job_has_its_maximum_cost(wizard: Wizard, platform: Platform) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
 from domain.billing.account import Account
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.meter import Meter
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Cause
@@ -21,6 +22,8 @@ from services.billing.settlement import (
 )
 from tests.builders.commands import command
 from tests.builders.examples import POLICY, account, happened, meter
+
+KEY, OTHER_KEY = (UUID(int=number) for number in (1, 2))
 
 SECOND = 1000
 """Price of one second of the example meter, micro-dollars."""
@@ -292,7 +295,7 @@ def test_each_segments_second_is_rounded_up(rates: list[int], micros: int) -> No
 
 def test_running_segments_share_the_budget_of_the_day() -> None:
     payer, first, second = payer_of_two(10_000)
-    payer.set_budget(BudgetPeriod.DAY, 500 * SECOND, 0)
+    payer.set_budget(BudgetName(BudgetPeriod.DAY), 500 * SECOND, 0)
     tick(payer, (first, 0), (second, 0))
     assert (first.paid_seconds, second.paid_seconds) == (250, 250)
     tick(payer, (first, 250), (second, 250))
@@ -304,7 +307,7 @@ def test_running_segments_share_the_budget_of_the_day() -> None:
 
 def test_a_used_up_budget_refuses_the_lease() -> None:
     payer, refused = account(10_000 * SECOND), meter()
-    payer.set_budget(BudgetPeriod.MONTH, SECOND - 1, 0)
+    payer.set_budget(BudgetName(BudgetPeriod.MONTH), SECOND - 1, 0)
     open_meter(payer, refused, POLICY)
     assert refused.refused
 
@@ -322,3 +325,58 @@ def test_a_suspended_account_gets_no_lease_and_pays_for_its_used_time() -> None:
     assert refused.refused
     end(payer, running, 130)
     assert (payer.balance_micros, payer.reserved_micros) == (1870 * SECOND, 0)
+
+
+def payer_with_key_budget(seconds: int) -> tuple[Account, Meter, Meter]:
+    """Return an account whose key has a budget, a meter of that key and one of another key."""
+    payer = account(10_000 * SECOND)
+    payer.set_budget(BudgetName(BudgetPeriod.TOTAL, KEY), seconds * SECOND, 0)
+    return payer, meter(job=1, key_id=KEY), meter(job=2, key_id=OTHER_KEY)
+
+
+def test_the_budget_of_a_key_shortens_only_the_leases_of_its_segments() -> None:
+    payer, limited, other = payer_with_key_budget(500)
+    for each in (limited, other):
+        open_meter(payer, each, POLICY)
+    for elapsed in (60, 240, 300, 480):
+        tick(payer, (limited, elapsed), (other, elapsed))
+    assert (limited.paid_seconds, other.paid_seconds) == (500, 780)
+    happened(payer)
+    tick(payer, (limited, 500), (other, 540))
+    assert limited.billed_seconds == limited.paid_seconds == 500
+    assert happened(payer) == ["UsageSettled", "BudgetUsed"]
+    end(payer, limited, 500)
+    assert payer.reserved_for(KEY) == 0
+    assert payer.reserved_for(OTHER_KEY) == payer.reserved_micros > 0
+
+
+def test_the_segments_of_a_key_share_its_budget() -> None:
+    payer, first, other = payer_with_key_budget(300)
+    second = meter(job=3, key_id=KEY)
+    tick(payer, (first, 0), (second, 0), (other, 0))
+    assert [each.paid_seconds for each in (first, second, other)] == [150, 150, 300]
+
+
+def test_a_used_up_budget_of_a_key_refuses_its_lease_alone() -> None:
+    payer, limited, other = payer_with_key_budget(1)
+    payer.set_budget(BudgetName(BudgetPeriod.DAY, KEY), SECOND - 1, 0)
+    for each in (limited, other):
+        open_meter(payer, each, POLICY)
+    assert (limited.refused, other.refused) == (True, False)
+
+
+def test_a_credit_leaves_more_of_the_budget_of_its_key() -> None:
+    payer, limited, _ = payer_with_key_budget(500)
+    open_meter(payer, limited, POLICY)
+    end(payer, limited, 200, kept=150)
+    assert payer.key_uses[KEY].charged_micros == 150 * SECOND
+    assert payer.leasable_micros_for(KEY) == 350 * SECOND
+
+
+def test_a_higher_budget_of_a_key_extends_its_lease() -> None:
+    payer, limited, other = payer_with_key_budget(100)
+    tick(payer, (limited, 0), (other, 0))
+    assert limited.paid_seconds == 100
+    payer.set_budget(BudgetName(BudgetPeriod.TOTAL, KEY), 110 * SECOND, 0)
+    tick(payer, (limited, 50), (other, 50))
+    assert (limited.paid_seconds, other.paid_seconds) == (110, 350)

@@ -32,7 +32,7 @@ from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
-from tests.logs import grow, ids, notifications
+from tests.logs import grow, grow_with_a_test_payment, ids, notifications
 from tests.simulation.story import limited
 
 pytestmark = pytest.mark.full
@@ -258,6 +258,14 @@ def test_two_events_that_no_longer_agree_are_reported(
 def test_a_genuine_snapshot_has_no_differences(audited: Audited) -> None:
     with open_log(audited.settings, takes_snapshots=True) as billing:
         grow(billing, 1001)
+    audited.fold()
+    findings = audited.findings()
+    assert (findings.snapshots, findings.differences) == (1, [])
+
+
+def test_a_snapshot_that_is_no_longer_used_has_no_differences(audited: Audited) -> None:
+    with open_log(audited.settings, takes_snapshots=True) as billing:
+        grow_with_a_test_payment(billing)
     audited.fold()
     findings = audited.findings()
     assert (findings.snapshots, findings.differences) == (1, [])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from uuid import UUID, uuid4
+
 import pytest
 
-from domain.billing.budget import BudgetPeriod
+from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from services.scheduler.funding import Funding
-from tests.builders.commands import command
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ESTIMATE
 from tests.builders.history import MINUTE_SECONDS, History
+
+KEY = UUID(int=1)
 
 SECOND = 1000
 """Price of a second, micro-dollars."""
@@ -107,7 +114,7 @@ def test_a_launch_needs_a_second_and_a_relaunch_a_minute_of_a_budget(
     """The running segment of another job has a lease of 300 s."""
     history.run_until("training")
     with history.changing_account() as account:
-        account.set_budget(BudgetPeriod.DAY, budget_seconds * SECOND, 0)
+        account.set_budget(BudgetName(BudgetPeriod.DAY), budget_seconds * SECOND, 0)
     queued = history.another_job()
     queued.approve_job(queued=False)
     with command():
@@ -130,3 +137,26 @@ def test_a_job_of_a_suspended_account_does_not_launch(history: History, funding:
     assert found == (PauseReason.SUSPENDED,) * 3
     history.reinstate()
     assert funding.shortfall_after_lease(history.job, 300) is None
+
+
+def test_the_budget_of_a_key_pauses_only_its_jobs(history: History, funding: Funding) -> None:
+    history.run_until("training")
+    with history.changing_account() as account:
+        account.set_budget(BudgetName(BudgetPeriod.TOTAL, KEY), SECOND - 1, 0)
+    with because(Cause(f"key:{KEY}", "approve", NOW)):
+        of_key = Job.approve(uuid4(), history.account_id, history.plan, ESTIMATE)
+    with command():
+        found = [funding.shortfall(of_key), funding.shortfall_after_lease(history.job, 300)]
+    assert found == [PauseReason.BUDGET, None]
+
+
+def test_a_launch_needs_no_more_than_the_maximum_cost_leaves(
+    history: History, funding: Funding
+) -> None:
+    """The balance pays for 30 s. A launch needs a minute, unless the maximum cost is lower."""
+    history.open_account(30 * SECOND)
+    history.open_pool()
+    history.approve_job(queued=False)
+    assert funding.shortfall(history.job) is PauseReason.BALANCE
+    limits(history, 30)
+    assert funding.shortfall(history.job) is None
