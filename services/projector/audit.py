@@ -25,6 +25,7 @@ from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import balances
 from projections.projection import Projection
+from services.projector.key_charges import KeyChargeCheck
 from services.projector.key_check import KeyCheck
 from services.projector.measurement_check import MeasurementCheck
 from services.projector.store_checks import (
@@ -121,6 +122,7 @@ def _replay(
             EvidenceCheck(live, now),
             MeasurementCheck(live),
             KeyCheck(),
+            KeyChargeCheck(),
         )
         _create_tables(scratch)
         folded = _Folded(positions[BILLING_LEDGER.name])

@@ -40,6 +40,8 @@ class DifferenceKind(StrEnum):
     OVER_RESERVED = "over_reserved"
     MINUTE_GAP = "minute_gap"
     METER_CHARGE = "meter_charge"
+    KEY_CHARGES = "key_charges"
+    """The account counts other charges against an API key than the meters of the key billed."""
     UNPAIRED = "unpaired"
     SNAPSHOT_FORGED = "snapshot_forged"
     SNAPSHOT_UNREADABLE = "snapshot_unreadable"
