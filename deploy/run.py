@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from deploy.processes import PROCESSES
+from infrastructure import tracing
 from infrastructure.log_format import JsonLine, OneLine
 from infrastructure.metrics import serve_metrics
 from infrastructure.progress import watch
@@ -76,6 +77,7 @@ def main() -> None:
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, arguments.name)
     watch(settings)
+    tracing.start(arguments.name)
     if arguments.name in PROCESSES:
         serve_metrics(settings, list(PROCESSES).index(arguments.name))
     module, _, function = target.partition(":")

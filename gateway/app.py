@@ -15,6 +15,7 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from starlette.types import Scope
 
 from gateway import reference, routes
 from gateway.audit.verification.process import open_verifications
@@ -50,6 +51,9 @@ With Python's default of 5 ms, each send to a client can wait that long for a th
 view.
 """
 
+UNTRACED = ("/healthz", f"{assets.router.prefix}/", f"{page_errors.SIGN_IN}/")
+"""Prefixes of the paths of requests without a span."""
+
 MESSAGE_BYTES = 16 * 1024
 """Maximum size in bytes of a message from a WebSocket client. Clients send nothing useful."""
 
@@ -65,6 +69,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
         lifespan=partial(connected, settings),
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": _is_untraced,
+        },
     )
     native = dict.fromkeys(("/api", "/healthz", "/payments"), answer)
     errors = Errors(
@@ -90,6 +101,14 @@ def create_app(settings: Settings) -> FastAPI:
     }
     openapi.install(app)
     return app
+
+
+def _is_untraced(scope: Scope) -> bool:
+    """Return True for connections without a span.
+
+    A span has the path and the query of the request. The path of a sign-in link is a secret.
+    """
+    return scope["type"] != "http" or scope["path"].startswith(UNTRACED)
 
 
 @asynccontextmanager

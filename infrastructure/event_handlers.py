@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
+from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import Recorded, recorded
@@ -189,25 +190,35 @@ class HandlerEffect:
         )
 
     def _handle_and_save(self, item: Recorded, tracking: Tracking | None) -> None:
-        cause = Cause(
-            actor=f"service:{self.name}",
-            command_id=f"{self.name}:{item.id}",
-            causation_id=item.event.event_id,
-            now=self._clock.now(),
-        )
+        """Handle an event, with retries, and continue its trace."""
+        event = item.event
+        name = f"process {event.TOPIC}"
+        with tracing.continued(event.traceparent, name, event_id=event.event_id) as step:
+            cause = Cause(
+                actor=f"service:{self.name}",
+                command_id=f"{self.name}:{item.id}",
+                causation_id=event.event_id,
+                now=self._clock.now(),
+                traceparent=tracing.traceparent(),
+            )
+            step.kept |= self._saved(item, cause, tracking)
+
+    def _saved(self, item: Recorded, cause: Cause, tracking: Tracking | None) -> bool:
+        """Handle an event, with retries. Return True if it caused new events."""
         failures = conflicts = 0
         while True:
             try:
                 with because(cause):
                     aggregates = self._handle(item.event)
-                    if any(aggregate.pending_events for aggregate in aggregates):
+                    saves = any(aggregate.pending_events for aggregate in aggregates)
+                    if saves:
                         self._log.commit(*aggregates, tracking=tracking)
-                return
+                return saves
             except UNREACHABLE:
                 raise
             except VersionConflict:
                 if tracking is not None and self.position() >= item.id:
-                    return  # another process of this service has replayed it
+                    return False  # another process of this service has replayed it
                 conflicts += 1
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise

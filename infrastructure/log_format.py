@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from domain.core.aggregate import current_cause
+from infrastructure import tracing
 
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Escapes of control characters, which could change how a terminal displays a log."""
@@ -39,7 +40,8 @@ class JsonLine(logging.Formatter):
     """A formatter of records as JSON objects, with the command that the record belongs to.
 
     `command_id` is that of the events of the command; for an HTTP request, it is the request ID.
-    `causation_id` is the ID of the event that a handler reacts to.
+    `causation_id` is the ID of the event that a handler reacts to. `trace_id` and `span_id` are
+    those of the current span.
     """
 
     def __init__(self, process: str) -> None:
@@ -64,6 +66,7 @@ class JsonLine(logging.Formatter):
             fields["actor"], fields["command_id"] = cause.actor, cause.command_id
             if cause.causation_id is not None:
                 fields["causation_id"] = cause.causation_id
+        fields |= tracing.ids()
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)

@@ -143,6 +143,8 @@ class Report(SegmentMessage):
     phase: Phase
     phase_seconds: dict[Phase, float] = {}  # of this segment, including the current phase
     step: Count = 0  # number of optimizer steps of all segments
+    # End of this segment's first optimizer step, in segment seconds; None: not reached.
+    first_step_seconds: Seconds | None = None
     total_steps: Count = 0
     train_examples: Count = 0
     eval_examples: Count = 0

@@ -17,17 +17,19 @@ import hypothesis
 import psycopg
 import pytest
 from nats.js import JetStreamContext
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from deploy.local import ports
 from deploy.local.stack import up
 from domain.core.event_log import EventLog
-from infrastructure import bus
+from infrastructure import bus, tracing
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
+from tests.builders.traces import Collector
 from tests.containers import containers, docker_answers
 from tests.localstripe.process import LocalStripe, running_localstripe
 from tests.running import EcoLinkUnderTest, running_ecolink
@@ -238,6 +240,15 @@ async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
     connection = await bus.connect(settings)
     yield connection.jetstream()
     await connection.close()
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Collector:
+    """Turn tracing on, in the process `test`. Return the collector of the spans."""
+    collector = Collector()
+    found = tracing.Tracing("test", SimpleSpanProcessor(collector))
+    monkeypatch.setattr(tracing, "_tracing", found)
+    return collector
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
 from eventsourcing.domain import (
@@ -15,6 +15,7 @@ from eventsourcing.domain import (
     CanInitAggregate,
     CanMutateAggregate,
 )
+from pydantic import Field
 
 from domain.core.value import Value
 
@@ -24,12 +25,14 @@ class Cause:
     """The cause of an event: the actor, command ID, time and triggering event, if any.
 
     The actor is an ID such as `key:<uuid>` or `service:billing`, never a person's name.
+    `traceparent` is the span of the command if it is traced, as in W3C Trace Context.
     """
 
     actor: str
     command_id: str
     now: datetime
     causation_id: str | None = None
+    traceparent: str | None = None
 
 
 _cause: ContextVar[Cause] = ContextVar("cause")
@@ -50,6 +53,10 @@ def current_cause() -> Cause:
     return _cause.get()
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Event(Value, CanMutateAggregate[UUID]):
     """An event with its metadata.
 
@@ -66,6 +73,11 @@ class Event(Value, CanMutateAggregate[UUID]):
     actor: str
     command_id: str
     causation_id: str | None = None
+    traceparent: Annotated[
+        str | None,
+        Field(pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", exclude_if=_is_none),
+    ] = None
+    """Span of the command. Only the events of a traced command store it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -142,5 +154,6 @@ def _envelope() -> dict[str, Any]:
         "actor": cause.actor,
         "command_id": cause.command_id,
         "causation_id": cause.causation_id,
+        "traceparent": cause.traceparent,
         "timestamp": cause.now,
     }

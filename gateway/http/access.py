@@ -26,6 +26,7 @@ from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.lockout import Lockout
 from gateway.http.origin import client_address
 from gateway.http.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_token_shown
+from infrastructure import tracing
 from infrastructure.key_uses import KeyUses
 from infrastructure.sessions import Session
 
@@ -61,7 +62,12 @@ class Caller:
         also the command ID. It distinguishes a retry after a lost acknowledgement
         from another request with the same Idempotency-Key, and links an event to the process log.
         """
-        return Cause(f"key:{self.key_id}", self.request_id, backend.clock.now())
+        return Cause(
+            actor=f"key:{self.key_id}",
+            command_id=self.request_id,
+            now=backend.clock.now(),
+            traceparent=tracing.traceparent(),
+        )
 
 
 def caller(

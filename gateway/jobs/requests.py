@@ -25,6 +25,7 @@ from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.openai_vocabulary import file_name
 from gateway.launch.service import place
+from infrastructure import tracing
 from projections.job_requests import open_requests
 
 LOOK_SECONDS = 1.0
@@ -148,7 +149,11 @@ def settle(backend: Backend, job_id: UUID) -> None:
     if request is None or not request.is_open:  # the read model lags behind
         return
     account_id, choices = request.account_id, request.choices
-    with because(_cause(backend, request)):
+    parent = backend.log.first_event(request.id).traceparent if tracing.is_on() else None
+    with (
+        tracing.continued(parent, "settle job request") as step,
+        because(_cause(backend, request)),
+    ):
         try:
             if not files_ready(backend, account_id, choices):
                 return
@@ -159,6 +164,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
             return  # temporary: the next poll retries
         except DomainError as refusal:
             backend.launching.refuse_requested(job_id, refusal)
+        step.kept = True
 
 
 def _cause(backend: Backend, request: JobRequest) -> Cause:
@@ -168,4 +174,5 @@ def _cause(backend: Backend, request: JobRequest) -> Cause:
         command_id=str(uuid4()),
         now=backend.clock.now(),
         causation_id=f"{request.id}:1",
+        traceparent=tracing.traceparent(),
     )

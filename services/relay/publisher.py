@@ -7,6 +7,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import time_ns
 from uuid import UUID
 
 from eventsourcing.persistence import Notification, PersistenceError
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
+from infrastructure import tracing
 from infrastructure.bus import EVENTS, Envelope
 from infrastructure.metrics import (
     CHARGED_MICROS,
@@ -130,18 +132,20 @@ class Publisher:
 
     async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
         """Publish a batch without waiting for each acknowledgement. Return the new tail."""
-        sequence, last = tail.sequence, tail.last
+        sequence, last, started_ns = tail.sequence, tail.last, time_ns()
         publishing: list[Coroutine[None, None, PubAck]] = []
         envelopes: list[Envelope] = []
         for notification in batch:
             envelope = Envelope.of(notification, 0 if last is None else last.id)
             envelopes.append(envelope)
+            traceparent = envelope.state.get("traceparent")
             headers = {
                 Header.MSG_ID: str(notification.id),
                 Header.EXPECTED_LAST_SEQUENCE: str(sequence),
                 ID_HEADER: str(notification.id),
                 LOG_HEADER: self._log_id,
                 "content-type": "application/json",
+                **({"traceparent": traceparent} if traceparent else {}),
             }
             content = envelope.model_dump_json().encode()
             # Not publish_async: its future never completes if the server rejects a sequence.
@@ -163,6 +167,7 @@ class Publisher:
             if ack.duplicate:
                 raise StreamChanged("The stream lost events within its deduplication window.")
         _count(envelopes)
+        _trace(envelopes, (started_ns, time_ns()))
         return Tail(sequence, last)
 
 
@@ -176,3 +181,13 @@ def _count(envelopes: Sequence[Envelope]) -> None:
         if each.topic == Meter.MinuteMetered.TOPIC:
             METERED_SECONDS.inc(each.state["to_seconds"] - each.state["from_seconds"])
             CHARGED_MICROS.inc(each.state["amount_micros"])
+
+
+def _trace(envelopes: Sequence[Envelope], period: tuple[int, int]) -> None:
+    """Record a span for each published event of a trace."""
+    if not tracing.is_on():
+        return
+    for each in envelopes:
+        if (traceparent := each.state.get("traceparent")) is not None:
+            name, attributes = f"publish {each.topic}", {"event_id": each.event_id}
+            tracing.record(traceparent, name, period, kind="PRODUCER", attributes=attributes)

@@ -20,6 +20,7 @@ from domain.use_cases.deployments import deployed_refs
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.job_detail import due_relaunches, expired_adapters, suspended_jobs
+from services.scheduler.job_traces import in_trace_of
 
 
 def claim_due(
@@ -32,7 +33,8 @@ def claim_due(
 
     def attempt(job_id: UUID) -> None:
         job = log.load(Job, job_id)
-        with because(Cause("service:scheduler", f"relaunch:{job_id}:{job.segment}", clock.now())):
+        cause = Cause("service:scheduler", f"relaunch:{job_id}:{job.segment}", clock.now())
+        with because(cause), in_trace_of(log, job, "relaunch"):
             log.commit(*claim(job))
 
     with pool.connection() as connection:

@@ -22,6 +22,7 @@ from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
+from services.scheduler.job_traces import in_trace_of
 from services.scheduler.launchers.launcher import GpusBusy, Launcher
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
@@ -134,8 +135,9 @@ class Scheduling:
             pool.withdraw(claim.job_id)
             job.deplete(shortfall)
             return [pool, job]
-        pool.allocate(claim)
-        job.allocate_segment(claim.segment)
+        with in_trace_of(self._log, job, "allocate"):
+            pool.allocate(claim)
+            job.allocate_segment(claim.segment)
         return [pool, job]
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:

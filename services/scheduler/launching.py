@@ -20,11 +20,13 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
+from infrastructure import tracing
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock, SystemClock
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import unbound_segments
+from services.scheduler.job_traces import in_trace_of
 from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, PodName
 from services.scheduler.segment_spec import segment_spec
 
@@ -71,7 +73,8 @@ class PodStarter:
                 error_class="DatasetDeleted",
             )
         try:
-            pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
+            with tracing.timed("launch", pod=str(PodName(job_id, segment))):
+                pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
         except (LaunchFailed, GpusBusy) as error:
             if may_wait and isinstance(error, GpusBusy):
                 raise
@@ -92,8 +95,11 @@ class PodStarter:
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
             return
-        with because(cause), self._launching:
-            started = self.start(name.job_id, name.segment, meter.paid_seconds, may_wait=may_wait)
+        job, paid_seconds = self._log.load(Job, name.job_id), meter.paid_seconds
+        traced = in_trace_of(self._log, job, "retry launch")
+        with because(cause), self._launching, traced as step:
+            started = self.start(name.job_id, name.segment, paid_seconds, may_wait=may_wait)
+            step.kept = bool(started)
             self._log.commit(*started)
 
     def settled_job(self, job_id: UUID) -> Job:

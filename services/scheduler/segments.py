@@ -26,6 +26,7 @@ from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document
 from services.scheduler.funding import Funding
+from services.scheduler.job_traces import TrainerSpans, in_trace_of
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.retention import delete_unnamed
 
@@ -81,6 +82,7 @@ class Segments:
         self._control = control
         self._funding = Funding(log, settings.meter_minute_seconds)
         self._known: dict[tuple[UUID, int], tuple[object, ...]] = {}
+        self._trainer_spans = TrainerSpans(settings.clock_speed)
         self._logger = logging.getLogger("segments")
 
     def heard_of(self, name: PodName) -> bool:
@@ -90,6 +92,7 @@ class Segments:
     def forget(self, name: PodName) -> None:
         """Drop the state of a segment whose pod was removed."""
         self._known.pop((name.job_id, name.segment), None)
+        self._trainer_spans.forget(name)
         self._control.forget(name.job_id, name.segment)
 
     def request_stop(self, name: PodName) -> None:
@@ -104,6 +107,7 @@ class Segments:
         key = (report.job_id, report.segment)
         news = (
             report.phase,
+            report.first_step_seconds,
             report.rejected,
             report.resumed,
             report.checkpoint,
@@ -120,18 +124,24 @@ class Segments:
         except (StaleSegment, NotFound) as refusal:
             self._logger.info("rejected a report of %s: %s", PodName(*key), refusal)
         self._known[key] = news
+        self._trainer_spans.take(report)
         if report.ending is not None:
             self._control.answer(report.job_id, report.segment)
 
     def _record(self, report: Report) -> None:
         job = self._log.load(Job, report.job_id)
         _require_own(job, report)
-        with because(self._cause(f"report:{report.job_id}:{report.segment}:{report.n}")):
+        cause = self._cause(f"report:{report.job_id}:{report.segment}:{report.n}")
+        with because(cause), in_trace_of(self._log, job, "process Report") as step:
             self._progress(job, report)
+            starts = any(isinstance(each, events.TrainingStarted) for each in job.pending_events)
+            step.kept = bool(job.pending_events) or report.ending is not None
             if report.ending is None:
                 self._log.commit(job)
             else:
                 self._finish(job, report.ending, report)
+        if starts:
+            self._trainer_spans.expect(PodName(job.id, report.segment), step.parent)
 
     def _progress(self, job: Job, report: Report) -> None:
         """Record the new events of a report, in training order."""
@@ -228,7 +238,7 @@ class Segments:
             job = self._log.load(Job, name.job_id)
             if not job.runs(name.segment):
                 return
-            with because(self._cause(f"lost:{name}")):
+            with because(self._cause(f"lost:{name}")), in_trace_of(self._log, job, "lose pod"):
                 shortfall = self._funding.shortfall_after_lease(job, None) if overran else None
                 self._end(job, name.segment, ending, shortfall=shortfall, overran=overran)
 

@@ -125,8 +125,14 @@ class Reporter:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
-        """Queue the telemetry of an optimizer step or an evaluation."""
-        kind = "step" if isinstance(measured, StepMeasured) else "evaluation"
+        """Queue the telemetry of an optimizer step or an evaluation.
+
+        Report the first step of the segment immediately.
+        """
+        is_step = isinstance(measured, StepMeasured)
+        if is_step and self._draft.first_step_seconds is None:
+            self.update(now=True, first_step_seconds=measured.elapsed_seconds)
+        kind = "step" if is_step else "evaluation"
         self._queue(measured, f"{kind}:{measured.step}")
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from domain.core.aggregate import Cause, because
+from infrastructure import tracing
 from infrastructure.log_format import JsonLine
+from tests.builders.traces import Collector
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -50,3 +52,12 @@ def test_a_record_has_the_fields_of_a_request_and_a_traceback() -> None:
     assert (record["request_id"], record["duration_ms"]) == ("r-1", 12)
     assert "ValueError: broken" in record["traceback"]
     assert "other" not in record
+
+
+def test_a_record_names_the_current_span(collector: Collector) -> None:
+    with tracing.continued(f"00-{'a' * 32}-{'b' * 16}-01", "process JobApproved") as step:
+        step.kept = True
+        record = formatted("launching")
+    (span,) = collector.spans
+    assert (record["trace_id"], record["span_id"]) == (span.trace_id, span.span_id)
+    assert "trace_id" not in formatted("outside of a span")

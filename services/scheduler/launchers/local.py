@@ -46,6 +46,9 @@ from services.scheduler.machine import ProbeFailed, measured, this_machine
 
 REGION = "local"
 
+PRIVATE = ("ECOLINK_", "OTEL_")
+"""Prefixes of environment variables that a trainer does not inherit."""
+
 SHIM_START_SECONDS = 10.0
 WARM_START_SECONDS = 2.0  # enough, because the shim is idle
 
@@ -322,9 +325,9 @@ class LocalLauncher:
         partial.rename(request)
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a trainer, without database or NATS credentials."""
+        """Return the environment of a trainer, without database, NATS or collector credentials."""
         settings = self._settings
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)}
         assert settings.nats_url is not None
         nats_url = settings.trainer_nats_url or without_user(settings.nats_url)
         supervisor = settings.supervisor_pid

@@ -6,16 +6,21 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing.persistence import Notification
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope, provision
 from services.relay.publisher import Publisher
+from tests.builders.commands import NOW
+from tests.builders.traces import Collector
 from tests.logs import envelopes, grow, has_holes, ids, leave_hole
 from tests.polling import eventually_async
 
@@ -141,3 +146,17 @@ async def test_a_deleted_stream_is_filled_again(log: EventLog, js: JetStreamCont
     await provision(js, ())
     assert await publisher.publish_new() == 6
     assert await contents(js) == envelopes(log)
+
+
+async def test_the_message_of_a_traced_event_has_its_span(
+    log: EventLog, js: JetStreamContext, collector: Collector
+) -> None:
+    grow(log, 1)
+    span = f"00-{'a' * 32}-{'b' * 16}-01"
+    with because(Cause("account:test", "command-2", NOW, traceparent=span)):
+        log.commit(Account.open(uuid4(), Role.OWNER, "UTC"))
+    await publisher_of(log, js).publish_new()
+    untraced, traced = [(await js.get_msg(EVENTS, n)).headers or {} for n in (1, 2)]
+    assert "traceparent" not in untraced
+    assert traced["traceparent"] == span
+    assert collector.names == ["publish AccountOpened"]

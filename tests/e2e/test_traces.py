@@ -1,0 +1,215 @@
+"""One connected trace, from the click that approves a job to the first optimizer step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from opentelemetry import propagate, trace
+from psycopg_pool import ConnectionPool
+
+from domain.core.event_log import EventLog
+from domain.jobs import events
+from domain.jobs.job import Job
+from infrastructure import bus, tracing
+from infrastructure.bus import EVENTS, Envelope, provision
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.event_handlers import HandlerEffect
+from infrastructure.log_identity import log_identity
+from infrastructure.reports import Phase, Report
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from services.billing.handlers import Metering
+from services.billing.settlement import LeasePolicy
+from services.relay.publisher import Publisher
+from tests.builders.commands import FixedClock
+from tests.builders.platform import Platform
+from tests.builders.traces import Collector, collector_on_http, orphans, path_to, picture
+from tests.gateway.conftest import application
+from tests.gateway.jobs.owners import Owner
+from tests.polling import eventually
+from tests.projecting import projecting
+from tests.running import TIMEOUT_SECONDS, running_ecolink
+from tests.services.scheduler.conftest import Scheduler
+
+CLICK = "POST /api/jobs"
+PATH = [
+    "gateway: POST /api/jobs",
+    "scheduler: process JobApproved",
+    "scheduler: process GpusRequested",
+    "billing: process SegmentAllocated",
+    "scheduler: process LeaseGranted",
+    "trainer: start trainer",
+    "trainer: first step",
+]
+"""The first optimizer step and its ancestors."""
+
+
+@dataclass
+class Services:
+    """The services of a platform in one process, connected by the bus."""
+
+    settings: Settings
+    log: EventLog
+    pool: ConnectionPool[Connection]
+    become: Callable[[str], None]
+    """Sets the process of later spans."""
+    published: list[Envelope] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = FixedClock()
+        self.scheduler = Scheduler(self.log, self.pool, self.settings)
+        metering = Metering(self.log, LeasePolicy.of(self.settings), self.clock.now)
+        self._consumers = {
+            name: OrderedConsumer(
+                HandlerEffect(name, self.log, self.clock, handle, self.pool.connection), self.log
+            )
+            for name, handle in (
+                ("scheduler", self.scheduler.scheduling.handle),
+                ("billing", metering.handle),
+            )
+        }
+
+    def run(self) -> None:
+        """Publish and handle events until there are no new ones."""
+        while self._publish():
+            for name, consumer in self._consumers.items():
+                self.become(name)
+                consumer.consume(self.published)
+
+    def _publish(self) -> int:
+        self.become("relay")
+        return asyncio.run(self._relay())
+
+    async def _relay(self) -> int:
+        client = await bus.connect(self.settings)
+        js = client.jetstream()
+        await provision(js, ())
+        with self.pool.connection() as connection:
+            publisher = Publisher(self.log, js, log_identity(connection))
+        new = await publisher.publish_new()
+        for _ in range(new):
+            message = await js.get_msg(EVENTS, len(self.published) + 1)
+            self.published.append(Envelope.model_validate_json(message.data or b""))
+        await client.close()
+        return new
+
+
+@pytest.fixture
+def become(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", None)
+    tracing.ignore_clients()
+
+    def become(process: str) -> None:
+        found = tracing._tracing
+        assert found is not None
+        found.process = process
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", found.provider(process))
+
+    return become
+
+
+@pytest.fixture
+def services(
+    settings: Settings,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    become: Callable[[str], None],
+) -> Services:
+    """Services that have opened the GPU pool."""
+    services = Services(settings, log, pool, become)
+    services.run()
+    return services
+
+
+@pytest.fixture
+def owner(services: Services) -> Iterator[Owner]:
+    """An account holder who approved a job over HTTP."""
+    services.become("gateway")
+    settings = services.settings
+    with projecting(settings), TestClient(application(settings)) as client:
+        yield Owner(client, Platform(settings, services.log))
+
+
+def test_an_approval_and_the_first_step_are_one_trace(
+    services: Services, owner: Owner, collector: Collector
+) -> None:
+    services.run()
+    services.become("scheduler")
+    services.scheduler.segments.record(first_step(owner.job))
+    spans = collector.trace_with(CLICK)
+    assert orphans(spans) == []
+    assert path_to(spans, collector.named("first step")) == PATH
+    assert collector.named("publish JobApproved").process == "relay"
+    (started,) = (
+        each
+        for each in services.log.events.get(owner.job_id)
+        if isinstance(each, events.TrainingStarted)
+    )
+    assert started.traceparent == collector.named("process Report").traceparent
+    shown = owner.client.get("/api/events", headers=owner.person.headers).text
+    assert "JobApproved" in shown
+    assert "traceparent" not in shown
+
+
+def test_spans_of_requests_keep_no_secrets_and_ignore_clients(
+    owner: Owner, collector: Collector
+) -> None:
+    known = len(collector.spans)
+    for path in ("/healthz", "/assets/0/x.js", "/sign-in/eco_secret"):
+        owner.client.get(path)
+    assert len(collector.spans) == known
+    headers = owner.person.headers | {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    assert owner.client.get("/api/jobs", headers=headers).is_success
+    span = collector.named("GET /api/jobs")
+    assert span.parent_id == ""
+    assert span.trace_id != "a" * 32
+    assert owner.person.key not in str(span)
+
+
+def first_step(job: Job) -> Report:
+    """The report of a trainer after its first step."""
+    return Report(
+        account_id=job.account_id,
+        job_id=job.id,
+        segment=1,
+        n=1,
+        sent_at=datetime.now(UTC),
+        elapsed_seconds=3.0,
+        phase=Phase.TRAINING,
+        phase_seconds={Phase.MODEL_LOAD: 1.0, Phase.TRAINING: 2.0},
+        step=1,
+        first_step_seconds=2.5,
+        total_steps=9,
+    )
+
+
+@pytest.mark.full
+def test_a_running_platform_exports_one_trace_to_a_collector(
+    home: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with collector_on_http() as (collector, url), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+        settings = Settings(home=home, heartbeat_seconds=0.2, test_payments=True, log_format="json")
+        with running_ecolink(tmp_path, settings) as ecolink:
+            dataset = ecolink.dataset(tmp_path, examples=40)
+            job = ecolink.approve(dataset, epochs=1)
+            eventually(lambda: "first step" in collector.names, TIMEOUT_SECONDS)
+            ecolink.await_end(job)
+    # The processes have ended, so they have sent all their spans.
+    spans = collector.trace_with(CLICK)
+    assert orphans(spans) == [], picture(spans)
+    path = path_to(spans, collector.named("first step"))
+    # On a slow machine, the scheduler may repeat the launch.
+    assert (path[:3], path[-2:]) == (PATH[:3], PATH[-2:])
+    assert {each.process for each in spans} >= {
+        *("gateway", "relay", "scheduler", "billing", "trainer")
+    }
+    assert spans[0].trace_id in (home / "logs/gateway.log").read_text()
+    record_property("measured", picture(spans))
