@@ -121,13 +121,18 @@ class Due:
     message_id: str
     body: str
 
+    @property
+    def receiver_id(self) -> UUID:
+        """The endpoint."""
+        return self.endpoint_id
+
 
 @dataclass(frozen=True)
 class Busy:
-    """Deliveries, endpoints and accounts for which no further attempt may start now."""
+    """Messages, receivers and accounts for which no further attempt may start now."""
 
-    deliveries: Collection[int] = ()
-    endpoints: Collection[UUID] = ()
+    messages: Collection[Any] = ()
+    receivers: Collection[UUID] = ()
     accounts: Collection[UUID] = ()
 
 
@@ -214,8 +219,8 @@ def due_deliveries(
                 "now": now,
                 "test": WebhookType.TEST,
                 "limit": per_endpoint,
-                "deliveries": list(busy.deliveries),
-                "endpoints": list(busy.endpoints),
+                "deliveries": list(busy.messages),
+                "endpoints": list(busy.receivers),
                 "accounts": list(busy.accounts),
             },
         ).fetchall()

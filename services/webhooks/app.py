@@ -13,7 +13,8 @@ from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from infrastructure.webhook_deliveries import delete_old
-from services.webhooks.dispatcher import Dispatcher
+from services.webhooks.deliveries import DeliveryQueue
+from services.webhooks.dispatcher import Concurrency, Dispatcher
 from services.webhooks.recording import RecordingEffect
 from services.webhooks.sender import Sender
 
@@ -43,7 +44,9 @@ def _deliver(settings: Settings) -> None:
     async def dispatch() -> None:
         sender = Sender(settings.webhook_policy)
         try:
-            await Dispatcher(pool, clock, sender.send).run()
+            most = Concurrency()
+            queue = DeliveryQueue(pool, clock, sender.send, most.receiver)
+            await Dispatcher(queue, most).run()
         finally:
             await sender.aclose()
 

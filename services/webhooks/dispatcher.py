@@ -1,35 +1,26 @@
-"""Dispatching of due deliveries, so that a slow endpoint delays no other one."""
+"""Dispatching of due messages, so that a slow receiver delays no other one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
-from infrastructure.clock import Clock
-from infrastructure.metrics import WEBHOOK_ATTEMPT_SECONDS
 from infrastructure.progress import PROGRESS
-from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import (
-    Attempt,
-    Busy,
-    Due,
-    due_deliveries,
-    record_attempt,
-)
+from infrastructure.webhook_deliveries import Busy
 
 log = logging.getLogger("webhooks")
 
 LOOK_SECONDS = 0.5
-"""Longest time between two queries for due deliveries."""
+"""Longest time between two queries for due messages."""
 
 RETRY_SECONDS = 1.0
 """Pause after an error of the database."""
@@ -37,32 +28,63 @@ RETRY_SECONDS = 1.0
 STOP_SECONDS = 3.0
 """Time that running attempts have to end when the process stops."""
 
+UNAVAILABLE = (psycopg.Error, PoolTimeout)
+"""Errors of a database that does not respond, or not in time."""
+
+
+class DueMessage(Protocol):
+    """A message whose next attempt is due."""
+
+    @property
+    def id(self) -> Hashable: ...
+
+    @property
+    def receiver_id(self) -> UUID:
+        """The endpoint or the address that receives it."""
+        ...
+
+    @property
+    def account_id(self) -> UUID: ...
+
+
+D = TypeVar("D", bound=DueMessage)
+R = TypeVar("R")
+
+
+class Queue(Protocol[D, R]):
+    """Stored messages of one kind, and how to send them."""
+
+    def due(self, busy: Busy) -> Sequence[D]:
+        """Return due messages in order, except busy ones. Raise errors of the database."""
+        ...
+
+    async def send(self, due: D) -> R:
+        """Make one attempt, and return its result. A failed attempt raises no error."""
+        ...
+
+    def record(self, due: D, result: R) -> None:
+        """Store the result of an attempt. Raise errors of the database."""
+        ...
+
 
 @dataclass(frozen=True)
 class Concurrency:
     """Numbers of attempts that may run at the same time."""
 
-    endpoint: int = 4
+    receiver: int = 4
     account: int = 16
     process: int = 256
 
 
-class Dispatcher:
-    """Starts due deliveries, and stores their attempts.
+class Dispatcher(Generic[D, R]):
+    """Starts the due messages of a queue, and stores the results.
 
-    Only one process dispatches. If it is killed, the deliveries in progress are still pending, and
-    the next process sends them again.
+    Only one process dispatches.
     """
 
-    def __init__(
-        self,
-        pool: ConnectionPool[Connection],
-        clock: Clock,
-        send: Callable[[Due], Awaitable[Attempt]],
-        most: Concurrency = Concurrency(),
-    ) -> None:
-        self._pool, self._clock, self._send, self._most = pool, clock, send, most
-        self._running: dict[int, tuple[Due, asyncio.Task[None]]] = {}
+    def __init__(self, queue: Queue[D, R], most: Concurrency) -> None:
+        self._queue, self._most = queue, most
+        self._running: dict[Any, tuple[D, asyncio.Task[None]]] = {}
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,66 +103,53 @@ class Dispatcher:
             return
         try:
             with PROGRESS.step("webhooks"):
-                found = await asyncio.to_thread(self._due, self._busy())
-        except (psycopg.Error, PoolTimeout) as error:
-            log.warning("cannot read due deliveries, retrying: %s", error)
+                found = await asyncio.to_thread(self._queue.due, self._busy())
+        except UNAVAILABLE as error:
+            log.warning("cannot read due messages, retrying: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
             return
-        endpoints, accounts = self._counts()
+        receivers, accounts = self._counts()
         # The accounts with the fewest running attempts come first. Sorting keeps the order of time.
         for due in sorted(found, key=lambda each: accounts[each.account_id]):
             if (
                 len(self._running) < self._most.process
-                and endpoints[due.endpoint_id] < self._most.endpoint
+                and receivers[due.receiver_id] < self._most.receiver
                 and accounts[due.account_id] < self._most.account
             ):
-                endpoints[due.endpoint_id] += 1
+                receivers[due.receiver_id] += 1
                 accounts[due.account_id] += 1
                 self._running[due.id] = (due, asyncio.create_task(self._deliver(due)))
 
-    def _due(self, busy: Busy) -> list[Due]:
-        with self._pool.connection() as connection:
-            return due_deliveries(
-                connection, self._clock.now(), datetime.now(UTC), self._most.endpoint, busy
-            )
-
     def _counts(self) -> tuple[Counter[UUID], Counter[UUID]]:
-        """Return the numbers of running attempts by endpoint and by account."""
+        """Return the numbers of running attempts by receiver and by account."""
         running = [due for due, _ in self._running.values()]
         return (
-            Counter(each.endpoint_id for each in running),
+            Counter(each.receiver_id for each in running),
             Counter(each.account_id for each in running),
         )
 
     def _busy(self) -> Busy:
-        endpoints, accounts = self._counts()
+        receivers, accounts = self._counts()
         return Busy(
-            deliveries=tuple(self._running),
-            endpoints=[id for id, count in endpoints.items() if count >= self._most.endpoint],
+            messages=tuple(self._running),
+            receivers=[id for id, count in receivers.items() if count >= self._most.receiver],
             accounts=[id for id, count in accounts.items() if count >= self._most.account],
         )
 
-    async def _deliver(self, due: Due) -> None:
-        """Send a delivery, and store the attempt, however long the database is away."""
+    async def _deliver(self, due: D) -> None:
+        """Send a message, and store the result, however long the database is away."""
         try:
-            attempt = await self._send(due)
-            outcome = "accepted" if attempt.error is None else "failed"
-            WEBHOOK_ATTEMPT_SECONDS.labels(outcome).observe(attempt.duration_ms / 1000)
+            result = await self._queue.send(due)
             while True:
                 try:
-                    await asyncio.to_thread(self._record, due, attempt)
+                    await asyncio.to_thread(self._queue.record, due, result)
                     break
-                except (psycopg.Error, PoolTimeout) as error:
+                except UNAVAILABLE as error:
                     log.warning("cannot store an attempt, retrying: %s", error)
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             del self._running[due.id]
             self._ended.set()
-
-    def _record(self, due: Due, attempt: Attempt) -> None:
-        with self._pool.connection() as connection:
-            status = record_attempt(connection, due.id, attempt, self._clock.now())
-        log.debug("delivery %d is %s", due.id, status)
 
     async def _stop(self) -> None:
         tasks = [task for _, task in self._running.values()]

@@ -31,6 +31,7 @@ from infrastructure.webhook_endpoints import (
     old_secret_ends,
     rotate_secret,
 )
+from services.webhooks.deliveries import DeliveryQueue
 from services.webhooks.dispatcher import Concurrency, Dispatcher
 from tests.polling import eventually_async
 from tests.services.webhooks.conftest import Hooks
@@ -242,7 +243,8 @@ class Sending:
 
 @asynccontextmanager
 async def dispatching(hooks: Hooks, sending: Sending, most: Concurrency) -> AsyncIterator[None]:
-    task = asyncio.create_task(Dispatcher(hooks.pool, hooks.clock, sending, most).run())
+    queue = DeliveryQueue(hooks.pool, hooks.clock, sending, most.receiver)
+    task = asyncio.create_task(Dispatcher(queue, most).run())
     try:
         yield
     finally:
@@ -260,7 +262,7 @@ async def test_a_slow_endpoint_delays_no_other_one(hooks: Hooks) -> None:
     for number in range(20):
         hooks.add(fast, f"f{number}")
     sending = Sending({slow.url})
-    async with dispatching(hooks, sending, Concurrency(endpoint=2, account=4, process=8)):
+    async with dispatching(hooks, sending, Concurrency(receiver=2, account=4, process=8)):
 
         async def all_fast() -> bool:
             statuses = await asyncio.to_thread(hooks.statuses, fast)
@@ -278,7 +280,7 @@ async def test_a_slow_account_delays_no_other_one(hooks: Hooks) -> None:
         for number in range(5):
             hooks.add(endpoint, f"m{number}")
     sending = Sending({each.url for each in slow})
-    async with dispatching(hooks, sending, Concurrency(endpoint=2, account=4, process=8)):
+    async with dispatching(hooks, sending, Concurrency(receiver=2, account=4, process=8)):
 
         async def all_of_other() -> bool:
             statuses = await asyncio.to_thread(hooks.statuses, other)
