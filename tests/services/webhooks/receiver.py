@@ -22,10 +22,14 @@ class Handler(BaseHTTPRequestHandler):
     file = -1
 
     def do_POST(self) -> None:
-        """Record a request, and respond."""
-        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        """Record a request, and respond. Ignore an incomplete one, like every HTTP server."""
+        length = int(self.headers["content-length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the sender was killed before it had sent everything
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        line = json.dumps({"path": self.path, "headers": headers, "body": body})
+        line = json.dumps({"path": self.path, "headers": headers, "body": body.decode()})
         os.write(self.file, line.encode() + b"\n")
         path, _, after = self.path.partition("?after=")
         self.send_response(int(path[8:]) if path[:8] == "/status/" else 200)
