@@ -47,6 +47,9 @@ CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
 REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
 """Columns of a delivery that a replay changes."""
 
+PACED = "confirmed_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
+"""Columns of the address of an account that the result of a mail changes."""
+
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
 """Rights to store and replace the secrets of webhooks, without reading any."""
 
@@ -112,6 +115,8 @@ ACCESS: dict[str, Access] = {
             "webhook_secrets": REMOVE,
             "webhook_deliveries": CHANGE,
             "webhook_attempts": ADD,
+            "notice_addresses": f"{REMOVE}, UPDATE ({PACED})",
+            "notices": CHANGE,
         },
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
@@ -148,6 +153,7 @@ ACCESS: dict[str, Access] = {
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
+        | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "alerts", "alert_notices"), READ)
         | {"alert_silences": CHANGE},

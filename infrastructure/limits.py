@@ -211,6 +211,15 @@ TABLE = (
         "Your account can request at most {limit} tests and replays of webhooks in 10 minutes.",
     ),
     Limit(
+        "notice_mails",
+        5,
+        Scope.ACCOUNT,
+        "Requests for a confirmation or a test of the e-mail address for notices.",
+        3600,
+        "notices",
+        "Your account can request at most {limit} confirmations and tests by e-mail in an hour.",
+    ),
+    Limit(
         "sockets",
         64,
         Scope.ACCOUNT,

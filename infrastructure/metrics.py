@@ -42,6 +42,11 @@ WEBHOOK_ATTEMPT_SECONDS = Histogram(
     ["outcome"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
 )
+NOTICE_MAILS = Counter(
+    "ecolink_notice_mails",
+    "Attempts to send a notice by e-mail, by outcome: sent, postponed, failed or refused.",
+    ["outcome"],
+)
 
 
 def serve_metrics(settings: Settings, place: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
+from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.webhooks.target import TargetPolicy, parsed_networks
@@ -143,7 +143,25 @@ class Settings(BaseSettings):
     webhook_days: int = Field(
         default=30,
         ge=2,
-        description="Days for which EcoLink keeps ended deliveries of webhooks.",
+        description="Days for which EcoLink keeps ended deliveries of webhooks and notices.",
+    )
+    smtp_host: str | None = Field(
+        default=None,
+        description="Host name of the mail server that sends notices to account holders. If unset, "
+        "EcoLink sends none. It also needs `ECOLINK_SMTP_FROM` and `ECOLINK_PUBLIC_URL`.",
+    )
+    smtp_port: int = Field(default=587, ge=1, le=65_535, description="Port of the mail server.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls",
+        description="Encryption of the connection to the mail server: `starttls`, `tls` from the "
+        "start (usually port 465), or `none`, which is only for a server on the same host.",
+    )
+    smtp_user: str | None = Field(
+        default=None, description="User name at the mail server. If unset, EcoLink does not log in."
+    )
+    smtp_password: str | None = Field(default=None, description="Password at the mail server.")
+    smtp_from: str | None = Field(
+        default=None, description="E-mail address from which EcoLink sends notices."
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
@@ -339,6 +357,23 @@ class Settings(BaseSettings):
     metrics_host: str = Field(
         default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
     )
+
+    @model_validator(mode="after")
+    def _complete_mail(self) -> Settings:
+        """Raise ValueError if notices are on, and the sender or the URL of their links is unset."""
+        if self.smtp_host is not None:
+            for name in ("smtp_from", "public_url"):
+                if getattr(self, name) is None:
+                    raise ValueError(
+                        f"ECOLINK_SMTP_HOST is set without ECOLINK_{name.upper()}. Set both, or "
+                        "neither."
+                    )
+        return self
+
+    @property
+    def sends_notices(self) -> bool:
+        """True if EcoLink sends notices by e-mail."""
+        return self.smtp_host is not None
 
     @property
     def artifacts(self) -> str:

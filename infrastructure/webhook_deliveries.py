@@ -14,6 +14,7 @@ from psycopg.rows import class_row, tuple_row
 
 from domain.webhooks.message import Message, WebhookType, message_of_disabled
 from domain.webhooks.retry_schedule import MAX_DELAY, delay_after
+from infrastructure.notices import add_notices
 from infrastructure.store import Connection, scalar
 from infrastructure.webhook_endpoints import (
     DisabledReason,
@@ -277,7 +278,7 @@ def record_attempt(
 def _disable(
     connection: Connection, endpoint_id: UUID, reason: DisabledReason, now: datetime
 ) -> None:
-    """Disable an endpoint, and send a message to the account's other enabled endpoints."""
+    """Disable an endpoint. Tell the account's other enabled endpoints and its e-mail address."""
     if not disable_endpoint(connection, endpoint_id, reason, now):
         return
     account_id: UUID = scalar(
@@ -287,6 +288,7 @@ def _disable(
     for each in endpoints_of(connection, account_id):
         if each.enabled and (not each.event_types or message.type in each.event_types):
             add_delivery(connection, each.id, message, now)
+    add_notices(connection, [(None, message)], now)
 
 
 def _locked(connection: Connection, delivery_id: int) -> Delivery | None:

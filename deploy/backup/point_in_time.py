@@ -31,6 +31,7 @@ CREATED: dict[str, LiteralString] = {
     "log_lines": "logged_at",
     "invoices": "coalesce(answered_at, requested_at)",
     "webhook_endpoints": "created_at",
+    "notice_addresses": "requested_at",
     "alerts": "first_seen",
     "alert_causes": "since",
     "security_events": "happened_at",
@@ -41,6 +42,7 @@ CREATED: dict[str, LiteralString] = {
 
 OWNERS: dict[str, LiteralString] = {
     "profiles": "account_id",
+    "notice_addresses": "account_id",
     "dataset_names": "dataset_id",
     "key_names": "key_id",
     "job_metadata": "job_id",
@@ -50,7 +52,7 @@ OWNERS: dict[str, LiteralString] = {
 LATER_MESSAGES: LiteralString = (
     r"message_id ~ '_\d{1,18}$' AND substring(message_id FROM '_(\d+)$')::bigint > %s"
 )
-"""Deliveries of webhooks whose event is later. A message's ID ends with that of its event."""
+"""Deliveries of webhooks, and notices, of later events. A message's ID ends with its event's."""
 
 ALERTS, ALERT_TIME = "alerts", timedelta(days=1)
 """The consumer that decides about alerts, and the age of the oldest events that it considers."""
@@ -135,7 +137,8 @@ def cut(store: Connection, last: int) -> None:
         for table, column in CREATED.items():
             _delete(store, tables, table, sql.SQL(f"{column} > %s"), [final.event.timestamp])
         _repeat_alerts(store, final.event.timestamp)
-    _delete(store, tables, "webhook_deliveries", sql.SQL(LATER_MESSAGES), [last])
+    for table in ("webhook_deliveries", "notices"):
+        _delete(store, tables, table, sql.SQL(LATER_MESSAGES), [last])
     for table, column in OWNERS.items():
         gone = f"NOT EXISTS (SELECT FROM ecolink_events WHERE originator_id = {column})"
         _delete(store, tables, table, sql.SQL(gone), [])

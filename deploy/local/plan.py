@@ -122,6 +122,8 @@ def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None
         known["stripe_secret_key"] = None
     if name != "gateway":
         known["stripe_webhook_secret"] = None
+    if name != "webhooks":
+        known["smtp_password"] = None
     return settings.model_copy(update=known)
 
 

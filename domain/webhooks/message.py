@@ -79,6 +79,11 @@ class Message:
     order_key: str
 
     @property
+    def data_text(self) -> str:
+        """The data as JSON."""
+        return json.dumps(self.data)
+
+    @property
     def body(self) -> str:
         """Body of the request, as JSON in the form of OpenAI's webhooks."""
         return json.dumps(

@@ -1,4 +1,4 @@
-"""The webhooks process, which delivers events to the endpoints of account holders."""
+"""The webhooks process, which sends events to account holders: by webhooks and by e-mail."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
 from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
-from infrastructure.service import broker_of, every, serve
+from infrastructure.notices import delete_old_notices
+from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from infrastructure.webhook_deliveries import delete_old
 from services.webhooks.deliveries import DeliveryQueue
 from services.webhooks.dispatcher import Concurrency, Dispatcher
+from services.webhooks.mail import Letterhead
+from services.webhooks.notices import MOST, NoticeQueue
 from services.webhooks.recording import RecordingEffect
 from services.webhooks.sender import Sender
+from services.webhooks.smtp import MailServer, send
 
 CLEAN_SECONDS = 600.0
 
@@ -40,6 +44,7 @@ def _deliver(settings: Settings) -> None:
     def clean() -> None:
         with pool.connection() as connection:
             delete_old(connection, clock.now() - kept, datetime.now(UTC))
+            delete_old_notices(connection, clock.now() - kept)
 
     async def dispatch() -> None:
         sender = Sender(settings.webhook_policy)
@@ -50,5 +55,14 @@ def _deliver(settings: Settings) -> None:
         finally:
             await sender.aclose()
 
-    work = [dispatch, every(CLEAN_SECONDS, clean, "webhooks"), partial(watch_log, log)]
+    work: list[Work] = [
+        dispatch,
+        every(CLEAN_SECONDS, clean, "webhooks"),
+        partial(watch_log, log),
+    ]
+    if (server := MailServer.of(settings)) is not None:
+        assert settings.public_url is not None
+        letterhead = Letterhead(server.sender, settings.public_url)
+        notices = NoticeQueue(pool, clock, letterhead, partial(send, server))
+        work.append(Dispatcher(notices, MOST).run)
     serve(broker, [consumer.durable], work)

@@ -1,4 +1,4 @@
-"""Recording of deliveries: each event becomes deliveries to the endpoints that want it."""
+"""Recording: an event becomes deliveries to the endpoints, and a notice, that want it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.webhooks.message import message_of
 from infrastructure.clock import Clock
+from infrastructure.notices import add_notices
 from infrastructure.store import Connection, scalar
 from infrastructure.webhook_deliveries import add_deliveries
 
@@ -18,7 +19,7 @@ NAME = "webhooks"
 
 
 class RecordingEffect:
-    """An effect that commits deliveries together with the position of their events."""
+    """An effect that commits deliveries and notices together with the position of their events."""
 
     name = NAME
 
@@ -36,7 +37,7 @@ class RecordingEffect:
             return _position(connection)
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Store the deliveries of a batch. Skip events that were already applied."""
+        """Store the deliveries and notices of a batch. Skip events that were already applied."""
         messages = [
             (each.id, message)
             for each in batch
@@ -50,6 +51,7 @@ class RecordingEffect:
             fresh = [(id, message) for id, message in messages if id > position]
             if fresh:
                 add_deliveries(connection, fresh, self._clock.now())
+                add_notices(connection, fresh, self._clock.now())
             if batch[-1].id > position:
                 connection.execute(
                     "INSERT INTO ecolink_tracking VALUES (%s, %s) ON CONFLICT (application_name) "

@@ -34,9 +34,12 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
+from domain.notices.kind import CHOSEN, NoticeKind
 from domain.webhooks.message import WebhookType, message_of_test
+from infrastructure import notices
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.leads import leads
+from infrastructure.notices import MailResult, Outcome
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_pool
 from infrastructure.verifications import Options
@@ -245,6 +248,37 @@ def test_the_gateway_stores_secrets_of_webhooks_and_reads_none(settings: Setting
         delete_old(connection, now + timedelta(days=1), now + timedelta(hours=2))
     with connect(settings.model_copy(update={"database_url": url})) as connection:
         delete_endpoint(connection, made.id)
+
+
+def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(
+    settings: Settings,
+) -> None:
+    now, account_id = datetime.now(UTC), uuid4()
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        notices.set_address(connection, account_id, "ada@example.com", CHOSEN, now)
+        address = notices.address_of(connection, account_id)
+        assert address is not None
+        notices.request_confirmation(connection, address.id, now)
+        notices.confirm(connection, address.id, now)
+        notices.set_kinds(connection, address.id, CHOSEN)
+        notices.add_direct(connection, address.id, NoticeKind.TEST, now)
+    own = make_conninfo(settings.owner_database_url, user=role_of("webhooks"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": own})) as connection:
+        event = replace(message_of_test(account_id, account_id, now), type=WebhookType.JOB_FAILED)
+        notices.add_notices(connection, [(None, event)], now)
+        (due,) = notices.due_mails(connection, now, ())
+        for outcome in (Outcome.SENT, Outcome.REFUSED):
+            mail = notices.begin_mail(connection, due.id, now)
+            assert mail is not None
+            notices.end_mail(connection, mail, MailResult(outcome), now)
+        for change in ("email = 'x'", "signing_key = 'x'", "kinds = '{}'"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"UPDATE notice_addresses SET {change}".encode())
+        notices.delete_old_notices(connection, now + timedelta(days=1))
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        notices.delete_address(connection, account_id)
 
 
 def test_the_gateway_may_verify_the_log(settings: Settings, history: History) -> None:

@@ -13,6 +13,8 @@ from deploy.backup.restoring import ASIDE, Restored
 from deploy.backup.target import BackupError
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
+from domain.notices.kind import CHOSEN
+from infrastructure import notices
 from infrastructure.artifacts import Artifacts
 from infrastructure.log_identity import log_identity
 from infrastructure.profiles import add_account_name
@@ -156,7 +158,7 @@ def test_a_time_before_the_log_is_refused(backups: Backups) -> None:
         restore(backups, Moment(time=datetime(2020, 1, 1, tzinfo=UTC)))
 
 
-def test_a_cut_keeps_the_webhooks_of_its_events_whenever_they_were_recorded(
+def test_a_cut_keeps_the_webhooks_and_notices_of_its_events_whenever_they_were_recorded(
     backups: Backups,
 ) -> None:
     registered = id_of(backups, "Registered")
@@ -168,6 +170,10 @@ def test_a_cut_keeps_the_webhooks_of_its_events_whenever_they_were_recorded(
             "VALUES (%s, %s, 'https://x.example', '{}', '', true, '2020-01-01', 0)",
             [endpoint, ACCOUNT_ID],
         )
+        then = datetime(2020, 1, 1, tzinfo=UTC)
+        notices.set_address(store, ACCOUNT_ID, "ada@example.com", CHOSEN, then)
+        address = notices.address_of(store, ACCOUNT_ID)
+        assert address is not None
         for message in (f"evt_a_{registered}", f"evt_a_{registered + 5}", "evt_test_ab"):
             store.execute(
                 "INSERT INTO webhook_deliveries (endpoint_id, message_id, event_type, order_key, "
@@ -175,10 +181,17 @@ def test_a_cut_keeps_the_webhooks_of_its_events_whenever_they_were_recorded(
                 "VALUES (%s, %s, 'x', 'a', '{}', 'pending', now(), now())",
                 [endpoint, message],
             )
+            store.execute(
+                "INSERT INTO notices (address_id, message_id, kind, data, status, created_at) "
+                "VALUES (%s, %s, 'balance.low', '{}', 'sent', now())",
+                [address.id, message],
+            )
     restore(backups, Moment(event=registered))
     with connect(backups.elsewhere) as store:
-        rows = store.execute("SELECT message_id FROM webhook_deliveries ORDER BY id").fetchall()
-    assert [each["message_id"] for each in rows] == [f"evt_a_{registered}", "evt_test_ab"]
+        for table in ("webhook_deliveries", "notices"):
+            query = f"SELECT message_id FROM {table} WHERE message_id LIKE 'evt%' ORDER BY id"
+            rows = store.execute(query.encode()).fetchall()
+            assert [each["message_id"] for each in rows] == [f"evt_a_{registered}", "evt_test_ab"]
 
 
 def test_alerts_consider_the_last_day_before_the_cut_again(backups: Backups) -> None:

@@ -1,0 +1,153 @@
+"""Texts of notices: what happened, what it means, and what to do, with a link to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from domain.core.durations import rough
+from domain.core.money import dollars
+from domain.deployments.failures import ADVICE, AGAIN
+from domain.jobs.lifecycle import PauseReason
+from domain.notices.kind import NoticeKind
+from domain.webhooks.message import Data
+
+PAUSES: dict[str, tuple[str, str]] = {
+    PauseReason.BALANCE: (
+        "The balance of your account is used up.",
+        "Top up your account, then resume the job",
+    ),
+    PauseReason.MAX_COST: (
+        "The job reached its maximum cost.",
+        "Raise the maximum cost to resume the job",
+    ),
+    PauseReason.BUDGET: (
+        "A budget of your account is used up.",
+        "Raise the budget or wait for its next period, then resume the job",
+    ),
+    PauseReason.CAPACITY: (
+        "The region no longer has enough GPUs.",
+        "Resume the job in another region or on other GPUs",
+    ),
+}
+"""Cause of a pause, and what to do, by reason."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The subject and the text of a mail, or of its part."""
+
+    subject: str
+    body: str
+
+
+def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
+    """Return the text of a notice. `origin` is the public URL of EcoLink."""
+    name = str(data.get("id", ""))
+    job, billing = f"{origin}/fine-tune/{name}", f"{origin}/billing"
+    match kind:
+        case NoticeKind.JOB_SUCCEEDED:
+            return _text(
+                f"Job {name} finished",
+                "Its fine-tuned model is ready. You can deploy or download it:",
+                job,
+            )
+        case NoticeKind.JOB_FAILED:
+            return _text(
+                f"Job {name} failed",
+                "It produced no model, and costs nothing more. The reason and your options, such "
+                "as the last checkpoint:",
+                job,
+            )
+        case NoticeKind.JOB_PAUSED:
+            cause, remedy = PAUSES.get(str(data.get("reason")), ("", "Resume the job"))
+            return _text(
+                f"Job {name} paused",
+                f"{cause} The job has saved its progress, and costs nothing while it is paused. "
+                f"{remedy}:".strip(),
+                job,
+            )
+        case NoticeKind.BALANCE_LOW:
+            runway = rough(float(data["runway_seconds"]))
+            return _text(
+                "Your balance is low",
+                f"At the current rate, it lasts for about {runway}. Your jobs then save their "
+                "progress and pause. To avoid this, top up your account:",
+                billing,
+            )
+        case NoticeKind.BALANCE_DEPLETED:
+            return _text(
+                "Your balance is used up",
+                "Running jobs save their progress and pause. Top up your account, then resume "
+                "them:",
+                billing,
+            )
+        case NoticeKind.BUDGET_USED:
+            return _budget(data, billing)
+        case NoticeKind.DEPLOYMENT_FAILED:
+            advice = ADVICE.get(str(data["code"]), AGAIN)
+            return _text(
+                f"Model {data['model']} cannot be served",
+                f"The deployment failed ({data['code']}). {advice} Your models:",
+                f"{origin}/models",
+            )
+        case NoticeKind.WEBHOOK_DISABLED:
+            reason = (
+                "it responded with the status 410"
+                if data["reason"] == "gone"
+                else "it accepted nothing for about a day"
+            )
+            return _text(
+                "A webhook was disabled",
+                f"EcoLink disabled the webhook, because {reason}. Its events wait. Correct your "
+                "server, send a test event, then enable the webhook:",
+                f"{origin}/webhooks/{name}",
+            )
+        case NoticeKind.TEST:
+            return _text(
+                "Test notice",
+                "You requested this test. EcoLink can send notices to this address. To change "
+                "what it sends:",
+                f"{origin}/notices",
+            )
+        case NoticeKind.CONFIRMATION:
+            return _text(
+                "Confirm your e-mail address",
+                "An account holder of EcoLink wants to receive notices at this address. If that "
+                "is you, confirm it within 24 hours. Otherwise, ignore this mail: EcoLink sends "
+                "nothing further. To confirm:",
+                str(data["link"]),
+            )
+        case _:
+            assert_never(kind)
+
+
+def combined(texts: Sequence[Text]) -> Text:
+    """Return one text for all notices of a mail."""
+    if len(texts) == 1:
+        return texts[0]
+    parts = [f"{number}. {each.subject}\n\n{each.body}" for number, each in enumerate(texts, 1)]
+    return Text(f"{len(texts)} notices", "\n\n".join(parts))
+
+
+def _budget(data: Data, page: str) -> Text:
+    percent, period = int(data["percent"]), data["period"]
+    spent, limit = dollars(int(data["spent_micros"])), dollars(int(data["limit_micros"]))
+    amounts = f"You spent {spent} of {limit} since {data['starts_on']} (UTC)."
+    if percent < 100:
+        return _text(
+            f"{percent}% of your budget for the {period} are used",
+            f"{amounts} At 100%, running jobs save their progress and pause. Your budgets:",
+            page,
+        )
+    return _text(
+        f"Your budget for the {period} is used up",
+        f"{amounts} Running jobs save their progress and pause. Raise the budget, or wait for its "
+        "next period. Then resume them:",
+        page,
+    )
+
+
+def _text(subject: str, said: str, link: str) -> Text:
+    return Text(subject, f"{said}\n{link}")

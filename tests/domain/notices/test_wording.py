@@ -1,0 +1,85 @@
+"""Texts of notices."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.deployments.failures import ADVICE
+from domain.jobs.lifecycle import PauseReason
+from domain.notices.kind import CHOSEN, TITLES, NoticeKind, kind_of
+from domain.notices.wording import PAUSES, Text, combined, text_of
+from domain.webhooks.message import Data, Message, WebhookType, message_of_disabled
+from tests.builders.commands import NOW
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
+
+ORIGIN = "https://ecolink.example"
+JOB: Data = {"id": "ftjob-1"}
+BUDGET: Data = {
+    "id": str(ACCOUNT_ID),
+    "period": "month",
+    "starts_on": "2026-11-01",
+    "percent": 80,
+    "spent_micros": 80_000_000,
+    "limit_micros": 100_000_000,
+}
+DATA: dict[NoticeKind, Data] = {
+    NoticeKind.JOB_SUCCEEDED: JOB,
+    NoticeKind.JOB_FAILED: JOB,
+    NoticeKind.JOB_PAUSED: JOB | {"reason": "balance"},
+    NoticeKind.BALANCE_LOW: {"id": str(ACCOUNT_ID), "runway_seconds": 3600},
+    NoticeKind.BALANCE_DEPLETED: {"id": str(ACCOUNT_ID), "balance_micros": 0},
+    NoticeKind.BUDGET_USED: BUDGET,
+    NoticeKind.DEPLOYMENT_FAILED: {"id": "x", "model": "ft:a", "code": "no_room"},
+    NoticeKind.WEBHOOK_DISABLED: {"id": str(JOB_ID), "reason": "gone"},
+    NoticeKind.CONFIRMATION: {"link": f"{ORIGIN}/notices/confirm/x"},
+    NoticeKind.TEST: {},
+}
+
+
+@pytest.mark.parametrize("kind", NoticeKind)
+def test_a_notice_says_what_to_do_with_a_link(kind: NoticeKind) -> None:
+    text = text_of(kind, DATA[kind], ORIGIN)
+    said, _, link = text.body.rpartition("\n")
+    assert said.endswith(":")
+    assert link.startswith(f"{ORIGIN}/")
+    assert len(text.subject) < 80
+    assert kind in TITLES
+
+
+def test_each_reason_of_a_pause_has_a_text_except_that_of_the_owner() -> None:
+    assert set(PAUSES) == set(PauseReason) - {PauseReason.OWNER}
+    text = text_of(NoticeKind.JOB_PAUSED, JOB | {"reason": "max_cost"}, ORIGIN)
+    assert "The job reached its maximum cost." in text.body
+
+
+def test_a_budget_shows_the_amounts() -> None:
+    text = text_of(NoticeKind.BUDGET_USED, BUDGET, ORIGIN)
+    assert text.subject == "80% of your budget for the month are used"
+    assert "You spent $80.00 of $100.00 since 2026-11-01" in text.body
+    full = text_of(NoticeKind.BUDGET_USED, BUDGET | {"percent": 100}, ORIGIN)
+    assert full.subject == "Your budget for the month is used up"
+
+
+def test_a_failed_deployment_has_the_advice_of_its_page() -> None:
+    text = text_of(NoticeKind.DEPLOYMENT_FAILED, DATA[NoticeKind.DEPLOYMENT_FAILED], ORIGIN)
+    assert ADVICE["no_room"] in text.body
+
+
+def test_several_notices_are_numbered_in_one_mail() -> None:
+    one, two = Text("First", "a\nlink"), Text("Second", "b\nlink")
+    assert combined([one]) == one
+    both = combined([one, two])
+    assert both.subject == "2 notices"
+    assert both.body == "1. First\n\na\nlink\n\n2. Second\n\nb\nlink"
+
+
+def test_a_pause_by_the_owner_and_a_new_segment_cause_no_notice() -> None:
+    def message(type: WebhookType, **data: str | int) -> Message:
+        return Message("evt_1", ACCOUNT_ID, type, NOW, JOB | data, "1")
+
+    assert kind_of(message(WebhookType.JOB_PAUSED, reason="owner")) is None
+    assert kind_of(message(WebhookType.CAPACITY_AVAILABLE, segment=1)) is None
+    assert kind_of(message(WebhookType.JOB_PAUSED, reason="budget")) is NoticeKind.JOB_PAUSED
+    disabled = message_of_disabled(ACCOUNT_ID, JOB_ID, "gone", NOW)
+    assert kind_of(disabled) is NoticeKind.WEBHOOK_DISABLED
+    assert all(kind in {str(type) for type in WebhookType} for kind in CHOSEN)
