@@ -31,6 +31,7 @@ from gateway.http.permissions import declared_routes
 from gateway.http.requests import Requests
 from gateway.jobs.pages.live_jobs import LiveJobs
 from gateway.jobs.requests import settle_until_cancelled
+from gateway.notices import pages as notices
 from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure import security_log
@@ -88,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         Requests,
         errors=errors,
         streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
-        secret_below=f"{page_errors.SIGN_IN}/",
+        secret_below=(f"{page_errors.SIGN_IN}/", *notices.LINKS),
     )
     assets.assets()  # fail at startup if an asset is missing
     app.include_router(routes.native)

@@ -33,6 +33,8 @@ from gateway.launch.pages import wizard
 from gateway.models import api as models
 from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
+from gateway.notices import api as notices
+from gateway.notices import pages as notice_pages
 from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
@@ -47,6 +49,7 @@ NATIVE = (
     invoices,
     keys,
     webhooks,
+    notices,
     catalog,
     datasets,
     models,
@@ -67,6 +70,7 @@ PAGES = (
     key_pages,
     model_pages,
     webhook_pages,
+    notice_pages,
     billing_page,
     invoice_pages,
     audit_pages,

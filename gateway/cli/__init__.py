@@ -7,6 +7,7 @@ from gateway.cli.invoices import invoices
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
+from gateway.cli.notices import notices
 from gateway.cli.session import session
 from gateway.cli.terminal import Commands
 from gateway.cli.webhooks import webhooks
@@ -19,6 +20,7 @@ GROUPS = {
     "invoices": invoices,
     "keys": keys,
     "webhooks": webhooks,
+    "notices": notices,
 }
 
 __all__ = ["GROUPS", "Commands", "epilog", "models", "session"]

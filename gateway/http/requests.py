@@ -33,7 +33,7 @@ class Requests:
     """ASGI middleware. It generates request IDs itself, so that they are unique."""
 
     def __init__(
-        self, app: ASGIApp, errors: Errors, streamed: frozenset[str], secret_below: str
+        self, app: ASGIApp, errors: Errors, streamed: frozenset[str], secret_below: tuple[str, ...]
     ) -> None:
         self._app = app
         self._errors = errors
@@ -96,7 +96,10 @@ class Requests:
         backend.quotas.rates.take("address_requests", network)
 
     def _logged(self, path: str) -> str:
-        return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
+        for prefix in self._secret_below:
+            if path.startswith(prefix):
+                return f"{prefix}…"
+        return path
 
     def _failure(self, request: Request, request_id: str) -> ASGIApp:
         message = f"Internal error. Try again, or send your operator the request ID {request_id}."

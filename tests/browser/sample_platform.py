@@ -48,6 +48,7 @@ from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
+from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
@@ -129,6 +130,9 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
                 sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
+                sample.paths |= add_notices(
+                    connection, sample.people["ada"].account_id, sample.people["vera"].account_id
+                )
                 add_operations(connection)
                 for name in ("ada", "hedy", "vera"):
                     account_id = sample.people[name].account_id

@@ -45,6 +45,7 @@ PHONE_TABLES = (
     "jobs",
     "jobs-compared",
     "models",
+    "notices",
     "ops",
     "ops-account",
     "ops-accounts",

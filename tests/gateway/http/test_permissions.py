@@ -184,6 +184,8 @@ def test_only_a_session_changes_without_a_scope(client: TestClient) -> None:
         ("POST", "/api/invoices"),
         ("POST", "/billing/invoices"),
         ("POST", "/audit/invoices"),
+        ("POST", "/notices/confirm/{token}"),  # the signed token is the permission
+        ("POST", "/notices/unsubscribe/{token}"),
     }
     for route in declared_routes(client.app):
         scope = route.permission.scope

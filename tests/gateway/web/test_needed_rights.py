@@ -12,7 +12,11 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
+from domain.notices.kind import CHOSEN
 from gateway.http.permissions import DOWNLOAD, declared_routes
+from infrastructure import notices
+from infrastructure.store import connect
+from tests.builders.commands import NOW
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Reader
 from tests.gateway.models.conftest import Deployer
@@ -102,6 +106,15 @@ def test_each_control_of_webhooks_names_its_right(client: TestClient, platform: 
     made = client.post("/api/webhooks", json=form, headers=owner.headers).json()["id"]
     client.post(f"/api/webhooks/{made}/test", headers=owner.headers)
     require_marks(client, "/webhooks", f"/webhooks/{made}")
+
+
+def test_each_control_of_notices_names_its_right(client: TestClient, platform: Platform) -> None:
+    owner = platform.person()
+    signed_in(client, owner)
+    require_marks(client, "/notices")
+    with connect(platform.settings) as connection:
+        notices.set_address(connection, owner.account_id, "ada@example.com", CHOSEN, NOW)
+    require_marks(client, "/notices")
 
 
 def test_each_control_of_datasets_names_its_right(client: TestClient, platform: Platform) -> None:
