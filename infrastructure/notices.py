@@ -73,6 +73,14 @@ and arrive in one mail."""
 MAIL_NOTICES = 50
 """Most notices in a mail."""
 
+LATEST = timedelta(days=2)
+"""Age after which a notice is no longer sent, for example because e-mail was off.
+
+The attempts to send a mail take about a day.
+"""
+
+TOO_LATE = "EcoLink could not send this notice within two days."
+
 INTERRUPTED = (
     "EcoLink stopped while it sent this notice. It does not send it again, because the mail may "
     "have arrived."
@@ -360,7 +368,7 @@ def begin_mail(connection: Connection, address_id: UUID, now: datetime) -> Mail 
     """Mark the notices of the next mail as being sent. Return the mail, or None without one.
 
     The caller sends no other mail to the address, so notices that are marked already belong to an
-    interrupted mail. They fail.
+    interrupted mail. They fail, and so do notices that are too old.
     """
     with connection.transaction(), connection.cursor(row_factory=class_row(Notice)) as cursor:
         connection.execute("SELECT FROM notice_addresses WHERE id = %s FOR UPDATE", [address_id])
@@ -368,6 +376,11 @@ def begin_mail(connection: Connection, address_id: UUID, now: datetime) -> Mail 
             "UPDATE notices SET status = 'failed', finished_at = %s, error = %s "
             "WHERE address_id = %s AND status = 'sending'",
             [now, INTERRUPTED, address_id],
+        )
+        connection.execute(
+            "UPDATE notices SET status = 'failed', finished_at = %s, error = %s "
+            "WHERE address_id = %s AND status = 'pending' AND created_at < %s",
+            [now, TOO_LATE, address_id, now - LATEST],
         )
         address = address_with_id(connection, address_id)
         if address is None:
@@ -453,8 +466,15 @@ def _set_pace(
 
 
 def delete_old_notices(connection: Connection, before: datetime) -> None:
-    """Delete the notices that ended before a time, and addresses that were never confirmed."""
-    connection.execute("DELETE FROM notices WHERE finished_at < %s", [before])
+    """Delete the notices that ended before a time, and addresses that were never confirmed.
+
+    Notices that wait since then are deleted too, because e-mail is off.
+    """
+    connection.execute(
+        "DELETE FROM notices WHERE finished_at < %(before)s "
+        "OR (status = 'pending' AND created_at < %(before)s)",
+        {"before": before},
+    )
     connection.execute(
         "DELETE FROM notice_addresses WHERE confirmed_at IS NULL AND requested_at < %s", [before]
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.webhooks.target import TargetPolicy, parsed_networks
@@ -145,11 +145,6 @@ class Settings(BaseSettings):
         ge=2,
         description="Days for which EcoLink keeps ended deliveries of webhooks and notices.",
     )
-    smtp_host: str | None = Field(
-        default=None,
-        description="Host name of the mail server that sends notices to account holders. If unset, "
-        "EcoLink sends none. It also needs `ECOLINK_SMTP_FROM` and `ECOLINK_PUBLIC_URL`.",
-    )
     smtp_port: int = Field(default=587, ge=1, le=65_535, description="Port of the mail server.")
     smtp_security: Literal["starttls", "tls", "none"] = Field(
         default="starttls",
@@ -162,6 +157,11 @@ class Settings(BaseSettings):
     smtp_password: str | None = Field(default=None, description="Password at the mail server.")
     smtp_from: str | None = Field(
         default=None, description="E-mail address from which EcoLink sends notices."
+    )
+    smtp_host: str | None = Field(
+        default=None,
+        description="Host name of the mail server that sends notices to account holders. If unset, "
+        "EcoLink sends none. It also needs `ECOLINK_SMTP_FROM` and `ECOLINK_PUBLIC_URL`.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
@@ -358,17 +358,20 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
     )
 
-    @model_validator(mode="after")
-    def _complete_mail(self) -> Settings:
-        """Raise ValueError if notices are on, and the sender or the URL of their links is unset."""
-        if self.smtp_host is not None:
-            for name in ("smtp_from", "public_url"):
-                if getattr(self, name) is None:
-                    raise ValueError(
-                        f"ECOLINK_SMTP_HOST is set without ECOLINK_{name.upper()}. Set both, or "
-                        "neither."
-                    )
-        return self
+    @field_validator("smtp_host")
+    @classmethod
+    def _complete_mail(cls, host: str | None, known: ValidationInfo) -> str | None:
+        """Raise ValueError if notices have no sender, or no URL for their links.
+
+        A validator of the whole model would show the passwords in its error.
+        """
+        for name in ("smtp_from", "public_url"):
+            if host is not None and known.data.get(name) is None:
+                raise ValueError(
+                    f"ECOLINK_SMTP_HOST is set without ECOLINK_{name.upper()}. Set both, or "
+                    "neither."
+                )
+        return host
 
     @property
     def sends_notices(self) -> bool:

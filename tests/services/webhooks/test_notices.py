@@ -25,6 +25,8 @@ from infrastructure.notices import (
     HOUR,
     HOURLY_MAILS,
     INTERRUPTED,
+    LATEST,
+    TOO_LATE,
     MailResult,
     Notice,
     NoticeAddress,
@@ -303,6 +305,17 @@ def test_an_address_that_is_deleted_during_a_mail_stays_deleted(held: Notices) -
     held.queue.record(due, result)
     with held.pool.connection() as connection:
         assert notices.address_of(connection, ACCOUNT_ID) is None
+
+
+def test_notices_from_before_email_was_turned_on_are_not_sent(held: Notices) -> None:
+    held.set()
+    held.add()
+    held.clock.time += LATEST + COLLECTING
+    held.add()
+    assert held.work() == 1
+    assert held.subjects == ["EcoLink: Job x failed"]
+    assert held.statuses() == ["failed", "sent"]
+    assert held.rows()[0].error == TOO_LATE
 
 
 def test_old_notices_and_addresses_without_confirmation_are_deleted(held: Notices) -> None:

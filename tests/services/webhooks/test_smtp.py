@@ -7,8 +7,10 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from infrastructure.notices import Outcome
+from infrastructure.settings import Settings
 from services.webhooks.smtp import MailServer as Configured
 from services.webhooks.smtp import send
 from tests.services.webhooks.mail_server import (
@@ -108,6 +110,21 @@ def test_the_password_is_sent_only_to_the_server_of_the_certificate(
     assert result.outcome is outcome
     assert reason in (result.error or "")
     assert len(server.mails) == (outcome is Outcome.SENT)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"public_url": "https://ecolink.example"}, "ECOLINK_SMTP_FROM"),
+        ({"smtp_from": "ecolink@example.org"}, "ECOLINK_PUBLIC_URL"),
+    ],
+)
+def test_a_mail_server_needs_a_sender_and_the_public_url(
+    given: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"ECOLINK_SMTP_HOST is set without {missing}") as why:
+        Settings(smtp_host="mail.example.org", smtp_password=PASSWORD, **given)  # type: ignore[arg-type]
+    assert PASSWORD not in str(why.value)
 
 
 def test_a_server_without_starttls_gets_no_password(server: MailServer) -> None:
