@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS step_measurements (
     peak_memory_bytes bigint,
     PRIMARY KEY (job_id, segment, step)
 );
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS gpu_utilization double precision;
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS gpu_memory_bytes bigint;
 CREATE INDEX IF NOT EXISTS step_measurements_moment
 ON step_measurements (job_id, measured_at, step, segment);
 CREATE TABLE IF NOT EXISTS evaluation_measurements (

@@ -190,6 +190,9 @@ class StepMeasured(SegmentMessage):
     tokens_per_second: float
     elapsed_seconds: float
     peak_memory_bytes: int | None = None  # peak of rank 0 so far
+    # Mean of all GPUs, as share of the time in which a kernel ran; None: a CPU, or unknown.
+    gpu_utilization: float | None = Field(default=None, ge=0, le=1)
+    gpu_memory_bytes: int | None = Field(default=None, ge=0, lt=2**63)  # used on all GPUs together
     measured_at: datetime
 
 

@@ -189,6 +189,9 @@ class JobDetail(JobSummary):
         "to 1/e after 2% of the run's steps, or after 5 steps if that is more."
     )
     tokens_per_second: float | None = Field(examples=[905.0])
+    gpu_utilization: float | None = Field(
+        examples=[0.97], description="GPU utilization at the newest step, or null."
+    )
     train_examples: int | None
     eval_examples: int | None
     checkpoint_step: int | None
@@ -240,6 +243,12 @@ class Step(Answer):
     tokens_per_second: float = Field(examples=[905.0])
     elapsed_seconds: float
     peak_memory_bytes: int | None
+    gpu_utilization: float | None = Field(
+        examples=[0.97],
+        description="Share of the last second in which the job's GPUs computed, on average. Null "
+        "on a CPU, or if it is unknown.",
+    )
+    gpu_memory_bytes: int | None = Field(description="Memory in use on all GPUs of the job.")
     measured_at: datetime
 
 
@@ -426,6 +435,7 @@ def _measured(
         "train_loss": row["checkpoint_loss"] if saved_later else measured.get("train_loss"),
         "smoothed_loss": None if saved_later else measured.get("smoothed_loss"),
         "tokens_per_second": measured.get("tokens_per_second"),
+        "gpu_utilization": measured.get("gpu_utilization"),
         "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
         "eval_loss": scored.get("eval_loss"),
         "eval_step": scored.get("step"),

@@ -40,6 +40,7 @@ class PlatformMetrics(Collector):
             with connect(self._settings) as connection:
                 connection.execute("SET statement_timeout = '5s'")
                 yield from (*_jobs(connection), *_pools(connection), *_accounts(connection))
+                yield from _gpu_use(connection)
                 yield from _consumers(connection)
         except psycopg.Error as error:
             logging.getLogger("metrics").warning("cannot read the platform's metrics: %s", error)
@@ -59,6 +60,26 @@ def _pools(connection: Connection) -> Iterator[Metric]:
         ("waiting", "queued_jobs", "Jobs that wait for GPUs of a pool."),
     ):
         values = {(each["region"], each["gpu_type"]): each[column] for each in pools}
+        yield _gauge(name, text, PLACE, values.items())
+
+
+def _gpu_use(connection: Connection) -> Iterator[Metric]:
+    """Yield the use of the GPUs that training jobs hold, at the newest step of each."""
+    rows = connection.execute(
+        "SELECT gpu_pools.region, gpu_pools.gpu_type, "
+        "sum(gpu_utilization * held.count) / sum(held.count) AS busy, "
+        "sum(gpu_memory_bytes)::bigint AS used "
+        "FROM gpu_claims AS held JOIN gpu_pools USING (pool_id) JOIN job_detail USING (job_id) "
+        "CROSS JOIN LATERAL (SELECT gpu_utilization, gpu_memory_bytes FROM step_measurements "
+        "AS each WHERE each.job_id = held.job_id AND each.segment = held.segment "
+        "ORDER BY step DESC LIMIT 1) AS newest "
+        "WHERE state = 'held' AND status = 'training' AND gpu_utilization IS NOT NULL GROUP BY 1, 2"
+    ).fetchall()
+    for column, name, text in (
+        ("busy", "gpu_utilization_ratio", "Share of time in which the GPUs of jobs compute."),
+        ("used", "gpu_memory_used_bytes", "Memory in use on the GPUs of jobs."),
+    ):
+        values = {(each["region"], each["gpu_type"]): each[column] for each in rows}
         yield _gauge(name, text, PLACE, values.items())
 
 

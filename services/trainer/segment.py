@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
 from services.trainer.execution import ExecutionMode, make_deterministic
+from services.trainer.gpu_use import GpuMeter
 from services.trainer.kernels.compiling import why_eager
 from services.trainer.model import (
     attach_adapter,
@@ -66,6 +68,7 @@ class Loaded:
     vocabulary_size: int
     base_files: BaseFiles | None  # still being hashed; rank 0 only
     peak_memory: PeakMemory
+    gpu_meter: GpuMeter
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
         vocabulary_size=base.config.get_text_config().vocab_size,
         base_files=base_files,
         peak_memory=peak_memory,
+        gpu_meter=GpuMeter(ranks.device, partial(context.reporter.log, level="DEBUG")),
     )
 
 
@@ -270,7 +274,7 @@ def train(
             _stop(context, checkpoints, prepared)
             continue  # the lease was extended in the meantime
         progress.take(step, total_steps)
-        _report_step(context, progress, step, total_steps, loaded.peak_memory.bytes)
+        _report_step(context, progress, step, total_steps, loaded)
         prepared.divergence.take(step.loss)
         last = progress.step == total_steps
         if prepared.evaluations.due and not last:  # the evaluation phase follows the last step
@@ -298,9 +302,9 @@ def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> Non
 
 
 def _report_step(
-    context: Context, progress: Progress, step: Step, total_steps: int, peak_bytes: int
+    context: Context, progress: Progress, step: Step, total_steps: int, loaded: Loaded
 ) -> None:
-    spec = context.spec
+    spec, peak_bytes, gpu_use = context.spec, loaded.peak_memory.bytes, loaded.gpu_meter.use()
     context.reporter.update(
         step=progress.step,
         trained_tokens=progress.trained_tokens,
@@ -322,6 +326,8 @@ def _report_step(
             tokens_per_second=step.tokens / step.seconds,
             elapsed_seconds=context.lease.clock.elapsed(),
             peak_memory_bytes=peak_bytes,
+            gpu_utilization=None if gpu_use is None else gpu_use.utilization,
+            gpu_memory_bytes=None if gpu_use is None else gpu_use.memory_bytes,
             measured_at=datetime.now(UTC),
         )
     )

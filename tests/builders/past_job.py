@@ -214,10 +214,16 @@ class PastJob:
                         STEP_TOKENS / STEP_SECONDS + self.random.gauss(0, 30),
                         (at - self.began).total_seconds(),
                         at,
-                        self.peak_bytes,
+                        *(self.peak_bytes, *self._gpu_use()),
                     )
                 )
         self.step = last
+
+    def _gpu_use(self) -> tuple[float | None, int | None]:
+        """Return the utilization and memory of a job on GPUs, of which a CPU has none."""
+        if self.plan.gpu_type.startswith("cpu"):
+            return None, None
+        return 0.97, self.peak_bytes * self.plan.gpu_count
 
     def _launch(self) -> None:
         segment = self.job.segment + 1

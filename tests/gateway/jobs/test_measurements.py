@@ -19,14 +19,17 @@ from tests.gateway.jobs.owners import Owner
 
 def test_progress_comes_from_the_measurements(owner: Owner, platform: Platform) -> None:
     owner.train(checkpoint=None)
-    owner.add_steps(1, 2, peak_memory_bytes=2000)
+    owner.add_steps(1, peak_memory_bytes=1000)
+    owner.add_steps(2, peak_memory_bytes=2000, gpu_utilization=0.97, gpu_memory_bytes=3000)
     platform.project()
     shown = owner.read()
     assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.98)
     assert (shown["tokens_per_second"], shown["segment"]) == (1234.0, 1)
     assert shown["peak_memory_bytes"] == 2000
     assert shown["remaining_seconds"] > 0
-    assert [step["step"] for step in owner.read("/steps?after=1")["data"]] == [2]
+    assert shown["gpu_utilization"] == 0.97
+    (step,) = owner.read("/steps?after=1")["data"]
+    assert (step["step"], step["gpu_memory_bytes"]) == (2, 3000)
     owner.crash(FailureClass.LOSS_DIVERGED)
     platform.project()
     (listed,) = owner.client.get("/api/jobs", headers=owner.person.headers).json()["data"]

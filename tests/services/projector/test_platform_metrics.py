@@ -9,15 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 from psycopg_pool import ConnectionPool
 
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, environment
 from domain.core.event_log import EventLog
+from domain.jobs.failures import FailureClass
+from domain.jobs.lifecycle import SegmentEnd
+from infrastructure.measurements import add_step
+from infrastructure.reports import StepMeasured
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.projector.platform_metrics import PlatformMetrics
+from tests.builders.commands import NOW
 from tests.builders.history import History
 from tests.logs import ids
 from tests.polling import eventually
@@ -55,6 +61,50 @@ def test_metrics_show_jobs_gpus_and_accounts(
     assert read("consumer_lag_seconds", consumer="projection-accounts") == 0
     assert read("consumer_lag_events", consumer="billing") == len(ids(log))
     assert read("parked_events", consumer="billing") == 0
+
+
+def test_metrics_show_the_use_of_gpus_at_the_newest_steps(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], history: History
+) -> None:
+    history.open_account(10_000_000)
+    history.open_pool(4)
+    busy, idle, on_cpu, crashed = jobs = history, *(history.another_job() for _ in range(3))
+    for job in jobs:
+        job.approve_job()
+        job.allocate_segment(1)
+        job.grant_lease(1)
+        job.start_pod(1)
+        job.start_training(1)
+    crashed.end_segment(1, SegmentEnd.CRASHED, failure=FailureClass.NODE_LOST)
+    with pool.connection() as connection:
+        project(log, connection)
+        add_step(connection, step_of(crashed, 1, gpu_utilization=1.0, gpu_memory_bytes=99))
+        add_step(connection, step_of(busy, 1, gpu_utilization=0.1, gpu_memory_bytes=10))
+        add_step(connection, step_of(busy, 2, gpu_utilization=0.9, gpu_memory_bytes=30))
+        add_step(connection, step_of(idle, 1, gpu_utilization=0.5, gpu_memory_bytes=12))
+        add_step(connection, step_of(on_cpu, 1))
+    read = reader(settings)
+    place = {"region": history.job.plan.region, "gpu_type": history.job.plan.gpu_type}
+    assert read("gpu_utilization_ratio", **place) == pytest.approx(0.7)
+    assert read("gpu_memory_used_bytes", **place) == 42
+
+
+def step_of(history: History, step: int, **fields: Any) -> StepMeasured:
+    return StepMeasured(
+        account_id=history.account_id,
+        job_id=history.job_id,
+        segment=1,
+        step=step,
+        total_steps=9,
+        train_loss=2.0,
+        smoothed_loss=2.0,
+        learning_rate=1e-4,
+        tokens=100,
+        tokens_per_second=50.0,
+        elapsed_seconds=float(step),
+        measured_at=NOW,
+        **fields,
+    )
 
 
 def test_without_a_database_other_metrics_remain(settings: Settings) -> None:
