@@ -15,6 +15,7 @@ from psycopg import sql
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
@@ -86,12 +87,15 @@ ACCESS: dict[str, Access] = {
             Meter,
             *(Account.UsageSettled, Account.ChargeReversed, Account.BudgetUsed),
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
-            *(CardPayment.CardPaymentConfirmed, CardPayment.CardPaymentFailed),
-            *(Payment.PaymentReceived, Account.ToppedUp),
+            *(CardPayment.CardPaymentStarted, CardPayment.CardPaymentConfirmed),
+            *(CardPayment.CardPaymentFailed, AutoTopUp.CardSaved, AutoTopUp.CardReplaced),
+            *(AutoTopUp.AutoTopUpStarted, AutoTopUp.AutoTopUpEnded, AutoTopUp.AutoTopUpDisabled),
+            *(Payment, Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
         snapshots=ADD,
         handles_events=True,
         tables=_each(("accounts", "open_meters", "card_payments"), READ)
+        | _each(("payment_returns", "auto_top_ups"), READ)
         | {"segment_evidence": KEEP},
     ),
     "scheduler": Access(
@@ -129,8 +133,9 @@ ACCESS: dict[str, Access] = {
     ),
     "gateway": Access(
         events=(
-            *(ApiKey, CardPayment, JobRequest, Payment),
+            *(ApiKey, AutoTopUp, CardPayment, JobRequest, Payment),
             *(Account.CreditGranted, Account.ToppedUp),
+            *(Account.TopUpWithheld, Account.TopUpRestored),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(events.JobApproved, events.MaxCostChanged),
             *(Account.BudgetSet, Account.BudgetRemoved),
@@ -162,7 +167,7 @@ ACCESS: dict[str, Access] = {
 
 OPERATOR = Access(
     events=(
-        *(Account, ApiKey, BaseModel, CardPayment, Catalog, Dataset, Deployment),
+        *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
         *(GpuPool, Job, JobRequest, Meter, Payment),
     ),
     snapshots=READ,

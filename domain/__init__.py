@@ -2,6 +2,7 @@
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
@@ -16,6 +17,7 @@ from domain.jobs.job_request import JobRequest
 AGGREGATES = (
     Account,
     ApiKey,
+    AutoTopUp,
     BaseModel,
     CardPayment,
     Catalog,

@@ -18,10 +18,12 @@ from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
 from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
+from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
 from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
 from infrastructure.clock import Clock, clock_of
 from infrastructure.limits import Limits
 from infrastructure.machine_load import load_of
@@ -74,6 +76,12 @@ class Backend:
         """Payments by card, or None if they are disabled."""
         provider = stripe_provider(self.settings)
         return None if provider is None else CardPayments(Paying(self.log), provider)
+
+    @property
+    def card_returns(self) -> CardReturns | None:
+        """Refunds and disputes, or None if payments by card are disabled."""
+        payments = self.card_payments
+        return None if payments is None else CardReturns(Returning(self.log), payments)
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

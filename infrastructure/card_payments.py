@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
+from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentStatus
+from domain.core.aggregate import current_cause
+from domain.core.identity import auto_top_up_id
+from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
-from infrastructure.stripe_provider import CheckoutStatus, StripeProvider
+from infrastructure.stripe_provider import (
+    ChargeStatus,
+    CheckoutStatus,
+    StripeProvider,
+)
+
+KEY_LIFE = timedelta(hours=20)
+"""Time for which a charge may be repeated. Stripe keeps idempotency keys for at least 24 hours."""
+
+FAILURES: Mapping[ChargeStatus, CardFailure] = {
+    ChargeStatus.DECLINED: CardFailure.DECLINED,
+    ChargeStatus.AUTHENTICATION_REQUIRED: CardFailure.AUTHENTICATION_REQUIRED,
+    ChargeStatus.MISMATCH: CardFailure.MISMATCH,
+}
 
 
 @dataclass(frozen=True)
@@ -17,8 +36,19 @@ class CardPayments:
     paying: Paying
     provider: StripeProvider
 
+    @property
+    def auto(self) -> AutoToppingUp:
+        """The use cases of saved cards."""
+        return AutoToppingUp(self.paying.log)
+
     def start(
-        self, payment_id: UUID, account_id: UUID, amount_micros: int, page_url: str
+        self,
+        payment_id: UUID,
+        account_id: UUID,
+        amount_micros: int,
+        page_url: str,
+        *,
+        saves_card: bool = False,
     ) -> tuple[CardPayment, str | None]:
         """Start a payment with its checkout page. Return it with the URL of an open page.
 
@@ -28,11 +58,13 @@ class CardPayments:
 
         Raise Invalid, NotFound, CommandReused or ProviderUnavailable.
         """
-        payment = self.paying.start(payment_id, account_id, amount_micros, saves_card=False)
+        payment = self.paying.start(payment_id, account_id, amount_micros, saves_card=saves_card)
         if not payment.is_pending:
             return payment, None
         back = f"{page_url}/{payment_id}"
-        checkout = self.provider.open_checkout(payment, back, f"{back}?cancelled=1")
+        known = self.auto.find(account_id) if saves_card else None
+        customer = None if known is None else known.customer
+        checkout = self.provider.open_checkout(payment, back, f"{back}?cancelled=1", customer)
         payment = self.paying.open_checkout(payment_id, checkout.id)
         return payment, checkout.url if checkout.status is CheckoutStatus.OPEN else None
 
@@ -42,16 +74,43 @@ class CardPayments:
         Raise ProviderUnavailable.
         """
         payment = self.paying.log.find(CardPayment, payment_id)
-        if payment is None or payment.status is CardPaymentStatus.PAID or payment.checkout is None:
+        if payment is None or payment.status is CardPaymentStatus.PAID:
             return payment
+        if payment.automatic:
+            return self._charge(payment) if payment.is_pending else payment
+        return payment if payment.checkout is None else self._settle_checkout(payment)
+
+    def _settle_checkout(self, payment: CardPayment) -> CardPayment:
         found = self.provider.checkout(payment)
         match found.status:
             case CheckoutStatus.PAID:
                 assert found.receipt is not None
-                return self.paying.confirm(payment_id, found.receipt)
+                if found.card is not None:
+                    self.auto.save_card(payment.account_id, found.card)
+                return self.paying.confirm(payment.id, found.receipt)
             case CheckoutStatus.EXPIRED:
-                return self.paying.fail(payment_id, CardFailure.EXPIRED)
+                return self.paying.fail(payment.id, CardFailure.EXPIRED)
             case CheckoutStatus.MISMATCH:
-                return self.paying.fail(payment_id, CardFailure.MISMATCH)
+                return self.paying.fail(payment.id, CardFailure.MISMATCH)
             case CheckoutStatus.OPEN:
                 return payment
+
+    def _charge(self, payment: CardPayment) -> CardPayment:
+        """Charge the saved card. An old charge is only looked up, so that none is made late."""
+        log = self.paying.log
+        charge = log.load(AutoTopUp, auto_top_up_id(payment.account_id)).charge
+        if charge is None or charge.payment_id != payment.id:
+            return log.load(CardPayment, payment.id)  # another process ended it meanwhile
+        age = current_cause().now - log.first_event(payment.id).timestamp
+        if age < KEY_LIFE:
+            answer = self.provider.charge(payment, charge.card)
+        else:
+            answer = self.provider.find_charge(payment, charge.card)
+        if answer is None:
+            return self.paying.fail(payment.id, CardFailure.EXPIRED)
+        if answer.status is ChargeStatus.PENDING:
+            return payment
+        if answer.status is ChargeStatus.PAID:
+            assert answer.receipt is not None
+            return self.paying.confirm(payment.id, answer.receipt)
+        return self.paying.fail(payment.id, FAILURES[answer.status])

@@ -154,6 +154,7 @@ def _summary(invoice: Invoice) -> list[list[str]]:
     amounts = {
         "Opening balance": invoice.opening_micros,
         "Top-ups": invoice.top_ups_micros,
+        "Refunds": invoice.refunds_micros,
         "Credits": invoice.credits_micros,
         "Charges": -invoice.charges_micros,
         "Credits for lost work": invoice.lost_work_micros,

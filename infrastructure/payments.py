@@ -11,6 +11,8 @@ from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
 from infrastructure.stripe_provider import stripe_provider
 
+STRIPE_DISABLED = "Payments by Stripe are disabled. Set ECOLINK_STRIPE_SECRET_KEY to enable them."
+
 TEST_MIN_MICROS, TEST_MAX_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
 """Bounds of the amount of one test payment, in micro-dollars."""
 
@@ -98,10 +100,7 @@ def provider_named(settings: Settings, name: str) -> PaymentProvider:
     if name == STRIPE_PROVIDER:
         stripe = stripe_provider(settings)
         if stripe is None:
-            raise Invalid(
-                "Payments by Stripe are disabled. Set ECOLINK_STRIPE_SECRET_KEY to enable them.",
-                field="provider",
-            )
+            raise Invalid(STRIPE_DISABLED, field="provider")
         return stripe
     if name not in PROVIDERS:
         known = ", ".join((*PROVIDERS, STRIPE_PROVIDER))

@@ -17,6 +17,7 @@ from uuid import UUID
 import stripe
 from pydantic import BaseModel, ValidationError
 
+from domain.billing.auto_top_up import SavedCard
 from domain.billing.card_payment import CardPayment
 from domain.billing.payment import STRIPE_PROVIDER, Receipt
 from domain.billing.reference import reference_of
@@ -35,6 +36,9 @@ TOLERANCE_SECONDS = 300
 PAYMENT_FIELD = "ecolink_payment"
 """Name of the metadata field with the ID of our payment."""
 
+RETURN_FIELD = "ecolink_return"
+"""Name of the metadata field with the ID of our refund."""
+
 PRODUCT = "EcoLink balance"
 
 log = logging.getLogger("stripe_provider")
@@ -49,9 +53,7 @@ class ProviderUnavailable(DomainError):
     code = "payment_provider_unavailable"
 
     def __init__(self) -> None:
-        super().__init__(
-            "The payment provider is unavailable. You were not charged. Try again in a minute."
-        )
+        super().__init__("The payment provider is unavailable. Try again in a minute.")
 
 
 class InvalidSignature(Invalid):
@@ -78,6 +80,61 @@ class Checkout:
     url: str | None
     status: CheckoutStatus
     receipt: Receipt | None = None
+    card: SavedCard | None = None
+    """The card that the customer saved."""
+
+
+class ChargeStatus(StrEnum):
+    """Answers to the charge of a saved card."""
+
+    PAID = "paid"
+    PENDING = "pending"
+    DECLINED = "declined"
+    AUTHENTICATION_REQUIRED = "authentication_required"
+    MISMATCH = "mismatch"
+
+
+@dataclass(frozen=True)
+class ChargeAnswer:
+    """The provider's answer to a charge. `receipt` is set once it is paid."""
+
+    status: ChargeStatus
+    receipt: Receipt | None = None
+
+
+class DisputeStatus(StrEnum):
+    """States of a dispute that matter for the balance."""
+
+    NONE = "none"
+    """The bank only asks. It took no money."""
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """A dispute at Stripe. `reference` is that of the payment."""
+
+    id: str
+    reference: str
+    amount_micros: int
+    status: DisputeStatus
+
+
+@dataclass(frozen=True)
+class Refund:
+    """A refund at Stripe. `return_id` is EcoLink's ID, or Stripe's for one of the dashboard."""
+
+    return_id: str
+    amount_micros: int
+    failed: bool
+
+
+class RefundRefused(DomainError):
+    """Stripe refuses a refund."""
+
+    code = "refund_refused"
 
 
 class _Object(BaseModel):
@@ -86,6 +143,7 @@ class _Object(BaseModel):
     id: str
     object: str
     client_reference_id: str | None = None
+    payment_intent: str | None = None
     metadata: dict[str, str] | None = None
 
 
@@ -109,6 +167,17 @@ class WebhookEvent(BaseModel):
             return UUID(named) if named else None
         except ValueError:
             return None
+
+    @property
+    def dispute_id(self) -> str | None:
+        """ID of the dispute that the event is about, if it is."""
+        return self.data.object.id if self.data.object.object == "dispute" else None
+
+    @property
+    def refunded_reference(self) -> str | None:
+        """Reference of the payment of which a refund changed, if one did."""
+        about = self.data.object
+        return about.payment_intent if about.object == "refund" else None
 
 
 @dataclass(frozen=True)
@@ -151,8 +220,12 @@ class StripeProvider:
             )
         return Receipt(provider=self.name, reference=reference, amount_micros=amount_micros)
 
-    def open_checkout(self, payment: CardPayment, success_url: str, cancel_url: str) -> Checkout:
+    def open_checkout(
+        self, payment: CardPayment, success_url: str, cancel_url: str, customer: str | None = None
+    ) -> Checkout:
         """Open the checkout page of a payment, or return the page that is already open.
+
+        `customer` is the provider's ID of a customer who saved a card before.
 
         The ID of the payment is the idempotency key, so a repeated request opens no second page.
         Raise ProviderUnavailable.
@@ -179,6 +252,9 @@ class StripeProvider:
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
+        if payment.saves_card:
+            params["payment_intent_data"]["setup_future_usage"] = "off_session"
+            params |= {"customer": customer} if customer else {"customer_creation": "always"}
         options: stripe.RequestOptions = {"idempotency_key": f"checkout-{named}"}
         session = _called(lambda: self.client.v1.checkout.sessions.create(params, options))  # type: ignore[arg-type]
         return _checkout(session, payment)
@@ -187,8 +263,162 @@ class StripeProvider:
         """Return the current state of a payment's checkout page. Raise ProviderUnavailable."""
         checkout = payment.checkout
         assert checkout is not None
-        session = _called(lambda: self.client.v1.checkout.sessions.retrieve(checkout))
+        expanded = {"expand": ["payment_intent"]}
+        session = _called(lambda: self.client.v1.checkout.sessions.retrieve(checkout, expanded))  # type: ignore[arg-type]
         return _checkout(session, payment)
+
+    def charge(self, payment: CardPayment, card: SavedCard) -> ChargeAnswer:
+        """Charge a saved card while its holder is absent, or return the answer to that charge.
+
+        The ID of the payment is the idempotency key, which Stripe keeps for a day. Raise
+        ProviderUnavailable.
+        """
+        named = str(payment.id)
+        params: dict[str, Any] = {
+            "amount": _cents(payment.amount_micros),
+            "currency": CURRENCY,
+            "customer": card.customer,
+            "payment_method": card.payment_method,
+            "payment_method_types": ["card"],
+            "confirm": True,
+            "off_session": True,
+            "metadata": {PAYMENT_FIELD: named},
+        }
+        options: stripe.RequestOptions = {"idempotency_key": f"charge-{named}"}
+        try:
+            intent = self.client.v1.payment_intents.create(params, options)  # type: ignore[arg-type]
+        except stripe.CardError as error:
+            asks = error.code == "authentication_required"
+            status = ChargeStatus.AUTHENTICATION_REQUIRED if asks else ChargeStatus.DECLINED
+            return ChargeAnswer(status)
+        except stripe.InvalidRequestError as error:  # for example, the card was removed at Stripe
+            _unavailable(error)
+            return ChargeAnswer(ChargeStatus.DECLINED)
+        except stripe.StripeError as error:
+            raise _unavailable(error) from None
+        return self._answer(intent, payment)
+
+    def find_charge(self, payment: CardPayment, card: SavedCard) -> ChargeAnswer | None:
+        """Return the answer to an earlier charge, or None if Stripe never got it.
+
+        Raise ProviderUnavailable.
+        """
+        about = {"customer": card.customer, "limit": 100}
+        intents = _called(
+            lambda: list(self.client.v1.payment_intents.list(about).auto_paging_iter())  # type: ignore[arg-type]
+        )
+        for intent in intents:
+            if PAYMENT_FIELD in intent.metadata and intent.metadata[PAYMENT_FIELD] == str(
+                payment.id
+            ):
+                return self._answer(intent, payment)
+        return None
+
+    def _answer(self, intent: stripe.PaymentIntent, payment: CardPayment) -> ChargeAnswer:
+        if intent.status == "succeeded":
+            if intent.currency != CURRENCY or intent.amount != _cents(payment.amount_micros):
+                log.error("charge %s of payment %s has another amount", intent.id, payment.id)
+                return ChargeAnswer(ChargeStatus.MISMATCH)
+            receipt = Receipt(
+                provider=STRIPE_PROVIDER,
+                reference=intent.id,
+                amount_micros=payment.amount_micros,
+            )
+            return ChargeAnswer(ChargeStatus.PAID, receipt)
+        if intent.status == "processing":
+            return ChargeAnswer(ChargeStatus.PENDING)
+        if intent.status == "requires_action":
+            # Nobody is there to approve it. Without this, it could be approved days later.
+            _called(lambda: self.client.v1.payment_intents.cancel(intent.id))
+            return ChargeAnswer(ChargeStatus.AUTHENTICATION_REQUIRED)
+        return ChargeAnswer(ChargeStatus.DECLINED)
+
+    def remove_card(self, card: SavedCard) -> None:
+        """Remove a saved card from the customer. A card that is gone changes nothing.
+
+        Raise ProviderUnavailable.
+        """
+        try:
+            self.client.v1.payment_methods.detach(card.payment_method)
+        except stripe.InvalidRequestError:
+            pass
+        except stripe.StripeError as error:
+            raise _unavailable(error) from None
+
+    def payment_of(self, reference: str) -> UUID | None:
+        """Return the ID of our card payment that a PaymentIntent belongs to, or None.
+
+        Raise ProviderUnavailable.
+        """
+        intent = _called(lambda: self.client.v1.payment_intents.retrieve(reference))
+        try:
+            return UUID(intent.metadata[PAYMENT_FIELD])
+        except (KeyError, ValueError):
+            return None
+
+    def receipt_url(self, reference: str) -> str | None:
+        """Return the address of Stripe's receipt of a payment, or None if there is none.
+
+        Raise ProviderUnavailable.
+        """
+        expanded = {"expand": ["latest_charge"]}
+        intent = _called(lambda: self.client.v1.payment_intents.retrieve(reference, expanded))  # type: ignore[arg-type]
+        charge = intent.latest_charge
+        return None if charge is None or isinstance(charge, str) else charge.receipt_url
+
+    def refund(self, reference: str, return_id: str, amount_micros: int) -> None:
+        """Refund a part of a payment. The ID of the return is the idempotency key.
+
+        Raise RefundRefused, or ProviderUnavailable if the refund may have been made.
+        """
+        params: dict[str, Any] = {
+            "payment_intent": reference,
+            "amount": _cents(amount_micros),
+            "metadata": {RETURN_FIELD: return_id},
+        }
+        options: stripe.RequestOptions = {"idempotency_key": f"refund-{return_id}"}
+        try:
+            self.client.v1.refunds.create(params, options)  # type: ignore[arg-type]
+        except (stripe.InvalidRequestError, stripe.CardError) as error:
+            _unavailable(error)
+            raise RefundRefused(
+                f"Stripe refuses the refund ({error.code or 'no reason given'}). The balance has "
+                "the amount again. Check the payment in Stripe's dashboard."
+            ) from None
+        except stripe.StripeError as error:
+            raise _unavailable(error) from None
+
+    def refunds(self, reference: str) -> list[Refund]:
+        """Return all refunds of a payment. Raise ProviderUnavailable."""
+        found = _called(
+            lambda: list(
+                self.client.v1.refunds.list({"payment_intent": reference}).auto_paging_iter()
+            )
+        )
+        return [
+            Refund(
+                return_id=_return_id(each),
+                amount_micros=_micros(each.amount),
+                failed=each.status in ("failed", "canceled"),
+            )
+            for each in found
+            if _in_dollars(each.id, each.currency)
+        ]
+
+    def dispute(self, dispute_id: str) -> Dispute | None:
+        """Return a dispute, or None if it is about no payment. Raise ProviderUnavailable."""
+        found = _called(lambda: self.client.v1.disputes.retrieve(dispute_id))
+        intent = found.payment_intent
+        reference = intent if isinstance(intent, str) or intent is None else intent.id
+        if reference is None or not _in_dollars(found.id, found.currency):
+            return None
+        status = {"won": DisputeStatus.WON, "lost": DisputeStatus.LOST}.get(
+            found.status,
+            DisputeStatus.OPEN
+            if found.status in ("needs_response", "under_review")
+            else DisputeStatus.NONE,
+        )
+        return Dispute(found.id, reference, _micros(found.amount), status)
 
 
 def stripe_provider(settings: Settings) -> StripeProvider | None:
@@ -262,7 +492,32 @@ def _checkout(session: stripe.checkout.Session, payment: CardPayment) -> Checkou
     receipt = Receipt(
         provider=STRIPE_PROVIDER, reference=reference, amount_micros=payment.amount_micros
     )
-    return Checkout(session.id, url, CheckoutStatus.PAID, receipt)
+    card = _saved_card(session, intent) if payment.saves_card else None
+    return Checkout(session.id, url, CheckoutStatus.PAID, receipt, card)
+
+
+def _saved_card(
+    session: stripe.checkout.Session, intent: stripe.PaymentIntent | str | None
+) -> SavedCard | None:
+    customer = session.customer
+    method = None if intent is None or isinstance(intent, str) else intent.payment_method
+    customer_id = customer if isinstance(customer, str) or customer is None else customer.id
+    method_id = method if isinstance(method, str) or method is None else method.id
+    if customer_id is None or method_id is None:
+        log.warning("checkout %s saved no card", session.id)
+        return None
+    return SavedCard(customer=customer_id, payment_method=method_id)
+
+
+def _return_id(refund: stripe.Refund) -> str:
+    ours = refund.metadata is not None and RETURN_FIELD in refund.metadata
+    return refund.metadata[RETURN_FIELD] if ours else refund.id  # type: ignore[index]
+
+
+def _in_dollars(object_id: str, currency: str) -> bool:
+    if currency != CURRENCY:
+        log.error("%s is in %s; EcoLink ignores it", object_id, currency.upper())
+    return currency == CURRENCY
 
 
 def _cents(micros: int) -> int:

@@ -37,10 +37,20 @@ def apply(cursor: Cursor, event: Event) -> None:
                 "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s, NULL)",
                 [event.account_id, event.role, event.currency, event.time_zone, event.timestamp],
             )
-        case Account.CreditGranted() | Account.ToppedUp() | Account.ChargeReversed():
+        case (
+            Account.CreditGranted()
+            | Account.ToppedUp()
+            | Account.ChargeReversed()
+            | Account.TopUpRestored()
+        ):
             cursor.execute(
                 "UPDATE accounts SET balance_micros = balance_micros + %s, depleted = false "
                 "WHERE account_id = %s",
+                [event.amount_micros, event.account_id],
+            )
+        case Account.TopUpWithheld():
+            cursor.execute(
+                "UPDATE accounts SET balance_micros = balance_micros - %s WHERE account_id = %s",
                 [event.amount_micros, event.account_id],
             )
         case Account.UsageSettled():

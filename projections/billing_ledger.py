@@ -1,9 +1,10 @@
 """The double-entry ledger, with one posting for each event that moves money, and sums by day.
 
 The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
-operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases) and
-`revenue`. A posting debits one ledger account and credits another with the same amount, so the
-trial balance is always zero. Only a reversal corrects a wrong posting.
+operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases), `revenue`,
+`returns` (refunds and disputes between a balance and a bank) and `losses` (returns that no balance
+covered). A posting debits one ledger account and credits another with the same amount, so the trial
+balance is always zero. Only a reversal corrects a wrong posting.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from domain.billing.payment import TEST_PROVIDER
+from domain.billing.payment import TEST_PROVIDER, Payment
 from domain.core.aggregate import Event
 from infrastructure.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row
@@ -49,7 +50,9 @@ CREATE TABLE IF NOT EXISTS ledger_days (
     test_payments bigint NOT NULL,
     credits bigint NOT NULL,
     charges bigint NOT NULL,
-    reversals bigint NOT NULL
+    reversals bigint NOT NULL,
+    returns bigint NOT NULL,
+    losses bigint NOT NULL
 )
 """
 """`ledger_days` has the sums of all accounts for each day in UTC, in micro-dollars."""
@@ -64,6 +67,11 @@ class Reason(StrEnum):
     LEASE_RELEASED = "lease released"
     MINUTE_METERED = "minute metered"
     LOST_WORK_CREDITED = "lost work credited"
+    TOP_UP_WITHHELD = "refunded or disputed"
+    TOP_UP_RESTORED = "refund or dispute undone"
+    PAYMENT_RETURNED = "payment returned"
+    RETURN_REVERSED = "return reversed"
+    RETURN_LOST = "return lost"
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -85,6 +93,16 @@ def apply(cursor: Cursor, event: Event) -> None:
             _post(
                 cursor, event, "revenue", customer, event.amount_micros, Reason.LOST_WORK_CREDITED
             )
+        case Account.TopUpWithheld(amount_micros=amount):
+            _post(cursor, event, customer, "returns", amount, Reason.TOP_UP_WITHHELD)
+        case Account.TopUpRestored(amount_micros=amount):
+            _post(cursor, event, "returns", customer, amount, Reason.TOP_UP_RESTORED)
+        case Payment.PaymentReturned(amount_micros=amount):
+            _post(cursor, event, "returns", "cash", amount, Reason.PAYMENT_RETURNED)
+        case Payment.ReturnReversed(amount_micros=amount):
+            _post(cursor, event, "cash", "returns", amount, Reason.RETURN_REVERSED)
+        case Payment.ReturnClosed(lost_micros=lost) if lost > 0:
+            _post(cursor, event, "losses", "returns", lost, Reason.RETURN_LOST)
         case _:
             pass
 
@@ -92,7 +110,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 def _post(
     cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: Reason
 ) -> None:
-    _add_to_day(cursor, event, debit, credit, amount_micros)
+    _add_to_day(cursor, event, (debit, credit), amount_micros, reason)
     named = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
     work = [getattr(event, name, None) for name in named]
     cursor.execute(
@@ -112,26 +130,33 @@ def _post(
     )
 
 
-def _add_to_day(cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int) -> None:
+def _add_to_day(
+    cursor: Cursor, event: Event, sides: tuple[str, str], amount_micros: int, reason: Reason
+) -> None:
     """Add a posting to the sums of its day, which omit leases: they only reserve money."""
+    debit, credit = sides
     sums = (
-        debit == "cash",  # payments
+        debit == "cash" and reason is Reason.TOPPED_UP,  # payments
         debit == "test money",
         debit == "credits",
         credit == "revenue",  # charges
         debit == "revenue",  # reversals
+        (reason is Reason.PAYMENT_RETURNED) - (reason is Reason.RETURN_REVERSED),  # returns
+        debit == "losses",
     )
     if not any(sums):
         return
     cursor.execute(
         "INSERT INTO ledger_days VALUES ((%s::timestamptz AT TIME ZONE 'UTC')::date, "
-        "%s, %s, %s, %s, %s) ON CONFLICT (day) DO UPDATE SET "
+        "%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (day) DO UPDATE SET "
         "payments = ledger_days.payments + excluded.payments, "
         "test_payments = ledger_days.test_payments + excluded.test_payments, "
         "credits = ledger_days.credits + excluded.credits, "
         "charges = ledger_days.charges + excluded.charges, "
-        "reversals = ledger_days.reversals + excluded.reversals",
-        [event.timestamp, *(amount_micros if each else 0 for each in sums)],
+        "reversals = ledger_days.reversals + excluded.reversals, "
+        "returns = ledger_days.returns + excluded.returns, "
+        "losses = ledger_days.losses + excluded.losses",
+        [event.timestamp, *(amount_micros * each for each in sums)],
     )
 
 
@@ -225,9 +250,8 @@ def balances_after(
     The balance includes reserved money.
     """
     rows = connection.execute(
-        "SELECT position, micros FROM (SELECT position, sum(CASE "
-        "WHEN debit IN ('cash', 'test money', 'credits', 'revenue') THEN amount_micros "
-        "WHEN credit = 'revenue' THEN -amount_micros ELSE 0 END) "
+        "SELECT position, micros FROM (SELECT position, sum(amount_micros * ("
+        "(credit ~ '^(customer|reserved):')::int - (debit ~ '^(customer|reserved):')::int)) "
         "OVER (ORDER BY position)::bigint AS micros FROM billing_ledger "
         "WHERE account_id = %s AND position <= %s) AS running WHERE position = ANY(%s)",
         [account_id, max(positions, default=0), list(positions)],
@@ -244,13 +268,15 @@ def last_position(connection: Connection, account_id: UUID) -> int:
 def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
     """Return one row for each day in UTC, in order, with the postings of all accounts.
 
-    A row has the day and the micro-dollars of payments, test_payments, credits, charges and
-    reversals (charges that EcoLink credited back).
+    A row has the day and the micro-dollars of payments, test_payments, credits, charges,
+    reversals (charges that EcoLink credited back), returns (refunds and disputed payments, less
+    those that EcoLink got back) and losses (returns that no balance covered).
     """
     return connection.execute(
         "SELECT wanted.day::date AS day, coalesce(payments, 0) AS payments, "
         "coalesce(test_payments, 0) AS test_payments, coalesce(credits, 0) AS credits, "
-        "coalesce(charges, 0) AS charges, coalesce(reversals, 0) AS reversals "
+        "coalesce(charges, 0) AS charges, coalesce(reversals, 0) AS reversals, "
+        "coalesce(returns, 0) AS returns, coalesce(losses, 0) AS losses "
         "FROM generate_series(%s::timestamp, %s::timestamp, '1 day') AS wanted (day) "
         "LEFT JOIN ledger_days ON ledger_days.day = wanted.day::date ORDER BY 1",
         [first, last],

@@ -21,7 +21,7 @@ LEDGER_COLUMNS = (
     *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
     *("reason", "reference", "job_id", "segment", "minute", "from_seconds", "to_seconds"),
 )
-DAY_MOVEMENTS = ("opening", "top_ups", "credits", "charges", "reversals", "closing")
+DAY_MOVEMENTS = ("opening", "top_ups", "refunds", "credits", "charges", "reversals", "closing")
 JOB_NAMES = ("name", "dataset", "base_model")
 JOB_MOVEMENTS = ("charges", "reversals", "net")
 

@@ -17,9 +17,13 @@ from projections.projection import Row
 # zone, which may have 23 or 25 hours. Redundant, wider bounds in UTC let PostgreSQL use the index.
 MOVEMENTS = """
 WITH movements AS (
-    SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
+    SELECT event_id, position, job_id,
+        CASE WHEN reason = 'refund or dispute undone' THEN -amount_micros ELSE amount_micros END
+            AS amount_micros,
+        segment, from_seconds, to_seconds,
         (posted_at AT TIME ZONE %(time_zone)s)::date AS day,
-        CASE WHEN debit IN ('cash', 'test money') THEN 'top_ups'
+        CASE WHEN reason = 'topped up' THEN 'top_ups'
+             WHEN reason IN ('refunded or disputed', 'refund or dispute undone') THEN 'refunds'
              WHEN debit = 'credits' THEN 'credits'
              WHEN credit = 'revenue' THEN 'charges' WHEN debit = 'revenue' THEN 'reversals'
         END AS movement
@@ -53,11 +57,13 @@ class DayOfStatement:
     day: date
     opening_micros: int
     top_ups_micros: int = 0
+    refunds_micros: int = 0
+    """Refunded and disputed payments, less those that were restored. It can be negative."""
     credits_micros: int = 0
     charges_micros: int = 0
     reversals_micros: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Event IDs by movement: `top_ups`, `credits`, `charges` and `reversals`."""
+    """Event IDs by movement: `top_ups`, `refunds`, `credits`, `charges` and `reversals`."""
 
     @property
     def closing_micros(self) -> int:
@@ -65,6 +71,7 @@ class DayOfStatement:
         return (
             self.opening_micros
             + self.top_ups_micros
+            - self.refunds_micros
             + self.credits_micros
             - self.charges_micros
             + self.reversals_micros
@@ -109,7 +116,8 @@ def daily_statement(
     rows: dict[date, list[Row]] = {}
     for row in connection.execute(BY_DAY, parameters).fetchall():
         if row["day"] < first:
-            balance += -row["micros"] if row["movement"] == "charges" else row["micros"]
+            takes = row["movement"] in ("charges", "refunds")
+            balance += -row["micros"] if takes else row["micros"]
         else:
             rows.setdefault(row["day"], []).append(row)
     days: list[DayOfStatement] = []

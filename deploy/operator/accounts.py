@@ -13,14 +13,22 @@ from rich.table import Table
 from deploy.operator.store import open_store
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
+from domain.core.errors import Invalid
 from domain.core.money import dollars, payment_micros_of
+from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
 from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
+from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
 from infrastructure.key_uses import last_uses
-from infrastructure.payments import provider_named
+from infrastructure.payments import STRIPE_DISABLED, provider_named
 from infrastructure.profiles import account_names, key_names, set_key_name
+from infrastructure.stripe_provider import stripe_provider
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of
@@ -134,6 +142,32 @@ def reinstate_account(name: Name) -> None:
     with open_store() as store:
         store.ecolink.reinstate(store.account(name))
         console.print(f"{name} is reinstated.")
+
+
+@accounts.command("refund")
+def refund_payment(
+    name: Name,
+    amount: Annotated[
+        str, typer.Argument(help="Amount in dollars, such as 10.00.", show_default=False)
+    ],
+    payment: Annotated[str, typer.Option(help="Reference of the payment, such as pi_3Abc.")],
+    reference: Annotated[
+        str,
+        typer.Option(help="Purpose of the refund. EcoLink makes each one only once per payment."),
+    ],
+) -> None:
+    """Refund a payment by card, or a part of it, up to the available balance."""
+    with open_store() as store:
+        amount_micros = payment_micros_of(amount, field="amount")
+        purpose, provider = reference_of(reference), stripe_provider(store.settings)
+        if provider is None:
+            raise Invalid(STRIPE_DISABLED)
+        cards = CardPayments(Paying(store.log), provider)
+        returns = CardReturns(Returning(store.log), cards)
+        account_id = store.account(name)
+        returns.refund(account_id, payment, amount_micros, purpose)
+        account = store.log.load(Account, account_id)
+        console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
 
 
 @keys.command("issue")

@@ -204,6 +204,7 @@ def _table(invoice: Invoice) -> Table:
     amounts = {
         "opening balance": invoice.opening_micros,
         "top-ups": invoice.top_ups_micros,
+        "refunds": invoice.refunds_micros,
         "credits": invoice.credits_micros,
         "charges": -invoice.charges_micros,
         "credits for lost work": invoice.lost_work_micros,

@@ -317,6 +317,7 @@ def _account(account: PastAccount) -> Table:
         ("available", exact_dollars(account.available_micros)),
         ("granted", exact_dollars(account.granted_micros)),
         ("topped up", exact_dollars(account.topped_up_micros)),
+        ("refunded", exact_dollars(account.refunded_micros)),
         ("charged", exact_dollars(account.charged_micros)),
         ("reversed", exact_dollars(account.reversed_micros)),
     )

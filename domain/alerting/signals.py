@@ -102,7 +102,10 @@ def _cleared(rule: Rule, event: Event) -> str | None:
             return str(event.account_id)
         case (
             "balance_empty",
-            Account.CreditGranted() | Account.ToppedUp() | Account.ChargeReversed(),
+            Account.CreditGranted()
+            | Account.ToppedUp()
+            | Account.ChargeReversed()
+            | Account.TopUpRestored(),
         ):
             return str(event.account_id)
         case (

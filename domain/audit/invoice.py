@@ -35,6 +35,8 @@ from domain.audit.money_events import (
     MinuteMetered,
     SegmentTime,
     ToppedUp,
+    TopUpRestored,
+    TopUpWithheld,
     UsageSettled,
     streams_of,
 )
@@ -81,11 +83,17 @@ class Period(Value):
         return self.start <= moment < self.end
 
 
+PaidInKind = Literal["top-up", "credit", "refund"]
+
+
 class PaidIn(Value):
-    """A payment, or credit that an operator granted."""
+    """A payment, credit that an operator granted, or a refunded or disputed part of a payment.
+
+    The amount of a refund is negative, unless the part is in the balance again.
+    """
 
     at: AwareDatetime
-    kind: Literal["top-up", "credit"]
+    kind: PaidInKind
     provider: str | None
     reference: str
     amount_micros: int
@@ -114,6 +122,7 @@ class Invoice(Value):
     paid_in: tuple[PaidIn, ...]
     lines: tuple[Line, ...]
     top_ups_micros: int
+    refunds_micros: int  # negative, unless more was restored
     credits_micros: int
     charges_micros: int
     lost_work_micros: int
@@ -156,6 +165,7 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
         paid_in=tuple(moved.paid_in),
         lines=tuple(_lines(meters, jobs, period)),
         top_ups_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "top-up"),
+        refunds_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "refund"),
         credits_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "credit"),
         charges_micros=moved.captured.total(),
         lost_work_micros=sum(each.amount_micros for each in moved.reversed),
@@ -213,8 +223,10 @@ def _balance(account: Sequence[Entry], until: datetime) -> int:
     for _, event in account:
         if event.timestamp < until:
             match event:
-                case CreditGranted() | ToppedUp() | ChargeReversed():
+                case CreditGranted() | ToppedUp() | ChargeReversed() | TopUpRestored():
                     micros += event.amount_micros
+                case TopUpWithheld():
+                    micros -= event.amount_micros
                 case UsageSettled():
                     micros -= event.captured_micros
                 case _:
@@ -234,9 +246,13 @@ class _Movements:
                 continue
             match event:
                 case CreditGranted():
-                    self.paid_in.append(_paid_in(event, "credit", None))
+                    self.paid_in.append(_paid_in(event, "credit", event.amount_micros))
                 case ToppedUp():
-                    self.paid_in.append(_paid_in(event, "top-up", event.provider))
+                    self.paid_in.append(_paid_in(event, "top-up", event.amount_micros))
+                case TopUpRestored():
+                    self.paid_in.append(_paid_in(event, "refund", event.amount_micros))
+                case TopUpWithheld():
+                    self.paid_in.append(_paid_in(event, "refund", -event.amount_micros))
                 case UsageSettled():
                     self.captured[event.command_id] += event.captured_micros
                 case ChargeReversed():
@@ -246,14 +262,14 @@ class _Movements:
 
 
 def _paid_in(
-    event: CreditGranted | ToppedUp, kind: Literal["top-up", "credit"], provider: str | None
+    event: CreditGranted | ToppedUp | TopUpWithheld, kind: PaidInKind, amount_micros: int
 ) -> PaidIn:
     return PaidIn(
         at=event.timestamp,
         kind=kind,
-        provider=provider,
+        provider=None if isinstance(event, CreditGranted) else event.provider,
         reference=event.reference,
-        amount_micros=event.amount_micros,
+        amount_micros=amount_micros,
     )
 
 

@@ -50,6 +50,18 @@ class ToppedUp(Stored):
     reference: str
 
 
+class TopUpWithheld(Stored):
+    """A refunded or disputed part of a payment was taken from the balance."""
+
+    amount_micros: int
+    provider: str
+    reference: str
+
+
+class TopUpRestored(TopUpWithheld):
+    """A part that was taken from the balance is in it again."""
+
+
 class UsageSettled(Stored):
     """Charges were deducted from the balance."""
 
@@ -133,6 +145,7 @@ KINDS: Mapping[str, type[Stored]] = {
     kind.__name__: kind
     for kind in (
         *(AccountOpened, CreditGranted, ToppedUp, UsageSettled, ChargeReversed),
+        *(TopUpWithheld, TopUpRestored),
         *(MeterOpened, MinuteMetered, LostWorkCredited),
         *(JobApproved, JobResumed, SegmentAllocated),
     )

@@ -26,7 +26,7 @@ from domain.core.errors import (
     Suspended,
     WrongState,
 )
-from domain.core.money import dollars
+from domain.core.money import Toward, dollars
 from domain.core.signed_snapshots import OutdatedSnapshot
 
 
@@ -92,6 +92,22 @@ class Account(Aggregate):
         amount_micros: int
         provider: str
         reference: str
+
+    class TopUpWithheld(Event):
+        """A refunded or disputed part of a payment was taken from the available balance."""
+
+        amount_micros: int
+        provider: str
+        reference: str
+        return_id: str
+
+    class TopUpRestored(Event):
+        """A withheld part is in the balance again, because it was not returned."""
+
+        amount_micros: int
+        provider: str
+        reference: str
+        return_id: str
 
     class UsageSettled(Event):
         """Charges were deducted from the reserve, and leases changed the reserved amount."""
@@ -392,6 +408,49 @@ class Account(Aggregate):
             day = timestamp.date()  # `modified_on` is still the time of the previous event
             self.test_day_micros = self._test_micros_on(day) + amount_micros
             self.test_day = day
+
+    def withhold(self, amount_micros: int, payment: Payment, return_id: str) -> None:
+        """Take a returned part of a payment from the available balance. Nothing happens for 0.
+
+        The caller must save the account and the payment in one transaction. Raise
+        InsufficientBalance if it is more than what is available.
+        """
+        if amount_micros == 0:
+            return
+        if not self.can_pay(amount_micros):
+            raise InsufficientBalance(
+                f"The amount {dollars(amount_micros)} is more than the available balance of "
+                f"{dollars(self.available_micros, Toward.DOWN)}. Enter a lower amount.",
+                field="amount",
+            )
+        self.trigger_event(self.TopUpWithheld, **self._returned(amount_micros, payment, return_id))
+
+    @event(TopUpWithheld)
+    def _top_up_withheld(self, amount_micros: int) -> None:
+        self.balance_micros -= amount_micros
+
+    def restore(self, amount_micros: int, payment: Payment, return_id: str) -> None:
+        """Add a part of a payment to the balance again. Nothing happens for 0.
+
+        The caller must save the account and the payment in one transaction.
+        """
+        if amount_micros:
+            returned = self._returned(amount_micros, payment, return_id)
+            self.trigger_event(self.TopUpRestored, **returned)
+
+    @event(TopUpRestored)
+    def _top_up_restored(self, amount_micros: int) -> None:
+        self.balance_micros += amount_micros
+        self.depleted = False
+
+    def _returned(self, amount_micros: int, payment: Payment, return_id: str) -> dict[str, object]:
+        assert payment.account_id == self.id
+        return {
+            "amount_micros": amount_micros,
+            "provider": payment.provider,
+            "reference": payment.reference,
+            "return_id": return_id,
+        }
 
     def _require_test_allowance(self, amount_micros: int) -> None:
         left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())

@@ -38,6 +38,11 @@ def payment_id(provider: str, reference: str) -> UUID:
     return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
+def auto_top_up_id(account_id: UUID) -> UUID:
+    """Return the ID of the saved card and the automatic top-ups of an account."""
+    return uuid5(account_id, "auto-top-up")
+
+
 def job_request_id(job_id: UUID) -> UUID:
     """Return the ID of the request for a job."""
     return uuid5(job_id, "request")

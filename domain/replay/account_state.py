@@ -29,6 +29,7 @@ class Totals:
 
     granted: int = 0
     topped_up: int = 0
+    refunded: int = 0
     charged: int = 0
     reversed: int = 0
 
@@ -79,6 +80,10 @@ class AccountState:
                 self.totals.granted += amount
             case Account.ToppedUp(amount_micros=amount):
                 self.totals.topped_up += amount
+            case Account.TopUpWithheld(amount_micros=amount):
+                self.totals.refunded += amount
+            case Account.TopUpRestored(amount_micros=amount):
+                self.totals.refunded -= amount
             case Account.UsageSettled(captured_micros=captured):
                 self.totals.charged += captured
             case Account.ChargeReversed(amount_micros=amount):

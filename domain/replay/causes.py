@@ -54,7 +54,10 @@ STEPS = (
 """Events that determine what a job does next."""
 
 STOPS = (events.PauseRequested, events.CancelRequested)
-MONEY_IN = (Account.CreditGranted, Account.ToppedUp, Account.ChargeReversed)
+MONEY_IN = (
+    *(Account.CreditGranted, Account.ToppedUp),
+    *(Account.ChargeReversed, Account.TopUpRestored),
+)
 SETTLED = (
     *(Account.UsageSettled, Account.BalanceDepleted, Account.BalanceLow),
     Account.BudgetUsed,

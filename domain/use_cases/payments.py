@@ -5,11 +5,12 @@ from __future__ import annotations
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardFailure, CardPayment
 from domain.billing.payment import Payment, Receipt
 from domain.core.errors import CommandReused
 from domain.core.event_log import EventLog, retrying
-from domain.core.identity import payment_id
+from domain.core.identity import auto_top_up_id, payment_id
 
 
 class Paying:
@@ -63,21 +64,30 @@ class Paying:
                 f"{card_payment.reference}, not by {receipt.reference}."
             )
         card_payment.confirm(receipt.reference)
+        ended = self._ended(card_payment, None)
         known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
         if known is not None:
             known.require_same(card_payment.account_id, receipt)
-            self.log.commit(card_payment)
+            self.log.commit(card_payment, *ended)
             return card_payment
         account = self.log.load(Account, card_payment.account_id)
         payment = Payment.receive(account.id, receipt)
         account.top_up(payment)
-        self.log.commit(payment, account, card_payment)
+        self.log.commit(payment, account, card_payment, *ended)
         return card_payment
 
     @retrying
     def fail(self, card_payment_id: UUID, reason: CardFailure) -> CardPayment:
-        """Record that a payment failed, unless it is paid."""
+        """Record that a payment failed, unless it is paid. This turns automatic top-ups off."""
         payment = self.log.load(CardPayment, card_payment_id)
         payment.fail(reason)
-        self.log.commit(payment)
+        self.log.commit(payment, *self._ended(payment, payment.failure))
         return payment
+
+    def _ended(self, payment: CardPayment, failure: CardFailure | None) -> list[AutoTopUp]:
+        """Return the automatic top-ups that an automatic payment ends."""
+        if not payment.automatic:
+            return []
+        top_ups = self.log.load(AutoTopUp, auto_top_up_id(payment.account_id))
+        top_ups.end(payment.id, payment.amount_micros, failure)
+        return [top_ups]

@@ -18,8 +18,9 @@ from domain.core.money import payment_micros_of
 from gateway.accounts import service
 from gateway.accounts.schemas import MAX_NAME, AccountForm
 from gateway.backend import Backend, BackendOf
+from gateway.billing import card_payments
 from gateway.billing import service as billing
-from gateway.billing.schemas import Credit, TopUp
+from gateway.billing.schemas import Credit, RefundRequest, TopUp
 from gateway.http.access import Caller
 from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorManages
 from gateway.keys import service as keys
@@ -151,6 +152,24 @@ def confirm_top_up(
     return _changed(backend, caller, account_id, done)
 
 
+@router.post("/{account_id}/refunds")
+def refund(
+    account_id: UUID,
+    caller: OperatorCredits,
+    backend: BackendOf,
+    amount: Amount = "",
+    payment: Reference = "",
+    reference: Reference = "",
+) -> Response:
+    """Refund a payment by card, once per reference of the refund."""
+    wanted = RefundRequest(
+        amount=amount, payment=_required(payment), reference=_required(reference)
+    )
+    holder = card_payments.refund(backend, caller, account_id, wanted)
+    done = f"Refunded {_written(amount)}. The balance is {holder.balance.text}."
+    return _changed(backend, caller, account_id, done)
+
+
 @router.post("/{account_id}/suspend")
 def suspend(
     account_id: UUID,
@@ -207,6 +226,7 @@ def _shown(
     acting = service.acting_for(backend, caller, account_id)
     return {
         "detail": service.detail(backend, caller, account_id),
+        "cards": backend.card_payments is not None,
         "done": done,
         "made": made,
         "key_roles": acting.role.key_roles,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardPayment
 from domain.billing.meter import SegmentEvent
-from domain.billing.payment import Payment
+from domain.billing.payment import Payment, ReturnKind
 from domain.capacity.gpu_pool import ClaimEvent, GpuPool
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
@@ -39,6 +40,10 @@ def describe_any(event: Event, model: str | None = None) -> str:
         case Payment.PaymentReceived() as paid:
             amount = exact_dollars(paid.amount_micros)
             return f"Payment of {amount} received from {paid.provider}, reference {paid.reference}."
+        case Payment.Event():
+            return _returned(event) or documented(event)
+        case AutoTopUp.Event():
+            return _auto_top_up(event) or documented(event)
         case CardPayment.Event():
             return _card_payment(event) or documented(event)
         case GpuPool.GpuPoolOpened(region=region, gpu_type=gpu_type):
@@ -54,6 +59,40 @@ def documented(event: Event) -> str:
     kinds = type(event).__mro__
     text = next(kind.__doc__ for kind in kinds if kind.__dict__.get("__doc__"))
     return " ".join((text or "").split())
+
+
+def _returned(event: Event) -> str | None:
+    match event:
+        case Payment.RefundRequested(amount_micros=micros):
+            return f"Refund of {exact_dollars(micros)} requested."
+        case Payment.RefundFailed(amount_micros=micros):
+            return f"The refund of {exact_dollars(micros)} failed."
+        case Payment.PaymentReturned(kind=ReturnKind.REFUND):
+            return f"{exact_dollars(event.amount_micros)} refunded, {event.return_id}."
+        case Payment.PaymentReturned():
+            return f"{exact_dollars(event.amount_micros)} disputed, {event.return_id}."
+        case Payment.ReturnReversed(amount_micros=micros):
+            return f"EcoLink has {exact_dollars(micros)} of {event.return_id} again."
+        case Payment.ReturnClosed(lost_micros=micros):
+            return f"{event.return_id} is final. {exact_dollars(micros)} of it are lost."
+        case _:
+            return None
+
+
+def _auto_top_up(event: Event) -> str | None:
+    match event:
+        case AutoTopUp.AutoTopUpSet():
+            amount, most = exact_dollars(event.amount_micros), exact_dollars(event.month_max_micros)
+            below = exact_dollars(event.threshold_micros)
+            return f"Automatic top-up of {amount} below {below} set, up to {most} a month."
+        case AutoTopUp.AutoTopUpDisabled(reason=reason):
+            return f"Automatic top-up is off: {reason.replace('_', ' ')}."
+        case AutoTopUp.AutoTopUpStarted(amount_micros=micros):
+            return f"Automatic top-up of {exact_dollars(micros)} started."
+        case AutoTopUp.AutoTopUpEnded(paid=paid):
+            return f"Automatic top-up {'paid' if paid else 'failed'}."
+        case _:
+            return None
 
 
 def _card_payment(event: Event) -> str | None:
@@ -81,6 +120,12 @@ def _account(event: Event) -> str | None:
         case Account.ToppedUp():
             amount = exact_dollars(event.amount_micros)
             return f"{amount} topped up, reference {event.reference}."
+        case Account.TopUpWithheld():
+            amount = exact_dollars(event.amount_micros)
+            return f"{amount} taken from the balance for the return of {event.reference}."
+        case Account.TopUpRestored():
+            amount = exact_dollars(event.amount_micros)
+            return f"{amount} restored, as {event.reference} was not returned."
         case Account.UsageSettled():
             return _settled(event)
         case Account.BalanceDepleted(balance_micros=balance):

@@ -213,6 +213,7 @@ class PastAccount(Answer):
     suspension: SuspensionReason | None
     granted_micros: int
     topped_up_micros: int
+    refunded_micros: int
     charged_micros: int
     reversed_micros: int
     budgets: list[PastBudget]

@@ -354,6 +354,7 @@ def _past_account(account_id: UUID, past: Past[AccountState]) -> PastAccount:
         suspension=account.suspension,
         granted_micros=state.totals.granted,
         topped_up_micros=state.totals.topped_up,
+        refunded_micros=state.totals.refunded,
         charged_micros=state.totals.charged,
         reversed_micros=state.totals.reversed,
         budgets=[

@@ -6,12 +6,15 @@ from functools import partial
 from uuid import UUID, uuid4
 
 from domain.billing.card_payment import CardPayment, CardPaymentStatus
+from domain.billing.payment import STRIPE_PROVIDER, Payment
+from domain.billing.reference import reference_of
 from domain.core.aggregate import Cause, because
 from domain.core.errors import NotFound
-from domain.core.identity import created_id
+from domain.core.identity import created_id, payment_id
 from domain.core.money import payment_micros_of
 from gateway.backend import Backend
-from gateway.billing.schemas import CardPaymentAnswer
+from gateway.billing.schemas import AccountAnswer, CardPaymentAnswer, PaymentRequest, RefundRequest
+from gateway.billing.service import account_with_id
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
@@ -19,7 +22,7 @@ from gateway.http.read_your_writes import caught_up
 from gateway.schemas import Money
 from infrastructure.card_payments import CardPayments
 from infrastructure.stripe_provider import WebhookEvent
-from projections import CARD_PAYMENTS
+from projections import ACCOUNTS, BILLING_LEDGER, CARD_PAYMENTS
 from projections.card_payments import newest_card_payments
 from projections.projection import Row
 
@@ -30,28 +33,44 @@ CARDS_DISABLED = "Payments by card are disabled. Ask your operator to top up thi
 
 
 def start(
-    backend: Backend, caller: Caller, amount: str, key: str | None, page_url: str
+    backend: Backend, caller: Caller, wanted: PaymentRequest, key: str | None, page_url: str
 ) -> CardPaymentAnswer:
     """Start a payment. Calls with the same idempotency key start only one payment.
 
     Raise Forbidden if payments by card are disabled, Invalid if the amount is invalid,
     CommandReused if the key was used for another amount, and ProviderUnavailable.
     """
-    cards = _cards(backend)
-    amount_micros = payment_micros_of(amount, field="amount")
-    payment_id = created_id(caller.account_id, "card-payment", key or str(uuid4()))
+    cards, saves_card = cards_of(backend), wanted.save_card
+    amount_micros = payment_micros_of(wanted.amount, field="amount")
+    id = created_id(caller.account_id, "card-payment", key or str(uuid4()))
     with because(caller.cause(backend)):
-        payment, url = cards.start(payment_id, caller.account_id, amount_micros, page_url)
+        payment, url = cards.start(
+            id, caller.account_id, amount_micros, page_url, saves_card=saves_card
+        )
     caught_up(backend, CARD_PAYMENTS)
     return _of(backend, payment).model_copy(update={"url": url})
 
 
-def payment(backend: Backend, caller: Caller, payment_id: UUID) -> CardPaymentAnswer:
+def payment(backend: Backend, caller: Caller, id: UUID) -> CardPaymentAnswer:
     """Return a payment of the caller. Raise NotFound."""
-    found = backend.log.find(CardPayment, payment_id)
+    found = backend.log.find(CardPayment, id)
     if found is None or found.account_id != caller.account_id:
-        raise NotFound(f"Unknown payment {payment_id}. See GET /api/account/payments.")
+        raise NotFound(f"Unknown payment {id}. See GET /api/account/payments.")
     return _of(backend, found)
+
+
+def receipt_url(backend: Backend, caller: Caller, reference: str) -> str:
+    """Return the address of Stripe's receipt of a payment of the caller.
+
+    Raise NotFound or ProviderUnavailable.
+    """
+    cards = backend.card_payments
+    found = backend.log.find(Payment, payment_id(STRIPE_PROVIDER, reference))
+    if cards is not None and found is not None and found.account_id == caller.account_id:
+        url = cards.provider.receipt_url(reference)
+        if url is not None:
+            return url
+    raise NotFound(f"There is no receipt of the payment {reference!r}.")
 
 
 def list_payments(
@@ -66,19 +85,43 @@ def list_payments(
 
 
 def take_event(backend: Backend, event: WebhookEvent) -> None:
-    """Bring the payment of a webhook to Stripe's current state. Ignore all other objects.
+    """Bring the object of a webhook to Stripe's current state. Ignore unknown objects.
 
     EcoLink reads the state from Stripe, so repeated events, events out of order and events about
     objects of other systems change nothing. Raise ProviderUnavailable, so that Stripe retries.
     """
-    cards, payment_id = _cards(backend), event.payment_id
-    if payment_id is None:
-        return
+    returns = backend.card_returns
+    assert returns is not None
     with because(Cause("service:stripe", f"stripe:{event.id}", backend.clock.now())):
-        cards.settle(payment_id)
+        if event.dispute_id is not None:
+            returns.settle_dispute(event.dispute_id)
+        elif event.refunded_reference is not None:
+            returns.settle_refunds(event.refunded_reference)
+        elif event.payment_id is not None:
+            returns.payments.settle(event.payment_id)
 
 
-def _cards(backend: Backend) -> CardPayments:
+def refund(
+    backend: Backend, operator: Caller, account_id: UUID, wanted: RefundRequest
+) -> AccountAnswer:
+    """Refund a part of a payment, once per reference of the refund.
+
+    Raise Forbidden if payments by card are disabled, NotFound if the account has no such payment,
+    Invalid or InsufficientBalance for the amount, RefundRefused or ProviderUnavailable.
+    """
+    returns = backend.card_returns
+    if returns is None:
+        raise Forbidden(CARDS_DISABLED)
+    amount_micros = payment_micros_of(wanted.amount, field="amount")
+    purpose = reference_of(wanted.reference)
+    with because(operator.cause(backend)):
+        returns.refund(account_id, wanted.payment.strip(), amount_micros, purpose)
+    caught_up(backend, ACCOUNTS, BILLING_LEDGER)
+    return account_with_id(backend, account_id)
+
+
+def cards_of(backend: Backend) -> CardPayments:
+    """Return the payments by card. Raise Forbidden if they are disabled."""
     cards = backend.card_payments
     if cards is None:
         raise Forbidden(CARDS_DISABLED)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Form, Query, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Depends, Form, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field
 
 from domain.billing.budget import BudgetName, BudgetPeriod
@@ -22,9 +22,15 @@ from domain.core.errors import Invalid
 from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
-from gateway.billing import card_payments, statements
+from gateway.billing import auto_top_ups, card_payments, statements
 from gateway.billing.budgets import BudgetRefused, budgets_of, remove_budget, set_budget
-from gateway.billing.schemas import AccountAnswer, BudgetAnswer, StatementDay
+from gateway.billing.schemas import (
+    AccountAnswer,
+    AutoTopUpRequest,
+    BudgetAnswer,
+    PaymentRequest,
+    StatementDay,
+)
 from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
 from gateway.billing.statements import Days
@@ -59,11 +65,17 @@ class Kind(StrEnum):
 
 
 LEASE_REASONS = (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)
-MOVING_REASONS = tuple(reason for reason in Reason if reason not in LEASE_REASONS)
+PROVIDER_REASONS = (Reason.PAYMENT_RETURNED, Reason.RETURN_REVERSED, Reason.RETURN_LOST)
+MOVING_REASONS = tuple(r for r in Reason if r not in (*LEASE_REASONS, *PROVIDER_REASONS))
 """Reasons that change the balance. Leases only reserve parts of the balance."""
 
+PAID_IN_REASONS = (
+    *(Reason.TOPPED_UP, Reason.CREDIT_GRANTED),
+    *(Reason.TOP_UP_WITHHELD, Reason.TOP_UP_RESTORED),
+)
+
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
-    Kind.PAID_IN: ("Paid in", (Reason.TOPPED_UP, Reason.CREDIT_GRANTED)),
+    Kind.PAID_IN: ("Paid in and refunded", PAID_IN_REASONS),
     Kind.MINUTES: ("Metered minutes", (Reason.MINUTE_METERED,)),
     Kind.RETURNED: ("Credited back", (Reason.LOST_WORK_CREDITED,)),
     Kind.LEASES: ("Reserved and released", LEASE_REASONS),
@@ -77,6 +89,25 @@ class DaysRefused(NamedTuple):
     first: date | None
     last: date | None
     why: str
+
+
+@dataclass(frozen=True)
+class TopUpForm:
+    """The fields of the top-up form."""
+
+    command_key: Annotated[str, Form(min_length=1, max_length=100)]
+    amount: Annotated[str, Form(max_length=40)] = ""
+    save_card: Annotated[bool, Form()] = False
+
+
+@dataclass(frozen=True)
+class AutoTopUpForm:
+    """The fields of the form of automatic top-ups, and the button that was clicked."""
+
+    threshold: Annotated[str, Form(max_length=40)] = ""
+    amount: Annotated[str, Form(max_length=40)] = ""
+    month_max: Annotated[str, Form(max_length=40)] = ""
+    action: Annotated[Literal["set", "off", "remove"], Form()] = "set"
 
 
 class AddressQuery(BaseModel):
@@ -194,6 +225,8 @@ def show_billing(request: Request, caller: MayRead, backend: BackendOf, asked: A
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
     form["budget_keys"] = list_keys(backend, caller)
+    if backend.card_payments is not None:
+        form["auto"] = auto_top_ups.auto_top_up(backend, caller)
     return page(request, backend, caller, "billing/page.html", **shown, **form)
 
 
@@ -248,18 +281,18 @@ def top_up(
     caller: MayPay,
     backend: BackendOf,
     asked: AskedOf,
-    command_key: Annotated[str, Form(min_length=1, max_length=100)],
-    amount: Annotated[str, Form(max_length=40)] = "",
+    entered: Annotated[TopUpForm, Depends()],
 ) -> Response:
     """Top up the balance. Submitting the same form twice creates one payment."""
+    amount = entered.amount
     try:
         if not amount.strip():
             raise Invalid(
                 "The amount is empty. Enter an amount in dollars, such as 25.00.", field="amount"
             )
         if backend.card_payments is not None:
-            return _to_checkout(request, backend, caller, amount, command_key)
-        top_up_own(backend, caller, amount, command_key, local=on_this_host(request))
+            return _to_checkout(request, backend, caller, entered)
+        top_up_own(backend, caller, amount, entered.command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
         if problem.field != "amount":
@@ -274,11 +307,12 @@ def top_up(
 
 
 def _to_checkout(
-    request: Request, backend: Backend, caller: Caller, amount: str, command_key: str
+    request: Request, backend: Backend, caller: Caller, entered: TopUpForm
 ) -> Response:
     """Send the browser to Stripe, or to the payment's own page if it cannot be paid any more."""
     page_url = f"{base_url(request)}{card_payments.PAGES}"
-    payment = card_payments.start(backend, caller, amount, command_key, page_url)
+    wanted = PaymentRequest(amount=entered.amount, save_card=entered.save_card)
+    payment = card_payments.start(backend, caller, wanted, entered.command_key, page_url)
     target = payment.url or f"{card_payments.PAGES}/{payment.id}"
     return Response(headers={"hx-redirect": target})
 
@@ -299,6 +333,37 @@ def show_payment(
     if is_htmx(request):
         return fragment("billing/payment.html", account=account_of(backend, caller), **shown)
     return page(request, backend, caller, "billing/payment_page.html", **shown)
+
+
+@router.get("/receipts/{reference}")
+def show_receipt(
+    reference: Annotated[str, Path(max_length=100)], caller: MayRead, backend: BackendOf
+) -> Response:
+    """Go to Stripe's receipt of a payment."""
+    return RedirectResponse(card_payments.receipt_url(backend, caller, reference), 303)
+
+
+@router.post("/auto-top-up")
+def change_auto_top_up(
+    caller: MayPay, backend: BackendOf, entered: Annotated[AutoTopUpForm, Depends()]
+) -> Response:
+    """Turn automatic top-ups on or off, or remove the saved card."""
+    problem = None
+    try:
+        match entered.action:
+            case "set":
+                wanted = AutoTopUpRequest(
+                    threshold=entered.threshold, amount=entered.amount, month_max=entered.month_max
+                )
+                auto = auto_top_ups.set_auto_top_up(backend, caller, wanted)
+            case "off":
+                auto = auto_top_ups.turn_off(backend, caller)
+            case "remove":
+                auto = auto_top_ups.remove_card(backend, caller)
+    except Invalid as error:
+        auto, problem = auto_top_ups.auto_top_up(backend, caller), error
+    shown = {"auto": auto, "entered": entered if problem else None, "problem": problem}
+    return fragment("billing/auto_top_up.html", **shown)
 
 
 def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
@@ -330,7 +395,7 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
 
 
 def _has_movements(day: StatementDay) -> bool:
-    return any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
+    return any(getattr(day, name).micros for name in statements.MOVEMENTS)
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
@@ -340,6 +405,7 @@ def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, A
     return {
         "provider": provider,
         "instructions": backend.settings.payment_instructions,
+        "auto": None,
         "command_key": uuid4().hex,
         "amount": decimal_dollars(in_cents(missing, Toward.UP))[:-4] if missing else "",
         "problem": None,

@@ -27,7 +27,7 @@ from projections.statements import (
 )
 
 DEFAULT_DAYS, MAX_DAYS = 30, 366
-MOVEMENTS = ("top_ups", "credits", "charges", "reversals")
+MOVEMENTS = ("top_ups", "refunds", "credits", "charges", "reversals")
 CSV_PAGE = 1000
 """Number of postings that a CSV download reads per query."""
 

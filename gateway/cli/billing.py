@@ -17,6 +17,7 @@ from domain.billing.card_payment import CardPaymentStatus
 from domain.core.money import decimals_of, exact_dollars
 from gateway.billing.schemas import (
     AccountAnswer,
+    AutoTopUpAnswer,
     BudgetAnswer,
     BudgetKey,
     CardPaymentAnswer,
@@ -89,12 +90,15 @@ def pay(
         str, typer.Argument(help="Amount in dollars, such as 25.00.", show_default=False)
     ],
     browser: Annotated[bool, typer.Option(help="Open the page of Stripe in a browser.")] = False,
+    save_card: Annotated[
+        bool, typer.Option("--save-card", help="Save the card for automatic top-ups.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the payment is paid or has failed.")
     ] = False,
 ) -> None:
     """Start a payment by card, and print the page of Stripe on which you pay."""
-    path, body = "/account/payments", {"amount": amount}
+    path, body = "/account/payments", {"amount": amount, "save_card": save_card}
     started = client.send(CardPaymentAnswer, path, body, idempotency_key=str(uuid4()))
     payment = started.model
     if browser and payment.url:
@@ -117,6 +121,42 @@ def payments(client: Client) -> None:
     found = client.read_all(CardPaymentAnswer, "/account/payments", "id")
     empty = "There are no payments by card."
     show(found, lambda all_: listing_of(all_.data, *columns, empty=empty))
+
+
+auto = CommandGroup(no_args_is_help=True, help="Charge your saved card when your balance is low.")
+billing.add_typer(auto, name="auto-top-up")
+
+
+@auto.command("set")
+def set_auto_top_up(
+    client: Client,
+    below: Annotated[str, typer.Option(help="Balance in dollars below which to charge.")],
+    amount: Annotated[str, typer.Option(help="Dollars of each charge.")],
+    month_max: Annotated[
+        str, typer.Option(help="Maximum of all automatic top-ups in a calendar month, in dollars.")
+    ],
+) -> None:
+    """Turn automatic top-ups on. Save a card first, with `ecolink billing pay --save-card`."""
+    body = {"threshold": below, "amount": amount, "month_max": month_max}
+    show(client.send(AutoTopUpAnswer, "/account/auto-top-up", body), fields)
+
+
+@auto.command("show")
+def show_auto_top_up(client: Client) -> None:
+    """Show your automatic top-ups."""
+    show(client.read(AutoTopUpAnswer, "/account/auto-top-up"), fields)
+
+
+@auto.command("off")
+def turn_off_auto_top_up(
+    client: Client,
+    remove_card: Annotated[
+        bool, typer.Option("--remove-card", help="Remove the saved card from Stripe, too.")
+    ] = False,
+) -> None:
+    """Turn automatic top-ups off."""
+    client.delete("/account/card" if remove_card else "/account/auto-top-up")
+    show(client.read(AutoTopUpAnswer, "/account/auto-top-up"), fields)
 
 
 budget = CommandGroup(
@@ -237,7 +277,7 @@ def statement(
 
 def _days(answer: Listed[StatementDay]) -> RenderableType:
     """Render one line per day with a charge or top-up."""
-    moving = ("top_ups", "credits", "charges", "reversals")
+    moving = ("top_ups", "refunds", "credits", "charges", "reversals")
     rows = (
         selected(day, "day", "opening", *moving, "closing")
         for day in answer.data

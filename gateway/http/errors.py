@@ -34,7 +34,7 @@ from domain.core.errors import (
 )
 from gateway.http.field_names import refused_fields
 from infrastructure.event_recorder import is_disk_full
-from infrastructure.stripe_provider import ProviderUnavailable
+from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused
 
 log = logging.getLogger("gateway")
 
@@ -130,6 +130,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
     NoCapacity: HTTPStatus.CONFLICT,
+    RefundRefused: HTTPStatus.CONFLICT,
     CommandReused: HTTPStatus.CONFLICT,
     VersionConflict: HTTPStatus.CONFLICT,
     StaleSegment: HTTPStatus.CONFLICT,

@@ -12,7 +12,7 @@ from projections.billing_ledger import platform_days
 from projections.estimate_accuracy import Summary, scored_jobs
 from projections.projection import Row
 
-COLUMNS = ("payments", "test_payments", "credits", "charges", "reversals")
+COLUMNS = ("payments", "test_payments", "credits", "charges", "reversals", "returns", "losses")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class MoneyDay:
     charges: Money
     reversals: Money
     """Charges that EcoLink credited back."""
+    returns: Money
+    """Refunds and disputed payments, less those that EcoLink got back."""
+    losses: Money
+    """Returns that no balance covered."""
 
     @property
     def revenue(self) -> Money:

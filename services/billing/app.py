@@ -7,8 +7,10 @@ from datetime import datetime
 from functools import partial
 
 from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
 from infrastructure.clock import clock_of
 from infrastructure.consumer import (
     PROMPT_BATCH_SECONDS,
@@ -22,6 +24,7 @@ from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import database_time, open_log, open_pool
 from infrastructure.stripe_provider import stripe_provider
+from services.billing.auto_top_ups import TOP_UP_SECONDS, AutoTopUps
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
 from services.billing.reconciliation import RECONCILE_SECONDS, Reconciliation
@@ -73,6 +76,9 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     if (provider := stripe_provider(settings)) is not None:
-        reconciliation = Reconciliation(clock, pool, CardPayments(Paying(log), provider))
+        returns = CardReturns(Returning(log), CardPayments(Paying(log), provider))
+        reconciliation = Reconciliation(clock, log, pool, returns)
+        top_ups = AutoTopUps(clock, pool, returns.payments)
         work.append(every(RECONCILE_SECONDS, reconciliation.reconcile, "reconciliation"))
+        work.append(every(TOP_UP_SECONDS, top_ups.top_up, "auto top-ups"))
     serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

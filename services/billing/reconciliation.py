@@ -1,4 +1,4 @@
-"""The periodic comparison of pending card payments with the payment provider.
+"""The periodic comparison of pending payments, refunds and disputes with the payment provider.
 
 A confirmation can be lost: the webhook may be misconfigured, or a process may end between the
 customer's payment and the event. Then the provider's state decides, and the payment counts once.
@@ -7,77 +7,104 @@ customer's payment and the event. Then the provider's state decides, and the pay
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
 from domain.billing.card_payment import CardFailure
+from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
 from infrastructure.backoff import Backoff
-from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from infrastructure.stripe_provider import ProviderUnavailable
+from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused
 from projections.card_payments import pending_payments
+from projections.payment_returns import open_returns
+from projections.projection import Row
 
 RECONCILE_SECONDS = 30.0
-"""Real seconds between two looks at the pending payments."""
+"""Real seconds between two looks at what is pending."""
 
 CONFIRMATION_TIME = timedelta(minutes=2)
 """Time for the webhook to confirm a payment."""
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(minutes=1), timedelta(hours=1)
-"""Pauses between two questions about the same payment."""
+"""Pauses between two questions about the same object."""
 
 CHECKOUT_TIME = timedelta(days=1)
 """Life of a checkout page at the provider. A payment that never got one ends after this time."""
 
 
 class Reconciliation:
-    """Asks the provider about payments that stay pending."""
+    """Asks the provider about payments, refunds and disputes that stay open."""
 
     def __init__(
-        self, clock: Clock, pool: ConnectionPool[Connection], payments: CardPayments
+        self,
+        clock: Clock,
+        log: EventLog,
+        pool: ConnectionPool[Connection],
+        returns: CardReturns,
     ) -> None:
         self._clock = clock
+        self._log = log
         self._pool = pool
-        self._payments = payments
-        self._pauses = Backoff[UUID](FIRST_PAUSE, MAX_PAUSE)
+        self._returns = returns
+        self._pauses = Backoff[Hashable](FIRST_PAUSE, MAX_PAUSE)
         self._logger = logging.getLogger("reconciliation")
 
     def reconcile(self) -> int:
-        """Settle the pending payments that are due. Return the number that ended.
+        """Compare what is open and due. Return the number of objects that were asked about.
 
-        A failure affects only one payment.
+        A failure affects only one of them.
         """
         now = self._clock.now()
         with self._pool.connection() as connection:
-            rows = pending_payments(connection, now - CONFIRMATION_TIME)
+            payments = pending_payments(connection, now - CONFIRMATION_TIME)
+            returns = open_returns(connection, now - CONFIRMATION_TIME)
+        steps: dict[Hashable, Callable[[], object]] = {
+            row["id"]: partial(self._settle_payment, row["id"], row["started_at"], now)
+            for row in payments
+        }
+        steps |= {
+            (row["payment_id"], row["return_id"]): partial(self._settle_return, row)
+            for row in returns
+        }
         waiting = self._pauses.waiting(now)
-        asked = [row for row in rows if row["id"] not in waiting]
-        for ended in {*self._pauses.due(now)} - {row["id"] for row in asked}:
+        for ended in {*self._pauses.due(now)} - steps.keys():
             self._pauses.reset(ended)
-        return sum(self._settle(row["id"], row["started_at"], now) for row in asked)
+        asked = [(key, step) for key, step in steps.items() if key not in waiting]
+        for key, step in asked:
+            self._pauses.postpone(key, now)
+            self._try(key, step, now)
+        return len(asked)
 
-    def _settle(self, payment_id: UUID, started_at: datetime, now: datetime) -> bool:
-        self._pauses.postpone(payment_id, now)
+    def _try(self, key: Hashable, step: Callable[[], object], now: datetime) -> None:
         try:
             with because(Cause("service:billing", f"reconcile:{uuid4()}", now)):
-                payment = self._payments.settle(payment_id)
-                if payment is None:
-                    return False
-                if payment.is_pending and payment.checkout is None:
-                    if now - started_at < CHECKOUT_TIME:
-                        return False
-                    payment = self._payments.paying.fail(payment_id, CardFailure.EXPIRED)
+                step()
         except ProviderUnavailable:
-            self._logger.warning("cannot ask about payment %s now; retrying", payment_id)
-            return False
+            self._logger.warning("cannot ask about %s now; retrying", key)
+        except RefundRefused as error:
+            self._logger.warning("the refund %s failed: %s", key, error)
         except Exception:
-            self._logger.exception("reconciling payment %s failed; retrying", payment_id)
-            return False
-        if payment.is_pending:
-            return False
-        self._logger.info("payment %s is %s", payment_id, payment.status)
-        return True
+            self._logger.exception("reconciling %s failed; retrying", key)
+
+    def _settle_payment(self, payment_id: UUID, started_at: datetime, now: datetime) -> None:
+        payments = self._returns.payments
+        payment = payments.settle(payment_id)
+        if payment is None or payment.automatic or payment.checkout is not None:
+            return
+        if payment.is_pending and now - started_at >= CHECKOUT_TIME:
+            payments.paying.fail(payment_id, CardFailure.EXPIRED)
+
+    def _settle_return(self, row: Row) -> None:
+        if row["kind"] == ReturnKind.DISPUTE:
+            self._returns.settle_dispute(row["return_id"])
+        else:
+            payment = self._log.load(Payment, row["payment_id"])
+            self._returns.send_refund(payment.reference, row["return_id"])

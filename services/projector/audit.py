@@ -36,6 +36,17 @@ from services.projector.store_checks import (
     SnapshotCheck,
 )
 
+ReturnEvent = (
+    Payment.RefundRequested
+    | Payment.RefundFailed
+    | Payment.PaymentReturned
+    | Payment.ReturnReversed
+    | Payment.ReturnClosed
+    | Account.TopUpWithheld
+    | Account.TopUpRestored
+)
+"""Events of refunds and disputes that change a balance, if their amount is not 0."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -204,20 +215,36 @@ class _Folded:
         return self._last_command_id == self._cut_command_id
 
     def _pair(self, event: Event) -> None:
-        """Pair a reversal with its credit, or a top-up with its payment."""
+        """Pair a reversal with its credit, and a change of a balance with that of its payment."""
         match event:
-            case Meter.LostWorkCredited(amount_micros=0):
-                return  # nothing to reverse
             case Meter.LostWorkCredited() | Account.ChargeReversed():
                 work = f"{event.from_seconds}-{event.to_seconds} s of {event.job_id}"
                 pair = ("lost work", event.account_id, work, event.segment, event.amount_micros)
             case Payment.PaymentReceived() | Account.ToppedUp():
                 payment = f"{event.provider} {event.reference}"
                 pair = ("payment", event.account_id, payment, event.amount_micros)
+            case Payment.PaymentReturned() | Payment.ReturnClosed():
+                pair = self._withheld(event, event.withheld_micros)
+            case Payment.RefundRequested() | Account.TopUpWithheld():
+                pair = self._withheld(event, event.amount_micros)
+            case Payment.ReturnReversed():
+                pair = self._restored(event, event.restored_micros)
+            case Payment.RefundFailed() | Account.TopUpRestored():
+                pair = self._restored(event, event.amount_micros)
             case _:
                 return
+        if pair[-1] == 0:
+            return  # the balance did not change
         if self._unpaired.pop(pair, None) is None:
             self._unpaired[pair] = event.command_id
+
+    @staticmethod
+    def _withheld(event: ReturnEvent, micros: int) -> tuple[object, ...]:
+        return ("withheld", event.account_id, event.return_id, micros)
+
+    @staticmethod
+    def _restored(event: ReturnEvent, micros: int) -> tuple[object, ...]:
+        return ("restored", event.account_id, event.return_id, micros)
 
     @staticmethod
     def _mutate(aggregates: dict[UUID, Account] | dict[UUID, Meter], event: Event) -> None:

@@ -120,6 +120,7 @@ COMMANDS: Mapping[str, Page | Host] = {
     "accounts list": page_at("/ops/accounts"),
     "accounts credit": page_at(ACCOUNT, f"{ACCOUNT}/credits"),
     "accounts top-up": page_at(ACCOUNT, f"{ACCOUNT}/top-ups"),
+    "accounts refund": page_at(ACCOUNT, f"{ACCOUNT}/refunds"),
 }
 """All operator commands. A test fails if one is missing here."""
 

@@ -44,6 +44,27 @@ class LocalStripe:
         """End a checkout page."""
         self._post(f"/v1/checkout/sessions/{checkout}/expire", {})
 
+    def refund(self, reference: str, cents: int) -> dict[str, Any]:
+        """Refund a payment in the dashboard."""
+        return self._post("/v1/refunds", {"payment_intent": reference, "amount": cents})
+
+    def fail_refund(self, refund: str) -> None:
+        """Let a refund fail later."""
+        self._post(f"/_config/refunds/{refund}/fail", {})
+
+    def refunds(self, reference: str) -> list[dict[str, Any]]:
+        """Return the refunds of a payment."""
+        headers, params = {"authorization": f"Bearer {SECRET_KEY}"}, {"payment_intent": reference}
+        return httpx.get(f"{self.url}/v1/refunds", params=params, headers=headers).json()["data"]
+
+    def dispute(self, reference: str, cents: int) -> dict[str, Any]:
+        """Dispute a payment, as the customer's bank."""
+        return self._post("/_config/disputes", {"payment_intent": reference, "amount": cents})
+
+    def close(self, dispute: str, status: str) -> dict[str, Any]:
+        """Decide a dispute: `won` (by EcoLink) or `lost`."""
+        return self._post(f"/_config/disputes/{dispute}/close", {"status": status})
+
     def count(self, kind: str) -> int:
         """Return the number of objects of a type."""
         return httpx.get(f"{self.url}/_config/counts").json().get(kind, 0)

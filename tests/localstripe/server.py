@@ -14,10 +14,13 @@ from aiohttp import web
 from localstripe import resources
 from localstripe.errors import UserError
 from localstripe.resources import (
+    Charge,
     Customer,
     Event,
+    List,
     PaymentIntent,
     PaymentMethod,
+    Refund,
     Store,
     StripeObject,
 )
@@ -57,14 +60,16 @@ class CheckoutSession(StripeObject):
         self.expires_at = self.created + CHECKOUT_SECONDS
         self.url = f"{data['success_url'].partition('/billing')[0]}/c/pay/{self.id}"
         self._intent = data.get("payment_intent_data", {})
+        if self.customer is not None and data.get("customer_creation") is not None:
+            raise UserError(400, "customer_creation cannot be set together with customer.")
 
-    def _pay(self, number: str) -> None:
-        """Pay as a customer does. Raise UserError if the card is declined."""
+    def _pay(self, number: str, saved: str | None) -> None:
+        """Pay as a customer does. Later charges of the card behave like one with `saved`."""
         card = {"number": number, "exp_month": 12, "exp_year": 2040, "cvc": "123"}
         method = PaymentMethod(type="card", card=card)
-        if self._intent.get("setup_future_usage") and self.customer is None:
+        if self.customer_creation == "always":
             self.customer = Customer().id
-        if self.customer is not None:
+        if self.customer is not None and self._intent.get("setup_future_usage"):
             PaymentMethod._api_attach(method.id, customer=self.customer)
         intent = PaymentIntent._api_create(
             amount=self.amount_total,
@@ -76,6 +81,7 @@ class CheckoutSession(StripeObject):
         intent._confirm(on_failure_now=intent._report_failure)
         if intent.next_action:  # the customer is present, and approves the payment
             PaymentIntent._api_authenticate(intent.id, intent.client_secret, success=True)
+        method._card_number = saved or number
         self.payment_intent = intent.id
         self.status, self.payment_status, self.url = "complete", "paid", None
         schedule_webhook(Event("checkout.session.completed", self))
@@ -88,6 +94,48 @@ class CheckoutSession(StripeObject):
         schedule_webhook(Event("checkout.session.expired", self))
 
 
+class Dispute(StripeObject):
+    """A dispute of a payment: https://docs.stripe.com/api/disputes."""
+
+    object = "dispute"
+    _id_prefix = "dp_"
+
+    def __init__(self, payment_intent: str, amount: str | int, **data: Any) -> None:
+        super().__init__()
+        intent = PaymentIntent._api_retrieve(payment_intent)
+        self.amount, self.currency = int(amount), intent.currency
+        self.payment_intent = payment_intent
+        self.metadata: dict[str, str] = {}
+        self.reason = "fraudulent"
+        self.status = "needs_response"
+        schedule_webhook(Event("charge.dispute.created", self))
+
+    def _close(self, status: str) -> None:
+        self.status = status
+        schedule_webhook(Event("charge.dispute.closed", self))
+
+
+async def _create_dispute(request: web.Request) -> web.Response:
+    return json_response(Dispute(**await get_post_data(request))._export())
+
+
+async def _show_dispute(request: web.Request) -> web.Response:
+    return json_response(Dispute._api_retrieve(request.match_info["id"])._export())
+
+
+async def _close_dispute(request: web.Request) -> web.Response:
+    dispute = Dispute._api_retrieve(request.match_info["id"])
+    dispute._close((await get_post_data(request))["status"])
+    return json_response(dispute._export())
+
+
+async def _fail_refund(request: web.Request) -> web.Response:
+    """Let a refund fail after it was made, as some banks do."""
+    refund = Refund._api_retrieve(request.match_info["id"])
+    refund.status = "failed"
+    return json_response(refund._export())
+
+
 def _session(request: web.Request) -> CheckoutSession:
     return CheckoutSession._api_retrieve(request.match_info["id"])
 
@@ -97,7 +145,23 @@ async def _create_session(request: web.Request) -> web.Response:
 
 
 async def _show_session(request: web.Request) -> web.Response:
-    return json_response(_session(request)._export())
+    """Show a session, with its PaymentIntent if the request asks for it."""
+    shown = _session(request)._export()
+    if "payment_intent" in request.query.getall("expand[0]", []) and shown["payment_intent"]:
+        intent = PaymentIntent._api_retrieve(shown["payment_intent"])
+        shown["payment_intent"] = intent._export() | {"latest_charge": intent.latest_charge.id}
+    return json_response(shown)
+
+
+def _list_intents(url: str, customer: str | None = None, **page: Any) -> List:
+    """List the PaymentIntents of a customer. localstripe lists only all of them."""
+    found = super(PaymentIntent, PaymentIntent)._api_list_all(url, **page)
+    found._list = [each for each in found._list if customer in (None, each.customer)]
+    return found
+
+
+Charge.receipt_url = property(lambda self: f"https://pay.stripe.com/receipts/{self.id}")
+PaymentIntent._api_list_all = staticmethod(_list_intents)
 
 
 async def _expire_session(request: web.Request) -> web.Response:
@@ -110,7 +174,7 @@ async def _pay_session(request: web.Request) -> web.Response:
     """Pay an open session with the card `number`, and optionally with another amount."""
     session, data = _session(request), await get_post_data(request) or {}
     session.amount_total = int(data.get("amount", session.amount_total))
-    session._pay(data.get("number", CARD))
+    session._pay(data.get("number", CARD), data.get("saved"))
     return json_response(session._export())
 
 
@@ -158,6 +222,10 @@ app.router.add_post("/v1/checkout/sessions", _create_session)
 app.router.add_get("/v1/checkout/sessions/{id}", _show_session)
 app.router.add_post("/v1/checkout/sessions/{id}/expire", _expire_session)
 app.router.add_post("/_config/checkout/{id}/pay", _pay_session)
+app.router.add_get("/v1/disputes/{id}", _show_dispute)
+app.router.add_post("/_config/disputes", _create_dispute)
+app.router.add_post("/_config/disputes/{id}/close", _close_dispute)
+app.router.add_post("/_config/refunds/{id}/fail", _fail_refund)
 app.router.add_get("/_config/counts", _show_requests)
 
 

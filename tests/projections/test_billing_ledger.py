@@ -93,6 +93,8 @@ def test_each_day_has_the_sums_of_its_postings(
         "credits": 1_000_000,
         "charges": 230_000,
         "reversals": 60_000,
+        "returns": 0,
+        "losses": 0,
     }
 
 

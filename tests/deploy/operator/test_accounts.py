@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from deploy.local.errors import StackError
 from deploy.operator import model_import
+from deploy.processes import environment
 from domain.catalog.base_model import BaseModel
 from domain.core.identity import base_model_id
 from domain.use_cases.accounts import EcoLink
+from domain.use_cases.payments import Paying
+from infrastructure.card_payments import CardPayments
 from infrastructure.imported_model import ImportedModel
+from infrastructure.profiles import account_id_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
+from infrastructure.stripe_provider import stripe_provider
+from tests.builders.commands import command
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.deploy.operator.command_line import ecolink
+from tests.localstripe.process import LocalStripe
 
 
 def test_accounts_and_credit() -> None:
@@ -122,3 +131,30 @@ def test_a_listed_repository_gets_its_catalog_name(
     ecolink("models", "import", repository, exit_code=1)
     ecolink("models", "import", repository, "--name", "mine", exit_code=1)
     assert names == ["smollm2-135m-instruct", "mine"]
+
+
+def test_a_payment_by_card_is_confirmed_and_refunded(
+    settings: Settings, local_stripe: LocalStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refund = ("accounts", "refund", "alice", "10", "--reference", "ticket 17", "--payment")
+    ecolink("accounts", "create", "alice")
+    assert "ECOLINK_STRIPE_SECRET_KEY" in ecolink(*refund, "pi_1", exit_code=1)
+    for name, value in environment(local_stripe.settings(settings)).items():
+        monkeypatch.setenv(name, value)
+    with open_log(settings) as log, connect(settings) as connection:
+        account_id = account_id_of(connection, "alice")
+        assert account_id is not None
+        provider = stripe_provider(local_stripe.settings(settings))
+        assert provider is not None
+        with command():
+            payments = CardPayments(Paying(log), provider)
+            payment, _ = payments.start(uuid4(), account_id, 25_000_000, "http://x/billing/p")
+    assert payment.checkout is not None
+    reference = local_stripe.pay(payment.checkout)["payment_intent"]
+    top_up = ("accounts", "top-up", "alice", "25", "--provider", "stripe", "--reference")
+    assert "succeeded" in ecolink(*top_up[:3], "24", *top_up[4:], reference, exit_code=1)
+    for _ in range(2):
+        assert "$25.00" in ecolink(*top_up, reference)
+    for _ in range(2):
+        assert "$15.00" in ecolink(*refund, reference)
+    assert "pi_unknown" in ecolink(*refund, "pi_unknown", exit_code=1)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.access.role import Role
 from gateway.billing.stripe_webhook import MAX_BYTES
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
@@ -47,8 +48,13 @@ def balance(client: TestClient, person: Person) -> str:
     return client.get("/api/account", headers=person.headers).json()["balance"]["text"]
 
 
-def deliver(client: TestClient, about: dict[str, Any], event_id: str | None = None) -> int:
-    body = event_of("checkout.session.completed", about, event_id)
+def deliver(
+    client: TestClient,
+    about: dict[str, Any],
+    event_id: str | None = None,
+    kind: str = "checkout.session.completed",
+) -> int:
+    body = event_of(kind, about, event_id)
     headers = {"stripe-signature": signature_of(body)}
     return client.post(WEBHOOK, content=body, headers=headers).status_code
 
@@ -75,6 +81,60 @@ def test_a_payment_is_added_when_stripe_confirms_it(
     assert (posting["debit"], posting["reference"]) == ("cash", session["payment_intent"])
     (listed,) = client.get("/api/account/payments", headers=person.headers).json()["data"]
     assert (listed["id"], listed["status"]) == (payment["id"], "paid")
+
+
+def test_the_ledger_links_to_the_receipt(
+    client: TestClient, person: Person, platform: Platform, local_stripe: LocalStripe
+) -> None:
+    session = local_stripe.pay(checkout(start(client, person).json()))
+    deliver(client, session)
+    signed_in(client, person)
+    address = f"/billing/receipts/{session['payment_intent']}"
+    eventually(lambda: f'href="{address}"' in client.get("/billing").text)
+    receipt = client.get(address, follow_redirects=False)
+    assert receipt.headers["location"].startswith("https://pay.stripe.com/receipts/ch_")
+    assert client.get("/billing/receipts/pi_1", follow_redirects=False).status_code == 404
+    signed_in(client, platform.person())
+    assert client.get(address, follow_redirects=False).status_code == 404
+
+
+def test_an_operator_refunds_and_a_bank_disputes(
+    client: TestClient, person: Person, platform: Platform, local_stripe: LocalStripe
+) -> None:
+    payment, operator = start(client, person).json(), platform.person(Role.OPERATOR)
+    session = local_stripe.pay(checkout(payment))
+    deliver(client, session)
+    reference = session["payment_intent"]
+
+    def refund(amount: str, who: Person = operator) -> httpx.Response:
+        body = {"amount": amount, "payment": reference, "reference": "ticket 17"}
+        path = f"/api/accounts/{person.account_id}/refunds"
+        return client.post(path, json=body, headers=who.headers)
+
+    assert refund("10.00", person).status_code == 403
+    assert [refund("10.00").status_code for _ in range(2)] == [200, 200]
+    assert refund("11.00").status_code == 409  # the same reference with another amount
+    assert balance(client, person) == "$15.00"
+    (made,) = local_stripe.refunds(reference)
+    assert deliver(client, made, kind="refund.updated") == 204
+    assert balance(client, person) == "$15.00"
+    dispute = local_stripe.dispute(reference, 1500)
+    assert deliver(client, dispute, kind="charge.dispute.created") == 204
+    eventually(lambda: balance(client, person) == "$0.00")
+    won = local_stripe.close(dispute["id"], "won")
+    assert deliver(client, won, kind="charge.dispute.closed") == 204
+    eventually(lambda: balance(client, person) == "$15.00")
+    today = client.get("/api/statements/days", headers=person.headers).json()["data"][-1]
+    assert (today["top_ups"]["text"], today["refunds"]["text"]) == ("$25.00", "$10.00")
+    assert today["closing"]["text"] == "$15.00"
+    page = signed_in(client, person).client.get("/billing").text
+    assert "Refunded or disputed" in page
+    assert "Payment returned" not in page
+    browser = signed_in(client, operator)
+    form = {"amount": "5.00", "payment": reference, "reference": "ticket 18"}
+    path = f"/ops/accounts/{person.account_id}/refunds"
+    done = client.post(path, data=form, headers=browser.htmx)
+    assert "Refunded $5.00. The balance is $10.00." in " ".join(done.text.split())
 
 
 def test_an_event_before_the_payment_adds_nothing(client: TestClient, person: Person) -> None:

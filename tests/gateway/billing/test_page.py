@@ -269,7 +269,7 @@ def test_statements_add_up(browser: Browser, platform: Platform) -> None:
     name = browser.client.get("/api/datasets").json()["data"][0]["name"] or "a deleted dataset"
     assert f"ftjob-{job_id.hex}" in page
     text = words(page)
-    assert "Total $0.00 — $20.00 $0.01 — $19.99" in text
+    assert "Total $0.00 — — $20.00 $0.01 — $19.99" in text
     assert f"mine {name} · tiny 1 1 60 s $0.01 — $0.01" in text
     assert "minute 1 of launch 1, 0 to 60 s" in text
     assert "mine \N{MINUS SIGN}$0.01 $19.99" in text

@@ -60,6 +60,10 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
         "billing", "budget", "set", "total", "50", "--key", key["id"]
     )
     assert "no budgets" in me.run("billing", "budget", "remove", "total", "--key", key["id"])
+    assert "no payments by card" in me.run("billing", "payments")
+    assert not me.read("billing", "auto-top-up", "show")["card_saved"]
+    assert not me.read("billing", "auto-top-up", "off", "--remove-card")["enabled"]
+    assert "by card are disabled" in me.refused("billing", "pay", "25", code=3)
 
 
 def test_a_dry_run_shows_fit_estimate_and_gates(me: Owner, platform: Platform) -> None:

@@ -16,7 +16,9 @@ from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentSta
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
 from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from infrastructure.stripe_provider import stripe_provider
@@ -79,7 +81,8 @@ def shop(
     assert provider is not None
     payments = CardPayments(Paying(platform.log), provider)
     clock = FixedClock(datetime.now(UTC))
-    reconciliation = Reconciliation(clock, pool, payments)
+    returns = CardReturns(Returning(platform.log), payments)
+    reconciliation = Reconciliation(clock, platform.log, pool, returns)
     return Shop(platform, local_stripe, payments, reconciliation, clock, platform.person())
 
 
@@ -103,8 +106,9 @@ def test_a_lost_confirmation_is_found_once(shop: Shop) -> None:
 
 def test_an_unpaid_page_stays_pending_until_it_expires(shop: Shop) -> None:
     payment = shop.start()
-    assert shop.reconcile() == 0
+    assert shop.reconcile() == 1
     assert shop.loaded(payment).is_pending
+    assert shop.reconcile(after=timedelta(0)) == 0
     shop.stripe.expire(checkout_of(payment))
     assert shop.reconcile() == 1
     assert shop.loaded(payment).failure is CardFailure.EXPIRED
@@ -131,7 +135,8 @@ def test_a_payment_without_a_page_ends_after_a_day(shop: Shop) -> None:
         shop.payments.paying.start(
             payment_id, shop.person.account_id, 25 * DOLLAR, saves_card=False
         )
-    assert shop.reconcile() == 0
+    assert shop.reconcile() == 1
+    assert shop.platform.log.load(CardPayment, payment_id).is_pending
     assert shop.reconcile(after=CHECKOUT_TIME) == 1
     assert shop.platform.log.load(CardPayment, payment_id).failure is CardFailure.EXPIRED
 
@@ -173,8 +178,11 @@ def test_stripe_is_asked_again_when_it_was_unreachable(
     provider = stripe_provider(LocalStripe("http://127.0.0.1:9").settings(settings))
     assert provider is not None
     down = CardPayments(shop.payments.paying, provider)
-    working, shop.reconciliation = shop.reconciliation, Reconciliation(shop.clock, pool, down)
-    assert shop.reconcile() == 0
+    returns = CardReturns(Returning(shop.platform.log), down)
+    working = shop.reconciliation
+    shop.reconciliation = Reconciliation(shop.clock, shop.platform.log, pool, returns)
+    assert shop.reconcile() == 1
+    assert shop.balance_micros == 0
     shop.reconciliation = working
     assert shop.reconcile() == 1
     assert shop.balance_micros == 25 * DOLLAR

@@ -1,0 +1,92 @@
+"""Refunds and disputes through the provider. Its state decides, so any step can be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from domain.billing.payment import Payment, ReturnKind, ReturnStatus
+from domain.use_cases.returns import Returning
+from infrastructure.card_payments import CardPayments
+from infrastructure.stripe_provider import DisputeStatus, RefundRefused
+
+
+@dataclass(frozen=True)
+class CardReturns:
+    """Refunds and disputes of card payments. Call the methods inside `because(cause)`."""
+
+    returning: Returning
+    payments: CardPayments
+
+    def refund(self, account_id: UUID, reference: str, amount_micros: int, purpose: str) -> Payment:
+        """Refund a part of a payment, once for each purpose.
+
+        EcoLink takes the amount from the balance first, so that no job can spend it meanwhile.
+        Raise NotFound, Invalid, InsufficientBalance or CommandReused; RefundRefused if the provider
+        refuses the refund; and ProviderUnavailable if it does not respond. Then billing repeats
+        the refund.
+        """
+        return_id = str(uuid5(self.returning.load(reference).id, f"refund:{purpose}"))
+        self.returning.request_refund(account_id, reference, return_id, amount_micros)
+        return self.send_refund(reference, return_id)
+
+    def send_refund(self, reference: str, return_id: str) -> Payment:
+        """Make a requested refund at the provider. Raise RefundRefused or ProviderUnavailable."""
+        payment = self.returning.load(reference)
+        asked = payment.returns[return_id]
+        if asked.status is not ReturnStatus.REQUESTED:
+            return payment
+        try:
+            self.payments.provider.refund(reference, return_id, asked.amount_micros)
+        except RefundRefused:
+            self.returning.fail_refund(reference, return_id)
+            raise
+        return self.returning.take_back(
+            reference, return_id, ReturnKind.REFUND, asked.amount_micros
+        )
+
+    def settle_refunds(self, reference: str) -> None:
+        """Record the refunds of a payment, also those made in the provider's dashboard.
+
+        Raise ProviderUnavailable.
+        """
+        if self._found(reference) is None:
+            return
+        for refund in self.payments.provider.refunds(reference):
+            known = self.returning.load(reference).returns.get(refund.return_id)
+            if not refund.failed:
+                self.returning.take_back(
+                    reference, refund.return_id, ReturnKind.REFUND, refund.amount_micros
+                )
+            elif known is not None and known.status is ReturnStatus.REQUESTED:
+                self.returning.fail_refund(reference, refund.return_id)
+            elif known is not None:
+                self.returning.reverse(reference, refund.return_id)
+
+    def settle_dispute(self, dispute_id: str) -> None:
+        """Bring a dispute to the provider's state. Raise ProviderUnavailable."""
+        dispute = self.payments.provider.dispute(dispute_id)
+        if dispute is None or dispute.status is DisputeStatus.NONE:
+            return
+        if self._found(dispute.reference) is None:
+            return
+        self.returning.take_back(
+            dispute.reference, dispute.id, ReturnKind.DISPUTE, dispute.amount_micros
+        )
+        if dispute.status is DisputeStatus.WON:
+            self.returning.reverse(dispute.reference, dispute.id)
+        elif dispute.status is DisputeStatus.LOST:
+            self.returning.close(dispute.reference, dispute.id)
+
+    def _found(self, reference: str) -> Payment | None:
+        """Return a payment of EcoLink. If its confirmation is still on its way, confirm it first.
+
+        Stripe does not keep the order of its events.
+        """
+        known = self.returning.find(reference)
+        if known is not None:
+            return known
+        payment_id = self.payments.provider.payment_of(reference)
+        if payment_id is not None:
+            self.payments.settle(payment_id)
+        return self.returning.find(reference)

@@ -1,0 +1,60 @@
+"""The periodic search for balances below the threshold of their automatic top-ups."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID, uuid4
+
+from psycopg_pool import ConnectionPool
+
+from domain.core.aggregate import Cause, because
+from domain.core.errors import VersionConflict
+from infrastructure.card_payments import CardPayments
+from infrastructure.clock import Clock
+from infrastructure.store import Connection
+from infrastructure.stripe_provider import ProviderUnavailable
+from projections.auto_top_ups import accounts_to_top_up
+
+TOP_UP_SECONDS = 2.0
+"""Real seconds between two searches. A lease lasts minutes, so running jobs go on meanwhile."""
+
+
+class AutoTopUps:
+    """Charges saved cards of accounts with a low balance."""
+
+    def __init__(
+        self, clock: Clock, pool: ConnectionPool[Connection], payments: CardPayments
+    ) -> None:
+        self._clock = clock
+        self._pool = pool
+        self._payments = payments
+        self._logger = logging.getLogger("auto_top_ups")
+
+    def top_up(self) -> int:
+        """Charge the cards of all accounts that are due. Return the number of started charges.
+
+        A failure affects only one account. If the provider does not respond, the payment is
+        pending, and the reconciliation asks again.
+        """
+        with self._pool.connection() as connection:
+            accounts = accounts_to_top_up(connection)
+        return sum(self._try(account_id) for account_id in accounts)
+
+    def _try(self, account_id: UUID) -> bool:
+        try:
+            with because(Cause("service:billing", f"auto-top-up:{uuid4()}", self._clock.now())):
+                payment = self._payments.auto.start_due(account_id)
+                if payment is None:
+                    return False
+                ended = self._payments.settle(payment.id)
+        except ProviderUnavailable:
+            self._logger.warning("cannot charge the card of account %s now; retrying", account_id)
+            return True
+        except VersionConflict:
+            return False
+        except Exception:
+            self._logger.exception("topping up account %s failed; retrying", account_id)
+            return False
+        assert ended is not None
+        self._logger.info("automatic top-up %s is %s", ended.id, ended.status)
+        return True

@@ -1,0 +1,214 @@
+"""Automatic top-ups of low balances through Stripe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd, AutoTopUpRule
+from domain.billing.suspension import SuspensionReason
+from domain.core.aggregate import because
+from domain.core.event_log import EventLog
+from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
+from infrastructure.card_payments import KEY_LIFE, CardPayments
+from infrastructure.card_returns import CardReturns
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from infrastructure.stripe_provider import ProviderUnavailable, stripe_provider
+from services.billing.auto_top_ups import AutoTopUps
+from services.billing.reconciliation import CONFIRMATION_TIME, Reconciliation
+from services.projector.audit import audit
+from tests.builders.commands import FixedClock
+from tests.builders.platform import Person, Platform
+from tests.localstripe.process import DECLINED, NEEDS_APPROVAL, LocalStripe
+
+DOLLAR = 1_000_000
+CARD = "4242424242424242"
+
+
+@dataclass
+class Purse:
+    """A person with a saved card, a balance and a rule."""
+
+    platform: Platform
+    stripe: LocalStripe
+    payments: CardPayments
+    top_ups: AutoTopUps
+    reconciliation: Reconciliation
+    clock: FixedClock
+    person: Person
+
+    def save_card(self, number: str = CARD) -> None:
+        """Pay $5 by card, and save it. A declined card is one that fails only later."""
+        with because(self.platform.cause):
+            payment, _ = self.payments.start(
+                uuid4(), self.person.account_id, 5 * DOLLAR, "http://x/billing/p", saves_card=True
+            )
+            assert payment.checkout is not None
+            self.stripe.pay(payment.checkout, number=CARD, saved=number)
+            self.payments.settle(payment.id)
+            self.payments.auto.set_rule(
+                self.person.account_id,
+                AutoTopUpRule(
+                    threshold_micros=10 * DOLLAR,
+                    amount_micros=25 * DOLLAR,
+                    month_max_micros=60 * DOLLAR,
+                ),
+            )
+
+    def run(self) -> int:
+        self.platform.project()
+        return self.top_ups.top_up()
+
+    def reconcile(self, after: timedelta = CONFIRMATION_TIME) -> None:
+        self.platform.project()
+        self.clock.time = max(self.clock.time, datetime.now(UTC)) + after + timedelta(seconds=1)
+        self.reconciliation.reconcile()
+
+    def reserve_all(self) -> None:
+        with because(self.platform.cause):
+            account = self.account
+            account.settle(captured_micros=0, reserved_micros=account.available_micros)
+            self.platform.log.commit(account)
+
+    @property
+    def account(self) -> Account:
+        return self.platform.log.load(Account, self.person.account_id)
+
+    @property
+    def rule(self) -> AutoTopUp:
+        found = self.payments.auto.find(self.person.account_id)
+        assert found is not None
+        return found
+
+    @property
+    def balance(self) -> int:
+        return self.account.balance_micros // DOLLAR
+
+
+@pytest.fixture
+def purse(
+    settings: Settings,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    local_stripe: LocalStripe,
+) -> Purse:
+    provider = stripe_provider(local_stripe.settings(settings))
+    assert provider is not None
+    platform, clock = Platform(settings, log), FixedClock(datetime.now(UTC))
+    payments = CardPayments(Paying(log), provider)
+    top_ups = AutoTopUps(clock, pool, payments)
+    reconciliation = Reconciliation(clock, log, pool, CardReturns(Returning(log), payments))
+    person = platform.person()
+    return Purse(platform, local_stripe, payments, top_ups, reconciliation, clock, person)
+
+
+def test_a_low_balance_is_topped_up_once(purse: Purse, settings: Settings) -> None:
+    purse.save_card()
+    made = purse.stripe.count("payment_intent")
+    assert purse.run() == 1
+    assert purse.balance == 30
+    assert purse.run() == 0
+    assert purse.stripe.count("payment_intent") == made + 1
+    assert not audit(settings).differences
+
+
+def test_two_processes_start_one_charge(purse: Purse, monkeypatch: pytest.MonkeyPatch) -> None:
+    purse.save_card()
+    purse.platform.project()
+    log, other = purse.platform.log, purse.top_ups
+    commit = log.commit
+
+    def race(*aggregates: object, **given: object) -> None:
+        monkeypatch.undo()
+        other.top_up()  # the other process is faster
+        commit(*aggregates, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log, "commit", race)
+    purse.top_ups.top_up()
+    assert purse.balance == 30
+
+
+def test_leased_money_counts_as_balance_until_it_is_charged(purse: Purse) -> None:
+    """The charge starts below the threshold, before the balance reaches zero and jobs pause."""
+    purse.save_card()
+    purse.reserve_all()
+    assert purse.account.available_micros == 0
+    assert purse.run() == 1
+    assert (purse.balance, purse.account.available_micros) == (30, 25 * DOLLAR)
+
+
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [
+        (DECLINED, AutoTopUpEnd.DECLINED),
+        (NEEDS_APPROVAL, AutoTopUpEnd.AUTHENTICATION_REQUIRED),
+    ],
+)
+def test_a_failed_charge_turns_top_ups_off(purse: Purse, number: str, end: AutoTopUpEnd) -> None:
+    purse.save_card(number)
+    assert purse.run() == 1
+    assert (purse.balance, purse.rule.enabled, purse.rule.ended) == (5, False, end)
+    assert purse.run() == 0
+
+
+@pytest.mark.parametrize("received", [True, False])
+def test_a_charge_without_an_answer_is_made_once(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch, received: bool
+) -> None:
+    purse.save_card()
+    provider, made = type(purse.payments.provider), purse.stripe.count("payment_intent")
+    charge = provider.charge
+
+    def lose_the_answer(*asked: object) -> None:
+        if received:
+            charge(*asked)  # type: ignore[arg-type]
+        raise ProviderUnavailable
+
+    monkeypatch.setattr(provider, "charge", lose_the_answer)
+    assert purse.run() == 1
+    assert purse.balance == 5
+    assert purse.run() == 0
+    monkeypatch.undo()
+    purse.reconcile()
+    assert purse.balance == 30
+    assert purse.stripe.count("payment_intent") == made + 1
+
+
+@pytest.mark.parametrize(("received", "balance"), [(True, 30), (False, 5)])
+def test_after_a_long_outage_a_charge_is_looked_up_and_not_repeated(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch, received: bool, balance: int
+) -> None:
+    purse.save_card()
+    provider = type(purse.payments.provider)
+    charge = provider.charge
+
+    def lose_the_answer(*asked: object) -> None:
+        if received:
+            charge(*asked)  # type: ignore[arg-type]
+        raise ProviderUnavailable
+
+    monkeypatch.setattr(provider, "charge", lose_the_answer)
+    purse.run()
+    purse.reconcile(after=KEY_LIFE)
+    assert purse.balance == balance
+    assert purse.rule.enabled is received
+    assert purse.rule.charge is None
+
+
+def test_neither_a_suspended_account_nor_a_removed_card_is_charged(purse: Purse) -> None:
+    purse.save_card()
+    with because(purse.platform.cause):
+        purse.platform.ecolink.suspend(purse.person.account_id, SuspensionReason.PAYMENT)
+    assert purse.run() == 0
+    with because(purse.platform.cause):
+        purse.platform.ecolink.reinstate(purse.person.account_id)
+        purse.payments.auto.remove_card(purse.person.account_id)
+    assert purse.run() == 0
+    assert purse.balance == 5
