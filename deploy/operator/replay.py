@@ -312,6 +312,7 @@ def _account(account: PastAccount) -> Table:
         ("account", str(account.account_id)),
         ("role", account.role),
         ("opened", _time(account.opened_at)),
+        ("suspended", account.suspension or "no"),
         ("balance", f"{balance} ({', '.join(marks)})" if marks else balance),
         ("reserved", exact_dollars(account.reserved_micros)),
         ("available", exact_dollars(account.available_micros)),

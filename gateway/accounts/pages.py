@@ -29,6 +29,7 @@ from gateway.keys.view import LIFETIME_DAYS, MEANINGS
 from gateway.schemas import Money
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
+from gateway.web.sign_in import signed_out
 from projections.accounts import AccountFilter
 
 PATH = "/ops/accounts"
@@ -206,9 +207,11 @@ def create_key(
 def revoke_key(
     account_id: UUID, key_id: UUID, caller: OperatorManages, backend: BackendOf
 ) -> Response:
-    """Revoke a key of the account."""
+    """Revoke a key of the account. Revoking the key of this session signs the operator out."""
     acting = service.acting_for(backend, caller, account_id)
     revoked = keys.revoke_key(backend, acting, key_id)
+    if revoked.current:
+        return signed_out()
     return _changed(backend, caller, account_id, f"Revoked the key eco_…{revoked.hint}.")
 
 

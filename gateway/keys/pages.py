@@ -16,12 +16,11 @@ from domain.core.errors import Invalid
 from gateway.backend import BackendOf
 from gateway.billing.budgets import BudgetRefused, remove_budget, set_budget
 from gateway.http.permissions import MayManageKeys, MayPay
-from gateway.http.sessions import COOKIE
 from gateway.keys import service
 from gateway.keys.schemas import KeyForm
 from gateway.keys.view import LIFETIME_DAYS, shown_keys
-from gateway.web.errors import SIGN_IN
 from gateway.web.rendering import fragment
+from gateway.web.sign_in import signed_out
 
 router = APIRouter(prefix="/models/keys")
 
@@ -76,7 +75,5 @@ def revoke_key(key_id: UUID, caller: MayManageKeys, backend: BackendOf) -> Respo
     """Revoke a key. Revoking the key of this session signs the user out."""
     revoked = service.revoke_key(backend, caller, key_id)
     if revoked.current:
-        signed_out = Response(headers={"hx-redirect": SIGN_IN})
-        signed_out.delete_cookie(COOKIE)
-        return signed_out
+        return signed_out()
     return fragment("keys/list.html", **shown_keys(backend, caller))

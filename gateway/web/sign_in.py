@@ -99,6 +99,13 @@ def sign_out(caller: AnyCaller, request: Request, backend: BackendOf) -> Respons
     return response
 
 
+def signed_out() -> Response:
+    """Return the response to an htmx request that ended its own session."""
+    response = Response(headers={"hx-redirect": SIGN_IN})
+    response.delete_cookie(COOKIE)
+    return response
+
+
 def _refuse_others(request: Request) -> None:
     """Raise Forbidden for a form from another site, which could sign in a user unnoticed."""
     if not same_origin(request):

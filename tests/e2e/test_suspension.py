@@ -28,7 +28,7 @@ def test_a_suspended_account_pauses_and_a_reinstated_one_goes_on(
 
         path = theirs.approve(
             theirs.dataset(tmp_path, examples=100),
-            epochs=200,
+            epochs=100,
             gradient_accumulation=1,
             save_steps=1000,
         )

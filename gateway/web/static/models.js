@@ -1,4 +1,4 @@
-// The models page: hide a new key's secret after use, and keep focus when a list changes.
+// Pages with API keys: hide a new key's secret after use, and keep focus when a list changes.
 
 function forget() {
   document.getElementById("made")?.replaceChildren();

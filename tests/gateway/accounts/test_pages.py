@@ -146,6 +146,9 @@ def test_a_key_of_an_account_is_revoked(operator: Browser, ada: Person) -> None:
     assert operator.client.get("/api/account", headers=ada.headers).status_code == 401
     other = f"{path}/keys/{operator.person.key_id}/revoke"
     assert 'data-code="not_found"' in sent(operator, other)
+    own = f"/ops/accounts/{operator.person.account_id}/keys/{operator.person.key_id}/revoke"
+    left = operator.client.post(own, headers=operator.htmx)
+    assert left.headers["hx-redirect"] == "/sign-in"
 
 
 def test_an_account_is_suspended_and_reinstated(operator: Browser, ada: Person) -> None:
