@@ -86,6 +86,15 @@ def await_examples(page: Page) -> None:
     expect(page.locator("article mark").first).to_be_visible()
 
 
+def open_budgets(page: Page) -> None:
+    """Open the form of the budgets of API keys, and enter a wrong amount for one."""
+    form = page.locator("details.budget").first
+    form.locator("summary").click()
+    form.locator("input[name=limit]").fill("much")
+    form.get_by_role("button", name="Save").click()
+    expect(page.locator("details.budget .field-problem")).to_be_visible()
+
+
 def press(button: str) -> Callable[[Page], None]:
     """Return an action that presses a button which opens a dialog."""
 

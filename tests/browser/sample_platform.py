@@ -243,8 +243,8 @@ class Samples:
         self._jobs(ada, chats, small)
         with because(Cause("account:test", str(uuid4()), self.now)):
             key = BudgetName(BudgetPeriod.TOTAL, self.sample.people["ada"].key_id)
-            for name in (BudgetName(BudgetPeriod.MONTH), key):
-                self.backend.ecolink.set_budget(ada, name, 60_000_000)
+            for name, limit in ((BudgetName(BudgetPeriod.MONTH), 60_000_000), (key, 1_200_000)):
+                self.backend.ecolink.set_budget(ada, name, limit)
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
         self.sample.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"

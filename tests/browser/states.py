@@ -30,6 +30,7 @@ from tests.browser.actions import (
     fill_wizard,
     lose_connection,
     move_slider,
+    open_budgets,
     open_menu,
     press,
     press_undeploy_base,
@@ -208,6 +209,7 @@ STATES = (
     State("billing", "/billing", dark=True, phone=True),
     State("billing-refused", "/billing", prepare=enter_zero_amount),
     State("billing-new", "/billing", person="newcomer"),
+    State("billing-key-budget", "/billing", prepare=open_budgets, dark=True, phone=True),
     State("billing-empty", "/billing", person="grace"),
     State("billing-no-days", "/billing?first=2026-02-01&last=2026-01-01", person="newcomer"),
     State("invoices", "/billing/invoices", dark=True, phone=True),
@@ -229,6 +231,7 @@ STATES = (
     State("models-operator", "/models", person="olga", dark=True, phone=True),
     State("models-operator-undeploy", "/models", "olga", press_undeploy_base),
     State("models-promote", "/models", prepare=press("Promote")),
+    State("models-key-budget", "/models", "newcomer", open_budgets, dark=True, phone=True),
     State(
         "models-undeploy-checkpoint", "/models", person="vera", prepare=press_undeploy_checkpoint
     ),
