@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from domain.access.scope import Scope
+from domain.core.errors import Invalid
 
 
 class Role(StrEnum):
@@ -31,6 +32,16 @@ class Role(StrEnum):
     def key_roles(self) -> tuple[Role, ...]:
         """The roles that the keys of an account with this role can have."""
         return (self, Role.MEMBER) if self in (Role.OWNER, Role.OPERATOR) else (self,)
+
+
+def require_account_role(role: Role) -> None:
+    """Raise Invalid for the role `member`, which only keys have."""
+    if role is Role.MEMBER:
+        raise Invalid(
+            "A member has no account. Issue a key with the role member for the account of its "
+            "owner.",
+            field="role",
+        )
 
 
 def rename_user(state: dict[str, Any]) -> None:

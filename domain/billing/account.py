@@ -12,7 +12,7 @@ from eventsourcing.domain import CanSnapshotAggregate, event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
-from domain.access.role import Role, rename_user
+from domain.access.role import Role, rename_user, require_account_role
 from domain.billing.budget import Budget, BudgetName, BudgetPeriod
 from domain.billing.key_use import KeyShare, KeyUse, Share
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
@@ -266,12 +266,7 @@ class Account(Aggregate):
 
         Raise Invalid for the role `member`, which only keys have.
         """
-        if role is Role.MEMBER:
-            raise Invalid(
-                "A member has no account. Issue a key with the role member for the account of "
-                "its owner.",
-                field="role",
-            )
+        require_account_role(role)
         return cls._create(
             cls.AccountOpened,
             id=account_id,

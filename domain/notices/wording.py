@@ -30,6 +30,10 @@ PAUSES: dict[str, tuple[str, str]] = {
         "The region no longer has enough GPUs.",
         "Resume the job in another region or on other GPUs",
     ),
+    PauseReason.SUSPENDED: (
+        "An operator suspended your account.",
+        "Ask your operator to reinstate the account, then resume the job",
+    ),
 }
 """Cause of a pause, and what to do, by reason."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 from zoneinfo import available_timezones
 
-from domain.access.role import Role
+from domain.access.role import Role, require_account_role
 from domain.billing.account import Account
 from domain.core.errors import Invalid
 from domain.use_cases.accounts import EcoLink
 from infrastructure.profiles import add_account_name
 from infrastructure.store import Connection
+
+MAX_NAME = 100
 
 
 def open_named(
@@ -18,13 +20,19 @@ def open_named(
 ) -> Account:
     """Open an account. Call this inside `because`.
 
-    Raise Invalid for an unknown time zone, the role `member`, a name that is taken, and a name that
-    looks like the ID of an account.
+    Raise Invalid for an unknown time zone, the role `member`, a name that is taken, empty or too
+    long, and a name that looks like the ID of an account. Then no name is stored.
     """
+    require_account_role(role)
     if time_zone not in available_timezones():
         raise Invalid(
             f"Unknown time zone {time_zone!r}. Enter a name such as Europe/Berlin.",
             field="time_zone",
+        )
+    if not 0 < len(name) <= MAX_NAME or name != name.strip():
+        raise Invalid(
+            f"The name {name!r} must have 1 to {MAX_NAME} characters, and no space at either end.",
+            field="name",
         )
     if _is_id(name):
         raise Invalid(f"{name!r} is an ID. Choose another name.", field="name")

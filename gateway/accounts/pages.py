@@ -16,7 +16,8 @@ from domain.billing.suspension import SuspensionReason
 from domain.core.errors import Invalid
 from domain.core.money import payment_micros_of
 from gateway.accounts import service
-from gateway.accounts.schemas import MAX_NAME, AccountForm
+from gateway.accounts.opening import MAX_NAME
+from gateway.accounts.schemas import AccountForm
 from gateway.backend import Backend, BackendOf
 from gateway.billing import card_payments
 from gateway.billing import service as billing

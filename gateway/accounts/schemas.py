@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.access.role import Role
 from domain.billing.suspension import SuspensionReason
-
-MAX_NAME = 100
+from gateway.accounts.opening import MAX_NAME
 
 AccountName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME)

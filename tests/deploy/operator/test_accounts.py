@@ -29,6 +29,8 @@ def test_accounts_and_credit() -> None:
     ecolink("accounts", "create", "alice")
     ecolink("accounts", "create", "alice", exit_code=1)
     ecolink("accounts", "create", "root", "--role", "operator", "--time-zone", "Asia/Tokyo")
+    for name in ("", " x", "x" * 101):
+        assert "1 to 100 characters" in ecolink("accounts", "create", name, exit_code=1)
     assert "Moon" in ecolink("accounts", "create", "x", "--time-zone", "Moon", exit_code=1)
     for _ in range(2):
         credited = ecolink("accounts", "credit", "alice", "25", "--reference", "invoice-1")

@@ -61,6 +61,12 @@ def test_a_name_is_unique_and_no_id(operator: ApiUser) -> None:
         assert refused.status_code == 422, name
 
 
+def test_a_refused_role_leaves_the_name_free(operator: ApiUser) -> None:
+    refused = operator.post("/api/accounts", {"name": "ada", "role": "member"})
+    assert refused.json()["error"]["field"] == "role"
+    assert operator.post("/api/accounts", {"name": "ada"}).status_code == 201
+
+
 def test_a_key_of_another_account_has_no_more_rights_than_that_of_the_operator(
     client: TestClient, platform: Platform
 ) -> None:
