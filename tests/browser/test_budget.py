@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -25,10 +24,13 @@ FIRST_PAINT = """() => new Promise((resolve) => {
 })"""
 
 
-NAMED = attrgetter("name")
-
-
-@pytest.mark.parametrize("state", PAGES, ids=NAMED)
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.full if each.full else [])
+        for each in PAGES
+    ],
+)
 def test_a_page_is_small_and_has_a_strict_policy(
     state: State,
     sample_tabs: Tabs,

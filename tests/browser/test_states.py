@@ -92,7 +92,9 @@ READ_BY_AUDITOR = (
 @pytest.mark.parametrize(
     "state",
     [
-        pytest.param(each, id=each.name, marks=[] if each in PAGES else pytest.mark.full)
+        pytest.param(
+            each, id=each.name, marks=pytest.mark.full if each.full or each not in PAGES else []
+        )
         for each in STATES
     ],
 )
@@ -117,11 +119,18 @@ def test_a_state_is_accessible_and_fits_a_phone(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", PHONE_TABLES)
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.full if each.full else [])
+        for each in STATES
+        if each.name in PHONE_TABLES
+    ],
+)
 def test_numbers_do_not_wrap_on_a_phone(
-    name: str, sample_tabs: Tabs, sample: SamplePlatform
+    state: State, sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:
-    page = next(each for each in STATES if each.name == name).open(sample_tabs, sample)
+    page = state.open(sample_tabs, sample)
     page.set_viewport_size({"width": PHONE_WIDTH, "height": HEIGHT})
     assert _width(page) <= PHONE_WIDTH
     assert page.evaluate(BROKEN) == []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -44,7 +44,7 @@ class Editor:
         answer = self._sent("/ops/catalog/changes", form)
         return answer.headers.get("hx-redirect") or answer.text
 
-    def _sent(self, path: str, form: dict[str, str]) -> httpx.Response:
+    def _sent(self, path: str, form: dict[str, str]) -> Any:
         return self.browser.client.post(path, data=form, headers=self.browser.htmx)
 
 
@@ -171,30 +171,28 @@ def test_a_base_model_is_listed_forbidden_and_withdrawn(editor: Editor, ada: Own
     assert BASE_MODEL not in editor.catalog.bases
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "fields"),
-    [
-        ("gpu-type", "l4", {"price": "-1"}),
-        ("gpu-type", "l4", {"vram_gib": "nan"}),
-        ("gpu-type", "l4", {"max_per_job": "many"}),
-        ("gpu-type", "l4", {"device_names": "NVIDIA H200"}),
-        ("gpu-type-withdrawal", "cpu", {}),
-        ("gpu-type-withdrawal", "tpu", {}),
-        ("region", "oslo", {}),
-        ("region-withdrawal", "moon", {}),
-        ("capacity", "local", {"gpu_type": "cpu"}),
-        ("capacity", "local", {"gpu_type": "tpu", "count": "1"}),
-        ("capacity", "moon", {"gpu_type": "cpu", "count": "1"}),
-        ("base", "mine", {}),
-        ("base-withdrawal", "moon", {}),
-        ("other", "cpu", {}),
-    ],
+INVALID: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("gpu-type", "l4", {"price": "-1"}),
+    ("gpu-type", "l4", {"vram_gib": "nan"}),
+    ("gpu-type", "l4", {"max_per_job": "many"}),
+    ("gpu-type", "l4", {"device_names": "NVIDIA H200"}),
+    ("gpu-type-withdrawal", "cpu", {}),
+    ("gpu-type-withdrawal", "tpu", {}),
+    ("region", "oslo", {}),
+    ("region-withdrawal", "moon", {}),
+    ("capacity", "local", {"gpu_type": "cpu"}),
+    ("capacity", "local", {"gpu_type": "tpu", "count": "1"}),
+    ("capacity", "moon", {"gpu_type": "cpu", "count": "1"}),
+    ("base", "mine", {}),
+    ("base-withdrawal", "moon", {}),
+    ("other", "cpu", {}),
 )
-def test_an_invalid_change_gets_a_notice(
-    editor: Editor, kind: str, name: str, fields: dict[str, str]
-) -> None:
+
+
+def test_an_invalid_change_gets_a_notice(editor: Editor) -> None:
     version = editor.catalog.version
-    assert 'role="alert"' in editor.preview(kind, name, **fields)
+    for kind, name, fields in INVALID:
+        assert 'role="alert"' in editor.preview(kind, name, **fields), (kind, name, fields)
     assert editor.catalog.version == version
 
 
