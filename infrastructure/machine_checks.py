@@ -196,7 +196,8 @@ def _nats(settings: Settings) -> Check:
         connection = await bus.connect(settings, connect_timeout=5, max_reconnect_attempts=1)
         try:
             await connection.jetstream().account_info()
-            return str(connection.connected_server_version)
+            found = connection.connected_server_version
+            return f"{found.major}.{found.minor}.{found.patch}"
         finally:
             await connection.close()
 
