@@ -201,7 +201,8 @@ class HandlerEffect:
                 now=self._clock.now(),
                 traceparent=tracing.traceparent(),
             )
-            step.kept |= self._saved(item, cause, tracking)
+            if self._saved(item, cause, tracking):
+                step.kept = True
 
     def _saved(self, item: Recorded, cause: Cause, tracking: Tracking | None) -> bool:
         """Handle an event, with retries. Return True if it caused new events."""

@@ -15,9 +15,9 @@ from psycopg_pool import ConnectionPool
 
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.core.aggregate import Aggregate, Event
+from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
-from infrastructure import event_handlers
+from infrastructure import event_handlers, tracing
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import (
     ATTEMPTS,
@@ -28,8 +28,9 @@ from infrastructure.event_handlers import (
     request_replay,
 )
 from infrastructure.store import Connection
-from tests.builders.commands import FixedClock, command
+from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID
+from tests.builders.traces import Collector
 from tests.logs import grow, ids
 
 OTHER_ID, MIRROR_ID = uuid4(), uuid4()
@@ -271,3 +272,21 @@ def test_an_outage_neither_parks_nor_skips_events(
     mirror.failing = lambda _: None
     mirror.catch_up()
     assert mirror.credits == credit_events(ACCOUNT_ID)
+
+
+def test_a_handler_with_a_span_inside_keeps_its_own_span_although_it_saves_nothing(
+    log: EventLog, pool: ConnectionPool[Connection], collector: Collector
+) -> None:
+    """Another thread saved the pod that the handler launched."""
+
+    def launch(_: Event) -> Sequence[Aggregate]:
+        with tracing.timed("launch", pod="1"):
+            return []
+
+    span = f"00-{'a' * 32}-{'b' * 16}-01"
+    with because(Cause("account:test", "command-1", NOW, traceparent=span)):
+        log.commit(Account.open(ACCOUNT_ID, Role.OWNER, "UTC"))
+    effect = HandlerEffect("launcher", log, FixedClock(), launch, pool.connection)
+    OrderedConsumer(effect, log).catch_up()
+    assert collector.names == ["launch", "process AccountOpened"]
+    assert collector.named("launch").parent_id == collector.named("process AccountOpened").span_id
