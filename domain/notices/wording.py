@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from domain.billing.budget import BudgetPeriod
 from domain.core.durations import rough
 from domain.core.money import dollars
 from domain.deployments.failures import ADVICE, AGAIN
@@ -23,8 +24,12 @@ PAUSES: dict[str, tuple[str, str]] = {
         "Raise the maximum cost to resume the job",
     ),
     PauseReason.BUDGET: (
-        "A budget of your account is used up.",
+        "A budget of your account or of an API key is used up.",
         "Raise the budget or wait for its next period, then resume the job",
+    ),
+    PauseReason.SUSPENDED: (
+        "Your operator suspended the account.",
+        "Ask your operator to reinstate it, then resume the job",
     ),
     PauseReason.CAPACITY: (
         "The region no longer has enough GPUs.",
@@ -36,6 +41,12 @@ PAUSES: dict[str, tuple[str, str]] = {
     ),
 }
 """Cause of a pause, and what to do, by reason."""
+
+BUDGETS: dict[str, str] = {
+    BudgetPeriod.DAY: "daily budget",
+    BudgetPeriod.MONTH: "monthly budget",
+    BudgetPeriod.TOTAL: "total budget",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
                 job,
             )
         case NoticeKind.BALANCE_LOW:
-            runway = rough(float(data["runway_seconds"]))
+            runway = rough(int(data["runway_seconds"] or 0))
             return _text(
                 "Your balance is low",
                 f"At the current rate, it lasts for about {runway}. Your jobs then save their "
@@ -136,19 +147,23 @@ def combined(texts: Sequence[Text]) -> Text:
 
 
 def _budget(data: Data, page: str) -> Text:
-    percent, period = int(data["percent"]), data["period"]
-    spent, limit = dollars(int(data["spent_micros"])), dollars(int(data["limit_micros"]))
-    amounts = f"You spent {spent} of {limit} since {data['starts_on']} (UTC)."
+    percent = int(data["percent"] or 0)
+    spent, limit = (dollars(int(data[name] or 0)) for name in ("spent_micros", "limit_micros"))
+    since = f" since {data['starts_on']} (UTC)" if data["starts_on"] else ""
+    amounts = f"{spent} of {limit} are used{since}."
+    budget = BUDGETS[str(data["period"])]
+    named = f"the {budget} of an API key" if data["key_id"] else f"your {budget}"
     if percent < 100:
         return _text(
-            f"{percent}% of your budget for the {period} are used",
-            f"{amounts} At 100%, running jobs save their progress and pause. Your budgets:",
+            f"{percent}% of {named} are used",
+            f"{amounts} At 100%, its running jobs save their progress and pause. Your budgets:",
             page,
         )
+    next_period = "" if data["period"] == BudgetPeriod.TOTAL else ", or wait for its next period"
     return _text(
-        f"Your budget for the {period} is used up",
-        f"{amounts} Running jobs save their progress and pause. Raise the budget, or wait for its "
-        "next period. Then resume them:",
+        f"{named[0].upper()}{named[1:]} is used up",
+        f"{amounts} Its running jobs save their progress and pause. Raise the budget{next_period}. "
+        "Then resume them:",
         page,
     )
 

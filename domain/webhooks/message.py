@@ -19,7 +19,7 @@ from domain.jobs.public_id import job_name
 
 PREFIX = "evt_"
 
-Data = dict[str, str | int]
+Data = dict[str, str | int | None]
 
 
 class WebhookType(StrEnum):

@@ -9,6 +9,7 @@ from email.utils import formatdate
 from domain.notices.kind import NoticeKind
 from domain.notices.link import LinkPurpose, signed_token
 from domain.notices.wording import Text, combined, text_of
+from domain.webhooks.message import Data
 from infrastructure.notices import Mail, NoticeAddress
 
 
@@ -45,7 +46,7 @@ class Letterhead:
         )
         return written
 
-    def _text(self, address: NoticeAddress, kind: NoticeKind, data: dict[str, str | int]) -> Text:
+    def _text(self, address: NoticeAddress, kind: NoticeKind, data: Data) -> Text:
         if kind is NoticeKind.CONFIRMATION:
             data["link"] = self._link(address, LinkPurpose.CONFIRM)
         return text_of(kind, data, self.origin)

@@ -17,6 +17,7 @@ JOB: Data = {"id": "ftjob-1"}
 BUDGET: Data = {
     "id": str(ACCOUNT_ID),
     "period": "month",
+    "key_id": None,
     "starts_on": "2026-11-01",
     "percent": 80,
     "spent_micros": 80_000_000,
@@ -54,10 +55,19 @@ def test_each_reason_of_a_pause_has_a_text_except_that_of_the_owner() -> None:
 
 def test_a_budget_shows_the_amounts() -> None:
     text = text_of(NoticeKind.BUDGET_USED, BUDGET, ORIGIN)
-    assert text.subject == "80% of your budget for the month are used"
-    assert "You spent $80.00 of $100.00 since 2026-11-01" in text.body
+    assert text.subject == "80% of your monthly budget are used"
+    assert "$80.00 of $100.00 are used since 2026-11-01 (UTC)." in text.body
     full = text_of(NoticeKind.BUDGET_USED, BUDGET | {"percent": 100}, ORIGIN)
-    assert full.subject == "Your budget for the month is used up"
+    assert full.subject == "Your monthly budget is used up"
+    assert "wait for its next period" in full.body
+
+
+def test_a_total_budget_of_a_key_has_no_period() -> None:
+    of_key: Data = {"period": "total", "key_id": str(JOB_ID), "starts_on": None, "percent": 100}
+    text = text_of(NoticeKind.BUDGET_USED, BUDGET | of_key, ORIGIN)
+    assert text.subject == "The total budget of an API key is used up"
+    assert text.body.startswith("$80.00 of $100.00 are used. Its running jobs")
+    assert "next period" not in text.body
 
 
 def test_a_failed_deployment_has_the_advice_of_its_page() -> None:
