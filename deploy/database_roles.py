@@ -90,7 +90,9 @@ ACCESS: dict[str, Access] = {
             *(CardPayment.CardPaymentStarted, CardPayment.CardPaymentConfirmed),
             *(CardPayment.CardPaymentFailed, AutoTopUp.CardSaved, AutoTopUp.CardReplaced),
             *(AutoTopUp.AutoTopUpStarted, AutoTopUp.AutoTopUpEnded, AutoTopUp.AutoTopUpDisabled),
-            *(Payment, Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
+            *(Payment.PaymentReceived, Payment.RefundFailed, Payment.PaymentReturned),
+            *(Payment.ReturnReversed, Payment.ReturnClosed),
+            *(Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
         snapshots=ADD,
         handles_events=True,
@@ -133,7 +135,9 @@ ACCESS: dict[str, Access] = {
     ),
     "gateway": Access(
         events=(
-            *(ApiKey, AutoTopUp, CardPayment, JobRequest, Payment),
+            *(ApiKey, CardPayment, JobRequest, Payment),
+            *(AutoTopUp.CardSaved, AutoTopUp.CardReplaced, AutoTopUp.CardRemoved),
+            *(AutoTopUp.AutoTopUpSet, AutoTopUp.AutoTopUpDisabled, AutoTopUp.AutoTopUpEnded),
             *(Account.CreditGranted, Account.ToppedUp),
             *(Account.TopUpWithheld, Account.TopUpRestored),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),

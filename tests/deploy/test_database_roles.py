@@ -31,17 +31,25 @@ from deploy.processes import PROCESSES
 from domain.alerting.evaluation import Silence
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUpRule
 from domain.billing.meter import Meter
+from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.notices.kind import CHOSEN, NoticeKind
+from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
 from infrastructure import notices
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
+from infrastructure.card_payments import CardPayments
+from infrastructure.card_returns import CardReturns
+from infrastructure.clock import SystemClock
 from infrastructure.leads import leads
 from infrastructure.notices import MailResult, Outcome
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_pool
+from infrastructure.store import connect, open_log, open_pool
+from infrastructure.stripe_provider import stripe_provider
 from infrastructure.verifications import Options
 from infrastructure.webhook_deliveries import (
     Attempt,
@@ -60,7 +68,12 @@ from infrastructure.webhook_endpoints import (
     rotate_secret,
 )
 from services.auditor.verifying import Request, run
+from services.billing.auto_top_ups import AutoTopUps
+from services.billing.reconciliation import Reconciliation
+from tests.builders.commands import FixedClock
 from tests.builders.history import History
+from tests.builders.platform import Platform
+from tests.localstripe.process import LocalStripe
 from tests.services.alerts.process import AlertsProcess
 
 PASSWORD = uuid4().hex
@@ -153,7 +166,9 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
         ("PaymentReturned", {"gateway", "billing"}),
         ("TopUpWithheld", {"gateway", "billing"}),
         ("CardPaymentStarted", {"gateway", "billing"}),
-        ("AutoTopUpStarted", {"gateway", "billing"}),
+        ("AutoTopUpStarted", {"billing"}),
+        ("AutoTopUpEnded", {"gateway", "billing"}),
+        ("RefundRequested", {"gateway"}),
         ("AutoTopUpSet", {"gateway"}),
         ("CardPaymentConfirmed", {"gateway", "billing"}),
         ("ChargeReversed", {"billing"}),
@@ -445,3 +460,53 @@ def test_an_external_server_may_have_a_single_role(tmp_path: Path) -> None:
     assert {each.environment["ECOLINK_DATABASE_URL"] for each in plan.services} == {
         "postgresql://me:secret@db.example/ecolink"
     }
+
+
+def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
+    settings: Settings, local_stripe: LocalStripe
+) -> None:
+    """The gateway starts payments and refunds; billing charges cards and reconciles."""
+    assert settings.owner_database_url is not None
+
+    def as_service(service: str) -> Settings:
+        url = make_conninfo(settings.owner_database_url or "", user=role_of(service))
+        url = make_conninfo(url, password=PASSWORD)
+        return local_stripe.settings(settings, database_url=url, snapshot_secret=None)
+
+    with open_log(settings, pool_size=1) as log:
+        platform = Platform(settings, log)
+        person = platform.person()
+    amounts = {"threshold_micros": 10_000_000, "amount_micros": 25_000_000}
+    rule = AutoTopUpRule(**amounts, month_max_micros=60_000_000)
+    with open_log(as_service("gateway"), pool_size=1) as log, because(platform.cause):
+        returns = card_returns(log, as_service("gateway"))
+        cards, account_id = returns.payments, person.account_id
+        payment, _ = cards.start(uuid4(), account_id, 5_000_000, "http://x/p", saves_card=True)
+        assert payment.checkout is not None
+        reference = local_stripe.pay(payment.checkout)["payment_intent"]
+        cards.settle(payment.id)
+        cards.auto.set_rule(account_id, rule)
+        returns.refund(account_id, reference, 1_000_000, "ticket 17")
+    dispute = local_stripe.dispute(reference, 400)
+    billing = as_service("billing")
+    with (
+        open_log(billing, pool_size=1) as log,
+        open_log(settings, pool_size=1) as whole,
+        open_pool(billing, max_size=2) as pool,
+    ):
+        returns = card_returns(log, billing)
+        Platform(settings, whole).project()
+        assert AutoTopUps(SystemClock(), pool, returns.payments).top_up() == 1
+        with because(platform.cause):
+            returns.settle_dispute(dispute["id"])
+            local_stripe.close(dispute["id"], "won")
+        Platform(settings, whole).project()
+        later = FixedClock(datetime.now(UTC) + timedelta(minutes=10))
+        assert Reconciliation(later, log, pool, returns).reconcile() == 1
+        assert log.load(Account, account_id).balance_micros == 29_000_000
+
+
+def card_returns(log: EventLog, settings: Settings) -> CardReturns:
+    provider = stripe_provider(settings)
+    assert provider is not None
+    return CardReturns(Returning(log), CardPayments(Paying(log), provider))
