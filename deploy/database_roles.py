@@ -29,6 +29,7 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from infrastructure import alerts
+from infrastructure.personal_data import PERSONAL
 from projections import PROJECTIONS
 
 Kind = type[Aggregate] | type[Event]
@@ -105,6 +106,7 @@ ACCESS: dict[str, Access] = {
         snapshots=READ,
         handles_events=True,
         tables=_each(("accounts", "job_detail", "open_meters", "deployments"), READ)
+        | {table: f"SELECT ({column}), DELETE" for table, column in PERSONAL.items()}
         | _each(("log_lines", "security_events"), REMOVE),
     ),
     "datasets": Access(
@@ -144,6 +146,7 @@ ACCESS: dict[str, Access] = {
             *(events.JobApproved, events.MaxCostChanged),
             *(Account.BudgetSet, Account.BudgetRemoved),
             *(Account.AccountOpened, Account.AccountSuspended, Account.AccountReinstated),
+            Account.AccountErased,
             *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),

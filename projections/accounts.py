@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS accounts (
     low boolean NOT NULL,
     runway_seconds bigint,
     opened_at timestamptz NOT NULL,
-    suspension text
+    suspension text,
+    erased boolean NOT NULL
 )
 """
 
@@ -34,7 +35,8 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Account.AccountOpened():
             cursor.execute(
-                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s, NULL)",
+                "INSERT INTO accounts "
+                "VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s, NULL, false)",
                 [event.account_id, event.role, event.currency, event.time_zone, event.timestamp],
             )
         case (
@@ -74,6 +76,8 @@ def apply(cursor: Cursor, event: Event) -> None:
             update(cursor, "accounts", key, suspension=event.reason)
         case Account.AccountReinstated():
             update(cursor, "accounts", key, suspension=None)
+        case Account.AccountErased():
+            update(cursor, "accounts", key, erased=True)
         case _:
             pass
 

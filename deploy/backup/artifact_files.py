@@ -11,10 +11,12 @@ from uuid import UUID
 from deploy.backup.database import Progress
 from deploy.backup.manifest import ArtifactFile, Blob, MissingArtifact
 from deploy.backup.target import BackupError, BackupTarget
+from domain.billing.account import Account
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog, replayed
 from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.personal_data import erased_accounts
 from infrastructure.seal_archive import HEADS
 from infrastructure.store import Connection
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
@@ -44,11 +46,12 @@ def named_artifacts(store: Connection, log: EventLog) -> Iterator[Named]:
         "GROUP BY originator_id ORDER BY 1",
         [list(OWNERS)],
     ).fetchall()
+    erased = erased_accounts(store)
     for row in rows:
         id = row["originator_id"]
         found: object = log.repository.get(id, version=row["version"], projector_func=replayed)
         assert isinstance(found, Aggregate)
-        for kept in kept_artifacts(found):
+        for kept in kept_artifacts(found, erased):
             yield Named(OWNERS[row["topic"]], id, kept)
 
 
@@ -110,12 +113,21 @@ def copy_artifacts(
             copies.copy(kept)
         except (FileNotFoundError, ValueError, ArtifactCorrupt) as error:
             lost = isinstance(error, FileNotFoundError)
-            deleted = kept not in kept_artifacts(log.load(kind, id))
+            deleted = kept not in _kept_now(log, kind, id)
             text = f"{kind.__name__} {id}: " + (
                 f"{kept.ref} is not complete in the artifact store" if lost else str(error)
             )
             copies.missing.append(MissingArtifact(path=kept.ref, deleted=deleted, text=text))
     return list(copies.files.values()), copies.missing
+
+
+def _kept_now(log: EventLog, kind: type[Aggregate], id: UUID) -> list[Kept]:
+    """Return the artifacts that the current log names for an aggregate."""
+    found = log.load(kind, id)
+    account_id = getattr(found, "account_id", None)
+    account = None if account_id is None else log.find(Account, account_id)
+    erased = {account.id} if account is not None and account.erased else set[UUID]()
+    return kept_artifacts(found, erased)
 
 
 def copy_documents(

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from psycopg.rows import dict_row
 
@@ -36,6 +37,7 @@ from deploy.local.stack import stack, state, up
 from deploy.migrate import migrate
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log, scalar
@@ -82,6 +84,9 @@ class Restored:
     """Folder of the artifact store with the seals that the log does not continue."""
 
     has_seal_key: bool
+
+    erased_later: list[UUID]
+    """Accounts that were erased after the event to which the log was cut."""
 
 
 def restore(settings: Settings, source: Source, stages: Stages) -> Restored:
@@ -145,6 +150,7 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
                 load_secrets(store, source.keys.secrets if source.keys else {})
                 continue_ids(store, manifest.last_event)
             sealed = _verify_seals(store, artifacts, key, stages)
+            erased = erased_accounts(store)
             if source.moment is not None:
                 with stages.stage("Cutting the log"):
                     point_in_time.cut(store, point_in_time.last_event_at(store, source.moment))
@@ -164,6 +170,11 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
         with stages.stage("Restoring artifacts") as progress:
             for file in counted(chosen, progress):
                 _put(artifacts, file.path, file, source.target)
+        still_erased = erased_accounts(store)
+        if still_erased:  # the backup may have been made during an erasure
+            with stages.stage("Repeating erasures"):
+                for account_id in still_erased:
+                    delete_personal_data(store, artifacts, account_id)
         aside = _continue_seals(settings, source, artifacts, key, last_event)
         if is_cut:
             _verify_seals(store, artifacts, key, stages)
@@ -175,6 +186,7 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
         missing=[_missing_text(each, manifest) for each in missing],
         aside=aside,
         has_seal_key=has_seal_key,
+        erased_later=sorted(erased - still_erased),
     )
 
 

@@ -16,18 +16,21 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
-from domain.core.errors import Invalid
+from domain.core.errors import Invalid, NotFound
 from domain.core.money import dollars, payment_micros_of
+from domain.use_cases.erasing import Erasing
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
+from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.key_uses import last_uses
 from infrastructure.payments import STRIPE_DISABLED, provider_named
-from infrastructure.profiles import account_names, key_names, set_key_name
+from infrastructure.personal_data import delete_personal_data, holdings_of
+from infrastructure.profiles import account_id_of, account_names, key_names, set_key_name
 from infrastructure.stripe_provider import stripe_provider
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
@@ -78,7 +81,7 @@ def list_accounts() -> None:
                 dollars(row["balance_micros"]),
                 dollars(row["reserved_micros"]),
                 f"{row['opened_at']:%Y-%m-%d %H:%M}",
-                row["suspension"] or "",
+                "erased" if row["erased"] else row["suspension"] or "",
                 str(row["account_id"]),
             )
         screen().print(table)
@@ -168,6 +171,37 @@ def refund_payment(
         returns.refund(account_id, payment, amount_micros, purpose)
         account = store.log.load(Account, account_id)
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
+
+
+@accounts.command("erase")
+def erase_account(
+    name: Annotated[str, typer.Argument(help="Name or ID of the account.", show_default=False)],
+    confirm: Annotated[
+        str | None,
+        typer.Option(help="The same name or ID again. Without it, the command asks for it."),
+    ] = None,
+) -> None:
+    """Erase the personal data of a suspended account. You cannot undo this.
+
+    Revokes its keys, cancels its jobs, and deletes its models, datasets, logs, webhooks and names.
+    The event log, the ledger and the invoices stay, with the ID of the account. You can repeat the
+    command.
+    """
+    with open_store() as store:
+        account_id = account_id_of(store.connection, name)
+        if account_id is None:
+            raise NotFound(f"Unknown account {name!r}. See `ecolink accounts list`.")
+        if confirm is None:
+            confirm = typer.prompt(f"Enter {name} again to erase the account")
+        if confirm != name:
+            raise Invalid(f"{confirm!r} is not {name!r}. Nothing was erased.", field="confirm")
+        Erasing(store.log).erase(account_id, holdings_of(store.connection, account_id))
+        artifacts = Artifacts(store.settings.artifacts)
+        deleted = delete_personal_data(store.connection, artifacts, account_id)
+        console.print(
+            f"Erased the account {account_id}: {deleted.rows:,} rows and {deleted.files:,} files. "
+            "Earlier backups still have them. Prune these backups."
+        )
 
 
 @keys.command("issue")

@@ -264,6 +264,11 @@ def _show(
             "[yellow]The seal key was not restored. The sealer makes a new one, and seals the log "
             "from its first event. Give auditors the new `ecolink audit key`.[/]"
         )
+    for account_id in restored.erased_later:
+        console.print(
+            f"[yellow]The personal data of account {account_id} was erased after the restored "
+            f"events. Run `ecolink accounts erase {account_id}` again.[/]"
+        )
     if settings.database_url is None:
         console.print(f"Start EcoLink: ECOLINK_HOME={settings.home} ecolink up", markup=False)
 

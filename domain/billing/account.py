@@ -51,6 +51,7 @@ class AccountState(BaseModel):
     budgets: tuple[Budget, ...]
     key_uses: dict[UUID, KeyUse]
     suspension: SuspensionReason | None
+    erased: bool
 
     @classmethod
     def of(cls, account: Account) -> Self:
@@ -194,11 +195,14 @@ class Account(Aggregate):
     class AccountReinstated(Event):
         """An operator ended the suspension of the account. Paused jobs stay paused."""
 
+    class AccountErased(Event):
+        """An operator erased the personal data of the account. Its files are deleted."""
+
     class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
         """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
-        class_version: ClassVar[int] = 5
+        class_version: ClassVar[int] = 6
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
@@ -232,6 +236,11 @@ class Account(Aggregate):
                 raise OutdatedSnapshot
             state["state"]["budgets"] = list(state["state"]["budgets"].values())
             state["state"]["key_uses"] = {}
+
+        @staticmethod
+        def upcast_v5_v6(state: dict[str, Any]) -> None:
+            """Add no erasure."""
+            state["state"]["erased"] = False
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
@@ -292,6 +301,7 @@ class Account(Aggregate):
         self.budgets: dict[BudgetName, Budget] = {}
         self.key_uses: dict[UUID, KeyUse] = {}
         self.suspension: SuspensionReason | None = None
+        self.erased = False
 
     @property
     def available_micros(self) -> int:
@@ -624,8 +634,9 @@ class Account(Aggregate):
     def suspend(self, reason: SuspensionReason) -> None:
         """Suspend the account, or change the reason of its suspension.
 
-        Raise WrongState unless the account has the role `owner`.
+        Raise WrongState unless the account has the role `owner`, or if it is erased.
         """
+        self._require_data()
         if self.role is not Role.OWNER:
             raise WrongState(
                 f"This account has the role {self.role}. Only an account with the role "
@@ -639,13 +650,42 @@ class Account(Aggregate):
         self.suspension = reason
 
     def reinstate(self) -> None:
-        """End the suspension, if the account is suspended."""
+        """End the suspension, if the account is suspended. Raise WrongState if it is erased."""
+        self._require_data()
         if self.suspension is not None:
             self.trigger_event(self.AccountReinstated)
 
     @event(AccountReinstated)
     def _account_reinstated(self) -> None:
         self.suspension = None
+
+    def require_suspended(self) -> None:
+        """Raise WrongState unless the account is suspended."""
+        if self.suspension is None:
+            raise WrongState(
+                "The account is active. Suspend it first, so that its jobs pause and nobody uses "
+                "it during the erasure."
+            )
+
+    def erase(self) -> None:
+        """Record that the personal data is erased, once. The suspension becomes permanent.
+
+        Raise WrongState unless the account is suspended.
+        """
+        self.require_suspended()
+        if not self.erased:
+            self.trigger_event(self.AccountErased)
+
+    @event(AccountErased)
+    def _account_erased(self) -> None:
+        self.erased = True
+
+    def _require_data(self) -> None:
+        if self.erased:
+            raise WrongState(
+                "The personal data of the account is erased, so its suspension is permanent. "
+                "Create another account."
+            )
 
     def require_active(self) -> None:
         """Raise Suspended if the account is suspended."""

@@ -191,6 +191,19 @@ def reinstate(account_id: UUID, caller: OperatorManages, backend: BackendOf) -> 
     return _changed(backend, caller, account_id, "The account is reinstated.")
 
 
+@router.post("/{account_id}/erase")
+def erase(
+    account_id: UUID,
+    caller: OperatorManages,
+    backend: BackendOf,
+    name: Annotated[str, Form(max_length=MAX_NAME)] = "",
+) -> Response:
+    """Erase the personal data of a suspended account."""
+    service.erase_account(backend, caller, account_id, name.strip())
+    done = "The account is erased. Its rows and files are deleted within seconds."
+    return _changed(backend, caller, account_id, done)
+
+
 @router.post("/{account_id}/keys")
 def create_key(
     account_id: UUID,
@@ -238,6 +251,7 @@ def _shown(
         "meanings": MEANINGS,
         "lifetimes": LIFETIME_DAYS,
         "reasons": list(SuspensionReason),
+        "most_name": MAX_NAME,
     }
 
 

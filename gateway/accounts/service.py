@@ -9,6 +9,8 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import because
+from domain.core.errors import Invalid
+from domain.use_cases.erasing import Erasing
 from gateway.accounts.opening import open_named
 from gateway.accounts.schemas import AccountForm
 from gateway.backend import Backend
@@ -22,8 +24,9 @@ from gateway.http.read_your_writes import caught_up
 from gateway.keys.schemas import KeyAnswer
 from gateway.keys.service import list_keys
 from gateway.schemas import Answer
-from infrastructure.profiles import account_id_of
-from projections import ACCOUNTS
+from infrastructure.personal_data import holdings_of
+from infrastructure.profiles import account_id_of, name_of_account
+from projections import ACCOUNTS, API_KEYS
 from projections.accounts import AccountFilter
 from projections.accounts import account as account_row
 from projections.billing_ledger import PostingFilter, Reason
@@ -80,6 +83,23 @@ def suspend_account(
 def reinstate_account(backend: Backend, operator: Caller, account_id: UUID) -> AccountAnswer:
     """End the suspension of an account. Raise NotFound if the account does not exist."""
     return _command(backend, operator, lambda: backend.ecolink.reinstate(account_id))
+
+
+def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: str) -> None:
+    """Record the erasure of a suspended account. The scheduler then deletes its rows and files.
+
+    `name` is the account's name, or its ID if it has no name, as the operator typed it. Raise
+    Invalid if it differs, NotFound if the account does not exist, and WrongState unless it is
+    suspended and none of its jobs has GPUs.
+    """
+    with backend.pool.connection() as connection:
+        wanted = name_of_account(connection, account_id) or str(account_id)
+        if name != wanted:
+            raise Invalid(f"{name!r} is not the account's name. Enter {wanted}.", field="name")
+        holdings = holdings_of(connection, account_id)
+    with because(operator.cause(backend)):
+        Erasing(backend.log).erase(account_id, holdings)
+    caught_up(backend, ACCOUNTS, API_KEYS)
 
 
 def _command(backend: Backend, operator: Caller, command: Callable[[], Account]) -> AccountAnswer:

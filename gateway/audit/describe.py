@@ -152,6 +152,8 @@ def _account(event: Event) -> str | None:
             return f"Account suspended ({reason}). It is read-only, and its jobs pause."
         case Account.AccountReinstated():
             return "Account reinstated. Its jobs stay paused until they are resumed."
+        case Account.AccountErased():
+            return "Personal data of the account erased, and its files deleted."
         case Account.ChargeReversed():
             amount = exact_dollars(event.amount_micros)
             part = f"{event.from_seconds:,} s to {event.to_seconds:,} s"

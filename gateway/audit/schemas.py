@@ -211,6 +211,7 @@ class PastAccount(Answer):
     low: bool
     depleted: bool
     suspension: SuspensionReason | None
+    erased: bool
     granted_micros: int
     topped_up_micros: int
     refunded_micros: int

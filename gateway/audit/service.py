@@ -352,6 +352,7 @@ def _past_account(account_id: UUID, past: Past[AccountState]) -> PastAccount:
         low=account.low,
         depleted=account.depleted,
         suspension=account.suspension,
+        erased=account.erased,
         granted_micros=state.totals.granted,
         topped_up_micros=state.totals.topped_up,
         refunded_micros=state.totals.refunded,

@@ -40,6 +40,7 @@ class AccountAnswer(Answer):
     suspension: SuspensionReason | None = Field(
         description="Reason of the suspension, or null. A suspended account can only read."
     )
+    erased: bool = Field(description="True if an operator erased the personal data of the account.")
 
 
 class Credit(BaseModel):

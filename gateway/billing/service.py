@@ -183,4 +183,5 @@ def _answer(account_id: UUID, name: str | None, state: Mapping[str, Any]) -> Acc
         low=state["low"],
         runway_seconds=state.get("runway_seconds"),
         suspension=state["suspension"],
+        erased=state["erased"],
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from uuid import UUID
 
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Aggregate
@@ -14,6 +15,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
+from infrastructure.personal_data import erased_accounts
 from infrastructure.store import Connection
 from services.projector.store_checks import Difference, DifferenceKind
 
@@ -53,10 +55,11 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, all revisions of base models, checkpoints and adapters. Services may run
-    meanwhile: an artifact that EcoLink deletes during the comparison is no difference.
+    Covers datasets, all revisions of base models, checkpoints and adapters, except those of erased
+    accounts. Services may run meanwhile: an artifact that EcoLink deletes during the comparison is
+    no difference.
     """
-    findings = ArtifactFindings()
+    findings, erased = ArtifactFindings(), erased_accounts(store)
     rows = store.execute(
         "SELECT DISTINCT topic, originator_id FROM ecolink_events WHERE topic = ANY(%s) "
         "ORDER BY topic, originator_id",
@@ -64,9 +67,9 @@ def check_artifacts(
     ).fetchall()
     for row in rows:
         kind, id = OWNERS[row["topic"]], row["originator_id"]
-        for kept in kept_artifacts(log.load(kind, id)):
+        for kept in kept_artifacts(log.load(kind, id), erased):
             problem = _problem(artifacts, kept, findings)
-            if problem and kept in kept_artifacts(log.load(kind, id)):
+            if problem and kept in kept_artifacts(log.load(kind, id), erased_accounts(store)):
                 text = f"{_name(kind)} {id}: {problem}"
                 findings.differences.append(Difference(DifferenceKind.ARTIFACT, text))
             findings.artifacts += 1
@@ -74,12 +77,14 @@ def check_artifacts(
     return findings
 
 
-def kept_artifacts(aggregate: Aggregate) -> list[Kept]:
+def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]:
     """Return the artifacts of a dataset, base model or job that must be stored.
 
-    Of a base model, this is the current revision.
+    Of a base model, this is the current revision. The files of `erased` accounts are deleted.
     """
     match aggregate:
+        case Dataset() | Job() if aggregate.account_id in erased:
+            return []
         case Dataset(status=DatasetStatus.VALIDATING):
             return [Kept(aggregate.upload_ref, aggregate.upload_sha256, False)]
         case Dataset(status=DatasetStatus.READY_FOR_TRAINING):

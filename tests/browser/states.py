@@ -256,6 +256,7 @@ STATES = (
     State(
         "ops-account-suspend", "ops account ada", "olga", press("Suspend"), dark=True, phone=True
     ),
+    State("ops-account-erase", "ops account hedy", "olga", press("Erase"), dark=True, phone=True),
     State("ops-account-new-key", "ops account vera", "olga", create_key, dark=True, phone=True),
     State(
         "ops-gpu-type", "/ops/catalog/gpu-types/l4", "olga", preview_price, dark=True, phone=True

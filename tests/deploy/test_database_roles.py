@@ -183,6 +183,7 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
         ("DeploymentActivated", {"serving"}),
         ("AccountOpened", {"gateway"}),
         ("AccountSuspended", {"gateway"}),
+        ("AccountErased", {"gateway"}),
         ("GpuTypeOffered", {"gateway"}),
         ("CatalogOpened", set[str]()),
         ("BaseModelDeleted", {"gateway"}),

@@ -115,6 +115,7 @@ COMMANDS: Mapping[str, Page | Host] = {
     "accounts keys issue": page_at(ACCOUNT, f"{ACCOUNT}/keys"),
     "accounts keys list": page_at(ACCOUNT),
     "accounts keys revoke": page_at(ACCOUNT, f"{ACCOUNT}/keys/{{key_id}}/revoke"),
+    "accounts erase": page_at(ACCOUNT, f"{ACCOUNT}/erase"),
     "accounts suspend": page_at(ACCOUNT, f"{ACCOUNT}/suspend"),
     "accounts reinstate": page_at(ACCOUNT, f"{ACCOUNT}/reinstate"),
     "accounts list": page_at("/ops/accounts"),

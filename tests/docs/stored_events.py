@@ -56,6 +56,8 @@ def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
             return first
         case {"anyOf": [{"$ref": _}, {"type": "null"}]}:
             return None  # the type may contain itself
+        case {"anyOf": [{"pattern": _}, {"type": "null"}]}:
+            return None  # "text" would not match
         case {"anyOf": [first, *_]}:
             return _value(first, definitions)
         case {"properties": fields}:

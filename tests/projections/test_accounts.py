@@ -27,6 +27,7 @@ def test_a_row_has_the_state_of_the_aggregate(history: History, fold: Fold) -> N
         "runway_seconds": None,
         "opened_at": NOW,
         "suspension": None,
+        "erased": False,
     }
 
 

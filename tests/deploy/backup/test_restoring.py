@@ -13,6 +13,7 @@ import pytest
 from deploy.backup import database
 from deploy.backup.database import EPHEMERAL, SECRETS
 from deploy.backup.keys import read_keys
+from deploy.backup.point_in_time import Moment
 from deploy.backup.restoring import ASIDE
 from deploy.backup.target import BackupError
 from infrastructure.artifacts import Artifacts
@@ -227,3 +228,28 @@ def owner(backups: Backups) -> Iterator[Connection]:
     url = backups.elsewhere.owner_database_url
     with connect(backups.elsewhere.model_copy(update={"database_url": url})) as store:
         yield store
+
+
+def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Backups) -> None:
+    account_id = backups.history.account_id
+    log_file = f"jobs/{account_id}/{UUID(int=5)}/logs/segment-1.log"
+    backups.artifacts.put(log_file, b"line")
+    backups.history.suspend()
+    with backups.history.changing_account() as account:
+        account.erase()
+    backups.seal()
+    made = backups.create()
+    restored = backups.restore(made, keys=read_keys(backups.keys, made.id))
+    assert (restored.missing, restored.erased_later) == ([], [])
+    assert rows(backups.settings, "SELECT * FROM profiles") != []
+    assert rows(backups.elsewhere, "SELECT * FROM profiles") == []
+    assert not Artifacts(backups.elsewhere.artifacts).exists(log_file)
+
+
+def test_a_restore_names_the_accounts_that_were_erased_after_the_cut(backups: Backups) -> None:
+    last = backups.head
+    backups.history.suspend()
+    with backups.history.changing_account() as account:
+        account.erase()
+    restored = backups.restore(backups.create(), moment=Moment(event=last))
+    assert restored.erased_later == [backups.history.account_id]

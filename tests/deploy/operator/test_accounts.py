@@ -58,6 +58,26 @@ def test_an_account_is_suspended_and_reinstated() -> None:
     ecolink("accounts", "keys", "issue", "alice")
 
 
+def test_a_suspended_account_is_erased_after_its_name_is_repeated(settings: Settings) -> None:
+    made = ecolink("accounts", "create", "alice")
+    account_id = made.split()[-1]
+    ecolink("accounts", "keys", "issue", "alice", "--name", "laptop of alice")
+    erase = ("accounts", "erase", "alice")
+    assert "Suspend it first" in ecolink(*erase, "--confirm", "alice", exit_code=1)
+    ecolink("accounts", "suspend", "alice", "--reason", "request")
+    assert "Nothing was erased" in ecolink(*erase, "--confirm", "bob", exit_code=1)
+    assert "2 rows and 0 files" in ecolink(*erase, "--confirm", "alice")
+    listed = ecolink("accounts", "list")
+    assert "alice" not in listed
+    assert "erased" in listed
+    assert "Unknown account" in ecolink(*erase, "--confirm", "alice", exit_code=1)
+    again = ecolink("accounts", "erase", account_id, "--confirm", account_id)
+    assert "0 rows and 0 files" in again
+    with connect(settings) as connection:
+        assert connection.execute("SELECT 1 FROM key_names").fetchall() == []
+    ecolink("accounts", "create", "alice")
+
+
 def test_a_read_model_that_differs_is_rebuilt(settings: Settings) -> None:
     ecolink("accounts", "create", "alice")
     ecolink("accounts", "create", "bob")

@@ -207,3 +207,24 @@ def test_an_auditor_reads_accounts_and_changes_nothing(
     for action in ("credits", "top-ups"):
         assert 'role="alert"' in sent(auditor, f"{path}/{action}", amount="5", reference="x")
     assert "$20.00" in shown(auditor, path)
+
+
+def test_a_suspended_account_is_erased_after_its_name_is_entered(
+    operator: Browser, platform: Platform, ada: Person
+) -> None:
+    path = f"/ops/accounts/{ada.account_id}"
+    assert 'id="erase"' not in shown(operator, path)
+    assert "Suspend it first" in sent(operator, f"{path}/erase", name="ada")
+    platform.suspend(ada)
+    platform.project()
+    assert "Refund it" in shown(operator, path)
+    refused = html.unescape(sent(operator, f"{path}/erase", name="Ada"))
+    assert "'Ada' is not the account's name" in refused
+    page = sent(operator, f"{path}/erase", name=" ada ")
+    assert "The account is erased" in page
+    assert 'data-note="erased"' in page
+    for gone in ('id="erase"', 'id="reinstate"', 'id="suspend"', 'id="new-key"'):
+        assert gone not in page
+    assert "revoked" in row(page, "data-key")
+    assert platform.topics()[-2:] == ["ApiKeyRevoked", "AccountErased"]
+    assert "permanent" in sent(operator, f"{path}/reinstate")

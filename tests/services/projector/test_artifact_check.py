@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+from domain.billing.account import Account
+from domain.billing.suspension import SuspensionReason
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
@@ -131,3 +133,16 @@ def test_all_revisions_of_a_base_model_are_compared(stored: Stored, tmp_path: Pa
         stored.platform.log.commit(base)
     (difference,) = stored.check().differences
     assert refs[1] in difference.text
+
+
+def test_the_deleted_files_of_an_erased_account_are_no_difference(stored: Stored) -> None:
+    account_id = stored.dataset.account_id
+    for ref in stored.artifacts.list(""):
+        stored.artifacts.delete(ref)
+    assert len(stored.check().differences) == 3
+    with because(stored.platform.cause):
+        stored.platform.ecolink.suspend(account_id, SuspensionReason.REQUEST)
+        account = stored.platform.log.load(Account, account_id)
+        account.erase()
+        stored.platform.log.commit(account)
+    assert stored.check().differences == []
