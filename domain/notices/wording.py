@@ -27,10 +27,6 @@ PAUSES: dict[str, tuple[str, str]] = {
         "A budget of your account or of an API key is used up.",
         "Raise the budget or wait for its next period, then resume the job",
     ),
-    PauseReason.SUSPENDED: (
-        "Your operator suspended the account.",
-        "Ask your operator to reinstate it, then resume the job",
-    ),
     PauseReason.CAPACITY: (
         "The region no longer has enough GPUs.",
         "Resume the job in another region or on other GPUs",
