@@ -23,21 +23,38 @@ class CardReturns:
 
         EcoLink takes the amount from the balance first, so that no job can spend it meanwhile.
         Raise NotFound, Invalid, InsufficientBalance or CommandReused; RefundRefused if the provider
-        refuses the refund; and ProviderUnavailable if it does not respond. Then billing repeats
-        the refund.
+        refuses the refund, now or before; and ProviderUnavailable if it does not respond. Then
+        billing repeats the refund.
         """
         return_id = str(uuid5(self.returning.load(reference).id, f"refund:{purpose}"))
-        self.returning.request_refund(account_id, reference, return_id, amount_micros)
+        asked = self.returning.request_refund(account_id, reference, return_id, amount_micros)
+        if asked.returns[return_id].status is ReturnStatus.REVERSED:
+            raise RefundRefused(
+                f"The refund with the reference {purpose!r} failed before, and the balance has the "
+                "amount again. To refund the payment, use another reference."
+            )
         return self.send_refund(reference, return_id)
 
     def send_refund(self, reference: str, return_id: str) -> Payment:
-        """Make a requested refund at the provider. Raise RefundRefused or ProviderUnavailable."""
+        """Make a requested refund at the provider, unless the provider has it already.
+
+        Stripe forgets idempotency keys after a day, so the key alone does not prevent a second
+        refund. Raise RefundRefused or ProviderUnavailable.
+        """
         payment = self.returning.load(reference)
         asked = payment.returns[return_id]
         if asked.status is not ReturnStatus.REQUESTED:
             return payment
+        provider = self.payments.provider
         try:
-            self.payments.provider.refund(reference, return_id, asked.amount_micros)
+            made = [each for each in provider.refunds(reference) if each.return_id == return_id]
+            if not made:
+                provider.refund(reference, return_id, asked.amount_micros)
+            elif made[0].failed:
+                raise RefundRefused(
+                    "The customer's bank did not accept the refund. The balance has the amount "
+                    "again. Check the payment in Stripe's dashboard."
+                )
         except RefundRefused:
             self.returning.fail_refund(reference, return_id)
             raise

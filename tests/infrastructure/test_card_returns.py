@@ -148,8 +148,9 @@ def test_a_refund_that_stripe_refuses_is_restored(
     assert not audit(till.settings).differences
 
 
-def test_a_refund_without_an_answer_is_repeated_and_made_once(
-    till: Till, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_refund_without_an_answer_is_made_once_also_after_its_key_expired(
+    till: Till, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
     reference, provider = till.paid(25), type(till.returns.payments.provider)
     make = provider.refund
@@ -163,6 +164,8 @@ def test_a_refund_without_an_answer_is_repeated_and_made_once(
         till.refund(reference, 10)
     assert (till.balance, till.status(reference)) == (15, [ReturnStatus.REQUESTED])
     monkeypatch.undo()
+    if expired:
+        till.stripe.forget_keys()
     till.platform.project()
     with connect(till.settings) as connection:
         (row,) = open_returns(connection, NOW.replace(year=2100))
@@ -171,6 +174,45 @@ def test_a_refund_without_an_answer_is_repeated_and_made_once(
     assert till.status(reference) == [ReturnStatus.RETURNED]
     assert len(till.stripe.refunds(reference)) == 1
     assert till.books == {"cash": -15, "customer": 15}
+
+
+def test_a_refund_without_an_answer_that_failed_at_the_bank_is_restored(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, provider = till.paid(25), type(till.returns.payments.provider)
+    make = provider.refund
+
+    def lose_the_answer(*asked: object) -> None:
+        make(*asked)  # type: ignore[arg-type]
+        raise ProviderUnavailable
+
+    monkeypatch.setattr(provider, "refund", lose_the_answer)
+    with pytest.raises(ProviderUnavailable):
+        till.refund(reference, 10)
+    monkeypatch.undo()
+    till.stripe.fail_refund(till.stripe.refunds(reference)[0]["id"])
+    with pytest.raises(RefundRefused):
+        till.refund(reference, 10)
+    assert (till.balance, till.status(reference)) == (25, [ReturnStatus.REVERSED])
+
+
+def test_a_refund_that_was_refused_is_refused_again(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = till.paid(25)
+
+    def refuse(*_: object) -> None:
+        raise RefundRefused("no")
+
+    monkeypatch.setattr(type(till.returns.payments.provider), "refund", refuse)
+    for _ in range(2):
+        with pytest.raises(RefundRefused):
+            till.refund(reference, 10)
+    monkeypatch.undo()
+    with pytest.raises(RefundRefused, match="another reference"):
+        till.refund(reference, 10)
+    till.refund(reference, 10, "ticket 2")
+    assert till.balance == 15
 
 
 def test_a_refund_in_the_dashboard_is_recorded_and_can_fail_later(till: Till) -> None:

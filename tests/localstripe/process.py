@@ -65,6 +65,10 @@ class LocalStripe:
         """Decide a dispute: `won` (by EcoLink) or `lost`."""
         return self._post(f"/_config/disputes/{dispute}/close", {"status": status})
 
+    def forget_keys(self) -> None:
+        """Forget all idempotency keys, as Stripe does after a day."""
+        self._post("/_config/keys/forget", {})
+
     def count(self, kind: str) -> int:
         """Return the number of objects of a type."""
         return httpx.get(f"{self.url}/_config/counts").json().get(kind, 0)

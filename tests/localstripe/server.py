@@ -208,6 +208,12 @@ async def _idempotent(request: web.Request, handler: Any) -> web.StreamResponse:
     return answer
 
 
+async def _forget_keys(_: web.Request) -> web.Response:
+    """Forget all idempotency keys, as Stripe does after a day."""
+    _answers.clear()
+    return web.Response(status=204)
+
+
 async def _show_requests(request: web.Request) -> web.Response:
     """Return the number of objects by type, for tests that count them."""
     counts: dict[str, int] = {}
@@ -226,6 +232,7 @@ app.router.add_get("/v1/disputes/{id}", _show_dispute)
 app.router.add_post("/_config/disputes", _create_dispute)
 app.router.add_post("/_config/disputes/{id}/close", _close_dispute)
 app.router.add_post("/_config/refunds/{id}/fail", _fail_refund)
+app.router.add_post("/_config/keys/forget", _forget_keys)
 app.router.add_get("/_config/counts", _show_requests)
 
 
