@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from domain.audit.approved_rates import (
     ApprovedJob,
@@ -122,7 +122,9 @@ class Invoice(Value):
     paid_in: tuple[PaidIn, ...]
     lines: tuple[Line, ...]
     top_ups_micros: int
-    refunds_micros: int  # negative, unless more was restored
+    # Negative, unless more was restored. A file without refunds omits it, as files made before
+    # refunds existed do, because the signature covers the bytes.
+    refunds_micros: int = Field(default=0, exclude_if=lambda micros: micros == 0)
     credits_micros: int
     charges_micros: int
     lost_work_micros: int

@@ -50,6 +50,10 @@ def test_an_untouched_invoice_is_proven(content: bytes) -> None:
     assert verified.events > 20
 
 
+def test_a_file_without_refunds_is_like_one_from_before_refunds_existed(content: bytes) -> None:
+    assert b"refunds_micros" not in content
+
+
 def test_a_changed_byte_fails(content: bytes) -> None:
     chance = Random(1)
     for _ in range(FLIPS):
