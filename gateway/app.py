@@ -52,7 +52,10 @@ With Python's default of 5 ms, each send to a client can wait that long for a th
 view.
 """
 
-UNTRACED = ("/healthz", f"{assets.router.prefix}/", f"{page_errors.SIGN_IN}/")
+SECRET_BELOW = (f"{page_errors.SIGN_IN}/", *notices.LINKS)
+"""Prefixes of paths whose rest is secret. It is neither logged nor traced."""
+
+UNTRACED = ("/healthz", f"{assets.router.prefix}/", *SECRET_BELOW)
 """Prefixes of the paths of requests without a span."""
 
 MESSAGE_BYTES = 16 * 1024
@@ -75,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": False,
             "operation_spans": False,
             "auto_configure": False,
-            "exclude": _is_untraced,
+            "exclude": is_untraced,
         },
     )
     native = dict.fromkeys(("/api", "/healthz", "/payments"), answer)
@@ -89,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         Requests,
         errors=errors,
         streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
-        secret_below=(f"{page_errors.SIGN_IN}/", *notices.LINKS),
+        secret_below=SECRET_BELOW,
     )
     assets.assets()  # fail at startup if an asset is missing
     app.include_router(routes.native)
@@ -104,10 +107,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _is_untraced(scope: Scope) -> bool:
+def is_untraced(scope: Scope) -> bool:
     """Return True for connections without a span.
 
-    A span has the path and the query of the request. The path of a sign-in link is a secret.
+    A span has the path and the query of the request. The path of a link in a mail or for signing
+    in is secret.
     """
     return scope["type"] != "http" or scope["path"].startswith(UNTRACED)
 

@@ -1,16 +1,23 @@
-"""Rejected request contents: text that the database cannot store, and impossible dates."""
+"""Rejected request contents: text that the database cannot store, and impossible dates.
+
+Secrets of links that are kept out of logs and traces.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
+from gateway.app import is_untraced
+from gateway.http.permissions import declared_routes
 from tests.builders.platform import Platform
 
 NUL = "a\x00b"
+SECRET = "eco-secret"
 
 WITH_NUL: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GET", "/api/models/a%00b/files", {}),
@@ -97,3 +104,19 @@ def test_a_statement_of_any_days_is_answered(client: TestClient, platform: Platf
             url = f"/api/statements/{path}"
             answer = client.get(url, params=days, headers=person.headers)
             assert answer.status_code == status, (path, days, answer.text)
+
+
+def test_the_secret_of_a_link_is_neither_logged_nor_traced(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(client.app, FastAPI)
+    links = {route.path for route in declared_routes(client.app) if "{token}" in route.path}
+    assert {"/sign-in/{token}", "/notices/confirm/{token}"} <= links
+    with caplog.at_level("INFO", "gateway"):
+        for link in links:
+            path = link.replace("{token}", SECRET)
+            assert is_untraced({"type": "http", "path": path}), link
+            client.get(path)
+    logged = "\n".join(each.getMessage() for each in caplog.records if each.name == "gateway")
+    assert all(link.replace("{token}", "…") in logged for link in links)
+    assert SECRET not in logged
