@@ -41,12 +41,18 @@ class Difference:
     after: str
 
 
-def differences(form: CatalogForm, before: Catalog, after: Catalog) -> list[Difference]:
-    """Return the fields of the form's entry that differ between two catalogs."""
+def differences(
+    form: CatalogForm, before: Catalog, after: Catalog, offered: int
+) -> list[Difference]:
+    """Return the fields of the form's entry that differ between two catalogs.
+
+    `offered` is the number of GPUs in the pool of a form that changes a capacity.
+    """
     if form.kind is Kind.CAPACITY:
-        old = before.regions[form.name].capacity.get(form.gpu_type, 0)
+        old = before.regions[form.name].capacity.get(form.gpu_type)
         new = after.regions[form.name].capacity[form.gpu_type]
-        return [Difference("capacity", "GPUs", f"{old:,}", f"{new:,}")] if old != new else []
+        text = f"{old:,}" if old is not None else undeclared(offered)
+        return [Difference("capacity", "GPUs", text, f"{new:,}")] if old != new else []
     known, changed = (_entries(form.kind, each).get(form.name) for each in (before, after))
     if changed is None:
         return [Difference("entry", "Catalog", "has the entry", "does not have the entry")]
@@ -56,6 +62,14 @@ def differences(form: CatalogForm, before: Catalog, after: Catalog) -> list[Diff
         for name, label in LABELS.items()
         if name in new and old.get(name) != new[name]
     ]
+
+
+def undeclared(offered: int) -> str:
+    """Return the text for a capacity that the catalog does not declare.
+
+    `offered` is the number of GPUs in the pool, which are all those of the machine.
+    """
+    return f"not declared: all GPUs of the machine, now {offered:,}" if offered else "not declared"
 
 
 def _entries(kind: Kind, catalog: Catalog) -> Mapping[str, Offer]:

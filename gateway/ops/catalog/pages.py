@@ -7,14 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import Region
 from domain.core.errors import NotFound
 from domain.use_cases.catalog import Cataloging, imported_base
-from gateway.backend import BackendOf
+from gateway.backend import Backend, BackendOf
 from gateway.http.permissions import MayReadAll, OperatorDeploys
+from gateway.ops.catalog.differences import undeclared
 from gateway.ops.catalog.form import CatalogForm
 from gateway.ops.catalog.preview import preview, save
 from gateway.ops.catalog.usage import catalog_usage
 from gateway.web.rendering import fragment, page
+from projections.gpu_pools import capacities
 
 PATH = "/ops/catalog"
 
@@ -60,7 +64,11 @@ def show_region(
     catalog = Cataloging(backend.log).catalog
     entry = None if name is None else catalog.regions.get(name)
     _require(name, entry, "region")
-    shown = {"version": catalog.version, "entry": entry, "gpu_types": catalog.gpu_types}
+    shown = {
+        "version": catalog.version,
+        "entry": entry,
+        "capacities": _capacities(backend, catalog, entry) if entry else {},
+    }
     return page(request, backend, caller, "ops/region_page.html", **shown)
 
 
@@ -87,6 +95,18 @@ def save_change(caller: OperatorDeploys, backend: BackendOf, form: FormOf) -> Re
     if isinstance(saved, int):
         return Response(headers={"hx-redirect": f"{PATH}?saved={saved}"})
     return fragment("ops/catalog_preview.html", preview=saved)
+
+
+def _capacities(backend: Backend, catalog: Catalog, region: Region) -> dict[str, str]:
+    """Return the text of the declared capacity of each GPU type, by name."""
+    with backend.pool.connection() as connection:
+        offered = capacities(connection)
+    return {
+        name: f"now {region.capacity[name]:,}"
+        if name in region.capacity
+        else undeclared(offered.get((region.name, name), 0))
+        for name in sorted(catalog.gpu_types)
+    }
 
 
 def _require(name: str | None, entry: object, noun: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from domain.capacity.availability import PoolLoad
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import because
 from domain.core.errors import VersionConflict
@@ -49,7 +50,9 @@ def preview(backend: Backend, caller: Caller, form: CatalogForm) -> Preview:
     before = cataloging.catalog
     with because(caller.cause(backend)):
         after = cataloging.preview(form.change(backend.log))
-    changed = differences(form, before, after)
+    loads = {(each.region, each.gpu_type): each for each in pool_loads(backend)}
+    load = loads.get((form.name, form.gpu_type))
+    changed = differences(form, before, after, load.capacity if load else 0)
     accounts = _accounts(backend, form)
     return Preview(
         form=form,
@@ -57,7 +60,7 @@ def preview(backend: Backend, caller: Caller, form: CatalogForm) -> Preview:
         version=before.version,
         stale=form.version != before.version,
         differences=changed,
-        effects=_effects(backend, form, changed, accounts) if changed else [],
+        effects=_effects(backend, form, changed, accounts, load) if changed else [],
         accounts=accounts if changed else [],
     )
 
@@ -95,6 +98,7 @@ def _effects(
     form: CatalogForm,
     changed: list[Difference],
     accounts: list[AffectedAccount],
+    load: PoolLoad | None,
 ) -> list[Effect]:
     every = [each.jobs for each in accounts]
     jobs = Jobs(
@@ -103,9 +107,7 @@ def _effects(
         sum(each.paused for each in every),
     )
     if form.kind is Kind.CAPACITY and form.count is not None:
-        place = (form.name, form.gpu_type)
-        loads = {(each.region, each.gpu_type): each for each in pool_loads(backend)}
-        return effects_of_capacity(loads.get(place), form.count, jobs)
+        return effects_of_capacity(load, form.count, jobs)
     with backend.pool.connection() as connection:
         return effects_of_entry(connection, form, {each.field for each in changed}, jobs)
 

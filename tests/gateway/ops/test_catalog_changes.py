@@ -143,6 +143,22 @@ def test_a_lower_capacity_names_the_jobs_that_it_pauses(editor: Editor, ada: Own
     assert editor.catalog.regions["local"].capacity["cpu"] == 0
 
 
+def test_an_undeclared_capacity_is_all_gpus_of_the_machine_and_can_become_zero(
+    editor: Editor,
+) -> None:
+    editor.platform.open_pool("h100", 8)
+    editor.platform.project()
+    page = shown(editor.browser, "/ops/catalog/regions/local")
+    assert "h100 (not declared: all GPUs of the machine, now 8)" in page
+    assert "l4 (not declared)" in page
+    preview = editor.preview("capacity", "local", gpu_type="h100", count="0")
+    difference = row(preview, 'data-difference="capacity"')
+    assert difference == "GPUs not declared: all GPUs of the machine, now 8 0"
+    editor.confirm(preview)
+    assert editor.catalog.regions["local"].capacity["h100"] == 0
+    assert "h100 (now 0)" in shown(editor.browser, "/ops/catalog/regions/local")
+
+
 def test_a_region_is_added_renamed_and_withdrawn(editor: Editor) -> None:
     editor.confirm(editor.preview("region", "oslo", title="Oslo"))
     editor.confirm(editor.preview("capacity", "oslo", gpu_type="l4", count="4"))
