@@ -42,11 +42,13 @@ from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
 from infrastructure import notices
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
+from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import SystemClock
 from infrastructure.leads import leads
 from infrastructure.notices import MailResult, Outcome
+from infrastructure.personal_data import delete_personal_data
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log, open_pool
 from infrastructure.stripe_provider import stripe_provider
@@ -511,3 +513,28 @@ def card_returns(log: EventLog, settings: Settings) -> CardReturns:
     provider = stripe_provider(settings)
     assert provider is not None
     return CardReturns(Returning(log), CardPayments(Paying(log), provider))
+
+
+def test_the_scheduler_erases_personal_data_that_it_cannot_read(settings: Settings) -> None:
+    account_id, endpoint_id = uuid4(), uuid4()
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        owner.execute("INSERT INTO profiles VALUES (%s, 'ada')", [account_id])
+        owner.execute(
+            "INSERT INTO webhook_endpoints (id, account_id, url, description, event_types, "
+            "enabled, created_at, after_position) "
+            "VALUES (%s, %s, 'https://a.example', '', '{}', true, now(), 0)",
+            [endpoint_id, account_id],
+        )
+        owner.execute(
+            "INSERT INTO webhook_secrets VALUES (gen_random_uuid(), %s, 'whsec_1', now())",
+            [endpoint_id],
+        )
+        with logged_in(settings, "scheduler") as connection:
+            refused(connection, "SELECT name FROM profiles")
+            refused(connection, "SELECT url FROM webhook_endpoints")
+            connection.row_factory = dict_row  # type: ignore[assignment]
+            artifacts = Artifacts(settings.artifacts)
+            deleted = delete_personal_data(connection, artifacts, account_id)  # type: ignore[arg-type]
+        assert deleted == (2, 0)
+        assert owner.execute("SELECT 1 FROM webhook_secrets").fetchall() == []
