@@ -6,9 +6,11 @@ from one that the server may have taken.
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email import policy
 from email.message import EmailMessage
@@ -22,6 +24,18 @@ TIMEOUT_SECONDS = 10.0
 MAX_ERROR = 300
 PERMANENT = 500
 """Responses from this code on are permanent failures (RFC 5321, 4.2.1)."""
+
+STATUS = re.compile(r"5\.\d{1,3}\.\d{1,3}(?!\S)")
+"""The status code at the start of a permanent failure's text (RFC 3463)."""
+
+NO_SUCH_ADDRESS = {"5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.2.1"}
+"""Status codes of a recipient's address that does not exist or accepts no mail.
+
+Other codes, such as 5.1.8 and 5.7.1, are about the sender or a policy.
+"""
+
+NO_MAILBOX = (550, 553)
+"""Responses without a status code that refuse an address (RFC 5321, 4.2.2)."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,11 @@ def send(server: MailServer, mail: EmailMessage) -> MailResult:
         begun = True
 
     try:
-        with _connected(server) as smtp:
+        smtp = _connected(server)
+        try:
             _transfer(smtp, server.sender, mail, begin)
+        finally:
+            _leave(smtp)
     except _Unsent as error:
         return MailResult(error.outcome, str(error))
     except (OSError, smtplib.SMTPException) as error:
@@ -114,7 +131,7 @@ def _transfer(
         raise _Unsent(Outcome.POSTPONED, "The mail server refused the sender", code, reply)
     code, reply = smtp.rcpt(str(mail["To"]))
     if code not in (250, 251):
-        outcome = Outcome.REFUSED if code >= PERMANENT else Outcome.POSTPONED
+        outcome = Outcome.REFUSED if _refuses_address(code, reply) else Outcome.POSTPONED
         raise _Unsent(outcome, "The mail server refused the address", code, reply)
     begin()
     try:
@@ -124,6 +141,25 @@ def _transfer(
     if code != 250:
         outcome = Outcome.FAILED if code >= PERMANENT else Outcome.POSTPONED
         raise _Unsent(outcome, "The mail server refused the mail", code, reply)
+
+
+def _refuses_address(code: int, reply: bytes) -> bool:
+    """Return True if a response to a recipient is about the address itself.
+
+    Servers also respond here to a wrong sender, a missing login or a relay that is not permitted.
+    The operator can correct these. They would otherwise cost every account its confirmed address.
+    """
+    text = reply.decode(errors="replace")
+    if (status := STATUS.match(text)) is not None:
+        return code >= PERMANENT and status[0] in NO_SUCH_ADDRESS
+    return code in NO_MAILBOX and "relay" not in text.lower()
+
+
+def _leave(smtp: smtplib.SMTP) -> None:
+    """Close the connection. The response to QUIT changes nothing, because the mail is decided."""
+    with suppress(OSError, smtplib.SMTPException):
+        smtp.quit()
+    smtp.close()
 
 
 def _unavailable(error: OSError | smtplib.SMTPException) -> str:

@@ -56,6 +56,18 @@ def test_a_mail_arrives_unchanged(server: MailServer) -> None:
         ("MAIL", "550 unknown sender", Outcome.POSTPONED),
         ("RCPT", "450 try later", Outcome.POSTPONED),
         ("RCPT", "550 no such user", Outcome.REFUSED),
+        ("RCPT", "553 no such user", Outcome.REFUSED),
+        ("RCPT", "550 5.1.1 no such user", Outcome.REFUSED),
+        ("RCPT", "550 5.2.1 mailbox disabled", Outcome.REFUSED),
+        ("RCPT", "554 5.1.1 unknown in relay recipient table", Outcome.REFUSED),
+        ("RCPT", "550 5.1.10 the domain accepts no mail", Outcome.REFUSED),
+        ("RCPT", "550 5.7.1 relaying denied", Outcome.POSTPONED),
+        ("RCPT", "550 Relay not permitted", Outcome.POSTPONED),
+        ("RCPT", "550 5.1.0 sender address rejected", Outcome.POSTPONED),
+        ("RCPT", "553 5.1.8 domain of the sender not found", Outcome.POSTPONED),
+        ("RCPT", "552 5.2.2 mailbox full", Outcome.POSTPONED),
+        ("RCPT", "530 log in first", Outcome.POSTPONED),
+        ("RCPT", "554 policy", Outcome.POSTPONED),
         ("DATA", "451 try later", Outcome.POSTPONED),
         ("DATA", "554 no", Outcome.FAILED),
         (".", "452 disk full", Outcome.POSTPONED),
@@ -63,6 +75,7 @@ def test_a_mail_arrives_unchanged(server: MailServer) -> None:
         (".", DROP, Outcome.FAILED),
         ("RCPT", DROP, Outcome.POSTPONED),
         ("QUIT", DROP, Outcome.SENT),
+        ("QUIT", "500 unknown command", Outcome.SENT),
     ],
 )
 def test_a_response_decides_whether_the_mail_is_sent_again(
@@ -74,6 +87,11 @@ def test_a_response_decides_whether_the_mail_is_sent_again(
     if outcome is not Outcome.SENT:
         assert result.error is not None
         assert response in result.error or response == DROP
+
+
+def test_a_refusal_counts_whatever_the_server_says_to_quit(server: MailServer) -> None:
+    server.responses |= {"RCPT": "550 no such user", "QUIT": "500 unknown command"}
+    assert send(plain(server), mail()).outcome is Outcome.REFUSED
 
 
 def test_a_server_that_is_away_gets_the_mail_later() -> None:
