@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from domain.access.role import Role
 from gateway.http.errors import RateLimited
 from gateway.http.lockout import Lockout, network_of
 from gateway.http.quotas import Buckets, duration
@@ -105,6 +106,23 @@ def test_making_and_revoking_keys_is_limited(
                 said.append(client.post(path, headers=person.headers).status_code)
         assert said == [201, 200, 201, 200, 429]
     assert sum("ApiKeyIssued" in each for each in platform.topics()) == 3
+
+
+def test_an_operator_can_revoke_the_keys_of_a_thief_who_used_up_the_limit(
+    settings: Settings, platform: Platform, person: Person
+) -> None:
+    operator = platform.person(Role.OPERATOR)
+    keys = f"/api/accounts/{person.account_id}/keys"
+    with limited(settings, key_changes=2) as client:
+        said = [client.post("/api/keys", headers=person.headers).status_code for _ in range(3)]
+        assert said == [201, 201, 429]
+        made = [client.post(keys, headers=operator.headers).status_code for _ in range(3)]
+        assert made == [201, 201, 429]
+        listed = client.get(keys, headers=operator.headers).json()["data"]
+        for key in listed:
+            revoked = client.post(f"{keys}/{key['id']}/revoke", headers=operator.headers)
+            assert revoked.status_code == 200
+    assert len(listed) == 5
 
 
 def test_a_refused_key_names_the_quota(settings: Settings, person: Person) -> None:
