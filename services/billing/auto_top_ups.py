@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
@@ -17,6 +18,9 @@ from projections.auto_top_ups import accounts_to_top_up
 
 TOP_UP_SECONDS = 2.0
 """Real seconds between two searches. A lease lasts minutes, so running jobs go on meanwhile."""
+
+PASS_SECONDS = 60.0
+"""Real seconds after which a pass starts no further charge. The next pass goes on."""
 
 
 class AutoTopUps:
@@ -34,13 +38,28 @@ class AutoTopUps:
         """Charge the cards of all accounts that are due. Return the number of started charges.
 
         A failure affects only one account. If the provider does not respond, the payment is
-        pending, and the reconciliation asks again.
+        pending, the reconciliation asks again, and the pass ends.
         """
         with self._pool.connection() as connection:
             accounts = accounts_to_top_up(connection)
-        return sum(self._try(account_id) for account_id in accounts)
+        end, started = time.monotonic() + PASS_SECONDS, 0
+        for account_id in accounts:
+            try:
+                started += self._try(account_id)
+            except ProviderUnavailable:
+                self._logger.warning(
+                    "cannot charge the card of account %s now; retrying", account_id
+                )
+                return started + 1
+            if time.monotonic() >= end:
+                break
+        return started
 
     def _try(self, account_id: UUID) -> bool:
+        """Charge the card of an account that is due. Return True if a charge started.
+
+        Raise ProviderUnavailable.
+        """
         try:
             with because(Cause("service:billing", f"auto-top-up:{uuid4()}", self._clock.now())):
                 payment = self._payments.auto.start_due(account_id)
@@ -48,8 +67,7 @@ class AutoTopUps:
                     return False
                 ended = self._payments.settle(payment.id)
         except ProviderUnavailable:
-            self._logger.warning("cannot charge the card of account %s now; retrying", account_id)
-            return True
+            raise
         except VersionConflict:
             return False
         except Exception:

@@ -7,6 +7,7 @@ customer's payment and the event. Then the provider's state decides, and the pay
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +41,14 @@ CHECKOUT_TIME = timedelta(days=1)
 """Life of a checkout page at the provider. A payment that never got one ends after this time."""
 
 
+PASS_SECONDS = 60.0
+"""Real seconds after which a pass asks no further question. The next pass goes on.
+
+One question takes up to a minute if the provider is slow, and a step of a process must end within
+`step_seconds`.
+"""
+
+
 class Reconciliation:
     """Asks the provider about payments, refunds and disputes that stay open."""
 
@@ -60,7 +69,7 @@ class Reconciliation:
     def reconcile(self) -> int:
         """Compare what is open and due. Return the number of objects that were asked about.
 
-        A failure affects only one of them.
+        A failure affects only one of them. If the provider does not respond, the pass ends.
         """
         now = self._clock.now()
         with self._pool.connection() as connection:
@@ -77,22 +86,28 @@ class Reconciliation:
         waiting = self._pauses.waiting(now)
         for ended in {*self._pauses.due(now)} - steps.keys():
             self._pauses.reset(ended)
-        asked = [(key, step) for key, step in steps.items() if key not in waiting]
-        for key, step in asked:
+        due = [(key, step) for key, step in steps.items() if key not in waiting]
+        end, asked = time.monotonic() + PASS_SECONDS, 0
+        for key, step in due:
             self._pauses.postpone(key, now)
-            self._try(key, step, now)
-        return len(asked)
+            asked += 1
+            if not self._try(key, step, now) or time.monotonic() >= end:
+                break
+        return asked
 
-    def _try(self, key: Hashable, step: Callable[[], object], now: datetime) -> None:
+    def _try(self, key: Hashable, step: Callable[[], object], now: datetime) -> bool:
+        """Ask about an object. Return False if the provider does not respond."""
         try:
             with because(Cause("service:billing", f"reconcile:{uuid4()}", now)):
                 step()
         except ProviderUnavailable:
             self._logger.warning("cannot ask about %s now; retrying", key)
+            return False
         except RefundRefused as error:
             self._logger.warning("the refund %s failed: %s", key, error)
         except Exception:
             self._logger.exception("reconciling %s failed; retrying", key)
+        return True
 
     def _settle_payment(self, payment_id: UUID, started_at: datetime, now: datetime) -> None:
         payments = self._returns.payments

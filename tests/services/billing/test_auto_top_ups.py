@@ -181,6 +181,22 @@ def test_a_charge_without_an_answer_is_made_once(
     assert purse.stripe.count("payment_intent") == made + 1
 
 
+def test_a_pass_ends_when_stripe_does_not_respond(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = purse.person
+    purse.save_card()
+    purse.person = purse.platform.person()
+    purse.save_card()
+    monkeypatch.setattr(type(purse.payments.provider), "charge", _not_responding)
+    assert [purse.run(), purse.run(), purse.run()] == [1, 1, 0]
+    monkeypatch.undo()
+    purse.reconcile()
+    assert purse.balance == 30
+    purse.person = first
+    assert purse.balance == 30
+
+
 @pytest.mark.parametrize(("received", "balance"), [(True, 30), (False, 5)])
 def test_after_a_long_outage_a_charge_is_looked_up_and_not_repeated(
     purse: Purse, monkeypatch: pytest.MonkeyPatch, received: bool, balance: int
@@ -212,3 +228,7 @@ def test_neither_a_suspended_account_nor_a_removed_card_is_charged(purse: Purse)
         purse.payments.auto.remove_card(purse.person.account_id)
     assert purse.run() == 0
     assert purse.balance == 5
+
+
+def _not_responding(*_: object) -> None:
+    raise ProviderUnavailable

@@ -21,7 +21,7 @@ from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from infrastructure.stripe_provider import stripe_provider
+from infrastructure.stripe_provider import ProviderUnavailable, stripe_provider
 from services.billing.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform
@@ -186,6 +186,33 @@ def test_stripe_is_asked_again_when_it_was_unreachable(
     shop.reconciliation = working
     assert shop.reconcile() == 1
     assert shop.balance_micros == 25 * DOLLAR
+
+
+def test_a_pass_ends_when_stripe_does_not_respond(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, asked = type(shop.payments.provider), list[UUID]()
+    payments = {shop.start().id for _ in range(3)}
+
+    def hang(_: object, payment: CardPayment) -> None:
+        asked.append(payment.id)
+        raise ProviderUnavailable
+
+    monkeypatch.setattr(provider, "checkout", hang)
+    assert [shop.reconcile(timedelta(0)) for _ in range(2)] == [0, 0]
+    assert [shop.reconcile(), shop.reconcile(timedelta(0))] == [1, 1]
+    assert len({*asked} & payments) == len(asked) == 2
+
+
+def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payments = [shop.start() for _ in range(2)]
+    for payment in payments:
+        shop.stripe.pay(checkout_of(payment))
+    monkeypatch.setattr("services.billing.reconciliation.PASS_SECONDS", 0.0)
+    assert [shop.reconcile(), shop.balance_micros] == [1, 25 * DOLLAR]
+    assert [shop.reconcile(timedelta(0)), shop.balance_micros] == [1, 50 * DOLLAR]
 
 
 @pytest.mark.full
