@@ -15,19 +15,24 @@ from psycopg.types.json import Jsonb
 from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest, RequestStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, insert, update
+from projections.job_detail import Choice
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_requests (
     job_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
     requested_at timestamptz NOT NULL,
-    status text NOT NULL
+    status text NOT NULL,
+    base_model text NOT NULL,
+    region text,
+    gpu_type text
 );
 CREATE INDEX IF NOT EXISTS job_requests_account ON job_requests (account_id, requested_at);
 CREATE INDEX IF NOT EXISTS job_requests_open ON job_requests (requested_at)
     WHERE status = 'validating_files'
 """
+# region and gpu_type are null if EcoLink chooses them at the approval.
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -41,6 +46,9 @@ def apply(cursor: Cursor, event: Event) -> None:
                 account_id=event.account_id,
                 requested_at=event.timestamp,
                 status=RequestStatus.VALIDATING_FILES,
+                base_model=event.base_model,
+                region=event.region,
+                gpu_type=event.gpu_type,
             )
         case JobRequest.JobRequestApproved():
             _end(cursor, event.job_id, RequestStatus.APPROVED)
@@ -66,6 +74,26 @@ def open_requests(connection: Connection) -> list[UUID]:
         "ORDER BY requested_at, job_id"
     ).fetchall()
     return [row["job_id"] for row in rows]
+
+
+def open_requests_by_account(connection: Connection, choice: Choice) -> list[Row]:
+    """Return the numbers of open requests that can get a choice, by account.
+
+    A row has the account_id, the number of requests with the choice (`requested`), and of those for
+    which EcoLink may choose it (`unplaced`).
+    """
+    return connection.execute(
+        "SELECT account_id, count(*) FILTER (WHERE chosen) AS requested, "
+        "count(*) FILTER (WHERE NOT chosen) AS unplaced FROM (SELECT account_id, "
+        "(%(region)s::text IS NULL OR region IS NOT NULL) "
+        "AND (%(gpu_type)s::text IS NULL OR gpu_type IS NOT NULL) AS chosen "
+        "FROM job_requests WHERE status = 'validating_files' "
+        "AND (%(region)s::text IS NULL OR coalesce(region, %(region)s) = %(region)s) "
+        "AND (%(gpu_type)s::text IS NULL OR coalesce(gpu_type, %(gpu_type)s) = %(gpu_type)s) "
+        "AND (%(base_model)s::text IS NULL OR base_model = %(base_model)s)) AS open "
+        "GROUP BY account_id ORDER BY account_id",
+        vars(choice),
+    ).fetchall()
 
 
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:

@@ -44,8 +44,8 @@ class Cataloging:
             catalog = self.catalog
             if version not in (None, catalog.version):
                 raise VersionConflict(
-                    f"The catalog has version {catalog.version}, not {version}. Another operator "
-                    "changed it. Nothing was saved."
+                    f"The catalog has version {catalog.version}, not {version}. It "
+                    "changed after you read it. Nothing was saved."
                 )
             change(catalog)
             self.log.commit(catalog)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from domain.core.errors import Invalid
 from domain.jobs.job_request import JobRequest
 from infrastructure.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, JOB_TIMELINE
-from projections.job_requests import open_requests, ordered_jobs, requested_at
+from projections.job_detail import Choice
+from projections.job_requests import (
+    open_requests,
+    open_requests_by_account,
+    ordered_jobs,
+    requested_at,
+)
 from projections.job_timeline import timeline_of
 from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
@@ -37,6 +44,30 @@ def test_a_request_is_open_until_it_ends(history: History, fold: Fold) -> None:
     assert requested_at(connection, [FIRST, JOB_ID]) == {FIRST: NOW}
     topics = [row["topic"] for row in timeline_of(connection, SECOND)]
     assert topics == ["JobRequested", "JobRequestRefused"]
+
+
+def test_open_requests_are_counted_by_choice(history: History, fold: Fold) -> None:
+    other = replace(CHOICES, base_model="large", region="oslo")
+    with command():
+        cancelled = request(UUID(int=4))
+        cancelled.cancel()
+        history.log.commit(
+            request(FIRST),
+            request(SECOND),
+            JobRequest.ordered(UUID(int=3), UUID(int=30), other, ORDER),
+            cancelled,
+        )
+    connection = fold(JOB_REQUESTS)
+
+    def counted(choice: Choice) -> dict[UUID, tuple[int, int]]:
+        rows = open_requests_by_account(connection, choice)
+        return {row["account_id"]: (row["requested"], row["unplaced"]) for row in rows}
+
+    assert counted(Choice(gpu_type="cpu")) == {ACCOUNT_ID: (2, 0), UUID(int=30): (1, 0)}
+    assert counted(Choice(region="oslo")) == {ACCOUNT_ID: (0, 2), UUID(int=30): (1, 0)}
+    assert counted(Choice(region="local", gpu_type="cpu")) == {ACCOUNT_ID: (0, 2)}
+    assert counted(Choice(base_model="large")) == {UUID(int=30): (1, 0)}
+    assert counted(Choice(gpu_type="l4")) == {}
 
 
 def test_requests_and_jobs_are_one_list(history: History, fold: Fold) -> None:

@@ -1,19 +1,27 @@
-"""What a change of the catalog means for the jobs and deployments that exist."""
+"""Effects of a change of the catalog on jobs and deployments."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import astuple, dataclass
 
 from domain.capacity.availability import PoolLoad
 from gateway.ops.catalog.differences import ELIGIBLE, PRICE
 from gateway.ops.catalog.form import CatalogForm, Kind
-from infrastructure.store import Connection
-from projections.deployments import adapter_names_on
-from projections.job_requests import open_requests
 
 KEEP, KEEP_PRICE, KEEP_GPUS = "do not change", "keep the approved price", "keep their GPUs"
 NO_GPUS = "pause, because they get no GPUs"
+REFUSED = "are refused"
+ELSEWHERE = "use other GPUs, or are refused if none fit"
+NO_HARDWARE = "if no machine has this hardware"
+
+AFFECTED = {
+    "running": "Running jobs",
+    "queued": "Queued jobs",
+    "paused": "Paused jobs",
+    "requested": "Jobs whose files are not ready",
+    "unplaced": "Jobs whose files are not ready, on any GPUs",
+}
 
 
 @dataclass(frozen=True)
@@ -26,64 +34,146 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """Predicates of sentences about the jobs in each state. Without one, the jobs do not change."""
+
+    running: str = ""
+    queued: str = ""
+    paused: str = ""
+    requested: str = ""
+    unplaced: str = ""
+
+
+@dataclass(frozen=True)
 class Jobs:
     """Unfinished jobs that use an entry."""
 
-    running: int
-    queued: int
-    paused: int
+    running: int = 0
+    queued: int = 0
+    paused: int = 0
+    requested: int = 0
+    """Jobs that use the entry once their files are ready."""
+    unplaced: int = 0
+    """Jobs that EcoLink may place on the entry once their files are ready."""
 
-    def effects(self, running: str, queued: str, paused: str) -> list[Effect]:
-        """Return the effects on the jobs of each state."""
+    def __add__(self, other: Jobs) -> Jobs:
+        return Jobs(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def waiting_for_files(self) -> int:
+        """Number of jobs whose files are not ready."""
+        return self.requested + self.unplaced
+
+    def effects(self, *outcomes: Outcome) -> list[Effect]:
+        """Return the combined effects on the jobs in each state."""
         return [
-            Effect("Running jobs", self.running, running),
-            Effect("Queued jobs", self.queued, queued),
-            Effect("Paused jobs", self.paused, paused),
+            Effect(name, count, _combined(getattr(each, state) for each in outcomes))
+            for state, name in AFFECTED.items()
+            if (count := getattr(self, state)) or state != "unplaced"
         ]
 
 
+NO_JOBS = Jobs()
+
+
+def _combined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts))) or KEEP
+
+
 def effects_of_entry(
-    connection: Connection, form: CatalogForm, changed: Collection[str], jobs: Jobs
+    form: CatalogForm, changed: Collection[str], jobs: Jobs, adapters: int
 ) -> list[Effect]:
-    """Return the effects of a changed or withdrawn entry. `changed` are names of its fields."""
+    """Return the effects of a changed or withdrawn entry.
+
+    `changed` are names of its fields. `adapters` is the number of adapters on a base model.
+    """
     match form.kind:
-        case Kind.GPU_TYPE if PRICE in changed:
-            requests = "get the price that is valid when their files are ready, on any GPU type"
-            return [
-                *jobs.effects(KEEP_PRICE, KEEP_PRICE, "get the new price when they resume"),
-                Effect("Jobs whose files are not ready", len(open_requests(connection)), requests),
-            ]
         case Kind.GPU_TYPE:
-            return jobs.effects(KEEP, KEEP, "get an estimate with the new values when they resume")
+            outcomes = _of_gpu_type(form)
+            return jobs.effects(*(outcomes[each] for each in outcomes if each in changed))
         case Kind.GPU_TYPE_WITHDRAWAL | Kind.REGION_WITHDRAWAL:
-            paused = "cannot resume without this entry"
-            return jobs.effects(f"{KEEP_GPUS} and their price", NO_GPUS, paused)
+            withdrawn = Outcome(
+                running=f"{KEEP_GPUS} and their price",
+                queued=NO_GPUS,
+                paused="cannot resume without this entry",
+                requested=REFUSED,
+                unplaced=ELSEWHERE,
+            )
+            return jobs.effects(withdrawn)
         case Kind.BASE | Kind.BASE_WITHDRAWAL:
-            adapters = len(adapter_names_on(connection, form.name))
-            paused = _resuming(form) if form.kind is not Kind.BASE or ELIGIBLE in changed else KEEP
-            return [
-                *jobs.effects(KEEP, KEEP, paused),
-                Effect("Adapters", adapters, "stay deployed"),
-            ]
+            deployed = Effect("Adapters", adapters, "stay deployed")
+            return [*jobs.effects(_of_base(form, changed)), deployed]
         case _:
-            return jobs.effects(KEEP, KEEP, KEEP)
+            return jobs.effects()
 
 
-def _resuming(form: CatalogForm) -> str:
+def _of_gpu_type(form: CatalogForm) -> dict[str, Outcome]:
+    """Return the outcome of a change of each field that affects jobs."""
+    new = "can use this GPU type with the new values"
+    hardware = Outcome(
+        running=KEEP_GPUS,
+        queued=f"pause {NO_HARDWARE}",
+        paused=f"cannot resume {NO_HARDWARE}",
+        requested=f"{REFUSED} {NO_HARDWARE}",
+        unplaced=new,
+    )
+    estimated = "get an estimate with the new values"
+    memory = "if they do not fit into the new memory"
+    return {
+        PRICE: Outcome(
+            running=KEEP_PRICE,
+            queued=KEEP_PRICE,
+            paused="get the new price when they resume",
+            requested="get the price that is valid when their files are ready",
+            unplaced=new,
+        ),
+        "backing": hardware,
+        "device_names": hardware,
+        "max_per_job": Outcome(
+            paused=f"can resume on at most {_gpus(form.max_per_job or 0)}",
+            requested=f"{REFUSED} if they need more than {_gpus(form.max_per_job or 0)}",
+            unplaced=new,
+        ),
+        "vram_gib": Outcome(
+            paused=f"{estimated} when they resume; cannot resume {memory}",
+            requested=f"{estimated}; {REFUSED} {memory}",
+            unplaced=new,
+        ),
+        "bf16_tflops": Outcome(
+            paused=f"{estimated} when they resume", requested=estimated, unplaced=new
+        ),
+    }
+
+
+def _of_base(form: CatalogForm, changed: Collection[str]) -> Outcome:
+    if form.kind is Kind.BASE and ELIGIBLE not in changed:
+        return Outcome()
     if form.kind is Kind.BASE and form.eligible:
-        return "can resume"
-    return "cannot resume while fine-tuning is not allowed"
+        return Outcome(paused="can resume")
+    return Outcome(paused="cannot resume while fine-tuning is not allowed", requested=REFUSED)
 
 
 def effects_of_capacity(load: PoolLoad | None, count: int, jobs: Jobs) -> list[Effect]:
     """Return the effects of a new number of GPUs. `load` is None if no server has had such GPUs."""
     if count == 0:
-        return jobs.effects(KEEP_GPUS, NO_GPUS, "cannot resume without GPUs")
+        none = Outcome(KEEP_GPUS, NO_GPUS, "cannot resume without GPUs", REFUSED, ELSEWHERE)
+        return jobs.effects(none)
     held = sum(each.count for each in load.running) if load else 0
     stuck = sum(each.count > count for each in load.queue) if load else 0
     queued = "start when GPUs are free"
     if held > count:
-        queued = f"start when the running jobs use fewer than {count:,} GPUs, instead of {held:,}"
-    too_large = f"need more than {count:,} GPUs, and pause"
-    effects = jobs.effects(KEEP_GPUS, queued, f"can resume on at most {count:,} GPUs")
-    return [*effects, Effect("Queued jobs that are too large", stuck, too_large)]
+        queued = f"start when the running jobs use fewer than {_gpus(count)}, instead of {held:,}"
+    too_many = f"need more than {_gpus(count)}"
+    limited = Outcome(
+        running=KEEP_GPUS,
+        queued=queued,
+        paused=f"can resume on at most {_gpus(count)}",
+        requested=f"{REFUSED} if they {too_many}",
+        unplaced=f"use other GPUs if they {too_many}",
+    )
+    large = Effect("Queued jobs that are too large", stuck, f"{too_many}, and pause")
+    return [*jobs.effects(limited), large]
+
+
+def _gpus(count: int) -> str:
+    return f"{count:,} {'GPU' if count == 1 else 'GPUs'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from domain.capacity.availability import PoolLoad
@@ -14,10 +14,12 @@ from gateway.backend import Backend
 from gateway.catalog.availability import pool_loads
 from gateway.http.access import Caller
 from gateway.ops.catalog.differences import Difference, differences
-from gateway.ops.catalog.effects import Effect, Jobs, effects_of_capacity, effects_of_entry
+from gateway.ops.catalog.effects import NO_JOBS, Effect, Jobs, effects_of_capacity, effects_of_entry
 from gateway.ops.catalog.form import CatalogForm, Kind
 from infrastructure.profiles import account_names
+from projections.deployments import adapter_names_on
 from projections.job_detail import Choice, unfinished_by_account
+from projections.job_requests import open_requests_by_account
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ def save(backend: Backend, caller: Caller, form: CatalogForm) -> int | Preview:
 def _accounts(backend: Backend, form: CatalogForm) -> list[AffectedAccount]:
     with backend.pool.connection() as connection:
         rows = unfinished_by_account(connection, _choice(form))
+        requests = open_requests_by_account(connection, _choice(form))
         names = account_names(connection)
+    counts: dict[UUID, dict[str, int]] = {}
+    for row in (*rows, *requests):
+        counts.setdefault(row.pop("account_id"), {}).update(row)
     return [
-        AffectedAccount(
-            row["account_id"],
-            names.get(row["account_id"]),
-            Jobs(row["running"], row["queued"], row["paused"]),
-        )
-        for row in rows
+        AffectedAccount(id, names.get(id), replace(NO_JOBS, **found))
+        for id, found in counts.items()
     ]
 
 
@@ -100,16 +102,12 @@ def _effects(
     accounts: list[AffectedAccount],
     load: PoolLoad | None,
 ) -> list[Effect]:
-    every = [each.jobs for each in accounts]
-    jobs = Jobs(
-        sum(each.running for each in every),
-        sum(each.queued for each in every),
-        sum(each.paused for each in every),
-    )
+    jobs = sum((each.jobs for each in accounts), NO_JOBS)
     if form.kind is Kind.CAPACITY and form.count is not None:
         return effects_of_capacity(load, form.count, jobs)
     with backend.pool.connection() as connection:
-        return effects_of_entry(connection, form, {each.field for each in changed}, jobs)
+        adapters = adapter_names_on(connection, form.name)
+    return effects_of_entry(form, {each.field for each in changed}, jobs, len(adapters))
 
 
 def _choice(form: CatalogForm) -> Choice:

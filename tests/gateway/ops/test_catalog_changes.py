@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,8 +13,13 @@ from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.catalog.catalog import Catalog
+from domain.core.aggregate import because
 from domain.core.identity import CATALOG_ID
+from domain.jobs.choices import Choices
 from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order
 from infrastructure.profiles import add_account_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -69,7 +75,7 @@ def test_a_price_is_previewed_with_the_affected_jobs_and_then_saved(
     preview = editor.preview("gpu-type", "cpu", price="0.75")
     assert row(preview, 'data-difference="micros_per_hour"').endswith("$0.60 $0.75")
     assert row(preview, 'data-effect="Queued jobs"') == "Queued jobs 1 keep the approved price"
-    assert row(preview, f'data-account="{ada.person.account_id}"') == "ada 0 1 0"
+    assert row(preview, f'data-account="{ada.person.account_id}"') == "ada 0 1 0 0"
     assert editor.catalog.version == version
     assert editor.confirm(preview) == f"/ops/catalog?saved={version + 1}"
     assert editor.catalog.gpu_type("cpu").micros_per_hour == 750_000
@@ -77,6 +83,28 @@ def test_a_price_is_previewed_with_the_affected_jobs_and_then_saved(
     assert "data-saved" in page
     assert "$0.75" in row(page, 'data-entry="gpu-types cpu"')
     assert editor.platform.log.load(Job, ada.job_id).rate_micros_per_hour == 600_000
+
+
+def test_jobs_whose_files_are_not_ready_are_affected(editor: Editor, ada: Owner) -> None:
+    person = ada.person
+    choices = Choices(
+        editor.platform.dataset(person, ready=False), BASE_MODEL, "", "cpu", 1, Hyperparameters()
+    )
+    with because(editor.platform.cause):
+        request = JobRequest.ordered(uuid4(), person.account_id, choices, Order())
+        editor.platform.log.commit(request)
+    editor.platform.project()
+    preview = editor.preview("gpu-type", "cpu", price="0.75")
+    affected = "Jobs whose files are not ready"
+    assert row(preview, f'data-effect="{affected}"').startswith(f"{affected} 1 get the price")
+    assert row(preview, f'data-account="{person.account_id}"') == "ada 0 1 0 1"
+    other = editor.preview("gpu-type", "l4", price="0.75")
+    assert row(other, f'data-effect="{affected}"').startswith(f"{affected} 0")
+    preview = editor.preview("capacity", "local", gpu_type="cpu", count="0")
+    assert " 1 use other GPUs" in row(preview, f'data-effect="{affected}, on any GPUs"')
+    editor.confirm(editor.preview("base", BASE_MODEL, eligible="true"))
+    preview = editor.preview("base-withdrawal", BASE_MODEL)
+    assert row(preview, f'data-effect="{affected}"') == f"{affected} 1 are refused"
 
 
 def test_the_event_names_the_key_of_the_operator(editor: Editor) -> None:
@@ -133,7 +161,7 @@ def test_a_form_sent_without_a_change_saves_nothing(editor: Editor) -> None:
 def test_a_lower_capacity_names_the_jobs_that_it_pauses(editor: Editor, ada: Owner) -> None:
     preview = editor.preview("capacity", "local", gpu_type="cpu", count="0")
     assert row(preview, 'data-difference="capacity"') == "GPUs 2 0"
-    assert row(preview, f'data-account="{ada.person.account_id}"') == "ada 0 1 0"
+    assert row(preview, f'data-account="{ada.person.account_id}"') == "ada 0 1 0 0"
     editor.platform.open_pool("cpu", 2)
     ada.train()
     editor.platform.project()
