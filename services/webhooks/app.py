@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -63,6 +64,12 @@ def _deliver(settings: Settings) -> None:
     if (server := MailServer.of(settings)) is not None:
         assert settings.public_url is not None
         letterhead = Letterhead(server.sender, settings.public_url)
-        notices = NoticeQueue(pool, clock, letterhead, partial(send, server))
-        work.append(Dispatcher(notices, MOST).run)
+        work.append(
+            partial(_send_notices, NoticeQueue(pool, clock, letterhead, partial(send, server)))
+        )
     serve(broker, [consumer.durable], work)
+
+
+async def _send_notices(queue: NoticeQueue) -> None:
+    with closing(queue):
+        await Dispatcher(queue, MOST).run()

@@ -63,6 +63,10 @@ class NoticeQueue:
             with self._pool.connection() as connection:
                 end_mail(connection, mail, sent, self._clock.now())
 
+    def close(self) -> None:
+        """End the threads once their attempts have ended. Nothing can be sent afterwards."""
+        self._threads.shutdown(wait=False)
+
     def _attempt(self, due: DueMail) -> Attempted:
         try:
             with self._pool.connection() as connection:
