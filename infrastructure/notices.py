@@ -20,7 +20,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from domain.notices.kind import CHOSEN, NoticeKind, kind_of
-from domain.notices.link import new_signing_key
+from domain.notices.link import LinkSigner, new_signing_key
 from domain.webhooks.message import Data, Message
 from domain.webhooks.retry_schedule import delay_after
 from infrastructure.store import EVENTS_TABLE, Connection
@@ -121,7 +121,8 @@ class MailResult:
 class NoticeAddress:
     """The address of an account. It receives notices after it is confirmed.
 
-    `refusal` is the mail server's reason why it refused the address after the last confirmation.
+    `refusal` is the mail server's reason why it refused the address, until its owner requests
+    another link.
     """
 
     id: UUID
@@ -145,6 +146,11 @@ class NoticeAddress:
     def confirm_until(self) -> datetime:
         """The time until which the newest link confirms the address."""
         return self.requested_at + LINK_LIFETIME
+
+    @property
+    def signer(self) -> LinkSigner:
+        """The signer of its links."""
+        return LinkSigner(self.id, self.signing_key, self.requested_at)
 
 
 @dataclass(frozen=True)
@@ -233,8 +239,8 @@ def request_confirmation(connection: Connection, address_id: UUID, now: datetime
     """Send the link that confirms an address again, for another 24 hours."""
     with connection.transaction():
         connection.execute(
-            "UPDATE notice_addresses SET requested_at = %s, next_mail_at = %s, failures = 0 "
-            "WHERE id = %s",
+            "UPDATE notice_addresses SET requested_at = %s, next_mail_at = %s, failures = 0, "
+            "refusal = NULL WHERE id = %s",
             [now, now, address_id],
         )
         _drop_pending(connection, address_id)
@@ -246,7 +252,7 @@ def confirm(connection: Connection, address_id: UUID, now: datetime) -> None:
     with connection.transaction():
         _drop_pending(connection, address_id)
         connection.execute(
-            "UPDATE notice_addresses SET confirmed_at = %s, refusal = NULL, after_position = "
+            "UPDATE notice_addresses SET confirmed_at = %s, after_position = "
             f"(SELECT coalesce(max(notification_id), 0) FROM {EVENTS_TABLE}) "
             "WHERE id = %s AND confirmed_at IS NULL",
             [now, address_id],
@@ -416,7 +422,7 @@ def end_mail(connection: Connection, mail: Mail, result: MailResult, now: dateti
             case _:
                 _finish(connection, mail.notices, NoticeStatus.FAILED, now, result.error)
         if result.outcome is Outcome.REFUSED:
-            _stop_using(connection, address.id, result.error)
+            _stop_using(connection, address.id, result.error, now)
         if not mail.is_direct:
             _count_mail(connection, address, now)
         elif not is_test:
@@ -436,10 +442,14 @@ def _finish(
     )
 
 
-def _stop_using(connection: Connection, address_id: UUID, refusal: str | None) -> None:
+def _stop_using(
+    connection: Connection, address_id: UUID, refusal: str | None, now: datetime
+) -> None:
+    """Require another confirmation. The new time ends the links of the last one."""
     connection.execute(
-        "UPDATE notice_addresses SET confirmed_at = NULL, refusal = %s WHERE id = %s",
-        [refusal, address_id],
+        "UPDATE notice_addresses SET confirmed_at = NULL, requested_at = %s, refusal = %s "
+        "WHERE id = %s",
+        [now, refusal, address_id],
     )
     _drop_pending(connection, address_id)
 

@@ -6,7 +6,7 @@ from domain.access.scope import Scope
 from domain.core.errors import NotFound, WrongState
 from domain.notices.email_address import masked, valid_address
 from domain.notices.kind import CHOSEN, NoticeKind
-from domain.notices.link import LinkPurpose, address_in, is_signed
+from domain.notices.link import LinkPurpose, address_in
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
@@ -34,7 +34,7 @@ def settings(backend: Backend, caller: Caller) -> NoticeSettings:
         available=available,
         email=address.email if manages else masked(address.email),
         confirmed_at=address.confirmed_at,
-        confirm_until=None if address.confirmed_at else address.confirm_until,
+        confirm_until=None if address.confirmed_at or address.refusal else address.confirm_until,
         refusal=address.refusal if manages or address.refusal is None else "It was refused.",
         kinds=[each for each in CHOSEN if each in address.kinds],
     )
@@ -137,7 +137,7 @@ def _of_link(
 ) -> NoticeAddress:
     id = address_in(token)
     address = None if id is None else notices.address_with_id(connection, id)
-    if address is not None and is_signed(token, purpose, address.id, address.signing_key):
+    if address is not None and address.signer.is_signed(token, purpose):
         if purpose is LinkPurpose.UNSUBSCRIBE:
             return address
         if address.confirmed_at is None and backend.clock.now() < address.confirm_until:

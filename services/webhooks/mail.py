@@ -7,7 +7,7 @@ from email.message import EmailMessage
 from email.utils import formatdate
 
 from domain.notices.kind import NoticeKind
-from domain.notices.link import LinkPurpose, signed_token
+from domain.notices.link import LinkPurpose
 from domain.notices.wording import Text, combined, text_of
 from domain.webhooks.message import Data
 from infrastructure.notices import Mail, NoticeAddress
@@ -52,5 +52,4 @@ class Letterhead:
         return text_of(kind, data, self.origin)
 
     def _link(self, address: NoticeAddress, purpose: LinkPurpose) -> str:
-        token = signed_token(purpose, address.id, address.signing_key)
-        return f"{self.origin}/notices/{purpose}/{token}"
+        return f"{self.origin}/notices/{purpose}/{address.signer.token(purpose)}"

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.jobs.public_id import job_name
 from domain.notices.kind import CHOSEN, NoticeKind
-from domain.notices.link import LinkPurpose, signed_token
+from domain.notices.link import LinkPurpose
 from domain.webhooks.message import Data, Message, WebhookType
 from infrastructure import notices
 from infrastructure.notices import MailResult, Outcome
@@ -41,5 +41,5 @@ def add_notices(connection: Connection, ada: UUID, vera: UUID) -> dict[str, str]
     notices.set_address(connection, vera, "vera@example.com", CHOSEN, datetime.now(UTC))
     own = notices.address_of(connection, vera)
     assert own is not None
-    token = signed_token(LinkPurpose.CONFIRM, own.id, own.signing_key)
+    token = own.signer.token(LinkPurpose.CONFIRM)
     return {"notices link": f"/notices/confirm/{token}"}

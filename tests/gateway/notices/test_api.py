@@ -80,6 +80,38 @@ def test_the_link_is_sent_again_only_while_the_address_is_not_confirmed(
     assert user.post(f"{PATH}/confirmation").status_code == 409
 
 
+def test_only_the_newest_link_confirms(user: ApiUser, mail: MailProcess) -> None:
+    changed(user, email=ADA)
+    mail.work()
+    first = mail.link("confirm")
+    user.post(f"{PATH}/confirmation")
+    mail.work()
+    assert user.client.post(first).status_code == 404
+    assert user.client.post(mail.link("confirm")).status_code == 200
+
+
+def test_a_used_link_does_not_confirm_an_address_that_was_refused(
+    user: ApiUser, mail: MailProcess
+) -> None:
+    # given a confirmed address
+    confirmed(user, mail)
+    used = mail.link("confirm")
+    # when the mail server refuses it
+    user.post(f"{PATH}/test")
+    mail.result = MailResult(Outcome.REFUSED, "The mail server refused the address.")
+    mail.work()
+    # then only another link confirms it
+    assert user.client.post(used).status_code == 404
+    shown = user.get(PATH).json()
+    assert (shown["confirm_until"], shown["refusal"]) == (None, mail.result.error)
+    mail.result = MailResult(Outcome.SENT)
+    shown = user.post(f"{PATH}/confirmation").json()
+    assert shown["confirm_until"] is not None
+    assert shown["refusal"] is None
+    mail.work()
+    assert user.client.post(mail.link("confirm")).status_code == 200
+
+
 def test_a_test_reports_its_result(user: ApiUser, mail: MailProcess) -> None:
     changed(user, email=ADA)
     assert user.post(f"{PATH}/test").status_code == 409, "the address is not confirmed"

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from domain.notices.kind import CHOSEN, NoticeKind
-from domain.notices.link import LinkPurpose, is_signed
+from domain.notices.link import LinkPurpose
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS
 from infrastructure import notices
@@ -138,7 +138,7 @@ def test_an_address_that_is_not_confirmed_receives_only_its_link(held: Notices) 
     assert mail["List-Unsubscribe"] is None
     link = mail.get_content().split()[-1]
     token = link.removeprefix(f"{ORIGIN}/notices/confirm/")
-    assert is_signed(token, LinkPurpose.CONFIRM, held.address.id, held.address.signing_key)
+    assert held.address.signer.is_signed(token, LinkPurpose.CONFIRM)
     assert held.work() == 0
 
 
@@ -153,7 +153,7 @@ def test_a_notice_has_a_text_and_a_signed_link_to_unsubscribe(held: Notices) -> 
     link = mail["List-Unsubscribe"].strip("<>")
     assert link in mail.get_content()
     token = link.removeprefix(f"{ORIGIN}/notices/unsubscribe/")
-    assert is_signed(token, LinkPurpose.UNSUBSCRIBE, held.address.id, held.address.signing_key)
+    assert held.address.signer.is_signed(token, LinkPurpose.UNSUBSCRIBE)
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert held.statuses() == ["sent"]
 
@@ -329,6 +329,18 @@ def test_old_notices_and_addresses_without_confirmation_are_deleted(held: Notice
     with held.pool.connection() as connection:
         notices.delete_old_notices(connection, held.clock.now() + DAY)
         assert notices.address_of(connection, ACCOUNT_ID) is None
+
+
+def test_an_address_that_was_refused_after_a_long_time_is_kept(held: Notices) -> None:
+    """Its owner can then read why, and request another link."""
+    held.set()
+    held.clock.time += 90 * DAY
+    held.add()
+    held.result = MailResult(Outcome.REFUSED, "no such user")
+    held.work()
+    with held.pool.connection() as connection:
+        notices.delete_old_notices(connection, held.clock.now() - 30 * DAY)
+    assert held.address.refusal == "no such user"
 
 
 def test_a_line_break_in_a_value_adds_no_header(held: Notices) -> None:
