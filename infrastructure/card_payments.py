@@ -77,7 +77,7 @@ class CardPayments:
         if payment is None or payment.status is CardPaymentStatus.PAID:
             return payment
         if payment.automatic:
-            return self._charge(payment) if payment.is_pending else payment
+            return self._charge(payment) if payment.is_pending else self._paid_late(payment)
         return payment if payment.checkout is None else self._settle_checkout(payment)
 
     def _settle_checkout(self, payment: CardPayment) -> CardPayment:
@@ -95,6 +95,15 @@ class CardPayments:
             case CheckoutStatus.OPEN:
                 return payment
 
+    def _paid_late(self, payment: CardPayment) -> CardPayment:
+        """Add a charge to the balance that succeeded after it had failed."""
+        known = self.auto.find(payment.account_id)
+        assert known is not None
+        answer = self.provider.find_charge(payment, known.customer)
+        if answer is None or answer.receipt is None:
+            return payment
+        return self.paying.confirm(payment.id, answer.receipt)
+
     def _charge(self, payment: CardPayment) -> CardPayment:
         """Charge the saved card. An old charge is only looked up, so that none is made late."""
         log = self.paying.log
@@ -105,7 +114,7 @@ class CardPayments:
         if age < KEY_LIFE:
             answer = self.provider.charge(payment, charge.card)
         else:
-            answer = self.provider.find_charge(payment, charge.card)
+            answer = self.provider.find_charge(payment, charge.card.customer)
         if answer is None:
             return self.paying.fail(payment.id, CardFailure.EXPIRED)
         if answer.status is ChargeStatus.PENDING:

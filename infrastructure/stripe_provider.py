@@ -41,6 +41,9 @@ RETURN_FIELD = "ecolink_return"
 
 PRODUCT = "EcoLink balance"
 
+APPROVAL_CODES = ("authentication_required", "payment_intent_authentication_failure")
+"""Codes of a failed charge that the bank asks the card holder to approve."""
+
 log = logging.getLogger("stripe_provider")
 logging.getLogger("stripe").setLevel(logging.WARNING)  # it logs two lines for each request
 
@@ -270,7 +273,8 @@ class StripeProvider:
     def charge(self, payment: CardPayment, card: SavedCard) -> ChargeAnswer:
         """Charge a saved card while its holder is absent, or return the answer to that charge.
 
-        The ID of the payment is the idempotency key, which Stripe keeps for a day. Raise
+        The ID of the payment is the idempotency key, which Stripe keeps for a day. For this key,
+        Stripe repeats its first response, so any answer but a success is read again. Raise
         ProviderUnavailable.
         """
         named = str(payment.id)
@@ -288,50 +292,71 @@ class StripeProvider:
         try:
             intent = self.client.v1.payment_intents.create(params, options)  # type: ignore[arg-type]
         except stripe.CardError as error:
-            asks = error.code == "authentication_required"
+            asks = error.code in APPROVAL_CODES
             status = ChargeStatus.AUTHENTICATION_REQUIRED if asks else ChargeStatus.DECLINED
-            return ChargeAnswer(status)
+            return self.find_charge(payment, card.customer) or ChargeAnswer(status)
         except stripe.InvalidRequestError as error:  # for example, the card was removed at Stripe
             _unavailable(error)
             return ChargeAnswer(ChargeStatus.DECLINED)
         except stripe.StripeError as error:
-            raise _unavailable(error) from None
-        return self._answer(intent, payment)
+            unavailable = _unavailable(error)
+            answer = self.find_charge(payment, card.customer) if error.http_status else None
+            if answer is None:
+                raise unavailable from None
+            return answer
+        return self._answer(intent if intent.status == "succeeded" else self._now(intent), payment)
 
-    def find_charge(self, payment: CardPayment, card: SavedCard) -> ChargeAnswer | None:
-        """Return the answer to an earlier charge, or None if Stripe never got it.
+    def find_charge(self, payment: CardPayment, customer: str) -> ChargeAnswer | None:
+        """Return the current answer to an earlier charge, or None if Stripe never got it.
 
-        Raise ProviderUnavailable.
+        `customer` is the provider's ID of the customer. Raise ProviderUnavailable.
         """
-        about = {"customer": card.customer, "limit": 100}
-        intents = _called(
-            lambda: list(self.client.v1.payment_intents.list(about).auto_paging_iter())  # type: ignore[arg-type]
-        )
-        for intent in intents:
-            if PAYMENT_FIELD in intent.metadata and intent.metadata[PAYMENT_FIELD] == str(
-                payment.id
-            ):
-                return self._answer(intent, payment)
-        return None
+        about = {"customer": customer, "limit": 100}
+
+        def find() -> stripe.PaymentIntent | None:
+            pages = self.client.v1.payment_intents.list(about).auto_paging_iter()  # type: ignore[arg-type]
+            return next((each for each in pages if _is_of(each, payment)), None)
+
+        intent = _called(find)
+        return None if intent is None else self._answer(intent, payment)
 
     def _answer(self, intent: stripe.PaymentIntent, payment: CardPayment) -> ChargeAnswer:
-        if intent.status == "succeeded":
-            if intent.currency != CURRENCY or intent.amount != _cents(payment.amount_micros):
-                log.error("charge %s of payment %s has another amount", intent.id, payment.id)
-                return ChargeAnswer(ChargeStatus.MISMATCH)
-            receipt = Receipt(
-                provider=STRIPE_PROVIDER,
-                reference=intent.id,
-                amount_micros=payment.amount_micros,
-            )
-            return ChargeAnswer(ChargeStatus.PAID, receipt)
+        """Return the answer of an intent in its current state.
+
+        A charge that failed is canceled. Otherwise, the card holder could approve it days later.
+        """
+        problem = intent.last_payment_error
+        asks = problem is None or problem.code in APPROVAL_CODES
+        if intent.status not in ("succeeded", "processing", "canceled"):
+            intent = self._canceled(intent)
         if intent.status == "processing":
             return ChargeAnswer(ChargeStatus.PENDING)
-        if intent.status == "requires_action":
-            # Nobody is there to approve it. Without this, it could be approved days later.
-            _called(lambda: self.client.v1.payment_intents.cancel(intent.id))
-            return ChargeAnswer(ChargeStatus.AUTHENTICATION_REQUIRED)
-        return ChargeAnswer(ChargeStatus.DECLINED)
+        if intent.status == "canceled":
+            status = ChargeStatus.AUTHENTICATION_REQUIRED if asks else ChargeStatus.DECLINED
+            return ChargeAnswer(status)
+        if intent.status != "succeeded":
+            log.error("charge %s is %s and cannot be canceled", intent.id, intent.status)
+            raise ProviderUnavailable
+        if intent.currency != CURRENCY or intent.amount != _cents(payment.amount_micros):
+            log.error("charge %s of payment %s has another amount", intent.id, payment.id)
+            return ChargeAnswer(ChargeStatus.MISMATCH)
+        receipt = Receipt(
+            provider=STRIPE_PROVIDER, reference=intent.id, amount_micros=payment.amount_micros
+        )
+        return ChargeAnswer(ChargeStatus.PAID, receipt)
+
+    def _now(self, intent: stripe.PaymentIntent) -> stripe.PaymentIntent:
+        """Return the current state of an intent. A repeated request repeats the first state."""
+        return _called(lambda: self.client.v1.payment_intents.retrieve(intent.id))
+
+    def _canceled(self, intent: stripe.PaymentIntent) -> stripe.PaymentIntent:
+        """Cancel an intent, and return its state. One that ended meanwhile stays as it is."""
+        try:
+            return self.client.v1.payment_intents.cancel(intent.id)
+        except stripe.InvalidRequestError:
+            return self._now(intent)
+        except stripe.StripeError as error:
+            raise _unavailable(error) from None
 
     def remove_card(self, card: SavedCard) -> None:
         """Remove a saved card from the customer. A card that is gone changes nothing.
@@ -507,6 +532,11 @@ def _saved_card(
         log.warning("checkout %s saved no card", session.id)
         return None
     return SavedCard(customer=customer_id, payment_method=method_id)
+
+
+def _is_of(intent: stripe.PaymentIntent, payment: CardPayment) -> bool:
+    named = intent.metadata
+    return PAYMENT_FIELD in named and named[PAYMENT_FIELD] == str(payment.id)
 
 
 def _return_id(refund: stripe.Refund) -> str:

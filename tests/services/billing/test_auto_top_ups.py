@@ -19,8 +19,14 @@ from domain.use_cases.returns import Returning
 from infrastructure.card_payments import KEY_LIFE, CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
-from infrastructure.stripe_provider import ProviderUnavailable, stripe_provider
+from infrastructure.store import Connection, connect
+from infrastructure.stripe_provider import (
+    ChargeAnswer,
+    ChargeStatus,
+    ProviderUnavailable,
+    stripe_provider,
+)
+from projections.card_payments import newest_card_payments
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import CONFIRMATION_TIME, Reconciliation
 from services.projector.audit import audit
@@ -216,6 +222,29 @@ def test_after_a_long_outage_a_charge_is_looked_up_and_not_repeated(
     assert purse.balance == balance
     assert purse.rule.enabled is received
     assert purse.rule.charge is None
+
+
+def test_a_charge_that_succeeds_after_it_failed_is_added_once(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.save_card()
+    provider = type(purse.payments.provider)
+    charge = provider.charge
+
+    def decline(*asked: object) -> ChargeAnswer:
+        charge(*asked)  # type: ignore[arg-type]
+        return ChargeAnswer(ChargeStatus.DECLINED)
+
+    monkeypatch.setattr(provider, "charge", decline)
+    assert (purse.run(), purse.balance) == (1, 5)
+    purse.platform.project()
+    with connect(purse.platform.settings) as connection:
+        (payment, *_) = newest_card_payments(connection, purse.person.account_id, None, 1)
+    for _ in range(2):
+        with because(purse.platform.cause):
+            purse.payments.settle(payment["id"])
+    assert purse.balance == 30
+    assert purse.rule.ended is AutoTopUpEnd.DECLINED
 
 
 def test_neither_a_suspended_account_nor_a_removed_card_is_charged(purse: Purse) -> None:
