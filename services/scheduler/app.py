@@ -11,9 +11,7 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from domain.billing.account import Account
 from domain.catalog.catalog import Catalog
-from domain.core.aggregate import Aggregate, Event
 from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
@@ -30,7 +28,7 @@ from infrastructure.store import open_log, open_pool
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, expire_due, pause_suspended
-from services.scheduler.erasing import erase
+from services.scheduler.erasing import erasing
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
@@ -71,13 +69,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     pods = PodStarter(log, launcher, settings)
     scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
-
-    def handle(event: Event) -> Sequence[Aggregate]:
-        if isinstance(event, Account.AccountErased):
-            erase(pool, artifacts, event.account_id)
-            return []
-        return scheduling.handle(event)
-
+    handle = erasing(scheduling.handle, pool, artifacts)
     effect = HandlerEffect("scheduler", log, clock, handle, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launches = LaunchRetries(pods, clock, pool, log)

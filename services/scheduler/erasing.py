@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import logging
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
 from psycopg_pool import ConnectionPool
 
+from domain.billing.account import Account
+from domain.core.aggregate import Aggregate, Event
 from infrastructure.artifacts import Artifacts
 from infrastructure.personal_data import delete_personal_data
 from infrastructure.store import Connection
 
+Handle = Callable[[Event], Sequence[Aggregate]]
 
-def erase(pool: ConnectionPool[Connection], artifacts: Artifacts, account_id: UUID) -> None:
-    """Delete all rows and files with personal data of an account. Idempotent."""
-    with pool.connection() as connection:
-        deleted = delete_personal_data(connection, artifacts, account_id)
-    logging.getLogger("erasing").info(
-        "erased account %s: %d rows, %d files", account_id, deleted.rows, deleted.files
-    )
+
+def erasing(handle: Handle, pool: ConnectionPool[Connection], artifacts: Artifacts) -> Handle:
+    """Return a handler that deletes the data of erased accounts, and passes on other events."""
+
+    def erase_or_handle(event: Event) -> Sequence[Aggregate]:
+        if not isinstance(event, Account.AccountErased):
+            return handle(event)
+        with pool.connection() as connection:
+            deleted = delete_personal_data(connection, artifacts, event.account_id)
+        logging.getLogger("erasing").info(
+            "erased account %s: deleted %d rows and %d files",
+            event.account_id,
+            deleted.rows,
+            deleted.files,
+        )
+        return []
+
+    return erase_or_handle
