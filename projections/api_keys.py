@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from domain.access.api_key import ApiKey
+from domain.core.actor import acting_key
 from domain.core.aggregate import Event
 from infrastructure.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row, update
@@ -19,6 +20,7 @@ CREATE TABLE IF NOT EXISTS api_keys (
     expires_at timestamptz,
     hint text NOT NULL,
     issued_at timestamptz NOT NULL,
+    created_by_operator boolean NOT NULL,
     revoked_at timestamptz
 )
 """
@@ -29,16 +31,28 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case ApiKey.ApiKeyIssued():
             cursor.execute(
-                "INSERT INTO api_keys VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                "INSERT INTO api_keys VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     *(event.originator_id, event.account_id, event.role, list(event.scopes)),
-                    *(event.expires_at, event.hint, event.timestamp),
+                    *(event.expires_at, event.hint, event.timestamp, _by_operator(cursor, event)),
                 ],
             )
         case ApiKey.ApiKeyRevoked():
             update(cursor, "api_keys", {"key_id": event.originator_id}, revoked_at=event.timestamp)
         case _:
             pass
+
+
+def _by_operator(cursor: Cursor, event: ApiKey.ApiKeyIssued) -> bool:
+    """Return True unless another key of the account created this key."""
+    try:
+        creator = acting_key(event.actor)
+    except ValueError:  # a forged event, which the audit reports
+        return True
+    own = cursor.execute(
+        "SELECT FROM api_keys WHERE key_id = %s AND account_id = %s", [creator, event.account_id]
+    )
+    return own.rowcount == 0
 
 
 API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)

@@ -90,6 +90,7 @@ def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
                 "role": key.role,
                 "scopes": " ".join(key.scopes),
                 "issued at": key.issued_at,
+                "created by": "operator" if key.created_by_operator else "account",
                 "last used at": key.last_used_at,
                 "expires at": key.expires_at,
                 "revoked at": key.revoked_at,

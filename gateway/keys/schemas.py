@@ -52,6 +52,9 @@ class KeyAnswer(Answer):
     role: Role = Field(examples=["owner"])
     scopes: list[Scope]
     issued_at: datetime
+    created_by_operator: bool = Field(
+        description="True if an operator created the key, and not another key of the account."
+    )
     expires_at: datetime | None
     expired: bool
     revoked_at: datetime | None

@@ -87,6 +87,7 @@ def _answers(
             role=row["role"],
             scopes=row["scopes"],
             issued_at=row["issued_at"],
+            created_by_operator=row["created_by_operator"],
             expires_at=row["expires_at"],
             expired=row["expires_at"] is not None and row["expires_at"] <= now,
             revoked_at=row["revoked_at"],

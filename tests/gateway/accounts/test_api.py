@@ -32,6 +32,7 @@ def test_an_operator_creates_an_account_with_a_key(operator: ApiUser) -> None:
     key = operator.post(f"{path}/keys", {"name": "laptop", "scopes": ["read", "train"]}).json()
     (listed,) = operator.list(f"{path}/keys")
     assert listed == {name: key[name] for name in key if name != "secret"} | {
+        "created_by_operator": True,
         "expired": False,
         "revoked_at": None,
         "last_used_at": None,

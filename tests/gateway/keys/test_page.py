@@ -41,6 +41,7 @@ def test_a_secret_is_shown_once(browser: Browser) -> None:
     page = browser.client.get("/models").text
     assert secret not in page
     assert f"eco_…{secret[-4:]}" in page
+    assert page.count("created by an operator") == 1  # the first key, of the fixture
     fresh = {"authorization": f"Bearer {secret}"}
     browser.client.cookies.clear()
     assert browser.client.get("/api/account", headers=fresh).status_code == 200

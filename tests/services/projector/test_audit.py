@@ -155,8 +155,9 @@ TAMPERING = {
     "a deleted row": ("models", "DELETE FROM models"),
     "an added row": (
         "api_keys",
-        "INSERT INTO api_keys (key_id, account_id, hint, role, scopes, issued_at) "
-        "SELECT gen_random_uuid(), account_id, hint, role, scopes, issued_at FROM api_keys",
+        "INSERT INTO api_keys (key_id, account_id, hint, role, scopes, issued_at, "
+        "created_by_operator) SELECT gen_random_uuid(), account_id, hint, role, scopes, issued_at, "
+        "created_by_operator FROM api_keys",
     ),
     "a nested field": (
         "job_timeline",
