@@ -102,13 +102,13 @@ def base_change(log: EventLog, name: str, fields: Mapping[str, object]) -> Chang
     """
 
     def change(catalog: Catalog) -> None:
-        existing = catalog.bases.get(name) or _listing(log, name)
+        existing = catalog.bases.get(name) or new_listing(log, name)
         catalog.list_base(existing.model_copy(update=dict(fields)))
 
     return change
 
 
-def _listing(log: EventLog, name: str) -> CatalogBase:
+def new_listing(log: EventLog, name: str) -> CatalogBase:
     """Return a catalog entry for an imported base model. Raise Invalid if it is not imported."""
     imported = imported_base(log, name)
     if imported is None:

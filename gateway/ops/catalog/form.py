@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from domain.core.errors import Invalid
 from domain.core.event_log import EventLog
@@ -33,7 +35,7 @@ class Kind(StrEnum):
 
 
 class CatalogForm(BaseModel):
-    """A change of one entry. Blank fields keep their value, except the device names."""
+    """A change of one entry. A blank field clears its value, and an absent one keeps it."""
 
     kind: Kind
     version: Annotated[int, Field(ge=0)]
@@ -56,11 +58,11 @@ class CatalogForm(BaseModel):
     @property
     def entered(self) -> dict[str, str]:
         """Fields of the form without its version, as a browser sends them."""
-        fields = self.model_dump(exclude={"version"}, exclude_defaults=True)
-        return {name: str(value) for name, value in fields.items()}
+        fields = self.model_dump(exclude={"version"}, exclude_unset=True)
+        return {name: "" if value is None else str(value) for name, value in fields.items()}
 
     def change(self, log: EventLog) -> Change:
-        """Return the change. Raise Invalid for a malformed price or a missing count."""
+        """Return the change. Raise Invalid for a malformed price or an empty value."""
         match self.kind:
             case Kind.GPU_TYPE:
                 return gpu_type_change(self.name, self._gpu_type())
@@ -81,23 +83,32 @@ class CatalogForm(BaseModel):
                 return lambda catalog: catalog.delist_base(self.name)
 
     def _gpu_type(self) -> dict[str, object]:
-        names = tuple(filter(None, map(str.strip, self.device_names.splitlines())))
-        given = {
-            "title": self.title,
-            "vram_gib": self.vram_gib,
-            "micros_per_hour": micros_of(self.price, field="price") if self.price else None,
-            "bf16_tflops": self.bf16_tflops,
-            "backing": self.backing,
-            "max_per_job": self.max_per_job,
-            "source": self.source,
-        }
-        return {"device_names": names} | _entered(given)
+        given = self._sent(
+            *("title", "price", "vram_gib", "bf16_tflops", "backing", "max_per_job", "source")
+        )
+        for name, value in given.items():
+            if value in (None, ""):
+                raise Invalid(f"The field {name} is empty. Enter a value.", field=name)
+        if given.pop("price", None):
+            given["micros_per_hour"] = micros_of(self.price, field="price")
+        if "device_names" in self.model_fields_set:
+            names = map(str.strip, self.device_names.splitlines())
+            given["device_names"] = tuple(filter(None, names))
+        return given
 
     def _base(self) -> dict[str, object]:
-        given = {"eligible": self.eligible, "repository": self.repository, "source": self.source}
-        return _entered(given)
+        eligible = {} if self.eligible is None else {"eligible": self.eligible}
+        return eligible | self._sent("repository", "source")
+
+    def _sent(self, *names: str) -> dict[str, object]:
+        """Return those of the fields that the form has, blank ones included."""
+        return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
-def _entered(fields: dict[str, object]) -> dict[str, object]:
-    """Return the fields that are not blank."""
-    return {name: value for name, value in fields.items() if value not in (None, "")}
+async def sent_form(request: Request) -> CatalogForm:
+    """Return the form of a request, with its blank fields, which FastAPI's `Form` would drop."""
+    try:
+        return CatalogForm.model_validate(dict(await request.form()))
+    except ValidationError as error:
+        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(problems) from None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Region
 from domain.core.errors import NotFound
-from domain.use_cases.catalog import Cataloging, imported_base
+from domain.use_cases.catalog import Cataloging, imported_base, new_listing
 from gateway.backend import Backend, BackendOf
 from gateway.http.permissions import MayReadAll, OperatorDeploys
 from gateway.ops.catalog.differences import undeclared
-from gateway.ops.catalog.form import CatalogForm
+from gateway.ops.catalog.form import CatalogForm, sent_form
 from gateway.ops.catalog.preview import preview, save
 from gateway.ops.catalog.usage import catalog_usage
 from gateway.web.rendering import fragment, page
@@ -24,7 +24,7 @@ PATH = "/ops/catalog"
 
 router = APIRouter(prefix=PATH)
 
-FormOf = Annotated[CatalogForm, Form()]
+FormOf = Annotated[CatalogForm, Depends(sent_form)]
 
 
 @router.get("")
@@ -78,7 +78,8 @@ def show_base(request: Request, name: str, caller: MayReadAll, backend: BackendO
     catalog = Cataloging(backend.log).catalog
     entry = catalog.bases.get(name)
     _require(name, entry or imported_base(backend.log, name), "base model")
-    shown = {"version": catalog.version, "entry": entry, "name": name}
+    values = entry or new_listing(backend.log, name)
+    shown = {"version": catalog.version, "listed": entry is not None, "entry": values}
     return page(request, backend, caller, "ops/base_page.html", **shown)
 
 

@@ -12,9 +12,10 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
+from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import because
-from domain.core.identity import CATALOG_ID
+from domain.core.identity import CATALOG_ID, base_model_id
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
@@ -215,8 +216,36 @@ def test_a_base_model_is_listed_forbidden_and_withdrawn(editor: Editor, ada: Own
     assert BASE_MODEL not in editor.catalog.bases
 
 
+def test_a_blank_field_clears_its_value_and_an_absent_one_keeps_it(editor: Editor) -> None:
+    name = "qwen2.5-0.5b-instruct"
+    before = editor.catalog.bases[name]
+    assert before.repository
+    preview = editor.preview("base", name, eligible="true", repository="")
+    assert row(preview, 'data-difference="repository"').endswith(f"{before.repository} –")
+    editor.confirm(preview)
+    assert editor.catalog.bases[name] == before.model_copy(update={"repository": ""})
+    names = editor.catalog.gpu_type("l4").device_names
+    editor.confirm(editor.preview("gpu-type", "l4", price="0.50"))
+    assert editor.catalog.gpu_type("l4").device_names == names
+    editor.confirm(editor.preview("gpu-type", "l4", device_names=""))
+    assert editor.catalog.gpu_type("l4").device_names == ()
+
+
+def test_the_form_of_an_unlisted_base_model_has_its_source(editor: Editor, ada: Owner) -> None:
+    page = shown(editor.browser, f"/ops/catalog/bases/{BASE_MODEL}")
+    form = dict(re.findall(r'name="(repository|source)" value="([^"]*)"', page))
+    editor.confirm(editor.preview("base", BASE_MODEL, eligible="true", **form))
+    listed = editor.catalog.bases[BASE_MODEL]
+    assert (
+        listed.source == editor.platform.log.load(BaseModel, base_model_id(BASE_MODEL)).revision.ref
+    )
+
+
 INVALID: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("gpu-type", "l4", {"price": "-1"}),
+    ("gpu-type", "l4", {"price": ""}),
+    ("gpu-type", "l4", {"title": ""}),
+    ("gpu-type", "l4", {"max_per_job": ""}),
     ("gpu-type", "l4", {"vram_gib": "nan"}),
     ("gpu-type", "l4", {"max_per_job": "many"}),
     ("gpu-type", "l4", {"device_names": "NVIDIA H200"}),
