@@ -49,7 +49,7 @@ CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
 REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
 """Columns of a delivery that a replay changes."""
 
-PACED = "confirmed_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
+PACED = "confirmed_at, requested_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
 """Columns of the address of an account that the result of a mail changes."""
 
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
