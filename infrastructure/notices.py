@@ -74,7 +74,7 @@ MAIL_NOTICES = 50
 """Most notices in a mail."""
 
 LATEST = timedelta(days=2)
-"""Age after which a notice is no longer sent, for example because e-mail was off.
+"""Age of an event from which its notice is no longer sent, for example because e-mail was off.
 
 The attempts to send a mail take about a day.
 """
@@ -155,7 +155,7 @@ class NoticeAddress:
 
 @dataclass(frozen=True)
 class Notice:
-    """A notice to an address."""
+    """A notice to an address. `created_at` is the time of its event or request."""
 
     id: int
     address_id: UUID
@@ -313,28 +313,34 @@ def add_notices(
     """Add a notice of each message to the address that wants it.
 
     Each message comes with the notification ID of its event, if an event caused it. A repeated
-    message adds nothing.
+    message adds nothing. An old one adds nothing either, because `delete_old_notices` may have
+    deleted the notice that shows that it is repeated.
     """
-    found = [(id, message, kind) for id, message in messages if (kind := kind_of(message))]
+    found = [
+        (id, message, kind)
+        for id, message in messages
+        if message.created_at >= now - LATEST and (kind := kind_of(message))
+    ]
     if not found:
         return
     connection.execute(
         "INSERT INTO notices (address_id, message_id, kind, data, status, created_at) "
-        "SELECT address.id, message_id, kind, data::jsonb, %(pending)s, %(now)s "
+        "SELECT address.id, message_id, kind, data::jsonb, %(pending)s, happened_at "
         "FROM unnest(%(positions)s::bigint[], %(accounts)s::uuid[], %(ids)s::text[], "
-        "%(kinds)s::text[], %(data)s::text[]) AS message (position, account, message_id, kind, "
-        "data) JOIN notice_addresses AS address ON account_id = account "
+        "%(kinds)s::text[], %(data)s::text[], %(times)s::timestamptz[]) AS message (position, "
+        "account, message_id, kind, data, happened_at) "
+        "JOIN notice_addresses AS address ON account_id = account "
         "AND confirmed_at IS NOT NULL AND coalesce(position > after_position, true) "
         "AND kind = ANY(address.kinds) "
         "ORDER BY position ON CONFLICT DO NOTHING",
         {
             "pending": NoticeStatus.PENDING,
-            "now": now,
             "positions": [id for id, _, _ in found],
             "accounts": [message.account_id for _, message, _ in found],
             "ids": [message.id for _, message, _ in found],
             "kinds": [kind for _, _, kind in found],
             "data": [message.data_text for _, message, _ in found],
+            "times": [message.created_at for _, message, _ in found],
         },
     )
 

@@ -93,12 +93,16 @@ class Notices:
         type: WebhookType = WebhookType.JOB_FAILED,
         account_id: UUID = ACCOUNT_ID,
         position: int | None = None,
+        age: timedelta = timedelta(0),
     ) -> None:
-        """Add the notice of a message with this ID."""
+        """Add the notice of a message with this ID, whose event has an age."""
         self.count += 1
-        message = Message(name or f"evt_{self.count}", account_id, type, NOW, {"id": "x"}, "x")
+        now = self.clock.now()
+        message = Message(
+            *(name or f"evt_{self.count}", account_id, type, now - age), {"id": "x"}, "x"
+        )
         with self.pool.connection() as connection:
-            notices.add_notices(connection, [(position, message)], self.clock.now())
+            notices.add_notices(connection, [(position, message)], now)
 
     def work(self, *, collect: bool = True) -> int:
         """Send what is due, after the time of collecting. Return the number of attempts."""
@@ -318,6 +322,16 @@ def test_notices_from_before_email_was_turned_on_are_not_sent(held: Notices) -> 
     assert held.rows()[0].error == TOO_LATE
 
 
+def test_an_event_that_is_recorded_late_causes_no_old_notice(held: Notices) -> None:
+    """The process was down, or its position was lost."""
+    held.set()
+    held.add(age=LATEST + timedelta(seconds=1))
+    assert held.rows() == []
+    held.add(age=DAY)
+    (notice,) = held.rows()
+    assert notice.created_at == held.clock.now() - DAY
+
+
 def test_old_notices_and_addresses_without_confirmation_are_deleted(held: Notices) -> None:
     held.set()
     held.add()
@@ -365,7 +379,10 @@ def test_events_become_notices_once_whatever_is_replayed(
     history.run_until("training")
     history.start_evaluation(1)
     history.complete(1)
-    for _ in range(2):
+    for pause in (timedelta(0), timedelta(0), LATEST):
+        held.clock.time += pause
+        with held.pool.connection() as connection:
+            notices.delete_old_notices(connection, held.clock.now() - LATEST)
         effect = RecordingEffect(log, held.clock, held.pool.connection)
         OrderedConsumer(effect, log).catch_up()
         assert settings.owner_database_url is not None
