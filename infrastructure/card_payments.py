@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from domain.billing.auto_top_up import AutoTopUp
+from domain.billing.auto_top_up import AutoTopUp, SavedCard
 from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentStatus
 from domain.core.aggregate import current_cause
 from domain.core.identity import auto_top_up_id
@@ -16,6 +17,7 @@ from domain.use_cases.payments import Paying
 from infrastructure.stripe_provider import (
     ChargeStatus,
     CheckoutStatus,
+    ProviderUnavailable,
     StripeProvider,
 )
 
@@ -27,6 +29,8 @@ FAILURES: Mapping[ChargeStatus, CardFailure] = {
     ChargeStatus.AUTHENTICATION_REQUIRED: CardFailure.AUTHENTICATION_REQUIRED,
     ChargeStatus.MISMATCH: CardFailure.MISMATCH,
 }
+
+log = logging.getLogger("card_payments")
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,32 @@ class CardPayments:
         match found.status:
             case CheckoutStatus.PAID:
                 assert found.receipt is not None
+                before = None if found.card is None else self.auto.find(payment.account_id)
                 if found.card is not None:
                     self.auto.save_card(payment.account_id, found.card)
-                return self.paying.confirm(payment.id, found.receipt)
+                payment = self.paying.confirm(payment.id, found.receipt)
+                if found.card is not None and before is not None:
+                    self._remove_replaced(before, found.card)
+                return payment
             case CheckoutStatus.EXPIRED:
                 return self.paying.fail(payment.id, CardFailure.EXPIRED)
             case CheckoutStatus.MISMATCH:
                 return self.paying.fail(payment.id, CardFailure.MISMATCH)
             case CheckoutStatus.OPEN:
                 return payment
+
+    def _remove_replaced(self, before: AutoTopUp, card: SavedCard) -> None:
+        """Remove the card that was replaced at the provider, unless a charge may still use it.
+
+        A card that stays is removed with the last one.
+        """
+        replaced = before.card
+        if replaced is None or replaced == card or before.charge is not None:
+            return
+        try:
+            self.provider.remove_card(replaced)
+        except ProviderUnavailable:
+            log.warning("cannot remove the replaced card of account %s", before.account_id)
 
     def _paid_late(self, payment: CardPayment) -> CardPayment:
         """Add a charge to the balance that succeeded after it had failed."""
@@ -106,11 +127,11 @@ class CardPayments:
 
     def _charge(self, payment: CardPayment) -> CardPayment:
         """Charge the saved card. An old charge is only looked up, so that none is made late."""
-        log = self.paying.log
-        charge = log.load(AutoTopUp, auto_top_up_id(payment.account_id)).charge
+        events = self.paying.log
+        charge = events.load(AutoTopUp, auto_top_up_id(payment.account_id)).charge
         if charge is None or charge.payment_id != payment.id:
-            return log.load(CardPayment, payment.id)  # another process ended it meanwhile
-        age = current_cause().now - log.first_event(payment.id).timestamp
+            return events.load(CardPayment, payment.id)  # another process ended it meanwhile
+        age = current_cause().now - events.first_event(payment.id).timestamp
         if age < KEY_LIFE:
             answer = self.provider.charge(payment, charge.card)
         else:

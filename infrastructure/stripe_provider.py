@@ -370,6 +370,22 @@ class StripeProvider:
         except stripe.StripeError as error:
             raise _unavailable(error) from None
 
+    def remove_cards(self, customer: str) -> None:
+        """Remove all saved cards of a customer. A customer that is gone changes nothing.
+
+        Raise ProviderUnavailable.
+        """
+        about = {"customer": customer, "type": "card", "limit": 100}
+        try:
+            pages = self.client.v1.payment_methods.list(about).auto_paging_iter()  # type: ignore[arg-type]
+            methods = [each.id for each in pages]
+        except stripe.InvalidRequestError:
+            return
+        except stripe.StripeError as error:
+            raise _unavailable(error) from None
+        for method in methods:
+            self.remove_card(SavedCard(customer=customer, payment_method=method))
+
     def payment_of(self, reference: str) -> UUID | None:
         """Return the ID of our card payment that a PaymentIntent belongs to, or None.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from domain.billing.auto_top_up import AutoTopUp, AutoTopUpRule
 from domain.core.aggregate import because
 from domain.core.money import payment_micros_of
@@ -11,6 +13,8 @@ from gateway.billing.card_payments import cards_of
 from gateway.billing.schemas import AutoTopUpAnswer, AutoTopUpRequest
 from gateway.http.access import Caller
 from gateway.schemas import Money
+
+log = logging.getLogger("auto_top_ups")
 
 
 def auto_top_up(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
@@ -42,15 +46,19 @@ def turn_off(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
 def remove_card(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
     """Remove the saved card, also at the provider, and turn automatic top-ups off.
 
-    Raise ProviderUnavailable. Then EcoLink no longer charges the card, but the provider still has
-    it.
+    Without a provider in the settings, EcoLink only forgets the card. Raise ProviderUnavailable.
+    Then EcoLink no longer charges the card, but the provider still has it.
     """
     auto = AutoToppingUp(backend.log)
     known = auto.find(caller.account_id)
     if known is not None and known.card is not None:
         with because(caller.cause(backend)):
             auto.disable(caller.account_id)
-            cards_of(backend).provider.remove_card(known.card)
+            cards = backend.card_payments
+            if cards is not None:
+                cards.provider.remove_cards(known.customer)
+            else:
+                log.warning("Stripe is not configured and keeps the card of %s", known.customer)
             auto.remove_card(caller.account_id)
     return auto_top_up(backend, caller)
 

@@ -65,6 +65,13 @@ class LocalStripe:
         """Decide a dispute: `won` (by EcoLink) or `lost`."""
         return self._post(f"/_config/disputes/{dispute}/close", {"status": status})
 
+    def cards(self, customer: str) -> list[str]:
+        """Return the IDs of the saved cards of a customer."""
+        headers = {"authorization": f"Bearer {SECRET_KEY}"}
+        params = {"customer": customer, "type": "card"}
+        found = httpx.get(f"{self.url}/v1/payment_methods", params=params, headers=headers)
+        return [each["id"] for each in found.json()["data"]]
+
     def forget_keys(self) -> None:
         """Forget all idempotency keys, as Stripe does after a day."""
         self._post("/_config/keys/forget", {})

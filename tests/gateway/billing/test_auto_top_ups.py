@@ -8,11 +8,13 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.billing.auto_top_up import SavedCard
 from domain.billing.card_payment import CardFailure
 from domain.core.aggregate import because
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
 from infrastructure.settings import Settings
+from infrastructure.stripe_provider import StripeProvider
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html
@@ -58,6 +60,35 @@ def test_a_saved_card_allows_automatic_top_ups(
     off = client.delete(PATH, headers=person.headers).json()
     assert (off["enabled"], off["card_saved"], off["ended"]) == (False, True, "owner")
     assert not client.delete("/api/account/card", headers=person.headers).json()["card_saved"]
+
+
+def test_the_removal_of_the_card_removes_all_cards_of_the_customer(
+    client: TestClient,
+    platform: Platform,
+    local_stripe: LocalStripe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    person = platform.person()
+    with monkeypatch.context() as patched:
+        patched.setattr(StripeProvider, "remove_card", lambda *_: None)
+        for _ in range(2):
+            save_card(client, person, local_stripe)
+    known = AutoToppingUp(platform.log).find(person.account_id)
+    assert known is not None
+    assert len(local_stripe.cards(known.customer)) == 2
+    assert not client.delete("/api/account/card", headers=person.headers).json()["card_saved"]
+    assert local_stripe.cards(known.customer) == []
+
+
+def test_a_card_can_be_removed_after_the_operator_disabled_stripe(
+    settings: Settings, projecting: None, platform: Platform
+) -> None:
+    person, card = platform.person(), SavedCard(customer="cus_1", payment_method="pm_1")
+    with because(platform.cause):
+        AutoToppingUp(platform.log).save_card(person.account_id, card)
+    with TestClient(application(settings)) as client:
+        answer = client.delete("/api/account/card", headers=person.headers)
+    assert (answer.status_code, answer.json()["card_saved"]) == (200, False)
 
 
 def test_the_page_sets_a_rule_and_reports_a_declined_charge(

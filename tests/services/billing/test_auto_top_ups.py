@@ -150,6 +150,38 @@ def test_leased_money_counts_as_balance_until_it_is_charged(purse: Purse) -> Non
     assert (purse.balance, purse.account.available_micros) == (30, 25 * DOLLAR)
 
 
+def test_a_replaced_card_is_removed_at_stripe(purse: Purse) -> None:
+    purse.save_card()
+    first = purse.rule.card
+    purse.save_card()
+    card = purse.rule.card
+    assert card is not None
+    assert card != first
+    assert purse.stripe.cards(card.customer) == [card.payment_method]
+
+
+def test_a_card_that_a_charge_uses_is_not_removed(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.save_card()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(purse.payments.provider), "charge", _not_responding)
+        purse.run()
+    purse.save_card()
+    assert len(purse.stripe.cards(purse.rule.customer)) == 2
+    purse.reconcile()
+    assert purse.balance == 35
+
+
+def test_the_payment_counts_if_stripe_does_not_remove_the_replaced_card(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.save_card()
+    monkeypatch.setattr(type(purse.payments.provider), "remove_card", _not_responding)
+    purse.save_card()
+    assert purse.balance == 10
+
+
 @pytest.mark.parametrize(
     ("number", "end"),
     [
