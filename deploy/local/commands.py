@@ -38,6 +38,9 @@ COLORS = {
 @commands.command()
 def up(
     show_key: Annotated[bool, typer.Option(help="Print the demo account's API key.")] = False,
+    no_demo: Annotated[
+        bool, typer.Option("--no-demo", help="Create no demo account, as on a server.")
+    ] = False,
 ) -> None:
     """Start EcoLink on this machine and keep it running until you press Ctrl-C."""
     settings = Settings()
@@ -49,7 +52,7 @@ def up(
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: started.supervisor.terminate())
             with suppress(*UNREACHABLE):  # the supervisor has ended, which is reported below
-                announce(started.settings, show_key=show_key)
+                announce(started.settings, demo=not no_demo, show_key=show_key)
             if started.supervisor.wait() != 0:
                 fail(f"The supervisor failed. See its log in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:
@@ -107,12 +110,21 @@ def sign_in() -> None:
     print(sign_in_link(found.settings, demo_account(found.settings)))
 
 
-def announce(settings: Settings, *, show_key: bool = False) -> None:
+def announce(settings: Settings, *, demo: bool = True, show_key: bool = False) -> None:
     """Print the address and data directory of the stack.
 
-    If `show_key` is true, print the API key too.
+    If `demo` is true, create the demo account and print a link that signs in to it. If `show_key`
+    is true, print its API key too.
     """
     console.print(f"[bold green]EcoLink is running[/] at [bold]{settings.gateway_url}[/]")
+    if demo:
+        _announce_demo(settings, show_key=show_key)
+    if settings.test_payments:
+        console.print(TEST_PAYMENTS, style="yellow", soft_wrap=True)
+    console.print(f"Data, logs and passwords are in {settings.home}. Press Ctrl-C to stop.")
+
+
+def _announce_demo(settings: Settings, *, show_key: bool) -> None:
     account = demo_account(settings)
     console.print(
         f"Open this link to sign in. It works once: [bold]{sign_in_link(settings, account)}[/]"
@@ -121,9 +133,6 @@ def announce(settings: Settings, *, show_key: bool = False) -> None:
         console.print(f"API key of the demo account: [bold]{account.key}[/]")
     else:
         console.print("To print the demo account's API key, start with `ecolink up --show-key`.")
-    if settings.test_payments:
-        console.print(TEST_PAYMENTS, style="yellow", soft_wrap=True)
-    console.print(f"Data, logs and passwords are in {settings.home}. Press Ctrl-C to stop.")
 
 
 def status_table(found: StackState, now: datetime) -> Table:

@@ -50,3 +50,11 @@ def test_up_warns_about_test_payments(
     commands.announce(Settings(test_payments=on), show_key=True)
     assert "eco_demo" in capsys.readouterr().out
     assert (commands.TEST_PAYMENTS in shown) is on
+
+
+def test_up_without_a_demo_account_creates_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "demo_account", lambda settings: pytest.fail("created"))
+    commands.announce(Settings(), demo=False)
+    assert "sign in" not in capsys.readouterr().out
