@@ -19,7 +19,7 @@ from domain.jobs import events
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, fields_of
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_timeline (
@@ -79,7 +79,13 @@ def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str,
     return (row["job_id"], {"model": row["model"]}) if row else (None, {})
 
 
-JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply)
+JOB_TIMELINE = Projection(
+    "job_timeline",
+    ("job_timeline",),
+    DDL,
+    apply,
+    contents=fields_of(events.JobEvent, Meter.Event, JobRequest.Event, Deployment.Event),
+)
 
 
 def timeline_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import DictRow
 
-from domain.core.aggregate import Event
+from domain.core.aggregate import Created, Event
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection, scalar
 
@@ -36,7 +37,8 @@ class Projection:
     """A read model. The projector computes its tables from the event log.
 
     `ddl` names the tables without a schema, so that an audit can rebuild them in another schema.
-    Increment `fold` when `apply` changes, so that the migration rebuilds the tables.
+    Increment `fold` when `apply` changes, so that the migration rebuilds the tables. `contents`
+    describes the events that the tables store whole; see `fields_of`.
     """
 
     name: str
@@ -44,11 +46,31 @@ class Projection:
     ddl: str
     apply: Callable[[Cursor, Event], None]
     fold: int = 1
+    contents: str = ""
 
     @property
     def shape(self) -> str:
-        """Hash of `ddl` and `fold`. After a change, the migration rebuilds the tables."""
-        return hashlib.sha256(f"{self.ddl}\nfold {self.fold}".encode()).hexdigest()
+        """Hash of what determines the rows. After a change, the migration rebuilds the tables."""
+        text = f"{self.ddl}\nfold {self.fold}{self.contents}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fields_of(*kinds: type[Event]) -> str:
+    """Return the names of the fields of all events of some kinds, by topic, as JSON.
+
+    The fields that all events have are not among them.
+
+    An event that was stored before it had a field is read with the field's default. So a table that
+    stores whole events has other rows after a rebuild.
+    """
+    found: dict[str, list[str]] = {}
+    open_kinds = list(kinds)
+    while open_kinds:
+        kind = open_kinds.pop()
+        open_kinds += kind.__subclasses__()
+        if topic := getattr(kind, "TOPIC", None):
+            found[topic] = sorted(kind.model_fields.keys() - Created.model_fields.keys())
+    return json.dumps(found, sort_keys=True)
 
 
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:

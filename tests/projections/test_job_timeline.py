@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 from domain.jobs.job import SegmentEnd
 from projections import JOB_TIMELINE
 from projections.job_timeline import timeline_of
@@ -90,3 +93,15 @@ def test_a_timeline_has_the_deployments_of_checkpoints(history: History, fold: F
     assert {row["fields"]["model"] for row in rows} == {model}
     assert rows[2]["fields"] == {"model": model}
     assert rows[4]["fields"] == {"model": model, "code": "no_room", "message": "It does not fit."}
+
+
+def test_a_field_that_an_event_gains_changes_the_shape_of_the_timeline(
+    history: History, fold: Fold
+) -> None:
+    """An event that was stored without the field shows its default after a rebuild."""
+    history.run_with_a_crash()
+    fields = json.loads(JOB_TIMELINE.contents)
+    for row in timeline_of(fold(JOB_TIMELINE), JOB_ID):
+        assert row["fields"].keys() | {"job_id"} == {*fields[row["topic"]], "job_id"}
+    gained = JOB_TIMELINE.contents.replace('"limit_micros"', '"limit_micros", "new"', 1)
+    assert replace(JOB_TIMELINE, contents=gained).shape != JOB_TIMELINE.shape
