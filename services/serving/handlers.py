@@ -121,7 +121,7 @@ class Serving:
 
     def on_suspension_changed(self, event: Event) -> Sequence[Aggregate]:
         """Unload the deployments of a suspended account, or load those of a reinstated one."""
-        own = [each for each in self._wanted() if each.account_id == event.account_id]
+        own = list(self._wanted(event.account_id))
         for each in own:
             self._settle(each)
         return own
@@ -198,9 +198,14 @@ class Serving:
             # here, all other deployments would end too.
             raise CannotServe("load_failed") from error
 
-    def _wanted(self) -> Iterator[Deployment]:
-        """Yield every deployment that is deploying or active in the log."""
+    def _wanted(self, account_id: UUID | None = None) -> Iterator[Deployment]:
+        """Yield the deployments, of one or all accounts, that are deploying or active in the log.
+
+        Load no deployment of another account, because a suspension must unload quickly.
+        """
         for event in self._events(Deployment.DeploymentRequested):
+            if account_id not in (None, event.account_id):
+                continue
             deployment = self._log.load(Deployment, event.originator_id)
             if deployment.status.is_wanted:
                 yield deployment

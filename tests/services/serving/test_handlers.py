@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from domain.core.aggregate import Aggregate
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
@@ -272,6 +274,25 @@ def test_deployments_of_a_suspended_account_are_unloaded_until_it_is_reinstated(
     assert process.host.models == {"tiny", CHECKPOINT}
     assert process.found(CHECKPOINT).status == "active"
     assert process.found(CHECKPOINT).version == before
+
+
+def test_a_suspension_loads_no_deployment_of_another_account(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.serve_checkpoint()
+    own, other = process.found(CHECKPOINT).id, process.found("tiny").id
+    loaded: list[UUID] = []
+    load = process.log.load
+
+    def noted(kind: type[Aggregate], id: UUID) -> Aggregate:
+        loaded.append(id)
+        return load(kind, id)
+
+    monkeypatch.setattr(process.log, "load", noted)
+    process.history.suspend()
+    process.follow()
+    assert own in loaded
+    assert other not in loaded
 
 
 def test_a_deployment_requested_before_a_suspension_is_loaded_after_it(process: Process) -> None:
