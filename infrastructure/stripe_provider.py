@@ -197,7 +197,8 @@ class StripeProvider:
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """Return the receipt of a successful PaymentIntent.
 
-        Raise Invalid if it does not exist, did not succeed or has another amount.
+        Raise Invalid if it does not exist, did not succeed, has another amount, or was refunded or
+        disputed since.
         """
         reference = reference_of(reference)
         if not reference.startswith("pi_"):
@@ -207,7 +208,7 @@ class StripeProvider:
                 field="reference",
             )
         try:
-            intent = self.client.v1.payment_intents.retrieve(reference)
+            intent = self._with_charge(reference)
         except stripe.InvalidRequestError as error:
             raise Invalid(
                 f"Stripe has no payment {reference!r}. Check the reference.", field="reference"
@@ -220,6 +221,13 @@ class StripeProvider:
                 f"The payment {reference} is {dollars(paid)} in {intent.currency.upper()} and "
                 f"{intent.status}, not a successful payment of {dollars(amount_micros)}.",
                 field="amount",
+            )
+        charge = intent.latest_charge
+        if isinstance(charge, stripe.Charge) and (charge.amount_refunded or charge.disputed):
+            raise Invalid(
+                f"Stripe returned a part of the payment {reference}, or a bank disputes it. Enter "
+                "a payment of which Stripe has the whole amount.",
+                field="reference",
             )
         return Receipt(provider=self.name, reference=reference, amount_micros=amount_micros)
 
@@ -402,10 +410,12 @@ class StripeProvider:
 
         Raise ProviderUnavailable.
         """
-        expanded = {"expand": ["latest_charge"]}
-        intent = _called(lambda: self.client.v1.payment_intents.retrieve(reference, expanded))  # type: ignore[arg-type]
-        charge = intent.latest_charge
+        charge = _called(lambda: self._with_charge(reference)).latest_charge
         return None if charge is None or isinstance(charge, str) else charge.receipt_url
+
+    def _with_charge(self, reference: str) -> stripe.PaymentIntent:
+        expanded = {"expand": ["latest_charge"]}
+        return self.client.v1.payment_intents.retrieve(reference, expanded)  # type: ignore[arg-type]
 
     def refund(self, reference: str, return_id: str, amount_micros: int) -> None:
         """Refund a part of a payment. The ID of the return is the idempotency key.

@@ -297,6 +297,19 @@ def test_a_dispute_that_overtakes_the_payment_confirms_it_first(till: Till) -> N
     assert isinstance(till.returns.returning.find(reference), Payment)
 
 
+@pytest.mark.parametrize("way", ["refund", "dispute"])
+def test_an_operator_cannot_confirm_a_payment_that_was_returned(till: Till, way: str) -> None:
+    reference, provider = till.paid(25, confirmed=False), till.returns.payments.provider
+    assert provider.receipt(reference, 25 * DOLLAR).reference == reference
+    if way == "refund":
+        till.stripe.refund(reference, 100)
+    else:
+        till.stripe.dispute(reference, 2500)
+    with pytest.raises(Invalid) as refusal:
+        provider.receipt(reference, 25 * DOLLAR)
+    assert refusal.value.field == "reference"
+
+
 def test_the_audit_finds_a_return_without_its_part_in_the_balance(till: Till) -> None:
     reference = till.paid(25)
     with because(till.platform.cause):

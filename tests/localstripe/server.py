@@ -108,6 +108,7 @@ class Dispute(StripeObject):
         self.metadata: dict[str, str] = {}
         self.reason = "fraudulent"
         self.status = "needs_response"
+        intent.latest_charge.disputed = True
         schedule_webhook(Event("charge.dispute.created", self))
 
     def _close(self, status: str) -> None:
@@ -160,6 +161,7 @@ def _list_intents(url: str, customer: str | None = None, **page: Any) -> List:
     return found
 
 
+Charge.disputed = False
 Charge.receipt_url = property(lambda self: f"https://pay.stripe.com/receipts/{self.id}")
 PaymentIntent._api_list_all = staticmethod(_list_intents)
 
