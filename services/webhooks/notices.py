@@ -50,7 +50,7 @@ class NoticeQueue:
     def due(self, busy: Busy) -> list[DueMail]:
         """Return the addresses to which a mail is due, except busy ones."""
         with self._pool.connection() as connection:
-            return due_mails(connection, self._clock.now(), busy.messages)
+            return due_mails(connection, self._clock.now(), busy.messages, MOST.process)
 
     async def send(self, due: DueMail) -> Attempted:
         """Send the next mail to an address once. Return None if there is none."""

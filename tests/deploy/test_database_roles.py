@@ -290,7 +290,7 @@ def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(
     with connect(settings.model_copy(update={"database_url": own})) as connection:
         event = replace(message_of_test(account_id, account_id, now), type=WebhookType.JOB_FAILED)
         notices.add_notices(connection, [(None, event)], now)
-        (due,) = notices.due_mails(connection, now, ())
+        (due,) = notices.due_mails(connection, now, (), 8)
         for outcome in (Outcome.SENT, Outcome.REFUSED):
             mail = notices.begin_mail(connection, due.id, now)
             assert mail is not None

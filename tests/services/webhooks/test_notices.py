@@ -34,7 +34,7 @@ from infrastructure.notices import (
     Outcome,
 )
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 from infrastructure.webhook_deliveries import Attempt, Busy, record_attempt
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import NoticeQueue
@@ -320,6 +320,47 @@ def test_notices_from_before_email_was_turned_on_are_not_sent(held: Notices) -> 
     assert held.subjects == ["EcoLink: Job x failed"]
     assert held.statuses() == ["failed", "sent"]
     assert held.rows()[0].error == TOO_LATE
+
+
+def test_looking_for_due_mails_reads_no_address_without_one(
+    held: Notices, settings: Settings
+) -> None:
+    """EcoLink looks twice a second."""
+    # given a due mail, and many addresses without one
+    held.set()
+    held.add()
+    held.clock.time += COLLECTING
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as owner:
+        owner.execute(
+            "INSERT INTO notice_addresses (id, account_id, email, kinds, signing_key, "
+            "requested_at, confirmed_at, next_mail_at, hour_began_at) SELECT gen_random_uuid(), "
+            "gen_random_uuid(), 'x', '{}', '', now(), now(), now(), now() "
+            "FROM generate_series(1, 2000)"
+        )
+        owner.execute("ANALYZE notice_addresses")
+    # when EcoLink looks for due mails
+    with held.pool.connection() as connection:
+        due = notices.due_mails(connection, held.clock.now(), (), 8)
+        read = scalar(
+            connection,
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables "
+            "WHERE relname = 'notice_addresses'",
+        )
+    # then it reads only the address with the mail
+    assert [each.id for each in due] == [held.address.id]
+    assert read < 10
+
+
+def test_the_address_that_waits_longest_comes_first(held: Notices) -> None:
+    for account_id in (ACCOUNT_ID, other := uuid4()):
+        with held.pool.connection() as connection:
+            notices.set_address(connection, account_id, ADA, CHOSEN, held.clock.now())
+        held.clock.time += COLLECTING
+    with held.pool.connection() as connection:
+        first, second = notices.due_mails(connection, held.clock.now(), (), 8)
+        assert (first.account_id, second.account_id) == (ACCOUNT_ID, other)
+        assert notices.due_mails(connection, held.clock.now(), (), 1) == [first]
 
 
 def test_an_event_that_is_recorded_late_causes_no_old_notice(held: Notices) -> None:
