@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import psycopg
 from psycopg.rows import args_row
 
 from domain.audit.sealed_event import StoredRow
-from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
+from infrastructure.event_rows import COLUMNS
 
 
 def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> list[StoredRow]:
@@ -30,21 +29,3 @@ def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> li
             {"account": account_id, "of_account": of_account},
         )
         return cursor.fetchall()
-
-
-def rows_with_topics(
-    connection: psycopg.Connection[Any], topics: Sequence[str]
-) -> Iterator[StoredRow]:
-    """Yield the events with some topics, in the order of the log, in one transaction."""
-    with (
-        connection.transaction(),
-        connection.cursor(
-            "rows_with_topics", row_factory=args_row(StoredRow), binary=True
-        ) as cursor,
-    ):
-        cursor.itersize = FETCHED_ROWS
-        cursor.execute(
-            f"SELECT {COLUMNS} FROM ecolink_events WHERE topic = ANY(%s) ORDER BY notification_id",
-            [list(topics)],
-        )
-        yield from cursor

@@ -20,7 +20,6 @@ from deploy.operator.audited_period import From, Until, period_between
 from domain.audit.invoice import Period
 from domain.audit.money_events import Inconsistent
 from domain.audit.what_if import (
-    TOPICS,
     Comparison,
     Group,
     Rounding,
@@ -32,7 +31,7 @@ from domain.catalog.catalog_entries import read_prices
 from domain.core.money import decimals_of, exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
-from infrastructure.account_rows import rows_with_topics
+from infrastructure.charge_rows import charge_rows
 from infrastructure.profiles import account_names
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -67,7 +66,7 @@ def what_if(
         other = _prices(prices)
         period = period_between(start or FIRST, end or LAST)
         with database(Settings()) as settings, connect(settings) as store:
-            compared = reprice(rows_with_topics(store, TOPICS), other, rounding, period)
+            compared = reprice(charge_rows(store, period), other, rounding, period)
             names = account_names(store)
     except (StackError, Inconsistent, ValueError, OSError) as error:
         fail(str(error), ExitCode.FAILED)

@@ -27,14 +27,11 @@ from domain.audit.money_events import (
 from domain.audit.sealed_event import StoredRow
 from domain.core.money import charge_micros
 
-TOPICS = tuple(
-    kind.__name__
-    for kind in (
-        *(JobApproved, JobResumed, SegmentAllocated),
-        *(MeterOpened, MinuteMetered, LostWorkCredited),
-    )
-)
-"""Topics of the events that a replay needs."""
+JOBS = tuple(kind.__name__ for kind in (JobApproved, JobResumed, SegmentAllocated))
+METERS = (MeterOpened.__name__,)
+CHARGES = (MinuteMetered.__name__, LostWorkCredited.__name__)
+TOPICS = (*JOBS, *METERS, *CHARGES)
+"""Topics of the events that a replay needs: those of jobs, and of meters and their charges."""
 
 MINUTE_SECONDS = 60
 

@@ -19,11 +19,17 @@ LONGEST_SECONDS = 30.0
 """Maximum seconds of all queries of a page together."""
 
 
+SHORTER = (
+    "Restrict the search to a job or a shorter period, or use `ecolink audit`, which has no limit."
+)
+
+
 @contextmanager
-def reading(backend: Backend, caller: Caller) -> Generator[Connection]:
+def reading(backend: Backend, caller: Caller, too_long: str = SHORTER) -> Generator[Connection]:
     """Open a connection that only reads. Queries of an audit never occupy the gateway's pool.
 
-    Raise RateLimited if too many audits run, and TookTooLong after `LONGEST_SECONDS`.
+    Raise RateLimited if too many audits run, and TookTooLong after `LONGEST_SECONDS`, with the fix
+    `too_long`.
     """
     slots = backend.quotas.slots
     with (
@@ -32,7 +38,7 @@ def reading(backend: Backend, caller: Caller) -> Generator[Connection]:
         connect(backend.settings) as connection,
     ):
         connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
-        with _limited(connection, backend.settings):
+        with _limited(connection, backend.settings, too_long):
             yield connection
 
 
@@ -44,7 +50,7 @@ def auditing(backend: Backend, caller: Caller) -> Generator[Auditor]:
 
 
 @contextmanager
-def _limited(connection: Connection, settings: Settings) -> Generator[None]:
+def _limited(connection: Connection, settings: Settings, fix: str) -> Generator[None]:
     """End a connection after `LONGEST_SECONDS`, and then raise TookTooLong.
 
     PostgreSQL's `statement_timeout` limits each fetch of a cursor, not all of them together.
@@ -64,10 +70,7 @@ def _limited(connection: Connection, settings: Settings) -> Generator[None]:
     except psycopg.OperationalError:
         if not ended.is_set():
             raise
-        raise TookTooLong(
-            f"The audit took longer than {LONGEST_SECONDS:.0f} s. Restrict the search to a job or "
-            "a shorter period, or use `ecolink audit`, which has no limit."
-        ) from None
+        raise TookTooLong(f"The audit took longer than {LONGEST_SECONDS:.0f} s. {fix}") from None
     finally:
         timer.cancel()
         timer.join()  # so that it cannot end a later connection with the same process ID

@@ -11,7 +11,7 @@ from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_event import sealed_events
 from domain.audit.sealed_invoice import verify_invoice
 from domain.core.event_log import EventLog
-from infrastructure.account_rows import rows_of_account, rows_with_topics
+from infrastructure.account_rows import rows_of_account
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoices import issue_invoice
 from infrastructure.seal_archive import SealArchive, SealDamaged
@@ -59,8 +59,6 @@ def test_only_the_account_s_rows_are_read(settings: Settings, log: EventLog) -> 
     two_months(log)
     with connect(settings) as store:
         assert rows_of_account(store, ACCOUNT_ID) == rows_of(log)
-        wanted = [row for row in stored_rows(log) if row.topic in ("ToppedUp", "JobApproved")]
-        assert list(rows_with_topics(store, ["ToppedUp", "JobApproved"])) == wanted
 
 
 def test_events_without_a_head_are_refused(

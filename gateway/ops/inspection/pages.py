@@ -12,7 +12,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.permissions import MayReadAll, OperatorReads
 from gateway.ops.inspection.estimates import estimates
 from gateway.ops.inspection.seals import published_seals
-from gateway.ops.inspection.what_if import Asked, what_if
+from gateway.ops.inspection.what_if import WhatIfQuery, what_if
 from gateway.schemas import JobId
 from gateway.web.rendering import PRIVATE, page
 from infrastructure import security_log
@@ -45,10 +45,10 @@ def download_estimates(caller: MayReadAll, backend: BackendOf) -> Response:
 
 @router.get("/what-if")
 def show_what_if(
-    request: Request, caller: MayReadAll, backend: BackendOf, asked: Annotated[Asked, Query()]
+    request: Request, caller: MayReadAll, backend: BackendOf, query: Annotated[WhatIfQuery, Query()]
 ) -> Response:
     """Show the charges of a period under other prices."""
-    shown = what_if(request, backend, caller, asked)
+    shown = what_if(request, backend, caller, query)
     return page(request, backend, caller, "ops/what_if_page.html", shown=shown)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from domain.audit.invoice import Period
 from domain.audit.money_events import Inconsistent
-from domain.audit.what_if import TOPICS, Comparison, Rounding, by_account, by_gpu_type, reprice
+from domain.audit.what_if import Comparison, Rounding, by_account, by_gpu_type, reprice
 from domain.core.errors import DomainError, Invalid, WrongState
 from domain.core.money import exact_dollars, micros_of
 from domain.use_cases.catalog import Cataloging
@@ -21,7 +21,7 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.schemas import Money
 from gateway.web.addresses import Given
-from infrastructure.account_rows import rows_with_topics
+from infrastructure.charge_rows import charge_rows
 from infrastructure.profiles import account_names
 
 PRICE = "price."
@@ -30,7 +30,10 @@ PRICE = "price."
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Asked(BaseModel):
+TOO_LONG = "Choose a shorter period, or use `ecolink audit what-if`, which has no limit."
+
+
+class WhatIfQuery(BaseModel):
     """The period, whose days are in UTC and included, and how time is rounded."""
 
     first: Annotated[date | None, Given] = None
@@ -41,9 +44,13 @@ class Asked(BaseModel):
         """Return the period. Raise Invalid if it ends before its start."""
         last = self.last or today
         start = datetime.combine(self.first, datetime.min.time(), UTC) if self.first else FIRST
-        end = datetime.combine(last, datetime.min.time(), UTC) + timedelta(days=1)
         try:
+            end = datetime.combine(last, datetime.min.time(), UTC) + timedelta(days=1)
             return Period(start=start, end=end)
+        except OverflowError:
+            raise Invalid(
+                f"The last day {last} is too late. Enter an earlier one.", field="last"
+            ) from None
         except ValidationError:
             raise Invalid(
                 f"The last day {last} is before the first day {self.first}. Enter a later one.",
@@ -85,13 +92,13 @@ class Repriced:
 class WhatIf:
     """The form, with the price of each GPU type in dollars, and its result or problem."""
 
-    asked: Asked
+    query: WhatIfQuery
     prices: dict[str, str] = field(default_factory=dict)
     result: Repriced | None = None
     problem: str | None = None
 
 
-def what_if(request: Request, backend: Backend, caller: Caller, asked: Asked) -> WhatIf:
+def what_if(request: Request, backend: Backend, caller: Caller, query: WhatIfQuery) -> WhatIf:
     """Return the form, and the result if the request has prices.
 
     Raise TookTooLong if the log is too long for a page, and RateLimited if too many audits run.
@@ -107,12 +114,12 @@ def what_if(request: Request, backend: Backend, caller: Caller, asked: Asked) ->
         for each in catalog.gpu_types.values()
     }
     if not given:
-        return WhatIf(asked, prices)
+        return WhatIf(query, prices)
     try:
         micros = {name: micros_of(text, field=name) for name, text in prices.items() if text}
-        return WhatIf(asked, prices, _repriced(backend, caller, asked, micros))
+        return WhatIf(query, prices, _repriced(backend, caller, query, micros))
     except (Invalid, WrongState) as error:
-        return WhatIf(asked, prices, problem=_sentence(error))
+        return WhatIf(query, prices, problem=_sentence(error))
 
 
 def _sentence(error: DomainError) -> str:
@@ -120,14 +127,13 @@ def _sentence(error: DomainError) -> str:
 
 
 def _repriced(
-    backend: Backend, caller: Caller, asked: Asked, prices: Mapping[str, int]
+    backend: Backend, caller: Caller, query: WhatIfQuery, prices: Mapping[str, int]
 ) -> Repriced:
-    period = asked.period(backend.clock.now().astimezone(UTC).date())
-    with reading(backend, caller) as connection:
+    period = query.period(backend.clock.now().astimezone(UTC).date())
+    with reading(backend, caller, TOO_LONG) as connection:
         names = account_names(connection)
         try:
-            rows = rows_with_topics(connection, TOPICS)
-            compared = reprice(rows, prices, asked.rounding, period)
+            compared = reprice(charge_rows(connection, period), prices, query.rounding, period)
         except Inconsistent as error:
             raise WrongState(f"{error} Verify the log.") from error
     return Repriced(
