@@ -17,6 +17,8 @@ class NoticeKind(StrEnum):
     BALANCE_LOW = WebhookType.BALANCE_LOW.value
     BALANCE_DEPLETED = WebhookType.BALANCE_DEPLETED.value
     BUDGET_USED = WebhookType.BUDGET_USED.value
+    ACCOUNT_SUSPENDED = WebhookType.ACCOUNT_SUSPENDED.value
+    ACCOUNT_REINSTATED = WebhookType.ACCOUNT_REINSTATED.value
     DEPLOYMENT_FAILED = WebhookType.DEPLOYMENT_FAILED.value
     WEBHOOK_DISABLED = WebhookType.WEBHOOK_DISABLED.value
     CONFIRMATION = "notice.confirmation"
@@ -35,6 +37,8 @@ TITLES: dict[NoticeKind, str] = {
     NoticeKind.BALANCE_LOW: "The balance is low",
     NoticeKind.BALANCE_DEPLETED: "The balance is used up",
     NoticeKind.BUDGET_USED: "A budget reached 50, 80 or 100%",
+    NoticeKind.ACCOUNT_SUSPENDED: "The account was suspended",
+    NoticeKind.ACCOUNT_REINSTATED: "The account was reinstated",
     NoticeKind.DEPLOYMENT_FAILED: "A model cannot be served",
     NoticeKind.WEBHOOK_DISABLED: "EcoLink disabled a webhook",
     NoticeKind.CONFIRMATION: "Link to confirm the address",

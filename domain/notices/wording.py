@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from domain.billing.budget import BudgetPeriod
+from domain.billing.suspension import SuspensionReason
 from domain.core.durations import rough
 from domain.core.money import dollars
 from domain.deployments.failures import ADVICE, AGAIN
@@ -56,7 +57,8 @@ class Text:
 def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
     """Return the text of a notice. `origin` is the public URL of EcoLink."""
     name = str(data.get("id", ""))
-    job, billing = f"{origin}/fine-tune/{name}", f"{origin}/billing"
+    jobs, billing = f"{origin}/fine-tune", f"{origin}/billing"
+    job = f"{jobs}/{name}"
     match kind:
         case NoticeKind.JOB_SUCCEEDED:
             return _text(
@@ -96,6 +98,21 @@ def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
             )
         case NoticeKind.BUDGET_USED:
             return _budget(data, billing)
+        case NoticeKind.ACCOUNT_SUSPENDED:
+            return _text(
+                "Your account was suspended",
+                f"{SuspensionReason(str(data['reason'])).sentence} Your running jobs save their "
+                "progress and pause, and your models stop responding. You can still read and "
+                "download. To end the suspension, ask your operator. Your jobs:",
+                jobs,
+            )
+        case NoticeKind.ACCOUNT_REINSTATED:
+            return _text(
+                "Your account was reinstated",
+                "You can use it again, and your models respond. Your jobs stay paused until you "
+                "resume them:",
+                jobs,
+            )
         case NoticeKind.DEPLOYMENT_FAILED:
             advice = ADVICE.get(str(data["code"]), AGAIN)
             return _text(

@@ -43,6 +43,11 @@ class WebhookType(StrEnum):
     BUDGET_USED = "budget.used"
     """50, 80 or 100 percent of the budget of a `period` are used, for the first time in it. At 100,
     running jobs save a checkpoint and pause."""
+    ACCOUNT_SUSPENDED = "account.suspended"
+    """An operator suspended the account. `reason` is `payment`, `abuse`, `security`, `request` or
+    `other`. Running jobs save a checkpoint and pause, and deployments stop responding."""
+    ACCOUNT_REINSTATED = "account.reinstated"
+    """An operator ended the suspension. Deployments respond again. Jobs stay paused."""
     DEPLOYMENT_ACTIVE = "deployment.active"
     """The model is loaded and serves requests."""
     DEPLOYMENT_FAILED = "deployment.failed"
@@ -122,6 +127,12 @@ def message_of(recorded: Recorded, model_of: Callable[[UUID], str]) -> Message |
             return _message(recorded, WebhookType.BALANCE_DEPLETED, data)
         case Account.BudgetUsed():
             return _message(recorded, WebhookType.BUDGET_USED, _budget(event))
+        case Account.AccountSuspended(reason=reason):
+            data = {"id": str(event.account_id), "reason": reason.value}
+            return _message(recorded, WebhookType.ACCOUNT_SUSPENDED, data)
+        case Account.AccountReinstated():
+            data = {"id": str(event.account_id)}
+            return _message(recorded, WebhookType.ACCOUNT_REINSTATED, data)
         case Deployment.DeploymentActivated():
             data = _deployment(event, model_of)
             return _message(recorded, WebhookType.DEPLOYMENT_ACTIVE, data)

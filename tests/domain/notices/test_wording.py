@@ -30,6 +30,8 @@ DATA: dict[NoticeKind, Data] = {
     NoticeKind.BALANCE_LOW: {"id": str(ACCOUNT_ID), "runway_seconds": 3600},
     NoticeKind.BALANCE_DEPLETED: {"id": str(ACCOUNT_ID), "balance_micros": 0},
     NoticeKind.BUDGET_USED: BUDGET,
+    NoticeKind.ACCOUNT_SUSPENDED: {"id": str(ACCOUNT_ID), "reason": "security"},
+    NoticeKind.ACCOUNT_REINSTATED: {"id": str(ACCOUNT_ID)},
     NoticeKind.DEPLOYMENT_FAILED: {"id": "x", "model": "ft:a", "code": "no_room"},
     NoticeKind.WEBHOOK_DISABLED: {"id": str(JOB_ID), "reason": "gone"},
     NoticeKind.CONFIRMATION: {"link": f"{ORIGIN}/notices/confirm/x"},
@@ -51,6 +53,13 @@ def test_each_reason_of_a_pause_has_a_text_except_that_of_the_owner() -> None:
     assert set(PAUSES) == set(PauseReason) - {PauseReason.OWNER}
     text = text_of(NoticeKind.JOB_PAUSED, JOB | {"reason": "max_cost"}, ORIGIN)
     assert "The job reached its maximum cost." in text.body
+
+
+def test_a_suspension_shows_its_reason() -> None:
+    kind = NoticeKind.ACCOUNT_SUSPENDED
+    text = text_of(kind, DATA[kind], ORIGIN)
+    assert text.subject == "Your account was suspended"
+    assert text.body.startswith("Another person may have used it.")
 
 
 def test_a_budget_shows_the_amounts() -> None:

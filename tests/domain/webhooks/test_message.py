@@ -92,6 +92,16 @@ def test_a_used_budget_sends_a_message(history: History, log: EventLog) -> None:
     }
 
 
+def test_a_suspension_and_its_end_send_messages(history: History, log: EventLog) -> None:
+    history.open_account(1_000_000)
+    history.suspend()
+    history.reinstate()
+    assert sent(log) == [
+        ("account.suspended", {"id": str(ACCOUNT_ID), "reason": "abuse"}),
+        ("account.reinstated", {"id": str(ACCOUNT_ID)}),
+    ]
+
+
 def test_the_id_names_the_event_and_the_order_key_its_aggregate(
     history: History, log: EventLog
 ) -> None:
