@@ -123,8 +123,9 @@ class Segments:
             return
         except (StaleSegment, NotFound) as refusal:
             self._logger.info("rejected a report of %s: %s", PodName(*key), refusal)
+        else:
+            self._trainer_spans.take(report)
         self._known[key] = news
-        self._trainer_spans.take(report)
         if report.ending is not None:
             self._control.answer(report.job_id, report.segment)
 

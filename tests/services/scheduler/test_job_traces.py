@@ -171,6 +171,15 @@ def test_one_report_can_start_training_and_have_the_first_step(
     assert collector.names.count("first step") == 1
 
 
+def test_a_late_report_of_an_ended_segment_has_no_spans(
+    launched: History, scheduler: Scheduler, collector: Collector
+) -> None:
+    scheduler.segments.record(training(1))
+    launched.end_segment(1, SegmentEnd.CRASHED)
+    scheduler.segments.record(stepped(2))
+    assert "start trainer" not in collector.names
+
+
 @pytest.mark.parametrize("sent_at", [SENT_AT, datetime.min, datetime.max])
 def test_a_trainer_cannot_send_times_that_no_collector_accepts(
     collector: Collector, sent_at: datetime
