@@ -49,10 +49,10 @@ def _by_operator(cursor: Cursor, event: ApiKey.ApiKeyIssued) -> bool:
         creator = acting_key(event.actor)
     except ValueError:  # a forged event, which the audit reports
         return True
-    own = cursor.execute(
-        "SELECT FROM api_keys WHERE key_id = %s AND account_id = %s", [creator, event.account_id]
+    cursor.execute(
+        "SELECT 1 FROM api_keys WHERE key_id = %s AND account_id = %s", [creator, event.account_id]
     )
-    return own.rowcount == 0
+    return cursor.fetchone() is None  # a rebuild uses a pipeline, which has no row count yet
 
 
 API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)

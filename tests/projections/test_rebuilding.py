@@ -95,6 +95,7 @@ def test_new_tables_have_the_rows_indexes_and_grants_of_the_old_ones(
 ) -> None:
     history.run_with_a_crash()
     history.undeploy(history.deploy_checkpoint(10))
+    history.issue_key()
     connection, events = fold(projection), ids(history.log)
     before, rows = facts_of(settings, projection), contents(connection, projection)
     assert rebuilt(projection) == len(events)
