@@ -120,6 +120,7 @@ def declared(permission: Permission) -> Any:
 
 READ = Permission(Scope.READ)
 DOWNLOAD = Permission(Scope.READ, HOLDERS)
+OPERATOR_READ = Permission(Scope.READ, OPERATOR)
 
 PUBLIC = declared(Permission(public=True))
 
@@ -134,7 +135,7 @@ MayManageKeys = Annotated[Caller, _checks(Permission(Scope.KEYS))]
 
 AuditorReads = Annotated[Caller, _checks(Permission(Scope.READ, frozenset({Role.AUDITOR})))]
 MayReadAll = Annotated[Caller, _checks(Permission(Scope.READ, OVERSEERS))]
-OperatorReads = Annotated[Caller, _checks(Permission(Scope.READ, OPERATOR))]
+OperatorReads = Annotated[Caller, _checks(OPERATOR_READ)]
 OperatorDeploys = Annotated[Caller, _checks(Permission(Scope.DEPLOY, OPERATOR))]
 OperatorCredits = Annotated[Caller, _checks(Permission(Scope.BILLING, OPERATOR))]
 OperatorManages = Annotated[Caller, _checks(Permission(Scope.KEYS, OPERATOR))]

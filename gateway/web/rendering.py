@@ -25,7 +25,7 @@ from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_of
 from gateway.http.access import Caller, delete_stale_account
-from gateway.http.permissions import DOWNLOAD
+from gateway.http.permissions import DOWNLOAD, OPERATOR_READ
 from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
@@ -138,12 +138,14 @@ def page(
 def _allowed(rights: Rights, account: AccountAnswer) -> list[str]:
     """Return the scopes of a key, and `download` if it may read the content of datasets and models.
 
+    A key that may read the pages for operators alone also has `operator`.
     The key of a suspended account can only read and download.
     Pages hide each control whose `data-needs` is not among them. Parts of a page need no rights, so
     that all who watch a job share them.
     """
     usable = [each for each in rights.scopes if not account.suspension or each is Scope.READ]
-    return [*usable, *(["download"] if DOWNLOAD.allows(rights) else [])]
+    reads = {"download": DOWNLOAD, "operator": OPERATOR_READ}
+    return [*usable, *(name for name, permission in reads.items() if permission.allows(rights))]
 
 
 def fragment(

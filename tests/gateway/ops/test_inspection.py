@@ -161,6 +161,6 @@ def test_an_auditor_sees_no_addresses_and_no_trainer_output(
     auditor = signed_in(client, platform.person(Role.AUDITOR))
     for path in ("/ops/estimates", "/ops/what-if", "/ops/seals"):
         page = shown(auditor, path)
-        assert re.search(r'href="/ops/security" data-needs="deploy"', page), path
+        assert re.search(r'href="/ops/security" data-needs="operator"', page), path
     for path in ("/ops/security", "/ops/checks", f"/ops/jobs/{owner.name}/trainer-log"):
         assert auditor.client.get(path).status_code == 403

@@ -172,6 +172,21 @@ def test_an_auditor_may_only_read(client: TestClient, platform: Platform) -> Non
     assert rights_of_page(client) == "read"
 
 
+def test_an_operator_who_may_only_read_sees_the_links_to_their_pages(
+    client: TestClient, platform: Platform
+) -> None:
+    operator = platform.person(Role.OPERATOR).account_id
+    signed_in(client, platform.key(operator, KeyRequest(scopes=[Scope.READ])))
+    assert rights_of_page(client) == "read download operator"
+    links = {
+        each.attributes["href"]: each.attributes.get("data-needs")
+        for each in page_of(client, "/ops/estimates").all()
+        if each.tag == "a" and each.attributes.get("href", "").startswith("/ops/")
+    }
+    assert links["/ops/security"] == links["/ops/checks"] == "operator"
+    assert links["/ops/seals"] is None
+
+
 def rights_of_page(client: TestClient) -> str:
     (body,) = (each for each in page_of(client, "/datasets").all() if each.tag == "body")
     return body.attributes["data-may"]
