@@ -92,7 +92,7 @@ ACCESS: dict[str, Access] = {
             *(CardPayment.CardPaymentFailed, AutoTopUp.CardSaved, AutoTopUp.CardReplaced),
             *(AutoTopUp.AutoTopUpStarted, AutoTopUp.AutoTopUpEnded, AutoTopUp.AutoTopUpDisabled),
             *(Payment.PaymentReceived, Payment.RefundFailed, Payment.PaymentReturned),
-            *(Payment.ReturnReversed, Payment.ReturnClosed),
+            *(Payment.ReturnReversed, Payment.ReturnClosed, Payment.LossRecovered),
             *(Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
         snapshots=ADD,

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     PAYMENT_RETURNED = "payment returned"
     RETURN_REVERSED = "return reversed"
     RETURN_LOST = "return lost"
+    LOSS_RECOVERED = "loss recovered"
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -103,6 +104,8 @@ def apply(cursor: Cursor, event: Event) -> None:
             _post(cursor, event, "cash", "returns", amount, Reason.RETURN_REVERSED)
         case Payment.ReturnClosed(lost_micros=lost) if lost > 0:
             _post(cursor, event, "losses", "returns", lost, Reason.RETURN_LOST)
+        case Payment.LossRecovered(recovered_micros=amount):
+            _post(cursor, event, "returns", "losses", amount, Reason.LOSS_RECOVERED)
         case _:
             pass
 
@@ -142,7 +145,7 @@ def _add_to_day(
         credit == "revenue",  # charges
         debit == "revenue",  # reversals
         (reason is Reason.PAYMENT_RETURNED) - (reason is Reason.RETURN_REVERSED),  # returns
-        debit == "losses",
+        (debit == "losses") - (credit == "losses"),
     )
     if not any(sums):
         return
@@ -270,7 +273,8 @@ def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
 
     A row has the day and the micro-dollars of payments, test_payments, credits, charges,
     reversals (charges that EcoLink credited back), returns (refunds and disputed payments, less
-    those that EcoLink got back) and losses (returns that no balance covered).
+    those that EcoLink got back) and losses (returns that no balance covered, less those that were
+    recovered).
     """
     return connection.execute(
         "SELECT wanted.day::date AS day, coalesce(payments, 0) AS payments, "

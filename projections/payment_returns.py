@@ -40,7 +40,8 @@ def apply(cursor: Cursor, event: Event) -> None:
             _add(cursor, event, event.return_id, event.kind, status, (amount, withheld))
         case Payment.RefundFailed() | Payment.ReturnReversed():
             key = {"payment_id": event.originator_id, "return_id": event.return_id}
-            update(cursor, "payment_returns", key, status=ReturnStatus.REVERSED, withheld_micros=0)
+            undone = {"withheld_micros": 0, "lost_micros": 0}
+            update(cursor, "payment_returns", key, status=ReturnStatus.REVERSED, **undone)
         case Payment.ReturnClosed():
             cursor.execute(
                 "UPDATE payment_returns SET status = %s, lost_micros = %s, "

@@ -52,7 +52,7 @@ class ReturnStatus(StrEnum):
     REVERSED = "reversed"
     """The money was not returned, or EcoLink has it again."""
     CLOSED = "closed"
-    """The money stays returned."""
+    """The money stays returned, unless the provider pays it again later."""
 
 
 class Return(Value):
@@ -111,7 +111,7 @@ class Payment(Aggregate):
         withheld_micros: int
 
     class ReturnReversed(Event):
-        """The provider paid the money again: the dispute was won, or the refund failed later.
+        """The provider paid the money again: it decided for EcoLink, or the refund failed later.
 
         `restored_micros` is the part that the balance has again.
         """
@@ -129,6 +129,12 @@ class Payment(Aggregate):
         return_id: str
         withheld_micros: int
         lost_micros: int
+
+    class LossRecovered(Event):
+        """The money of a closed return came back, also the part that no balance had covered."""
+
+        return_id: str
+        recovered_micros: int
 
     @classmethod
     def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
@@ -247,9 +253,12 @@ class Payment(Aggregate):
         )
 
     def reverse_return(self, return_id: str) -> int:
-        """Record that the provider paid the money again. Return the amount to restore."""
+        """Record that the provider paid the money again. Return the amount to restore.
+
+        The part of a closed return that was a loss is recovered.
+        """
         known = self.returns.get(return_id)
-        if known is None or known.status is not ReturnStatus.RETURNED:
+        if known is None or known.status not in (ReturnStatus.RETURNED, ReturnStatus.CLOSED):
             return 0
         self.trigger_event(
             self.ReturnReversed,
@@ -257,6 +266,10 @@ class Payment(Aggregate):
             amount_micros=known.amount_micros,
             restored_micros=known.withheld_micros,
         )
+        if known.status is ReturnStatus.CLOSED and known.missing_micros:
+            self.trigger_event(
+                self.LossRecovered, return_id=return_id, recovered_micros=known.missing_micros
+            )
         return known.withheld_micros
 
     @event(ReturnReversed)

@@ -75,6 +75,8 @@ def _returned(event: Event) -> str | None:
             return f"EcoLink has {exact_dollars(micros)} of {event.return_id} again."
         case Payment.ReturnClosed(lost_micros=micros):
             return f"{event.return_id} is final. {exact_dollars(micros)} of it are lost."
+        case Payment.LossRecovered(recovered_micros=micros):
+            return f"The lost {exact_dollars(micros)} of {event.return_id} are recovered."
         case _:
             return None
 

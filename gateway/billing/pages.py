@@ -65,7 +65,10 @@ class Kind(StrEnum):
 
 
 LEASE_REASONS = (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)
-PROVIDER_REASONS = (Reason.PAYMENT_RETURNED, Reason.RETURN_REVERSED, Reason.RETURN_LOST)
+PROVIDER_REASONS = (
+    *(Reason.PAYMENT_RETURNED, Reason.RETURN_REVERSED),
+    *(Reason.RETURN_LOST, Reason.LOSS_RECOVERED),
+)
 MOVING_REASONS = tuple(r for r in Reason if r not in (*LEASE_REASONS, *PROVIDER_REASONS))
 """Reasons that change the balance. Leases only reserve parts of the balance."""
 

@@ -21,7 +21,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused, stripe_provider
 from projections.billing_ledger import balances, platform_days
-from projections.payment_returns import open_returns
+from projections.payment_returns import open_returns, returns_of
 from services.projector.audit import audit
 from tests.builders.commands import NOW
 from tests.builders.platform import Person, Platform
@@ -240,6 +240,38 @@ def test_a_refund_in_the_dashboard_beyond_the_balance_is_a_loss(till: Till) -> N
         (day,) = platform_days(connection, today, today)
     sums = {name: day[name] // DOLLAR for name in ("payments", "returns", "losses")}
     assert sums == {"payments": 25, "returns": 20, "losses": 14}
+    assert not audit(till.settings).differences
+
+
+def test_a_refund_beyond_the_balance_that_fails_later_is_undone(till: Till) -> None:
+    reference = till.paid(25)
+    till.reserve(19)
+    refund = till.stripe.refund(reference, 2000)
+    till.settle_refunds(reference)
+    assert till.status(reference) == [ReturnStatus.CLOSED]
+    till.stripe.fail_refund(refund["id"])
+    for _ in range(2):
+        till.settle_refunds(reference)
+    assert (till.balance, till.status(reference)) == (25, [ReturnStatus.REVERSED])
+    assert till.books == {"cash": -25, "customer": 6, "reserved": 19}
+    today = till.platform.cause.now.date()
+    with connect(till.settings) as connection:
+        (day,) = platform_days(connection, today, today)
+        (row,) = returns_of(connection, till.person.account_id)
+    assert (day["returns"], day["losses"], row["lost_micros"]) == (0, 0, 0)
+    assert not audit(till.settings).differences
+
+
+def test_a_lost_dispute_whose_money_is_reinstated_is_undone(till: Till) -> None:
+    reference = till.paid(25)
+    till.reserve(15)
+    dispute = till.stripe.dispute(reference, 2500)
+    for outcome in ("lost", "won"):
+        till.stripe.close(dispute["id"], outcome)
+        for _ in range(2):
+            till.settle_dispute(dispute["id"])
+    assert (till.balance, till.status(reference)) == (25, [ReturnStatus.REVERSED])
+    assert till.books == {"cash": -25, "customer": 10, "reserved": 15}
     assert not audit(till.settings).differences
 
 
