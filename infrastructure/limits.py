@@ -69,6 +69,14 @@ TABLE = (
         "later.",
     ),
     Limit(
+        "all_checks",
+        1,
+        Scope.PROCESS,
+        "Concurrent requests for the page with checks of the machine.",
+        refusal="The maximum of concurrent requests for the page of checks is {limit}. Try again "
+        "later.",
+    ),
+    Limit(
         "address_requests",
         12_000,
         Scope.ADDRESS,

@@ -32,6 +32,9 @@ OLDEST_POSTGRES = 150_000
 """Oldest supported version of PostgreSQL, as `server_version_num`."""
 
 LEAST_MEMORY_GIB = 4
+DRIVER_SECONDS = 10.0
+"""Seconds that nvidia-smi may take. A driver can hang after a hardware error."""
+
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
 TRAINING = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
@@ -146,10 +149,16 @@ def _gpu() -> Check:
     if program is None:
         return Check("gpu", Level.OK, "No NVIDIA driver. Jobs on this machine train on the CPU.")
     query = (program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    fix = "Install the driver again, and restart the machine."
+    try:
+        done = subprocess.run(
+            query, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        text = f"nvidia-smi did not answer within {DRIVER_SECONDS:g} s. {fix}"
+        return Check("gpu", Level.FAILED, text)
     if done.returncode != 0:
         said = " ".join((done.stdout + done.stderr).split())
-        fix = "Install the driver again, and restart the machine."
         return Check("gpu", Level.FAILED, f"nvidia-smi failed: {said} {fix}")
     return Check("gpu", Level.OK, "; ".join(done.stdout.split("\n")).strip("; "))
 

@@ -76,8 +76,13 @@ def show_security(request: Request, caller: OperatorReads, backend: BackendOf) -
 
 @router.get("/checks")
 def show_checks(request: Request, caller: OperatorReads, backend: BackendOf) -> Response:
-    """Check the gateway's machine, and the servers that it uses."""
-    checks = [*machine_checks(backend.settings), *server_checks(backend.settings)]
+    """Check the gateway's machine, and the servers that it uses.
+
+    Each request writes and deletes a file in the artifact store, and starts `nvidia-smi`. Raise
+    RateLimited while another request does.
+    """
+    with backend.quotas.slots.hold("all_checks", None):
+        checks = [*machine_checks(backend.settings), *server_checks(backend.settings)]
     failed = sum(each.level is Level.FAILED for each in checks)
     return page(request, backend, caller, "ops/checks_page.html", checks=checks, failed=failed)
 

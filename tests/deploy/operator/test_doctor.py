@@ -122,6 +122,17 @@ def test_a_driver_that_fails_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "NVIDIA H100" in only(Settings(home=tmp_path), "gpu").text
 
 
+def test_a_driver_that_hangs_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(machine_checks, "DRIVER_SECONDS", 0.2)
+    check = only(Settings(home=tmp_path), "gpu")
+    assert check.level is Level.FAILED
+    assert "did not answer within 0.2 s" in check.text
+
+
 @pytest.mark.usefixtures("settings")
 def test_the_command_prints_all_checks() -> None:
     document = json.loads(ecolink("doctor", "--json"))

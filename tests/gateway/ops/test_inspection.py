@@ -17,10 +17,12 @@ from domain.access.role import Role
 from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.tree_head import LogKey
 from domain.jobs.job import Job, SegmentEnd
+from gateway.ops.inspection import pages
 from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.job_artifacts import kept_log_ref
 from infrastructure.log_identity import log_identity
+from infrastructure.machine_checks import Check
 from infrastructure.profiles import add_account_name
 from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.settings import Settings
@@ -139,6 +141,23 @@ def test_the_gateway_checks_its_machine_and_its_servers(operator: Browser) -> No
     assert "data-passed" in page
     for name in ("python", "disk", "postgresql", "nats", "artifacts"):
         assert " ok " in row(page, f'data-check="{name}"'), name
+
+
+def test_the_checks_run_one_at_a_time(
+    operator: Browser, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+
+    def checks(_settings: Settings) -> list[Check]:
+        if not inside:
+            inside.append(0)
+            inside.append(client.get("/ops/checks").status_code)
+        return []
+
+    monkeypatch.setattr(pages, "machine_checks", checks)
+    shown(operator, "/ops/checks")
+    assert inside == [0, 429]
+    shown(operator, "/ops/checks")
 
 
 def test_the_complete_output_of_a_trainer_is_shown(
