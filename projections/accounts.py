@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS accounts (
     opened_at timestamptz NOT NULL,
     suspension text,
     erased boolean NOT NULL
-)
+);
+CREATE INDEX IF NOT EXISTS accounts_suspended ON accounts (account_id) WHERE suspension IS NOT NULL
 """
 
 

@@ -92,6 +92,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     log_ref text
 );
 CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
+CREATE INDEX IF NOT EXISTS job_detail_status ON job_detail (account_id, status);
 CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
     WHERE NOT expired AND NOT promoted;
 CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)

@@ -8,14 +8,21 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_DELAYS, RELAUNCH_LIMIT, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.store import Connection
-from projections import JOB_DETAIL
-from projections.job_detail import due_relaunches, expired_adapters, job, jobs_of
+from infrastructure.store import Connection, scalar
+from projections import ACCOUNTS, JOB_DETAIL
+from projections.job_detail import (
+    due_relaunches,
+    expired_adapters,
+    job,
+    jobs_of,
+    suspended_jobs,
+)
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.builders.history import BOUND_AT, RETENTION, History
@@ -288,3 +295,35 @@ def test_another_account_cannot_read_the_job(history: History, fold: Fold) -> No
     assert job(connection, uuid4(), JOB_ID) is None
     assert jobs_of(connection, uuid4()) == []
     assert [each["job_id"] for each in jobs_of(connection, ACCOUNT_ID)] == [JOB_ID]
+
+
+def test_the_jobs_of_suspended_accounts_are_found_through_indexes(
+    history: History, fold: Fold
+) -> None:
+    history.run_until("training")
+    history.suspend()
+    connection = fold(ACCOUNTS, JOB_DETAIL)
+    with connection.transaction():
+        fill(connection)
+        connection.execute("SET LOCAL enable_seqscan = off")
+        assert suspended_jobs(connection) == [JOB_ID]
+        scans = [
+            scalar(connection, "SELECT pg_stat_get_xact_numscans(%s::regclass)", [index])
+            for index in ("accounts_suspended", "job_detail_status")
+        ]
+    assert all(scans)
+
+
+def fill(connection: Connection) -> None:
+    """Add many active accounts, and ended jobs of the suspended one."""
+    for table, columns in (
+        ("accounts", "account_id = gen_random_uuid(), suspension = NULL"),
+        ("job_detail", "job_id = gen_random_uuid(), status = 'registered'"),
+    ):
+        connection.execute(
+            SQL(
+                "CREATE TEMPORARY TABLE more AS SELECT row.* FROM {table} AS row, "
+                "generate_series(1, 2000); UPDATE more SET {columns}; "
+                "INSERT INTO {table} SELECT * FROM more; DROP TABLE more"
+            ).format(table=Identifier(table), columns=SQL(columns))
+        )
