@@ -163,20 +163,23 @@ def _budget(data: Data, page: str) -> Text:
     percent = int(data["percent"] or 0)
     spent, limit = (dollars(int(data[name] or 0)) for name in ("spent_micros", "limit_micros"))
     since = f" since {data['starts_on']} (UTC)" if data["starts_on"] else ""
-    amounts = f"{spent} of {limit} are used{since}."
+    amounts = f"{spent} of {limit} is used{since}."
     budget = BUDGETS[str(data["period"])]
-    named = f"the {budget} of an API key" if data["key_id"] else f"your {budget}"
+    if hint := data.get("key_hint"):
+        named, jobs = f"the {budget} of the API key eco_…{hint}", "the running jobs of the key"
+    else:
+        named, jobs = f"your {budget}", "your running jobs"
     if percent < 100:
         return _text(
-            f"{percent}% of {named} are used",
-            f"{amounts} At 100%, its running jobs save their progress and pause. Your budgets:",
+            f"{percent}% of {named} is used",
+            f"{amounts} At 100%, {jobs} save their progress and pause. Your budgets:",
             page,
         )
     next_period = "" if data["period"] == BudgetPeriod.TOTAL else ", or wait for its next period"
     return _text(
         f"{named[0].upper()}{named[1:]} is used up",
-        f"{amounts} Its running jobs save their progress and pause. Raise the budget{next_period}. "
-        "Then resume them:",
+        f"{amounts} {jobs[0].upper()}{jobs[1:]} save their progress and pause. Raise the "
+        f"budget{next_period}. Then resume them:",
         page,
     )
 

@@ -41,8 +41,8 @@ class WebhookType(StrEnum):
     BALANCE_DEPLETED = "balance.depleted"
     """The balance is used up. Running jobs save a checkpoint and pause."""
     BUDGET_USED = "budget.used"
-    """50, 80 or 100 percent of the budget of a `period` are used, for the first time in it. At 100,
-    running jobs save a checkpoint and pause."""
+    """50, 80 or 100 percent of the budget of a `period` is used, for the first time in it. At 100,
+    running jobs save a checkpoint and pause. `key_hint` is the end of the secret of the API key."""
     ACCOUNT_SUSPENDED = "account.suspended"
     """An operator suspended the account. `reason` is `payment`, `abuse`, `security`, `request` or
     `other`. Running jobs save a checkpoint and pause, and deployments stop responding."""
@@ -103,8 +103,13 @@ class Message:
         )
 
 
-def message_of(recorded: Recorded, model_of: Callable[[UUID], str]) -> Message | None:
-    """Return the message of an event, or None. `model_of` returns the model of a deployment."""
+def message_of(
+    recorded: Recorded, model_of: Callable[[UUID], str], hint_of: Callable[[UUID], str]
+) -> Message | None:
+    """Return the message of an event, or None.
+
+    `model_of` returns the model of a deployment, and `hint_of` the hint of an API key.
+    """
     event = recorded.event
     match event:
         case events.Registered():
@@ -126,7 +131,7 @@ def message_of(recorded: Recorded, model_of: Callable[[UUID], str]) -> Message |
             data = {"id": str(event.account_id), "balance_micros": micros}
             return _message(recorded, WebhookType.BALANCE_DEPLETED, data)
         case Account.BudgetUsed():
-            return _message(recorded, WebhookType.BUDGET_USED, _budget(event))
+            return _message(recorded, WebhookType.BUDGET_USED, _budget(event, hint_of))
         case Account.AccountSuspended(reason=reason):
             data = {"id": str(event.account_id), "reason": reason.value}
             return _message(recorded, WebhookType.ACCOUNT_SUSPENDED, data)
@@ -156,11 +161,12 @@ def message_of_test(account_id: UUID, endpoint_id: UUID, now: datetime) -> Messa
     return Message(id, account_id, WebhookType.TEST, now, {"id": str(endpoint_id)}, id)
 
 
-def _budget(event: Account.BudgetUsed) -> Data:
+def _budget(event: Account.BudgetUsed, hint_of: Callable[[UUID], str]) -> Data:
     return {
         "id": str(event.account_id),
         "period": event.period.value,
         "key_id": None if event.key_id is None else str(event.key_id),
+        "key_hint": None if event.key_id is None else hint_of(event.key_id),
         "starts_on": None if event.starts_on is None else event.starts_on.isoformat(),
         "percent": event.percent,
         "spent_micros": event.spent_micros,

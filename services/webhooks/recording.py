@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
 
+from domain.access.api_key import ApiKey
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
@@ -41,7 +42,7 @@ class RecordingEffect:
         messages = [
             (each.id, message)
             for each in batch
-            if (message := message_of(each, self._model)) is not None
+            if (message := message_of(each, self._model, self._hint)) is not None
         ]
         with self._connect() as connection, connection.transaction():
             connection.execute(
@@ -61,6 +62,9 @@ class RecordingEffect:
 
     def _model(self, deployment_id: UUID) -> str:
         return self._log.load(Deployment, deployment_id).model
+
+    def _hint(self, key_id: UUID) -> str:
+        return self._log.load(ApiKey, key_id).hint
 
 
 def _position(connection: Connection) -> int:

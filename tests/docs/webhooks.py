@@ -25,7 +25,7 @@ from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.docs import markdown, stored_events
 from tests.docs.markdown import code, text
 
-MODEL = "ft:smollm2-135m-instruct:0b0f8f5c3a4e"
+MODEL, HINT = "ft:smollm2-135m-instruct:0b0f8f5c3a4e", "x7Qa"
 
 
 def page() -> str:
@@ -74,7 +74,9 @@ def _examples() -> Iterator[Message]:
             continue
         state = row["state"] | {name: row[name] for name in row if name.startswith("originator")}
         state.pop("class_version", None)
-        message = message_of(Recorded(number, kind.model_validate(state)), lambda _: MODEL)
+        message = message_of(
+            Recorded(number, kind.model_validate(state)), lambda _: MODEL, lambda _: HINT
+        )
         if message is not None:
             yield message
     yield replace(

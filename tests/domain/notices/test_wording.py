@@ -18,6 +18,7 @@ BUDGET: Data = {
     "id": str(ACCOUNT_ID),
     "period": "month",
     "key_id": None,
+    "key_hint": None,
     "starts_on": "2026-11-01",
     "percent": 80,
     "spent_micros": 80_000_000,
@@ -64,18 +65,20 @@ def test_a_suspension_shows_its_reason() -> None:
 
 def test_a_budget_shows_the_amounts() -> None:
     text = text_of(NoticeKind.BUDGET_USED, BUDGET, ORIGIN)
-    assert text.subject == "80% of your monthly budget are used"
-    assert "$80.00 of $100.00 are used since 2026-11-01 (UTC)." in text.body
+    assert text.subject == "80% of your monthly budget is used"
+    assert "$80.00 of $100.00 is used since 2026-11-01 (UTC)." in text.body
     full = text_of(NoticeKind.BUDGET_USED, BUDGET | {"percent": 100}, ORIGIN)
     assert full.subject == "Your monthly budget is used up"
+    assert "Your running jobs save" in full.body
     assert "wait for its next period" in full.body
 
 
 def test_a_total_budget_of_a_key_has_no_period() -> None:
-    of_key: Data = {"period": "total", "key_id": str(JOB_ID), "starts_on": None, "percent": 100}
-    text = text_of(NoticeKind.BUDGET_USED, BUDGET | of_key, ORIGIN)
-    assert text.subject == "The total budget of an API key is used up"
-    assert text.body.startswith("$80.00 of $100.00 are used. Its running jobs")
+    of_key: Data = {"key_id": str(JOB_ID), "key_hint": "x7Qa"}
+    of_total: Data = {"period": "total", "starts_on": None, "percent": 100}
+    text = text_of(NoticeKind.BUDGET_USED, BUDGET | of_key | of_total, ORIGIN)
+    assert text.subject == "The total budget of the API key eco_…x7Qa is used up"
+    assert text.body.startswith("$80.00 of $100.00 is used. The running jobs of the key save")
     assert "next period" not in text.body
 
 

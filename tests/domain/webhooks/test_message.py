@@ -22,7 +22,10 @@ from tests.logs import notifications
 
 def sent(log: EventLog) -> list[tuple[str, dict[str, Any]]]:
     """Return the type and the data of each message of the log."""
-    found = (message_of(recorded(log, each), lambda _: "ft:tiny:1") for each in notifications(log))
+    found = (
+        message_of(recorded(log, each), lambda _: "ft:tiny:1", lambda _: "x7Qa")
+        for each in notifications(log)
+    )
     return [(each.type, each.data) for each in found if each is not None]
 
 
@@ -85,6 +88,7 @@ def test_a_used_budget_sends_a_message(history: History, log: EventLog) -> None:
         "id": str(ACCOUNT_ID),
         "period": "month",
         "key_id": None,
+        "key_hint": None,
         "starts_on": "2026-11-01",
         "percent": 80,
         "spent_micros": 400,
@@ -108,7 +112,7 @@ def test_the_id_names_the_event_and_the_order_key_its_aggregate(
     history.run_until("approved")
     history.pause()
     event = history.last(events.JobPaused)
-    message = message_of(Recorded(1_000_007, event), str)
+    message = message_of(Recorded(1_000_007, event), str, str)
     assert message is not None
     assert message.id == f"evt_{JOB_ID.hex}_1000007"
     assert message.order_key == JOB_ID.hex

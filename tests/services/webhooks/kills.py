@@ -172,7 +172,7 @@ def run_trial(settings: Settings, log: EventLog, folder: Path, trial: Trial) -> 
 
 def expected_messages(log: EventLog) -> list[Message]:
     """Return the messages of the whole log, in order."""
-    found = (message_of(recorded(log, each), str) for each in notifications(log))
+    found = (message_of(recorded(log, each), str, str) for each in notifications(log))
     return [each for each in found if each is not None]
 
 

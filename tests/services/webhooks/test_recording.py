@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from uuid import uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.billing.key_use import Share
 from domain.core.event_log import EventLog
 from domain.webhooks.message import WebhookType
 from infrastructure.consumer import OrderedConsumer
@@ -49,6 +52,20 @@ def test_a_filter_selects_types(history: History, hooks: Hooks, consumer: Ordere
     history.cancel()
     consumer.catch_up()
     assert types(hooks, endpoint) == ["fine_tuning.job.cancelled"]
+
+
+def test_the_message_of_a_budget_names_its_key(
+    history: History, hooks: Hooks, consumer: OrderedConsumer
+) -> None:
+    endpoint, _ = hooks.endpoint("https://example.com/", WebhookType.BUDGET_USED)
+    history.open_account(1_000_000)
+    key = history.issue_key()
+    with history.changing_account() as account:
+        account.set_budget(BudgetName(BudgetPeriod.TOTAL, key.id), 500, 0)
+        account.settle(captured_micros=300, reserved_micros=300, keys={key.id: Share(300, 300)})
+    consumer.catch_up()
+    (delivery,) = hooks.deliveries(endpoint)
+    assert json.loads(delivery.body)["data"]["key_hint"] == key.hint
 
 
 def test_the_message_of_a_deployment_has_its_model(
