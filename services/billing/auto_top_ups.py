@@ -41,7 +41,7 @@ class AutoTopUps:
         pending, the reconciliation asks again, and the pass ends.
         """
         with self._pool.connection() as connection:
-            accounts = accounts_to_top_up(connection)
+            accounts = accounts_to_top_up(connection, self._clock.now())
         end, started = time.monotonic() + PASS_SECONDS, 0
         for account_id in accounts:
             try:

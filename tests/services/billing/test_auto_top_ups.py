@@ -26,6 +26,7 @@ from infrastructure.stripe_provider import (
     ProviderUnavailable,
     stripe_provider,
 )
+from projections.auto_top_ups import accounts_to_top_up
 from projections.card_payments import newest_card_payments
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import CONFIRMATION_TIME, Reconciliation
@@ -139,6 +140,56 @@ def test_two_processes_start_one_charge(purse: Purse, monkeypatch: pytest.Monkey
     monkeypatch.setattr(log, "commit", race)
     purse.top_ups.top_up()
     assert purse.balance == 30
+
+
+def test_accounts_that_no_charge_can_help_are_not_listed(purse: Purse) -> None:
+    def listed(now: datetime) -> bool:
+        purse.platform.project()
+        with connect(purse.platform.settings) as connection:
+            return purse.person.account_id in accounts_to_top_up(connection, now)
+
+    now = purse.clock.time.replace(day=1)
+    purse.save_card()
+    with because(purse.platform.cause):
+        purse.payments.auto.set_rule(
+            purse.person.account_id,
+            AutoTopUpRule(
+                threshold_micros=100 * DOLLAR,
+                amount_micros=25 * DOLLAR,
+                month_max_micros=60 * DOLLAR,
+            ),
+        )
+    assert listed(now)
+    with because(purse.platform.cause):
+        purse.platform.ecolink.suspend(purse.person.account_id, SuspensionReason.PAYMENT)
+    assert not listed(now)
+    with because(purse.platform.cause):
+        purse.platform.ecolink.reinstate(purse.person.account_id)
+    assert (purse.run(), purse.run(), purse.balance) == (1, 1, 55)
+    assert not listed(now)
+    assert listed(now + timedelta(days=32))
+    with because(purse.platform.cause):
+        purse.payments.auto.set_rule(
+            purse.person.account_id,
+            AutoTopUpRule(
+                threshold_micros=100 * DOLLAR,
+                amount_micros=25 * DOLLAR,
+                month_max_micros=75 * DOLLAR,
+            ),
+        )
+    assert listed(now)
+
+
+def test_a_failed_charge_does_not_count_towards_the_month(purse: Purse) -> None:
+    purse.save_card(DECLINED)
+    for _ in range(3):
+        assert purse.run() == 1
+        with because(purse.platform.cause):
+            assert purse.rule.rule is not None
+            purse.payments.auto.set_rule(purse.person.account_id, purse.rule.rule)
+    purse.platform.project()
+    with connect(purse.platform.settings) as connection:
+        assert accounts_to_top_up(connection, purse.clock.time) == [purse.person.account_id]
 
 
 def test_leased_money_counts_as_balance_until_it_is_charged(purse: Purse) -> None:
