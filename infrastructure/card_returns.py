@@ -96,7 +96,7 @@ class CardReturns:
             self.returning.close(dispute.reference, dispute.id)
 
     def _found(self, reference: str) -> Payment | None:
-        """Return a payment of EcoLink. If its confirmation is still on its way, confirm it first.
+        """Return a payment of EcoLink. If its confirmation did not arrive yet, confirm it first.
 
         Stripe does not keep the order of its events.
         """

@@ -154,7 +154,7 @@ class AutoTopUpAnswer(Answer):
     amount: Money | None
     month_max: Money | None
     month_used: Money = Field(description="Automatic top-ups of the current month in UTC.")
-    charging: bool = Field(description="True while a charge is on its way.")
+    charging: bool = Field(description="True while a charge is pending.")
     ended: AutoTopUpEnd | None = Field(description="Reason why they were turned off.")
 
 
