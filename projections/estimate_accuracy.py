@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
-from statistics import median
 from uuid import UUID
 
 from domain.jobs.public_id import job_name
 from domain.training.phases import Phase
 from infrastructure.store import Connection
-from projections.estimates import report_rows
+from projections.estimates import newest_rows, report_rows
 from projections.projection import Row
 
 
@@ -70,21 +68,6 @@ class Summary:
     width: float  # median of high / low - 1
     bias: float  # median of actual / geometric mean of the range - 1
 
-    @classmethod
-    def of(cls, jobs: Sequence[Scored]) -> Summary | None:
-        """Return the summary, or None if no job with a range above zero has ended."""
-        ended = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
-        over = [each for each in ended if each.segments == 1]
-        if not over:
-            return None
-        return cls(
-            scored=len(over),
-            in_segments=len(ended) - len(over),
-            inside=sum(bool(each.inside) for each in over),
-            width=median(each.high_micros / each.low_micros for each in over) - 1,
-            bias=median(_over_middle(each) for each in over) - 1,
-        )
-
     def __str__(self) -> str:
         return (
             f"{self.inside:,} of {self.scored:,} inside their range "
@@ -98,20 +81,49 @@ class Summary:
         )
 
 
-def _over_middle(job: Scored) -> float:
-    return (job.actual_micros or 0) / math.sqrt(job.low_micros * job.high_micros)
+SUMMARY = """
+SELECT count(*) FILTER (WHERE segments = 1) AS scored,
+    count(*) FILTER (WHERE segments IS DISTINCT FROM 1) AS in_segments,
+    count(*) FILTER (WHERE segments = 1 AND actual_micros BETWEEN low_micros AND high_micros)
+        AS inside,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY high_micros / low_micros::float8 - 1)
+        FILTER (WHERE segments = 1) AS width,
+    percentile_cont(0.5) WITHIN GROUP (
+        ORDER BY actual_micros / sqrt(low_micros::float8 * high_micros) - 1
+    ) FILTER (WHERE segments = 1) AS bias
+FROM estimates WHERE actual_micros IS NOT NULL AND low_micros > 0
+    AND (%(account)s::uuid IS NULL OR account_id = %(account)s)
+"""
+
+
+def summary(connection: Connection, account_id: UUID | None = None) -> Summary | None:
+    """Return the accuracy of the ranges of one account's jobs, or of all jobs.
+
+    Return None if no job with a range above zero ended in one segment.
+    """
+    row = connection.execute(SUMMARY, {"account": account_id}).fetchone()
+    return Summary(**row) if row and row["scored"] else None
 
 
 def scored_jobs(connection: Connection, account_id: UUID | None = None) -> list[Scored]:
-    """Return all jobs with an estimate, of one account or of all."""
+    """Return all jobs with an estimate, of one account or of all, in order of approval."""
     rows = report_rows(connection)
     return [Scored.of(row) for row in rows if account_id in (None, row["account_id"])]
 
 
-def written_csv(jobs: Sequence[Scored]) -> str:
-    """Return a table in CSV with a row for each job. Its columns are the fields of `Scored`."""
+def newest_scored(connection: Connection, limit: int) -> list[Scored]:
+    """Return the newest `limit` jobs with an estimate, newest first."""
+    return [Scored.of(row) for row in newest_rows(connection, limit)]
+
+
+def csv_lines(jobs: Iterable[Scored]) -> Iterator[str]:
+    """Yield a table in CSV with a row for each job. Its columns are the fields of `Scored`."""
     text = StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(Scored)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(each) for each in jobs)
-    return text.getvalue()
+    for job in jobs:
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+        writer.writerow(asdict(job))
+    yield text.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -10,7 +11,7 @@ from domain.core.aggregate import Event
 from domain.estimating.estimate import Calibration, Precision
 from domain.jobs import events
 from domain.training.phases import Phase
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row, insert, update
 
 DDL = """
@@ -39,7 +40,8 @@ CREATE TABLE IF NOT EXISTS estimates (
     phase_seconds jsonb
 );
 CREATE INDEX IF NOT EXISTS estimates_scored
-    ON estimates (base_model, gpu_type, precision, gpu_count, scored_at)
+    ON estimates (base_model, gpu_type, precision, gpu_count, scored_at);
+CREATE INDEX IF NOT EXISTS estimates_approved ON estimates (approved_at, job_id)
 """
 
 CALIBRATION_JOBS = 8
@@ -143,3 +145,25 @@ def report_rows(connection: Connection) -> list[Row]:
     Rows of unfinished jobs have no actual values.
     """
     return connection.execute("SELECT * FROM estimates ORDER BY approved_at, job_id").fetchall()
+
+
+def newest_rows(connection: Connection, limit: int) -> list[Row]:
+    """Return the rows of the newest `limit` estimates, newest first."""
+    return connection.execute(
+        "SELECT * FROM estimates ORDER BY approved_at DESC, job_id DESC LIMIT %s", [limit]
+    ).fetchall()
+
+
+def rows_after(connection: Connection, after: Row | None, limit: int) -> list[Row]:
+    """Return up to `limit` rows of estimates after a row, in order of approval."""
+    first = ("-infinity", UUID(int=0))
+    return connection.execute(
+        "SELECT * FROM estimates WHERE (approved_at, job_id) > (%s::timestamptz, %s) "
+        "ORDER BY approved_at, job_id LIMIT %s",
+        [*((after["approved_at"], after["job_id"]) if after else first), limit],
+    ).fetchall()
+
+
+def count_estimates(connection: Connection) -> int:
+    """Return the number of estimates."""
+    return scalar(connection, "SELECT count(*) FROM estimates")

@@ -13,7 +13,7 @@ from deploy.operator.store import open_store
 from domain.core.money import exact_dollars
 from gateway.cli.terminal import screen
 from projections import ESTIMATES
-from projections.estimate_accuracy import Scored, Summary, scored_jobs, written_csv
+from projections.estimate_accuracy import Scored, Summary, csv_lines, scored_jobs, summary
 
 commands = typer.Typer(
     name="estimates", no_args_is_help=True, help="Compare estimates with actual costs."
@@ -35,20 +35,20 @@ def report(
     """Show the approved range and the actual cost of each job, and the accuracy of all ranges."""
     with open_store() as store:
         store.fold(ESTIMATES)
-        jobs = scored_jobs(store.connection)
+        jobs, accuracy = scored_jobs(store.connection), summary(store.connection)
     if as_csv:
-        typer.echo(written_csv(jobs), nl=False)
+        typer.echo("".join(csv_lines(jobs)), nl=False)
         return
     if not jobs:
         console.print(NO_ESTIMATES)
         return
-    show(jobs)
+    show(jobs, accuracy)
 
 
-def show(jobs: Sequence[Scored]) -> None:
+def show(jobs: Sequence[Scored], accuracy: Summary | None) -> None:
     """Print each job, and the accuracy of all ranges."""
     screen().print(_table(jobs))
-    console.print(str(Summary.of(jobs) or NONE_ENDED))
+    console.print(str(accuracy or NONE_ENDED))
 
 
 def _table(jobs: Sequence[Scored]) -> Table:

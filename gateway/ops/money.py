@@ -9,7 +9,7 @@ from datetime import UTC, date, timedelta
 from gateway.backend import Backend
 from gateway.schemas import Money
 from projections.billing_ledger import platform_days
-from projections.estimate_accuracy import Summary, scored_jobs
+from projections.estimate_accuracy import Summary, summary
 from projections.projection import Row
 
 COLUMNS = ("payments", "test_payments", "credits", "charges", "reversals", "returns", "losses")
@@ -60,10 +60,10 @@ def platform_money(backend: Backend, count: int) -> PlatformMoney:
     first = last - timedelta(days=count - 1)
     with backend.pool.connection() as connection:
         rows = platform_days(connection, first, last)
-        summary = Summary.of(scored_jobs(connection))
+        accuracy = summary(connection)
     days = [_day(row["day"], [row]) for row in reversed(rows)]
     moved = [each for each in days if not each.is_empty]
-    return PlatformMoney(first, last, moved, _day(None, rows), summary)
+    return PlatformMoney(first, last, moved, _day(None, rows), accuracy)
 
 
 def _day(day: date | None, rows: Sequence[Row]) -> MoneyDay:

@@ -26,7 +26,7 @@ from domain.core.money import MICROS_PER_DOLLAR
 from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from projections import ESTIMATES
-from projections.estimate_accuracy import scored_jobs
+from projections.estimate_accuracy import scored_jobs, summary
 
 POLL_SECONDS = 1.0
 JOB_SECONDS = 900.0
@@ -95,7 +95,9 @@ def bench(
             account_id = _run_jobs(settings, console, jobs, seed)
             with open_store() as store:
                 store.fold(ESTIMATES)
-                show(scored_jobs(store.connection, account_id))
+                show(
+                    scored_jobs(store.connection, account_id), summary(store.connection, account_id)
+                )
     except (StackError, CorpusMissing, ClientError) as error:
         fail(str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -17,12 +18,16 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
 from projections import ESTIMATES
+from projections.estimate_accuracy import summary
 from projections.estimates import (
     CALIBRATION_JOBS,
     MAX_FACTOR,
     MIN_FACTOR,
     calibration,
+    count_estimates,
+    newest_rows,
     report_rows,
+    rows_after,
 )
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
@@ -129,6 +134,36 @@ def test_a_row_has_the_approved_range_and_then_the_actual_values(
     assert (row["tokens"], row["total_steps"], row["precision"]) == (30_000, 30, "bf16")
     assert (row["segments"], row["actual_seconds"]) == (2, 144)
     assert row["phase_seconds"][Phase.TRAINING] == pytest.approx(120.0)
+
+
+def test_the_accuracy_is_of_jobs_that_ended_in_one_segment(platform: Platform, fold: Fold) -> None:
+    jobs = [platform.approve() for _ in range(5)]
+    connection = fold(ESTIMATES)
+    assert summary(connection) is None
+    for job_id, factor in zip(jobs, (1.0, 2.0, 1.2), strict=False):
+        platform.score(job_id, factor)
+    platform.score(jobs[3], 5.0, segments=2)
+    connection = fold(ESTIMATES)
+    found = summary(connection)
+    assert found is not None
+    assert (found.scored, found.in_segments, found.inside) == (3, 1, 2)
+    assert found.width == pytest.approx(0.3)
+    assert found.bias == pytest.approx(144_000 / math.sqrt(120_000 * 156_000) - 1)
+    assert summary(connection, ACCOUNT_ID) == found
+    assert summary(connection, uuid4()) is None
+    connection.execute("UPDATE estimates SET low_micros = 0, high_micros = 0")
+    assert summary(connection) is None, "a free job has no range"
+
+
+def test_estimates_are_read_in_parts(platform: Platform, fold: Fold) -> None:
+    jobs = [platform.approve() for _ in range(3)]
+    connection = fold(ESTIMATES)
+    first = rows_after(connection, None, 2)
+    rest = rows_after(connection, first[-1], 2)
+    assert [row["job_id"] for row in (*first, *rest)] == jobs
+    assert rows_after(connection, rest[-1], 2) == []
+    assert [row["job_id"] for row in newest_rows(connection, 2)] == [jobs[2], jobs[1]]
+    assert count_estimates(connection) == 3
 
 
 def test_unfinished_jobs_do_not_calibrate(platform: Platform, calibrated: Calibrated) -> None:

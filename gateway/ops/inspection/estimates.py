@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from domain.core.money import Toward
 from gateway.backend import Backend
 from gateway.schemas import Money
-from projections.estimate_accuracy import Scored, Summary, scored_jobs
+from projections.estimate_accuracy import Scored, Summary, csv_lines, newest_scored, summary
+from projections.estimates import count_estimates, rows_after
+from projections.projection import Row
+
+PART = 500
+"""Estimates that one query of the CSV reads."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,21 @@ class Estimates:
 def estimates(backend: Backend, limit: int) -> Estimates:
     """Return the newest `limit` jobs of all accounts with an estimate, newest first."""
     with backend.pool.connection() as connection:
-        jobs = scored_jobs(connection)
-    newest = [ListedEstimate.of(each) for each in reversed(jobs[-limit:])]
-    return Estimates(newest, len(jobs), Summary.of(jobs))
+        newest = [ListedEstimate.of(each) for each in newest_scored(connection, limit)]
+        return Estimates(newest, count_estimates(connection), summary(connection))
+
+
+def estimates_as_csv(backend: Backend) -> Iterator[str]:
+    """Yield the CSV lines of the estimates of all jobs. This reads a part of them at a time."""
+    return csv_lines(Scored.of(row) for row in _rows(backend))
+
+
+def _rows(backend: Backend) -> Iterator[Row]:
+    last: Row | None = None
+    while True:
+        with backend.pool.connection() as connection:
+            rows = rows_after(connection, last, PART)
+        yield from rows
+        if len(rows) < PART:
+            return
+        last = rows[-1]

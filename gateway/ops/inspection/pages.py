@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from domain.jobs.job import Job
 from gateway.backend import Backend, BackendOf
 from gateway.http.permissions import MayReadAll, OperatorReads
-from gateway.ops.inspection.estimates import estimates
+from gateway.ops.inspection.estimates import estimates, estimates_as_csv
 from gateway.ops.inspection.seals import published_seals
 from gateway.ops.inspection.what_if import WhatIfQuery, what_if
 from gateway.schemas import JobId
@@ -19,7 +19,6 @@ from infrastructure import security_log
 from infrastructure.job_artifacts import kept_log
 from infrastructure.limits import TABLE, Limits
 from infrastructure.machine_checks import Level, machine_checks, server_checks
-from projections.estimate_accuracy import scored_jobs, written_csv
 
 LISTED = 200
 LONGEST_HEAD = 4_000
@@ -37,10 +36,8 @@ def show_estimates(request: Request, caller: MayReadAll, backend: BackendOf) -> 
 @router.get("/estimates.csv")
 def download_estimates(caller: MayReadAll, backend: BackendOf) -> Response:
     """Download the approved ranges and actual costs of all jobs as CSV."""
-    with backend.pool.connection() as connection:
-        text = written_csv(scored_jobs(connection))
     headers = PRIVATE | {"content-disposition": 'attachment; filename="estimates.csv"'}
-    return Response(text, headers=headers, media_type="text/csv")
+    return StreamingResponse(estimates_as_csv(backend), headers=headers, media_type="text/csv")
 
 
 @router.get("/what-if")

@@ -15,7 +15,7 @@ from domain.estimating.estimate import Estimate, PhaseEstimate
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
-from projections.estimate_accuracy import Scored, Summary
+from projections.estimate_accuracy import Scored
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, PLAN
 from tests.deploy.operator.command_line import ecolink
@@ -112,7 +112,6 @@ def test_bounds_are_inside_and_a_free_job_has_no_position() -> None:
     }
     free = Scored.of(row | {"low_micros": 0, "high_micros": 0, "actual_micros": 0})
     assert (free.inside, free.position, free.training_share) == (True, None, None)
-    assert Summary.of([free]) is None
     at_bound = Scored.of(row | {"low_micros": 10, "high_micros": 13, "actual_micros": 13})
     above = Scored.of(row | {"low_micros": 10, "high_micros": 13, "actual_micros": 14})
     assert (at_bound.inside, above.inside) == (True, False)
