@@ -691,8 +691,8 @@ class Account(Aggregate):
         """Raise Suspended if the account is suspended."""
         if self.suspension is not None:
             raise Suspended(
-                f"The account is suspended. {self.suspension.sentence} You can still read and "
-                "download everything. Ask your operator to reinstate the account.",
+                f"The account is suspended. {self.suspension.sentence} It can only read and "
+                "download until an operator reinstates it.",
                 figures={"reason": self.suspension.value},
             )
 

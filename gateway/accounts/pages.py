@@ -43,7 +43,7 @@ Amount = Annotated[str, Form(max_length=40)]
 Reference = Annotated[str, Form(max_length=100)]
 
 
-class Asked(BaseModel):
+class AccountQuery(BaseModel):
     """Query parameters of the list of accounts."""
 
     name: str = Field(default="", max_length=200)
@@ -75,16 +75,19 @@ router = APIRouter(prefix=PATH)
 
 @router.get("")
 def show_accounts(
-    request: Request, caller: MayReadAll, backend: BackendOf, asked: Annotated[Asked, Query()]
+    request: Request,
+    caller: MayReadAll,
+    backend: BackendOf,
+    query: Annotated[AccountQuery, Query()],
 ) -> Response:
     """List the accounts, oldest first. With the whole name or ID of one, go to its page."""
-    name = asked.name.strip()
+    name = query.name.strip()
     known = service.account_named(backend, name) if name else None
     if known is not None:
         return RedirectResponse(f"{PATH}/{known}", 303)
-    only = AccountFilter(name, asked.suspended)
-    listed = service.list_accounts(backend, only, asked.after, PAGE_ACCOUNTS)
-    filters = {"name": name, "suspended": "true" if asked.suspended else ""}
+    only = AccountFilter(name, query.suspended)
+    listed = service.list_accounts(backend, only, query.after, PAGE_ACCOUNTS)
+    filters = {"name": name, "suspended": "true" if query.suspended else ""}
     shown = {
         "accounts": listed,
         "only": only,
@@ -92,7 +95,7 @@ def show_accounts(
         "next_page": f"{PATH}?{query_of(filters | {'after': listed.data[-1].account.id})}"
         if listed.has_more
         else None,
-        "after": asked.after,
+        "after": query.after,
         "roles": ROLES,
         "most_name": MAX_NAME,
     }
@@ -250,6 +253,7 @@ def _shown(
         "key_scopes": [each for each in acting.rights.scopes if each in acting.role.scopes],
         "meanings": MEANINGS,
         "lifetimes": LIFETIME_DAYS,
+        "expires": caller.rights.expires_at is not None,
         "reasons": list(SuspensionReason),
         "most_name": MAX_NAME,
     }

@@ -155,7 +155,7 @@ def show_account(
     backend: BackendOf,
     at: Annotated[int | None, Query(ge=1, le=MOST_POSITION)] = None,
 ) -> Response:
-    """Show an account as of the event at a position, by default now. The log alone decides."""
+    """Show an account as of the event at a position, by default now, from the log alone."""
     with reading(backend, caller) as connection:
         past = Auditor(connection).account(account_id, Moment(event=at))
     shown = {"past": past, "address": f"/audit/accounts/{account_id}"}

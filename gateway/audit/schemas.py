@@ -86,7 +86,7 @@ class Folded(Answer):
     """The part of the log that a state was folded from."""
 
     source: Literal["event log"] = "event log"
-    """The log alone decides. No read model and no snapshot was read."""
+    """Computed from the log alone, without read models and snapshots."""
 
     events: int
     as_of: Place

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
@@ -135,6 +136,17 @@ def test_an_invalid_account_is_not_created(
     before = platform.topics().count("AccountOpened")
     assert why in html.unescape(sent(operator, "/ops/accounts", **form))
     assert platform.topics().count("AccountOpened") == before
+
+
+@pytest.mark.parametrize(("days", "expiry"), [(None, "Never"), (7, "With your own key")])
+def test_the_form_shows_when_the_key_expires(
+    client: TestClient, platform: Platform, ada: Person, days: int | None, expiry: str
+) -> None:
+    ends = datetime.now(UTC) + timedelta(days=days) if days else None
+    account_id = platform.person(Role.OPERATOR).account_id
+    limited = signed_in(client, platform.key(account_id, KeyRequest(expires_at=ends)))
+    page = shown(limited, f"/ops/accounts/{ada.account_id}")
+    assert f'<option value="0">{expiry}</option>' in page
 
 
 def test_a_key_of_an_account_is_revoked(operator: Browser, ada: Person) -> None:

@@ -46,7 +46,7 @@ def test_the_error_names_the_reason_and_what_to_do(client: TestClient, platform:
     assert error["code"] == "account_suspended"
     assert error["figures"] == {"reason": "payment"}
     assert "A payment failed or is disputed." in error["message"]
-    assert "Ask your operator to reinstate the account." in error["message"]
+    assert "only read and download until an operator reinstates it." in error["message"]
     v1 = user.post("/v1/chat/completions", {}).json()["error"]
     assert (v1["code"], v1["type"]) == ("account_suspended", "permission_error")
     assert user.get("/api/account").json()["suspension"] == "payment"
