@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from uuid import UUID, uuid5
 
-from domain.billing.payment import Payment, ReturnKind, ReturnStatus
+from domain.billing.payment import Payment, Return, ReturnKind, ReturnStatus
 from domain.use_cases.returns import Returning
 from infrastructure.card_payments import CardPayments
-from infrastructure.stripe_provider import DisputeStatus, RefundRefused
+from infrastructure.stripe_provider import Dispute, DisputeStatus, Refund, RefundRefused
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,21 @@ class CardReturns:
         elif dispute.status is DisputeStatus.LOST:
             self.returning.close(dispute.reference, dispute.id)
 
+    def unrecorded(self, since: datetime) -> Iterator[Callable[[], None]]:
+        """Yield a step for each refund and dispute that EcoLink recorded otherwise, or not at all.
+
+        Run each step inside `because(cause)`. Omit refunds and disputes of payments that EcoLink
+        does not know. Raise ProviderUnavailable.
+        """
+        for reference, refund in self.payments.provider.refunds_since(since):
+            payment = self.returning.find(reference)
+            if payment is not None and _differs(refund, payment.returns.get(refund.return_id)):
+                yield partial(self.settle_refunds, reference)
+        for dispute in self.payments.provider.disputes_since(since):
+            payment = self.returning.find(dispute.reference)
+            if payment is not None and _is_behind(dispute, payment.returns.get(dispute.id)):
+                yield partial(self.settle_dispute, dispute.id)
+
     def _found(self, reference: str) -> Payment | None:
         """Return a payment of EcoLink. If its confirmation did not arrive yet, confirm it first.
 
@@ -107,3 +125,25 @@ class CardReturns:
         if payment_id is not None:
             self.payments.settle(payment_id)
         return self.returning.find(reference)
+
+
+def _differs(refund: Refund, known: Return | None) -> bool:
+    """Return True if a refund has to be recorded."""
+    if known is None:
+        return not refund.failed
+    if refund.failed:
+        return known.status is not ReturnStatus.REVERSED
+    return known.status is ReturnStatus.REQUESTED
+
+
+def _is_behind(dispute: Dispute, known: Return | None) -> bool:
+    """Return True if a dispute, or its end, has to be recorded."""
+    match dispute.status:
+        case DisputeStatus.NONE:
+            return False
+        case DisputeStatus.OPEN:
+            return known is None
+        case DisputeStatus.WON:
+            return known is None or known.status is not ReturnStatus.REVERSED
+        case DisputeStatus.LOST:
+            return known is None or known.status is ReturnStatus.RETURNED

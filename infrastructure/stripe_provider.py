@@ -7,8 +7,9 @@ so errors and logs here contain only Stripe's error type and code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
@@ -446,19 +447,33 @@ class StripeProvider:
                 self.client.v1.refunds.list({"payment_intent": reference}).auto_paging_iter()
             )
         )
-        return [
-            Refund(
-                return_id=_return_id(each),
-                amount_micros=_micros(each.amount),
-                failed=each.status in ("failed", "canceled"),
-            )
-            for each in found
-            if _in_dollars(each.id, each.currency)
-        ]
+        return [_refund(each) for each in found if _in_dollars(each.id, each.currency)]
+
+    def refunds_since(self, moment: datetime) -> Iterator[tuple[str, Refund]]:
+        """Yield the refunds since a time, each with the reference of its payment, newest first.
+
+        Raise ProviderUnavailable.
+        """
+        pages = _called(lambda: self.client.v1.refunds.list(_since(moment)))  # type: ignore[arg-type]
+        for each in _each(pages.auto_paging_iter()):
+            intent = each.payment_intent
+            reference = intent if isinstance(intent, str) or intent is None else intent.id
+            if reference is not None and each.currency == CURRENCY:
+                yield reference, _refund(each)
+
+    def disputes_since(self, moment: datetime) -> Iterator[Dispute]:
+        """Yield the disputes since a time, newest first. Raise ProviderUnavailable."""
+        pages = _called(lambda: self.client.v1.disputes.list(_since(moment)))  # type: ignore[arg-type]
+        for each in _each(pages.auto_paging_iter()):
+            found = self._dispute(each)
+            if found is not None:
+                yield found
 
     def dispute(self, dispute_id: str) -> Dispute | None:
         """Return a dispute, or None if it is about no payment. Raise ProviderUnavailable."""
-        found = _called(lambda: self.client.v1.disputes.retrieve(dispute_id))
+        return self._dispute(_called(lambda: self.client.v1.disputes.retrieve(dispute_id)))
+
+    def _dispute(self, found: stripe.Dispute) -> Dispute | None:
         intent = found.payment_intent
         reference = intent if isinstance(intent, str) or intent is None else intent.id
         if reference is None or not _in_dollars(found.id, found.currency):
@@ -563,6 +578,26 @@ def _saved_card(
 def _is_of(intent: stripe.PaymentIntent, payment: CardPayment) -> bool:
     named = intent.metadata
     return PAYMENT_FIELD in named and named[PAYMENT_FIELD] == str(payment.id)
+
+
+def _each(objects: Iterator[T]) -> Iterator[T]:
+    """Yield the objects of all pages. Raise ProviderUnavailable."""
+    try:
+        yield from objects
+    except stripe.StripeError as error:
+        raise _unavailable(error) from None
+
+
+def _since(moment: datetime) -> dict[str, Any]:
+    return {"created": {"gte": int(moment.timestamp())}, "limit": 100}
+
+
+def _refund(refund: stripe.Refund) -> Refund:
+    return Refund(
+        return_id=_return_id(refund),
+        amount_micros=_micros(refund.amount),
+        failed=refund.status in ("failed", "canceled"),
+    )
 
 
 def _return_id(refund: stripe.Refund) -> str:

@@ -27,7 +27,7 @@ from infrastructure.stripe_provider import stripe_provider
 from services.billing.auto_top_ups import TOP_UP_SECONDS, AutoTopUps
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
-from services.billing.reconciliation import RECONCILE_SECONDS, Reconciliation
+from services.billing.reconciliation import RECONCILE_SECONDS, SEARCH_SECONDS, Reconciliation
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
 
@@ -80,5 +80,6 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         reconciliation = Reconciliation(clock, log, pool, returns)
         top_ups = AutoTopUps(clock, pool, returns.payments)
         work.append(every(RECONCILE_SECONDS, reconciliation.reconcile, "reconciliation"))
+        work.append(every(SEARCH_SECONDS, reconciliation.search, "search for refunds"))
         work.append(every(TOP_UP_SECONDS, top_ups.top_up, "auto top-ups"))
     serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

@@ -31,6 +31,12 @@ from projections.projection import Row
 RECONCILE_SECONDS = 30.0
 """Real seconds between two looks at what is pending."""
 
+SEARCH_SECONDS = 3600.0
+"""Real seconds between two searches for refunds and disputes whose webhooks were lost."""
+
+SEARCHED_TIME = timedelta(days=30)
+"""Age of the refunds and disputes that a search looks at. Refunds fail within weeks."""
+
 CONFIRMATION_TIME = timedelta(minutes=2)
 """Time for the webhook to confirm a payment."""
 
@@ -94,6 +100,35 @@ class Reconciliation:
             if not self._try(key, step, now) or time.monotonic() >= end:
                 break
         return asked
+
+    def search(self) -> int:
+        """Record refunds and disputes of the last weeks whose webhooks were lost.
+
+        Return the number that was recorded. A failure affects only one of them. If the provider
+        does not respond, or after some time, the search ends, and the next one goes on.
+        """
+        now, found = self._clock.now(), 0
+        end = time.monotonic() + PASS_SECONDS
+        try:
+            for step in self._returns.unrecorded(now - SEARCHED_TIME):
+                found += self._record(step, now)
+                if time.monotonic() >= end:
+                    break
+        except ProviderUnavailable:
+            self._logger.warning("cannot search for refunds and disputes now; retrying")
+        return found
+
+    def _record(self, step: Callable[[], object], now: datetime) -> bool:
+        """Record a refund or dispute. Raise ProviderUnavailable."""
+        try:
+            with because(Cause("service:billing", f"search:{uuid4()}", now)):
+                step()
+        except ProviderUnavailable:
+            raise
+        except Exception:
+            self._logger.exception("recording a refund or dispute failed; retrying")
+            return False
+        return True
 
     def _try(self, key: Hashable, step: Callable[[], object], now: datetime) -> bool:
         """Ask about an object. Return False if the provider does not respond."""

@@ -161,6 +161,23 @@ def _list_intents(url: str, customer: str | None = None, **page: Any) -> List:
     return found
 
 
+def _list_refunds(url: str, created: dict[str, str] | None = None, **about: Any) -> List:
+    """List refunds since a time. localstripe does not know the filter."""
+    found = _all_refunds(url, **about)
+    since = int((created or {}).get("gte", 0))
+    found._list = [each for each in found._list if each.created >= since]
+    return found
+
+
+async def _list_disputes(request: web.Request) -> web.Response:
+    since = int(request.query.get("created[gte]", 0))
+    found = Dispute._api_list_all("/v1/disputes")
+    found._list = [each for each in found._list if each.created >= since]
+    return json_response(found._export())
+
+
+_all_refunds = Refund._api_list_all
+Refund._api_list_all = staticmethod(_list_refunds)
 Charge.disputed = False
 Charge.receipt_url = property(lambda self: f"https://pay.stripe.com/receipts/{self.id}")
 PaymentIntent._api_list_all = staticmethod(_list_intents)
@@ -230,6 +247,7 @@ app.router.add_post("/v1/checkout/sessions", _create_session)
 app.router.add_get("/v1/checkout/sessions/{id}", _show_session)
 app.router.add_post("/v1/checkout/sessions/{id}/expire", _expire_session)
 app.router.add_post("/_config/checkout/{id}/pay", _pay_session)
+app.router.add_get("/v1/disputes", _list_disputes)
 app.router.add_get("/v1/disputes/{id}", _show_dispute)
 app.router.add_post("/_config/disputes", _create_dispute)
 app.router.add_post("/_config/disputes/{id}/close", _close_dispute)

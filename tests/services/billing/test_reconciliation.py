@@ -20,8 +20,9 @@ from domain.use_cases.returns import Returning
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.store import Connection, connect
 from infrastructure.stripe_provider import ProviderUnavailable, stripe_provider
+from projections.card_payments import newest_card_payments
 from services.billing.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform
@@ -59,6 +60,12 @@ class Shop:
 
     def loaded(self, payment: CardPayment) -> CardPayment:
         return self.platform.log.load(CardPayment, payment.id)
+
+    def references(self) -> list[str]:
+        self.platform.project()
+        with connect(self.platform.settings) as connection:
+            found = newest_card_payments(connection, self.person.account_id, None, 10)
+        return [each["reference"] for each in found]
 
     @property
     def balance_micros(self) -> int:
@@ -213,6 +220,39 @@ def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(
     monkeypatch.setattr("services.billing.reconciliation.PASS_SECONDS", 0.0)
     assert [shop.reconcile(), shop.balance_micros] == [1, 25 * DOLLAR]
     assert [shop.reconcile(timedelta(0)), shop.balance_micros] == [1, 50 * DOLLAR]
+
+
+def test_refunds_and_disputes_without_a_webhook_are_found(shop: Shop) -> None:
+    for _ in range(4):
+        shop.stripe.pay(checkout_of(shop.start()))
+    assert (shop.reconcile(), shop.balance_micros) == (4, 100 * DOLLAR)
+    references = shop.references()
+    refund = shop.stripe.refund(references[0], 1_000)
+    shop.stripe.fail_refund(shop.stripe.refund(references[1], 1_000)["id"])
+    disputes = [shop.stripe.dispute(each, 2_500) for each in references[2:]]
+    shop.stripe.close(disputes[1]["id"], "warning_needs_response")
+    assert (shop.reconciliation.search(), shop.balance_micros) == (2, 65 * DOLLAR)
+    assert shop.reconciliation.search() == 0
+    shop.stripe.fail_refund(refund["id"])
+    shop.stripe.close(disputes[0]["id"], "won")
+    assert (shop.reconciliation.search(), shop.balance_micros) == (2, 100 * DOLLAR)
+    assert shop.reconciliation.search() == 0
+
+
+def test_a_search_ends_when_stripe_does_not_respond(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.stripe.pay(checkout_of(shop.start()))
+    shop.reconcile()
+    shop.stripe.refund(shop.references()[0], 1_000)
+
+    def hang(*_: object) -> None:
+        raise ProviderUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(shop.payments.provider), "refunds", hang)
+        assert (shop.reconciliation.search(), shop.balance_micros) == (0, 25 * DOLLAR)
+    assert (shop.reconciliation.search(), shop.balance_micros) == (1, 15 * DOLLAR)
 
 
 @pytest.mark.full
