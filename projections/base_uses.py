@@ -1,4 +1,4 @@
-"""What uses a base model, from the read models of jobs and deployments."""
+"""Jobs and deployments that use a base model, from the read models."""
 
 from __future__ import annotations
 

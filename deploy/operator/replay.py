@@ -145,7 +145,7 @@ def show_job(
 ) -> None:
     """Show a job with its launches, checkpoints and cost, as of a moment or now.
 
-    The log alone decides. No read model and no snapshot is read.
+    This reads the log alone, without any read model or snapshot.
     """
     moment = _moment(at, at_event)
     with _auditor() as (auditor, _):
@@ -164,7 +164,7 @@ def show_account(
 ) -> None:
     """Show an account with its balance, budgets, reservations and keys, as of a moment or now.
 
-    The log alone decides. No read model and no snapshot is read.
+    This reads the log alone, without any read model or snapshot.
     """
     moment = _moment(at, at_event)
     with _auditor() as (auditor, store):
@@ -241,7 +241,7 @@ def _print(found: PastJob | PastAccount, tables: Sequence[Table], as_json: bool)
 def _provenance(log: Folded) -> Iterable[str]:
     events = "1 event" if log.events == 1 else f"{log.events:,} events"
     yield f"As of {_place(log.as_of)}, folded from {events} of the log."
-    yield "The log alone decides: no read model and no snapshot was read."
+    yield "Read from the log alone, without any read model or snapshot."
     if log.next is not None:
         yield f"Not included: {_place(log.next)}, and what follows."
 

@@ -178,7 +178,7 @@ def test_a_shown_job_says_that_the_log_alone_decides(story: Story, entries: Entr
     paused = entries.last("JobPaused")
     name = job_name(story.job_id)
     output = ecolink("audit", "show", "job", name, "--at-event", str(paused.id))
-    assert "The log alone decides: no read model and no snapshot was read." in output
+    assert "Read from the log alone, without any read model or snapshot." in output
     assert f"As of event {paused.id} at " in output
     assert "Not included: event " in output
     assert "lease_ended" in output
