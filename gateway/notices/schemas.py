@@ -56,10 +56,12 @@ class NoticeSettings(Answer):
     )
     confirmed_at: datetime | None
     confirm_until: datetime | None = Field(
-        description="Time until which the link in the newest mail confirms the address."
+        description="Time until which the link in the newest mail confirms the address. Null if it "
+        "is confirmed or refused."
     )
     refusal: str | None = Field(
-        description="Reason why the mail server refused the address. EcoLink no longer uses it."
+        description="Reason why the mail server refused the address. EcoLink no longer uses it, "
+        "until you confirm it with another link."
     )
     kinds: list[NoticeKind]
 
