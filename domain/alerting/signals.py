@@ -10,6 +10,8 @@ from domain.alerting.cause import Cause, Finding, cause_of
 from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
 from domain.alerting.rule import Rule
 from domain.billing.account import Account
+from domain.billing.card_payment import CardFailure, CardPayment
+from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import dollars
@@ -92,6 +94,32 @@ def _raised(rule: Rule, event: Event) -> Finding | None:
             )
             return Finding({"job": str(event.originator_id), "account": account}, text)
         case _:
+            return _raised_by_payment(rule, event)
+
+
+def _raised_by_payment(rule: Rule, event: Event) -> Finding | None:
+    account = str(event.account_id)
+    match rule.condition, event:
+        case "payment_disputed", Payment.PaymentReturned(kind=ReturnKind.DISPUTE):
+            text = (
+                f"A bank disputes {dollars(event.amount_micros)} of account {account}. Answer the "
+                f"dispute {event.return_id} in Stripe's dashboard."
+            )
+            return Finding({"dispute": event.return_id, "account": account}, text)
+        case "payment_mismatch", CardPayment.CardPaymentFailed(reason=CardFailure.MISMATCH):
+            text = (
+                f"Stripe received another amount or currency for the payment {event.originator_id} "
+                f"of account {account}. EcoLink did not add it to the balance."
+            )
+            return Finding({"payment": str(event.originator_id), "account": account}, text)
+        case "refund_refused", Payment.RefundFailed():
+            text = (
+                f"Stripe did not make the refund {event.return_id} of "
+                f"{dollars(event.amount_micros)} to account {account}. The balance has the amount "
+                "again."
+            )
+            return Finding({"refund": event.return_id, "account": account}, text)
+        case _:
             return None
 
 
@@ -108,6 +136,8 @@ def _cleared(rule: Rule, event: Event) -> str | None:
             | Account.TopUpRestored(),
         ):
             return str(event.account_id)
+        case "payment_disputed", Payment.ReturnReversed() | Payment.ReturnClosed():
+            return event.return_id
         case (
             "job_paused",
             events.JobResumed() | events.JobCancelled() | events.JobFailed(),

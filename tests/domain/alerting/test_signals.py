@@ -13,6 +13,8 @@ from domain.alerting.conditions import CONDITIONS
 from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
 from domain.alerting.signals import MAX_EVENT_AGE, PAUSES, REJECTIONS, Cleared, signals
 from domain.billing.account import Account
+from domain.billing.card_payment import CardFailure, CardPayment
+from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
@@ -22,6 +24,7 @@ from tests.builders.alerting import rule
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
 
+PAYMENT_ID = UUID(int=7)
 LATER = NOW + timedelta(minutes=1)
 
 
@@ -33,8 +36,12 @@ def of_job(kind: type[Event], **fields: object) -> Event:
     return happened(kind, JOB_ID, **fields)
 
 
-def happened(kind: type[Event], originator_id: UUID, **fields: object) -> Event:
-    return kind(
+def of_payment(topic: type[Event], /, **fields: object) -> Event:
+    return happened(topic, PAYMENT_ID, **fields)
+
+
+def happened(topic: type[Event], originator_id: UUID, /, **fields: object) -> Event:
+    return topic(
         originator_id=originator_id,
         originator_version=2,
         timestamp=NOW,
@@ -58,12 +65,29 @@ REJECTED = of_job(
     saved_in=1,
     kept_seconds=None,
 )
+DISPUTED = of_payment(
+    Payment.PaymentReturned,
+    return_id="dp_1",
+    kind=ReturnKind.DISPUTE,
+    amount_micros=25_000_000,
+    withheld_micros=0,
+)
+MISMATCH = of_payment(CardPayment.CardPaymentFailed, reason=CardFailure.MISMATCH)
+REFUSED = of_payment(Payment.RefundFailed, return_id="re_1", amount_micros=10_000_000)
 RAISED = {
     "balance_low": LOW,
     "balance_empty": EMPTY,
     "job_failed": FAILED,
     "job_paused": PAUSED,
     "checkpoint_rejected": REJECTED,
+    "payment_disputed": DISPUTED,
+    "payment_mismatch": MISMATCH,
+    "refund_refused": REFUSED,
+}
+SUBJECTS = {
+    "payment_disputed": "dp_1",
+    "payment_mismatch": str(PAYMENT_ID),
+    "refund_refused": "re_1",
 }
 
 
@@ -77,9 +101,10 @@ def test_an_event_raises_its_condition_and_no_other(condition: str) -> None:
     found = signals(rules, RAISED[condition], LATER)
     (cause,) = (each for each in found if isinstance(each, Cause))
     assert (cause.rule, cause.since) == (condition, NOW)
-    subject = ACCOUNT_ID if condition.startswith("balance") else JOB_ID
-    assert cause.subject == str(subject)
-    assert str(subject) in cause.text
+    of_account_or_job = str(ACCOUNT_ID if condition.startswith("balance") else JOB_ID)
+    subject = SUBJECTS.get(condition, of_account_or_job)
+    assert cause.subject == subject
+    assert subject in cause.text
 
 
 @pytest.mark.parametrize(
@@ -90,6 +115,16 @@ def test_an_event_raises_its_condition_and_no_other(condition: str) -> None:
         (
             "balance_empty",
             of_account(Account.ToppedUp, amount_micros=1, provider="manual", reference="a"),
+        ),
+        (
+            "payment_disputed",
+            of_payment(
+                Payment.ReturnReversed, return_id="dp_1", amount_micros=1, restored_micros=0
+            ),
+        ),
+        (
+            "payment_disputed",
+            of_payment(Payment.ReturnClosed, return_id="dp_1", withheld_micros=0, lost_micros=1),
         ),
         (
             "job_paused",
@@ -115,7 +150,8 @@ def test_an_event_raises_its_condition_and_no_other(condition: str) -> None:
 )
 def test_an_event_takes_a_condition_back(condition: str, event: Event) -> None:
     found = signals([rule(condition)], event, LATER)
-    assert found == [Cleared(condition, str(event.originator_id))]
+    subject = getattr(event, "return_id", str(event.originator_id))
+    assert found == [Cleared(condition, subject)]
 
 
 def test_a_pause_by_the_owner_does_not_count() -> None:
