@@ -202,16 +202,24 @@ class AutoTopUp(Aggregate):
         """Return the sum of the automatic top-ups of the current month, in micro-dollars."""
         return self.month_micros if self.month == BudgetPeriod.MONTH.first_day(now.date()) else 0
 
+    def is_month_full_at(self, now: datetime) -> bool:
+        """Return True if one more top-up would exceed the maximum of the current month."""
+        rule = self.rule
+        return (
+            rule is not None
+            and self.month_micros_at(now) + rule.amount_micros > rule.month_max_micros
+        )
+
     def due(self, balance_micros: int) -> bool:
         """Return True if a balance is to be topped up now."""
-        rule, now = self.rule, current_cause().now
+        rule = self.rule
         return (
             rule is not None
             and self.enabled
             and self.card is not None
             and self.charge is None
             and balance_micros < rule.threshold_micros
-            and self.month_micros_at(now) + rule.amount_micros <= rule.month_max_micros
+            and not self.is_month_full_at(current_cause().now)
         )
 
     def start(self) -> UUID:

@@ -65,7 +65,8 @@ def remove_card(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
 
 def _answer(backend: Backend, known: AutoTopUp | None) -> AutoTopUpAnswer:
     rule = None if known is None else known.rule
-    used = 0 if known is None else known.month_micros_at(backend.clock.now())
+    now = backend.clock.now()
+    used = 0 if known is None else known.month_micros_at(now)
     return AutoTopUpAnswer(
         card_saved=known is not None and known.card is not None,
         enabled=known is not None and known.enabled,
@@ -73,6 +74,7 @@ def _answer(backend: Backend, known: AutoTopUp | None) -> AutoTopUpAnswer:
         amount=None if rule is None else Money.price(rule.amount_micros),
         month_max=None if rule is None else Money.price(rule.month_max_micros),
         month_used=Money.of(used),
+        month_full=known is not None and known.is_month_full_at(now),
         charging=known is not None and known.charge is not None,
         ended=None if known is None else known.ended,
     )

@@ -154,6 +154,9 @@ class AutoTopUpAnswer(Answer):
     amount: Money | None
     month_max: Money | None
     month_used: Money = Field(description="Automatic top-ups of the current month in UTC.")
+    month_full: bool = Field(
+        description="True if one more top-up would exceed the maximum of the current month."
+    )
     charging: bool = Field(description="True while a charge is pending.")
     ended: AutoTopUpEnd | None = Field(description="Reason why they were turned off.")
 

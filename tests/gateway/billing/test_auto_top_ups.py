@@ -110,9 +110,12 @@ def test_the_page_sets_a_rule_and_reports_a_declined_charge(
     assert "out of range" in wrong["auto-amount-problem"].text
     assert wrong["auto-threshold"].attributes["value"] == "10.00"
     assert "EcoLink charges $25.00 to your saved card" in submit("set")
+    assert "no further top-up" not in submit("set")
     with because(platform.cause):
         payment = AutoToppingUp(platform.log).start_due(person.account_id)
         assert payment is not None
+    assert "no further top-up fits into the monthly maximum" in submit("set", month_max="30.00")
+    with because(platform.cause):
         Paying(platform.log).fail(payment.id, CardFailure.DECLINED)
     page = read_html(client.get("/billing").text)["auto-top-up"].text
     assert "Automatic top-up is off, because your bank declined a charge." in page
