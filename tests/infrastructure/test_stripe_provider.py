@@ -44,6 +44,7 @@ def test_an_event_with_a_valid_signature_is_read() -> None:
         signature_of(BODY + b" "),
         signature_of(BODY, at=time.time() - TOLERANCE_SECONDS - 60),
     ],
+    ids=["missing", "empty", "wrong", "of another secret", "of another body", "old"],
 )
 def test_a_missing_wrong_or_old_signature_is_refused(signature: str | None) -> None:
     with pytest.raises(InvalidSignature) as refusal:
