@@ -13,6 +13,7 @@ from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUpRule, SavedCard
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment, Receipt
 from domain.billing.suspension import SuspensionReason
@@ -28,7 +29,10 @@ from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.training.checkpoint import RejectionReason
 from domain.training.training_plan import Order, TrainingPlan
+from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
+from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
 from tests.builders.commands import NOW, command
 from tests.builders.examples import (
     ACCOUNT_ID,
@@ -131,6 +135,21 @@ class History:
             account, payment = self.account, Payment.receive(self.account_id, receipt)
             account.top_up(payment)
             self.log.commit(payment, account)
+
+    def pay_by_card(self, amount_micros: int = 10_000_000) -> None:
+        """Pay by card, refund a tenth, and turn automatic top-ups with the card on."""
+        with self._command("pay by card"):
+            paying, saving = Paying(self.log), AutoToppingUp(self.log)
+            payment = paying.start(uuid4(), self.account_id, amount_micros, saves_card=True)
+            paying.open_checkout(payment.id, "cs_1")
+            receipt = Receipt(provider="stripe", reference="pi_1", amount_micros=amount_micros)
+            paying.confirm(payment.id, receipt)
+            Returning(self.log).request_refund(self.account_id, "pi_1", "re_1", amount_micros // 10)
+            saving.save_card(self.account_id, SavedCard(customer="cus_1", payment_method="pm_1"))
+            rule = AutoTopUpRule(
+                threshold_micros=2_000_000, amount_micros=5_000_000, month_max_micros=20_000_000
+            )
+            saving.set_rule(self.account_id, rule)
 
     def suspend(self, reason: SuspensionReason = SuspensionReason.ABUSE) -> None:
         """Suspend the account."""

@@ -42,6 +42,7 @@ def test_repeating_events_changes_nothing(
     log = history.log
     history.run_with_a_crash()
     history.undeploy(history.deploy_checkpoint(10))
+    history.pay_by_card()
     running = History(log, job_id=uuid4())
     running.approve_job()
     running.allocate_segment(1)

@@ -96,6 +96,7 @@ def test_new_tables_have_the_rows_indexes_and_grants_of_the_old_ones(
     history.run_with_a_crash()
     history.undeploy(history.deploy_checkpoint(10))
     history.issue_key()
+    history.pay_by_card()
     connection, events = fold(projection), ids(history.log)
     before, rows = facts_of(settings, projection), contents(connection, projection)
     assert rebuilt(projection) == len(events)
