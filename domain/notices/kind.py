@@ -17,6 +17,9 @@ class NoticeKind(StrEnum):
     BALANCE_LOW = WebhookType.BALANCE_LOW.value
     BALANCE_DEPLETED = WebhookType.BALANCE_DEPLETED.value
     BUDGET_USED = WebhookType.BUDGET_USED.value
+    AUTO_TOP_UP_DISABLED = WebhookType.AUTO_TOP_UP_DISABLED.value
+    PAYMENT_REFUNDED = WebhookType.PAYMENT_REFUNDED.value
+    PAYMENT_DISPUTED = WebhookType.PAYMENT_DISPUTED.value
     ACCOUNT_SUSPENDED = WebhookType.ACCOUNT_SUSPENDED.value
     ACCOUNT_REINSTATED = WebhookType.ACCOUNT_REINSTATED.value
     DEPLOYMENT_FAILED = WebhookType.DEPLOYMENT_FAILED.value
@@ -37,6 +40,9 @@ TITLES: dict[NoticeKind, str] = {
     NoticeKind.BALANCE_LOW: "The balance is low",
     NoticeKind.BALANCE_DEPLETED: "The balance is used up",
     NoticeKind.BUDGET_USED: "A budget reached 50, 80 or 100%",
+    NoticeKind.AUTO_TOP_UP_DISABLED: "Automatic top-up is off, because a charge failed",
+    NoticeKind.PAYMENT_REFUNDED: "A payment was refunded",
+    NoticeKind.PAYMENT_DISPUTED: "A bank disputes a payment",
     NoticeKind.ACCOUNT_SUSPENDED: "The account was suspended",
     NoticeKind.ACCOUNT_REINSTATED: "The account was reinstated",
     NoticeKind.DEPLOYMENT_FAILED: "A model cannot be served",

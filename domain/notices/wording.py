@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from domain.billing.auto_top_up import AutoTopUpEnd
 from domain.billing.budget import BudgetPeriod
 from domain.billing.suspension import SuspensionReason
 from domain.core.durations import rough
@@ -38,6 +39,13 @@ PAUSES: dict[str, tuple[str, str]] = {
     ),
 }
 """Cause of a pause, and what to do, by reason."""
+
+TOP_UP_ENDS: dict[str, str] = {
+    AutoTopUpEnd.DECLINED: "Your bank declined a charge.",
+    AutoTopUpEnd.AUTHENTICATION_REQUIRED: "Your bank asks you to approve each charge.",
+    AutoTopUpEnd.FAILED: "A charge failed.",
+}
+"""Causes for which EcoLink turns automatic top-ups off."""
 
 BUDGETS: dict[str, str] = {
     BudgetPeriod.DAY: "daily budget",
@@ -98,6 +106,30 @@ def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
             )
         case NoticeKind.BUDGET_USED:
             return _budget(data, billing)
+        case NoticeKind.AUTO_TOP_UP_DISABLED:
+            return _text(
+                "Automatic top-up is off",
+                f"{TOP_UP_ENDS[str(data['reason'])]} EcoLink no longer charges your card, and your "
+                "running jobs pause when the balance is used up. Save another card, or turn "
+                "automatic top-up on again:",
+                billing,
+            )
+        case NoticeKind.PAYMENT_REFUNDED:
+            return _text(
+                f"{dollars(int(data['amount_micros'] or 0))} of a payment was refunded",
+                "The money goes back to the card that paid. EcoLink took it from your balance, at "
+                "most the part that was available. Your balance and ledger:",
+                billing,
+            )
+        case NoticeKind.PAYMENT_DISPUTED:
+            return _text(
+                f"Your bank disputes {dollars(int(data['amount_micros'] or 0))} of a payment",
+                "Until the dispute ends, EcoLink takes the amount from your available balance. If "
+                "the rest is too low, your running jobs save their progress and pause. If the "
+                "payment is correct, ask your bank to withdraw the dispute. Your balance and "
+                "ledger:",
+                billing,
+            )
         case NoticeKind.ACCOUNT_SUSPENDED:
             return _text(
                 "Your account was suspended",

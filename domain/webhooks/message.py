@@ -11,6 +11,8 @@ from secrets import token_hex
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
+from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
@@ -43,6 +45,14 @@ class WebhookType(StrEnum):
     BUDGET_USED = "budget.used"
     """50, 80 or 100 percent of the budget of a `period` is used, for the first time in it. At 100,
     running jobs save a checkpoint and pause. `key_hint` is the end of the secret of the API key."""
+    AUTO_TOP_UP_DISABLED = "auto_top_up.disabled"
+    """A charge failed, so automatic top-ups are off until you turn them on. `reason` is `declined`,
+    `authentication_required` or `failed`."""
+    PAYMENT_REFUNDED = "payment.refunded"
+    """A payment by card, or a part of it, was refunded. `return_id` names the refund."""
+    PAYMENT_DISPUTED = "payment.disputed"
+    """The bank disputes a payment by card. EcoLink takes the amount from the available balance
+    until the dispute ends. `return_id` names the dispute."""
     ACCOUNT_SUSPENDED = "account.suspended"
     """An operator suspended the account. `reason` is `payment`, `abuse`, `security`, `request` or
     `other`. Running jobs save a checkpoint and pause, and deployments stop responding."""
@@ -132,6 +142,13 @@ def message_of(
             return _message(recorded, WebhookType.BALANCE_DEPLETED, data)
         case Account.BudgetUsed():
             return _message(recorded, WebhookType.BUDGET_USED, _budget(event, hint_of))
+        case AutoTopUp.AutoTopUpDisabled(reason=reason) if reason is not AutoTopUpEnd.OWNER:
+            data = {"id": str(event.account_id), "reason": reason.value}
+            return _message(recorded, WebhookType.AUTO_TOP_UP_DISABLED, data)
+        case Payment.PaymentReturned(kind=ReturnKind.REFUND):
+            return _message(recorded, WebhookType.PAYMENT_REFUNDED, _returned(event))
+        case Payment.PaymentReturned(kind=ReturnKind.DISPUTE):
+            return _message(recorded, WebhookType.PAYMENT_DISPUTED, _returned(event))
         case Account.AccountSuspended(reason=reason):
             data = {"id": str(event.account_id), "reason": reason.value}
             return _message(recorded, WebhookType.ACCOUNT_SUSPENDED, data)
@@ -171,6 +188,14 @@ def _budget(event: Account.BudgetUsed, hint_of: Callable[[UUID], str]) -> Data:
         "percent": event.percent,
         "spent_micros": event.spent_micros,
         "limit_micros": event.limit_micros,
+    }
+
+
+def _returned(event: Payment.PaymentReturned) -> Data:
+    return {
+        "id": str(event.account_id),
+        "return_id": event.return_id,
+        "amount_micros": event.amount_micros,
     }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from domain import AGGREGATES
+from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
+from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from domain.webhooks import message as messages
@@ -36,7 +38,8 @@ def page() -> str:
         "This page lists the events that EcoLink sends to [webhooks](../webhooks.md), each with an "
         "example of the request's body. `data.id` is the ID of the job, the account, the "
         "deployment or the webhook. The examples are the messages of "
-        "[stored events](stored-events.ndjson).",
+        "[stored events](stored-events.ndjson). Those of `auto_top_up.disabled` and "
+        "`payment.disputed` differ from the stored event in `reason` and `kind`.",
         markdown.table(
             ("event", "sent when"),
             [(code(each), text(meanings[each])) for each in WebhookType],
@@ -74,11 +77,10 @@ def _examples() -> Iterator[Message]:
             continue
         state = row["state"] | {name: row[name] for name in row if name.startswith("originator")}
         state.pop("class_version", None)
-        message = message_of(
-            Recorded(number, kind.model_validate(state)), lambda _: MODEL, lambda _: HINT
-        )
-        if message is not None:
-            yield message
+        for event in _variants(kind.model_validate(state)):
+            message = message_of(Recorded(number, event), lambda _: MODEL, lambda _: HINT)
+            if message is not None:
+                yield message
     yield replace(
         message_of_disabled(ACCOUNT_ID, JOB_ID, "failing", NOW), id="evt_disabled_7d1c5e0a9b3f4c2d"
     )
@@ -90,3 +92,15 @@ def _examples() -> Iterator[Message]:
         message_of_test(ACCOUNT_ID, JOB_ID, NOW).data,
         "",
     )
+
+
+def _variants(event: Event) -> Iterator[Event]:
+    """Yield an event, and the variant of it that sends another message."""
+    yield event
+    match event:
+        case AutoTopUp.AutoTopUpDisabled():
+            yield event.model_copy(update={"reason": AutoTopUpEnd.DECLINED})
+        case Payment.PaymentReturned():
+            yield event.model_copy(update={"kind": ReturnKind.DISPUTE})
+        case _:
+            pass

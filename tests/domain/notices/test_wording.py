@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from domain.billing.auto_top_up import AutoTopUpEnd
 from domain.deployments.failures import ADVICE
 from domain.jobs.lifecycle import PauseReason
 from domain.notices.kind import CHOSEN, TITLES, NoticeKind, kind_of
-from domain.notices.wording import PAUSES, Text, combined, text_of
+from domain.notices.wording import PAUSES, TOP_UP_ENDS, Text, combined, text_of
 from domain.webhooks.message import Data, Message, WebhookType, message_of_disabled
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
@@ -24,6 +25,7 @@ BUDGET: Data = {
     "spent_micros": 80_000_000,
     "limit_micros": 100_000_000,
 }
+RETURN: Data = {"id": str(ACCOUNT_ID), "return_id": "re_1", "amount_micros": 12_500_000}
 DATA: dict[NoticeKind, Data] = {
     NoticeKind.JOB_SUCCEEDED: JOB,
     NoticeKind.JOB_FAILED: JOB,
@@ -31,6 +33,9 @@ DATA: dict[NoticeKind, Data] = {
     NoticeKind.BALANCE_LOW: {"id": str(ACCOUNT_ID), "runway_seconds": 3600},
     NoticeKind.BALANCE_DEPLETED: {"id": str(ACCOUNT_ID), "balance_micros": 0},
     NoticeKind.BUDGET_USED: BUDGET,
+    NoticeKind.AUTO_TOP_UP_DISABLED: {"id": str(ACCOUNT_ID), "reason": "declined"},
+    NoticeKind.PAYMENT_REFUNDED: RETURN,
+    NoticeKind.PAYMENT_DISPUTED: RETURN,
     NoticeKind.ACCOUNT_SUSPENDED: {"id": str(ACCOUNT_ID), "reason": "security"},
     NoticeKind.ACCOUNT_REINSTATED: {"id": str(ACCOUNT_ID)},
     NoticeKind.DEPLOYMENT_FAILED: {"id": "x", "model": "ft:a", "code": "no_room"},
@@ -61,6 +66,22 @@ def test_a_suspension_shows_its_reason() -> None:
     text = text_of(kind, DATA[kind], ORIGIN)
     assert text.subject == "Your account was suspended"
     assert text.body.startswith("Another person may have used it.")
+
+
+def test_each_end_of_automatic_top_ups_has_a_text_except_that_of_the_owner() -> None:
+    assert set(TOP_UP_ENDS) == set(AutoTopUpEnd) - {AutoTopUpEnd.OWNER}
+    kind = NoticeKind.AUTO_TOP_UP_DISABLED
+    text = text_of(kind, DATA[kind], ORIGIN)
+    assert text.subject == "Automatic top-up is off"
+    assert text.body.startswith("Your bank declined a charge.")
+    assert text.body.endswith(f"\n{ORIGIN}/billing")
+
+
+def test_a_refund_and_a_dispute_show_their_amount() -> None:
+    refunded = text_of(NoticeKind.PAYMENT_REFUNDED, RETURN, ORIGIN)
+    assert refunded.subject == "$12.50 of a payment was refunded"
+    disputed = text_of(NoticeKind.PAYMENT_DISPUTED, RETURN, ORIGIN)
+    assert disputed.subject == "Your bank disputes $12.50 of a payment"
 
 
 def test_a_budget_shows_the_amounts() -> None:

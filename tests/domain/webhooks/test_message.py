@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
 from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.billing.payment import ReturnKind
 from domain.core.event_log import EventLog
+from domain.core.identity import auto_top_up_id
 from domain.core.recorded import Recorded
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
+from domain.use_cases.returns import Returning
 from domain.webhooks.message import SUBSCRIBED, message_of
 from infrastructure.consumer import recorded
+from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.logs import notifications
@@ -103,6 +110,38 @@ def test_a_suspension_and_its_end_send_messages(history: History, log: EventLog)
     assert sent(log) == [
         ("account.suspended", {"id": str(ACCOUNT_ID), "reason": "abuse"}),
         ("account.reinstated", {"id": str(ACCOUNT_ID)}),
+    ]
+
+
+@pytest.mark.parametrize("reason", AutoTopUpEnd)
+def test_an_end_of_automatic_top_ups_sends_a_message_unless_the_owner_caused_it(
+    history: History, log: EventLog, reason: AutoTopUpEnd
+) -> None:
+    history.open_account(1_000_000)
+    history.pay_by_card()
+    top_up = log.load(AutoTopUp, auto_top_up_id(ACCOUNT_ID))
+    with command():
+        top_up.disable(reason)
+        log.commit(top_up)
+    message = ("auto_top_up.disabled", {"id": str(ACCOUNT_ID), "reason": reason.value})
+    assert sent(log) == ([] if reason is AutoTopUpEnd.OWNER else [message])
+
+
+def test_a_refund_and_a_dispute_send_messages_once_the_money_is_returned(
+    history: History, log: EventLog
+) -> None:
+    history.open_account(1_000_000)
+    history.pay_by_card(10_000_000)  # requests a refund of a tenth
+    assert sent(log) == []
+    returning = Returning(log)
+    with command():
+        returning.take_back("pi_1", "re_1", ReturnKind.REFUND, 1_000_000)
+        returning.take_back("pi_1", "dp_1", ReturnKind.DISPUTE, 9_000_000)
+        returning.reverse("pi_1", "dp_1")
+    account = {"id": str(ACCOUNT_ID)}
+    assert sent(log) == [
+        ("payment.refunded", account | {"return_id": "re_1", "amount_micros": 1_000_000}),
+        ("payment.disputed", account | {"return_id": "dp_1", "amount_micros": 9_000_000}),
     ]
 
 
