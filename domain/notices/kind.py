@@ -40,7 +40,7 @@ TITLES: dict[NoticeKind, str] = {
     NoticeKind.BALANCE_LOW: "The balance is low",
     NoticeKind.BALANCE_DEPLETED: "The balance is used up",
     NoticeKind.BUDGET_USED: "A budget reached 50, 80 or 100%",
-    NoticeKind.AUTO_TOP_UP_DISABLED: "Automatic top-up is off, because a charge failed",
+    NoticeKind.AUTO_TOP_UP_DISABLED: "An automatic top-up failed",
     NoticeKind.PAYMENT_REFUNDED: "A payment was refunded",
     NoticeKind.PAYMENT_DISPUTED: "A bank disputes a payment",
     NoticeKind.ACCOUNT_SUSPENDED: "The account was suspended",
