@@ -68,8 +68,6 @@ class State:
     """Part of an expected message in the browser's console."""
     verifying: bool = False
     """True if the unfinished verification of the sample runs."""
-    full: bool = False
-    """True if only the full suite checks the page."""
 
     def open(self, tabs: Tabs, sample: SamplePlatform, **how: object) -> Page:
         """Open a tab in this state."""
@@ -262,24 +260,21 @@ STATES = (
         "ops-gpu-type", "/ops/catalog/gpu-types/l4", "olga", preview_price, dark=True, phone=True
     ),
     State("ops-gpu-type-conflict", "/ops/catalog/gpu-types/l4", "olga", preview_old_price),
-    State("ops-gpu-type-new", "/ops/catalog/gpu-types", "olga", phone=True, full=True),
+    State("ops-gpu-type-new", "/ops/catalog/gpu-types", "olga", phone=True),
     State(
         "ops-region",
         "/ops/catalog/regions/eu-central",
         "olga",
         preview_capacity,
         phone=True,
-        full=True,
     ),
-    State("ops-base", "/ops/catalog/bases/llama-3.1-8b-instruct", "olga", full=True),
+    State("ops-base", "/ops/catalog/bases/llama-3.1-8b-instruct", "olga"),
     State("ops-estimates", "/ops/estimates", "olga", dark=True, phone=True),
-    State(
-        "ops-what-if", "/ops/what-if?price.l4=1.00&price.h100=2.00", "olga", phone=True, full=True
-    ),
+    State("ops-what-if", "/ops/what-if?price.l4=1.00&price.h100=2.00", "olga", phone=True),
     State("ops-seals", "/ops/seals", "olga", prove_growth, dark=True, phone=True),
-    State("ops-security", "/ops/security", "olga", phone=True, full=True),
-    State("ops-checks", "/ops/checks", "olga", dark=True, phone=True, full=True),
-    State("ops-trainer-log", "ops trainer log", "olga", dark=True, phone=True, full=True),
+    State("ops-security", "/ops/security", "olga", phone=True),
+    State("ops-checks", "/ops/checks", "olga", dark=True, phone=True),
+    State("ops-trainer-log", "ops trainer log", "olga", dark=True, phone=True),
     State("audit", "/audit", "olga", dark=True, phone=True),
     State("audit-refused", "/audit?job=x&account=nobody&from=soon", "olga", phone=True),
     State("audit-invoices", "/audit/invoices", "olga", dark=True, phone=True),
@@ -287,7 +282,7 @@ STATES = (
     State("audit-event-unsealed", "audit event unsealed", "olga", phone=True),
     State("audit-job", "audit job", "olga", dark=True, phone=True),
     State("audit-job-moved", "audit job", "olga", prepare=move_slider, phone=True),
-    State("audit-account", "audit account", "olga", dark=True, phone=True, full=True),
+    State("audit-account", "audit account", "olga", dark=True, phone=True),
     State("audit-none", "/audit?account=olga&kind=Job", "olga"),
     State("audit-verification", "/audit/verification", "olga", dark=True, phone=True),
     State(

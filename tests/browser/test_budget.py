@@ -24,13 +24,7 @@ FIRST_PAINT = """() => new Promise((resolve) => {
 })"""
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        pytest.param(each, id=each.name, marks=pytest.mark.full if each.full else [])
-        for each in PAGES
-    ],
-)
+@pytest.mark.parametrize("state", PAGES, ids=lambda state: state.name)
 def test_a_page_is_small_and_has_a_strict_policy(
     state: State,
     sample_tabs: Tabs,

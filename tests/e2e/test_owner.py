@@ -46,6 +46,7 @@ def test_a_job_of_two_ranks_is_paused_and_goes_on_with_one(
     assert audit(ecolink.settings).differences == []
 
 
+@pytest.mark.full
 def test_a_cancelled_job_keeps_what_it_saved_and_is_promoted(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

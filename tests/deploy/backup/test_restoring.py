@@ -52,6 +52,7 @@ def test_a_restored_log_equals_the_original(
         assert (log.recorder.max_notification_id() or 0) > made.last_event
 
 
+@pytest.mark.full
 def test_read_models_of_another_shape_are_rebuilt(backups: Backups) -> None:
     made = backups.create()
     older = made.model_copy(update={"shapes": made.shapes | {"accounts": "older"}})
@@ -80,6 +81,7 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
     ]
 
 
+@pytest.mark.full
 def test_a_second_backup_copies_only_what_is_new(backups: Backups) -> None:
     first = {each.ref for each in backups.create().blobs}
     backups.history.top_up(5, "later")
@@ -133,6 +135,7 @@ def test_a_changed_event_fails_the_restore(backups: Backups) -> None:
         backups.restore(made, keys=read_keys(backups.keys, made.id))
 
 
+@pytest.mark.full
 def test_a_restore_without_the_key_keeps_the_old_seals_as_evidence(backups: Backups) -> None:
     made = backups.create()
     restored = backups.restore(made)
@@ -185,6 +188,7 @@ def test_every_table_is_in_a_backup_unless_it_is_ephemeral_or_secret(backups: Ba
     assert {each.table for each in backups.create().tables} == expected
 
 
+@pytest.mark.full
 def test_a_restore_refuses_a_database_of_another_application(backups: Backups) -> None:
     made = backups.create()
     with owner(backups) as store:
@@ -207,6 +211,7 @@ def test_a_manifest_with_a_table_that_no_backup_contains_is_refused(
         backups.restore(changed)
 
 
+@pytest.mark.full
 def test_a_changed_manifest_is_detected_with_the_keys(backups: Backups) -> None:
     made = backups.create()
     keys = read_keys(backups.keys, made.id)
@@ -215,6 +220,7 @@ def test_a_changed_manifest_is_detected_with_the_keys(backups: Backups) -> None:
     backups.restore(made, keys=keys)
 
 
+@pytest.mark.full
 def test_a_manifest_that_lacks_an_artifact_of_its_log_is_refused(backups: Backups) -> None:
     made = backups.create()
     kept = tuple(each for each in made.artifacts if not each.path.startswith(ADAPTER))

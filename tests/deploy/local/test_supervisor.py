@@ -71,6 +71,7 @@ def execute(url: str | None, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+@pytest.mark.full
 def test_stored_files_are_private_whatever_the_homes_mode(home: Path) -> None:
     for name in ("artifacts", "logs"):
         (home / name).mkdir(mode=0o755)
@@ -166,6 +167,7 @@ def test_a_crashing_service_is_restarted_with_growing_pauses(home: Path) -> None
         )
 
 
+@pytest.mark.full
 def test_all_processes_end_with_a_killed_supervisor_and_the_next_start_recovers(
     home: Path,
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_stack_ends_with_the_process_that_started_it(home: Path) -> None:
     assert "stopped" in (home / "logs" / "supervisor.log").read_text()
 
 
+@pytest.mark.full
 def test_a_second_supervisor_on_one_home_is_refused(home: Path) -> None:
     with stack.up(Settings(home=home), {}) as started:
         with pytest.raises(StackError, match="ecolink down"):
@@ -303,6 +306,7 @@ def test_up_runs_until_interrupted(home: Path, number: signal.Signals) -> None:
     assert nothing_lives(all_processes)
 
 
+@pytest.mark.full
 def test_up_fails_when_its_supervisor_is_killed(home: Path) -> None:
     command = subprocess.Popen(
         [sys.executable, "-c", UP],

@@ -190,6 +190,7 @@ def test_a_deleted_event_is_named_without_a_link(
     assert "--log-only" in page["own-command"].text
 
 
+@pytest.mark.full
 def test_newer_events_and_skipped_ones_are_named_in_the_banner(
     auditor: Browser, consistent: str, platform: Platform, entries: Entries
 ) -> None:
@@ -265,6 +266,7 @@ def test_only_an_overseer_stops_a_verification(
     assert client.post(f"{PATH}/{uuid4()}/stop", data=fields).status_code == 404
 
 
+@pytest.mark.full
 def test_an_own_key_and_a_kept_head_are_used(
     auditor: Browser, consistent: str, platform: Platform, seal: Seal
 ) -> None:
@@ -330,6 +332,7 @@ def test_a_second_start_is_refused_and_shows_the_running_one(
     assert 'hx-trigger="every 1s"' in answer.text
 
 
+@pytest.mark.full
 def test_the_process_itself_refuses_a_second_start(
     auditor: Browser, consistent: str, running: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +352,7 @@ def test_the_page_updates_itself_while_a_verification_runs(
     assert auditor.client.get(f"{PATH}/{running}/report.json").status_code == 404
 
 
+@pytest.mark.full
 def test_the_form_returns_after_the_end(auditor: Browser, consistent: str) -> None:
     finished(auditor, started(auditor, replay=""))
     part = auditor.client.get(PATH, headers=auditor.htmx).text
@@ -356,6 +360,7 @@ def test_the_form_returns_after_the_end(auditor: Browser, consistent: str) -> No
     assert read_html(part)["verification-form"].fields["csrf_token"] == auditor.csrf_token
 
 
+@pytest.mark.full
 def test_a_killed_process_is_shown_as_stopped(
     auditor: Browser, consistent: str, settings: Settings
 ) -> None:
@@ -369,6 +374,7 @@ def test_a_killed_process_is_shown_as_stopped(
     assert "stopped" in overview(auditor)["runs"].text
 
 
+@pytest.mark.full
 def test_a_verification_without_a_report_shows_its_problem(
     auditor: Browser, settings: Settings
 ) -> None:
@@ -426,6 +432,7 @@ def test_a_killed_gateway_leaves_no_process(
         assert run.has_stopped
 
 
+@pytest.mark.full
 def test_long_lists_of_differences_are_cut_on_the_page_only(
     auditor: Browser, consistent: str, settings: Settings
 ) -> None:
