@@ -663,8 +663,8 @@ class Account(Aggregate):
         """Raise WrongState unless the account is suspended."""
         if self.suspension is None:
             raise WrongState(
-                "The account is active. Suspend it first, so that its jobs pause and nobody uses "
-                "it during the erasure."
+                "The account is active. Suspend it first, so that its jobs pause and its keys "
+                "cannot write during the erasure."
             )
 
     def erase(self) -> None:

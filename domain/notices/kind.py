@@ -50,7 +50,7 @@ TITLES: dict[NoticeKind, str] = {
     NoticeKind.CONFIRMATION: "Link to confirm the address",
     NoticeKind.TEST: "Test",
 }
-"""What each kind of notice is about."""
+"""The subject of each kind of notice."""
 
 CHOSEN = tuple(each for each in NoticeKind if not each.is_direct)
 """Kinds that an account holder can choose."""

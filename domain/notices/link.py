@@ -14,7 +14,7 @@ KEY_BYTES = 32
 
 
 class LinkPurpose(StrEnum):
-    """What a link does."""
+    """The purpose of a link in a mail."""
 
     CONFIRM = "confirm"
     UNSUBSCRIBE = "unsubscribe"

@@ -48,7 +48,7 @@ class CostRange:
 
 
 class Outlook(StrEnum):
-    """What a budget means for a job that is not approved yet."""
+    """The effect of a budget on a job that is not approved yet."""
 
     USED_UP = "used_up"  # the job cannot start
     REACHED = "reached"  # the job pauses at the budget

@@ -11,7 +11,7 @@ from infrastructure.customer_log import customer_lines, without_paths
     ("text", "shown"),
     [
         (
-            "[Errno 2] No such file or directory: '/root/.ecolink/scratch/a-1/adapter.safetensors'",
+            "[Errno 2] No such file or directory: '/srv/.ecolink/scratch/a-1/adapter.safetensors'",
             "[Errno 2] No such file or directory: '…/adapter.safetensors'",
         ),
         ("see file:///srv/eco/artifacts/jobs/x.", "see …/x."),
