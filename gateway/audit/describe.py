@@ -72,11 +72,11 @@ def _returned(event: Event) -> str | None:
         case Payment.PaymentReturned():
             return f"{exact_dollars(event.amount_micros)} disputed, {event.return_id}."
         case Payment.ReturnReversed(amount_micros=micros):
-            return f"EcoLink has {exact_dollars(micros)} of {event.return_id} again."
+            return f"{event.return_id} reversed. EcoLink received {exact_dollars(micros)} back."
         case Payment.ReturnClosed(lost_micros=micros):
-            return f"{event.return_id} is final. {exact_dollars(micros)} of it are lost."
+            return f"{event.return_id} is final. {exact_dollars(micros)} of it is lost."
         case Payment.LossRecovered(recovered_micros=micros):
-            return f"The lost {exact_dollars(micros)} of {event.return_id} are recovered."
+            return f"The lost {exact_dollars(micros)} of {event.return_id} is recovered."
         case _:
             return None
 

@@ -137,7 +137,7 @@ class Dispatcher(Generic[D, R]):
         )
 
     async def _deliver(self, due: D) -> None:
-        """Send a message, and store the result, however long the database is away."""
+        """Send a message, and store the result. Wait while the database is unavailable."""
         try:
             result = await self._queue.send(due)
             while True:

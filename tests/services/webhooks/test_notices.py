@@ -1,4 +1,4 @@
-"""Which mails are sent, and that each notice is sent at most once."""
+"""Mails of notices: the events that cause them, and that each is sent at most once."""
 
 from __future__ import annotations
 
