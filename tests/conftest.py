@@ -162,9 +162,12 @@ def servers() -> Iterator[Settings]:
                 yield stack.settings
 
 
-@pytest.fixture(scope="session")
-def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
-    """Run one stack for all tests of the whole product, with short minutes and fast heartbeats."""
+@contextmanager
+def whole_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
+    """Run a stack for the tests of a folder, with short minutes and fast heartbeats.
+
+    It ends with the folder, because its idle processes would slow all tests down.
+    """
     home = tmp_path_factory.mktemp("home")
     settings = Settings(
         home=home,

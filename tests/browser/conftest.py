@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from infrastructure.settings import Settings
 from tests.browser.sample_platform import SamplePlatform, serve_samples
 from tests.browser.tabs import TIMEOUT_SECONDS, Tabs
-from tests.conftest import CI, own_database
+from tests.conftest import CI, own_database, whole_product
 from tests.running import EcoLinkUnderTest
 
 HERE = Path(__file__).parent
@@ -43,6 +43,13 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="package")
+def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
+    """One stack for all tests in a browser."""
+    with whole_product(tmp_path_factory) as under_test:
+        yield under_test
 
 
 @pytest.fixture
