@@ -66,13 +66,24 @@ def consumer_lags(
 
 
 def lag_problems(lags: Iterable[ConsumerLag], now: datetime) -> list[str]:
-    """Return one sentence for each of these consumers that is late."""
-    return [
-        f"{each.consumer} is {_events(each.events)} behind ({spoken(each.seconds(now))}). "
-        "See the log of its process."
-        for each in lags
-        if each.is_late(now)
-    ]
+    """Return one sentence for each process with late consumers. It has their largest lag.
+
+    If only some consumers of a process are late, it names them.
+    """
+    late = {each.consumer: each for each in lags if each.is_late(now)}
+    problems: list[str] = []
+    for process, consumers in CONSUMERS.items():
+        found = [late[name] for name in consumers if name in late]
+        if not found:
+            continue
+        names = ", ".join(each.consumer for each in found)
+        which = "" if len(found) == len(consumers) else f" with {names}"
+        events = max(each.events for each in found)
+        seconds = max(each.seconds(now) for each in found)
+        problems.append(
+            f"{process} is {_events(events)} behind{which} ({spoken(seconds)}). See its log."
+        )
+    return problems
 
 
 def parked_problems(connection: Connection) -> list[str]:

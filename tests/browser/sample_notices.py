@@ -19,7 +19,7 @@ HISTORY = (
     (WebhookType.JOB_PAUSED, JOB | {"reason": "balance"}, MailResult(Outcome.SENT)),
     (WebhookType.BALANCE_DEPLETED, JOB, MailResult(Outcome.SENT)),
     (WebhookType.JOB_SUCCEEDED, JOB, REFUSED),
-    (WebhookType.JOB_FAILED, JOB, MailResult(Outcome.POSTPONED, "The mail server is away.")),
+    (WebhookType.JOB_FAILED, JOB, MailResult(Outcome.POSTPONED, "The mail server is unavailable.")),
 )
 
 

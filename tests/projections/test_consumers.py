@@ -13,11 +13,14 @@ from domain.core.identity import CATALOG_ID
 from infrastructure.store import Connection
 from projections.consumers import (
     ALL_CONSUMERS,
+    CONSUMERS,
     MAX_LAG,
+    ConsumerLag,
     consumer_lags,
     lag_problems,
     parked_problems,
 )
+from tests.builders.commands import NOW
 from tests.logs import ids
 from tests.projecting import project
 
@@ -41,7 +44,19 @@ def test_the_lag_of_each_consumer(log: EventLog, connection: Connection) -> None
     assert lag_problems([billing], later) == []
     assert lag_problems([scheduler], began.timestamp + MAX_LAG) == []
     (problem,) = lag_problems([scheduler], later)
-    assert problem.startswith("scheduler is ")
+    assert problem.startswith(f"scheduler is {len(ids(log))} events behind (")
     assert parked_problems(connection) == [
         "billing has parked 1 event. See `ecolink events parked`."
+    ]
+
+
+def test_the_late_consumers_of_a_process_are_one_problem() -> None:
+    since = NOW - MAX_LAG - timedelta(seconds=10)
+    names = CONSUMERS["projector"]
+    lags = [ConsumerLag(name, 3 + n, since, 0) for n, name in enumerate(names)]
+    assert lag_problems(lags, NOW) == [
+        f"projector is {2 + len(names)} events behind (5 min 10 s). See its log."
+    ]
+    assert lag_problems(lags[:2], NOW) == [
+        f"projector is 4 events behind with {names[0]}, {names[1]} (5 min 10 s). See its log."
     ]
