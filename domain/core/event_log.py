@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -22,6 +21,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import get_topic, resolve_topic, strtobool
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from domain.core.aggregate import Aggregate, Event
 from domain.core.errors import NotFound, VersionConflict
@@ -37,6 +37,9 @@ also limits the size of a save.
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
 """Names of the event log's environment variables. Without the secret, snapshots are disabled."""
 
+COLUMNS = {"originator_id", "originator_version"}
+"""Fields of events that have their own columns."""
+
 A = TypeVar("A", bound=Aggregate)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,35 +48,35 @@ T = TypeVar("T")
 class PydanticMapper(Mapper[UUID]):
     """A mapper that stores events as the JSON of their models.
 
-    The JSON omits the fields that have their own columns.
+    The JSON omits the fields that have their own columns. The serializer, parser and validator of
+    pydantic are called directly: each event passes here, and they take a quarter of the time.
     """
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
         """Return the database row for an event or a snapshot."""
         assert isinstance(domain_event, BaseModel)
-        state = domain_event.model_dump(
-            mode="json", exclude={"originator_id", "originator_version"}
-        )
-        class_version = getattr(type(domain_event), "class_version", 1)
+        kind = type(domain_event)
+        state = kind.__pydantic_serializer__.to_json(domain_event, exclude=COLUMNS)
+        class_version = getattr(kind, "class_version", 1)
         if class_version > 1:
-            state["class_version"] = class_version
+            state = b'%s,"class_version":%d}' % (state[:-1], class_version)
         return StoredEvent(
             originator_id=domain_event.originator_id,
             originator_version=domain_event.originator_version,
-            topic=get_topic(type(domain_event)),
-            state=json.dumps(state, separators=(",", ":")).encode(),
+            topic=get_topic(kind),
+            state=state,
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
         """Return the event in a database row, upcast to the current version of its class."""
         event_class = resolve_topic(stored_event.topic)
-        state: dict[str, Any] = json.loads(stored_event.state)
+        state: dict[str, Any] = from_json(stored_event.state)
         stored_version = state.pop("class_version", 1)
         for version in range(stored_version, getattr(event_class, "class_version", 1)):
             getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
         state["originator_id"] = stored_event.originator_id
         state["originator_version"] = stored_event.originator_version
-        return event_class.model_validate(state)
+        return event_class.__pydantic_validator__.validate_python(state)
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:

@@ -12,7 +12,8 @@ V = TypeVar("V", bound=BaseModel)
 class Value(BaseModel):
     """Base class of immutable values. Its models reject unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Without "constants", pydantic would store NaN as null, which cannot be read as a number.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def part(self, kind: type[V]) -> V:
         """Return the fields that the base class `kind` of this value declares."""

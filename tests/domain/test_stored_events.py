@@ -11,6 +11,7 @@ from eventsourcing.utils import register_topic, resolve_topic
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import PydanticMapper
+from tests.builders.commands import NOW
 from tests.docs.stored_events import PATH, current_version, version_of
 
 MAPPER = PydanticMapper(JSONTranscoder())
@@ -101,3 +102,32 @@ def test_an_event_of_an_earlier_version_is_upcast(
     assert isinstance(event, RoomBooked)
     assert (event.guests, event.room) == (guests, room)
     assert json.loads(MAPPER.to_stored_event(event).state)["class_version"] == 3
+
+
+class SampleWeighed(Event):
+    """An event with a number that may be no number."""
+
+    kilograms: float
+
+
+register_topic(SampleWeighed.TOPIC, SampleWeighed)
+
+
+@pytest.mark.parametrize(
+    "kilograms", [0.1, 1e300, 5e-324, -0.0, float("inf"), float("-inf"), float("nan")]
+)
+def test_a_number_is_read_as_it_was_stored(kilograms: float) -> None:
+    weighed = SampleWeighed(
+        originator_id=UUID(int=1),
+        originator_version=1,
+        timestamp=NOW,
+        account_id=UUID(int=2),
+        actor="service:tests",
+        command_id="weigh",
+        kilograms=kilograms,
+    )
+    row = MAPPER.to_stored_event(weighed)
+    assert str(json.loads(row.state)["kilograms"]) == str(kilograms)
+    read = MAPPER.to_domain_event(row)
+    assert isinstance(read, SampleWeighed)
+    assert str(read.kilograms) == str(kilograms)
