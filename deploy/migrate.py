@@ -16,6 +16,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure import (
     alerts,
     drafts,
+    event_recorder,
     idempotency,
     invoice_requests,
     key_uses,
@@ -50,6 +51,7 @@ def migrate(settings: Settings) -> None:
         create_event_tables(url)
         for ddl in (
             leadership.DDL,
+            event_recorder.DDL,
             log_identity.DDL,
             PARKED_DDL,
             POSITIONS_DDL,

@@ -1,8 +1,12 @@
-"""The recorder of the event store. It rejects former leaders and fails fast on a full disk."""
+"""The recorder of the event store. It saves with one statement, and rejects former leaders.
+
+A save is one call of the function `append_events`. PostgreSQL therefore never waits for the process
+between the lock of the log and the commit: a process that freezes or loses its network cannot block
+other writers. The function runs with the rights of its caller.
+"""
 
 from __future__ import annotations
 
-import inspect
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +20,51 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
-from eventsourcing.postgres import PostgresApplicationRecorder, PostgresProcessRecorder
-from psycopg import Cursor
-from psycopg.rows import DictRow
+from eventsourcing.postgres import PostgresProcessRecorder
+from psycopg.rows import scalar_row
 
 from infrastructure.leadership import LOST, Leadership
+
+DDL = """
+CREATE OR REPLACE FUNCTION append_events(
+    ids uuid[], versions bigint[], topics text[], states bytea[],
+    leader text, in_epoch bigint, reader text, read_to bigint
+) RETURNS SETOF bigint
+LANGUAGE plpgsql SET lock_timeout = '30s' SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    IF cardinality(ids) > 0 THEN
+        -- Notification IDs must be in the order of the commits, so that no reader skips one.
+        LOCK TABLE ecolink_events IN EXCLUSIVE MODE;
+        NOTIFY ecolink_events;
+    END IF;
+    IF leader IS NOT NULL THEN
+        -- While the lock is held, so that only one transaction locks the row.
+        PERFORM require_lead(leader, in_epoch);
+    END IF;
+    IF reader IS NOT NULL THEN
+        INSERT INTO ecolink_tracking AS known VALUES (reader, read_to)
+        ON CONFLICT (application_name) DO UPDATE SET notification_id = read_to
+        WHERE known.notification_id < read_to;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION '% has already read to %', reader, read_to
+                USING ERRCODE = 'unique_violation';
+        END IF;
+    END IF;
+    RETURN QUERY
+        INSERT INTO ecolink_events (originator_id, originator_version, topic, state)
+        SELECT * FROM unnest(ids, versions, topics, states) RETURNING notification_id;
+END $$
+"""
+"""Function that saves events, and the position of a reader, in one transaction.
+
+It raises a unique violation if an event with the same version, or the position, is already stored,
+and LOST if another process leads. It returns the notification IDs in the order of the events.
+"""
+
+APPEND = (
+    "SELECT append_events(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[], "
+    "%s::text, %s::bigint, %s::text, %s::bigint)"
+)
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.2
@@ -30,8 +74,6 @@ Unlike the library, the recorder does not retry when the disk is full.
 """
 
 T = TypeVar("T")
-
-_insert_events = inspect.unwrap(PostgresApplicationRecorder.insert_events)
 
 
 class EventRecorder(PostgresProcessRecorder):
@@ -47,36 +89,28 @@ class EventRecorder(PostgresProcessRecorder):
         Raise OperationalError immediately if the disk is full, and after 2 s if the database is
         unreachable. Exit the process if another process leads.
         """
-        return self._saving(lambda: _insert_events(self, stored_events, **kwargs))
+        return self._saving(lambda: self._append(stored_events, kwargs.get("tracking")))
 
     def insert_tracking(self, tracking: Tracking) -> None:
         """Save only a position. Raise the same errors as `insert_events`."""
-        self._saving(lambda: self._save_tracking(tracking))
+        self._saving(lambda: self._append((), tracking))
 
-    def _insert_events(
-        self, curs: Cursor[DictRow], stored_events: Sequence[StoredEvent], **kwargs: Any
-    ) -> None:
-        if not stored_events:
-            self._require_lead(curs)
-        super()._insert_events(curs, stored_events, **kwargs)
-
-    def _lock_table(self, curs: Cursor[DictRow]) -> None:
-        super()._lock_table(curs)
-        # While the lock is held, so that only one transaction locks the row.
-        self._require_lead(curs)
-
-    def _save_tracking(self, tracking: Tracking) -> None:
-        with self.datastore.transaction(commit=True) as curs:
-            self._require_lead(curs)
-            self._insert_tracking(curs, tracking)
-
-    def _require_lead(self, curs: Cursor[DictRow]) -> None:
-        if self.leadership is not None:
-            curs.execute(
-                "SELECT require_lead(%s, %s)",
-                (self.leadership.name, self.leadership.epoch),
-                prepare=True,
-            )
+    def _append(self, rows: Sequence[StoredEvent], tracking: Tracking | None) -> list[int]:
+        """Save rows, as one binary array for each column, and a position."""
+        lead, read = self.leadership, tracking
+        values = [
+            [row.originator_id for row in rows],
+            [row.originator_version for row in rows],
+            [row.topic for row in rows],
+            [row.state for row in rows],
+            *((None, None) if lead is None else (lead.name, lead.epoch)),
+            *((None, None) if read is None else (read.application_name, read.notification_id)),
+        ]
+        with (
+            self.datastore.get_connection() as connection,
+            connection.cursor(binary=True, row_factory=scalar_row) as cursor,
+        ):
+            return cursor.execute(APPEND, values, prepare=True).fetchall()
 
     def _saving(self, save: Callable[[], T]) -> T:
         for attempt in range(1, ATTEMPTS + 1):

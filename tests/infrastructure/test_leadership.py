@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from domain.core.event_log import EventLog
 from infrastructure import leadership
 from infrastructure.leadership import EXIT_CODE, Leadership, leading
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
+from infrastructure.store import connect, open_log
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.polling import eventually
@@ -106,6 +108,21 @@ def test_a_frozen_leader_cannot_write_when_it_wakes(
     assert first.wait(timeout=60) == EXIT_CODE
     assert written_by(log, first) == before
     eventually(lambda: written_by(log, second) > 10)
+
+
+def test_a_writer_that_freezes_during_a_save_blocks_no_other_writer(
+    start: Callable[[str], Leader], settings: Settings, log: EventLog
+) -> None:
+    """PostgreSQL never waits for a process while the log is locked."""
+    writer = start("first")
+    eventually(lambda: written_by(log, writer) > 10)
+    for _ in range(50):
+        writer.send_signal(signal.SIGSTOP)
+        with connect(settings, autocommit=False) as other:
+            other.execute("SET lock_timeout = '20s'")
+            other.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+        writer.send_signal(signal.SIGCONT)
+        time.sleep(random.uniform(0, 0.01))
 
 
 def test_a_save_of_a_former_leader_is_refused_and_ends_it(settings: Settings) -> None:
