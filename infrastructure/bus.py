@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,9 +33,13 @@ DEDUPLICATION_SECONDS = 120.0
 STREAMS: tuple[api.StreamConfig, ...] = (
     # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
     # sequence prevents duplicates. A short deduplication window allows the relay to refill a purged
-    # stream.
+    # stream. The server stores a batch of messages as a whole, with one sync of the disk.
     api.StreamConfig(
-        name=EVENTS, subjects=["events.>"], max_bytes=4 * 1024**3, duplicate_window=5.0
+        name=EVENTS,
+        subjects=["events.>"],
+        max_bytes=4 * 1024**3,
+        duplicate_window=5.0,
+        allow_atomic=True,
     ),
     api.StreamConfig(
         name=REPORTS,
@@ -195,6 +200,25 @@ class Envelope(BaseModel):
     @property
     def subject(self) -> str:
         """Subject `events.<account>.<aggregate>.<originator>.<topic>`."""
-        aggregate = AGGREGATE_OF[self.topic]
-        account = self.state["account_id"]
-        return f"events.{account}.{aggregate}.{self.originator_id}.{self.topic}"
+        return event_subject(self.topic, self.originator_id, self.state)
+
+
+def event_subject(topic: str, originator_id: UUID | str, state: Mapping[str, Any]) -> str:
+    """Return the subject of an event, `events.<account>.<aggregate>.<originator>.<topic>`."""
+    return f"events.{state['account_id']}.{AGGREGATE_OF[topic]}.{originator_id}.{topic}"
+
+
+def event_content(notification: Notification, prev_id: int) -> bytes:
+    """Return the JSON of the envelope of a notification. It contains the state as stored."""
+    return (
+        b'{"id":%d,"prev_id":%d,"topic":"%s","originator_id":"%s","originator_version":%d,"state":'
+        % (
+            notification.id,
+            prev_id,
+            notification.topic.encode(),
+            str(notification.originator_id).encode(),
+            notification.originator_version,
+        )
+        + notification.state
+        + b"}"
+    )

@@ -16,6 +16,7 @@ from uuid import uuid4
 import hypothesis
 import psycopg
 import pytest
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from psycopg import sql
@@ -238,11 +239,17 @@ def pool(settings: Settings) -> Iterator[ConnectionPool[Connection]]:
 
 
 @pytest.fixture
-async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
-    """JetStream without streams."""
+async def nats(settings: Settings) -> AsyncIterator[Client]:
+    """A connection to a bus without streams."""
     connection = await bus.connect(settings)
-    yield connection.jetstream()
+    yield connection
     await connection.close()
+
+
+@pytest.fixture
+def js(nats: Client) -> JetStreamContext:
+    """JetStream without streams."""
+    return nats.jetstream()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def _relay(settings: Settings) -> None:
     async def follow() -> None:
         client = await broker.connect()
         with connect(settings) as store:
-            publisher = Publisher(log, client.jetstream(), log_identity(store))
+            publisher = Publisher(log, client, log_identity(store))
         assert settings.database_url is not None
         # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
         # whose notification was lost with a broken connection.

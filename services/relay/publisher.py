@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from time import time_ns
+from collections import deque
 from uuid import UUID
 
-from eventsourcing.persistence import Notification, PersistenceError
+from eventsourcing.persistence import PersistenceError
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import Header, PubAck
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
-from infrastructure import tracing
 from infrastructure.bus import EVENTS, Envelope
-from infrastructure.metrics import (
-    CHARGED_MICROS,
-    METERED_SECONDS,
-    PUBLISH_DELAY_SECONDS,
-    PUBLISHED_EVENTS,
-)
+from services.relay.batch import LOG_HEADER, Batch, Tail
+from services.relay.published import record_published
 
 BATCH = 500
+"""Maximum number of events in a batch. The server accepts 1,000."""
+
+IN_FLIGHT = 3
+"""Maximum number of batches without an acknowledgement."""
+
 PUBLISH_SECONDS = 10.0
-ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
 
 
 class StreamChanged(Exception):
-    """The stream was purged during publishing. Its deduplication window has to pass first."""
+    """Another relay published meanwhile, or the stream was purged within its window."""
 
 
 class StreamDiverged(Exception):
@@ -45,26 +39,26 @@ class ForeignStream(Exception):
     """The stream is a copy of another log."""
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The end of the stream: its last sequence number, and its last event, if any."""
-
-    sequence: int
-    last: Envelope | None
+class OldServer(Exception):
+    """The NATS server does not store batches as a whole."""
 
 
 class Publisher:
     """A publisher that keeps the stream a gapless, ordered copy of the log.
 
-    Each message states the expected last sequence, so that the server rejects messages of a second
-    relay. If the stream lost its end or was deleted, publishing resumes after the last remaining
-    event. If the log lacks the last event of the stream, for example after a restore of the
-    database, the publisher purges and refills the stream.
+    It publishes batches, which the server stores as a whole or not at all. Each batch states the
+    expected last sequence, so that the server rejects batches of a second relay, and every batch
+    after a rejected one. While the server stores a batch, the publisher reads and sends the next.
+
+    If the stream lost its end or was deleted, publishing resumes after the last remaining event. If
+    the log lacks the last event of the stream, for example after a restore of the database, the
+    publisher purges and refills the stream.
     """
 
-    def __init__(self, log: EventLog, js: JetStreamContext, log_id: UUID) -> None:
+    def __init__(self, log: EventLog, client: Client, log_id: UUID) -> None:
         self._log = log
-        self._js = js
+        self._client = client
+        self._js = client.jetstream()
         self._log_id = str(log_id)
         self._logger = logging.getLogger("relay")
 
@@ -72,52 +66,76 @@ class Publisher:
         """Publish all events that the stream lacks. Return their number.
 
         Each call reads the end of the stream, because the stream may have lost its end. Raise
-        ForeignStream if the stream is a copy of another log.
+        ForeignStream if the stream is a copy of another log, and OldServer if the server is too
+        old.
         """
         published = 0
+        sent: deque[tuple[Batch, asyncio.Task[None]]] = deque()
+
+        async def acknowledged() -> int:
+            batch, acknowledgement = sent[0]
+            await acknowledgement
+            sent.popleft()
+            record_published(batch)
+            return len(batch.events)
+
         try:
             try:
                 tail = await self._tail()
-                while batch := await self._select(tail.last):
-                    tail = await self._publish(batch, tail)
-                    published += len(batch)
+                while batch := await asyncio.to_thread(self._next, tail):
+                    if len(sent) == IN_FLIGHT:
+                        published += await acknowledged()
+                    sent.append((batch, await self._send(batch)))
+                    tail = batch.tail
+                while sent:
+                    published += await acknowledged()
             except StreamDiverged as error:
+                await _settled(sent)
                 self._logger.critical("%s Refilling the stream from the log.", error)
                 await self._js.purge_stream(EVENTS)
         except (NatsError, TimeoutError, PersistenceError, OSError, StreamChanged) as error:
             self._logger.warning("retrying from the tail: %s", error or type(error).__name__)
             await asyncio.sleep(0.2)
+        finally:
+            await _settled(sent)  # a batch that is still on its way could arrive after a retry
         return published
 
-    async def _select(self, last: Envelope | None) -> list[Notification]:
-        """Return the events after `last`. Raise StreamDiverged if the log lacks `last`.
+    def _next(self, tail: Tail) -> Batch | None:
+        """Return the batch after the tail, or None at the end of the log.
 
-        One query reads both, so that no restore can happen in between.
+        One query reads the batch and the last event, so that no restore can happen in between.
+        Raise StreamDiverged if the log lacks the last event.
         """
+        last = tail.last
         found = list(
-            await asyncio.to_thread(
-                self._log.recorder.select_notifications,
-                start=None if last is None else last.id,
-                limit=BATCH + 1,
+            self._log.recorder.select_notifications(
+                start=None if last is None else last.id, limit=BATCH + 1
             )
         )
-        if last is None:
-            return found
-        if not found or not last.wraps(found[0]):
-            raise StreamDiverged(f"The log lacks event {last.id} ({last.topic}) of the stream.")
-        return found[1:]
+        if last is not None:
+            if not found or not last.wraps(found[0]):
+                raise StreamDiverged(f"The log lacks event {last.id} ({last.topic}) of the stream.")
+            found = found[1:]
+        return Batch.of(found[:BATCH], tail, self._log_id) if found else None
 
     async def _tail(self) -> Tail:
         """Return the end of the stream.
 
-        Raise ForeignStream if the stream is a copy of another log, and StreamDiverged if the log
-        lacks its last event.
+        Raise ForeignStream if the stream is a copy of another log, and StreamDiverged if its last
+        message is not an event. Raise StreamChanged if the stream grew between the two reads. With
+        the last event of one moment and the sequence of another, the server would reject the first
+        batch but could accept the second.
         """
-        sequence = (await self._js.stream_info(EVENTS)).state.last_seq
+        info = await self._js.stream_info(EVENTS)
+        if not info.config.allow_atomic:
+            raise OldServer("The NATS server cannot store batches. Use NATS 2.12 or newer.")
+        sequence = info.state.last_seq
         try:
             message = await self._js.get_last_msg(EVENTS, "events.>")
         except NotFoundError:
             return Tail(sequence, None)
+        if message.seq is None or message.seq > sequence:
+            raise StreamChanged("Another relay published meanwhile.")
         log_id = (message.headers or {}).get(LOG_HEADER, self._log_id)
         if log_id != self._log_id:
             raise ForeignStream(
@@ -130,64 +148,26 @@ class Publisher:
         except ValidationError as error:
             raise StreamDiverged("The last message of the stream is not an event.") from error
 
-    async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
-        """Publish a batch without waiting for each acknowledgement. Return the new tail."""
-        sequence, last, started_ns = tail.sequence, tail.last, time_ns()
-        publishing: list[Coroutine[None, None, PubAck]] = []
-        envelopes: list[Envelope] = []
-        for notification in batch:
-            envelope = Envelope.of(notification, 0 if last is None else last.id)
-            envelopes.append(envelope)
-            traceparent = envelope.state.get("traceparent")
-            headers = {
-                Header.MSG_ID: str(notification.id),
-                Header.EXPECTED_LAST_SEQUENCE: str(sequence),
-                ID_HEADER: str(notification.id),
-                LOG_HEADER: self._log_id,
-                "content-type": "application/json",
-                **({"traceparent": traceparent} if traceparent else {}),
-            }
-            content = envelope.model_dump_json().encode()
-            # Not publish_async: its future never completes if the server rejects a sequence.
-            publishing.append(
-                self._js.publish(
-                    envelope.subject,
-                    content,
-                    timeout=PUBLISH_SECONDS,
-                    stream=EVENTS,
-                    headers=headers,
-                )
+    async def _send(self, batch: Batch) -> asyncio.Task[None]:
+        """Send the messages of a batch. Return a task that ends when the server has stored them.
+
+        The task sends the last message, which commits the batch. It starts before the next batch
+        is sent, because reading a batch suspends the caller.
+        """
+        *others, last = batch.messages()
+        for message in others:
+            await self._client.publish(message.subject, message.content, headers=message.headers)
+
+        async def commit() -> None:
+            acknowledgement = await self._js.publish(
+                last.subject, last.content, timeout=PUBLISH_SECONDS, headers=last.headers
             )
-            last, sequence = envelope, sequence + 1
-        # Wait for all messages, because a delayed message could arrive after a retry.
-        acks = await asyncio.gather(*publishing, return_exceptions=True)
-        for ack in acks:
-            if isinstance(ack, BaseException):
-                raise ack
-            if ack.duplicate:
+            if acknowledgement.duplicate:
                 raise StreamChanged("The stream lost events within its deduplication window.")
-        _count(envelopes)
-        _trace(envelopes, (started_ns, time_ns()))
-        return Tail(sequence, last)
+
+        return asyncio.create_task(commit())
 
 
-def _count(envelopes: Sequence[Envelope]) -> None:
-    """Count published events in the metrics."""
-    now = datetime.now(UTC)
-    for each in envelopes:
-        PUBLISHED_EVENTS.labels(each.topic).inc()
-        at = datetime.fromisoformat(each.state["timestamp"])
-        PUBLISH_DELAY_SECONDS.observe(max(0.0, (now - at).total_seconds()))
-        if each.topic == Meter.MinuteMetered.TOPIC:
-            METERED_SECONDS.inc(each.state["to_seconds"] - each.state["from_seconds"])
-            CHARGED_MICROS.inc(each.state["amount_micros"])
-
-
-def _trace(envelopes: Sequence[Envelope], period: tuple[int, int]) -> None:
-    """Record a span for each published event of a trace."""
-    if not tracing.is_on():
-        return
-    for each in envelopes:
-        if (traceparent := each.state.get("traceparent")) is not None:
-            name, attributes = f"publish {each.topic}", {"event_id": each.event_id}
-            tracing.record(traceparent, name, period, kind="PRODUCER", attributes=attributes)
+async def _settled(sent: deque[tuple[Batch, asyncio.Task[None]]]) -> None:
+    """Wait until the server has stored or rejected all batches, or has not answered in time."""
+    await asyncio.gather(*(each for _, each in sent), return_exceptions=True)

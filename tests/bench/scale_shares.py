@@ -28,7 +28,8 @@ from infrastructure.store import connect, scalar
 from projections.billing_ledger import BILLING_LEDGER
 from projections.rebuilding import fold_all, rebuild
 from services.projector.audit import audit
-from services.relay.publisher import ID_HEADER, LOG_HEADER, Publisher
+from services.relay.batch import ID_HEADER, LOG_HEADER
+from services.relay.publisher import Publisher
 from tests.bench.scale_jobs import COLUMNS, Connection
 from tests.bench.sealed_log import PUBLIC
 from tests.bench.seals import read, seal_all, seconds, verify
@@ -129,7 +130,7 @@ async def _measure_relay(settings: Settings, log: EventLog) -> Share:
                 publish = (
                     _publish_plainly(client.jetstream(), messages[1:])
                     if plainly
-                    else Publisher(log, js, log_id).publish_new()
+                    else Publisher(log, client, log_id).publish_new()
                 )
                 taken = await _timed(publish)
                 (share.baseline_seconds if plainly else share.seconds).append(taken)

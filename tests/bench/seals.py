@@ -102,7 +102,7 @@ def publish_all(settings: Settings, store: Connection) -> None:
         client = await broker_of(settings, "relay").connect()
         await provision(client.jetstream(), ())
         with open_log(settings) as log:
-            await Publisher(log, client.jetstream(), log_identity(store)).publish_new()
+            await Publisher(log, client, log_identity(store)).publish_new()
         await client.close()
 
     asyncio.run(publish())

@@ -91,7 +91,7 @@ class Services:
         js = client.jetstream()
         await provision(js, ())
         with self.pool.connection() as connection:
-            publisher = Publisher(self.log, js, log_identity(connection))
+            publisher = Publisher(self.log, client, log_identity(connection))
         new = await publisher.publish_new()
         for _ in range(new):
             message = await js.get_msg(EVENTS, len(self.published) + 1)

@@ -15,6 +15,7 @@ from faststream.nats import NatsBroker
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from psycopg_pool import ConnectionPool
 
@@ -48,10 +49,11 @@ class Bus:
         self,
         settings: Settings,
         log: EventLog,
-        js: JetStreamContext,
+        nats: Client,
         pool: ConnectionPool[Connection],
     ) -> None:
-        self._settings, self.log, self.js, self._pool = settings, log, js, pool
+        self._settings, self.log, self._nats, self._pool = settings, log, nats, pool
+        self.js = nats.jetstream()
         self.consumer = OrderedConsumer(ProjectionEffect(SEEN, pool.connection), log)
 
     @asynccontextmanager
@@ -74,7 +76,7 @@ class Bus:
     async def publish(self, events: int) -> None:
         """Append events to the log and publish them."""
         grow(self.log, events)
-        await Publisher(self.log, self.js, UUID(int=15)).publish_new()
+        await Publisher(self.log, self._nats, UUID(int=15)).publish_new()
 
     async def caught_up(self) -> None:
         """Wait until the effect of the log's last event is committed."""
@@ -89,14 +91,12 @@ class Bus:
 
 
 @pytest.fixture
-def bus(
-    settings: Settings, log: EventLog, js: JetStreamContext, pool: ConnectionPool[Connection]
-) -> Bus:
+def bus(settings: Settings, log: EventLog, nats: Client, pool: ConnectionPool[Connection]) -> Bus:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         owner.execute(SEEN_DDL)
         owner.execute(f"GRANT ALL ON seen, seen_n_seq TO {OPERATOR_ROLE}".encode())
-    return Bus(settings, log, js, pool)
+    return Bus(settings, log, nats, pool)
 
 
 async def test_thousands_of_events_arrive_once_and_in_order(bus: Bus) -> None:

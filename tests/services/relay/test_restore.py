@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from psycopg import sql
 
@@ -92,10 +93,10 @@ def opened(settings: Settings) -> Iterator[tuple[EventLog, UUID]]:
         yield log, log_identity(connection)
 
 
-async def publish(settings: Settings, js: JetStreamContext) -> None:
+async def publish(settings: Settings, nats: Client) -> None:
     """Run a new relay until the stream is as long as the log."""
     with opened(settings) as (log, log_id):
-        publisher = Publisher(log, js, log_id)
+        publisher, js = Publisher(log, nats, log_id), nats.jetstream()
 
         async def filled() -> bool:
             await publisher.publish_new()
@@ -104,14 +105,14 @@ async def publish(settings: Settings, js: JetStreamContext) -> None:
         await eventually_async(filled)
 
 
-async def published(database: Database, js: JetStreamContext, phantoms: int) -> None:
+async def published(database: Database, nats: Client, phantoms: int) -> None:
     """Two events, a backup, `phantoms` more events, all on the bus; then the restore."""
     with opened(database.settings) as (log, _):
         credit(log, 10, 2)
     database.back_up()
     with opened(database.settings) as (log, _):
         credit(log, 99, phantoms)
-    await publish(database.settings, js)
+    await publish(database.settings, nats)
     database.restore()
 
 
@@ -148,21 +149,21 @@ NEW_EVENTS: dict[str, Callable[[EventLog], None]] = {
 
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
 async def test_the_relay_refills_the_stream_from_a_restored_log(
-    database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
+    database: Database, nats: Client, js: JetStreamContext, appended: Callable[[EventLog], None]
 ) -> None:
-    await published(database, js, phantoms=3)
+    await published(database, nats, phantoms=3)
     with opened(database.settings) as (log, _):
         appended(log)
-    await publish(database.settings, js)
+    await publish(database.settings, nats)
     with opened(database.settings) as (log, _):
         assert await contents(js) == envelopes(log)
 
 
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
 async def test_consumers_ignore_events_that_the_log_lacks(
-    database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
+    database: Database, nats: Client, js: JetStreamContext, appended: Callable[[EventLog], None]
 ) -> None:
-    await published(database, js, phantoms=3)
+    await published(database, nats, phantoms=3)
     with opened(database.settings) as (log, _):
         appended(log)
         expected = log.load(Account, ACCOUNT_ID).balance_micros
@@ -173,7 +174,7 @@ async def test_consumers_ignore_events_that_the_log_lacks(
         await eventually_async(lambda: acknowledged(js, durable.name))
         real = {None, 10, *range(20, expected + 1, 7)}
         assert balance(database.settings) in real, "a phantom was applied"
-        await publish(database.settings, js)
+        await publish(database.settings, nats)
         await eventually_async(lambda: is_balance(database.settings, expected))
 
 
@@ -187,26 +188,26 @@ async def is_balance(settings: Settings, expected: int) -> bool:
 
 
 async def test_a_stream_of_another_log_stops_the_relay(
-    settings: Settings, js: JetStreamContext
+    settings: Settings, nats: Client, js: JetStreamContext
 ) -> None:
     with opened(settings) as (log, _):
         credit(log, 10, 2)
-        await Publisher(log, js, uuid4()).publish_new()
+        await Publisher(log, nats, uuid4()).publish_new()
     before = await contents(js)
     with opened(settings) as (log, log_id):
         with pytest.raises(ForeignStream, match="ecolink events empty-stream"):
-            await Publisher(log, js, log_id).publish_new()
+            await Publisher(log, nats, log_id).publish_new()
     assert await contents(js) == before
 
 
 async def test_an_invalid_message_is_replaced_from_the_log(
-    settings: Settings, js: JetStreamContext
+    settings: Settings, nats: Client, js: JetStreamContext
 ) -> None:
     with opened(settings) as (log, _):
         credit(log, 10, 2)
-    await publish(settings, js)
+    await publish(settings, nats)
     await js.publish("events.a.Job.1.x", b"{}")
-    await publish(settings, js)
+    await publish(settings, nats)
     with opened(settings) as (log, _):
         assert await contents(js) == envelopes(log)
 
