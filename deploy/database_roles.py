@@ -22,7 +22,7 @@ from domain.billing.payment import Payment
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
-from domain.core.aggregate import Aggregate, Event
+from domain.core.topics import Kind, topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
@@ -31,8 +31,6 @@ from domain.jobs.job_request import JobRequest
 from infrastructure import alerts
 from infrastructure.personal_data import PERSONAL
 from projections import PROJECTIONS
-
-Kind = type[Aggregate] | type[Event]
 
 OPERATOR_ROLE = "ecolink_operator"
 """Role of operator commands on the host, and of processes that have no role of their own."""
@@ -207,17 +205,6 @@ def role_of(service: str) -> str:
     return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
 
 
-def topics_of(kinds: Iterable[Kind]) -> list[str]:
-    """Return the topics of individual events, and of all events of aggregates."""
-    found: set[str] = set()
-    for kind in kinds:
-        if issubclass(kind, Event):
-            found.add(kind.TOPIC)
-        else:
-            found |= {each.TOPIC for each in kind.event_classes()}
-    return sorted(found)
-
-
 def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
     """Create the roles or update their passwords. Make the operator a member of all other roles."""
     for role, password in passwords.items():
@@ -327,7 +314,7 @@ def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
     service = sql.Literal(_service_of(role))
     rows: dict[str, sql.Composable] = {}
     if access.events:
-        topics = sql.Literal(topics_of(access.events))
+        topics = sql.Literal(sorted(topics_of(*access.events)))
         rows["ecolink_events"] = sql.SQL("topic = ANY({})").format(topics)
     if access.handles_events:
         rows["ecolink_tracking"] = sql.SQL("application_name = {}").format(service)

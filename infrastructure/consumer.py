@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
+from uuid import UUID
 
 from eventsourcing.persistence import Notification
 from faststream import AckPolicy
@@ -220,7 +221,14 @@ def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:
-    """Return the domain event in a notification."""
-    event = log.mapper.to_domain_event(notification)
-    assert isinstance(event, Event)
-    return Recorded(notification.id, event)
+    """Return the domain event in a notification. It is decoded on first use."""
+
+    def decode() -> Event:
+        event = log.mapper.to_domain_event(notification)
+        assert isinstance(event, Event)
+        return event
+
+    assert isinstance(notification.originator_id, UUID)
+    return Recorded.undecoded(
+        notification.id, notification.topic, notification.originator_id, decode
+    )

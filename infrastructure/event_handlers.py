@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,17 +18,28 @@ from nats.errors import Error as NatsError
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
+from domain.core.topics import Kind, topics_of
 from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
-from infrastructure.consumer import Recorded, recorded
+from infrastructure.consumer import recorded
 from infrastructure.store import Connection
 
-EventHandler = Callable[[Event], Sequence[Aggregate]]
-"""A handler of an event that returns the aggregates to save.
+Handle = Callable[[Event], Sequence[Aggregate]]
+"""A function that handles an event and returns the aggregates to save.
 
 Its other effects must be idempotent.
 """
+
+
+@dataclass(frozen=True)
+class EventHandler:
+    """A service's handler of events. `handle` receives only the events that `answers` names."""
+
+    answers: tuple[Kind, ...]
+    handle: Handle
+
 
 HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "alerts")
 """Services that handle events. Each stores its position under its own name."""
@@ -87,13 +99,14 @@ class HandlerEffect:
         name: str,
         log: EventLog,
         clock: Clock,
-        handle: EventHandler,
+        handler: EventHandler,
         connect: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
         self.name = name
         self._log = log
         self._clock = clock
-        self._handle = handle
+        self._handle = handler.handle
+        self._topics = topics_of(*handler.answers)
         self._connect = connect
         self._logger = logging.getLogger(f"handlers.{name}")
         self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
@@ -103,10 +116,14 @@ class HandlerEffect:
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Handle each event. Save the position once at the end for events without a handler."""
-        parked = self._parked_originators()
-        for item in batch:
-            if item.event.originator_id in parked and self._park_behind(item):
+        """Handle the events that the service answers. Save the position at the end, for the others.
+
+        The others are neither decoded nor parked.
+        """
+        answered = [item for item in batch if item.topic in self._topics]
+        parked = self._parked_originators() if answered else set[UUID]()
+        for item in answered:
+            if item.originator_id in parked and self._park_behind(item):
                 continue
             try:
                 self._handle_and_save(item, Tracking(self.name, item.id))
@@ -117,13 +134,13 @@ class HandlerEffect:
                 self._logger.error(
                     "PARKED %s %s and the later events of %s: %s; see `ecolink events parked`",
                     item.id,
-                    item.event.TOPIC,
-                    item.event.originator_id,
+                    item.topic,
+                    item.originator_id,
                     "it is retried automatically" if unreachable else "it needs an operator",
                     exc_info=True,
                 )
                 self._park(item, _sentence(error), replay=unreachable)
-                parked.add(item.event.originator_id)
+                parked.add(item.originator_id)
         if self.position() < batch[-1].id:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
@@ -239,13 +256,12 @@ class HandlerEffect:
         return {row["originator_id"] for row in rows}
 
     def _park(self, item: Recorded, error: str, *, replay: bool) -> None:
-        event = item.event
         with self._connect() as connection:
             connection.execute(
                 "INSERT INTO parked_events "
                 "(consumer, notification_id, originator_id, topic, error, replay) "
                 "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [self.name, item.id, event.originator_id, event.TOPIC, error, replay],
+                [self.name, item.id, item.originator_id, item.topic, error, replay],
             )
 
     def _park_behind(self, item: Recorded) -> bool:
@@ -253,7 +269,6 @@ class HandlerEffect:
 
         Return False if no earlier event is parked any more, for example after a replay.
         """
-        event = item.event
         with self._connect() as connection:
             row = connection.execute(
                 "WITH first AS (SELECT replay FROM parked_events WHERE consumer = %(consumer)s "
@@ -265,8 +280,8 @@ class HandlerEffect:
                 {
                     "consumer": self.name,
                     "id": item.id,
-                    "originator": event.originator_id,
-                    "topic": event.TOPIC,
+                    "originator": item.originator_id,
+                    "topic": item.topic,
                     "error": BEHIND_PARKED,
                 },
             ).fetchone()

@@ -12,11 +12,12 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification
 
+from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
 from infrastructure.store import EVENTS_TABLE, Connection
-from projections.projection import Cursor, Projection, Row, lowest_position
+from projections.projection import Cursor, Projection, Row, lowest_position, one_by_one
 
 DDL = """
 CREATE TABLE IF NOT EXISTS account_events (
@@ -69,7 +70,9 @@ def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
     return row["job_id"]
 
 
-ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
+ACCOUNT_EVENTS = Projection(
+    "account_events", ("account_events",), DDL, AGGREGATES, one_by_one(apply)
+)
 
 
 def indexed_events(

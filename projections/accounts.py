@@ -9,7 +9,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, update
+from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -83,7 +83,27 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)
+ACCOUNTS = Projection(
+    "accounts",
+    ("accounts",),
+    DDL,
+    (
+        Account.AccountOpened,
+        Account.CreditGranted,
+        Account.ToppedUp,
+        Account.ChargeReversed,
+        Account.TopUpRestored,
+        Account.TopUpWithheld,
+        Account.UsageSettled,
+        Account.BalanceDepleted,
+        Account.BalanceLow,
+        Account.BalanceRecovered,
+        Account.AccountSuspended,
+        Account.AccountReinstated,
+        Account.AccountErased,
+    ),
+    one_by_one(apply),
+)
 
 
 def account(connection: Connection, account_id: UUID) -> Row | None:

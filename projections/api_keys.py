@@ -9,7 +9,7 @@ from domain.access.api_key import ApiKey
 from domain.core.actor import acting_key
 from domain.core.aggregate import Event
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row, update
+from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS api_keys (
@@ -55,7 +55,16 @@ def _by_operator(cursor: Cursor, event: ApiKey.ApiKeyIssued) -> bool:
     return cursor.fetchone() is None  # a rebuild uses a pipeline, which has no row count yet
 
 
-API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)
+API_KEYS = Projection(
+    "api_keys",
+    ("api_keys",),
+    DDL,
+    (
+        ApiKey.ApiKeyIssued,
+        ApiKey.ApiKeyRevoked,
+    ),
+    one_by_one(apply),
+)
 
 
 def keys_of(connection: Connection, account_id: UUID) -> list[Row]:

@@ -9,7 +9,7 @@ from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.budget import BudgetPeriod
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, update
+from projections.projection import Cursor, Projection, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS auto_top_ups (
@@ -64,7 +64,19 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-AUTO_TOP_UPS = Projection("auto_top_ups", ("auto_top_ups",), DDL, apply)
+AUTO_TOP_UPS = Projection(
+    "auto_top_ups",
+    ("auto_top_ups",),
+    DDL,
+    (
+        AutoTopUp.CardSaved,
+        AutoTopUp.AutoTopUpSet,
+        AutoTopUp.AutoTopUpDisabled,
+        AutoTopUp.AutoTopUpStarted,
+        AutoTopUp.AutoTopUpEnded,
+    ),
+    one_by_one(apply),
+)
 
 
 def accounts_to_top_up(connection: Connection, now: datetime) -> list[UUID]:

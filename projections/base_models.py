@@ -7,7 +7,7 @@ from psycopg.types.json import Jsonb
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, insert, update
+from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS base_models (
@@ -51,7 +51,7 @@ def _revision(event: BaseModel.BaseModelImported | BaseModel.BaseModelRevised) -
     }
 
 
-BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)
+BASE_MODELS = Projection("base_models", ("base_models",), DDL, (BaseModel,), one_by_one(apply))
 
 
 def all_base_models(connection: Connection) -> list[Row]:

@@ -21,7 +21,7 @@ from domain.billing.meter import Meter
 from domain.billing.payment import TEST_PROVIDER, Payment
 from domain.core.aggregate import Event
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, one_by_one
 
 DDL = """
 CREATE TABLE IF NOT EXISTS billing_ledger (
@@ -163,7 +163,25 @@ def _add_to_day(
     )
 
 
-BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger", "ledger_days"), DDL, apply)
+BILLING_LEDGER = Projection(
+    "billing_ledger",
+    ("billing_ledger", "ledger_days"),
+    DDL,
+    (
+        Account.CreditGranted,
+        Account.ToppedUp,
+        Account.UsageSettled,
+        Account.ChargeReversed,
+        Account.TopUpWithheld,
+        Account.TopUpRestored,
+        Meter.MinuteMetered,
+        Payment.PaymentReturned,
+        Payment.ReturnReversed,
+        Payment.ReturnClosed,
+        Payment.LossRecovered,
+    ),
+    one_by_one(apply),
+)
 
 
 @dataclass(frozen=True)

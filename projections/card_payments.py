@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.billing.card_payment import CardPayment, CardPaymentStatus
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS card_payments (
@@ -70,7 +70,9 @@ def _update(cursor: Cursor, event: Event, **values: object) -> None:
     update(cursor, "card_payments", {"id": event.originator_id}, **values)
 
 
-CARD_PAYMENTS = Projection("card_payments", ("card_payments",), DDL, apply)
+CARD_PAYMENTS = Projection(
+    "card_payments", ("card_payments",), DDL, (CardPayment,), one_by_one(apply)
+)
 
 NEWEST_PAYMENTS = NewestFirst("card_payments", time="started_at", key="id")
 

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from domain.core.aggregate import Event
 from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 Pair = tuple[UUID, str, str]
 """Dataset ID, name of the base model, and hash of the base model's manifest."""
@@ -123,7 +123,7 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-DATASETS = Projection("datasets", TABLES, DDL, apply)
+DATASETS = Projection("datasets", TABLES, DDL, (Dataset,), one_by_one(apply))
 NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 
 

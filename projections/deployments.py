@@ -9,7 +9,7 @@ from domain.core.aggregate import Event
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import Deployment, DeploymentStatus, Weights
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, insert, update
+from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS deployments (
@@ -77,7 +77,7 @@ def _change(cursor: Cursor, event: Event, status: DeploymentStatus, **columns: o
     update(cursor, "deployments", key, status=status, changed_at=event.timestamp, **changed)
 
 
-DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
+DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, (Deployment,), one_by_one(apply))
 
 
 def deployments_of(

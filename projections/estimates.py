@@ -12,7 +12,7 @@ from domain.estimating.estimate import Calibration, Precision
 from domain.jobs import events
 from domain.training.phases import Phase
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row, insert, update
+from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS estimates (
@@ -102,7 +102,16 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
+ESTIMATES = Projection(
+    "estimates",
+    ("estimates",),
+    DDL,
+    (
+        events.JobApproved,
+        events.EstimateScored,
+    ),
+    one_by_one(apply),
+)
 
 
 def calibration(

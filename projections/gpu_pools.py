@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, update
+from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS gpu_pools (
@@ -88,7 +88,7 @@ def _move(cursor: Cursor, event: Event, held: int, waiting: int) -> None:
     )
 
 
-GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, apply)
+GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, (GpuPool,), one_by_one(apply))
 
 
 def all_gpu_pools(connection: Connection) -> list[Row]:

@@ -16,10 +16,10 @@ from domain.core.aggregate import Event
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
 from domain.jobs.events import job_of
-from domain.jobs.job import maximum_of
+from domain.jobs.job import Job, maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_detail (
@@ -428,7 +428,19 @@ def _resume(cursor: Cursor, event: events.JobResumed) -> None:
     )
 
 
-JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
+JOB_DETAIL = Projection(
+    "job_detail",
+    ("job_detail",),
+    DDL,
+    (
+        Job,
+        GpuPool.GpusRequested,
+        Meter.LeaseGranted,
+        Meter.MinuteMetered,
+        Meter.LostWorkCredited,
+    ),
+    one_by_one(apply),
+)
 NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 
 

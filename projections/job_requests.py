@@ -16,7 +16,7 @@ from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest, RequestStatus
 from infrastructure.store import Connection
 from projections.job_detail import Choice
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, update
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_requests (
@@ -64,7 +64,7 @@ def _end(cursor: Cursor, job_id: UUID, status: RequestStatus) -> None:
     update(cursor, "job_requests", {"job_id": job_id}, status=status)
 
 
-JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
+JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, (JobRequest,), one_by_one(apply))
 
 
 def open_requests(connection: Connection) -> list[UUID]:

@@ -16,10 +16,11 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
+from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, fields_of
+from projections.projection import Cursor, Projection, Row, fields_of, one_by_one
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_timeline (
@@ -83,7 +84,13 @@ JOB_TIMELINE = Projection(
     "job_timeline",
     ("job_timeline",),
     DDL,
-    apply,
+    (
+        Job,
+        Meter,
+        JobRequest,
+        Deployment,
+    ),
+    one_by_one(apply),
     contents=fields_of(events.JobEvent, Meter.Event, JobRequest.Event, Deployment.Event),
 )
 

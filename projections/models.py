@@ -11,7 +11,7 @@ from uuid import UUID
 from domain.core.aggregate import Event
 from domain.jobs import events
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one
 
 DDL = """
 CREATE TABLE IF NOT EXISTS models (
@@ -46,7 +46,17 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-MODELS = Projection("models", ("models",), DDL, apply)
+MODELS = Projection(
+    "models",
+    ("models",),
+    DDL,
+    (
+        events.Registered,
+        events.AdapterPromoted,
+        events.ModelDeleted,
+    ),
+    one_by_one(apply),
+)
 NEWEST_MODELS = NewestFirst("models", time="registered_at", key="model")
 
 

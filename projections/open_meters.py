@@ -10,7 +10,7 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.jobs import events
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, update
+from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS open_meters (
@@ -56,7 +56,17 @@ GROUP BY open_meters.account_id
 """
 """The rate of a job is the rate of its running segment."""
 
-OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
+OPEN_METERS = Projection(
+    "open_meters",
+    ("open_meters",),
+    DDL,
+    (
+        Meter.MeterOpened,
+        events.PodStarted,
+        Meter.MeterClosed,
+    ),
+    one_by_one(apply),
+)
 
 
 def bound_segments(connection: Connection) -> list[Row]:

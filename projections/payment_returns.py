@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.billing.payment import Payment, ReturnKind, ReturnStatus
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, update
+from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS payment_returns (
@@ -75,7 +75,19 @@ def _add(
     )
 
 
-PAYMENT_RETURNS = Projection("payment_returns", ("payment_returns",), DDL, apply)
+PAYMENT_RETURNS = Projection(
+    "payment_returns",
+    ("payment_returns",),
+    DDL,
+    (
+        Payment.RefundRequested,
+        Payment.PaymentReturned,
+        Payment.RefundFailed,
+        Payment.ReturnReversed,
+        Payment.ReturnClosed,
+    ),
+    one_by_one(apply),
+)
 
 
 def open_returns(connection: Connection, until: datetime) -> list[Row]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -14,7 +15,8 @@ import psycopg
 from psycopg.rows import DictRow
 
 from domain.core.aggregate import Created, Event
-from infrastructure.consumer import Recorded
+from domain.core.recorded import Recorded
+from domain.core.topics import Kind, topics_of
 from infrastructure.store import Connection, scalar
 
 Cursor = psycopg.Cursor[DictRow]
@@ -32,21 +34,51 @@ CREATE TABLE IF NOT EXISTS projection_shapes (
 """
 
 
+Fold = Callable[[Cursor, Sequence[Recorded]], None]
+"""A function that applies events to tables, in order. It must not use the cursor's row count.
+
+The statements run in a pipeline, so the row count of a statement is not known yet.
+"""
+
+
+def one_by_one(apply: Callable[[Cursor, Event], None]) -> Fold:
+    """Return a fold that applies one event after the other."""
+
+    def apply_each(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+        for each in batch:
+            apply(cursor, each.event)
+
+    return apply_each
+
+
 @dataclass(frozen=True)
 class Projection:
     """A read model. The projector computes its tables from the event log.
 
     `ddl` names the tables without a schema, so that an audit can rebuild them in another schema.
-    Increment `fold` when `apply` changes, so that the migration rebuilds the tables. `contents`
-    describes the events that the tables store whole; see `fields_of`.
+    `reads` names the events that `apply` receives. The other events are not even decoded. Increment
+    `fold` when `apply` changes, so that the migration rebuilds the tables. `contents` describes the
+    events that the tables store whole; see `fields_of`.
     """
 
     name: str
     tables: tuple[str, ...]
     ddl: str
-    apply: Callable[[Cursor, Event], None]
+    reads: tuple[Kind, ...]
+    apply: Fold
     fold: int = 1
     contents: str = ""
+
+    @cached_property
+    def topics(self) -> frozenset[str]:
+        """Topics of the events that the read model needs."""
+        return topics_of(*self.reads)
+
+    def take(self, cursor: Cursor, batch: Sequence[Recorded]) -> None:
+        """Apply those events of a batch that the read model needs."""
+        needed = [each for each in batch if each.topic in self.topics]
+        if needed:
+            self.apply(cursor, needed)
 
     @property
     def shape(self) -> str:
@@ -106,9 +138,7 @@ class ProjectionEffect:
         """Apply a batch of events in one transaction. Skip events that were already applied."""
         with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
             position = lock_position(cursor, self._projection)
-            for recorded in batch:
-                if recorded.id > position:
-                    self._projection.apply(cursor, recorded.event)
+            self._projection.take(cursor, [each for each in batch if each.id > position])
             set_position(cursor, self._projection, batch[-1].id)
 
 

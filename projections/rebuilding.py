@@ -46,7 +46,7 @@ The share (0 to 1) is that of all events of the log.
 
 
 def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Progress) -> int:
-    """Rebuild a projection from the whole log. Return the number of events.
+    """Rebuild a projection from the whole log. Return the number of events that it needs.
 
     `owner_url` is the database URL of the tables' owner. Raise WrongState if another rebuild is
     running.
@@ -75,10 +75,9 @@ def fold_all(owner_url: str, log: EventLog, progress: Callable[[int], object]) -
                 connection.transaction(),
                 connection.cursor() as cursor,
             ):
-                for notification in batch:
-                    event = recorded(log, notification).event
-                    for projection in PROJECTIONS:
-                        projection.apply(cursor, event)
+                events_of_batch = [recorded(log, notification) for notification in batch]
+                for projection in PROJECTIONS:
+                    projection.take(cursor, events_of_batch)
             position, events = batch[-1].id, events + len(batch)
             progress(position)
         with connection.transaction(), connection.cursor() as cursor:
@@ -172,13 +171,16 @@ class _Rebuild:
         return True
 
     def _fold_rest(self, cursor: Cursor) -> tuple[int, int]:
-        """Apply the events up to the current end of the log. The projector applies later events."""
+        """Apply the events up to the current end of the log. The projector applies later events.
+
+        Return the number of all applied events, and the new position.
+        """
         events, position = self._events, self._position
         head = self._log.recorder.max_notification_id() or 0
         while batch := self._after(position, head):
             self._apply(cursor, batch)
             events, position = events + len(batch), batch[-1].id
-        return events, position
+        return events, head
 
     def _replace(self, table: str) -> None:
         old, new = sql.Identifier("public", table), sql.Identifier(self._schema_name, table)
@@ -212,13 +214,17 @@ class _Rebuild:
         )
 
     def _after(self, position: int, stop: int | None = None) -> Sequence[Notification]:
+        """Return the next events that the projection needs."""
         return self._log.recorder.select_notifications(
-            start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
+            start=position,
+            stop=stop,
+            limit=BATCH_EVENTS,
+            topics=sorted(self._projection.topics),
+            inclusive_of_start=False,
         )
 
     def _apply(self, cursor: Cursor, batch: Sequence[Notification]) -> None:
-        for notification in batch:
-            self._projection.apply(cursor, recorded(self._log, notification).event)
+        self._projection.take(cursor, [recorded(self._log, each) for each in batch])
 
     def _execute(self, statement: str, *parts: sql.Composable) -> None:
         self._connection.execute(sql.SQL(statement).format(*parts))  # type: ignore[arg-type]

@@ -28,10 +28,10 @@ def project(log: EventLog, connection: Connection) -> None:
         while batch := log.recorder.select_notifications(
             start=last, limit=AT_ONCE, inclusive_of_start=False
         ):
-            for each in [recorded(log, notification) for notification in batch]:
-                for projection in PROJECTIONS:
-                    if each.id > positions[projection.name]:
-                        projection.apply(cursor, each.event)
+            found = [recorded(log, notification) for notification in batch]
+            for projection in PROJECTIONS:
+                position = positions[projection.name]
+                projection.take(cursor, [each for each in found if each.id > position])
             last = batch[-1].id
         cursor.execute(
             "INSERT INTO projection_positions SELECT unnest(%s::text[]), %s "

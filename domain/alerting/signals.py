@@ -40,6 +40,28 @@ REJECTIONS: Mapping[RejectionReason, str] = {
 }
 
 
+SIGNALS = (
+    Account.BalanceLow,
+    Account.BalanceRecovered,
+    Account.BalanceDepleted,
+    Account.CreditGranted,
+    Account.ToppedUp,
+    Account.ChargeReversed,
+    Account.TopUpRestored,
+    events.JobFailed,
+    events.JobPaused,
+    events.JobResumed,
+    events.JobCancelled,
+    events.CheckpointRejected,
+    CardPayment.CardPaymentFailed,
+    Payment.PaymentReturned,
+    Payment.RefundFailed,
+    Payment.ReturnReversed,
+    Payment.ReturnClosed,
+)
+"""Events that raise or take back a condition of a rule."""
+
+
 @dataclass(frozen=True)
 class Cleared:
     """The condition of a rule no longer holds for a subject."""

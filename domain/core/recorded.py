@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
+from uuid import UUID
 
 from domain.core.aggregate import Event
 
 
-@dataclass(frozen=True)
 class Recorded:
-    """A domain event with its notification ID."""
+    """A domain event with its notification ID.
 
-    id: int
-    event: Event
+    An event that was read from the log is decoded on first use, because most readers need only a
+    few kinds of events.
+    """
+
+    def __init__(self, id: int, event: Event) -> None:
+        self.id, self.topic, self.originator_id = id, event.TOPIC, event.originator_id
+        self._decode: Callable[[], Event] = lambda: event
+
+    @classmethod
+    def undecoded(
+        cls, id: int, topic: str, originator_id: UUID, decode: Callable[[], Event]
+    ) -> Recorded:
+        """Return a stored event, which `decode` reads on first use."""
+        found = cls.__new__(cls)
+        found.id, found.topic, found.originator_id = id, topic, originator_id
+        found._decode = decode
+        return found
+
+    @cached_property
+    def event(self) -> Event:
+        """The event. Raise the error of `decode` if the stored event is invalid."""
+        return self._decode()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and (self.id, self.event) == (other.id, other.event)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Recorded({self.id}, {self.topic})"

@@ -113,6 +113,25 @@ class Message:
         )
 
 
+MESSAGES = (
+    events.Registered,
+    events.JobFailed,
+    events.JobCancelled,
+    events.JobPaused,
+    events.SegmentAllocated,
+    Account.BalanceLow,
+    Account.BalanceDepleted,
+    Account.BudgetUsed,
+    AutoTopUp.AutoTopUpDisabled,
+    Payment.PaymentReturned,
+    Account.AccountSuspended,
+    Account.AccountReinstated,
+    Deployment.DeploymentActivated,
+    Deployment.DeploymentFailed,
+)
+"""Events that cause messages."""
+
+
 def message_of(
     recorded: Recorded, model_of: Callable[[UUID], str], hint_of: Callable[[UUID], str]
 ) -> Message | None:

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 import psycopg
 
 from domain.alerting.rule import Rule
-from domain.alerting.signals import Cleared, signals
+from domain.alerting.signals import SIGNALS, Cleared, signals
 from domain.core.recorded import Recorded
+from domain.core.topics import topics_of
 from infrastructure import alerts
 from infrastructure.clock import Clock
 from infrastructure.leadership import LOST, Leadership
@@ -17,6 +18,8 @@ from infrastructure.store import Connection, scalar
 
 NAME = "alerts"
 """Name of the process, of its consumer and of its position."""
+
+TOPICS = topics_of(*SIGNALS)
 
 Connect = Callable[[], AbstractContextManager[Connection]]
 
@@ -48,7 +51,7 @@ class AlertEffect:
             position = _position(connection)
             stored = alerts.stored_causes(connection)
             for recorded in batch:
-                if recorded.id <= position:
+                if recorded.id <= position or recorded.topic not in TOPICS:
                     continue
                 for signal in signals(rules, recorded.event, self._clock.now()):
                     key = signal.rule, signal.subject

@@ -17,6 +17,14 @@ from domain.jobs.job import Job
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 
+ANSWERS = (
+    events.SegmentAllocated,
+    events.SegmentEnded,
+    events.CheckpointRejected,
+    events.MaxCostChanged,
+)
+"""Events that billing handles."""
+
 
 class Metering:
     """Event handlers that open a segment's meter when it gets GPUs, and close it when it ends.

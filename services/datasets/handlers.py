@@ -14,6 +14,9 @@ from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection
 from services.datasets.validating import home
 
+ANSWERS = (Dataset.DatasetRejected, Dataset.DatasetDeleted)
+"""Events after which the datasets service deletes files."""
+
 
 def clean(
     log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], event: Event

@@ -289,9 +289,8 @@ def _create_tables(scratch: Connection) -> None:
 def _refold(scratch: Connection, batch: Sequence[Recorded], positions: dict[str, int]) -> None:
     with scratch.transaction(), scratch.cursor() as cursor:
         for projection in PROJECTIONS:
-            for item in batch:
-                if item.id <= positions[projection.name]:
-                    projection.apply(cursor, item.event)
+            position = positions[projection.name]
+            projection.take(cursor, [item for item in batch if item.id <= position])
 
 
 def _count_lags(batch: Sequence[Recorded], positions: dict[str, int], findings: Findings) -> None:

@@ -17,7 +17,12 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer, subscribe_batches
-from infrastructure.event_handlers import REPLAY_SECONDS, UNREACHABLE, HandlerEffect
+from infrastructure.event_handlers import (
+    REPLAY_SECONDS,
+    UNREACHABLE,
+    EventHandler,
+    HandlerEffect,
+)
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.reports import Report
@@ -29,7 +34,7 @@ from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, expire_due, pause_suspended
 from services.scheduler.erasing import erasing
-from services.scheduler.handlers import Scheduling
+from services.scheduler.handlers import ANSWERS, Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
 from services.scheduler.pod_reports import PodReports
@@ -69,8 +74,8 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     pods = PodStarter(log, launcher, settings)
     scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
-    handle = erasing(scheduling.handle, pool, artifacts)
-    effect = HandlerEffect("scheduler", log, clock, handle, pool.connection)
+    handler = erasing(EventHandler(ANSWERS, scheduling.handle), pool, artifacts)
+    effect = HandlerEffect("scheduler", log, clock, handler, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launches = LaunchRetries(pods, clock, pool, log)
     reports = PodReports(broker, clock, launcher)

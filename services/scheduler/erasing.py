@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Event
 from infrastructure.artifacts import Artifacts
+from infrastructure.event_handlers import EventHandler
 from infrastructure.personal_data import delete_personal_data
 from infrastructure.store import Connection
 
-Handle = Callable[[Event], Sequence[Aggregate]]
 
-
-def erasing(handle: Handle, pool: ConnectionPool[Connection], artifacts: Artifacts) -> Handle:
+def erasing(
+    handler: EventHandler, pool: ConnectionPool[Connection], artifacts: Artifacts
+) -> EventHandler:
     """Return a handler that deletes the data of erased accounts, and passes on other events."""
 
     def erase_or_handle(event: Event) -> Sequence[Aggregate]:
         if not isinstance(event, Account.AccountErased):
-            return handle(event)
+            return handler.handle(event)
         with pool.connection() as connection:
             deleted = delete_personal_data(connection, artifacts, event.account_id)
         logging.getLogger("erasing").info(
@@ -32,4 +33,4 @@ def erasing(handle: Handle, pool: ConnectionPool[Connection], artifacts: Artifac
         )
         return []
 
-    return erase_or_handle
+    return EventHandler((*handler.answers, Account.AccountErased), erase_or_handle)

@@ -27,6 +27,34 @@ from services.scheduler.launchers.launcher import GpusBusy, Launcher
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
 
+ANSWERS = (
+    events.JobApproved,
+    events.JobResumed,
+    events.SegmentEnded,
+    events.PauseRequested,
+    events.CancelRequested,
+    events.JobPaused,
+    events.JobCancelled,
+    events.AdapterExpired,
+    events.ModelDeleted,
+    events.AdapterPromoted,
+    events.CheckpointSaved,
+    events.Registered,
+    events.CheckpointPruned,
+    Deployment.Undeployed,
+    GpuPool,
+    Meter.LeaseGranted,
+    Meter.LeaseExtended,
+    Meter.LeaseRefused,
+    BaseModel.BaseModelDeleted,
+    Catalog.GpuTypeOffered,
+    Catalog.GpuTypeWithdrawn,
+    Catalog.RegionOffered,
+    Catalog.RegionWithdrawn,
+    Catalog.CapacityDeclared,
+)
+"""Events that the scheduler handles."""
+
 
 class Scheduling:
     """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files."""

@@ -27,6 +27,19 @@ from services.serving.weights import WeightStore
 log = logging.getLogger("serving")
 
 
+ANSWERS = (
+    BaseModel.BaseModelImported,
+    BaseModel.BaseModelRevised,
+    events.Registered,
+    Deployment.DeploymentRequested,
+    Deployment.DeploymentRenewed,
+    Deployment.Undeployed,
+    Account.AccountSuspended,
+    Account.AccountReinstated,
+)
+"""Events that the serving process handles."""
+
+
 class Serving:
     """Event handlers that keep the wanted deployments in memory.
 

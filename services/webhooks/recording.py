@@ -9,14 +9,17 @@ from uuid import UUID
 from domain.access.api_key import ApiKey
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
+from domain.core.topics import topics_of
 from domain.deployments.deployment import Deployment
-from domain.webhooks.message import message_of
+from domain.webhooks.message import MESSAGES, message_of
 from infrastructure.clock import Clock
 from infrastructure.notices import add_notices
 from infrastructure.store import Connection, scalar
 from infrastructure.webhook_deliveries import add_deliveries
 
 NAME = "webhooks"
+
+TOPICS = topics_of(*MESSAGES)
 
 
 class RecordingEffect:
@@ -42,7 +45,8 @@ class RecordingEffect:
         messages = [
             (each.id, message)
             for each in batch
-            if (message := message_of(each, self._model, self._hint)) is not None
+            if each.topic in TOPICS
+            and (message := message_of(each, self._model, self._hint)) is not None
         ]
         with self._connect() as connection, connection.transaction():
             connection.execute(

@@ -26,6 +26,7 @@ from domain.audit.invoice import Invoice, Period
 from domain.audit.sealed_event import StoredRow
 from domain.audit.sealed_invoice import verify_invoice
 from domain.audit.tree_head import LogKey
+from domain.core.recorded import Recorded
 from infrastructure.account_rows import rows_of_account
 from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_file import verify_file
@@ -104,10 +105,12 @@ def store_rows(store: Connection, truth: Recording) -> None:
         for row in truth.rows:
             copy.write_row((row[0], UUID(bytes=row[1]), *row[2:]))
     with store.cursor() as cursor:
+        batch: list[Recorded] = []
         for row in truth.rows:
             stored = StoredEvent(UUID(bytes=row[1]), *row[2:])
             event: Any = truth.log.mapper.to_domain_event(stored)
-            BILLING_LEDGER.apply(cursor, event)
+            batch.append(Recorded(row[0], event))
+        BILLING_LEDGER.take(cursor, batch)
     store.commit()
 
 

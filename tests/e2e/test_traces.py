@@ -19,14 +19,15 @@ from domain.jobs.job import Job
 from infrastructure import bus, tracing
 from infrastructure.bus import EVENTS, Envelope, provision
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.event_handlers import EventHandler, HandlerEffect
 from infrastructure.log_identity import log_identity
 from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from services.billing.handlers import Metering
+from services.billing import handlers as metering
 from services.billing.settlement import LeasePolicy
 from services.relay.publisher import Publisher
+from services.scheduler import handlers as scheduling
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Platform
 from tests.builders.traces import Collector, collector_on_http, orphans, path_to, picture
@@ -64,14 +65,14 @@ class Services:
     def __post_init__(self) -> None:
         self.clock = FixedClock()
         self.scheduler = Scheduler(self.log, self.pool, self.settings)
-        metering = Metering(self.log, LeasePolicy.of(self.settings), self.clock.now)
+        metered = metering.Metering(self.log, LeasePolicy.of(self.settings), self.clock.now)
         self._consumers = {
             name: OrderedConsumer(
-                HandlerEffect(name, self.log, self.clock, handle, self.pool.connection), self.log
+                HandlerEffect(name, self.log, self.clock, handler, self.pool.connection), self.log
             )
-            for name, handle in (
-                ("scheduler", self.scheduler.scheduling.handle),
-                ("billing", metering.handle),
+            for name, handler in (
+                ("scheduler", EventHandler(scheduling.ANSWERS, self.scheduler.scheduling.handle)),
+                ("billing", EventHandler(metering.ANSWERS, metered.handle)),
             )
         }
 

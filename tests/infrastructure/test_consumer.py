@@ -20,6 +20,7 @@ from nats.js import JetStreamContext
 from psycopg_pool import ConnectionPool
 
 from deploy.database_roles import OPERATOR_ROLE
+from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, REPORTS, Durable, Envelope, provision
@@ -27,7 +28,7 @@ from infrastructure.consumer import Effect, OrderedConsumer, Recorded, subscribe
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, ProjectionEffect
+from projections.projection import Cursor, Projection, ProjectionEffect, one_by_one
 from services.relay.publisher import Publisher
 from tests.logs import envelopes, grow, ids, leave_hole
 from tests.polling import eventually, eventually_async
@@ -39,7 +40,7 @@ def _see(cursor: Cursor, event: Event) -> None:
     cursor.execute("INSERT INTO seen (event_id) VALUES (%s)", [event.event_id])
 
 
-SEEN = Projection("seen", ("seen",), SEEN_DDL, _see)
+SEEN = Projection("seen", ("seen",), SEEN_DDL, AGGREGATES, one_by_one(_see))
 
 
 class Bus:

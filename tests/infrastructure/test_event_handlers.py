@@ -13,6 +13,7 @@ from nats.errors import ConnectionClosedError
 from obstore.exceptions import GenericError
 from psycopg_pool import ConnectionPool
 
+from domain import AGGREGATES
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Cause, Event, because
@@ -23,6 +24,7 @@ from infrastructure.event_handlers import (
     ATTEMPTS,
     BEHIND_PARKED,
     CONFLICT_ATTEMPTS,
+    EventHandler,
     HandlerEffect,
     parked_events,
     request_replay,
@@ -51,7 +53,9 @@ class Mirror:
         self.failing: Callable[[Event], Exception | None] = lambda _: None
         self.before_commit: Callable[[], object] = lambda: None
         self.calls: list[str] = []
-        self.effect = HandlerEffect("mirror", log, FixedClock(), self._handle, pool.connection)
+        self.effect = HandlerEffect(
+            "mirror", log, FixedClock(), EventHandler(AGGREGATES, self._handle), pool.connection
+        )
         self.consumer = OrderedConsumer(self.effect, log)
 
     def _handle(self, event: Event) -> Sequence[Aggregate]:
@@ -286,7 +290,8 @@ def test_a_handler_with_a_span_inside_keeps_its_own_span_although_it_saves_nothi
     span = f"00-{'a' * 32}-{'b' * 16}-01"
     with because(Cause("account:test", "command-1", NOW, traceparent=span)):
         log.commit(Account.open(ACCOUNT_ID, Role.OWNER, "UTC"))
-    effect = HandlerEffect("launcher", log, FixedClock(), launch, pool.connection)
+    handler = EventHandler(AGGREGATES, launch)
+    effect = HandlerEffect("launcher", log, FixedClock(), handler, pool.connection)
     OrderedConsumer(effect, log).catch_up()
     assert collector.names == ["launch", "process AccountOpened"]
     assert collector.named("launch").parent_id == collector.named("process AccountOpened").span_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -10,15 +12,24 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
+from domain.core.topics import topics_of
 from domain.jobs.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
 from projections.accounts import all_accounts
-from projections.projection import Cursor, Projection, ProjectionEffect, lowest_position
+from projections.projection import (
+    Cursor,
+    Projection,
+    ProjectionEffect,
+    lowest_position,
+    one_by_one,
+)
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
+from tests.builders.stored_examples import EXAMPLES
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
@@ -64,16 +75,50 @@ def test_rows_and_position_are_committed_together(
     log: EventLog, pool: ConnectionPool[Connection], connection: Connection
 ) -> None:
     def apply(cursor: Cursor, event: Event) -> None:
-        ACCOUNTS.apply(cursor, event)
+        ACCOUNTS.apply(cursor, [Recorded(1, event)])
         if event.originator_version == 3:
             raise psycopg.OperationalError("killed")
 
     grow(log, 4)
-    effect = ProjectionEffect(Projection("accounts", ("accounts",), "", apply), pool.connection)
+    effect = ProjectionEffect(replace(ACCOUNTS, apply=one_by_one(apply)), pool.connection)
     with pytest.raises(psycopg.OperationalError):
         OrderedConsumer(effect, log).catch_up()
     assert all_accounts(connection) == []
     assert effect.position() == 0
+
+
+class Touched(Exception):
+    """A projection executed a statement."""
+
+
+class NoStatements:
+    """A cursor that refuses to execute anything."""
+
+    def execute(self, *_: object) -> None:
+        raise Touched
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
+def test_a_projection_declares_the_events_that_change_it(projection: Projection) -> None:
+    changing = set[str]()
+    for each in EXAMPLES:
+        try:
+            projection.apply(cast("Any", NoStatements()), [each])
+        except Touched:
+            changing.add(each.topic)
+    assert changing <= projection.topics
+    assert topics_of(*(kind for kind in projection.reads if issubclass(kind, Event))) <= changing
+
+
+def test_events_that_a_projection_does_not_need_are_not_decoded(
+    pool: ConnectionPool[Connection],
+) -> None:
+    def decode() -> Event:
+        raise AssertionError
+
+    effect = ProjectionEffect(ACCOUNTS, pool.connection)
+    effect.apply([Recorded.undecoded(7, "MinuteMetered", uuid4(), decode)])
+    assert effect.position() == 7
 
 
 def test_the_lowest_position_is_that_of_the_slowest_projection(log: EventLog, fold: Fold) -> None:

@@ -11,11 +11,12 @@ import pytest
 from domain.alerting.cause import Cause
 from domain.alerting.conditions import CONDITIONS
 from domain.alerting.parameters import JobFailedParameters, JobPausedParameters
-from domain.alerting.signals import MAX_EVENT_AGE, PAUSES, REJECTIONS, Cleared, signals
+from domain.alerting.signals import MAX_EVENT_AGE, PAUSES, REJECTIONS, SIGNALS, Cleared, signals
 from domain.billing.account import Account
 from domain.billing.card_payment import CardFailure, CardPayment
 from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
+from domain.core.topics import topics_of
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import PauseReason
@@ -23,6 +24,7 @@ from domain.training.checkpoint import RejectionReason
 from tests.builders.alerting import rule
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
+from tests.builders.stored_examples import EXAMPLES
 
 PAYMENT_ID = UUID(int=7)
 LATER = NOW + timedelta(minutes=1)
@@ -152,6 +154,12 @@ def test_an_event_takes_a_condition_back(condition: str, event: Event) -> None:
     found = signals([rule(condition)], event, LATER)
     subject = getattr(event, "return_id", str(event.originator_id))
     assert found == [Cleared(condition, subject)]
+
+
+def test_no_other_event_raises_or_takes_back_a_condition() -> None:
+    rules = [rule(each) for each in RAISED]
+    telling = {each.topic for each in EXAMPLES if signals(rules, each.event, each.event.timestamp)}
+    assert telling <= topics_of(*SIGNALS)
 
 
 def test_a_pause_by_the_owner_does_not_count() -> None:

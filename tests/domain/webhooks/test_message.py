@@ -14,16 +14,18 @@ from domain.billing.payment import ReturnKind
 from domain.core.event_log import EventLog
 from domain.core.identity import auto_top_up_id
 from domain.core.recorded import Recorded
+from domain.core.topics import topics_of
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.use_cases.returns import Returning
-from domain.webhooks.message import SUBSCRIBED, message_of
+from domain.webhooks.message import MESSAGES, SUBSCRIBED, message_of
 from infrastructure.consumer import recorded
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
+from tests.builders.stored_examples import EXAMPLES
 from tests.logs import notifications
 
 
@@ -34,6 +36,11 @@ def sent(log: EventLog) -> list[tuple[str, dict[str, Any]]]:
         for each in notifications(log)
     )
     return [(each.type, each.data) for each in found if each is not None]
+
+
+def test_no_other_event_causes_a_message() -> None:
+    causing = {each.topic for each in EXAMPLES if message_of(each, str, str) is not None}
+    assert causing <= topics_of(*MESSAGES)
 
 
 def test_a_job_that_pauses_and_succeeds_sends_its_messages(history: History, log: EventLog) -> None:

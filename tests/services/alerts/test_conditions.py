@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from psycopg_pool import ConnectionPool
 
 from deploy.local.ports import free_port
+from domain.billing.account import Account
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
@@ -27,7 +28,7 @@ from infrastructure import event_handlers
 from infrastructure.alerts import observe_epochs
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.event_handlers import EventHandler, HandlerEffect
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import HEADS, SealArchive, make_key, origin_of
@@ -174,7 +175,8 @@ async def test_a_parked_event(platform: Platform, monkeypatch: pytest.MonkeyPatc
             raise ValueError("broken")
         return []
 
-    effect = HandlerEffect("billing", platform.log, FixedClock(), handle, platform.pool.connection)
+    handler = EventHandler((Account,), handle)
+    effect = HandlerEffect("billing", platform.log, FixedClock(), handler, platform.pool.connection)
     platform.history.open_account(1_000_000)
     OrderedConsumer(effect, platform.log).catch_up()
     await platform.expect("[critical] Event is parked")

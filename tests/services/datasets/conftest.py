@@ -13,12 +13,12 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.event_handlers import EventHandler, HandlerEffect
 from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.datasets.counting import Counting
-from services.datasets.handlers import clean
+from services.datasets.handlers import ANSWERS, clean
 from services.datasets.report import Report
 from services.datasets.validating import Validating, home, refs_of
 from tests.builders.commands import FixedClock
@@ -33,8 +33,8 @@ class Service:
 
     def __init__(self, platform: Platform, pool: ConnectionPool[Connection]) -> None:
         self.platform, self.pool, self.clock = platform, pool, FixedClock()
-        handle = partial(clean, platform.log, platform.artifacts, pool)
-        effect = HandlerEffect("datasets", platform.log, self.clock, handle, pool.connection)
+        handler = EventHandler(ANSWERS, partial(clean, platform.log, platform.artifacts, pool))
+        effect = HandlerEffect("datasets", platform.log, self.clock, handler, pool.connection)
         self.consumer = OrderedConsumer(effect, platform.log)
         self.limit()
 

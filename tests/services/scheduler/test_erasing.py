@@ -6,13 +6,14 @@ from contextlib import closing
 
 import pytest
 
+from domain import AGGREGATES
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Aggregate, Event, because
 from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
 from infrastructure.clock import SystemClock
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.event_handlers import EventHandler, HandlerEffect
 from infrastructure.profiles import add_account_name, name_of_account
 from infrastructure.settings import Settings
 from infrastructure.store import open_pool
@@ -39,7 +40,7 @@ def test_the_data_of_an_erased_account_is_deleted_and_other_events_are_handled(
         with pool.connection() as connection:
             add_account_name(connection, ada.account_id, "ada")
             add_account_name(connection, bob.account_id, "bob")
-        handler = erasing(handle, pool, platform.artifacts)
+        handler = erasing(EventHandler(AGGREGATES, handle), pool, platform.artifacts)
         effect = HandlerEffect("scheduler", log, SystemClock(), handler, pool.connection)
         with caplog.at_level("INFO"):
             OrderedConsumer(effect, log).catch_up()
