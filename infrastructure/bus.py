@@ -77,6 +77,8 @@ class Durable:
     name: str
     stream: str
     filter_subject: str
+    acknowledges_all: bool = False
+    """True if the acknowledgement of a message also acknowledges all messages before it."""
 
     @property
     def config(self) -> api.ConsumerConfig:
@@ -84,7 +86,7 @@ class Durable:
         return api.ConsumerConfig(
             durable_name=self.name,
             filter_subject=self.filter_subject,
-            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_policy=api.AckPolicy.ALL if self.acknowledges_all else api.AckPolicy.EXPLICIT,
             deliver_policy=api.DeliverPolicy.ALL,
             ack_wait=30.0,
             max_ack_pending=20_000,
@@ -138,6 +140,20 @@ async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list
             await js.add_consumer(durable.stream, durable.config)
             changes.append(f"consumer {durable.name} recreated")
     return changes
+
+
+async def remove_durables(js: JetStreamContext, stream: str, prefix: str) -> list[str]:
+    """Delete the durable consumers of a stream whose names start with a prefix. Return the names.
+
+    They belong to an earlier version of EcoLink.
+    """
+    found: list[str] = []
+    while page := await js.consumers_info(stream, offset=len(found)):
+        found += [each.name for each in page]
+    retired = [name for name in found if name.startswith(prefix)]
+    for name in retired:
+        await js.delete_consumer(stream, name)
+    return retired
 
 
 def _differs(declared: api.Base, current: api.Base) -> bool:

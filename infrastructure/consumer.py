@@ -1,24 +1,27 @@
 """The ordered, exactly-once consumer that runs all projections and event handlers.
 
-It reads the whole event stream in order, in batches. Its position is the notification ID of the
-last event whose effect is committed. It commits an effect and the position together, so
-redeliveries, restarts and a new stream do no harm.
+A process reads the whole event stream once, in order and in batches. The position of its effect is
+the notification ID of the last event whose effect is committed. It commits an effect and the
+position together, so redeliveries, restarts and a new stream do no harm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 from eventsourcing.persistence import Notification
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from faststream.nats.message import NatsBatchMessage
 from nats.aio.msg import Msg
+from pydantic import ValidationError
 
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
@@ -30,15 +33,20 @@ from infrastructure.progress import PROGRESS
 BATCH_EVENTS = 500
 
 BATCH_SECONDS = 0.1
-"""Seconds to collect a batch after its first message, for projections."""
+"""Seconds to collect a batch of reports or measurements after its first message."""
 
 PROMPT_BATCH_SECONDS = 0.02
-"""Seconds to collect a batch for event handlers. The start of a job involves four of them."""
+"""Seconds to collect a batch of events. The start of a job involves four handlers, and requests
+wait for projections. Under load, a batch is full earlier, or collects while the previous one runs.
+"""
 
 MAX_BACKOFF_SECONDS = 5.0
 
 STANDSTILL_SECONDS = 30.0
 """Seconds after which a consumer logs its failures as critical."""
+
+
+T = TypeVar("T")
 
 
 class Effect(Protocol):
@@ -66,39 +74,41 @@ class UnknownPosition(Exception):
 class OrderedConsumer:
     """A consumer that passes one effect the events of the stream.
 
-    It reads events that the stream lacks from the log.
+    It reads events that the stream lacks from the log. Methods may run in several threads, which
+    apply one batch at a time.
     """
 
-    def __init__(self, effect: Effect, log: EventLog, batch_seconds: float = BATCH_SECONDS) -> None:
-        self.effect, self._batch_seconds = effect, batch_seconds
-        self.durable = Durable(effect.name, EVENTS, "events.>")
+    def __init__(self, effect: Effect, log: EventLog) -> None:
+        self.effect = effect
+        self.durable = Durable(effect.name, EVENTS, "events.>", acknowledges_all=True)
         self._log = log
+        self._one_batch = threading.RLock()
         self._logger = logging.getLogger(f"consumer.{effect.name}")
 
     def subscribe(self, broker: NatsBroker) -> None:
         """Start consuming from the bus when the broker starts."""
 
-        @_batches(broker, self.durable, self._batch_seconds)
-        async def consume(envelopes: list[Envelope], message: NatsMessage) -> None:
-            batch = f"batch {envelopes[0].id}..{envelopes[-1].id}"
-            await self._until_done(partial(self.consume, envelopes), batch)
-            await message.ack()
+        @_batches(broker, self.durable, PROMPT_BATCH_SECONDS, decoder=_contents)
+        async def consume(contents: list[Any], message: NatsMessage) -> None:
+            await self._until_done(partial(self._consume_contents, contents), "a batch")
+            (*_, last) = cast("list[Msg]", message.raw_message)
+            await last.ack()  # and thereby all messages before it
 
     async def begin(self) -> None:
         """Apply events whose messages are already acknowledged, for example after a rebuild.
 
         This may run concurrently with `subscribe` if the effect skips events up to its position.
         """
-        await self._until_done(self.catch_up, "the log")
+        while await self._until_done(self._advance, "the log"):
+            pass
 
-    async def _until_done(self, step: Callable[[], object], what: str) -> None:
+    async def _until_done(self, step: Callable[[], T], what: str) -> T:
         """Retry a step until it succeeds, because an ordered consumer cannot skip it."""
         backoff, since = 0.1, time.monotonic()
         while True:
             try:
                 with PROGRESS.step(self.effect.name):
-                    await asyncio.to_thread(step)
-                return
+                    return await asyncio.to_thread(step)
             except Exception:
                 seconds = time.monotonic() - since
                 standstill = seconds > STANDSTILL_SECONDS
@@ -111,6 +121,16 @@ class OrderedConsumer:
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
+    def _consume_contents(self, contents: Sequence[bytes]) -> None:
+        """Apply a batch of messages. If one is invalid, apply the events of the log."""
+        try:
+            envelopes = [Envelope.model_validate_json(content) for content in contents]
+        except ValidationError:
+            self._logger.exception("a message is not an event; reading the log instead")
+            self.catch_up()
+        else:
+            self.consume(envelopes)
+
     def consume(self, envelopes: Sequence[Envelope]) -> None:
         """Apply a batch from the stream. If stream and log differ, apply the events of the log.
 
@@ -119,6 +139,10 @@ class OrderedConsumer:
         it contains the whole batch, because the relay only appends to a stream whose end is in the
         log.
         """
+        with self._one_batch:
+            self._consume(envelopes)
+
+    def _consume(self, envelopes: Sequence[Envelope]) -> None:
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
         if not fresh:
@@ -132,19 +156,26 @@ class OrderedConsumer:
             )
             self.catch_up(stop=last.id)
         elif _is_gapless(position, ordered):
-            self._apply([envelope.notification for envelope in ordered])
+            self.effect.apply([_published(self._log, envelope) for envelope in ordered])
         else:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
         """Apply the log after the position, up to `stop` or its end. Return the event count."""
-        applied, position = 0, self._position()
-        while batch := self._log.recorder.select_notifications(
-            start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
-        ):
-            self._apply(batch)
-            applied, position = applied + len(batch), batch[-1].id
+        applied = 0
+        while events := self._advance(stop):
+            applied += events
         return applied
+
+    def _advance(self, stop: int | None = None) -> int:
+        """Apply the next batch of the log. Return the number of its events."""
+        with self._one_batch:
+            batch = self._log.recorder.select_notifications(
+                start=self._position(), stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
+            )
+            if batch:
+                self.effect.apply([recorded(self._log, notification) for notification in batch])
+        return len(batch)
 
     def _position(self) -> int:
         """Return the effect's position. Raise UnknownPosition if the log has no event there."""
@@ -156,11 +187,8 @@ class OrderedConsumer:
             )
         return position
 
-    def _apply(self, notifications: Sequence[Notification]) -> None:
-        self.effect.apply([recorded(self._log, notification) for notification in notifications])
 
-
-def _batches(broker: NatsBroker, durable: Durable, seconds: float) -> Any:
+def _batches(broker: NatsBroker, durable: Durable, seconds: float, decoder: Any = None) -> Any:
     """Return the subscriber of a durable, a decorator of the function that receives batches."""
     return broker.subscriber(
         durable.filter_subject,
@@ -169,7 +197,13 @@ def _batches(broker: NatsBroker, durable: Durable, seconds: float) -> Any:
         config=durable.config,
         pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=seconds, batch=True),
         ack_policy=AckPolicy.MANUAL,
+        decoder=decoder,
     )
+
+
+async def _contents(message: NatsBatchMessage) -> list[bytes]:
+    """Return the contents of messages. A thread parses them, because that takes long."""
+    return [each.data for each in message.raw_message]
 
 
 def subscribe_batches(
@@ -218,6 +252,17 @@ def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
             return False
         position = envelope.id
     return True
+
+
+def _published(log: EventLog, envelope: Envelope) -> Recorded:
+    """Return the domain event in an envelope. It is decoded on first use."""
+
+    return Recorded.undecoded(
+        envelope.id,
+        envelope.topic,
+        envelope.originator_id,
+        lambda: recorded(log, envelope.notification).event,
+    )
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:

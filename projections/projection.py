@@ -17,7 +17,7 @@ from psycopg.rows import DictRow
 from domain.core.aggregate import Created, Event
 from domain.core.recorded import Recorded
 from domain.core.topics import Kind, topics_of
-from infrastructure.store import Connection, scalar
+from infrastructure.store import Connection
 
 Cursor = psycopg.Cursor[DictRow]
 Row = dict[str, Any]
@@ -119,12 +119,13 @@ def consumer_name(projection: Projection) -> str:
     return f"projection-{projection.name}"
 
 
+Connect = Callable[[], AbstractContextManager[Connection]]
+
+
 class ProjectionEffect:
     """An effect that commits the rows of a projection together with its position."""
 
-    def __init__(
-        self, projection: Projection, connect: Callable[[], AbstractContextManager[Connection]]
-    ) -> None:
+    def __init__(self, projection: Projection, connect: Connect) -> None:
         self.name = consumer_name(projection)
         self._projection = projection
         self._connect = connect
@@ -136,30 +137,45 @@ class ProjectionEffect:
 
     def apply(self, batch: Sequence[Recorded]) -> None:
         """Apply a batch of events in one transaction. Skip events that were already applied."""
-        with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
-            position = lock_position(cursor, self._projection)
-            self._projection.take(cursor, [each for each in batch if each.id > position])
-            set_position(cursor, self._projection, batch[-1].id)
+        with self._connect() as connection:
+            apply_batch(connection, [self._projection], batch)
 
 
-def lock_position(cursor: Cursor, projection: Projection) -> int:
-    """Return the position of a projection, and lock it until the transaction ends."""
+def apply_batch(
+    connection: Connection, projections: Sequence[Projection], batch: Sequence[Recorded]
+) -> None:
+    """Apply a batch of events to projections, with their positions, in one transaction.
+
+    Each projection skips the events that it has already applied.
+    """
+    with connection.pipeline(), connection.transaction(), connection.cursor() as cursor:
+        positions = lock_positions(cursor, projections)
+        for projection in projections:
+            position = positions[projection.name]
+            projection.take(cursor, [each for each in batch if each.id > position])
+        set_positions(cursor, projections, batch[-1].id)
+
+
+def lock_positions(cursor: Cursor, projections: Sequence[Projection]) -> dict[str, int]:
+    """Return the positions of projections by name, and lock them until the transaction ends."""
+    names = [projection.name for projection in projections]
     cursor.execute(
-        "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", [projection.name]
+        "INSERT INTO projection_positions SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING",
+        [names],
     )
     cursor.execute(
-        "SELECT position FROM projection_positions WHERE name = %s FOR UPDATE", [projection.name]
+        "SELECT name, position FROM projection_positions WHERE name = ANY(%s) "
+        "ORDER BY name FOR UPDATE",
+        [names],
     )
-    row = cursor.fetchone()
-    assert row is not None
-    return row["position"]
+    return {row["name"]: row["position"] for row in cursor.fetchall()}
 
 
-def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
-    """Set the position of a projection, unless the current position is higher."""
+def set_positions(cursor: Cursor, projections: Sequence[Projection], position: int) -> None:
+    """Set the positions of projections, except for those that are already higher."""
     cursor.execute(
-        "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
-        [position, projection.name],
+        "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = ANY(%s)",
+        [position, [projection.name for projection in projections]],
     )
 
 
@@ -219,14 +235,19 @@ class NewestFirst:
         ).fetchall()
 
 
-def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
-    """Return the notification ID of the last event that all given projections have applied."""
-    return scalar(
-        connection,
-        "SELECT min(coalesce(position, 0)) FROM unnest(%s::text[]) AS wanted (name) "
+def positions_of(connection: Connection, projections: Sequence[Projection]) -> dict[str, int]:
+    """Return the notification IDs of the last events that projections have applied, by name."""
+    rows = connection.execute(
+        "SELECT name, coalesce(position, 0) AS position FROM unnest(%s::text[]) AS wanted (name) "
         "LEFT JOIN projection_positions USING (name)",
         [[projection.name for projection in projections]],
-    )
+    ).fetchall()
+    return {row["name"]: row["position"] for row in rows}
+
+
+def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
+    """Return the notification ID of the last event that all given projections have applied."""
+    return min(positions_of(connection, projections).values())
 
 
 def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:

@@ -22,7 +22,7 @@ from domain.core.event_log import EventLog
 from infrastructure.consumer import BATCH_EVENTS, recorded
 from infrastructure.store import Connection
 from projections import PROJECTIONS
-from projections.projection import Cursor, Projection, lock_position, set_position
+from projections.projection import Cursor, Projection, lock_positions, set_positions
 
 LOCK_MILLISECONDS = 500
 """Lock timeout of the swap.
@@ -82,9 +82,8 @@ def fold_all(owner_url: str, log: EventLog, progress: Callable[[int], object]) -
             progress(position)
         with connection.transaction(), connection.cursor() as cursor:
             connection.execute("SET LOCAL synchronous_commit TO on")
-            for projection in PROJECTIONS:
-                lock_position(cursor, projection)
-                set_position(cursor, projection, position)
+            lock_positions(cursor, PROJECTIONS)
+            set_positions(cursor, PROJECTIONS, position)
     return events
 
 
@@ -159,7 +158,7 @@ class _Rebuild:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 self._execute(f"SET LOCAL lock_timeout TO '{LOCK_MILLISECONDS}ms'")
                 self._execute("SET LOCAL synchronous_commit TO on")
-                lock_position(cursor, self._projection)
+                lock_positions(cursor, [self._projection])
                 events, position = self._fold_rest(cursor)
                 for table in self._projection.tables:
                     self._replace(table)

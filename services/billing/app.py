@@ -13,7 +13,6 @@ from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import clock_of
 from infrastructure.consumer import (
-    PROMPT_BATCH_SECONDS,
     OrderedConsumer,
     subscribe_batches,
 )
@@ -63,7 +62,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
     metering = Metering(log, policy, now)
     handler = EventHandler(ANSWERS, metering.handle)
     effect = HandlerEffect("billing", log, clock, handler, pool.connection)
-    consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+    consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)
 
     def keep(messages: Sequence[object]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from infrastructure.bus import TELEMETRY, Durable
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.consumer import subscribe_batches
 from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
@@ -13,8 +13,7 @@ from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
-from projections import PROJECTIONS
-from projections.projection import ProjectionEffect
+from services.projector.following import Following, remove_retired
 from services.projector.measuring import store
 from services.projector.platform_metrics import register
 
@@ -37,18 +36,9 @@ def _project(settings: Settings) -> None:
     log, pool = open_log(settings), open_pool(settings)
     register(settings)
     broker = broker_of(settings, "projector")
-    consumers = [
-        OrderedConsumer(ProjectionEffect(projection, pool.connection), log)
-        for projection in PROJECTIONS
-    ]
-    for consumer in consumers:
-        consumer.subscribe(broker)
+    following = Following(log, pool.connection)
+    following.subscribe(broker)
     for durable, keep in STORES.items():
         subscribe_batches(broker, durable, partial(keep, pool))
-    durables = [*(consumer.durable for consumer in consumers), *STORES]
-
-    async def begin() -> None:
-        for consumer in consumers:
-            await consumer.begin()
-
-    serve(broker, durables, [begin, partial(watch_log, log)])
+    work = [following.run, partial(remove_retired, broker), partial(watch_log, log)]
+    serve(broker, [following.durable, *STORES], work)

@@ -16,7 +16,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
-from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer, subscribe_batches
+from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import (
     REPLAY_SECONDS,
     UNREACHABLE,
@@ -76,7 +76,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
     handler = erasing(EventHandler(ANSWERS, scheduling.handle), pool, artifacts)
     effect = HandlerEffect("scheduler", log, clock, handler, pool.connection)
-    consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+    consumer = OrderedConsumer(effect, log)
     launches = LaunchRetries(pods, clock, pool, log)
     reports = PodReports(broker, clock, launcher)
     watch = PodWatch(log, pool, launcher, segments, reports, settings)

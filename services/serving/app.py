@@ -9,7 +9,7 @@ from functools import partial
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
-from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
+from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandler, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
@@ -49,7 +49,7 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
         serving = Serving(log, clock, store, attempts, engine)
         handler = EventHandler(ANSWERS, serving.handle)
         effect = HandlerEffect("serving", log, clock, handler, pool.connection)
-        consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+        consumer = OrderedConsumer(effect, log)
         serving.restore()
         consumer.subscribe(broker)
         replay = every(REPLAY_SECONDS, effect.replay_requested, "replay")

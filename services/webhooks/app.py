@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from infrastructure.clock import clock_of
-from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
+from infrastructure.consumer import OrderedConsumer
 from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
 from infrastructure.notices import delete_old_notices
@@ -36,9 +36,7 @@ def _deliver(settings: Settings) -> None:
     clock = clock_of(settings)
     log, pool = open_log(settings), open_pool(settings)
     broker = broker_of(settings, "webhooks")
-    consumer = OrderedConsumer(
-        RecordingEffect(log, clock, pool.connection), log, PROMPT_BATCH_SECONDS
-    )
+    consumer = OrderedConsumer(RecordingEffect(log, clock, pool.connection), log)
     consumer.subscribe(broker)
     kept = timedelta(days=settings.webhook_days)
 

@@ -1,0 +1,68 @@
+"""One reading of the event stream for all projections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from faststream.nats import NatsBroker
+from nats.errors import Error as NatsError
+
+from domain.core.event_log import EventLog
+from infrastructure.bus import EVENTS, Durable, remove_durables
+from infrastructure.consumer import OrderedConsumer
+from projections import PROJECTIONS
+from projections.group import ProjectionGroup
+from projections.projection import Connect, Projection, ProjectionEffect
+
+LOOK_SECONDS = 0.5
+"""Seconds between two checks for projections that left the group."""
+
+RETIRED = "projection-"
+"""Start of the names of durable consumers of earlier versions, which had one per projection."""
+
+
+class Following:
+    """All projections, which follow the log together. One that fails catches up alone."""
+
+    def __init__(self, log: EventLog, connect: Connect) -> None:
+        self._log, self._connect = log, connect
+        self._group = ProjectionGroup(PROJECTIONS, connect)
+        self._group.leave_behind()
+        self._consumer = OrderedConsumer(self._group, log)
+
+    @property
+    def durable(self) -> Durable:
+        """The durable consumer of the stream."""
+        return self._consumer.durable
+
+    def subscribe(self, broker: NatsBroker) -> None:
+        """Start consuming from the bus when the broker starts."""
+        self._consumer.subscribe(broker)
+
+    async def run(self) -> None:
+        """Catch up with the log, and bring back the projections that leave the group."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._consumer.begin())
+            while True:
+                for each in self._group.take_left():
+                    tasks.create_task(self._bring_back(each))
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _bring_back(self, projection: Projection) -> None:
+        """Catch up alone until a projection can process the newest events, and join the group."""
+        alone = OrderedConsumer(ProjectionEffect(projection, self._connect), self._log)
+        await alone.begin()
+        self._group.join(projection)
+        await alone.begin()  # applies the events that arrived before it joined
+
+
+async def remove_retired(broker: NatsBroker) -> None:
+    """Delete the durable consumers of earlier versions, which receive messages in vain."""
+    try:
+        client = await broker.connect()
+        removed = await remove_durables(client.jetstream(), EVENTS, RETIRED)
+    except (NatsError, TimeoutError) as error:
+        logging.getLogger("bus").warning("old consumers stay until the next start: %s", error)
+    else:
+        logging.getLogger("bus").info("removed %d old consumers", len(removed))

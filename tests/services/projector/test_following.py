@@ -1,0 +1,97 @@
+"""All projections follow the event stream together. One that fails catches up later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from psycopg_pool import ConnectionPool
+
+from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
+from infrastructure.bus import EVENTS, Durable, provision
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import ACCOUNTS, BILLING_LEDGER, PROJECTIONS
+from projections.billing_ledger import postings_of
+from projections.projection import Cursor, Projection, lowest_position
+from services.projector import following
+from services.projector.following import Following, remove_retired
+from services.relay.publisher import Publisher
+from tests.builders.examples import ACCOUNT_ID
+from tests.logs import grow, ids
+from tests.polling import eventually_async
+
+
+@asynccontextmanager
+async def followed(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], js: JetStreamContext
+) -> AsyncIterator[None]:
+    """Run all projections on the bus."""
+    projector, broker = Following(log, pool.connection), broker_of(settings, "test")
+    await provision(js, (projector.durable,))
+    projector.subscribe(broker)
+    await broker.start()
+    running = asyncio.ensure_future(projector.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await broker.stop()
+
+
+async def test_a_projection_that_fails_holds_back_no_other_and_catches_up_later(
+    settings: Settings,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    nats: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = [True]
+
+    def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+        if broken:
+            cursor.execute("SELECT 1 / 0")
+        BILLING_LEDGER.apply(cursor, batch)
+
+    async def applied(*projections: Projection) -> bool:
+        with pool.connection() as connection:
+            return lowest_position(connection, projections) == ids(log)[-1]
+
+    others = [each for each in PROJECTIONS if each is not BILLING_LEDGER]
+    monkeypatch.setattr(following, "PROJECTIONS", [*others, replace(BILLING_LEDGER, apply=apply)])
+    publisher = Publisher(log, nats, UUID(int=15))
+    async with followed(settings, log, pool, nats.jetstream()):
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(*others))
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(*others))
+        assert not await applied(BILLING_LEDGER)
+        broken.clear()
+        await eventually_async(lambda: applied(BILLING_LEDGER))
+        grow(log, 1)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(ACCOUNTS, BILLING_LEDGER))
+    with pool.connection() as connection:
+        assert len(postings_of(connection, ACCOUNT_ID)) == 10  # one for each credit
+
+
+async def test_the_consumers_of_earlier_versions_are_removed(
+    settings: Settings, js: JetStreamContext
+) -> None:
+    names = ["projection-accounts", "projection-models", "projections", "billing"]
+    await provision(js, tuple(Durable(name, EVENTS, "events.>") for name in names))
+    broker = broker_of(settings, "test")
+    await remove_retired(broker)
+    await broker.stop()
+    left = {each.name for each in await js.consumers_info(EVENTS)}
+    assert left == {"projections", "billing"}
