@@ -17,25 +17,29 @@ from uuid import UUID, uuid5
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
+from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import NAMESPACE, gpu_pool_id, meter_id
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.datasets.dataset import Dataset
+from infrastructure.event_handlers import HANDLERS
+from infrastructure.store import scalar
 from tests.builders.examples import PLAN
 from tests.builders.history import History
 
 BALANCE_MICROS = 10_000 * MICROS_PER_DOLLAR
-POOL_ID = gpu_pool_id(PLAN.region, PLAN.gpu_type)
-SEGMENT = 1
+REGION = "bench"
+POOL_ID = gpu_pool_id(REGION, PLAN.gpu_type)
+SEGMENT, MINUTE = 1, Meter.MinuteMetered.TOPIC
 COLUMNS = "originator_id, originator_version, topic, state"
 Connection = psycopg.Connection[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """Running jobs, as many in each account. All of them hold GPUs of one pool."""
+    """Running jobs, as many in each account. All hold GPUs of one pool on other hosts."""
 
     accounts: int
     jobs_of_account: int
@@ -93,7 +97,7 @@ class Jobs:
         def command(command_id: str) -> AbstractContextManager[Cause]:
             return because(Cause("service:bench", command_id, began))
 
-        plan = PLAN.model_copy(update={"dataset_id": dataset_id})
+        plan = PLAN.model_copy(update={"dataset_id": dataset_id, "region": REGION})
         first = History(log, account_id, job_ids[0], plan, command)
         first.import_base()
         first.open_pool(self.count)
@@ -107,7 +111,7 @@ class Jobs:
             job.approve_job()
             job.allocate_segment(SEGMENT)
             job.grant_lease(SEGMENT)
-            job.start_pod(SEGMENT, bound_at=began)
+            job.start_pod(SEGMENT, "bench", began)
             job.start_training(SEGMENT)
 
 
@@ -153,8 +157,6 @@ def copy_events(owner: Connection, events: Iterable[StoredEvent]) -> None:
 
 def settle_down(owner: Connection) -> None:
     """Give the optimizer its statistics, and write all changed pages, as in a long-lived server."""
-    owner.commit()
-    owner.autocommit = True
     owner.execute("VACUUM ANALYZE")
     owner.execute("CHECKPOINT")
 
@@ -174,6 +176,33 @@ def open_evidence(owner: Connection) -> None:
     )
 
 
+def skip_history(owner: Connection) -> None:
+    """Store that all event handlers have handled the whole log, which has all their events."""
+    with owner.transaction():
+        names = list(HANDLERS)
+        owner.execute("DELETE FROM ecolink_tracking WHERE application_name = ANY(%s)", [names])
+        owner.execute(
+            "INSERT INTO ecolink_tracking SELECT name, (SELECT max(notification_id) "
+            "FROM ecolink_events) FROM unnest(%s::text[]) AS names (name)",
+            [names],
+        )
+
+
 def make_due(owner: Connection, minutes: int) -> None:
     """Store that each running segment has run for this many minutes and a second."""
     owner.execute("UPDATE segment_evidence SET elapsed_seconds = %s", [60 * minutes + 1])
+
+
+def head(owner: Connection) -> int:
+    """Return the position of the newest event."""
+    return scalar(owner, "SELECT max(notification_id) FROM ecolink_events")
+
+
+def events_after(owner: Connection, after: int, topic: str | None = None) -> int:
+    """Return the number of events, or of those of a topic, after a position."""
+    return scalar(
+        owner,
+        "SELECT count(*) FROM ecolink_events WHERE notification_id > %s "
+        "AND (%s::text IS NULL OR topic = %s)",
+        [after, topic, topic],
+    )

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
@@ -74,22 +73,23 @@ class Process:
         self.started.communicate(timeout=STOP_SECONDS)
 
 
-class Use(NamedTuple):
-    """CPU time in seconds and resident memory in MiB at one moment."""
+def memory_mib(processes: Iterable[psutil.Process]) -> float:
+    """Return the memory of processes together. A page that several share counts once."""
+    total = 0
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += each.memory_full_info().pss
+    return total / MIB
 
-    cpu_seconds: float
-    memory_mib: float
 
-
-def use_of(processes: Iterable[psutil.Process]) -> Use:
-    """Return what processes have used together. A page that several map counts once for each."""
-    seconds = memory = 0.0
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU time that processes have used together."""
+    seconds = 0.0
     for each in processes:
         with suppress(psutil.NoSuchProcess):
             times = each.cpu_times()
             seconds += times.user + times.system
-            memory += each.memory_full_info().pss if sys.platform == "linux" else 0
-    return Use(seconds, memory / MIB)
+    return seconds
 
 
 class Servers:
@@ -125,10 +125,10 @@ class CpuShare:
 
     def __init__(self, processes: Iterable[psutil.Process]) -> None:
         self._processes = list(processes)
-        self._began, self._used = time.perf_counter(), use_of(self._processes).cpu_seconds
+        self._began, self._used = time.perf_counter(), cpu_seconds(self._processes)
 
     @property
     def cores(self) -> float:
         """Cores that the processes used on average."""
-        used = use_of(self._processes).cpu_seconds - self._used
+        used = cpu_seconds(self._processes) - self._used
         return used / max(1e-9, time.perf_counter() - self._began)

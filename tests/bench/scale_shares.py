@@ -24,13 +24,13 @@ from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import SealArchive
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect, scalar
+from infrastructure.store import connect
 from projections.billing_ledger import BILLING_LEDGER
 from projections.rebuilding import fold_all, rebuild
 from services.projector.audit import audit
 from services.relay.batch import ID_HEADER, LOG_HEADER
 from services.relay.publisher import Publisher
-from tests.bench.scale_jobs import COLUMNS, Connection
+from tests.bench.scale_jobs import COLUMNS, Connection, events_after
 from tests.bench.sealed_log import PUBLIC
 from tests.bench.seals import read, seal_all, seconds, verify
 
@@ -184,7 +184,9 @@ async def _publish_plainly(js: JetStreamContext, messages: Sequence[Message]) ->
 def owner_of(settings: Settings) -> Iterator[Connection]:
     """Open a connection of the role that owns the tables."""
     assert settings.owner_database_url is not None
-    with Connection.connect(settings.owner_database_url, row_factory=dict_row) as connection:
+    with Connection.connect(
+        settings.owner_database_url, autocommit=True, row_factory=dict_row
+    ) as connection:
         yield connection
 
 
@@ -193,7 +195,7 @@ def measure_folds(settings: Settings, log: EventLog, owner: Connection) -> tuple
 
     The tables of all projections must be empty.
     """
-    url, events = settings.owner_database_url, _count(owner)
+    url, events = settings.owner_database_url, events_after(owner, 0)
     assert url is not None
     fold, ledger = Share(events), Share(events)
     selects = [_select(owner)]
@@ -223,13 +225,12 @@ def measure_audit(settings: Settings, owner: Connection, archive: SealArchive) -
 
     Raise AssertionError if the audit finds a difference.
     """
-    events = _count(owner)
+    events = events_after(owner, 0)
     share = Share(events)
     sealing = seconds(lambda: seal_all(owner, archive))
     archive.put_public_key(PUBLIC)
     share.baseline_seconds = [_select(owner)]
     sealed = seconds(lambda: verify(owner, archive, events))
-    owner.commit()
     began = replayed = time.perf_counter()
 
     def on_progress(_: int) -> None:
@@ -246,10 +247,4 @@ def measure_audit(settings: Settings, owner: Connection, archive: SealArchive) -
 
 
 def _select(owner: Connection) -> float:
-    taken = seconds(lambda: read(owner))
-    owner.commit()
-    return taken
-
-
-def _count(owner: Connection) -> int:
-    return scalar(owner, "SELECT count(*) FROM ecolink_events")
+    return seconds(lambda: read(owner))

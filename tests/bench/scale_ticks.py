@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from domain.billing.meter import Meter
 from infrastructure.clock import clock_of
 from infrastructure.leadership import Leadership, leading
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool, scalar
+from infrastructure.store import open_log, open_pool
 from services.billing.app import CACHED_AGGREGATES
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
-from tests.bench.scale_jobs import Connection, make_due
-from tests.bench.scale_processes import CpuShare, Process, Servers, use_of
+from tests.bench.scale_jobs import MINUTE, Connection, events_after, head, make_due
+from tests.bench.scale_processes import CpuShare, Process, Servers, memory_mib
 
 MODULE = "tests.bench.scale_ticks"
-MINUTE = Meter.MinuteMetered.TOPIC
 MOST_SECONDS, MOST_TICKS = 60.0, 3
 """Ticks are repeated for a median until they took this long together."""
 
@@ -64,20 +62,20 @@ def measure_ticks(settings: Settings, owner: Connection, jobs: int, folder: Path
         restart = time.perf_counter() - began
         seconds: list[float] = []
         python, database = CpuShare([ticker.process]), CpuShare(Servers(owner).postgres)
-        first, billed = _head(owner), _count(owner, 0, MINUTE) // jobs
+        first, billed = head(owner), events_after(owner, 0, MINUTE) // jobs
         while sum(seconds) < MOST_SECONDS and len(seconds) < MOST_TICKS:
             billed += 1
             make_due(owner, billed)
             seconds.append(_until_billed(ticker, owner, jobs))
         cores, database_cores = python.cores, database.cores
-        events = _count(owner, first)
+        events = events_after(owner, first)
         return Ticks(
             restart_seconds=restart,
             seconds=median(seconds),
             times=len(seconds),
             jobs=jobs,
             events=events // len(seconds),
-            memory_mib=use_of([ticker.process]).memory_mib,
+            memory_mib=memory_mib([ticker.process]),
             cores=cores,
             database_cores=database_cores,
         )
@@ -87,28 +85,15 @@ def measure_ticks(settings: Settings, owner: Connection, jobs: int, folder: Path
 
 def _until_billed(ticker: Process, owner: Connection, jobs: int) -> float:
     """Tick until the due minute of every job is billed. Return the seconds of the ticks."""
-    before, seconds = _head(owner), 0.0
+    before, seconds = head(owner), 0.0
     while True:
         ticked = json.loads(ticker.ask("tick"))
         seconds += ticked["seconds"]
-        minutes = _count(owner, before, MINUTE)
+        minutes = events_after(owner, before, MINUTE)
         if minutes == jobs:
             return seconds
         if not ticked["changed"] or minutes > jobs:
             raise AssertionError(f"The ticker billed {minutes} minutes of {jobs} jobs.")
-
-
-def _head(owner: Connection) -> int:
-    return scalar(owner, "SELECT max(notification_id) FROM ecolink_events")
-
-
-def _count(owner: Connection, after: int, topic: str | None = None) -> int:
-    return scalar(
-        owner,
-        "SELECT count(*) FROM ecolink_events WHERE notification_id > %s "
-        "AND (%s::text IS NULL OR topic = %s)",
-        [after, topic, topic],
-    )
 
 
 def main() -> None:

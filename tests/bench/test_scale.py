@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
+import pytest
 from rich.console import Console
 
 from domain.billing.account import Account
@@ -13,8 +14,9 @@ from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.jobs.job import Job
 from infrastructure.settings import Settings
-from tests.bench.scale import measure
+from tests.bench.scale import Run
 from tests.bench.scale_jobs import POOL_ID, SEGMENT, Jobs
+from tests.bench.scale_shares import owner_of
 
 
 def test_copied_jobs_load_as_real_ones() -> None:
@@ -36,7 +38,25 @@ def test_copied_jobs_load_as_real_ones() -> None:
     }
 
 
-def test_all_measurements_run(settings: Settings, tmp_path: Path) -> None:
-    verdicts = list(measure(Console(quiet=True), settings, Jobs.of(20, 4), 20, tmp_path))
+@pytest.fixture
+def run(settings: Settings, log: EventLog) -> Iterator[Run]:
+    with owner_of(settings) as owner:
+        yield Run(Console(quiet=True), settings, log, owner, Jobs.of(20, accounts=4))
 
-    assert len(verdicts) >= 7
+
+def test_the_store_and_the_ticker_are_measured_with_a_few_jobs(run: Run) -> None:
+    verdicts = [*run.store(), *run.tick(workflows=20)]
+
+    assert len(verdicts) == 7
+
+
+@pytest.mark.full
+def test_the_platform_is_measured_with_a_few_jobs(run: Run) -> None:
+    # given
+    list(run.store())
+
+    # when
+    lag, _ = run.platform()
+
+    # then
+    assert lag.met
