@@ -1,0 +1,348 @@
+"""The database besides the event log: SQLite in memory that runs the product's statements.
+
+It has the read models that the services of the control plane use, the evidence of segments, and
+parked events. It translates the PostgreSQL syntax of those statements, and rejects any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
+from domain.jobs import events
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
+from infrastructure.consumer import recorded
+from infrastructure.event_handlers import PARKED_DDL
+from projections.accounts import ACCOUNTS
+from projections.billing_ledger import BILLING_LEDGER
+from projections.gpu_pools import GPU_POOLS
+from projections.open_meters import OPEN_METERS
+from projections.projection import POSITIONS_DDL, Cursor, Projection, insert, one_by_one, update
+
+ID, TIME = "\x01", "\x02"
+"""First characters of stored IDs and times, which SQLite has no types for."""
+
+EVIDENCE_DDL = """
+CREATE TABLE IF NOT EXISTS segment_evidence (
+    job_id uuid NOT NULL,
+    segment integer NOT NULL,
+    elapsed_seconds double precision NOT NULL,
+    PRIMARY KEY (job_id, segment)
+);
+CREATE TABLE IF NOT EXISTS deployments (job_id uuid, status text)
+"""
+
+DUE_DDL = """
+CREATE TABLE IF NOT EXISTS job_detail (
+    job_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    status text NOT NULL,
+    approved_at timestamptz NOT NULL,
+    relaunch_at timestamptz,
+    expires_at timestamptz,
+    expired boolean NOT NULL DEFAULT false,
+    promoted boolean NOT NULL DEFAULT false
+)
+"""
+
+
+def apply_due(cursor: Cursor, event: Event) -> None:
+    """Apply an event to the columns of `job_detail` that find due work.
+
+    The real table needs functions of PostgreSQL for JSON.
+    """
+    match event:
+        case events.JobApproved():
+            insert(
+                cursor,
+                "job_detail",
+                job_id=event.originator_id,
+                account_id=event.account_id,
+                status=JobStatus.TRAINING,
+                approved_at=event.timestamp,
+            )
+        case events.EvaluationStarted():
+            _change(cursor, event, status=JobStatus.EVALUATING)
+        case events.EvaluationCompleted():
+            _change(cursor, event, status=JobStatus.TRAINED_PENDING_REGISTER)
+        case events.TrainingStarted() if event.step < event.total_steps:
+            _change(cursor, event, status=JobStatus.TRAINING)
+        case events.Registered():
+            _change(cursor, event, status=JobStatus.REGISTERED)
+        case events.RelaunchPostponed():
+            _change(cursor, event, relaunch_at=event.until)
+        case events.SegmentAllocated():
+            _change(cursor, event, relaunch_at=None)
+        case events.JobFailed():
+            _change(cursor, event, status=JobStatus.FAILED)
+        case events.JobPaused():
+            _change(cursor, event, status=JobStatus.PAUSED, relaunch_at=None)
+        case events.JobResumed():
+            _change(cursor, event, status=JobStatus.TRAINING)
+        case events.JobCancelled():
+            expiry = {"relaunch_at": None, "expires_at": event.expires_at}
+            _change(cursor, event, status=JobStatus.CANCELLED, **expiry)
+        case events.AdapterPromoted():
+            _change(cursor, event, promoted=True)
+        case events.AdapterExpired():
+            _change(cursor, event, expired=True)
+        case _:
+            pass
+
+
+def _change(cursor: Cursor, event: Event, **columns: object) -> None:
+    update(cursor, "job_detail", {"job_id": event.originator_id}, **columns)
+
+
+DUE = Projection("job_detail", ("job_detail",), DUE_DDL, (Job,), one_by_one(apply_due))
+
+SIMULATED = (ACCOUNTS, BILLING_LEDGER, GPU_POOLS, DUE, OPEN_METERS)
+"""The projections of the simulation. All but the jobs' are the product's."""
+
+PARK_BEHIND = "WITH first AS (SELECT replay FROM parked_events"
+PARK_BEHIND_FIRST = (
+    "SELECT replay FROM parked_events WHERE consumer = :consumer "
+    "AND originator_id = :originator AND notification_id <= :id ORDER BY notification_id LIMIT 1"
+)
+PARK_BEHIND_THEN = (
+    "INSERT INTO parked_events (consumer, notification_id, originator_id, topic, error, replay) "
+    "VALUES (:consumer, :id, :originator, :topic, :error, :replay) ON CONFLICT DO NOTHING"
+)
+"""A statement of event handlers inserts in a CTE, which SQLite cannot do. These two do the same."""
+
+TRANSLATIONS = (
+    (r"%\((\w+)\)s", r":\1"),
+    (r"%s", "?"),
+    (r"::\w+(?: precision)?(?:\[\])?", ""),
+    (r"(\?|:\w+|\w+) AT TIME ZONE 'UTC'", r"utc_day(\1)"),
+    (
+        r"unnest\((\?|:\w+)\) AS (\w+) \((\w+)\)",
+        r"(SELECT value AS \3 FROM json_each(\1)) AS \2",
+    ),
+    (
+        r"SELECT unnest\((\?|:\w+)\), 0 ON CONFLICT",
+        r"SELECT value, 0 FROM json_each(\1) WHERE true ON CONFLICT",
+    ),
+    (r"<> ALL\((\?|:\w+)\)", r"NOT IN (SELECT value FROM json_each(\1))"),
+    (r"= ANY\((\?|:\w+)\)", r"IN (SELECT value FROM json_each(\1))"),
+    (r"\bSELECT FROM\b", "SELECT 1 FROM"),
+    (r" FOR (UPDATE|SHARE)\b", ""),
+    (r"DEFAULT clock_timestamp\(\)", "DEFAULT (clock_timestamp())"),
+)
+
+UNNAMED = re.compile(r"INSERT INTO (?P<table>\w+)(?: AS \w+)? VALUES \((?P<values>[^()]*)\)")
+
+
+@cache
+def translated(statement: str) -> str:
+    """Return a statement of PostgreSQL in SQLite's syntax."""
+    for pattern, replacement in TRANSLATIONS:
+        statement = re.sub(pattern, replacement, statement)
+    return statement
+
+
+class NotSimulated(BaseException):
+    """SQLite cannot run a statement. The simulation needs a translation."""
+
+
+def _stored(value: object) -> object:
+    match value:
+        case UUID():
+            return f"{ID}{value}"
+        case datetime():
+            return f"{TIME}{value.isoformat(timespec='microseconds')}"
+        case bool():
+            return int(value)
+        case Jsonb():
+            return json.dumps(value.obj, default=str)
+        case list() | tuple():
+            return json.dumps([_stored(each) for each in value])
+        case str():
+            return str(value)
+        case _:
+            return value
+
+
+def _read(value: object) -> object:
+    if isinstance(value, str) and value[:1] in (ID, TIME):
+        return UUID(value[1:]) if value[0] == ID else datetime.fromisoformat(value[1:])
+    return value
+
+
+class Database:
+    """One SQLite database. `now` returns its time."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self.sqlite = sqlite3.connect(":memory:", isolation_level=None)
+        self._known: dict[str, str] = {}
+        for name, arguments, call in (
+            ("clock_timestamp", 0, lambda: _stored(now())),
+            ("greatest", -1, max),
+            ("least", -1, min),
+            ("utc_day", 1, lambda text: text[1:11]),
+        ):
+            self.sqlite.create_function(name, arguments, call)
+        for ddl in (POSITIONS_DDL, EVIDENCE_DDL, PARKED_DDL, *(each.ddl for each in SIMULATED)):
+            self.sqlite.executescript(translated(ddl))
+
+    def run(self, statement: str, values: Any = ()) -> list[dict[str, Any]]:
+        """Run a statement of the product. Return its rows."""
+        bound: Any = (
+            {name: _stored(value) for name, value in values.items()}
+            if isinstance(values, Mapping)
+            else [_stored(value) for value in values]
+        )
+        try:
+            if statement.startswith(PARK_BEHIND):
+                return self._park_behind(bound)
+            found = self.sqlite.execute(self._translated(statement), bound)
+        except sqlite3.IntegrityError as error:
+            raise psycopg.errors.UniqueViolation(str(error)) from error
+        except sqlite3.Error as error:
+            raise NotSimulated(f"{error}: {statement}") from error
+        if found.description is None:
+            return []
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, map(_read, row), strict=True)) for row in found]
+
+    def _translated(self, statement: str) -> str:
+        """Translate a statement, and name the columns of an insert that gives the first ones."""
+        if (known := self._known.get(statement)) is None:
+            known = translated(statement)
+            if (match := UNNAMED.match(known)) is not None:
+                table, values = match["table"], match["values"].count(",") + 1
+                info = self.sqlite.execute(f"PRAGMA table_info({table})").fetchall()
+                names = ", ".join(column[1] for column in info[:values])
+                known = known.replace(" VALUES", f" ({names}) VALUES", 1)
+            self._known[statement] = known
+        return known
+
+    def _park_behind(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        row = self.sqlite.execute(PARK_BEHIND_FIRST, values).fetchone()
+        if row is None:
+            return []
+        self.sqlite.execute(PARK_BEHIND_THEN, {**values, "replay": row[0]})
+        return [{"replay": bool(row[0])}]
+
+    def rows(self, projection: Projection) -> list[tuple[object, ...]]:
+        """Return all rows of a projection's tables, sorted."""
+        found: list[tuple[object, ...]] = []
+        for table in projection.tables:
+            rows = self.sqlite.execute(f"SELECT * FROM {table}").fetchall()
+            found += [(table, *row) for row in sorted(rows, key=repr)]
+        return found
+
+    def close(self) -> None:
+        self.sqlite.close()
+
+
+class Connection:
+    """A process's connection, with the methods of psycopg that the product uses.
+
+    `reach` is called before each statement and commit. It raises an error if the database is away
+    or the process is killed.
+    """
+
+    def __init__(self, database: Database, reach: Callable[[str], None]) -> None:
+        self._database = database
+        self._reach = reach
+        self._found: list[dict[str, Any]] = []
+
+    def execute(self, statement: Any, values: Any = (), **options: Any) -> Connection:
+        del options
+        self._reach("inner statement" if self._database.sqlite.in_transaction else "statement")
+        text = statement.decode() if isinstance(statement, bytes) else str(statement)
+        self._found = self._database.run(text, values)
+        return self
+
+    def executemany(self, statement: Any, rows: Iterable[Any]) -> None:
+        for values in rows:
+            self.execute(statement, values)
+
+    def fetchall(self) -> list[dict[str, Any]]:
+        return self._found
+
+    def fetchone(self) -> dict[str, Any] | None:
+        return self._found[0] if self._found else None
+
+    def __iter__(self) -> Any:
+        return iter(self._found)
+
+    @contextmanager
+    def cursor(self, row_factory: Any = None) -> Generator[Connection]:
+        if row_factory is not None:
+            yield Scalars(self._database, self._reach)
+        else:
+            yield Connection(self._database, self._reach)
+
+    def pipeline(self) -> Any:
+        return nullcontext()
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Commit at the end of the block, or roll back after an error or a kill."""
+        sqlite = self._database.sqlite
+        sqlite.execute("BEGIN")
+        try:
+            yield
+            self._reach("before commit")
+        except BaseException:
+            sqlite.execute("ROLLBACK")
+            raise
+        sqlite.execute("COMMIT")
+        self._reach("after commit")
+
+
+class Scalars(Connection):
+    """A cursor that returns the first column of each row."""
+
+    def fetchone(self) -> Any:
+        row = super().fetchone()
+        return None if row is None else next(iter(row.values()))
+
+    def fetchall(self) -> Any:
+        return [next(iter(row.values())) for row in super().fetchall()]
+
+
+class Pool:
+    """A pool of connections of one process."""
+
+    def __init__(self, database: Database, reach: Callable[[str], None]) -> None:
+        self._database = database
+        self._reach = reach
+
+    @contextmanager
+    def connection(self) -> Generator[Connection]:
+        self._reach("statement")
+        yield Connection(self._database, self._reach)
+
+
+def folded(log: EventLog, now: Callable[[], datetime]) -> Database:
+    """Return a database with the projections of a whole log, decoded from its stored bytes."""
+    database = Database(now)
+    cursor: Any = Connection(database, lambda point: None)
+    position = 0
+    while batch := log.recorder.select_notifications(position, 500, inclusive_of_start=False):
+        recent = [recorded(log, notification) for notification in batch]
+        for projection in SIMULATED:
+            projection.take(cursor, recent)
+        position = batch[-1].id
+    return database
+
+
+def differing(one: Database, other: Database) -> Sequence[str]:
+    """Return the names of the projections whose rows differ."""
+    return [each.name for each in SIMULATED if one.rows(each) != other.rows(each)]

@@ -1,0 +1,436 @@
+"""Rules that hold after every commit and at the end, from stored rows and plain facts.
+
+This module imports nothing of the product: it states the rules a second time, so that an error in
+the first shows. A row is a stored event as JSON. Physical facts come from the trainers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from tests.simulation.oracle import cost
+
+Segment = tuple[str, int]
+"""A job's ID and the number of the segment."""
+
+PAID_BY_PLATFORM = frozenset(
+    (
+        *("out_of_memory", "node_lost", "disk_full", "trainer_crashed"),
+        *("model_load_failed", "checkpoint_mismatch", "timeout"),
+    )
+)
+NEVER_RETRIED = frozenset(("out_of_memory", "bad_data", "loss_diverged", "checkpoint_mismatch"))
+RETRIES = 3
+
+FINAL = {
+    "Registered": "registered",
+    "JobFailed": "failed",
+    "JobCancelled": "cancelled",
+}
+
+
+class Row(NamedTuple):
+    """A stored event."""
+
+    id: int
+    originator: str
+    version: int
+    topic: str
+    state: Mapping[str, Any]
+
+
+class Fact(Protocol):
+    """The truth about a trainer. Times are whole seconds of its segment."""
+
+    told: int
+    worked: int
+    report_was_ahead: bool
+    report_was_wrong: bool
+    overruns: bool
+    exit_code: int | None
+    clock_was_ahead: bool
+    clock_was_wrong: bool
+    seconds_since_launch: float
+
+
+@dataclass
+class Bill:
+    """A segment and its bill so far, from rows."""
+
+    account: str
+    rate: int
+    stop_asked: bool = False
+    opened: bool = False
+    refused: bool = False
+    paid: int = 0
+    billed: int = 0
+    credited: int = 0  # micro-dollars
+    closed: bool = False
+    ended: Mapping[str, Any] | None = None
+    kept: int | None = None
+    """Seconds that the user pays for; None: all."""
+    lasted: int = 0
+    """True seconds from the launch to the end in the log."""
+
+    @property
+    def held(self) -> int:
+        return 0 if self.closed else cost(self.rate, self.paid) - cost(self.rate, self.billed)
+
+
+@dataclass
+class JobFacts:
+    """A job, from rows."""
+
+    account: str
+    count: int
+    segment: int = 0
+    running: bool = False
+    stop_asked: bool = False
+    final: str | None = None
+    paused: str | None = None
+    crashes: int = 0
+    furthest_step: int = 0
+    saved: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Segment and seconds of each checkpoint that is neither rejected nor pruned."""
+    commands: set[str] = field(default_factory=set)
+
+    def saved_seconds(self, segment: int) -> int:
+        return max((each[1] for each in self.saved.values() if each[0] == segment), default=0)
+
+
+@dataclass
+class Money:
+    """Micro-dollars of an account."""
+
+    balance: int = 0
+    reserved: int = 0
+    open: set[Segment] = field(default_factory=set)
+
+
+@dataclass
+class PoolFacts:
+    """GPUs of a pool."""
+
+    capacity: int = 0
+    held: dict[Segment, int] = field(default_factory=dict)
+
+
+@dataclass
+class Rules:
+    """All rules. `fact_of` returns the trainer of a segment; `evidence` what anybody saw of it."""
+
+    fact_of: Callable[[Segment], Fact | None]
+    evidence: Callable[[Segment], int]
+    violations: list[str] = field(default_factory=list)
+    accounts: dict[str, Money] = field(default_factory=dict)
+    bills: dict[Segment, Bill] = field(default_factory=dict)
+    jobs: dict[str, JobFacts] = field(default_factory=dict)
+    pools: dict[str, PoolFacts] = field(default_factory=dict)
+    effects: dict[str, int] = field(default_factory=dict)
+    """First row ID of the commit of each effect of an event handler."""
+    event_ids: dict[int, str] = field(default_factory=dict)
+    topics: dict[int, str] = field(default_factory=dict)
+    answered: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Topics of the events that each service handles."""
+    handled: dict[str, set[int]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def require(self, holds: bool, rule: str, row: Row | None = None) -> None:
+        """Record a violation unless a rule holds."""
+        if not holds:
+            where = "" if row is None else f" (event {row.id}, {row.topic} of {row.originator})"
+            self.violations.append(f"{rule}{where}")
+
+    def command(self, job: str, command: str) -> None:
+        """Note a command of a job's owner, before it is carried out."""
+        if job in self.jobs:
+            self.jobs[job].commands.add(command)
+
+    # One commit
+
+    def see(self, rows: Sequence[Row]) -> None:
+        """Check the rows of one transaction."""
+        touched: set[str] = set()
+        sums: Counter[tuple[str, str]] = Counter()
+        for row in rows:
+            self.counts[row.topic] += 1
+            self.event_ids[row.id] = f"{row.originator}:{row.version}"
+            self.topics[row.id] = row.topic
+            self._check_effect(row, rows[0].id)
+            self._apply(row, sums)
+            touched.add(str(row.state["account_id"]))
+        for account in touched & self.accounts.keys():
+            minutes, captured = sums[account, "minutes"], sums[account, "captured"]
+            self.require(minutes == captured, f"charges of {account} differ from its minutes")
+            credited, reversed_ = sums[account, "credited"], sums[account, "reversed"]
+            self.require(credited == reversed_, f"credits of {account} differ from its meters'")
+            money = self.accounts[account]
+            held = sum(self.bills[each].held for each in money.open)
+            self.require(money.reserved == held, f"the reserve of {account} is not {held}")
+            self.require(
+                0 <= money.reserved <= money.balance,
+                f"{account} has reserved {money.reserved} of {money.balance} micro-dollars",
+            )
+        for pool in self.pools.values():
+            for segment in pool.held:
+                job = self.jobs[segment[0]]
+                self.require(
+                    job.running and job.segment == segment[1],
+                    f"GPUs are held by segment {segment[1]} of {segment[0]}, which does not run",
+                )
+
+    def _check_effect(self, row: Row, commit: int) -> None:
+        """An event handler's events come in one commit, caused by the event that it handled."""
+        service, _, position = str(row.state["command_id"]).partition(":")
+        if service not in ("billing", "scheduler") or not position.isdigit():
+            return
+        first = self.effects.setdefault(row.state["command_id"], commit)
+        self.require(first == commit, f"the effect of event {position} was saved twice", row)
+        cause = self.event_ids.get(int(position))
+        self.require(row.state["causation_id"] == cause, "the cause is another event", row)
+
+    def _apply(self, row: Row, sums: Counter[tuple[str, str]]) -> None:
+        apply = getattr(self, f"_{row.topic}", None)
+        if apply is not None:
+            apply(row, row.state)
+        state = row.state
+        account = str(state["account_id"])
+        match row.topic:
+            case "MinuteMetered":
+                sums[account, "minutes"] += state["amount_micros"]
+            case "UsageSettled":
+                sums[account, "captured"] += state["captured_micros"]
+            case "LostWorkCredited":
+                sums[account, "credited"] += state["amount_micros"]
+            case "ChargeReversed":
+                sums[account, "reversed"] += state["amount_micros"]
+            case _:
+                pass
+
+    # Money
+
+    def _AccountOpened(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.accounts[row.originator] = Money()
+
+    def _pay(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.accounts[row.originator].balance += state["amount_micros"]
+
+    _CreditGranted = _ToppedUp = _TopUpRestored = _ChargeReversed = _pay
+
+    def _TopUpWithheld(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.accounts[row.originator].balance -= state["amount_micros"]
+
+    def _UsageSettled(self, row: Row, state: Mapping[str, Any]) -> None:
+        money = self.accounts[row.originator]
+        money.balance -= state["captured_micros"]
+        money.reserved += state["reserved_micros"] - state["captured_micros"]
+
+    # Meters
+
+    def _meter(self, row: Row) -> tuple[Segment, Bill]:
+        segment = (str(row.state["job_id"]), row.state["segment"])
+        return segment, self.bills[segment]
+
+    def _MeterOpened(self, row: Row, state: Mapping[str, Any]) -> None:
+        segment, bill = self._meter(row)
+        self.require(not bill.opened, "a segment has a second meter", row)
+        self.require(bill.rate == state["rate_micros_per_hour"], "the meter has another rate", row)
+        bill.opened = True
+        self.accounts[bill.account].open.add(segment)
+
+    def _lease(self, row: Row, state: Mapping[str, Any]) -> None:
+        _, bill = self._meter(row)
+        self.require(state["paid_seconds"] > bill.paid, "a lease became shorter", row)
+        self.require(not bill.closed and not bill.refused, "a closed meter got a lease", row)
+        bill.paid = state["paid_seconds"]
+
+    _LeaseGranted = _LeaseExtended = _lease
+
+    def _LeaseRefused(self, row: Row, state: Mapping[str, Any]) -> None:
+        self._meter(row)[1].refused = True
+
+    def _MinuteMetered(self, row: Row, state: Mapping[str, Any]) -> None:
+        segment, bill = self._meter(row)
+        begin, end = state["from_seconds"], state["to_seconds"]
+        self.require(begin == bill.billed < end, "a second is billed twice or skipped", row)
+        amount = cost(bill.rate, end) - cost(bill.rate, begin)
+        self.require(state["amount_micros"] == amount, f"a minute costs {amount}", row)
+        self.require(end <= bill.paid, "time beyond the lease is billed", row)
+        seen = self.evidence(segment)
+        self.require(end <= seen, f"{end} s are billed, but the evidence ends at {seen} s", row)
+        bill.billed = end
+
+    def _LostWorkCredited(self, row: Row, state: Mapping[str, Any]) -> None:
+        _, bill = self._meter(row)
+        begin, end = state["from_seconds"], state["to_seconds"]
+        amount = cost(bill.rate, end) - cost(bill.rate, begin)
+        self.require(state["amount_micros"] == amount, f"the credit must be {amount}", row)
+        bill.credited += amount
+
+    def _MeterClosed(self, row: Row, state: Mapping[str, Any]) -> None:
+        segment, bill = self._meter(row)
+        self.require(not bill.closed, "a meter closed twice", row)
+        self.require(bill.ended is not None, "a meter closed before its segment ended", row)
+        self.require(state["billed_seconds"] == bill.billed, "it closed at another time", row)
+        bill.closed = True
+        self.accounts[bill.account].open.discard(segment)
+
+    # Jobs
+
+    def _JobApproved(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.jobs[row.originator] = JobFacts(str(state["account_id"]), state["plan"]["gpu_count"])
+
+    def _JobResumed(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        self.require(job.paused is not None, "a job resumed that was not paused", row)
+        job.paused, job.count = None, state["gpu_count"]
+
+    def _SegmentAllocated(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        rests = job.running or job.final is not None or job.paused is not None
+        self.require(not rests, "a job at rest got GPUs", row)
+        self.require(state["segment"] == job.segment + 1, "a segment was skipped", row)
+        job.segment, job.running, job.stop_asked = state["segment"], True, False
+        rate = state["rate_micros_per_hour"]
+        self.bills[row.originator, job.segment] = Bill(job.account, rate)
+
+    def _ask(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.jobs[row.originator].stop_asked = True
+
+    _PauseRequested = _CancelRequested = _ask
+
+    def _CheckpointSaved(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        job.saved[state["ref"]] = (state["segment"], state["elapsed_seconds"])
+        if state["step"] > job.furthest_step:
+            job.furthest_step, job.crashes = state["step"], 0
+
+    def _CheckpointPruned(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.jobs[row.originator].saved.pop(state["ref"], None)
+
+    def _CheckpointRejected(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        is_newest = next(reversed(job.saved), None) == state["ref"]
+        segment, _ = job.saved.pop(state["ref"])
+        kept = job.saved_seconds(segment) if is_newest else None
+        self.require(state["kept_seconds"] == kept, f"the job keeps {kept} s", row)
+        if kept is not None:
+            bill = self.bills[row.originator, segment]
+            bill.kept = kept if bill.kept is None else min(kept, bill.kept)
+
+    def _SegmentEnded(self, row: Row, state: Mapping[str, Any]) -> None:
+        job, segment = self.jobs[row.originator], (row.originator, state["segment"])
+        bill, fact = self.bills[segment], self.fact_of(segment)
+        self.require(job.running and job.segment == segment[1], "another segment ended", row)
+        self.require(bill.ended is None, "a segment ended twice", row)
+        job.running, bill.ended, bill.stop_asked = False, state, job.stop_asked
+        job.crashes += state["reason"] == "crashed"
+        if fact is None:
+            self.require(state["elapsed_seconds"] == 0, "a segment without a pod took time", row)
+            return
+        bill.lasted = int(fact.seconds_since_launch)
+        elapsed, seen = state["elapsed_seconds"], self.evidence(segment)
+        self.require(elapsed <= seen, f"it ended after {elapsed} s, but was seen for {seen} s", row)
+        if self._platform_pays(bill, fact):
+            bill.kept = job.saved_seconds(segment[1])
+            self.require(state["kept_seconds"] == bill.kept, f"the job keeps {bill.kept} s", row)
+
+    def _platform_pays(self, bill: Bill, fact: Fact) -> bool:
+        """Return True if time after the last checkpoint is free."""
+        ended = bill.ended
+        assert ended is not None
+        match ended["reason"]:
+            case "crashed":
+                return ended["failure"] in PAID_BY_PLATFORM
+            case "stopped":
+                return not bill.stop_asked
+            case "lease_ended":
+                return fact.overruns and fact.exit_code is not None and fact.exit_code != 0
+            case _:
+                return False
+
+    def _JobPaused(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        self.require(not job.running and job.final is None, "a job paused that runs", row)
+        job.paused = state["reason"]
+        if job.paused == "owner":
+            self.require("pause" in job.commands, "no owner paused the job", row)
+
+    def _end(self, row: Row, state: Mapping[str, Any]) -> None:
+        job = self.jobs[row.originator]
+        self.require(job.final is None, "a job ended twice", row)
+        job.final, job.paused = FINAL[row.topic], None
+        if job.final == "cancelled":
+            self.require("cancel" in job.commands, "no owner cancelled the job", row)
+        if job.final == "failed":
+            tried = state["failure"] in NEVER_RETRIED or job.crashes > RETRIES
+            self.require(tried, f"the job failed after {job.crashes} crashes", row)
+
+    _Registered = _JobFailed = _JobCancelled = _end
+
+    # GPUs
+
+    def _GpuPoolOpened(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.pools[row.originator] = PoolFacts()
+
+    def _CapacityChanged(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.pools[row.originator].capacity = state["capacity"]
+
+    def _GpusAllocated(self, row: Row, state: Mapping[str, Any]) -> None:
+        pool, segment = self.pools[row.originator], (str(state["job_id"]), state["segment"])
+        self.require(segment not in pool.held, "a segment got GPUs twice", row)
+        pool.held[segment] = state["count"]
+        held = sum(pool.held.values())
+        self.require(held <= pool.capacity, f"{held} of {pool.capacity} GPUs are held", row)
+
+    def _GpusReleased(self, row: Row, state: Mapping[str, Any]) -> None:
+        released = self.pools[row.originator].held.pop((str(state["job_id"]), state["segment"]), 0)
+        self.require(released > 0, "a segment released GPUs that it did not hold", row)
+
+    # The end
+
+    def check_rest(self, last_id: int, positions: Mapping[str, int]) -> None:
+        """Check a platform on which every job has ended and every event is handled."""
+        for id, job in self.jobs.items():
+            self.require(job.final is not None, f"job {id} is stuck (paused: {job.paused})")
+        for pool in self.pools.values():
+            self.require(not pool.held, f"GPUs are still held: {list(pool.held)}")
+        for account, money in self.accounts.items():
+            self.require(money.reserved == 0, f"{account} still reserves {money.reserved}")
+        for segment, bill in self.bills.items():
+            self._check_bill(segment, bill)
+        for service, position in positions.items():
+            self.require(position == last_id, f"{service} is at {position} of {last_id}")
+            answered = self.answered.get(service, frozenset())
+            due = {id for id, topic in self.topics.items() if topic in answered}
+            skipped = due - self.handled.get(service, set())
+            self.require(not skipped, f"{service} skipped events {sorted(skipped)[:5]}")
+
+    def _check_bill(self, segment: Segment, bill: Bill) -> None:
+        """Compare the net bill of a segment with the time that its trainer worked."""
+        name = f"segment {segment[1]} of job {segment[0]}"
+        if not (bill.opened and bill.closed) or bill.ended is None:
+            self.require(False, f"{name} is not settled")
+            return
+        fact = self.fact_of(segment)
+        if fact is None:
+            self.require(bill.billed == 0, f"{name} had no trainer, but {bill.billed} s are billed")
+            return
+        kept = bill.billed if bill.kept is None else min(bill.kept, bill.billed)
+        net = cost(bill.rate, bill.billed) - bill.credited
+        if not (fact.report_was_wrong or fact.clock_was_wrong):
+            ran = max(0, bill.ended["elapsed_seconds"] - bill.ended["grace_seconds"])
+            due = max(bill.billed, min(ran, bill.paid))
+            self.require(bill.billed == due, f"{name}: {bill.billed} s are billed, {due} s are due")
+            due = cost(bill.rate, min(kept, ran))
+            self.require(net == due, f"{name} costs {net} micro-dollars, {due} are due")
+            if bill.kept is None:
+                due = cost(bill.rate, min(fact.worked, bill.paid))
+                self.require(net == due, f"{name} costs {net} micro-dollars, worth {due}")
+        if not (fact.report_was_ahead and fact.clock_was_ahead):
+            # With one wrong clock, the other one limits the bill.
+            most = cost(bill.rate, bill.lasted if fact.report_was_ahead else fact.worked)
+            self.require(net <= most, f"{name} costs {net} micro-dollars for work worth {most}")
