@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from eventsourcing.utils import get_topic
 from psycopg import sql
 
 from domain.access.api_key import ApiKey
@@ -22,6 +23,7 @@ from domain.billing.payment import Payment
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
+from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind, topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
@@ -36,7 +38,7 @@ OPERATOR_ROLE = "ecolink_operator"
 """Role of operator commands on the host, and of processes that have no role of their own."""
 
 STORE_TABLES = ("ecolink_events", "ecolink_snapshots", "ecolink_tracking")
-ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_events")
+ROWS_OF_ROLES = (*STORE_TABLES, "parked_events")
 """Tables in which a role may write only its own rows."""
 
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
@@ -60,8 +62,10 @@ class Access:
 
     events: tuple[Kind, ...] = ()
     """Events that the role may append: all events of an aggregate, or individual events."""
-    snapshots: str = ""
-    """Rights on snapshots of accounts."""
+    reads_snapshots: bool = False
+    """True if the role loads accounts or GPU pools from snapshots."""
+    snapshots: tuple[type[Aggregate], ...] = ()
+    """Aggregates of which the role may add snapshots. It writes all their events."""
     handles_events: bool = False
     """True if the role stores a position in the log and parks events, only under its own name."""
     leads: bool = True
@@ -93,7 +97,8 @@ ACCESS: dict[str, Access] = {
             *(Payment.ReturnReversed, Payment.ReturnClosed, Payment.LossRecovered),
             *(Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
-        snapshots=ADD,
+        reads_snapshots=True,
+        snapshots=(Account,),
         handles_events=True,
         tables=_each(("accounts", "open_meters", "card_payments"), READ)
         | _each(("payment_returns", "auto_top_ups"), READ)
@@ -101,7 +106,8 @@ ACCESS: dict[str, Access] = {
     ),
     "scheduler": Access(
         events=(Job, GpuPool),
-        snapshots=READ,
+        reads_snapshots=True,
+        snapshots=(GpuPool,),
         handles_events=True,
         tables=_each(("accounts", "job_detail", "open_meters", "deployments"), READ)
         | {table: f"SELECT ({column}), DELETE" for table, column in PERSONAL.items()}
@@ -152,7 +158,7 @@ ACCESS: dict[str, Access] = {
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Catalog.BaseModelListed, Catalog.BaseModelDelisted, BaseModel.BaseModelDeleted),
         ),
-        snapshots=READ,
+        reads_snapshots=True,
         leads=False,
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
@@ -175,7 +181,7 @@ OPERATOR = Access(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
         *(GpuPool, Job, JobRequest, Meter, Payment),
     ),
-    snapshots=READ,
+    reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ}
     | {"alert_silences": CHANGE},
 )
@@ -281,8 +287,8 @@ def _grant_tables(
         _execute(
             connection, "GRANT USAGE ON SEQUENCE ecolink_events_notification_id_seq TO {}", role
         )
-    if access.snapshots:
-        _grant(connection, access.snapshots, "ecolink_snapshots", role)
+    if access.reads_snapshots:
+        _grant(connection, ADD if access.snapshots else READ, "ecolink_snapshots", role)
     if access.handles_events:
         _grant(connection, "INSERT, UPDATE", "ecolink_tracking", role)
         _grant(connection, CHANGE, "parked_events", role)
@@ -316,6 +322,9 @@ def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
     if access.events:
         topics = sql.Literal(sorted(topics_of(*access.events)))
         rows["ecolink_events"] = sql.SQL("topic = ANY({})").format(topics)
+    if access.snapshots:
+        taken = sql.Literal([get_topic(each.Snapshot) for each in access.snapshots])
+        rows["ecolink_snapshots"] = sql.SQL("topic = ANY({})").format(taken)
     if access.handles_events:
         rows["ecolink_tracking"] = sql.SQL("application_name = {}").format(service)
         rows["parked_events"] = sql.SQL("consumer = {}").format(service)

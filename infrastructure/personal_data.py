@@ -44,7 +44,7 @@ CASCADED = frozenset({"notices", "webhook_secrets", "webhook_deliveries", "webho
 
 KEPT: dict[str, str] = {
     "ecolink_events": "Events have IDs, amounts and choices, but no names or addresses.",
-    "ecolink_snapshots": "Balances.",
+    "ecolink_snapshots": "Balances, and the IDs of accounts and jobs that use or wait for GPUs.",
     "ecolink_tracking": "Positions of services.",
     "parked_events": "Events that a service could not handle, with the error.",
     "projection_positions": "Positions of read models.",

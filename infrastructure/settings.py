@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     )
     snapshot_secret: str | None = Field(
         default=None,
-        description="Secret that signs snapshots of accounts. It is the same for all services. "
-        "If unset, EcoLink stores no snapshots and always loads accounts from their events.",
+        description="Secret that signs snapshots of accounts and GPU pools. It is the same for all "
+        "services. If unset, EcoLink stores no snapshots and always loads both from their events.",
     )
     seal_key: Path | None = Field(
         default=None,

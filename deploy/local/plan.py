@@ -114,7 +114,7 @@ def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None
     known: dict[str, object] = {"owner_database_url": None}
     if postgres is not None:
         known["database_url"] = postgres.url_of(role_of(name))
-    if name in ACCESS and not ACCESS[name].snapshots:
+    if name in ACCESS and not ACCESS[name].reads_snapshots:
         known["snapshot_secret"] = None
     if name != "scheduler":
         known["nats_trainer_seed"] = None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from eventsourcing.domain import event
+from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.utils import register_topic
+from pydantic import BaseModel, ConfigDict
 
 from domain.catalog.machine import Machine
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created, Event, current_cause
 from domain.core.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
+
+MIN_SNAPSHOT_EVENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,45 @@ class Claim:
     job_id: UUID
     segment: int
     count: int
+
+
+ClaimRow = tuple[UUID, UUID, int, int]
+"""A claim in a snapshot: account ID, job ID, segment and number of GPUs."""
+
+
+class GpuPoolState(BaseModel):
+    """State of a pool in a snapshot."""
+
+    model_config = ConfigDict(frozen=True)
+
+    account_id: UUID
+    created_on: datetime
+    modified_on: datetime
+    region: str
+    gpu_type: str
+    capacity: int
+    machine: Machine | None
+    held: tuple[ClaimRow, ...]
+    queue: tuple[ClaimRow, ...]  # the first in the queue first
+
+    @classmethod
+    def of(cls, pool: GpuPool) -> Self:
+        """Return the state of a pool."""
+        return cls(
+            account_id=pool.account_id,
+            created_on=pool.created_on,
+            modified_on=pool.modified_on,
+            region=pool.region,
+            gpu_type=pool.gpu_type,
+            capacity=pool.capacity,
+            machine=pool.machine,
+            held=_rows(pool.held.values()),
+            queue=_rows(pool.queue.values()),
+        )
+
+
+def _rows(claims: Iterable[Claim]) -> tuple[ClaimRow, ...]:
+    return tuple((each.account_id, each.job_id, each.segment, each.count) for each in claims)
 
 
 class ClaimEvent(Event):
@@ -35,10 +80,11 @@ class GpuPool(Aggregate):
     """GPUs of one type in one region, with a queue.
 
     The queue is first in, first out. If the first claim does not fit, it blocks the claims behind
-    it.
+    it. A pool may have 100,000 claims, so it counts and indexes them: no command reads all claims.
     """
 
     TOPIC: ClassVar[str] = "GpuPool"
+    stays_cached = True
 
     class GpuPoolOpened(Created):
         """A pool was opened for a GPU type in a region."""
@@ -68,6 +114,43 @@ class GpuPool(Aggregate):
     class GpusReleased(ClaimEvent):
         """A segment released its GPUs."""
 
+    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
+        """A snapshot of a pool's state. Audits ignore snapshots."""
+
+        TOPIC: ClassVar[str] = "GpuPoolSnapshot"
+        model_config = ConfigDict(frozen=True)
+
+        originator_id: UUID
+        originator_version: int
+        timestamp: datetime
+        topic: str
+        state: GpuPoolState
+
+        @classmethod
+        def take(cls, aggregate: Any) -> Self:
+            """Return a snapshot of a pool."""
+            assert isinstance(aggregate, GpuPool)
+            return cls(
+                originator_id=aggregate.id,
+                originator_version=aggregate.version,
+                timestamp=current_cause().now,
+                topic=GpuPool.TOPIC,
+                state=GpuPoolState.of(aggregate),
+            )
+
+        def mutate(self, _: None) -> GpuPool:
+            """Return the pool as of the snapshot."""
+            pool, state = object.__new__(GpuPool), self.state
+            pool.__base_init__(self.originator_id, self.originator_version, state.created_on)
+            pool.modified_on = state.modified_on
+            pool._begin(state.account_id, state.region, state.gpu_type)
+            pool.capacity, pool.machine = state.capacity, state.machine
+            for row in state.held:
+                pool._hold(Claim(*row))
+            for row in state.queue:
+                pool._enqueue(Claim(*row))
+            return pool
+
     @classmethod
     def open(cls, region: str, gpu_type: str) -> GpuPool:
         """Open an empty pool and return it."""
@@ -81,6 +164,9 @@ class GpuPool(Aggregate):
 
     @event(GpuPoolOpened)
     def __init__(self, account_id: UUID, region: str, gpu_type: str) -> None:
+        self._begin(account_id, region, gpu_type)
+
+    def _begin(self, account_id: UUID, region: str, gpu_type: str) -> None:
         self.account_id = account_id
         self.region = region
         self.gpu_type = gpu_type
@@ -88,7 +174,28 @@ class GpuPool(Aggregate):
         # None: the pool has real GPUs, or the machine was not measured yet.
         self.machine: Machine | None = None
         self.held: dict[tuple[UUID, int], Claim] = {}
+        self.held_gpus = 0
         self.queue: dict[tuple[UUID, int], Claim] = {}
+        self._queued_segments: dict[UUID, tuple[int, ...]] = {}  # by job
+        self._queued_sizes: dict[int, int] = {}  # number of queued claims by number of GPUs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that shares the claims, which never change."""
+        copied = object.__new__(type(self))
+        for name, value in vars(self).items():
+            shared = value if not isinstance(value, dict | list) else value.copy()  # pyright: ignore
+            setattr(copied, name, shared)
+        return copied
+
+    @property
+    def snapshot_events(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Number of events between two snapshots, a quarter to a half of the number of claims.
+
+        A snapshot has all claims. With a fixed number of events, the snapshots of a large pool
+        would be larger than its events. It is a power of two, so that it changes rarely.
+        """
+        claims = len(self.held) + len(self.queue)
+        return max(MIN_SNAPSHOT_EVENTS, 1 << claims.bit_length() >> 2)
 
     @property
     def free(self) -> int:
@@ -96,7 +203,7 @@ class GpuPool(Aggregate):
 
         It is negative if segments still hold GPUs after the capacity was reduced.
         """
-        return self.capacity - sum(claim.count for claim in self.held.values())
+        return self.capacity - self.held_gpus
 
     @property
     def next_fitting(self) -> Claim | None:
@@ -110,7 +217,9 @@ class GpuPool(Aggregate):
 
         The pool can never serve such a claim, and it would block the claims behind it.
         """
-        return next((each for each in self.queue.values() if each.count > self.capacity), None)
+        if all(count <= self.capacity for count in self._queued_sizes):
+            return None
+        return next(each for each in self.queue.values() if each.count > self.capacity)
 
     def change_capacity(self, capacity: int) -> None:
         """Set the number of GPUs. Running segments keep their GPUs."""
@@ -139,17 +248,34 @@ class GpuPool(Aggregate):
 
     @event(GpusRequested)
     def _gpus_requested(self, account_id: UUID, job_id: UUID, segment: int, count: int) -> None:
-        self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
+        self._enqueue(Claim(account_id, job_id, segment, count))
+
+    def _enqueue(self, claim: Claim) -> None:
+        self.queue[claim.job_id, claim.segment] = claim
+        segments = self._queued_segments.get(claim.job_id, ())
+        self._queued_segments[claim.job_id] = (*segments, claim.segment)
+        self._queued_sizes[claim.count] = self._queued_sizes.get(claim.count, 0) + 1
+
+    def _dequeue(self, job_id: UUID, segment: int) -> Claim:
+        claim = self.queue.pop((job_id, segment))
+        left = tuple(each for each in self._queued_segments.pop(job_id) if each != segment)
+        if left:
+            self._queued_segments[job_id] = left
+        self._queued_sizes[claim.count] -= 1
+        if self._queued_sizes[claim.count] == 0:
+            del self._queued_sizes[claim.count]
+        return claim
 
     def withdraw(self, job_id: UUID) -> None:
         """Remove a job's claim from the queue, if the queue has one."""
-        claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
-        if claim is not None:
+        segments = self._queued_segments.get(job_id)
+        if segments is not None:
+            claim = self.queue[job_id, segments[0]]
             self.trigger_event(self.GpusRequestWithdrawn, **vars(claim))
 
     @event(GpusRequestWithdrawn)
     def _gpus_request_withdrawn(self, job_id: UUID, segment: int) -> None:
-        del self.queue[job_id, segment]
+        self._dequeue(job_id, segment)
 
     def allocate(self, claim: Claim) -> None:
         """Allocate GPUs to the first claim in the queue."""
@@ -158,7 +284,11 @@ class GpuPool(Aggregate):
 
     @event(GpusAllocated)
     def _gpus_allocated(self, job_id: UUID, segment: int) -> None:
-        self.held[job_id, segment] = self.queue.pop((job_id, segment))
+        self._hold(self._dequeue(job_id, segment))
+
+    def _hold(self, claim: Claim) -> None:
+        self.held[claim.job_id, claim.segment] = claim
+        self.held_gpus += claim.count
 
     def release(self, job_id: UUID, segment: int) -> None:
         """Release the GPUs that a segment holds, if it holds any."""
@@ -168,4 +298,8 @@ class GpuPool(Aggregate):
 
     @event(GpusReleased)
     def _gpus_released(self, job_id: UUID, segment: int) -> None:
-        del self.held[job_id, segment]
+        self.held_gpus -= self.held.pop((job_id, segment)).count
+
+
+# The library registers the topics of events, but not those of snapshots.
+register_topic(GpuPool.Snapshot.TOPIC, GpuPool.Snapshot)

@@ -15,6 +15,7 @@ from eventsourcing.domain import (
     BaseAggregate,
     CanInitAggregate,
     CanMutateAggregate,
+    CanSnapshotAggregate,
     decorated_funcs,
 )
 from pydantic import Field
@@ -115,7 +116,11 @@ class Aggregate(BaseAggregate[UUID]):
     TOPIC: ClassVar[str] = ""
     snapshot_events: ClassVar[int | None] = None
     """Number of events between two snapshots; None disables snapshots."""
+    stays_cached: ClassVar[bool] = False
+    """True if a process that caches aggregates never drops this one. There must be few of them."""
     Event = Event
+    Snapshot: ClassVar[type[CanSnapshotAggregate[UUID]]]
+    """Class of the aggregate's snapshots, if it has any."""
     account_id: UUID
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

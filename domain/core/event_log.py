@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
-from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent
+from eventsourcing.application import (
+    AggregateNotFoundError,
+    Application,
+    LRUCache,
+    ProcessingEvent,
+    Repository,
+)
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import (
     EventStore,
@@ -90,6 +97,30 @@ def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
     return aggregate
 
 
+class AggregateCache(LRUCache[UUID, Any]):
+    """The most recently used aggregates, and all that stay cached.
+
+    A GPU pool is slow to load, and loads of many jobs would otherwise replace it.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        super().__init__(maxsize)
+        self._kept: dict[UUID, Any] = {}
+
+    def get(self, key: UUID, *, evict: bool = False) -> Any:
+        """Return a cached aggregate. Raise KeyError if it is not cached."""
+        if key in self._kept:
+            return self._kept.pop(key) if evict else self._kept[key]
+        return super().get(key, evict=evict)
+
+    def put(self, key: UUID, value: Any) -> Any:
+        """Cache an aggregate. Return the ID and the aggregate that it replaces, or None."""
+        if isinstance(value, Aggregate) and value.stays_cached:
+            self._kept[key] = value
+            return None, None
+        return super().put(key, value)
+
+
 class EventLog(Application[UUID]):
     """The events of all aggregates, in a single ordered notification log."""
 
@@ -107,6 +138,13 @@ class EventLog(Application[UUID]):
         """Return a store that verifies the signature of every snapshot."""
         recorder = self.factory.aggregate_recorder(purpose="snapshots")
         return SignedSnapshots(self.mapper, recorder, self.recorder, self.env[SNAPSHOT_SECRET])
+
+    def construct_repository(self) -> Repository[UUID]:
+        """Return a repository whose cache never drops some aggregates."""
+        repository = super().construct_repository()
+        if isinstance(repository.cache, LRUCache):
+            repository.cache = AggregateCache(repository.cache.maxsize)
+        return repository
 
     @property
     def process_recorder(self) -> ProcessRecorder:
@@ -160,14 +198,15 @@ class EventLog(Application[UUID]):
             logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
     def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
+        """Snapshot the aggregates whose version passed a multiple of their snapshot interval."""
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
-        for event in processing_event.events:
-            aggregate = processing_event.aggregates.get(event.originator_id)
-            version = event.originator_version
-            every = aggregate.snapshot_events if isinstance(aggregate, Aggregate) else None
-            if every and version % every == 0:
-                self.take_snapshot(event.originator_id, version, replayed)
+        saved = Counter(event.originator_id for event in processing_event.events)
+        for id, aggregate in processing_event.aggregates.items():
+            assert isinstance(aggregate, Aggregate)
+            every, version = aggregate.snapshot_events, aggregate.version
+            if every and version // every > (version - saved[id]) // every:
+                self.snapshots.put([aggregate.Snapshot.take(aggregate)])
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
         """Return True if the same command already stored these events and this position."""

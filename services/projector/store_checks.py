@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from domain.billing.account import Account, AccountState
 from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool, GpuPoolState
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
@@ -86,44 +87,46 @@ def head_of(live: Connection) -> int:
 
 
 class SnapshotCheck:
-    """A comparison of each snapshot with the account replayed from the log."""
+    """A comparison of each snapshot with the account or GPU pool replayed from the log."""
 
     def __init__(self, live: Connection, log: EventLog) -> None:
-        rows = live.execute("SELECT * FROM ecolink_snapshots ORDER BY 1, 2").fetchall()
+        self._live = live
         self._log = log
-        self._waiting = {
-            (row["originator_id"], row["originator_version"]): StoredEvent(
-                row["originator_id"], row["originator_version"], row["topic"], bytes(row["state"])
-            )
-            for row in rows
-        }
-        self._accounts: dict[UUID, Account | None] = {id: None for id, _ in self._waiting}
+        rows = live.execute(
+            "SELECT originator_id, originator_version FROM ecolink_snapshots ORDER BY 1, 2"
+        ).fetchall()
+        self._waiting = {(row["originator_id"], row["originator_version"]) for row in rows}
+        self._replayed: dict[UUID, Account | GpuPool | None] = {id: None for id, _ in self._waiting}
         self.checked = len(rows)
         self._found: list[Difference] = []
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Apply events to the accounts that have snapshots."""
+        """Apply events to the aggregates that have snapshots."""
         for item in batch:
-            event = item.event
-            if isinstance(event, Account.Event) and event.originator_id in self._accounts:
-                account = event.mutate(self._accounts[event.originator_id])
-                assert isinstance(account, Account)
-                self._accounts[account.id] = account
-                snapshot = self._waiting.pop((account.id, account.version), None)
-                if snapshot is not None:
-                    self._compare(snapshot, account)
+            if item.originator_id not in self._replayed:
+                continue
+            aggregate = item.event.mutate(self._replayed[item.originator_id])
+            if not isinstance(aggregate, Account | GpuPool):
+                del self._replayed[item.originator_id]  # no such aggregate has snapshots
+                continue
+            self._replayed[aggregate.id] = aggregate
+            if (key := (aggregate.id, aggregate.version)) in self._waiting:
+                self._waiting.remove(key)
+                self._compare(aggregate)
 
     def differences(self) -> Iterable[Difference]:
         """Return the differences. Call this after the last batch."""
         yield from self._found
-        for id, version in self._waiting:
+        for id, version in sorted(self._waiting):
             yield Difference(
                 DifferenceKind.SNAPSHOT_AHEAD,
                 f"the snapshot of {id} at version {version} has events that the log lacks",
             )
 
-    def _compare(self, row: StoredEvent, account: Account) -> None:
-        name = f"the snapshot of account {account.id} at version {account.version}"
+    def _compare(self, aggregate: Account | GpuPool) -> None:
+        row = self._row(aggregate)
+        kind = "account" if isinstance(aggregate, Account) else "pool"
+        name = f"the snapshot of {kind} {aggregate.id} at version {aggregate.version}"
         try:
             if isinstance(self._log.snapshots, SignedSnapshots):
                 self._log.snapshots.verified(row)
@@ -139,13 +142,26 @@ class SnapshotCheck:
         except (ValidationError, ValueError, LookupError):
             self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"the audit cannot read {name}")
             return
-        assert isinstance(stored, Account.Snapshot)
-        if stored.state != AccountState.of(account):
-            self._report(
-                DifferenceKind.SNAPSHOT_STATE,
-                f"{name} has {exact_dollars(stored.state.balance_micros)}; its events give "
-                f"{exact_dollars(account.balance_micros)}",
-            )
+        match stored, aggregate:
+            case Account.Snapshot(state=state), Account() if state != AccountState.of(aggregate):
+                has, gives = exact_dollars(state.balance_micros), aggregate.balance_micros
+                text = f"{name} has {has}; its events give {exact_dollars(gives)}"
+            case GpuPool.Snapshot(state=state), GpuPool() if state != GpuPoolState.of(aggregate):
+                has, gives = len(state.held), len(aggregate.held)
+                text = f"{name} has other claims than its events: {has} and {gives} hold GPUs"
+            case _:
+                return
+        self._report(DifferenceKind.SNAPSHOT_STATE, text)
+
+    def _row(self, aggregate: Account | GpuPool) -> StoredEvent:
+        """Return a stored snapshot. They are read one by one, because that of a pool is large."""
+        row = self._live.execute(
+            "SELECT topic, state FROM ecolink_snapshots "
+            "WHERE originator_id = %s AND originator_version = %s",
+            [aggregate.id, aggregate.version],
+        ).fetchone()
+        assert row is not None
+        return StoredEvent(aggregate.id, aggregate.version, row["topic"], bytes(row["state"]))
 
     def _report(self, kind: DifferenceKind, text: str) -> None:
         self._found.append(Difference(kind, text))

@@ -66,7 +66,7 @@ def run(settings: Settings) -> None:
 
 def _schedule(settings: Settings, leadership: Leadership) -> None:
     clock, pool = clock_of(settings), open_pool(settings, max_size=4)
-    log = open_log(settings, cached=CACHED_AGGREGATES, leadership=leadership)
+    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True, leadership=leadership)
     broker = broker_of(settings, "scheduler")
     launcher = open_launcher(settings, clock, partial(log.load, Catalog, CATALOG_ID))
     control = ControlChannel(broker)

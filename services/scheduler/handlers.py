@@ -55,6 +55,9 @@ ANSWERS = (
 )
 """Events that the scheduler handles."""
 
+MOST_SERVED = 100
+"""Maximum number of claims that one save serves. Each adds two or three of the save's events."""
+
 
 class Scheduling:
     """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files."""
@@ -139,34 +142,42 @@ class Scheduling:
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Allocate GPUs to the first claim in the queue if it fits.
+        """Serve the first claims of the queue that fit, up to MOST_SERVED in one save.
 
-        The resulting event triggers this handler for the next claim. The handler first pauses a job
-        that needs more GPUs than the pool has, because it would block the queue forever. It also
-        pauses a job that cannot pay when its turn comes. Each save covers one job, because a save
-        must not span two accounts.
+        The resulting events trigger this handler for the next claims. The jobs may be of several
+        accounts. They do not depend on each other, and a conflict in one of them repeats the whole
+        save.
         """
         pool = self._log.load(GpuPool, event.originator_id)
+        jobs: list[Aggregate] = []
+        while len(jobs) < MOST_SERVED and (job := self._serve_next(pool)) is not None:
+            jobs.append(job)
+        return [pool, *jobs]
+
+    def _serve_next(self, pool: GpuPool) -> Job | None:
+        """Allocate GPUs to the first claim in the queue if it fits. Return its job, or None.
+
+        First pause a job that needs more GPUs than the pool has, because it would block the queue
+        forever. Also pause a job that cannot pay when its turn comes.
+        """
         hopeless = pool.next_hopeless
         claim = hopeless or pool.next_fitting
         if claim is None:
-            return []
+            return None
         job = self._log.load(Job, claim.job_id)
         if job.next_segment != claim.segment:
             pool.withdraw(claim.job_id)
-            return [pool]
-        if hopeless is not None:
+        elif hopeless is not None:
             pool.withdraw(claim.job_id)
             job.lose_capacity()
-            return [pool, job]
-        if (shortfall := self._funding.shortfall(job)) is not None:
+        elif (shortfall := self._funding.shortfall(job)) is not None:
             pool.withdraw(claim.job_id)
             job.deplete(shortfall)
-            return [pool, job]
-        with in_trace_of(self._log, job, "allocate"):
-            pool.allocate(claim)
-            job.allocate_segment(claim.segment)
-        return [pool, job]
+        else:
+            with in_trace_of(self._log, job, "allocate"):
+                pool.allocate(claim)
+                job.allocate_segment(claim.segment)
+        return job
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
         """Launch the segment. If its GPUs are still in use, LaunchRetries launches it later."""

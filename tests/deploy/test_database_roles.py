@@ -83,7 +83,7 @@ EVENT = (
     "INSERT INTO ecolink_events (originator_id, originator_version, topic, state) "
     "VALUES (gen_random_uuid(), 1, %s, '{}')"
 )
-SNAPSHOT = "INSERT INTO ecolink_snapshots VALUES (gen_random_uuid(), 1, 'AccountSnapshot', '{}')"
+SNAPSHOT = "INSERT INTO ecolink_snapshots VALUES (gen_random_uuid(), 1, %s, '{}')"
 TRACKING = "INSERT INTO ecolink_tracking VALUES (%s, %s)"
 PARKED = (
     "INSERT INTO parked_events (consumer, notification_id, originator_id, topic, error) "
@@ -147,16 +147,28 @@ def test_only_the_projector_writes_read_models(settings: Settings, service: str)
             connection.execute(f"DELETE FROM {table}".encode())
 
 
-def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) -> None:
+def test_only_billing_writes_evidence(settings: Settings) -> None:
     evidence = "INSERT INTO segment_evidence VALUES (gen_random_uuid(), 1, 9e9)"
     for service in ACCESS:
         with logged_in(settings, service) as connection:
             if service == "billing":
                 connection.execute(evidence.encode())
-                connection.execute(SNAPSHOT.encode())
             else:
                 refused(connection, evidence)
-                refused(connection, SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("topic", "writer"), [("AccountSnapshot", "billing"), ("GpuPoolSnapshot", "scheduler")]
+)
+def test_only_the_writer_of_an_aggregate_adds_its_snapshots(
+    settings: Settings, topic: str, writer: str
+) -> None:
+    for service in ACCESS:
+        with logged_in(settings, service) as connection:
+            if service == writer:
+                connection.execute(SNAPSHOT.encode(), [topic])
+            else:
+                refused(connection, SNAPSHOT, topic)
 
 
 @pytest.mark.parametrize(
@@ -434,12 +446,12 @@ def test_a_table_without_any_grant_fails_the_migration(settings: Settings) -> No
 
 
 def test_every_event_has_a_service_that_may_append_it() -> None:
-    known = set(topics_of(OPERATOR.events))
+    known = topics_of(*OPERATOR.events)
     for access in ACCESS.values():
-        assert set(topics_of(access.events)) <= known
-    assert topics_of([Account.ToppedUp]) == ["ToppedUp"]
-    assert {"JobApproved", "SegmentEnded", "CheckpointSaved"} <= set(topics_of([Job]))
-    assert topics_of([Meter])[0] == "LeaseExtended"
+        assert topics_of(*access.events) <= known
+    assert topics_of(Account.ToppedUp) == {"ToppedUp"}
+    assert {"JobApproved", "SegmentEnded", "CheckpointSaved"} <= topics_of(Job)
+    assert "LeaseExtended" in topics_of(Meter)
 
 
 def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path) -> None:
@@ -450,7 +462,7 @@ def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path
         assert f"//{role_of(program.name)}:" in url
         seen[program.name] = url
         assert "ECOLINK_OWNER_DATABASE_URL" not in program.environment
-        reads = bool(ACCESS[program.name].snapshots)
+        reads = ACCESS[program.name].reads_snapshots
         assert ("ECOLINK_SNAPSHOT_SECRET" in program.environment) is reads
     assert set(seen) == set(ACCESS)
     assert len(set(seen.values())) == len(seen)

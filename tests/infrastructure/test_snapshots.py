@@ -1,4 +1,4 @@
-"""Account snapshots, genuine and forged."""
+"""Snapshots of accounts and GPU pools, genuine and forged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from domain.billing.account import Account
+from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.core.aggregate import Cause
 from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
@@ -96,7 +97,51 @@ def test_only_billing_takes_snapshots(log: EventLog, billing: EventLog) -> None:
     grow(log, 1001)
     assert snapshots_of(log) == []
     grow(billing, 1000)
-    assert snapshots_of(log) == [2000]
+    assert snapshots_of(log) == [2001]
+
+
+def test_a_save_that_passes_the_interval_takes_a_snapshot(billing: EventLog) -> None:
+    grow(billing, 999)
+    grow(billing, 3)
+    assert snapshots_of(billing) == [1002]
+
+
+def claims_of(billing: EventLog, count: int) -> GpuPool:
+    """Queue claims in a new pool, of which the first half get their GPUs."""
+    pool = GpuPool.open("local", "cpu")
+    pool.change_capacity(count // 2)
+    billing.commit(pool)
+    for n in range(count):
+        pool.request(Claim(ACCOUNT_ID, UUID(int=n), 1, 1))
+        if (claim := pool.next_fitting) is not None:
+            pool.allocate(claim)
+        if len(pool.pending_events) >= 400:
+            billing.commit(pool)
+    billing.commit(pool)
+    return pool
+
+
+def test_a_pool_is_loaded_from_its_snapshot_and_is_the_same(billing: EventLog) -> None:
+    pool = claims_of(billing, 800)
+    assert billing.snapshots is not None
+    (snapshot,) = billing.snapshots.get(pool.id)
+    assert snapshot.originator_version >= 1000
+    assert billing.load(GpuPool, pool.id) == pool
+    assert list(billing.load(GpuPool, pool.id).queue) == list(pool.queue)
+
+
+def test_a_cached_pool_stays_when_many_aggregates_are_loaded(settings: Settings) -> None:
+    with open_log(settings, cached=2) as log:
+        pool = claims_of(log, 4)
+        log.load(GpuPool, pool.id)
+        for _ in range(3):
+            id = uuid4()
+            grow(log, 1, id)
+            log.load(Account, id)
+        cache = log.repository.cache
+        assert cache is not None
+        assert cache.get(pool.id) == pool
+        assert log.load(GpuPool, pool.id) is not cache.get(pool.id)
 
 
 def test_without_the_secret_an_account_is_loaded_from_its_events(

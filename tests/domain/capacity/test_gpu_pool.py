@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from uuid import uuid4
 
 import pytest
@@ -85,3 +86,51 @@ def test_only_a_queued_claim_is_withdrawn_once_and_may_return() -> None:
     ]
     assert given.free == 0
     assert topics(when(given, lambda it: it.request(waiting))) == ["GpusRequested"]
+
+
+def test_a_job_may_have_claims_of_two_segments() -> None:
+    first = claim(2)
+    second = Claim(ACCOUNT_ID, first.job_id, 2, 1)
+    given = pool(2, first, second)
+    given.withdraw(first.job_id)
+    assert given.next_fitting == second
+    given.withdraw(first.job_id)
+    assert list(given.queue) == []
+
+
+def test_the_counts_of_a_pool_are_those_of_its_claims() -> None:
+    given = pool(4, claim(2), claim(1), claim(4), claim(1), allocated=2)
+    assert (given.held_gpus, given.free) == (3, 1)
+    given.change_capacity(3)
+    hopeless = given.next_hopeless
+    assert hopeless is not None
+    given.withdraw(hopeless.job_id)
+    assert (given.next_hopeless, len(given.queue)) == (None, 1)
+
+
+def test_a_copy_of_a_pool_changes_alone() -> None:
+    first, second = claim(), claim()
+    given = pool(2, first, second, allocated=1)
+    copied = deepcopy(given)
+    copied.allocate(second)
+    copied.release(first.job_id, 1)
+    assert (given.free, list(given.held)) == (1, [(first.job_id, 1)])
+    assert (copied.free, list(copied.held)) == (1, [(second.job_id, 1)])
+    assert copied != given
+
+
+def test_a_snapshot_has_the_whole_state_of_a_pool() -> None:
+    given = pool(3, claim(2), claim(4), claim(1), allocated=1)
+    given.collect_events()
+    stored = GpuPool.Snapshot.take(given).model_dump_json()
+    restored = GpuPool.Snapshot.model_validate_json(stored).mutate(None)
+    assert restored == given
+    assert list(restored.queue) == list(given.queue)
+
+
+def test_a_larger_pool_takes_fewer_snapshots() -> None:
+    given = pool(0)
+    assert given.snapshot_events == 1000
+    for _ in range(8200):
+        given.request(claim())
+    assert given.snapshot_events == 4096

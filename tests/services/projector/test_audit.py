@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
@@ -291,6 +292,31 @@ def test_a_forged_snapshot_is_reported_and_changes_no_balance(audited: Audited) 
     assert audited.log.load(Account, ACCOUNT_ID) == account
     audited.settings = audited.settings.model_copy(update={"snapshot_secret": None})
     assert audited.texts(DifferenceKind.SNAPSHOT_STATE) == [state]
+
+
+def test_a_changed_snapshot_of_a_pool_is_reported(audited: Audited) -> None:
+    with open_log(audited.settings, takes_snapshots=True) as scheduler, command("fill a pool"):
+        pool = GpuPool.open("local", "cpu")
+        pool.change_capacity(1)
+        for count in (1, *[2] * 1000):
+            pool.request(Claim(ACCOUNT_ID, uuid4(), 1, count))
+            if (claim := pool.next_fitting) is not None:
+                pool.allocate(claim)
+            if len(pool.pending_events) == 400:
+                scheduler.commit(pool)
+        scheduler.commit(pool)
+    audited.fold()
+    findings = audited.findings()
+    assert (findings.snapshots, findings.differences) == (1, [])
+    audited.change(
+        "UPDATE ecolink_snapshots SET state = convert_to(replace("
+        "convert_from(state, 'UTF8'), %s, %s), 'UTF8')",
+        *('\\"held\\":[[', '\\"held\\":[],\\"was_held\\":[['),
+    )
+    (forged,) = audited.texts(DifferenceKind.SNAPSHOT_FORGED)
+    (state,) = audited.texts(DifferenceKind.SNAPSHOT_STATE)
+    assert str(pool.id) in forged
+    assert "0 and 1 hold GPUs" in state
 
 
 def test_unreadable_and_unknown_snapshots_are_reported(audited: Audited, history: History) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections import Counter
 from uuid import uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
+from services.scheduler import handlers
 from services.scheduler.launchers.launcher import PodName
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN, revision
@@ -72,6 +74,31 @@ def test_a_queued_job_starts_when_capacity_is_added(
     second = queue(allocated)
     scheduler.offer(gpus=2)
     assert second.job.running
+
+
+def test_one_save_serves_many_claims(
+    allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "MOST_SERVED", 3)
+    others = [queue(allocated) for _ in range(5)]
+    scheduler.catch_up()
+    scheduler.offer(gpus=6)
+    assert all(each.job.running for each in others)
+    saves = Counter(each.last(events.SegmentAllocated).command_id for each in others)
+    assert sorted(saves.values()) == [2, 3]
+
+
+def test_a_save_serves_and_pauses_jobs_of_several_accounts(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    poor, rich = (allocated.another_job(uuid4()) for _ in range(2))
+    for each, balance in ((poor, 1), (rich, 10_000_000)):
+        each.open_account(balance)
+        each.approve_job()
+    scheduler.offer(gpus=3)
+    assert poor.last(events.JobPaused).reason is PauseReason.BALANCE
+    assert rich.job.running
+    assert poor.last().command_id == rich.last().command_id
 
 
 def test_jobs_too_large_for_a_pool_are_paused(allocated: History, scheduler: Scheduler) -> None:
