@@ -91,14 +91,16 @@ def test_one_save_serves_many_claims(
 def test_a_save_serves_and_pauses_jobs_of_several_accounts(
     allocated: History, scheduler: Scheduler
 ) -> None:
-    poor, rich = (allocated.another_job(uuid4()) for _ in range(2))
-    for each, balance in ((poor, 1), (rich, 10_000_000)):
-        each.open_account(balance)
-        each.approve_job()
+    scheduler.offer(gpus=4)
+    large, small = queue(allocated, gpu_count=4), allocated.another_job(uuid4())
+    small.open_account(10_000_000)
+    small.approve_job(queued=False)
+    scheduler.catch_up()
+    assert not small.job.running, "it waits behind the large one"
     scheduler.offer(gpus=3)
-    assert poor.last(events.JobPaused).reason is PauseReason.BALANCE
-    assert rich.job.running
-    assert poor.last().command_id == rich.last().command_id
+    assert large.last(events.JobPaused).reason is PauseReason.CAPACITY
+    assert small.job.running
+    assert large.last().command_id == small.last().command_id
 
 
 def test_jobs_too_large_for_a_pool_are_paused(allocated: History, scheduler: Scheduler) -> None:
