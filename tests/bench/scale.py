@@ -178,9 +178,10 @@ class Run:
         for name, lag in sorted(load.lags.items(), key=lambda each: each[1].seconds or math.inf):
             caught_up = "not by the end" if lag.seconds is None else f"{lag.seconds:.1f} s"
             lags.add_row(name, f"{lag.most:,}", caught_up)
-        uses = Table("process", "cores", "MiB")
+        uses = Table("process", "cores", "CPU ms for each job-minute", "MiB")
         for name, cores in load.cores.items():
-            uses.add_row(name, f"{cores:.2f}", f"{load.memory_mib[name]:,.0f}")
+            cpu, memory = f"{load.cpu_ms[name]:.2f}", f"{load.memory_mib[name]:,.0f}"
+            uses.add_row(name, f"{cores:.2f}", cpu, memory)
         self.console.print(lags, uses)
 
     def tick(self, workflows: int) -> Iterator[Verdict]:

@@ -74,6 +74,7 @@ class Load:
     busy_pages: list[float] = field(default_factory=list)
     bytes_of_minute: dict[str, float] = field(default_factory=dict)  # stored for a job-minute
     cores: dict[str, float] = field(default_factory=dict)  # by process, until all have caught up
+    cpu_ms: dict[str, float] = field(default_factory=dict)  # of a job-minute, by process
     memory_mib: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -183,13 +184,16 @@ class _Minute:
         servers = Servers(self.owner)
         groups = {name: [each.process] for name, each in self.processes.items()}
         groups |= {"PostgreSQL": servers.postgres, "NATS": servers.nats}
-        shares = {name: CpuShare(group) for name, group in groups.items()}
         before = await self._stored()
+        shares = {name: CpuShare(group) for name, group in groups.items()}
         load.busy_pages = await self._request_until(self._follow(load))
+        load.cores = {name: share.cores for name, share in shares.items()}
+        load.cpu_ms = {
+            name: 1000 * share.seconds / self.jobs.count for name, share in shares.items()
+        }
+        load.memory_mib = {name: memory_mib(group) for name, group in groups.items()}
         for name, size in (await self._stored()).items():
             load.bytes_of_minute[name] = (size - before[name]) / self.jobs.count
-        load.cores = {name: share.cores for name, share in shares.items()}
-        load.memory_mib = {name: memory_mib(group) for name, group in groups.items()}
         return load
 
     async def _stored(self) -> dict[str, int]:

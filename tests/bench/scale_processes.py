@@ -121,14 +121,18 @@ class Servers:
 
 
 class CpuShare:
-    """CPU time of processes since the start of a measurement, in cores."""
+    """CPU time of processes since the start of a measurement."""
 
     def __init__(self, processes: Iterable[psutil.Process]) -> None:
         self._processes = list(processes)
         self._began, self._used = time.perf_counter(), cpu_seconds(self._processes)
 
     @property
+    def seconds(self) -> float:
+        """CPU time that the processes used."""
+        return cpu_seconds(self._processes) - self._used
+
+    @property
     def cores(self) -> float:
         """Cores that the processes used on average."""
-        used = cpu_seconds(self._processes) - self._used
-        return used / max(1e-9, time.perf_counter() - self._began)
+        return self.seconds / max(1e-9, time.perf_counter() - self._began)

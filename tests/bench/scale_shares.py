@@ -36,7 +36,7 @@ from tests.bench.seals import read, seal_all, seconds, verify
 
 RUNS = 3
 APPENDS = 30
-RELAYED_EVENTS = 20_000
+RELAYED_EVENTS = 5_000
 
 LOCK = "LOCK TABLE ecolink_events IN EXCLUSIVE MODE"
 INSERT = (
