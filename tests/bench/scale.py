@@ -63,7 +63,7 @@ COLD_LOADS = 3
 def bench(
     jobs: Annotated[int, typer.Option(min=20, help="Running jobs.")] = 100_000,
     accounts: Annotated[int, typer.Option(min=1, help="Accounts of these jobs.")] = 10_000,
-    workflows: Annotated[int, typer.Option(min=10, help="Workflows of DBOS.")] = 5_000,
+    workflows: Annotated[int, typer.Option(min=10, help="Workflows of DBOS.")] = 3_000,
 ) -> None:
     """Measure how fast the platform bills, stores, relays, folds, audits and shows many jobs.
 
@@ -169,8 +169,9 @@ class Run:
         )
         reports = measure_reports(self.settings, self.owner, self.jobs, self.folder)
         self.console.print(
-            f"reports of {reports.trainers:,} trainers: billing stores {reports.billing:,.0f}/s, "
-            f"the scheduler reads {reports.scheduler:,.0f}/s and polls {reports.polls:,.0f} pods/s"
+            f"reports of {reports.trainers:,} trainers: the bus stores {reports.bus:,.0f}/s, "
+            f"billing {reports.billing:,.0f}/s; the scheduler reads {reports.scheduler:,.0f}/s "
+            f"and polls {reports.polls:,.0f} pods/s"
         )
 
     def _show_tables(self, load: Load) -> None:
