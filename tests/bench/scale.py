@@ -129,10 +129,10 @@ class Run:
         events = self.jobs.stored_events()
         appends = measure_appends(self.settings, self.log, events, EVENTS_OF_JOB * self.jobs.count)
         copy_events(self.owner, events)
-        with because(Cause("service:bench", "issue a key", datetime.now(UTC))):
+        with because(Cause("service:bench", "write", datetime.now(UTC))):
             EcoLink(self.log).issue_key(self.jobs.account_id(0))
-        with open_log(self.settings, takes_snapshots=True) as snapshotting:
-            snapshot_pool(snapshotting)
+            with open_log(self.settings, takes_snapshots=True) as snapshotting:
+                snapshot_pool(snapshotting)
         settle_down(self.owner)
         self.console.print(
             f"{self.jobs.count:,} running jobs of {self.jobs.accounts:,} accounts: "

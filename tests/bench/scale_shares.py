@@ -41,7 +41,7 @@ RELAYED_EVENTS = 5_000
 LOCK = "LOCK TABLE ecolink_events IN EXCLUSIVE MODE"
 INSERT = (
     f"INSERT INTO ecolink_events ({COLUMNS}) "
-    "SELECT * FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::bytea[])"
+    "SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[])"
 )
 
 
@@ -75,7 +75,7 @@ def measure_appends(
     """Append the first events, in turns by the recorder and by a plain INSERT.
 
     The baseline is one transaction that locks the table as the recorder does, and inserts all rows
-    in one statement of arrays. Both commit on the same server, and wait for its disk.
+    in one statement, as one binary array for each column. Both wait for the disk of the server.
     """
     batch = min(MAX_EVENTS, total // 4)
     share = Share(batch)
