@@ -68,6 +68,8 @@ class Event(Value, CanMutateAggregate[UUID]):
     """
 
     TOPIC: ClassVar[str]
+    class_version: ClassVar[int] = 1
+    """Version of the class's fields. A class with a later one has functions that upcast a state."""
 
     originator_id: UUID
     originator_version: int

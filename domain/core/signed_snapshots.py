@@ -93,8 +93,11 @@ class SignedSnapshots(EventStore[UUID]):
             limit = None if limit is None else limit - 1
             yield snapshot
 
-    def verified(self, row: StoredEvent) -> StoredEvent:
-        """Return the snapshot in a row. Raise ForgedSnapshot if it is not genuine."""
+    def verified(self, row: StoredEvent, last_event: StoredEvent | None = None) -> StoredEvent:
+        """Return the snapshot in a row. Raise ForgedSnapshot if it is not genuine.
+
+        `last_event` is the stored event at the snapshot's version. Without it, the log is read.
+        """
         try:
             state = SignedState.model_validate_json(row.state)
         except ValidationError:
@@ -102,7 +105,8 @@ class SignedSnapshots(EventStore[UUID]):
         expected = self._signature(row, state.last_event_sha256, state.snapshot)
         if not hmac.compare_digest(expected.encode(), state.signature.encode()):
             raise ForgedSnapshot("Its signature is invalid.")
-        if state.last_event_sha256 != self._last_event_sha256(row):
+        last_event = last_event or self._last_event(row)
+        if last_event is None or state.last_event_sha256 != _sha256(last_event):
             raise ForgedSnapshot("The log does not have its last event.")
         return StoredEvent(
             row.originator_id, row.originator_version, row.topic, state.snapshot.encode()
@@ -110,8 +114,9 @@ class SignedSnapshots(EventStore[UUID]):
 
     def _signed(self, snapshot: DomainEventProtocol[UUID]) -> StoredEvent:
         row = self.mapper.to_stored_event(snapshot)
-        last = self._last_event_sha256(row)
-        assert last is not None
+        last_event = self._last_event(row)
+        assert last_event is not None
+        last = _sha256(last_event)
         text = row.state.decode()
         state = SignedState(
             last_event_sha256=last, snapshot=text, signature=self._signature(row, last, text)
@@ -127,13 +132,11 @@ class SignedSnapshots(EventStore[UUID]):
         ]
         return hmac.digest(self._secret, json.dumps(signed).encode(), "sha256").hex()
 
-    def _last_event_sha256(self, row: StoredEvent) -> str | None:
-        """Return the hash of the event at a snapshot's version, or None if it does not exist."""
+    def _last_event(self, row: StoredEvent) -> StoredEvent | None:
+        """Return the event at a snapshot's version, or None if it does not exist."""
         version = row.originator_version
         found = self._events.select_events(row.originator_id, gt=version - 1, lte=version)
-        if not found:
-            return None
-        return hashlib.sha256(b"%s\0%s" % (found[0].topic.encode(), found[0].state)).hexdigest()
+        return found[0] if found else None
 
     def _report(self, row: StoredEvent, forged: ForgedSnapshot) -> None:
         """Log each ignored snapshot once, because EcoLink loads an account many times a minute."""
@@ -146,6 +149,10 @@ class SignedSnapshots(EventStore[UUID]):
                 *key,
                 forged,
             )
+
+
+def _sha256(event: StoredEvent) -> str:
+    return hashlib.sha256(b"%s\0%s" % (event.topic.encode(), event.state)).hexdigest()
 
 
 class OutdatedSnapshot(Exception):

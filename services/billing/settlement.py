@@ -91,8 +91,9 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
-    adds at least `extension_seconds` to any lease, all leases are extended. If the balance or a
-    budget is too low, all segments get the same remaining time, so that they run out in the same
+    adds at least `extension_seconds` to any lease, all leases are extended. They are also extended
+    with the bill of a minute, if they would otherwise be before the next minute. If the balance or
+    a budget is too low, all segments get the same remaining time, so that they run out in the same
     second. A budget of an API key shortens only the leases of the segments that count against it.
     No lease goes beyond its segment's limit, and the other segments share the rest. A lapsed lease
     is not extended, because its segment is in the unbilled grace period. A segment whose lease was
@@ -101,7 +102,7 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
-    reserved = _extend_leases(account, running, policy, SAVE_EVENTS - posted)
+    reserved = _extend_leases(account, running, policy, posted)
     account.settle(
         captured_micros=captured.total(),
         reserved_micros=reserved.total(),
@@ -143,9 +144,12 @@ def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[Micr
 
 
 def _extend_leases(
-    account: Account, running: Sequence[Running], policy: LeasePolicy, at_most: int
+    account: Account, running: Sequence[Running], policy: LeasePolicy, posted: int
 ) -> Micros:
-    """Extend up to `at_most` leases if one is due. Return the micro-dollars to reserve."""
+    """Extend the leases if one is due, after `posted` minutes. Return the micro-dollars to reserve.
+
+    Minutes and extensions are at most SAVE_EVENTS together.
+    """
     leased = [each for each in running if not each.lapsed]
     ahead = _affordable_by_key(account, leased, policy.lease_seconds)
     missing = [
@@ -154,14 +158,18 @@ def _extend_leases(
         if (seconds := each.missing_seconds(ahead[each.meter.key_id])) > 0
     ]
 
+    full = policy.extension_seconds
+    if posted:
+        full = max(1, full - policy.minute_seconds + 1)
+
     def is_due(each: Running, seconds: int) -> bool:
         whole = ahead[each.meter.key_id] == policy.lease_seconds
-        least = policy.extension_seconds if whole else 1
+        least = full if whole else 1
         return seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
 
     reserved = Micros()
     if any(is_due(each, seconds) for each, seconds in missing):
-        for each, seconds in missing[:at_most]:
+        for each, seconds in missing[: SAVE_EVENTS - posted]:
             reserved[each.meter.key_id] += each.meter.extend_lease(seconds)
     return reserved
 

@@ -1,38 +1,46 @@
-"""The ticker, which bills minutes and extends leases for one account at a time."""
+"""The ticker, which bills minutes and extends leases, many accounts in one save."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from typing import Any
+from typing import Protocol, TypeVar
 from uuid import UUID, uuid4
 
+from eventsourcing.persistence import InterfaceError, OperationalError
+from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.errors import VersionConflict
-from domain.core.event_log import EventLog
+from domain.core.event_log import MAX_EVENTS, EventLog
 from infrastructure.clock import Clock
+from infrastructure.loaded_streams import LoadedStreams
 from infrastructure.metrics import LEASE_LEAD_SECONDS
 from infrastructure.store import Connection
+from services.billing.due import Bound, is_due, next_due
 from services.billing.evidence import elapsed_seconds
-from services.billing.settlement import LeasePolicy, Running, settle
+from services.billing.open_accounts import OpenAccount, OpenAccounts, OpenMeter
+from services.billing.settlement import SAVE_EVENTS, LeasePolicy, Running, settle
 
-OPEN_WITH_EVIDENCE = """
-SELECT account_id, meter_id, bound_at, coalesce(evidence.elapsed_seconds, 0) AS shown_seconds,
-    clock_timestamp() AS now
-FROM open_meters LEFT JOIN segment_evidence AS evidence USING (job_id, segment)
-UNION ALL
-SELECT account_id, NULL, NULL, 0, clock_timestamp()
-FROM accounts WHERE low AND account_id NOT IN (SELECT account_id FROM open_meters)
-ORDER BY account_id, meter_id
+EVIDENCE = """
+SELECT job_id, segment, elapsed_seconds
+FROM unnest(%b::uuid[], %b::integer[]) AS asked (job_id, segment)
+JOIN segment_evidence USING (job_id, segment)
 """
-"""All open meters with their elapsed time, and all low-balance accounts without an open meter."""
+
+STEP_METERS = 1000
+"""Number of meters of the accounts that the ticker reads and settles before it reads the log again.
+
+The shorter this takes, the fewer accounts change meanwhile.
+"""
+
+A = TypeVar("A", bound=Aggregate)
 
 
 @dataclass(frozen=True)
@@ -44,30 +52,71 @@ class Shown:
     bound_at: datetime | None
 
 
+class Streams(Protocol):
+    """Aggregates by ID: the event log, or those that the ticker keeps in memory."""
+
+    def load(self, kind: type[A], aggregate_id: UUID) -> A:
+        """Return an aggregate. Raise NotFound if it does not exist."""
+        ...
+
+
 def settled(
-    log: EventLog, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
+    streams: Streams, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
 ) -> Sequence[Aggregate]:
     """Settle an account. Return the account and its open meters, unsaved.
 
     Call this inside `because`.
     """
-    account = log.load(Account, account_id)
-    running = [
-        Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now))
+    account = streams.load(Account, account_id)
+    running = [each.running for each in _running(streams, shown, now)]
+    _settle(account, running, policy)
+    return [account, *(each.meter for each in running)]
+
+
+def _running(streams: Streams, shown: Sequence[Shown], now: datetime) -> list[Bound]:
+    """Return the segments whose meters are open, with their elapsed time."""
+    return [
+        Bound(
+            Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now)), each.bound_at
+        )
         for each in shown
-        if not (meter := log.load(Meter, each.meter_id)).closed
+        if not (meter := streams.load(Meter, each.meter_id)).closed
     ]
+
+
+def _settle(account: Account, running: Sequence[Running], policy: LeasePolicy) -> None:
     settle(account, running, policy)
     for each in running:
         LEASE_LEAD_SECONDS.observe(each.meter.paid_seconds - each.used_seconds)
-    return [account, *(each.meter for each in running)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at an account: its state, settled if it was due, and the number of unsaved events."""
+
+    opened: OpenAccount
+    account: Account
+    segments: Sequence[Bound]
+    now: datetime
+    events: int
+
+    @property
+    def aggregates(self) -> list[Aggregate]:
+        """The account and its open meters."""
+        return [self.account, *(each.running.meter for each in self.segments)]
+
+    @property
+    def needs_another_save(self) -> bool:
+        """True if the settlement has as many events as it may have."""
+        return self.events >= SAVE_EVENTS
 
 
 class Ticker:
     """A periodic task that bills the elapsed minutes that the log does not contain yet.
 
-    The ticker is stateless, so it catches up after an outage. It uses the database's time,
-    converted to the platform's clock.
+    It keeps the accounts with open meters in memory, up to date with the log, and looks at those
+    that can be due. If the process restarts, it reads them again and catches up. It uses the
+    database's time, converted to the platform's clock. One thread may call it.
     """
 
     def __init__(
@@ -81,40 +130,188 @@ class Ticker:
         self._clock = clock
         self._pool = pool
         self._policy = policy
+        self._streams = LoadedStreams(log)
+        self._open = OpenAccounts(log, self._streams)
+        self._time: datetime | None = None
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle all accounts with open meters or a low balance. Return the number that changed.
+        """Settle all accounts that are due. Return the number of settlements.
 
         If an account fails, the ticker logs the error and settles the other accounts.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
-        groups = groupby(rows, key=lambda row: row["account_id"])
-        return sum(self._try_to_settle(account_id, list(rows)) for account_id, rows in groups)
+            now = self._follow(connection)
+            waiting = deque(each for each in self._open if each.needs_look(now))
+            settlements = 0
+            with because(self._cause()):
+                while step := _next_step(waiting):
+                    saved = self._settle_step(connection, step, now)
+                    settlements += len(saved)
+                    # One save is not enough for an account with many segments.
+                    waiting.extend(each.opened for each in saved if each.needs_another_save)
+                    now = self._follow(connection)
+        return settlements
 
-    def _try_to_settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
-        shown = [
-            Shown(row["meter_id"], row["shown_seconds"], row["bound_at"])
-            for row in rows
-            if row["meter_id"] is not None
-        ]
+    def _cause(self) -> Cause:
+        return Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
+
+    def _follow(self, connection: Connection) -> datetime:
+        """Apply the new events of the log. Return the time.
+
+        If the time jumps back, look at all accounts, because the next looks are at a time.
+        """
+        now = self._clock.at(self._open.follow(connection))
+        if self._time is not None and now < self._time:
+            for each in self._open:
+                each.changed = True
+        self._time = now
+        return now
+
+    def _settle_step(
+        self, connection: Connection, step: Sequence[OpenAccount], now: datetime
+    ) -> list[Look]:
+        """Settle the accounts that are due, in as few saves as possible. Return the saved ones.
+
+        Raise OperationalError or InterfaceError if the database is unreachable.
+        """
         try:
-            return self._settle(account_id, shown, self._clock.at(rows[0]["now"]))
-        except Exception:
-            self._logger.exception("settling account %s failed; retrying", account_id)
-            return False
+            batches = _batches(self._unsaved(connection, step, now))
+            return [look for batch in batches for look in self._save(connection, batch)]
+        except BaseException:
+            self._drop(step)
+            raise
 
-    def _settle(self, account_id: UUID, shown: Sequence[Shown], now: datetime) -> bool:
-        """Settle one account in one save. After a version conflict, the next tick retries."""
-        cause = Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
-        with because(cause):
-            aggregates = settled(self._log, account_id, shown, now, self._policy)
-            if not any(each.pending_events for each in aggregates):
-                return False
+    def _unsaved(
+        self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
+    ) -> Iterator[Look]:
+        """Settle the accounts that are due, and yield those with events to save."""
+        self._streams.bring_up(connection, [id for each in accounts for id in each.streams])
+        shown = _evidence(connection, [each for of in accounts for each in of.meters.values()])
+        for opened in accounts:
+            look = self._try_to_look(opened, shown, now)
+            if look is not None:
+                yield look
+
+    def _try_to_look(
+        self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime
+    ) -> Look | None:
+        """Settle an account if it is due. Return it if it has events to save."""
+        try:
+            look = self._look(opened, shown, now)
+        except Exception:
+            self._logger.exception("settling account %s failed; retrying", opened.id)
+            self._drop([opened])
+            return None
+        if look.events:
+            return look
+        self._note(look)
+        return None
+
+    def _look(self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime) -> Look:
+        meters = [
+            Shown(each.id, shown.get(each.id, 0.0), each.bound_at)
+            for each in opened.meters.values()
+        ]
+        account = self._streams.load(Account, opened.id)
+        segments = _running(self._streams, meters, now)
+        running = [each.running for each in segments]
+        if opened.changed or is_due(account, running, self._policy):
+            with because(self._cause()):
+                _settle(account, running, self._policy)
+        aggregates = (account, *(each.meter for each in running))
+        events = sum(len(each.pending_events) for each in aggregates)
+        return Look(opened, account, segments, now, events)
+
+    def _note(self, look: Look) -> None:
+        """Note when an account, which is as in the log, can be due again."""
+        opened = look.opened
+        opened.changed = False
+        opened.next_due = next_due(look.account, look.segments, look.now, self._policy)
+        if not opened.meters and not look.account.low:
+            self._open.forget(opened)
+
+    def _drop(self, accounts: Iterable[OpenAccount]) -> None:
+        """Forget the state of accounts that may differ from the log, and look at them again."""
+        for each in accounts:
+            each.changed = True
+            self._streams.drop(each.streams)
+
+    def _save(self, connection: Connection, batch: Sequence[Look]) -> Sequence[Look]:
+        """Save settlements in one transaction, or one by one if this fails. Return the saved ones.
+
+        Raise OperationalError or InterfaceError if the database is unreachable.
+        """
+        try:
+            self._commit(batch)
+        except (OperationalError, InterfaceError):
+            raise
+        except VersionConflict:
+            self._logger.info("one of %d accounts changed meanwhile", len(batch))
+        except Exception:
+            self._logger.exception("a save of %d accounts failed", len(batch))
+        else:
+            return batch
+        return self._save_one_by_one(connection, [each.opened for each in batch])
+
+    def _save_one_by_one(
+        self, connection: Connection, accounts: Sequence[OpenAccount]
+    ) -> Sequence[Look]:
+        """Settle accounts again, each in its own save. Return the saved ones."""
+        saved = []
+        for look in self._unsaved(connection, accounts, self._follow(connection)):
             try:
-                self._log.commit(*aggregates)
+                self._commit([look])
+            except (OperationalError, InterfaceError):
+                raise
             except VersionConflict:
-                self._logger.info("account %s changed meanwhile; retrying", account_id)
-                return False
-            return True
+                self._logger.info("account %s changed meanwhile; retrying", look.opened.id)
+            except Exception:
+                self._logger.exception("settling account %s failed; retrying", look.opened.id)
+            else:
+                saved.append(look)
+        return saved
+
+    def _commit(self, batch: Sequence[Look]) -> None:
+        """Save settlements in one transaction. If this fails, drop their accounts."""
+        try:
+            self._log.commit(*(each for look in batch for each in look.aggregates))
+        except BaseException:
+            self._drop(each.opened for each in batch)
+            raise
+        for look in batch:
+            self._note(look)
+
+
+def _batches(looks: Iterable[Look]) -> Iterator[list[Look]]:
+    """Group settlements into saves of at most MAX_EVENTS events."""
+    batch: list[Look] = []
+    events = 0
+    for look in looks:
+        if batch and events + look.events > MAX_EVENTS:
+            yield batch
+            batch, events = [], 0
+        batch.append(look)
+        events += look.events
+    if batch:
+        yield batch
+
+
+def _next_step(waiting: deque[OpenAccount]) -> list[OpenAccount]:
+    """Remove accounts with about STEP_METERS meters from a queue, and return them."""
+    step, meters = [], 0
+    while waiting and meters < STEP_METERS:
+        step.append(waiting.popleft())
+        meters += len(step[-1].meters)
+    return step
+
+
+def _evidence(connection: Connection, meters: Sequence[OpenMeter]) -> dict[UUID, float]:
+    """Return the reported seconds by meter."""
+    bound = {(each.job_id, each.segment): each.id for each in meters if each.bound_at is not None}
+    if not bound:
+        return {}
+    with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+        jobs, segments = [job for job, _ in bound], [segment for _, segment in bound]
+        rows = cursor.execute(EVIDENCE, [jobs, segments]).fetchall()
+    return {bound[job_id, segment]: seconds for job_id, segment, seconds in rows}

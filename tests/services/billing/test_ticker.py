@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from eventsourcing.persistence import IntegrityError, OperationalError, StoredEvent
 from psycopg_pool import ConnectionPool
 
+from domain.access.role import Role
+from domain.billing.account import Account
 from domain.billing.meter import Meter
+from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from infrastructure.clock import FastClock
@@ -17,6 +24,7 @@ from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
+from services.billing.settlement import open_meter as open_meter_of
 from services.billing.ticker import Ticker
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import JOB_ID, POLICY
@@ -243,3 +251,259 @@ def test_a_failing_account_does_not_block_others(
         )
     assert ticker.tick() == 1
     assert minutes(histories[1]) == [(0, 60)]
+
+
+class Fleet:
+    """Running segments of several accounts, whose pods started an hour ago."""
+
+    def __init__(self, log: EventLog, pool: ConnectionPool[Connection]) -> None:
+        self.log = log
+        self._pool = pool
+        self.accounts: dict[UUID, list[Meter]] = {}
+
+    def run(self, accounts: int, segments: int) -> None:
+        """Open accounts with segments that have a full lease."""
+        for _ in range(accounts):
+            account_id = uuid4()
+            with command("open"):
+                account = Account.open(account_id, Role.OWNER, "UTC")
+                account.grant_credit(10**9, "first")
+                meters = [Meter.open(account_id, uuid4(), 1, 3_600_000) for _ in range(segments)]
+                for start in range(0, segments, 100):
+                    some = meters[start : start + 100]
+                    for each in some:
+                        open_meter_of(account, each, POLICY)
+                    self.log.commit(account, *some)
+            self.accounts[account_id] = meters
+        project(self.log, self._pool)
+        with self._pool.connection() as connection:
+            connection.execute("UPDATE open_meters SET bound_at = now() - interval '1 hour'")
+
+    def show(self, elapsed_seconds: float) -> None:
+        """Store evidence of all segments."""
+        for meters in self.accounts.values():
+            for each in meters:
+                show(self._pool, elapsed_seconds, each.job_id)
+
+    def minutes(self, account_id: UUID) -> list[int]:
+        """Return the number of billed minutes of each segment, from the log."""
+        return [self.log.load(Meter, each.id).minutes for each in self.accounts[account_id]]
+
+    def top_up(self, account_id: UUID) -> None:
+        """Save an event of an account as another process."""
+        with command(f"top-up:{uuid4()}"):
+            account = self.log.load(Account, account_id)
+            account.grant_credit(1, str(uuid4()))
+            self.log.commit(account)
+
+
+@pytest.fixture
+def fleet(log: EventLog, pool: ConnectionPool[Connection]) -> Fleet:
+    return Fleet(log, pool)
+
+
+@dataclass
+class Saves:
+    """The saves of a log, of which `before` runs first and can fail."""
+
+    sizes: list[int] = field(default_factory=list)
+    before: Callable[[], object] = lambda: None
+    after: Callable[[], object] = lambda: None
+
+
+@pytest.fixture
+def saves(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> Saves:
+    """Count the saves of the ticker's log."""
+    saves, insert = Saves(), log.recorder.insert_events
+
+    def counted(rows: Sequence[StoredEvent], **more: Any) -> Sequence[int] | None:
+        before, saves.before = saves.before, lambda: None
+        before()
+        saves.sizes.append(len(rows))
+        ids = insert(rows, **more)
+        after, saves.after = saves.after, lambda: None
+        after()
+        return ids
+
+    monkeypatch.setattr(log.recorder, "insert_events", counted)
+    return saves
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def test_many_accounts_are_settled_in_one_save(fleet: Fleet, ticker: Ticker, saves: Saves) -> None:
+    fleet.run(accounts=20, segments=2)
+    fleet.show(61)
+    saves.sizes.clear()
+    assert ticker.tick() == 20
+    assert saves.sizes == [20 * (1 + 2 * 2)], "one settlement, two minutes and two extensions each"
+    assert all(fleet.minutes(each) == [1, 1] for each in fleet.accounts)
+    assert ticker.tick() == 0
+
+
+def test_after_a_conflict_accounts_are_settled_one_by_one(
+    fleet: Fleet, ticker: Ticker, saves: Saves
+) -> None:
+    fleet.run(accounts=3, segments=1)
+    fleet.show(61)
+    saves.sizes.clear()
+    saves.before = lambda: fleet.top_up(list(fleet.accounts)[1])
+    assert ticker.tick() == 3
+    assert saves.sizes == [1, 9, 3, 3, 3], "the top-up, the save that conflicts, and three accounts"
+    assert all(fleet.minutes(each) == [1] for each in fleet.accounts)
+    assert ticker.tick() == 0
+
+
+def test_an_account_that_cannot_be_saved_does_not_block_others(
+    fleet: Fleet, ticker: Ticker, saves: Saves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.run(accounts=3, segments=1)
+    bad = list(fleet.accounts)[1]
+    fleet.show(61)
+    to_row = fleet.log.mapper.to_stored_event
+
+    def mapped(event: Event) -> StoredEvent:
+        if event.account_id == bad:
+            raise ValueError("a bug")
+        return to_row(event)
+
+    monkeypatch.setattr(fleet.log.mapper, "to_stored_event", mapped)
+    assert ticker.tick() == 2
+    assert [fleet.minutes(each) for each in fleet.accounts] == [[1], [0], [1]]
+    monkeypatch.undo()
+    assert ticker.tick() == 1
+    assert fleet.minutes(bad) == [1]
+
+
+def test_a_save_has_at_most_500_events(fleet: Fleet, ticker: Ticker, saves: Saves) -> None:
+    fleet.run(accounts=3, segments=41)
+    fleet.show(241)
+    saves.sizes.clear()
+    assert ticker.tick() == 3
+    each = 1 + 41 * (4 + 1)
+    assert saves.sizes == [2 * each, each]
+
+
+def test_an_account_with_more_events_than_a_save_is_settled_in_one_tick(
+    fleet: Fleet, ticker: Ticker, saves: Saves
+) -> None:
+    fleet.run(accounts=1, segments=250)
+    fleet.show(121)
+    saves.sizes.clear()
+    (account_id,) = fleet.accounts
+    assert ticker.tick() == len(saves.sizes) == 2
+    assert sum(saves.sizes) == 2 * 250 + 250 + 2
+    assert set(fleet.minutes(account_id)) == {2}
+    account = fleet.log.load(Account, account_id)
+    assert account.reserved_micros == 250 * 300_000 + 250 * 1000 * 1
+
+
+def test_a_lost_acknowledgement_bills_no_minute_twice(
+    fleet: Fleet, ticker: Ticker, saves: Saves
+) -> None:
+    """The recorder repeats the save, which conflicts with itself."""
+    fleet.run(accounts=3, segments=1)
+    fleet.show(61)
+    saves.sizes.clear()
+    saves.after = raising(IntegrityError("the repeated save"))
+    assert ticker.tick() == 3
+    assert saves.sizes == [9]
+    assert all(fleet.minutes(each) == [1] for each in fleet.accounts)
+    fleet.show(121)
+    assert ticker.tick() == 3
+    assert all(fleet.minutes(each) == [2] for each in fleet.accounts)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+def test_after_a_save_without_an_answer_the_ticker_reads_the_log_again(
+    fleet: Fleet, ticker: Ticker, saves: Saves, stored: bool
+) -> None:
+    fleet.run(accounts=3, segments=1)
+    fleet.show(61)
+    lost = raising(OperationalError("the connection is lost"))
+    if stored:
+        saves.after = lost
+    else:
+        saves.before = lost
+    with pytest.raises(OperationalError):
+        ticker.tick()
+    assert ticker.tick() == (0 if stored else 3)
+    assert all(fleet.minutes(each) == [1] for each in fleet.accounts)
+
+
+def test_the_state_in_memory_follows_the_log(fleet: Fleet, ticker: Ticker, saves: Saves) -> None:
+    fleet.run(accounts=2, segments=1)
+    changed, other = fleet.accounts
+    fleet.show(30)
+    assert ticker.tick() == 0
+    fleet.top_up(changed)
+    fleet.show(61)
+    saves.sizes.clear()
+    assert ticker.tick() == 2
+    assert saves.sizes == [6], "no conflict"
+    assert fleet.minutes(changed) == fleet.minutes(other) == [1]
+
+
+def test_a_meter_opened_or_closed_after_the_start_needs_no_read_model(
+    fleet: Fleet, ticker: Ticker
+) -> None:
+    fleet.run(accounts=1, segments=1)
+    (account_id,) = fleet.accounts
+    (first,) = fleet.accounts[account_id]
+    assert ticker.tick() == 0
+    with command("open"):
+        account = fleet.log.load(Account, account_id)
+        account.settle(captured_micros=0, reserved_micros=-first.close(0, 60)[1])
+        second = Meter.open(account_id, uuid4(), 1, 3_600_000)
+        fleet.log.commit(first, second, account)
+    assert ticker.tick() == 1
+    assert fleet.log.load(Meter, second.id).paid_seconds == 300
+    assert fleet.log.load(Account, account_id).reserved_micros == 300_000
+
+
+def test_two_tickers_bill_each_minute_once(
+    fleet: Fleet, ticker: Ticker, pool: ConnectionPool[Connection]
+) -> None:
+    """As after a lost leadership, when both have the state in memory."""
+    other = Ticker(fleet.log, FixedClock(), pool, POLICY)
+    fleet.run(accounts=3, segments=2)
+    for minutes, one in enumerate([ticker, other, ticker, ticker, other], start=1):
+        fleet.show(60 * minutes + 1)
+        one.tick()
+        assert all(fleet.minutes(each) == [minutes] * 2 for each in fleet.accounts)
+    assert ticker.tick() == other.tick() == 0
+
+
+def test_a_restarted_ticker_continues(
+    fleet: Fleet, ticker: Ticker, pool: ConnectionPool[Connection]
+) -> None:
+    fleet.run(accounts=3, segments=2)
+    fleet.show(61)
+    assert ticker.tick() == 3
+    restarted = Ticker(fleet.log, FixedClock(), pool, POLICY)
+    assert restarted.tick() == 0
+    fleet.show(121)
+    assert restarted.tick() == 3
+    assert all(fleet.minutes(each) == [2, 2] for each in fleet.accounts)
+
+
+def test_a_time_that_jumps_back_delays_no_bill(
+    log: EventLog, pool: ConnectionPool[Connection], fleet: Fleet
+) -> None:
+    clock = MovableClock()
+    ticker = Ticker(log, clock, pool, POLICY)
+    fleet.run(accounts=1, segments=1)
+    (account_id,) = fleet.accounts
+    with pool.connection() as connection:
+        connection.execute("UPDATE open_meters SET bound_at = %s", [NOW - timedelta(hours=2)])
+    fleet.show(61)
+    ticker.tick()
+    clock.time = NOW - timedelta(hours=1)
+    fleet.show(121)
+    assert ticker.tick() == 1
+    assert fleet.minutes(account_id) == [2]
