@@ -100,7 +100,7 @@ ACCESS: dict[str, Access] = {
         reads_snapshots=True,
         snapshots=(Account,),
         handles_events=True,
-        tables=_each(("accounts", "open_meters", "card_payments"), READ)
+        tables=_each(("accounts", "open_meters", "projection_positions", "card_payments"), READ)
         | _each(("payment_returns", "auto_top_ups"), READ)
         | {"segment_evidence": KEEP},
     ),

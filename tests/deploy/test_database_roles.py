@@ -47,10 +47,11 @@ from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import SystemClock
 from infrastructure.leads import leads
+from infrastructure.measurements import add_evidence
 from infrastructure.notices import MailResult, Outcome
 from infrastructure.personal_data import delete_personal_data
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log, open_pool
+from infrastructure.store import connect, database_time, open_log, open_pool
 from infrastructure.stripe_provider import stripe_provider
 from infrastructure.verifications import Options
 from infrastructure.webhook_deliveries import (
@@ -72,10 +73,13 @@ from infrastructure.webhook_endpoints import (
 from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import Reconciliation
+from services.billing.ticker import Ticker
 from tests.builders.commands import FixedClock
+from tests.builders.examples import POLICY
 from tests.builders.history import History
 from tests.builders.platform import Platform
 from tests.localstripe.process import LocalStripe
+from tests.projecting import project
 from tests.services.alerts.process import AlertsProcess
 
 PASSWORD = uuid4().hex
@@ -475,6 +479,26 @@ def test_an_external_server_may_have_a_single_role(tmp_path: Path) -> None:
     assert {each.environment["ECOLINK_DATABASE_URL"] for each in plan.services} == {
         "postgresql://me:secret@db.example/ecolink"
     }
+
+
+def test_billing_ticks_with_its_role(settings: Settings, history: History) -> None:
+    history.run_until("leased")
+    with connect(settings) as operator:
+        history.start_pod(1, bound_at=database_time(operator) - timedelta(hours=1))
+        project(history.log, operator)
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("billing"), password=PASSWORD)
+    own = settings.model_copy(update={"database_url": url, "snapshot_secret": "secret"})
+    with open_log(own, pool_size=1) as log, open_pool(own, max_size=2) as pool:
+        ticker = Ticker(log, FixedClock(), pool, POLICY)
+        with pool.connection() as connection:
+            add_evidence(connection, history.job_id, 1, 61)
+        assert ticker.tick() == 1
+        history.top_up(1, "after the first tick")
+        with pool.connection() as connection:
+            add_evidence(connection, history.job_id, 1, 121)
+        assert ticker.tick() == 1
+    assert history.meter(1).minutes == 2
 
 
 def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
