@@ -13,11 +13,11 @@ from uuid import UUID
 from eventsourcing.persistence import Notification
 
 from domain import AGGREGATES
-from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
 from infrastructure.store import EVENTS_TABLE, Connection
-from projections.projection import Cursor, Projection, Row, lowest_position, one_by_one
+from projections.projection import Cursor, Projection, Row, insert_rows, lowest_position, select
 
 DDL = """
 CREATE TABLE IF NOT EXISTS account_events (
@@ -47,32 +47,35 @@ class EventFilter:
         return self.account_id in (None, account_id) and self.job_id in (None, job_id)
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Add one event to the index, with its sequence from the log."""
-    job_id = job_of(event)
-    if isinstance(event, Deployment.Event) and event.originator_version > 1:
-        job_id = _job_of_deployment(cursor, event.originator_id)
-    cursor.execute(
-        f"INSERT INTO account_events SELECT notification_id, %s, %s FROM public.{EVENTS_TABLE} "
-        "WHERE originator_id = %s AND originator_version = %s",
-        [event.account_id, job_id, event.originator_id, event.originator_version],
-    )
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Add events to the index. Their notification IDs are their sequences."""
+    rows: list[Row] = []
+    deployments: dict[UUID, UUID | None] = {}  # their jobs
+    for each in batch:
+        event = each.event
+        job_id = job_of(event)
+        if isinstance(event, Deployment.DeploymentRequested):
+            deployments[event.originator_id] = job_id
+        elif isinstance(event, Deployment.Event):
+            if event.originator_id not in deployments:
+                deployments[event.originator_id] = _job_of_deployment(cursor, event.originator_id)
+            job_id = deployments[event.originator_id]
+        rows.append({"sequence": each.id, "account_id": event.account_id, "job_id": job_id})
+    insert_rows(cursor, "account_events", rows)
 
 
 def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
-    cursor.execute(
+    """Return the job of a deployment whose first event is indexed."""
+    (row,) = select(
+        cursor,
         f"SELECT job_id FROM account_events JOIN public.{EVENTS_TABLE} "
         "ON notification_id = sequence WHERE originator_id = %s AND originator_version = 1",
-        [deployment_id],
+        deployment_id,
     )
-    row = cursor.fetchone()
-    assert row is not None
     return row["job_id"]
 
 
-ACCOUNT_EVENTS = Projection(
-    "account_events", ("account_events",), DDL, AGGREGATES, one_by_one(apply)
-)
+ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, AGGREGATES, apply)
 
 
 def indexed_events(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from domain.billing.account import Account
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, one_by_one, update
+from projections.projection import Cursor, Projection, Row, json_text, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -30,8 +32,30 @@ CREATE INDEX IF NOT EXISTS accounts_suspended ON accounts (account_id) WHERE sus
 """
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Apply one event to the table."""
+SETTLED = """
+UPDATE accounts SET balance_micros = balance_micros - captured,
+    reserved_micros = reserved_micros + reserved - captured
+FROM json_to_recordset(%s) AS settled (id uuid, captured bigint, reserved bigint)
+WHERE account_id = id
+"""
+
+
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Apply events to the table. The order of settlements is irrelevant, because they are sums."""
+    captured, reserved = Counter[UUID](), Counter[UUID]()
+    for each in batch:
+        match each.event:
+            case Account.UsageSettled(captured_micros=spent, reserved_micros=set_aside) as event:
+                captured[event.account_id] += spent
+                reserved[event.account_id] += set_aside
+            case event:
+                _apply(cursor, event)
+    if captured:
+        sums = [{"id": id, "captured": captured[id], "reserved": reserved[id]} for id in captured]
+        cursor.execute(SETTLED, [json_text(sums)])
+
+
+def _apply(cursor: Cursor, event: Event) -> None:
     key = {"account_id": event.account_id}
     match event:
         case Account.AccountOpened():
@@ -55,17 +79,6 @@ def apply(cursor: Cursor, event: Event) -> None:
             cursor.execute(
                 "UPDATE accounts SET balance_micros = balance_micros - %s WHERE account_id = %s",
                 [event.amount_micros, event.account_id],
-            )
-        case Account.UsageSettled():
-            cursor.execute(
-                "UPDATE accounts SET balance_micros = balance_micros - %(captured)s, "
-                "reserved_micros = reserved_micros + %(reserved)s - %(captured)s "
-                "WHERE account_id = %(account)s",
-                {
-                    "captured": event.captured_micros,
-                    "reserved": event.reserved_micros,
-                    "account": event.account_id,
-                },
             )
         case Account.BalanceDepleted():
             update(cursor, "accounts", key, depleted=True)
@@ -102,7 +115,7 @@ ACCOUNTS = Projection(
         Account.AccountReinstated,
         Account.AccountErased,
     ),
-    one_by_one(apply),
+    apply,
 )
 
 

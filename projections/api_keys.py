@@ -9,7 +9,7 @@ from domain.access.api_key import ApiKey
 from domain.core.actor import acting_key
 from domain.core.aggregate import Event
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row, one_by_one, update
+from projections.projection import Cursor, Projection, Row, one_by_one, select, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS api_keys (
@@ -49,10 +49,8 @@ def _by_operator(cursor: Cursor, event: ApiKey.ApiKeyIssued) -> bool:
         creator = acting_key(event.actor)
     except ValueError:  # a forged event, which the audit reports
         return True
-    cursor.execute(
-        "SELECT 1 FROM api_keys WHERE key_id = %s AND account_id = %s", [creator, event.account_id]
-    )
-    return cursor.fetchone() is None  # a rebuild uses a pipeline, which has no row count yet
+    query = "SELECT FROM api_keys WHERE key_id = %s AND account_id = %s"
+    return not select(cursor, query, creator, event.account_id)
 
 
 API_KEYS = Projection(

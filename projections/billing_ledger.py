@@ -1,4 +1,4 @@
-"""The double-entry ledger, with one posting for each event that moves money, and sums by day.
+"""The double-entry ledger, with one posting for each event that moves money, balances and sums.
 
 The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
 operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases), `revenue`,
@@ -9,19 +9,22 @@ balance is always zero. Only a reversal corrects a wrong posting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date
 from enum import StrEnum
-from typing import LiteralString
+from functools import partial
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import TEST_PROVIDER, Payment
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row, one_by_one
+from projections.projection import Cursor, Projection, Row, insert_rows, json_text, select
 
 DDL = """
 CREATE TABLE IF NOT EXISTS billing_ledger (
@@ -32,6 +35,7 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     debit text NOT NULL,
     credit text NOT NULL,
     amount_micros bigint NOT NULL CHECK (amount_micros > 0),
+    balance_micros bigint NOT NULL,
     reason text NOT NULL,
     reference text,
     job_id uuid,
@@ -42,7 +46,7 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     CHECK (debit <> credit),
     UNIQUE (account_id, position)
 );
-CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id);
+CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id, segment, to_seconds);
 CREATE INDEX IF NOT EXISTS billing_ledger_time ON billing_ledger (account_id, posted_at);
 CREATE TABLE IF NOT EXISTS ledger_days (
     day date PRIMARY KEY,
@@ -53,9 +57,45 @@ CREATE TABLE IF NOT EXISTS ledger_days (
     reversals bigint NOT NULL,
     returns bigint NOT NULL,
     losses bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS ledger_balances (
+    account text PRIMARY KEY,
+    micros bigint NOT NULL
 )
 """
-"""`ledger_days` has the sums of all accounts for each day in UTC, in micro-dollars."""
+"""`balance_micros` is the balance of the account after a posting, including reserved money.
+
+`ledger_days` has the sums of all accounts for each day in UTC, in micro-dollars. `ledger_balances`
+has the credits minus the debits of each ledger account.
+"""
+
+LAST_POSTINGS = """
+SELECT id, position, balance_micros FROM unnest(%s::uuid[]) AS wanted (id)
+CROSS JOIN LATERAL (SELECT position, balance_micros FROM billing_ledger
+    WHERE account_id = id ORDER BY position DESC LIMIT 1) AS last
+"""
+
+ADD_TO_BALANCES = """
+INSERT INTO ledger_balances
+SELECT * FROM json_populate_recordset(NULL::ledger_balances, %s)
+ON CONFLICT (account) DO UPDATE SET micros = ledger_balances.micros + excluded.micros
+"""
+
+DAY_SUMS: tuple[LiteralString, ...] = (
+    *("payments", "test_payments", "credits", "charges", "reversals", "returns", "losses"),
+)
+
+ADD_TO_DAYS = f"""
+INSERT INTO ledger_days SELECT * FROM json_populate_recordset(NULL::ledger_days, %s)
+ON CONFLICT (day) DO UPDATE SET
+    {", ".join(f"{each} = ledger_days.{each} + excluded.{each}" for each in DAY_SUMS)}
+"""
+
+OWN = ("customer:", "reserved:")
+"""Starts of the ledger accounts that form the balance of an account."""
+
+WORK = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
+"""Columns that have the fields of an event, if it has them."""
 
 
 class Reason(StrEnum):
@@ -75,97 +115,119 @@ class Reason(StrEnum):
     LOSS_RECOVERED = "loss recovered"
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Post one event to the ledger."""
-    customer, reserved = f"customer:{event.account_id}", f"reserved:{event.account_id}"
-    match event:
-        case Account.CreditGranted():
-            _post(cursor, event, "credits", customer, event.amount_micros, Reason.CREDIT_GRANTED)
-        case Account.ToppedUp():
-            paid_in = "test money" if event.provider == TEST_PROVIDER else "cash"
-            _post(cursor, event, paid_in, customer, event.amount_micros, Reason.TOPPED_UP)
-        case Account.UsageSettled(reserved_micros=amount) if amount > 0:
-            _post(cursor, event, customer, reserved, amount, Reason.LEASE_RESERVED)
-        case Account.UsageSettled(reserved_micros=amount) if amount < 0:
-            _post(cursor, event, reserved, customer, -amount, Reason.LEASE_RELEASED)
-        case Meter.MinuteMetered(amount_micros=amount) if amount > 0:
-            _post(cursor, event, reserved, "revenue", amount, Reason.MINUTE_METERED)
-        case Account.ChargeReversed():
-            _post(
-                cursor, event, "revenue", customer, event.amount_micros, Reason.LOST_WORK_CREDITED
-            )
-        case Account.TopUpWithheld(amount_micros=amount):
-            _post(cursor, event, customer, "returns", amount, Reason.TOP_UP_WITHHELD)
-        case Account.TopUpRestored(amount_micros=amount):
-            _post(cursor, event, "returns", customer, amount, Reason.TOP_UP_RESTORED)
-        case Payment.PaymentReturned(amount_micros=amount):
-            _post(cursor, event, "returns", "cash", amount, Reason.PAYMENT_RETURNED)
-        case Payment.ReturnReversed(amount_micros=amount):
-            _post(cursor, event, "cash", "returns", amount, Reason.RETURN_REVERSED)
-        case Payment.ReturnClosed(lost_micros=lost) if lost > 0:
-            _post(cursor, event, "losses", "returns", lost, Reason.RETURN_LOST)
-        case Payment.LossRecovered(recovered_micros=amount):
-            _post(cursor, event, "returns", "losses", amount, Reason.LOSS_RECOVERED)
-        case _:
-            pass
+SUMMED = {
+    Reason.TOPPED_UP: ("payments", 1),
+    Reason.CREDIT_GRANTED: ("credits", 1),
+    Reason.MINUTE_METERED: ("charges", 1),
+    Reason.LOST_WORK_CREDITED: ("reversals", 1),
+    Reason.PAYMENT_RETURNED: ("returns", 1),
+    Reason.RETURN_REVERSED: ("returns", -1),
+    Reason.RETURN_LOST: ("losses", 1),
+    Reason.LOSS_RECOVERED: ("losses", -1),
+}
+"""Column of `ledger_days` to which a posting is added, and its sign. Leases only reserve money."""
 
 
-def _post(
-    cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: Reason
-) -> None:
-    _add_to_day(cursor, event, (debit, credit), amount_micros, reason)
-    named = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
-    work = [getattr(event, name, None) for name in named]
-    cursor.execute(
-        "INSERT INTO billing_ledger SELECT %s, coalesce(max(position), 0) + 1, "
-        "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM billing_ledger WHERE account_id = %s",
-        [
-            event.event_id,
-            event.timestamp,
-            event.account_id,
-            debit,
-            credit,
-            amount_micros,
-            reason,
-            *work,
-            event.account_id,
-        ],
-    )
+class Posting(NamedTuple):
+    """An amount that an event moves from one ledger account to another."""
+
+    event: Event
+    debit: str
+    credit: str
+    amount_micros: int
+    reason: Reason
+
+    @property
+    def balance_change_micros(self) -> int:
+        """Change of the balance of the account, which includes reserved money."""
+        return self.amount_micros * (self.credit.startswith(OWN) - self.debit.startswith(OWN))
 
 
-def _add_to_day(
-    cursor: Cursor, event: Event, sides: tuple[str, str], amount_micros: int, reason: Reason
-) -> None:
-    """Add a posting to the sums of its day, which omit leases: they only reserve money."""
-    debit, credit = sides
-    sums = (
-        debit == "cash" and reason is Reason.TOPPED_UP,  # payments
-        debit == "test money",
-        debit == "credits",
-        credit == "revenue",  # charges
-        debit == "revenue",  # reversals
-        (reason is Reason.PAYMENT_RETURNED) - (reason is Reason.RETURN_REVERSED),  # returns
-        (debit == "losses") - (credit == "losses"),
-    )
-    if not any(sums):
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Post events to the ledger."""
+    postings = [found for each in batch if (found := _posting(each.event)) is not None]
+    if not postings:
         return
-    cursor.execute(
-        "INSERT INTO ledger_days VALUES ((%s::timestamptz AT TIME ZONE 'UTC')::date, "
-        "%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (day) DO UPDATE SET "
-        "payments = ledger_days.payments + excluded.payments, "
-        "test_payments = ledger_days.test_payments + excluded.test_payments, "
-        "credits = ledger_days.credits + excluded.credits, "
-        "charges = ledger_days.charges + excluded.charges, "
-        "reversals = ledger_days.reversals + excluded.reversals, "
-        "returns = ledger_days.returns + excluded.returns, "
-        "losses = ledger_days.losses + excluded.losses",
-        [event.timestamp, *(amount_micros * each for each in sums)],
-    )
+    last = _last_postings(cursor, {posting.event.account_id for posting in postings})
+    insert_rows(cursor, "billing_ledger", [_row(posting, last) for posting in postings])
+    balances, days = Counter[str](), dict[date, Counter[str]]()
+    for posting in postings:
+        balances[posting.debit] -= posting.amount_micros
+        balances[posting.credit] += posting.amount_micros
+        if (summed := SUMMED.get(posting.reason)) is not None:
+            column, sign = ("test_payments", 1) if posting.debit == "test money" else summed
+            day = posting.event.timestamp.astimezone(UTC).date()
+            sums = days.setdefault(day, Counter(dict.fromkeys(DAY_SUMS, 0)))
+            sums[column] += sign * posting.amount_micros
+    changed = [{"account": account, "micros": micros} for account, micros in balances.items()]
+    cursor.execute(ADD_TO_BALANCES, [json_text(changed)])
+    if days:
+        cursor.execute(ADD_TO_DAYS, [json_text([{"day": day, **days[day]} for day in days])])
+
+
+def _posting(event: Event) -> Posting | None:
+    """Return the posting of an event, or None."""
+    customer, reserved = f"customer:{event.account_id}", f"reserved:{event.account_id}"
+    post = partial(Posting, event)
+    match event:
+        case Account.CreditGranted(amount_micros=amount):
+            return post("credits", customer, amount, Reason.CREDIT_GRANTED)
+        case Account.ToppedUp(amount_micros=amount):
+            paid_in = "test money" if event.provider == TEST_PROVIDER else "cash"
+            return post(paid_in, customer, amount, Reason.TOPPED_UP)
+        case Account.UsageSettled(reserved_micros=amount) if amount > 0:
+            return post(customer, reserved, amount, Reason.LEASE_RESERVED)
+        case Account.UsageSettled(reserved_micros=amount) if amount < 0:
+            return post(reserved, customer, -amount, Reason.LEASE_RELEASED)
+        case Meter.MinuteMetered(amount_micros=amount) if amount > 0:
+            return post(reserved, "revenue", amount, Reason.MINUTE_METERED)
+        case Account.ChargeReversed(amount_micros=amount):
+            return post("revenue", customer, amount, Reason.LOST_WORK_CREDITED)
+        case Account.TopUpWithheld(amount_micros=amount):
+            return post(customer, "returns", amount, Reason.TOP_UP_WITHHELD)
+        case Account.TopUpRestored(amount_micros=amount):
+            return post("returns", customer, amount, Reason.TOP_UP_RESTORED)
+        case Payment.PaymentReturned(amount_micros=amount):
+            return post("returns", "cash", amount, Reason.PAYMENT_RETURNED)
+        case Payment.ReturnReversed(amount_micros=amount):
+            return post("cash", "returns", amount, Reason.RETURN_REVERSED)
+        case Payment.ReturnClosed(lost_micros=lost) if lost > 0:
+            return post("losses", "returns", lost, Reason.RETURN_LOST)
+        case Payment.LossRecovered(recovered_micros=amount):
+            return post("returns", "losses", amount, Reason.LOSS_RECOVERED)
+        case _:
+            return None
+
+
+def _last_postings(cursor: Cursor, account_ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Return the position of the last posting of each account, and the balance after it."""
+    rows = select(cursor, LAST_POSTINGS, list(account_ids))
+    return {row["id"]: (row["position"], row["balance_micros"]) for row in rows}
+
+
+def _row(posting: Posting, last: dict[UUID, tuple[int, int]]) -> Row:
+    """Return the row of a posting. It becomes the last one of its account in `last`."""
+    event, fields = posting.event, vars(posting.event)
+    position, balance_micros = last.get(event.account_id, (0, 0))
+    position, balance_micros = position + 1, balance_micros + posting.balance_change_micros
+    last[event.account_id] = (position, balance_micros)
+    return {
+        "event_id": event.event_id,
+        "position": position,
+        "posted_at": event.timestamp,
+        "account_id": event.account_id,
+        "debit": posting.debit,
+        "credit": posting.credit,
+        "amount_micros": posting.amount_micros,
+        "balance_micros": balance_micros,
+        "reason": posting.reason,
+        **{name: fields.get(name) for name in WORK},
+    }
 
 
 BILLING_LEDGER = Projection(
     "billing_ledger",
-    ("billing_ledger", "ledger_days"),
+    ("billing_ledger", "ledger_days", "ledger_balances"),
     DDL,
     (
         Account.CreditGranted,
@@ -180,7 +242,7 @@ BILLING_LEDGER = Projection(
         Payment.ReturnClosed,
         Payment.LossRecovered,
     ),
-    one_by_one(apply),
+    apply,
 )
 
 
@@ -271,13 +333,11 @@ def balances_after(
     The balance includes reserved money.
     """
     rows = connection.execute(
-        "SELECT position, micros FROM (SELECT position, sum(amount_micros * ("
-        "(credit ~ '^(customer|reserved):')::int - (debit ~ '^(customer|reserved):')::int)) "
-        "OVER (ORDER BY position)::bigint AS micros FROM billing_ledger "
-        "WHERE account_id = %s AND position <= %s) AS running WHERE position = ANY(%s)",
-        [account_id, max(positions, default=0), list(positions)],
+        "SELECT position, balance_micros FROM billing_ledger "
+        "WHERE account_id = %s AND position = ANY(%s)",
+        [account_id, list(positions)],
     ).fetchall()
-    return {row["position"]: row["micros"] for row in rows}
+    return {row["position"]: row["balance_micros"] for row in rows}
 
 
 def last_position(connection: Connection, account_id: UUID) -> int:
@@ -307,6 +367,12 @@ def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
 
 def balances(connection: Connection) -> dict[str, int]:
     """Return credits minus debits of each ledger account. Their sum is the trial balance."""
+    rows = connection.execute("SELECT * FROM ledger_balances ORDER BY account").fetchall()
+    return {row["account"]: row["micros"] for row in rows}
+
+
+def posted_balances(connection: Connection) -> dict[str, int]:
+    """Return the result of `balances` from all postings, for an audit."""
     rows = connection.execute(
         "SELECT account, sum(amount)::bigint AS micros FROM ("
         "SELECT credit AS account, amount_micros AS amount FROM billing_ledger UNION ALL "

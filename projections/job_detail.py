@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,13 +14,14 @@ from psycopg.types.json import Jsonb
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
 from domain.jobs.events import job_of
 from domain.jobs.job import Job, maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
+from projections.projection import Cursor, NewestFirst, Projection, Row, insert, json_text, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_detail (
@@ -143,8 +145,33 @@ WHERE job_id = %(job)s AND (checkpoints -> -1 ->> 'step')::integer = total_steps
 """
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Apply one event to the job's row."""
+METERED = """
+UPDATE job_detail SET billed_seconds = billed_seconds + seconds,
+    charged_micros = charged_micros + micros
+FROM json_to_recordset(%s) AS metered (id uuid, seconds integer, micros bigint)
+WHERE job_id = id
+"""
+
+
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Apply events to the rows of jobs. The order of minutes is irrelevant, because they are sums.
+
+    Add all minutes of a job at once, because most events are minutes, and rows are wide.
+    """
+    seconds, micros = Counter[UUID](), Counter[UUID]()
+    for each in batch:
+        match each.event:
+            case Meter.MinuteMetered() as minute:
+                seconds[minute.job_id] += minute.to_seconds - minute.from_seconds
+                micros[minute.job_id] += minute.amount_micros
+            case event:
+                _apply(cursor, event)
+    if seconds:
+        sums = [{"id": id, "seconds": seconds[id], "micros": micros[id]} for id in seconds]
+        cursor.execute(METERED, [json_text(sums)])
+
+
+def _apply(cursor: Cursor, event: Event) -> None:
     match event:
         case events.JobApproved():
             _insert(cursor, event)
@@ -264,12 +291,6 @@ def apply(cursor: Cursor, event: Event) -> None:
                 adapter_ref=None,
                 checkpoints=Jsonb([]),
                 checkpoint_ref=None,
-            )
-        case Meter.MinuteMetered():
-            cursor.execute(
-                "UPDATE job_detail SET billed_seconds = billed_seconds + %s, "
-                "charged_micros = charged_micros + %s WHERE job_id = %s",
-                [event.to_seconds - event.from_seconds, event.amount_micros, event.job_id],
             )
         case Meter.LostWorkCredited():
             cursor.execute(
@@ -439,7 +460,7 @@ JOB_DETAIL = Projection(
         Meter.MinuteMetered,
         Meter.LostWorkCredited,
     ),
-    one_by_one(apply),
+    apply,
 )
 NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, fields_of, one_by_one
+from projections.projection import Cursor, Projection, Row, fields_of, json_text, select
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_timeline (
@@ -34,50 +33,71 @@ CREATE TABLE IF NOT EXISTS job_timeline (
 )
 """
 
-ENVELOPE = frozenset(Event.model_fields) | {"originator_topic", "job_id"}
+ENVELOPE = {*Event.model_fields, "originator_topic", "job_id"}
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Add one event to the timeline of its job."""
-    served: dict[str, str] = {}
-    match event:
-        case events.JobEvent():
-            job_id = event.originator_id
-        case Meter.Event() | JobRequest.Event():
-            job_id = event.job_id  # type: ignore[attr-defined]
-        case Deployment.DeploymentRequested():
-            job_id = event.job_id
-        case Deployment.Event():
-            job_id, served = _served(cursor, event.originator_id)
-        case _:
-            return
-    if job_id is None:  # deployment of a base model
-        return
-    cursor.execute(
-        "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
-        "coalesce(max(position), 0) + 1, %(at)s, %(topic)s, %(fields)s "
-        "FROM job_timeline WHERE job_id = %(job)s",
-        {
-            "event": event.event_id,
-            "job": job_id,
-            "at": event.timestamp,
-            "topic": event.TOPIC,
-            "fields": Jsonb(event.model_dump(mode="json", exclude=set(ENVELOPE)) | served),
-        },
-    )
+ADD = """
+INSERT INTO job_timeline
+SELECT event_id, added.job_id,
+    coalesce(last.position, 0) + row_number() OVER (PARTITION BY added.job_id ORDER BY n),
+    happened_at, topic, fields
+FROM ROWS FROM (json_to_recordset(%s)
+    AS (event_id text, job_id uuid, happened_at timestamptz, topic text, fields jsonb))
+    WITH ORDINALITY AS added (event_id, job_id, happened_at, topic, fields, n)
+LEFT JOIN LATERAL (SELECT position FROM job_timeline WHERE job_timeline.job_id = added.job_id
+    ORDER BY position DESC LIMIT 1) AS last ON true
+"""
+"""A statement that adds events to the ends of their jobs' timelines."""
+
+
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Add events to the timelines of their jobs."""
+    rows: list[Row] = []
+    deployments: dict[UUID, tuple[UUID | None, dict[str, str]]] = {}
+    for each in batch:
+        event, served = each.event, dict[str, str]()
+        match event:
+            case events.JobEvent():
+                job_id = event.originator_id
+            case Deployment.DeploymentRequested():
+                job_id = event.job_id
+                deployments[event.originator_id] = (
+                    (None, {}) if job_id is None else (job_id, {"model": event.model})
+                )
+            case Deployment.Event():
+                if event.originator_id not in deployments:
+                    deployments[event.originator_id] = _served(cursor, event.originator_id)
+                job_id, served = deployments[event.originator_id]
+            case Meter.Event() | JobRequest.Event():
+                job_id = event.job_id  # type: ignore[attr-defined]
+            case _:
+                continue
+        if job_id is None:  # deployment of a base model
+            continue
+        rows.append(
+            {
+                "event_id": event.event_id,
+                "job_id": job_id,
+                "happened_at": event.timestamp,
+                "topic": event.TOPIC,
+                "fields": event.model_dump(mode="json", exclude=ENVELOPE) | served,
+            }
+        )
+    if rows:
+        cursor.execute(ADD, [json_text(rows)], prepare=False)  # as in `select`
 
 
 def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str, str]]:
-    """Return the job and the model of a deployment, from the row of its first event.
+    """Return the job and the model of a deployment, from the stored row of its first event.
 
     Both are empty for a base model.
     """
-    cursor.execute(
+    rows = select(
+        cursor,
         "SELECT job_id, fields ->> 'model' AS model FROM job_timeline WHERE event_id = %s",
-        [f"{deployment_id}:1"],
+        f"{deployment_id}:1",
     )
-    row = cursor.fetchone()
-    return (row["job_id"], {"model": row["model"]}) if row else (None, {})
+    return (rows[0]["job_id"], {"model": rows[0]["model"]}) if rows else (None, {})
 
 
 JOB_TIMELINE = Projection(
@@ -90,7 +110,7 @@ JOB_TIMELINE = Projection(
         JobRequest,
         Deployment,
     ),
-    one_by_one(apply),
+    apply,
     contents=fields_of(events.JobEvent, Meter.Event, JobRequest.Event, Deployment.Event),
 )
 

@@ -12,7 +12,8 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, dict_row
+from pydantic_core import to_json
 
 from domain.core.aggregate import Created, Event
 from domain.core.recorded import Recorded
@@ -163,12 +164,13 @@ def lock_positions(cursor: Cursor, projections: Sequence[Projection]) -> dict[st
         "INSERT INTO projection_positions SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING",
         [names],
     )
-    cursor.execute(
+    rows = select(
+        cursor,
         "SELECT name, position FROM projection_positions WHERE name = ANY(%s) "
         "ORDER BY name FOR UPDATE",
-        [names],
+        names,
     )
-    return {row["name"]: row["position"] for row in cursor.fetchall()}
+    return {row["name"]: row["position"] for row in rows}
 
 
 def set_positions(cursor: Cursor, projections: Sequence[Projection], position: int) -> None:
@@ -179,6 +181,17 @@ def set_positions(cursor: Cursor, projections: Sequence[Projection], position: i
     )
 
 
+def select(cursor: Cursor, query: LiteralString, *values: object) -> list[Row]:
+    """Return the rows of a query, after all statements that were executed before.
+
+    A fold must use a cursor of its own for a query: in a pipeline, a cursor that has executed
+    another statement may return the result of that one. The query is planned each time, because a
+    plan for small tables is slow after they have grown, for example during a rebuild.
+    """
+    with cursor.connection.cursor(row_factory=dict_row) as reading:
+        return reading.execute(query, values, prepare=False).fetchall()
+
+
 def insert(cursor: Cursor, table: str, **columns: object) -> None:
     """Insert a row. The names of the table and the columns must be constants in the code."""
     values = ", ".join(["%s"] * len(columns))
@@ -186,6 +199,20 @@ def insert(cursor: Cursor, table: str, **columns: object) -> None:
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})",  # type: ignore[arg-type]
         list(columns.values()),
     )
+
+
+def insert_rows(cursor: Cursor, table: LiteralString, rows: Sequence[Row]) -> None:
+    """Insert rows with all their columns in one statement."""
+    if rows:
+        cursor.execute(
+            f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, %s)",
+            [json_text(rows)],
+        )
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON, for PostgreSQL's functions that turn an array into rows."""
+    return to_json(value).decode()
 
 
 def update(cursor: Cursor, table: str, key: Mapping[str, object], **columns: object) -> None:

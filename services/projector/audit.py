@@ -23,7 +23,7 @@ from infrastructure.log_reader import TOPICS
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
-from projections.billing_ledger import balances
+from projections.billing_ledger import posted_balances
 from projections.projection import Projection
 from services.projector.key_charges import KeyChargeCheck
 from services.projector.key_check import KeyCheck
@@ -145,7 +145,7 @@ def _replay(
             folded.take(batch)
             on_progress(batch[-1].id)
         _compare_tables(live, scratch, positions, findings)
-        _compare_balances(balances(live), folded, findings)
+        _compare_balances(posted_balances(live), folded, findings)
         _check_minutes(folded, findings)
         for pair in folded.unpaired:
             findings.report(DifferenceKind.UNPAIRED, f"one of the two events is missing for {pair}")

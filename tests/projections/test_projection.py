@@ -94,7 +94,11 @@ class Touched(Exception):
 class NoStatements:
     """A cursor that refuses to execute anything."""
 
-    def execute(self, *_: object) -> None:
+    @property
+    def connection(self) -> Connection:
+        raise Touched
+
+    def execute(self, *_: object, **__: object) -> None:
         raise Touched
 
 

@@ -1,0 +1,83 @@
+"""Folds of batches: their size, and the way in which they arrive, do not change the rows."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from domain.jobs.job import SegmentEnd
+from domain.jobs.job_request import JobRequest
+from infrastructure.consumer import recorded
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import PROJECTIONS, rebuilding
+from projections.billing_ledger import balances, posted_balances
+from projections.projection import apply_batch
+from projections.rebuilding import fold_all
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import History
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
+from tests.logs import notifications
+from tests.projections.test_projection import contents
+
+Rows = dict[str, list[list[dict[str, object]]]]
+
+
+@pytest.fixture
+def eventful(history: History) -> History:
+    """A log with jobs of two accounts, deployments, payments and many minutes."""
+    history.run_with_a_crash()
+    history.undeploy(history.deploy_checkpoint(10))
+    history.issue_key()
+    history.pay_by_card()
+    stopped, running = history.another_job(uuid4()), history.another_job()
+    stopped.open_account(5_000_000)
+    for each in (stopped, running):
+        each.approve_job()
+        each.allocate_segment(1)
+        each.grant_lease(1)
+        each.start_pod(1)
+        for minute in range(1, 6):
+            each.bill(1, 60 * minute)
+        if each is stopped:
+            each.end_segment(1, SegmentEnd.STOPPED, 300)
+    with command("order"):
+        history.log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
+    return history
+
+
+def emptied(settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as owner:
+        for projection in PROJECTIONS:
+            for table in projection.tables:
+                owner.execute(f"TRUNCATE {table}".encode())
+        owner.execute("UPDATE projection_positions SET position = 0")
+
+
+def stored(connection: Connection) -> Rows:
+    return {each.name: contents(connection, each) for each in PROJECTIONS}
+
+
+def test_batches_of_any_size_store_the_same_rows(
+    settings: Settings, eventful: History, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = eventful.log
+    batch = [recorded(log, each) for each in notifications(log)]
+    found: list[Rows] = []
+    for size in (1, 7, 500):
+        emptied(settings)
+        for start in range(0, len(batch), size):
+            apply_batch(connection, PROJECTIONS, batch[start : start + size])
+        found.append(stored(connection))
+    emptied(settings)
+    monkeypatch.setattr(rebuilding, "BATCH_EVENTS", 7)
+    assert settings.owner_database_url is not None
+    assert fold_all(settings.owner_database_url, log, lambda _: None) == len(batch)
+    found.append(stored(connection))
+    for rows in found[1:]:
+        assert rows == found[0]
+    assert balances(connection) == posted_balances(connection)
