@@ -62,7 +62,7 @@ class PydanticMapper(Mapper[UUID]):
         """Return the database row for an event or a snapshot."""
         kind: Any = type(domain_event)
         state = kind.__pydantic_serializer__.to_json(domain_event, exclude=COLUMNS)
-        class_version = kind.class_version
+        class_version = getattr(kind, "class_version", 1)
         if class_version > 1:
             state = b'%s,"class_version":%d}' % (state[:-1], class_version)
         return StoredEvent(
@@ -77,7 +77,7 @@ class PydanticMapper(Mapper[UUID]):
         event_class = resolve_topic(stored_event.topic)
         state: dict[str, Any] = from_json(stored_event.state)
         stored_version = state.pop("class_version", 1)
-        for version in range(stored_version, event_class.class_version):
+        for version in range(stored_version, getattr(event_class, "class_version", 1)):
             getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
         state["originator_id"] = stored_event.originator_id
         state["originator_version"] = stored_event.originator_version
