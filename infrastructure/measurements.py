@@ -252,12 +252,25 @@ def add_evidence(
     connection: Connection, job_id: UUID, segment: int, elapsed_seconds: float
 ) -> None:
     """Store the elapsed time that a segment reports. Keep the longest."""
-    connection.execute(
-        "INSERT INTO segment_evidence AS known VALUES (%s, %s, %s) "
-        "ON CONFLICT (job_id, segment) DO UPDATE "
-        "SET elapsed_seconds = greatest(known.elapsed_seconds, excluded.elapsed_seconds)",
-        [job_id, segment, elapsed_seconds],
-    )
+    add_evidence_of_many(connection, {(job_id, segment): elapsed_seconds})
+
+
+def add_evidence_of_many(connection: Connection, longest: Mapping[tuple[UUID, int], float]) -> None:
+    """Store the elapsed seconds of segments, by job and segment, in one statement.
+
+    Keep the longest of each. A segment whose stored time is as long is not written.
+    """
+    rows = sorted((*key, seconds) for key, seconds in longest.items())
+    columns = [list(each) for each in zip(*rows, strict=True)]
+    if rows:
+        connection.execute(
+            "INSERT INTO segment_evidence AS known "
+            "SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::double precision[]) "
+            "ON CONFLICT (job_id, segment) DO UPDATE "
+            "SET elapsed_seconds = excluded.elapsed_seconds "
+            "WHERE known.elapsed_seconds < excluded.elapsed_seconds",
+            columns,
+        )
 
 
 def set_progress(

@@ -20,7 +20,9 @@ CREATE TABLE IF NOT EXISTS open_meters (
     segment integer NOT NULL,
     bound_at timestamptz,
     UNIQUE (job_id, segment)
-)
+);
+CREATE INDEX IF NOT EXISTS open_meters_unbound ON open_meters (job_id, segment)
+    WHERE bound_at IS NULL
 """
 
 

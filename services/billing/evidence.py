@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from domain.core.counts import Count
-from infrastructure.measurements import add_evidence
+from infrastructure.measurements import add_evidence_of_many
 from infrastructure.store import Connection
 
 
@@ -35,7 +35,7 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
 
 
 def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
-    """Store the longest elapsed time of each segment, in one transaction."""
+    """Store the longest elapsed time of each segment, in one statement."""
     logger = logging.getLogger("evidence")
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:
@@ -46,6 +46,4 @@ def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
             continue
         key = (shown.job_id, shown.segment)
         longest[key] = max(longest.get(key, 0.0), shown.elapsed_seconds)
-    with connection.transaction():
-        for (job_id, segment), longest_seconds in sorted(longest.items()):
-            add_evidence(connection, job_id, segment, longest_seconds)
+    add_evidence_of_many(connection, longest)
