@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
 from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
+from gateway.catalog.pool_claims import ClaimsCache
 from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
@@ -49,6 +50,7 @@ class Backend:
     artifacts: Artifacts
     clock: Clock
     quotas: Quotas
+    pool_claims: ClaimsCache = field(default_factory=ClaimsCache)
 
     @property
     def ecolink(self) -> EcoLink:

@@ -113,24 +113,24 @@ def capacities(connection: Connection) -> dict[tuple[str, str], int]:
     }
 
 
-def claims(connection: Connection) -> list[Row]:
-    """Return all claims by pool and position, with the columns that determine their wait.
+def claims(connection: Connection, pool_id: UUID) -> list[Row]:
+    """Return the claims of a pool by position, with the columns that determine their wait.
 
-    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`). The columns
-    of the job are status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the
-    last checkpoint or the start of the segment) and total_steps. The last measured step is
-    measured_step, in measured_segment at measured_seconds. A segment that holds GPUs has bound_at,
-    training_since and segment_step, which is the step after which it started training. The columns
-    of the job are None while its projection is behind.
+    A row has job_id, segment, count and state (`held` or `queued`). The columns of the job are
+    status, phase, rate_micros_per_hour, the approved estimate (JSON), step (of the last checkpoint
+    or the start of the segment) and total_steps. The last measured step is measured_step, in
+    measured_segment at measured_seconds. A segment that holds GPUs has bound_at, training_since and
+    segment_step, which is the step after which it started training. The columns of the job are None
+    while its projection is behind.
     """
     return connection.execute(
-        "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "
-        "gpu_claims.count, state, status, phase, rate_micros_per_hour, estimate, "
+        "SELECT job_id, gpu_claims.segment, gpu_claims.count, state, status, phase, "
+        "rate_micros_per_hour, estimate, "
         "job_detail.step, measured.step AS measured_step, measured.segment AS measured_segment, "
         "measured.elapsed_seconds AS measured_seconds, total_steps, bound_at, training_since, "
-        "segment_step FROM gpu_claims JOIN gpu_pools USING (pool_id) "
-        "LEFT JOIN job_detail USING (job_id) "
+        "segment_step FROM gpu_claims LEFT JOIN job_detail USING (job_id) "
         "LEFT JOIN LATERAL (SELECT step, segment, elapsed_seconds FROM step_measurements AS each "
         "WHERE each.job_id = gpu_claims.job_id ORDER BY segment DESC, step DESC LIMIT 1) "
-        "AS measured ON true ORDER BY gpu_pools.region, gpu_pools.gpu_type, position"
+        "AS measured ON true WHERE pool_id = %s ORDER BY position",
+        [pool_id],
     ).fetchall()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
 from domain.catalog.display_names import DisplayNames
@@ -20,10 +20,16 @@ class PoolLoad:
     capacity: int
     running: tuple[Occupied, ...]
     queue: tuple[Queued, ...]
+    known_free: int | None = None
+    """GPUs that a new job would get, if they were counted later than the other fields."""
+    known_waits: dict[int, float | None] = field(default_factory=dict[int, float | None])
+    """Expected waits that have been computed, by number of GPUs."""
 
     @property
     def free(self) -> int:
         """GPUs that a new job would get immediately; 0 while other jobs are queued."""
+        if self.known_free is not None:
+            return self.known_free
         if self.queue:
             return 0
         return max(0, self.capacity - sum(each.count for each in self.running))
@@ -32,7 +38,10 @@ class PoolLoad:
         """Return the expected wait of a new job, in seconds; None if the pool can never run it."""
         if count <= self.free:
             return 0.0
-        return wait_seconds(self.capacity, self.running, self.queue, count)
+        if count not in self.known_waits:
+            wait = wait_seconds(self.capacity, self.running, self.queue, count)
+            self.known_waits[count] = wait
+        return self.known_waits[count]
 
 
 def require_capacity(

@@ -28,18 +28,31 @@ def wait_seconds(
 ) -> float | None:
     """Return the seconds until the pool would serve a new claim for `count` GPUs.
 
+    Return None if this claim or one before it exceeds the capacity.
+    """
+    return waits_in_queue(capacity, running, (*queue, Queued(count, 0.0)))[-1]
+
+
+def waits_in_queue(
+    capacity: int, running: Sequence[Occupied], queue: Sequence[Queued]
+) -> list[float | None]:
+    """Return the seconds until the pool would serve each queued claim.
+
     The queue is first in, first out, as in `domain.capacity.gpu_pool`: a claim that does not fit
-    blocks the claims behind it. Return None if this claim or one before it exceeds the capacity.
+    blocks the claims behind it. The wait of a claim is None if it or one before it exceeds the
+    capacity.
     """
     now, free = 0.0, capacity - sum(each.count for each in running)
     releases = [(max(0.0, each.remaining_seconds), each.count) for each in running]
     heapq.heapify(releases)
-    for claim in (*queue, Queued(count, 0.0)):
+    waits: list[float | None] = []
+    for claim in queue:
         while claim.count > free:
             if not releases:
-                return None
+                return [*waits, *[None] * (len(queue) - len(waits))]
             now, released = heapq.heappop(releases)
             free += released
         free -= claim.count
         heapq.heappush(releases, (now + max(0.0, claim.seconds), claim.count))
-    return now
+        waits.append(now)
+    return waits

@@ -8,15 +8,18 @@ from typing import Any
 from uuid import UUID
 
 from domain.capacity.availability import PoolLoad
-from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.capacity.queue_eta import Occupied, Queued
+from domain.catalog.catalog import Catalog
+from domain.core.identity import CATALOG_ID
 from domain.estimating.estimate import Estimate, remaining
 from domain.estimating.progress import Steps, seconds_left
 from domain.jobs.lifecycle import JobStatus
 from domain.training.phases import Phase
 from gateway.backend import Backend
+from gateway.catalog.pool_claims import PoolClaims
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
 from projections import GPU_POOLS
-from projections.gpu_pools import HELD, capacities, claims
+from projections.gpu_pools import HELD, all_gpu_pools, claims
 from projections.job_detail import CANCELLING, PAUSING
 from projections.projection import Row
 
@@ -25,15 +28,43 @@ UNKNOWN_SECONDS = 600.0
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
-    """Return every pool with its running jobs and its queue."""
-    now = backend.clock.now()
+    """Return every pool with its running jobs and its queue.
+
+    A pool that has free GPUs for any job counts its running jobs as one, because their remaining
+    time does not matter.
+    """
     with backend.pool.connection() as connection:
-        sizes, rows = capacities(connection), claims(connection)
-    return [
-        PoolLoad(*place, capacity, _running(there, now), _queue(there))
-        for place, capacity in sizes.items()
-        for there in [[row for row in rows if (row["region"], row["gpu_type"]) == place]]
-    ]
+        pools = all_gpu_pools(connection)
+    most = _most_per_job(backend)
+    return [_load(backend, pool, most.get(pool["gpu_type"], 0)) for pool in pools]
+
+
+def _load(backend: Backend, pool: Row, most_per_job: int) -> PoolLoad:
+    place = (pool["region"], pool["gpu_type"], pool["capacity"])
+    free = pool["capacity"] - pool["held"]
+    if pool["waiting"] == 0 and (free >= most_per_job or pool["held"] == 0):
+        running = (Occupied(pool["held"], UNKNOWN_SECONDS),) if pool["held"] else ()
+        return PoolLoad(*place, running, ())
+    found = _claims(backend, pool)
+    known_free = 0 if pool["waiting"] else max(0, free)
+    return PoolLoad(*place, found.running, found.queue, known_free, found.waits)
+
+
+def _most_per_job(backend: Backend) -> dict[str, int]:
+    """Return the maximum number of GPUs of a job, by GPU type."""
+    catalog = backend.log.load(Catalog, CATALOG_ID)
+    return {each.name: each.max_per_job for each in catalog.gpu_types.values()}
+
+
+def _claims(backend: Backend, pool: Row) -> PoolClaims:
+    def read() -> PoolClaims:
+        with backend.pool.connection() as connection:
+            rows = claims(connection, pool["pool_id"])
+        now = backend.clock.now()
+        queued = [row["job_id"] for row in rows if row["state"] != HELD]
+        return PoolClaims(pool["capacity"], _running(rows, now), _queue(rows), queued)
+
+    return backend.pool_claims.get(pool["pool_id"], read)
 
 
 def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
@@ -50,21 +81,17 @@ def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}
-    now = backend.clock.now()
     with backend.pool.connection() as connection:
-        sizes, rows = capacities(connection), claims(connection)
-    return {job["job_id"]: _wait(job, sizes, rows, now) for job in waiting}
+        pools = {(row["region"], row["gpu_type"]): row for row in all_gpu_pools(connection)}
+    now = backend.clock.now()
+    return {job["job_id"]: _wait(backend, job, pools, now) for job in waiting}
 
 
 def _wait(
-    job: Row, sizes: Mapping[tuple[str, str], int], rows: Sequence[Row], now: datetime
+    backend: Backend, job: Row, pools: Mapping[tuple[str, str], Row], now: datetime
 ) -> float | None:
-    place = (job["region"], job["gpu_type"])
-    there = [row for row in rows if (row["region"], row["gpu_type"]) == place]
-    order = [row["job_id"] for row in there]
-    ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
-    running, queue = _running(there, now), _queue(ahead)
-    wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
+    pool = pools.get((job["region"], job["gpu_type"]))
+    wait = None if pool is None else _claims(backend, pool).wait_of(job["job_id"], job["gpu_count"])
     if wait is None or job["relaunch_at"] is None:
         return wait
     # The job joins the queue at that time.

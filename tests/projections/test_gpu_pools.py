@@ -63,7 +63,7 @@ def test_a_withdrawn_claim_leaves_the_queue(history: History, fold: Fold) -> Non
     connection = fold(GPU_POOLS)
     (row,) = all_gpu_pools(connection)
     assert (row["held"], row["waiting"]) == (0, 0)
-    assert claims(connection) == []
+    assert claims(connection, history.pool.id) == []
     assert capacities(connection) == {("local", "cpu"): 1}
 
 
@@ -71,7 +71,7 @@ def test_claims_have_what_determines_their_wait_in_order(history: History, fold:
     second, third = queue_two_jobs_behind(history)
     history.save_checkpoint(1, 10, 40)
     add_step(fold(GPU_POOLS, JOB_DETAIL), STEP)
-    running, *queue = claims(fold(GPU_POOLS))
+    running, *queue = claims(fold(GPU_POOLS), history.pool.id)
     assert (running["state"], [row["state"] for row in queue]) == ("held", ["queued", "queued"])
     assert (running["job_id"], running["segment"], running["count"]) == (JOB_ID, 1, 1)
     assert (running["status"], running["phase"]) == ("training", "training")
@@ -88,6 +88,6 @@ def test_a_claim_that_returns_to_the_queue_is_last(history: History, fold: Fold)
     second.pause()
     second.resume()
     second.request_gpus(1)
-    _, *queue = claims(fold(GPU_POOLS, JOB_DETAIL))
+    _, *queue = claims(fold(GPU_POOLS, JOB_DETAIL), history.pool.id)
     assert [row["job_id"] for row in queue] == [third.job_id, second.job_id]
     assert [claim.job_id for claim in history.pool.queue.values()] == [third.job_id, second.job_id]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.capacity.queue_eta import Occupied, Queued, wait_seconds, waits_in_queue
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,8 @@ def test_the_wait_is_that_of_a_simulation_by_the_second(
 ) -> None:
     expected = by_the_second(capacity, running, queue, count)
     assert wait_seconds(capacity, running, queue, count) == expected
+
+
+def test_claims_behind_one_that_exceeds_the_capacity_have_no_wait() -> None:
+    queue = [Queued(1, 10.0), Queued(3, 10.0), Queued(1, 10.0)]
+    assert waits_in_queue(2, [Occupied(2, 5.0)], queue) == [5.0, None, None]
