@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo demo-autopause up test test-full screenshots fuzz simulate docs check clean
+.PHONY: help demo demo-autopause up test test-full screenshots fuzz simulate chaos docs check clean
 
 help:
 	@echo "make demo             run a real fine-tuning job from upload to chat"
@@ -30,6 +30,7 @@ help:
 	@echo "make screenshots      save a picture of every page in every state to screenshots/"
 	@echo "make fuzz             send 3,000 or more random requests to the API, generated from its OpenAPI document"
 	@echo "make simulate         run LIFETIMES=1000 job lifetimes in simulated installations, from SEED=1"
+	@echo "make chaos            inject faults into the whole product and look for violated rules: FAULTS=n SEED=n FAULT=n"
 	@echo "make docs             generate the reference pages of docs/"
 	@echo "make bench-NAME       run a benchmark, with options in ARGS=...: $(BENCHES)"
 	@echo "make check            check style, types, imports, layout and docs"
@@ -63,6 +64,11 @@ simulate: LIFETIMES ?= 1000
 simulate: SEED ?= 1
 simulate: $(INSTALLED)
 	$(BIN)/python -m tests.simulation --lifetimes $(LIFETIMES) --seed $(SEED)
+
+chaos: FAULTS ?= 100
+chaos: SEED ?= 1
+chaos: $(INSTALLED)
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.docs.generate

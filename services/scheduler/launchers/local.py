@@ -314,12 +314,16 @@ class LocalLauncher:
         return self._root / str(name)
 
     def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
-        """Write the spec and the GPUs of the pod. Keep an existing `bound_at`."""
+        """Write the spec, the GPUs of the pod, and the time at which they are bound.
+
+        A launch that was killed before its shim started may have left a request. Its time is not
+        kept, because no pod ran since then.
+        """
         directory.mkdir(exist_ok=True)
         (directory / BEAT).touch()  # created here, because a full disk would stop the trainer
         (directory / "spec.json").write_text(spec.model_dump_json())
         request = directory / "request.json"
-        bound_at = (_read(request) or {}).get("bound_at", self._clock.now().isoformat())
+        bound_at = self._clock.now().isoformat()
         partial = request.with_suffix(".partial")
         partial.write_text(json.dumps({"bound_at": bound_at, "devices": devices}))
         partial.rename(request)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,28 @@ def test_a_trainer_that_does_not_stop_is_killed_after_its_grace(settings: Settin
         program_of(launcher)
         launcher.stop(NAME)
         assert ended(launcher).exit_code == -9
+
+
+def test_a_repeated_launch_binds_the_gpus_when_it_starts_the_shim(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time between a launch that was killed and its repetition is not evidence of a running pod."""
+    with opened(settings) as launcher:
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "start_shim", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                launcher.launch(spec())
+        clock = launcher._clock
+        assert isinstance(clock, FixedClock)
+        clock.time += timedelta(seconds=60)
+
+        pod = launcher.launch(spec())
+
+        assert pod.bound_at == clock.time
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_shim_is_in_another_session(settings: Settings) -> None:

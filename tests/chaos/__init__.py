@@ -1,0 +1,1 @@
+"""The fault harness: it runs the whole product, injects faults and looks for violated rules."""

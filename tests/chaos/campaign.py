@@ -1,0 +1,191 @@
+"""A campaign: rounds of faults, each on a fresh stack, with the oracle's judgment after each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos import oracle, records
+from tests.chaos.facts import REAL
+from tests.chaos.faults import Fault, Injector, planned
+from tests.chaos.records import Place, Records
+from tests.chaos.rig import Rig, Template
+from tests.chaos.watcher import Watcher
+from tests.chaos.workload import Workload
+
+ROUND_FAULTS = 40
+"""Faults on one stack, before its jobs settle and the oracle judges."""
+
+REAL_EVERY = 5
+"""In one of this many rounds, the jobs train a real model."""
+
+WARM_UP_SECONDS = 6.0
+SETTLE_SECONDS = 420.0
+QUIET_SECONDS = 2.0
+
+RECORDS = "records.json.gz"
+"""File with the records of a round."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What a campaign found."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    jobs: int = 0
+    events: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Outcome) -> None:
+        """Add the outcome of a round."""
+        self.faults += other.faults
+        self.violations += other.violations
+        self.jobs, self.events = self.jobs + other.jobs, self.events + other.events
+        self.seconds += other.seconds
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The faults of a seed. `keep` is a directory for the records of rounds with violations."""
+
+    seed: int
+    template: Template
+    directory: Path
+    keep: Path
+    say: Say = print
+
+    def run(self, faults: int) -> Outcome:
+        """Inject faults 1 to `faults`. Return the outcome."""
+        outcome = Outcome()
+        for first in range(1, faults + 1, ROUND_FAULTS):
+            numbers = range(first, min(faults, first + ROUND_FAULTS - 1) + 1)
+            outcome.add(self.round(list(planned(self.seed, numbers))))
+        return outcome
+
+    def replay(self, fault: int) -> Outcome:
+        """Repeat the round of a fault, up to this fault."""
+        first = (fault - 1) // ROUND_FAULTS * ROUND_FAULTS + 1
+        return self.round(list(planned(self.seed, range(first, fault + 1))))
+
+    def round(self, faults: Sequence[Fault]) -> Outcome:
+        """Inject some faults into a fresh stack. Return the outcome."""
+        name = f"seed {self.seed}, faults {faults[0].number}-{faults[-1].number}"
+        os.environ.pop(REAL, None)
+        if (faults[0].number // ROUND_FAULTS + 1) % REAL_EVERY == 0:
+            os.environ[REAL] = "1"
+        began, place = time.monotonic(), self.directory / f"round-{faults[0].number}"
+        place.mkdir()
+        rig = Rig(self.template, place)
+        with rig.up():
+            found, counted = self._torment(rig, faults)
+        violations = [f"{name}: {each}" for each in oracle.violations(found)]
+        for each in violations:
+            self.say(f"VIOLATION {each}")
+        if violations:
+            self._keep(rig, found, name)
+        shutil.rmtree(place)
+        jobs = sum(each.topic == "JobApproved" for each in found.events)
+        seconds = time.monotonic() - began
+        self.say(
+            f"{name}: {jobs} jobs, {len(found.events)} events, {len(violations)} violations, "
+            f"{seconds:.0f} s"
+        )
+        return Outcome(counted, violations, jobs, len(found.events), seconds)
+
+    def _torment(self, rig: Rig, faults: Sequence[Fault]) -> tuple[Records, Counter[str]]:
+        injector, watcher = Injector(rig), Watcher(rig)
+        workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}")
+        losses: list[float] = []
+        counted: Counter[str] = Counter()
+
+        def look() -> None:
+            watcher.look()
+
+        workload.start()
+        try:
+            injector.pause(WARM_UP_SECONDS, look)
+            for fault in faults:
+                injector.pause(fault.wait_seconds, look)
+                happened = injector.inject(fault)
+                if fault.target.endswith("REPORTS"):
+                    losses.append(time.time())
+                counted[_sort(fault, happened)] += 1
+                self.say(
+                    f"seed {self.seed} fault {fault.number}: {fault}"
+                    f"{f' ({happened})' if happened else ''}"
+                )
+            unsettled = self._settle(injector, watcher, workload)
+        finally:
+            injector.end_all()
+            workload.abandon()
+        return records.read(_place(rig), losses, unsettled), counted
+
+    def _settle(self, injector: Injector, watcher: Watcher, workload: Workload) -> str:
+        """Wait until all jobs have ended and all consumers have caught up. Return what has not."""
+        injector.end_all()
+        workload.finish()
+        quiet_since: float | None = None
+        position = -1
+
+        def settled() -> bool:
+            nonlocal quiet_since, position
+            watcher.look()
+            calm = workload.done and not watcher.open_meters and watcher.position == position
+            calm = calm and watcher.lag() == 0
+            position = watcher.position
+            now = time.monotonic()
+            quiet_since = (quiet_since or now) if calm else None
+            return quiet_since is not None and now - quiet_since > QUIET_SECONDS
+
+        if injector.pause(SETTLE_SECONDS, settled):
+            return ""
+        running = [
+            f"{id} is {job.status}"
+            for id, job in watcher.jobs.items()
+            if job.status not in ("registered", "cancelled", "failed")
+        ]
+        return (
+            f"after {SETTLE_SECONDS:.0f} s, {len(watcher.open_meters)} meters are open, the "
+            f"slowest consumer is {watcher.lag()} events behind, jobs: {running}"
+        )
+
+    def _keep(self, rig: Rig, found: Records, name: str) -> None:
+        target = self.keep / name.replace(", ", "-").replace(" ", "-")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        found.dump(target / RECORDS)
+        shutil.copytree(rig.logs, target / "logs")
+        self.say(f"records and logs are in {target}")
+
+
+def _sort(fault: Fault, happened: str) -> str:
+    """Return the kind of a fault, for the summary."""
+    if happened.startswith(("not running", "not possible", "failed")):
+        return "without effect"
+    if happened.startswith("not reached"):
+        return "kill (failpoint not reached)"
+    if fault.armed is not None:
+        return f"failpoint: {fault.armed.action}"
+    return fault.kind
+
+
+def _place(rig: Rig) -> Place:
+    settings = rig.settings
+    assert settings.database_url is not None
+    assert settings.nats_url is not None
+    assert settings.nats_credentials is not None
+    return Place(
+        settings.database_url,
+        settings.nats_url,
+        settings.nats_credentials,
+        rig.home / "artifacts",
+        rig.control,
+    )

@@ -1,0 +1,64 @@
+"""Entry points of the processes under test: `tests.chaos.entry:<process>`.
+
+An entry point wraps the seams of the process, shortens a few delays, and then runs the process as
+the product does. The supervisor starts it in place of the product's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from deploy.processes import PROCESSES
+from infrastructure.settings import Settings
+from tests.chaos import breaks, network, seams
+from tests.chaos.facts import FactFile, control_directory
+from tests.chaos.failpoints import Failpoints
+
+IDLE_SECONDS, BEAT_SECONDS = 4.0, 0.5
+"""Lease and beat of a leader. The product's are 20 s and 2 s."""
+
+RELAUNCH_SECONDS = (0, 1, 3)
+"""Delays before relaunches. The product's are 0 s, 30 s and 5 min."""
+
+SHIM_START_SECONDS = 60.0
+"""Time in which a shim must start. The product's is 10 s; the machine may be busy."""
+
+TRAINER = (sys.executable, "-m", "tests.chaos.trainer")
+
+
+def __getattr__(name: str) -> Callable[[Settings], None]:
+    if name not in PROCESSES:
+        raise AttributeError(name)
+    return lambda settings: run(name, settings)
+
+
+def run(name: str, settings: Settings) -> None:
+    """Run a process of the product with wrapped seams."""
+    settings = network.enter(name, settings)
+    directory = control_directory()
+    _adjust_delays()
+    points = Failpoints(directory, name)
+    seams.install(points, FactFile(directory / "writes" / f"{name}-{os.getpid()}.jsonl"))
+    if name == "scheduler":
+        from services.scheduler import launchers
+        from services.scheduler.launchers import local
+
+        local.SHIM_START_SECONDS = SHIM_START_SECONDS
+        seams.install_launcher(points)
+        launchers.TRAINER = TRAINER
+    breaks.install(name)
+    module, _, function = PROCESSES[name].partition(":")
+    getattr(import_module(module), function)(settings)
+
+
+def _adjust_delays() -> None:
+    from datetime import timedelta
+
+    from domain.jobs import job
+    from infrastructure import leadership
+
+    leadership.IDLE_SECONDS, leadership.BEAT_SECONDS = IDLE_SECONDS, BEAT_SECONDS
+    job.RELAUNCH_DELAYS = tuple(timedelta(seconds=each) for each in RELAUNCH_SECONDS)

@@ -1,0 +1,271 @@
+"""The workload: accounts that start, pause, resume, cancel and pay for jobs, by a seed."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from tests.chaos.facts import REAL, FactFile
+from tests.chaos.rig import Customer, Rig
+from tests.chaos.watcher import FINAL, JobView, Watcher
+
+KINDS = {
+    "complete": 30,
+    "pause_resume": 25,
+    "cancel": 10,
+    "pause_cancel": 5,
+    "cancel_queued": 5,
+    "crash": 15,
+    "bad_data": 5,
+}
+"""Kinds of jobs, with their weights."""
+
+AT_ONCE = 2
+"""Jobs of one account that run at the same time."""
+
+PREFIX = "ftjob-"
+"""Start of the public ID of a job."""
+
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+RETRIED_CODES = ("not_yet_visible", "version_conflict")
+HTTP_SECONDS = 8.0
+
+
+@dataclass
+class Script:
+    """A job and what its owner still wants to do with it."""
+
+    kind: str
+    seed: int
+    patience: float
+    """Seconds of training before the first command."""
+    job: str | None = None
+    trained_since: float | None = None
+    pauses: int = 0
+    cancelled: bool = False
+
+
+@dataclass
+class Answer:
+    """An answer of the gateway."""
+
+    status: int
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Workload:
+    """One thread for each account. `finish` lets every job reach its end."""
+
+    def __init__(self, rig: Rig, watcher: Watcher, seed: str) -> None:
+        self._commands = FactFile(rig.control / "commands.jsonl")
+        self._stopping, self._abandoned = threading.Event(), threading.Event()
+        self._owners = [
+            Owner(self, rig, watcher, customer, random.Random(f"{seed}/{n}"), poor=n == 0)
+            for n, customer in enumerate(rig.customers)
+        ]
+        self._errors: list[Exception] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(owner,), daemon=True) for owner in self._owners
+        ]
+
+    def _run(self, owner: Owner) -> None:
+        try:
+            owner.run()
+        except Exception as error:  # noqa: BLE001  # `done` raises it
+            self._errors.append(error)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def finish(self) -> None:
+        """Start no more jobs."""
+        self._stopping.set()
+
+    @property
+    def done(self) -> bool:
+        """True if every job has reached its end. Raise the error of a failed thread."""
+        if self._errors:
+            raise self._errors[0]
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def abandon(self) -> None:
+        """End the threads, although jobs are unfinished."""
+        self._abandoned.set()
+        for thread in self._threads:
+            thread.join(2 * HTTP_SECONDS)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    @property
+    def abandoned(self) -> bool:
+        return self._abandoned.is_set()
+
+    def record(self, **fields: Any) -> None:
+        """Write down a command and its answer."""
+        self._commands.write("command", **fields)
+
+
+class Owner:
+    """An account holder. A poor one has money for little more than one job."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        rig: Rig,
+        watcher: Watcher,
+        customer: Customer,
+        drawn: random.Random,
+        *,
+        poor: bool,
+    ) -> None:
+        self._workload, self._rig, self._watcher = workload, rig, watcher
+        self._customer, self._drawn, self._poor = customer, drawn, poor
+        self._scripts: list[Script] = []
+        self._made = self._paid = 0
+
+    def run(self) -> None:
+        """Keep jobs running until the workload stops, and then bring each to its end."""
+        while not self._workload.abandoned:
+            active = [each for each in self._scripts if not self._ended(each)]
+            if self._workload.stopping and not active:
+                return
+            if not self._workload.stopping and len(active) < AT_ONCE:
+                self._approve()
+            for script in active:
+                self._advance(script)
+            time.sleep(0.2)
+
+    def _ended(self, script: Script) -> bool:
+        view = self._view(script)
+        return script.job is None or (view is not None and view.status in FINAL)
+
+    def _view(self, script: Script) -> JobView | None:
+        return None if script.job is None else self._watcher.jobs.get(script.job)
+
+    def _approve(self) -> None:
+        kind = self._drawn.choices(list(KINDS), weights=list(KINDS.values()))[0]
+        seed = 10 * self._drawn.randrange(10**6) + {"crash": 1, "bad_data": 2}.get(kind, 0)
+        script = Script(kind, seed, patience=self._drawn.uniform(0.2, 5.0))
+        self._made += 1
+        save_steps = self._drawn.choice([5, 10, 20])
+        hyperparameters = {"seed": seed, "save_steps": save_steps}
+        if REAL in os.environ:
+            hyperparameters |= {"epochs": 60, "gradient_accumulation": 1}
+        body = {
+            "dataset": self._customer.dataset,
+            "base_model": "tiny",
+            "region": "local",
+            "gpu_type": "cpu",
+            "gpu_count": 1,
+            "hyperparameters": hyperparameters,
+            "wait": True,
+        }
+        key = f"job-{self._made}"
+        answer = self._paying(lambda: self._post("/jobs", body, key=key, kind="approve"))
+        if answer.ok:
+            script.job = str(UUID(answer.body["id"].removeprefix(PREFIX)))
+            self._scripts.append(script)
+            self._workload.record(command="script", job=script.job, script=kind)
+
+    def _paying(self, ask: Callable[[], Answer]) -> Answer:
+        """Send a command. If the balance is too low, top up and repeat it."""
+        answer = ask()
+        while answer.status == 402 and not self._workload.abandoned:
+            missing = answer.body["error"]["figures"]["missing_micros"]
+            self._top_up(missing if self._poor else missing + 20_000_000)
+            answer = ask()
+        return answer
+
+    def _top_up(self, micros: int) -> None:
+        """Pay an amount of whole cents that this account pays only once."""
+        self._paid += 1
+        cents = -(-micros // 10_000)
+        cents += (self._paid - cents) % 100
+        body = {"amount": f"{cents // 100}.{cents % 100:02d}"}
+        key = f"top-up-{self._paid}"
+        self._post("/account/top-ups", body, key=key, kind="top_up", micros=cents * 10_000)
+
+    def _advance(self, script: Script) -> None:
+        view = self._view(script)
+        if view is None or script.cancelled:
+            return
+        if view.status == "paused":
+            if script.kind == "pause_cancel" and script.pauses:
+                self._cancel(script)
+            else:
+                path = f"/jobs/{_public(script)}/resume"
+                self._paying(
+                    lambda: self._post(path, {"wait": True}, job=script.job, kind="resume")
+                )
+            return
+        if script.kind == "cancel_queued":
+            self._cancel(script)
+            return
+        now = time.monotonic()
+        script.trained_since = (script.trained_since or now) if view.trains else None
+        if script.trained_since is None or now - script.trained_since < script.patience:
+            return
+        if script.kind == "cancel":
+            self._cancel(script)
+        elif script.kind in ("pause_resume", "pause_cancel") and script.pauses == 0:
+            script.pauses += 1
+            self._post(f"/jobs/{_public(script)}/pause", {}, job=script.job, kind="pause")
+
+    def _cancel(self, script: Script) -> None:
+        answer = self._post(f"/jobs/{_public(script)}/cancel", {}, job=script.job, kind="cancel")
+        script.cancelled = answer.ok
+
+    def _post(
+        self, path: str, body: dict[str, Any], *, key: str | None = None, **known: Any
+    ) -> Answer:
+        """Send a command until the gateway answers it, and write down the answer."""
+        known["command"] = known.pop("kind")
+        headers = {"authorization": f"Bearer {self._customer.key}"}
+        if key is not None:
+            headers["idempotency-key"] = key
+        known |= {"account": self._customer.account_id, "key": key}
+        while not self._workload.abandoned:
+            sent = time.time()
+            try:
+                url = f"{self._rig.settings.gateway_url}/api{path}"
+                found = httpx.post(url, json=body, headers=headers, timeout=HTTP_SECONDS)
+                answer = Answer(found.status_code, found.json())
+            except (httpx.HTTPError, ValueError):
+                self._workload.record(**known, sent=sent, status=None)
+                time.sleep(0.3)
+                continue
+            error = {} if answer.ok else answer.body.get("error", {})
+            code, message = error.get("code"), error.get("message")
+            if answer.status in RETRIED or code in RETRIED_CODES:
+                time.sleep(0.3)
+                continue
+            request = found.headers.get("x-request-id")
+            made = answer.body.get("id")
+            self._workload.record(
+                **known,
+                **{"sent": sent, "status": answer.status, "code": code, "message": message},
+                **{"request": request, "made": made},
+            )
+            return answer
+        return Answer(0)
+
+
+def _public(script: Script) -> str:
+    assert script.job is not None
+    return f"{PREFIX}{UUID(script.job).hex}"
