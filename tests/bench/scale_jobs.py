@@ -26,7 +26,8 @@ from domain.core.money import MICROS_PER_DOLLAR
 from domain.datasets.dataset import Dataset
 from infrastructure.event_handlers import HANDLERS
 from infrastructure.store import scalar
-from tests.builders.examples import PLAN
+from services.billing.settlement import Running, settle
+from tests.builders.examples import PLAN, POLICY
 from tests.builders.history import History
 
 BALANCE_MICROS = 10_000 * MICROS_PER_DOLLAR
@@ -43,12 +44,13 @@ class Jobs:
 
     accounts: int
     jobs_of_account: int
+    minutes: int  # billed before
 
     @classmethod
-    def of(cls, jobs: int, accounts: int) -> Jobs:
+    def of(cls, jobs: int, accounts: int, minutes: int = 0) -> Jobs:
         """Return `accounts` accounts with `jobs` jobs in total, rounded down to equal parts."""
         accounts = min(accounts, jobs)
-        return cls(accounts, jobs // accounts)
+        return cls(accounts, jobs // accounts, minutes)
 
     @property
     def count(self) -> int:
@@ -90,7 +92,7 @@ class Jobs:
             yield from events
 
     def _record_one(self, log: EventLog) -> None:
-        """Record the first account with its jobs, which have trained for less than a minute."""
+        """Record the first account with its jobs, and their minutes, which the ticker billed."""
         account_id, dataset_id, *job_ids = self.ids(0)[: 2 + self.jobs_of_account]
         began = datetime.now(UTC) - timedelta(hours=1)
 
@@ -113,6 +115,12 @@ class Jobs:
             job.grant_lease(SEGMENT)
             job.start_pod(SEGMENT, "bench", began)
             job.start_training(SEGMENT)
+        for minute in range(1, self.minutes + 1):
+            with command(f"tick {minute}"):
+                account = first.account
+                meters = [log.load(Meter, meter_id(job_id, SEGMENT)) for job_id in job_ids]
+                settle(account, [Running(meter, 60 * minute + 1) for meter in meters], POLICY)
+                log.commit(account, *meters)
 
 
 class _Copied:
@@ -169,11 +177,12 @@ def snapshot_pool(log: EventLog) -> None:
         log.take_snapshot(POOL_ID, version)
 
 
-def open_evidence(owner: Connection) -> None:
-    """Store that each running segment has run for half a minute."""
+def open_evidence(owner: Connection, minutes: int) -> None:
+    """Store that each running segment has run for this many minutes and a second."""
     owner.execute(
         "INSERT INTO segment_evidence (job_id, segment, elapsed_seconds) "
-        "SELECT job_id, segment, 30 FROM open_meters"
+        "SELECT job_id, segment, %s FROM open_meters",
+        [60 * minutes + 1],
     )
 
 

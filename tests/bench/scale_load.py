@@ -236,7 +236,7 @@ class _Minute:
         """Let the minute be due, and sample the lag of all consumers until they have caught up."""
         before = await asyncio.to_thread(head, self.owner)
         published = (await self.js.stream_info(EVENTS)).state.last_seq
-        await asyncio.to_thread(make_due, self.owner, 1)
+        await asyncio.to_thread(make_due, self.owner, self.jobs.minutes + 1)
         began = time.perf_counter()
         end = began + 60 + self.jobs.count / 50
         while time.perf_counter() < end and not load.done:

@@ -21,7 +21,7 @@ from tests.bench.scale_shares import owner_of
 
 def test_copied_jobs_load_as_real_ones() -> None:
     # given
-    jobs, log = Jobs.of(6, accounts=3), EventLog()
+    jobs, log = Jobs.of(6, accounts=3, minutes=2), EventLog()
 
     # when
     log.recorder.insert_events(list(jobs.stored_events()))
@@ -31,7 +31,9 @@ def test_copied_jobs_load_as_real_ones() -> None:
         job, meter = log.load(Job, job_id), log.load(Meter, meter_id(job_id, SEGMENT))
         account = log.load(Account, account_id)
         assert job.account_id == meter.account_id == account.id == account_id
-        assert account.reserved_micros == 2 * meter.charge_between(0, meter.paid_seconds)
+        assert meter.minutes == 2
+        reserved = meter.charge_between(meter.billed_seconds, meter.paid_seconds)
+        assert account.reserved_micros == 2 * reserved
     pool = log.load(GpuPool, POOL_ID)
     assert {claim.job_id for claim in pool.held.values()} == {
         jobs.job_id(account, job) for account in range(3) for job in range(2)
@@ -41,11 +43,11 @@ def test_copied_jobs_load_as_real_ones() -> None:
 @pytest.fixture
 def run(settings: Settings, log: EventLog) -> Iterator[Run]:
     with owner_of(settings) as owner:
-        yield Run(Console(quiet=True), settings, log, owner, Jobs.of(20, accounts=4))
+        yield Run(Console(quiet=True), settings, log, owner, Jobs.of(20, accounts=4, minutes=2))
 
 
 def test_the_store_and_the_ticker_are_measured_with_a_few_jobs(run: Run) -> None:
-    verdicts = [*run.store(), *run.tick(workflows=20)]
+    verdicts = [*run.store(), *run.audit(), *run.tick(workflows=20)]
 
     assert len(verdicts) == 7
 
