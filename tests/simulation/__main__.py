@@ -70,7 +70,10 @@ def stories(lifetimes: int, first_seed: int, processes: int) -> Figures:
                 open_stories.add(pool.submit(story, next(seeds)))
             done, open_stories = wait(open_stories, return_when=FIRST_COMPLETED)
             for each in done:
-                figures.add(each.result())
+                found = each.result()
+                figures.add(found)
+                for seed, violation in found.violations:  # a run may take hours
+                    typer.echo(f"VIOLATION, seed {seed}: {violation}", err=True)
         for each in open_stories:
             if not each.cancel():
                 figures.add(each.result())
@@ -111,7 +114,7 @@ def replay(seed: int, length: int, broken: Broken) -> bool:
     typer.echo(f"Seed {seed} breaks a rule after {outcome.ran} operations. Shrinking ...")
     short = shrunk(operations[: outcome.ran], lambda story: bool(played(story, broken).violations))
     found = played(short, broken)
-    typer.echo("Two accounts with money; the operator offers six GPUs.")
+    typer.echo("Two accounts with money; the operator offers eight GPUs.")
     for number, each in enumerate(short, 1):
         typer.echo(f"{number:>3}. {each}")
     for violation in found.violations:

@@ -20,7 +20,7 @@ from tests.simulation.control_plane.story import played, played_seed
 FOUND_BY = {
     "bill-from-the-clock": 1,
     "skip-a-position": 1,
-    "acknowledge-before-commit": 22,
+    "acknowledge-before-commit": 1,
     "two-leaders": 1,
     "lost-lease": 1,
 }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
+from eventsourcing.persistence import IntegrityError
+
 import infrastructure.consumer
 import services.billing.settlement
-from tests.simulation.control_plane.bus import Message, SimulatedDurable
+from infrastructure.event_handlers import HandlerEffect
 from tests.simulation.control_plane.store import StoreConnection
 from tests.simulation.control_plane.story import Broken
 
@@ -36,15 +38,16 @@ def skipping_a_position() -> Generator[None]:
 
 @contextmanager
 def acknowledging_before_the_commit() -> Generator[None]:
-    """Acknowledge a batch, and then commit its effect."""
+    """Save that an event is handled, and then its effect."""
 
-    def take(self: SimulatedDurable) -> list[Message]:
-        messages = real(self)
-        self.ack(messages)
-        return messages
+    def handle(self: Any, item: Any, tracking: Any) -> None:
+        if tracking is not None and self.position() < tracking.notification_id:
+            with suppress(IntegrityError):  # saved before, but the answer was lost
+                self._log.process_recorder.insert_tracking(tracking)
+        real(self, item, None)
 
-    real = SimulatedDurable.take
-    with patch.object(SimulatedDurable, "take", take):
+    real: Any = HandlerEffect._handle_and_save
+    with patch.object(HandlerEffect, "_handle_and_save", handle):
         yield
 
 

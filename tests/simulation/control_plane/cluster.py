@@ -355,6 +355,7 @@ class Cluster:
         self.fails = 0
         """Number of the next launches that fail."""
         self.problems: list[str] = []
+        self.on_launch: Callable[[Trainer], None] = lambda trainer: None
 
     def running(self) -> list[Trainer]:
         """Return the trainers that have not ended, in launch order."""
@@ -392,6 +393,7 @@ class Cluster:
             f"trainer {name}", cluster=self, spec=spec, bound_at=self.now(), work=work
         )
         self.trainers[name] = self.all[name] = trainer
+        self.on_launch(trainer)
         self.kernel.spawn(trainer, trainer.run())
         return trainer.pod
 

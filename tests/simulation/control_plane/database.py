@@ -17,6 +17,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from eventsourcing.persistence import Notification
+from psycopg.rows import dict_row, scalar_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
@@ -27,7 +29,7 @@ from domain.jobs.lifecycle import JobStatus
 from infrastructure.consumer import recorded
 from infrastructure.event_handlers import PARKED_DDL
 from projections.accounts import ACCOUNTS
-from projections.billing_ledger import BILLING_LEDGER
+from projections.billing_ledger import BILLING_LEDGER, LAST_POSTINGS
 from projections.gpu_pools import GPU_POOLS
 from projections.open_meters import OPEN_METERS
 from projections.projection import POSITIONS_DDL, Cursor, Projection, insert, one_by_one, update
@@ -42,8 +44,17 @@ CREATE TABLE IF NOT EXISTS segment_evidence (
     elapsed_seconds double precision NOT NULL,
     PRIMARY KEY (job_id, segment)
 );
-CREATE TABLE IF NOT EXISTS deployments (job_id uuid, status text)
+CREATE TABLE IF NOT EXISTS deployments (job_id uuid, status text);
+CREATE TABLE IF NOT EXISTS ecolink_events (
+    notification_id bigint PRIMARY KEY,
+    originator_id uuid NOT NULL,
+    originator_version bigint NOT NULL,
+    topic text NOT NULL,
+    state bytea NOT NULL,
+    UNIQUE (originator_id, originator_version)
+)
 """
+"""`ecolink_events` is a copy of the log, for the statements that read it."""
 
 DUE_DDL = """
 CREATE TABLE IF NOT EXISTS job_detail (
@@ -123,11 +134,24 @@ PARK_BEHIND_THEN = (
 )
 """A statement of event handlers inserts in a CTE, which SQLite cannot do. These two do the same."""
 
+REPLACED = {
+    LAST_POSTINGS: "SELECT account_id AS id, position, balance_micros FROM billing_ledger AS each "
+    "WHERE account_id IN (SELECT value FROM json_each(?)) AND position = "
+    "(SELECT max(position) FROM billing_ledger WHERE account_id = each.account_id)",
+}
+"""Statements with a LATERAL join, which SQLite does not have."""
+
 TRANSLATIONS = (
     (r"%\((\w+)\)s", r":\1"),
-    (r"%s", "?"),
+    (r"%[sb]", "?"),
+    (r"^\s*SET TRANSACTION .*", "SELECT 1"),
     (r"::\w+(?: precision)?(?:\[\])?", ""),
     (r"(\?|:\w+|\w+) AT TIME ZONE 'UTC'", r"utc_day(\1)"),
+    (
+        r"unnest\(\?, \?\) AS (\w+) \((\w+), (\w+)\)",
+        r"(SELECT one.value AS \2, other.value AS \3 FROM json_each(?) AS one "
+        r"JOIN json_each(?) AS other ON one.key = other.key) AS \1",
+    ),
     (
         r"unnest\((\?|:\w+)\) AS (\w+) \((\w+)\)",
         r"(SELECT value AS \3 FROM json_each(\1)) AS \2",
@@ -143,6 +167,10 @@ TRANSLATIONS = (
     (r"DEFAULT clock_timestamp\(\)", "DEFAULT (clock_timestamp())"),
 )
 
+POPULATED = re.compile(
+    r"INSERT INTO (?P<table>\w+)\s+SELECT \* FROM json_populate_recordset\(NULL::\w+, %s\)"
+)
+RECORDS = re.compile(r"json_to_recordset\(%s\) AS (?P<name>\w+) \((?P<columns>[^)]*)\)")
 UNNAMED = re.compile(r"INSERT INTO (?P<table>\w+)(?: AS \w+)? VALUES \((?P<values>[^()]*)\)")
 
 
@@ -182,6 +210,22 @@ def _read(value: object) -> object:
     return value
 
 
+def _columns(columns: Iterable[Sequence[str]]) -> str:
+    """Return the expressions that read columns, given with their types, from a JSON object."""
+    return ", ".join(
+        f"typed(json_extract(value, '$.{name}'), '{kind}') AS {name}" for name, kind in columns
+    )
+
+
+def _typed(value: Any, kind: str) -> object:
+    """Return a value of JSON as a column of a type stores it."""
+    if value is None:
+        return None
+    if kind == "uuid":
+        return _stored(UUID(value))
+    return _stored(datetime.fromisoformat(value)) if kind == "timestamptz" else value
+
+
 class Database:
     """One SQLite database. `now` returns its time."""
 
@@ -192,6 +236,7 @@ class Database:
             ("clock_timestamp", 0, lambda: _stored(now())),
             ("greatest", -1, max),
             ("least", -1, min),
+            ("typed", 2, _typed),
             ("utc_day", 1, lambda text: text[1:11]),
         ):
             self.sqlite.create_function(name, arguments, call)
@@ -221,7 +266,7 @@ class Database:
     def _translated(self, statement: str) -> str:
         """Translate a statement, and name the columns of an insert that gives the first ones."""
         if (known := self._known.get(statement)) is None:
-            known = translated(statement)
+            known = translated(self._with_records(REPLACED.get(statement, statement)))
             if (match := UNNAMED.match(known)) is not None:
                 table, values = match["table"], match["values"].count(",") + 1
                 info = self.sqlite.execute(f"PRAGMA table_info({table})").fetchall()
@@ -230,12 +275,35 @@ class Database:
             self._known[statement] = known
         return known
 
+    def _with_records(self, statement: str) -> str:
+        """Replace the functions that turn a JSON array into rows."""
+        if (match := POPULATED.search(statement)) is not None:
+            info = self.sqlite.execute(f"PRAGMA table_info({match['table']})").fetchall()
+            columns = _columns((column[1], column[2]) for column in info)
+            rows = f"INSERT INTO {match['table']} SELECT {columns} FROM json_each(%s) WHERE true"
+            statement = statement.replace(match[0], rows)
+        if (match := RECORDS.search(statement)) is not None:
+            columns = _columns(each.split() for each in match["columns"].split(", "))
+            rows = f"(SELECT {columns} FROM json_each(%s)) AS {match['name']}"
+            statement = statement.replace(match[0], rows)
+        return statement
+
     def _park_behind(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         row = self.sqlite.execute(PARK_BEHIND_FIRST, values).fetchone()
         if row is None:
             return []
         self.sqlite.execute(PARK_BEHIND_THEN, {**values, "replay": row[0]})
         return [{"replay": bool(row[0])}]
+
+    def copy(self, rows: Iterable[Notification]) -> None:
+        """Copy events that were saved in the log."""
+        self.sqlite.executemany(
+            "INSERT INTO ecolink_events VALUES (?, ?, ?, ?, ?)",
+            [
+                (row.id, _stored(row.originator_id), row.originator_version, row.topic, row.state)
+                for row in rows
+            ],
+        )
 
     def rows(self, projection: Projection) -> list[tuple[object, ...]]:
         """Return all rows of a projection's tables, sorted."""
@@ -281,12 +349,15 @@ class Connection:
     def __iter__(self) -> Any:
         return iter(self._found)
 
+    @property
+    def connection(self) -> Connection:
+        """The connection of a cursor."""
+        return self
+
     @contextmanager
-    def cursor(self, row_factory: Any = None) -> Generator[Connection]:
-        if row_factory is not None:
-            yield Scalars(self._database, self._reach)
-        else:
-            yield Connection(self._database, self._reach)
+    def cursor(self, row_factory: Any = dict_row, **options: Any) -> Generator[Connection]:
+        del options
+        yield CURSORS[row_factory](self._database, self._reach)
 
     def pipeline(self) -> Any:
         return nullcontext()
@@ -315,6 +386,21 @@ class Scalars(Connection):
 
     def fetchall(self) -> Any:
         return [next(iter(row.values())) for row in super().fetchall()]
+
+
+class Tuples(Connection):
+    """A cursor that returns rows as tuples."""
+
+    def fetchall(self) -> Any:
+        return [tuple(row.values()) for row in super().fetchall()]
+
+
+CURSORS: dict[Any, type[Connection]] = {
+    dict_row: Connection,
+    scalar_row: Scalars,
+    tuple_row: Tuples,
+}
+"""Cursors by the row factory of psycopg."""
 
 
 class Pool:

@@ -145,11 +145,11 @@ def run(world: World, seconds: int) -> None:
 
 
 @operation(
-    40,
+    60,
     "Account {account} approves {jobs} job(s) of {steps} steps on {gpus} GPU(s) at {rate} "
     "micro-dollars per hour, for at most {limit} s (0: no maximum).",
     account=(0, 1),
-    jobs=(1, 5),
+    jobs=(1, 6),
     steps=(1, 8),
     gpus=[1, 1, 1, 2],
     rate=RATES,

@@ -93,9 +93,16 @@ class JobFacts:
     paused: str | None = None
     crashes: int = 0
     furthest_step: int = 0
+    rate: int = 0
+    had_maximum: bool = False
+    poorest: int | None = None
+    """Lowest available balance of its account since it was last approved, resumed or launched."""
     saved: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Segment and seconds of each checkpoint that is neither rejected nor pruned."""
     commands: set[str] = field(default_factory=set)
+
+    def note_available(self, micros: int) -> None:
+        self.poorest = micros if self.poorest is None else min(self.poorest, micros)
 
     def saved_seconds(self, segment: int) -> int:
         return max((each[1] for each in self.saved.values() if each[0] == segment), default=0)
@@ -107,6 +114,9 @@ class Money:
 
     balance: int = 0
     reserved: int = 0
+    was_suspended: bool = False
+    had_budget: bool = False
+    jobs: list[JobFacts] = field(default_factory=list)
     open: set[Segment] = field(default_factory=set)
 
 
@@ -115,6 +125,8 @@ class PoolFacts:
     """GPUs of a pool."""
 
     capacity: int = 0
+    lowest: int | None = None
+    """Lowest capacity so far."""
     held: dict[Segment, int] = field(default_factory=dict)
 
 
@@ -124,6 +136,8 @@ class Rules:
 
     fact_of: Callable[[Segment], Fact | None]
     evidence: Callable[[Segment], int]
+    minute: int
+    """Length of a metered minute, seconds."""
     violations: list[str] = field(default_factory=list)
     accounts: dict[str, Money] = field(default_factory=dict)
     bills: dict[Segment, Bill] = field(default_factory=dict)
@@ -168,6 +182,8 @@ class Rules:
             credited, reversed_ = sums[account, "credited"], sums[account, "reversed"]
             self.require(credited == reversed_, f"credits of {account} differ from its meters'")
             money = self.accounts[account]
+            for job in money.jobs:
+                job.note_available(money.balance - money.reserved)
             held = sum(self.bills[each].held for each in money.open)
             self.require(money.reserved == held, f"the reserve of {account} is not {held}")
             self.require(
@@ -222,6 +238,12 @@ class Rules:
 
     def _TopUpWithheld(self, row: Row, state: Mapping[str, Any]) -> None:
         self.accounts[row.originator].balance -= state["amount_micros"]
+
+    def _AccountSuspended(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.accounts[row.originator].was_suspended = True
+
+    def _BudgetSet(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.accounts[row.originator].had_budget = True
 
     def _UsageSettled(self, row: Row, state: Mapping[str, Any]) -> None:
         money = self.accounts[row.originator]
@@ -281,12 +303,20 @@ class Rules:
     # Jobs
 
     def _JobApproved(self, row: Row, state: Mapping[str, Any]) -> None:
-        self.jobs[row.originator] = JobFacts(str(state["account_id"]), state["plan"]["gpu_count"])
+        job = JobFacts(str(state["account_id"]), state["plan"]["gpu_count"])
+        job.rate = state["plan"]["rate_micros_per_hour"]
+        job.had_maximum = state["max_cost_micros"] is not None
+        self.jobs[row.originator] = job
+        self.accounts[job.account].jobs.append(job)
+
+    def _MaxCostChanged(self, row: Row, state: Mapping[str, Any]) -> None:
+        self.jobs[row.originator].had_maximum |= state["max_cost_micros"] is not None
 
     def _JobResumed(self, row: Row, state: Mapping[str, Any]) -> None:
         job = self.jobs[row.originator]
         self.require(job.paused is not None, "a job resumed that was not paused", row)
-        job.paused, job.count = None, state["gpu_count"]
+        job.paused, job.poorest, job.count = None, None, state["gpu_count"]
+        job.rate = state["rate_micros_per_hour"]
 
     def _SegmentAllocated(self, row: Row, state: Mapping[str, Any]) -> None:
         job = self.jobs[row.originator]
@@ -294,6 +324,7 @@ class Rules:
         self.require(not rests, "a job at rest got GPUs", row)
         self.require(state["segment"] == job.segment + 1, "a segment was skipped", row)
         job.segment, job.running, job.stop_asked = state["segment"], True, False
+        job.poorest = None
         rate = state["rate_micros_per_hour"]
         self.bills[row.originator, job.segment] = Bill(job.account, rate)
 
@@ -356,8 +387,27 @@ class Rules:
         job = self.jobs[row.originator]
         self.require(not job.running and job.final is None, "a job paused that runs", row)
         job.paused = state["reason"]
-        if job.paused == "owner":
-            self.require("pause" in job.commands, "no owner paused the job", row)
+        self.require(self._explains(job), "nothing explains the pause", row)
+
+    def _explains(self, job: JobFacts) -> bool:
+        """Return True if a command or the lack of money or GPUs explains the pause of a job."""
+        money = self.accounts[job.account]
+        match job.paused:
+            case "owner":
+                return "pause" in job.commands
+            case "suspended":
+                return money.was_suspended
+            case "budget":
+                return money.had_budget
+            case "max_cost":
+                return job.had_maximum
+            case "capacity":
+                return any(job.count > (pool.lowest or 0) for pool in self.pools.values())
+            case _:
+                poorest = money.balance - money.reserved
+                if job.poorest is not None:
+                    poorest = min(poorest, job.poorest)
+                return poorest < cost(job.rate, self.minute) + 1
 
     def _end(self, row: Row, state: Mapping[str, Any]) -> None:
         job = self.jobs[row.originator]
@@ -377,7 +427,10 @@ class Rules:
         self.pools[row.originator] = PoolFacts()
 
     def _CapacityChanged(self, row: Row, state: Mapping[str, Any]) -> None:
-        self.pools[row.originator].capacity = state["capacity"]
+        pool = self.pools[row.originator]
+        pool.capacity = state["capacity"]
+        if pool.lowest is None or pool.capacity < pool.lowest:
+            pool.lowest = pool.capacity
 
     def _GpusAllocated(self, row: Row, state: Mapping[str, Any]) -> None:
         pool, segment = self.pools[row.originator], (str(state["job_id"]), state["segment"])

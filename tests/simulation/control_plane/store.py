@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 from uuid import UUID
@@ -53,7 +53,7 @@ class SharedLog:
     streams: dict[UUID, list[StoredEvent]] = field(default_factory=dict)
     notifications: list[Notification] = field(default_factory=list)
     decoded: dict[tuple[UUID, int], Event] = field(default_factory=dict)
-    tracked: dict[str, set[int]] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     observer: Observer = lambda rows, tracking: None
     _ids: list[int] = field(default_factory=list)
@@ -79,8 +79,7 @@ class SharedLog:
             raise IntegrityError(f"{tracking.application_name} is at a later position")
         rows = [self._append(stored) for stored in stored_events]
         if tracking is not None:
-            known = self.tracked.setdefault(tracking.application_name, set())
-            known.add(tracking.notification_id)
+            self.positions[tracking.application_name] = tracking.notification_id
         self.observer(rows, tracking)
         return [row.id for row in rows]
 
@@ -93,7 +92,7 @@ class SharedLog:
         return row
 
     def position(self, name: str) -> int:
-        return max(self.tracked.get(name, ()), default=0)
+        return self.positions.get(name, 0)
 
     def select(
         self, start: int | None, limit: int, stop: int | None, *, inclusive: bool
@@ -267,8 +266,8 @@ class StoredLog(EventLog):
 def _copied(aggregate: Any) -> Any:
     if isinstance(aggregate, Catalog):
         return deepcopy(aggregate)
-    found = copy(aggregate)
+    found = object.__new__(type(aggregate))
+    state = vars(found)
     for name, value in vars(aggregate).items():
-        if isinstance(value, (dict, list, set)):
-            setattr(found, name, value.copy())
+        state[name] = value.copy() if type(value) in (dict, list, set) else value
     return found

@@ -91,12 +91,12 @@ def worded(row: Notification) -> str:
 
 
 def set_up(world: World) -> None:
-    """Open two accounts with money, and offer six GPUs."""
+    """Open two accounts with money, and offer eight GPUs."""
     for _ in range(2):
         world.open_account()
-    world.declare_capacity(6)
+    world.declare_capacity(8)
     for account_id in world.accounts:
-        world.top_up(account_id, 3_000 * SECOND_MICROS)
+        world.top_up(account_id, 4_000 * SECOND_MICROS)
     world.run(2)
 
 

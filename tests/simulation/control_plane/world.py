@@ -122,8 +122,9 @@ class World:
         self.files = Files(lambda: self.kernel.now)
         self.cluster = Cluster(self.kernel, self.bus, self.files, self.service_now)
         self.cluster.built = GPUS_BUILT
+        self.cluster.on_launch = self._see_clocks
         self.log_grew = Signal(self.kernel)
-        self.rules = Rules(self._fact_of, self._evidence)
+        self.rules = Rules(self._fact_of, self._evidence, SETTINGS.meter_minute_seconds)
         self.happened: Counter[str] = Counter()
         self.service_jump = self.database_jump = 0
         self.store_away_until = 0.0
@@ -204,8 +205,6 @@ class World:
 
     def run(self, seconds: float) -> None:
         self.kernel.run(seconds)
-        for trainer in self.cluster.running():
-            self._see_clocks(trainer)
 
     def jump(self, which: str, seconds: int) -> None:
         """Set the error of the services' or the database's clock."""
@@ -473,6 +472,7 @@ class World:
         if rows and tracking is not None:
             self.handled(tracking.application_name, tracking.notification_id)
         if rows:
+            self.database.copy(rows)
             self.rules.see([_row(row) for row in rows])
             self.log_grew.set(RELAY_SECONDS)
 
