@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from domain.core.aggregate import Created, Event
 from domain.core.recorded import Recorded
 from domain.core.topics import Kind, topics_of
-from infrastructure.store import Connection
+from infrastructure.store import Connection, scalar
 
 Cursor = psycopg.Cursor[DictRow]
 Row = dict[str, Any]
@@ -275,6 +275,19 @@ def positions_of(connection: Connection, projections: Sequence[Projection]) -> d
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
     """Return the notification ID of the last event that all given projections have applied."""
     return min(positions_of(connection, projections).values())
+
+
+def newest_needed(
+    connection: Connection, projections: Sequence[Projection], position: int
+) -> int | None:
+    """Return the notification ID of the newest event after a position that projections need."""
+    topics = frozenset[str]().union(*(projection.topics for projection in projections))
+    return scalar(
+        connection,
+        "SELECT max(notification_id) FROM ecolink_events "
+        "WHERE notification_id > %s AND topic = ANY(%s)",
+        [position, sorted(topics)],
+    )
 
 
 def behind(connection: Connection, consumers: Sequence[str]) -> list[Row]:

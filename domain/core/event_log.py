@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import UUID
@@ -26,7 +27,7 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
-from eventsourcing.utils import get_topic, resolve_topic, strtobool
+from eventsourcing.utils import EnvType, get_topic, resolve_topic, strtobool
 from pydantic_core import from_json
 
 from domain.core.aggregate import Aggregate, Event
@@ -124,6 +125,19 @@ class EventLog(Application[UUID]):
 
     name: str = "ecolink"
 
+    def __init__(self, env: EnvType | None = None) -> None:
+        super().__init__(env)
+        self._last_saved: ContextVar[int | None] = ContextVar("last_saved", default=None)
+
+    @property
+    def last_saved(self) -> int | None:
+        """Notification ID of the last event that the current context saved.
+
+        Each request has a context of its own. None if it has saved nothing, or if the ID is
+        unknown.
+        """
+        return self._last_saved.get()
+
     def construct_mapper(self) -> Mapper[UUID]:
         """Return a mapper that stores events as JSON."""
         return PydanticMapper(self.construct_transcoder())
@@ -188,6 +202,7 @@ class EventLog(Application[UUID]):
                 raise VersionConflict(
                     "Another request changed this object at the same time. Try again."
                 ) from error
+            self._last_saved.set(None)  # the notification IDs are unknown
         try:
             self._take_snapshots(processing)
         except PersistenceError:
@@ -197,7 +212,8 @@ class EventLog(Application[UUID]):
     def _save(self, processing: ProcessingEvent[UUID]) -> None:
         """Insert events. Unlike the library, return no copy of them."""
         rows = [self.mapper.to_stored_event(each) for each in processing.events]
-        self.recorder.insert_events(rows, tracking=processing.tracking)
+        ids = self.recorder.insert_events(rows, tracking=processing.tracking)
+        self._last_saved.set(ids[-1] if ids else None)
         if self.repository.cache and not self.repository.fastforward:
             for aggregate_id, aggregate in processing.aggregates.items():
                 self.repository.cache.put(aggregate_id, aggregate)

@@ -1,4 +1,4 @@
-"""Read your writes: wait until the projections have processed the event log.
+"""Read your writes: wait until the projections have processed the events of a request.
 
 Every command waits after its commit, so that lists, balances and details show its effect. Reading
 the aggregate instead would need code for each view, and does not work for lists. The wait is
@@ -14,7 +14,7 @@ from domain.core.errors import NotFound
 from gateway.backend import Backend
 from gateway.http.errors import NotYetVisible
 from infrastructure.store import Connection
-from projections.projection import Projection, Row, lowest_position
+from projections.projection import Projection, Row, lowest_position, newest_needed
 
 WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.02
@@ -23,12 +23,18 @@ POLL_SECONDS = 0.02
 def caught_up(
     backend: Backend, *projections: Projection, patience_seconds: float = WAIT_SECONDS
 ) -> bool:
-    """Wait until the projections have processed the current log. Return False after a timeout."""
-    wanted = backend.log.recorder.max_notification_id() or 0
-    deadline = time.monotonic() + patience_seconds
+    """Wait until the projections have processed the events that the current request saved.
+
+    If it has saved none, wait for the newest event in the log that the projections need. Later
+    events do not prolong the wait. Return False after a timeout.
+    """
+    wanted, deadline = backend.log.last_saved, time.monotonic() + patience_seconds
     while True:
         with backend.pool.connection() as connection:
-            if lowest_position(connection, projections) >= wanted:
+            position = lowest_position(connection, projections)
+            if wanted is None:
+                wanted = newest_needed(connection, projections, position) or 0
+            if position >= wanted:
                 return True
         if time.monotonic() >= deadline:
             return False
@@ -43,7 +49,7 @@ def found(
 ) -> Row:
     """Return the row that a query of a projection finds.
 
-    Raise NotFound with the message `missing` only if the projection has processed the whole log.
+    Raise NotFound with the message `missing` only if the projection has processed its events.
     Otherwise, raise NotYetVisible, because the object may be new.
     """
     with backend.pool.connection() as connection:

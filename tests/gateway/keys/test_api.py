@@ -148,6 +148,7 @@ def test_the_list_shows_the_latest_stored_use(
     """The listed key is another one, because each request of the client is a use, too."""
     person = platform.person()
     other = platform.key(person.account_id, KeyRequest())
+    platform.project()
 
     def shown() -> str | None:
         listed = client.get("/api/keys", headers=person.headers).json()["data"]
