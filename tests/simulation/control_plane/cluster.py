@@ -31,7 +31,13 @@ from infrastructure.reports import (
     SegmentSpec,
     control_subject,
 )
-from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, Pod, PodName
+from services.scheduler.launchers.launcher import (
+    GpusBusy,
+    LaunchFailed,
+    Pod,
+    PodName,
+    ReadCatalog,
+)
 from services.scheduler.segments import OVERRUN
 from tests.builders.examples import STATE
 from tests.simulation.control_plane.bus import Bus
@@ -341,13 +347,14 @@ class Trainer(Owner):
 
 
 class Cluster:
-    """The launcher, with GPUs in one region: `built` ones, of which the operator offers `gpus`."""
+    """The launcher, with `built` GPUs in one region, of which the operator offers some."""
 
     host = None
 
     def __init__(self, kernel: Kernel, bus: Bus, files: Files, now: Callable[[], datetime]) -> None:
         self.kernel, self.bus, self.files, self.now = kernel, bus, files, now
-        self.gpus = self.built = 0
+        self.built = 0
+        self.read_catalog: ReadCatalog | None = None
         self.work: dict[UUID, Work] = {}
         self.trainers: dict[PodName, Trainer] = {}
         self.all: dict[PodName, Trainer] = {}
@@ -357,12 +364,19 @@ class Cluster:
         self.problems: list[str] = []
         self.on_launch: Callable[[Trainer], None] = lambda trainer: None
 
+    def read_by(self, read_catalog: ReadCatalog) -> Cluster:
+        """Return this launcher for a scheduler that reads the catalog in this way."""
+        self.read_catalog = read_catalog
+        return self
+
     def running(self) -> list[Trainer]:
         """Return the trainers that have not ended, in launch order."""
         return [each for each in self.trainers.values() if not each.is_over]
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        return {(REGION, GPU_TYPE): self.gpus}
+        assert self.read_catalog is not None
+        offered = self.read_catalog().regions[REGION].capacity
+        return {(REGION, GPU_TYPE): offered.get(GPU_TYPE, 0)}
 
     def machine(self) -> None:
         return None

@@ -320,7 +320,9 @@ def _adapters(world: Surroundings, process: Process) -> Values:
                 services.scheduler.app,
                 {
                     **of_services,
-                    "open_launcher": lambda settings, clock, catalog: world.cluster,
+                    "open_launcher": lambda settings, clock, catalog: world.cluster.read_by(
+                        catalog
+                    ),
                     "Artifacts": lambda url: SimulatedArtifacts(
                         world.files, lambda point: process.reach_bus(point)
                     ),

@@ -339,7 +339,6 @@ class World:
         def command() -> None:
             Cataloging(self.log).change(lambda it: it.declare_capacity(REGION, GPU_TYPE, gpus))
 
-        self.cluster.gpus = gpus
         self.do("operator", command)
 
     def actor_of(self, account_id: UUID, *, by_key: bool) -> str:
