@@ -118,7 +118,6 @@ class GpuPool(Aggregate):
         """A snapshot of a pool's state. Audits ignore snapshots."""
 
         TOPIC: ClassVar[str] = "GpuPoolSnapshot"
-        class_version: ClassVar[int] = 1
         model_config = ConfigDict(frozen=True)
 
         originator_id: UUID
