@@ -23,7 +23,13 @@ from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, json_text, update
 
-DDL = """
+RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
+FINAL = [each for each in JobStatus if each.is_final]
+
+IS_RUNNING = "status IN ('" + "', '".join(RUNNING) + "')"
+"""SQL condition, as the index of running jobs has it."""
+
+DDL = f"""
 CREATE TABLE IF NOT EXISTS job_detail (
     job_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
@@ -98,7 +104,9 @@ CREATE INDEX IF NOT EXISTS job_detail_status ON job_detail (account_id, status);
 CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
     WHERE NOT expired AND NOT promoted;
 CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
-    WHERE relaunch_at IS NOT NULL
+    WHERE relaunch_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS job_detail_running ON job_detail (approved_at, job_id)
+    WHERE {IS_RUNNING}
 """
 # checkpoints: those that are not deleted, oldest first; the columns checkpoint_* describe the
 # newest. estimate and its bounds are from the approval; the rate is from the last resume.
@@ -114,9 +122,6 @@ WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
     "loading model and data",
 )
 PAUSING, CANCELLING = "pausing", "cancelling"
-
-RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
-FINAL = [each for each in JobStatus if each.is_final]
 
 MAX_EXPIRED = 100
 
@@ -564,12 +569,14 @@ def running_jobs(connection: Connection, limit: int) -> list[Row]:
     (`reported_at`), both None before the first one, and the number of all such jobs (`jobs`).
     """
     return connection.execute(
-        "SELECT job_detail.*, measured.step AS measured_step, measured.measured_at AS reported_at, "
-        "count(*) OVER () AS jobs FROM job_detail LEFT JOIN LATERAL (SELECT step, measured_at "
-        "FROM step_measurements AS each WHERE each.job_id = job_detail.job_id "
+        "SELECT oldest.*, measured.step AS measured_step, measured.measured_at AS reported_at, "  # type: ignore[arg-type]
+        f"(SELECT count(*) FROM job_detail WHERE {IS_RUNNING}) AS jobs "
+        f"FROM (SELECT * FROM job_detail WHERE {IS_RUNNING} ORDER BY approved_at, job_id LIMIT %s) "
+        "AS oldest LEFT JOIN LATERAL (SELECT step, measured_at "
+        "FROM step_measurements AS each WHERE each.job_id = oldest.job_id "
         "ORDER BY segment DESC, step DESC LIMIT 1) AS measured ON true "
-        "WHERE status = ANY(%s) ORDER BY approved_at, job_detail.job_id LIMIT %s",
-        [RUNNING, limit],
+        "ORDER BY approved_at, oldest.job_id",
+        [limit],
     ).fetchall()
 
 

@@ -21,6 +21,7 @@ from projections.job_detail import (
     expired_adapters,
     job,
     jobs_of,
+    running_jobs,
     suspended_jobs,
 )
 from tests.builders.commands import NOW
@@ -307,11 +308,26 @@ def test_the_jobs_of_suspended_accounts_are_found_through_indexes(
         fill(connection)
         connection.execute("SET LOCAL enable_seqscan = off")
         assert suspended_jobs(connection) == [JOB_ID]
-        scans = [
+        accounts, by_status, running = (
             scalar(connection, "SELECT pg_stat_get_xact_numscans(%s::regclass)", [index])
-            for index in ("accounts_suspended", "job_detail_status")
-        ]
-    assert all(scans)
+            for index in ("accounts_suspended", "job_detail_status", "job_detail_running")
+        )
+    assert accounts
+    assert by_status or running
+
+
+def test_the_oldest_running_jobs_are_found_through_an_index(history: History, fold: Fold) -> None:
+    history.run_until("training")
+    connection = fold(ACCOUNTS, JOB_DETAIL)
+    with connection.transaction():
+        fill(connection)
+        connection.execute("SET LOCAL enable_seqscan = off")
+        (found,) = running_jobs(connection, 10)
+        scans = scalar(
+            connection, "SELECT pg_stat_get_xact_numscans('job_detail_running'::regclass)"
+        )
+    assert (found["job_id"], found["jobs"]) == (JOB_ID, 1)
+    assert scans
 
 
 def fill(connection: Connection) -> None:
