@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.simulation.control_plane.shrinking import shrunk
 from tests.simulation.control_plane.story import LENGTH, Broken, played
 
 TOLD_EVENTS = 40
+POLL_SECONDS = 1.0
 STORIES_AT_ONCE = 4
 """Stories per process that wait for it."""
 
@@ -60,15 +62,18 @@ def story(seed: int) -> Figures:
 
 
 def stories(lifetimes: int, first_seed: int, processes: int) -> Figures:
-    """Play stories in parallel until this many jobs have ended."""
+    """Play stories in parallel until this many jobs have ended, or until SIGTERM."""
     figures = Figures()
     seeds = count(first_seed)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    # Workers that are forked inherit the handler, but end with the pool.
     with ProcessPoolExecutor(processes) as pool:
         open_stories: set[Future[Figures]] = set()
-        while figures.lifetimes < lifetimes:
+        while figures.lifetimes < lifetimes and not stopped:
             while len(open_stories) < processes * STORIES_AT_ONCE:
                 open_stories.add(pool.submit(story, next(seeds)))
-            done, open_stories = wait(open_stories, return_when=FIRST_COMPLETED)
+            done, open_stories = wait(open_stories, POLL_SECONDS, return_when=FIRST_COMPLETED)
             for each in done:
                 found = each.result()
                 figures.add(found)
@@ -119,8 +124,9 @@ def replay(seed: int, length: int, broken: Broken) -> bool:
         typer.echo(f"{number:>3}. {each}")
     for violation in found.violations:
         typer.echo(f"BROKEN: {violation}")
-    typer.echo(f"The last {TOLD_EVENTS} of {len(found.events)} events:")
-    for line in found.events[-TOLD_EVENTS:]:
+    told = found.events[-TOLD_EVENTS:]
+    typer.echo(f"The last {len(told)} of {len(found.events)} events:")
+    for line in told:
         typer.echo(line)
     return False
 

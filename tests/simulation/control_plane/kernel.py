@@ -94,7 +94,7 @@ class Kernel:
 
         This may run inside a step of a coroutine: its owner is then frozen in this step.
         """
-        end = self.now + seconds
+        end, running = self.now + seconds, self.running
         while self._queue and self._queue[0][0] <= end:
             moment, _, task = heappop(self._queue)
             self._steps = self._steps + 1 if moment <= self.now else 0
@@ -107,7 +107,7 @@ class Kernel:
                 self.schedule(task, owner.thaws_at - self.now)
             else:
                 self._step(task)
-        self.now = max(self.now, end)
+        self.now, self.running = max(self.now, end), running
 
     def _step(self, task: Task) -> None:
         self.running = task.owner

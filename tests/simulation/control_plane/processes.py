@@ -57,9 +57,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 LOG_ID = UUID("6d5f3f9e-93a2-4a4e-8f54-0d6a3d1d8c11")
 NAMES = UUID("0d7b7a64-2f0b-4bd7-9a2f-6f0c7b6f1f0a")
 
-RELAY, BILLING, SCHEDULER, PROJECTOR = "relay", "billing", "scheduler", "projector"
+SERVICES = ("relay", "projector", "billing", "scheduler")
 GATEWAY = "gateway"
-SERVICES = (RELAY, PROJECTOR, BILLING, SCHEDULER)
 
 SETTINGS = Settings(
     meter_minute_seconds=20,
@@ -69,14 +68,6 @@ SETTINGS = Settings(
     silence_seconds=40.0,
     grace_seconds=30,
 )
-
-
-class Handled(Protocol):
-    """What the simulation records of the handlers."""
-
-    def answers(self, service: str, topics: frozenset[str]) -> None: ...
-    def handled(self, service: str, position: int) -> None: ...
-    def parked(self, service: str, position: int, error: str, *, replay: bool) -> None: ...
 
 
 class Surroundings(Protocol):
@@ -92,8 +83,9 @@ class Surroundings(Protocol):
 
     def service_now(self) -> datetime: ...
     def reach(self, process: Process, point: str, error: type[Exception]) -> None: ...
-    @property
-    def handling(self) -> Handled: ...
+    def answers(self, service: str, topics: frozenset[str]) -> None: ...
+    def handled(self, service: str, position: int) -> None: ...
+    def parked(self, service: str, position: int, error: str, *, replay: bool) -> None: ...
 
 
 class Process(Owner):
@@ -178,16 +170,16 @@ def _probed(world: Surroundings) -> type[HandlerEffect]:
     class ProbedEffect(HandlerEffect):
         def __init__(self, name: str, log: Any, clock: Any, handler: Any, connect: Any) -> None:
             super().__init__(name, log, clock, handler, connect)
-            world.handling.answers(name, self._topics)
+            world.answers(name, self._topics)
 
         def _saved(self, item: Any, cause: Any, tracking: Any) -> bool:
             saved = super()._saved(item, cause, tracking)
-            world.handling.handled(self.name, item.id)
+            world.handled(self.name, item.id)
             return saved
 
         def _park(self, item: Any, error: str, *, replay: bool) -> None:
             super()._park(item, error, replay=replay)
-            world.handling.parked(self.name, item.id, error, replay=replay)
+            world.parked(self.name, item.id, error, replay=replay)
 
     return ProbedEffect
 

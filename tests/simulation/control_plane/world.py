@@ -112,7 +112,7 @@ class Unexpected(logging.Handler):
 
 
 class World:
-    """One simulated installation. Use it as a context, which replaces the product's time."""
+    """One simulated installation, which lives in the context of `running`."""
 
     def __init__(self) -> None:
         self.kernel = Kernel(self._on_death, self._on_failure)
@@ -137,14 +137,9 @@ class World:
         self.payments: list[tuple[UUID, str]] = []
         self.refunds: list[tuple[str, str]] = []
         self.plans: dict[UUID, TrainingPlan] = {}
-        self.parked_for_good: list[str] = []
         self._commands = 0
         self.supervisor = Owner("supervisor")
         self._listener = Unexpected(self._on_unexpected)
-
-    @property
-    def handling(self) -> World:
-        return self
 
     # Context
 
@@ -273,15 +268,11 @@ class World:
             return
         del self.armed[process.service, point]
         self.happened[f"{fault.kind} {point}"] += 1
-        match fault.kind:
-            case "kill":
-                if process.service == GATEWAY:
-                    raise error("the gateway was killed")
-                raise Killed(point)
-            case "freeze":
-                self._freeze(process, fault.seconds)
-            case _:
-                raise error("the connection was lost")
+        if fault.kind == KILL:
+            raise Killed(point)
+        if fault.kind == LOSE_ANSWER:
+            raise error("the connection was lost")
+        self._freeze(process, fault.seconds)
 
     @property
     def is_store_away(self) -> bool:
