@@ -63,7 +63,7 @@ class Access:
     events: tuple[Kind, ...] = ()
     """Events that the role may append: all events of an aggregate, or individual events."""
     reads_snapshots: bool = False
-    """True if the role loads accounts or GPU pools from snapshots."""
+    """True if the role loads accounts, meters or GPU pools from snapshots."""
     snapshots: tuple[type[Aggregate], ...] = ()
     """Aggregates of which the role may add snapshots. It writes all their events."""
     handles_events: bool = False
@@ -98,7 +98,7 @@ ACCESS: dict[str, Access] = {
             *(Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
         reads_snapshots=True,
-        snapshots=(Account,),
+        snapshots=(Account, Meter),
         handles_events=True,
         tables=_each(("accounts", "open_meters", "projection_positions", "card_payments"), READ)
         | _each(("payment_returns", "auto_top_ups"), READ)

@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     )
     snapshot_secret: str | None = Field(
         default=None,
-        description="Secret that signs snapshots of accounts and GPU pools. It is the same for all "
-        "services. If unset, EcoLink stores no snapshots and always loads both from their events.",
+        description="Secret that signs snapshots of accounts, meters and GPU pools. It is the same "
+        "for all services. If unset, EcoLink stores none and loads everything from events.",
     )
     seal_key: Path | None = Field(
         default=None,

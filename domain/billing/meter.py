@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from eventsourcing.domain import event
+from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.utils import register_topic
+from pydantic import BaseModel, ConfigDict
 
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created, Event, current_cause
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.core.money import charge_micros, seconds_within
+
+SNAPSHOT_EVENTS = 200
 
 
 class SegmentEvent(Event):
@@ -20,10 +25,37 @@ class SegmentEvent(Event):
     segment: int
 
 
+class MeterState(BaseModel):
+    """State of a meter in a snapshot."""
+
+    model_config = ConfigDict(frozen=True)
+
+    account_id: UUID
+    created_on: datetime
+    modified_on: datetime
+    job_id: UUID
+    segment: int
+    rate_micros_per_hour: int
+    limit_micros: int | None
+    key_id: UUID | None
+    paid_seconds: int
+    minutes: int
+    billed_seconds: int
+    credited_seconds: int
+    refused: bool
+    closed: bool
+
+    @classmethod
+    def of(cls, meter: Meter) -> Self:
+        """Return the state of a meter."""
+        return cls.model_validate({name: getattr(meter, name) for name in cls.model_fields})
+
+
 class Meter(Aggregate):
     """The meter of one segment. It numbers the billed minutes, so that it bills none twice."""
 
     TOPIC: ClassVar[str] = "Meter"
+    snapshot_events = SNAPSHOT_EVENTS
 
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
@@ -86,6 +118,39 @@ class Meter(Aggregate):
         to_seconds: int
         amount_micros: int
 
+    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
+        """A snapshot of a meter's state. Audits ignore snapshots."""
+
+        TOPIC: ClassVar[str] = "MeterSnapshot"
+        model_config = ConfigDict(frozen=True)
+
+        originator_id: UUID
+        originator_version: int
+        timestamp: datetime
+        topic: str
+        state: MeterState
+
+        @classmethod
+        def take(cls, aggregate: Any) -> Self:
+            """Return a snapshot of a meter."""
+            assert isinstance(aggregate, Meter)
+            return cls(
+                originator_id=aggregate.id,
+                originator_version=aggregate.version,
+                timestamp=current_cause().now,
+                topic=Meter.TOPIC,
+                state=MeterState.of(aggregate),
+            )
+
+        def mutate(self, _: None) -> Meter:
+            """Return the meter as of the snapshot."""
+            meter, state = object.__new__(Meter), self.state
+            meter.__base_init__(self.originator_id, self.originator_version, state.created_on)
+            meter.modified_on = state.modified_on
+            for name in MeterState.model_fields.keys() - {"created_on", "modified_on"}:
+                setattr(meter, name, getattr(state, name))
+            return meter
+
     @classmethod
     def open(
         cls,
@@ -134,6 +199,11 @@ class Meter(Aggregate):
         self.credited_seconds = 0
         self.refused = False
         self.closed = False
+
+    @property
+    def snapshot_offset(self) -> int:
+        """Offset of its snapshots. Meters that opened together take them in different minutes."""
+        return self.id.int % SNAPSHOT_EVENTS
 
     @property
     def limit_seconds(self) -> int | None:
@@ -279,3 +349,7 @@ class Meter(Aggregate):
     def _require_open(self) -> None:
         if self.closed:
             raise WrongState(f"The meter of segment {self.segment} is closed.")
+
+
+# The library registers the topics of events, but not those of snapshots.
+register_topic(Meter.Snapshot.TOPIC, Meter.Snapshot)

@@ -125,6 +125,11 @@ class Aggregate(BaseAggregate[UUID]):
     """Class of the aggregate's snapshots, if it has any."""
     account_id: UUID
 
+    @property
+    def snapshot_offset(self) -> int:
+        """Number of events by which the first snapshot comes earlier."""
+        return 0
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "Event" in vars(cls):
             for declared in cls.Event.__subclasses__():

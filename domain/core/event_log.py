@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -195,8 +195,9 @@ class EventLog(Application[UUID]):
         if not processing.events and tracking is None:
             return
         assert len(processing.events) <= MAX_EVENTS
+        rows: Sequence[StoredEvent] = ()
         try:
-            self._save(processing)
+            rows = self._save(processing)
         except IntegrityError as error:
             if not self._is_ours(processing):
                 raise VersionConflict(
@@ -204,30 +205,39 @@ class EventLog(Application[UUID]):
                 ) from error
             self._last_saved.set(None)  # the notification IDs are unknown
         try:
-            self._take_snapshots(processing)
+            self._add_snapshots(processing, rows)
         except PersistenceError:
             # The events are already saved. Without the snapshot, the next load only takes longer.
             logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
-    def _save(self, processing: ProcessingEvent[UUID]) -> None:
-        """Insert events. Unlike the library, return no copy of them."""
+    def _save(self, processing: ProcessingEvent[UUID]) -> Sequence[StoredEvent]:
+        """Insert events. Return their rows."""
         rows = [self.mapper.to_stored_event(each) for each in processing.events]
         ids = self.recorder.insert_events(rows, tracking=processing.tracking)
         self._last_saved.set(ids[-1] if ids else None)
         if self.repository.cache and not self.repository.fastforward:
             for aggregate_id, aggregate in processing.aggregates.items():
                 self.repository.cache.put(aggregate_id, aggregate)
+        return rows
 
-    def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
-        """Snapshot the aggregates whose version passed a multiple of their snapshot interval."""
+    def _add_snapshots(
+        self, processing_event: ProcessingEvent[UUID], rows: Sequence[StoredEvent]
+    ) -> None:
+        """Snapshot the aggregates whose version passed a multiple of their snapshot interval.
+
+        `rows` are the stored events, as far as they are known.
+        """
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
+        assert isinstance(self.snapshots, SignedSnapshots)
         saved = Counter(event.originator_id for event in processing_event.events)
-        for id, aggregate in processing_event.aggregates.items():
-            assert isinstance(aggregate, Aggregate)
-            every, version = aggregate.snapshot_events, aggregate.version
-            if every and version // every > (version - saved[id]) // every:
-                self.snapshots.put([aggregate.Snapshot.take(aggregate)])
+        taken = [
+            aggregate.Snapshot.take(aggregate)
+            for id, aggregate in processing_event.aggregates.items()
+            if isinstance(aggregate, Aggregate) and _passes_interval(aggregate, saved[id])
+        ]
+        if taken:
+            self.snapshots.put(taken, last_events=rows)
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
         """Return True if the same command already stored these events and this position."""
@@ -255,6 +265,14 @@ class EventLog(Application[UUID]):
             except VersionConflict:
                 continue
         return attempt()
+
+
+def _passes_interval(aggregate: Aggregate, events: int) -> bool:
+    """Return True if an aggregate passed a multiple of its snapshot interval by some events."""
+    if not (every := aggregate.snapshot_events):
+        return False
+    after = aggregate.version + aggregate.snapshot_offset
+    return after // every > (after - events) // every
 
 
 def _processing(

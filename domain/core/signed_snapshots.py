@@ -56,10 +56,23 @@ class SignedSnapshots(EventStore[UUID]):
         self._refused: set[tuple[UUID | str, int]] = set()
 
     def put(
-        self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any
+        self,
+        domain_events: Sequence[DomainEventProtocol[UUID]],
+        *,
+        last_events: Sequence[StoredEvent] = (),
+        **kwargs: Any,
     ) -> list[Recording[UUID]]:
-        """Sign and store snapshots. Their events must already be stored."""
-        self.recorder.insert_events([self._signed(each) for each in domain_events], **kwargs)
+        """Sign and store snapshots. Their events must already be stored.
+
+        `last_events` may contain the stored events at the snapshots' versions. The others are read
+        from the log.
+        """
+        known = {(each.originator_id, each.originator_version): each for each in last_events}
+        rows = [
+            self._signed(each, known.get((each.originator_id, each.originator_version)))
+            for each in domain_events
+        ]
+        self.recorder.insert_events(rows, **kwargs)
         return []
 
     def get(
@@ -112,9 +125,11 @@ class SignedSnapshots(EventStore[UUID]):
             row.originator_id, row.originator_version, row.topic, state.snapshot.encode()
         )
 
-    def _signed(self, snapshot: DomainEventProtocol[UUID]) -> StoredEvent:
+    def _signed(
+        self, snapshot: DomainEventProtocol[UUID], last_event: StoredEvent | None
+    ) -> StoredEvent:
         row = self.mapper.to_stored_event(snapshot)
-        last_event = self._last_event(row)
+        last_event = last_event or self._last_event(row)
         assert last_event is not None
         last = _sha256(last_event)
         text = row.state.decode()

@@ -12,7 +12,7 @@ from eventsourcing.persistence import StoredEvent
 from pydantic import ValidationError
 
 from domain.billing.account import Account, AccountState
-from domain.billing.meter import Meter
+from domain.billing.meter import Meter, MeterState
 from domain.capacity.gpu_pool import GpuPool, GpuPoolState
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
@@ -86,8 +86,12 @@ def head_of(live: Connection) -> int:
     return scalar(live, "SELECT coalesce(max(notification_id), 0) FROM ecolink_events")
 
 
+Snapshotted = Account | Meter | GpuPool
+"""Aggregates with snapshots."""
+
+
 class SnapshotCheck:
-    """A comparison of each snapshot with the account or GPU pool replayed from the log."""
+    """A comparison of each snapshot with the account, meter or GPU pool replayed from the log."""
 
     def __init__(self, live: Connection, log: EventLog) -> None:
         self._live = live
@@ -96,7 +100,7 @@ class SnapshotCheck:
             "SELECT originator_id, originator_version FROM ecolink_snapshots ORDER BY 1, 2"
         ).fetchall()
         self._waiting = {(row["originator_id"], row["originator_version"]) for row in rows}
-        self._replayed: dict[UUID, Account | GpuPool | None] = {id: None for id, _ in self._waiting}
+        self._replayed: dict[UUID, Snapshotted | None] = {id: None for id, _ in self._waiting}
         self.checked = len(rows)
         self._found: list[Difference] = []
 
@@ -106,7 +110,7 @@ class SnapshotCheck:
             if item.originator_id not in self._replayed:
                 continue
             aggregate = item.event.mutate(self._replayed[item.originator_id])
-            if not isinstance(aggregate, Account | GpuPool):
+            if not isinstance(aggregate, Snapshotted):
                 del self._replayed[item.originator_id]  # no such aggregate has snapshots
                 continue
             self._replayed[aggregate.id] = aggregate
@@ -123,9 +127,9 @@ class SnapshotCheck:
                 f"the snapshot of {id} at version {version} has events that the log lacks",
             )
 
-    def _compare(self, aggregate: Account | GpuPool) -> None:
+    def _compare(self, aggregate: Snapshotted) -> None:
         row = self._row(aggregate)
-        kind = "account" if isinstance(aggregate, Account) else "pool"
+        kind = {Account: "account", Meter: "meter", GpuPool: "pool"}[type(aggregate)]
         name = f"the snapshot of {kind} {aggregate.id} at version {aggregate.version}"
         try:
             if isinstance(self._log.snapshots, SignedSnapshots):
@@ -146,6 +150,9 @@ class SnapshotCheck:
             case Account.Snapshot(state=state), Account() if state != AccountState.of(aggregate):
                 has, gives = exact_dollars(state.balance_micros), aggregate.balance_micros
                 text = f"{name} has {has}; its events give {exact_dollars(gives)}"
+            case Meter.Snapshot(state=state), Meter() if state != MeterState.of(aggregate):
+                has, gives = state.billed_seconds, aggregate.billed_seconds
+                text = f"{name} has other values than its events: {has} and {gives} s are billed"
             case GpuPool.Snapshot(state=state), GpuPool() if state != GpuPoolState.of(aggregate):
                 has, gives = len(state.held), len(aggregate.held)
                 text = f"{name} has other claims than its events: {has} and {gives} hold GPUs"
@@ -153,7 +160,7 @@ class SnapshotCheck:
                 return
         self._report(DifferenceKind.SNAPSHOT_STATE, text)
 
-    def _row(self, aggregate: Account | GpuPool) -> StoredEvent:
+    def _row(self, aggregate: Snapshotted) -> StoredEvent:
         """Return a stored snapshot. They are read one by one, because that of a pool is large."""
         row = self._live.execute(
             "SELECT topic, state FROM ecolink_snapshots "

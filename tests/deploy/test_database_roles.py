@@ -162,7 +162,12 @@ def test_only_billing_writes_evidence(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "writer"), [("AccountSnapshot", "billing"), ("GpuPoolSnapshot", "scheduler")]
+    ("topic", "writer"),
+    [
+        ("AccountSnapshot", "billing"),
+        ("MeterSnapshot", "billing"),
+        ("GpuPoolSnapshot", "scheduler"),
+    ],
 )
 def test_only_the_writer_of_an_aggregate_adds_its_snapshots(
     settings: Settings, topic: str, writer: str

@@ -319,6 +319,27 @@ def test_a_changed_snapshot_of_a_pool_is_reported(audited: Audited) -> None:
     assert "0 and 1 hold GPUs" in state
 
 
+def test_a_changed_snapshot_of_a_meter_is_reported(audited: Audited) -> None:
+    with open_log(audited.settings, takes_snapshots=True) as billing, command("bill"):
+        meter = Meter.open(ACCOUNT_ID, uuid4(), 1, 3_600_000)
+        meter.extend_lease(60 * 300)
+        meter.post_minutes(60 * 300, 60)
+        billing.commit(meter)
+    audited.fold()
+    assert audited.findings().snapshots == 1
+    assert audited.texts(DifferenceKind.SNAPSHOT_FORGED) == []
+    assert audited.texts(DifferenceKind.SNAPSHOT_STATE) == []
+    audited.change(
+        "UPDATE ecolink_snapshots SET state = convert_to(replace("
+        "convert_from(state, 'UTF8'), %s, %s), 'UTF8')",
+        *('\\"billed_seconds\\":18000,', '\\"billed_seconds\\":60,'),
+    )
+    (forged,) = audited.texts(DifferenceKind.SNAPSHOT_FORGED)
+    (state,) = audited.texts(DifferenceKind.SNAPSHOT_STATE)
+    assert str(meter.id) in forged
+    assert "60 and 18000 s are billed" in state
+
+
 def test_unreadable_and_unknown_snapshots_are_reported(audited: Audited, history: History) -> None:
     history.run_until("training")
     audited.fold()
