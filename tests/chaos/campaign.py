@@ -61,6 +61,7 @@ class Campaign:
     directory: Path
     keep: Path
     say: Say = print
+    settle_seconds: float = SETTLE_SECONDS
 
     def run(self, faults: int) -> Outcome:
         """Inject faults 1 to `faults`. Return the outcome."""
@@ -85,7 +86,7 @@ class Campaign:
         place.mkdir()
         rig = Rig(self.template, place)
         with rig.up():
-            found, counted = self._torment(rig, faults)
+            found, counted = self._inject(rig, faults)
         violations = [f"{name}: {each}" for each in oracle.violations(found)]
         for each in violations:
             self.say(f"VIOLATION {each}")
@@ -100,20 +101,17 @@ class Campaign:
         )
         return Outcome(counted, violations, jobs, len(found.events), seconds)
 
-    def _torment(self, rig: Rig, faults: Sequence[Fault]) -> tuple[Records, Counter[str]]:
+    def _inject(self, rig: Rig, faults: Sequence[Fault]) -> tuple[Records, Counter[str]]:
         injector, watcher = Injector(rig), Watcher(rig)
         workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}")
         losses: list[float] = []
         counted: Counter[str] = Counter()
 
-        def look() -> None:
-            watcher.look()
-
         workload.start()
         try:
-            injector.pause(WARM_UP_SECONDS, look)
+            injector.pause(WARM_UP_SECONDS, watcher.look)
             for fault in faults:
-                injector.pause(fault.wait_seconds, look)
+                injector.pause(fault.wait_seconds, watcher.look)
                 happened = injector.inject(fault)
                 if fault.target.endswith("REPORTS"):
                     losses.append(time.time())
@@ -145,7 +143,7 @@ class Campaign:
             quiet_since = (quiet_since or now) if calm else None
             return quiet_since is not None and now - quiet_since > QUIET_SECONDS
 
-        if injector.pause(SETTLE_SECONDS, settled):
+        if injector.pause(self.settle_seconds, settled):
             return ""
         running = [
             f"{id} is {job.status}"
@@ -153,7 +151,7 @@ class Campaign:
             if job.status not in ("registered", "cancelled", "failed")
         ]
         return (
-            f"after {SETTLE_SECONDS:.0f} s, {len(watcher.open_meters)} meters are open, the "
+            f"after {self.settle_seconds:.0f} s, {len(watcher.open_meters)} meters are open, the "
             f"slowest consumer is {watcher.lag()} events behind, jobs: {running}"
         )
 

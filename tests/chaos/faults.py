@@ -59,10 +59,10 @@ POINTED = {
 SHORT_SECONDS, LONG_SECONDS, SILENT_SECONDS = (0.2, 2.0), (6.0, 10.0), (28.0, 32.0)
 """Durations of a stop. A long one exceeds the lease of a leader, and for a trainer its silence."""
 
-START_SECONDS = 5.0
+START_SECONDS = 30.0
 """Time to wait for a process that does not run."""
 
-FIRE_SECONDS = 4.0
+FIRE_SECONDS = 6.0
 """Time that a process has to reach its failpoint. After that, the fault kills the process."""
 
 
@@ -101,7 +101,7 @@ class Fault:
                 target = _one_of(random_, POINTED)
                 point = random_.choice(POINTS[target])
                 action = _one_of(random_, {"kill": 6, "stop": 3, "delay": 1})
-                count = 1 if target == "gateway" else random_.choice((1, 1, 2, 3, 5))
+                count = 1 if target == "gateway" else random_.choice((1, 1, 1, 2, 3))
                 armed = Armed(number, point, count, action, min(seconds, 8.0))  # type: ignore[arg-type]
                 return cls(number, kind, target, wait, seconds, armed)
             case "stream":

@@ -29,8 +29,8 @@ from services.trainer.reporter import Reporter
 from tests.chaos.facts import FactFile
 
 STEP_SECONDS = 0.15
-CRASHES, BAD_DATA = 1, 2
-"""Remainders of the job's seed modulo 10 that make its first segment fail."""
+CRASHES, BAD_DATA, LONG = 1, 2, 3
+"""Remainders of the job's seed modulo 10: its first segment fails, or it has many steps."""
 
 STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
 
@@ -40,8 +40,8 @@ class Plan:
 
     def __init__(self, seed: int) -> None:
         drawn = random.Random(seed)
-        self.steps = drawn.randint(20, 60)
         self.failure = seed % 10
+        self.steps = drawn.randint(300, 400) if self.failure == LONG else drawn.randint(20, 60)
         self.fails_after = drawn.randint(5, self.steps - 5)
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,7 @@ NETWORK = "CHAOS_NETWORK"
 CLONE_NEWNET = 0x40000000
 NAMESPACES = Path("/run/netns")
 LOOPBACK = "127.0.0.1"
+NUMBERS = count(1)
 
 
 class Network:
@@ -35,13 +37,15 @@ class Network:
 
     def __init__(self, services: tuple[str, ...], ports: tuple[int, ...]) -> None:
         self._links: dict[str, str] = {}
+        self._namespaces: dict[str, str] = {}
         self._forwarder: subprocess.Popen[bytes] | None = None
         known: dict[str, tuple[str, str]] = {}
         _delete_stale()
         for number, service in enumerate(services):
-            namespace, link = f"chaos-{os.getpid()}-{number}", f"c{os.getpid()}n{number}"
+            unique = next(NUMBERS)  # the kernel deletes the links of a namespace later
+            namespace, link = f"chaos-{os.getpid()}-{unique}", f"c{os.getpid() % 10**6}n{unique}"
             subnet = f"10.{100 + os.getpid() % 100}.{number}"
-            self._links[service] = link
+            self._links[service], self._namespaces[service] = link, namespace
             known[service] = (namespace, f"{subnet}.1")
             _ip("netns", "add", namespace)
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
@@ -71,9 +75,10 @@ class Network:
         if self._forwarder is not None:
             self._forwarder.kill()
             self._forwarder.wait()
-        for number in range(len(self._links)):
+        for service, link in self._links.items():
             with suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", f"chaos-{os.getpid()}-{number}")
+                _ip("link", "del", link)
+                _ip("netns", "del", self._namespaces[service])
 
 
 def is_possible() -> bool:

@@ -24,7 +24,13 @@ class Run:
     @cached_property
     def meters(self) -> dict[str, Meter]:
         """All meters by `<job>-<segment>`."""
-        return {meter.name: meter for meter in meters_of(self.records).values()}
+        return {meter.name: meter for meter in meters_of(self.records.events).values()}
+
+    def applied(self, projection: str) -> list[Event]:
+        """Return the events that a projection has applied."""
+        positions = self.records.tables["projection_positions"]
+        last = next((each["position"] for each in positions if each["name"] == projection), None)
+        return [event for event in self.records.events if last is None or event.id <= last]
 
     @cached_property
     def segments(self) -> dict[str, Segment]:
@@ -62,13 +68,13 @@ NOT_RETRIED = ("bad_data", "loss_diverged", "checkpoint_mismatch", "out_of_memor
 
 
 def rule(function: Rule) -> Rule:
-    """Register a rule of the log alone, which holds at any moment."""
+    """Register a rule that holds at any moment."""
     RULES.append(function)
     return function
 
 
 def rule_at_rest(function: Rule) -> Rule:
-    """Register a rule that compares the log with its copies. It holds when nothing runs."""
+    """Register a rule that holds when nothing runs."""
 
     @wraps(function)
     def at_rest(run: Run) -> Iterable[str]:
@@ -234,10 +240,10 @@ class Meter:
                 self.credited_micros += event.state["amount_micros"]
 
 
-def meters_of(records: Records) -> dict[str, Meter]:
+def meters_of(events: Iterable[Event]) -> dict[str, Meter]:
     """Fold all meters."""
     found: dict[str, Meter] = {}
-    for event in records.events:
+    for event in events:
         if event.topic == "MeterOpened":
             found[event.originator] = Meter(event)
         elif event.originator in found:
@@ -448,15 +454,23 @@ def no_one_pays_without_evidence(run: Run) -> Iterator[str]:
         if meter.billed == 0 or segment is None:
             continue
         reported = max((fact["elapsed"] for fact in segment.facts_of("report")), default=0.0)
-        alive = segment.facts_of("pod", "born", "alive")
-        seen = 0.0
-        if alive and segment.bound_at is not None:
-            seen = alive[-1]["wall"] - segment.bound_at + START_SECONDS
+        seen = _seconds_seen(segment, run.records.losses)
         if meter.billed > max(int(reported), seen):
             yield (
                 f"{meter.name} is billed {meter.billed} s, but its trainer reported {reported} s "
                 f"and its pod ran for {seen:.1f} s"
             )
+
+
+def _seconds_seen(segment: Segment, losses: list[float]) -> float:
+    """Return the seconds for which the scheduler may have seen the pod run before its reports."""
+    bound_at, acked = segment.bound_at, segment.facts_of("acked")
+    seen = [fact["wall"] for fact in segment.facts_of("pod", "born", "alive")]
+    if bound_at is None or not seen:
+        return 0.0
+    if acked and not any(loss >= bound_at - 1 for loss in losses):
+        seen = [min(wall, acked[0]["wall"]) for wall in seen]
+    return max(seen) - bound_at + START_SECONDS
 
 
 @rule
@@ -562,11 +576,11 @@ def every_killed_segment_is_the_platforms_fault(run: Run) -> Iterator[str]:
 # Read models
 
 
-@rule_at_rest
+@rule
 def balances_equal_the_log(run: Run) -> Iterator[str]:
     """The table of accounts has the balances that the raw events add up to."""
     balances: dict[str, Balance] = defaultdict(Balance)
-    for event in run.records.events:
+    for event in run.applied("accounts"):
         balances[event.state["account_id"]].take(event)
     for row in run.records.tables["accounts"]:
         found, account = (row["balance_micros"], row["reserved_micros"]), row["account_id"]
@@ -575,13 +589,13 @@ def balances_equal_the_log(run: Run) -> Iterator[str]:
             yield f"account {account} has {found} in its table, and {wanted} in the log"
 
 
-@rule_at_rest
+@rule
 def the_ledger_equals_the_log(run: Run) -> Iterator[str]:
     """The ledger has one posting for each event that moves money, and its balances are those of the
     log.
     """
     wanted: dict[str, tuple[str, str, int]] = {}
-    for event in run.records.events:
+    for event in run.applied("billing_ledger"):
         posting = _posting(event)
         if posting is not None and posting[2] > 0:
             wanted[f"{event.originator}:{event.version}"] = posting
@@ -659,10 +673,10 @@ class Job:
                 self.credited += state["amount_micros"]
 
 
-def jobs_of(records: Records) -> dict[str, Job]:
+def jobs_of(events: Iterable[Event]) -> dict[str, Job]:
     """Fold all jobs."""
     found: dict[str, Job] = {}
-    for event in records.events:
+    for event in events:
         if event.topic == "JobApproved":
             found[event.originator] = Job()
         job = event.originator if event.originator in found else event.state.get("job_id")
@@ -671,10 +685,10 @@ def jobs_of(records: Records) -> dict[str, Job]:
     return found
 
 
-@rule_at_rest
+@rule
 def job_rows_equal_the_log(run: Run) -> Iterator[str]:
     """The table of jobs has the status, time and money that the raw events add up to."""
-    jobs = jobs_of(run.records)
+    jobs = jobs_of(run.applied("job_detail"))
     rows = {row["job_id"]: row for row in run.records.tables["job_detail"]}
     for id in sorted(jobs.keys() | rows.keys()):
         job, row = jobs.get(id), rows.get(id)
@@ -688,10 +702,11 @@ def job_rows_equal_the_log(run: Run) -> Iterator[str]:
             yield f"job {id} has {found} in its table, and {wanted} in the log"
 
 
-@rule_at_rest
+@rule
 def open_meters_equal_the_log(run: Run) -> Iterator[str]:
     """The table of open meters has exactly the meters that are open in the log."""
-    wanted = {(meter.job, meter.segment) for meter in run.meters.values() if not meter.closed}
+    meters = meters_of(run.applied("open_meters")).values()
+    wanted = {(meter.job, meter.segment) for meter in meters if not meter.closed}
     found = {(row["job_id"], row["segment"]) for row in run.records.tables["open_meters"]}
     for each in sorted(wanted ^ found):
         yield f"the meter of {each} is only in the {'log' if each in wanted else 'table'}"
@@ -719,11 +734,11 @@ def gpus_never_exceed_capacity(run: Run) -> Iterator[str]:
             yield f"event {event.id}: {problem}"
 
 
-@rule_at_rest
+@rule
 def pools_equal_the_log(run: Run) -> Iterator[str]:
-    """When nothing runs, the table of pools equals the log, and no segment holds or awaits GPUs."""
+    """The table of pools has the GPUs that the raw events add up to."""
     pools: dict[str, Pool] = defaultdict(Pool)
-    for event in run.records.events:
+    for event in run.applied("gpu_pools"):
         _move(pools[event.originator], event)
     for row in run.records.tables["gpu_pools"]:
         pool = pools[row["pool_id"]]
@@ -731,6 +746,14 @@ def pools_equal_the_log(run: Run) -> Iterator[str]:
         wanted = (pool.capacity, sum(pool.held.values()), len(pool.queue))
         if found != wanted:
             yield f"pool {row['pool_id']} has {found} in its table, and {wanted} in the log"
+
+
+@rule_at_rest
+def no_gpu_is_held_when_idle(run: Run) -> Iterator[str]:
+    """When nothing runs, no segment holds GPUs or waits for them."""
+    pools: dict[str, Pool] = defaultdict(Pool)
+    for event in run.records.events:
+        _move(pools[event.originator], event)
     for pool in pools.values():
         for claim in (*pool.held, *pool.queue):
             yield f"segment {claim} still holds or waits for GPUs"
@@ -771,7 +794,7 @@ def jobs_end_as_their_owners_want(run: Run) -> Iterator[str]:
     """A job is cancelled if its owner cancelled it, fails only for its data or after too many
     crashes without progress, and is registered otherwise.
     """
-    jobs = jobs_of(run.records)
+    jobs = jobs_of(run.records.events)
     cancelled = {
         row["job"]
         for row in run.records.commands
@@ -835,7 +858,7 @@ def acknowledged_commands_are_in_the_log_once(run: Run) -> Iterator[str]:
 def stored_files_match_the_log(run: Run) -> Iterator[str]:
     """Every checkpoint and adapter that the log still names is stored with its hash."""
     files = run.records.files
-    for job in jobs_of(run.records).values():
+    for job in jobs_of(run.records.events).values():
         for each in job.checkpoints.values():
             found = files.get(f"{each['ref']}/manifest.json")
             if found != each["manifest_sha256"]:

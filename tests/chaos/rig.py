@@ -95,6 +95,7 @@ class Template:
     @classmethod
     def at(cls, directory: Path) -> Template:
         """Return the template in a directory. Make it if there is none."""
+        directory = directory.resolve()
         known = directory / "customers.json"
         if not known.exists():
             shutil.rmtree(directory, ignore_errors=True)
@@ -147,7 +148,7 @@ class Standby:
             return
         settings = self._rig.settings.model_copy(update={"owner_database_url": None})
         argv = (sys.executable, "-P", "-m", "deploy.run", self.name, _target(self.name))
-        with (self._rig.home / "logs" / f"standby-{self.name}.log").open("ab") as log:
+        with (self._rig.logs / f"standby-{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 tethered(argv),
                 stdin=subprocess.DEVNULL,
@@ -172,7 +173,8 @@ class Rig:
 
     def __init__(self, template: Template, directory: Path) -> None:
         self.control, self.customers = directory / "control", template.customers
-        self.logs = directory / "logs"  # copied when the stack has ended
+        self.logs = directory / "logs"  # of the standbys, and at the end of all processes
+        self.logs.mkdir()
         self.disks: dict[str, Disk] = {}
         self.network: Network | None = None
         self._isolated = os.geteuid() == 0 and is_possible()
@@ -212,7 +214,7 @@ class Rig:
             self._running.close()
             if self.network is not None:
                 self.network.close()
-            shutil.copytree(self.home / "logs", self.logs)
+            shutil.copytree(self.home / "logs", self.logs, dirs_exist_ok=True)
             for disk in reversed(self.disks.values()):
                 disk.unmount()
 
@@ -244,8 +246,9 @@ class Rig:
             each.end()
 
     def lose_power(self) -> None:
-        """Kill the supervisor, which ends all its processes, and start again on the same home."""
-        self._supervisor.kill()
+        """Kill all processes, and start the stack again on the same home."""
+        self._end_standbys()
+        self._supervisor.kill()  # ends its processes and their pods
         self._supervisor.wait()
         self._running.close()
         self._running = ExitStack()

@@ -133,7 +133,7 @@ BREAKS: list[tuple[str, Break]] = [
         lambda r: r.tables["open_meters"].append({"job_id": JOB, "segment": 2}),
     ),
     ("gpus_never_exceed_capacity", lambda r: change(r, "CapacityChanged", capacity=0)),
-    ("pools_equal_the_log", lambda r: remove(r, "GpusReleased", 1)),
+    ("no_gpu_is_held_when_idle", lambda r: remove(r, "GpusReleased", 1)),
     ("gpus_never_exceed_capacity", lambda r: remove(r, "GpusRequested", 1)),
     ("pools_equal_the_log", lambda r: row(r, "gpu_pools").update(held=1)),
     (

@@ -25,8 +25,17 @@ KINDS = {
     "cancel_queued": 5,
     "crash": 15,
     "bad_data": 5,
+    "limited": 10,
 }
-"""Kinds of jobs, with their weights."""
+"""Kinds of jobs, with their weights. A limited one reaches its maximum cost, which then rises."""
+
+POOR_KINDS = KINDS | {"long": 60}
+"""Kinds of jobs of a poor account. Long jobs use up its balance."""
+
+REMAINDERS = {"crash": 1, "bad_data": 2, "long": 3}
+"""Remainders of seeds modulo 10 by which a light trainer knows what to do."""
+
+LIMIT, RAISED_LIMIT = "0.06", "5.00"
 
 AT_ONCE = 2
 """Jobs of one account that run at the same time."""
@@ -159,8 +168,9 @@ class Owner:
         return None if script.job is None else self._watcher.jobs.get(script.job)
 
     def _approve(self) -> None:
-        kind = self._drawn.choices(list(KINDS), weights=list(KINDS.values()))[0]
-        seed = 10 * self._drawn.randrange(10**6) + {"crash": 1, "bad_data": 2}.get(kind, 0)
+        kinds = POOR_KINDS if self._poor else KINDS
+        kind = self._drawn.choices(list(kinds), weights=list(kinds.values()))[0]
+        seed = 10 * self._drawn.randrange(10**6) + REMAINDERS.get(kind, 0)
         script = Script(kind, seed, patience=self._drawn.uniform(0.2, 5.0))
         self._made += 1
         save_steps = self._drawn.choice([5, 10, 20])
@@ -176,8 +186,12 @@ class Owner:
             "hyperparameters": hyperparameters,
             "wait": True,
         }
+        if kind == "limited":
+            body["max_cost"] = LIMIT
         key = f"job-{self._made}"
         answer = self._paying(lambda: self._post("/jobs", body, key=key, kind="approve"))
+        if not answer.ok and not self._workload.abandoned:
+            raise RuntimeError(f"The gateway refused a job: {answer.body}")
         if answer.ok:
             script.job = str(UUID(answer.body["id"].removeprefix(PREFIX)))
             self._scripts.append(script)
@@ -209,10 +223,7 @@ class Owner:
             if script.kind == "pause_cancel" and script.pauses:
                 self._cancel(script)
             else:
-                path = f"/jobs/{_public(script)}/resume"
-                self._paying(
-                    lambda: self._post(path, {"wait": True}, job=script.job, kind="resume")
-                )
+                self._resume(script, view)
             return
         if script.kind == "cancel_queued":
             self._cancel(script)
@@ -226,6 +237,15 @@ class Owner:
         elif script.kind in ("pause_resume", "pause_cancel") and script.pauses == 0:
             script.pauses += 1
             self._post(f"/jobs/{_public(script)}/pause", {}, job=script.job, kind="pause")
+
+    def _resume(self, script: Script, view: JobView) -> None:
+        path = f"/jobs/{_public(script)}"
+        if view.pause_reason == "max_cost":
+            limit = {"max_cost": RAISED_LIMIT}
+            self._post(f"{path}/max-cost", limit, job=script.job, kind="max_cost")
+        self._paying(
+            lambda: self._post(f"{path}/resume", {"wait": True}, job=script.job, kind="resume")
+        )
 
     def _cancel(self, script: Script) -> None:
         answer = self._post(f"/jobs/{_public(script)}/cancel", {}, job=script.job, kind="cancel")
