@@ -182,6 +182,9 @@ class Run:
             f"billing {reports.billing:,.0f}/s; the scheduler reads {reports.scheduler:,.0f}/s "
             f"and polls {reports.polls:,.0f} pods/s"
         )
+        for name, cpu in reports.cpu_ms.items():
+            memory = reports.memory_mib[name]
+            self.console.print(f"{name}: {cpu:.2f} ms of CPU time for a report, {memory:.0f} MiB")
 
     def _show_tables(self, load: Load) -> None:
         lags = Table("consumer", "most events behind", "caught up after")

@@ -37,10 +37,10 @@ from tests.bench.scale_jobs import (
 )
 from tests.bench.scale_processes import CpuShare, Process, Servers, memory_mib
 
-PLATFORM = ("relay", "sealer", "projector", "billing", "webhooks", "alerts", "gateway")
-"""Processes that run. The others do nothing for a job that trains."""
+PLATFORM = ("relay", "sealer", "projector", "billing", "datasets", "webhooks", "alerts", "gateway")
+"""Processes that run. The scheduler follows in `scale_reports`; serving does nothing for a job."""
 
-START_SECONDS, IDLE_SECONDS, SAMPLE_SECONDS = 180.0, 20.0, 0.5
+START_SECONDS, IDLE_SECONDS, SAMPLE_SECONDS = 600.0, 20.0, 0.5
 REQUESTS_PER_SECOND = 10
 
 POSITIONS = """

@@ -20,7 +20,7 @@ from infrastructure.reports import Report
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from tests.bench.scale_jobs import SEGMENT, Connection, Jobs, skip_history
-from tests.bench.scale_processes import Process
+from tests.bench.scale_processes import CpuShare, Process, memory_mib
 
 PROCESSES = ("billing", "scheduler")
 CONSUMERS = {"billing": "billing-evidence", "scheduler": "scheduler-reports"}
@@ -40,6 +40,8 @@ class Reports:
     billing: float
     scheduler: float
     polls: float
+    cpu_ms: dict[str, float]  # of a report, by process
+    memory_mib: dict[str, float]
 
 
 def measure_reports(settings: Settings, owner: Connection, jobs: Jobs, folder: Path) -> Reports:
@@ -62,13 +64,24 @@ async def _measure(settings: Settings, jobs: Jobs, folder: Path) -> Reports:
         await _take(client, js, processes, list(_reports(jobs, trainers, 1)))
         polls = await _polls(client)
         messages = [each for n in range(ROUNDS) for each in _reports(jobs, trainers, 2 + n)]
+        shares = {each.name: CpuShare([each.process]) for each in processes}
         taken = await _take(client, js, processes, messages)
+        cpu_ms = {name: 1000 * each.seconds / len(messages) for name, each in shares.items()}
+        memory = {each.name: memory_mib([each.process]) for each in processes}
     finally:
         for each in processes:
             each.stop()
         await client.close()
     speeds = {name: len(messages) / seconds for name, seconds in taken.items()}
-    return Reports(trainers, speeds["bus"], speeds["billing"], speeds["scheduler"], polls)
+    return Reports(
+        trainers=trainers,
+        bus=speeds["bus"],
+        billing=speeds["billing"],
+        scheduler=speeds["scheduler"],
+        polls=polls,
+        cpu_ms=cpu_ms,
+        memory_mib=memory,
+    )
 
 
 def _reports(jobs: Jobs, trainers: int, n: int) -> Iterator[tuple[str, bytes]]:
