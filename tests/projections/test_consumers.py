@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import uuid4
 
+import pytest
 from eventsourcing.persistence import Tracking
 
 from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from infrastructure.store import Connection
+from projections import projection
 from projections.consumers import (
     ALL_CONSUMERS,
     CONSUMERS,
@@ -21,7 +23,7 @@ from projections.consumers import (
     parked_problems,
 )
 from tests.builders.commands import NOW
-from tests.logs import ids
+from tests.logs import grow, ids
 from tests.projecting import project
 
 
@@ -48,6 +50,19 @@ def test_the_lag_of_each_consumer(log: EventLog, connection: Connection) -> None
     assert parked_problems(connection) == [
         "billing has parked 1 event. See `ecolink events parked`."
     ]
+
+
+def test_a_large_lag_is_the_distance_in_the_log(
+    log: EventLog, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(log, 4)
+    connection.execute("SELECT nextval('ecolink_events_notification_id_seq')")  # leaves a gap
+    grow(log, 1)
+    positions, (lag,) = ids(log), consumer_lags(connection, ["billing"])
+    assert lag.events == len(positions)
+    monkeypatch.setattr(projection, "COUNTED_EVENTS", 3)
+    (lag,) = consumer_lags(connection, ["billing"])
+    assert lag.events == positions[-1] > len(positions)
 
 
 def test_the_late_consumers_of_a_process_are_one_problem() -> None:
