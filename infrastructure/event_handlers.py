@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -49,9 +49,8 @@ ATTEMPT_PAUSE_SECONDS = 0.1
 
 CONFLICT_ATTEMPTS = 30
 CONFLICT_PAUSE_SECONDS = 0.1
-"""Seconds of the random pause after a version conflict, and the maximum number of attempts.
-
-The maximum is high, because parking an event blocks its aggregate, which may be a GPU pool.
+"""Number of version conflicts after which the consumer retries the event later, and the maximum
+seconds of the random pause after each.
 """
 
 REPLAY_SECONDS = 2.0
@@ -68,7 +67,10 @@ UNREACHABLE = (
     NatsError,
     TimeoutError,
 )
-"""Errors of an unreachable database or bus. The consumer retries the event without parking it."""
+"""Errors of an unreachable database or bus."""
+
+PASSING = (*UNREACHABLE, VersionConflict)
+"""Errors after which the consumer retries the event without parking it."""
 
 BEHIND_PARKED = "An earlier event of this aggregate is parked."
 
@@ -91,7 +93,8 @@ class HandlerEffect:
 
     If a handler keeps failing, the effect parks its event and all later events of the same
     aggregate until an operator requests a replay. Other aggregates continue. If the artifact store
-    is unreachable, the effect parks the events too, but replays them automatically.
+    is unreachable, the effect parks the events too, but replays them automatically. Version
+    conflicts alone never park an event.
     """
 
     def __init__(
@@ -116,9 +119,10 @@ class HandlerEffect:
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Handle the events that the service answers. Save the position at the end, for the others.
+        """Handle the events that the service answers, in order. Skip the others.
 
-        The others are neither decoded nor parked.
+        Each save of new events also saves the position. At the end, save the position of the batch,
+        which may end with events that saved nothing.
         """
         answered = [item for item in batch if item.topic in self._topics]
         parked = self._parked_originators() if answered else set[UUID]()
@@ -127,7 +131,7 @@ class HandlerEffect:
                 continue
             try:
                 self._handle_and_save(item, Tracking(self.name, item.id))
-            except UNREACHABLE:
+            except PASSING:
                 raise
             except Exception as error:
                 unreachable = _is_store_unreachable(error)
@@ -157,7 +161,7 @@ class HandlerEffect:
                     continue
                 try:
                     self._handle_and_save(self._recorded_at(row["notification_id"]), None)
-                except UNREACHABLE:
+                except PASSING:
                     raise
                 except Exception as error:
                     self._logger.exception("%s stays parked", row["notification_id"])
@@ -222,11 +226,14 @@ class HandlerEffect:
                 step.kept = True
 
     def _saved(self, item: Recorded, cause: Cause, tracking: Tracking | None) -> bool:
-        """Handle an event, with retries. Return True if it caused new events."""
+        """Handle an event, with retries. Return True if it caused new events.
+
+        Raise VersionConflict after CONFLICT_ATTEMPTS of them, and another error after ATTEMPTS.
+        """
         failures = conflicts = 0
         while True:
             try:
-                with because(cause):
+                with because(replace(cause, attempt=1 + failures + conflicts)):
                     aggregates = self._handle(item.event)
                     saves = any(aggregate.pending_events for aggregate in aggregates)
                     if saves:

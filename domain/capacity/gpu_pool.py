@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -205,21 +205,25 @@ class GpuPool(Aggregate):
         """
         return self.capacity - self.held_gpus
 
-    @property
-    def next_fitting(self) -> Claim | None:
-        """First claim in the queue if enough GPUs are free for it; otherwise None."""
-        head = next(iter(self.queue.values()), None)
+    def next_fitting(self, skipped: Collection[UUID] = ()) -> Claim | None:
+        """Return the first claim in the queue if enough GPUs are free for it; otherwise None.
+
+        The claims of `skipped` jobs do not count.
+        """
+        left = (each for each in self.queue.values() if each.job_id not in skipped)
+        head = next(left, None)
         return head if head is not None and head.count <= self.free else None
 
-    @property
-    def next_hopeless(self) -> Claim | None:
-        """First claim that exceeds the pool's capacity, or None.
+    def next_hopeless(self, skipped: Collection[UUID] = ()) -> Claim | None:
+        """Return the first claim that exceeds the pool's capacity, or None.
 
-        The pool can never serve such a claim, and it would block the claims behind it.
+        The pool can never serve such a claim, and it would block the claims behind it. The claims
+        of `skipped` jobs do not count.
         """
         if all(count <= self.capacity for count in self._queued_sizes):
             return None
-        return next(each for each in self.queue.values() if each.count > self.capacity)
+        left = (each for each in self.queue.values() if each.job_id not in skipped)
+        return next((each for each in left if each.count > self.capacity), None)
 
     def change_capacity(self, capacity: int) -> None:
         """Set the number of GPUs. Running segments keep their GPUs."""
@@ -277,9 +281,9 @@ class GpuPool(Aggregate):
     def _gpus_request_withdrawn(self, job_id: UUID, segment: int) -> None:
         self._dequeue(job_id, segment)
 
-    def allocate(self, claim: Claim) -> None:
-        """Allocate GPUs to the first claim in the queue."""
-        assert claim == self.next_fitting
+    def allocate(self, claim: Claim, skipped: Collection[UUID] = ()) -> None:
+        """Allocate GPUs to the first claim in the queue that is not of a `skipped` job."""
+        assert claim == self.next_fitting(skipped)
         self.trigger_event(self.GpusAllocated, **vars(claim))
 
     @event(GpusAllocated)

@@ -28,7 +28,8 @@ class Cause:
     """The cause of an event: the actor, command ID, time and triggering event, if any.
 
     The actor is an ID such as `key:<uuid>` or `service:billing`, never a person's name.
-    `traceparent` is the span of the command if it is traced, as in W3C Trace Context.
+    `traceparent` is the span of the command if it is traced, as in W3C Trace Context. `attempt`
+    counts the attempts to run the command, from 1.
     """
 
     actor: str
@@ -36,6 +37,7 @@ class Cause:
     now: datetime
     causation_id: str | None = None
     traceparent: str | None = None
+    attempt: int = 1
 
 
 _cause: ContextVar[Cause] = ContextVar("cause")

@@ -18,11 +18,11 @@ from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
+from services.scheduler.allocating import Allocation
 from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
-from services.scheduler.job_traces import in_trace_of
 from services.scheduler.launchers.launcher import GpusBusy, Launcher
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
@@ -54,9 +54,6 @@ ANSWERS = (
     Catalog.CapacityDeclared,
 )
 """Events that the scheduler handles."""
-
-MOST_SERVED = 100
-"""Maximum number of claims that one save serves. Each adds two or three of the save's events."""
 
 
 class Scheduling:
@@ -142,42 +139,9 @@ class Scheduling:
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Serve the first claims of the queue that fit, up to MOST_SERVED in one save.
-
-        The resulting events trigger this handler for the next claims. The jobs may be of several
-        accounts. They do not depend on each other, and a conflict in one of them repeats the whole
-        save.
-        """
+        """Serve the first claims of the queue. The resulting events trigger this handler again."""
         pool = self._log.load(GpuPool, event.originator_id)
-        jobs: list[Aggregate] = []
-        while len(jobs) < MOST_SERVED and (job := self._serve_next(pool)) is not None:
-            jobs.append(job)
-        return [pool, *jobs]
-
-    def _serve_next(self, pool: GpuPool) -> Job | None:
-        """Allocate GPUs to the first claim in the queue if it fits. Return its job, or None.
-
-        First pause a job that needs more GPUs than the pool has, because it would block the queue
-        forever. Also pause a job that cannot pay when its turn comes.
-        """
-        hopeless = pool.next_hopeless
-        claim = hopeless or pool.next_fitting
-        if claim is None:
-            return None
-        job = self._log.load(Job, claim.job_id)
-        if job.next_segment != claim.segment:
-            pool.withdraw(claim.job_id)
-        elif hopeless is not None:
-            pool.withdraw(claim.job_id)
-            job.lose_capacity()
-        elif (shortfall := self._funding.shortfall(job)) is not None:
-            pool.withdraw(claim.job_id)
-            job.deplete(shortfall)
-        else:
-            with in_trace_of(self._log, job, "allocate"):
-                pool.allocate(claim)
-                job.allocate_segment(claim.segment)
-        return job
+        return Allocation(self._log, self._funding, pool).serve()
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
         """Launch the segment. If its GPUs are still in use, LaunchRetries launches it later."""

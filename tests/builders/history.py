@@ -256,7 +256,7 @@ class History:
         with self._command(f"allocate {segment}"):
             job, pool = self.job, self.pool
             pool.request(self._claim(segment))
-            claim = pool.next_fitting
+            claim = pool.next_fitting()
             assert claim is not None
             pool.allocate(claim)
             job.allocate_segment(segment)

@@ -16,7 +16,8 @@ from psycopg_pool import ConnectionPool
 from domain import AGGREGATES
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.aggregate import Aggregate, Cause, Event, because, current_cause
+from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
 from infrastructure import event_handlers, tracing
 from infrastructure.consumer import OrderedConsumer
@@ -137,10 +138,9 @@ def test_no_event_is_handled_twice(log: EventLog, mirror: Mirror) -> None:
     assert mirror.credits == credit_events(ACCOUNT_ID, count=4)
 
 
-@pytest.mark.parametrize("conflicts", [1, CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
-def test_only_many_conflicts_park_an_event(log: EventLog, mirror: Mirror, conflicts: int) -> None:
+def test_conflicts_never_park_an_event(log: EventLog, mirror: Mirror) -> None:
     def conflict() -> None:
-        if len(mirror.calls) <= conflicts:
+        if len(mirror.calls) <= CONFLICT_ATTEMPTS:
             with command(f"rival {len(mirror.calls)}"):
                 account = log.load(Account, MIRROR_ID)
                 account.grant_credit(1, f"rival {len(mirror.calls)}")
@@ -148,9 +148,41 @@ def test_only_many_conflicts_park_an_event(log: EventLog, mirror: Mirror, confli
 
     grow(log, 2)
     mirror.before_commit = conflict
+    with pytest.raises(VersionConflict):
+        mirror.catch_up()
+    assert (mirror.parked, len(mirror.calls)) == ([], CONFLICT_ATTEMPTS)
     mirror.catch_up()
-    assert len(mirror.parked) == (conflicts == CONFLICT_ATTEMPTS)
-    assert (f"{ACCOUNT_ID}:2" in mirror.credits) == (conflicts < CONFLICT_ATTEMPTS)
+    assert f"{ACCOUNT_ID}:2" in mirror.credits
+
+
+def test_conflicts_keep_the_replay_of_an_event_requested(log: EventLog, mirror: Mirror) -> None:
+    def conflict() -> None:
+        raise VersionConflict("Another thread has saved the account.")
+
+    grow(log, 2)
+    mirror.catch_up(fail_for(ACCOUNT_ID))
+    mirror.request_replay(*mirror.parked)
+    mirror.before_commit = conflict
+    with pytest.raises(VersionConflict):
+        mirror.effect.replay_requested()
+    mirror.before_commit = lambda: None
+    assert mirror.effect.replay_requested() == 1
+
+
+def test_a_handler_knows_the_number_of_its_attempt(log: EventLog, mirror: Mirror) -> None:
+    seen: list[int] = []
+
+    def fail_twice() -> None:
+        seen.append(current_cause().attempt)
+        if len(seen) == 1:
+            raise VersionConflict("Another thread has saved the account.")
+        if len(seen) == 2:
+            raise ValueError("not yet")
+
+    grow(log, 2)
+    mirror.before_commit = fail_twice
+    mirror.catch_up()
+    assert seen == [1, 2, 3]
 
 
 def test_an_event_handled_by_another_process_is_skipped(

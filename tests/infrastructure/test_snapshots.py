@@ -113,7 +113,7 @@ def claims_of(billing: EventLog, count: int) -> GpuPool:
     billing.commit(pool)
     for n in range(count):
         pool.request(Claim(ACCOUNT_ID, UUID(int=n), 1, 1))
-        if (claim := pool.next_fitting) is not None:
+        if (claim := pool.next_fitting()) is not None:
             pool.allocate(claim)
         if len(pool.pending_events) >= 400:
             billing.commit(pool)

@@ -116,7 +116,7 @@ class SimulatedPool:
         self._allocate()
 
     def _allocate(self) -> None:
-        while (claim := self.pool.next_fitting) is not None:
+        while (claim := self.pool.next_fitting()) is not None:
             self.pool.allocate(claim)
             job = self.jobs[claim.job_id]
             job.started_at = self.now

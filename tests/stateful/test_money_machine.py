@@ -289,7 +289,7 @@ def assert_at_rest(
     due = {(job.id, job.next_segment) for job in waiting if job.may_launch(platform.now())}
     assert due <= pool.queue.keys()
     assert pool.queue.keys() <= {(job.id, job.next_segment) for job in waiting}
-    assert pool.next_fitting is None
+    assert pool.next_fitting() is None
     for job in all_jobs:
         assert_settled(platform, job)
         assert_files(platform, job)

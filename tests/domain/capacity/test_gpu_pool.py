@@ -46,17 +46,17 @@ def test_the_second_claim_waits_until_the_first_is_released(capacity: int) -> No
     first, second = claim(), claim()
     given = pool(capacity, first, second, allocated=1)
     given.change_capacity(1)
-    assert given.next_fitting is None
+    assert given.next_fitting() is None
     given.release(first.job_id, 1)
-    assert given.next_fitting == second
+    assert given.next_fitting() == second
 
 
 def test_a_large_claim_at_the_head_is_not_overtaken_until_it_is_withdrawn() -> None:
     running, large, small = claim(), claim(2), claim(1)
     given = pool(2, running, large, small, allocated=1)
-    assert (given.free, given.next_fitting) == (1, None)
+    assert (given.free, given.next_fitting()) == (1, None)
     assert topics(when(given, lambda it: it.withdraw(large.job_id))) == ["GpusRequestWithdrawn"]
-    assert given.next_fitting == small
+    assert given.next_fitting() == small
 
 
 def test_only_the_first_claim_is_served() -> None:
@@ -68,13 +68,13 @@ def test_only_the_first_claim_is_served() -> None:
 def test_a_claim_for_more_than_the_capacity_is_hopeless() -> None:
     small, large = claim(1), claim(2)
     given = pool(2, small, large)
-    assert given.next_hopeless is None
+    assert given.next_hopeless() is None
     given.change_capacity(1)
-    assert given.next_hopeless == large
+    assert given.next_hopeless() == large
     given.withdraw(large.job_id)
-    assert given.next_hopeless is None
+    assert given.next_hopeless() is None
     given.change_capacity(0)
-    assert given.next_hopeless == small
+    assert given.next_hopeless() == small
 
 
 def test_only_a_queued_claim_is_withdrawn_once_and_may_return() -> None:
@@ -93,7 +93,7 @@ def test_a_job_may_have_claims_of_two_segments() -> None:
     second = Claim(ACCOUNT_ID, first.job_id, 2, 1)
     given = pool(2, first, second)
     given.withdraw(first.job_id)
-    assert given.next_fitting == second
+    assert given.next_fitting() == second
     given.withdraw(first.job_id)
     assert list(given.queue) == []
 
@@ -102,10 +102,10 @@ def test_the_counts_of_a_pool_are_those_of_its_claims() -> None:
     given = pool(4, claim(2), claim(1), claim(4), claim(1), allocated=2)
     assert (given.held_gpus, given.free) == (3, 1)
     given.change_capacity(3)
-    hopeless = given.next_hopeless
+    hopeless = given.next_hopeless()
     assert hopeless is not None
     given.withdraw(hopeless.job_id)
-    assert (given.next_hopeless, len(given.queue)) == (None, 1)
+    assert (given.next_hopeless(), len(given.queue)) == (None, 1)
 
 
 def test_a_copy_of_a_pool_changes_alone() -> None:

@@ -300,7 +300,7 @@ def test_a_changed_snapshot_of_a_pool_is_reported(audited: Audited) -> None:
         pool.change_capacity(1)
         for count in (1, *[2] * 1000):
             pool.request(Claim(ACCOUNT_ID, uuid4(), 1, count))
-            if (claim := pool.next_fitting) is not None:
+            if (claim := pool.next_fitting()) is not None:
                 pool.allocate(claim)
             if len(pool.pending_events) == 400:
                 scheduler.commit(pool)

@@ -9,17 +9,21 @@ from collections import Counter
 from uuid import uuid4
 
 import pytest
+from eventsourcing.persistence import Tracking
 
 from domain.billing.meter import Meter
-from domain.capacity.gpu_pool import GpuPool
+from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Aggregate
+from domain.core.errors import VersionConflict
 from domain.core.identity import meter_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from services.scheduler import handlers
+from infrastructure import event_handlers
+from services.scheduler import allocating
 from services.scheduler.launchers.launcher import PodName
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN, revision
@@ -79,13 +83,66 @@ def test_a_queued_job_starts_when_capacity_is_added(
 def test_one_save_serves_many_claims(
     allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "MOST_SERVED", 3)
+    monkeypatch.setattr(allocating, "MOST_SERVED", 3)
     others = [queue(allocated) for _ in range(5)]
     scheduler.catch_up()
     scheduler.offer(gpus=6)
     assert all(each.job.running for each in others)
     saves = Counter(each.last(events.SegmentAllocated).command_id for each in others)
     assert sorted(saves.values()) == [2, 3]
+
+
+def test_a_pool_whose_large_saves_always_conflict_is_served_with_smaller_ones(
+    allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads save a busy pool while the handler loads many jobs."""
+    save = scheduler.log.commit
+
+    def save_small(*aggregates: Aggregate, tracking: Tracking | None = None) -> None:
+        if len(aggregates) > 2:
+            raise VersionConflict("Another thread has saved the pool.")
+        save(*aggregates, tracking=tracking)
+
+    others = [queue(allocated) for _ in range(20)]
+    scheduler.catch_up()
+    monkeypatch.setattr(event_handlers, "CONFLICT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler.log, "commit", save_small)
+    scheduler.offer(gpus=21)
+    assert all(each.job.running for each in others)
+
+
+def queue_unknown(history: History, count: int = 1) -> None:
+    """Queue claims of jobs that cannot be loaded."""
+    with command("request"):
+        pool = history.pool
+        for _ in range(count):
+            pool.request(Claim(ACCOUNT_ID, uuid4(), 1, 1))
+        history.log.commit(pool)
+
+
+def test_a_job_that_cannot_be_loaded_keeps_its_place_and_blocks_no_other(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    before = queue(allocated)
+    scheduler.catch_up()
+    queue_unknown(allocated)
+    behind = queue(allocated)
+    scheduler.offer(gpus=3)
+    assert (before.job.runs(1), behind.job.runs(1)) == (True, True)
+    assert (len(allocated.pool.queue), allocated.pool.free) == (1, 0)
+
+
+def test_if_many_jobs_cannot_be_loaded_the_claims_wait_for_an_operator(
+    allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_handlers, "ATTEMPT_PAUSE_SECONDS", 0.0)
+    before = queue(allocated)
+    scheduler.catch_up()
+    queue_unknown(allocated, allocating.MOST_SKIPPED + 1)
+    with pytest.raises(AssertionError):  # an event of the pool is parked
+        scheduler.offer(gpus=20)
+    assert before.job.running
+    assert len(allocated.pool.queue) == allocating.MOST_SKIPPED + 1
 
 
 def test_a_save_serves_and_pauses_jobs_of_several_accounts(
