@@ -387,7 +387,11 @@ class Rules:
         job = self.jobs[row.originator]
         self.require(not job.running and job.final is None, "a job paused that runs", row)
         job.paused = state["reason"]
-        self.require(self._explains(job), "nothing explains the pause", row)
+        bill = self.bills.get((row.originator, job.segment))
+        limited = self.accounts[job.account].had_budget or job.had_maximum
+        # A limit can refuse a lease, and leave enough when the scheduler looks for the reason.
+        refused = bill is not None and bill.refused and limited
+        self.require(refused or self._explains(job), "nothing explains the pause", row)
 
     def _explains(self, job: JobFacts) -> bool:
         """Return True if a command or the lack of money or GPUs explains the pause of a job."""
