@@ -30,6 +30,9 @@ DAY_SECONDS = 24 * 3600.0
 # The server's default; declared so that `provision` finds no difference.
 DEDUPLICATION_SECONDS = 120.0
 
+START = {"deliver_policy", "opt_start_seq"}
+"""Fields of a consumer's configuration that matter only when it is created."""
+
 STREAMS: tuple[api.StreamConfig, ...] = (
     # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
     # sequence prevents duplicates. A short deduplication window allows the relay to refill a purged
@@ -114,7 +117,8 @@ async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list
     """Make the server's streams and consumers match the declared ones. Idempotent.
 
     Return one line for each change. Recreate a changed consumer, because JetStream cannot update
-    every field. This loses nothing, because the effects store the positions.
+    every field. It starts after the messages that are already acknowledged, unless its filter
+    selects other messages. This loses nothing, because the effects store the positions.
     """
     changes: list[str] = []
     for config in STREAMS:
@@ -130,16 +134,26 @@ async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list
             changes.append(f"stream {config.name} updated")
     for durable in durables:
         try:
-            current = (await js.consumer_info(durable.stream, durable.name)).config
+            found = await js.consumer_info(durable.stream, durable.name)
         except NotFoundError:
             await js.add_consumer(durable.stream, durable.config)
             changes.append(f"consumer {durable.name} created")
             continue
-        if _differs(durable.config, current):
+        if _differs(durable.config, found.config):
             await js.delete_consumer(durable.stream, durable.name)
-            await js.add_consumer(durable.stream, durable.config)
+            await js.add_consumer(durable.stream, _continuing(durable.config, found))
             changes.append(f"consumer {durable.name} recreated")
     return changes
+
+
+def _continuing(config: api.ConsumerConfig, earlier: api.ConsumerInfo) -> api.ConsumerConfig:
+    """Return a configuration that starts after the messages that `earlier` has acknowledged."""
+    if earlier.ack_floor is None or earlier.config.filter_subject != config.filter_subject:
+        return config
+    return config.evolve(
+        deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=earlier.ack_floor.stream_seq + 1,
+    )
 
 
 async def remove_durables(js: JetStreamContext, stream: str, prefix: str) -> list[str]:
@@ -158,7 +172,8 @@ async def remove_durables(js: JetStreamContext, stream: str, prefix: str) -> lis
 
 def _differs(declared: api.Base, current: api.Base) -> bool:
     wanted, found = declared.as_dict(), current.as_dict()
-    return any(found.get(key) != value for key, value in wanted.items() if value is not None)
+    compared = {key for key, value in wanted.items() if value is not None} - START
+    return any(found.get(key) != wanted[key] for key in compared)
 
 
 class Envelope(BaseModel):

@@ -137,7 +137,8 @@ class OrderedConsumer:
         A batch may contain redelivered and new messages in any order. After a database restore, the
         stream may contain events that the log lacks. If the log contains the last event of a batch,
         it contains the whole batch, because the relay only appends to a stream whose end is in the
-        log.
+        log. If the batch has no new event, apply the next events of the log, because many more such
+        messages may be ahead of them in the stream.
         """
         with self._one_batch:
             self._consume(envelopes)
@@ -146,6 +147,7 @@ class OrderedConsumer:
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
         if not fresh:
+            self._advance()
             return
         ordered = [fresh[id] for id in sorted(fresh)]
         last = ordered[-1]

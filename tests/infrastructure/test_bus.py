@@ -60,6 +60,35 @@ async def test_a_consumer_with_a_new_declaration_is_recreated(js: JetStreamConte
     assert info.config.filter_subject == "events.*.Job.>"
 
 
+async def test_a_recreated_consumer_receives_what_it_has_not_acknowledged(
+    js: JetStreamContext,
+) -> None:
+    await provision(js, (LISTENER,))
+    for number in range(4):
+        await js.publish("reports.a.j.1", b"%d" % number)
+    reader = await js.pull_subscribe_bind(LISTENER.name, REPORTS)
+    first, _, third = await reader.fetch(3)
+    await first.ack_sync()
+    await third.ack_sync()
+    await reader.unsubscribe()
+    await provision(js, (replace(LISTENER, acknowledges_all=True),))
+    reader = await js.pull_subscribe_bind(LISTENER.name, REPORTS)
+    assert [message.data for message in await reader.fetch(3)] == [b"1", b"2", b"3"]
+
+
+async def test_a_consumer_with_a_new_filter_starts_at_the_beginning(js: JetStreamContext) -> None:
+    await provision(js, (replace(LISTENER, filter_subject="reports.b.>"),))
+    for account in ("a", "b"):
+        await js.publish(f"reports.{account}.j.1", account.encode())
+    reader = await js.pull_subscribe_bind(LISTENER.name, REPORTS)
+    (message,) = await reader.fetch(1)
+    await message.ack_sync()
+    await reader.unsubscribe()
+    await provision(js, (LISTENER,))
+    reader = await js.pull_subscribe_bind(LISTENER.name, REPORTS)
+    assert [message.data for message in await reader.fetch(2)] == [b"a", b"b"]
+
+
 async def test_a_deleted_consumer_is_recreated(js: JetStreamContext) -> None:
     await provision(js, (READER,))
     await js.delete_consumer(EVENTS, READER.name)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -24,7 +25,13 @@ from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, REPORTS, Durable, Envelope, provision
-from infrastructure.consumer import Effect, OrderedConsumer, Recorded, subscribe_batches
+from infrastructure.consumer import (
+    BATCH_EVENTS,
+    Effect,
+    OrderedConsumer,
+    Recorded,
+    subscribe_batches,
+)
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -131,6 +138,34 @@ async def test_a_redelivery_of_everything_changes_nothing(bus: Bus) -> None:
     bus.assert_all_seen_once()
 
 
+async def test_a_recreated_consumer_continues_after_its_acknowledgements(bus: Bus) -> None:
+    durable = bus.consumer.durable
+    await provision(bus.js, (replace(durable, acknowledges_all=False),))
+    await bus.publish(2000)
+    earlier = await bus.js.pull_subscribe_bind(durable.name, EVENTS)
+    while not await nothing_left(bus.js, durable):
+        for message in await earlier.fetch(500, timeout=60):
+            await message.ack_sync()
+    await earlier.unsubscribe()
+    assert await provision(bus.js, (durable,)) == [f"consumer {durable.name} recreated"]
+    assert await provision(bus.js, (durable,)) == []
+    await bus.publish(1)
+    recreated = await bus.js.pull_subscribe_bind(durable.name, EVENTS)
+    (message,) = await recreated.fetch(1, timeout=60)
+    assert Envelope.model_validate_json(message.data).id == ids(bus.log)[-1]
+    await message.ack()
+
+
+async def test_new_events_do_not_wait_for_messages_that_are_already_applied(bus: Bus) -> None:
+    await bus.provision()
+    await bus.publish(1500)
+    bus.consumer.catch_up()
+    grow(bus.log, 1)  # the stream does not have it
+    async with bus.consuming():
+        pass  # returns when the new event is applied
+    bus.assert_all_seen_once()
+
+
 async def test_missing_events_are_read_from_the_log(bus: Bus) -> None:
     grow(bus.log, 10)
     last = envelopes(bus.log)[-1]
@@ -202,6 +237,15 @@ class InMemory:
 
     def apply(self, batch: Sequence[Recorded]) -> None:
         self.ids += [item.id for item in batch]
+
+
+def test_a_batch_without_new_events_advances_by_one_batch_of_the_log(log: EventLog) -> None:
+    grow(log, 2 * BATCH_EVENTS)
+    consumer = OrderedConsumer(effect := InMemory(), log)
+    stream, whole = envelopes(log), ids(log)
+    consumer.consume(stream[:3])
+    consumer.consume(stream[:3])
+    assert effect.ids == whole[: 3 + BATCH_EVENTS]
 
 
 @hypothesis_settings(
