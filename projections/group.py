@@ -73,6 +73,11 @@ class ProjectionGroup:
         except Exception:
             if len(self._members) == 1:
                 raise
+            logging.getLogger(f"consumer.{NAME}").warning(
+                "applying the events %d to %d to one projection after the other",
+                *(batch[0].id, batch[-1].id),
+                exc_info=True,
+            )
             self._apply_alone(batch)
 
     def _apply_alone(self, batch: Sequence[Recorded]) -> None:

@@ -73,6 +73,18 @@ def test_a_projection_that_fails_stops_alone(
     assert "consumer.projection-billing_ledger" in [each.name for each in caplog.records]
 
 
+def test_the_error_of_a_failed_batch_is_logged(
+    group: Group, log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    group.breakable.fails_at = 2
+    grow(log, 3)
+    group.consumer.catch_up()
+    (warning,) = [each for each in caplog.records if each.name == "consumer.projections"]
+    assert warning.levelname == "WARNING"
+    assert warning.exc_info is not None
+    assert warning.exc_info[0] is psycopg.errors.DivisionByZero
+
+
 def test_a_projection_that_joins_again_applies_every_event_once(
     group: Group, log: EventLog, fold: Fold
 ) -> None:
