@@ -37,7 +37,8 @@ BATCH_SECONDS = 0.1
 
 PROMPT_BATCH_SECONDS = 0.02
 """Seconds to collect a batch of events. The start of a job involves four handlers, and requests
-wait for projections. Under load, a batch is full earlier, or collects while the previous one runs.
+wait for projections. Under load, a batch is full sooner, because messages queue while the consumer
+applies the previous batch.
 """
 
 MAX_BACKOFF_SECONDS = 5.0
@@ -97,9 +98,10 @@ class OrderedConsumer:
     async def begin(self) -> None:
         """Apply events whose messages are already acknowledged, for example after a rebuild.
 
+        End at the first batch that is not full, because the log may always have some new events.
         This may run concurrently with `subscribe` if the effect skips events up to its position.
         """
-        while await self._until_done(self._advance, "the log"):
+        while await self._until_done(self._advance, "the log") == BATCH_EVENTS:
             pass
 
     async def _until_done(self, step: Callable[[], T], what: str) -> T:

@@ -41,15 +41,15 @@ class Following:
         self._consumer.subscribe(broker)
 
     async def run(self) -> None:
-        """Catch up with the log, and bring back the projections that leave the group."""
+        """Catch up with the log. Projections that leave the group catch up alone."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._consumer.begin())
             while True:
                 for each in self._group.take_left():
-                    tasks.create_task(self._bring_back(each))
+                    tasks.create_task(self._catch_up(each))
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _bring_back(self, projection: Projection) -> None:
+    async def _catch_up(self, projection: Projection) -> None:
         """Catch up alone until a projection can process the newest events, and join the group."""
         alone = OrderedConsumer(ProjectionEffect(projection, self._connect), self._log)
         await alone.begin()
@@ -58,7 +58,7 @@ class Following:
 
 
 async def remove_retired(broker: NatsBroker) -> None:
-    """Delete the durable consumers of earlier versions, which receive messages in vain."""
+    """Delete the durable consumers of earlier versions, which no process reads."""
     try:
         client = await broker.connect()
         removed = await remove_durables(client.jetstream(), EVENTS, RETIRED)

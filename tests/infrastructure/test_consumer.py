@@ -248,6 +248,27 @@ def test_a_batch_without_new_events_advances_by_one_batch_of_the_log(log: EventL
     assert effect.ids == whole[: 3 + BATCH_EVENTS]
 
 
+class Growing(InMemory):
+    """An effect during which the log grows by one event, up to ten times."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__()
+        self._log, self.calls = log, 0
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        super().apply(batch)
+        self.calls += 1
+        if self.calls <= 10:
+            grow(self._log, 1)
+
+
+async def test_a_consumer_has_begun_although_the_log_grows(log: EventLog) -> None:
+    grow(log, 3)
+    effect = Growing(log)
+    await OrderedConsumer(effect, log).begin()
+    assert effect.calls == 1
+
+
 @hypothesis_settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
