@@ -205,6 +205,9 @@ FOR EACH ROW EXECUTE FUNCTION ecolink_tracking_forward()
 LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
 """Database functions for services in which only one process works at a time."""
 
+SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, bigint)"
+"""Database function for services that append events or store a position in the log."""
+
 
 def role_of(service: str) -> str:
     """Return the name of a service's database role. Without one, return the operator's role."""
@@ -240,7 +243,10 @@ def grant_access(connection: psycopg.Connection[Any]) -> None:
         roles = _present_roles(connection)
         if roles:
             _let_everyone_read(connection)
-            _execute(connection, f"REVOKE EXECUTE ON FUNCTION {', '.join(LEADING)} FROM PUBLIC")
+            _execute(
+                connection,
+                f"REVOKE EXECUTE ON FUNCTION {', '.join((*LEADING, SAVING))} FROM PUBLIC",
+            )
         for role in roles:
             name = sql.Identifier(role)
             _execute(connection, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}", name)
@@ -292,6 +298,8 @@ def _grant_tables(
     if access.handles_events:
         _grant(connection, "INSERT, UPDATE", "ecolink_tracking", role)
         _grant(connection, CHANGE, "parked_events", role)
+    if access.events or access.handles_events:
+        _execute(connection, f"GRANT EXECUTE ON FUNCTION {SAVING} TO {{}}", role)
     if access.leads:
         _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(LEADING)} TO {{}}", role)
     for table, rights in access.tables.items():

@@ -50,9 +50,12 @@ BEGIN
                 USING ERRCODE = 'unique_violation';
         END IF;
     END IF;
-    RETURN QUERY
-        INSERT INTO ecolink_events (originator_id, originator_version, topic, state)
-        SELECT * FROM unnest(ids, versions, topics, states) RETURNING notification_id;
+    IF cardinality(ids) > 0 THEN
+        -- Even an empty INSERT would wait for the lock.
+        RETURN QUERY
+            INSERT INTO ecolink_events (originator_id, originator_version, topic, state)
+            SELECT * FROM unnest(ids, versions, topics, states) RETURNING notification_id;
+    END IF;
 END $$
 """
 """Function that saves events, and the position of a reader, in one transaction.

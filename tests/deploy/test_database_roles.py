@@ -382,6 +382,18 @@ def test_services_that_append_may_lock_the_log(settings: Settings) -> None:
                 refused(connection, "LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
 
 
+SAVE_NOTHING = "SELECT append_events('{}', '{}', '{}', '{}', NULL, NULL, NULL, NULL)"
+
+
+def test_only_services_that_append_or_store_a_position_may_save(settings: Settings) -> None:
+    for service, access in ACCESS.items():
+        with logged_in(settings, service) as connection:
+            if access.events or access.handles_events:
+                connection.execute(SAVE_NOTHING.encode())
+            else:
+                refused(connection, SAVE_NOTHING)
+
+
 LEADERS = [name for name, access in ACCESS.items() if access.leads]
 TAKE_LEAD, REQUIRE_LEAD = "SELECT take_lead(%s, 'host', 1)", "SELECT require_lead(%s, %s)"
 

@@ -176,6 +176,16 @@ def test_events_and_position_are_saved_together(log: EventLog) -> None:
     assert log.process_recorder.max_tracking_id("reader") == 7
 
 
+def test_a_save_of_a_position_alone_does_not_wait_for_other_writers(
+    log: EventLog, settings: Settings
+) -> None:
+    with connect(settings, autocommit=False) as writer:
+        writer.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+        # The save would fail after the lock timeout of 30 s.
+        log.process_recorder.insert_tracking(Tracking("reader", 7))
+    assert log.process_recorder.max_tracking_id("reader") == 7
+
+
 def test_a_position_that_was_reached_before_saves_no_event(log: EventLog) -> None:
     log.commit(opened(), tracking=Tracking("reader", 7))
     for position in (6, 7):
