@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,10 +31,14 @@ LEFT JOIN (
     SELECT notification_id, originator_id, originator_version, topic,
         CASE WHEN topic = ANY(%(read)s) THEN state END AS state
     FROM ecolink_events WHERE notification_id > %(after)s AND topic = ANY(%(topics)s)
+    ORDER BY notification_id LIMIT %(limit)s
 ) AS event ON true
 ORDER BY event.notification_id
 """
-"""The end of the log and the database's time, with the new events of accounts and meters."""
+"""The end of the log and the database's time, with some new events of accounts and meters."""
+
+PAGE_EVENTS = 10_000
+"""Maximum number of events that one query returns."""
 
 READ = [kind.TOPIC for kind in (Meter.MeterOpened, PodStarted)]
 """Events whose fields are needed. Of the others, the version is enough."""
@@ -97,7 +100,6 @@ class OpenAccounts:
         self._accounts: dict[UUID, OpenAccount] = {}
         self._meters: dict[UUID, OpenMeter] = {}
         self._segments: dict[tuple[UUID, int], OpenMeter] = {}
-        self._logger = logging.getLogger("open_accounts")
 
     def __iter__(self) -> Iterator[OpenAccount]:
         return iter(list(self._accounts.values()))
@@ -109,16 +111,23 @@ class OpenAccounts:
         self._streams.drop([account.id])
 
     def follow(self, connection: Connection) -> datetime:
-        """Apply the new events of the log. Return the database's time."""
+        """Apply the new events of the log. Return the database's time.
+
+        Raise an error at an event that cannot be applied. The next call starts at this event,
+        because a segment whose event was skipped would be neither billed nor extended.
+        """
         if self._position is None:
             self._position = self._start(connection)
-        values = {"after": self._position, "read": READ, "topics": TOPICS}
-        rows = connection.execute(NEW_EVENTS, values).fetchall()
-        for row in rows:
-            if row["notification_id"] is not None:
-                self._try_to_apply(row)
-        self._position = rows[0]["head"]
-        return rows[0]["now"]
+        values = {"read": READ, "topics": TOPICS, "limit": PAGE_EVENTS}
+        while True:
+            rows = connection.execute(NEW_EVENTS, values | {"after": self._position}).fetchall()
+            for row in rows:
+                if row["notification_id"] is not None:
+                    self._apply(row)
+                    self._position = row["notification_id"]
+            if len(rows) < PAGE_EVENTS:
+                self._position = rows[0]["head"]
+                return rows[0]["now"]
 
     def _start(self, connection: Connection) -> int:
         """Read the read models. Return their position."""
@@ -134,16 +143,10 @@ class OpenAccounts:
             self._account(row["account_id"])
         return position["position"] if position["found"] == len(names) else 0
 
-    def _try_to_apply(self, row: dict[str, Any]) -> None:
-        try:
-            self._apply(row)
-        except Exception:
-            self._logger.exception("cannot apply the event %s", row["notification_id"])
-
     def _apply(self, row: dict[str, Any]) -> None:
         id, version, topic = row["originator_id"], row["originator_version"], row["topic"]
         if topic in READ:
-            match self._mapper.to_domain_event(StoredEvent(id, version, topic, row["state"])):
+            match self._read(row):
                 case Meter.MeterOpened() as opened:
                     self._open(OpenMeter(id, opened.account_id, opened.job_id, opened.segment))
                 case PodStarted() as started:
@@ -152,6 +155,15 @@ class OpenAccounts:
             self._close(id)
         elif self._streams.mark(id, version):
             self._note_change(id)
+
+    def _read(self, row: dict[str, Any]) -> object:
+        """Return the event in a row. If it cannot be read, the error names its notification ID."""
+        fields = ("originator_id", "originator_version", "topic", "state")
+        try:
+            return self._mapper.to_domain_event(StoredEvent(*(row[each] for each in fields)))
+        except Exception as error:
+            error.add_note(f"Event {row['notification_id']} of the log cannot be read.")
+            raise
 
     def _open(self, meter: OpenMeter) -> None:
         if meter.id not in self._meters:

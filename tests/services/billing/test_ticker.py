@@ -24,6 +24,7 @@ from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
+from services.billing import open_accounts
 from services.billing.settlement import open_meter as open_meter_of
 from services.billing.ticker import Ticker
 from tests.builders.commands import NOW, FixedClock, command
@@ -289,6 +290,18 @@ class Fleet:
         """Return the number of billed minutes of each segment, from the log."""
         return [self.log.load(Meter, each.id).minutes for each in self.accounts[account_id]]
 
+    def open_meter(self, account_id: UUID) -> Meter:
+        """Save a meter without a lease as another process. Return it."""
+        with command(f"open:{uuid4()}"):
+            meter = Meter.open(account_id, uuid4(), 1, 3_600_000)
+            self.log.commit(meter)
+        self.accounts.setdefault(account_id, []).append(meter)
+        return meter
+
+    def paid_seconds(self, meter: Meter) -> int:
+        """Return the length of a meter's lease, from the log."""
+        return self.log.load(Meter, meter.id).paid_seconds
+
     def top_up(self, account_id: UUID) -> None:
         """Save an event of an account as another process."""
         with command(f"top-up:{uuid4()}"):
@@ -464,6 +477,44 @@ def test_a_meter_opened_or_closed_after_the_start_needs_no_read_model(
     assert ticker.tick() == 1
     assert fleet.log.load(Meter, second.id).paid_seconds == 300
     assert fleet.log.load(Account, account_id).reserved_micros == 300_000
+
+
+def test_an_event_that_cannot_be_read_is_not_skipped(
+    fleet: Fleet, ticker: Ticker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.run(accounts=1, segments=1)
+    (account_id,) = fleet.accounts
+    ticker.tick()
+    meters = [fleet.open_meter(account_id) for _ in range(3)]
+    read = fleet.log.mapper.to_domain_event
+
+    def reading(row: StoredEvent) -> Any:
+        if row.originator_id == meters[1].id:
+            raise ValueError("a bug")
+        return read(row)
+
+    monkeypatch.setattr(fleet.log.mapper, "to_domain_event", reading)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a bug") as caught:
+            ticker.tick()
+        assert "of the log cannot be read" in caught.value.__notes__[0]
+    monkeypatch.undo()
+    assert ticker.tick() == 1
+    assert [fleet.paid_seconds(each) for each in meters] == [300, 300, 300]
+
+
+@pytest.mark.parametrize("events", [4, 5, 6])
+def test_new_events_are_read_in_pages(
+    fleet: Fleet, ticker: Ticker, monkeypatch: pytest.MonkeyPatch, events: int
+) -> None:
+    monkeypatch.setattr(open_accounts, "PAGE_EVENTS", 2)
+    fleet.run(accounts=1, segments=1)
+    (account_id,) = fleet.accounts
+    ticker.tick()
+    meters = [fleet.open_meter(account_id) for _ in range(events)]
+    assert ticker.tick() == 1
+    assert {fleet.paid_seconds(each) for each in meters} == {300}
+    assert ticker.tick() == 0
 
 
 def test_two_tickers_bill_each_minute_once(
