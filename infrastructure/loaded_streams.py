@@ -111,9 +111,7 @@ class LoadedStreams:
         """Return a snapshot, or None if EcoLink did not sign it or cannot use it."""
         assert isinstance(self._log.snapshots, SignedSnapshots)
         try:
-            return self._log.mapper.to_domain_event(
-                self._log.snapshots.verified(snapshot, last_event)
-            )
+            return self._log.snapshots.current(self._log.snapshots.verified(snapshot, last_event))
         except (ForgedSnapshot, OutdatedSnapshot):
             return None
 

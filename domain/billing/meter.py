@@ -55,7 +55,6 @@ class Meter(Aggregate):
     """The meter of one segment. It numbers the billed minutes, so that it bills none twice."""
 
     TOPIC: ClassVar[str] = "Meter"
-    snapshot_events = SNAPSHOT_EVENTS
 
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
@@ -150,6 +149,10 @@ class Meter(Aggregate):
             for name in MeterState.model_fields.keys() - {"created_on", "modified_on"}:
                 setattr(meter, name, getattr(state, name))
             return meter
+
+    def snapshot_events(self) -> int:
+        """Return the number of events between two snapshots."""
+        return SNAPSHOT_EVENTS
 
     @classmethod
     def open(

@@ -187,12 +187,13 @@ class GpuPool(Aggregate):
             setattr(copied, name, shared)
         return copied
 
-    @property
-    def snapshot_events(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Number of events between two snapshots, a quarter to a half of the number of claims.
+    def snapshot_events(self) -> int:
+        """Return the number of events between two snapshots.
 
         A snapshot has all claims. With a fixed number of events, the snapshots of a large pool
-        would be larger than its events. It is a power of two, so that it changes rarely.
+        would be larger than its events. The number is therefore a quarter to a half of the number
+        of claims, and at least MIN_SNAPSHOT_EVENTS. Above this minimum, it is a power of two, so
+        that it changes rarely.
         """
         claims = len(self.held) + len(self.queue)
         return max(MIN_SNAPSHOT_EVENTS, 1 << claims.bit_length() >> 2)

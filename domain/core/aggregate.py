@@ -118,8 +118,6 @@ class Aggregate(BaseAggregate[UUID]):
     """
 
     TOPIC: ClassVar[str] = ""
-    snapshot_events: ClassVar[int | None] = None
-    """Number of events between two snapshots; None disables snapshots."""
     stays_cached: ClassVar[bool] = False
     """True if a process that caches aggregates never drops this one. There must be few of them."""
     Event = Event
@@ -160,6 +158,10 @@ class Aggregate(BaseAggregate[UUID]):
         **kwargs: Any,
     ) -> Self:
         return super()._create(event_class, id=id, **(_envelope() | kwargs))
+
+    def snapshot_events(self) -> int | None:
+        """Return the number of events between two snapshots, or None for no snapshots."""
+        return None
 
     def trigger_event(self, event_class: type[CanMutateAggregate[UUID]], **kwargs: Any) -> None:
         """Append an event to this stream, with the metadata of the current cause."""

@@ -17,12 +17,11 @@ from eventsourcing.application import (
     ProcessingEvent,
     Repository,
 )
-from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.domain import CanSnapshotAggregate, DomainEventProtocol
 from eventsourcing.persistence import (
     EventStore,
     IntegrityError,
     Mapper,
-    PersistenceError,
     ProcessRecorder,
     StoredEvent,
     Tracking,
@@ -204,11 +203,7 @@ class EventLog(Application[UUID]):
                     "Another request changed this object at the same time. Try again."
                 ) from error
             self._last_saved.set(None)  # the notification IDs are unknown
-        try:
-            self._add_snapshots(processing, rows)
-        except PersistenceError:
-            # The events are already saved. Without the snapshot, the next load only takes longer.
-            logging.getLogger("event_log").exception("A snapshot could not be saved.")
+        self._add_snapshots(processing, rows)
 
     def _save(self, processing: ProcessingEvent[UUID]) -> Sequence[StoredEvent]:
         """Insert events. Return their rows."""
@@ -225,19 +220,27 @@ class EventLog(Application[UUID]):
     ) -> None:
         """Snapshot the aggregates whose version passed a multiple of their snapshot interval.
 
-        `rows` are the stored events, as far as they are known.
+        `rows` are the stored events, as far as they are known. The events are already saved, so log
+        all errors: without a snapshot, the next load only takes longer.
         """
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
         assert isinstance(self.snapshots, SignedSnapshots)
         saved = Counter(event.originator_id for event in processing_event.events)
-        taken = [
-            aggregate.Snapshot.take(aggregate)
-            for id, aggregate in processing_event.aggregates.items()
-            if isinstance(aggregate, Aggregate) and _passes_interval(aggregate, saved[id])
-        ]
-        if taken:
-            self.snapshots.put(taken, last_events=rows)
+        logger = logging.getLogger("event_log")
+        taken: list[CanSnapshotAggregate[UUID]] = []
+        for id, aggregate in processing_event.aggregates.items():
+            assert isinstance(aggregate, Aggregate)
+            try:
+                if _passes_interval(aggregate, saved[id]):
+                    taken.append(aggregate.Snapshot.take(aggregate))
+            except Exception:
+                logger.exception("cannot take a snapshot of %s", id)
+        try:
+            if taken:
+                self.snapshots.put(taken, last_events=rows)
+        except Exception:
+            logger.exception("cannot save snapshots")
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
         """Return True if the same command already stored these events and this position."""
@@ -269,7 +272,7 @@ class EventLog(Application[UUID]):
 
 def _passes_interval(aggregate: Aggregate, events: int) -> bool:
     """Return True if an aggregate passed a multiple of its snapshot interval by some events."""
-    if not (every := aggregate.snapshot_events):
+    if not (every := aggregate.snapshot_events()):
         return False
     after = aggregate.version + aggregate.snapshot_offset
     return after // every > (after - events) // every

@@ -53,7 +53,7 @@ class SignedSnapshots(EventStore[UUID]):
         super().__init__(mapper, recorder)
         self._events = events
         self._secret = secret.encode()
-        self._refused: set[tuple[UUID | str, int]] = set()
+        self._reported: set[tuple[UUID | str, int]] = set()
 
     def put(
         self,
@@ -86,7 +86,7 @@ class SignedSnapshots(EventStore[UUID]):
     ) -> Iterator[DomainEventProtocol[UUID]]:
         """Yield the genuine snapshots of an aggregate. Log and skip forged ones.
 
-        Skip those of earlier versions that cannot be upcast, too. EcoLink then reads the events.
+        Skip those whose state is outdated, too. EcoLink then reads the events.
         """
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
@@ -100,11 +100,23 @@ class SignedSnapshots(EventStore[UUID]):
                 self._report(rows[0], forged)
                 continue
             try:
-                snapshot = self.mapper.to_domain_event(genuine)
+                snapshot = self.current(genuine)
             except OutdatedSnapshot:
                 continue
             limit = None if limit is None else limit - 1
             yield snapshot
+
+    def current(self, genuine: StoredEvent) -> DomainEventProtocol[UUID]:
+        """Return a snapshot, upcast. Raise OutdatedSnapshot if EcoLink cannot use its state."""
+        try:
+            return self.mapper.to_domain_event(genuine)
+        except ValidationError as error:
+            if self._is_new(genuine):
+                logging.getLogger("event_log").error(
+                    "The snapshot of %s at version %d is outdated: %s. EcoLink reads the events.",
+                    *(genuine.originator_id, genuine.originator_version, error),
+                )
+            raise OutdatedSnapshot from error
 
     def verified(self, row: StoredEvent, last_event: StoredEvent | None = None) -> StoredEvent:
         """Return the snapshot in a row. Raise ForgedSnapshot if it is not genuine.
@@ -155,15 +167,20 @@ class SignedSnapshots(EventStore[UUID]):
 
     def _report(self, row: StoredEvent, forged: ForgedSnapshot) -> None:
         """Log each ignored snapshot once, because EcoLink loads an account many times a minute."""
-        key = (row.originator_id, row.originator_version)
-        if key not in self._refused:
-            self._refused.add(key)
+        if self._is_new(row):
             logging.getLogger("event_log").critical(
                 "EcoLink does not use the snapshot of %s at version %d. %s Run `ecolink audit "
                 "verify`.",
-                *key,
-                forged,
+                *(row.originator_id, row.originator_version, forged),
             )
+
+    def _is_new(self, row: StoredEvent) -> bool:
+        """Return True if no problem of this snapshot was logged before."""
+        key = (row.originator_id, row.originator_version)
+        if key in self._reported:
+            return False
+        self._reported.add(key)
+        return True
 
 
 def _sha256(event: StoredEvent) -> str:

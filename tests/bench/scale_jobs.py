@@ -172,7 +172,7 @@ def settle_down(owner: Connection) -> None:
 def snapshot_pool(log: EventLog) -> None:
     """Take the newest snapshot of the pool that commits of its events would have taken."""
     pool = log.load(GpuPool, POOL_ID)
-    every = pool.snapshot_events
+    every = pool.snapshot_events()
     if every and (version := pool.version // every * every):
         log.take_snapshot(POOL_ID, version)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.persistence import StoredEvent
 
 from domain.billing.account import Account
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.core.aggregate import Cause
-from domain.core.event_log import EventLog
+from domain.core.event_log import EventLog, PydanticMapper
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from tests.builders.commands import NOW, command
@@ -106,6 +109,27 @@ def test_a_save_that_passes_the_interval_takes_a_snapshot(billing: EventLog) -> 
     assert snapshots_of(billing) == [1002]
 
 
+def test_a_snapshot_that_fails_neither_fails_the_save_nor_skips_the_other_snapshots(
+    billing: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_id, take = uuid4(), Account.Snapshot.take
+
+    def take_one(aggregate: Account) -> Account.Snapshot:
+        if aggregate.id == other_id:
+            raise ValueError("no state")
+        return take(aggregate)
+
+    grow(billing, 999)
+    grow(billing, 999, other_id)
+    monkeypatch.setattr(Account.Snapshot, "take", take_one)
+    both = [billing.load(Account, each) for each in (other_id, ACCOUNT_ID)]
+    for each in both:
+        each.grant_credit(1, "last")
+    billing.commit(*both)
+    assert billing.load(Account, other_id).version == 1000
+    assert snapshots_of(billing) == [1000]
+
+
 def claims_of(billing: EventLog, count: int) -> GpuPool:
     """Queue claims in a new pool, of which the first half get their GPUs."""
     pool = GpuPool.open("local", "cpu")
@@ -173,6 +197,24 @@ def test_an_earlier_snapshot_of_an_account_with_test_payments_is_not_used(
     assert snapshots_of(billing) == []
     assert billing.load(Account, ACCOUNT_ID).test_day == NOW.date()
     assert [each for each in caplog.records if each.levelno == logging.CRITICAL] == []
+
+
+def test_a_snapshot_without_a_new_field_is_not_used_and_reported_once(
+    billing: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PydanticMapper.to_stored_event
+
+    def store_without(self: PydanticMapper, event: DomainEventProtocol[UUID]) -> StoredEvent:
+        row = store(self, event)
+        return replace(row, state=row.state.replace(b',"erased":false', b""))
+
+    monkeypatch.setattr(PydanticMapper, "to_stored_event", store_without)
+    grow(billing, 1001)
+    for _ in range(2):
+        assert billing.load(Account, ACCOUNT_ID).version == 1001
+    assert snapshots_of(billing) == []
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert "is outdated" in record.getMessage()
 
 
 @pytest.mark.parametrize("state", [b"", b"nonsense", b"{}", b"\xff"])

@@ -130,7 +130,7 @@ def test_a_snapshot_has_the_whole_state_of_a_pool() -> None:
 
 def test_a_larger_pool_takes_fewer_snapshots() -> None:
     given = pool(0)
-    assert given.snapshot_events == 1000
+    assert given.snapshot_events() == 1000
     for _ in range(8200):
         given.request(claim())
-    assert given.snapshot_events == 4096
+    assert given.snapshot_events() == 4096
