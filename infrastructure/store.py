@@ -37,8 +37,8 @@ def open_log(
     """Open the event log of a process, with a small pool of connections.
 
     `cached` is the number of aggregates that stay in memory, so that a load reads only new events.
-    The log uses snapshots if the settings contain their secret. Only billing and
-    the scheduler take snapshots. With `leadership`, saves fail as soon as another process leads.
+    The log uses snapshots if the settings contain their secret. Only billing and the scheduler take
+    snapshots. With `leadership`, saves fail as soon as another process leads.
 
     Raise RuntimeError if the server's settings would lose or reorder events.
     """
