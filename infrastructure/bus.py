@@ -16,6 +16,8 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict
 
 from domain import AGGREGATES
+from domain.core.aggregate import Event
+from domain.core.event_log import event_of
 from infrastructure.settings import Settings
 
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
@@ -206,15 +208,11 @@ class Envelope(BaseModel):
         )
 
     @property
-    def notification(self) -> Notification:
-        """Notification in this envelope."""
-        return Notification(
-            id=self.id,
-            originator_id=self.originator_id,
-            originator_version=self.originator_version,
-            topic=self.topic,
-            state=json.dumps(self.state).encode(),
-        )
+    def event(self) -> Event:
+        """Domain event in this envelope. Raise ValidationError if its state is invalid."""
+        event = event_of(self.topic, self.originator_id, self.originator_version, {**self.state})
+        assert isinstance(event, Event)
+        return event
 
     def wraps(self, notification: Notification | None) -> bool:
         """Return True if the envelope has the ID and content of this notification."""

@@ -160,7 +160,7 @@ class OrderedConsumer:
             )
             self.catch_up(stop=last.id)
         elif _is_gapless(position, ordered):
-            self.effect.apply([_published(self._log, envelope) for envelope in ordered])
+            self.effect.apply([_published(envelope) for envelope in ordered])
         else:
             self.catch_up(stop=last.id)
 
@@ -258,15 +258,9 @@ def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
     return True
 
 
-def _published(log: EventLog, envelope: Envelope) -> Recorded:
+def _published(envelope: Envelope) -> Recorded:
     """Return the domain event in an envelope. It is decoded on first use."""
-
-    return Recorded.undecoded(
-        envelope.id,
-        envelope.topic,
-        envelope.originator_id,
-        lambda: recorded(log, envelope.notification).event,
-    )
+    return Recorded(envelope.id, envelope.topic, envelope.originator_id, lambda: envelope.event)
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:
@@ -278,6 +272,4 @@ def recorded(log: EventLog, notification: Notification) -> Recorded:
         return event
 
     assert isinstance(notification.originator_id, UUID)
-    return Recorded.undecoded(
-        notification.id, notification.topic, notification.originator_id, decode
-    )
+    return Recorded(notification.id, notification.topic, notification.originator_id, decode)

@@ -89,7 +89,7 @@ def decoded(row: StoredRow) -> Entry:
             raise ValueError(f"the timestamp {event.timestamp.isoformat()} has no time zone")
     except UNREADABLE as error:
         return DamagedEvent(id, event_id, topic, _problem(error))
-    return Recorded(id, event)
+    return Recorded.of(id, event)
 
 
 def _problem(error: Exception) -> str:

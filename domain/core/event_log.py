@@ -74,14 +74,28 @@ class PydanticMapper(Mapper[UUID]):
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
         """Return the event in a database row, upcast to the current version of its class."""
-        event_class = resolve_topic(stored_event.topic)
-        state: dict[str, Any] = from_json(stored_event.state)
-        stored_version = state.pop("class_version", 1)
-        for version in range(stored_version, getattr(event_class, "class_version", 1)):
-            getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
-        state["originator_id"] = stored_event.originator_id
-        state["originator_version"] = stored_event.originator_version
-        return event_class.__pydantic_validator__.validate_python(state)
+        return event_of(
+            stored_event.topic,
+            stored_event.originator_id,
+            stored_event.originator_version,
+            from_json(stored_event.state),
+        )
+
+
+def event_of(
+    topic: str, originator_id: UUID | str, originator_version: int, state: dict[str, Any]
+) -> Any:
+    """Return the event with a stored state, upcast to the current version of its class.
+
+    This changes `state`. Raise ValidationError if the state is invalid.
+    """
+    event_class = resolve_topic(topic)
+    stored_version = state.pop("class_version", 1)
+    for version in range(stored_version, getattr(event_class, "class_version", 1)):
+        getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
+    state["originator_id"] = originator_id
+    state["originator_version"] = originator_version
+    return event_class.__pydantic_validator__.validate_python(state)
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:

@@ -12,23 +12,19 @@ from domain.core.aggregate import Event
 class Recorded:
     """A domain event with its notification ID.
 
-    An event that was read from the log is decoded on first use, because most readers need only a
-    few kinds of events.
+    `decode` returns the event on first use, because most readers need only a few kinds of events.
     """
 
-    def __init__(self, id: int, event: Event) -> None:
-        self.id, self.topic, self.originator_id = id, event.TOPIC, event.originator_id
-        self._decode: Callable[[], Event] = lambda: event
+    def __init__(
+        self, id: int, topic: str, originator_id: UUID, decode: Callable[[], Event]
+    ) -> None:
+        self.id, self.topic, self.originator_id = id, topic, originator_id
+        self._decode = decode
 
     @classmethod
-    def undecoded(
-        cls, id: int, topic: str, originator_id: UUID, decode: Callable[[], Event]
-    ) -> Recorded:
-        """Return a stored event, which `decode` reads on first use."""
-        found = cls.__new__(cls)
-        found.id, found.topic, found.originator_id = id, topic, originator_id
-        found._decode = decode
-        return found
+    def of(cls, id: int, event: Event) -> Recorded:
+        """Return a decoded event with its notification ID."""
+        return cls(id, event.TOPIC, event.originator_id, lambda: event)
 
     @cached_property
     def event(self) -> Event:

@@ -63,7 +63,7 @@ class FeedEvent:
     @cached_property
     def answer(self) -> EventAnswer:
         """Schema of the event."""
-        return EventAnswer.of(Recorded(self.sequence, self.event), self.job_id)
+        return EventAnswer.of(Recorded.of(self.sequence, self.event), self.job_id)
 
     @cached_property
     def text(self) -> str:

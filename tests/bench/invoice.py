@@ -109,7 +109,7 @@ def store_rows(store: Connection, truth: Recording) -> None:
         for row in truth.rows:
             stored = StoredEvent(UUID(bytes=row[1]), *row[2:])
             event: Any = truth.log.mapper.to_domain_event(stored)
-            batch.append(Recorded(row[0], event))
+            batch.append(Recorded.of(row[0], event))
         BILLING_LEDGER.take(cursor, batch)
     store.commit()
 

@@ -24,7 +24,7 @@ def _examples() -> list[Recorded]:
         stored = StoredEvent(id, row["originator_version"], row["topic"], state)
         event = mapper.to_domain_event(stored)
         assert isinstance(event, Event)
-        found.append(Recorded(number, event))
+        found.append(Recorded.of(number, event))
     return found
 
 

@@ -78,7 +78,7 @@ def _examples() -> Iterator[Message]:
         state = row["state"] | {name: row[name] for name in row if name.startswith("originator")}
         state.pop("class_version", None)
         for event in _variants(kind.model_validate(state)):
-            message = message_of(Recorded(number, event), lambda _: MODEL, lambda _: HINT)
+            message = message_of(Recorded.of(number, event), lambda _: MODEL, lambda _: HINT)
             if message is not None:
                 yield message
     yield replace(

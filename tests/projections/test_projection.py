@@ -75,7 +75,7 @@ def test_rows_and_position_are_committed_together(
     log: EventLog, pool: ConnectionPool[Connection], connection: Connection
 ) -> None:
     def apply(cursor: Cursor, event: Event) -> None:
-        ACCOUNTS.apply(cursor, [Recorded(1, event)])
+        ACCOUNTS.apply(cursor, [Recorded.of(1, event)])
         if event.originator_version == 3:
             raise psycopg.OperationalError("killed")
 
@@ -121,7 +121,7 @@ def test_events_that_a_projection_does_not_need_are_not_decoded(
         raise AssertionError
 
     effect = ProjectionEffect(ACCOUNTS, pool.connection)
-    effect.apply([Recorded.undecoded(7, "MinuteMetered", uuid4(), decode)])
+    effect.apply([Recorded(7, "MinuteMetered", uuid4(), decode)])
     assert effect.position() == 7
 
 

@@ -188,7 +188,7 @@ def test_a_failure_during_the_swap_keeps_the_old_rows(
     def apply(cursor: Cursor, event: Event) -> None:
         if event.event_id == f"{ACCOUNT_ID}:11":  # after the last batch
             raise RuntimeError("killed")
-        ACCOUNTS.apply(cursor, [Recorded(1, event)])
+        ACCOUNTS.apply(cursor, [Recorded.of(1, event)])
 
     with pytest.raises(RuntimeError, match="killed"):
         rebuilt(replace(ACCOUNTS, apply=one_by_one(apply)), lambda *_: grow(log, 1))

@@ -40,7 +40,7 @@ def without(log: Entries, event: Recorded) -> Entries:
 
 
 def changed(item: Recorded, **fields: object) -> Recorded:
-    return Recorded(item.id, item.event.model_copy(update=fields))
+    return Recorded.of(item.id, item.event.model_copy(update=fields))
 
 
 def test_a_charge_leads_back_to_the_click_that_approved_the_job(log: Entries) -> None:
@@ -223,4 +223,4 @@ def test_a_limit_keeps_the_newest_causes_and_the_first_effects(log: Entries) -> 
 
 
 def effect(cause: Recorded, id: int) -> Recorded:
-    return Recorded(id, cause.event.model_copy(update={"causation_id": cause.event.event_id}))
+    return Recorded.of(id, cause.event.model_copy(update={"causation_id": cause.event.event_id}))

@@ -75,7 +75,7 @@ def test_a_state_ends_before_the_first_event_that_is_later_than_the_moment(log: 
     paused = log.last("JobPaused")
     index = entries.index(paused)
     late = paused.event.timestamp + timedelta(hours=1)
-    entries[index] = Recorded(paused.id, paused.event.model_copy(update={"timestamp": late}))
+    entries[index] = Recorded.of(paused.id, paused.event.model_copy(update={"timestamp": late}))
     past = job_at(Entries(entries), Moment(paused.event.timestamp + timedelta(minutes=1)))
     assert past.next == entries[index]
     assert status(past) is JobStatus.TRAINING
@@ -99,7 +99,7 @@ def test_a_damaged_event_ends_the_state_with_a_problem(log: Entries) -> None:
 
 def test_an_event_that_contradicts_the_state_is_a_problem(log: Entries) -> None:
     trained = log.all("TrainingStarted")[0]
-    forged = Recorded(trained.id, trained.event.model_copy(update={"segment": 7}))
+    forged = Recorded.of(trained.id, trained.event.model_copy(update={"segment": 7}))
     entries = [forged if each == trained else each for each in log.entries]
     assert "contradicts" in (job_at(Entries(entries)).problem or "")
 

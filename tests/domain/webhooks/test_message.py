@@ -158,7 +158,7 @@ def test_the_id_names_the_event_and_the_order_key_its_aggregate(
     history.run_until("approved")
     history.pause()
     event = history.last(events.JobPaused)
-    message = message_of(Recorded(1_000_007, event), str, str)
+    message = message_of(Recorded.of(1_000_007, event), str, str)
     assert message is not None
     assert message.id == f"evt_{JOB_ID.hex}_1000007"
     assert message.order_key == JOB_ID.hex

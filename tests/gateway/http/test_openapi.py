@@ -76,7 +76,7 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
 def test_events_match_their_schemas(row: StoredEvent, document: dict[str, Any]) -> None:
     event = MAPPER.to_domain_event(row)
     assert isinstance(event, Event)
-    fields = json.loads(EventAnswer.of(Recorded(1, event), None).model_dump_json())["fields"]
+    fields = json.loads(EventAnswer.of(Recorded.of(1, event), None).model_dump_json())["fields"]
     ref = {"$ref": f"#/components/schemas/{event.TOPIC}Fields"}
     problems = Draft202012Validator(ref | {"components": document["components"]}).iter_errors(
         fields

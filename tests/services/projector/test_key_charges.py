@@ -39,7 +39,7 @@ def billed() -> list[Event]:
 
 def check(events: list[Event]) -> list[Difference]:
     found = KeyChargeCheck()
-    found.take([Recorded(number, event) for number, event in enumerate(events, 1)])
+    found.take([Recorded.of(number, event) for number, event in enumerate(events, 1)])
     return list(found.differences())
 
 

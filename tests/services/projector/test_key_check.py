@@ -52,7 +52,7 @@ class Log:
 
     def problems(self) -> list[str]:
         check = KeyCheck()
-        check.take([Recorded(id, event) for id, event in enumerate(self.events, start=1)])
+        check.take([Recorded.of(id, event) for id, event in enumerate(self.events, start=1)])
         found = list(check.differences())
         assert all(each.kind is DifferenceKind.ACTOR for each in found)
         return [each.text for each in found]

@@ -28,7 +28,7 @@ from projections.projection import ProjectionEffect
 from services.relay.publisher import ForeignStream, Publisher
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
-from tests.logs import envelopes
+from tests.logs import envelopes, notifications
 from tests.polling import eventually_async
 from tests.services.relay.test_publisher import contents
 
@@ -223,7 +223,7 @@ def test_a_log_that_lost_events_is_detected(database: Database) -> None:
         credit(log, 99, 3)
         watch.check()
         watch.check()
-        last = envelopes(log)[-1].notification
+        last = notifications(log)[-1]
         seen = notification_at(log, last.id)
         database.restore()
         with open_log(settings) as restored:
