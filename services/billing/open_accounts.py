@@ -71,6 +71,8 @@ class OpenAccount:
 
     id: UUID
     meters: dict[UUID, OpenMeter] = field(default_factory=dict)
+    alone: bool = False
+    """True if its last save failed, so that the next one must not contain other accounts."""
     changed: bool = True
     """True if the account or a meter has new events since its last settlement."""
     next_due: datetime | None = None

@@ -138,7 +138,8 @@ class Ticker:
     def tick(self) -> int:
         """Settle all accounts that are due. Return the number of settlements.
 
-        If an account fails, the ticker logs the error and settles the other accounts.
+        If an account fails, the ticker logs the error and settles the other accounts. If an event
+        of the log cannot be read, it raises the error.
         """
         with self._pool.connection() as connection:
             now = self._follow(connection)
@@ -146,10 +147,9 @@ class Ticker:
             settlements = 0
             with because(self._cause()):
                 while step := _next_step(waiting):
-                    saved = self._settle_step(connection, step, now)
-                    settlements += len(saved)
-                    # One save is not enough for an account with many segments.
-                    waiting.extend(each.opened for each in saved if each.needs_another_save)
+                    saved, again = self._settle_step(connection, step, now)
+                    settlements += saved
+                    waiting.extend(again)
                     now = self._follow(connection)
         return settlements
 
@@ -170,17 +170,27 @@ class Ticker:
 
     def _settle_step(
         self, connection: Connection, step: Sequence[OpenAccount], now: datetime
-    ) -> list[Look]:
-        """Settle the accounts that are due, in as few saves as possible. Return the saved ones.
+    ) -> tuple[int, list[OpenAccount]]:
+        """Settle the accounts that are due, in as few saves as possible.
 
+        Return the number of saved settlements, and the accounts that need another one in this tick.
         Raise OperationalError or InterfaceError if the database is unreachable.
         """
+        settlements, again = 0, []
         try:
-            batches = _batches(self._unsaved(connection, step, now))
-            return [look for batch in batches for look in self._save(connection, batch)]
+            for batch in _batches(self._unsaved(connection, step, now)):
+                if self._save(batch):
+                    settlements += len(batch)
+                    # One save is not enough for an account with many segments.
+                    again += [each.opened for each in batch if each.needs_another_save]
+                else:
+                    again += [each.opened for each in batch if not each.opened.alone]
+                    for each in batch:
+                        each.opened.alone = True
         except BaseException:
             self._drop(step)
             raise
+        return settlements, again
 
     def _unsaved(
         self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
@@ -226,7 +236,7 @@ class Ticker:
     def _note(self, look: Look) -> None:
         """Note when an account, which is as in the log, can be due again."""
         opened = look.opened
-        opened.changed = False
+        opened.changed = opened.alone = False
         opened.next_due = next_due(look.account, look.segments, look.now, self._policy)
         if not opened.meters and not look.account.low:
             self._open.forget(opened)
@@ -237,64 +247,46 @@ class Ticker:
             each.changed = True
             self._streams.drop(each.streams)
 
-    def _save(self, connection: Connection, batch: Sequence[Look]) -> Sequence[Look]:
-        """Save settlements in one transaction, or one by one if this fails. Return the saved ones.
+    def _save(self, batch: Sequence[Look]) -> bool:
+        """Save settlements in one transaction. Return False if this fails.
 
         Raise OperationalError or InterfaceError if the database is unreachable.
         """
         try:
-            self._commit(batch)
+            self._log.commit(*(each for look in batch for each in look.aggregates))
         except (OperationalError, InterfaceError):
             raise
         except VersionConflict:
-            self._logger.info("one of %d accounts changed meanwhile", len(batch))
+            self._logger.info("one of %s changed meanwhile; retrying", _names(batch))
         except Exception:
-            self._logger.exception("a save of %d accounts failed", len(batch))
+            self._logger.exception("a save of %s failed; retrying", _names(batch))
         else:
-            return batch
-        return self._save_one_by_one(connection, [each.opened for each in batch])
-
-    def _save_one_by_one(
-        self, connection: Connection, accounts: Sequence[OpenAccount]
-    ) -> Sequence[Look]:
-        """Settle accounts again, each in its own save. Return the saved ones."""
-        saved = []
-        for look in self._unsaved(connection, accounts, self._follow(connection)):
-            try:
-                self._commit([look])
-            except (OperationalError, InterfaceError):
-                raise
-            except VersionConflict:
-                self._logger.info("account %s changed meanwhile; retrying", look.opened.id)
-            except Exception:
-                self._logger.exception("settling account %s failed; retrying", look.opened.id)
-            else:
-                saved.append(look)
-        return saved
-
-    def _commit(self, batch: Sequence[Look]) -> None:
-        """Save settlements in one transaction. If this fails, drop their accounts."""
-        try:
-            self._log.commit(*(each for look in batch for each in look.aggregates))
-        except BaseException:
-            self._drop(each.opened for each in batch)
-            raise
-        for look in batch:
-            self._note(look)
+            for look in batch:
+                self._note(look)
+            return True
+        self._drop(look.opened for look in batch)
+        return False
 
 
 def _batches(looks: Iterable[Look]) -> Iterator[list[Look]]:
-    """Group settlements into saves of at most MAX_EVENTS events."""
+    """Group settlements into saves of at most MAX_EVENTS events, and those that must be alone."""
     batch: list[Look] = []
     events = 0
     for look in looks:
-        if batch and events + look.events > MAX_EVENTS:
+        alone = look.opened.alone or any(each.opened.alone for each in batch[:1])
+        if batch and (alone or events + look.events > MAX_EVENTS):
             yield batch
             batch, events = [], 0
         batch.append(look)
         events += look.events
     if batch:
         yield batch
+
+
+def _names(batch: Sequence[Look]) -> str:
+    """Return a description of the accounts of a save, for messages."""
+    first = batch[0].opened.id
+    return f"account {first}" if len(batch) == 1 else f"{len(batch)} accounts from {first}"
 
 
 def _next_step(waiting: deque[OpenAccount]) -> list[OpenAccount]:

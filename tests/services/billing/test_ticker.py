@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
-from domain.jobs.job import SegmentEnd
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.clock import FastClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_evidence
@@ -25,6 +26,7 @@ from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing import open_accounts
+from services.billing import ticker as ticker_module
 from services.billing.settlement import open_meter as open_meter_of
 from services.billing.ticker import Ticker
 from tests.builders.commands import NOW, FixedClock, command
@@ -259,7 +261,7 @@ class Fleet:
 
     def __init__(self, log: EventLog, pool: ConnectionPool[Connection]) -> None:
         self.log = log
-        self._pool = pool
+        self.pool = pool
         self.accounts: dict[UUID, list[Meter]] = {}
 
     def run(self, accounts: int, segments: int) -> None:
@@ -276,15 +278,15 @@ class Fleet:
                         open_meter_of(account, each, POLICY)
                     self.log.commit(account, *some)
             self.accounts[account_id] = meters
-        project(self.log, self._pool)
-        with self._pool.connection() as connection:
+        project(self.log, self.pool)
+        with self.pool.connection() as connection:
             connection.execute("UPDATE open_meters SET bound_at = now() - interval '1 hour'")
 
     def show(self, elapsed_seconds: float) -> None:
         """Store evidence of all segments."""
         for meters in self.accounts.values():
             for each in meters:
-                show(self._pool, elapsed_seconds, each.job_id)
+                show(self.pool, elapsed_seconds, each.job_id)
 
     def minutes(self, account_id: UUID) -> list[int]:
         """Return the number of billed minutes of each segment, from the log."""
@@ -297,6 +299,24 @@ class Fleet:
             self.log.commit(meter)
         self.accounts.setdefault(account_id, []).append(meter)
         return meter
+
+    def start_pod(self, meter: Meter) -> None:
+        """Save the start of a segment's pod, an hour ago, as another process."""
+        with self.pool.connection() as connection:
+            bound_at = database_time(connection) - timedelta(hours=1)
+        started = Job.PodStarted(
+            originator_id=meter.job_id,
+            originator_version=1,
+            timestamp=NOW,
+            account_id=meter.account_id,
+            actor="service:launcher",
+            command_id=f"start:{uuid4()}",
+            segment=1,
+            pod="pod",
+            bound_at=bound_at,
+            host=None,
+        )
+        self.log.recorder.insert_events([self.log.mapper.to_stored_event(started)])
 
     def paid_seconds(self, meter: Meter) -> int:
         """Return the length of a meter's lease, from the log."""
@@ -515,6 +535,57 @@ def test_new_events_are_read_in_pages(
     assert ticker.tick() == 1
     assert {fleet.paid_seconds(each) for each in meters} == {300}
     assert ticker.tick() == 0
+
+
+def test_a_pod_that_starts_while_another_save_conflicts_is_billed(
+    fleet: Fleet, ticker: Ticker, saves: Saves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settlement of its account is computed already, and is saved after the conflict."""
+    fleet.run(accounts=1, segments=1)
+    ticker.tick()
+    (first,) = fleet.accounts
+    fleet.show(61)
+    account_id = uuid4()
+    with command("open"):
+        account = Account.open(account_id, Role.OWNER, "UTC")
+        account.grant_credit(10**9, "first")
+        fleet.log.commit(account)
+    meter = fleet.open_meter(account_id)
+
+    def meanwhile() -> None:
+        fleet.top_up(first)
+        fleet.start_pod(meter)
+
+    monkeypatch.setattr(ticker_module, "MAX_EVENTS", 3)
+    saves.before = meanwhile
+    ticker.tick()
+    assert fleet.paid_seconds(meter) == 300
+    show(fleet.pool, 121, meter.job_id)
+    ticker.tick()
+    assert fleet.minutes(account_id) == [2]
+
+
+def test_a_meter_that_opens_while_a_save_conflicts_is_settled_in_the_same_tick(
+    fleet: Fleet,
+    ticker: Ticker,
+    saves: Saves,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fleet.run(accounts=3, segments=1)
+    fleet.show(61)
+
+    def meanwhile() -> None:
+        for each in fleet.accounts:
+            fleet.top_up(each)
+            fleet.open_meter(each)
+
+    monkeypatch.setattr(ticker_module, "MAX_EVENTS", 3)
+    saves.before = meanwhile
+    assert ticker.tick() == 3
+    assert all(fleet.minutes(each) == [1, 0] for each in fleet.accounts)
+    assert all(fleet.paid_seconds(each) == 300 for _, each in fleet.accounts.values())
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_two_tickers_bill_each_minute_once(
