@@ -1,4 +1,4 @@
-"""Aggregates that stay in memory, loaded and brought up to date many at a time."""
+"""Aggregates that stay in memory, loaded and refreshed many at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Row = tuple[UUID, int, str, bytes]
 class LoadedStreams:
     """Aggregates in memory, for one thread, which may change and save them without copies.
 
-    A reader of the log reports new versions with `mark`, and `bring_up` then reads the new events.
+    A reader of the log reports new versions with `mark`, and `refresh` then reads the new events.
     After a save that failed, an aggregate differs from its stream: `drop` it.
     """
 
@@ -49,7 +49,7 @@ class LoadedStreams:
         self._logger = logging.getLogger("loaded_streams")
 
     def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """Return an aggregate that `bring_up` has loaded. Raise NotFound if it could not."""
+        """Return an aggregate that `refresh` has loaded. Raise NotFound if it could not."""
         found = self._loaded.get(aggregate_id)
         if not isinstance(found, kind):
             raise NotFound(f"{kind.__name__} {aggregate_id} cannot be loaded.")
@@ -64,12 +64,12 @@ class LoadedStreams:
         return True
 
     def drop(self, aggregate_ids: Iterable[UUID]) -> None:
-        """Forget aggregates, so that `bring_up` loads them again."""
+        """Forget aggregates, so that `refresh` loads them again."""
         for each in aggregate_ids:
             self._loaded.pop(each, None)
             self._stale.discard(each)
 
-    def bring_up(self, connection: Connection, aggregate_ids: Iterable[UUID]) -> None:
+    def refresh(self, connection: Connection, aggregate_ids: Iterable[UUID]) -> None:
         """Load these aggregates, or read the new events of stale ones, with two queries.
 
         If a stream cannot be read, log the error and leave it out.

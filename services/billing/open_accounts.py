@@ -78,7 +78,7 @@ class OpenAccount:
     next_due: datetime | None = None
     """First moment at which the account can be due without a new event; None: never."""
 
-    def needs_look(self, now: datetime) -> bool:
+    def may_be_due(self, now: datetime) -> bool:
         """Return True if the account can be due."""
         return self.changed or (self.next_due is not None and self.next_due <= now)
 

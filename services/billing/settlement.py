@@ -91,14 +91,14 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
-    adds at least `extension_seconds` to any lease, all leases are extended. They are also extended
-    with the bill of a minute, if they would otherwise be before the next minute. If the balance or
-    a budget is too low, all segments get the same remaining time, so that they run out in the same
-    second. A budget of an API key shortens only the leases of the segments that count against it.
-    No lease goes beyond its segment's limit, and the other segments share the rest. A lapsed lease
-    is not extended, because its segment is in the unbilled grace period. A segment whose lease was
-    refused does not run. If the account has no running segments, its low-balance state is cleared,
-    so that EcoLink can warn it again.
+    adds at least `extension_seconds` to any lease, all leases are extended. If a minute is billed
+    and an extension will be due before the next minute, all leases are extended now, in the same
+    save. If the balance or a budget is too low, all segments get the same remaining time, so that
+    they run out in the same second. A budget of an API key shortens only the leases of the segments
+    that count against it. No lease goes beyond its segment's limit, and the other segments share
+    the rest. A lapsed lease is not extended, because its segment is in the unbilled grace period. A
+    segment whose lease was refused does not run. If the account has no running segments, its
+    low-balance state is cleared, so that EcoLink can warn it again.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)

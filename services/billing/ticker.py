@@ -91,8 +91,8 @@ def _settle(account: Account, running: Sequence[Running], policy: LeasePolicy) -
 
 
 @dataclass(frozen=True)
-class Look:
-    """A look at an account: its state, settled if it was due, and the number of unsaved events."""
+class Settlement:
+    """An account with its open meters, settled if it was due, and the number of unsaved events."""
 
     opened: OpenAccount
     account: Account
@@ -114,8 +114,8 @@ class Look:
 class Ticker:
     """A periodic task that bills the elapsed minutes that the log does not contain yet.
 
-    It keeps the accounts with open meters in memory, up to date with the log, and looks at those
-    that can be due. If the process restarts, it reads them again and catches up. It uses the
+    It keeps the accounts with open meters in memory, up to date with the log, and settles those
+    that are due. If the process restarts, it reads them again and catches up. It uses the
     database's time, converted to the platform's clock. One thread may call it.
     """
 
@@ -143,7 +143,7 @@ class Ticker:
         """
         with self._pool.connection() as connection:
             now = self._follow(connection)
-            waiting = deque(each for each in self._open if each.needs_look(now))
+            waiting = deque(each for each in self._open if each.may_be_due(now))
             settlements = 0
             with because(self._cause()):
                 while step := _next_step(waiting):
@@ -159,7 +159,7 @@ class Ticker:
     def _follow(self, connection: Connection) -> datetime:
         """Apply the new events of the log. Return the time.
 
-        If the time jumps back, look at all accounts, because the next looks are at a time.
+        If the time jumps back, check all accounts, because their next checks are at fixed times.
         """
         now = self._clock.at(self._open.follow(connection))
         if self._time is not None and now < self._time:
@@ -194,31 +194,33 @@ class Ticker:
 
     def _unsaved(
         self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
-    ) -> Iterator[Look]:
+    ) -> Iterator[Settlement]:
         """Settle the accounts that are due, and yield those with events to save."""
-        self._streams.bring_up(connection, [id for each in accounts for id in each.streams])
+        self._streams.refresh(connection, [id for each in accounts for id in each.streams])
         shown = _evidence(connection, [each for of in accounts for each in of.meters.values()])
         for opened in accounts:
-            look = self._try_to_look(opened, shown, now)
-            if look is not None:
-                yield look
+            settlement = self._try_to_settle(opened, shown, now)
+            if settlement is not None:
+                yield settlement
 
-    def _try_to_look(
+    def _try_to_settle(
         self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime
-    ) -> Look | None:
+    ) -> Settlement | None:
         """Settle an account if it is due. Return it if it has events to save."""
         try:
-            look = self._look(opened, shown, now)
+            settlement = self._settlement(opened, shown, now)
         except Exception:
             self._logger.exception("settling account %s failed; retrying", opened.id)
             self._drop([opened])
             return None
-        if look.events:
-            return look
-        self._note(look)
+        if settlement.events:
+            return settlement
+        self._note(settlement)
         return None
 
-    def _look(self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime) -> Look:
+    def _settlement(
+        self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime
+    ) -> Settlement:
         meters = [
             Shown(each.id, shown.get(each.id, 0.0), each.bound_at)
             for each in opened.meters.values()
@@ -231,29 +233,31 @@ class Ticker:
                 _settle(account, running, self._policy)
         aggregates = (account, *(each.meter for each in running))
         events = sum(len(each.pending_events) for each in aggregates)
-        return Look(opened, account, segments, now, events)
+        return Settlement(opened, account, segments, now, events)
 
-    def _note(self, look: Look) -> None:
+    def _note(self, settlement: Settlement) -> None:
         """Note when an account, which is as in the log, can be due again."""
-        opened = look.opened
+        opened = settlement.opened
         opened.changed = opened.alone = False
-        opened.next_due = next_due(look.account, look.segments, look.now, self._policy)
-        if not opened.meters and not look.account.low:
+        opened.next_due = next_due(
+            settlement.account, settlement.segments, settlement.now, self._policy
+        )
+        if not opened.meters and not settlement.account.low:
             self._open.forget(opened)
 
     def _drop(self, accounts: Iterable[OpenAccount]) -> None:
-        """Forget the state of accounts that may differ from the log, and look at them again."""
+        """Forget the state of accounts that may differ from the log, and check them again."""
         for each in accounts:
             each.changed = True
             self._streams.drop(each.streams)
 
-    def _save(self, batch: Sequence[Look]) -> bool:
+    def _save(self, batch: Sequence[Settlement]) -> bool:
         """Save settlements in one transaction. Return False if this fails.
 
         Raise OperationalError or InterfaceError if the database is unreachable.
         """
         try:
-            self._log.commit(*(each for look in batch for each in look.aggregates))
+            self._log.commit(*(each for settlement in batch for each in settlement.aggregates))
         except (OperationalError, InterfaceError):
             raise
         except VersionConflict:
@@ -261,29 +265,29 @@ class Ticker:
         except Exception:
             self._logger.exception("a save of %s failed; retrying", _names(batch))
         else:
-            for look in batch:
-                self._note(look)
+            for settlement in batch:
+                self._note(settlement)
             return True
-        self._drop(look.opened for look in batch)
+        self._drop(settlement.opened for settlement in batch)
         return False
 
 
-def _batches(looks: Iterable[Look]) -> Iterator[list[Look]]:
-    """Group settlements into saves of at most MAX_EVENTS events, and those that must be alone."""
-    batch: list[Look] = []
+def _batches(settlements: Iterable[Settlement]) -> Iterator[list[Settlement]]:
+    """Group settlements into saves of at most MAX_EVENTS events, or of one account."""
+    batch: list[Settlement] = []
     events = 0
-    for look in looks:
-        alone = look.opened.alone or any(each.opened.alone for each in batch[:1])
-        if batch and (alone or events + look.events > MAX_EVENTS):
+    for settlement in settlements:
+        alone = settlement.opened.alone or any(each.opened.alone for each in batch[:1])
+        if batch and (alone or events + settlement.events > MAX_EVENTS):
             yield batch
             batch, events = [], 0
-        batch.append(look)
-        events += look.events
+        batch.append(settlement)
+        events += settlement.events
     if batch:
         yield batch
 
 
-def _names(batch: Sequence[Look]) -> str:
+def _names(batch: Sequence[Settlement]) -> str:
     """Return a description of the accounts of a save, for messages."""
     first = batch[0].opened.id
     return f"account {first}" if len(batch) == 1 else f"{len(batch)} accounts from {first}"

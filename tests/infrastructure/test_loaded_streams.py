@@ -68,7 +68,7 @@ def test_many_aggregates_are_loaded_as_from_their_events(
     grow(billing, 1001)
     long, short = metered(billing, 450), metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [ACCOUNT_ID, long.id, short.id])
+    streams.refresh(connection, [ACCOUNT_ID, long.id, short.id])
     assert streams.load(Account, ACCOUNT_ID) == billing.load(Account, ACCOUNT_ID)
     assert streams.load(Meter, long.id) == long
     assert streams.load(Meter, short.id) == short
@@ -87,23 +87,23 @@ def test_stale_aggregates_get_the_new_events_of_other_writers(
 ) -> None:
     meter, other = metered(billing, 3), metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [meter.id, other.id])
+    streams.refresh(connection, [meter.id, other.id])
     meter.close(185, 60)
     log.commit(meter)
     assert not streams.load(Meter, meter.id).closed
     assert streams.mark(meter.id, meter.version)
     assert not streams.mark(other.id, other.version), "nothing new"
-    streams.bring_up(connection, [meter.id, other.id])
+    streams.refresh(connection, [meter.id, other.id])
     assert streams.load(Meter, meter.id) == meter
 
 
 def test_a_dropped_aggregate_is_loaded_again(billing: EventLog, connection: Connection) -> None:
     meter = metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [meter.id])
+    streams.refresh(connection, [meter.id])
     streams.load(Meter, meter.id).close(185, 60)
     streams.drop([meter.id])
-    streams.bring_up(connection, [meter.id])
+    streams.refresh(connection, [meter.id])
     assert streams.load(Meter, meter.id) == meter
 
 
@@ -122,7 +122,7 @@ def test_a_snapshot_that_is_not_genuine_is_not_used(
     meter = metered(billing, 260)
     change_snapshots(settings, statement)
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [meter.id])
+    streams.refresh(connection, [meter.id])
     assert streams.load(Meter, meter.id) == meter
 
 
@@ -138,7 +138,7 @@ def test_a_stream_that_cannot_be_read_is_left_out(
         owner.execute("SET session_replication_role = replica")
         owner.execute("UPDATE ecolink_events SET state = 'x' WHERE originator_id = %s", [bad.id])
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [bad.id, good.id, unknown])
+    streams.refresh(connection, [bad.id, good.id, unknown])
     assert streams.load(Meter, good.id) == good
     for each in (bad.id, unknown):
         with pytest.raises(NotFound, match=str(each)):
@@ -153,6 +153,6 @@ def test_an_aggregate_of_another_kind_is_not_found(
 ) -> None:
     meter: UUID = metered(billing, 1).id
     streams = LoadedStreams(billing)
-    streams.bring_up(connection, [meter])
+    streams.refresh(connection, [meter])
     with pytest.raises(NotFound):
         streams.load(Account, meter)
