@@ -153,6 +153,12 @@ TRANSLATIONS = (
         r"JOIN json_each(?) AS other ON one.key = other.key) AS \1",
     ),
     (
+        r"SELECT \* FROM unnest\(\?, \?, \?\) ON CONFLICT",
+        "SELECT one.value, two.value, three.value FROM json_each(?) AS one "
+        "JOIN json_each(?) AS two ON two.key = one.key "
+        "JOIN json_each(?) AS three ON three.key = one.key WHERE true ON CONFLICT",
+    ),
+    (
         r"unnest\((\?|:\w+)\) AS (\w+) \((\w+)\)",
         r"(SELECT value AS \3 FROM json_each(\1)) AS \2",
     ),
