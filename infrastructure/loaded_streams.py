@@ -20,14 +20,18 @@ from domain.core.signed_snapshots import ForgedSnapshot, OutdatedSnapshot, Signe
 from infrastructure.store import Connection
 
 SNAPSHOTS = """
-SELECT DISTINCT ON (originator_id) originator_id, originator_version, topic, state
-FROM ecolink_snapshots WHERE originator_id = ANY(%b) ORDER BY 1, 2 DESC
+SELECT DISTINCT ON (snapshot.originator_id) snapshot.originator_id, snapshot.originator_version,
+    snapshot.topic, snapshot.state
+FROM ecolink_snapshots AS snapshot JOIN ecolink_events AS event
+    USING (originator_id, originator_version)
+WHERE originator_id = ANY(%b) AND notification_id <= %b ORDER BY 1, 2 DESC
 """
 
 LATER_EVENTS = """
 SELECT originator_id, originator_version, topic, state
 FROM unnest(%b::uuid[], %b::bigint[]) AS known (id, version)
-JOIN ecolink_events ON originator_id = id AND originator_version > version ORDER BY 1, 2
+JOIN ecolink_events ON originator_id = id AND originator_version > version
+WHERE notification_id <= %b ORDER BY 1, 2
 """
 """The events of some streams after the given versions, in the order of each stream."""
 
@@ -38,8 +42,9 @@ Row = tuple[UUID, int, str, bytes]
 class LoadedStreams:
     """Aggregates in memory, for one thread, which may change and save them without copies.
 
-    A reader of the log reports new versions with `mark`, and `refresh` then reads the new events.
-    After a save that failed, an aggregate differs from its stream: `drop` it.
+    A reader of the log reports new versions with `mark`, and `refresh` then reads the new events
+    up to the reader's position, so that all aggregates are as of the same event of the log. After a
+    save that failed, an aggregate differs from its stream: `drop` it.
     """
 
     def __init__(self, log: EventLog) -> None:
@@ -63,27 +68,32 @@ class LoadedStreams:
         self._stale.add(aggregate_id)
         return True
 
+    def doubt(self, aggregate_ids: Iterable[UUID]) -> None:
+        """Note that the log may have new events of these aggregates."""
+        self._stale.update(each for each in aggregate_ids if each in self._loaded)
+
     def drop(self, aggregate_ids: Iterable[UUID]) -> None:
         """Forget aggregates, so that `refresh` loads them again."""
         for each in aggregate_ids:
             self._loaded.pop(each, None)
             self._stale.discard(each)
 
-    def refresh(self, connection: Connection, aggregate_ids: Iterable[UUID]) -> None:
+    def refresh(self, connection: Connection, aggregate_ids: Iterable[UUID], position: int) -> None:
         """Load these aggregates, or read the new events of stale ones, with two queries.
 
-        If a stream cannot be read, log the error and leave it out.
+        Later events than the one with the notification ID `position` are not read. If a stream
+        cannot be read, log the error and leave it out.
         """
         needed = [id for id in aggregate_ids if id in self._stale or id not in self._loaded]
         if not needed:
             return
         missing = [id for id in needed if id not in self._loaded]
         after = {id: self._loaded[id].version for id in needed if id in self._loaded}
-        snapshots = self._snapshots(connection, missing)
+        snapshots = self._snapshots(connection, missing, position)
         # The event before the first one after a snapshot proves that the log has its events.
         after |= dict.fromkeys(missing, 0)
         after |= {id: each.originator_version - 1 for id, each in snapshots.items()}
-        streams = self._later_events(connection, after)
+        streams = self._later_events(connection, after, position)
         for id in needed:
             try:
                 self._read(id, snapshots.get(id), streams.get(id, []))
@@ -116,22 +126,23 @@ class LoadedStreams:
             return None
 
     def _snapshots(
-        self, connection: Connection, aggregate_ids: list[UUID]
+        self, connection: Connection, aggregate_ids: list[UUID], position: int
     ) -> Mapping[UUID, StoredEvent]:
         if self._log.snapshots is None or not aggregate_ids:
             return {}
-        return {row[0]: StoredEvent(*row) for row in _rows(connection, SNAPSHOTS, [aggregate_ids])}
+        rows = _rows(connection, SNAPSHOTS, [aggregate_ids, position])
+        return {row[0]: StoredEvent(*row) for row in rows}
 
     def _later_events(
-        self, connection: Connection, after: Mapping[UUID, int]
+        self, connection: Connection, after: Mapping[UUID, int], position: int
     ) -> dict[UUID, list[StoredEvent]]:
-        rows = _rows(connection, LATER_EVENTS, [list(after), list(after.values())])
+        rows = _rows(connection, LATER_EVENTS, [list(after), list(after.values()), position])
         return {
             id: [StoredEvent(*row) for row in stream]
             for id, stream in groupby(rows, key=itemgetter(0))
         }
 
 
-def _rows(connection: Connection, query: str, values: Sequence[Sequence[object]]) -> list[Row]:
+def _rows(connection: Connection, query: str, values: Sequence[object]) -> list[Row]:
     with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
         return cursor.execute(query.encode(), values).fetchall()

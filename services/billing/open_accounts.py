@@ -44,7 +44,7 @@ READ = [kind.TOPIC for kind in (Meter.MeterOpened, PodStarted)]
 """Events whose fields are needed. Of the others, the version is enough."""
 
 FREQUENT = {Meter.MinuteMetered, Meter.LeaseExtended}
-"""Events of meters that only the ticker writes, or that come with another event of the meter."""
+"""Events of meters that come with an event of the account, if another writer stores them."""
 
 TOPICS = READ + [
     kind.TOPIC
@@ -105,6 +105,12 @@ class OpenAccounts:
 
     def __iter__(self) -> Iterator[OpenAccount]:
         return iter(list(self._accounts.values()))
+
+    @property
+    def position(self) -> int:
+        """Notification ID of the last event that `follow` has applied."""
+        assert self._position is not None
+        return self._position
 
     def forget(self, account: OpenAccount) -> None:
         """Forget an account without open meters."""
@@ -194,6 +200,8 @@ class OpenAccounts:
         account = self._accounts.get(id if meter is None else meter.account_id)
         if account is not None:
             account.changed = True
+            if meter is None:
+                self._streams.doubt(account.meters)
 
     def _account(self, account_id: UUID) -> OpenAccount:
         return self._accounts.setdefault(account_id, OpenAccount(account_id))

@@ -196,7 +196,8 @@ class Ticker:
         self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
     ) -> Iterator[Settlement]:
         """Settle the accounts that are due, and yield those with events to save."""
-        self._streams.refresh(connection, [id for each in accounts for id in each.streams])
+        needed = [id for each in accounts for id in each.streams]
+        self._streams.refresh(connection, needed, self._open.position)
         shown = _evidence(connection, [each for of in accounts for each in of.meters.values()])
         for opened in accounts:
             settlement = self._try_to_settle(opened, shown, now)

@@ -22,6 +22,9 @@ from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow
 
+END = 2**62
+"""A position after all events."""
+
 pytestmark = pytest.mark.usefixtures("unseeded")
 
 
@@ -68,7 +71,7 @@ def test_many_aggregates_are_loaded_as_from_their_events(
     grow(billing, 1001)
     long, short = metered(billing, 450), metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [ACCOUNT_ID, long.id, short.id])
+    streams.refresh(connection, [ACCOUNT_ID, long.id, short.id], END)
     assert streams.load(Account, ACCOUNT_ID) == billing.load(Account, ACCOUNT_ID)
     assert streams.load(Meter, long.id) == long
     assert streams.load(Meter, short.id) == short
@@ -87,23 +90,23 @@ def test_stale_aggregates_get_the_new_events_of_other_writers(
 ) -> None:
     meter, other = metered(billing, 3), metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [meter.id, other.id])
+    streams.refresh(connection, [meter.id, other.id], END)
     meter.close(185, 60)
     log.commit(meter)
     assert not streams.load(Meter, meter.id).closed
     assert streams.mark(meter.id, meter.version)
     assert not streams.mark(other.id, other.version), "nothing new"
-    streams.refresh(connection, [meter.id, other.id])
+    streams.refresh(connection, [meter.id, other.id], END)
     assert streams.load(Meter, meter.id) == meter
 
 
 def test_a_dropped_aggregate_is_loaded_again(billing: EventLog, connection: Connection) -> None:
     meter = metered(billing, 3)
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [meter.id])
+    streams.refresh(connection, [meter.id], END)
     streams.load(Meter, meter.id).close(185, 60)
     streams.drop([meter.id])
-    streams.refresh(connection, [meter.id])
+    streams.refresh(connection, [meter.id], END)
     assert streams.load(Meter, meter.id) == meter
 
 
@@ -122,7 +125,7 @@ def test_a_snapshot_that_is_not_genuine_is_not_used(
     meter = metered(billing, 260)
     change_snapshots(settings, statement)
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [meter.id])
+    streams.refresh(connection, [meter.id], END)
     assert streams.load(Meter, meter.id) == meter
 
 
@@ -138,7 +141,7 @@ def test_a_stream_that_cannot_be_read_is_left_out(
         owner.execute("SET session_replication_role = replica")
         owner.execute("UPDATE ecolink_events SET state = 'x' WHERE originator_id = %s", [bad.id])
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [bad.id, good.id, unknown])
+    streams.refresh(connection, [bad.id, good.id, unknown], END)
     assert streams.load(Meter, good.id) == good
     for each in (bad.id, unknown):
         with pytest.raises(NotFound, match=str(each)):
@@ -153,6 +156,47 @@ def test_an_aggregate_of_another_kind_is_not_found(
 ) -> None:
     meter: UUID = metered(billing, 1).id
     streams = LoadedStreams(billing)
-    streams.refresh(connection, [meter])
+    streams.refresh(connection, [meter], END)
     with pytest.raises(NotFound):
         streams.load(Account, meter)
+
+
+def test_events_after_the_position_of_the_reader_are_not_read(
+    billing: EventLog, connection: Connection
+) -> None:
+    meter = metered(billing, 3)
+    position = billing.recorder.max_notification_id()
+    assert position is not None
+    streams = LoadedStreams(billing)
+    streams.refresh(connection, [meter.id], position)
+    meter.extend_lease(60)
+    billing.commit(meter)
+    streams.drop([meter.id])
+    streams.refresh(connection, [meter.id], position)
+    assert streams.load(Meter, meter.id).version == meter.version - 1
+    streams.mark(meter.id, meter.version)
+    streams.refresh(connection, [meter.id], position + 1)
+    assert streams.load(Meter, meter.id) == meter
+
+
+def test_a_snapshot_of_a_later_event_is_not_used(billing: EventLog, connection: Connection) -> None:
+    grow(billing, 999)
+    position = billing.recorder.max_notification_id()
+    assert position is not None
+    grow(billing, 2)
+    streams = LoadedStreams(billing)
+    streams.refresh(connection, [ACCOUNT_ID], position)
+    assert streams.load(Account, ACCOUNT_ID).version == 999
+
+
+def test_new_events_of_a_doubted_aggregate_are_read(
+    billing: EventLog, connection: Connection
+) -> None:
+    meter = metered(billing, 3)
+    streams = LoadedStreams(billing)
+    streams.refresh(connection, [meter.id], END)
+    meter.extend_lease(60)
+    billing.commit(meter)
+    streams.doubt([meter.id, uuid4()])
+    streams.refresh(connection, [meter.id], END)
+    assert streams.load(Meter, meter.id) == meter

@@ -589,16 +589,18 @@ def test_a_meter_that_opens_while_a_save_conflicts_is_settled_in_the_same_tick(
 
 
 def test_two_tickers_bill_each_minute_once(
-    fleet: Fleet, ticker: Ticker, pool: ConnectionPool[Connection]
+    fleet: Fleet, ticker: Ticker, pool: ConnectionPool[Connection], saves: Saves
 ) -> None:
-    """As after a lost leadership, when both have the state in memory."""
+    """As after a lost leadership, when both have the state in memory. No save conflicts."""
     other = Ticker(fleet.log, FixedClock(), pool, POLICY)
     fleet.run(accounts=3, segments=2)
+    saves.sizes.clear()
     for minutes, one in enumerate([ticker, other, ticker, ticker, other], start=1):
         fleet.show(60 * minutes + 1)
         one.tick()
         assert all(fleet.minutes(each) == [minutes] * 2 for each in fleet.accounts)
     assert ticker.tick() == other.tick() == 0
+    assert len(saves.sizes) == 5
 
 
 def test_a_restarted_ticker_continues(

@@ -107,10 +107,6 @@ class Unexpected(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if record.name == "ticker" and isinstance(error, AssertionError):
-            # A frozen ticker's memory can be older than an account that it loads. It drops both and
-            # settles again. If it did not, the account would not be at rest at the end.
-            return
         if error is not None and not isinstance(error, EXPECTED):
             self._report(f"{record.name} logged {type(error).__name__}: {error}")
 
