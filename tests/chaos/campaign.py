@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)

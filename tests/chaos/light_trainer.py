@@ -36,7 +36,7 @@ STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, posit
 
 
 class Plan:
-    """What a job does, determined by its seed."""
+    """Behavior of a job, which its seed determines."""
 
     def __init__(self, seed: int) -> None:
         drawn = random.Random(seed)

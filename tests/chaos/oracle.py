@@ -49,7 +49,7 @@ MINUTE_SECONDS = 3
 GRACE_SECONDS = 4
 
 START_SECONDS = 2.0
-"""How much longer than its own facts a pod may seem to run before its first report.
+"""Seconds by which a pod may seem to run longer than its own facts before its first report.
 
 The scheduler's evidence starts at the binding of the GPUs, and a busy machine delays the facts.
 """
@@ -223,7 +223,7 @@ class Meter:
 
     @property
     def leased(self) -> int:
-        """What the account must reserve for this meter, in micro-dollars."""
+        """Amount that the account must reserve for this meter, in micro-dollars."""
         return 0 if self.closed else charge(self.rate, self.paid) - charge(self.rate, self.billed)
 
     def take(self, event: Event) -> None:
@@ -353,7 +353,7 @@ def leases_are_reserved_and_paid(run: Run) -> Iterator[str]:
 
 @rule
 def every_charge_reaches_the_account_once(run: Run) -> Iterator[str]:
-    """What the meters charge and credit is what the account pays and gets back."""
+    """Each account pays and gets back exactly the amounts that its meters charge and credit."""
     records = run.records
     paid: Counter[str] = Counter()
     for event in records.events:

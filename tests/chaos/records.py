@@ -69,7 +69,7 @@ class Records:
     losses: list[float] = field(default_factory=list)
     """Times at which the harness deleted reports, in seconds since the epoch."""
     unsettled: str = ""
-    """What had not settled at the deadline, if anything."""
+    """Parts that had not settled at the deadline, or an empty text."""
 
     def of(self, *topics: str) -> Iterable[Event]:
         """Yield the events with these topics, in order."""

@@ -1,4 +1,4 @@
-"""What the event log says while the harness runs, read as raw rows."""
+"""Reader of the raw rows of the event log while the harness runs."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class SimulatedDurable:
             self.ack(self.flying[: numbers.index(last.sequence) + 1])
 
     def redeliver(self, messages: Sequence[Message]) -> None:
-        """Deliver messages again that nobody acknowledged, after the newer ones."""
+        """Deliver unacknowledged messages again, after the newer ones."""
         lost = {each.sequence for each in messages}
         self.queue += [each for each in self.flying if each.sequence in lost]
         self.flying = [each for each in self.flying if each.sequence not in lost]

@@ -71,7 +71,7 @@ SETTINGS = Settings(
 
 
 class Surroundings(Protocol):
-    """What a process needs of the simulation."""
+    """Parts of the simulation that a process uses."""
 
     kernel: Kernel
     shared: SharedLog
