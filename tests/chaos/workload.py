@@ -30,7 +30,8 @@ KINDS = {
 """Kinds of jobs, with their weights. A limited one reaches its maximum cost, which then rises."""
 
 POOR_KINDS = KINDS | {"long": 60}
-"""Kinds of jobs of a poor account. Long jobs use up its balance."""
+"""Kinds of jobs of a poor account. Long jobs use up its balance; a finished workload cancels them.
+"""
 
 REMAINDERS = {"crash": 1, "bad_data": 2, "long": 3}
 """Remainders of seeds modulo 10 by which a light trainer knows what to do."""
@@ -112,10 +113,11 @@ class Workload:
         return not any(thread.is_alive() for thread in self._threads)
 
     def abandon(self) -> None:
-        """End the threads, although jobs are unfinished."""
+        """End the threads, although jobs are unfinished. Their last requests may take a moment."""
         self._abandoned.set()
+        deadline = time.monotonic() + 2 * HTTP_SECONDS
         for thread in self._threads:
-            thread.join(2 * HTTP_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def stopping(self) -> bool:
@@ -218,6 +220,9 @@ class Owner:
     def _advance(self, script: Script) -> None:
         view = self._view(script)
         if view is None or script.cancelled:
+            return
+        if script.kind == "long" and self._workload.stopping:
+            self._cancel(script)
             return
         if view.status == "paused":
             if script.kind == "pause_cancel" and script.pauses:
