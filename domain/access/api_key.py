@@ -13,7 +13,7 @@ from eventsourcing.domain import event
 from domain.access.rights import Rights
 from domain.access.role import Role, rename_user
 from domain.access.scope import Scope
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.identity import api_key_id
 
 PREFIX = "eco_"
@@ -37,7 +37,10 @@ class ApiKey(Aggregate):
 
     TOPIC: ClassVar[str] = "ApiKey"
 
-    class ApiKeyIssued(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of an API key."""
+
+    class ApiKeyIssued(Event, Created):
         """An API key was issued for the account. The event contains only the hash of the key."""
 
         class_version: ClassVar[int] = 2

@@ -18,7 +18,7 @@ from domain.billing.key_use import KeyShare, KeyUse, Share
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
-from domain.core.aggregate import Aggregate, Created, Event, current_cause
+from domain.core.aggregate import Aggregate, Created, current_cause
 from domain.core.errors import (
     CommandReused,
     InsufficientBalance,
@@ -70,7 +70,10 @@ class Account(Aggregate):
 
     TOPIC: ClassVar[str] = "Account"
 
-    class AccountOpened(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of an account."""
+
+    class AccountOpened(Event, Created):
         """An account was opened for a customer."""
 
         class_version: ClassVar[int] = 2

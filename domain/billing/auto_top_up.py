@@ -11,7 +11,7 @@ from eventsourcing.domain import event
 
 from domain.billing.budget import BudgetPeriod
 from domain.billing.card_payment import CardFailure, require_card_amount
-from domain.core.aggregate import Aggregate, Created, Event, current_cause
+from domain.core.aggregate import Aggregate, Created, current_cause
 from domain.core.errors import Invalid, WrongState
 from domain.core.identity import auto_top_up_id
 from domain.core.money import dollars
@@ -69,7 +69,10 @@ class AutoTopUp(Aggregate):
 
     TOPIC: ClassVar[str] = "AutoTopUp"
 
-    class CardSaved(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of an automatic top-up."""
+
+    class CardSaved(Event, Created):
         """The account holder paid by card, and agreed that later top-ups may charge the card."""
 
         customer: str

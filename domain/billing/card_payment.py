@@ -8,7 +8,7 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import CommandReused, Invalid
 from domain.core.money import CENT_MICROS, MICROS_PER_DOLLAR, dollars
 
@@ -53,7 +53,10 @@ class CardPayment(Aggregate):
 
     TOPIC: ClassVar[str] = "CardPayment"
 
-    class CardPaymentStarted(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a payment by card."""
+
+    class CardPaymentStarted(Event, Created):
         """The account holder started a card payment, or an automatic top-up did."""
 
         amount_micros: int

@@ -55,6 +55,7 @@ class Meter(Aggregate):
     """The meter of one segment. It numbers the billed minutes, so that it bills none twice."""
 
     TOPIC: ClassVar[str] = "Meter"
+    Event = SegmentEvent
 
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""

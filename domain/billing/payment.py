@@ -11,7 +11,7 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import CommandReused, Invalid
 from domain.core.identity import payment_id
 from domain.core.money import MICROS_PER_DOLLAR, dollars
@@ -79,7 +79,10 @@ class Payment(Aggregate):
 
     TOPIC: ClassVar[str] = "Payment"
 
-    class PaymentReceived(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a payment."""
+
+    class PaymentReceived(Event, Created):
         """A payment provider confirmed a payment for an account."""
 
         provider: str

@@ -86,7 +86,10 @@ class GpuPool(Aggregate):
     TOPIC: ClassVar[str] = "GpuPool"
     stays_cached = True
 
-    class GpuPoolOpened(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a GPU pool."""
+
+    class GpuPoolOpened(Event, Created):
         """A pool was opened for a GPU type in a region."""
 
         region: str
@@ -102,16 +105,16 @@ class GpuPool(Aggregate):
 
         machine: Machine
 
-    class GpusRequested(ClaimEvent):
+    class GpusRequested(ClaimEvent, Event):
         """A segment's claim entered the queue."""
 
-    class GpusRequestWithdrawn(ClaimEvent):
+    class GpusRequestWithdrawn(ClaimEvent, Event):
         """A claim left the queue without GPUs because its job was paused or cancelled."""
 
-    class GpusAllocated(ClaimEvent):
+    class GpusAllocated(ClaimEvent, Event):
         """GPUs were allocated to the first claim in the queue."""
 
-    class GpusReleased(ClaimEvent):
+    class GpusReleased(ClaimEvent, Event):
         """A segment released its GPUs."""
 
     class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):

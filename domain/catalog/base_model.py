@@ -7,7 +7,7 @@ from typing import ClassVar
 from eventsourcing.domain import event
 
 from domain.catalog.model_shape import ModelShape
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id
 from domain.core.value import Value
 
@@ -26,7 +26,10 @@ class BaseModel(Aggregate):
 
     TOPIC: ClassVar[str] = "BaseModel"
 
-    class BaseModelImported(Revision, Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a base model."""
+
+    class BaseModelImported(Revision, Event, Created):
         """All files of a base model were imported."""
 
         name: str

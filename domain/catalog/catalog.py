@@ -12,7 +12,7 @@ from eventsourcing.domain import event
 
 from domain.catalog.catalog_entries import CatalogBase, GpuType, Offer, Offers, Region
 from domain.catalog.display_names import DisplayNames
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import Invalid, NotFound
 from domain.core.identity import CATALOG_ID, PLATFORM_ACCOUNT_ID
 
@@ -33,7 +33,10 @@ class Catalog(Aggregate):
 
     TOPIC: ClassVar[str] = "Catalog"
 
-    class CatalogOpened(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of the catalog."""
+
+    class CatalogOpened(Event, Created):
         """The platform's catalog was created without entries."""
 
     class GpuTypeOffered(Event):

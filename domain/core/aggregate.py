@@ -113,8 +113,9 @@ class Aggregate(BaseAggregate[UUID]):
     only assigns state, because it also runs on every replay. The names of its parameters are those
     of the event's fields that it needs.
 
-    Events are nested classes. An aggregate with many events declares them in a separate module as
-    subclasses of a common base class, and assigns that class to `Event`.
+    Events are nested classes. Their base class is `Event` of the aggregate. Otherwise the library
+    would declare each of them again. An aggregate with many events declares them in a separate
+    module as subclasses of a common base class, and assigns that class to `Event`.
     """
 
     TOPIC: ClassVar[str] = ""

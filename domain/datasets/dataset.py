@@ -10,7 +10,7 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import WrongState
 from domain.training.token_lengths import TokenLengths
 
@@ -122,7 +122,10 @@ class Dataset(Aggregate):
 
     TOPIC: ClassVar[str] = "Dataset"
 
-    class DatasetUploaded(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a dataset."""
+
+    class DatasetUploaded(Event, Created):
         """A file was uploaded. It is queued for validation."""
 
         ref: str

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate import Aggregate, Created
 from domain.core.identity import deployment_id
 from domain.core.value import Value
 
@@ -53,7 +53,10 @@ class Deployment(Aggregate):
 
     TOPIC: ClassVar[str] = "Deployment"
 
-    class DeploymentRequested(Created):
+    class Event(Aggregate.Event):
+        """Base class of the events of a deployment."""
+
+    class DeploymentRequested(Event, Created):
         """The owner or an operator requested that a model, checkpoint or base model be served."""
 
         model: str

@@ -46,6 +46,7 @@ class JobRequest(Aggregate):
     """A request for a job that starts once its files are ready. The wait is free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
+    Event = RequestEvent
 
     class JobRequested(Order, RequestEvent, Created):
         """A user requested a job. Its price is unknown until its files' tokens are counted."""
