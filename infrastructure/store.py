@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,6 +26,15 @@ Connection = psycopg.Connection[DictRow]
 EVENTS_TABLE = "ecolink_events"
 CHANNEL = EVENTS_TABLE
 """Channel that the event store notifies on every commit."""
+
+UNCHECKED_SECONDS = 1.0
+"""Time after its last use in which a pooled connection counts as alive without a check."""
+
+
+class PooledConnection(Connection):
+    """A connection of a pool."""
+
+    returned_at = -math.inf  # monotonic time of its last use
 
 
 def open_log(
@@ -72,17 +83,22 @@ def create_event_tables(owner_url: str) -> None:
 
 
 def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:
-    """Open a pool of checked connections for everything except events."""
+    """Open a pool of checked connections for everything except events.
+
+    A page uses a dozen connections one after another, so a check of each would nearly double its
+    round trips.
+    """
     assert settings.database_url is not None
-    return ConnectionPool(
+    return ConnectionPool[Connection](
         settings.database_url,
-        connection_class=Connection,
+        connection_class=PooledConnection,
         kwargs={"autocommit": True, "row_factory": dict_row},
         min_size=1,
         max_size=max_size,
         timeout=10,
         open=True,
         check=_check,
+        reset=_note_use,
     )
 
 
@@ -107,8 +123,15 @@ def scalar(connection: Connection, query: LiteralString, values: Sequence[object
         return cursor.execute(query, values).fetchone()
 
 
+def _note_use(connection: Connection) -> None:
+    assert isinstance(connection, PooledConnection)
+    connection.returned_at = time.monotonic()
+
+
 def _check(connection: Connection) -> None:
-    connection.execute("")
+    assert isinstance(connection, PooledConnection)
+    if time.monotonic() - connection.returned_at > UNCHECKED_SECONDS:
+        connection.execute("")
 
 
 def _require_durable(connection: Connection) -> None:

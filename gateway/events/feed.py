@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sys
 from bisect import bisect_right
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -233,7 +233,8 @@ class EventFeed:
 
     async def _take_new(self) -> None:
         while found := await asyncio.to_thread(_after, self.backend.log, self.position, self._last):
-            batch = [FeedEvent(self.backend.log, notification) for notification in found]
+            # In a thread, because requests would wait for the event loop otherwise.
+            batch = await asyncio.to_thread(_decoded, self.backend.log, found)
             self._kept += batch
             self.position, self._last = found[-1].id, found[-1]
             if len(self._kept) > 2 * KEPT_EVENTS:
@@ -263,7 +264,7 @@ def read_log(backend: Backend, interest: EventFilter, after: int, limit: int) ->
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
-    found = [FeedEvent(log, notification) for notification in indexed]
+    found = _decoded(log, indexed)
     if len(found) == limit:
         return Page(found, True, found[-1].sequence)
     scanned = 0
@@ -308,6 +309,10 @@ def _events_after(log: EventLog, position: int) -> list[FeedEvent]:
     notifications = log.recorder.select_notifications(
         start=position, limit=BATCH_EVENTS, inclusive_of_start=False
     )
+    return _decoded(log, notifications)
+
+
+def _decoded(log: EventLog, notifications: Iterable[Notification]) -> list[FeedEvent]:
     return [FeedEvent(log, notification) for notification in notifications]
 
 

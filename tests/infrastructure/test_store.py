@@ -17,9 +17,10 @@ from domain.billing.account import Account
 from domain.core.aggregate import Cause
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
+from infrastructure import store
 from infrastructure.event_recorder import is_disk_full
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
+from infrastructure.store import connect, open_log, open_pool, scalar
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 
@@ -230,3 +231,31 @@ def test_a_full_disk_is_an_error_at_once(log: EventLog, settings: Settings) -> N
         assert connection.execute("SELECT last_value FROM attempts").fetchone() == (1,)
         connection.execute("DROP TRIGGER full_disk ON ecolink_events")
     log.commit(opened())
+
+
+def test_a_pool_replaces_a_connection_that_the_server_closed_while_it_was_idle(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_pool(settings, max_size=1) as pool:
+        with pool.connection() as first:
+            pid = first.info.backend_pid
+        with connect(settings) as other:
+            scalar(other, "SELECT pg_terminate_backend(%s, 10000)", [pid])
+        monkeypatch.setattr(store, "UNCHECKED_SECONDS", 0.0)
+        with pool.connection() as second:
+            assert scalar(second, "SELECT pg_backend_pid()") != pid
+
+
+def test_a_pool_replaces_a_connection_that_failed_a_moment_after_its_last_use(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "UNCHECKED_SECONDS", 3600.0)
+    with open_pool(settings, max_size=1) as pool:
+        with pool.connection() as first:
+            pid = first.info.backend_pid
+        with connect(settings) as other:
+            scalar(other, "SELECT pg_terminate_backend(%s, 10000)", [pid])
+        with pytest.raises(psycopg.OperationalError), pool.connection() as unchecked:
+            scalar(unchecked, "SELECT 1")
+        with pool.connection() as second:
+            assert scalar(second, "SELECT pg_backend_pid()") != pid
