@@ -562,11 +562,16 @@ def _has_final_report(segment: Segment) -> bool:
 
 @rule
 def every_killed_segment_is_the_platforms_fault(run: Run) -> Iterator[str]:
-    """A segment whose trainer was killed before its final report ends as a loss of the platform."""
+    """A segment whose trainer was killed before its final report ends as a loss of the platform.
+
+    If its owner cancels it before the log names its pod, it ends as stopped, and costs nothing.
+    """
     for segment in run.segments.values():
         if segment.ended is None or not segment.facts or _has_final_report(segment):
             continue
         state = segment.ended.state
+        if segment.bound_at is None and state["elapsed_seconds"] == 0:
+            continue
         if state["reason"] not in ("crashed", "lease_ended") or (
             state["reason"] == "crashed" and state["failure"] not in PLATFORM_PAYS
         ):

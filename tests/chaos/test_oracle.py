@@ -186,3 +186,11 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     healthy().dump(path)
 
     assert Records.load(path) == healthy()
+
+
+def test_a_segment_that_is_cancelled_before_the_log_names_its_pod_is_no_loss() -> None:
+    records = healthy()
+    remove(records, "PodStarted")
+    change(records, "SegmentEnded", reason="stopped", failure=None, elapsed_seconds=0)
+    rule = oracle.every_killed_segment_is_the_platforms_fault
+    assert not list(rule(oracle.Run(records)))
