@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.types import Scope
 
-from gateway import reference, routes
 from gateway.audit.verification.process import open_verifications
 from gateway.backend import Backend, open_backend
 from gateway.chat.serving import open_serving
@@ -32,6 +31,7 @@ from gateway.http.requests import Requests
 from gateway.jobs.pages.live_jobs import LiveJobs
 from gateway.jobs.requests import settle_until_cancelled
 from gateway.notices import pages as notices
+from gateway.routes import include_routes
 from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure import security_log
@@ -95,10 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         secret_below=SECRET_BELOW,
     )
     assets.assets()  # fail at startup if an asset is missing
-    app.include_router(routes.native)
-    app.include_router(routes.openai)
-    app.include_router(reference.router)
-    app.include_router(routes.pages)
+    include_routes(app)
     declared_routes(app)  # fail at startup if a route declares no permission
     app.state.paths = {
         route.endpoint: route.path_format or route.path for route in iter_route_contexts(app.routes)

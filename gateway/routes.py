@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends, FastAPI
 
+from gateway import reference
 from gateway.accounts import api as accounts
 from gateway.accounts import pages as account_pages
 from gateway.audit import pages as audit_pages
@@ -81,19 +82,22 @@ PAGES = (
     ops_inspection_pages,
 )
 
-native = APIRouter(dependencies=[Depends(only_texts)])
-native.include_router(health.router)
-native.include_router(stripe_webhook.router)
-for each in NATIVE:
-    native.include_router(each.router, prefix="/api")
 
-openai = APIRouter(prefix=V1_PREFIX, dependencies=[Depends(only_texts)], tags=["openai"])
-for each in OPENAI:
-    openai.include_router(each.router)
+def include_routes(app: FastAPI) -> None:
+    """Add all routes to the application.
 
-pages = APIRouter(include_in_schema=False)
-pages.include_router(assets.router)
-_texts_only = [Depends(only_texts)]
-for each in PAGES:
-    pages.include_router(each.router, dependencies=_texts_only)
-pages.include_router(live.router)
+    The application includes each router directly. FastAPI analyzes the routes of nested routers
+    once more for each level.
+    """
+    texts_only = [Depends(only_texts)]
+    app.include_router(health.router, dependencies=texts_only)
+    app.include_router(stripe_webhook.router, dependencies=texts_only)
+    for each in NATIVE:
+        app.include_router(each.router, prefix="/api", dependencies=texts_only)
+    for each in OPENAI:
+        app.include_router(each.router, prefix=V1_PREFIX, dependencies=texts_only, tags=["openai"])
+    app.include_router(reference.router)
+    app.include_router(assets.router)
+    for each in PAGES:
+        app.include_router(each.router, dependencies=texts_only, include_in_schema=False)
+    app.include_router(live.router)

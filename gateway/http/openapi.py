@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute
 
 from gateway.events.openapi_schemas import add_event_schemas
 from gateway.http.access import SCHEME
+from gateway.http.errors import REF_TEMPLATE, ErrorAnswer
+from gateway.http.openai_errors import OpenAIErrorAnswer
 from gateway.http.permissions import declared_routes
 
 Schema = dict[str, Any]
@@ -82,11 +84,12 @@ def complete(made: Schema) -> None:
     """Change the parts of a document that no option of FastAPI can change.
 
     FastAPI adds its own 422 to each /v1 operation, drops null values, has no components for the
-    schemas of events, and does not compose the example of a body from the examples of its fields.
+    schemas of errors and events, and does not compose the example of a body from the examples of
+    its fields.
     """
     components = made["components"]["schemas"]
+    add_error_schemas(components)
     add_event_schemas(components)
-    components["OpenAIError"]["properties"]["figures"]["default"] = None
     for _, path, operation in operations(made):
         answers = operation["responses"]
         if path.startswith(V1_PREFIX):
@@ -100,6 +103,14 @@ def complete(made: Schema) -> None:
                 content.setdefault("example", example_of(content["schema"], components))
     for of_fastapi in ("HTTPValidationError", "ValidationError"):
         components.pop(of_fastapi, None)
+
+
+def add_error_schemas(components: Schema) -> None:
+    """Add the schemas of error responses, which the operations refer to."""
+    for answer in (ErrorAnswer, OpenAIErrorAnswer):
+        schema = answer.model_json_schema(mode="serialization", ref_template=REF_TEMPLATE)
+        components.update(schema.pop("$defs"))
+        components[answer.__name__] = schema
 
 
 BY_TYPE = {"boolean": False, "integer": 1, "number": 1.0}

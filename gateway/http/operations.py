@@ -37,13 +37,12 @@ class Operation(APIRoute):
         responses: Responses | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(path, endpoint, **options)
         declared = responses or {}
         refused = {int(status) for status in declared if int(status) >= 400}
         answers = {status: declared[status] for status in declared if int(status) < 400}
-        answers |= self.refusals(*sorted(refused | self.shared_statuses()))
-        # FastAPI creates the schemas of responses here, after it has analyzed the endpoint.
         super().__init__(path, endpoint, responses=answers, **options)
+        # The shared statuses depend on the analysis of the endpoint.
+        self.responses |= self.refusals(*sorted(refused | self.shared_statuses()))
 
     def shared_statuses(self) -> set[HTTPStatus]:
         """Return the error statuses of authentication, the body and the parameters."""
