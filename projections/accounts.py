@@ -52,7 +52,7 @@ def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
                 _apply(cursor, event)
     if captured:
         sums = [{"id": id, "captured": captured[id], "reserved": reserved[id]} for id in captured]
-        cursor.execute(SETTLED, [json_text(sums)])
+        cursor.execute(SETTLED, [json_text(sums)], prepare=False)  # as in `select`
 
 
 def _apply(cursor: Cursor, event: Event) -> None:

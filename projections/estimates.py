@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
-from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.estimating.estimate import Calibration, Precision
 from domain.jobs import events
 from domain.training.phases import Phase
 from infrastructure.store import Connection, scalar
-from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
+from projections.merged_rows import MergedRows
+from projections.projection import Cursor, Projection, Row
 
 DDL = """
 CREATE TABLE IF NOT EXISTS estimates (
@@ -60,46 +60,47 @@ MIN_SECONDS = 0.001
 """Minimum modeled seconds of a phase that calibrates estimates."""
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Apply one event to the table."""
-    match event:
-        case events.JobApproved(estimate=estimate, plan=plan):
-            model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
-            insert(
-                cursor,
-                "estimates",
-                job_id=event.originator_id,
-                account_id=event.account_id,
-                approved_at=event.timestamp,
-                base_model=plan.base_model,
-                gpu_type=plan.gpu_type,
-                gpu_count=plan.gpu_count,
-                precision=plan.precision,
-                tokens=estimate.tokens,
-                total_steps=estimate.total_steps,
-                calibrated_from=estimate.calibrated_from,
-                model_seconds=Jsonb(model_seconds),
-                low_seconds=estimate.low_seconds,
-                high_seconds=estimate.high_seconds,
-                low_micros=estimate.low_micros,
-                high_micros=estimate.high_micros,
-                slowdown=1.0 if estimate.conditions is None else estimate.conditions.slowdown,
-            )
-        case events.EstimateScored():
-            phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
-            update(
-                cursor,
-                "estimates",
-                {"job_id": event.originator_id},
-                scored_at=event.timestamp,
-                segments=event.segments,
-                last_gpu_count=event.gpu_count,
-                actual_seconds=event.actual_seconds,
-                actual_micros=event.actual_micros,
-                phase_seconds=Jsonb(phase_seconds),
-            )
-        case _:
-            pass
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Apply events to the table."""
+    rows = MergedRows(cursor, "estimates", "job_id")
+    for each in batch:
+        match each.event:
+            case events.JobApproved() as approved:
+                rows.insert(approved.originator_id, **_estimate(approved))
+            case events.EstimateScored() as scored:
+                rows.update(
+                    scored.originator_id,
+                    scored_at=scored.timestamp,
+                    segments=scored.segments,
+                    last_gpu_count=scored.gpu_count,
+                    actual_seconds=scored.actual_seconds,
+                    actual_micros=scored.actual_micros,
+                    phase_seconds={p.value: spent for p, spent in scored.phase_seconds.items()},
+                )
+            case _:
+                pass
+    rows.write()
+
+
+def _estimate(event: events.JobApproved) -> Row:
+    estimate, plan = event.estimate, event.plan
+    return {
+        "account_id": event.account_id,
+        "approved_at": event.timestamp,
+        "base_model": plan.base_model,
+        "gpu_type": plan.gpu_type,
+        "gpu_count": plan.gpu_count,
+        "precision": plan.precision,
+        "tokens": estimate.tokens,
+        "total_steps": estimate.total_steps,
+        "calibrated_from": estimate.calibrated_from,
+        "model_seconds": {each.phase.value: each.model_seconds for each in estimate.phases},
+        "low_seconds": estimate.low_seconds,
+        "high_seconds": estimate.high_seconds,
+        "low_micros": estimate.low_micros,
+        "high_micros": estimate.high_micros,
+        "slowdown": 1.0 if estimate.conditions is None else estimate.conditions.slowdown,
+    }
 
 
 ESTIMATES = Projection(
@@ -110,7 +111,7 @@ ESTIMATES = Projection(
         events.JobApproved,
         events.EstimateScored,
     ),
-    one_by_one(apply),
+    apply,
 )
 
 

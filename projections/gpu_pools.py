@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import LiteralString
 from uuid import UUID
 
 from domain.capacity.gpu_pool import GpuPool
-from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, one_by_one, update
+from projections.projection import Cursor, Projection, Row, json_text, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS gpu_pools (
@@ -33,62 +36,125 @@ CREATE INDEX IF NOT EXISTS gpu_claims_pool ON gpu_claims (pool_id, position)
 QUEUED, HELD = "queued", "held"
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Apply one event to the table."""
-    match event:
-        case GpuPool.GpuPoolOpened():
-            cursor.execute(
-                "INSERT INTO gpu_pools VALUES (%s, %s, %s, 0, 0, 0)",
-                [event.originator_id, event.region, event.gpu_type],
-            )
-        case GpuPool.CapacityChanged():
-            update(cursor, "gpu_pools", {"pool_id": event.originator_id}, capacity=event.capacity)
-        case GpuPool.GpusRequested():
-            _request(cursor, event)
-            _move(cursor, event, held=0, waiting=1)
-        case GpuPool.GpusRequestWithdrawn():
-            _drop(cursor, event)
-            _move(cursor, event, held=0, waiting=-1)
-        case GpuPool.GpusAllocated():
-            claim = {"job_id": event.job_id, "segment": event.segment}
-            update(cursor, "gpu_claims", claim, state=HELD)
-            _move(cursor, event, held=event.count, waiting=-1)
-        case GpuPool.GpusReleased():
-            _drop(cursor, event)
-            _move(cursor, event, held=-event.count, waiting=0)
-        case _:
-            pass
+ADD_CLAIMS = """
+INSERT INTO gpu_claims
+SELECT added.pool_id, job_id, segment, count, state,
+    coalesce(last.position, 0) + row_number() OVER (PARTITION BY added.pool_id ORDER BY n)
+FROM ROWS FROM (json_to_recordset(%s)
+    AS (pool_id uuid, job_id uuid, segment integer, count integer, state text))
+    WITH ORDINALITY AS added (pool_id, job_id, segment, count, state, n)
+LEFT JOIN LATERAL (SELECT position FROM gpu_claims WHERE gpu_claims.pool_id = added.pool_id
+    ORDER BY position DESC LIMIT 1) AS last ON true
+"""
+"""A statement that adds claims to the ends of their pools' queues."""
+
+NAMED = "json_to_recordset(%s) AS named (job_id uuid, segment integer)"
+IS_NAMED = "gpu_claims.job_id = named.job_id AND gpu_claims.segment = named.segment"
+HOLD_CLAIMS = f"UPDATE gpu_claims SET state = '{HELD}' FROM {NAMED} WHERE {IS_NAMED}"
+DROP_CLAIMS = f"DELETE FROM gpu_claims USING {NAMED} WHERE {IS_NAMED}"
+
+MOVE = """
+UPDATE gpu_pools SET held = gpu_pools.held + moved.held, waiting = gpu_pools.waiting + moved.waiting
+FROM json_to_recordset(%s) AS moved (pool_id uuid, held integer, waiting integer)
+WHERE gpu_pools.pool_id = moved.pool_id
+"""
 
 
-def _request(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
-    """Add a claim to the end of the pool's queue."""
-    cursor.execute(
-        "INSERT INTO gpu_claims SELECT %(pool)s, %(job)s, %(segment)s, %(count)s, %(state)s, "
-        "coalesce(max(position), 0) + 1 FROM gpu_claims WHERE pool_id = %(pool)s",
-        {
-            "pool": event.originator_id,
-            "job": event.job_id,
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Apply events to the tables. The order of changes of counts is irrelevant, as with sums."""
+    claims = _Claims(cursor)
+    held, waiting = Counter[UUID](), Counter[UUID]()
+    for each in batch:
+        match each.event:
+            case GpuPool.GpuPoolOpened(originator_id=pool_id) as opened:
+                cursor.execute(
+                    "INSERT INTO gpu_pools VALUES (%s, %s, %s, 0, 0, 0)",
+                    [pool_id, opened.region, opened.gpu_type],
+                )
+            case GpuPool.CapacityChanged(originator_id=pool_id, capacity=capacity):
+                update(cursor, "gpu_pools", {"pool_id": pool_id}, capacity=capacity)
+            case GpuPool.GpusRequested(originator_id=pool_id) as requested:
+                claims.add(requested)
+                waiting[pool_id] += 1
+            case GpuPool.GpusRequestWithdrawn(originator_id=pool_id) as withdrawn:
+                claims.drop((withdrawn.job_id, withdrawn.segment))
+                waiting[pool_id] -= 1
+            case GpuPool.GpusAllocated(originator_id=pool_id) as allocated:
+                claims.hold((allocated.job_id, allocated.segment))
+                held[pool_id] += allocated.count
+                waiting[pool_id] -= 1
+            case GpuPool.GpusReleased(originator_id=pool_id) as released:
+                claims.drop((released.job_id, released.segment))
+                held[pool_id] -= released.count
+            case _:
+                pass
+    claims.write()
+    if moved := held.keys() | waiting.keys():
+        moves = [{"pool_id": id, "held": held[id], "waiting": waiting[id]} for id in moved]
+        cursor.execute(MOVE, [json_text(moves)], prepare=False)
+
+
+Segment = tuple[UUID, int]
+"""The ID of a job, and the number of its segment, which make a claim."""
+
+
+class _Claims:
+    """The changes of claims that are not written yet: new ones, held ones, then dropped ones.
+
+    The position of a new claim depends on the claims before it, so it waits for no dropped one.
+    """
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._new: dict[Segment, Row] = {}
+        self._held: list[Segment] = []
+        self._dropped: list[Segment] = []
+
+    def add(self, event: GpuPool.GpusRequested) -> None:
+        """Add a claim to the end of the pool's queue."""
+        claim = (event.job_id, event.segment)
+        if self._dropped or claim in self._new:  # the table rejects a second claim
+            self.write()
+        self._new[claim] = {
+            "pool_id": event.originator_id,
+            "job_id": event.job_id,
             "segment": event.segment,
             "count": event.count,
             "state": QUEUED,
-        },
-    )
+        }
+
+    def hold(self, claim: Segment) -> None:
+        """Store that a claim holds its GPUs."""
+        if self._dropped:
+            self.write()
+        if claim in self._new:
+            self._new[claim]["state"] = HELD
+        else:
+            self._held.append(claim)
+
+    def drop(self, claim: Segment) -> None:
+        """Remove a claim."""
+        self._dropped.append(claim)
+
+    def write(self) -> None:
+        """Write all changes."""
+        if self._new:
+            self._execute(ADD_CLAIMS, list(self._new.values()))
+        if self._held:
+            self._execute(HOLD_CLAIMS, _named(self._held))
+        if self._dropped:
+            self._execute(DROP_CLAIMS, _named(self._dropped))
+        self._new, self._held, self._dropped = {}, [], []
+
+    def _execute(self, statement: LiteralString, rows: list[Row]) -> None:
+        self._cursor.execute(statement, [json_text(rows)], prepare=False)  # as in `select`
 
 
-def _drop(cursor: Cursor, event: GpuPool.GpusRequestWithdrawn | GpuPool.GpusReleased) -> None:
-    cursor.execute(
-        "DELETE FROM gpu_claims WHERE job_id = %s AND segment = %s", [event.job_id, event.segment]
-    )
+def _named(claims: Sequence[Segment]) -> list[Row]:
+    return [{"job_id": job_id, "segment": segment} for job_id, segment in claims]
 
 
-def _move(cursor: Cursor, event: Event, held: int, waiting: int) -> None:
-    cursor.execute(
-        "UPDATE gpu_pools SET held = held + %s, waiting = waiting + %s WHERE pool_id = %s",
-        [held, waiting, event.originator_id],
-    )
-
-
-GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, (GpuPool,), one_by_one(apply))
+GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, (GpuPool,), apply)
 
 
 def all_gpu_pools(connection: Connection) -> list[Row]:

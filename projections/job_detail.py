@@ -21,7 +21,8 @@ from domain.jobs.events import job_of
 from domain.jobs.job import Job, maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, json_text, update
+from projections.merged_rows import MergedRows
+from projections.projection import Cursor, NewestFirst, Projection, Row, json_text
 
 RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
 FINAL = [each for each in JobStatus if each.is_final]
@@ -122,6 +123,8 @@ WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
     "loading model and data",
 )
 PAUSING, CANCELLING = "pausing", "cancelling"
+STOPPING = (PAUSING, CANCELLING)
+"""Phases that a job keeps while its segment runs on."""
 
 MAX_EXPIRED = 100
 
@@ -158,11 +161,50 @@ WHERE job_id = id
 """
 
 
+ADVANCED = """
+UPDATE job_detail SET phase = advanced.phase
+FROM json_to_recordset(%s) AS advanced (id uuid, phase text)
+WHERE job_id = id AND job_detail.phase <> ALL(%s)
+"""
+
+
+class _Jobs(MergedRows):
+    """The rows of jobs that a batch changes, and their next phases."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        super().__init__(cursor, "job_detail", "job_id")
+        self._next: dict[UUID, str] = {}
+
+    def update(self, id: UUID, **columns: object) -> None:
+        """Change columns of a job."""
+        if "phase" in columns:
+            self._next.pop(id, None)
+        super().update(id, **columns)
+
+    def advance(self, id: UUID, phase: str) -> None:
+        """Change the phase of a job, unless it is being paused or cancelled."""
+        known = self.unwritten(id).get("phase")
+        if known is None:
+            self._next[id] = phase
+        elif known not in STOPPING:
+            self.update(id, phase=phase)
+
+    def write(self) -> None:
+        """Write all rows and phases."""
+        super().write()
+        if self._next:
+            phases = [{"id": id, "phase": phase} for id, phase in self._next.items()]
+            values = [json_text(phases), list(STOPPING)]
+            self._cursor.execute(ADVANCED, values, prepare=False)
+            self._next = {}
+
+
 def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
     """Apply events to the rows of jobs. The order of minutes is irrelevant, because they are sums.
 
-    Add all minutes of a job at once, because most events are minutes, and rows are wide.
+    Write all changes of a job at once, because rows are wide.
     """
+    jobs = _Jobs(cursor)
     seconds, micros = Counter[UUID](), Counter[UUID]()
     for each in batch:
         match each.event:
@@ -170,19 +212,20 @@ def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
                 seconds[minute.job_id] += minute.to_seconds - minute.from_seconds
                 micros[minute.job_id] += minute.amount_micros
             case event:
-                _apply(cursor, event)
+                _apply(jobs, event)
+    jobs.write()
     if seconds:
         sums = [{"id": id, "seconds": seconds[id], "micros": micros[id]} for id in seconds]
-        cursor.execute(METERED, [json_text(sums)])
+        cursor.execute(METERED, [json_text(sums)], prepare=False)  # as in `select`
 
 
-def _apply(cursor: Cursor, event: Event) -> None:
+def _apply(jobs: _Jobs, event: Event) -> None:
     match event:
         case events.JobApproved():
-            _insert(cursor, event)
+            _insert(jobs, event)
         case events.SegmentAllocated():
             _change(
-                cursor,
+                jobs,
                 event,
                 segment=event.segment,
                 phase=WAITING_FOR_LEASE,
@@ -192,18 +235,18 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 segment_step=None,
             )
         case Meter.LeaseGranted():
-            _advance(cursor, event, LAUNCHING)
+            _advance(jobs, event, LAUNCHING)
         case events.PodStarted():
-            _advance(cursor, event, LOADING, bound_at=event.bound_at)
+            _advance(jobs, event, LOADING, bound_at=event.bound_at)
         case events.TrainingStarted():
-            _start_training(cursor, event)
+            _start_training(jobs, event)
         case events.CheckpointSaved() | events.CheckpointRejected() | events.CheckpointPruned():
-            _change_checkpoints(cursor, event)
+            _change_checkpoints(jobs, event)
         case events.EvaluationStarted():
-            _advance(cursor, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
+            _advance(jobs, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
         case events.EvaluationCompleted():
             _advance(
-                cursor,
+                jobs,
                 event,
                 "registering",
                 status=JobStatus.TRAINED_PENDING_REGISTER,
@@ -213,10 +256,11 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 accuracy_after=event.accuracy_after,
                 peak_memory_bytes=event.peak_memory_bytes,
             )
-            cursor.execute(EVALUATED, {"loss": event.loss_after, "job": event.originator_id})
+            values = {"loss": event.loss_after, "job": event.originator_id}
+            jobs.execute(event.originator_id, EVALUATED, values)
         case events.Registered():
             _change(
-                cursor,
+                jobs,
                 event,
                 status=JobStatus.REGISTERED,
                 phase="registered",
@@ -227,23 +271,23 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 log_ref=None,
             )
         case events.SegmentEnded():
-            _end_segment(cursor, event)
+            _end_segment(jobs, event)
         case events.RelaunchPostponed():
-            _change(cursor, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
+            _change(jobs, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
         case GpuPool.GpusRequested():
-            _queue_again(cursor, event)
+            _queue_again(jobs, event)
         case events.MicroBatchHalved():
-            _change(cursor, event, halved_micro_batch_size=event.micro_batch_size)
+            _change(jobs, event, halved_micro_batch_size=event.micro_batch_size)
         case events.EstimateScored():
             _change(
-                cursor,
+                jobs,
                 event,
                 actual_seconds=event.actual_seconds,
                 actual_micros=event.actual_micros,
             )
         case events.JobFailed():
             _change(
-                cursor,
+                jobs,
                 event,
                 status=JobStatus.FAILED,
                 phase="failed",
@@ -253,12 +297,12 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 log_ref=event.log_ref,
             )
         case events.PauseRequested():
-            _change(cursor, event, phase=PAUSING)
+            _change(jobs, event, phase=PAUSING)
         case events.MaxCostChanged():
-            _change(cursor, event, max_cost_micros=event.max_cost_micros)
+            _change(jobs, event, max_cost_micros=event.max_cost_micros)
         case events.JobPaused():
             _change(
-                cursor,
+                jobs,
                 event,
                 status=JobStatus.PAUSED,
                 phase="paused",
@@ -268,12 +312,12 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 paused_at=event.timestamp,
             )
         case events.JobResumed():
-            _resume(cursor, event)
+            _resume(jobs, event)
         case events.CancelRequested():
-            _change(cursor, event, phase=CANCELLING)
+            _change(jobs, event, phase=CANCELLING)
         case events.JobCancelled():
             _change(
-                cursor,
+                jobs,
                 event,
                 status=JobStatus.CANCELLED,
                 phase="cancelled",
@@ -285,20 +329,21 @@ def _apply(cursor: Cursor, event: Event) -> None:
                 expires_at=event.expires_at,
             )
         case events.AdapterPromoted():
-            _change(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
+            _change(jobs, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
         case events.AdapterExpired():
-            _change(cursor, event, expired=True, checkpoints=Jsonb([]), checkpoint_ref=None)
+            _change(jobs, event, expired=True, checkpoints=[], checkpoint_ref=None)
         case events.ModelDeleted():
             _change(
-                cursor,
+                jobs,
                 event,
                 model=None,
                 adapter_ref=None,
-                checkpoints=Jsonb([]),
+                checkpoints=[],
                 checkpoint_ref=None,
             )
         case Meter.LostWorkCredited():
-            cursor.execute(
+            jobs.execute(
+                event.job_id,
                 "UPDATE job_detail SET credited_micros = credited_micros + %s WHERE job_id = %s",
                 [event.amount_micros, event.job_id],
             )
@@ -306,25 +351,26 @@ def _apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-def _change(cursor: Cursor, event: Event, **columns: object) -> None:
-    update(cursor, "job_detail", {"job_id": job_of(event)}, changed_at=event.timestamp, **columns)
+def _change(jobs: _Jobs, event: Event, **columns: object) -> None:
+    jobs.update(_job(event), changed_at=event.timestamp, **columns)
 
 
-def _advance(cursor: Cursor, event: Event, phase: str, **columns: object) -> None:
+def _job(event: Event) -> UUID:
+    job_id = job_of(event)
+    assert job_id is not None
+    return job_id
+
+
+def _advance(jobs: _Jobs, event: Event, phase: str, **columns: object) -> None:
     """Update columns. Also update the phase, unless the job is being paused or cancelled."""
-    _change(cursor, event, **columns)
-    cursor.execute(
-        "UPDATE job_detail SET phase = %s WHERE job_id = %s AND phase <> ALL(%s)",
-        [phase, job_of(event), [PAUSING, CANCELLING]],
-    )
+    _change(jobs, event, **columns)
+    jobs.advance(_job(event), phase)
 
 
-def _insert(cursor: Cursor, event: events.JobApproved) -> None:
+def _insert(jobs: _Jobs, event: events.JobApproved) -> None:
     plan, estimate = event.plan, event.estimate
-    insert(
-        cursor,
-        "job_detail",
-        job_id=event.originator_id,
+    jobs.insert(
+        event.originator_id,
         account_id=event.account_id,
         status=JobStatus.TRAINING,
         phase=WAITING_FOR_GPU,
@@ -339,14 +385,14 @@ def _insert(cursor: Cursor, event: events.JobApproved) -> None:
         gpu_count=plan.gpu_count,
         approved_gpu_count=plan.gpu_count,
         rate_micros_per_hour=plan.rate_micros_per_hour,
-        hyperparameters=Jsonb(plan.hyperparameters),
+        hyperparameters=plan.hyperparameters,
         precision=plan.precision,
         gradient_checkpointing=plan.gradient_checkpointing,
         sequence_length=plan.sequence_length,
         required_bytes=plan.required_bytes,
         dtype=plan.dtype,
-        truncation=Jsonb(plan.truncation.model_dump(mode="json")),
-        estimate=Jsonb(estimate.model_dump(mode="json")),
+        truncation=plan.truncation.model_dump(mode="json"),
+        estimate=estimate.model_dump(mode="json"),
         low_seconds=estimate.low_seconds,
         high_seconds=estimate.high_seconds,
         low_micros=estimate.low_micros,
@@ -355,7 +401,7 @@ def _insert(cursor: Cursor, event: events.JobApproved) -> None:
     )
 
 
-def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
+def _start_training(jobs: _Jobs, event: events.TrainingStarted) -> None:
     """Start training, or the evaluation if all steps are done."""
     started = {
         "training_since": event.timestamp,
@@ -368,34 +414,38 @@ def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
     cleared = dict.fromkeys(("failure", "shortage", "error_class"))  # of the previous segment
     if event.step < event.total_steps:
         status = {"status": JobStatus.TRAINING}
-        _advance(cursor, event, "training", **status, **started, **cleared)
+        _advance(jobs, event, "training", **status, **started, **cleared)
     else:
-        _advance(cursor, event, "evaluating", **started, **cleared)
+        _advance(jobs, event, "evaluating", **started, **cleared)
 
 
 def _change_checkpoints(
-    cursor: Cursor,
+    jobs: _Jobs,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
+    job_id = event.originator_id
     if isinstance(event, events.CheckpointSaved):
         fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
-        cursor.execute(
+        jobs.execute(
+            job_id,
             "UPDATE job_detail SET step = %s, checkpoints = checkpoints || %s WHERE job_id = %s",
-            [event.step, Jsonb(event.model_dump(mode="json", include=fields)), event.originator_id],
+            [event.step, Jsonb(event.model_dump(mode="json", include=fields)), job_id],
         )
     else:
-        cursor.execute(WITHOUT, {"ref": event.ref, "job": event.originator_id})
-    cursor.execute(LATEST, {"at": event.timestamp, "job": event.originator_id})
+        jobs.execute(job_id, WITHOUT, {"ref": event.ref, "job": job_id})
+    jobs.execute(job_id, LATEST, {"at": event.timestamp, "job": job_id})
     if isinstance(event, events.CheckpointRejected):
-        cursor.execute(
+        jobs.execute(
+            job_id,
             "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
-            [event.originator_id],
+            [job_id],
         )
 
 
-def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
+def _end_segment(jobs: _Jobs, event: events.SegmentEnded) -> None:
     """End a segment. The job is queued for its next segment, unless a later event changes this."""
-    cursor.execute(
+    jobs.execute(
+        event.originator_id,
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
         "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
         "shortage = coalesce(%(shortage)s, shortage), "
@@ -412,7 +462,8 @@ def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
             "job": event.originator_id,
         },
     )
-    cursor.execute(
+    jobs.execute(
+        event.originator_id,
         "UPDATE job_detail SET phase = %(waiting)s, waiting_since = %(at)s, "
         "step = coalesce(checkpoint_step, 0), "
         "status = CASE WHEN status = %(pending)s THEN %(evaluating)s ELSE status END "
@@ -428,18 +479,21 @@ def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
     )
 
 
-def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
+def _queue_again(jobs: _Jobs, event: GpuPool.GpusRequested) -> None:
     """Queue a job whose relaunch was postponed. This does not affect other jobs."""
-    cursor.execute(
+    if jobs.is_new(event.job_id) and "relaunch_at" not in jobs.unwritten(event.job_id):
+        return
+    jobs.execute(
+        event.job_id,
         "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
         "WHERE job_id = %s AND relaunch_at IS NOT NULL",
         [WAITING_FOR_GPU, event.timestamp, event.job_id],
     )
 
 
-def _resume(cursor: Cursor, event: events.JobResumed) -> None:
+def _resume(jobs: _Jobs, event: events.JobResumed) -> None:
     _change(
-        cursor,
+        jobs,
         event,
         phase=WAITING_FOR_GPU,
         waiting_since=event.timestamp,
@@ -448,7 +502,8 @@ def _resume(cursor: Cursor, event: events.JobResumed) -> None:
         rate_micros_per_hour=event.rate_micros_per_hour,
         **({} if event.gpu_count is None else {"gpu_count": event.gpu_count}),
     )
-    cursor.execute(
+    jobs.execute(
+        event.originator_id,
         "UPDATE job_detail SET status = CASE WHEN trained THEN %s ELSE %s END WHERE job_id = %s",
         [JobStatus.EVALUATING, JobStatus.TRAINING, event.originator_id],
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from domain.billing.meter import Meter
-from domain.core.aggregate import Event
+from domain.core.recorded import Recorded
 from domain.jobs import events
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row, one_by_one, update
+from projections.merged_rows import MergedRows
+from projections.projection import Cursor, Projection, Row, update
 
 DDL = """
 CREATE TABLE IF NOT EXISTS open_meters (
@@ -26,21 +27,26 @@ CREATE INDEX IF NOT EXISTS open_meters_unbound ON open_meters (job_id, segment)
 """
 
 
-def apply(cursor: Cursor, event: Event) -> None:
-    """Apply one event to the table."""
-    match event:
-        case Meter.MeterOpened():
-            cursor.execute(
-                "INSERT INTO open_meters VALUES (%s, %s, %s, %s)",
-                [event.originator_id, event.account_id, event.job_id, event.segment],
-            )
-        case events.PodStarted():
-            segment = {"job_id": event.originator_id, "segment": event.segment}
-            update(cursor, "open_meters", segment, bound_at=event.bound_at)
-        case Meter.MeterClosed():
-            cursor.execute("DELETE FROM open_meters WHERE meter_id = %s", [event.originator_id])
-        case _:
-            pass
+def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
+    """Apply events to the table."""
+    meters = MergedRows(cursor, "open_meters", "meter_id")
+    opened: dict[tuple[UUID, int], UUID] = {}  # meters of this batch, by job and segment
+    for each in batch:
+        match each.event:
+            case Meter.MeterOpened(originator_id=id, job_id=job_id, segment=segment) as event:
+                meters.insert(id, account_id=event.account_id, job_id=job_id, segment=segment)
+                opened[job_id, segment] = id
+            case events.PodStarted(originator_id=job_id, segment=segment, bound_at=bound_at):
+                if id := opened.get((job_id, segment)):
+                    meters.update(id, bound_at=bound_at)
+                else:
+                    key = {"job_id": job_id, "segment": segment}
+                    update(cursor, "open_meters", key, bound_at=bound_at)
+            case Meter.MeterClosed(originator_id=id):
+                meters.execute(id, "DELETE FROM open_meters WHERE meter_id = %s", [id])
+            case _:
+                pass
+    meters.write()
 
 
 BURN = """
@@ -67,7 +73,7 @@ OPEN_METERS = Projection(
         events.PodStarted,
         Meter.MeterClosed,
     ),
-    one_by_one(apply),
+    apply,
 )
 
 

@@ -26,10 +26,30 @@ from tests.projections.test_projection import contents
 Rows = dict[str, list[list[dict[str, object]]]]
 
 
+def interrupt(job: History) -> None:
+    """Pause a job during its launch, resume it, let it crash until it waits, and cancel it."""
+    job.approve_job()
+    job.allocate_segment(1)
+    job.grant_lease(1)
+    job.pause()
+    job.start_pod(1)
+    job.start_training(1)
+    job.save_checkpoint(1, 10, 40)
+    job.end_segment(1, SegmentEnd.STOPPED, 60)
+    job.resume(rate_micros_per_hour=7_200_000)
+    for segment in (2, 3):
+        job.allocate_segment(segment)
+        job.grant_lease(segment)
+        job.end_segment(segment, SegmentEnd.CRASHED, 0, error_class="ValueError")
+    job.request_gpus(4)
+    job.cancel()
+
+
 @pytest.fixture
 def eventful(history: History) -> History:
     """A log with jobs of two accounts, deployments, payments and many minutes."""
     history.run_with_a_crash()
+    interrupt(history.another_job())
     history.undeploy(history.deploy_checkpoint(10))
     history.issue_key()
     history.pay_by_card()
