@@ -528,6 +528,20 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
     assert difference.kind is DifferenceKind.NOT_REPLAYED
 
 
+def test_an_event_that_no_table_accepts_is_a_difference(audited: Audited, history: History) -> None:
+    history.run_until("training")
+    audited.fold()
+    audited.change(
+        "UPDATE ecolink_events SET originator_id = gen_random_uuid(), originator_version = 1, "
+        "topic = opened.topic, state = opened.state "
+        "FROM (SELECT topic, state FROM ecolink_events WHERE topic = 'AccountOpened') AS opened "
+        "WHERE ecolink_events.topic = 'CreditGranted'"
+    )
+    (difference,) = audited.differences()
+    assert difference.kind is DifferenceKind.NOT_REPLAYED
+    assert "accounts_pkey" in difference.text
+
+
 def test_pauses_at_spending_limits_have_no_differences(audited: Audited, log: EventLog) -> None:
     limited(log)
     audited.pass_all("billing", "scheduler")
