@@ -208,6 +208,9 @@ LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
 SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, bigint)"
 """Database function for services that append events or store a position in the log."""
 
+FUNCTIONS = ", ".join((*LEADING, SAVING))
+"""All database functions that only some roles may call."""
+
 
 def role_of(service: str) -> str:
     """Return the name of a service's database role. Without one, return the operator's role."""
@@ -243,14 +246,12 @@ def grant_access(connection: psycopg.Connection[Any]) -> None:
         roles = _present_roles(connection)
         if roles:
             _let_everyone_read(connection)
-            _execute(
-                connection,
-                f"REVOKE EXECUTE ON FUNCTION {', '.join((*LEADING, SAVING))} FROM PUBLIC",
-            )
+            _execute(connection, f"REVOKE EXECUTE ON FUNCTION {FUNCTIONS} FROM PUBLIC")
         for role in roles:
             name = sql.Identifier(role)
             _execute(connection, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}", name)
             _execute(connection, "REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {}", name)
+            _execute(connection, f"REVOKE EXECUTE ON FUNCTION {FUNCTIONS} FROM {{}}", name)
             _execute(connection, "GRANT USAGE ON SCHEMA public TO {}", name)
             access = OPERATOR if role == OPERATOR_ROLE else ACCESS[_service_of(role)]
             _grant_tables(connection, name, access)

@@ -452,10 +452,12 @@ def test_a_migration_revokes_extra_rights(settings: Settings) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
         owner.execute("GRANT ALL ON ecolink_events, billing_ledger TO ecolink_relay")
+        owner.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO ecolink_relay")
     migrate(settings)
     with logged_in(settings, "relay") as connection:
         refused(connection, "TRUNCATE ecolink_events")
         refused(connection, "SELECT * FROM billing_ledger")
+        refused(connection, SAVE_NOTHING)
 
 
 def test_a_table_without_any_grant_fails_the_migration(settings: Settings) -> None:
