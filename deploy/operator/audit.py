@@ -300,6 +300,11 @@ def _show(findings: Findings) -> None:
         f"billed minutes {findings.minutes:,}, snapshots {findings.snapshots:,}. "
         f"Trial balance: {exact_dollars(findings.trial_balance_micros)}."
     )
+    if outdated := findings.outdated_snapshots:
+        console.print(
+            f"Outdated snapshots: {outdated:,}. An earlier version of EcoLink created them. "
+            "EcoLink loads the events instead, and then stores new snapshots."
+        )
     for difference in findings.differences:
         console.print(f"[red]{difference.text}[/]")
     if not findings.differences:

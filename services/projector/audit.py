@@ -96,6 +96,8 @@ class Findings:
     meters: int = 0
     minutes: int = 0
     snapshots: int = 0
+    outdated_snapshots: int = 0
+    """Number of the snapshots that an earlier version of EcoLink created, which no load uses."""
     trial_balance_micros: int = 0
     lags: Counter[str] = field(default_factory=Counter)
     tables: list[Comparison] = field(default_factory=list)
@@ -161,7 +163,7 @@ def _replay(
         _check_minutes(folded, findings)
         for pair in folded.unpaired:
             findings.report(DifferenceKind.UNPAIRED, f"one of the two events is missing for {pair}")
-        findings.snapshots = checks[0].checked
+        findings.snapshots, findings.outdated_snapshots = checks[0].checked, checks[0].outdated
         for check in checks:
             findings.differences.extend(check.differences())
 

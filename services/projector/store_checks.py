@@ -102,6 +102,8 @@ class SnapshotCheck:
         self._waiting = {(row["originator_id"], row["originator_version"]) for row in rows}
         self._replayed: dict[UUID, Snapshotted | None] = {id: None for id, _ in self._waiting}
         self.checked = len(rows)
+        self.outdated = 0
+        """Number of snapshots of earlier versions, which EcoLink does not load."""
         self._found: list[Difference] = []
 
     def take(self, batch: Sequence[Recorded]) -> None:
@@ -138,12 +140,17 @@ class SnapshotCheck:
             self._report(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged. {forged}")
         try:
             text = SignedState.model_validate_json(row.state).snapshot.encode()
+        except ValidationError:
+            self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"the audit cannot read {name}")
+            return
+        try:
             stored = self._log.mapper.to_domain_event(
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
-        except OutdatedSnapshot:
-            return  # EcoLink does not use it
-        except (ValidationError, ValueError, LookupError):
+        except (OutdatedSnapshot, ValidationError):
+            self.outdated += 1
+            return
+        except (ValueError, LookupError):
             self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"the audit cannot read {name}")
             return
         match stored, aggregate:

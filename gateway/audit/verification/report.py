@@ -70,6 +70,7 @@ class ReplayReport(BaseModel):
     meters: int
     minutes: int
     snapshots: int
+    outdated_snapshots: int = 0
     trial_balance_micros: int
     tables: list[Comparison]
     differences: list[Difference]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import uuid4
 
 import psycopg
@@ -33,7 +34,13 @@ from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
-from tests.logs import grow, grow_with_a_test_payment, ids, notifications
+from tests.logs import (
+    grow,
+    grow_with_a_test_payment,
+    grow_with_an_incomplete_snapshot,
+    ids,
+    notifications,
+)
 from tests.simulation.story import limited
 
 pytestmark = pytest.mark.full
@@ -266,12 +273,16 @@ def test_a_genuine_snapshot_has_no_differences(audited: Audited) -> None:
     assert (findings.snapshots, findings.differences) == (1, [])
 
 
-def test_a_snapshot_that_is_no_longer_used_has_no_differences(audited: Audited) -> None:
+@pytest.mark.parametrize("fill", [grow_with_a_test_payment, grow_with_an_incomplete_snapshot])
+def test_a_snapshot_of_an_earlier_version_is_counted_as_outdated(
+    audited: Audited, fill: Callable[[EventLog], None]
+) -> None:
     with open_log(audited.settings, takes_snapshots=True) as billing:
-        grow_with_a_test_payment(billing)
+        fill(billing)
     audited.fold()
     findings = audited.findings()
-    assert (findings.snapshots, findings.differences) == (1, [])
+    assert (findings.snapshots, findings.outdated_snapshots) == (1, 1)
+    assert findings.differences == []
 
 
 def test_a_forged_snapshot_is_reported_and_changes_no_balance(audited: Audited) -> None:
