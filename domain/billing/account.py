@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.domain import event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,7 @@ from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Aggregate, Created, current_cause
+from domain.core.aggregate_snapshot import AggregateSnapshot
 from domain.core.errors import (
     CommandReused,
     InsufficientBalance,
@@ -200,17 +201,12 @@ class Account(Aggregate):
     class AccountErased(Event):
         """An operator erased the personal data of the account. Its files are deleted."""
 
-    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
-        """A snapshot of an account's state, taken every 1,000 events. Audits ignore snapshots."""
+    class Snapshot(AggregateSnapshot):
+        """A snapshot of an account's state."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
         class_version: ClassVar[int] = 6
-        model_config = ConfigDict(frozen=True)
 
-        originator_id: UUID
-        originator_version: int
-        timestamp: datetime
-        topic: str
         state: AccountState
 
         @staticmethod
@@ -247,22 +243,11 @@ class Account(Aggregate):
         @classmethod
         def take(cls, aggregate: Any) -> Self:
             """Return a snapshot of an account."""
-            assert isinstance(aggregate, Account)
-            return cls(
-                originator_id=aggregate.id,
-                originator_version=aggregate.version,
-                timestamp=current_cause().now,
-                topic=Account.TOPIC,
-                state=AccountState.of(aggregate),
-            )
+            return cls(**cls.header(aggregate), state=AccountState.of(aggregate))
 
         def mutate(self, _: None) -> Account:
             """Return the account as of the snapshot."""
-            account = object.__new__(Account)
-            account.__base_init__(
-                self.originator_id, self.originator_version, self.state.created_on
-            )
-            account.modified_on = self.state.modified_on
+            account = self.blank(Account)
             for name, value in self.state.model_dump(
                 exclude={"created_on", "modified_on", "budgets", "key_uses"}
             ).items():

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.domain import event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
-from domain.core.aggregate import Aggregate, Created, Event, current_cause
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate_snapshot import AggregateSnapshot
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.core.money import charge_micros, seconds_within
@@ -118,37 +119,23 @@ class Meter(Aggregate):
         to_seconds: int
         amount_micros: int
 
-    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
-        """A snapshot of a meter's state. Audits ignore snapshots."""
+    class Snapshot(AggregateSnapshot):
+        """A snapshot of a meter's state."""
 
         TOPIC: ClassVar[str] = "MeterSnapshot"
-        model_config = ConfigDict(frozen=True)
 
-        originator_id: UUID
-        originator_version: int
-        timestamp: datetime
-        topic: str
         state: MeterState
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
             """Return a snapshot of a meter."""
-            assert isinstance(aggregate, Meter)
-            return cls(
-                originator_id=aggregate.id,
-                originator_version=aggregate.version,
-                timestamp=current_cause().now,
-                topic=Meter.TOPIC,
-                state=MeterState.of(aggregate),
-            )
+            return cls(**cls.header(aggregate), state=MeterState.of(aggregate))
 
         def mutate(self, _: None) -> Meter:
             """Return the meter as of the snapshot."""
-            meter, state = object.__new__(Meter), self.state
-            meter.__base_init__(self.originator_id, self.originator_version, state.created_on)
-            meter.modified_on = state.modified_on
+            meter = self.blank(Meter)
             for name in MeterState.model_fields.keys() - {"created_on", "modified_on"}:
-                setattr(meter, name, getattr(state, name))
+                setattr(meter, name, getattr(self.state, name))
             return meter
 
     def snapshot_events(self) -> int:

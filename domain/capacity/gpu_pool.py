@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.domain import event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
 from domain.catalog.machine import Machine
-from domain.core.aggregate import Aggregate, Created, Event, current_cause
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.aggregate_snapshot import AggregateSnapshot
 from domain.core.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
 
 MIN_SNAPSHOT_EVENTS = 1000
@@ -117,35 +118,21 @@ class GpuPool(Aggregate):
     class GpusReleased(ClaimEvent, Event):
         """A segment released its GPUs."""
 
-    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
-        """A snapshot of a pool's state. Audits ignore snapshots."""
+    class Snapshot(AggregateSnapshot):
+        """A snapshot of a pool's state."""
 
         TOPIC: ClassVar[str] = "GpuPoolSnapshot"
-        model_config = ConfigDict(frozen=True)
 
-        originator_id: UUID
-        originator_version: int
-        timestamp: datetime
-        topic: str
         state: GpuPoolState
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
             """Return a snapshot of a pool."""
-            assert isinstance(aggregate, GpuPool)
-            return cls(
-                originator_id=aggregate.id,
-                originator_version=aggregate.version,
-                timestamp=current_cause().now,
-                topic=GpuPool.TOPIC,
-                state=GpuPoolState.of(aggregate),
-            )
+            return cls(**cls.header(aggregate), state=GpuPoolState.of(aggregate))
 
         def mutate(self, _: None) -> GpuPool:
             """Return the pool as of the snapshot."""
-            pool, state = object.__new__(GpuPool), self.state
-            pool.__base_init__(self.originator_id, self.originator_version, state.created_on)
-            pool.modified_on = state.modified_on
+            pool, state = self.blank(GpuPool), self.state
             pool._begin(state.account_id, state.region, state.gpu_type)
             pool.capacity, pool.machine = state.capacity, state.machine
             for row in state.held:
