@@ -172,6 +172,24 @@ def first_queued(connection: Connection) -> dict[UUID, int]:
     return {row["pool_id"]: row["count"] for row in rows}
 
 
+def skipped(connection: Connection, limit: int) -> list[Row]:
+    """Return up to `limit` queued claims that do not have GPUs although it is their turn.
+
+    Such a claim is the first of its queue and needs no more GPUs than are free, or it is before a
+    claim that has GPUs. A row has the job_id, the count, and the region and gpu_type of the pool.
+    """
+    return connection.execute(
+        "SELECT job_id, count, region, gpu_type FROM gpu_pools CROSS JOIN LATERAL ("
+        "SELECT min(position) FILTER (WHERE state = %(queued)s) AS first, "
+        "max(position) FILTER (WHERE state = %(held)s) AS last_served "
+        "FROM gpu_claims WHERE gpu_claims.pool_id = gpu_pools.pool_id) AS ends "
+        "JOIN gpu_claims USING (pool_id) WHERE state = %(queued)s "
+        "AND (position < last_served OR position = first AND count <= capacity - held) "
+        "ORDER BY pool_id, position LIMIT %(limit)s",
+        {"queued": QUEUED, "held": HELD, "limit": limit},
+    ).fetchall()
+
+
 def capacities(connection: Connection) -> dict[tuple[str, str], int]:
     """Return the capacities of all pools by (region, GPU type)."""
     return {

@@ -68,6 +68,7 @@ CONDITIONS = {
             momentary=True,
         ),
         Condition("capacity_exhausted", "Too few GPUs are free", ("pool", "region", "gpu_type")),
+        Condition("job_skipped", "Queued job is skipped", ("job", "region", "gpu_type")),
         Condition("consumer_lag", "Consumer is behind", ("consumer",), of.LagParameters),
         Condition("parked_event", "Event is parked", ("consumer",)),
         Condition("seal_broken", "Seal does not match the event log", ("seal",)),

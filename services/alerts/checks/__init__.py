@@ -36,6 +36,7 @@ class Check:
 
 CHECKS: Mapping[str, Callable[[], Check]] = {
     "capacity_exhausted": lambda: Check(capacity.exhausted),
+    "job_skipped": lambda: Check(capacity.skipped_jobs, SLOW_SECONDS),
     "consumer_lag": lambda: Check(consumers.lagging),
     "parked_event": lambda: Check(consumers.parked),
     "seal_broken": lambda: Check(seals.broken, SLOW_SECONDS),

@@ -1,12 +1,15 @@
-"""GPU types whose queue does not move because too few GPUs are free."""
+"""Queues that do not move because too few GPUs are free, and queued jobs that are skipped."""
 
 from __future__ import annotations
 
 from domain.alerting.cause import Finding
 from domain.alerting.parameters import Parameters
-from projections.gpu_pools import all_gpu_pools, first_queued
+from projections.gpu_pools import all_gpu_pools, first_queued, skipped
 from projections.projection import Row
 from services.alerts.checks.surroundings import Surroundings
+
+MOST_SKIPPED = 100
+"""Maximum number of skipped jobs that a check finds."""
 
 
 def exhausted(around: Surroundings, _: Parameters) -> list[Finding]:
@@ -26,6 +29,25 @@ def exhausted(around: Surroundings, _: Parameters) -> list[Finding]:
         )
         for pool in all_gpu_pools(around.connection)
         if needed.get(pool["pool_id"], 0) > pool["capacity"] - pool["held"]
+    ]
+
+
+def skipped_jobs(around: Surroundings, _: Parameters) -> list[Finding]:
+    """Return the queued jobs that do not get GPUs although it is their turn.
+
+    The scheduler skips a job that it cannot load, so that other jobs need not wait for it.
+    """
+    return [
+        Finding(
+            {
+                "job": str(claim["job_id"]),
+                "region": claim["region"],
+                "gpu_type": claim["gpu_type"],
+            },
+            f"Job {claim['job_id']} is queued for {claim['count']:,} {claim['gpu_type']} in "
+            f"{claim['region']}. It is its turn, but it gets none. See the scheduler's log.",
+        )
+        for claim in skipped(around.connection, MOST_SKIPPED)
     ]
 
 

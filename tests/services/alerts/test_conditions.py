@@ -37,7 +37,7 @@ from infrastructure.store import Connection, connect
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
 from services.sealer.sealer import Sealer
-from tests.builders.commands import FixedClock
+from tests.builders.commands import FixedClock, command
 from tests.builders.history import History
 from tests.services.alerts.process import AlertsProcess, only
 from tests.services.alerts.webhook import Webhook
@@ -152,6 +152,35 @@ async def test_a_queued_job_that_needs_more_gpus_than_are_free(platform: Platfor
     message = platform.ops.messages[0]["message"]
     assert "1 of 2" in message
     assert "the next job needs 2 GPUs" in message
+
+
+async def test_a_job_that_does_not_get_the_free_gpus(platform: Platform) -> None:
+    platform.watch("job-skipped")
+    platform.history.open_account(50_000_000_000)
+    platform.history.open_pool(capacity=1)
+    platform.history.approve_job()
+    platform.project()
+    await platform.expect("[critical] Queued job is skipped")
+    assert str(platform.history.job_id) in platform.ops.messages[0]["message"]
+    platform.history.allocate_segment(1)
+    platform.project()
+    await platform.expect("[critical] Queued job is skipped", "[resolved] Queued job is skipped")
+
+
+async def test_a_job_behind_which_another_one_got_gpus(platform: Platform) -> None:
+    platform.watch("job-skipped")
+    platform.history.open_account(50_000_000_000)
+    platform.history.open_pool(capacity=1)
+    platform.history.approve_job()
+    later = platform.history.another_job()
+    later.approve_job()
+    with command("skip the first job"):
+        pool = platform.history.pool
+        first, second = pool.queue.values()
+        pool.allocate(second, {first.job_id})
+        platform.log.commit(pool)
+    platform.project()
+    await platform.expect("[critical] Queued job is skipped")
 
 
 async def test_consumers_that_are_behind(platform: Platform) -> None:
