@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, LiteralString
@@ -117,7 +117,11 @@ def database_time(connection: Connection) -> datetime:
     return scalar(connection, "SELECT clock_timestamp()")
 
 
-def scalar(connection: Connection, query: LiteralString, values: Sequence[object] = ()) -> Any:
+def scalar(
+    connection: Connection,
+    query: LiteralString,
+    values: Sequence[object] | Mapping[str, object] = (),
+) -> Any:
     """Return the first value of a query's first row, or None if there is no row."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query, values).fetchone()

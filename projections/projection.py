@@ -277,17 +277,31 @@ def lowest_position(connection: Connection, projections: Sequence[Projection]) -
     return min(positions_of(connection, projections).values())
 
 
-def newest_needed(
-    connection: Connection, projections: Sequence[Projection], position: int
-) -> int | None:
-    """Return the notification ID of the newest event after a position that projections need."""
+SEARCHED_IDS = 50_000
+"""Number of notification IDs at the end of the log in which `newest_needed` searches.
+
+A search takes about 10 ms. The projections of 10,000 running jobs are 15,000 events behind.
+"""
+
+NEWEST_NEEDED = """
+WITH searched AS (
+    SELECT greatest(%(position)s::bigint, max(notification_id) - %(most)s) AS start
+    FROM ecolink_events
+)
+SELECT coalesce((SELECT max(notification_id) FROM ecolink_events
+    WHERE notification_id > start AND topic = ANY(%(topics)s)), start) FROM searched
+"""
+
+
+def newest_needed(connection: Connection, projections: Sequence[Projection], position: int) -> int:
+    """Return the notification ID of the newest event after a position that projections need.
+
+    If there is none, return the position. Events before the last SEARCHED_IDS are not searched, and
+    count as needed.
+    """
     topics = frozenset[str]().union(*(projection.topics for projection in projections))
-    return scalar(
-        connection,
-        "SELECT max(notification_id) FROM ecolink_events "
-        "WHERE notification_id > %s AND topic = ANY(%s)",
-        [position, sorted(topics)],
-    )
+    values = {"position": position, "most": SEARCHED_IDS, "topics": sorted(topics)}
+    return scalar(connection, NEWEST_NEEDED, values)
 
 
 COUNTED_EVENTS = 1000

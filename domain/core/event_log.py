@@ -26,7 +26,7 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
-from eventsourcing.utils import EnvType, get_topic, resolve_topic, strtobool
+from eventsourcing.utils import get_topic, resolve_topic, strtobool
 from pydantic_core import from_json
 
 from domain.core.aggregate import Aggregate, Event
@@ -45,6 +45,9 @@ SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
 
 COLUMNS = {"originator_id", "originator_version"}
 """Fields of events that have their own columns."""
+
+_last_saved: ContextVar[tuple[EventLog, int] | None] = ContextVar("last_saved", default=None)
+"""The log that the current context last saved to, and the notification ID of the last event."""
 
 A = TypeVar("A", bound=Aggregate)
 P = ParamSpec("P")
@@ -112,7 +115,8 @@ def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
 class AggregateCache(LRUCache[UUID, Any]):
     """The most recently used aggregates, and all that stay cached.
 
-    A GPU pool is slow to load, and loads of many jobs would otherwise replace it.
+    A GPU pool with 10,000 claims takes 0.1 s to load, and one with 100,000 takes 2 s. The scheduler
+    loads a job for each extended lease, and these loads would otherwise replace the pool.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -138,10 +142,6 @@ class EventLog(Application[UUID]):
 
     name: str = "ecolink"
 
-    def __init__(self, env: EnvType | None = None) -> None:
-        super().__init__(env)
-        self._last_saved: ContextVar[int | None] = ContextVar("last_saved", default=None)
-
     @property
     def last_saved(self) -> int | None:
         """Notification ID of the last event that the current context saved.
@@ -149,7 +149,8 @@ class EventLog(Application[UUID]):
         Each request has a context of its own. None if it has saved nothing, or if the ID is
         unknown.
         """
-        return self._last_saved.get()
+        log, id = _last_saved.get() or (None, None)
+        return id if log is self else None
 
     def construct_mapper(self) -> Mapper[UUID]:
         """Return a mapper that stores events as JSON."""
@@ -216,14 +217,14 @@ class EventLog(Application[UUID]):
                 raise VersionConflict(
                     "Another request changed this object at the same time. Try again."
                 ) from error
-            self._last_saved.set(None)  # the notification IDs are unknown
+            _last_saved.set(None)  # the notification IDs are unknown
         self._add_snapshots(processing, rows)
 
     def _save(self, processing: ProcessingEvent[UUID]) -> Sequence[StoredEvent]:
         """Insert events. Return their rows."""
         rows = [self.mapper.to_stored_event(each) for each in processing.events]
         ids = self.recorder.insert_events(rows, tracking=processing.tracking)
-        self._last_saved.set(ids[-1] if ids else None)
+        _last_saved.set((self, ids[-1]) if ids else None)
         if self.repository.cache and not self.repository.fastforward:
             for aggregate_id, aggregate in processing.aggregates.items():
                 self.repository.cache.put(aggregate_id, aggregate)

@@ -25,15 +25,15 @@ def caught_up(
 ) -> bool:
     """Wait until the projections have processed the events that the current request saved.
 
-    If it has saved none, wait for the newest event in the log that the projections need. Later
-    events do not prolong the wait. Return False after a timeout.
+    If it has saved none, wait for the newest event in the log that the projections need, see
+    `newest_needed`. Later events do not prolong the wait. Return False after a timeout.
     """
     wanted, deadline = backend.log.last_saved, time.monotonic() + patience_seconds
     while True:
         with backend.pool.connection() as connection:
             position = lowest_position(connection, projections)
             if wanted is None:
-                wanted = newest_needed(connection, projections, position) or 0
+                wanted = newest_needed(connection, projections, position)
             if position >= wanted:
                 return True
         if time.monotonic() >= deadline:

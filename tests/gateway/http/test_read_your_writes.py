@@ -15,7 +15,7 @@ from gateway.backend import Backend
 from gateway.http.read_your_writes import caught_up
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
-from projections import ACCOUNTS, GPU_POOLS, MODELS
+from projections import ACCOUNTS, GPU_POOLS, MODELS, projection
 from projections.projection import Projection, ProjectionEffect
 from tests.logs import grow, ids
 
@@ -77,3 +77,16 @@ def test_a_request_without_events_waits_only_for_events_that_it_reads(
     fold(backend, ACCOUNTS)
     fold(backend, GPU_POOLS)
     assert has(backend, ACCOUNTS, GPU_POOLS)
+
+
+def test_a_request_without_events_waits_for_projections_that_are_far_behind(
+    backend: Backend, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow_elsewhere(log, 3)
+    *_, behind, _, head = ids(log)
+    fold(backend, ACCOUNTS)
+    monkeypatch.setattr(projection, "SEARCHED_IDS", head - behind)
+    fold(backend, MODELS, stop=behind - 1)
+    assert not has(backend, MODELS)
+    fold(backend, MODELS, stop=behind)
+    assert has(backend, MODELS)
