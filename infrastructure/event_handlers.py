@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -26,19 +26,28 @@ from infrastructure.clock import Clock
 from infrastructure.consumer import recorded
 from infrastructure.store import Connection
 
-Handle = Callable[[Event], Sequence[Aggregate]]
-"""A function that handles an event and returns the aggregates to save.
+Handlers = Mapping[Kind, Callable[[Any], Sequence[Aggregate]]]
+"""Functions that handle events, by event class, or by aggregate for all its events.
 
-Its other effects must be idempotent.
+A function receives the event and returns the aggregates to save. Its other effects must be
+idempotent.
 """
 
 
-@dataclass(frozen=True)
-class EventHandler:
-    """A service's handler of events. `handle` receives only the events that `answers` names."""
+class EventHandlers:
+    """The event handlers of a service, by topic."""
 
-    answers: tuple[Kind, ...]
-    handle: Handle
+    def __init__(self, handlers: Handlers) -> None:
+        self._by_topic = {
+            topic: handle for kind, handle in handlers.items() for topic in topics_of(kind)
+        }
+        self.topics = frozenset(self._by_topic)
+        """Topics of the events that the service handles."""
+
+    def handle(self, event: Event) -> Sequence[Aggregate]:
+        """Handle an event. Return the aggregates to save, or none if the service ignores it."""
+        handle = self._by_topic.get(event.TOPIC)
+        return [] if handle is None else handle(event)
 
 
 HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "alerts")
@@ -102,14 +111,13 @@ class HandlerEffect:
         name: str,
         log: EventLog,
         clock: Clock,
-        handler: EventHandler,
+        handlers: EventHandlers,
         connect: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
         self.name = name
         self._log = log
         self._clock = clock
-        self._handle = handler.handle
-        self._topics = topics_of(*handler.answers)
+        self._handlers = handlers
         self._connect = connect
         self._logger = logging.getLogger(f"handlers.{name}")
         self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
@@ -119,14 +127,14 @@ class HandlerEffect:
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Handle the events that the service answers, in order. Skip the others.
+        """Handle the events that the service has handlers for, in order. Skip the others.
 
         Each save of new events also saves the position. At the end, save the position of the batch,
         which may end with events that saved nothing.
         """
-        answered = [item for item in batch if item.topic in self._topics]
-        parked = self._parked_originators() if answered else set[UUID]()
-        for item in answered:
+        handled = [item for item in batch if item.topic in self._handlers.topics]
+        parked = self._parked_originators() if handled else set[UUID]()
+        for item in handled:
             if item.originator_id in parked and self._park_behind(item):
                 continue
             try:
@@ -234,7 +242,7 @@ class HandlerEffect:
         while True:
             try:
                 with because(replace(cause, attempt=1 + failures + conflicts)):
-                    aggregates = self._handle(item.event)
+                    aggregates = self._handlers.handle(item.event)
                     saves = any(aggregate.pending_events for aggregate in aggregates)
                     if saves:
                         self._log.commit(*aggregates, tracking=tracking)

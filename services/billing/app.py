@@ -16,7 +16,7 @@ from infrastructure.consumer import (
     OrderedConsumer,
     subscribe_batches,
 )
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandler, HandlerEffect
+from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
@@ -25,7 +25,7 @@ from infrastructure.store import database_time, open_log, open_pool
 from infrastructure.stripe_provider import stripe_provider
 from services.billing.auto_top_ups import TOP_UP_SECONDS, AutoTopUps
 from services.billing.evidence import keep_evidence
-from services.billing.handlers import ANSWERS, Metering
+from services.billing.handlers import Metering
 from services.billing.reconciliation import RECONCILE_SECONDS, SEARCH_SECONDS, Reconciliation
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
@@ -59,9 +59,8 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         with pool.connection() as connection:
             return clock.at(database_time(connection))
 
-    metering = Metering(log, policy, now)
-    handler = EventHandler(ANSWERS, metering.handle)
-    effect = HandlerEffect("billing", log, clock, handler, pool.connection)
+    handlers = EventHandlers(Metering(log, policy, now).handlers)
+    effect = HandlerEffect("billing", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)
 

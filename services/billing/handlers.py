@@ -9,21 +9,14 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.spending import committed_micros
-from domain.core.aggregate import Aggregate, Event
+from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.jobs import events
 from domain.jobs.job import Job
+from infrastructure.event_handlers import Handlers
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
-
-ANSWERS = (
-    events.SegmentAllocated,
-    events.SegmentEnded,
-    events.CheckpointRejected,
-    events.MaxCostChanged,
-)
-"""Events that billing handles."""
 
 
 class Metering:
@@ -37,19 +30,15 @@ class Metering:
         self._policy = policy
         self._now = now
 
-    def handle(self, event: Event) -> Sequence[Aggregate]:
-        """Handle one event. Return the aggregates to save."""
-        match event:
-            case events.SegmentAllocated():
-                return self.on_segment_allocated(event)
-            case events.SegmentEnded():
-                return self.on_segment_ended(event)
-            case events.CheckpointRejected():
-                return self.on_checkpoint_rejected(event)
-            case events.MaxCostChanged():
-                return self.on_max_cost_changed(event)
-            case _:
-                return []
+    @property
+    def handlers(self) -> Handlers:
+        """Event handlers, by event."""
+        return {
+            events.SegmentAllocated: self.on_segment_allocated,
+            events.SegmentEnded: self.on_segment_ended,
+            events.CheckpointRejected: self.on_checkpoint_rejected,
+            events.MaxCostChanged: self.on_max_cost_changed,
+        }
 
     def on_segment_allocated(self, event: events.SegmentAllocated) -> Sequence[Aggregate]:
         """Open the meter of the segment with its first lease.

@@ -8,7 +8,7 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandler, HandlerEffect
+from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve
@@ -16,7 +16,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.datasets.counting import Counting
 from services.datasets.fair_work import FairWork
-from services.datasets.handlers import ANSWERS, clean
+from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
 
 LOOK_SECONDS = 0.5
@@ -33,8 +33,8 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
     log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
     broker = broker_of(settings, "datasets")
-    handler = EventHandler(ANSWERS, partial(clean, log, artifacts, pool))
-    effect = HandlerEffect("datasets", log, clock, handler, pool.connection)
+    handlers = EventHandlers(Cleaning(log, artifacts, pool).handlers)
+    effect = HandlerEffect("datasets", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)
     validating = Validating(log, clock, artifacts, pool, settings.dataset_max_bytes)

@@ -1,4 +1,4 @@
-"""The event handler of the datasets service, which deletes files."""
+"""The event handlers of the datasets service, which delete files."""
 
 from __future__ import annotations
 
@@ -6,31 +6,44 @@ from collections.abc import Sequence
 
 from psycopg_pool import ConnectionPool
 
-from domain.core.aggregate import Aggregate, Event
+from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
+from infrastructure.event_handlers import Handlers
 from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection
 from services.datasets.validating import home
 
-ANSWERS = (Dataset.DatasetRejected, Dataset.DatasetDeleted)
-"""Events after which the datasets service deletes files."""
 
+class Cleaning:
+    """Event handlers that delete files of datasets."""
 
-def clean(
-    log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], event: Event
-) -> Sequence[Aggregate]:
-    """Delete the files of rejected and deleted datasets. Keep the report of a rejected dataset."""
-    match event:
-        case Dataset.DatasetRejected():
-            artifacts.delete(log.load(Dataset, event.originator_id).upload_ref)
-        case Dataset.DatasetDeleted():
-            dataset = log.load(Dataset, event.originator_id)
-            artifacts.delete(dataset.upload_ref)
-            artifacts.delete_directory(home(dataset))
-            with pool.connection() as connection:
-                delete_dataset_name(connection, dataset.id)
-        case _:
-            pass
-    return []
+    def __init__(
+        self, log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection]
+    ) -> None:
+        self._log = log
+        self._artifacts = artifacts
+        self._pool = pool
+
+    @property
+    def handlers(self) -> Handlers:
+        """Event handlers, by event."""
+        return {
+            Dataset.DatasetRejected: self.on_rejected,
+            Dataset.DatasetDeleted: self.on_deleted,
+        }
+
+    def on_rejected(self, event: Dataset.DatasetRejected) -> Sequence[Aggregate]:
+        """Delete the upload of a rejected dataset. Keep its report."""
+        self._artifacts.delete(self._log.load(Dataset, event.originator_id).upload_ref)
+        return []
+
+    def on_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
+        """Delete the files and the name of a deleted dataset."""
+        dataset = self._log.load(Dataset, event.originator_id)
+        self._artifacts.delete(dataset.upload_ref)
+        self._artifacts.delete_directory(home(dataset))
+        with self._pool.connection() as connection:
+            delete_dataset_name(connection, dataset.id)
+        return []

@@ -20,7 +20,7 @@ from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import (
     REPLAY_SECONDS,
     UNREACHABLE,
-    EventHandler,
+    EventHandlers,
     HandlerEffect,
 )
 from infrastructure.leadership import Leadership, leading
@@ -34,7 +34,7 @@ from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, expire_due, pause_suspended
 from services.scheduler.erasing import erasing
-from services.scheduler.handlers import ANSWERS, Scheduling
+from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
 from services.scheduler.pod_reports import PodReports
@@ -74,8 +74,8 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     pods = PodStarter(log, launcher, settings)
     scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
-    handler = erasing(EventHandler(ANSWERS, scheduling.handle), pool, artifacts)
-    effect = HandlerEffect("scheduler", log, clock, handler, pool.connection)
+    handlers = EventHandlers({**scheduling.handlers, **erasing(pool, artifacts)})
+    effect = HandlerEffect("scheduler", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
     launches = LaunchRetries(pods, clock, pool, log)
     reports = PodReports(broker, clock, launcher)

@@ -8,21 +8,17 @@ from collections.abc import Sequence
 from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
-from domain.core.aggregate import Aggregate, Event
+from domain.core.aggregate import Aggregate
 from infrastructure.artifacts import Artifacts
-from infrastructure.event_handlers import EventHandler
+from infrastructure.event_handlers import Handlers
 from infrastructure.personal_data import delete_personal_data
 from infrastructure.store import Connection
 
 
-def erasing(
-    handler: EventHandler, pool: ConnectionPool[Connection], artifacts: Artifacts
-) -> EventHandler:
-    """Return a handler that deletes the data of erased accounts, and passes on other events."""
+def erasing(pool: ConnectionPool[Connection], artifacts: Artifacts) -> Handlers:
+    """Return an event handler that deletes the data of erased accounts."""
 
-    def erase_or_handle(event: Event) -> Sequence[Aggregate]:
-        if not isinstance(event, Account.AccountErased):
-            return handler.handle(event)
+    def erase(event: Account.AccountErased) -> Sequence[Aggregate]:
         with pool.connection() as connection:
             deleted = delete_personal_data(connection, artifacts, event.account_id)
         logging.getLogger("erasing").info(
@@ -33,4 +29,4 @@ def erasing(
         )
         return []
 
-    return EventHandler((*handler.answers, Account.AccountErased), erase_or_handle)
+    return {Account.AccountErased: erase}

@@ -16,6 +16,7 @@ from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
+from infrastructure.event_handlers import Handlers
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.allocating import Allocation
@@ -26,34 +27,6 @@ from services.scheduler.funding import Funding
 from services.scheduler.launchers.launcher import GpusBusy, Launcher
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
-
-ANSWERS = (
-    events.JobApproved,
-    events.JobResumed,
-    events.SegmentEnded,
-    events.PauseRequested,
-    events.CancelRequested,
-    events.JobPaused,
-    events.JobCancelled,
-    events.AdapterExpired,
-    events.ModelDeleted,
-    events.AdapterPromoted,
-    events.CheckpointSaved,
-    events.Registered,
-    events.CheckpointPruned,
-    Deployment.Undeployed,
-    GpuPool,
-    Meter.LeaseGranted,
-    Meter.LeaseExtended,
-    Meter.LeaseRefused,
-    BaseModel.BaseModelDeleted,
-    Catalog.GpuTypeOffered,
-    Catalog.GpuTypeWithdrawn,
-    Catalog.RegionOffered,
-    Catalog.RegionWithdrawn,
-    Catalog.CapacityDeclared,
-)
-"""Events that the scheduler handles."""
 
 
 class Scheduling:
@@ -76,46 +49,35 @@ class Scheduling:
         self._settings = settings
         self._funding = Funding(log, settings.meter_minute_seconds)
 
-    def handle(self, event: Event) -> Sequence[Aggregate]:
-        """Handle one event. Return the aggregates to save."""
-        match event:
-            case events.JobApproved() | events.JobResumed() | events.SegmentEnded():
-                return self.on_segment_needed(event)
-            case events.PauseRequested() | events.CancelRequested():
-                return self.on_stop_requested(event)
-            case events.JobPaused() | events.JobCancelled():
-                return self.on_job_stopped(event)
-            case events.AdapterExpired() | events.ModelDeleted():
-                return self.on_saved_given_up(event)
-            case events.AdapterPromoted():
-                return self.on_adapter_promoted(event)
-            case events.CheckpointSaved() | events.Registered():
-                return self.on_checkpoint_superseded(event)
-            case events.CheckpointPruned():
-                self._artifacts.delete_directory(event.ref)
-                return []
-            case Deployment.Undeployed():
-                return self.on_checkpoint_released(event)
-            case GpuPool.Event():
-                return self.on_pool_changed(event)
-            case Meter.LeaseGranted():
-                return self.on_lease_granted(event)
-            case Meter.LeaseExtended():
-                return self.on_lease_extended(event)
-            case Meter.LeaseRefused():
-                return self.on_lease_refused(event)
-            case BaseModel.BaseModelDeleted():
-                return self.on_base_deleted(event)
-            case (
-                Catalog.GpuTypeOffered()
-                | Catalog.GpuTypeWithdrawn()
-                | Catalog.RegionOffered()
-                | Catalog.RegionWithdrawn()
-                | Catalog.CapacityDeclared()
-            ):
-                return capacity_changes(self._log, self._launcher)
-            case _:
-                return []
+    @property
+    def handlers(self) -> Handlers:
+        """Event handlers, by event."""
+        return {
+            events.JobApproved: self.on_segment_needed,
+            events.JobResumed: self.on_segment_needed,
+            events.SegmentEnded: self.on_segment_needed,
+            GpuPool: self.on_pool_changed,
+            Meter.LeaseGranted: self.on_lease_granted,
+            Meter.LeaseExtended: self.on_lease_extended,
+            Meter.LeaseRefused: self.on_lease_refused,
+            events.PauseRequested: self.on_stop_requested,
+            events.CancelRequested: self.on_stop_requested,
+            events.JobPaused: self.on_job_stopped,
+            events.JobCancelled: self.on_job_stopped,
+            events.AdapterExpired: self.on_saved_given_up,
+            events.ModelDeleted: self.on_saved_given_up,
+            events.AdapterPromoted: self.on_adapter_promoted,
+            events.CheckpointSaved: self.on_checkpoint_superseded,
+            events.Registered: self.on_checkpoint_superseded,
+            events.CheckpointPruned: self.on_checkpoint_pruned,
+            Deployment.Undeployed: self.on_checkpoint_released,
+            BaseModel.BaseModelDeleted: self.on_base_deleted,
+            Catalog.GpuTypeOffered: self.on_offer_changed,
+            Catalog.GpuTypeWithdrawn: self.on_offer_changed,
+            Catalog.RegionOffered: self.on_offer_changed,
+            Catalog.RegionWithdrawn: self.on_offer_changed,
+            Catalog.CapacityDeclared: self.on_offer_changed,
+        }
 
     def on_segment_needed(self, event: Event) -> Sequence[Aggregate]:
         """Queue a claim for the next segment of the job, if it needs one."""
@@ -210,6 +172,11 @@ class Scheduling:
         """Prune the checkpoints that the job no longer needs."""
         return self._prune(self._log.load(Job, event.originator_id))
 
+    def on_checkpoint_pruned(self, event: events.CheckpointPruned) -> Sequence[Aggregate]:
+        """Delete the files of a checkpoint."""
+        self._artifacts.delete_directory(event.ref)
+        return []
+
     def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
         """Delete the files of all revisions of a base model. No unfinished job uses them."""
         base = self._log.load(BaseModel, event.originator_id)
@@ -228,6 +195,10 @@ class Scheduling:
         if adapter is None or adapter.step is None:
             return []
         return self._prune(self._log.load(Job, adapter.job_id))
+
+    def on_offer_changed(self, event: Event) -> Sequence[Aggregate]:
+        """Set the capacities of the pools to those of the catalog and the machine."""
+        return capacity_changes(self._log, self._launcher)
 
     def _prune(self, job: Job) -> Sequence[Aggregate]:
         job.prune_checkpoints(deployed_refs(self._log, job))

@@ -10,7 +10,7 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandler, HandlerEffect
+from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
@@ -19,7 +19,7 @@ from infrastructure.store import open_log, open_pool
 from services.serving.api import create_app, serve_app
 from services.serving.attempts import Attempts
 from services.serving.engine import Engine, EngineOptions
-from services.serving.handlers import ANSWERS, Serving
+from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 
 MIB = 1024**2
@@ -47,8 +47,8 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service handles it
     with closing(Engine(_options(settings))) as engine:
         serving = Serving(log, clock, store, attempts, engine)
-        handler = EventHandler(ANSWERS, serving.handle)
-        effect = HandlerEffect("serving", log, clock, handler, pool.connection)
+        handlers = EventHandlers(serving.handlers)
+        effect = HandlerEffect("serving", log, clock, handlers, pool.connection)
         consumer = OrderedConsumer(effect, log)
         serving.restore()
         consumer.subscribe(broker)

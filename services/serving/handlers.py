@@ -19,25 +19,13 @@ from domain.use_cases.deployments import base_deployment, model_deployment, why_
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS, recorded
+from infrastructure.event_handlers import Handlers
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
 from services.serving.resource_exhaustion import MAX_TRIES, is_resource_exhaustion
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")
-
-
-ANSWERS = (
-    BaseModel.BaseModelImported,
-    BaseModel.BaseModelRevised,
-    events.Registered,
-    Deployment.DeploymentRequested,
-    Deployment.DeploymentRenewed,
-    Deployment.Undeployed,
-    Account.AccountSuspended,
-    Account.AccountReinstated,
-)
-"""Events that the serving process handles."""
 
 
 class Serving:
@@ -59,27 +47,19 @@ class Serving:
         self._suspended: set[UUID] = set()  # accounts
         self._one_at_a_time = Lock()  # replays and retries run concurrently with the consumer
 
-    def handle(self, event: Event) -> Sequence[Aggregate]:
-        """Handle one event. Return the aggregates to save."""
-        match event:
-            case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():
-                return self.on_base_imported(event)
-            case events.Registered():
-                return self.on_registered(event)
-            case (
-                Deployment.DeploymentRequested()
-                | Deployment.DeploymentRenewed()
-                | Deployment.Undeployed()
-            ):
-                return self.on_deployment_changed(event)
-            case Account.AccountSuspended():
-                self._suspended.add(event.account_id)
-                return self.on_suspension_changed(event)
-            case Account.AccountReinstated():
-                self._suspended.discard(event.account_id)
-                return self.on_suspension_changed(event)
-            case _:
-                return []
+    @property
+    def handlers(self) -> Handlers:
+        """Event handlers, by event."""
+        return {
+            BaseModel.BaseModelImported: self.on_base_imported,
+            BaseModel.BaseModelRevised: self.on_base_imported,
+            events.Registered: self.on_registered,
+            Deployment.DeploymentRequested: self.on_deployment_changed,
+            Deployment.DeploymentRenewed: self.on_deployment_changed,
+            Deployment.Undeployed: self.on_deployment_changed,
+            Account.AccountSuspended: self.on_suspended,
+            Account.AccountReinstated: self.on_reinstated,
+        }
 
     def restore(self) -> None:
         """Load every wanted deployment, base models first. Fail those that cannot be served.
@@ -132,9 +112,18 @@ class Serving:
         self._settle(deployment)
         return [deployment]
 
-    def on_suspension_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Unload the deployments of a suspended account, or load those of a reinstated one."""
-        own = list(self._wanted(event.account_id))
+    def on_suspended(self, event: Account.AccountSuspended) -> Sequence[Aggregate]:
+        """Unload the deployments of a suspended account."""
+        self._suspended.add(event.account_id)
+        return self._settle_wanted(event.account_id)
+
+    def on_reinstated(self, event: Account.AccountReinstated) -> Sequence[Aggregate]:
+        """Load the wanted deployments of a reinstated account."""
+        self._suspended.discard(event.account_id)
+        return self._settle_wanted(event.account_id)
+
+    def _settle_wanted(self, account_id: UUID) -> Sequence[Aggregate]:
+        own = list(self._wanted(account_id))
         for each in own:
             self._settle(each)
         return own

@@ -19,15 +19,14 @@ from domain.jobs.job import Job
 from infrastructure import bus, tracing
 from infrastructure.bus import EVENTS, Envelope, provision
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect
+from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.log_identity import log_identity
 from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from services.billing import handlers as metering
+from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
 from services.relay.publisher import Publisher
-from services.scheduler import handlers as scheduling
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Platform
 from tests.builders.traces import Collector, collector_on_http, orphans, path_to, picture
@@ -65,14 +64,14 @@ class Services:
     def __post_init__(self) -> None:
         self.clock = FixedClock()
         self.scheduler = Scheduler(self.log, self.pool, self.settings)
-        metered = metering.Metering(self.log, LeasePolicy.of(self.settings), self.clock.now)
+        metered = Metering(self.log, LeasePolicy.of(self.settings), self.clock.now)
         self._consumers = {
             name: OrderedConsumer(
-                HandlerEffect(name, self.log, self.clock, handler, self.pool.connection), self.log
+                HandlerEffect(name, self.log, self.clock, handlers, self.pool.connection), self.log
             )
-            for name, handler in (
-                ("scheduler", EventHandler(scheduling.ANSWERS, self.scheduler.scheduling.handle)),
-                ("billing", EventHandler(metering.ANSWERS, metered.handle)),
+            for name, handlers in (
+                ("scheduler", self.scheduler.handlers),
+                ("billing", EventHandlers(metered.handlers)),
             )
         }
 

@@ -25,7 +25,7 @@ from infrastructure.event_handlers import (
     ATTEMPTS,
     BEHIND_PARKED,
     CONFLICT_ATTEMPTS,
-    EventHandler,
+    EventHandlers,
     HandlerEffect,
     parked_events,
     request_replay,
@@ -54,9 +54,8 @@ class Mirror:
         self.failing: Callable[[Event], Exception | None] = lambda _: None
         self.before_commit: Callable[[], object] = lambda: None
         self.calls: list[str] = []
-        self.effect = HandlerEffect(
-            "mirror", log, FixedClock(), EventHandler(AGGREGATES, self._handle), pool.connection
-        )
+        handlers = EventHandlers(dict.fromkeys(AGGREGATES, self._handle))
+        self.effect = HandlerEffect("mirror", log, FixedClock(), handlers, pool.connection)
         self.consumer = OrderedConsumer(self.effect, log)
 
     def _handle(self, event: Event) -> Sequence[Aggregate]:
@@ -72,9 +71,10 @@ class Mirror:
         return [mirror]
 
     def catch_up(self, failing: Callable[[Event], Exception | None] | None = None) -> None:
-        """Handle the new events. `failing` applies to them only."""
+        """Handle the new events, and those that they cause. `failing` applies to them only."""
         self.failing = failing or self.failing
-        self.consumer.catch_up()
+        while self.consumer.catch_up():
+            pass
         if failing:
             self.failing = lambda _: None
 
@@ -322,8 +322,8 @@ def test_a_handler_with_a_span_inside_keeps_its_own_span_although_it_saves_nothi
     span = f"00-{'a' * 32}-{'b' * 16}-01"
     with because(Cause("account:test", "command-1", NOW, traceparent=span)):
         log.commit(Account.open(ACCOUNT_ID, Role.OWNER, "UTC"))
-    handler = EventHandler(AGGREGATES, launch)
-    effect = HandlerEffect("launcher", log, FixedClock(), handler, pool.connection)
+    handlers = EventHandlers(dict.fromkeys(AGGREGATES, launch))
+    effect = HandlerEffect("launcher", log, FixedClock(), handlers, pool.connection)
     OrderedConsumer(effect, log).catch_up()
     assert collector.names == ["launch", "process AccountOpened"]
     assert collector.named("launch").parent_id == collector.named("process AccountOpened").span_id

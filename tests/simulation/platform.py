@@ -34,6 +34,7 @@ from domain.training.phases import Phase
 from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.accounts import EcoLink
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
+from infrastructure.event_handlers import EventHandlers
 from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import Report
 from infrastructure.settings import Settings
@@ -93,7 +94,7 @@ class SimulatedPlatform:
         self._ended: dict[Segment, Ended] = {}
         self._open: dict[UUID, dict[Segment, UUID]] = {}
         self.finished: list[tuple[UUID, int]] = []  # ended jobs and their segments
-        self._metering = Metering(log, policy, self.now)
+        self._metering = EventHandlers(Metering(log, policy, self.now).handlers)
         self.artifacts = Artifacts("memory:///")
         launcher: Any = SimulatedLauncher(self.now, self.trainers)
         control: Any = SimulatedControl(self.trainers)
@@ -366,7 +367,7 @@ class SimulatedPlatform:
                     self.billing.hear(event)
 
     def _bill(self, event: Event) -> Sequence[Aggregate]:
-        """EventHandler as billing does. The oracle ends a segment at the same time."""
+        """Handle an event as billing does. The oracle ends a segment at the same time."""
         if isinstance(event, events.SegmentEnded):
             self._end_in_oracle((event.originator_id, event.segment))
         return self._metering.handle(event)

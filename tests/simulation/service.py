@@ -12,6 +12,7 @@ from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
+from infrastructure.event_handlers import EventHandlers
 from services.scheduler.handlers import Scheduling
 
 
@@ -51,7 +52,7 @@ class SimulatedScheduler(SimulatedService):
     """Also relaunches jobs that are due, after all events are handled."""
 
     def __init__(self, log: EventLog, scheduling: Scheduling, cause: Callable[[], Cause]) -> None:
-        super().__init__(log, scheduling.handle, cause)
+        super().__init__(log, EventHandlers(scheduling.handlers).handle, cause)
         self._claim = scheduling.claim
         self._put_off: dict[UUID, datetime] = {}
 

@@ -28,7 +28,7 @@ from infrastructure import event_handlers
 from infrastructure.alerts import observe_epochs
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect
+from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import HEADS, SealArchive, make_key, origin_of
@@ -204,8 +204,9 @@ async def test_a_parked_event(platform: Platform, monkeypatch: pytest.MonkeyPatc
             raise ValueError("broken")
         return []
 
-    handler = EventHandler((Account,), handle)
-    effect = HandlerEffect("billing", platform.log, FixedClock(), handler, platform.pool.connection)
+    handlers = EventHandlers({Account: handle})
+    connect = platform.pool.connection
+    effect = HandlerEffect("billing", platform.log, FixedClock(), handlers, connect)
     platform.history.open_account(1_000_000)
     OrderedConsumer(effect, platform.log).catch_up()
     await platform.expect("[critical] Event is parked")

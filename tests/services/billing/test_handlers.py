@@ -12,6 +12,7 @@ from domain.core.aggregate import Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import SegmentEnd
+from infrastructure.event_handlers import EventHandlers
 from services.billing.handlers import Metering
 from services.billing.settlement import Running, settle
 from tests.builders.commands import FixedClock, command
@@ -31,9 +32,10 @@ def cause() -> Iterator[Cause]:
 def handle(log: EventLog, history: History) -> Handle:
     """Handles the job's last event of a kind, at 280 s. Returns the new events, and saves them."""
     metering = Metering(log, POLICY, FixedClock(BOUND_AT + timedelta(seconds=280)).now)
+    handlers = EventHandlers(metering.handlers)
 
     def handle(kind: type[Event]) -> list[Any]:
-        changed = metering.handle(history.last(kind))
+        changed = handlers.handle(history.last(kind))
         new = [event for each in changed for event in each.pending_events]
         log.commit(*changed)
         return new

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from uuid import UUID
 
 import pytest
@@ -13,12 +12,12 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect
+from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.datasets.counting import Counting
-from services.datasets.handlers import ANSWERS, clean
+from services.datasets.handlers import Cleaning
 from services.datasets.report import Report
 from services.datasets.validating import Validating, home, refs_of
 from tests.builders.commands import FixedClock
@@ -33,8 +32,8 @@ class Service:
 
     def __init__(self, platform: Platform, pool: ConnectionPool[Connection]) -> None:
         self.platform, self.pool, self.clock = platform, pool, FixedClock()
-        handler = EventHandler(ANSWERS, partial(clean, platform.log, platform.artifacts, pool))
-        effect = HandlerEffect("datasets", platform.log, self.clock, handler, pool.connection)
+        handlers = EventHandlers(Cleaning(platform.log, platform.artifacts, pool).handlers)
+        effect = HandlerEffect("datasets", platform.log, self.clock, handlers, pool.connection)
         self.consumer = OrderedConsumer(effect, platform.log)
         self.limit()
 

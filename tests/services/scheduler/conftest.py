@@ -16,13 +16,13 @@ from domain.core.event_log import EventLog
 from domain.training.precision import Dtype
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect, parked_events
+from infrastructure.event_handlers import EventHandlers, HandlerEffect, parked_events
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
-from services.scheduler.handlers import ANSWERS, Scheduling
+from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, Pod, PodName
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import segment_spec
@@ -123,20 +123,22 @@ class Scheduler:
         parts = (self.launcher, self.control)
         self.segments = Segments(self.log, self.clock, self.artifacts, *parts, self.settings)
         self.scheduling = Scheduling(self.log, self.pods, *parts, self.artifacts, self.settings)
-        handler = EventHandler(ANSWERS, self.scheduling.handle)
-        effect = HandlerEffect("scheduler", self.log, self.clock, handler, self.pool.connection)
+        self.handlers = EventHandlers(self.scheduling.handlers)
+        connect = self.pool.connection
+        effect = HandlerEffect("scheduler", self.log, self.clock, self.handlers, connect)
         self._consumer = OrderedConsumer(effect, self.log)
 
     def catch_up(self) -> None:
-        """Handle the new events. Fail if a handler fails."""
-        self._consumer.catch_up()
+        """Handle the new events, and those that they cause. Fail if a handler fails."""
+        while self._consumer.catch_up():
+            pass
         with self.pool.connection() as connection:
             assert parked_events(connection) == []
 
     def handle(self, event: Event) -> Sequence[Aggregate]:
         """Handle one event, and save nothing."""
         with command("unsaved"):
-            return self.scheduling.handle(event)
+            return self.handlers.handle(event)
 
     def offer(self, gpus: int) -> None:
         """Change the number of GPUs, and handle the change."""

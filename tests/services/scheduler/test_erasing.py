@@ -13,7 +13,7 @@ from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
 from infrastructure.clock import SystemClock
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect
+from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.profiles import add_account_name, name_of_account
 from infrastructure.settings import Settings
 from infrastructure.store import open_pool
@@ -40,8 +40,9 @@ def test_the_data_of_an_erased_account_is_deleted_and_other_events_are_handled(
         with pool.connection() as connection:
             add_account_name(connection, ada.account_id, "ada")
             add_account_name(connection, bob.account_id, "bob")
-        handler = erasing(EventHandler(AGGREGATES, handle), pool, platform.artifacts)
-        effect = HandlerEffect("scheduler", log, SystemClock(), handler, pool.connection)
+        all_events = dict.fromkeys(AGGREGATES, handle)
+        handlers = EventHandlers({**all_events, **erasing(pool, platform.artifacts)})
+        effect = HandlerEffect("scheduler", log, SystemClock(), handlers, pool.connection)
         with caplog.at_level("INFO"):
             OrderedConsumer(effect, log).catch_up()
         with pool.connection() as connection:

@@ -21,13 +21,13 @@ from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.backoff import MAX_PAUSE
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandler, HandlerEffect, parked_events
+from infrastructure.event_handlers import EventHandlers, HandlerEffect, parked_events
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.attempts import Attempts
 from services.serving.deployed import Served
 from services.serving.engine import Engine
-from services.serving.handlers import ANSWERS, Serving
+from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 from tests.builders.commands import FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, REVISION
@@ -137,8 +137,8 @@ class Process:
         store = WeightStore(self.artifacts, self._home / "cache")
         self.attempts = Attempts(self._home / "attempts.json")
         self.serving = Serving(self.log, self.clock, store, self.attempts, self.host)
-        handler = EventHandler(ANSWERS, self.serving.handle)
-        effect = HandlerEffect("serving", self.log, FixedClock(), handler, self._pool.connection)
+        handlers = EventHandlers(self.serving.handlers)
+        effect = HandlerEffect("serving", self.log, FixedClock(), handlers, self._pool.connection)
         self.consumer = OrderedConsumer(effect, self.log)
 
     def restart(self) -> None:
@@ -146,7 +146,8 @@ class Process:
         self.serving.restore()
 
     def follow(self) -> None:
-        self.consumer.catch_up()
+        while self.consumer.catch_up():
+            pass
 
     def retry(self) -> None:
         """Retry when every pause is over."""

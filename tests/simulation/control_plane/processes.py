@@ -168,9 +168,9 @@ def _probed(world: Surroundings) -> type[HandlerEffect]:
     """Return the product's effect, which also records what it handles and parks."""
 
     class ProbedEffect(HandlerEffect):
-        def __init__(self, name: str, log: Any, clock: Any, handler: Any, connect: Any) -> None:
-            super().__init__(name, log, clock, handler, connect)
-            world.answers(name, self._topics)
+        def __init__(self, name: str, log: Any, clock: Any, handlers: Any, connect: Any) -> None:
+            super().__init__(name, log, clock, handlers, connect)
+            world.answers(name, handlers.topics)
 
         def _saved(self, item: Any, cause: Any, tracking: Any) -> bool:
             saved = super()._saved(item, cause, tracking)
