@@ -165,7 +165,12 @@ class OrderedConsumer:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
-        """Apply the log after the position, up to `stop` or its end. Return the event count."""
+        """Apply the log after the position, up to `stop`. Return the event count.
+
+        Without `stop`, apply the events that the log has at the time of the call.
+        """
+        if stop is None:
+            stop = self._log.recorder.max_notification_id() or 0
         applied = 0
         while events := self._advance(stop):
             applied += events

@@ -269,6 +269,13 @@ async def test_a_consumer_has_begun_although_the_log_grows(log: EventLog) -> Non
     assert effect.calls == 1
 
 
+def test_a_consumer_catches_up_although_the_log_grows(log: EventLog) -> None:
+    grow(log, 3)
+    whole, effect = ids(log), Growing(log)
+    OrderedConsumer(effect, log).catch_up()
+    assert effect.ids == whole
+
+
 @hypothesis_settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
