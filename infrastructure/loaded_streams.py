@@ -42,9 +42,9 @@ Row = tuple[UUID, int, str, bytes]
 class LoadedStreams:
     """Aggregates in memory, for one thread, which may change and save them without copies.
 
-    A reader of the log reports new versions with `mark`, and `refresh` then reads the new events
-    up to the reader's position, so that all aggregates are as of the same event of the log. After a
-    save that failed, an aggregate differs from its stream: `drop` it.
+    A reader of the log reports new versions with `mark_if_older`, and `refresh` then reads the new
+    events up to the reader's position, so that all aggregates are as of the same event of the log.
+    After a save that failed, an aggregate differs from its stream: `drop` it.
     """
 
     def __init__(self, log: EventLog) -> None:
@@ -60,7 +60,7 @@ class LoadedStreams:
             raise NotFound(f"{kind.__name__} {aggregate_id} cannot be loaded.")
         return found
 
-    def mark(self, aggregate_id: UUID, version: int) -> bool:
+    def mark_if_older(self, aggregate_id: UUID, version: int) -> bool:
         """Note that the log has this version. Return True if the loaded aggregate is older."""
         loaded = self._loaded.get(aggregate_id)
         if loaded is None or loaded.version >= version:
@@ -68,7 +68,7 @@ class LoadedStreams:
         self._stale.add(aggregate_id)
         return True
 
-    def doubt(self, aggregate_ids: Iterable[UUID]) -> None:
+    def mark_stale(self, aggregate_ids: Iterable[UUID]) -> None:
         """Note that the log may have new events of these aggregates."""
         self._stale.update(each for each in aggregate_ids if each in self._loaded)
 

@@ -8,33 +8,15 @@ with the extensions of the leases.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from services.billing.settlement import LeasePolicy, Running, runway_seconds
+from services.billing.settlement import LeasePolicy, RunningSegment, runway_seconds
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A running segment, and the start of its pod; None before the start."""
-
-    running: Running
-    bound_at: datetime | None
-
-    def at(self, seconds: int) -> datetime:
-        """Return the first moment at which the segment can have run for some seconds."""
-        assert self.bound_at is not None
-        return self.bound_at + timedelta(seconds=seconds)
-
-    def latest(self, now: datetime) -> Running:
-        """Return the segment as if it had run since the start of its pod."""
-        ran = 0 if self.bound_at is None else int((now - self.bound_at).total_seconds())
-        return Running(self.running.meter, max(0, ran))
-
-
-def is_due(account: Account, running: Sequence[Running], policy: LeasePolicy) -> bool:
+def is_due(account: Account, running: Sequence[RunningSegment], policy: LeasePolicy) -> bool:
     """Return True if an account needs a settlement.
 
     It does if a lease can be extended or is used up, if all started segments have a whole minute to
@@ -53,29 +35,39 @@ def is_due(account: Account, running: Sequence[Running], policy: LeasePolicy) ->
 
 
 def next_due(
-    account: Account, bound: Sequence[Bound], now: datetime, policy: LeasePolicy
+    account: Account, segments: Sequence[RunningSegment], now: datetime, policy: LeasePolicy
 ) -> datetime | None:
     """Return the first moment at which an account can be due without a new event; None: never.
 
     Evidence may arrive late and all at once, so the result assumes that each segment has run since
     the start of its pod.
     """
-    running = [each for each in bound if not each.running.meter.refused]
-    timed = [each for each in running if each.bound_at and _has_unbilled_time(each.running.meter)]
-    moments = [each.at(_alone(each.running.meter, policy)) for each in timed]
-    minutes = [each.at(_together(each.running.meter, policy)) for each in timed]
+    running = [each for each in segments if not each.meter.refused]
+    timed = [each for each in running if each.bound_at and _has_unbilled_time(each.meter)]
+    moments = [_earliest(each, _alone(each.meter, policy)) for each in timed]
+    minutes = [_earliest(each, _together(each.meter, policy)) for each in timed]
     started = [
-        minute
-        for each, minute in zip(timed, minutes, strict=True)
-        if each.running.elapsed_seconds > 0
+        minute for each, minute in zip(timed, minutes, strict=True) if each.elapsed_seconds > 0
     ]
     if minutes:  # of segments that show no time yet, any may be the first to start
         moments.append(max(started) if started else min(minutes))
     if not account.low:
-        runway = runway_seconds(account, [each.latest(now) for each in running])
+        runway = runway_seconds(account, [_latest(each, now) for each in running])
         if runway is not None:
             moments.append(now + timedelta(seconds=max(0, runway - policy.low_seconds)))
     return min(moments, default=None)
+
+
+def _earliest(segment: RunningSegment, seconds: int) -> datetime:
+    """Return the first moment at which a segment can have run for some seconds."""
+    assert segment.bound_at is not None
+    return segment.bound_at + timedelta(seconds=seconds)
+
+
+def _latest(segment: RunningSegment, now: datetime) -> RunningSegment:
+    """Return a segment as if it had run since the start of its pod."""
+    ran = 0 if segment.bound_at is None else int((now - segment.bound_at).total_seconds())
+    return replace(segment, elapsed_seconds=max(0, ran))
 
 
 def _has_unbilled_time(meter: Meter) -> bool:

@@ -161,7 +161,7 @@ class OpenAccounts:
                     self._bind(started)
         elif topic == Meter.MeterClosed.TOPIC:
             self._close(id)
-        elif self._streams.mark(id, version):
+        elif self._streams.mark_if_older(id, version):
             self._note_change(id)
 
     def _read(self, row: dict[str, Any]) -> object:
@@ -201,7 +201,7 @@ class OpenAccounts:
         if account is not None:
             account.changed = True
             if meter is None:
-                self._streams.doubt(account.meters)
+                self._streams.mark_stale(account.meters)
 
     def _account(self, account_id: UUID) -> OpenAccount:
         return self._accounts.setdefault(account_id, OpenAccount(account_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -55,11 +56,13 @@ class LeasePolicy:
 
 
 @dataclass(frozen=True)
-class Running:
-    """An open meter, and the elapsed time of its segment in whole seconds."""
+class RunningSegment:
+    """A segment with its open meter and its elapsed time in whole seconds."""
 
     meter: Meter
     elapsed_seconds: int
+    bound_at: datetime | None = None
+    """Start of the pod; None before the start."""
 
     @property
     def used_seconds(self) -> int:
@@ -87,7 +90,7 @@ Micros = Counter[UUID | None]
 """Micro-dollars by API key. None stands for segments that count against no key."""
 
 
-def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
+def settle(account: Account, segments: Sequence[RunningSegment], policy: LeasePolicy) -> None:
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
@@ -100,7 +103,7 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     segment whose lease was refused does not run. If the account has no running segments, its
     low-balance state is cleared, so that EcoLink can warn it again.
     """
-    running = [each for each in open_meters if not each.meter.refused]
+    running = [each for each in segments if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
     reserved = _extend_leases(account, running, policy, posted)
     account.settle(
@@ -110,12 +113,14 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
         keys=_shares(running, captured, reserved),
     )
     runway = runway_seconds(account, running)
-    # A reserved balance means that a segment runs, even if its meter is not in `open_meters` yet.
+    # A reserved balance means that a segment runs, even if it is not in `segments` yet.
     if runway is not None or account.reserved_micros == 0:
         account.watch_runway(runway, policy.low_seconds)
 
 
-def _shares(running: Sequence[Running], captured: Micros, reserved: Micros) -> dict[UUID, Share]:
+def _shares(
+    running: Sequence[RunningSegment], captured: Micros, reserved: Micros
+) -> dict[UUID, Share]:
     """Return the parts of a settlement by API key."""
     return {
         key_id: Share(captured[key_id], reserved[key_id], second_micros(meters))
@@ -131,7 +136,7 @@ def _by_key(meters: Sequence[Meter]) -> dict[UUID | None, list[Meter]]:
     return found
 
 
-def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[Micros, int]:
+def _post_minutes(running: Sequence[RunningSegment], policy: LeasePolicy) -> tuple[Micros, int]:
     """Bill the elapsed minutes, at most SAVE_EVENTS. Return the micro-dollars and the minutes."""
     captured, posted = Micros(), 0
     for each in running:
@@ -144,7 +149,7 @@ def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[Micr
 
 
 def _extend_leases(
-    account: Account, running: Sequence[Running], policy: LeasePolicy, posted: int
+    account: Account, running: Sequence[RunningSegment], policy: LeasePolicy, posted: int
 ) -> Micros:
     """Extend the leases if one is due, after `posted` minutes. Return the micro-dollars to reserve.
 
@@ -162,7 +167,7 @@ def _extend_leases(
     if posted:
         full = max(1, full - policy.minute_seconds + 1)
 
-    def is_due(each: Running, seconds: int) -> bool:
+    def is_due(each: RunningSegment, seconds: int) -> bool:
         whole = ahead[each.meter.key_id] == policy.lease_seconds
         least = full if whole else 1
         return seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
@@ -181,7 +186,7 @@ def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
 
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
-    running, key_id = Running(meter, 0), meter.key_id
+    running, key_id = RunningSegment(meter, 0), meter.key_id
     ahead = _affordable_by_key(account, [running], policy.lease_seconds)[key_id]
     seconds = running.missing_seconds(ahead)
     if seconds == 0:
@@ -243,7 +248,7 @@ def second_micros(meters: Sequence[Meter]) -> int:
     return sum(price_micros(meter.rate_micros_per_hour, 1) for meter in meters)
 
 
-def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
+def runway_seconds(account: Account, running: Sequence[RunningSegment]) -> int | None:
     """Return the seconds that the balance lasts; None if the running segments cost nothing.
 
     Used time that is not billed yet counts as spent.
@@ -256,7 +261,7 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
 
 
 def _affordable_by_key(
-    account: Account, running: Sequence[Running], lease_seconds: int
+    account: Account, running: Sequence[RunningSegment], lease_seconds: int
 ) -> dict[UUID | None, int]:
     """Return the seconds after the elapsed time, up to `lease_seconds`, that can be paid for.
 
@@ -276,7 +281,7 @@ def _affordable_by_key(
 
 
 def _affordable_ahead(
-    running: Sequence[Running], available_micros: int, most: Mapping[UUID | None, int]
+    running: Sequence[RunningSegment], available_micros: int, most: Mapping[UUID | None, int]
 ) -> int:
     """Return the seconds after the elapsed time that an amount can pay for.
 

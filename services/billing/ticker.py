@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from eventsourcing.persistence import InterfaceError, OperationalError
@@ -23,10 +22,10 @@ from infrastructure.clock import Clock
 from infrastructure.loaded_streams import LoadedStreams
 from infrastructure.metrics import LEASE_LEAD_SECONDS
 from infrastructure.store import Connection
-from services.billing.due import Bound, is_due, next_due
+from services.billing.due import is_due, next_due
 from services.billing.evidence import elapsed_seconds
 from services.billing.open_accounts import OpenAccount, OpenAccounts, OpenMeter
-from services.billing.settlement import SAVE_EVENTS, LeasePolicy, Running, settle
+from services.billing.settlement import SAVE_EVENTS, LeasePolicy, RunningSegment, settle
 
 EVIDENCE = """
 SELECT job_id, segment, elapsed_seconds
@@ -40,55 +39,6 @@ STEP_METERS = 1000
 The shorter this takes, the fewer accounts change meanwhile.
 """
 
-A = TypeVar("A", bound=Aggregate)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An open meter, the elapsed time that its trainer reported, and the start of its pod."""
-
-    meter_id: UUID
-    shown_seconds: float
-    bound_at: datetime | None
-
-
-class Streams(Protocol):
-    """Aggregates by ID: the event log, or those that the ticker keeps in memory."""
-
-    def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """Return an aggregate. Raise NotFound if it does not exist."""
-        ...
-
-
-def settled(
-    streams: Streams, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
-) -> Sequence[Aggregate]:
-    """Settle an account. Return the account and its open meters, unsaved.
-
-    Call this inside `because`.
-    """
-    account = streams.load(Account, account_id)
-    running = [each.running for each in _running(streams, shown, now)]
-    _settle(account, running, policy)
-    return [account, *(each.meter for each in running)]
-
-
-def _running(streams: Streams, shown: Sequence[Shown], now: datetime) -> list[Bound]:
-    """Return the segments whose meters are open, with their elapsed time."""
-    return [
-        Bound(
-            Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now)), each.bound_at
-        )
-        for each in shown
-        if not (meter := streams.load(Meter, each.meter_id)).closed
-    ]
-
-
-def _settle(account: Account, running: Sequence[Running], policy: LeasePolicy) -> None:
-    settle(account, running, policy)
-    for each in running:
-        LEASE_LEAD_SECONDS.observe(each.meter.paid_seconds - each.used_seconds)
-
 
 @dataclass(frozen=True)
 class Settlement:
@@ -96,14 +46,14 @@ class Settlement:
 
     opened: OpenAccount
     account: Account
-    segments: Sequence[Bound]
+    segments: Sequence[RunningSegment]
     now: datetime
     events: int
 
     @property
     def aggregates(self) -> list[Aggregate]:
         """The account and its open meters."""
-        return [self.account, *(each.running.meter for each in self.segments)]
+        return [self.account, *(each.meter for each in self.segments)]
 
     @property
     def needs_another_save(self) -> bool:
@@ -222,17 +172,20 @@ class Ticker:
     def _settlement(
         self, opened: OpenAccount, shown: Mapping[UUID, float], now: datetime
     ) -> Settlement:
-        meters = [
-            Shown(each.id, shown.get(each.id, 0.0), each.bound_at)
-            for each in opened.meters.values()
-        ]
         account = self._streams.load(Account, opened.id)
-        segments = _running(self._streams, meters, now)
-        running = [each.running for each in segments]
-        if opened.changed or is_due(account, running, self._policy):
+        segments = [
+            RunningSegment(
+                meter, elapsed_seconds(shown.get(meter.id, 0.0), each.bound_at, now), each.bound_at
+            )
+            for each in opened.meters.values()
+            if not (meter := self._streams.load(Meter, each.id)).closed
+        ]
+        if opened.changed or is_due(account, segments, self._policy):
             with because(self._cause()):
-                _settle(account, running, self._policy)
-        aggregates = (account, *(each.meter for each in running))
+                settle(account, segments, self._policy)
+            for each in segments:
+                LEASE_LEAD_SECONDS.observe(each.meter.paid_seconds - each.used_seconds)
+        aggregates = (account, *(each.meter for each in segments))
         events = sum(len(each.pending_events) for each in aggregates)
         return Settlement(opened, account, segments, now, events)
 

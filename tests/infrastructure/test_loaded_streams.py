@@ -94,8 +94,8 @@ def test_stale_aggregates_get_the_new_events_of_other_writers(
     meter.close(185, 60)
     log.commit(meter)
     assert not streams.load(Meter, meter.id).closed
-    assert streams.mark(meter.id, meter.version)
-    assert not streams.mark(other.id, other.version), "nothing new"
+    assert streams.mark_if_older(meter.id, meter.version)
+    assert not streams.mark_if_older(other.id, other.version), "nothing new"
     streams.refresh(connection, [meter.id, other.id], END)
     assert streams.load(Meter, meter.id) == meter
 
@@ -174,7 +174,7 @@ def test_events_after_the_position_of_the_reader_are_not_read(
     streams.drop([meter.id])
     streams.refresh(connection, [meter.id], position)
     assert streams.load(Meter, meter.id).version == meter.version - 1
-    streams.mark(meter.id, meter.version)
+    streams.mark_if_older(meter.id, meter.version)
     streams.refresh(connection, [meter.id], position + 1)
     assert streams.load(Meter, meter.id) == meter
 
@@ -197,6 +197,6 @@ def test_new_events_of_a_doubted_aggregate_are_read(
     streams.refresh(connection, [meter.id], END)
     meter.extend_lease(60)
     billing.commit(meter)
-    streams.doubt([meter.id, uuid4()])
+    streams.mark_stale([meter.id, uuid4()])
     streams.refresh(connection, [meter.id], END)
     assert streams.load(Meter, meter.id) == meter

@@ -38,9 +38,9 @@ from infrastructure.event_handlers import EventHandlers
 from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import Report
 from infrastructure.settings import Settings
+from services.billing.evidence import elapsed_seconds
 from services.billing.handlers import Metering
-from services.billing.settlement import LeasePolicy
-from services.billing.ticker import Shown, settled
+from services.billing.settlement import LeasePolicy, RunningSegment, settle
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
@@ -285,26 +285,27 @@ class SimulatedPlatform:
 
         `meanwhile` runs between its reading and its saving.
         """
-        pods = [(key, self._pod(key), opened) for key, opened in self._open_meters(account_id)]
-        now = self.now()
-        shown = [
-            Shown(opened, pod.shown, pod.bound_at) if pod else Shown(opened, 0, None)
-            for _, pod, opened in pods
-        ]
-        seen = [(each.shown_seconds, self._clock_seconds(each.bound_at)) for each in shown]
+        now, segments, seen = self.now(), [], []
+        account = self.log.load(Account, account_id)
+        for key, opened in self._open_meters(account_id):
+            pod = self._pod(key)
+            shown, bound_at = (pod.shown, pod.bound_at) if pod else (0, None)
+            meter, ran = self.log.load(Meter, opened), elapsed_seconds(shown, bound_at, now)
+            segments.append(RunningSegment(meter, ran, bound_at))
+            seen.append((key, pod, int(shown), self._clock_seconds(bound_at)))
         with because(self.cause("service:billing")):
-            aggregates = settled(self.log, account_id, shown, now, self.policy)
+            settle(account, segments, self.policy)
             if meanwhile is not None:
                 meanwhile()
             try:
-                self.log.commit(*aggregates)
+                self.log.commit(account, *(each.meter for each in segments))
             except VersionConflict:
                 self.faults.conflicts += 1
                 return False
-        for (key, pod, _), (shown_seconds, clock) in zip(pods, seen, strict=True):
+        for key, pod, shown, clock in seen:
             segment = self.oracle.segments.get(key)
             if segment is not None and not segment.closed:  # it can have ended meanwhile
-                self.oracle.tick(key, int(shown_seconds), clock)
+                self.oracle.tick(key, shown, clock)
             if pod is not None:
                 ended = self._ended.get(key)
                 pod.see_clock(clock - (self._true_seconds - ended.true_seconds if ended else 0))

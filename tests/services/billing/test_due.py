@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.core.aggregate import Cause
-from services.billing.due import Bound, is_due, next_due
-from services.billing.settlement import Running, settle
+from services.billing.due import is_due, next_due
+from services.billing.settlement import RunningSegment, settle
 from tests.builders.commands import NOW, command
 from tests.builders.examples import POLICY, account, happened, meter
 
@@ -37,28 +38,28 @@ class Hours:
         self._starts = starts
         self._next: datetime | None = NOW
 
-    def segments(self, second: int, late: int = 0) -> list[Bound]:
+    def segments(self, second: int, late: int = 0) -> list[RunningSegment]:
         """Return the started segments, whose evidence is late by some seconds."""
         return [
-            Bound(Running(meter, max(0, second - start - late)), NOW + timedelta(seconds=start))
+            RunningSegment(meter, max(0, second - start - late), NOW + timedelta(seconds=start))
             for meter, start in zip(self.meters, self._starts, strict=True)
             if start <= second
         ]
 
-    def look(self, second: int, segments: list[Bound]) -> None:
+    def look(self, second: int, segments: list[RunningSegment]) -> None:
         """Settle the account if it is due. Fails if it is due earlier than announced."""
-        now, running = NOW + timedelta(seconds=second), [each.running for each in segments]
+        now = NOW + timedelta(seconds=second)
         if second in self._starts:  # the ticker looks at an account with a new event
             self._next = now
         looks = self._next is not None and self._next <= now
-        if is_due(self.payer, running, POLICY):
+        if is_due(self.payer, segments, POLICY):
             assert looks, "the account was not announced as due"
-            self.settle(running)
+            self.settle(segments)
         if looks:
             self._next = next_due(self.payer, segments, now, POLICY)
 
-    def settle(self, running: list[Running]) -> None:
-        settle(self.payer, running, POLICY)
+    def settle(self, segments: list[RunningSegment]) -> None:
+        settle(self.payer, segments, POLICY)
         self.settlements += happened(self.payer).count("UsageSettled")
 
     @property
@@ -66,10 +67,9 @@ class Hours:
         return [each.billed_seconds for each in self.meters]
 
 
-def shortest_lead(segments: list[Bound]) -> int:
+def shortest_lead(segments: list[RunningSegment]) -> int:
     """Return the paid time that is left of the shortest lease."""
-    running = [each.running for each in segments]
-    return min(each.meter.paid_seconds - each.elapsed_seconds for each in running)
+    return min(each.meter.paid_seconds - each.elapsed_seconds for each in segments)
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 7, 13, 21, 34, 41, 52, 59]])
@@ -90,7 +90,7 @@ def test_a_segment_without_evidence_delays_no_bill() -> None:
     hours = Hours(PLENTY, [0, 0])
     for second in range(600):
         shown, silent = hours.segments(second)
-        hours.look(second, [shown, Bound(Running(silent.running.meter, 0), silent.bound_at)])
+        hours.look(second, [shown, replace(silent, elapsed_seconds=0)])
     assert hours.billed == [540, 0]
 
 
@@ -99,7 +99,7 @@ def test_a_minute_waits_at_most_one_minute_for_others() -> None:
     for second in range(60, 600):
         hours.look(second, segments := hours.segments(second))
         for each in segments:
-            unbilled = each.running.elapsed_seconds - each.running.meter.billed_seconds
+            unbilled = each.elapsed_seconds - each.meter.billed_seconds
             assert unbilled < 2 * POLICY.minute_seconds
 
 
@@ -127,12 +127,12 @@ def test_no_lease_runs_out_while_there_is_money(
         hours = Hours(balance * SECOND, starts, micros)
         for second in range(600):
             segments, money = hours.segments(second, late), hours.payer.leasable_micros
-            before = [each.running.lapsed for each in segments]
+            before = [each.lapsed for each in segments]
             hours.look(second, segments)
             for each, was_lapsed in zip(segments, before, strict=True):
-                running, lease = each.running, each.running.meter
-                assert running.used_seconds - lease.billed_seconds < 2 * POLICY.minute_seconds
-                if running.lapsed:
+                lease = each.meter
+                assert each.used_seconds - lease.billed_seconds < 2 * POLICY.minute_seconds
+                if each.lapsed:
                     assert lease.billed_seconds == lease.paid_seconds
                     is_poor = money < SECOND * len(segments)
                     assert was_lapsed or is_poor or lease.paid_seconds == limit
