@@ -15,7 +15,7 @@ from infrastructure.store import CHANNEL, Connection, connect, open_log
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def project(log: EventLog, connection: Connection) -> None:
@@ -40,7 +40,7 @@ def projecting(settings: Settings) -> Iterator[None]:
         def follow() -> None:
             while not ended.is_set():
                 project(log, connection)
-                for _ in heard.notifies(timeout=LOOK_SECONDS, stop_after=1):
+                for _ in heard.notifies(timeout=POLL_SECONDS, stop_after=1):
                     pass
 
         thread = Thread(target=follow)

@@ -28,7 +28,7 @@ from gateway.launch.service import place
 from infrastructure import tracing
 from projections.job_requests import open_requests
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two polls of open requests.
 
 Several gateways may poll concurrently. The second approval finds that the request has ended.
@@ -129,7 +129,7 @@ async def settle_until_cancelled(backend: Backend) -> None:
             log.warning("%s; reading the requests again soon", error or type(error).__name__)
         except Exception:
             log.exception("cannot read the requests; trying again")
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def settle_all(backend: Backend) -> None:

@@ -29,13 +29,13 @@ from projections.payment_returns import open_returns
 from projections.projection import Row
 
 RECONCILE_SECONDS = 30.0
-"""Real seconds between two looks at what is pending."""
+"""Real seconds between two comparisons of what is pending."""
 
 SEARCH_SECONDS = 3600.0
 """Real seconds between two searches for refunds and disputes whose webhooks were lost."""
 
 SEARCHED_TIME = timedelta(days=30)
-"""Age of the refunds and disputes that a search looks at. Refunds fail within weeks."""
+"""Maximum age of the refunds and disputes that a search compares. Refunds fail within weeks."""
 
 CONFIRMATION_TIME = timedelta(minutes=2)
 """Time for the webhook to confirm a payment."""

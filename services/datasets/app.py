@@ -19,7 +19,7 @@ from services.datasets.fair_work import FairWork
 from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Maximum seconds between two queries for new work."""
 
 
@@ -40,18 +40,18 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     validating = Validating(log, clock, artifacts, pool, settings.dataset_max_bytes)
     counting = Counting(log, clock, artifacts, pool)
     work = [
-        _looking(validating.validate_waiting, validating.work, "validating"),
-        _looking(counting.count_missing, counting.work, "counting"),
+        _polling(validating.validate_waiting, validating.work, "validating"),
+        _polling(counting.count_missing, counting.work, "counting"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 
 
-def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:
-    """Return work that queries for tasks when a task ends, and at least every LOOK_SECONDS."""
+def _polling(poll: Callable[[], None], work: FairWork, name: str) -> Work:
+    """Return work that queries for tasks when a task ends, and at least every POLL_SECONDS."""
 
     def step() -> None:
-        look()
-        work.wait_for_any(LOOK_SECONDS)
+        poll()
+        work.wait_for_any(POLL_SECONDS)
 
     return every(0, step, name)

@@ -15,7 +15,7 @@ from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 from projections.projection import Connect, Projection, ProjectionEffect
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Seconds between two checks for projections that left the group."""
 
 RETIRED = "projection-"
@@ -47,7 +47,7 @@ class Following:
             while True:
                 for each in self._group.take_left():
                     tasks.create_task(self._catch_up(each))
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _catch_up(self, projection: Projection) -> None:
         """Catch up alone until a projection can process the newest events, and join the group."""

@@ -19,7 +19,7 @@ from infrastructure.webhook_deliveries import Busy
 
 log = logging.getLogger("webhooks")
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Longest time between two queries for due messages."""
 
 RETRY_SECONDS = 1.0
@@ -94,7 +94,7 @@ class Dispatcher(Generic[D, R]):
                 self._ended.clear()
                 await self._start_due()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), LOOK_SECONDS)
+                    await asyncio.wait_for(self._ended.wait(), POLL_SECONDS)
         finally:
             await self._stop()
 

@@ -31,7 +31,7 @@ KEY = {"idempotency-key": "once"}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for open requests often."""
-    monkeypatch.setattr(requests, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "POLL_SECONDS", 0.05)
 
 
 class Early(OpenAIJobs):
@@ -223,7 +223,7 @@ def test_a_request_survives_a_gateway_restart(
 def test_concurrent_gateways_approve_a_job_once(
     early: Early, platform: Platform, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(requests, "POLL_SECONDS", 3600.0)
     job = early.create()
     platform.validate(early.dataset_id)
     backend = client.app.state.backend  # type: ignore[attr-defined]
