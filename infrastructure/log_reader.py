@@ -5,7 +5,6 @@ A row that cannot be read is returned as a damaged event and stops nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
-from eventsourcing.persistence import JSONTranscoder, StoredEvent
 from psycopg.rows import args_row, scalar_row
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from domain import AGGREGATES
 from domain.audit.sealed_event import StoredRow
 from domain.core.aggregate import Event
-from domain.core.event_log import MAX_EVENTS, PydanticMapper
+from domain.core.event_log import MAX_EVENTS, event_of
 from domain.core.recorded import Recorded
 from domain.replay.entry import DamagedEvent, Entry
 from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
@@ -48,8 +47,6 @@ OFFSETS = timedelta(days=1)
 """More than the offset of any time zone in which a stored time can be."""
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-mapper = PydanticMapper(JSONTranscoder())
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,7 @@ def decoded(row: StoredRow) -> Entry:
     try:
         if topic not in TOPICS:
             raise ValueError(f"the topic {topic!r} is unknown")
-        if not isinstance(json.loads(state or b""), dict):
-            raise ValueError("the state is not a JSON object")
-        event = mapper.to_domain_event(StoredEvent(stream, version, topic, bytes(state)))
-        assert isinstance(event, Event)
+        event: Event = event_of(topic, stream, version, _fields(state))
         if event.timestamp.tzinfo is None:
             raise ValueError(f"the timestamp {event.timestamp.isoformat()} has no time zone")
     except UNREADABLE as error:
@@ -92,12 +86,20 @@ def decoded(row: StoredRow) -> Entry:
     return Recorded.of(id, event)
 
 
+def _fields(state: bytes) -> dict[str, Any]:
+    try:
+        found = from_json(state)
+    except ValueError:
+        raise ValueError("the state is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("the state is not a JSON object")
+    return found
+
+
 def _problem(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return "the state is not JSON"
     return str(error) or type(error).__name__
 
 
