@@ -6,8 +6,10 @@ import gc
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID
 
 import psycopg
@@ -149,15 +151,14 @@ def _replay(
             KeyCheck(),
             KeyChargeCheck(),
         )
-        _create_tables(scratch)
         folded = _Folded(positions[BILLING_LEDGER.name])
-        for batch in _batches(reading, findings):
-            for check in checks:
-                check.take(batch)
-            _refold(scratch, batch, positions)
-            _count_lags(batch, positions, findings)
-            folded.take(batch)
-            on_progress(batch[-1].id)
+        with _Refold(scratch, positions, findings) as refold:
+            for batch in _batches(reading):
+                for check in checks:
+                    check.take(batch)
+                folded.take(batch)
+                refold.take(batch)
+                on_progress(batch[-1].id)
         _compare_tables(live, scratch, positions, findings)
         _compare_balances(posted_balances(live), folded, findings)
         _check_minutes(folded, findings)
@@ -282,8 +283,57 @@ class _Folded:
         aggregates[event.originator_id] = aggregate  # type: ignore[assignment]
 
 
-def _batches(reading: Connection, findings: Findings) -> Iterator[list[Recorded]]:
-    while rows := read_rows(reading, findings.head, BATCH_EVENTS):
+class _Refold:
+    """The projections, replayed into temporary tables by a thread.
+
+    PostgreSQL executes the statements of a batch while the audit reads and checks the next one.
+    """
+
+    def __init__(self, scratch: Connection, positions: dict[str, int], findings: Findings) -> None:
+        self._scratch, self._positions, self._findings = scratch, positions, findings
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        _create_tables(self._scratch)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the last batch. If it fails, its error replaces that of a later event."""
+        with self._thread:
+            if kind is None or issubclass(kind, Exception):
+                self._wait()
+
+    def take(self, batch: Sequence[Recorded]) -> None:
+        """Begin to apply a batch after the previous one, whose error this raises."""
+        self._wait()
+        self._running = self._thread.submit(self._apply, batch)
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+
+    def _apply(self, batch: Sequence[Recorded]) -> None:
+        scratch, findings = self._scratch, self._findings
+        with scratch.pipeline(), scratch.transaction(), scratch.cursor() as cursor:
+            for projection in PROJECTIONS:
+                due = _up_to(self._positions[projection.name], batch)
+                projection.take(cursor, due)
+                findings.lags[projection.name] += len(batch) - len(due)
+        findings.events += len(batch)
+        findings.head = batch[-1].id
+
+
+def _up_to(position: int, batch: Sequence[Recorded]) -> Sequence[Recorded]:
+    if batch[-1].id <= position:
+        return batch
+    return [item for item in batch if item.id <= position]
+
+
+def _batches(reading: Connection) -> Iterator[list[Recorded]]:
+    last = 0
+    while rows := read_rows(reading, last, BATCH_EVENTS):
         batch: list[Recorded] = []
         for id, originator, version, topic, state in rows:
             if topic not in TOPICS:
@@ -291,8 +341,7 @@ def _batches(reading: Connection, findings: Findings) -> Iterator[list[Recorded]
             event = event_of(topic, UUID(bytes=originator), version, from_json(state))
             batch.append(Recorded.of(id, event))
         yield batch
-        findings.events += len(batch)
-        findings.head = batch[-1].id
+        last = batch[-1].id
 
 
 def _positions(live: Connection) -> dict[str, int]:
@@ -314,41 +363,26 @@ def _create_tables(scratch: Connection) -> None:
         scratch.execute(projection.ddl.encode())
 
 
-def _refold(scratch: Connection, batch: Sequence[Recorded], positions: dict[str, int]) -> None:
-    """Apply events to the temporary tables, without waiting for the result of each statement."""
-    with scratch.pipeline(), scratch.transaction(), scratch.cursor() as cursor:
-        for projection in PROJECTIONS:
-            projection.take(cursor, _up_to(positions[projection.name], batch))
-
-
-def _up_to(position: int, batch: Sequence[Recorded]) -> Sequence[Recorded]:
-    if batch[-1].id <= position:
-        return batch
-    return [item for item in batch if item.id <= position]
-
-
-def _count_lags(batch: Sequence[Recorded], positions: dict[str, int], findings: Findings) -> None:
-    for name, position in positions.items():
-        findings.lags[name] += len(batch) - len(_up_to(position, batch))
-
-
 def _compare_tables(
     live: Connection, scratch: Connection, positions: dict[str, int], findings: Findings
 ) -> None:
-    for projection, table in _tables():
-        comparison = Comparison(
-            projection=projection.name,
-            table=table,
-            position=positions[projection.name],
-            lag=findings.lags[projection.name],
-            live=_content(live, "public", table),
-            refolded=_content(scratch, "pg_temp", table),
-        )
-        findings.tables.append(comparison)
-        if not comparison.equal:
-            findings.report(
-                DifferenceKind.TABLE, f"the table {table} differs from a replay of the event log"
+    with ThreadPoolExecutor(1) as thread:
+        for projection, table in _tables():
+            refolded = thread.submit(_content, scratch, "pg_temp", table)
+            comparison = Comparison(
+                projection=projection.name,
+                table=table,
+                position=positions[projection.name],
+                lag=findings.lags[projection.name],
+                live=_content(live, "public", table),
+                refolded=refolded.result(),
             )
+            findings.tables.append(comparison)
+            if not comparison.equal:
+                findings.report(
+                    DifferenceKind.TABLE,
+                    f"the table {table} differs from a replay of the event log",
+                )
 
 
 def _tables() -> Iterator[tuple[Projection, str]]:

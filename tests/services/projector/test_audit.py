@@ -539,18 +539,27 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
     assert difference.kind is DifferenceKind.NOT_REPLAYED
 
 
-def test_an_event_that_no_table_accepts_is_a_difference(audited: Audited, history: History) -> None:
-    history.run_until("training")
+def test_the_first_of_two_events_that_nobody_can_replay_is_named(
+    audited: Audited, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.projector.audit.BATCH_EVENTS", 1)
+    history.run_with_a_crash()
     audited.fold()
-    audited.change(
+    topic = Dataset.DatasetValidated.TOPIC
+    (first,) = [each.id for each in notifications(audited.log) if each.topic == topic]
+    before, _, after = ids(audited.log)[ids(audited.log).index(first) - 1 :][:3]
+    audited.change(  # to a second base model with the same name
         "UPDATE ecolink_events SET originator_id = gen_random_uuid(), originator_version = 1, "
-        "topic = opened.topic, state = opened.state "
-        "FROM (SELECT topic, state FROM ecolink_events WHERE topic = 'AccountOpened') AS opened "
-        "WHERE ecolink_events.topic = 'CreditGranted'"
+        "topic = imported.topic, state = imported.state FROM (SELECT topic, state "
+        "FROM ecolink_events WHERE topic = 'BaseModelImported') AS imported "
+        "WHERE notification_id = %s",
+        first,
     )
+    audited.change("UPDATE ecolink_events SET topic = '' WHERE notification_id = %s", after)
     (difference,) = audited.differences()
     assert difference.kind is DifferenceKind.NOT_REPLAYED
-    assert "accounts_pkey" in difference.text
+    assert f"after event {before}," in difference.text
+    assert "base_models_pkey" in difference.text
 
 
 def test_pauses_at_spending_limits_have_no_differences(audited: Audited, log: EventLog) -> None:
