@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -66,7 +67,8 @@ class Ticker:
 
     It keeps the accounts with open meters in memory, up to date with the log, and settles those
     that are due. If the process restarts, it reads them again and catches up. It uses the
-    database's time, converted to the platform's clock. One thread may call it.
+    database's time, converted to the platform's clock. One thread may call it. A second thread
+    saves accounts while the first one settles the next ones.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Ticker:
         self._streams = LoadedStreams(log)
         self._open = OpenAccounts(log, self._streams)
         self._time: datetime | None = None
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="ticker-save")
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
@@ -128,12 +131,15 @@ class Ticker:
         """
         settlements, again = 0, []
         try:
-            for batch in _batches(self._unsaved(connection, step, now)):
-                if self._save(batch):
+            for batch, saved in self._saved(_batches(self._unsaved(connection, step, now))):
+                if saved:
+                    for each in batch:
+                        self._note(each)
                     settlements += len(batch)
                     # One save is not enough for an account with many segments.
                     again += [each.opened for each in batch if each.needs_another_save]
                 else:
+                    self._drop(each.opened for each in batch)
                     again += [each.opened for each in batch if not each.opened.alone]
                     for each in batch:
                         each.opened.alone = True
@@ -141,6 +147,25 @@ class Ticker:
             self._drop(step)
             raise
         return settlements, again
+
+    def _saved(
+        self, batches: Iterable[list[Settlement]]
+    ) -> Iterator[tuple[list[Settlement], bool]]:
+        """Save batches one after another. Yield each, and False if its save failed.
+
+        The iterable calculates the next batch during a save. No account is in two batches.
+        """
+        saving: tuple[list[Settlement], Future[bool]] | None = None
+        try:
+            for batch in batches:
+                if saving is not None:
+                    yield saving[0], saving[1].result()
+                saving = batch, self._saver.submit(self._save, batch)
+            if saving is not None:
+                yield saving[0], saving[1].result()
+        finally:
+            if saving is not None:  # nothing may be dropped or read again during a save
+                wait([saving[1]])
 
     def _unsaved(
         self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
@@ -219,10 +244,7 @@ class Ticker:
         except Exception:
             self._logger.exception("a save of %s failed; retrying", _names(batch))
         else:
-            for settlement in batch:
-                self._note(settlement)
             return True
-        self._drop(settlement.opened for settlement in batch)
         return False
 
 

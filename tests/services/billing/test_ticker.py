@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
-from services.billing import open_accounts
+from services.billing import open_accounts, settlement
 from services.billing import ticker as ticker_module
 from services.billing.settlement import open_meter as open_meter_of
 from services.billing.ticker import Ticker
@@ -535,6 +536,28 @@ def test_new_events_are_read_in_pages(
     assert ticker.tick() == 1
     assert {fleet.paid_seconds(each) for each in meters} == {300}
     assert ticker.tick() == 0
+
+
+def test_the_next_accounts_are_settled_during_a_save(
+    fleet: Fleet, ticker: Ticker, saves: Saves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.run(accounts=2, segments=1)
+    fleet.show(61)
+    monkeypatch.setattr(ticker_module, "MAX_EVENTS", 3)
+    settled, during, both = list[UUID](), list[bool](), threading.Event()
+
+    def settle(account: Account, *more: Any) -> None:
+        settlement.settle(account, *more)
+        settled.append(account.id)
+        if len(settled) == 2:
+            both.set()
+
+    monkeypatch.setattr(ticker_module, "settle", settle)
+    saves.before = lambda: both.wait(60)
+    saves.after = lambda: during.append(both.is_set())
+    assert ticker.tick() == 2
+    assert during == [True]
+    assert [fleet.minutes(each) for each in fleet.accounts] == [[1], [1]]
 
 
 def test_a_pod_that_starts_while_another_save_conflicts_is_billed(

@@ -8,6 +8,7 @@ kernel, which resumes it when its time has come. `inline` has the functions of a
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
@@ -147,6 +148,22 @@ def ran(code: Code) -> Any:
     except StopIteration as end:
         return end.value
     raise AssertionError("the coroutine waits")
+
+
+class InlineExecutor:
+    """An executor that runs each call at once, in place of a thread."""
+
+    def __init__(self, *options: object, **named: object) -> None:
+        del options, named
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run the call. Return its result, or its error, as a future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*args))
+        except Exception as error:  # noqa: BLE001  # `result` raises it
+            future.set_exception(error)
+        return future
 
 
 class InlineAsyncio:

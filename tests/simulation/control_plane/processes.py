@@ -44,6 +44,7 @@ from tests.simulation.control_plane.database import SIMULATED, Database, Pool
 from tests.simulation.control_plane.files import Files, SimulatedArtifacts
 from tests.simulation.control_plane.kernel import (
     InlineAsyncio,
+    InlineExecutor,
     InlineTime,
     Kernel,
     Killed,
@@ -264,6 +265,7 @@ def replaced(world: Surroundings) -> Generator[Replace]:
     ]
     values += [
         (services.billing.ticker, "uuid4", numbered),
+        (services.billing.ticker, "ThreadPoolExecutor", InlineExecutor),
         (services.relay.publisher, "record_published", _nothing),
         (services.scheduler.app, "to_thread", asyncio.to_thread),
         (services.scheduler.app, "LaunchRetries", partial(LaunchRetries, machine=TrueClock(world))),
