@@ -51,7 +51,9 @@ LEFT JOIN LATERAL (SELECT position FROM gpu_claims WHERE gpu_claims.pool_id = ad
 NAMED = "json_to_recordset(%s) AS named (job_id uuid, segment integer)"
 IS_NAMED = "gpu_claims.job_id = named.job_id AND gpu_claims.segment = named.segment"
 HOLD_CLAIMS = f"UPDATE gpu_claims SET state = '{HELD}' FROM {NAMED} WHERE {IS_NAMED}"
-DROP_CLAIMS = f"DELETE FROM gpu_claims USING {NAMED} WHERE {IS_NAMED}"
+DROP_CLAIMS = f"""
+DELETE FROM gpu_claims WHERE (job_id, segment) IN (SELECT job_id, segment FROM {NAMED})
+"""
 
 MOVE = """
 UPDATE gpu_pools SET held = gpu_pools.held + moved.held, waiting = gpu_pools.waiting + moved.waiting

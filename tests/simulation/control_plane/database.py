@@ -30,7 +30,7 @@ from infrastructure.consumer import recorded
 from infrastructure.event_handlers import PARKED_DDL
 from projections.accounts import ACCOUNTS
 from projections.billing_ledger import BILLING_LEDGER, LAST_POSTINGS
-from projections.gpu_pools import GPU_POOLS
+from projections.gpu_pools import ADD_CLAIMS, GPU_POOLS
 from projections.open_meters import OPEN_METERS
 from projections.projection import POSITIONS_DDL, Cursor, Projection, insert, one_by_one, update
 
@@ -138,6 +138,14 @@ REPLACED = {
     LAST_POSTINGS: "SELECT account_id AS id, position, balance_micros FROM billing_ledger AS each "
     "WHERE account_id IN (SELECT value FROM json_each(?)) AND position = "
     "(SELECT max(position) FROM billing_ledger WHERE account_id = each.account_id)",
+    ADD_CLAIMS: "INSERT INTO gpu_claims SELECT pool_id, job_id, segment, count, state, "
+    "(SELECT coalesce(max(position), 0) FROM gpu_claims AS each "
+    "WHERE each.pool_id = added.pool_id) "
+    "+ row_number() OVER (PARTITION BY pool_id ORDER BY n) FROM (SELECT "
+    "typed(json_extract(value, '$.pool_id'), 'uuid') AS pool_id, "
+    "typed(json_extract(value, '$.job_id'), 'uuid') AS job_id, "
+    "json_extract(value, '$.segment') AS segment, json_extract(value, '$.count') AS count, "
+    "json_extract(value, '$.state') AS state, key AS n FROM json_each(%s)) AS added",
 }
 """Statements with a LATERAL join, which SQLite does not have."""
 
@@ -176,6 +184,7 @@ TRANSLATIONS = (
 POPULATED = re.compile(
     r"INSERT INTO (?P<table>\w+)\s+SELECT \* FROM json_populate_recordset\(NULL::\w+, %s\)"
 )
+ROWS = re.compile(r"json_populate_recordset\(NULL::(?P<table>\w+), %s\)(?: AS (?P<name>\w+))?")
 RECORDS = re.compile(r"json_to_recordset\(%s\) AS (?P<name>\w+) \((?P<columns>[^)]*)\)")
 UNNAMED = re.compile(r"INSERT INTO (?P<table>\w+)(?: AS \w+)? VALUES \((?P<values>[^()]*)\)")
 
@@ -249,8 +258,10 @@ class Database:
         for ddl in (POSITIONS_DDL, EVIDENCE_DDL, PARKED_DDL, *(each.ddl for each in SIMULATED)):
             self.sqlite.executescript(translated(ddl))
 
-    def run(self, statement: str, values: Any = ()) -> list[dict[str, Any]]:
+    def run(self, statement: str | bytes, values: Any = ()) -> list[dict[str, Any]]:
         """Run a statement of the product. Return its rows."""
+        if isinstance(statement, bytes):
+            statement = statement.decode()
         bound: Any = (
             {name: _stored(value) for name, value in values.items()}
             if isinstance(values, Mapping)
@@ -284,15 +295,23 @@ class Database:
     def _with_records(self, statement: str) -> str:
         """Replace the functions that turn a JSON array into rows."""
         if (match := POPULATED.search(statement)) is not None:
-            info = self.sqlite.execute(f"PRAGMA table_info({match['table']})").fetchall()
-            columns = _columns((column[1], column[2]) for column in info)
+            columns = self._columns_of(match["table"])
             rows = f"INSERT INTO {match['table']} SELECT {columns} FROM json_each(%s) WHERE true"
+            statement = statement.replace(match[0], rows)
+        if (match := ROWS.search(statement)) is not None:
+            columns, name = self._columns_of(match["table"]), match["name"] or "populated"
+            rows = f"(SELECT {columns} FROM json_each(%s)) AS {name}"
             statement = statement.replace(match[0], rows)
         if (match := RECORDS.search(statement)) is not None:
             columns = _columns(each.split() for each in match["columns"].split(", "))
             rows = f"(SELECT {columns} FROM json_each(%s)) AS {match['name']}"
             statement = statement.replace(match[0], rows)
         return statement
+
+    def _columns_of(self, table: str) -> str:
+        """Return the expressions that read all columns of a table from a JSON object."""
+        info = self.sqlite.execute(f"PRAGMA table_info({table})").fetchall()
+        return _columns((column[1], column[2]) for column in info)
 
     def _park_behind(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         row = self.sqlite.execute(PARK_BEHIND_FIRST, values).fetchone()
