@@ -43,11 +43,13 @@ def test_a_lease_beyond_a_maximum_cost_is_detected(monkeypatch: pytest.MonkeyPat
     assert run(2000).errors[OVERSHOOT] > 0
 
 
+@pytest.mark.full
 def test_a_lease_beyond_a_budget_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Account, "leasable_micros", Account.available_micros)
     assert run(2000).errors[OVERSHOOT] > 0
 
 
+@pytest.mark.full
 def test_a_lease_beyond_the_budget_of_a_key_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     left = Account.budget_left_micros
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -325,4 +326,9 @@ def assert_files(platform: SimulatedPlatform, job: Job) -> None:
 
 
 TestMoneyMachine = MoneyMachine.TestCase
-TestMoneyMachine.settings = settings(max_examples=80, stateful_step_count=80)
+TestMoneyMachine.settings = settings(max_examples=25, stateful_step_count=80)
+
+
+@pytest.mark.full
+class TestMoneyMachineAtLength(MoneyMachine.TestCase):
+    settings = settings(max_examples=80, stateful_step_count=80)

@@ -40,6 +40,7 @@ def no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @as_root
+@pytest.mark.full
 @pytest.mark.usefixtures("no_namespaces")
 def test_without_namespaces_postgres_runs_as_nobody(home: Path) -> None:
     place = Home(home)

@@ -231,6 +231,7 @@ def test_a_command_joins_the_running_stack_or_starts_its_own(home: Path) -> None
     assert stack.state(home) is None
 
 
+@pytest.mark.full
 def test_configured_servers_are_not_embedded(servers: Settings, home: Path) -> None:
     configured = servers.model_copy(update={"home": home})
     with stack.up(configured, {"one": STEADY}) as started:
@@ -252,6 +253,7 @@ def test_a_command_that_only_reads_a_configured_database_starts_nothing(
     assert not (home / "secrets.json").exists()
 
 
+@pytest.mark.full
 def test_such_a_command_uses_the_settings_of_a_running_stack(servers: Settings, home: Path) -> None:
     with stack.up(servers.model_copy(update={"home": home}), {}) as started:
         with stack.database(Settings(home=home, database_url=servers.database_url)) as settings:

@@ -45,7 +45,9 @@ def _upload_form(url: str, person: Person, path: Path) -> int:
     return client.files.create(file=path, purpose="fine-tune").bytes
 
 
-@pytest.mark.parametrize("upload", [_upload_body, _upload_form])
+@pytest.mark.parametrize(
+    "upload", [_upload_body, pytest.param(_upload_form, marks=pytest.mark.full)]
+)
 def test_uploads_are_streamed(
     gateway: Gateway, platform: Platform, tmp_path: Path, upload: Callable[[str, Person, Path], int]
 ) -> None:
@@ -61,6 +63,7 @@ def test_uploads_are_streamed(
     assert [path.stat().st_size for path in _files(platform.settings)] == [UPLOAD_BYTES]
 
 
+@pytest.mark.full
 def test_downloads_are_streamed(gateway: Gateway, platform: Platform) -> None:
     process, person = gateway.process, platform.person()
     dataset_id = platform.dataset(person)

@@ -195,10 +195,15 @@ def an_adapter(source: Path, outside: Path) -> None:
         (a_weight_less, "q_proj"),
         (another_shape, "model.norm.weight .*7,.*32,"),
         (an_adapter, "adapter"),
-        (template(LOOP), "chat template"),
-        (template("{% if add_generation_prompt %}" + LOOP + "{% endif %}"), "chat template"),
         (template("{% if messages[0].role == 'system' %}" + LOOP + "{% endif %}"), "chat template"),
-        (template("{{ 9 ** (9 ** 9) }}"), "chat template"),
+        *(
+            pytest.param(template(text), "chat template", marks=pytest.mark.full)
+            for text in (
+                LOOP,
+                "{% if add_generation_prompt %}" + LOOP + "{% endif %}",
+                "{{ 9 ** (9 ** 9) }}",
+            )
+        ),
         (template("{% for message in %}"), "chat template"),
         (template("{{ raise_exception('I chat with nobody') }}"), "I chat with nobody"),
     ],

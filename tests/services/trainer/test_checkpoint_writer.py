@@ -136,6 +136,7 @@ def test_a_checkpoint_that_was_not_stored_is_not_the_best_one(trainer: Trainer) 
     assert run.warns("step 6")
 
 
+@pytest.mark.full
 def test_every_rank_learns_of_a_failed_upload(trainer: Trainer) -> None:
     """Otherwise they would not save the same steps."""
     spec = trainer.spec(SCORED | {"gradient_accumulation": 1}, gpu_count=2)

@@ -108,6 +108,7 @@ def test_the_end_of_paid_time_saves_a_checkpoint_and_exits_within_the_grace(
     assert "did not acknowledge" in program.log
 
 
+@pytest.mark.full
 def test_a_control_message_extends_the_lease_and_stops(
     start, nats_server: NatsServer, trainer: Trainer
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_warm_start_sets_the_gpus(tmp_path: Path) -> None:
     assert not list((tmp_path / "warm").glob("*/")), "it was taken"
 
 
+@pytest.mark.full
 def test_an_ended_pods_gpus_are_free_before_its_removal(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4") == "0"

@@ -147,6 +147,7 @@ def test_a_waiting_trainer_ends_with_its_shim(launcher: LocalLauncher, settings:
     eventually(gone(warm))
 
 
+@pytest.mark.full
 def test_a_dead_warm_trainer_is_replaced_after_a_pause(
     launcher: LocalLauncher, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_the_death_of_the_leader_or_the_launcher_ends_every_rank(start, trainer:
     eventually(lambda: not leader.is_running() and not follower.is_running())
 
 
+@pytest.mark.full
 def test_a_failed_rank_writes_its_error(trainer: Trainer) -> None:
     """Without a leader, it fails after twice the stall limit."""
     path = trainer.folder / "spec.json"

@@ -70,7 +70,10 @@ def test_two_ranks_equal_one_with_twice_the_accumulation(trainer: Trainer) -> No
             marks=pytest.mark.full,
         ),
         # In the last turn of the third step, rank 1 has no batch.
-        ({"micro_batch_size": 1, "gradient_accumulation": 4}, 2, {"stop_in": 9}, [2]),
+        pytest.param(
+            *({"micro_batch_size": 1, "gradient_accumulation": 4}, 2, {"stop_in": 9}, [2]),
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_ranks_resume_exactly(
