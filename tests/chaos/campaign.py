@@ -25,7 +25,7 @@ REAL_EVERY = 5
 """In one of this many rounds, the jobs train a real model."""
 
 WARM_UP_SECONDS = 6.0
-SETTLE_SECONDS = 420.0
+SETTLE_SECONDS = 180.0
 QUIET_SECONDS = 2.0
 
 RECORDS = "records.json.gz"
@@ -127,7 +127,10 @@ class Campaign:
         return records.read(_place(rig), losses, unsettled), counted
 
     def _settle(self, injector: Injector, watcher: Watcher, workload: Workload) -> str:
-        """Wait until all jobs have ended and all consumers have caught up. Return what has not."""
+        """Wait until all jobs have ended and all consumers have caught up. Return what has not.
+
+        The wait ends when nothing progresses, because a real model trains slowly on a busy machine.
+        """
         injector.end_all()
         workload.finish()
         quiet_since: float | None = None
@@ -143,16 +146,20 @@ class Campaign:
             quiet_since = (quiet_since or now) if calm else None
             return quiet_since is not None and now - quiet_since > QUIET_SECONDS
 
-        if injector.pause(self.settle_seconds, settled):
-            return ""
+        progress: tuple[int, int] | None = None
+        while progress != watcher.progress:
+            progress = watcher.progress
+            if injector.pause(self.settle_seconds, settled):
+                return ""
         running = [
             f"{id} is {job.status}"
             for id, job in watcher.jobs.items()
             if job.status not in ("registered", "cancelled", "failed")
         ]
         return (
-            f"after {self.settle_seconds:.0f} s, {len(watcher.open_meters)} meters are open, the "
-            f"slowest consumer is {watcher.lag()} events behind, jobs: {running}"
+            f"after {self.settle_seconds:.0f} s without progress, "
+            f"{len(watcher.open_meters)} meters are open, the slowest consumer is "
+            f"{watcher.lag()} events behind, jobs: {running}"
         )
 
     def _keep(self, rig: Rig, found: Records, name: str) -> None:

@@ -28,7 +28,6 @@ class JobView:
     pause_reason: str | None = None
     trains: bool = False
     step: int = 0
-    ends: int = 0
 
 
 @dataclass
@@ -50,6 +49,12 @@ class Watcher:
         for row in rows:
             self._take(row["originator_id"], row["topic"], json.loads(row["state"]))
             self.position = row["notification_id"]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """The number of ended jobs, and the sum of the steps that all jobs have saved."""
+        ended = sum(job.status in FINAL for job in self.jobs.values())
+        return ended, sum(job.step for job in self.jobs.values())
 
     def lag(self) -> int | None:
         """Return how many events the slowest consumer is behind; None if the database is down."""
@@ -91,9 +96,9 @@ class Watcher:
             case "TrainingStarted":
                 job.trains = True
             case "CheckpointSaved":
-                job.step = state["step"]
+                job.step = max(job.step, state["step"])
             case "SegmentEnded":
-                job.trains, job.ends = False, job.ends + 1
+                job.trains = False
             case "JobPaused":
                 job.status, job.pause_reason = "paused", state["reason"]
             case "JobResumed":
