@@ -101,6 +101,7 @@ def open_backend(settings: Settings) -> Generator[Backend]:
     ):
         quotas = Quotas(Limits(settings.limits))
         artifacts = Artifacts(settings.artifacts)
+        stripe_provider(settings)  # load the client before the first request
         yield Backend(settings, log, pool, artifacts, clock_of(settings), quotas)
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from domain.billing.auto_top_up import AutoTopUp, SavedCard
@@ -14,12 +15,10 @@ from domain.core.aggregate import current_cause
 from domain.core.identity import auto_top_up_id
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
-from infrastructure.stripe_provider import (
-    ChargeStatus,
-    CheckoutStatus,
-    ProviderUnavailable,
-    StripeProvider,
-)
+from infrastructure.stripe_provider import ChargeStatus, CheckoutStatus, ProviderUnavailable
+
+if TYPE_CHECKING:
+    from infrastructure.stripe_client import StripeProvider
 
 KEY_LIFE = timedelta(hours=20)
 """Time for which a charge may be repeated. Stripe keeps idempotency keys for at least 24 hours."""

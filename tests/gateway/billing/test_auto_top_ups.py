@@ -14,7 +14,7 @@ from domain.core.aggregate import because
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
 from infrastructure.settings import Settings
-from infrastructure.stripe_provider import StripeProvider
+from infrastructure.stripe_client import StripeProvider
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html
