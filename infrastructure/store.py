@@ -37,6 +37,20 @@ class PooledConnection(Connection):
     returned_at = -math.inf  # monotonic time of its last use
 
 
+class _Pool(ConnectionPool[Connection]):
+    """A pool that notes when its connections were used.
+
+    With a `reset` function, the library returns connections in another thread, and opens more of
+    them meanwhile.
+    """
+
+    def putconn(self, conn: Connection) -> None:
+        """Return a connection to the pool."""
+        assert isinstance(conn, PooledConnection)
+        conn.returned_at = time.monotonic()
+        super().putconn(conn)
+
+
 def open_log(
     settings: Settings,
     *,
@@ -89,7 +103,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
     round trips.
     """
     assert settings.database_url is not None
-    return ConnectionPool[Connection](
+    return _Pool(
         settings.database_url,
         connection_class=PooledConnection,
         kwargs={"autocommit": True, "row_factory": dict_row},
@@ -98,7 +112,6 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
         timeout=10,
         open=True,
         check=_check,
-        reset=_note_use,
     )
 
 
@@ -125,11 +138,6 @@ def scalar(
     """Return the first value of a query's first row, or None if there is no row."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query, values).fetchone()
-
-
-def _note_use(connection: Connection) -> None:
-    assert isinstance(connection, PooledConnection)
-    connection.returned_at = time.monotonic()
 
 
 def _check(connection: Connection) -> None:

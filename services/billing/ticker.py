@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -160,7 +161,8 @@ class Ticker:
             for batch in batches:
                 if saving is not None:
                     yield saving[0], saving[1].result()
-                saving = batch, self._saver.submit(self._save, batch)
+                # Snapshots need the cause, which a thread does not inherit.
+                saving = batch, self._saver.submit(copy_context().run, self._save, batch)
             if saving is not None:
                 yield saving[0], saving[1].result()
         finally:

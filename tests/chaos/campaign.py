@@ -25,7 +25,7 @@ REAL_EVERY = 5
 """In one of this many rounds, the jobs train a real model."""
 
 WARM_UP_SECONDS = 6.0
-SETTLE_SECONDS = 180.0
+SETTLE_SECONDS = 300.0
 QUIET_SECONDS = 2.0
 
 RECORDS = "records.json.gz"

@@ -570,7 +570,8 @@ def every_killed_segment_is_the_platforms_fault(run: Run) -> Iterator[str]:
         if segment.ended is None or not segment.facts or _has_final_report(segment):
             continue
         state = segment.ended.state
-        if segment.bound_at is None and state["elapsed_seconds"] == 0:
+        unseen = segment.bound_at is None and segment.stop_requested
+        if unseen and state["reason"] == "stopped" and state["elapsed_seconds"] == 0:
             continue
         if state["reason"] not in ("crashed", "lease_ended") or (
             state["reason"] == "crashed" and state["failure"] not in PLATFORM_PAYS

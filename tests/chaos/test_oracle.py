@@ -188,9 +188,13 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     assert Records.load(path) == healthy()
 
 
-def test_a_segment_that_is_cancelled_before_the_log_names_its_pod_is_no_loss() -> None:
+@pytest.mark.parametrize(("reason", "is_loss"), [("stopped", False), ("crashed", True)])
+def test_a_segment_that_is_cancelled_before_the_log_names_its_pod_is_no_loss(
+    reason: str, is_loss: bool
+) -> None:
     records = healthy()
-    remove(records, "PodStarted")
-    change(records, "SegmentEnded", reason="stopped", failure=None, elapsed_seconds=0)
+    started = find(records, "PodStarted")
+    replace(records, "PodStarted", topic="CancelRequested", state=started.state)
+    change(records, "SegmentEnded", reason=reason, failure="bad_data", elapsed_seconds=0)
     rule = oracle.every_killed_segment_is_the_platforms_fault
-    assert not list(rule(oracle.Run(records)))
+    assert bool(list(rule(oracle.Run(records)))) is is_loss

@@ -259,3 +259,12 @@ def test_a_pool_replaces_a_connection_that_failed_a_moment_after_its_last_use(
             scalar(unchecked, "SELECT 1")
         with pool.connection() as second:
             assert scalar(second, "SELECT pg_backend_pid()") != pid
+
+
+def test_uses_one_after_another_need_one_connection(settings: Settings) -> None:
+    with open_pool(settings) as pool:
+        pool.wait()
+        for _ in range(100):
+            with pool.connection() as connection:
+                scalar(connection, "SELECT 1")
+        assert pool.get_stats()["pool_size"] == 1

@@ -15,6 +15,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError, StoredEv
 from psycopg_pool import ConnectionPool
 
 from domain.access.role import Role
+from domain.billing import meter as meter_module
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
@@ -23,7 +24,8 @@ from domain.jobs.job import Job, SegmentEnd
 from infrastructure.clock import FastClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_evidence
-from infrastructure.store import Connection, database_time
+from infrastructure.settings import Settings
+from infrastructure.store import Connection, database_time, open_log
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing import open_accounts, settlement
@@ -558,6 +560,45 @@ def test_the_next_accounts_are_settled_during_a_save(
     assert ticker.tick() == 2
     assert during == [True]
     assert [fleet.minutes(each) for each in fleet.accounts] == [[1], [1]]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_after_a_failed_save_each_minute_is_billed_once(
+    fleet: Fleet, ticker: Ticker, saves: Saves, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The settlements of the next save are computed already, and are dropped."""
+    fleet.run(accounts=4, segments=1)
+    fleet.show(61)
+    monkeypatch.setattr(ticker_module, "MAX_EVENTS", 3)
+    fail = raising(OperationalError("the connection is lost"))
+
+    def fail_next() -> None:
+        saves.before = fail
+
+    saves.before = fail if failing == 1 else fail_next
+    with pytest.raises(OperationalError):
+        ticker.tick()
+    assert ticker.tick() == 5 - failing
+    assert [fleet.minutes(each) for each in fleet.accounts] == [[1]] * 4
+
+
+def test_a_tick_takes_snapshots(
+    settings: Settings,
+    pool: ConnectionPool[Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(meter_module, "SNAPSHOT_EVENTS", 2)
+    with open_log(settings, takes_snapshots=True) as log:
+        fleet = Fleet(log, pool)
+        fleet.run(accounts=1, segments=1)
+        fleet.show(200.9)
+        (meter,) = fleet.accounts.popitem()[1]
+        assert log.snapshots is not None
+        before = len(list(log.snapshots.get(meter.id)))
+        assert Ticker(log, FixedClock(), pool, POLICY).tick() == 1
+        assert len(list(log.snapshots.get(meter.id))) > before
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_a_pod_that_starts_while_another_save_conflicts_is_billed(

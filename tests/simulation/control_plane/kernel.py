@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
+from contextvars import Context
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
@@ -151,7 +152,7 @@ def ran(code: Code) -> Any:
 
 
 class InlineExecutor:
-    """An executor that runs each call at once, in place of a thread."""
+    """An executor that runs each call at once. As a thread, it does not inherit the context."""
 
     def __init__(self, *options: object, **named: object) -> None:
         del options, named
@@ -160,7 +161,7 @@ class InlineExecutor:
         """Run the call. Return its result, or its error, as a future."""
         future: Future[Any] = Future()
         try:
-            future.set_result(call(*args))
+            future.set_result(Context().run(call, *args))
         except Exception as error:  # noqa: BLE001  # `result` raises it
             future.set_exception(error)
         return future
