@@ -114,27 +114,35 @@ def versions_are_gapless(run: Run) -> Iterator[str]:
 def the_stream_equals_the_log(run: Run) -> Iterator[str]:
     """The messages of the stream are the events of the log, each once and in order.
 
-    A stream that lost its beginning has the end of the log.
+    A stream may lack its beginning, and messages that were deleted from it, which leave a gap in
+    its sequences. Consumers read such events from the log.
     """
-    records = run.records
-    messages = records.stream
-    log = records.events[len(records.events) - len(messages) :]
-    if len(messages) > len(records.events) or not messages:
-        yield f"the stream has {len(messages)} messages for {len(records.events)} events"
-        return
-    before = records.events[: len(records.events) - len(messages)]
-    previous = before[-1].id if before else 0
-    for message, event in zip(messages, log, strict=True):
-        content = (message["id"], message["originator_id"], message["originator_version"])
-        if content != (event.id, event.originator, event.version) or (
-            message["topic"],
-            message["state"],
-        ) != (event.topic, event.state):
-            yield f"message {message['sequence']} is {content}, but the log has event {event.id}"
+    log, messages = run.records.events, run.records.stream
+    places = {event.id: place for place, event in enumerate(log)}
+    if not messages or messages[-1]["id"] != log[-1].id:
+        yield f"the stream has {len(messages)} messages, and does not end with event {log[-1].id}"
+    before: tuple[int, int] | None = None  # sequence and place of the message before
+    for message in messages:
+        sequence, place = message["sequence"], places.get(message["id"])
+        if place is None or _content(message) != _content_of(log[place]):
+            yield f"message {sequence} differs from event {message['id']} of the log"
             return
-        if message["prev_id"] != previous:
-            yield f"message {message['sequence']} of event {event.id} names {message['prev_id']}"
-        previous = event.id
+        if message["prev_id"] != (log[place - 1].id if place else 0):
+            yield f"message {sequence} of event {message['id']} names {message['prev_id']}"
+        if before is not None:
+            deleted, lacking = sequence - before[0] - 1, place - before[1] - 1
+            if not 0 <= lacking <= deleted:
+                yield f"message {sequence} is event {message['id']}, {lacking} too far"
+        before = sequence, place
+
+
+def _content(message: Row) -> tuple[object, ...]:
+    names = ("originator_id", "originator_version", "topic", "state")
+    return tuple(message[name] for name in names)
+
+
+def _content_of(event: Event) -> tuple[object, ...]:
+    return event.originator, event.version, event.topic, event.state
 
 
 @rule

@@ -64,9 +64,17 @@ def unpaid(records: Records) -> None:
     facts(records, 1, "acked")[-1]["elapsed"] = 11.0
 
 
+def lose_message(records: Records) -> None:
+    """The relay skipped an event."""
+    del records.stream[5]
+    for message in records.stream[5:]:
+        message["sequence"] -= 1
+
+
 BREAKS: list[tuple[str, Break]] = [
     ("versions_are_gapless", lambda r: replace(r, "PodStarted", version=9)),
-    ("the_stream_equals_the_log", lambda r: r.stream.pop(5)),
+    ("the_stream_equals_the_log", lambda r: lose_message(r)),
+    ("the_stream_equals_the_log", lambda r: r.stream.pop()),
     ("the_stream_equals_the_log", lambda r: r.stream.append(r.stream[-1])),
     ("the_stream_equals_the_log", lambda r: r.stream[4].update(prev_id=2)),
     ("the_stream_equals_the_log", lambda r: r.stream.clear()),
@@ -174,6 +182,12 @@ def test_damaged_records_violate_the_rule(rule: str, damage: Break) -> None:
 
     found = oracle.violations(records)
     assert rule in {each.partition(":")[0] for each in found}
+
+
+def test_deleted_messages_violate_no_rule() -> None:
+    records = healthy()
+    del records.stream[:3], records.stream[5:8]
+    assert oracle.violations(records) == []
 
 
 def test_each_rule_can_be_violated() -> None:
