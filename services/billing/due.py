@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from services.billing.settlement import LeasePolicy, RunningSegment, runway_seconds
+from services.billing.settlement import LeasePolicy, MeteredSegment, runway_seconds
 
 
-def is_due(account: Account, running: Sequence[RunningSegment], policy: LeasePolicy) -> bool:
+def is_due(account: Account, running: Sequence[MeteredSegment], policy: LeasePolicy) -> bool:
     """Return True if an account needs a settlement.
 
     It does if a lease can be extended or is used up, if all started segments have a whole minute to
@@ -35,7 +35,7 @@ def is_due(account: Account, running: Sequence[RunningSegment], policy: LeasePol
 
 
 def next_due(
-    account: Account, segments: Sequence[RunningSegment], now: datetime, policy: LeasePolicy
+    account: Account, segments: Sequence[MeteredSegment], now: datetime, policy: LeasePolicy
 ) -> datetime | None:
     """Return the first moment at which an account can be due without a new event; None: never.
 
@@ -58,13 +58,13 @@ def next_due(
     return min(moments, default=None)
 
 
-def _earliest(segment: RunningSegment, seconds: int) -> datetime:
+def _earliest(segment: MeteredSegment, seconds: int) -> datetime:
     """Return the first moment at which a segment can have run for some seconds."""
     assert segment.bound_at is not None
     return segment.bound_at + timedelta(seconds=seconds)
 
 
-def _latest(segment: RunningSegment, now: datetime) -> RunningSegment:
+def _latest(segment: MeteredSegment, now: datetime) -> MeteredSegment:
     """Return a segment as if it had run since the start of its pod."""
     ran = 0 if segment.bound_at is None else int((now - segment.bound_at).total_seconds())
     return replace(segment, elapsed_seconds=max(0, ran))

@@ -56,7 +56,7 @@ class LeasePolicy:
 
 
 @dataclass(frozen=True)
-class RunningSegment:
+class MeteredSegment:
     """A segment with its open meter and its elapsed time in whole seconds."""
 
     meter: Meter
@@ -90,7 +90,7 @@ Micros = Counter[UUID | None]
 """Micro-dollars by API key. None stands for segments that count against no key."""
 
 
-def settle(account: Account, segments: Sequence[RunningSegment], policy: LeasePolicy) -> None:
+def settle(account: Account, segments: Sequence[MeteredSegment], policy: LeasePolicy) -> None:
     """Bill the due minutes of an account and extend its leases.
 
     A full extension sets a lease to end `lease_seconds` after the segment's elapsed time. If this
@@ -119,7 +119,7 @@ def settle(account: Account, segments: Sequence[RunningSegment], policy: LeasePo
 
 
 def _shares(
-    running: Sequence[RunningSegment], captured: Micros, reserved: Micros
+    running: Sequence[MeteredSegment], captured: Micros, reserved: Micros
 ) -> dict[UUID, Share]:
     """Return the parts of a settlement by API key."""
     return {
@@ -136,7 +136,7 @@ def _by_key(meters: Sequence[Meter]) -> dict[UUID | None, list[Meter]]:
     return found
 
 
-def _post_minutes(running: Sequence[RunningSegment], policy: LeasePolicy) -> tuple[Micros, int]:
+def _post_minutes(running: Sequence[MeteredSegment], policy: LeasePolicy) -> tuple[Micros, int]:
     """Bill the elapsed minutes, at most SAVE_EVENTS. Return the micro-dollars and the minutes."""
     captured, posted = Micros(), 0
     for each in running:
@@ -149,7 +149,7 @@ def _post_minutes(running: Sequence[RunningSegment], policy: LeasePolicy) -> tup
 
 
 def _extend_leases(
-    account: Account, running: Sequence[RunningSegment], policy: LeasePolicy, posted: int
+    account: Account, running: Sequence[MeteredSegment], policy: LeasePolicy, posted: int
 ) -> Micros:
     """Extend the leases if one is due, after `posted` minutes. Return the micro-dollars to reserve.
 
@@ -167,7 +167,7 @@ def _extend_leases(
     if posted:
         full = max(1, full - policy.minute_seconds + 1)
 
-    def is_due(each: RunningSegment, seconds: int) -> bool:
+    def is_due(each: MeteredSegment, seconds: int) -> bool:
         whole = ahead[each.meter.key_id] == policy.lease_seconds
         least = full if whole else 1
         return seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
@@ -186,7 +186,7 @@ def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
 
     The ticker, which sees all segments of the account, handles depletion and the runway.
     """
-    running, key_id = RunningSegment(meter, 0), meter.key_id
+    running, key_id = MeteredSegment(meter, 0), meter.key_id
     ahead = _affordable_by_key(account, [running], policy.lease_seconds)[key_id]
     seconds = running.missing_seconds(ahead)
     if seconds == 0:
@@ -248,7 +248,7 @@ def second_micros(meters: Sequence[Meter]) -> int:
     return sum(price_micros(meter.rate_micros_per_hour, 1) for meter in meters)
 
 
-def runway_seconds(account: Account, running: Sequence[RunningSegment]) -> int | None:
+def runway_seconds(account: Account, running: Sequence[MeteredSegment]) -> int | None:
     """Return the seconds that the balance lasts; None if the running segments cost nothing.
 
     Used time that is not billed yet counts as spent.
@@ -261,7 +261,7 @@ def runway_seconds(account: Account, running: Sequence[RunningSegment]) -> int |
 
 
 def _affordable_by_key(
-    account: Account, running: Sequence[RunningSegment], lease_seconds: int
+    account: Account, running: Sequence[MeteredSegment], lease_seconds: int
 ) -> dict[UUID | None, int]:
     """Return the seconds after the elapsed time, up to `lease_seconds`, that can be paid for.
 
@@ -281,7 +281,7 @@ def _affordable_by_key(
 
 
 def _affordable_ahead(
-    running: Sequence[RunningSegment], available_micros: int, most: Mapping[UUID | None, int]
+    running: Sequence[MeteredSegment], available_micros: int, most: Mapping[UUID | None, int]
 ) -> int:
     """Return the seconds after the elapsed time that an amount can pay for.
 

@@ -27,7 +27,7 @@ from infrastructure.store import Connection
 from services.billing.due import is_due, next_due
 from services.billing.evidence import elapsed_seconds
 from services.billing.open_accounts import OpenAccount, OpenAccounts, OpenMeter
-from services.billing.settlement import SAVE_EVENTS, LeasePolicy, RunningSegment, settle
+from services.billing.settlement import SAVE_EVENTS, LeasePolicy, MeteredSegment, settle
 
 EVIDENCE = """
 SELECT job_id, segment, elapsed_seconds
@@ -48,7 +48,7 @@ class Settlement:
 
     opened: OpenAccount
     account: Account
-    segments: Sequence[RunningSegment]
+    segments: Sequence[MeteredSegment]
     now: datetime
     events: int
 
@@ -201,7 +201,7 @@ class Ticker:
     ) -> Settlement:
         account = self._streams.load(Account, opened.id)
         segments = [
-            RunningSegment(
+            MeteredSegment(
                 meter, elapsed_seconds(shown.get(meter.id, 0.0), each.bound_at, now), each.bound_at
             )
             for each in opened.meters.values()

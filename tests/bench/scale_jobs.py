@@ -1,4 +1,4 @@
-"""RunningSegment jobs in any number, for `make bench-scale`.
+"""Running jobs in any number, for `make bench-scale`.
 
 One account with its jobs goes through the real aggregates, in memory. The other accounts are copies
 of its events with other IDs, so each stream loads as a real one.
@@ -27,7 +27,7 @@ from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
 from infrastructure.event_handlers import HANDLERS
 from infrastructure.store import scalar
-from services.billing.settlement import RunningSegment, settle
+from services.billing.settlement import MeteredSegment, settle
 from tests.builders.examples import PLAN, POLICY
 from tests.builders.history import History
 
@@ -41,7 +41,7 @@ Connection = psycopg.Connection[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Jobs:
-    """RunningSegment jobs, as many in each account. All hold GPUs of one pool on other hosts."""
+    """Running jobs, as many in each account. All hold GPUs of one pool on other hosts."""
 
     accounts: int
     jobs_of_account: int
@@ -123,7 +123,7 @@ class Jobs:
                 account = first.account
                 meters = [log.load(Meter, meter_id(job_id, SEGMENT)) for job_id in job_ids]
                 settle(
-                    account, [RunningSegment(meter, 60 * minute + 1) for meter in meters], POLICY
+                    account, [MeteredSegment(meter, 60 * minute + 1) for meter in meters], POLICY
                 )
                 log.commit(account, *meters)
 

@@ -8,7 +8,7 @@ import pytest
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from services.billing.settlement import RunningSegment
+from services.billing.settlement import MeteredSegment
 from tests.bench.budgets import OVERSHOOT, LimitedTruth
 
 
@@ -39,7 +39,7 @@ def test_no_charge_exceeds_a_limit_in_a_longer_run(seed: int) -> None:
 
 def test_a_lease_beyond_a_maximum_cost_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Meter, "limit_seconds", None)
-    monkeypatch.setattr(RunningSegment, "at_limit", lambda *_: False)
+    monkeypatch.setattr(MeteredSegment, "at_limit", lambda *_: False)
     assert run(2000).errors[OVERSHOOT] > 0
 
 

@@ -40,7 +40,7 @@ from infrastructure.reports import Report
 from infrastructure.settings import Settings
 from services.billing.evidence import elapsed_seconds
 from services.billing.handlers import Metering
-from services.billing.settlement import LeasePolicy, RunningSegment, settle
+from services.billing.settlement import LeasePolicy, MeteredSegment, settle
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
@@ -291,7 +291,7 @@ class SimulatedPlatform:
             pod = self._pod(key)
             shown, bound_at = (pod.shown, pod.bound_at) if pod else (0, None)
             meter, ran = self.log.load(Meter, opened), elapsed_seconds(shown, bound_at, now)
-            segments.append(RunningSegment(meter, ran, bound_at))
+            segments.append(MeteredSegment(meter, ran, bound_at))
             seen.append((key, pod, int(shown), self._clock_seconds(bound_at)))
         with because(self.cause("service:billing")):
             settle(account, segments, self.policy)

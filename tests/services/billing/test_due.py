@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from domain.core.aggregate import Cause
 from services.billing.due import is_due, next_due
-from services.billing.settlement import RunningSegment, settle
+from services.billing.settlement import MeteredSegment, settle
 from tests.builders.commands import NOW, command
 from tests.builders.examples import POLICY, account, happened, meter
 
@@ -38,15 +38,15 @@ class Hours:
         self._starts = starts
         self._next: datetime | None = NOW
 
-    def segments(self, second: int, late: int = 0) -> list[RunningSegment]:
+    def segments(self, second: int, late: int = 0) -> list[MeteredSegment]:
         """Return the started segments, whose evidence is late by some seconds."""
         return [
-            RunningSegment(meter, max(0, second - start - late), NOW + timedelta(seconds=start))
+            MeteredSegment(meter, max(0, second - start - late), NOW + timedelta(seconds=start))
             for meter, start in zip(self.meters, self._starts, strict=True)
             if start <= second
         ]
 
-    def look(self, second: int, segments: list[RunningSegment]) -> None:
+    def look(self, second: int, segments: list[MeteredSegment]) -> None:
         """Settle the account if it is due. Fails if it is due earlier than announced."""
         now = NOW + timedelta(seconds=second)
         if second in self._starts:  # the ticker looks at an account with a new event
@@ -58,7 +58,7 @@ class Hours:
         if looks:
             self._next = next_due(self.payer, segments, now, POLICY)
 
-    def settle(self, segments: list[RunningSegment]) -> None:
+    def settle(self, segments: list[MeteredSegment]) -> None:
         settle(self.payer, segments, POLICY)
         self.settlements += happened(self.payer).count("UsageSettled")
 
@@ -67,7 +67,7 @@ class Hours:
         return [each.billed_seconds for each in self.meters]
 
 
-def shortest_lead(segments: list[RunningSegment]) -> int:
+def shortest_lead(segments: list[MeteredSegment]) -> int:
     """Return the paid time that is left of the shortest lease."""
     return min(each.meter.paid_seconds - each.elapsed_seconds for each in segments)
 

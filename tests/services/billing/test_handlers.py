@@ -14,7 +14,7 @@ from domain.jobs import events
 from domain.jobs.job import SegmentEnd
 from infrastructure.event_handlers import EventHandlers
 from services.billing.handlers import Metering
-from services.billing.settlement import RunningSegment, settle
+from services.billing.settlement import MeteredSegment, settle
 from tests.builders.commands import FixedClock, command
 from tests.builders.examples import POLICY, ending
 from tests.builders.history import BOUND_AT, History
@@ -139,7 +139,7 @@ def test_an_overbilled_tick_is_credited(
     history.run_until("training")
     balance = history.account.balance_micros
     payer, meter = history.account, history.meter(1)
-    settle(payer, [RunningSegment(meter, 240)], POLICY)
+    settle(payer, [MeteredSegment(meter, 240)], POLICY)
     history.log.commit(payer, meter)
     end(history, SegmentEnd.LEASE_ENDED, **times)
     handle(events.SegmentEnded)

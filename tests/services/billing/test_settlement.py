@@ -14,7 +14,7 @@ from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Cause
 from services.billing.settlement import (
     LeasePolicy,
-    RunningSegment,
+    MeteredSegment,
     close,
     open_meter,
     second_micros,
@@ -37,7 +37,7 @@ def cause() -> Iterator[Cause]:
 
 def tick(payer: Account, *running: tuple[Meter, int]) -> None:
     """Settle an account whose segments have run for some seconds."""
-    settle(payer, [RunningSegment(*each) for each in running], POLICY)
+    settle(payer, [MeteredSegment(*each) for each in running], POLICY)
 
 
 def end(payer: Account, running: Meter, elapsed: int, kept: int | None = None) -> None:
@@ -271,15 +271,15 @@ def test_free_segments_have_no_runway() -> None:
 def test_a_tick_is_limited_to_one_save() -> None:
     policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
     payer, meters, ticks = account(10**9), [meter(job=job) for job in range(4)], 0
-    settle(payer, [RunningSegment(each, 0) for each in meters], policy)
+    settle(payer, [MeteredSegment(each, 0) for each in meters], policy)
     while not all(each.billed_seconds == 299 for each in meters):
         for each in (payer, *meters):
             happened(each)
-        settle(payer, [RunningSegment(each, 299) for each in meters], policy)
+        settle(payer, [MeteredSegment(each, 299) for each in meters], policy)
         assert 0 < sum(len(each.pending_events) for each in (payer, *meters)) <= 500
         ticks += 1
     assert ticks == 3
-    settle(payer, [RunningSegment(each, 299) for each in meters], policy)
+    settle(payer, [MeteredSegment(each, 299) for each in meters], policy)
     assert {each.paid_seconds for each in meters} == {599}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.money import charge_micros
-from services.billing.settlement import RunningSegment, close, second_micros, settle
+from services.billing.settlement import MeteredSegment, close, second_micros, settle
 from tests.builders.commands import command
 from tests.builders.examples import POLICY, account, meter
 
@@ -34,7 +34,7 @@ def test_segments_that_run_together_reach_zero_together(
         for step in [0, *steps, *[60] * 30]:
             # A trainer stops by itself at the end of its paid time.
             elapsed = min([elapsed + step, *(each.paid_seconds for each in meters)])
-            settle(payer, [RunningSegment(each, elapsed) for each in meters], POLICY)
+            settle(payer, [MeteredSegment(each, elapsed) for each in meters], POLICY)
             assert len({each.paid_seconds for each in meters}) == 1
     assert elapsed == meters[0].paid_seconds, "the money has ended"
     assert payer.available_micros < second_micros(meters)
@@ -51,7 +51,7 @@ def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: 
         began = sorted([*joins, 0, 0, 0, 0])[: len(meters)]
         for now in range(0, 4000, 37):
             running = [
-                RunningSegment(each, min(now - start, each.paid_seconds))
+                MeteredSegment(each, min(now - start, each.paid_seconds))
                 for each, start in zip(meters, began, strict=True)
                 if start <= now
             ]
@@ -86,7 +86,7 @@ def test_any_evidence_gives_correct_books(
             for index, (_, steps, *_) in enumerate(segments):
                 elapsed[index] += max(0, steps[tick]) if tick < len(steps) else 0
             running = [
-                RunningSegment(each, shown) for each, shown in zip(meters, elapsed, strict=True)
+                MeteredSegment(each, shown) for each, shown in zip(meters, elapsed, strict=True)
             ]
             settle(payer, running, POLICY)
             assert_sound(payer, meters)

@@ -10,7 +10,7 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
-from services.billing.settlement import RunningSegment, close, open_meter, settle
+from services.billing.settlement import MeteredSegment, close, open_meter, settle
 from services.projector.key_charges import KeyChargeCheck
 from services.projector.store_checks import Difference
 from tests.builders.commands import command
@@ -29,7 +29,7 @@ def billed() -> list[Event]:
         ]
         for each in meters:
             open_meter(payer, each, POLICY)
-        settle(payer, [RunningSegment(each, 100) for each in meters], POLICY)
+        settle(payer, [MeteredSegment(each, 100) for each in meters], POLICY)
         for each in meters:
             close(payer, each, 200, 150, POLICY)
     for each in (*meters, payer):
