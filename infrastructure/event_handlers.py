@@ -35,12 +35,18 @@ idempotent.
 
 
 class EventHandlers:
-    """The event handlers of a service, by topic."""
+    """The event handlers of a service, by topic.
+
+    Raise ValueError if a topic has two handlers.
+    """
 
     def __init__(self, handlers: Handlers) -> None:
-        self._by_topic = {
-            topic: handle for kind, handle in handlers.items() for topic in topics_of(kind)
-        }
+        self._by_topic: dict[str, Callable[[Any], Sequence[Aggregate]]] = {}
+        for kind, handle in handlers.items():
+            for topic in topics_of(kind):
+                if topic in self._by_topic:
+                    raise ValueError(f"Topic {topic!r} has two handlers. Remove one of them.")
+                self._by_topic[topic] = handle
         self.topics = frozenset(self._by_topic)
         """Topics of the events that the service handles."""
 

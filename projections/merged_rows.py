@@ -16,7 +16,8 @@ class MergedRows:
 
     Several events of a batch often change the same row. Their changes are merged, and `write` runs
     one statement for all rows with the same columns. The names of the table, its key and its
-    columns must be constants in the code. The values are written as JSON.
+    columns must be constants in the code. The values are written as JSON: a float must not be NaN
+    or infinite, and the value of an integer column must be an int (5, not 5.0).
     """
 
     def __init__(self, cursor: Cursor, table: LiteralString, key: LiteralString) -> None:
@@ -31,11 +32,12 @@ class MergedRows:
 
     def update(self, id: UUID, **columns: object) -> None:
         """Change columns of a row, if it exists."""
-        (self._new.get(id) or self._changed.setdefault(id, {})).update(columns)
+        row = self._new[id] if id in self._new else self._changed.setdefault(id, {})
+        row.update(columns)
 
     def unwritten(self, id: UUID) -> Row:
         """Return the columns of a row that `write` will write."""
-        return self._new.get(id) or self._changed.get(id, {})
+        return self._new[id] if id in self._new else self._changed.get(id, {})
 
     def is_new(self, id: UUID) -> bool:
         """Return True if `write` will insert the row."""

@@ -1,4 +1,4 @@
-"""When an account needs a settlement. No I/O.
+"""Times at which an account needs a settlement. No I/O.
 
 A settlement of an account bills all its segments in one save. To save once a minute, whatever the
 number of segments, the minutes of an account wait for each other, at most one minute. They come

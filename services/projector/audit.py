@@ -115,7 +115,7 @@ def audit(settings: Settings, on_progress: Callable[[int], object] = id) -> Find
 
     The audit compares snapshots with the replayed state, but does not replay from them. It compares
     each projection at its own position, so it can run while the services run. `on_progress`
-    receives the notification ID of the last replayed event.
+    receives the notification ID of the last event that was read.
     """
     findings = Findings()
     log = open_log(settings)

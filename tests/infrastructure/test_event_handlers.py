@@ -46,6 +46,12 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_handlers, "STORE_PAUSE_SECONDS", 0.0)
 
 
+def test_a_topic_with_two_handlers_is_refused() -> None:
+    topic = Account.CreditGranted.TOPIC
+    with pytest.raises(ValueError, match=f"Topic '{topic}' has two handlers"):
+        EventHandlers({Account.CreditGranted: lambda _: [], Account: lambda _: []})
+
+
 class Mirror:
     """A service that grants each credit to a mirror account too. Tests can make it fail."""
 

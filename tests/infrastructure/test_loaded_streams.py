@@ -189,7 +189,7 @@ def test_a_snapshot_of_a_later_event_is_not_used(billing: EventLog, connection: 
     assert streams.load(Account, ACCOUNT_ID).version == 999
 
 
-def test_new_events_of_a_doubted_aggregate_are_read(
+def test_new_events_of_a_stale_aggregate_are_read(
     billing: EventLog, connection: Connection
 ) -> None:
     meter = metered(billing, 3)

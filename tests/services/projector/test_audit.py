@@ -539,7 +539,7 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
     assert difference.kind is DifferenceKind.NOT_REPLAYED
 
 
-def test_the_first_of_two_events_that_nobody_can_replay_is_named(
+def test_the_first_of_two_unreplayable_events_is_named(
     audited: Audited, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.projector.audit.BATCH_EVENTS", 1)
