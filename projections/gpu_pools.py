@@ -103,7 +103,8 @@ Segment = tuple[UUID, int]
 class _Claims:
     """The changes of claims that are not written yet: new ones, held ones, then dropped ones.
 
-    The position of a new claim depends on the claims before it, so it waits for no dropped one.
+    A claim that is added after a dropped one needs the drop first, because its position follows the
+    last claim.
     """
 
     def __init__(self, cursor: Cursor) -> None:
@@ -127,8 +128,6 @@ class _Claims:
 
     def hold(self, claim: Segment) -> None:
         """Store that a claim holds its GPUs."""
-        if self._dropped:
-            self.write()
         if claim in self._new:
             self._new[claim]["state"] = HELD
         else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from unittest.mock import Mock
 from uuid import uuid4
 
+from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.core.event_log import EventLog
+from domain.core.recorded import Recorded
 from domain.estimating.estimate import Estimate
 from domain.jobs.job import SegmentEnd
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from projections import GPU_POOLS, JOB_DETAIL
 from projections.gpu_pools import all_gpu_pools, capacities, claims
-from tests.builders.commands import NOW
+from tests.builders.commands import NOW, command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
 from tests.builders.history import BOUND_AT, History
 from tests.projections.conftest import Fold
@@ -91,3 +95,20 @@ def test_a_claim_that_returns_to_the_queue_is_last(history: History, fold: Fold)
     _, *queue = claims(fold(GPU_POOLS, JOB_DETAIL), history.pool.id)
     assert [row["job_id"] for row in queue] == [third.job_id, second.job_id]
     assert [claim.job_id for claim in history.pool.queue.values()] == [third.job_id, second.job_id]
+
+
+def test_releases_and_allocations_need_three_statements() -> None:
+    queued = [Claim(ACCOUNT_ID, uuid4(), 1, 1) for _ in range(50)]
+    with command("fill a pool"):
+        pool = GpuPool.open("eu", "H100")
+        pool.change_capacity(1)
+        for claim in queued:
+            pool.request(claim)
+        pool.allocate(queued[0])
+        before = len(pool.pending_events)
+        for ended, following in pairwise(queued):
+            pool.release(ended.job_id, 1)
+            pool.allocate(following)
+    cursor = Mock()
+    GPU_POOLS.apply(cursor, [Recorded.of(1, each) for each in pool.pending_events[before:]])
+    assert cursor.execute.call_count == 3  # held claims, dropped claims, counts
