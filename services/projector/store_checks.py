@@ -133,10 +133,12 @@ class SnapshotCheck:
         row = self._row(aggregate)
         kind = {Account: "account", Meter: "meter", GpuPool: "pool"}[type(aggregate)]
         name = f"the snapshot of {kind} {aggregate.id} at version {aggregate.version}"
+        genuine = True
         try:
             if isinstance(self._log.snapshots, SignedSnapshots):
                 self._log.snapshots.verified(row)
         except ForgedSnapshot as forged:
+            genuine = False
             self._report(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged. {forged}")
         try:
             text = SignedState.model_validate_json(row.state).snapshot.encode()
@@ -148,7 +150,7 @@ class SnapshotCheck:
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
         except (OutdatedSnapshot, ValidationError):
-            self.outdated += 1
+            self.outdated += genuine
             return
         except (ValueError, LookupError):
             self._report(DifferenceKind.SNAPSHOT_UNREADABLE, f"the audit cannot read {name}")

@@ -285,6 +285,20 @@ def test_a_snapshot_of_an_earlier_version_is_counted_as_outdated(
     assert findings.differences == []
 
 
+def test_a_forged_snapshot_without_a_field_is_not_counted_as_outdated(audited: Audited) -> None:
+    with open_log(audited.settings, takes_snapshots=True) as billing:
+        grow(billing, 1001)
+    audited.fold()
+    audited.change(
+        "INSERT INTO ecolink_snapshots SELECT originator_id, 1001, topic, convert_to(replace("
+        "convert_from(state, 'UTF8'), %s, %s), 'UTF8') FROM ecolink_snapshots",
+        *('\\"balance_micros\\":999,', ""),
+    )
+    findings = audited.findings()
+    assert findings.outdated_snapshots == 0
+    assert DifferenceKind.SNAPSHOT_FORGED in {each.kind for each in findings.differences}
+
+
 def test_a_forged_snapshot_is_reported_and_changes_no_balance(audited: Audited) -> None:
     """A superuser inserts a complete snapshot without the secret."""
     with open_log(audited.settings, takes_snapshots=True) as billing:
