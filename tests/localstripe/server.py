@@ -171,7 +171,8 @@ def _list_refunds(url: str, created: dict[str, str] | None = None, **about: Any)
 
 async def _list_disputes(request: web.Request) -> web.Response:
     since = int(request.query.get("created[gte]", 0))
-    found = Dispute._api_list_all("/v1/disputes")
+    page = {name: request.query.get(name) for name in ("limit", "starting_after")}
+    found = Dispute._api_list_all("/v1/disputes", **page)
     found._list = [each for each in found._list if each.created >= since]
     return json_response(found._export())
 

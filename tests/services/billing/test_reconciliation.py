@@ -239,6 +239,17 @@ def test_refunds_and_disputes_without_a_webhook_are_found(shop: Shop) -> None:
     assert shop.reconciliation.search() == 0
 
 
+def test_all_pages_of_disputes_are_read(shop: Shop) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    shop.stripe.pay(checkout_of(shop.start()))
+    shop.reconcile()
+    (reference,) = shop.references()
+    disputes = {shop.stripe.dispute(reference, 1)["id"] for _ in range(11)}
+    found = [each.id for each in shop.payments.provider.disputes_since(began)]
+    assert len(found) == len(set(found))
+    assert disputes <= set(found)
+
+
 def test_a_search_ends_when_stripe_does_not_respond(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
