@@ -24,6 +24,8 @@ PAID_BY_PLATFORM = frozenset(
 )
 NEVER_RETRIED = frozenset(("out_of_memory", "bad_data", "loss_diverged", "checkpoint_mismatch"))
 RETRIES = 3
+OVERRUN = 4
+"""Exit code of a trainer that did not save within the grace period after its lease."""
 
 FINAL = {
     "Registered": "registered",
@@ -49,7 +51,6 @@ class Fact(Protocol):
     worked: int
     report_was_ahead: bool
     report_was_wrong: bool
-    overruns: bool
     exit_code: int | None
     clock_was_ahead: bool
     clock_was_wrong: bool
@@ -379,7 +380,7 @@ class Rules:
             case "stopped":
                 return not bill.stop_asked
             case "lease_ended":
-                return fact.overruns and fact.exit_code is not None and fact.exit_code != 0
+                return fact.exit_code == OVERRUN
             case _:
                 return False
 
