@@ -76,6 +76,23 @@ async def test_a_recreated_consumer_receives_what_it_has_not_acknowledged(
     assert [message.data for message in await reader.fetch(3)] == [b"1", b"2", b"3"]
 
 
+async def test_an_acknowledgement_of_a_repeated_message_leaves_later_messages(
+    js: JetStreamContext,
+) -> None:
+    """The simulated bus does the same."""
+    await provision(js, (replace(LISTENER, acknowledges_all=True),))
+    for number in range(4):
+        await js.publish("reports.a.j.1", b"%d" % number)
+    reader = await js.pull_subscribe_bind(LISTENER.name, REPORTS)
+    first, second, _, _ = await reader.fetch(4)
+    await first.nak()
+    await second.nak()
+    repeated = await reader.fetch(2)
+    assert [message.data for message in repeated] == [b"0", b"1"]
+    await repeated[-1].ack_sync()
+    assert (await reader.consumer_info()).num_ack_pending == 2
+
+
 async def test_a_consumer_with_a_new_filter_starts_at_the_beginning(js: JetStreamContext) -> None:
     await provision(js, (replace(LISTENER, filter_subject="reports.b.>"),))
     for account in ("a", "b"):

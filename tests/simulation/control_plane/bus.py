@@ -90,10 +90,13 @@ class SimulatedDurable:
         self._acked = (self._acked + list(messages))[-BATCH:]
 
     def ack_to(self, last: Message) -> None:
-        """Forget a delivered message and all that were delivered before it."""
-        numbers = [each.sequence for each in self.flying]
-        if last.sequence in numbers:
-            self.ack(self.flying[: numbers.index(last.sequence) + 1])
+        """Forget a delivered message and all delivered ones before it in the stream.
+
+        The server compares stream sequences: messages that it has delivered earlier, but that come
+        later in the stream, stay unacknowledged.
+        """
+        if any(each.sequence == last.sequence for each in self.flying):
+            self.ack([each for each in self.flying if each.sequence <= last.sequence])
 
     def redeliver(self, messages: Sequence[Message]) -> None:
         """Deliver unacknowledged messages again, after the newer ones."""
