@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -73,6 +74,7 @@ def main() -> None:
     target = arguments.target or PROCESSES.get(arguments.name)
     if target is None:
         parser.error(f"unknown process {arguments.name!r}; choose one of {', '.join(PROCESSES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the process handles it
     settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, arguments.name)

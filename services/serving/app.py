@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from contextlib import closing
 from functools import partial
 
@@ -44,7 +42,6 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
     broker = broker_of(settings, "serving")
     store = WeightStore(Artifacts(settings.artifacts), settings.cache)
     attempts = Attempts(settings.home / "serving" / "attempts.json")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service handles it
     with closing(Engine(_options(settings))) as engine:
         serving = Serving(log, clock, store, attempts, engine)
         handlers = EventHandlers(serving.handlers)

@@ -22,7 +22,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "deploy.run", *arguments]
 
 
-def test_a_process_runs_until_sigterm(home: Path) -> None:
+def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
     settings = environment(Settings(home=home))
     process = subprocess.Popen(
         command("one", STEADY), env=os.environ | settings, stderr=subprocess.PIPE, text=True

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
-from types import FrameType
 
 from infrastructure.progress import PROGRESS
 from infrastructure.service import every
@@ -22,11 +20,6 @@ CRASHING = "tests.deploy.local.fakes:crashing"
 def steady(settings: Settings) -> None:
     """Run until SIGTERM; write the environment to a file."""
     (settings.home / "steady.env").write_text("\n".join(sorted(os.environ)))
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
     while True:
         signal.pause()
 

@@ -96,6 +96,17 @@ class Process:
         variables = os.environ | environment(self._settings)
         self._process = subprocess.Popen(command, env=variables)
 
+    @property
+    def leads(self) -> bool:
+        """True if the process, and no earlier one, leads."""
+        assert self._process is not None
+        with connect(self._settings) as connection:
+            row = connection.execute(
+                "SELECT FROM leaderships WHERE name = %s AND pid = %s",
+                [self._name, self._process.pid],
+            ).fetchone()
+        return row is not None
+
     def kill(self) -> None:
         """End the process with SIGKILL."""
         assert self._process is not None
@@ -165,6 +176,7 @@ def run_trial(settings: Settings, log: EventLog, folder: Path, trial: Trial) -> 
         _await_distinct(receiver, trial.messages)
         seconds = time.monotonic() - began
         eventually(lambda: not _pending(settings), DEADLINE_SECONDS)
+        eventually(lambda: service.leads, DEADLINE_SECONDS)
         assert service.stop() == 0
     receiver.kill()
     return judged(receiver, expected, secret, seconds)
