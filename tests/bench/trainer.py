@@ -25,7 +25,7 @@ from deploy.local.errors import StackError
 from domain.catalog.model_shape import ModelShape
 from domain.estimating.memory import MOST_TOKENS
 from domain.training.hyperparameters import Hyperparameters
-from services.scheduler.launchers.local import MALLOC
+from services.scheduler.launchers.trainer_environment import MALLOC
 from tests.bench import trl_run
 from tests.bench.aims import Verdict, conclude
 from tests.bench.learning import (
