@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from faststream import FastStream
 from faststream.nats import NatsBroker
@@ -19,6 +20,9 @@ from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
 
 PROVISION_SECONDS = 5.0
+
+CANCEL_SECONDS = 5.0
+"""Seconds after which a task that has not ended is cancelled again."""
 
 Work = Callable[[], Awaitable[None]]
 
@@ -58,12 +62,27 @@ def run_until_stopped(work: Work) -> None:
 
 
 async def _run_until_stopped(work: Work) -> None:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each()) for each in (PROGRESS.beat, work)]  # type: ignore[arg-type]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(
-                number, lambda: [task.cancel() for task in tasks]
-            )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks = [asyncio.ensure_future(each()) for each in (PROGRESS.beat, work, stop.wait)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await _cancel(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()  # raises the task's error
+
+
+async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended.
+
+    Cancel them repeatedly, because `asyncio.wait_for` loses a cancellation that arrives together
+    with the result (before Python 3.12).
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_SECONDS)
 
 
 async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequence[Work]) -> None:
@@ -90,9 +109,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
     @app.on_shutdown
     async def end() -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
 
     await app.run(log_level=logging.DEBUG)
     if failures:

@@ -14,7 +14,7 @@ from deploy.processes import PROCESSES, environment
 from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, Throttle
 from infrastructure.log_format import OneLine
 from infrastructure.settings import Settings
-from tests.deploy.local.fakes import CRASHING, STEADY
+from tests.deploy.local.fakes import CRASHING, HARD_TO_CANCEL, STEADY
 from tests.polling import eventually
 
 
@@ -33,6 +33,14 @@ def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
     assert process.returncode == 0
     line = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO deploy\.run: one starts"
     assert re.fullmatch(line, errors.splitlines()[0])
+
+
+def test_sigterm_ends_a_process_whose_work_loses_a_cancellation(home: Path) -> None:
+    settings = environment(Settings(home=home))
+    process = subprocess.Popen(command("one", HARD_TO_CANCEL), env=os.environ | settings)
+    eventually((home / "runs").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
 
 
 def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 
 from infrastructure.progress import PROGRESS
-from infrastructure.service import every
+from infrastructure.service import every, run_until_stopped
 from infrastructure.settings import Settings
 
 STEADY = "tests.deploy.local.fakes:steady"
 STUBBORN = "tests.deploy.local.fakes:stubborn"
 LOOPING = "tests.deploy.local.fakes:looping"
+HARD_TO_CANCEL = "tests.deploy.local.fakes:hard_to_cancel"
 CRASHING = "tests.deploy.local.fakes:crashing"
 
 
@@ -29,6 +31,18 @@ def stubborn(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         signal.pause()
+
+
+def hard_to_cancel(settings: Settings) -> None:
+    """Run work that loses its first cancellation; write a file when it runs."""
+
+    async def work() -> None:
+        (settings.home / "runs").touch()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    run_until_stopped(work)
 
 
 def crashing(settings: Settings) -> None:
