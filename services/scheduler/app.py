@@ -45,6 +45,7 @@ from services.scheduler.segments import Segments
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
 LAUNCH_SECONDS = 0.5
+CAPACITY_SECONDS = 60.0
 RELAUNCH_SECONDS = 1.0
 SUSPEND_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
@@ -102,6 +103,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         every(SUSPEND_SECONDS, partial(pause_suspended, log, clock, pool), "due"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
         every(PREPARE_SECONDS, launcher.prepare, "launcher"),
+        every(CAPACITY_SECONDS, partial(offer_capacity, log, clock, launcher), "launcher"),
         every(RETENTION_SECONDS, partial(expire_due, log, clock, pool), "due"),
         every(LOGS_SECONDS, partial(delete_old_logs, pool, clock, kept_logs), "retention"),
         every(LOGS_SECONDS, partial(delete_security_events, pool, kept_security), "retention"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import product
 
@@ -11,16 +12,21 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, gpu_pool_id
 from infrastructure.clock import Clock
-from services.scheduler.launchers.launcher import Launcher
+from services.scheduler.launchers.launcher import Launcher, LauncherUnavailable
 
 
 def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
     """Set the capacity of every pool to the launcher's. Return the changed pools, unsaved.
 
-    The capacity of a withdrawn GPU type or region is 0. Running segments keep their GPUs.
+    The capacity of a withdrawn GPU type or region is 0. Running segments keep their GPUs. If the
+    launcher is unavailable, change nothing; the scheduler updates the capacity again later.
     """
     catalog = log.load(Catalog, CATALOG_ID)
-    wanted, machine = launcher.capacity(), launcher.machine()
+    try:
+        wanted, machine = launcher.capacity(), launcher.machine()
+    except LauncherUnavailable as error:
+        logging.getLogger("launcher").warning("keeping the capacity of all pools: %s", error)
+        return []
     on_cpu = {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"}
     changed: list[GpuPool] = []
     for place in product(sorted(catalog.known_regions), sorted(catalog.known_gpu_types)):
@@ -39,7 +45,10 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Update and save the pools. The scheduler calls this at start, as its machine may be new."""
+    """Update and save the pools.
+
+    The scheduler calls this at start and then periodically, as machines may join or leave.
+    """
 
     def attempt() -> None:
         command_id = f"capacity:{clock.now().isoformat()}"

@@ -24,7 +24,7 @@ from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
-from services.scheduler.launchers.launcher import GpusBusy, Launcher
+from services.scheduler.launchers.launcher import GpusBusy, Launcher, LauncherUnavailable
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
 
@@ -106,10 +106,10 @@ class Scheduling:
         return Allocation(self._log, self._funding, pool).serve()
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment. If its GPUs are still in use, LaunchRetries launches it later."""
+        """Launch the segment. If its pod cannot start yet, LaunchRetries launches it later."""
         try:
             return self._pods.start(event.job_id, event.segment, event.paid_seconds)
-        except GpusBusy:
+        except (GpusBusy, LauncherUnavailable):
             return []
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:

@@ -27,7 +27,14 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import unbound_segments
 from services.scheduler.job_traces import in_trace_of
-from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, PodName
+from services.scheduler.launchers.launcher import (
+    GpusBusy,
+    Launcher,
+    LauncherUnavailable,
+    LaunchFailed,
+    PodName,
+    PodPending,
+)
 from services.scheduler.segment_spec import segment_spec
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
@@ -58,7 +65,7 @@ class PodStarter:
         """Launch a leased segment, or end it if it cannot run. Return the aggregates to save.
 
         If the GPUs are in use and `may_wait` is true, raise GpusBusy. If `may_wait` is false, GPUs
-        in use count as a failed launch.
+        in use count as a failed launch. Raise PodPending and LauncherUnavailable in any case.
         """
         job = self._log.load(Job, job_id)
         if not job.runs(segment) or job.pod is not None:
@@ -76,7 +83,7 @@ class PodStarter:
             with tracing.timed("launch", pod=str(PodName(job_id, segment))):
                 pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
         except (LaunchFailed, GpusBusy) as error:
-            if may_wait and isinstance(error, GpusBusy):
+            if isinstance(error, PodPending) or (may_wait and isinstance(error, GpusBusy)):
                 raise
             return self.end_unlaunched(
                 job,
@@ -90,7 +97,7 @@ class PodStarter:
     def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
         """Start the pod of a segment with an open, paid meter, and save the result.
 
-        Raise GpusBusy if the GPUs are in use and `may_wait` is true.
+        Raise GpusBusy, PodPending or LauncherUnavailable as `start` does.
         """
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
@@ -111,8 +118,16 @@ class PodStarter:
             return self._log.load(Job, job_id)
 
     def launched(self, job: Job) -> bool:
-        """Return True if the running segment has a pod, even one that no event records yet."""
-        return job.pod is not None or self._launcher.poll(PodName(job.id, job.segment)) is not None
+        """Return True if the running segment has a pod, even one that no event records yet.
+
+        A segment whose pod is unknown, because the cluster does not answer, may have one.
+        """
+        if job.pod is not None:
+            return True
+        try:
+            return self._launcher.poll(PodName(job.id, job.segment)) is not None
+        except LauncherUnavailable:
+            return True
 
     def end_unlaunched(
         self,
@@ -193,7 +208,7 @@ class LaunchRetries:
         cause = Cause("service:scheduler", f"launch:{name}", self._clock.now())
         try:
             self._log.retrying(lambda: self._pods.start_and_save(name, cause, may_wait=may_wait))
-        except GpusBusy as error:
+        except (GpusBusy, LauncherUnavailable) as error:
             pause = self._backoff.postpone(name, self._machine.now())
             self._logger.info("%s cannot start yet: %s; retrying in %s", name, error, pause)
         except Exception:

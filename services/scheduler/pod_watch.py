@@ -14,7 +14,7 @@ from domain.jobs.job import Job
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import bound_segments
-from services.scheduler.launchers.launcher import Launcher, Pod, PodName
+from services.scheduler.launchers.launcher import Launcher, LauncherUnavailable, Pod, PodName
 from services.scheduler.pod_reports import PodReports
 from services.scheduler.segments import Segments
 
@@ -69,21 +69,34 @@ class PodWatch:
     async def run(self) -> None:
         """Watch until cancelled. If polling a pod fails, log the error and poll it again."""
         while True:
-            for name in await asyncio.to_thread(self._names):
-                try:
-                    await self._poll(name)
-                except Exception:
-                    self._logger.exception("polling %s failed; retrying", name)
+            try:
+                await self._poll_all()
+            except LauncherUnavailable as error:
+                self._logger.warning("cannot see the pods, so none of them ends: %s", error)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
-    def _names(self) -> list[PodName]:
-        """Return the pods of the launcher and those that the read model expects."""
-        with self._pool.connection() as connection:
-            bound = bound_segments(connection)
-        expected = {PodName(row["job_id"], row["segment"]) for row in bound}
-        return sorted(expected | set(self._launcher.pods()))
+    async def _poll_all(self) -> None:
+        """Poll the pods of the launcher and those that the read model expects.
 
-    async def _poll(self, name: PodName) -> None:
+        Raise LauncherUnavailable if the launcher does not answer.
+        """
+        expected = await asyncio.to_thread(self._expected)
+        held = set(await asyncio.to_thread(self._launcher.pods))
+        for name in sorted(expected | held):
+            try:
+                await self._poll(name, name in held)
+            except LauncherUnavailable:
+                raise
+            except Exception:
+                self._logger.exception("polling %s failed; retrying", name)
+
+    def _expected(self) -> set[PodName]:
+        """Return the pods that the read model expects."""
+        with self._pool.connection() as connection:
+            return {PodName(row["job_id"], row["segment"]) for row in bound_segments(connection)}
+
+    async def _poll(self, name: PodName, held: bool) -> None:
+        """Poll a pod. `held` is true if the launcher has it, even if it is pending."""
         pod = await asyncio.to_thread(self._launcher.poll, name)
         job = await asyncio.to_thread(self._log.find, Job, name.job_id)
         if job is None:
@@ -94,6 +107,8 @@ class PodWatch:
         elif segment is None:
             if pod is not None:
                 await self._remove(name, job)
+            elif held:  # still pending
+                await asyncio.to_thread(self._launcher.remove, name)
         elif segment.host not in (None, self._launcher.host):
             await self._attend_elsewhere(name, job, segment.host)
         elif segment.pod is not None:  # otherwise the handler that launched it has not saved it yet

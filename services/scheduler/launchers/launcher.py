@@ -30,6 +30,18 @@ class GpusBusy(Exception):
     """A process that is about to exit still holds the GPUs of a segment. Retry soon."""
 
 
+class PodPending(GpusBusy):
+    """A cluster has accepted a pod but has not started it. Retry until it starts.
+
+    The pod is not bound, so it is not billed. The launcher itself limits the time, and then raises
+    LaunchFailed.
+    """
+
+
+class LauncherUnavailable(ConnectionError):
+    """The cluster does not answer. The state of its pods is unknown; they may run. Retry."""
+
+
 @dataclass(frozen=True, order=True)
 class PodName:
     """The name of the pod that runs one segment of a job."""
@@ -65,7 +77,7 @@ class Launcher(Protocol):
     The scheduler creates one launcher per process, with the settings, the clock and the catalog. A
     launcher needs no further setup. Callers may use every method in any order and from several
     threads, and may repeat every call. A launcher also finds the pods that an earlier process
-    launched.
+    launched. Every method may raise LauncherUnavailable, after which nothing counts as changed.
     """
 
     @property
@@ -108,15 +120,17 @@ class Launcher(Protocol):
         """Bind the GPUs and start the trainer. Return the existing pod if there is one.
 
         The scheduler calls this when billing has granted the segment's first lease. After GpusBusy,
-        it repeats the call for up to 20 s. Return within seconds, without waiting for GPUs.
+        it repeats the call for up to 20 s, and after PodPending or LauncherUnavailable without a
+        limit. Return within seconds, without waiting for GPUs.
 
-        Raise GpusBusy if the GPUs are not free yet, and LaunchFailed for every other failure. In
-        both cases, nothing runs and no GPU is bound.
+        Raise GpusBusy if the GPUs are not free yet, PodPending if a cluster has not started the pod
+        yet, and LaunchFailed for every other failure. In these cases, no GPU is bound. After
+        LaunchFailed and GpusBusy, nothing runs.
         """
         ...
 
     def poll(self, name: PodName) -> Pod | None:
-        """Return the current state of a pod, or None if it was never launched or was removed.
+        """Return the current state of a pod, or None if it is unknown, pending or removed.
 
         The scheduler calls this once per heartbeat interval for each pod.
         """
@@ -134,7 +148,10 @@ class Launcher(Protocol):
         ...
 
     def pods(self) -> list[PodName]:
-        """Return all pods that were launched and not removed, in launch order."""
+        """Return all pods that were launched and not removed, in launch order.
+
+        Include pending pods, so that the scheduler can remove those whose segment has ended.
+        """
         ...
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
@@ -150,9 +167,9 @@ class Launcher(Protocol):
         ...
 
     def remove(self, name: PodName) -> None:
-        """Delete an ended pod and its files.
+        """Delete an ended or pending pod and its files. Ignore an unknown pod.
 
-        The scheduler calls this after it has stored the pod's log and artifacts.
+        The scheduler calls this after it has stored the log and artifacts of an ended pod.
         """
         ...
 

@@ -23,7 +23,15 @@ from infrastructure.store import Connection
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
-from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, Pod, PodName
+from services.scheduler.launchers.launcher import (
+    GpusBusy,
+    Launcher,
+    LauncherUnavailable,
+    LaunchFailed,
+    Pod,
+    PodName,
+    PodPending,
+)
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
@@ -41,10 +49,12 @@ class FakeLauncher(Launcher):
     kept: bytes | None = None
     output = b"first line\nlast line\n"
     refuses = False
+    away = False  # like a cluster that does not answer
 
     def __init__(self) -> None:
         self.offered = {CPU: 1}
         self.busy_for: set[PodName] = set()
+        self.pending: set[PodName] = set()
         self.specs: dict[PodName, SegmentSpec] = {}
         self.stopped: list[PodName] = []
         self.killed: list[PodName] = []
@@ -57,6 +67,7 @@ class FakeLauncher(Launcher):
         return list(self.specs)
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
+        self._answer()
         return self.offered
 
     def machine(self) -> Machine | None:
@@ -67,7 +78,10 @@ class FakeLauncher(Launcher):
         self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
 
     def launch(self, spec: SegmentSpec) -> Pod:
+        self._answer()
         name = PodName(spec.job_id, spec.segment)
+        if name in self.pending:
+            raise PodPending("0/3 nodes are available.")
         if self.refuses:
             raise LaunchFailed("No machine answers.")
         if name in self.busy_for:
@@ -76,7 +90,12 @@ class FakeLauncher(Launcher):
         return self._pods.setdefault(name, Pod(name, NOW, alive=True))
 
     def poll(self, name: PodName) -> Pod | None:
+        self._answer()
         return self._pods.get(name)
+
+    def _answer(self) -> None:
+        if self.away:
+            raise LauncherUnavailable("The cluster does not answer.")
 
     def stop(self, name: PodName) -> None:
         self.stopped.append(name)
@@ -86,7 +105,8 @@ class FakeLauncher(Launcher):
         self.end(name, -9)
 
     def pods(self) -> list[PodName]:
-        return sorted(self._pods)
+        self._answer()
+        return sorted(self._pods.keys() | self.pending)
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
         return self.output[-max_bytes:] if name in self._pods else b""
@@ -96,6 +116,7 @@ class FakeLauncher(Launcher):
 
     def remove(self, name: PodName) -> None:
         self._pods.pop(name, None)
+        self.pending.discard(name)
 
     def end(self, name: PodName, exit_code: int | None = None) -> None:
         """End the pod, or lose it without an exit code."""

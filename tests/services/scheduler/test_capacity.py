@@ -85,6 +85,17 @@ def test_a_machine_that_lost_its_gpus_offers_none(log: EventLog, launcher: FakeL
     assert pools(log) == {"cpu": 0, "cpu-small": 0}
 
 
+def test_the_capacity_stays_while_the_launcher_is_unavailable(
+    log: EventLog, scheduler: Scheduler, launcher: FakeLauncher
+) -> None:
+    launcher.away, launcher.offered = True, {}
+    change_catalog(scheduler, lambda catalog: catalog.declare_capacity("local", "l4", 3))
+    assert pools(log) == {"cpu": 2, "cpu-small": 1}
+    launcher.away = False
+    offer_capacity(log, FixedClock(), launcher)
+    assert pools(log) == {"cpu": 0, "cpu-small": 0}
+
+
 def test_base_models_do_not_change_capacity(
     log: EventLog, scheduler: Scheduler, launcher: FakeLauncher
 ) -> None:

@@ -121,6 +121,57 @@ def test_a_launch_fails_after_the_last_retry(waiting: History, pass_time: PassTi
     assert waiting.pool.held == {}
 
 
+def test_a_pending_pod_is_awaited_without_a_limit(
+    waiting: History, scheduler: Scheduler, pass_time: PassTime
+) -> None:
+    scheduler.launcher.pending.add(NAME)
+    for _ in range(2 * MOST_TRIES):
+        pass_time(4)
+    assert waiting.job.running
+    assert waiting.job.pod is None
+    scheduler.launcher.busy_for.clear()
+    scheduler.launcher.pending.clear()
+    pass_time(4)
+    assert waiting.job.pod == str(NAME)
+
+
+def test_a_cancelled_job_ends_free_of_charge_while_its_pod_is_pending(
+    waiting: History, scheduler: Scheduler, pass_time: PassTime
+) -> None:
+    scheduler.launcher.pending.add(NAME)
+    pass_time(4)
+    waiting.cancel()
+    scheduler.catch_up()
+    assert waiting.job.status is JobStatus.CANCELLED
+    assert waiting.last(events.SegmentEnded).elapsed_seconds == 0
+
+
+def test_a_launch_survives_a_cluster_that_does_not_answer(
+    allocated: History, scheduler: Scheduler, pass_time: PassTime
+) -> None:
+    scheduler.offer(gpus=2)
+    scheduler.launcher.away = True
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    for _ in range(2 * MOST_TRIES):
+        pass_time(4)
+    assert allocated.job.running
+    scheduler.launcher.away = False
+    pass_time(4)
+    assert allocated.job.pod == str(NAME)
+
+
+def test_a_segment_whose_pod_is_unknown_is_asked_to_stop(
+    waiting: History, scheduler: Scheduler
+) -> None:
+    """Ending it at once could leave a trainer that runs without a segment."""
+    scheduler.launcher.away = True
+    waiting.pause()
+    scheduler.catch_up()
+    assert waiting.job.running
+    scheduler.control.stop.assert_called_once_with(JOB_ID, 1)
+
+
 def test_a_job_cancelled_while_waiting_is_not_launched(
     waiting: History, scheduler: Scheduler, pass_time: PassTime
 ) -> None:

@@ -300,6 +300,39 @@ async def test_a_failing_poll_does_not_block_other_pods(
     await watched_end(history, watching)
 
 
+async def test_no_segment_ends_while_the_cluster_does_not_answer(
+    history: History,
+    launcher: FakeLauncher,
+    watching: Watching,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, pods = 0, launcher.pods
+
+    def count() -> list[PodName]:
+        nonlocal asked
+        asked += 1
+        return pods()
+
+    monkeypatch.setattr(launcher, "pods", count)
+    launcher.away = True
+    launcher.end(NAME)
+    async with watching():
+        await until(lambda: asked >= 3)
+        assert history.job.running
+        launcher.away = False
+        await until(lambda: history.events(events.SegmentEnded))
+
+
+async def test_a_pending_pod_of_an_ended_segment_is_removed(
+    history: History, launcher: FakeLauncher, watching: Watching
+) -> None:
+    pending = PodName(JOB_ID, 7)
+    launcher.pending.add(pending)
+    async with watching():
+        await until(lambda: pending not in launcher.pods())
+    assert history.events(events.SegmentEnded) == []
+
+
 async def test_a_silent_pod_is_killed_and_its_segment_lost(
     js: JetStreamContext, history: History, launcher: FakeLauncher, watching: Watching
 ) -> None:
