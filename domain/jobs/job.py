@@ -234,6 +234,7 @@ class Job(Aggregate):
     def _segment_allocated(self, segment: int) -> None:
         self.segment = segment
         self.running = RunningSegment(segment)
+        self.relaunch_at = None
 
     def start_pod(
         self, segment: int, pod: str, bound_at: datetime, host: str | None = None

@@ -255,6 +255,13 @@ def test_a_resume_ends_the_delay_of_a_relaunch() -> None:
     assert given.relaunch_at is None
 
 
+def test_a_launch_ends_the_delay_of_a_relaunch() -> None:
+    """The clock may go back. A later relaunch without a delay must not wait for the old time."""
+    given = running(crashes(), allocates, crashes(), allocates, saves(20), crashes(20))
+    assert given.next_segment == 4
+    assert given.may_launch(NOW)
+
+
 def test_a_suffix_is_a_part_of_the_models_name() -> None:
     order = Order(suffix="support", deploy=True)
     given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE, order)
