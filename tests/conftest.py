@@ -31,7 +31,7 @@ from infrastructure.store import Connection, open_log, open_pool
 from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.builders.traces import Collector
-from tests.containers import containers, docker_answers
+from tests.containers import WANTED, containers
 from tests.localstripe.process import LocalStripe, running_localstripe
 from tests.running import EcoLinkUnderTest, running_ecolink
 
@@ -150,10 +150,13 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Settings]:
-    """Run a PostgreSQL with a migrated database and a NATS with JetStream for the whole session."""
+    """Run a PostgreSQL with a migrated database and a NATS with JetStream for the whole session.
+
+    They are the embedded ones, or containers if ECOLINK_TEST_CONTAINERS is set.
+    """
     with _home() as path:
         settings = Settings(home=path, test_payments=True)
-        if docker_answers():
+        if os.environ.get(WANTED):
             with containers(settings) as filled:
                 _make_template(filled)
                 yield filled
