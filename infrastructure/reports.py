@@ -101,6 +101,7 @@ class SegmentSpec(Message):
     precision: Precision = Precision.BF16
     dtype: Dtype | None = None  # dtype of computations; None: the fastest of this machine
     gradient_checkpointing: bool = False
+    region: str = "local"  # name in the catalog
     gpu_type: str = "cpu"  # name in the catalog
     gpu_count: int = 1  # number of ranks under data parallelism
     approved_gpu_count: int | None = None  # determines the batch size; None: gpu_count

@@ -30,6 +30,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         precision=plan.precision,
         dtype=plan.dtype,
         gradient_checkpointing=plan.gradient_checkpointing,
+        region=plan.region,
         gpu_type=plan.gpu_type,
         gpu_count=job.gpu_count,
         approved_gpu_count=plan.gpu_count,

@@ -31,6 +31,7 @@ def test_a_segment_has_the_approved_plan_and_the_platforms_times() -> None:
     expected = {
         "precision": Precision.NF4,
         "gradient_checkpointing": True,
+        "region": PLAN.region,
         "gpu_type": PLAN.gpu_type,
         "gpu_count": 2,
         "hyperparameters": PLAN.lora,
