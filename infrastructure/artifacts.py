@@ -5,29 +5,36 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import from_url
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infrastructure.disk_cache import delete_killed, hold, partial_of
+from infrastructure.object_stores import PROMPT_SECONDS, open_store
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import S3CredentialProvider
 
 MANIFEST = "manifest.json"
 
 RANGE_BYTES = 1024**2
 """Number of bytes that a ranged read keeps in memory."""
 
-PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
-"""Size of the parts of a stored stream, in bytes, and number of parts in flight.
+PART_BYTES, PARTS_AT_ONCE, MOST_PARTS = 5 * 1024**2, 2, 10_000
+"""Size of the parts of an upload, in bytes, their number in flight, and their maximum number.
 
-S3 accepts no smaller parts. With obstore's default, 12 parts of 10 MiB, each upload to a slow store
-would fill the memory.
+S3 accepts no smaller parts and no more of them. With obstore's default, 12 parts of 10 MiB, each
+upload to a slow store would fill the memory.
 """
 
 STORE_ERRORS = (BaseError, OSError)
@@ -84,16 +91,23 @@ class Manifest(BaseModel):
 class Artifacts:
     """The artifact store at a URL (`file://` locally, `s3://` in production).
 
-    A ref is a slash-separated key. Writes are durable when the call returns.
+    A ref is a slash-separated key. Writes are durable when the call returns. While S3 is
+    unreachable, a call repeats its request for `patience_seconds` before it raises an error.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_seconds: float = PROMPT_SECONDS,
+        credentials: S3CredentialProvider | None = None,
+    ) -> None:
         parsed = urlparse(url)
         self.root: Path | None = None
         if parsed.scheme == "file":
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._store = from_url(url)
+        self._store = open_store(url, patience_seconds, credentials)
         self._held: dict[Path, int] = {}  # descriptor of the lock of each copy in use
 
     def put(self, ref: str, content: bytes) -> None:
@@ -111,19 +125,30 @@ class Artifacts:
         return True
 
     def put_file(self, ref: str, path: Path) -> None:
-        """Stream a file's content to a ref."""
-        with path.open("rb") as file:
-            obstore.put(self._store, ref, file)
+        """Stream a file's content to a ref. After an error, the ref has its previous content."""
+        obstore.put(
+            self._store,
+            ref,
+            path,
+            chunk_size=part_bytes(path.stat().st_size),
+            max_concurrency=PARTS_AT_ONCE,
+        )
         self._sync(ref)
 
-    async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+    async def put_stream(
+        self, ref: str, chunks: AsyncIterator[bytes], expected_bytes: int = 0
+    ) -> tuple[int, str]:
         """Store an asynchronous stream. Return its size in bytes and its SHA-256 hash.
 
-        After an error, nothing is stored.
+        S3 cannot store more than 48 GiB unless `expected_bytes` announces the size. After an error,
+        nothing is stored.
         """
         digest, size = hashlib.sha256(), 0
         writer = obstore.open_writer_async(
-            self._store, ref, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+            self._store,
+            ref,
+            buffer_size=part_bytes(expected_bytes),
+            max_concurrency=PARTS_AT_ONCE,
         )
         try:
             async with writer:
@@ -133,7 +158,8 @@ class Artifacts:
                     await writer.write(chunk)
             await asyncio.to_thread(self._sync, ref)
         except BaseException:
-            self.delete(ref)
+            with suppress(*STORE_ERRORS):  # the store may have been the error
+                self.delete(ref)
             raise
         return size, digest.hexdigest()
 
@@ -142,9 +168,25 @@ class Artifacts:
         return bytes(obstore.get(self._store, ref).bytes())
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """Yield the content of a ref in chunks. Raise FileNotFoundError if it does not exist."""
-        for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
-            yield bytes(chunk)
+        """Yield the content of a ref in chunks. Raise FileNotFoundError if it does not exist.
+
+        A download that breaks continues where it broke, as long as each request returns something.
+        """
+        found = obstore.get(self._store, ref)
+        size, etag, offset = found.meta["size"], found.meta["e_tag"], 0
+        while True:
+            began = offset
+            try:
+                for chunk in found.stream(min_chunk_size=chunk_bytes):
+                    offset += len(chunk)
+                    yield bytes(chunk)
+            except BaseError:
+                if self.root is not None or offset == began:
+                    raise
+            if offset >= size:
+                return
+            rest: GetOptions = {"range": (offset, size), "if_match": etag}
+            found = obstore.get(self._store, ref, options=rest)
 
     def local_file(self, ref: str, directory: Path) -> Path:
         """Return a local file with the content of a ref.
@@ -186,7 +228,7 @@ class Artifacts:
 
     def delete(self, ref: str) -> None:
         """Delete a ref, if it exists."""
-        if self.exists(ref):
+        with suppress(FileNotFoundError):
             obstore.delete(self._store, ref)
 
     def list(self, prefix: str) -> list[str]:
@@ -206,8 +248,7 @@ class Artifacts:
     def delete_directory(self, prefix: str) -> None:
         """Delete all refs under a prefix, starting with the manifest."""
         self.delete(f"{prefix}/{MANIFEST}")
-        for ref in self.list(prefix):
-            obstore.delete(self._store, ref)
+        obstore.delete(self._store, self.list(prefix))
 
     def put_directory(self, prefix: str, directory: Path) -> Manifest:
         """Store all files of a directory, and then their manifest. Return the manifest."""
@@ -361,6 +402,11 @@ class Artifacts:
             return
         for path in (self.root / ref, (self.root / ref).parent):
             _flush(path)
+
+
+def part_bytes(size: int) -> int:
+    """Return the size of the parts of an upload of `size` bytes, in bytes."""
+    return max(PART_BYTES, math.ceil(size / MOST_PARTS))
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError, Tracking
 from nats.errors import Error as NatsError
+from obstore.exceptions import BaseError
 
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.errors import VersionConflict
@@ -242,7 +243,8 @@ class HandlerEffect:
     def _saved(self, item: Recorded, cause: Cause, tracking: Tracking | None) -> bool:
         """Handle an event, with retries. Return True if it caused new events.
 
-        Raise VersionConflict after CONFLICT_ATTEMPTS of them, and another error after ATTEMPTS.
+        Raise VersionConflict after CONFLICT_ATTEMPTS of them, an error of the artifact store at
+        once, and another error after ATTEMPTS.
         """
         failures = conflicts = 0
         while True:
@@ -262,6 +264,8 @@ class HandlerEffect:
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, CONFLICT_PAUSE_SECONDS))
+            except BaseError:
+                raise  # the client of the artifact store has retried
             except Exception:
                 failures += 1
                 if failures == ATTEMPTS:

@@ -24,6 +24,9 @@ from packaging.requirements import Requirement
 from infrastructure import bus
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.disk_space import GIB, DiskLevel, disk_space
+from infrastructure.object_stores import is_s3
+from infrastructure.s3_bucket import Bucket
+from infrastructure.s3_requests import S3Refused
 from infrastructure.settings import Settings
 from infrastructure.store import connect, database_time, scalar
 
@@ -73,7 +76,7 @@ def server_checks(settings: Settings) -> Iterator[Check]:
         yield from _database(settings)
     if settings.nats_url is not None:
         yield _nats(settings)
-    yield _artifacts(settings)
+    yield from _artifacts(settings)
 
 
 def _python() -> Check:
@@ -218,22 +221,57 @@ def _nats(settings: Settings) -> Check:
         return Check("nats", Level.FAILED, f"Cannot use NATS: {reason}. {fix}")
 
 
-def _artifacts(settings: Settings) -> Check:
+def _artifacts(settings: Settings) -> Iterator[Check]:
     """Write, read and delete a file, unless the store is a folder that does not exist yet."""
     url = settings.artifacts
     folder = Path(url.removeprefix("file://"))
     if url.startswith("file://") and not folder.exists():
-        return Check("artifacts", Level.OK, f"{url} is created at the first start")
+        yield Check("artifacts", Level.OK, f"{url} is created at the first start")
+        return
+    bucket = Bucket(url) if is_s3(url) else None
+    if bucket is not None:
+        try:
+            bucket.require()
+        except S3Refused as error:
+            yield Check("artifacts", Level.FAILED, bucket.problem(error))
+            return
+    yield _use(url)
+    if bucket is not None:
+        yield from _rules_of(bucket)
+
+
+def _use(url: str) -> Check:
     ref, content = f"doctor/{uuid4()}", os.urandom(64)
     fix = "Correct ECOLINK_ARTIFACTS_URL and its credentials."
     try:
         artifacts = Artifacts(url)
-        artifacts.put(ref, content)
+        artifacts.create(ref, content)
+        replaced = artifacts.create(ref, b"")
         same = artifacts.get(ref) == content
         artifacts.delete(ref)
     except (*STORE_ERRORS, FileNotFoundError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         return Check("artifacts", Level.FAILED, f"Cannot write to {url}: {reason}. {fix}")
+    if replaced:
+        text = f"{url} ignores `If-None-Match`. Upgrade the server, or use another one."
+        return Check("artifacts", Level.FAILED, text)
     if not same:
         return Check("artifacts", Level.FAILED, f"{url} returned other bytes. {fix}")
     return Check("artifacts", Level.OK, url)
+
+
+def _rules_of(bucket: Bucket) -> Iterator[Check]:
+    """Check that a rule of the bucket deletes what EcoLink cannot delete itself."""
+    fix = f"Set the rule for the bucket {bucket.name!r} that docs/artifacts.md shows."
+    try:
+        if not bucket.aborts_uploads:
+            text = f"No rule deletes the parts of unfinished uploads. {fix}"
+            yield Check("bucket", Level.WARNING, text)
+        if bucket.versioned and not bucket.expires_versions:
+            text = (
+                "The bucket keeps old versions forever, also of deleted datasets and erased "
+                f"accounts. {fix}"
+            )
+            yield Check("bucket", Level.WARNING, text)
+    except S3Refused as error:
+        yield Check("bucket", Level.WARNING, f"Cannot read the rules. {bucket.problem(error)}")

@@ -32,7 +32,9 @@ from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.builders.traces import Collector
 from tests.containers import WANTED, containers
+from tests.gate import Gate, gate_to
 from tests.localstripe.process import LocalStripe, running_localstripe
+from tests.object_store import BUCKET, ObjectStore, running_object_store
 from tests.running import EcoLinkUnderTest, running_ecolink
 
 TEMPLATE = "ecolink_template"
@@ -139,6 +141,29 @@ def local_stripe() -> Iterator[LocalStripe]:
     """A Stripe for all tests of the session."""
     with running_localstripe() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server for all tests of the session. It starts in about 3 s."""
+    with _home() as folder, running_object_store(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def s3_url(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty artifact store on S3. The environment has its endpoint and keys."""
+    for name, value in object_store.variables.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture
+def gate(object_store: ObjectStore, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A gate between the clients and the object store."""
+    with gate_to(object_store.port) as opened:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", opened.url)
+        yield opened
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from deploy.backup.target import BackupError, BackupTarget
 from infrastructure.artifacts import Artifacts
 from infrastructure.code_version import package_version
 from infrastructure.log_identity import log_identity
+from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
 
@@ -40,7 +41,8 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
     Seals come before the snapshot of the database, so that every stored head is of events in it.
     Artifacts come after it, and the manifest is last.
     """
-    target, artifacts = request.target, Artifacts(settings.artifacts)
+    target = request.target
+    artifacts = Artifacts(settings.artifacts, patience_seconds=PATIENT_SECONDS)
     _require_outside(target, settings)
     if request.keys_to is not None:
         require_apart(request.keys_to, target)

@@ -37,6 +37,7 @@ from deploy.local.stack import stack, state, up
 from deploy.migrate import migrate
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
@@ -128,7 +129,8 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
 
     The seals of the whole backup are compared with its events before anything is cut or committed.
     """
-    manifest, artifacts = source.manifest, Artifacts(settings.artifacts)
+    manifest = source.manifest
+    artifacts = Artifacts(settings.artifacts, patience_seconds=PATIENT_SECONDS)
     known = source.keys.manifest_sha256 if source.keys else None
     if known not in (None, manifest.sha256):
         raise BackupError(
@@ -259,7 +261,7 @@ def _put(artifacts: Artifacts, ref: str, file: ArtifactFile, target: BackupTarge
         for chunk in target.read(file):
             yield chunk
 
-    asyncio.run(artifacts.put_stream(ref, chunks()))
+    asyncio.run(artifacts.put_stream(ref, chunks(), file.bytes))
 
 
 def _put_all(source: Source, artifacts: Artifacts, folder: str) -> None:
@@ -330,7 +332,7 @@ def _verify_seals(
 
 def _verify(settings: Settings, stages: Stages, missing: set[str], *, replays: bool) -> None:
     """Read all artifacts, and replay the log. Raise BackupError if anything differs."""
-    artifacts = Artifacts(settings.artifacts)
+    artifacts = Artifacts(settings.artifacts, patience_seconds=PATIENT_SECONDS)
     with connect(settings) as store, open_log(settings) as log:
         last = head_of(store)
         with stages.stage("Verifying artifacts"):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from deploy.backup.manifest import MANIFESTS, BackupManifest, Blob, manifest_ref
 from infrastructure.artifacts import Artifacts
 from infrastructure.liveness import birth, living
+from infrastructure.object_stores import PATIENT_SECONDS
 
 LOCK = "lock.json"
 BLOBS = "blobs"
@@ -50,7 +51,7 @@ class BackupTarget:
             if create:
                 _require_private(directory)
             address = directory.as_uri()
-        self._files = Artifacts(address)
+        self._files = Artifacts(address, patience_seconds=PATIENT_SECONDS)
         self._stored: dict[str, int] | None = None  # size of each content, by ref
 
     @property
@@ -154,7 +155,7 @@ class BackupTarget:
 
     def add_stream(self, blob: Blob, chunks: Iterable[bytes]) -> None:
         """Store a content whose hash is known. Raise ValueError if the chunks have another one."""
-        asyncio.run(self._files.put_stream(blob.ref, _checked(blob, chunks)))
+        asyncio.run(self._files.put_stream(blob.ref, _checked(blob, chunks), blob.bytes))
         self._sizes()[blob.ref] = blob.bytes
 
     def read(self, blob: Blob) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from eventsourcing.persistence import InterfaceError, OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from obstore.exceptions import GenericError
+from obstore.exceptions import BaseError
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -272,7 +272,7 @@ class Errors:
         app.add_exception_handler(DomainError, self.refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
-        for error in (*STORE_UNREACHABLE, GenericError):
+        for error in (*STORE_UNREACHABLE, BaseError):
             app.add_exception_handler(error, self._unavailable)
 
     def answer(
@@ -324,7 +324,7 @@ class Errors:
         return self.answer(request, error.status_code, problem, error.headers)
 
     async def _unavailable(self, request: Request, error: Exception) -> Response:
-        what = "artifact store" if isinstance(error, GenericError) else "database"
+        what = "artifact store" if isinstance(error, BaseError) else "database"
         log.warning("the %s is unreachable: %s", what, error)
         if is_disk_full(error):
             why = "has no disk space left. Ask your operator, then try again."

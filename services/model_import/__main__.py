@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from infrastructure.artifacts import Artifacts
+from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.settings import Settings
 from services.model_import.importer import import_model, report
 from services.model_import.source import ImportRefused
@@ -25,7 +26,8 @@ def main() -> int:
     arguments = parser.parse_args()
     lean_imports(offline=False)
     try:
-        imported = import_model(arguments.source, arguments.name, Artifacts(Settings().artifacts))
+        artifacts = Artifacts(Settings().artifacts, patience_seconds=PATIENT_SECONDS)
+        imported = import_model(arguments.source, arguments.name, artifacts)
     except ImportRefused as refused:
         report(str(refused))
         return 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from domain.training.phases import Phase
 from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
+from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.model_libraries import lean_imports
@@ -77,7 +78,7 @@ class LeasedArtifacts(Artifacts):
     """
 
     def __init__(self, url: str, lease: Lease) -> None:
-        super().__init__(url)
+        super().__init__(url, patience_seconds=PATIENT_SECONDS)
         self._lease = lease
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:

@@ -14,12 +14,13 @@ from infrastructure.disk_cache import delete_killed, hold, trim_copies
 REF, FILE = "models/tiny/1", "model.safetensors"
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Artifacts:
+@pytest.fixture(params=["memory", "s3"])
+def remote(tmp_path: Path, request: pytest.FixtureRequest) -> Artifacts:
     source = tmp_path / "source"
     source.mkdir()
     (source / FILE).write_bytes(b"weights")
-    artifacts = Artifacts("memory:///")
+    in_memory = request.param == "memory"
+    artifacts = Artifacts("memory:///" if in_memory else request.getfixturevalue("s3_url"))
     artifacts.put_directory(REF, source)
     return artifacts
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,24 +13,13 @@ from deploy.backup.target import BackupError, BackupTarget
 from infrastructure.artifacts import Artifacts
 from services.projector.audit import audit
 from tests.deploy.backup.conftest import Backups
-from tests.deploy.backup.object_store import BUCKET, running_object_store
 
 
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a folder in an empty bucket."""
-    with running_object_store(tmp_path) as variables:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        yield f"s3://{BUCKET}/ecolink"
-
-
-@pytest.mark.full
-def test_a_backup_in_a_bucket_is_verified_and_restored(backups: Backups, bucket: str) -> None:
-    stored = replace(backups, target=BackupTarget(bucket, create=True))
+def test_a_backup_in_a_bucket_is_verified_and_restored(backups: Backups, s3_url: str) -> None:
+    stored = replace(backups, target=BackupTarget(s3_url, create=True))
     first = stored.create()
     made = stored.create()
-    opened = BackupTarget(bucket)
+    opened = BackupTarget(s3_url)
     assert opened.ids() == [first.id, made.id]
     assert verify(opened, opened.newest(), Stages()) == []
     with opened.locked(), pytest.raises(BackupError, match="Wait for it"), opened.locked():
@@ -42,6 +29,6 @@ def test_a_backup_in_a_bucket_is_verified_and_restored(backups: Backups, bucket:
     restored = stored.restore(opened.newest(), keys=read_keys(backups.keys, made.id))
     assert restored.events == restored.sealed_events == made.events
     assert audit(stored.elsewhere).differences == []
-    damaged = Artifacts(bucket)
+    damaged = Artifacts(s3_url)
     damaged.put(made.artifacts[0].ref, b"changed")
     assert len(verify(opened, made, Stages())) == 1

@@ -87,6 +87,44 @@ def test_an_artifact_store_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert [each for each in (tmp_path / "store").rglob("*") if each.is_file()] == []
 
 
+def test_an_object_store_passes_with_a_warning_about_its_rules(tmp_path: Path, s3_url: str) -> None:
+    used = Settings(home=tmp_path, artifacts_url=s3_url)
+    assert only(used, "artifacts") == Check("artifacts", Level.OK, s3_url)
+    check = only(used, "bucket")
+    assert check.level is Level.WARNING
+    assert "unfinished uploads" in check.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "wrong", "words"),
+    [
+        ("AWS_ACCESS_KEY_ID", "unknown", ("AWS_ACCESS_KEY_ID", "'unknown'")),
+        ("AWS_SECRET_ACCESS_KEY", "wrong", ("AWS_SECRET_ACCESS_KEY", "'services-access'")),
+        ("AWS_ACCESS_KEY_ID", None, ("AWS_ACCESS_KEY_ID is not set", "Set")),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", ("AWS_ENDPOINT_URL", "127.0.0.1:1")),
+        ("AWS_ENDPOINT_URL", "nowhere", ("AWS_ENDPOINT_URL", "nowhere")),
+        ("ECOLINK_ARTIFACTS_URL", "s3://missing/x", ("ECOLINK_ARTIFACTS_URL", "'missing'")),
+    ],
+)
+@pytest.mark.usefixtures("s3_url")
+def test_a_wrong_object_store_fails_with_setting_value_and_fix(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    wrong: str | None,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("ECOLINK_ARTIFACTS_URL", "s3://artifacts/x")
+    if wrong is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, wrong)
+    check = only(Settings(home=tmp_path), "artifacts")
+    assert check.level is Level.FAILED
+    assert all(each in check.text for each in words), check.text
+    assert "services-secret" not in check.text
+
+
 def test_a_missing_package_of_the_trainer_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
