@@ -74,6 +74,7 @@ from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import Reconciliation
 from services.billing.ticker import Ticker
+from services.projector.platform_metrics import PlatformMetrics
 from tests.builders.commands import FixedClock
 from tests.builders.examples import POLICY
 from tests.builders.history import History
@@ -357,6 +358,18 @@ async def test_the_alerts_process_may_run_every_check(
     assert [each for each in caplog.records if "failed" in each.message] == []
     with logged_in(settings, "alerts") as connection:
         refused(connection, "INSERT INTO alert_silences VALUES ('', '', now())")
+
+
+def test_the_projector_may_read_every_metric_of_the_platform(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("projector"), password=PASSWORD)
+    metrics = PlatformMetrics(settings.model_copy(update={"database_url": url}))
+    assert "ecolink_parked_events" in {each.name for each in metrics.collect()}
+    assert caplog.records == []
+    with logged_in(settings, "projector") as connection:
+        refused(connection, "UPDATE parked_events SET replay = true")
 
 
 def test_the_gateway_reads_leaders_and_silences_alerts(settings: Settings) -> None:
