@@ -33,6 +33,7 @@ from infrastructure import (
 )
 from infrastructure.clock import Clock, clock_of
 from infrastructure.event_handlers import PARKED_DDL
+from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
 from projections import PROJECTIONS
@@ -91,4 +92,5 @@ def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
 
 
 if __name__ == "__main__":
+    load_secret_files()
     migrate(Settings())

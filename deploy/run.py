@@ -16,6 +16,7 @@ from infrastructure import tracing
 from infrastructure.log_format import JsonLine, OneLine
 from infrastructure.metrics import serve_metrics
 from infrastructure.progress import watch
+from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 log = logging.getLogger("deploy.run")
@@ -75,6 +76,7 @@ def main() -> None:
     if target is None:
         parser.error(f"unknown process {arguments.name!r}; choose one of {', '.join(PROCESSES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the process handles it
+    load_secret_files()
     settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, arguments.name)

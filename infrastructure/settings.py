@@ -40,6 +40,12 @@ class Settings(BaseSettings):
         default=Path(".ecolink"),
         description="Directory with the data, logs and passwords of the embedded servers.",
     )
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="Directory of secret files. Each file sets the variable with its name in upper "
+        "case, unless that is already set: `ecolink_database_url` sets `ECOLINK_DATABASE_URL`, and "
+        "`aws_secret_access_key` sets `AWS_SECRET_ACCESS_KEY`.",
+    )
     database_url: str | None = Field(
         default=None,
         description="URL of PostgreSQL for the services. If unset, EcoLink starts an "
