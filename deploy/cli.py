@@ -8,6 +8,7 @@ from uuid import UUID
 import typer
 
 from deploy.demo.commands import commands as demo_commands
+from deploy.docker.commands import commands as docker_commands
 from deploy.endpoint import Finder
 from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
@@ -28,6 +29,7 @@ from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
 from deploy.operator.what_if import what_if
 from gateway import cli as client
+from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
@@ -69,6 +71,7 @@ for commands in (
     trainer_log_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)
+main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)
 main.add_typer(accounts, name="accounts", rich_help_panel=HOST)
 
 
@@ -92,6 +95,7 @@ def root(
     ] = None,
 ) -> None:
     """A self-hosted fine-tuning cloud."""
+    load_secret_files()
     given = {"gateway_url": url, "api_key": key, "account": account}
     settings = Settings().model_copy(
         update={field: value for field, value in given.items() if value is not None}

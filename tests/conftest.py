@@ -40,6 +40,8 @@ from tests.running import EcoLinkUnderTest, running_ecolink
 TEMPLATE = "ecolink_template"
 CI = "ECOLINK_CI"
 """Set if a missing program must fail a test instead of skipping it."""
+TEST_PREFIX = "ECOLINK_TEST_"
+"""Prefix of the variables that choose the servers and images of tests."""
 SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py", "test_jobs.py"}
 """Modules that share the sample platform and its browser."""
 
@@ -120,8 +122,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_configure() -> None:
     """Isolate the tests from the developer's configuration."""
-    for name in [name for name in os.environ if name.startswith("ECOLINK_") and name != CI]:
-        del os.environ[name]
+    for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
+        if name != CI and not name.startswith(TEST_PREFIX):
+            del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = os.devnull  # the null device has no login
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         # Servers bind their ports late, so workers must not choose the same ports.

@@ -16,11 +16,9 @@ from deploy.local.home import Passwords
 from deploy.migrate import migrate
 from deploy.nats_accounts import configuration
 from infrastructure.settings import Settings
+from tests.deploy.docker.images import image_of
 
-POSTGRES_IMAGE = "postgres:18"
-NATS_IMAGE = "nats:2.14"
 NATS_PORT = 4222
-
 
 WANTED = "ECOLINK_TEST_CONTAINERS"
 """Environment variable that makes all tests use servers in containers, if it is set."""
@@ -31,14 +29,17 @@ def containers(settings: Settings) -> Iterator[Settings]:
     """Run PostgreSQL with a migrated database, and NATS with JetStream and both accounts."""
     passwords = Passwords()
     database = PostgresContainer(
-        POSTGRES_IMAGE, username=postgres.OWNER, password=passwords.postgres_owner, driver=None
+        image_of("postgres", "postgres:18"),
+        username=postgres.OWNER,
+        password=passwords.postgres_owner,
+        driver=None,
     )
     config = configuration(passwords.nats, Path("/data"), NATS_PORT, host="0.0.0.0")
     settings.home.mkdir(parents=True, exist_ok=True)
     credentials = settings.home / "services.creds"
     credentials.write_text(passwords.nats.services_credentials)
     bus = (
-        DockerContainer(NATS_IMAGE)
+        DockerContainer(image_of("nats", "nats:2.15"))
         .with_copy_into_container(config.encode(), "/etc/nats/ecolink.conf")
         .with_command("--config /etc/nats/ecolink.conf")
         .with_exposed_ports(NATS_PORT)

@@ -104,6 +104,7 @@ COMMANDS: Mapping[str, Page | Host] = {
     "events parked": page_at("/ops/parked"),
     "events replay": page_at("/ops/parked", "/ops/parked/{consumer}/{notification_id}/replay"),
     "nats-config": Host("It writes the private keys of a NATS server."),
+    "docker init": Host("It writes the passwords of the servers, before any process runs."),
     "projections rebuild": Host(
         "Only the owner of the tables may replace a read model. The page `/ops` shows how far each "
         "projection is."

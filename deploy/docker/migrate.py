@@ -1,0 +1,68 @@
+"""`python -m deploy.docker.migrate` prepares PostgreSQL and the artifact store, then ends.
+
+It creates the roles of the services, upgrades the database, and creates the bucket. It runs before
+the services start, and is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+
+from deploy.local import postgres
+from deploy.migrate import migrate
+from deploy.run import set_up_logging
+from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from infrastructure.machine_checks import Level, artifact_checks
+from infrastructure.secret_files import load_secret_files
+from infrastructure.settings import Settings
+
+CREATED = "migrated"
+"""An empty file in the bucket, which the first migration creates."""
+
+log = logging.getLogger("migrate")
+
+
+class NotPrepared(Exception):
+    """A server refuses what the migration needs. The message says what to do."""
+
+
+def prepare(settings: Settings, role_passwords: Path) -> None:
+    """Create the roles, upgrade the database, and create the bucket.
+
+    `role_passwords` is a JSON file with the password of each database role. Raise NotPrepared.
+    """
+    assert settings.owner_database_url is not None
+    try:
+        postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
+        migrate(settings)
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise NotPrepared(f"PostgreSQL does not answer as its owner: {reason}") from error
+    with suppress(*STORE_ERRORS):  # explained by the check
+        Artifacts(settings.artifacts).put(CREATED, b"")  # SeaweedFS creates the bucket
+    for check in artifact_checks(settings):
+        if check.level is Level.FAILED:
+            raise NotPrepared(check.text)
+
+
+def main() -> None:
+    """Prepare the servers. Exit with 1 if that fails; the container engine then repeats it."""
+    load_secret_files()
+    settings = Settings()
+    set_up_logging(settings, "migrate")
+    try:
+        prepare(settings, Path(sys.argv[1]))
+    except NotPrepared as error:
+        log.error("%s", error)
+        sys.exit(1)
+    log.info("the database and the artifact store are ready")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The compose file and the Dockerfile, without Docker."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.artifact_access import ARTIFACT_ACCESS
+from deploy.database_roles import ACCESS
+from deploy.docker.secrets import KEYS, NATS_PORT, OPERATOR, Keys, secret_files
+from deploy.processes import PROCESSES
+from infrastructure.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "docker"
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+
+SERVERS = {"postgres", "nats", "s3"}
+ONE_SHOT = {"migrate", "init", OPERATOR}
+OFF_THE_BUS = {"sealer", "gateway"}
+"""Processes without a connection to NATS."""
+
+VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:-[^}]+\}")
+SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|SEED|_KEY|DATABASE_URL|CREDENTIALS")
+FILES = {"POSTGRES_PASSWORD_FILE", "ECOLINK_SECRETS_DIR", "ECOLINK_NATS_CREDENTIALS"}
+"""Variables that contain the path of a secret, not a secret."""
+
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def secrets_of(name: str) -> dict[str, str]:
+    """Return the sources of a service's secrets, by the names of the files in its container."""
+    given = [
+        each if isinstance(each, dict) else {"source": each, "target": each}
+        for each in SERVICES[name].get("secrets", [])
+    ]
+    return {each["target"]: each["source"] for each in given}
+
+
+def holders(source: str) -> set[str]:
+    return {name for name in SERVICES if source in secrets_of(name).values()}
+
+
+def test_every_process_is_a_service_of_its_own() -> None:
+    assert set(SERVICES) == {*PROCESSES, *SERVERS, *ONE_SHOT}
+    for name in PROCESSES:
+        module = ["deploy.docker.trainer_host"] if name == "scheduler" else ["deploy.run", name]
+        assert SERVICES[name]["command"] == ["python", "-m", *module]
+
+
+@every_service
+def test_no_secret_is_in_the_environment(name: str) -> None:
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        if variable in FILES:
+            assert str(value).startswith("/run/secrets")
+        else:
+            assert not SECRET_NAME.search(variable), variable
+        assert "@" not in str(value), variable
+
+
+@every_service
+def test_settings_exist(name: str) -> None:
+    known = {f"ECOLINK_{field.upper()}" for field in Settings.model_fields}
+    used = set(SERVICES[name].get("environment", {})) | {each.upper() for each in secrets_of(name)}
+    assert {each for each in used if each.startswith("ECOLINK_")} <= known
+
+
+@every_service
+def test_every_image_is_a_variable(name: str) -> None:
+    assert VARIABLE.fullmatch(SERVICES[name]["image"])
+    for value in SERVICES[name].get("build", {}).get("args", {}).values():
+        assert re.fullmatch(r"\$\{[A-Z0-9_]+:-[^}]*\}", value)
+
+
+@every_service
+def test_nothing_can_gain_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "pid", "ipc", "devices"} & set(service)
+    assert not any("docker.sock" in str(volume) for volume in service.get("volumes", []))
+    if name == "postgres":
+        assert service["user"] == "postgres"
+    else:
+        assert "user" not in service  # that of the image; see below
+
+
+@every_service
+def test_only_the_gateway_is_open_to_the_host_and_only_to_it(name: str) -> None:
+    ports = SERVICES[name].get("ports", [])
+    assert ports == (["${ECOLINK_PUBLISH:-127.0.0.1:8000}:8000"] if name == "gateway" else [])
+    assert SERVICES[name].get("network_mode") in (None, "none")
+
+
+@every_service
+def test_the_servers_and_the_trainers_have_no_way_out(name: str) -> None:
+    outside = "outside" in SERVICES[name].get("networks", [])
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    assert outside == (name in {"sealer", "billing", "webhooks", "alerts", "gateway", OPERATOR})
+
+
+@every_service
+def test_long_running_services_restart_and_have_a_health_check(name: str) -> None:
+    service = SERVICES[name]
+    if name in ONE_SHOT:
+        assert service.get("restart") in (None, "no", "on-failure")
+        assert service.get("healthcheck") in (None, {"disable": True})
+    else:
+        assert service["restart"] == "unless-stopped"
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert service["healthcheck"]["start_interval"] == "3s"
+        assert service["logging"]["options"]["max-size"]
+
+
+def test_services_start_after_the_migration() -> None:
+    for name in PROCESSES:
+        waits = SERVICES[name]["depends_on"]
+        assert waits == {"migrate": {"condition": "service_completed_successfully"}}
+    assert set(SERVICES["migrate"]["depends_on"]) == SERVERS
+
+
+def test_a_listener_is_asked_at_its_own_port() -> None:
+    for name, url in {"gateway": "ECOLINK_GATEWAY_URL", "serving": "ECOLINK_SERVING_URL"}.items():
+        environment = SERVICES[name]["environment"]
+        port = environment[f"ECOLINK_{name.upper()}_PORT"]
+        assert environment[f"ECOLINK_{name.upper()}_HOST"] == "0.0.0.0"
+        assert environment[url] == f"http://{name}:{port}"
+        assert SERVICES[name]["healthcheck"]["test"][-1] == str(port)
+    assert SERVICES["relay"]["environment"]["ECOLINK_NATS_URL"] == f"nats://nats:{NATS_PORT}"
+
+
+def test_each_secret_exists_and_is_written_by_the_command() -> None:
+    written = set(dict(secret_files(Keys())))
+    assert set(COMPOSE["secrets"]) == written
+    assert {each for name in SERVICES for each in secrets_of(name).values()} == written
+    for name, secret in COMPOSE["secrets"].items():
+        assert secret == {"file": f"${{ECOLINK_SECRETS:-./secrets}}/{name}"}
+    assert KEYS not in written
+
+
+@every_service
+def test_a_service_has_only_its_own_database_role_and_artifact_key(name: str) -> None:
+    found = secrets_of(name)
+    owner = OPERATOR if name == "migrate" else name
+    own = {}
+    if name in {*PROCESSES, OPERATOR, "migrate"}:
+        own = {"ecolink_database_url": f"{owner}-database-url"}
+    if owner in {*ARTIFACT_ACCESS, OPERATOR}:
+        own["aws_access_key_id"] = f"{owner}-s3-access-key"
+        own["aws_secret_access_key"] = f"{owner}-s3-secret-key"
+    specific = re.compile(r"(.+)-(database-url|s3-(access|secret)-key)")
+    matches = {target: source for target, source in found.items() if specific.fullmatch(source)}
+    matches.pop("ecolink_owner_database_url", None)
+    assert matches == own
+
+
+def test_shared_secrets_are_only_where_they_are_needed() -> None:
+    readers = {name for name, access in ACCESS.items() if access.reads_snapshots}
+    assert holders("snapshot-secret") == {*readers, OPERATOR}
+    assert holders("nats-trainer-seed") == {"scheduler"}
+    assert holders("serving-secret") == {"gateway", "serving"}
+    assert holders("services.creds") == {*PROCESSES, OPERATOR} - OFF_THE_BUS
+    assert holders("owner-database-url") == holders("database-roles.json") == {"migrate"}
+    assert holders("postgres-owner-password") == {"postgres"}
+    assert (holders("nats.conf"), holders("s3.json")) == ({"nats"}, {"s3"})
+    for name in PROCESSES:
+        assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == (
+            name not in OFF_THE_BUS
+        )
+
+
+def test_only_the_sealer_can_reach_the_key_that_signs_seals() -> None:
+    mounting = {
+        name
+        for name, service in SERVICES.items()
+        if any(str(volume).startswith("sealer:") for volume in service.get("volumes", []))
+    }
+    assert mounting == {"sealer"}
+
+
+def test_every_volume_belongs_to_one_service() -> None:
+    mounted = [
+        volume.split(":")[0]
+        for name, service in SERVICES.items()
+        for volume in service.get("volumes", [])
+        if name != "init"
+    ]
+    assert sorted(mounted) == sorted(COMPOSE["volumes"])
+
+
+def stages() -> dict[str, str]:
+    """Return the text of each stage of the Dockerfile by name."""
+    parts = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    found = {}
+    for part in parts:
+        match = re.match(r"(\S+) AS (\S+)\n", part)
+        assert match is not None, part
+        found[match[2]] = part
+    return found
+
+
+def test_every_base_image_is_a_build_argument_with_a_public_default() -> None:
+    defaults = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", DOCKERFILE, re.MULTILINE))
+    known = {f"${{{name}}}" for name in defaults} | {"scratch"}
+    for text in stages().values():
+        base = text.split()[0]
+        assert base in known or base in stages()
+        known.add(base)
+    for default in defaults.values():
+        assert re.fullmatch(r"([a-z]+/)?[a-z]+:[\w.-]+", default)
+    declared = SERVICES["nats"]["build"]["args"]
+    assert {name: f"${{ECOLINK_{name}:-{value}}}" for name, value in defaults.items()} == declared
+
+
+def test_no_image_runs_as_root() -> None:
+    built = {each["build"]["target"] for each in SERVICES.values() if "build" in each}
+    assert built == {"services", "trainer", "nats", "s3"}
+    for target in built:
+        users = re.findall(r"^USER (\S+)$", stages()[target], re.MULTILINE)
+        assert users == ["10001:10001"]
+
+
+def test_every_package_is_pinned() -> None:
+    commands = re.split(r"\n(?=[A-Z]+ )", DOCKERFILE)
+    for command in (each for each in commands if each.startswith("RUN") and "pip" in each):
+        for install in re.split(r"&&", command):
+            if " install " in install and "apt-get" not in install and "useradd" not in install:
+                assert "--constraint constraints.txt" in install or "--no-index" in install
+
+
+def test_secrets_enter_neither_git_nor_an_image() -> None:
+    assert "deploy/docker/secrets" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "/deploy/docker/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "ENV" not in "\n".join(
+        line for line in DOCKERFILE.splitlines() if SECRET_NAME.search(line)
+    )
+
+
+def test_a_build_sees_only_what_it_needs() -> None:
+    allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    packages = {"domain", "projections", "infrastructure", "services", "gateway", "deploy"}
+    files = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert set(allowed) == packages | files
