@@ -23,6 +23,9 @@ from domain.training.precision import Dtype, Precision
 FINAL_REPORT = "final_report.json"
 """File next to the spec that contains the trainer's report of its last checkpoint or its end."""
 
+STORED_REPORTS = "report"
+"""Directory of the same report in the artifact store, below the prefix of the checkpoints."""
+
 BEAT = "beat"
 """File next to the spec that the reporter of a trainer touches in each round."""
 
@@ -120,6 +123,14 @@ class SegmentSpec(Message):
     clock_speed: float = 1.0  # ratio of segment time to real time; 1 except in tests
     checkpoint_prefix: str  # artifact prefix of the checkpoints, which are step-<n>/ below it
     adapter_prefix: str  # artifact prefix of the finished adapter
+
+
+def stored_report_ref(checkpoint_prefix: str) -> str:
+    """Return the artifact in which a trainer stores its report, if the settings request it.
+
+    No event names its directory, so the scheduler deletes it after the end of the segment.
+    """
+    return f"{checkpoint_prefix}/{STORED_REPORTS}/{FINAL_REPORT}"
 
 
 class RejectedCheckpoint(Message):

@@ -250,7 +250,75 @@ class Settings(BaseSettings):
     )
     launcher: str = Field(
         default="local",
-        description="Launcher of trainers. `local` starts them on the scheduler's machine.",
+        description="Launcher of trainers. `local` starts them on the scheduler's machine, "
+        "`kubernetes` as Jobs of a cluster.",
+    )
+    kubernetes_namespace: str = Field(
+        default="ecolink-trainers",
+        description="Namespace of the trainers' Jobs. Only one installation of EcoLink may use it.",
+    )
+    kubernetes_image: str | None = Field(
+        default=None, description="Image of the trainers' containers, with a tag or digest."
+    )
+    kubernetes_config: Path | None = Field(
+        default=None,
+        description="Kubeconfig file with the credentials of the scheduler. If unset, the "
+        "scheduler uses the service account of its own pod.",
+    )
+    kubernetes_service_account: str = Field(
+        default="ecolink-trainer",
+        description="Service account of the trainers' pods. They get no token of it.",
+    )
+    kubernetes_trainer_secret: str | None = Field(
+        default=None,
+        description="Secret in the trainers' namespace whose entries become environment variables "
+        "of trainers, such as the credentials of the object store.",
+    )
+    kubernetes_region: str | None = Field(
+        default=None,
+        description="Region of all nodes. If unset, `ECOLINK_KUBERNETES_REGION_LABEL` determines "
+        "the region of each node.",
+    )
+    kubernetes_region_label: str = Field(
+        default="topology.kubernetes.io/region",
+        description="Label of nodes whose value is a region of the catalog.",
+    )
+    kubernetes_gpu_label: str = Field(
+        default="nvidia.com/gpu.product",
+        description="Label of nodes with the name of their GPUs. It is compared with the device "
+        "names of the catalog's GPU types, in which a label has `-` for each space.",
+    )
+    kubernetes_gpu_resource: str = Field(
+        default="nvidia.com/gpu", description="Name of the resource that counts a node's GPUs."
+    )
+    kubernetes_capacity: Literal["nodes", "catalog"] = Field(
+        default="nodes",
+        description="Source of the number of GPUs: `nodes` counts those of the ready nodes, and "
+        "`catalog` uses the declared capacity of the regions, for clusters that add nodes "
+        "on demand.",
+    )
+    kubernetes_queue: str | None = Field(
+        default=None,
+        description="LocalQueue of Kueue for the trainers' Jobs. If set, Jobs start suspended, and "
+        "Kueue admits them.",
+    )
+    kubernetes_cpus: float = Field(
+        default=4.0, gt=0, description="CPU cores that a trainer requests for each GPU."
+    )
+    kubernetes_memory_gib: float = Field(
+        default=32.0, gt=0, description="Memory of a trainer for each GPU, in GiB."
+    )
+    kubernetes_disk_gib: float = Field(
+        default=100.0,
+        gt=0,
+        description="Temporary disk space of a trainer, in GiB. It holds the base model, the "
+        "dataset and one checkpoint.",
+    )
+    kubernetes_pending_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds that a pod may wait for a node and its image, before the launch "
+        "fails. The time in which Kueue suspends its Job does not count.",
     )
     warm_trainers: int = Field(
         default=1,
@@ -341,6 +409,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum seconds for one step of a service, such as loading a model. "
         "After this time, the supervisor restarts the process.",
+    )
+    store_reports: bool = Field(
+        default=False,
+        description="Also store the reports of a trainer in the object store. Launchers whose "
+        "trainers share no disk with the scheduler set it.",
     )
     supervisor_pid: int | None = Field(
         default=None,

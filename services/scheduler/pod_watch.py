@@ -117,7 +117,7 @@ class PodWatch:
     async def _attend(self, pod: Pod, job: Job) -> None:
         """Publish evidence for a running pod, repeat a stop request, and kill a silent trainer."""
         silent_seconds = self.silences.seconds(pod.name, pod.beat)
-        if silent_seconds > self._most_silence:
+        if pod.beat is not None and silent_seconds > self._most_silence:
             self._logger.error("killing %s: silent for %.0f s", pod.name, silent_seconds)
             await asyncio.to_thread(self._launcher.kill, pod.name)
             return  # the next poll ends its segment

@@ -28,6 +28,7 @@ from services.trainer.processes.agent import STOPS, launch
 from services.trainer.processes.followers import FollowerLost, Followers, die_with, follow
 from services.trainer.processes.warm import await_warm_start
 from services.trainer.reporter import Reporter
+from services.trainer.stored_report import StoredReport
 
 if TYPE_CHECKING:
     from services.trainer.checkpoint_writer import Checkpoints
@@ -67,7 +68,8 @@ def main(
         )
     directory = spec_path.parent
     followers = Followers(directory, spec.gpu_count)
-    with Reporter(spec, lease, url, directory) as reporter:
+    stored = StoredReport(settings.artifacts, spec) if settings.store_reports else None
+    with Reporter(spec, lease, url, directory, stored) as reporter:
         program = Program(spec, directory, reporter, lease, followers)
         followers.watch(program.abandon)
         outcome = program.run(settings, warm_base)

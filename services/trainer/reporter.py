@@ -41,6 +41,7 @@ from infrastructure.reports import (
 from infrastructure.segment_credentials import inbox_prefix
 from services.trainer.clock import PhaseTimes
 from services.trainer.lease import Lease
+from services.trainer.stored_report import StoredReport
 
 ACK_SECONDS = 2
 RECONNECT_SECONDS = 0.25
@@ -72,8 +73,16 @@ class Reporter:
     The reporter prints every acknowledged report to stdout as `report n=.. elapsed=..`.
     """
 
-    def __init__(self, spec: SegmentSpec, lease: Lease, url: str, directory: Path) -> None:
+    def __init__(
+        self,
+        spec: SegmentSpec,
+        lease: Lease,
+        url: str,
+        directory: Path,
+        stored: StoredReport | None = None,
+    ) -> None:
         self._spec, self._clock, self._lease, self._url = spec, lease.clock, lease, url
+        self._stored = stored  # None: the scheduler reads the file
         self._final_report, self._beat = directory / FINAL_REPORT, directory / BEAT
         self._key = {
             "account_id": spec.account_id,
@@ -197,8 +206,15 @@ class Reporter:
         self._keep_final_report()
         stopped = reason is SegmentEnd.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
+        answered = self._answered.wait(self._at_most(limit))
+        if self._stored is not None and not answered:
+            self._stored.await_stored(self._at_most(limit))
+        return answered
+
+    def _at_most(self, seconds: float) -> float:
+        """Limit real seconds to those until the process must exit."""
         remaining = self._clock.real_seconds(self._lease.remaining_seconds)
-        return self._answered.wait(max(0.0, min(limit, remaining - EXIT_SECONDS)))
+        return max(0.0, min(seconds, remaining - EXIT_SECONDS))
 
     def _times(self, elapsed_seconds: float) -> dict[str, Any]:
         return {
@@ -208,12 +224,17 @@ class Reporter:
         }
 
     def _keep_final_report(self) -> None:
-        """Write the report next to the spec, in case NATS is unreachable until the process ends."""
-        partial = self._final_report.with_suffix(".partial")
+        """Write the report next to the spec, in case NATS is unreachable until the process ends.
+
+        Also store it as an artifact if the scheduler cannot read this disk.
+        """
+        partial, content = self._final_report.with_suffix(".partial"), _payload(self._draft)
+        if self._stored is not None:
+            self._stored.put(content)
         try:
             with self._writing:
                 with partial.open("wb") as file:
-                    file.write(_payload(self._draft))
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
                 partial.rename(self._final_report)

@@ -4,14 +4,55 @@ To add a launcher, write a module in this package, add its line to LAUNCHERS, an
 `tests/services/scheduler/launchers/test_launcher.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from infrastructure.clock import Clock
+from infrastructure.machine_checks import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher
 
-LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher}
+
+class MissingExtra(ImportError):
+    """A launcher needs packages that are not installed."""
+
+
+@contextmanager
+def _extra(package: str) -> Iterator[None]:
+    """Import modules that need a package of an extra. Raise MissingExtra without the package.
+
+    These modules are imported only if they are used, as few installations have the packages.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise MissingExtra(
+            f"ECOLINK_LAUNCHER is {package!r}, but the package {package} is not installed. Run "
+            f"`pip install 'ecolink[{package}]'`."
+        ) from error
+
+
+def _open_kubernetes(
+    settings: Settings, clock: Clock, catalog: ReadCatalog, program: Sequence[str]
+) -> Launcher:
+    with _extra("kubernetes"):
+        from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
+    return KubernetesLauncher(settings, clock, catalog, program)
+
+
+def _check_kubernetes(settings: Settings) -> Iterator[Check]:
+    with _extra("kubernetes"):
+        from services.scheduler.launchers.kubernetes.checks import checks
+    yield from checks(settings)
+
+
+LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher, "kubernetes": _open_kubernetes}
+
+
+CHECKS: Mapping[str, Callable[[Settings], Iterator[Check]]] = {"kubernetes": _check_kubernetes}
 
 
 class UnknownLauncher(ValueError):
@@ -26,3 +67,16 @@ def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Lau
             f"Set ECOLINK_LAUNCHER to one of: {', '.join(LAUNCHERS)}."
         )
     return LAUNCHERS[settings.launcher](settings, clock, catalog, TRAINER)
+
+
+def launcher_checks(settings: Settings) -> Iterator[Check]:
+    """Check the settings of the launcher, and its connection, for `ecolink doctor`."""
+    if settings.launcher not in LAUNCHERS:
+        names = ", ".join(LAUNCHERS)
+        text = f"ECOLINK_LAUNCHER is {settings.launcher!r}. Set it to one of: {names}."
+        yield Check("launcher", Level.FAILED, text)
+    elif settings.launcher in CHECKS:
+        try:
+            yield from CHECKS[settings.launcher](settings)
+        except MissingExtra as error:
+            yield Check("launcher", Level.FAILED, str(error))

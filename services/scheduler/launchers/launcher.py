@@ -68,7 +68,10 @@ class Pod:
     alive: bool
     exit_code: int | None = None  # negative: the signal that ended the trainer
     beat: int | None = None
-    """A value that changes every few seconds while the trainer works, even if the bus is down."""
+    """A value that changes every few seconds while the trainer works, even if the bus is down.
+
+    None: the launcher itself ends a trainer that shows no sign of life.
+    """
 
 
 class Launcher(Protocol):

@@ -359,11 +359,11 @@ def _identity(path: Path) -> str:
     return path.read_text()
 
 
-def _beat(path: Path) -> int | None:
+def _beat(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
-        return None
+        return 0  # never seen to change
 
 
 def _visible(devices: list[int]) -> dict[str, str]:

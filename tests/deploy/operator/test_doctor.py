@@ -176,3 +176,10 @@ def test_the_command_prints_all_checks() -> None:
     document = json.loads(ecolink("doctor", "--json"))
     assert all(set(each) == {"name", "level", "text"} for each in document)
     assert "EcoLink can run here" in ecolink("doctor")
+
+
+def test_an_unusable_launcher_fails_with_its_setting(tmp_path: Path) -> None:
+    check = only(Settings(home=tmp_path, launcher="abacus"), "launcher")
+    assert check.level is Level.FAILED
+    assert "ECOLINK_LAUNCHER is 'abacus'" in check.text
+    assert checks(Settings(home=tmp_path), "launcher") == []

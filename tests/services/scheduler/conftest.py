@@ -87,7 +87,7 @@ class FakeLauncher(Launcher):
         if name in self.busy_for:
             raise GpusBusy("The segment needs 1 cpu, but 0 of 1 are free.")
         self.specs[name] = spec
-        return self._pods.setdefault(name, Pod(name, NOW, alive=True))
+        return self._pods.setdefault(name, Pod(name, NOW, alive=True, beat=0))
 
     def poll(self, name: PodName) -> Pod | None:
         self._answer()

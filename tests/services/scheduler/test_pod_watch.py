@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -340,6 +341,29 @@ async def test_a_silent_pod_is_killed_and_its_segment_lost(
     end = await watched_end(history, watching)
     assert launcher.killed == [NAME]
     assert (end.failure, end.elapsed_seconds, end.kept_seconds) == (FailureClass.NODE_LOST, 55, 40)
+
+
+async def test_a_pod_whose_launcher_ends_silent_trainers_is_not_killed(
+    scheduler: Scheduler,
+    launcher: FakeLauncher,
+    watching: Watching,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, polls, poll = 0.0, 0, launcher.poll
+
+    def count(name: PodName) -> Pod | None:
+        nonlocal polls
+        polls += 1
+        pod = poll(name)
+        return pod and replace(pod, beat=None)
+
+    monkeypatch.setattr(launcher, "poll", count)
+    async with watching() as watch:
+        watch.silences = Silences(lambda: now)
+        await until(lambda: polls >= 2)
+        now, seen = 1000.0, polls
+        await until(lambda: polls >= seen + 3)
+    assert launcher.killed == []
 
 
 @pytest.mark.full

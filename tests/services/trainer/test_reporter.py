@@ -15,11 +15,19 @@ import pytest
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
+from infrastructure.artifacts import Artifacts
 from infrastructure.bus import TELEMETRY
-from infrastructure.reports import FINAL_REPORT, Report, SegmentSpec, StepMeasured
+from infrastructure.reports import (
+    FINAL_REPORT,
+    Report,
+    SegmentSpec,
+    StepMeasured,
+    stored_report_ref,
+)
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
+from services.trainer.stored_report import StoredReport
 from tests.builders.reports import CHECKPOINT
 from tests.polling import eventually
 from tests.services.trainer.program import ISSUER, NatsServer
@@ -246,6 +254,21 @@ def test_a_full_disk_does_not_delay_reports(
 
 
 @pytest.mark.full
+def test_an_unanswered_final_report_is_stored_before_the_exit(
+    reporting: Reporting, tmp_path: Path
+) -> None:
+    """Without NATS, a scheduler on another machine reads it from the artifact store."""
+    url = (tmp_path / "store").as_uri()
+    stored = StoredReport(url, reporting.spec)
+    parts = (reporting.spec, reporting.lease, "nats://127.0.0.1:1", reporting.directory)
+    with Reporter(*parts, stored) as reporter:
+        assert not reporter.finish(SegmentEnd.STOPPED)
+    ref = stored_report_ref(reporting.spec.checkpoint_prefix)
+    report = Report.model_validate_json(Artifacts(url).get(ref))
+    assert report.ending is not None
+    assert report.ending.reason is SegmentEnd.STOPPED
+
+
 def test_reports_continue_with_a_renewed_jwt(reporting: Reporting) -> None:
     spec, server = reporting.spec, reporting.server
     name = (spec.account_id, spec.job_id, spec.segment)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
+from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
 
 pytestmark = pytest.mark.full
 
@@ -56,6 +58,9 @@ while True:
 """
 
 
+Infrastructure = Callable[[Path], AbstractContextManager[Mapping[str, Any]]]
+
+
 @dataclass(frozen=True)
 class Row:
     """A launcher as the tests of the port open it."""
@@ -64,6 +69,9 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     await_ready: Callable[[Launcher, Settings], None] = lambda launcher, settings: None
     """Waits until the launcher has prepared the next launch."""
+
+    infrastructure: Infrastructure = lambda directory: nullcontext({})
+    """Runs what the launcher connects to, in a directory. Returns more settings."""
 
 
 def await_ready(launcher: Launcher, settings: Settings) -> None:
@@ -76,9 +84,27 @@ def await_ready(launcher: Launcher, settings: Settings) -> None:
     eventually(ready)
 
 
+@contextmanager
+def kubernetes(directory: Path) -> Iterator[Mapping[str, Any]]:
+    """Run a cluster whose pods are processes of this machine."""
+    fake = FakeCluster(directory, FixedClock().now, runs_processes=True)
+    with fake.running():
+        yield {"kubernetes_config": fake.config}
+
+
 ROWS = {
     "local-cold": Row("local", {"warm_trainers": 0}),
     "local-warm": Row("local", {"warm_trainers": 1}, await_ready),
+    "kubernetes": Row(
+        "kubernetes",
+        {
+            "kubernetes_image": "trainer:1",
+            "trainer_nats_url": "nats://nats.example.org:4222",
+            "artifacts_url": "memory:///",
+            "heartbeat_seconds": 0.01,
+        },
+        infrastructure=kubernetes,
+    ),
 }
 
 
@@ -88,16 +114,18 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture
-def settings(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
-    return Settings(
-        home=tmp_path,
-        launcher=row.launcher,
-        nats_url="nats://127.0.0.1:1",
-        database_url="postgresql://nobody:secret@127.0.0.1/x",
-        grace_seconds=0,
-        **row.settings,
-    )
+    with row.infrastructure(tmp_path) as more:
+        yield Settings(
+            home=tmp_path,
+            launcher=row.launcher,
+            nats_url="nats://127.0.0.1:1",
+            database_url="postgresql://nobody:secret@127.0.0.1/x",
+            grace_seconds=0,
+            **row.settings,
+            **more,
+        )
 
 
 @pytest.fixture
