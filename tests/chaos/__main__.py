@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from tests.chaos import oracle
 from tests.chaos.breaks import BREAK
 from tests.chaos.campaign import RECORDS, Campaign, Outcome
+from tests.chaos.entry import IDLE_SECONDS, LEASE
 from tests.chaos.records import Records
 from tests.chaos.rig import Template
 
@@ -24,6 +25,12 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100, help="number of faults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fault", type=int, help="repeat the round of this fault, up to it")
+    parser.add_argument(
+        "--failovers", action="store_true", help="let the leader of a service fail at each fault"
+    )
+    parser.add_argument(
+        "--lease", type=float, default=IDLE_SECONDS, help="lease of a leader, in seconds"
+    )
     parser.add_argument("--break", dest="broken", help="install a deliberate defect")
     parser.add_argument("--keep", type=Path, default=Path("chaos"), help="directory for violations")
     parser.add_argument("--judge", type=Path, help="judge the records in a directory again")
@@ -35,12 +42,20 @@ def main() -> int:
         return 1 if found else 0
     if arguments.broken:
         os.environ[BREAK] = arguments.broken
+    os.environ[LEASE] = str(arguments.lease)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with TemporaryDirectory(prefix="chaos-", dir=MEMORY if MEMORY.exists() else None) as folder:
         directory = Path(folder)
         directory.chmod(0o755)
         template = Template.at(arguments.template or directory / "template")
-        campaign = Campaign(arguments.seed, template, directory, arguments.keep, _say)
+        campaign = Campaign(
+            arguments.seed,
+            template,
+            directory,
+            arguments.keep,
+            _say,
+            fails_over=arguments.failovers,
+        )
         if arguments.fault:
             outcome = campaign.replay(arguments.fault)
         else:
@@ -58,6 +73,8 @@ def report(outcome: Outcome) -> int:
     )
     for kind, number in outcome.faults.most_common():
         print(f"  {number:5d}  {kind}")
+    if outcome.taken.seconds:
+        print("\n".join(outcome.taken.lines()))
     print(f"{len(outcome.violations)} violations")
     for each in outcome.violations:
         print(f"  {each}")

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos import oracle, records
+from tests.chaos import failovers, oracle, records
+from tests.chaos.entry import lease_seconds
 from tests.chaos.facts import REAL
+from tests.chaos.failovers import Failovers, Takeovers
 from tests.chaos.faults import Fault, Injector, planned
 from tests.chaos.records import Place, Records
 from tests.chaos.rig import Rig, Template
@@ -44,8 +46,11 @@ class Outcome:
     events: int = 0
     seconds: float = 0.0
 
+    taken: Takeovers = field(default_factory=Takeovers)
+
     def add(self, other: Outcome) -> None:
         """Add the outcome of a round."""
+        self.taken.add(other.taken)
         self.faults += other.faults
         self.violations += other.violations
         self.jobs, self.events = self.jobs + other.jobs, self.events + other.events
@@ -62,19 +67,26 @@ class Campaign:
     keep: Path
     say: Say = print
     settle_seconds: float = SETTLE_SECONDS
+    fails_over: bool = False
+    """True if the faults are failovers of leaders."""
+
+    def _planned(self, numbers: range) -> list[Fault]:
+        if self.fails_over:
+            return list(failovers.planned(self.seed, numbers, lease_seconds()))
+        return list(planned(self.seed, numbers))
 
     def run(self, faults: int) -> Outcome:
         """Inject faults 1 to `faults`. Return the outcome."""
         outcome = Outcome()
         for first in range(1, faults + 1, ROUND_FAULTS):
             numbers = range(first, min(faults, first + ROUND_FAULTS - 1) + 1)
-            outcome.add(self.round(list(planned(self.seed, numbers))))
+            outcome.add(self.round(self._planned(numbers)))
         return outcome
 
     def replay(self, fault: int) -> Outcome:
         """Repeat the round of a fault, up to this fault."""
         first = (fault - 1) // ROUND_FAULTS * ROUND_FAULTS + 1
-        return self.round(list(planned(self.seed, range(first, fault + 1))))
+        return self.round(self._planned(range(first, fault + 1)))
 
     def round(self, faults: Sequence[Fault]) -> Outcome:
         """Inject some faults into a fresh stack. Return the outcome."""
@@ -84,10 +96,11 @@ class Campaign:
             os.environ[REAL] = "1"
         began, place = time.monotonic(), self.directory / f"round-{faults[0].number}"
         place.mkdir()
-        rig = Rig(self.template, place)
+        rig, taken = Rig(self.template, place, fails_over=self.fails_over), Takeovers()
         with rig.up():
-            found, counted = self._inject(rig, faults)
-        violations = [f"{name}: {each}" for each in oracle.violations(found)]
+            found, counted = self._inject(rig, faults, taken)
+        broken = [*taken.failed, *oracle.violations(found)]
+        violations = [f"{name}: {each}" for each in broken]
         for each in violations:
             self.say(f"VIOLATION {each}")
         if violations:
@@ -99,10 +112,13 @@ class Campaign:
             f"{name}: {jobs} jobs, {len(found.events)} events, {len(violations)} violations, "
             f"{seconds:.0f} s"
         )
-        return Outcome(counted, violations, jobs, len(found.events), seconds)
+        return Outcome(counted, violations, jobs, len(found.events), seconds, taken)
 
-    def _inject(self, rig: Rig, faults: Sequence[Fault]) -> tuple[Records, Counter[str]]:
+    def _inject(
+        self, rig: Rig, faults: Sequence[Fault], taken: Takeovers
+    ) -> tuple[Records, Counter[str]]:
         injector, watcher = Injector(rig), Watcher(rig)
+        inject = Failovers(rig, injector, taken).inject if self.fails_over else injector.inject
         workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}")
         losses: list[float] = []
         counted: Counter[str] = Counter()
@@ -112,7 +128,7 @@ class Campaign:
             injector.pause(WARM_UP_SECONDS, watcher.look)
             for fault in faults:
                 injector.pause(fault.wait_seconds, watcher.look)
-                happened = injector.inject(fault)
+                happened = inject(fault)
                 if fault.target.endswith("REPORTS"):
                     losses.append(time.time())
                 counted[_sort(fault, happened)] += 1

@@ -17,8 +17,11 @@ from tests.chaos import breaks, network, seams
 from tests.chaos.facts import FactFile, control_directory
 from tests.chaos.failpoints import Failpoints
 
-IDLE_SECONDS, BEAT_SECONDS = 4.0, 0.5
-"""Lease and beat of a leader. The product's are 20 s and 2 s."""
+LEASE = "CHAOS_LEASE"
+"""Environment variable with the lease of a leader, in seconds."""
+
+IDLE_SECONDS, BEATS_OF_LEASE = 4.0, 8
+"""Lease of a leader, if the environment has none, and its beats. The product's are 20 s and 10."""
 
 RELAUNCH_SECONDS = (0, 1, 3)
 """Delays before relaunches. The product's are 0 s, 30 s and 5 min."""
@@ -54,11 +57,17 @@ def run(name: str, settings: Settings) -> None:
     getattr(import_module(module), function)(settings)
 
 
+def lease_seconds() -> float:
+    """Return the lease of a leader under test, in seconds."""
+    return float(os.environ.get(LEASE, IDLE_SECONDS))
+
+
 def _adjust_delays() -> None:
     from datetime import timedelta
 
     from domain.jobs import job
     from infrastructure import leadership
 
-    leadership.IDLE_SECONDS, leadership.BEAT_SECONDS = IDLE_SECONDS, BEAT_SECONDS
+    leadership.IDLE_SECONDS = lease_seconds()
+    leadership.BEAT_SECONDS = leadership.IDLE_SECONDS / BEATS_OF_LEASE
     job.RELAUNCH_DELAYS = tuple(timedelta(seconds=each) for each in RELAUNCH_SECONDS)

@@ -17,7 +17,7 @@ from nats.js.errors import Error as JetStreamError
 
 from infrastructure import bus
 from tests.chaos.failpoints import Armed
-from tests.chaos.rig import NETWORKED, SERVICES, STANDBYS, Rig
+from tests.chaos.rig import NETWORKED, SERVICES, STANDBYS, Rig, standby_of
 from tests.chaos.seams import POINTS
 
 KINDS = {
@@ -34,12 +34,12 @@ KINDS = {
 WORKERS = {"relay": 3, "projector": 3, "billing": 6, "scheduler": 6, "gateway": 2, "datasets": 1}
 KILLED = {
     **{name: WORKERS.get(name, 1) for name in SERVICES},
-    **{f"standby-{name}": 1 for name in STANDBYS},
+    **{standby_of(name): 1 for name in STANDBYS},
     **{"trainer": 8, "shim": 3, "postgres": 3, "backend": 2, "nats": 3},
 }
 STOPPED = {
     **{name: WORKERS.get(name, 1) for name in SERVICES},
-    **{f"standby-{name}": 1 for name in STANDBYS},
+    **{standby_of(name): 1 for name in STANDBYS},
     **{"trainer": 6, "shim": 2, "postgres": 2, "nats": 2},
 }
 DISKS = ("home", "artifacts")
@@ -175,8 +175,9 @@ class Injector:
         """End every fault that lasts."""
         self.end_due(math.inf)
 
-    def _end_later(self, fault: Fault, end: Callable[[], None]) -> None:
-        self._ends.append((time.monotonic() + fault.seconds, end))
+    def end_later(self, seconds: float, end: Callable[[], None]) -> None:
+        """Call a function after some seconds, in `end_due`."""
+        self._ends.append((time.monotonic() + seconds, end))
 
     def pause(self, seconds: float, until: Callable[[], object] = lambda: None) -> object:
         """Wait until the condition is true, and keep the rig running. Return its last result."""
@@ -218,7 +219,7 @@ class Injector:
     def _stop(self, fault: Fault) -> str:
         found = self._await_processes(fault)
         _each(found, psutil.Process.suspend)
-        self._end_later(fault, lambda: _each(found, psutil.Process.resume))
+        self.end_later(fault.seconds, lambda: _each(found, psutil.Process.resume))
         return "" if found else "not running"
 
     def _cut(self, fault: Fault) -> str:
@@ -226,7 +227,7 @@ class Injector:
         if network is None:
             return "not possible"
         network.cut(fault.target)
-        self._end_later(fault, lambda: network.restore(fault.target))
+        self.end_later(fault.seconds, lambda: network.restore(fault.target))
         return ""
 
     def _fill(self, fault: Fault) -> str:
@@ -240,7 +241,7 @@ class Injector:
             self._full.discard(fault.target)
             disk.clear()
 
-        self._end_later(fault, clear)
+        self.end_later(fault.seconds, clear)
         return ""
 
     def _fire(self, fault: Fault) -> str:
@@ -257,7 +258,7 @@ class Injector:
             assert isinstance(pid, int)
             with suppress(psutil.NoSuchProcess):
                 stopped = [psutil.Process(pid)]
-                self._end_later(fault, lambda: _each(stopped, psutil.Process.resume))
+                self.end_later(fault.seconds, lambda: _each(stopped, psutil.Process.resume))
         return ""
 
     def _damage_streams(self, fault: Fault) -> str:

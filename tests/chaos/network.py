@@ -26,6 +26,9 @@ from infrastructure.settings import Settings
 NETWORK = "CHAOS_NETWORK"
 """Environment variable with the namespace and the host's address of each service, as JSON."""
 
+STANDBY = "CHAOS_STANDBY"
+"""Environment variable of a standby, which has a namespace of its own if there is one."""
+
 CLONE_NEWNET = 0x40000000
 NAMESPACES = Path("/run/netns")
 LOOPBACK = "127.0.0.1"
@@ -99,6 +102,8 @@ def enter(service: str, settings: Settings) -> Settings:
     connections. Threads that already run stay outside.
     """
     known = json.loads(os.environ.get(NETWORK, "{}"))
+    if STANDBY in os.environ and f"standby-{service}" in known:
+        service = f"standby-{service}"
     if service not in known:
         return settings
     namespace, address = known[service]

@@ -34,7 +34,7 @@ from tests.builders.tiny_model import make_tiny_model
 from tests.chaos.disks import Disk
 from tests.chaos.facts import FOLDER, REAL, FactFile
 from tests.chaos.failpoints import Arming
-from tests.chaos.network import Network, is_possible
+from tests.chaos.network import STANDBY, Network, is_possible
 from tests.running import EcoLinkUnderTest, PatientClient
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,9 @@ SERVICES = [name for name in PROCESSES if name != "serving"]
 
 STANDBYS = NETWORKED = ("relay", "projector", "billing", "scheduler")
 """Services with a standby, and with a network of their own, which their trainers share."""
+
+LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "alerts")
+"""Services whose leaders fail over. In this mode, each process has a network of its own."""
 
 HOME_MIB, ARTIFACTS_MIB = 1024, 128
 """Sizes of the disks of a home and of its artifacts."""
@@ -148,13 +151,13 @@ class Standby:
             return
         settings = self._rig.settings.model_copy(update={"owner_database_url": None})
         argv = (sys.executable, "-P", "-m", "deploy.run", self.name, _target(self.name))
-        with (self._rig.logs / f"standby-{self.name}.log").open("ab") as log:
+        with (self._rig.logs / f"{standby_of(self.name)}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 tethered(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | environment(settings) | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | environment(settings) | {"PYTHONUNBUFFERED": "1", STANDBY: "1"},
                 start_new_session=True,
             )
         self._started = time.monotonic()
@@ -171,7 +174,9 @@ class Rig:
     tethered to the thread that starts them.
     """
 
-    def __init__(self, template: Template, directory: Path) -> None:
+    def __init__(self, template: Template, directory: Path, *, fails_over: bool = False) -> None:
+        self._doubled = LEADERS if fails_over else STANDBYS
+        self._networked = (*LEADERS, *map(standby_of, LEADERS)) if fails_over else NETWORKED
         self.control, self.customers = directory / "control", template.customers
         self.logs = directory / "logs"  # of the standbys, and at the end of all processes
         self.logs.mkdir()
@@ -186,7 +191,7 @@ class Rig:
         ports = {"postgres_port": free_port(), "nats_port": free_port()}
         self._configured = settings_of(self.home).model_copy(update=ports)
         self.settings = self._configured
-        self._standbys = [Standby(name, self) for name in STANDBYS]
+        self._standbys = [Standby(name, self) for name in self._doubled]
         self._running, self._ended = ExitStack(), Event()
 
     def _place(self, folder: Path, template: Path) -> None:
@@ -204,7 +209,7 @@ class Rig:
         try:
             if self._isolated:
                 ports = (self._configured.postgres_port, self._configured.nats_port)
-                self.network = Network(NETWORKED, ports)
+                self.network = Network(self._networked, ports)
             self._start()
             Thread(target=self._witness, daemon=True).start()
             yield self
@@ -257,13 +262,18 @@ class Rig:
     def process(self, name: str) -> psutil.Process | None:
         """Return the process that the supervisor runs under a name, or a standby."""
         if name.startswith("standby-"):
-            standby = next(each for each in self._standbys if f"standby-{each.name}" == name)
+            standby = next(each for each in self._standbys if standby_of(each.name) == name)
             if standby.process is None or standby.process.poll() is not None:
                 return None
             return psutil.Process(standby.process.pid)
         state = recorded_state(Home(self.home))
         children = state.children if state is not None else ()
         return next((each.process for each in children if each.name == name), None)
+
+    def name_of(self, service: str, pid: int) -> str:
+        """Return the name of the process of a service: the service's own, or its standby's."""
+        standby = self.process(standby_of(service))
+        return standby_of(service) if standby is not None and standby.pid == pid else service
 
     def shims(self) -> list[psutil.Process]:
         """Return the shims of the running pods, in the order in which they started."""
@@ -276,6 +286,11 @@ class Rig:
             with suppress(psutil.NoSuchProcess):
                 found += shim.children()[:1]
         return found
+
+
+def standby_of(service: str) -> str:
+    """Return the name of the second process of a service."""
+    return f"standby-{service}"
 
 
 def _target(name: str) -> str:

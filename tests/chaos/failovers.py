@@ -1,0 +1,146 @@
+"""Failovers: a leader is killed, frozen or cut off while its standby waits, and the standby leads.
+
+`leaderships` has the epoch of each leader and the time at which it took the lead.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+
+import psutil
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.chaos.faults import Fault, Injector
+from tests.chaos.records import Connection, Row
+from tests.chaos.rig import LEADERS, Rig
+
+WAYS = ("kill", "stop", "cut")
+
+SPAN_SECONDS = (3.0, 6.0)
+"""Time by which a stop or a cut exceeds the lease, so that the former leader meets the new one."""
+
+STANDBY_SECONDS, TAKEOVER_SECONDS = 120.0, 120.0
+"""Longest waits for a standby and for its lead. The machine may be busy."""
+
+SESSIONS = """
+SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = %s AND state = 'idle'
+"""
+
+
+def planned(seed: int, numbers: range, lease_seconds: float) -> Iterator[Fault]:
+    """Yield the failovers of a seed in order. Each leader has its turn in each round of numbers."""
+    for number in numbers:
+        turn, place = divmod(number - 1, len(LEADERS))
+        order = random.Random(f"{seed}/{turn}").sample(LEADERS, len(LEADERS))
+        random_ = random.Random(f"{seed}/{number}")
+        way, wait = random_.choice(WAYS), random_.uniform(0.1, 2.5)
+        seconds = 0.0 if way == "kill" else lease_seconds + random_.uniform(*SPAN_SECONDS)
+        yield Fault(number, way, f"leader {order[place]}", wait, round(seconds, 1))
+
+
+@dataclass
+class Takeovers:
+    """The takeovers of a run."""
+
+    seconds: dict[tuple[str, str], list[float]] = field(
+        default_factory=lambda: defaultdict[tuple[str, str], list[float]](list)
+    )
+    """Seconds from the fault to the new lead, by way and service."""
+    failed: list[str] = field(default_factory=list)
+    """Sentences about takeovers that did not happen."""
+
+    def add(self, other: Takeovers) -> None:
+        """Add the takeovers of a round."""
+        for key, seconds in other.seconds.items():
+            self.seconds[key] += seconds
+        self.failed += other.failed
+
+    def lines(self) -> Iterator[str]:
+        """Yield the number, median and worst time, one line for each way and each service."""
+        for place, name in enumerate(("way", "service")):
+            grouped: dict[str, list[float]] = defaultdict(list)
+            for key, seconds in self.seconds.items():
+                grouped[key[place]] += seconds
+            yield f"{name:<12}{'takeovers':>10}{'median s':>10}{'worst s':>10}"
+            for each, seconds in sorted(grouped.items()):
+                yield f"{each:<12}{len(seconds):>10}{median(seconds):>10.2f}{max(seconds):>10.2f}"
+
+
+@dataclass
+class Failovers:
+    """The injector of failovers into a rig."""
+
+    rig: Rig
+    injector: Injector
+    taken: Takeovers
+
+    def inject(self, fault: Fault) -> str:
+        """Hit the leader of a service, and wait until another process leads. Return the time."""
+        service = fault.target.removeprefix("leader ")
+        led = self.injector.pause(STANDBY_SECONDS, lambda: self._led_with_standby(service))
+        if not isinstance(led, dict):
+            self.taken.failed.append(f"{fault.number}: {service} has no standby")
+            return "no standby"
+        process, began = psutil.Process(led["pid"]), time.time()
+        self._hit(fault, service, process)
+        new = self.injector.pause(TAKEOVER_SECONDS, lambda: self._newer(service, led["epoch"]))
+        if not isinstance(new, dict):
+            self.taken.failed.append(f"{fault.number}: no process leads as {service} after {fault}")
+            return "no takeover"
+        seconds = max(0.0, new["since"].timestamp() - began)
+        self.taken.seconds[fault.kind, service].append(seconds)
+        return f"taken over after {seconds:.2f} s"
+
+    def _hit(self, fault: Fault, service: str, process: psutil.Process) -> None:
+        match fault.kind:
+            case "kill":
+                process.kill()
+            case "stop":
+                process.suspend()
+                self.injector.end_later(fault.seconds, lambda: _resume(process))
+            case _:
+                network, link = self.rig.network, self.rig.name_of(service, process.pid)
+                assert network is not None, "failovers need network namespaces, and so root"
+                network.cut(link)
+                self.injector.end_later(fault.seconds, lambda: network.restore(link))
+
+    def _led_with_standby(self, service: str) -> Row | None:
+        """Return the lead of a service if its process runs and another one waits for it."""
+        with suppress(psycopg.Error, psutil.NoSuchProcess), self._connect() as connection:
+            waiting = connection.execute(SESSIONS, [f"ecolink {service} lead"]).fetchone()
+            led = _lead(connection, service)
+            if waiting and waiting["count"] >= 2 and led is not None:
+                status = psutil.Process(led["pid"]).status()
+                if status not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
+                    return led
+        return None
+
+    def _newer(self, service: str, epoch: int) -> Row | None:
+        with suppress(psycopg.Error), self._connect() as connection:
+            led = _lead(connection, service)
+            if led is not None and led["epoch"] > epoch:
+                return led
+        return None
+
+    def _connect(self) -> Connection:
+        url = self.rig.settings.database_url
+        assert url is not None
+        return Connection.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=2)
+
+
+def _lead(connection: Connection, service: str) -> Row | None:
+    return connection.execute(
+        "SELECT epoch, pid, since FROM leaderships WHERE name = %s", [service]
+    ).fetchone()
+
+
+def _resume(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.resume()
