@@ -78,6 +78,9 @@ IDLE_SECONDS = 20.0
 BEAT_SECONDS = 2.0
 STANDBY_SECONDS = 0.25
 EXIT_CODE = 3
+SESSION_NAME = "ecolink %s lead"
+"""Name of the database session of a leader or a standby, with the name of the lead."""
+
 LOCK_CLASS = 0xEC0
 """First half of the keys of advisory locks. The second half is the hash of the name."""
 
@@ -163,7 +166,7 @@ class Leadership:
             self._connection = psycopg.connect(
                 self._settings.database_url,
                 autocommit=True,
-                application_name=f"ecolink {self.name} lead",
+                application_name=SESSION_NAME % self.name,
                 options=f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}",
             )
         return self._connection

@@ -17,6 +17,7 @@ import psutil
 import psycopg
 from psycopg.rows import dict_row
 
+from infrastructure.leadership import SESSION_NAME
 from tests.chaos.faults import Fault, Injector
 from tests.chaos.records import Connection, Row
 from tests.chaos.rig import LEADERS, Rig
@@ -114,7 +115,7 @@ class Failovers:
     def _led_with_standby(self, service: str) -> Row | None:
         """Return the lead of a service if its process runs and another one waits for it."""
         with suppress(psycopg.Error, psutil.NoSuchProcess), self._connect() as connection:
-            waiting = connection.execute(SESSIONS, [f"ecolink {service} lead"]).fetchone()
+            waiting = connection.execute(SESSIONS, [SESSION_NAME % service]).fetchone()
             led = _lead(connection, service)
             if waiting and waiting["count"] >= 2 and led is not None:
                 status = psutil.Process(led["pid"]).status()
