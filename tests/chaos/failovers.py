@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from infrastructure.leadership import SESSION_NAME
+from tests.chaos.entry import lease_seconds
 from tests.chaos.faults import Fault, Injector
 from tests.chaos.records import Connection, Row
 from tests.chaos.rig import LEADERS, Rig
@@ -81,10 +82,12 @@ class Failovers:
     rig: Rig
     injector: Injector
     taken: Takeovers
+    _waits_since: float | None = None
 
     def inject(self, fault: Fault) -> str:
         """Hit the leader of a service, and wait until another process leads. Return the time."""
         service = fault.target.removeprefix("leader ")
+        self._waits_since = None
         led = self.injector.pause(STANDBY_SECONDS, lambda: self._led_with_standby(service))
         if not isinstance(led, dict):
             self.taken.failed.append(f"{fault.number}: {service} has no standby")
@@ -113,7 +116,18 @@ class Failovers:
                 self.injector.end_later(fault.seconds, lambda: network.restore(link))
 
     def _led_with_standby(self, service: str) -> Row | None:
-        """Return the lead of a service if its process runs and another one waits for it."""
+        """Return the lead of a service if its process runs and another one waits for it.
+
+        A former leader also has a session for a moment, until it notices the new one and exits.
+        """
+        lead = self._now_led_with_standby(service)
+        if lead is None:
+            self._waits_since = None
+            return None
+        self._waits_since = self._waits_since or time.monotonic()
+        return lead if time.monotonic() - self._waits_since > lease_seconds() / 2 else None
+
+    def _now_led_with_standby(self, service: str) -> Row | None:
         with suppress(psycopg.Error, psutil.NoSuchProcess), self._connect() as connection:
             waiting = connection.execute(SESSIONS, [SESSION_NAME % service]).fetchone()
             led = _lead(connection, service)
