@@ -210,7 +210,9 @@ class LaunchRetries:
             self._log.retrying(lambda: self._pods.start_and_save(name, cause, may_wait=may_wait))
         except (GpusBusy, LauncherUnavailable) as error:
             pause = self._backoff.postpone(name, self._machine.now())
-            self._logger.info("%s cannot start yet: %s; retrying in %s", name, error, pause)
+            # A pod may be pending for hours. Its launcher logs the reason.
+            level = logging.DEBUG if isinstance(error, PodPending) else logging.INFO
+            self._logger.log(level, "%s cannot start yet: %s; retrying in %s", name, error, pause)
         except Exception:
             self._backoff.postpone(name, self._machine.now())
             self._logger.exception("cannot launch %s; retrying", name)

@@ -42,7 +42,7 @@ def test_trainer_billing_and_postgres_are_killed_one_after_another(
     job = ecolink.await_end(path)
     assert job["status"] == "registered"
     assert (job["segment"], job["crashes"]) == (2, 1)
-    _assert_billed_as_the_trainer_logged(ecolink, path, job)
+    assert_billed_as_the_trainer_logged(ecolink, path, job)
     assert audit(ecolink.settings).differences == []
 
 
@@ -64,7 +64,7 @@ def test_scheduler_and_nats_are_killed_and_the_trainer_is_adopted(
     assert job["status"] == "registered"
     assert (job["segment"], job["crashes"]) == (1, 0)
     eventually(lambda: not trainer.is_running())
-    _assert_billed_as_the_trainer_logged(ecolink, path, job)
+    assert_billed_as_the_trainer_logged(ecolink, path, job)
     assert audit(ecolink.settings).differences == []
 
 
@@ -72,7 +72,7 @@ def _await_another_checkpoint(ecolink: EcoLinkUnderTest, path: str) -> None:
     ecolink.await_events(path, "CheckpointSaved", len(ecolink.events(path, "CheckpointSaved")) + 1)
 
 
-def _assert_billed_as_the_trainer_logged(
+def assert_billed_as_the_trainer_logged(
     ecolink: EcoLinkUnderTest, path: str, job: dict[str, Any]
 ) -> None:
     """An oracle that knows the rate and the trainer's own log, and nothing of the domain.

@@ -12,6 +12,8 @@ from infrastructure.machine_checks import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher
+from services.scheduler.launchers.slurm import SlurmLauncher
+from services.scheduler.launchers.slurm_checks import slurm_checks
 
 
 class MissingExtra(ImportError):
@@ -49,10 +51,17 @@ def _check_kubernetes(settings: Settings) -> Iterator[Check]:
     yield from checks(settings)
 
 
-LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher, "kubernetes": _open_kubernetes}
+LAUNCHERS: Mapping[str, OpenLauncher] = {
+    "local": LocalLauncher,
+    "kubernetes": _open_kubernetes,
+    "slurm": SlurmLauncher,
+}
 
 
-CHECKS: Mapping[str, Callable[[Settings], Iterator[Check]]] = {"kubernetes": _check_kubernetes}
+CHECKS: Mapping[str, Callable[[Settings], Iterator[Check]]] = {
+    "kubernetes": _check_kubernetes,
+    "slurm": slurm_checks,
+}
 
 
 class UnknownLauncher(ValueError):

@@ -33,8 +33,8 @@ class GpusBusy(Exception):
 class PodPending(GpusBusy):
     """A cluster has accepted a pod but has not started it. Retry until it starts.
 
-    The pod is not bound, so it is not billed. The launcher itself limits the time, and then raises
-    LaunchFailed.
+    The pod is not bound, so it is not billed. The launcher may limit the time, and then raises
+    LaunchFailed. Otherwise, the owner or an operator ends the wait.
     """
 
 

@@ -19,7 +19,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -29,7 +28,7 @@ from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Machine
 from infrastructure.clock import Clock
 from infrastructure.liveness import kill_groups, living
-from infrastructure.reports import BEAT, FINAL_REPORT, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import (
     TRAINER,
@@ -40,6 +39,17 @@ from services.scheduler.launchers.launcher import (
     ReadCatalog,
 )
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
+from services.scheduler.launchers.pod_folder import (
+    EXIT,
+    REQUEST,
+    SPEC,
+    beat,
+    kept_report,
+    log_tail,
+    read,
+    write,
+    write_spec,
+)
 from services.scheduler.launchers.trainer_environment import trainer_environment
 from services.scheduler.launchers.warm_pool import WarmPool, kill_group, start_shim
 from services.scheduler.machine import ProbeFailed, measured, this_machine
@@ -182,7 +192,7 @@ class LocalLauncher:
             devices = self._free_devices(spec)
             self._write_request(directory, spec, devices)
             if not self._warm_start(directory, spec, devices):
-                arguments = [str(directory), *self._program, str(directory / "spec.json")]
+                arguments = [str(directory), *self._program, str(directory / SPEC)]
                 environment = self._environment() | _visible(devices)
                 shim = start_shim(directory, arguments, environment, subprocess.DEVNULL)
                 if not _await_pod(directory, shim, SHIM_START_SECONDS):
@@ -245,7 +255,7 @@ class LocalLauncher:
         """Return the indices of the GPUs that running pods use."""
         occupied: set[int] = set()
         for name in self.pods():
-            pod, request = self.poll(name), _read(self._directory(name) / "request.json")
+            pod, request = self.poll(name), read(self._directory(name) / REQUEST)
             if pod is not None and pod.alive and request is not None:
                 occupied.update(request["devices"])
         return occupied
@@ -253,17 +263,17 @@ class LocalLauncher:
     def poll(self, name: PodName) -> Pod | None:
         """Read the directory of the pod and check whether its shim is alive."""
         directory = self._directory(name)
-        request = _read(directory / "request.json")
-        if request is None or _read(directory / "pod.json") is None:
+        request = read(directory / REQUEST)
+        if request is None or read(directory / "pod.json") is None:
             return None
         bound_at = datetime.fromisoformat(request["bound_at"])
-        ended = _read(directory / "exit.json")
+        ended = read(directory / EXIT)
         if ended is not None:
             return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
         if self._shim(name) is not None:
-            return Pod(name, bound_at, alive=True, beat=_beat(directory / BEAT))
+            return Pod(name, bound_at, alive=True, beat=beat(directory))
         # The shim may have written exit.json between the two checks.
-        ended = _read(directory / "exit.json") or {"exit_code": None}
+        ended = read(directory / EXIT) or {"exit_code": None}
         return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
 
     def stop(self, name: PodName) -> None:
@@ -283,19 +293,11 @@ class LocalLauncher:
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
         """Return the end of the trainer's stdout and stderr."""
-        path = self._directory(name) / "trainer.log"
-        if not path.exists():
-            return b""
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - max_bytes))
-            return file.read()
+        return log_tail(self._directory(name), max_bytes)
 
     def kept_report(self, name: PodName) -> bytes | None:
         """Return the report that the trainer stored next to its spec."""
-        try:
-            return (self._directory(name) / FINAL_REPORT).read_bytes()
-        except FileNotFoundError:
-            return None
+        return kept_report(self._directory(name))
 
     def remove(self, name: PodName) -> None:
         """Delete the directory of the pod."""
@@ -311,13 +313,9 @@ class LocalLauncher:
         kept, because no pod ran since then.
         """
         directory.mkdir(exist_ok=True)
-        (directory / BEAT).touch()  # created here, because a full disk would stop the trainer
-        (directory / "spec.json").write_text(spec.model_dump_json())
-        request = directory / "request.json"
+        write_spec(directory, spec)
         bound_at = self._clock.now().isoformat()
-        partial = request.with_suffix(".partial")
-        partial.write_text(json.dumps({"bound_at": bound_at, "devices": devices}))
-        partial.rename(request)
+        write(directory / REQUEST, json.dumps({"bound_at": bound_at, "devices": devices}))
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of a trainer, without database, NATS or collector credentials."""
@@ -338,7 +336,7 @@ class LocalLauncher:
 
     def _shim(self, name: PodName) -> psutil.Process | None:
         """Return the process that wrote pod.json, or None if it has ended."""
-        shim = _read(self._directory(name) / "pod.json")
+        shim = read(self._directory(name) / "pod.json")
         return None if shim is None else living(shim.get("pid"), shim.get("born"))
 
 
@@ -359,24 +357,9 @@ def _identity(path: Path) -> str:
     return path.read_text()
 
 
-def _beat(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0  # never seen to change
-
-
 def _visible(devices: list[int]) -> dict[str, str]:
     """Return an environment that limits CUDA to these GPUs. Without GPUs, trainers use the CPU."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    # The file is missing, or incomplete after a power loss.
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None

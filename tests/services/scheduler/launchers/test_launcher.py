@@ -23,11 +23,12 @@ from domain.training.hyperparameters import Hyperparameters
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers import LAUNCHERS, UnknownLauncher, open_launcher
-from services.scheduler.launchers.launcher import Launcher, Pod, PodName
+from services.scheduler.launchers.launcher import Launcher, Pod, PodName, PodPending
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
+from tests.slurm.rows import fake_row, real_row
 
 pytestmark = pytest.mark.full
 
@@ -105,6 +106,8 @@ ROWS = {
         },
         infrastructure=kubernetes,
     ),
+    "slurm-fake": Row("slurm", infrastructure=fake_row),
+    "slurm": Row("slurm", infrastructure=real_row),
 }
 
 
@@ -196,6 +199,20 @@ def shipped_catalog() -> Catalog:
     return catalog
 
 
+def launched(launcher: Launcher, spec: SegmentSpec) -> Pod:
+    """Launch a segment, as the scheduler does, until the engine has started its pod."""
+
+    def start() -> Pod | None:
+        try:
+            return launcher.launch(spec)
+        except PodPending:
+            return None
+
+    pod = eventually(start)
+    assert pod is not None
+    return pod
+
+
 def living(launcher: Launcher, name: PodName = NAME) -> bool:
     pod = launcher.poll(name)
     return pod is not None and pod.alive
@@ -221,14 +238,14 @@ def ended(launcher: Launcher) -> Pod:
 
 
 def test_a_launched_pod_is_alive_and_has_its_binding_time(launcher: Launcher) -> None:
-    launched = launcher.launch(spec())
-    assert launched == Pod(NAME, NOW, alive=True, beat=launched.beat)
-    assert launcher.poll(NAME) == launched
+    pod = launched(launcher, spec())
+    assert pod == Pod(NAME, NOW, alive=True, beat=pod.beat)
+    assert launcher.poll(NAME) == pod
     assert launcher.pods() == [NAME]
 
 
 def test_the_program_gets_its_spec_but_no_database(launcher: Launcher) -> None:
-    launcher.launch(spec())
+    launched(launcher, spec())
     program_of(launcher)
     (path,) = said(launcher, "spec")
     assert SegmentSpec.model_validate_json(Path(path).read_text()) == spec()
@@ -243,54 +260,54 @@ def test_a_pod_that_was_never_launched_is_unknown(launcher: Launcher) -> None:
 
 
 def test_launching_twice_starts_one_process(launcher: Launcher) -> None:
-    first = launcher.launch(spec())
+    first = launched(launcher, spec())
     process = program_of(launcher)
-    assert launcher.launch(spec()) == first
+    assert launched(launcher, spec()) == first
     assert said(launcher, "pid") == [str(process.pid)]
 
 
 def test_each_segment_has_its_own_pod(launcher: Launcher) -> None:
-    launcher.launch(spec(1))
-    launcher.launch(spec(2))
+    launched(launcher, spec(1))
+    launched(launcher, spec(2))
     assert launcher.pods() == [PodName(JOB_ID, 1), PodName(JOB_ID, 2)]
 
 
 def test_a_reopened_launcher_finds_running_pods(
     launcher: Launcher, reopen: Callable[[], Launcher]
 ) -> None:
-    pod = launcher.launch(spec())
+    pod = launched(launcher, spec())
     process = program_of(launcher)
     adopting = reopen()
     assert adopting.pods() == [NAME]
-    assert adopting.launch(spec()) == adopting.poll(NAME) == pod
+    assert launched(adopting, spec()) == adopting.poll(NAME) == pod
     adopting.stop(NAME)
     assert ended(adopting).exit_code == 7
     assert not process.is_running()
 
 
 def test_a_stopped_program_ends_with_its_own_exit_code(launcher: Launcher) -> None:
-    launcher.launch(spec())
+    launched(launcher, spec())
     program_of(launcher)
     launcher.stop(NAME)
     assert ended(launcher).exit_code == 7
 
 
 def test_a_killed_program_leaves_an_exit_code(launcher: Launcher) -> None:
-    launcher.launch(spec())
+    launched(launcher, spec())
     program_of(launcher).kill()
     assert ended(launcher).exit_code == -signal.SIGKILL
 
 
 def test_an_ended_pod_is_not_launched_again(launcher: Launcher) -> None:
-    launcher.launch(spec())
+    launched(launcher, spec())
     program_of(launcher).kill()
     pod = ended(launcher)
-    assert launcher.launch(spec()) == pod
+    assert launched(launcher, spec()) == pod
     assert len(said(launcher, "pid")) == 1
 
 
 def test_the_end_of_the_log_is_kept_until_the_pod_is_removed(launcher: Launcher) -> None:
-    launcher.launch(spec())
+    launched(launcher, spec())
     process = program_of(launcher)
     eventually(lambda: said(launcher, "no"))
     assert launcher.log(NAME, 9) == b"database\n"
