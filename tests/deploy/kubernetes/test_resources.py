@@ -1,0 +1,232 @@
+"""The resources of the control plane, without a cluster."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from deploy.processes import PROCESSES
+from infrastructure.settings import Settings
+from services.scheduler.launchers.kubernetes.settings_check import problems
+from tests.deploy.docker.test_compose import secrets_of
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "kubernetes"
+BASE = FOLDER / "base"
+EXAMPLE = FOLDER / "overlays" / "example"
+
+Resource = dict[str, Any]
+
+MIGRATE = "migrate"
+SHARED = {"services.creds": "ecolink-nats"}
+"""Files that several processes mount, and the Secret that has them."""
+
+SECRET_NAME = re.compile(r"PASSWORD|SECRET$|TOKEN|SEED|_KEY|DATABASE_URL")
+
+
+def resources_of(folder: Path) -> list[Resource]:
+    """Return the resources in the files that a kustomization lists."""
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    files = [folder / each for each in listed if (folder / each).is_file()]
+    return [each for file in files for each in yaml.safe_load_all(file.read_text())]
+
+
+RESOURCES = resources_of(BASE)
+WORKLOADS = {
+    each["metadata"]["name"]: each for each in RESOURCES if each["kind"] in ("Deployment", "Job")
+}
+every_workload = pytest.mark.parametrize("name", WORKLOADS)
+
+
+def of_kind(kind: str) -> list[Resource]:
+    return [each for each in RESOURCES if each["kind"] == kind]
+
+
+def pod(name: str) -> Resource:
+    return WORKLOADS[name]["spec"]["template"]["spec"]
+
+
+def container(name: str) -> Resource:
+    (container,) = pod(name)["containers"]
+    return container
+
+
+def variables(file: Path) -> dict[str, str]:
+    lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def identity(resource: Resource) -> tuple[str, str | None, str]:
+    metadata = resource["metadata"]
+    return resource["kind"], metadata.get("namespace"), metadata["name"]
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.37"])
+@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=["base", "example"])
+def test_resources_match_the_published_schemas(folder: Path, version: str) -> None:
+    for resource in resources_of(folder):
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=["base", "example"])
+def test_every_file_is_used_and_no_resource_is_twice(folder: Path) -> None:
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    used = {*kustomization["resources"], "kustomization.yaml"}
+    used |= {file for each in kustomization["configMapGenerator"] for file in each["envs"]}
+    assert {each.name for each in folder.iterdir()} == used - {"../../base"}
+    found = [identity(each) for each in resources_of(folder)]
+    assert len(found) == len(set(found))
+
+
+def test_every_process_is_a_deployment() -> None:
+    assert set(WORKLOADS) == {*PROCESSES, MIGRATE}
+    for name in PROCESSES:
+        assert container(name)["command"] == ["python", "-m", "deploy.run", name]
+
+
+@every_workload
+def test_no_process_has_more_rights_than_it_needs(name: str) -> None:
+    context = pod(name)["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] > 0
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod(name)["automountServiceAccountToken"] is (name == "scheduler")
+
+
+@every_workload
+def test_every_process_has_limits_and_probes(name: str) -> None:
+    resources = container(name)["resources"]
+    assert {"cpu", "memory"} <= resources["requests"].keys()
+    assert "memory" in resources["limits"]
+    if name != MIGRATE:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            command = container(name)[probe]["exec"]["command"]
+            ports = [str(each["containerPort"]) for each in container(name).get("ports", [])]
+            assert command == ["python", "-m", "deploy.docker.healthy", *ports]
+
+
+def test_no_secret_value_is_stored_here() -> None:
+    assert of_kind("Secret") == []
+    settings = variables(BASE / "settings.env") | variables(EXAMPLE / "settings.env")
+    settings |= {
+        each["name"]: each["value"] for name in WORKLOADS for each in container(name).get("env", [])
+    }
+    assert [name for name in settings if SECRET_NAME.search(name)] == [
+        "ECOLINK_KUBERNETES_TRAINER_SECRET"  # the name of a Secret
+    ]
+    assert not any("@" in value for value in settings.values())
+
+
+@every_workload
+def test_each_process_mounts_its_own_secrets(name: str) -> None:
+    (volume,) = [each for each in pod(name)["volumes"] if each["name"] == "secrets"]
+    names = [each["secret"]["name"] for each in volume["projected"]["sources"]]
+    shared = [secret for file, secret in SHARED.items() if file in secrets_of(name)]
+    assert names == [f"ecolink-{name}", *shared]
+
+
+@every_workload
+def test_the_page_lists_the_content_of_each_secret(name: str) -> None:
+    """It is that of the containers, for which `ecolink docker init` makes the values."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    files = sorted(set(secrets_of(name)) - SHARED.keys())
+    row = f"| `ecolink-{name}` | {', '.join(f'`{each}`' for each in files)} |"
+    assert row in page
+
+
+def test_settings_are_known_and_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in (BASE, EXAMPLE):
+        for name, value in variables(file / "settings.env").items():
+            known = name.removeprefix("ECOLINK_").lower() in Settings.model_fields
+            assert known or name in {"AWS_REGION", "ECOLINK_SECRETS_DIR"}
+            monkeypatch.setenv(name, value)
+    assert list(problems(Settings())) == []
+    assert Settings().launcher == "kubernetes"
+
+
+def selectors() -> Iterator[tuple[str, dict[str, str]]]:
+    """Return every selector of pods in the namespace of the control plane."""
+    for each in RESOURCES:
+        spec, name = each.get("spec", {}), f"{each['kind']} {each['metadata']['name']}"
+        if each["metadata"].get("namespace") != "ecolink":
+            continue
+        if each["kind"] == "Service":
+            yield name, spec["selector"]
+        elif each["kind"] in ("Deployment", "PodDisruptionBudget"):
+            yield name, spec["selector"]["matchLabels"]
+        elif each["kind"] == "NetworkPolicy":
+            yield name, spec["podSelector"].get("matchLabels", {})
+
+
+def test_every_selector_selects_a_pod() -> None:
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in WORKLOADS.values()]
+    for name, selector in selectors():
+        assert any(selector.items() <= each.items() for each in labels), name
+
+
+def test_processes_with_several_instances_survive_the_drain_of_a_node() -> None:
+    several = {name for name in PROCESSES if WORKLOADS[name]["spec"]["replicas"] > 1}
+    budgets = of_kind("PodDisruptionBudget")
+    assert {each["metadata"]["name"] for each in budgets} == several
+    assert all(each["spec"]["maxUnavailable"] == 1 for each in budgets)
+    assert set(PROCESSES) - several == {"sealer", "serving"}
+
+
+def test_both_namespaces_deny_what_is_not_listed() -> None:
+    for namespace in ("ecolink", "ecolink-trainers"):
+        (policy,) = [
+            each
+            for each in of_kind("NetworkPolicy")
+            if identity(each) == ("NetworkPolicy", namespace, "deny-all")
+        ]
+        assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    restricted = [
+        each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for each in of_kind("Namespace")
+    ]
+    assert restricted == ["restricted", "restricted"]
+
+
+def test_only_the_scheduler_has_rights_in_the_cluster() -> None:
+    bindings = of_kind("RoleBinding") + of_kind("ClusterRoleBinding")
+    subjects = [subject for each in bindings for subject in each["subjects"]]
+    assert {(each["namespace"], each["name"]) for each in subjects} == {
+        ("ecolink", "ecolink-scheduler")
+    }
+    users = {name for name in WORKLOADS if pod(name)["serviceAccountName"] != "ecolink"}
+    assert users == {"scheduler"}
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
+@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=["base", "example"])
+def test_kustomize_renders_valid_resources(folder: Path) -> None:
+    built = subprocess.run(
+        ["kustomize", "build", str(folder)], check=True, capture_output=True, text=True
+    )
+    rendered = list(yaml.safe_load_all(built.stdout))
+    for resource in rendered:
+        kubernetes_validate.validate(resource, "1.33", strict=True)
+    (settings,) = [each for each in rendered if each["kind"] == "ConfigMap"]
+    deployments = [each for each in rendered if each["kind"] == "Deployment"]
+    assert len(deployments) == len(PROCESSES)
+    for each in deployments:
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        (source,) = container["envFrom"]
+        assert source["configMapRef"]["name"] == settings["metadata"]["name"]
+        if folder == EXAMPLE:
+            assert container["image"].startswith("registry.example.org/")
+            assert settings["data"]["ECOLINK_NATS_URL"] == "tls://nats.example.org:4222"
