@@ -25,6 +25,7 @@ from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import recorded
+from infrastructure.s3_requests import S3Refused
 from infrastructure.store import Connection
 
 Handlers = Mapping[Kind, Callable[[Any], Sequence[Aggregate]]]
@@ -264,7 +265,7 @@ class HandlerEffect:
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, CONFLICT_PAUSE_SECONDS))
-            except BaseError:
+            except (BaseError, S3Refused):
                 raise  # the client of the artifact store has retried
             except Exception:
                 failures += 1

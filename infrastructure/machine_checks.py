@@ -19,6 +19,7 @@ import psutil
 import psycopg
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
+from obstore.exceptions import PermissionDeniedError
 from packaging.requirements import Requirement
 
 from infrastructure import bus
@@ -29,6 +30,7 @@ from infrastructure.s3_bucket import Bucket
 from infrastructure.s3_requests import S3Refused
 from infrastructure.settings import Settings
 from infrastructure.store import connect, database_time, scalar
+from infrastructure.store_credentials import StoreAccess, required_store_issuer
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_POSTGRES = 150_000
@@ -250,6 +252,7 @@ def artifact_checks(settings: Settings) -> Iterator[Check]:
     yield _use(url)
     if bucket is not None:
         yield from _rules_of(bucket)
+        yield _trainer_keys(settings)
 
 
 def _use(url: str) -> Check:
@@ -270,6 +273,34 @@ def _use(url: str) -> Check:
     if not same:
         return Check("artifacts", Level.FAILED, f"{url} returned other bytes. {fix}")
     return Check("artifacts", Level.OK, url)
+
+
+def _trainer_keys(settings: Settings) -> Check:
+    """Get temporary keys, and check that they cannot read a file outside of their policy."""
+    name, foreign = "trainer keys", f"doctor/{uuid4()}"
+    try:
+        issuer = required_store_issuer(settings)
+    except RuntimeError as error:
+        return Check(name, Level.FAILED, str(error))
+    assert issuer is not None, "the artifacts are on S3"
+    try:
+        keys = issuer.issue(uuid4(), 1, StoreAccess(["doctor/own"], [], ["doctor/own"]))
+    except S3Refused as error:
+        fix = "Correct ECOLINK_ARTIFACTS_ROLE, or let the key of the services assume the role."
+        return Check(name, Level.FAILED, f"STS refuses the role {issuer.role!r}: {error}. {fix}")
+    artifacts = Artifacts(settings.artifacts)
+    artifacts.put(foreign, b"")
+    try:
+        Artifacts(settings.artifacts, credentials=keys.for_obstore).get(foreign)
+    except PermissionDeniedError:
+        return Check(name, Level.OK, issuer.role)
+    except STORE_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        return Check(name, Level.FAILED, f"Temporary keys do not work: {reason}.")
+    finally:
+        artifacts.delete(foreign)
+    text = "The store ignores session policies, so a trainer could read all files. Use another one."
+    return Check(name, Level.FAILED, text)
 
 
 def _rules_of(bucket: Bucket) -> Iterator[Check]:

@@ -7,7 +7,7 @@ one. Times are seconds on the trainer's monotonic clock since its program starte
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +19,9 @@ from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 FINAL_REPORT = "final_report.json"
 """File next to the spec that contains the trainer's report of its last checkpoint or its end."""
@@ -85,6 +88,24 @@ class Credentials(Message):
     seed: str
 
 
+class StoreCredentials(Message):
+    """Temporary keys of the artifact store, limited to the files of one segment."""
+
+    access_key_id: str
+    secret_access_key: str = Field(repr=False)
+    session_token: str = Field(repr=False)
+    expires_at: datetime
+
+    def for_obstore(self) -> S3Credential:
+        """Return the keys in the form that obstore asks for."""
+        return {
+            "access_key_id": self.access_key_id,
+            "secret_access_key": self.secret_access_key,
+            "token": self.session_token,
+            "expires_at": self.expires_at,
+        }
+
+
 class SegmentSpec(Message):
     """The launch parameters of a trainer. All references are artifact refs, never host paths."""
 
@@ -93,6 +114,8 @@ class SegmentSpec(Message):
     segment: int
     # NATS user of the trainer; None: the server requires no credentials.
     credentials: Credentials | None = None
+    # Keys of the artifact store; None: a file store, or those of the environment.
+    store: StoreCredentials | None = None
     dataset_ref: str  # artifact with the normalized chat JSONL, one example per line
     dataset_sha256: str
     validation_ref: str | None = None  # artifact of the validation dataset, if any
@@ -247,6 +270,7 @@ class Control(Message):
 
     `paid_seconds` never decreases. `answered` acknowledges the final report. `jwt` replaces the JWT
     of the segment's credentials, which expires after the lease. An empty `jwt` changes nothing.
+    `store` replaces the keys of the artifact store.
     """
 
     job_id: UUID
@@ -255,6 +279,7 @@ class Control(Message):
     stop: bool = False
     answered: bool = False
     jwt: str = ""
+    store: StoreCredentials | None = None
 
     @property
     def subject(self) -> str:

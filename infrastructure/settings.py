@@ -104,6 +104,12 @@ class Settings(BaseSettings):
         description="URL of the object store, such as `file://` or `s3://`. The default is "
         "`<home>/artifacts`.",
     )
+    artifacts_role: str | None = Field(
+        default=None,
+        description="ARN of the role on S3 that the scheduler assumes for each trainer, limited "
+        "to the files of its segment. Required if the artifacts are on S3; see "
+        "[Artifact store](../artifacts.md).",
+    )
     postgres_port: int = Field(
         default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
     )

@@ -30,6 +30,7 @@ from infrastructure.segment_credentials import required_issuer
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
+from infrastructure.store_credentials import StoreIssuer, required_store_issuer
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, expire_due, pause_suspended
@@ -41,6 +42,7 @@ from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.retention import delete_old_logs, delete_security_events, trim_caches
 from services.scheduler.segments import Segments
+from services.scheduler.store_renewal import StoreRenewals
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
@@ -52,15 +54,18 @@ RETENTION_SECONDS = 10.0
 LOGS_SECONDS = 3600.0
 TRIM_SECONDS = 600.0
 PREPARE_SECONDS = 0.5
+RENEWAL_SECONDS = 10.0
 CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
     """Wait until no other scheduler runs, then schedule until SIGTERM.
 
-    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED.
+    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED, or, on S3, without
+    ECOLINK_ARTIFACTS_ROLE.
     """
     required_issuer(settings)
+    required_store_issuer(settings)
     with leading(settings, "scheduler") as leadership:
         _schedule(settings, leadership)
 
@@ -109,6 +114,9 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         every(LOGS_SECONDS, partial(delete_security_events, pool, kept_security), "retention"),
         every(TRIM_SECONDS, partial(trim_caches, settings), "retention"),
     ]
+    if (issuer := StoreIssuer.of(settings)) is not None:
+        renewals = StoreRenewals(log, control, issuer)
+        work.append(every(RENEWAL_SECONDS, renewals.renew_due, "store keys"))
     with closing(launcher):
         serve(broker, [consumer.durable, REPORTS_DURABLE], work)
 

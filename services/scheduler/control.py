@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from uuid import UUID
 
 from faststream.nats import NatsBroker
 
 from infrastructure.bus import CONTROL
-from infrastructure.reports import Control
+from infrastructure.reports import Control, StoreCredentials
 
 TIMEOUT_SECONDS = 5.0
 ANSWERED_KEPT = 1000
@@ -27,6 +28,7 @@ class ControlChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent: dict[tuple[UUID, int], Control] = {}
         self._answered: dict[tuple[UUID, int], None] = {}  # the newest last
+        self._sending = threading.Lock()  # each message repeats the flags of the last one
 
     def bind(self) -> None:
         """Publish through the running event loop. Call this once, inside the loop."""
@@ -34,17 +36,35 @@ class ControlChannel:
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
         """Send the total number of paid seconds and, if given, a renewed JWT."""
-        last = self._last(job_id, segment)
-        paid_seconds = max(last.paid_seconds, paid_seconds)
-        self._send(last, {"paid_seconds": paid_seconds, "jwt": jwt or last.jwt})
+        with self._sending:
+            last = self._last(job_id, segment)
+            paid_seconds = max(last.paid_seconds, paid_seconds)
+            self._send(last, {"paid_seconds": paid_seconds, "jwt": jwt or last.jwt})
+
+    def renew_store(self, job_id: UUID, segment: int, credentials: StoreCredentials) -> None:
+        """Send renewed keys of the artifact store, with the last paid seconds.
+
+        Ignore a segment for which no paid seconds are known. Its next lease makes them known.
+        """
+        with self._sending:
+            last = self._sent.get((job_id, segment))
+            if last is not None:
+                self._send(last, {"store": credentials})
+
+    def segments(self) -> list[tuple[UUID, int]]:
+        """Return the segments whose last message is known."""
+        with self._sending:
+            return list(self._sent)
 
     def stop(self, job_id: UUID, segment: int) -> None:
         """Ask a segment to save a checkpoint and exit."""
-        self._send(self._last(job_id, segment), {"stop": True})
+        with self._sending:
+            self._send(self._last(job_id, segment), {"stop": True})
 
     def answer(self, job_id: UUID, segment: int) -> None:
         """Acknowledge a final report, so that the trainer exits."""
-        self._send(self._last(job_id, segment), {"answered": True})
+        with self._sending:
+            self._send(self._last(job_id, segment), {"answered": True})
 
     @property
     def kept(self) -> int:
@@ -53,7 +73,8 @@ class ControlChannel:
 
     def forget(self, job_id: UUID, segment: int) -> None:
         """Drop the last message of a segment whose pod was removed."""
-        self._sent.pop((job_id, segment), None)
+        with self._sending:
+            self._sent.pop((job_id, segment), None)
 
     def _last(self, job_id: UUID, segment: int) -> Control:
         new = Control(job_id=job_id, segment=segment, paid_seconds=0)

@@ -7,18 +7,24 @@ from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
+from infrastructure.store_credentials import StoreAccess, StoreIssuer
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
-    """Return the spec of the running segment of a job. Its checkpoints are newest first."""
+    """Return the spec of the running segment of a job. Its checkpoints are newest first.
+
+    Raise S3Refused if artifacts are on S3 and STS issues no keys.
+    """
     plan = job.plan
-    issuer = CredentialIssuer.of(settings)
-    home = job_prefix(job)
+    issuer, store_issuer = CredentialIssuer.of(settings), StoreIssuer.of(settings)
+    access = store_access(job)
+    checkpoints, adapter = access.written_folders
     return SegmentSpec(
         account_id=job.account_id,
         job_id=job.id,
         segment=job.segment,
         credentials=issuer and issuer.issue(job.account_id, job.id, job.segment),
+        store=store_issuer and store_issuer.issue(job.id, job.segment, access),
         dataset_ref=plan.dataset_ref,
         dataset_sha256=plan.dataset_sha256,
         validation_ref=plan.validation.ref if plan.validation else None,
@@ -44,6 +50,20 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         heartbeat_seconds=settings.heartbeat_seconds,
         stall_seconds=settings.stall_seconds,
         clock_speed=settings.clock_speed,
-        checkpoint_prefix=f"{home}/checkpoints/segment-{job.segment}",
-        adapter_prefix=f"{home}/adapter/segment-{job.segment}",
+        checkpoint_prefix=checkpoints,
+        adapter_prefix=adapter,
+    )
+
+
+def store_access(job: Job) -> StoreAccess:
+    """Return the refs that the running segment of a job may use: it writes only its own folders."""
+    plan, home = job.plan, job_prefix(job)
+    validation = [plan.validation.ref] if plan.validation else []
+    return StoreAccess(
+        read_files=[plan.dataset_ref, *validation],
+        read_folders=[plan.base_ref, f"{home}/checkpoints"],
+        written_folders=[
+            f"{home}/checkpoints/segment-{job.segment}",
+            f"{home}/adapter/segment-{job.segment}",
+        ],
     )

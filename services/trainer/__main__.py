@@ -28,6 +28,7 @@ from services.trainer.processes.agent import STOPS, launch
 from services.trainer.processes.followers import FollowerLost, Followers, die_with, follow
 from services.trainer.processes.warm import await_warm_start
 from services.trainer.reporter import Reporter
+from services.trainer.store_keys import StoreKeys
 from services.trainer.stored_report import StoredReport
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def main(
         )
     directory = spec_path.parent
     followers = Followers(directory, spec.gpu_count)
-    stored = StoredReport(settings.artifacts, spec) if settings.store_reports else None
+    keys = StoreKeys(spec, directory)
+    stored = StoredReport(settings.artifacts, spec, keys) if settings.store_reports else None
     with Reporter(spec, lease, url, directory, stored) as reporter:
         program = Program(spec, directory, reporter, lease, followers)
         followers.watch(program.abandon)

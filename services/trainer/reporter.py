@@ -41,6 +41,7 @@ from infrastructure.reports import (
 from infrastructure.segment_credentials import inbox_prefix
 from services.trainer.clock import PhaseTimes
 from services.trainer.lease import Lease
+from services.trainer.store_keys import StoreKeys
 from services.trainer.stored_report import StoredReport
 
 ACK_SECONDS = 2
@@ -91,6 +92,7 @@ class Reporter:
         }
         # The server closes a connection when its JWT expires. Control messages renew it.
         self._jwt = spec.credentials.jwt if spec.credentials else ""
+        self._store_keys = StoreKeys(spec, directory)
         self._phases = PhaseTimes()
         phase = self._phases.present
         self._draft = Report(**self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=phase)
@@ -316,6 +318,9 @@ class Reporter:
         control = Control.model_validate_json(message.data or b"")
         self._lease.apply(control)
         self._jwt = control.jwt or self._jwt
+        if control.store is not None:
+            with suppress(OSError):  # a full disk; the next heartbeat repeats it
+                self._store_keys.renew(control.store)
         if control.answered and self._draft.ending is not None:
             self._answered.set()
 

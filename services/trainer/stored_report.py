@@ -6,6 +6,7 @@ import threading
 
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.reports import SegmentSpec, stored_report_ref
+from services.trainer.store_keys import StoreKeys
 
 RETRY_SECONDS = 1.0
 
@@ -16,8 +17,9 @@ class StoredReport:
     Each report replaces the previous one. If the store is unreachable, the thread tries again.
     """
 
-    def __init__(self, url: str, spec: SegmentSpec) -> None:
+    def __init__(self, url: str, spec: SegmentSpec, keys: StoreKeys | None = None) -> None:
         self._url, self._ref = url, stored_report_ref(spec.checkpoint_prefix)
+        self._keys = keys if keys is not None and keys.limited else None
         self._changed = threading.Condition()
         self._newest: bytes | None = None  # not stored yet
         threading.Thread(target=self._run, name="stored report", daemon=True).start()
@@ -41,7 +43,7 @@ class StoredReport:
                 content = self._newest
             assert content is not None
             try:
-                artifacts = artifacts or Artifacts(self._url)
+                artifacts = artifacts or Artifacts(self._url, credentials=self._keys)
                 artifacts.put(self._ref, content)
             except STORE_ERRORS as error:
                 print(f"WARNING the report was not stored yet: {error!r}", flush=True)

@@ -56,7 +56,7 @@ from services.scheduler.machine import ProbeFailed, measured, this_machine
 
 REGION = "local"
 
-PRIVATE = ("ECOLINK_", "OTEL_")
+PRIVATE = ("ECOLINK_", "OTEL_", "AWS_")
 """Prefixes of environment variables that a trainer does not inherit."""
 
 SHIM_START_SECONDS = 10.0
@@ -318,7 +318,7 @@ class LocalLauncher:
         write(directory / REQUEST, json.dumps({"bound_at": bound_at, "devices": devices}))
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a trainer, without database, NATS or collector credentials."""
+        """Return the environment of a trainer, without credentials of other servers."""
         settings = self._settings
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)}
         supervisor = settings.supervisor_pid

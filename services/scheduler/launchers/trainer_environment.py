@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from infrastructure.bus import without_user
+from infrastructure.object_stores import ENDPOINTS, REGIONS
 from infrastructure.settings import Settings
 
 # Every step allocates and frees large tensors. By default, glibc returns their pages to the kernel
@@ -18,14 +21,18 @@ MALLOC = {
 def trainer_environment(settings: Settings) -> dict[str, str]:
     """Return the environment of a trainer, without secrets.
 
-    The trainer's credentials for NATS are in its SegmentSpec.
+    The trainer's credentials for NATS and the artifact store are in its SegmentSpec.
     """
     assert settings.nats_url is not None
-    return MALLOC | {
-        "ECOLINK_NATS_URL": settings.trainer_nats_url or without_user(settings.nats_url),
-        "ECOLINK_ARTIFACTS_URL": settings.artifacts,
-        "ECOLINK_LOG_LEVEL": settings.log_level,
-        "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        MALLOC
+        | {
+            "ECOLINK_NATS_URL": settings.trainer_nats_url or without_user(settings.nats_url),
+            "ECOLINK_ARTIFACTS_URL": settings.artifacts,
+            "ECOLINK_LOG_LEVEL": settings.log_level,
+            "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        | {name: os.environ[name] for name in (*ENDPOINTS, *REGIONS) if name in os.environ}
+    )

@@ -57,8 +57,10 @@ def load_expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
     Return None if it changed, is too large, or is in a remote store. A remote base model would have
     to be downloaded for a segment that may never start.
     """
+    if artifacts.root is None:
+        return None
     manifest = artifacts.manifest(base.ref)
-    if base.manifest_sha256 != manifest.sha256 or artifacts.root is None:
+    if base.manifest_sha256 != manifest.sha256:
         return None
     if manifest.total_bytes > MEMORY_SHARE * psutil.virtual_memory().available:
         return None

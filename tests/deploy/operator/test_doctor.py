@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from deploy.operator.doctor import all_checks
-from infrastructure import machine_checks
+from infrastructure import machine_checks, store_credentials
+from infrastructure.artifacts import Artifacts
 from infrastructure.machine_checks import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers.slurm_checks import slurm_checks
 from tests.deploy.operator.command_line import ecolink
+from tests.object_store import ROLE
 from tests.slurm.fake import FakeSlurm, fake_slurm
 from tests.slurm.rows import slurm_settings
 
@@ -99,6 +101,34 @@ def test_an_object_store_passes_with_a_warning_about_its_rules(tmp_path: Path, s
     check = only(used, "bucket")
     assert check.level is Level.WARNING
     assert "unfinished uploads" in check.text
+
+
+def test_the_role_of_trainers_is_tried(tmp_path: Path, s3_url: str) -> None:
+    good = Settings(home=tmp_path, artifacts_url=s3_url, artifacts_role=ROLE)
+    assert only(good, "trainer keys") == Check("trainer keys", Level.OK, ROLE)
+    for role, words in (
+        (None, "ECOLINK_ARTIFACTS_ROLE is not set"),
+        (f"{ROLE}x", f"the role '{ROLE}x'"),
+    ):
+        check = only(good.model_copy(update={"artifacts_role": role}), "trainer keys")
+        assert check.level is Level.FAILED
+        assert words in check.text
+    assert Artifacts(s3_url).list("") == []
+
+
+def test_a_store_that_ignores_session_policies_fails(
+    tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
+        }
+    )
+    monkeypatch.setattr(store_credentials, "session_policy", lambda *_: everything)
+    check = only(Settings(home=tmp_path, artifacts_url=s3_url, artifacts_role=ROLE), "trainer keys")
+    assert check.level is Level.FAILED
+    assert "ignores session policies" in check.text
 
 
 @pytest.mark.parametrize(

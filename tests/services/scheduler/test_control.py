@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from nats.js import JetStreamContext
 
 from infrastructure.bus import CONTROL, provision
-from infrastructure.reports import Control, control_subject
+from infrastructure.reports import Control, StoreCredentials, control_subject
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from services.scheduler import control
@@ -38,6 +39,13 @@ async def last_message(js: JetStreamContext, segment: int = 1) -> dict[str, Any]
 
 
 PAY, STOP, ANSWER = ControlChannel.pay, ControlChannel.stop, ControlChannel.answer
+KEYS = StoreCredentials(
+    access_key_id="a",
+    secret_access_key="b",
+    session_token="c",
+    expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+RENEW = (ControlChannel.renew_store, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,11 @@ PAY, STOP, ANSWER = ControlChannel.pay, ControlChannel.stop, ControlChannel.answ
         ([(ANSWER,), (PAY, 420), (STOP,)], {"paid_seconds": 0, "answered": True}),
         ([(PAY, 360, "a"), (STOP,)], {"paid_seconds": 360, "stop": True, "jwt": "a"}),
         ([(PAY, 360, "a"), (PAY, 420, "b")], {"paid_seconds": 420, "jwt": "b"}),
+        (
+            [(PAY, 360), RENEW, (STOP,)],
+            {"paid_seconds": 360, "stop": True, "store": KEYS.model_dump()},
+        ),
+        ([RENEW, (PAY, 360)], {"paid_seconds": 360}),
     ],
     ids=[
         "paid time only grows",
@@ -59,6 +72,8 @@ PAY, STOP, ANSWER = ControlChannel.pay, ControlChannel.stop, ControlChannel.answ
         "an answered segment gets no more messages",
         "a JWT stays",
         "until the next",
+        "keys stay",
+        "keys are not sent before the paid time is known",
     ],
 )
 async def test_a_message_contains_the_flags_of_earlier_ones(

@@ -50,7 +50,7 @@ if spec == "--warm":
     spec = handed["directory"] + "/spec.json"
 print("pid", os.getpid(), flush=True)
 print("spec", spec, flush=True)
-secrets = ("ECOLINK_DATABASE_URL", "OTEL_EXPORTER_OTLP_HEADERS")
+secrets = ("ECOLINK_DATABASE_URL", "OTEL_EXPORTER_OTLP_HEADERS", "AWS_SECRET_ACCESS_KEY")
 print("secret" if any(map(os.environ.get, secrets)) else "no database", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -119,6 +119,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 @pytest.fixture
 def settings(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with row.infrastructure(tmp_path) as more:
         yield Settings(
             home=tmp_path,
