@@ -202,10 +202,14 @@ FOR EACH ROW EXECUTE FUNCTION ecolink_tracking_forward()
 """
 
 
-LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
+LEADING = (
+    "take_lead(text, text, integer)",
+    "require_lead(text, bigint)",
+    "confirm_lead(text, text, integer, bigint)",
+)
 """Database functions for services in which only one process works at a time."""
 
-SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, bigint)"
+SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, bigint, text)"
 """Database function for services that append events or store a position in the log."""
 
 FUNCTIONS = ", ".join((*LEADING, SAVING))

@@ -32,6 +32,7 @@ from infrastructure import (
     webhook_endpoints,
 )
 from infrastructure.clock import Clock, clock_of
+from infrastructure.database_url import connection_parameters
 from infrastructure.event_handlers import PARKED_DDL
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
@@ -47,7 +48,7 @@ def migrate(settings: Settings) -> None:
     """Upgrade the database to the current schema. Idempotent; a lock excludes other runs."""
     url = settings.owner_database_url or settings.database_url
     assert url is not None
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(autocommit=True, **connection_parameters(url)) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         create_event_tables(url)
         for ddl in (

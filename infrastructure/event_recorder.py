@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from eventsourcing.persistence import (
+    IntegrityError,
     InterfaceError,
     OperationalError,
     PersistenceError,
@@ -28,10 +29,13 @@ from infrastructure.leadership import LOST, Leadership
 DDL = """
 CREATE OR REPLACE FUNCTION append_events(
     ids uuid[], versions bigint[], topics text[], states bytea[],
-    leader text, in_epoch bigint, reader text, read_to bigint
+    leader text, in_epoch bigint, reader text, read_to bigint, in_timeline text
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql SET lock_timeout = '30s' SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
+    IF in_timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) THEN
+        RAISE EXCEPTION 'the database failed over to another server' USING ERRCODE = 'EL002';
+    END IF;
     IF cardinality(ids) > 0 THEN
         -- Notification IDs must be in the order of the commits, so that no reader skips one.
         LOCK TABLE ecolink_events IN EXCLUSIVE MODE;
@@ -61,44 +65,62 @@ END $$
 """Function that saves events, and the position of a reader, in one transaction.
 
 It raises a unique violation if an event with the same version, or the position, is already stored,
-and LOST if another process leads. It returns the notification IDs in the order of the events.
+LOST if another process leads, and FAILED_OVER if the server is not on the timeline. It returns the
+notification IDs in the order of the events.
 """
+
+FAILED_OVER = "EL002"
+"""SQLSTATE of a save whose events follow from the state of another timeline."""
+
+TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
+"""Query of the timeline, which PostgreSQL increases when it promotes a standby."""
 
 APPEND = (
     "SELECT append_events(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[], "
-    "%s::text, %s::bigint, %s::text, %s::bigint)"
+    "%s::text, %s::bigint, %s::text, %s::bigint, %s::text)"
 )
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.2
-"""Pause and number of retries, like those of the library.
+SAVE_SECONDS = 20.0
+"""Number of attempts, the pause between them, and the time after which the last one starts.
+
+An attempt may wait for a connection, for example until a standby is promoted.
 
 Unlike the library, the recorder does not retry when the disk is full.
 """
 
-T = TypeVar("T")
-
 
 class EventRecorder(PostgresProcessRecorder):
-    """A recorder of events and positions. With `leadership`, only the leader can save."""
+    """A recorder of events and positions. With `leadership`, only the leader can save.
+
+    After a failover of PostgreSQL, the log may lack the last commits, on which an aggregate in
+    memory depends. With `timeline`, the first saves after a failover therefore fail like a version
+    conflict, and `on_failover` is called to drop cached aggregates.
+    """
 
     leadership: Leadership | None = None
+    timeline: str | None = None
+    on_failover: Callable[[], None] = staticmethod(lambda: None)
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
         """Save events in one transaction. Return their notification IDs.
 
-        Raise OperationalError immediately if the disk is full, and after 2 s if the database is
-        unreachable. Exit the process if another process leads.
+        Raise OperationalError immediately if the disk is full, and after 2 to 30 s if the database
+        is unreachable. Raise IntegrityError after a conflict or a failover. Exit the process if
+        another process leads.
         """
-        return self._saving(lambda: self._append(stored_events, kwargs.get("tracking")))
+        return self._saving(stored_events, kwargs.get("tracking"))
 
     def insert_tracking(self, tracking: Tracking) -> None:
         """Save only a position. Raise the same errors as `insert_events`."""
-        self._saving(lambda: self._append((), tracking))
+        self._saving((), tracking)
 
-    def _append(self, rows: Sequence[StoredEvent], tracking: Tracking | None) -> list[int]:
+    def _append(
+        self, rows: Sequence[StoredEvent], tracking: Tracking | None, timeline: str | None
+    ) -> list[int]:
         """Save rows, as one binary array for each column, and a position."""
         lead, read = self.leadership, tracking
         values = [
@@ -108,6 +130,7 @@ class EventRecorder(PostgresProcessRecorder):
             [row.state for row in rows],
             *((None, None) if lead is None else (lead.name, lead.epoch)),
             *((None, None) if read is None else (read.application_name, read.notification_id)),
+            timeline,
         ]
         with (
             self.datastore.get_connection() as connection,
@@ -115,18 +138,34 @@ class EventRecorder(PostgresProcessRecorder):
         ):
             return cursor.execute(APPEND, values, prepare=True).fetchall()
 
-    def _saving(self, save: Callable[[], T]) -> T:
+    def _saving(self, rows: Sequence[StoredEvent], tracking: Tracking | None) -> list[int]:
+        timeline = self.timeline  # of the state from which the events follow
+        until = time.monotonic() + SAVE_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return save()
+                return self._append(rows, tracking, timeline)
             except PersistenceError as error:
+                if sqlstate(error) == FAILED_OVER:
+                    self._fail_over()
+                    raise IntegrityError(str(error)) from error
                 if self.leadership is not None and sqlstate(error) == LOST:
                     self.leadership.lost("PostgreSQL refused a save")
                 transient = isinstance(error, (InterfaceError, OperationalError))
-                if not transient or is_disk_full(error) or attempt == ATTEMPTS:
+                last = attempt == ATTEMPTS or time.monotonic() > until
+                if not transient or is_disk_full(error) or last:
                     raise
             time.sleep(PAUSE_SECONDS * random.uniform(0.95, 1.05))
         raise AssertionError("the last attempt returns or raises")
+
+    def _fail_over(self) -> None:
+        """Continue on the timeline of the new primary, without state from before."""
+        with self.datastore.get_connection() as connection:
+            if self.leadership is not None:
+                self.leadership.confirm(connection)
+            row = connection.execute(TIMELINE).fetchone()
+        assert row is not None
+        self.on_failover()
+        (self.timeline,) = row.values()
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 
+from infrastructure.database_url import connection_parameters
 from infrastructure.settings import Settings
 
 DDL = """
@@ -57,12 +59,25 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another % leads', leader USING ERRCODE = 'EL001';
     END IF;
+END $$;
+CREATE OR REPLACE FUNCTION confirm_lead(
+    leader text, of_host text, of_pid integer, in_epoch bigint
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    PERFORM require_own_lead(leader);
+    PERFORM FROM leaderships
+    WHERE name = leader AND epoch = in_epoch AND host = of_host AND pid = of_pid;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another % leads', leader USING ERRCODE = 'EL001';
+    END IF;
 END $$
 """
 """Tables and functions of the leader election.
 
 `require_lead` locks the row until its transaction ends, and `take_lead` waits for that lock. The
-last save of a leader is therefore committed before the next leader starts.
+last save of a leader is therefore committed before the next leader starts. `confirm_lead` also
+compares the process, because a failover of PostgreSQL may lose an epoch and give it out again.
 
 `require_own_lead` raises an error if the role of one service names another service. The functions'
 owner (the only role on some servers), superusers and the operator may name any service. pg_temp
@@ -70,7 +85,9 @@ comes last in the path, so that a temporary table of the caller cannot replace `
 """
 
 LOST = "EL001"
-"""SQLSTATE of a failed `require_lead`."""
+"""SQLSTATE of a failed `require_lead` or `confirm_lead`."""
+
+CONFIRM = "SELECT confirm_lead(%s, %s, %s, %s)"
 
 IDLE_SECONDS = 20.0
 """Seconds of idle time after which PostgreSQL ends the session of a leader."""
@@ -99,11 +116,16 @@ class Leadership:
         self._logger = logging.getLogger("leadership")
 
     def take(self) -> None:
-        """Become the leader. Wait until no other process with this name leads."""
+        """Become the leader. Wait until no other process with this name leads.
+
+        A standby of PostgreSQL grants the lock but refuses the new epoch. The next attempt then
+        opens a new connection.
+        """
         waiting = False
         while True:
             try:
                 if self._holds_lock():
+                    self.epoch = self._new_epoch()
                     break
                 if not waiting:
                     self._logger.info("another %s process leads; standing by", self.name)
@@ -112,14 +134,15 @@ class Leadership:
                 self._drop()
                 self._logger.warning("cannot ask for the lead, retrying: %s", error)
             time.sleep(STANDBY_SECONDS)
-        row = (
-            self._opened()
-            .execute("SELECT take_lead(%s, %s, %s)", [self.name, socket.gethostname(), os.getpid()])
-            .fetchone()
-        )
-        assert row is not None
-        self.epoch = row[0]
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
+
+    def _new_epoch(self) -> int:
+        row = self._opened().execute("SELECT take_lead(%s, %s, %s)", self._identity()).fetchone()
+        assert row is not None
+        return row[0]
+
+    def _identity(self) -> list[str | int]:
+        return [self.name, socket.gethostname(), os.getpid()]
 
     def keep(self) -> None:
         """Renew the leadership every two seconds until it is closed.
@@ -131,13 +154,22 @@ class Leadership:
             try:
                 if not self._holds_lock():
                     self._logger.warning("the previous session still holds the lock")
-                self._opened().execute("SELECT require_lead(%s, %s)", [self.name, self.epoch])
+                self._opened().execute(CONFIRM, [*self._identity(), self.epoch])
             except psycopg.Error as error:
                 if error.sqlstate == LOST:
                     self.lost(str(error).partition("\n")[0])
                     break
                 self._drop()
                 self._logger.warning("cannot confirm the lead, retrying: %s", error)
+
+    def confirm(self, connection: psycopg.Connection[Any]) -> None:
+        """End the process if another process leads. `connection` is one to the database."""
+        try:
+            connection.execute(CONFIRM, [*self._identity(), self.epoch])
+        except psycopg.Error as error:
+            if error.sqlstate == LOST:
+                self.lost(str(error).partition("\n")[0])
+            raise
 
     def lost(self, reason: str) -> None:
         """End the process immediately, because its state may be stale."""
@@ -163,12 +195,10 @@ class Leadership:
     def _opened(self) -> psycopg.Connection:
         if self._connection is None:
             assert self._settings.database_url is not None
-            self._connection = psycopg.connect(
-                self._settings.database_url,
-                autocommit=True,
-                application_name=SESSION_NAME % self.name,
-                options=f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}",
-            )
+            parameters = connection_parameters(self._settings.database_url)
+            parameters["application_name"] = SESSION_NAME % self.name
+            parameters["options"] = f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}"
+            self._connection = psycopg.connect(autocommit=True, **parameters)
         return self._connection
 
     def _drop(self) -> None:

@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         default=None,
-        description="URL of PostgreSQL for the services. If unset, EcoLink starts an "
-        "embedded server.",
+        description="URL of PostgreSQL for the services, with one host, or with a primary and its "
+        "standbys as `host1:5432,host2:5432`. If unset, EcoLink starts an embedded server.",
     )
     owner_database_url: str | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -12,12 +13,13 @@ from typing import Any, LiteralString
 
 import psycopg
 from eventsourcing.utils import get_topic, strtobool
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row, scalar_row
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
-from infrastructure.event_recorder import EventRecorder
+from infrastructure.database_url import connection_parameters, writing
+from infrastructure.event_datastore import PARAMETERS, EventStoreFactory
+from infrastructure.event_recorder import TIMELINE, EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.settings import Settings
 
@@ -29,6 +31,10 @@ CHANNEL = EVENTS_TABLE
 
 UNCHECKED_SECONDS = 1.0
 """Time after its last use in which a pooled connection counts as alive without a check."""
+
+
+POOL_SECONDS = 10
+"""Maximum wait for a connection of a pool."""
 
 
 class PooledConnection(Connection):
@@ -49,6 +55,12 @@ class _Pool(ConnectionPool[Connection]):
         assert isinstance(conn, PooledConnection)
         conn.returned_at = time.monotonic()
         super().putconn(conn)
+
+    @contextmanager
+    def connection(self, timeout: float | None = None) -> Generator[Connection]:
+        """Lend a connection. Raise psycopg.OperationalError if its server is a standby."""
+        with super().connection(timeout) as lent, writing(lent):
+            yield lent
 
 
 def open_log(
@@ -74,6 +86,7 @@ def open_log(
         raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
     with connect(settings) as connection:
         _require_durable(connection)
+        timeline = scalar(connection, TIMELINE)
     environment = _environment(settings.database_url, create=False, pool_size=pool_size)
     if settings.snapshot_secret:
         environment["IS_SNAPSHOTTING_ENABLED"] = "y"
@@ -84,6 +97,7 @@ def open_log(
     log = EventLog(environment)
     assert isinstance(log.recorder, EventRecorder)
     log.recorder.leadership = leadership
+    log.recorder.timeline, log.recorder.on_failover = timeline, log.forget_cached
     return log
 
 
@@ -103,13 +117,13 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
     round trips.
     """
     assert settings.database_url is not None
+    parameters = connection_parameters(settings.database_url)
     return _Pool(
-        settings.database_url,
         connection_class=PooledConnection,
-        kwargs={"autocommit": True, "row_factory": dict_row},
+        kwargs=parameters | {"autocommit": True, "row_factory": dict_row},
         min_size=1,
         max_size=max_size,
-        timeout=10,
+        timeout=POOL_SECONDS,
         open=True,
         check=_check,
     )
@@ -117,12 +131,34 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
 
 @contextmanager
 def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connection]:
-    """Open a connection that returns rows as dicts. Close it at the end of the block."""
+    """Open a connection that returns rows as dicts. Close it at the end of the block.
+
+    Raise psycopg.OperationalError if the server is a standby.
+    """
     assert settings.database_url is not None
-    with Connection.connect(
-        settings.database_url, autocommit=autocommit, row_factory=dict_row
-    ) as connection:
+    with connect_to(settings.database_url, autocommit=autocommit) as connection:
         yield connection
+
+
+@contextmanager
+def connect_to(url: str, *, autocommit: bool = True) -> Generator[Connection]:
+    """Like `connect`, to the database of a URL."""
+    parameters = connection_parameters(url)
+    with (
+        Connection.connect(autocommit=autocommit, row_factory=dict_row, **parameters) as connection,
+        writing(connection),
+    ):
+        yield connection
+
+
+async def connect_to_listen(settings: Settings) -> psycopg.AsyncConnection:
+    """Open a connection that listens for commits of the event store."""
+    assert settings.database_url is not None
+    connection = await psycopg.AsyncConnection.connect(
+        autocommit=True, **connection_parameters(settings.database_url)
+    )
+    await connection.execute(f"LISTEN {CHANNEL}")
+    return connection
 
 
 def database_time(connection: Connection) -> datetime:
@@ -154,15 +190,17 @@ def _require_durable(connection: Connection) -> None:
 
 
 def _environment(url: str, *, create: bool, pool_size: int) -> dict[str, str]:
-    parts: dict[str, Any] = conninfo_to_dict(url)
+    parameters = connection_parameters(url)
     return {
-        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "PERSISTENCE_MODULE": get_topic(EventStoreFactory),
         "PROCESS_RECORDER_TOPIC": get_topic(EventRecorder),
-        "POSTGRES_DBNAME": parts["dbname"],
-        "POSTGRES_HOST": parts["host"],
-        "POSTGRES_PORT": str(parts.get("port", 5432)),
-        "POSTGRES_USER": parts["user"],
-        "POSTGRES_PASSWORD": parts.get("password", ""),
+        "POSTGRES_DBNAME": parameters["dbname"],
+        "POSTGRES_HOST": parameters["host"],
+        "POSTGRES_PORT": str(parameters.get("port", 5432)),
+        "POSTGRES_USER": parameters["user"],
+        "POSTGRES_PASSWORD": parameters.get("password", ""),
+        PARAMETERS: json.dumps(parameters),
+        "POSTGRES_CONNECT_TIMEOUT": str(POOL_SECONDS),
         "POSTGRES_POOL_SIZE": str(pool_size),
         "POSTGRES_MAX_OVERFLOW": "8",
         "POSTGRES_CONN_MAX_AGE": "3600",

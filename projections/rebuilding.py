@@ -15,12 +15,11 @@ from contextlib import contextmanager
 import psycopg
 from eventsourcing.persistence import Notification
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from infrastructure.consumer import BATCH_EVENTS, recorded
-from infrastructure.store import Connection
+from infrastructure.store import Connection, connect_to
 from projections import PROJECTIONS
 from projections.projection import Cursor, Projection, lock_positions, set_positions
 
@@ -51,10 +50,7 @@ def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Pro
     `owner_url` is the database URL of the tables' owner. Raise WrongState if another rebuild is
     running.
     """
-    with (
-        Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection,
-        _alone(connection, projection),
-    ):
+    with connect_to(owner_url) as connection, _alone(connection, projection):
         return _Rebuild(connection, projection, log, progress).run()
 
 
@@ -65,7 +61,7 @@ def fold_all(owner_url: str, log: EventLog, progress: Callable[[int], object]) -
     event. A pass for each projection, as in `rebuild`, would decode every event as often.
     """
     position = events = 0
-    with Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection:
+    with connect_to(owner_url) as connection:
         connection.execute("SET synchronous_commit TO off")
         while batch := log.recorder.select_notifications(
             start=position, limit=BATCH_EVENTS, inclusive_of_start=False

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import LiteralString
 
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from deploy.backup.manifest import BackupManifest, Blob, EventChunk, TableCopy
 from deploy.backup.target import BackupError, BackupTarget
 from deploy.database_roles import READ_MODELS, known_tables
 from domain.core.identity import CATALOG_ID
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, scalar
+from infrastructure.store import Connection, connect_to, scalar
 
 EVENTS = "ecolink_events"
 EVENT_COLUMNS = sql.SQL("originator_id, originator_version, topic, state, notification_id")
@@ -71,7 +70,7 @@ def owner_url(settings: Settings) -> str:
 @contextmanager
 def snapshot(settings: Settings) -> Iterator[Connection]:
     """Open a connection that sees one state of the database."""
-    with Connection.connect(owner_url(settings), autocommit=True, row_factory=dict_row) as store:
+    with connect_to(owner_url(settings)) as store:
         store.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield store
 

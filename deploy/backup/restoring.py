@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from psycopg.rows import dict_row
-
 from deploy.backup import point_in_time
 from deploy.backup.artifact_files import (
     DOCUMENTS,
@@ -41,7 +39,7 @@ from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log, scalar
+from infrastructure.store import Connection, connect, connect_to, open_log, scalar
 from projections.rebuilding import fold_all
 from services.projector.artifact_check import check_artifacts
 from services.projector.audit import audit
@@ -97,7 +95,7 @@ def restore(settings: Settings, source: Source, stages: Stages) -> Restored:
     """
     if settings.database_url is not None:
         url = owner_url(settings)
-        with Connection.connect(url, autocommit=True, row_factory=dict_row) as store:
+        with connect_to(url) as store:
             require_empty(store, "The database")
         with stack(settings, {}) as filled:
             migrate(filled)
@@ -140,7 +138,7 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
     require_empty_store(artifacts, settings.artifacts)
     has_seal_key = _write_seal_key(settings.seal_key_file, source.keys)
     url = owner_url(settings)
-    with Connection.connect(url, autocommit=True, row_factory=dict_row) as store:
+    with connect_to(url) as store:
         require_empty(store, "The database")
         with stages.stage("Restoring seals"):
             _put_all(source, artifacts, SEALS)

@@ -24,6 +24,7 @@ from infrastructure.machine_checks import (
     server_checks,
 )
 from infrastructure.settings import Settings
+from infrastructure.standby_checks import standby_checks
 from services.scheduler.launchers import launcher_checks
 
 commands = typer.Typer()
@@ -53,6 +54,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield from _ports(settings)
     yield from server_checks(joined)
     yield from launcher_checks(joined)
+    yield from standby_checks(joined)
     yield _seal_key(joined)
 
 

@@ -172,6 +172,11 @@ class EventLog(Application[UUID]):
             repository.cache = AggregateCache(repository.cache.maxsize)
         return repository
 
+    def forget_cached(self) -> None:
+        """Drop all cached aggregates, because the log may have lost their last events."""
+        if isinstance(self.repository.cache, AggregateCache):
+            self.repository.cache = AggregateCache(self.repository.cache.maxsize)
+
     @property
     def process_recorder(self) -> ProcessRecorder:
         """Recorder, with its concrete type."""

@@ -29,7 +29,7 @@ from gateway.backend import Backend
 from gateway.events.schemas import EventAnswer
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.log_identity import LogReplaced
-from infrastructure.store import CHANNEL
+from infrastructure.store import connect_to_listen
 from projections.account_events import EventFilter, indexed_events
 
 BATCH_EVENTS = 500
@@ -216,12 +216,9 @@ class EventFeed:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
-        url = self.backend.settings.database_url
-        assert url is not None
         # LISTEN first, so that no event is missed. Polling finds events whose notification was
         # lost.
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
+        async with await connect_to_listen(self.backend.settings) as connection:
             if self.floor == sys.maxsize:
                 head = await asyncio.to_thread(self.backend.log.recorder.max_notification_id)
                 self.position = self.floor = max(0, (head or 0) - KEPT_EVENTS)

@@ -11,7 +11,7 @@ from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
-from infrastructure.store import CHANNEL, connect, open_log
+from infrastructure.store import connect, connect_to_listen, open_log
 from services.relay.publisher import Publisher
 
 POLL_SECONDS = 0.25
@@ -34,13 +34,9 @@ def _relay(settings: Settings) -> None:
         client = await broker.connect()
         with connect(settings) as store:
             publisher = Publisher(log, client, log_identity(store))
-        assert settings.database_url is not None
         # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
         # whose notification was lost with a broken connection.
-        async with await psycopg.AsyncConnection.connect(
-            settings.database_url, autocommit=True
-        ) as connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
+        async with await connect_to_listen(settings) as connection:
             while True:
                 await publisher.publish_new()
                 async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):

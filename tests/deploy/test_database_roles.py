@@ -395,7 +395,7 @@ def test_services_that_append_may_lock_the_log(settings: Settings) -> None:
                 refused(connection, "LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
 
 
-SAVE_NOTHING = "SELECT append_events('{}', '{}', '{}', '{}', NULL, NULL, NULL, NULL)"
+SAVE_NOTHING = "SELECT append_events('{}', '{}', '{}', '{}', NULL, NULL, NULL, NULL, NULL)"
 
 
 def test_only_services_that_append_or_store_a_position_may_save(settings: Settings) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
+
+from eventsourcing.persistence import PersistenceError
 
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
+from domain.core.errors import VersionConflict
 from infrastructure.clock import SystemClock
 from infrastructure.leadership import leading
 from infrastructure.settings import Settings
@@ -27,7 +31,8 @@ def main(name: str, file: Path) -> None:
         with open_log(settings, leadership=leadership) as log:
             file.write_text(str(leadership.epoch))
             while True:
-                with because(Cause(f"leader:{os.getpid()}", str(uuid4()), SystemClock().now())):
+                cause = Cause(f"leader:{os.getpid()}", str(uuid4()), SystemClock().now())
+                with because(cause), suppress(PersistenceError, VersionConflict):
                     log.commit(Account.open(uuid4(), Role.OWNER, "UTC"))
 
 

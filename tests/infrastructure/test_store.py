@@ -89,6 +89,14 @@ def test_a_server_that_acknowledges_before_it_is_durable_is_refused(settings: Se
         open_log(settings)
 
 
+def test_the_port_of_the_embedded_server_does_not_replace_that_of_the_url(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECOLINK_POSTGRES_PORT", "0")
+    with open_log(settings) as log:
+        log.commit(opened())
+
+
 def test_of_two_writers_of_one_version_one_gets_a_conflict(log: EventLog) -> None:
     log.commit(opened())
     together = threading.Barrier(2)

@@ -1,0 +1,76 @@
+"""Connection parameters of PostgreSQL, whose URL may name a primary and its standbys.
+
+With several hosts, each new connection finds the server that accepts writes, also after a failover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool.base import AttemptWithBackoff
+
+CONNECT_SECONDS = 5
+"""Maximum time to connect to one host. psycopg would wait 130 s for a host without power."""
+
+DEFAULTS = {
+    "connect_timeout": CONNECT_SECONDS,
+    # A server that vanished without closing its connections is noticed after 14 s.
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 14_000,
+}
+"""Parameters of every connection, unless the URL sets them."""
+
+
+RECONNECT_SECONDS = 0.5
+
+# The pause between two attempts of a pool would double each time, up to minutes after a failover.
+AttemptWithBackoff.INITIAL_DELAY = RECONNECT_SECONDS
+AttemptWithBackoff.DELAY_BACKOFF = 1.0
+
+
+def connection_parameters(url: str) -> dict[str, Any]:
+    """Return the parameters of a connection to the server that accepts writes.
+
+    Raise psycopg.ProgrammingError if the URL is invalid.
+    """
+    given = conninfo_to_dict(url)
+    several = {"target_session_attrs": "read-write"} if "," in str(given.get("host", "")) else {}
+    return {**DEFAULTS, **several, **given}
+
+
+def each_server(url: str) -> list[dict[str, Any]]:
+    """Return the parameters of a connection to each server of a URL, even if it is a standby."""
+    parameters = connection_parameters(url) | {"target_session_attrs": "any"}
+    hosts = str(parameters.get("host", "")).split(",")
+    ports = str(parameters.get("port", "")).split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return [
+        parameters | {"host": host, "port": port or "5432"}
+        for host, port in zip(hosts, ports, strict=True)
+    ]
+
+
+@contextmanager
+def writing(connection: psycopg.Connection[Any]) -> Generator[None]:
+    """Close the connection and raise OperationalError if its server is a standby.
+
+    This happens if a proxy kept the connection while the server behind it changed. PostgreSQL
+    refuses a lock of the log with another error than a write.
+    """
+    try:
+        yield
+    except (
+        psycopg.errors.ReadOnlySqlTransaction,
+        psycopg.errors.ObjectNotInPrerequisiteState,
+    ) as error:
+        connection.close()
+        raise psycopg.OperationalError(
+            f"The PostgreSQL server does not accept writes: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,266 @@
+"""A failover of PostgreSQL to a standby while events are appended."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from eventsourcing.persistence import OperationalError
+from psycopg import sql
+
+from deploy.processes import environment
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.errors import VersionConflict
+from infrastructure.leadership import Leadership
+from infrastructure.machine_checks import Level
+from infrastructure.settings import Settings
+from infrastructure.standby_checks import standby_checks
+from infrastructure.store import connect, open_log, open_pool, scalar
+from tests.builders.commands import command
+from tests.builders.examples import ACCOUNT_ID
+from tests.clusters.postgres_pair import STANDBY, Pair, postgres_pair
+from tests.clusters.writers import Writers
+from tests.logs import grow, notifications
+from tests.polling import eventually
+
+WRITERS = 4
+BEFORE_KILL = (20, 400)
+"""Bounds of the number of acknowledged events before the kill."""
+
+AFTER_KILL = 50
+
+Record = Callable[[str, object], None]
+
+
+def fail_over_mid_load(pair: Pair, seed: int) -> float:
+    """Kill the primary mid-load. Return the seconds without an acknowledged event.
+
+    The log must have every acknowledged event, and no aggregate may lack a version.
+    """
+    before = random.Random(seed).randint(*BEFORE_KILL)
+    writers = Writers(pair.settings)
+    with writers.running(WRITERS):
+        eventually(lambda: len(writers.acknowledged) >= before)
+        pair.fail_over()
+        after = len(writers.acknowledged) + AFTER_KILL
+        eventually(lambda: len(writers.acknowledged) >= after)
+    lost = {(e.account_id, e.version) for e in writers.acknowledged} - versions(pair.settings)
+    assert lost == set()
+    require_gapless(pair.settings)
+    return writers.longest_pause()
+
+
+def versions(settings: Settings) -> set[tuple[object, int]]:
+    with open_log(settings) as log:
+        return {(each.originator_id, each.originator_version) for each in notifications(log)}
+
+
+def require_gapless(settings: Settings) -> None:
+    """Require that every aggregate of the log has the versions 1, 2, 3 and so on, in order."""
+    last: dict[object, int] = {}
+    with open_log(settings) as log:
+        for each in notifications(log):
+            assert each.originator_version == last.get(each.originator_id, 0) + 1
+            last[each.originator_id] = each.originator_version
+
+
+def test_no_acknowledged_event_is_lost_with_a_synchronous_standby(
+    home: Path, record_property: Record
+) -> None:
+    with postgres_pair(home, synchronous=True) as pair:
+        seconds = fail_over_mid_load(pair, seed=0)
+        require_fenced(pair)
+    record_property("measured", f"PostgreSQL failover: {seconds:.2f} s without a saved event")
+
+
+def require_fenced(pair: Pair) -> None:
+    """Require that the former primary, started again, acknowledges no save."""
+    url = pair.settings.database_url
+    assert url is not None
+    former = pair.settings.model_copy(
+        update={"database_url": url.replace(f",127.0.0.1:{pair.standby.port}", "")}
+    )
+    saved: list[bool] = []
+
+    def save() -> None:
+        with connect(former) as connection:
+            connection.execute("SELECT take_lead('former', 'here', 1)")
+            saved.append(True)
+
+    waits = sql.SQL("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    pair.primary.start()
+    with ThreadPoolExecutor(1) as thread:
+        saving = thread.submit(save)
+        eventually(lambda: pair.primary.execute(waits))
+        pair.primary.kill()
+        with pytest.raises(psycopg.OperationalError):
+            saving.result()
+    assert saved == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_five_failovers_lose_no_acknowledged_event_and_never_have_two_leaders(
+    home: Path, record_property: Record
+) -> None:
+    times = []
+    for seed in range(1, 6):
+        folder = home / str(seed)
+        folder.mkdir()
+        with (
+            postgres_pair(folder, synchronous=True) as pair,
+            leaders(pair.settings, folder) as pids,
+        ):
+            times.append(fail_over_mid_load(pair, seed))
+            after = len(written_by(pair.settings, pids))
+            eventually(lambda: len(written_by(pair.settings, pids)) > after)  # noqa: B023
+            wrote = written_by(pair.settings, pids)
+        changes = sum(one != other for one, other in pairwise(wrote))
+        assert changes <= 1, "a former leader wrote after its successor"
+    text = f"median {statistics.median(times):.2f} s, worst {max(times):.2f} s"
+    record_property(
+        "measured", f"PostgreSQL, 5 failovers mid-load: time without a saved event, {text}"
+    )
+
+
+@contextmanager
+def leaders(settings: Settings, folder: Path) -> Iterator[list[int]]:
+    """Run two processes that write while they lead as `test`. Yield their IDs."""
+    command = (sys.executable, "-m", "tests.infrastructure.leaders", "test")
+    files = [folder / f"leader-{n}" for n in range(2)]
+    variables = os.environ | environment(settings)
+    processes = [subprocess.Popen([*command, str(file)], env=variables) for file in files]
+    try:
+        eventually(lambda: any(file.exists() for file in files))
+        yield [each.pid for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+def written_by(settings: Settings, pids: list[int]) -> list[int]:
+    """Return the process of each event that one of these leaders wrote, in order of the log."""
+    actors = {f'"actor":"leader:{pid}"'.encode(): pid for pid in pids}
+    with open_log(settings) as log:
+        return [
+            pid
+            for each in notifications(log)
+            for actor, pid in actors.items()
+            if actor in each.state
+        ]
+
+
+def test_a_failover_without_the_last_commits_leaves_no_gap(home: Path) -> None:
+    """A process with cached aggregates neither continues a lost event nor keeps a lost lead."""
+    with postgres_pair(home, synchronous=False) as pair:
+        forgotten = Leadership(pair.settings, "test", _raise)
+        with (
+            open_log(pair.settings, cached=10) as cached,
+            open_log(pair.settings, leadership=forgotten) as led,
+        ):
+            grow(cached, 3)
+            pair.detach()
+            grow(cached, 3)
+            forgotten.take()
+            assert cached.load(Account, ACCOUNT_ID).version == 6
+            pair.fail_over()
+            stale = cached.find(Account, ACCOUNT_ID)
+            assert stale is not None
+            assert stale.version == 6, "the cache still has the lost events"
+            with command("after"):
+                stale.grant_credit(1, "after")
+                with pytest.raises(VersionConflict):
+                    retried(lambda: cached.commit(stale))
+                assert cached.load(Account, ACCOUNT_ID).version == 3
+                with connect(pair.settings) as connection:
+                    epoch = scalar(connection, "SELECT take_lead('test', 'elsewhere', 1)")
+                assert epoch == forgotten.epoch, "the new leader has the epoch that was lost"
+                with pytest.raises(Ended):
+                    retried(lambda: led.commit(Account.open(uuid4(), Role.OWNER, "UTC")))
+            grow(cached, 1)
+        assert versions_of(pair.settings, ACCOUNT_ID) == [1, 2, 3, 4]
+
+
+def retried(step: Callable[[], object]) -> object:
+    """Run a step until the database is reachable."""
+    while True:
+        try:
+            return step()
+        except (OperationalError, psycopg.OperationalError):
+            continue
+
+
+def versions_of(settings: Settings, account_id: UUID) -> list[int]:
+    with open_log(settings) as log:
+        found = [each for each in notifications(log) if each.originator_id == account_id]
+    return [each.originator_version for each in found]
+
+
+def test_a_connection_that_reaches_a_standby_is_closed(home: Path) -> None:
+    """A proxy in front of the servers may keep a connection to a server that is now a standby."""
+    with postgres_pair(home, synchronous=True) as pair:
+        url = pair.settings.database_url
+        assert url is not None
+        to_standby = pair.settings.model_copy(
+            update={"database_url": url.replace(f"127.0.0.1:{pair.primary.port},", "")}
+        )
+        refused = pytest.raises(psycopg.OperationalError, match="does not accept writes")
+        with open_pool(to_standby, max_size=1) as pool:
+            with refused, pool.connection() as first:
+                first.execute("DELETE FROM parked_events")
+            assert first.closed
+        with refused, connect(to_standby) as connection:
+            connection.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+        pair.fail_over()
+        with open_pool(to_standby, max_size=1) as pool, pool.connection() as second:
+            second.execute("DELETE FROM parked_events")
+
+
+def test_the_doctor_shows_the_primary_and_its_standbys(home: Path) -> None:
+    with postgres_pair(home, synchronous=False) as pair:
+        old, new = (f"127.0.0.1:{each.port}" for each in (pair.primary, pair.standby))
+        (check,) = standby_checks(pair.settings)
+        assert check.level is Level.WARNING
+        assert f"Primary {old}; standby standby (async, streaming" in check.text
+        pair.primary.set("synchronous_standby_names", STANDBY)
+        eventually(lambda: pair.replication_state() == "sync")
+        (check,) = standby_checks(pair.settings)
+        assert check.level is Level.OK
+        pair.detach()
+        (check,) = standby_checks(pair.settings)
+        assert check.level is Level.FAILED
+        assert "Saves wait" in check.text
+        pair.primary.set("synchronous_standby_names", "")
+        pair.fail_over()
+        unreachable, found = standby_checks(pair.settings)
+        assert f"Cannot connect to {old}" in unreachable.text
+        assert f"Primary {new}; no standby" in found.text
+        pair.primary.start()
+        (check,) = standby_checks(pair.settings)
+        assert check.level is Level.FAILED
+        assert f"Stop {old}, and make it a standby of {new}" in check.text
+
+
+def test_the_doctor_omits_standbys_of_a_single_server(settings: Settings) -> None:
+    assert list(standby_checks(settings)) == []
+
+
+class Ended(Exception):
+    """Raised instead of ending the process."""
+
+
+def _raise(reason: str) -> None:
+    raise Ended(reason)
