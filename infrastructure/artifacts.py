@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infrastructure.disk_cache import delete_killed, hold, partial_of
@@ -157,9 +157,11 @@ class Artifacts:
                     size += len(chunk)
                     await writer.write(chunk)
             await asyncio.to_thread(self._sync, ref)
-        except BaseException:
+        except BaseException as error:
             with suppress(*STORE_ERRORS):  # the store may have been the error
-                self.delete(ref)
+                await asyncio.to_thread(self.delete, ref)
+            if type(error) is OSError and error.errno is None:
+                raise GenericError(str(error)) from error  # the writer's form of this error
             raise
         return size, digest.hexdigest()
 

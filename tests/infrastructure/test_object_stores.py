@@ -174,6 +174,20 @@ def test_an_upload_to_a_store_that_stays_away_fails_and_can_be_repeated(
     assert impatient.get("models/one/weights") == CONTENT
 
 
+@pytest.mark.parametrize("parts", [0, 1, 3])
+async def test_a_stream_to_a_store_that_is_away_raises_a_store_error(
+    gate: Gate, impatient: Artifacts, parts: int
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"one"
+        for _ in range(parts):
+            yield bytes(PART_BYTES)
+
+    gate.close()
+    with pytest.raises(BaseError):
+        await impatient.put_stream("one", chunks())
+
+
 async def test_a_failed_stream_leaves_no_parts(impatient: Artifacts, s3_url: str) -> None:
     async def failing() -> AsyncIterator[bytes]:
         yield CONTENT
