@@ -414,14 +414,19 @@ class KubernetesLauncher:
         return sorted(created, key=lambda name: (created[name], name))
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
-        """Return the end of the pod's log; empty if its node does not have it any more."""
+        """Return the end of the pod's log; empty if its node does not have it or is lost.
+
+        Raise LauncherUnavailable only if the API server itself does not answer. Otherwise, the pods
+        of a lost node could never be removed.
+        """
         pod = self._read(self._settings.heartbeat_seconds).bound_pod(name)
         if pod is None:
             return self._kept_logs.get(name, b"")[-max_bytes:]
         try:
             return self._cluster.log_tail(pod["metadata"]["name"], max_bytes)
-        except Refused as refused:
-            self._logger.warning("cannot read the log of %s: %s", name, refused)
+        except (Refused, LauncherUnavailable) as error:
+            self._read(0.0)
+            self._logger.warning("cannot read the log of %s: %s", name, error)
             return self._kept_logs.get(name, b"")[-max_bytes:]
 
     def kept_report(self, name: PodName) -> bytes | None:
@@ -466,7 +471,8 @@ class KubernetesLauncher:
             except Refused as refused:
                 raise self._unreadable(refused) from refused
             for name, job in jobs.items():
-                self._report_refs[name] = _annotations(job)[manifests.REPORT]
+                if (ref := _annotations(job).get(manifests.REPORT)) is not None:
+                    self._report_refs[name] = ref
             with self._storing:
                 if changes == self._changes:
                     self._view = view

@@ -15,11 +15,12 @@ HOPELESS = frozenset(
         "InvalidImageName",
         "ErrImageNeverPull",
         "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
     }
 )
 """Reasons of a waiting container that do not pass without a change by an operator."""
+
+NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
+"""Reasons of a terminated container whose program did not start, for example without `python`."""
 
 NO_EXIT_CODE = frozenset({"ContainerStatusUnknown"})
 """Reasons of a terminated container whose exit code is made up."""
@@ -38,6 +39,8 @@ def time_of(text: str) -> datetime:
 def started_at(pod: Resource) -> datetime | None:
     """Return the time at which the trainer started, by the node's clock. None: it did not."""
     state = _state(pod)
+    if state.get("terminated", {}).get("reason") in NEVER_RAN:
+        return None
     for phase in ("running", "terminated"):
         if (started := state.get(phase, {}).get("startedAt")) is not None:
             return time_of(started)
@@ -90,6 +93,9 @@ def failure_to_start(job: Resource, pods: Iterable[Resource]) -> str | None:
         waiting = _state(pod).get("waiting", {})
         if waiting.get("reason") in HOPELESS:
             return _sentence(waiting["reason"], waiting.get("message"))
+        terminated = _state(pod).get("terminated", {})
+        if terminated.get("reason") in NEVER_RAN:
+            return _sentence(terminated["reason"], terminated.get("message"))
         status = pod.get("status", {})
         if status.get("phase") in ("Failed", "Succeeded"):
             return _sentence(status.get("reason") or status["phase"], status.get("message"))

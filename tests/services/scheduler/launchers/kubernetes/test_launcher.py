@@ -184,6 +184,23 @@ def test_a_pod_that_its_node_refuses_fails_the_launch(
     assert launcher.pods() == []
 
 
+def test_an_image_without_the_program_fails_the_launch(
+    launcher: KubernetesLauncher, cluster: FakeCluster
+) -> None:
+    launch_pending(launcher)
+    end = {
+        "exitCode": 128,
+        "reason": "StartError",
+        "message": 'exec: "python": executable file not found',
+        "startedAt": "1970-01-01T00:00:00Z",
+    }
+    container = {"name": "trainer", "state": {"terminated": end}}
+    cluster.change("pods", {"status": {"phase": "Failed", "containerStatuses": [container]}})
+    with pytest.raises(LaunchFailed, match="executable file not found"):
+        launcher.launch(spec())
+    assert cluster.all("jobs") == []
+
+
 def test_a_failed_job_without_a_pod_fails_the_launch(
     launcher: KubernetesLauncher, cluster: FakeCluster
 ) -> None:
@@ -473,6 +490,17 @@ def test_a_lost_log_is_empty(
     assert launcher.log(NAME, 100) == b""
 
 
+def test_the_log_of_a_lost_node_does_not_prevent_the_removal(
+    launcher: KubernetesLauncher, cluster: FakeCluster, bound: Pod
+) -> None:
+    """The API server answers, but cannot reach the node."""
+    cluster.refusals["get", "pods/log"] = 502, "dial tcp 10.0.0.7:10250: i/o timeout"
+    assert launcher.log(NAME, 100) == b""
+    cluster.status = 503
+    with pytest.raises(LauncherUnavailable):
+        launcher.log(NAME, 100)
+
+
 def test_the_report_is_read_from_the_artifact_store(
     launcher: KubernetesLauncher, cluster: FakeCluster, bound: Pod
 ) -> None:
@@ -521,3 +549,5 @@ def test_foreign_resources_are_ignored(
 ) -> None:
     cluster.change("pods", {"metadata": {"labels": {"ecolink/job": "another"}}})
     assert launcher.poll(NAME) == Pod(NAME, bound.bound_at, alive=False)
+    cluster.change("jobs", {"metadata": {"labels": {"ecolink/job": None}}})
+    assert launcher.pods() == []
