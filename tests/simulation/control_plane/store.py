@@ -119,8 +119,10 @@ class StoreConnection(ProcessRecorder):
     """A process's connection to the log.
 
     Saves run through the retries of the product's recorder. `reach` is called at each point at
-    which a fault may happen.
+    which a fault may happen. The server never fails over.
     """
+
+    timeline: str | None = None
 
     def __init__(
         self, shared: SharedLog, reach: Callable[[str], None], leadership: Leader | None
@@ -133,15 +135,17 @@ class StoreConnection(ProcessRecorder):
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
         tracking: Tracking | None = kwargs.get("tracking")
-        return self._saving(lambda: self._save(stored_events, tracking))
+        return self._saving(stored_events, tracking)
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        self._saving(lambda: self._save((), tracking))
+        self._saving((), tracking)
 
-    def _saving(self, save: Callable[[], Any]) -> Any:
-        return cast(Any, EventRecorder)._saving(self, save)
+    def _saving(self, stored: Sequence[StoredEvent], tracking: Tracking | None) -> Any:
+        return cast(Any, EventRecorder)._saving(self, stored, tracking)
 
-    def _save(self, stored: Sequence[StoredEvent], tracking: Tracking | None) -> Sequence[int]:
+    def _append(
+        self, stored: Sequence[StoredEvent], tracking: Tracking | None, timeline: str | None
+    ) -> Sequence[int]:
         self._reach("before commit")
         if self.leadership is not None and not self.leads(self.leadership):
             raise PersistenceError("another process leads") from LeadLost()
