@@ -55,6 +55,18 @@ BEGIN
         END IF;
     END IF;
     IF cardinality(ids) > 0 THEN
+        IF EXISTS (
+            SELECT FROM (
+                SELECT id, min(version) AS first FROM unnest(ids, versions) AS row (id, version)
+                GROUP BY id
+            ) AS saved
+            WHERE first > 1 AND NOT EXISTS (
+                SELECT FROM ecolink_events
+                WHERE originator_id = id AND originator_version = first - 1
+            )
+        ) THEN
+            RAISE EXCEPTION 'the log lacks the event before a saved one' USING ERRCODE = 'EL002';
+        END IF;
         -- Even an empty INSERT would wait for the lock.
         RETURN QUERY
             INSERT INTO ecolink_events (originator_id, originator_version, topic, state)
@@ -65,12 +77,12 @@ END $$
 """Function that saves events, and the position of a reader, in one transaction.
 
 It raises a unique violation if an event with the same version, or the position, is already stored,
-LOST if another process leads, and FAILED_OVER if the server is not on the timeline. It returns the
-notification IDs in the order of the events.
+LOST if another process leads, and FAILED_OVER if the server is not on the timeline, or the log
+lacks the version before a saved one. It returns the notification IDs in the order of the events.
 """
 
 FAILED_OVER = "EL002"
-"""SQLSTATE of a save whose events follow from the state of another timeline."""
+"""SQLSTATE of a save whose events follow from events that a failover of PostgreSQL lost."""
 
 TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
 """Query of the timeline, which PostgreSQL increases when it promotes a standby."""

@@ -123,6 +123,18 @@ def test_of_two_writers_of_one_version_one_gets_a_conflict(log: EventLog) -> Non
     assert credits_of(log) == [winner]
 
 
+def test_an_event_whose_predecessor_the_log_lacks_is_a_conflict(log: EventLog) -> None:
+    """A failover without a synchronous standby may lose events on which a process builds."""
+    account = opened()
+    account.grant_credit(100, "lost")
+    lost = len(account.collect_events())
+    account.grant_credit(100, "next")
+    assert account.version == lost + 1
+    with pytest.raises(VersionConflict):
+        log.commit(account, opened(uuid4()))
+    assert log.recorder.max_notification_id() is None
+
+
 def test_a_conflicting_use_case_is_retried(log: EventLog) -> None:
     log.commit(opened())
     attempts = 0
