@@ -230,18 +230,19 @@ class Reporter:
 
         Also store it as an artifact if the scheduler cannot read this disk.
         """
-        partial, content = self._final_report.with_suffix(".partial"), _payload(self._draft)
-        if self._stored is not None:
-            self._stored.put(content)
-        try:
-            with self._writing:
+        partial = self._final_report.with_suffix(".partial")
+        with self._writing:  # the reports of two threads must not overtake each other
+            content = _payload(self._draft)
+            if self._stored is not None:
+                self._stored.put(content)
+            try:
                 with partial.open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
                 partial.rename(self._final_report)
-        except OSError as error:  # the disk may be full; the report is still sent over NATS
-            _print(f"WARNING the final report was not written: {error!r}")
+            except OSError as error:  # the disk may be full; the report is still sent over NATS
+                _print(f"WARNING the final report was not written: {error!r}")
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
