@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from threading import Lock
@@ -23,6 +24,8 @@ from domain.jobs.segments import SegmentEnding
 from infrastructure import tracing
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock, SystemClock
+from infrastructure.reports import SegmentSpec
+from infrastructure.s3_requests import S3Refused
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import unbound_segments
@@ -36,6 +39,9 @@ from services.scheduler.launchers.launcher import (
     PodPending,
 )
 from services.scheduler.segment_spec import segment_spec
+
+SPEC_SECONDS = 60.0
+"""Seconds for which the launch of a pending pod is repeated with the same credentials."""
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
@@ -58,6 +64,7 @@ class PodStarter:
         self._launcher = launcher
         self._settings = settings
         self._launching = Lock()
+        self._specs: dict[PodName, tuple[float, SegmentSpec]] = {}  # with their times
 
     def start(
         self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
@@ -81,7 +88,7 @@ class PodStarter:
             )
         try:
             with tracing.timed("launch", pod=str(PodName(job_id, segment))):
-                pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
+                pod = self._launcher.launch(self._spec(job, paid_seconds))
         except (LaunchFailed, GpusBusy) as error:
             if isinstance(error, PodPending) or (may_wait and isinstance(error, GpusBusy)):
                 raise
@@ -93,6 +100,26 @@ class PodStarter:
             )
         job.start_pod(segment, str(pod.name), pod.bound_at, self._launcher.host)
         return [job]
+
+    def _spec(self, job: Job, paid_seconds: int) -> SegmentSpec:
+        """Return the spec of a segment. A pending one keeps its credentials for a minute.
+
+        New ones take a request to STS. Raise LauncherUnavailable if STS issues no keys.
+        """
+        name, now = PodName(job.id, job.segment), time.monotonic()
+        self._specs = {
+            key: (made_at, spec)
+            for key, (made_at, spec) in self._specs.items()
+            if now - made_at < SPEC_SECONDS
+        }
+        if name in self._specs and self._specs[name][1].paid_seconds == paid_seconds:
+            return self._specs[name][1]
+        try:
+            spec = segment_spec(job, paid_seconds, self._settings)
+        except S3Refused as refused:
+            raise LauncherUnavailable(f"the artifact store issues no keys: {refused}") from refused
+        self._specs[name] = now, spec
+        return spec
 
     def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
         """Start the pod of a segment with an open, paid meter, and save the result.

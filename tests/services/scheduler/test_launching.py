@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,11 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import JobStatus
 from infrastructure.reports import SegmentSpec
+from infrastructure.s3_requests import S3Refused
+from services.scheduler import launching
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.launching import MOST_TRIES, LaunchRetries
+from services.scheduler.segment_spec import segment_spec
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import JOB_ID
 from tests.builders.history import History
@@ -144,6 +148,41 @@ def test_a_cancelled_job_ends_free_of_charge_while_its_pod_is_pending(
     scheduler.catch_up()
     assert waiting.job.status is JobStatus.CANCELLED
     assert waiting.last(events.SegmentEnded).elapsed_seconds == 0
+
+
+def test_a_pending_pod_keeps_its_credentials_for_a_while(
+    waiting: History, scheduler: Scheduler, pass_time: PassTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[SegmentSpec] = []
+
+    def counted(*arguments: Any) -> SegmentSpec:
+        made.append(segment_spec(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(launching, "segment_spec", counted)
+    scheduler.launcher.pending.add(NAME)
+    for _ in range(5):
+        pass_time(4)
+    assert len(made) <= 1, "the launch before may have made one"
+
+
+def test_a_launch_survives_a_store_that_issues_no_keys(
+    allocated: History, scheduler: Scheduler, pass_time: PassTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> SegmentSpec:
+        raise S3Refused("Throttling", "slow down")
+
+    scheduler.offer(gpus=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(launching, "segment_spec", refused)
+        allocated.grant_lease(1)
+        scheduler.catch_up()
+        for _ in range(2 * MOST_TRIES):
+            pass_time(4)
+        assert allocated.job.running
+        assert allocated.job.pod is None
+    pass_time(4)
+    assert allocated.job.pod == str(NAME)
 
 
 def test_a_launch_survives_a_cluster_that_does_not_answer(
