@@ -275,11 +275,6 @@ class Settings(BaseSettings):
         default="ecolink-trainer",
         description="Service account of the trainers' pods. They get no token of it.",
     )
-    kubernetes_trainer_secret: str | None = Field(
-        default=None,
-        description="Secret in the trainers' namespace whose entries become environment variables "
-        "of trainers, such as the credentials of the object store.",
-    )
     kubernetes_region: str | None = Field(
         default=None,
         description="Region of all nodes. If unset, `ECOLINK_KUBERNETES_REGION_LABEL` determines "

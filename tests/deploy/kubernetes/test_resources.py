@@ -15,6 +15,7 @@ import yaml
 
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
+from infrastructure.store_credentials import required_store_issuer
 from services.scheduler.launchers.kubernetes.settings_check import problems
 from tests.deploy.docker.test_compose import secrets_of
 
@@ -118,15 +119,20 @@ def test_every_process_has_limits_and_probes(name: str) -> None:
             assert command == ["python", "-m", "deploy.docker.healthy", *ports]
 
 
+def test_the_example_has_what_the_object_store_requires(tmp_path: Path) -> None:
+    named = variables(BASE / "settings.env") | variables(EXAMPLE / "settings.env")
+    chosen = ("ECOLINK_ARTIFACTS_URL", "ECOLINK_ARTIFACTS_ROLE")
+    values = {name.removeprefix("ECOLINK_").lower(): named[name] for name in chosen}
+    assert required_store_issuer(Settings(home=tmp_path, **values)) is not None
+
+
 def test_no_secret_value_is_stored_here() -> None:
     assert of_kind("Secret") == []
     settings = variables(BASE / "settings.env") | variables(EXAMPLE / "settings.env")
     settings |= {
         each["name"]: each["value"] for name in WORKLOADS for each in container(name).get("env", [])
     }
-    assert [name for name in settings if SECRET_NAME.search(name)] == [
-        "ECOLINK_KUBERNETES_TRAINER_SECRET"  # the name of a Secret
-    ]
+    assert [name for name in settings if SECRET_NAME.search(name)] == []
     assert not any("@" in value for value in settings.values())
 
 

@@ -32,6 +32,7 @@ from services.scheduler.launchers.launcher import (
     PodPending,
     ReadCatalog,
 )
+from services.scheduler.launchers.recent_capacity import RecentCapacity
 
 FRESH_SECONDS = 1.0
 """Age of a view that is recent enough for a launch, so that many launches share one list call."""
@@ -42,6 +43,9 @@ RENEW_SECONDS = 60.0
 KEPT_LOG_BYTES = 1024**2
 
 CONFLICT, NOT_FOUND = 409, 404
+
+INVALID = (400, 422)
+"""Statuses of a refused manifest. Other refusals may pass."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class View:
         return self.pods.get(name, ())
 
     def bound_pod(self, name: PodName) -> Resource | None:
-        """Return the pod that the segment is bound to, or None if it is gone.
+        """Return the pod that the segment is bound to, or None if it was deleted.
 
         If an operator deleted the Job, its pod may still save a checkpoint.
         """
@@ -72,11 +76,9 @@ class View:
 class KubernetesLauncher:
     """A launcher that reads all its Jobs and pods with two list calls per round of polls.
 
-    The Job keeps what the scheduler must remember, so that any scheduler can continue: the time of
-    the launch, and the pod that the segment is bound to.
+    The Job keeps what the scheduler must remember, so that any scheduler can continue: the pod that
+    the segment is bound to, and since when.
     """
-
-    host: str | None = None
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class KubernetesLauncher:
         program: Sequence[str] = TRAINER,
     ) -> None:
         require_usable(settings)
+        self.host = f"kubernetes:{settings.kubernetes_namespace}"
         self._settings = settings
         self._clock = clock
         self._catalog = catalog
@@ -101,6 +104,7 @@ class KubernetesLauncher:
         self._report_refs: dict[PodName, str] = {}  # in case someone deletes a Job
         self._warned: set[str] = set()  # names of devices, and pods whose end is logged
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
+        self._recent = RecentCapacity()
         self._logger = logging.getLogger("launcher")
 
     def machine(self) -> Machine | None:
@@ -117,7 +121,7 @@ class KubernetesLauncher:
         """Do nothing: the launcher has no processes."""
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        """Return the GPUs of ready nodes that accept pods, or the declared capacity.
+        """Return the GPUs of nodes that were ready in the last minutes, or the declared capacity.
 
         A capacity that the catalog declares limits the number of GPUs. Nodes have no CPU-backed
         types, so their number is always the declared one.
@@ -135,7 +139,7 @@ class KubernetesLauncher:
             for place, count in declared.items()
             if catalog.gpu_types[place[1]].backing == "cpu"
         }
-        counted = self._count_gpus(catalog)
+        counted = self._recent.highest(self._count_gpus(catalog))
         return on_cpu | {
             place: min(count, declared.get(place, count)) for place, count in counted.items()
         }
@@ -180,7 +184,7 @@ class KubernetesLauncher:
         try:
             return self._cluster.nodes()
         except Refused as refused:
-            raise self._unreadable(refused) from refused
+            raise _unavailable(refused) from refused
 
     def _warn_of_device(self, node: str, gpus: int, device: str | None) -> None:
         label = self._settings.kubernetes_gpu_label
@@ -237,15 +241,17 @@ class KubernetesLauncher:
     def _create(self, name: PodName, spec: SegmentSpec) -> Resource:
         """Create the Job of a segment. Raise PodPending if another scheduler has just done so."""
         kind, region = self._place(spec)
-        now = self._clock.now()
-        manifest = manifests.job(spec, kind, region, now, self._settings, self._program)
+        manifest = manifests.job(spec, kind, region, self._settings, self._program)
         try:
             with self._changing():
                 return self._cluster.create_job(manifest)
         except Refused as refused:
             if refused.status == CONFLICT:
                 raise PodPending(f"The Job of {name} already exists.") from refused
-            raise LaunchFailed(f"Cannot create the Job of {name}: {refused}") from refused
+            if refused.status in INVALID:
+                raise LaunchFailed(f"Cannot create the Job of {name}: {refused}") from refused
+            # For example a quota, which passes, or a missing right, which an operator can grant.
+            raise _unavailable(refused) from refused
 
     def _place(self, spec: SegmentSpec) -> tuple[GpuType, str]:
         """Return the GPU type and the region of a segment. Raise LaunchFailed if none fits."""
@@ -288,10 +294,10 @@ class KubernetesLauncher:
             with self._changing():
                 return self._cluster.patch_job(manifests.resource_name(name), change)
         except Refused as refused:
-            raise self._failed(name, f"Cannot start the Job of {name}: {refused}") from refused
+            raise _unavailable(refused) from refused
 
     def _store_secret(self, name: PodName, spec: SegmentSpec, job: Resource) -> None:
-        """Create or replace the Secret of a Job. Raise LaunchFailed if the cluster refuses it."""
+        """Create or replace the Secret of a Job. Raise LauncherUnavailable if that is refused."""
         manifest = manifests.secret(spec, job)
         try:
             try:
@@ -301,32 +307,30 @@ class KubernetesLauncher:
                     raise
                 self._cluster.patch_secret(manifests.resource_name(name), manifest)
         except Refused as refused:
-            raise self._failed(name, f"Cannot store the Secret of {name}: {refused}") from refused
+            raise _unavailable(refused) from refused
         self._renewed[name] = time.monotonic()
 
     def _bind(self, name: PodName, spec: SegmentSpec, job: Resource) -> None:
-        """Record the pod of a Job and its start, at which billing starts.
+        """Record the pod of a Job. Billing starts now, a moment after the pod has started.
 
-        The time is between the launch and now by the scheduler's clock, because the clock of the
-        node may be wrong. Raise PodPending if no pod has started, and LaunchFailed if none will.
+        The clock of the node may be wrong, and waiting is free. Raise PodPending if no pod has
+        started, and LaunchFailed if none will.
         """
         pods = self._read(FRESH_SECONDS).pods_of(name)
         started = [each for each in pods if pod_state.started_at(each) is not None]
         if not started:
             raise self._pending_or_failed(name, spec, job, pods)
-        pod, now = started[0], self._clock.now()
-        by_node = pod_state.started_at(pod)
-        assert by_node is not None
-        requested = datetime.fromisoformat(_annotations(job)[manifests.REQUESTED_AT])
-        bound = {BOUND_AT: min(now, max(by_node, requested)).isoformat()}
-        bound[BOUND_POD] = pod["metadata"]["uid"]
+        bound = {
+            BOUND_AT: self._clock.now().isoformat(),
+            BOUND_POD: started[0]["metadata"]["uid"],
+        }
         try:
             with self._changing():
                 self._cluster.patch_job(
                     manifests.resource_name(name), {"metadata": {"annotations": bound}}
                 )
         except Refused as refused:
-            raise self._failed(name, f"Cannot bind the pod of {name}: {refused}") from refused
+            raise _unavailable(refused) from refused
         self._renewed.pop(name, None)
 
     def _pending_or_failed(
@@ -365,7 +369,7 @@ class KubernetesLauncher:
         else:
             return None
         if pod is None:
-            self._warn_once(f"end {name}", f"the pod of {name} is gone")
+            self._warn_once(f"end {name}", f"the pod of {name} was deleted")
             return Pod(name, bound_at, alive=False)
         if pod_state.is_alive(pod, self._clock.now()):
             return Pod(name, bound_at, alive=True)
@@ -465,11 +469,11 @@ class KubernetesLauncher:
                 return view
             read_at = time.monotonic()
             try:
-                # Jobs first: the pod that a Job is bound to is then among the pods, or is gone.
+                # Jobs first: the pod that a Job is bound to is then among the pods, or deleted.
                 jobs = _by_name(self._cluster.jobs())
                 view = View(read_at, jobs, _grouped(self._cluster.pods()))
             except Refused as refused:
-                raise self._unreadable(refused) from refused
+                raise _unavailable(refused) from refused
             for name, job in jobs.items():
                 if (ref := _annotations(job).get(manifests.REPORT)) is not None:
                     self._report_refs[name] = ref
@@ -477,9 +481,6 @@ class KubernetesLauncher:
                 if changes == self._changes:
                     self._view = view
             return view
-
-    def _unreadable(self, refused: Refused) -> LauncherUnavailable:
-        return LauncherUnavailable(f"{refused} {RIGHTS}")
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -493,12 +494,19 @@ class KubernetesLauncher:
 
 @contextmanager
 def _ignoring_absence() -> Iterator[None]:
-    """Ignore that the resource of a call does not exist."""
+    """Ignore that the resource of a call does not exist.
+
+    Raise LauncherUnavailable if the cluster refuses the call for another reason.
+    """
     try:
         yield
     except Refused as refused:
         if refused.status != NOT_FOUND:
-            raise
+            raise _unavailable(refused) from refused
+
+
+def _unavailable(refused: Refused) -> LauncherUnavailable:
+    return LauncherUnavailable(f"{refused} {RIGHTS}")
 
 
 def _by_name(jobs: Iterable[Resource]) -> dict[PodName, Resource]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,7 +21,6 @@ ACCOUNT, JOB, SEGMENT = "ecolink/account", "ecolink/job", "ecolink/segment"
 REPORT = "ecolink/report"
 """Annotation with the artifact in which the trainer stores its report."""
 
-REQUESTED_AT = "ecolink/requested-at"
 """Annotation of a Job with the time of its launch, by the scheduler's clock."""
 
 BOUND_AT, BOUND_POD = "ecolink/bound-at", "ecolink/bound-pod"
@@ -91,7 +89,6 @@ def job(
     spec: SegmentSpec,
     kind: GpuType,
     region: str,
-    requested_at: datetime,
     settings: Settings,
     program: Sequence[str],
 ) -> Resource:
@@ -104,7 +101,7 @@ def job(
         "metadata": {
             "name": resource_name(PodName(spec.job_id, spec.segment)),
             "labels": _labels(spec) | queue,
-            "annotations": report | {REQUESTED_AT: requested_at.isoformat()},
+            "annotations": report,
         },
         "spec": {
             "suspend": True,
@@ -201,14 +198,12 @@ def _container(
 ) -> Resource:
     # The path of this process's Python means nothing in another image.
     command = ["python", *program[1:]] if program is TRAINER else list(program)
-    secret_name = settings.kubernetes_trainer_secret
     environment = _environment(spec, settings)
     return {
         "name": CONTAINER,
         "image": settings.kubernetes_image,
         "command": [*command, str(POD_DIRECTORY / SPEC)],
         "env": [{"name": key, "value": value} for key, value in environment.items()],
-        **({} if secret_name is None else {"envFrom": [{"secretRef": {"name": secret_name}}]}),
         "resources": _resources(spec, kind, settings),
         "securityContext": {
             "allowPrivilegeEscalation": False,

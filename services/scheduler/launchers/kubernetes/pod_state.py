@@ -11,13 +11,11 @@ from services.scheduler.launchers.kubernetes.cluster import CONTAINER, Resource
 
 HOPELESS = frozenset(
     {
-        "ImagePullBackOff",  # the node has tried at least twice
         "InvalidImageName",
         "ErrImageNeverPull",
-        "CreateContainerConfigError",
     }
 )
-"""Reasons of a waiting container that do not pass without a change by an operator."""
+"""Reasons of a waiting container that never pass. An image registry, for example, may recover."""
 
 NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
 """Reasons of a terminated container whose program did not start, for example without `python`."""

@@ -16,7 +16,6 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.kubernetes import manifests
 from services.scheduler.launchers.launcher import TRAINER, PodName
-from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
 from tests.services.scheduler.launchers.test_launcher import spec as example
@@ -26,7 +25,6 @@ OLDEST, USUAL, NEWEST = "1.30", "1.33", "1.37"
 CHOICES: dict[str, dict[str, Any]] = {
     "plain": {},
     "queue": {"kubernetes_queue": "trainers"},
-    "secret": {"kubernetes_trainer_secret": "object-store"},
     "one region": {"kubernetes_region": "local"},
 }
 
@@ -52,7 +50,7 @@ def spec(**changes: Any) -> SegmentSpec:
 
 def job(catalog: Catalog, of: SegmentSpec, **changes: Any) -> dict[str, Any]:
     kind = catalog.gpu_types[of.gpu_type]
-    return manifests.job(of, kind, "eu-west-1", NOW, settings(**changes), TRAINER)
+    return manifests.job(of, kind, "eu-west-1", settings(**changes), TRAINER)
 
 
 def pod_spec(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -132,12 +130,12 @@ def test_cpu_segments_request_no_gpu(catalog: Catalog) -> None:
 
 def test_a_job_has_no_secret(catalog: Catalog) -> None:
     """Whoever may read Jobs sees their environment."""
-    manifest = job(catalog, spec(), kubernetes_trainer_secret="object-store")
+    manifest = job(catalog, spec())
     assert "secret@" not in str(manifest)
     environment = {each["name"]: each["value"] for each in container(manifest)["env"]}
     assert environment["ECOLINK_NATS_URL"] == "nats://nats:4222"
     assert environment["ECOLINK_STORE_REPORTS"] == "true"
-    assert container(manifest)["envFrom"] == [{"secretRef": {"name": "object-store"}}]
+    assert "envFrom" not in container(manifest)
 
 
 def test_a_trainer_without_a_beat_is_ended(catalog: Catalog, tmp_path: Path) -> None:
