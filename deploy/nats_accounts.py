@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,6 +57,8 @@ class NatsKeys(BaseModel):
     services: str = Field(default_factory=_account_seed)
     trainers: str = Field(default_factory=_account_seed)
     services_user: str = Field(default_factory=lambda: new_seed(KeyKind.USER))
+    routes: str = Field(default_factory=lambda: token_hex(32))
+    """Password of the servers of a cluster for each other."""
 
     @property
     def services_jwt(self) -> str:
@@ -86,7 +90,48 @@ class NatsKeys(BaseModel):
         return account_jwt(self.operator, seed, name, {"limits": dict(limits), **claims})
 
 
-def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1") -> str:
+CLUSTER = "ecolink"
+CLUSTER_PORT = 6222
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A server of a cluster. `peers` are the addresses of all its servers, as host:port."""
+
+    name: str
+    peers: tuple[str, ...]
+    port: int = CLUSTER_PORT
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A directory on the server with `server.pem`, `server-key.pem` and `ca.pem`."""
+
+    directory: Path
+
+    @property
+    def for_clients(self) -> dict[str, Any]:
+        """Configuration of TLS for clients, which authenticate with their credentials."""
+        return {
+            "cert_file": str(self.directory / "server.pem"),
+            "key_file": str(self.directory / "server-key.pem"),
+        }
+
+    @property
+    def for_peers(self) -> dict[str, Any]:
+        """Configuration of TLS between servers, each of which verifies the other."""
+        return self.for_clients | {"ca_file": str(self.directory / "ca.pem"), "verify": True}
+
+
+def configuration(
+    keys: NatsKeys,
+    store: Path,
+    port: int,
+    host: str = "127.0.0.1",
+    *,
+    node: ClusterNode | None = None,
+    certificates: Certificates | None = None,
+) -> str:
     """Return the server's configuration file as JSON, which is a subset of its format."""
     settings: dict[str, Any] = {
         "server_name": "ecolink",
@@ -105,4 +150,27 @@ def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1
         "resolver": "MEMORY",
         "resolver_preload": keys.accounts,
     }
+    if certificates is not None:
+        settings["tls"] = certificates.for_clients
+    if node is not None:
+        settings |= {"server_name": node.name, "cluster": _cluster(keys, node, host, certificates)}
     return json.dumps(settings, indent=1)
+
+
+def _cluster(
+    keys: NatsKeys, node: ClusterNode, host: str, certificates: Certificates | None
+) -> dict[str, Any]:
+    """Return the connections of a server to its peers.
+
+    Whoever may connect as a peer can act for every account, so peers need a password.
+    """
+    return {
+        "name": CLUSTER,
+        "host": host,
+        "port": node.port,
+        "authorization": {"user": CLUSTER, "password": keys.routes},
+        "routes": [f"nats://{CLUSTER}:{keys.routes}@{peer}" for peer in node.peers],
+        # Clients know all servers from their URL, but may not reach the addresses of the cluster.
+        "no_advertise": True,
+        **({} if certificates is None else {"tls": certificates.for_peers}),
+    }

@@ -11,8 +11,9 @@ from uuid import UUID
 import nats
 from eventsourcing.persistence import Notification
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ConfigDict
 
 from domain import AGGREGATES
@@ -31,6 +32,9 @@ DAY_SECONDS = 24 * 3600.0
 
 # The server's default; declared so that `provision` finds no difference.
 DEDUPLICATION_SECONDS = 120.0
+
+TOO_FEW_SERVERS = (10005, 10074)
+"""Error codes of JetStream: no suitable servers, and copies without a cluster."""
 
 START = {"deliver_policy", "opt_start_seq"}
 """Fields of a consumer's configuration that matter only when it is created."""
@@ -105,35 +109,56 @@ async def connect(settings: Settings, **options: Any) -> Client:
     """
     assert settings.nats_url is not None
     return await nats.connect(
-        settings.nats_url, user_credentials=settings.nats_credentials, **options
+        servers(settings.nats_url), user_credentials=settings.nats_credentials, **options
     )
 
 
-def without_user(url: str) -> str:
-    """Return the URL of a server without user name and password."""
+def servers(urls: str) -> list[str]:
+    """Return the servers of a cluster from their URLs, which commas separate."""
+    return [url for each in urls.split(",") if (url := each.strip())]
+
+
+def without_user(urls: str) -> str:
+    """Return the URLs of servers without user names and passwords."""
+    return ",".join(map(_without_user, servers(urls)))
+
+
+def _without_user(url: str) -> str:
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
+class TooFewServers(NatsError):
+    """The servers of the bus cannot hold the wanted number of copies."""
+
+
+async def provision(
+    js: JetStreamContext, durables: tuple[Durable, ...], replicas: int = 1
+) -> list[str]:
     """Make the server's streams and consumers match the declared ones. Idempotent.
+
+    `replicas` is the number of servers that hold a copy of each stream. A consumer has as many
+    copies as its stream. Raise TooFewServers if the cluster is smaller.
 
     Return one line for each change. Recreate a changed consumer, because JetStream cannot update
     every field. It starts after the messages that are already acknowledged, unless its filter
     selects other messages. This loses nothing, because the effects store the positions.
     """
     changes: list[str] = []
-    for config in STREAMS:
+    for declared in STREAMS:
+        config = declared.evolve(num_replicas=replicas)
         assert config.name is not None
         try:
-            current = (await js.stream_info(config.name)).config
-        except NotFoundError:
-            await js.add_stream(config)
-            changes.append(f"stream {config.name} created")
-            continue
-        if _differs(config, current):
-            await js.update_stream(config)
-            changes.append(f"stream {config.name} updated")
+            if (change := await _provision_stream(js, config)) is not None:
+                changes.append(f"stream {config.name} {change}")
+        except APIError as error:
+            if error.err_code not in TOO_FEW_SERVERS:
+                raise
+            raise TooFewServers(
+                f"ECOLINK_NATS_REPLICAS is {replicas}, but NATS cannot hold this many copies of "
+                f"{config.name}: {error.description}. Add servers to the cluster, or lower the "
+                "setting."
+            ) from error
     for durable in durables:
         try:
             found = await js.consumer_info(durable.stream, durable.name)
@@ -146,6 +171,20 @@ async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list
             await js.add_consumer(durable.stream, _continuing(durable.config, found))
             changes.append(f"consumer {durable.name} recreated")
     return changes
+
+
+async def _provision_stream(js: JetStreamContext, config: api.StreamConfig) -> str | None:
+    """Create or update a stream. Return what changed, or None."""
+    assert config.name is not None
+    try:
+        current = (await js.stream_info(config.name)).config
+    except NotFoundError:
+        await js.add_stream(config)
+        return "created"
+    if not _differs(config, current):
+        return None
+    await js.update_stream(config)
+    return "updated"
 
 
 def _continuing(config: api.ConsumerConfig, earlier: api.ConsumerInfo) -> api.ConsumerConfig:

@@ -30,6 +30,9 @@ PAUSE_SECONDS = 0.2
 class LongPollingBroker(NatsBroker):
     """A broker whose batch subscribers use `LongPolling`."""
 
+    replicas = 1
+    """Number of servers that hold a copy of each stream."""
+
     async def start(self) -> None:
         """Connect and start consuming."""
         await super().start()

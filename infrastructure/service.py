@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from faststream import FastStream
-from faststream.nats import NatsBroker
 from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
 
-from infrastructure.bus import Durable, provision
+from infrastructure.bus import Durable, provision, servers
 from infrastructure.bus_metrics import BusMetrics
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
@@ -21,20 +21,23 @@ from infrastructure.settings import Settings
 
 PROVISION_SECONDS = 5.0
 
+ELECTION_SECONDS, ELECTION_PAUSE_SECONDS = 30.0, 0.5
+"""Seconds for which a starting service waits for a leader of the bus, and between attempts."""
+
 CANCEL_SECONDS = 5.0
 """Seconds after which a task that has not ended is cancelled again."""
 
 Work = Callable[[], Awaitable[None]]
 
 
-def broker_of(settings: Settings, name: str) -> NatsBroker:
+def broker_of(settings: Settings, name: str) -> LongPollingBroker:
     """Return a broker that reconnects without limit. `name` identifies it to the server."""
     assert settings.nats_url is not None
     file, logger = settings.nats_credentials, logging.getLogger("broker")
     measures = settings.metrics_port is not None
     logger.setLevel(logging.WARNING)
-    return LongPollingBroker(
-        settings.nats_url,
+    broker = LongPollingBroker(
+        servers(settings.nats_url),
         name=name,
         security=None if file is None else NatsCredentials(str(file)),
         middlewares=[BusMetrics()] if measures else [],
@@ -43,9 +46,13 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
         logger=logger,
         log_level=logging.DEBUG,
     )
+    broker.replicas = settings.nats_replicas
+    return broker
 
 
-def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] = ()) -> None:
+def serve(
+    broker: LongPollingBroker, durables: Sequence[Durable], work: Sequence[Work] = ()
+) -> None:
     """Provision the durables, consume them, and run the background work until SIGTERM.
 
     If work raises an error, the process ends with it, and the supervisor restarts the process.
@@ -85,7 +92,9 @@ async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
         await asyncio.wait(pending, timeout=CANCEL_SECONDS)
 
 
-async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequence[Work]) -> None:
+async def _serve(
+    broker: LongPollingBroker, durables: tuple[Durable, ...], work: Sequence[Work]
+) -> None:
     app = FastStream(broker, logger=logging.getLogger("service"))
     tasks: list[asyncio.Task[None]] = []
     failures: list[BaseException] = []
@@ -97,8 +106,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
     @app.on_startup
     async def prepare() -> None:
-        client = await broker.connect()
-        await provision(client.jetstream(), durables)
+        await _provision_first(broker, durables)
 
     @app.after_startup
     async def begin() -> None:
@@ -116,14 +124,30 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
         raise failures[0]
 
 
-async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -> None:
+async def _provision_first(broker: LongPollingBroker, durables: tuple[Durable, ...]) -> None:
+    """Provision, with retries, because a cluster answers nothing while it elects a leader."""
+    client = await broker.connect()
+    until = time.monotonic() + ELECTION_SECONDS
+    while True:
+        try:
+            await provision(client.jetstream(), durables, broker.replicas)
+        except (NatsError, TimeoutError, OSError) as error:
+            if time.monotonic() > until:
+                raise
+            logging.getLogger("bus").info("%s; retrying", error or type(error).__name__)
+            await asyncio.sleep(ELECTION_PAUSE_SECONDS)
+        else:
+            return
+
+
+async def _keep_provisioned(broker: LongPollingBroker, durables: tuple[Durable, ...]) -> None:
     """Recreate deleted streams and consumers. The effects store the positions."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
         try:
             client = await broker.connect()
-            for change in await provision(client.jetstream(), durables):
+            for change in await provision(client.jetstream(), durables, broker.replicas):
                 logger.warning("%s", change)
         except (NatsError, TimeoutError, OSError) as error:
             logger.info("cannot provision now: %s", error or type(error).__name__)

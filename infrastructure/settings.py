@@ -58,7 +58,15 @@ class Settings(BaseSettings):
     )
     nats_url: str | None = Field(
         default=None,
-        description="URL of the NATS server. If unset, EcoLink starts an embedded server.",
+        description="URL of the NATS server, or the URLs of a cluster's servers, separated by "
+        "commas. If unset, EcoLink starts an embedded server.",
+    )
+    nats_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Number of NATS servers that hold a copy of each stream. Use 1, or 3 of a "
+        "cluster. A change applies when a service starts.",
     )
     nats_credentials: Path | None = Field(
         default=None, description="File with the NATS credentials of the services (.creds)."
@@ -75,8 +83,8 @@ class Settings(BaseSettings):
     )
     trainer_nats_url: str | None = Field(
         default=None,
-        description="URL at which trainers reach the NATS server. The default is "
-        "`ECOLINK_NATS_URL`.",
+        description="URL at which trainers reach the NATS server, or several URLs, separated by "
+        "commas. The default is `ECOLINK_NATS_URL`.",
     )
     snapshot_secret: str | None = Field(
         default=None,

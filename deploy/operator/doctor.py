@@ -25,6 +25,7 @@ from infrastructure.machine_checks import (
 )
 from infrastructure.settings import Settings
 from infrastructure.standby_checks import standby_checks
+from infrastructure.stream_checks import stream_checks
 from services.scheduler.launchers import launcher_checks
 
 commands = typer.Typer()
@@ -55,6 +56,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield from server_checks(joined)
     yield from launcher_checks(joined)
     yield from standby_checks(joined)
+    yield from stream_checks(joined)
     yield _seal_key(joined)
 
 

@@ -24,7 +24,8 @@ BATCH = 500
 IN_FLIGHT = 3
 """Maximum number of batches without an acknowledgement."""
 
-PUBLISH_SECONDS = 10.0
+PUBLISH_SECONDS = 5.0
+"""Maximum wait for an acknowledgement. Messages to a leader that was killed get none."""
 
 
 class StreamChanged(Exception):

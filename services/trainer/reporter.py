@@ -24,7 +24,7 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import KEPT_NEWEST, SavedCheckpoint, superfluous
 from domain.training.phases import Phase
-from infrastructure.bus import CONTROL
+from infrastructure.bus import CONTROL, servers
 from infrastructure.customer_log import without_paths
 from infrastructure.nats_keys import signer
 from infrastructure.reports import (
@@ -257,7 +257,7 @@ class Reporter:
             client, spec = Client(), self._spec
             try:
                 await client.connect(
-                    self._url,
+                    servers(self._url),
                     name=f"trainer {spec.job_id} {spec.segment}",
                     **self._user(),
                     inbox_prefix=inbox_prefix(spec.job_id, spec.segment),

@@ -23,6 +23,7 @@ from deploy.processes import environment
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.errors import VersionConflict
+from infrastructure import event_recorder
 from infrastructure.leadership import Leadership
 from infrastructure.machine_checks import Level
 from infrastructure.settings import Settings
@@ -209,7 +210,9 @@ def versions_of(settings: Settings, account_id: UUID) -> list[int]:
     return [each.originator_version for each in found]
 
 
-def test_a_connection_that_reaches_a_standby_is_closed(home: Path) -> None:
+def test_a_connection_that_reaches_a_standby_is_closed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy in front of the servers may keep a connection to a server that is now a standby."""
     with postgres_pair(home, synchronous=True) as pair:
         url = pair.settings.database_url
@@ -224,6 +227,14 @@ def test_a_connection_that_reaches_a_standby_is_closed(home: Path) -> None:
             assert first.closed
         with refused, connect(to_standby) as connection:
             connection.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+        with open_log(pair.settings) as log:
+            grow(log, 1)
+            monkeypatch.setattr(event_recorder, "SAVE_SECONDS", 0.0)
+            pair.primary.set("default_transaction_read_only", "on")
+            with pytest.raises(OperationalError, match="does not accept writes"):
+                grow(log, 1)
+            pair.primary.set("default_transaction_read_only", "off")
+            retried(lambda: grow(log, 1))
         pair.fail_over()
         with open_pool(to_standby, max_size=1) as pool, pool.connection() as second:
             second.execute("DELETE FROM parked_events")

@@ -37,6 +37,7 @@ class Writers:
     """Threads with a log of their own, each of which appends to one account."""
 
     settings: Settings
+    pause_seconds: float = 0.0
     acknowledged: list[Acknowledged] = field(default_factory=list)
     conflicts: int = 0
     failures: int = 0
@@ -46,7 +47,7 @@ class Writers:
         """Append events until stopped. Retry failed saves from the state of the log."""
         with open_log(self.settings, cached=10) as log:
             account_id = uuid4()
-            while not self._stopping.is_set():
+            while not self._stopping.wait(self.pause_seconds):
                 cause = Cause("test:writer", str(uuid4()), datetime.now(UTC))
                 try:
                     with because(cause):

@@ -60,3 +60,35 @@ def test_keys_are_private_and_kept_by_a_second_call(tmp_path: Path) -> None:
     for name in ("keys.json", "nats.conf", "services.creds"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     assert json.loads((tmp_path / "nats.conf").read_text())["port"] == 4222
+
+
+def test_each_server_of_a_cluster_has_its_own_configuration(tmp_path: Path) -> None:
+    nodes = {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": "10.0.0.3"}
+    options = [f"--node={name}={address}" for name, address in nodes.items()]
+    shown = ecolink("nats-config", str(tmp_path), *options, "--tls", "/etc/nats/tls")
+    url = ",".join(f"tls://{address}:4222" for address in nodes.values())
+    assert f"ECOLINK_NATS_URL={url}\nECOLINK_NATS_REPLICAS=3\n" in shown
+    configured = {name: json.loads((tmp_path / f"nats-{name}.conf").read_text()) for name in nodes}
+    for name, address in nodes.items():
+        found = configured[name]
+        assert (found["server_name"], found["host"]) == (name, address)
+        assert found["tls"]["cert_file"] == "/etc/nats/tls/server.pem"
+        assert found["cluster"]["tls"]["verify"]
+        assert len(found["cluster"]["routes"]) == len(nodes)
+        password = found["cluster"]["authorization"]["password"]
+        assert all(f":{password}@" in route for route in found["cluster"]["routes"])
+    assert len({str(found["cluster"]["routes"]) for found in configured.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        (["n1"], "NAME=HOST"),
+        (["n1=a", "n1=b", "n2=c"], "NAME=HOST"),
+        (["n1=a", "n2=b"], "2 times"),
+    ],
+)
+def test_an_invalid_cluster_is_refused(tmp_path: Path, nodes: list[str], reason: str) -> None:
+    options = [f"--node={each}" for each in nodes]
+    assert reason in ecolink("nats-config", str(tmp_path / "new"), *options, exit_code=2)
+    assert not (tmp_path / "new").exists()

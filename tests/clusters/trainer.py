@@ -1,0 +1,90 @@
+"""The reporter of a trainer, which measures steps until it is told to finish."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.hyperparameters import Hyperparameters
+from infrastructure.reports import SegmentSpec, StepMeasured
+from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.settings import Settings
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+from services.trainer.reporter import Reporter
+
+PAID_SECONDS = 3600
+STEP_SECONDS = 0.05
+
+
+class ReportingTrainer:
+    """A segment whose trainer only reports, with credentials of its own."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        issuer = CredentialIssuer.of(settings)
+        assert issuer is not None
+        assert settings.nats_url is not None
+        self._url, self._folder = settings.nats_url, folder
+        account_id, job_id = uuid4(), uuid4()
+        self.spec = SegmentSpec(
+            account_id=account_id,
+            job_id=job_id,
+            segment=1,
+            dataset_ref="dataset",
+            dataset_sha256="0" * 64,
+            base_model="tiny",
+            base_ref="models/tiny",
+            hyperparameters=Hyperparameters(),
+            paid_seconds=PAID_SECONDS,
+            grace_seconds=30,
+            heartbeat_seconds=0.2,
+            checkpoint_prefix="checkpoints",
+            adapter_prefix="adapter",
+            credentials=issuer.issue(account_id, job_id, 1),
+        )
+        self.steps = 0
+        self._finished = threading.Event()
+
+    def finish(self) -> None:
+        """Let the trainer send its final report."""
+        self._finished.set()
+
+    @contextmanager
+    def running(self) -> Iterator[threading.Thread]:
+        """Run the trainer in a thread, which ends when its final report is acknowledged."""
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield thread
+        finally:
+            self.finish()
+            thread.join()
+
+    def _run(self) -> None:
+        lease = Lease(SegmentClock(0.0), PAID_SECONDS, 30)
+        with Reporter(self.spec, lease, self._url, self._folder) as reporter:
+            while not self._finished.wait(STEP_SECONDS):
+                self.steps += 1
+                reporter.measure(self._measured(self.steps))
+            reporter.finish(SegmentEnd.COMPLETED)
+
+    def _measured(self, step: int) -> StepMeasured:
+        return StepMeasured(
+            account_id=self.spec.account_id,
+            job_id=self.spec.job_id,
+            segment=1,
+            step=step,
+            total_steps=1_000_000,
+            train_loss=1.0,
+            smoothed_loss=1.0,
+            learning_rate=0.1,
+            tokens=10,
+            tokens_per_second=5.0,
+            elapsed_seconds=1.0,
+            measured_at=datetime.now(UTC),
+        )
