@@ -93,6 +93,19 @@ class SealArchive:
             for number, line in enumerate(self._artifacts.get(ref).splitlines(), start=1):
                 yield _head_in(line, f"Head {number} of {ref}", key)
 
+    def sealing_key(self, path: Path) -> Ed25519PrivateKey:
+        """Return the private key in a file, which is created only if nothing is sealed yet.
+
+        Raise SealDamaged if the file is missing and the log is sealed with its key.
+        """
+        if not path.exists() and self._artifacts.list(HEADS):
+            raise SealDamaged(
+                f"The log is sealed, but {path} does not exist. Copy the key, and the file "
+                f"{LastHead.beside(path).path.name} beside it, from the machine whose sealer has "
+                "signed the newest head, or set ECOLINK_SEAL_KEY to a file that all sealers share."
+            )
+        return make_key(path)
+
     def last_head(self, key: LogKey) -> TreeHead | None:
         """Return the newest head, verified, or None if nothing is sealed. Raise SealDamaged."""
         found = self.last_note(key)

@@ -19,7 +19,7 @@ from infrastructure.invoices import Issuer
 from infrastructure.leadership import LOST, Leadership, leading
 from infrastructure.log_identity import log_identity
 from infrastructure.progress import PROGRESS
-from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, make_key, origin_of
+from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, origin_of
 from infrastructure.service import run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
@@ -61,7 +61,7 @@ async def _keep_timestamping(settings: Settings, url: str) -> None:
         try:
             with connect(settings) as store:
                 origin = origin_of(log_identity(store))
-            key = LogKey(origin, make_key(settings.seal_key_file).public_key())
+            key = LogKey(origin, archive.sealing_key(settings.seal_key_file).public_key())
             if await asyncio.to_thread(timestamp_newest, archive, key, url):
                 pause = TIMESTAMP_SECONDS
         except (SealDamaged, TimestampRefused, httpx.HTTPError) as error:
@@ -91,10 +91,14 @@ async def _keep_invoicing(settings: Settings, leadership: Leadership) -> None:
     while True:
         try:
             with connect(settings) as store:
-                key = make_key(settings.seal_key_file)
-                issuer = Issuer(store, SealArchive(artifacts), key, origin_of(log_identity(store)))
+                archive = SealArchive(artifacts)
+                key = archive.sealing_key(settings.seal_key_file)
+                issuer = Issuer(store, archive, key, origin_of(log_identity(store)))
                 storing = partial(_as_leader, store, leadership)
                 await _answer_requests(Invoicing(issuer, artifacts, storing))
+        except SealDamaged as error:
+            logger.error("No invoice is issued: %s", error)
+            await asyncio.sleep(REFUSED_SECONDS)
         except (psycopg.Error, *STORE_ERRORS) as error:
             logger.warning("%s; retrying", error)
             await asyncio.sleep(RETRY_SECONDS)
@@ -124,7 +128,7 @@ async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:
 async def seal(settings: Settings, leadership: Leadership, store: Connection) -> None:
     """Seal events until an error, or until cancelled. The last head covers all hashed events."""
     archive = SealArchive(Artifacts(settings.artifacts))
-    key = make_key(settings.seal_key_file)
+    key = archive.sealing_key(settings.seal_key_file)
     sealer = Sealer(
         archive,
         origin_of(log_identity(store)),

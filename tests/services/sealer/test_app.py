@@ -62,6 +62,23 @@ def test_the_archive_has_the_key_of_the_sealer(
     assert SealArchive(artifacts).public_key() == expected
 
 
+def test_a_sealer_without_the_key_of_a_sealed_log_makes_none(
+    settings: Settings, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby on another machine has another home."""
+    monkeypatch.setattr(sealer, "SEAL_SECONDS", 0.0)
+    grow(log, 10)
+    with connect(settings) as store:
+        origin = origin_of(log_identity(store))
+    archive = SealArchive(Artifacts(settings.artifacts))
+    key = archive.sealing_key(settings.seal_key_file)
+    seal_until_exported(settings, LogKey(origin, key.public_key()))
+    settings.seal_key_file.unlink()
+    with pytest.raises(SealDamaged, match="ECOLINK_SEAL_KEY"):
+        archive.sealing_key(settings.seal_key_file)
+    assert not settings.seal_key_file.exists()
+
+
 def test_an_archive_without_a_readable_key_has_none(settings: Settings) -> None:
     artifacts = Artifacts(settings.artifacts)
     assert SealArchive(artifacts).public_key() is None
