@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 
@@ -27,6 +26,7 @@ SCHEDULER = (sys.executable, "-P", "-m", "deploy.run", "scheduler")
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 1.0, 30.0, 60.0
 """Pauses before a restart. They double until the scheduler has run for STEADY_SECONDS."""
 
+POLL_SECONDS = 0.1  # between two looks for a stop during a pause
 POD_MARGIN_SECONDS = 5.0  # added to the trainer's grace period for the last checkpoint
 
 log = logging.getLogger("trainer_host")
@@ -40,36 +40,41 @@ class TrainerHost:
         self._stop_seconds = settings.grace_seconds + POD_MARGIN_SECONDS
         self._command = command
         self._scheduler: subprocess.Popen[bytes] | None = None
-        self._stop = threading.Event()
+        self._stops = False
 
     def run(self) -> None:
         """Run the scheduler until `stop`, then end the trainers."""
         pause = FIRST_PAUSE_SECONDS
-        while not self._stop.is_set():
+        while not self._stops:
             began = time.monotonic()
             status = self._run_scheduler()
-            if self._stop.is_set():
+            if self._stops:
                 break
             if time.monotonic() - began >= STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             log.warning("the scheduler ended with status %d; starting it in %g s", status, pause)
-            self._stop.wait(pause)
+            self._wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         killed = stop_pods(self._home, self._stop_seconds)
         if killed:
             log.warning("%d trainers did not stop in time and were killed", killed)
 
     def stop(self) -> None:
-        """Ask the scheduler to stop. Safe in a signal handler."""
-        self._stop.set()
+        """Ask the scheduler to stop. Safe in a signal handler, because it takes no lock."""
+        self._stops = True
         if self._scheduler is not None:
             self._scheduler.terminate()
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stops and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
 
     def _run_scheduler(self) -> int:
         # Trainers end with this process, not with the scheduler.
         variables = os.environ | {"ECOLINK_SUPERVISOR_PID": str(os.getpid())}
         self._scheduler = subprocess.Popen(self._command, env=variables)
-        if self._stop.is_set():  # the signal came before there was a process
+        if self._stops:  # the signal came before there was a process
             self._scheduler.terminate()
         return self._scheduler.wait()
 
