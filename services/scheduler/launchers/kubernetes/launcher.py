@@ -141,7 +141,9 @@ class KubernetesLauncher:
         }
         counted = self._recent.highest(self._count_gpus(catalog))
         return on_cpu | {
-            place: min(count, declared.get(place, count)) for place, count in counted.items()
+            place: min(count, declared.get(place, count))
+            for place, count in counted.items()
+            if place[0] in catalog.regions and place[1] in catalog.gpu_types
         }
 
     def _read_catalog(self) -> Catalog:
@@ -267,7 +269,10 @@ class KubernetesLauncher:
         return kind, spec.region
 
     def _require_large_node(self, spec: SegmentSpec, kind: GpuType) -> None:
-        """Raise LaunchFailed if no node has enough GPUs for all ranks of a segment."""
+        """Raise LaunchFailed if all nodes of the type have too few GPUs for all ranks of a segment.
+
+        If there is no such node now, the pod waits for one.
+        """
         values = manifests.label_values(kind)
         most = max(
             (
@@ -278,7 +283,7 @@ class KubernetesLauncher:
             ),
             default=0,
         )
-        if most < spec.gpu_count:
+        if 0 < most < spec.gpu_count:
             raise LaunchFailed(
                 f"The segment needs {spec.gpu_count} GPUs of type {kind.name} in one pod, but the "
                 f"largest node has {most}."

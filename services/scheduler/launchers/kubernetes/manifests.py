@@ -21,8 +21,6 @@ ACCOUNT, JOB, SEGMENT = "ecolink/account", "ecolink/job", "ecolink/segment"
 REPORT = "ecolink/report"
 """Annotation with the artifact in which the trainer stores its report."""
 
-"""Annotation of a Job with the time of its launch, by the scheduler's clock."""
-
 BOUND_AT, BOUND_POD = "ecolink/bound-at", "ecolink/bound-pod"
 """Annotations of a Job whose pod has started: time at which billing starts, and uid of the pod.
 

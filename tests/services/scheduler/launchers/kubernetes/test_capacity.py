@@ -91,6 +91,19 @@ def test_nodes_that_accept_no_pods_do_not_count(
     assert gpus(open_launcher) == {("eu-west-1", "l4"): 1}
 
 
+def test_the_gpus_of_a_lost_node_count_until_their_type_is_withdrawn(
+    open_launcher: OpenLauncher, cluster: FakeCluster, catalog: Catalog
+) -> None:
+    cluster.add_node("a", 4, L4)
+    launcher = open_launcher()
+    assert launcher.capacity()["eu-west-1", "l4"] == 4
+    cluster.delete("nodes")
+    assert launcher.capacity()["eu-west-1", "l4"] == 4
+    with command():
+        catalog.withdraw_gpu_type("l4")
+    assert launcher.capacity() == CPUS
+
+
 def test_a_declared_capacity_limits_the_number(
     open_launcher: OpenLauncher, cluster: FakeCluster, catalog: Catalog
 ) -> None:

@@ -292,6 +292,14 @@ def test_a_segment_larger_than_every_node_fails_the_launch(
     assert cluster.bodies == []
 
 
+def test_a_segment_waits_for_a_node_that_is_away(
+    launcher: KubernetesLauncher, cluster: FakeCluster
+) -> None:
+    with pytest.raises(PodPending):
+        launcher.launch(spec(gpu_type="l4", gpu_count=4))
+    assert len(cluster.all("pods")) == 1
+
+
 # Kueue
 
 
