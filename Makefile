@@ -55,10 +55,11 @@ test: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
 test-full: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
 	$(BIN)/pytest $(WORKERS)
 
-# The tests of everything that uses the database and the bus, on servers in containers. It needs Docker.
+# All tests that use the database or the bus, on servers in containers. It needs Docker, and no cleaner of containers.
 test-containers: export ECOLINK_TEST_CONTAINERS = 1
+test-containers: export TESTCONTAINERS_RYUK_DISABLED = true
 test-containers: $(INSTALLED) $(CORPUS) $(MODEL)
-	$(BIN)/pytest $(WORKERS) -m "not full" tests/infrastructure tests/projections tests/services tests/gateway
+	$(BIN)/pytest $(WORKERS) -m "not full"
 
 screenshots: $(INSTALLED) $(AXE)
 	$(BIN)/pytest -q tests/browser/test_states.py --screenshots screenshots

@@ -75,8 +75,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of the whole product a longer timeout, unless they set their own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give tests of the whole product a longer timeout, unless they set their own.
+
+    If servers in containers are wanted, run only the tests that use them.
+    """
+    if os.environ.get(WANTED):
+        others = [each for each in items if "servers" not in getattr(each, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [each for each in items if each not in set(others)]
     for item in items:
         whole = item.path.parent.name in ("e2e", "browser")
         if whole and item.get_closest_marker("timeout") is None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hmac
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from secrets import token_urlsafe
+from secrets import token_bytes, token_urlsafe
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -26,6 +27,9 @@ OPERATOR = "operator"
 """The container of operator commands, which has rights of its own."""
 
 BUCKET = "ecolink"
+TRAINER_ROLE = "arn:aws:iam::000000000000:role/ecolink-trainer"
+"""ARN of the role that the scheduler assumes for each segment."""
+
 KEYS = "keys.json"
 """File with the keys and passwords from which all other files follow. No container gets it."""
 
@@ -41,6 +45,8 @@ class Keys(Passwords):
     """The random keys and passwords of an installation. They are generated once."""
 
     artifacts: str = Field(default_factory=lambda: token_urlsafe(24))
+    trainer_tokens: str = Field(default_factory=lambda: b64encode(token_bytes(32)).decode())
+    """Key that signs the temporary keys of trainers, in base64."""
 
     def artifact_secret(self, service: str) -> str:
         """Return the secret key of a service in the artifact store."""
@@ -86,6 +92,7 @@ def secret_files(keys: Keys) -> Iterator[tuple[str, str]]:
     yield "snapshot-secret", keys.snapshots
     yield "serving-secret", keys.serving
     yield "s3.json", json.dumps({"identities": list(_identities(keys))}, indent=1)
+    yield "iam.json", json.dumps(_trainer_role(keys), indent=1)
     for service in (*ARTIFACT_ACCESS, OPERATOR):
         yield f"{service}-s3-access-key", _access_key(service)
         yield f"{service}-s3-secret-key", keys.artifact_secret(service)
@@ -113,6 +120,38 @@ def _identities(keys: Keys) -> Iterator[dict[str, Any]]:
     for service, access in ARTIFACT_ACCESS.items():
         yield _identity(keys, service, list(_actions(access)))
     yield _identity(keys, OPERATOR, ["Admin"])
+
+
+def _trainer_role(keys: Keys) -> dict[str, Any]:
+    """Return SeaweedFS's configuration of STS. Only the scheduler may assume the trainers' role.
+
+    The operator may too, because `ecolink doctor` checks the role.
+    """
+    users = [f"arn:aws:iam::000000000000:user/{each}" for each in ("scheduler", OPERATOR)]
+    allowed = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+    files = _policy({"Action": allowed, "Resource": [f"arn:aws:s3:::{BUCKET}/*"]})
+    return {
+        "sts": {
+            "tokenDuration": "1h",
+            "maxSessionLength": "1h",
+            "issuer": "ecolink",
+            "signingKey": keys.trainer_tokens,
+        },
+        "policy": {"defaultEffect": "Deny"},
+        "policies": [{"name": "trainer-files", "document": files}],
+        "roles": [
+            {
+                "roleName": TRAINER_ROLE.rpartition("/")[2],
+                "roleArn": TRAINER_ROLE,
+                "trustPolicy": _policy({"Principal": {"AWS": users}, "Action": ["sts:AssumeRole"]}),
+                "attachedPolicies": ["trainer-files"],
+            }
+        ],
+    }
+
+
+def _policy(statement: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]}
 
 
 def _identity(keys: Keys, service: str, actions: list[str]) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from docker.utils.build import exclude_paths
 
 from deploy.artifact_access import ARTIFACT_ACCESS
 from deploy.database_roles import ACCESS
-from deploy.docker.secrets import KEYS, NATS_PORT, OPERATOR, Keys, secret_files
+from deploy.docker.secrets import (
+    KEYS,
+    NATS_PORT,
+    OPERATOR,
+    TRAINER_ROLE,
+    Keys,
+    secret_files,
+)
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 
@@ -170,7 +177,9 @@ def test_shared_secrets_are_only_where_they_are_needed() -> None:
     assert holders("services.creds") == {*PROCESSES, OPERATOR} - OFF_THE_BUS
     assert holders("owner-database-url") == holders("database-roles.json") == {"migrate"}
     assert holders("postgres-owner-password") == {"postgres"}
-    assert (holders("nats.conf"), holders("s3.json")) == ({"nats"}, {"s3"})
+    assert holders("nats.conf") == {"nats"}
+    assert holders("s3.json") == holders("iam.json") == {"s3"}
+    assert SERVICES["scheduler"]["environment"]["ECOLINK_ARTIFACTS_ROLE"] == TRAINER_ROLE
     for name in PROCESSES:
         assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == (
             name not in OFF_THE_BUS
