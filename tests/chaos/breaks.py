@@ -32,10 +32,10 @@ def lead_together() -> None:
 
     append = EventRecorder._append
 
-    def unchecked(self: EventRecorder, rows: Any, tracking: Any) -> Any:
+    def unchecked(self: EventRecorder, *saved: Any) -> Any:
         without = copy.copy(self)
         without.leadership = None
-        return append(without, rows, tracking)
+        return append(without, *saved)
 
     EventRecorder._append = unchecked
     Leadership._holds_lock = lambda self: True
