@@ -32,6 +32,9 @@ STORED_REPORTS = "report"
 BEAT = "beat"
 """File next to the spec that the reporter of a trainer touches in each round."""
 
+STOP = "stop"
+"""File next to the spec that asks a trainer on several nodes to save a checkpoint and exit."""
+
 SAMPLE = "sample.json"
 """File of a checkpoint with the sample prompt (messages) and its answer, if sampling is enabled."""
 

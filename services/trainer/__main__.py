@@ -1,7 +1,9 @@
 """The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
 With several ranks, it starts one process per rank with the arguments `SPEC.json POD_PID`. With the
-arguments `--warm DIRECTORY`, it loads the libraries and a base model, and waits for a segment.
+arguments `--nodes COUNT SPEC.json`, the ranks are on several nodes, each of which runs the program.
+With the arguments `--warm DIRECTORY`, it loads the libraries and a base model, and waits for a
+segment.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.reports import SegmentSpec
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from services.trainer.checkpoint_writer import Checkpoints
     from services.trainer.processes.warm_base import WarmBase
 
+NODES_FLAG = "--nodes"
+
 REPORT_SECONDS = 3.0
 """Seconds of a grace period that are reserved for the final report and the exit."""
 
@@ -44,6 +49,7 @@ def main(
     settings: Settings,
     pod_pid: int | None = None,
     *,
+    nodes: int = 1,
     age_seconds: float | None = None,
     warm_base: WarmBase | None = None,
 ) -> int:
@@ -51,18 +57,21 @@ def main(
 
     The exit code is 0 if the segment completed, was stopped or ran out of paid time, and 1 if it
     failed. The watchdog of the lease uses its own codes. `pod_pid` is the process that started this
-    one, if this is rank 0 of several. The time of the segment started `age_seconds` ago, or at the
+    one, if this is rank 0 of several. `nodes` is the number of nodes that run this program for the
+    segment. The time of the segment started `age_seconds` ago, or at the
     start of the pod's process if that is None.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
+    url = settings.trainer_nats_url or settings.nats_url
     if pod_pid is None and spec.gpu_count > 1:
-        return launch(spec_path, spec.gpu_count, spec.grace_seconds / spec.clock_speed)
+        peer = None if url is None else urlsplit(url).hostname
+        grace_seconds = spec.grace_seconds / spec.clock_speed
+        return launch(spec_path, spec.gpu_count, grace_seconds, nodes, peer)
     age = process_age_seconds(pod_pid) if age_seconds is None else age_seconds
     clock = SegmentClock(age, spec.clock_speed)
     lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
     _handle_stops(lease, STOPS if pod_pid is None else (signal.SIGINT,))
     lease.watch()
-    url = settings.trainer_nats_url or settings.nats_url
     if url is None:
         raise SystemExit(
             "The NATS server is unknown. Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL."
@@ -160,6 +169,8 @@ def run(arguments: Sequence[str]) -> int:
             return main(start.spec_path, Settings(), age_seconds=age, warm_base=base)
         case [spec_path]:
             return main(Path(spec_path).resolve(), Settings())
+        case [flag, nodes, spec_path] if flag == NODES_FLAG:
+            return main(Path(spec_path).resolve(), Settings(), nodes=int(nodes))
         case [spec_path, pod_pid]:
             die_with(int(pod_pid))
             if os.environ["RANK"] == "0":

@@ -26,7 +26,7 @@ USER = "ecolink"
 
 NODES = ("n1", "n2")
 GPUS = 2
-"""GPUs of each node, of gres type cpu."""
+"""Usual number of GPUs of each node, of gres type cpu."""
 
 PARTITION, URGENT = "train", "urgent"
 """Jobs of the second partition preempt those of the first."""
@@ -87,14 +87,19 @@ _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 class SlurmCluster:
     """The processes of a cluster below `root`, which needs a short path."""
 
-    def __init__(self, root: Path, *, own_processes: bool = True) -> None:
-        """With `own_processes` false, nodes share the process IDs of this machine."""
+    def __init__(self, root: Path, *, own_processes: bool = True, gpus: int = GPUS) -> None:
+        """With `own_processes` false, nodes share the process IDs of this machine.
+
+        `gpus` is the number of GPUs of each node.
+        """
         self.root = root
+        self.gpus = gpus
         self.own_processes = own_processes
         self.directory = root / "pods"
         self.token_file = root / "token"
         self._network = f"10.213.{os.getpid() % 250}"
-        self._bridge = f"eco{os.getpid()}"
+        self._network_name = f"eco{os.getpid()}"
+        self._switch = f"{self._network_name}switch"
         self.host = f"{self._network}.1"
         self._rest_port = free_port()
         self.url = f"http://127.0.0.1:{self._rest_port}"
@@ -107,9 +112,7 @@ class SlurmCluster:
     def start(self) -> None:
         """Start everything, and wait until both nodes are idle."""
         self._write_files()
-        self._run("ip", "link", "add", self._bridge, "type", "bridge")
-        self._run("ip", "addr", "add", f"{self.host}/24", "dev", self._bridge)
-        self._run("ip", "link", "set", self._bridge, "up")
+        self._make_network()
         root = self.root
         self._start(
             *("munged", "munged", "--foreground", "--force", f"--key-file={root / 'munge.key'}"),
@@ -132,9 +135,9 @@ class SlurmCluster:
         for name in list(self._processes):
             self._kill(name)
         for node in NODES:
-            self._run("ip", "link", "delete", self._cable(node), check=False)
-            self._run("ip", "netns", "delete", f"{self._bridge}{node}", check=False)
-        self._run("ip", "link", "delete", self._bridge, check=False)
+            self._run("ip", "netns", "delete", f"{self._network_name}{node}", check=False)
+        self._run("ip", "link", "delete", self._network_name, check=False)
+        self._run("ip", "netns", "delete", self._switch, check=False)
 
     def start_controller(self) -> None:
         """Start slurmctld."""
@@ -159,7 +162,7 @@ class SlurmCluster:
 
     def boot(self, node: str) -> None:
         """Start the slurmd of a node."""
-        network = ("ip", "netns", "exec", f"{self._bridge}{node}")
+        network = ("ip", "netns", "exec", f"{self._network_name}{node}")
         own = ("--pid", "--fork", "--kill-child", "--mount-proc") if self.own_processes else ()
         inside = self._inside(node, "slurmd", "-D", "-N", node)
         self._start(node, *network, "unshare", "--uts", "--mount", *own, *inside)
@@ -167,7 +170,7 @@ class SlurmCluster:
     def crash(self, node: str) -> None:
         """Kill all processes of a node, as a power failure does."""
         self._kill(node)
-        space = f"{self._bridge}{node}"
+        space = f"{self._network_name}{node}"
         while left := self._run("ip", "netns", "pids", space, check=False).split():
             for process_id in map(int, left):
                 with suppress(ProcessLookupError):
@@ -176,11 +179,11 @@ class SlurmCluster:
 
     def unplug(self, node: str) -> None:
         """Disconnect a node from the network. Its processes continue."""
-        self._run("ip", "link", "set", self._cable(node), "down")
+        self._run("ip", "-n", self._switch, "link", "set", node, "down")
 
     def plug(self, node: str) -> None:
         """Connect a node again."""
-        self._run("ip", "link", "set", self._cable(node), "up")
+        self._run("ip", "-n", self._switch, "link", "set", node, "up")
 
     def scontrol(self, *arguments: str) -> str:
         """Run scontrol as the user of the jobs. Return its output."""
@@ -208,19 +211,29 @@ class SlurmCluster:
             return self.ask(path).is_success
         return False
 
+    def _make_network(self) -> None:
+        """Connect this machine to a switch in a namespace of its own, without a firewall."""
+        name, switch = self._network_name, self._switch
+        self._run("ip", "netns", "add", switch)
+        self._run("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
+        self._run("ip", "-n", switch, "link", "set", "bridge", "up")
+        self._run(
+            "ip", "link", "add", name, "type", "veth", "peer", "name", "host", "netns", switch
+        )
+        self._run("ip", "-n", switch, "link", "set", "host", "master", "bridge", "up")
+        self._run("ip", "addr", "add", f"{self.host}/24", "dev", name)
+        self._run("ip", "link", "set", name, "up")
+
     def _connect(self, node: str, index: int) -> None:
-        space, cable = f"{self._bridge}{node}", self._cable(node)
+        space, switch = f"{self._network_name}{node}", self._switch
         address = f"{self._network}.{11 + index}/24"
         peer = ("type", "veth", "peer", "name", "eth0", "netns", space)
         self._run("ip", "netns", "add", space)
-        self._run("ip", "link", "add", cable, *peer)
-        self._run("ip", "link", "set", cable, "master", self._bridge, "up")
+        self._run("ip", "-n", switch, "link", "add", node, *peer)
+        self._run("ip", "-n", switch, "link", "set", node, "master", "bridge", "up")
         self._run("ip", "-n", space, "addr", "add", address, "dev", "eth0")
         self._run("ip", "-n", space, "link", "set", "eth0", "up")
         self._run("ip", "-n", space, "link", "set", "lo", "up")
-
-    def _cable(self, node: str) -> str:
-        return f"{self._bridge}v{node}"[-15:]
 
     def _write_files(self) -> None:
         for folder in ("state", "pods", *(f"spool-{node}" for node in NODES)):
@@ -228,13 +241,12 @@ class SlurmCluster:
         for key in ("munge.key", "jwt.key"):
             (self.root / key).write_bytes(os.urandom(1024))
             (self.root / key).chmod(0o600)
-        gpus = range(GPUS)
-        for index in gpus:
+        for index in range(self.gpus):
             (self.root / f"gpu{index}").touch()  # Slurm ignores GPUs without a file
         passwd = Path("/etc/passwd").read_text()
         (self.root / "passwd").write_text(f"{passwd}{USER}:x:0:0::/tmp:/bin/sh\n")
         (self.root / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
-        files = f"{self.root}/gpu[0-{GPUS - 1}]"
+        files = f"{self.root}/gpu[0-{self.gpus - 1}]"
         names = ",".join(NODES)
         (self.root / "gres.conf").write_text(f"NodeName={names} Name=gpu Type=cpu File={files}\n")
         lines = [
@@ -250,7 +262,7 @@ class SlurmCluster:
             address = f"{self._network}.{11 + index}"
             lines.append(
                 f"NodeName={node} NodeAddr={address} CPUs={GPUS} RealMemory=2000 "
-                f"Gres=gpu:cpu:{GPUS} State=UNKNOWN"
+                f"Gres=gpu:cpu:{self.gpus} State=UNKNOWN"
             )
         lines.append(f"PartitionName={PARTITION} Nodes={names} Default=YES PriorityTier=1")
         lines.append(f"PartitionName={URGENT} Nodes={names} PriorityTier=10")
@@ -293,9 +305,11 @@ class SlurmCluster:
 
 
 @contextmanager
-def slurm_cluster(root: Path, *, own_processes: bool = True) -> Iterator[SlurmCluster]:
+def slurm_cluster(
+    root: Path, *, own_processes: bool = True, gpus: int = GPUS
+) -> Iterator[SlurmCluster]:
     """Run a cluster in a new folder, and end it."""
-    cluster = SlurmCluster(root, own_processes=own_processes)
+    cluster = SlurmCluster(root, own_processes=own_processes, gpus=gpus)
     try:
         cluster.start()
         yield cluster

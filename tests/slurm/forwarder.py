@@ -12,8 +12,13 @@ from threading import Thread
 def forwarding(host: str, port: int) -> Iterator[None]:
     """Forward connections to `host:port` to the same port of loopback during the block."""
     with socket.create_server((host, port)) as listener:
-        Thread(target=_accept, args=(listener, port), daemon=True).start()
-        yield
+        accepting = Thread(target=_accept, args=(listener, port), daemon=True)
+        accepting.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which keeps the port in use
+            accepting.join()
 
 
 def _accept(listener: socket.socket, port: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.cluster import PARTITION, USER, SlurmCluster, missing, slurm_cluster
+from tests.slurm.cluster import GPUS, PARTITION, USER, SlurmCluster, missing, slurm_cluster
 from tests.slurm.fake import FakeSlurm, fake_slurm
 
 ROOT = Path(__file__).parents[2]
@@ -45,14 +45,14 @@ def fake_row(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def real_cluster(*, own_processes: bool = True) -> Iterator[SlurmCluster]:
+def real_cluster(*, own_processes: bool = True, gpus: int = GPUS) -> Iterator[SlurmCluster]:
     """Run a real cluster in a folder with a short path. Skip the test if none can run here."""
     if reason := missing():
         pytest.skip(reason)
     with TemporaryDirectory(prefix="slurm") as folder:
         root = Path(folder)
         root.chmod(0o755)
-        with slurm_cluster(root / "c", own_processes=own_processes) as cluster:
+        with slurm_cluster(root / "c", own_processes=own_processes, gpus=gpus) as cluster:
             yield cluster
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from infrastructure.reports import BEAT, FINAL_REPORT, SegmentSpec
 
 SPEC, REQUEST, EXIT, LOG = "spec.json", "request.json", "exit.json", "trainer.log"
+STARTED = "started"
+"""Directory in that of a pod of a cluster. It exists once a process has started the pod."""
 
 
 def write_spec(folder: Path, spec: SegmentSpec) -> None:

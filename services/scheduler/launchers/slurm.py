@@ -25,7 +25,7 @@ from uuid import uuid4
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Machine
 from infrastructure.clock import Clock
-from infrastructure.reports import SegmentSpec
+from infrastructure.reports import STOP, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import (
     TRAINER,
@@ -41,6 +41,7 @@ from services.scheduler.launchers.pod_folder import (
     LOG,
     REQUEST,
     SPEC,
+    STARTED,
     beat,
     kept_report,
     log_tail,
@@ -49,7 +50,6 @@ from services.scheduler.launchers.pod_folder import (
     write_spec,
 )
 from services.scheduler.launchers.recent_capacity import RecentCapacity
-from services.scheduler.launchers.slurm_pod import STARTED
 from services.scheduler.launchers.slurm_rest import (
     SlurmJob,
     SlurmNode,
@@ -106,6 +106,7 @@ class Request:
     job_id: int | None = None  # None: no answer of Slurm to the submission was recorded
     submitted_at: datetime | None = None  # None: the time of the submission is unknown
     bound_at: datetime | None = None  # None: the launcher has not seen that the job started
+    nodes: int = 1
 
     @classmethod
     def of(cls, folder: Path) -> Request | None:
@@ -114,7 +115,11 @@ class Request:
         if content is None:
             return None
         times = (content[name] for name in ("submitted_at", "bound_at"))
-        return cls(content["job_id"], *(each and datetime.fromisoformat(each) for each in times))
+        return cls(
+            content["job_id"],
+            *(each and datetime.fromisoformat(each) for each in times),
+            nodes=content["nodes"],
+        )
 
     def save(self, folder: Path) -> None:
         """Write the request to the folder of its pod."""
@@ -130,6 +135,15 @@ class Request:
         if job is not None and self.submitted_at is not None:
             started_at = min(now, self.submitted_at + timedelta(seconds=job.waited_seconds))
         return replace(self, bound_at=started_at)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The nodes of a job."""
+
+    partition: str
+    gres_type: str
+    nodes: int
 
 
 class SlurmLauncher:
@@ -264,14 +278,16 @@ class SlurmLauncher:
             request = Request()
             request.save(folder)
         elif request.job_id is None and (found := self._rest.jobs_named(folder.name)):
-            request = Request(found[0].id)
+            request = Request(found[0].id, nodes=found[0].node_count)
             request.save(folder)
         if request.job_id is None:
+            placement = self._placement(spec)
+            job, script = self._job(spec, folder, placement), self._script(folder, placement)
             try:
-                job_id = self._rest.submit(self._job(spec, folder), self._script(folder))
+                job_id = self._rest.submit(job, script)
             except SlurmRefused as refused:
                 raise LaunchFailed(f"Slurm refuses the job. {refused}") from refused
-            request = Request(job_id, self._clock.now())
+            request = Request(job_id, self._clock.now(), nodes=placement.nodes)
             request.save(folder)
             self._logger.info("submitted %s as Slurm job %s", folder.name, job_id)
         return request
@@ -297,53 +313,61 @@ class SlurmLauncher:
         request.save(folder)
         return request
 
-    def _job(self, spec: SegmentSpec, folder: Path) -> dict[str, Any]:
-        """Return the description of a job, without secrets. Raise LaunchFailed for a bad region.
+    def _job(self, spec: SegmentSpec, folder: Path, placement: Placement) -> dict[str, Any]:
+        """Return the description of a job, without secrets.
 
         The job must not be requeued: after a lost node, EcoLink launches the next segment itself,
         and two trainers of one job must not run side by side. If the answer to a submission is
         lost, `singleton` prevents that a second job of the same name runs at the same time.
         """
         settings = self._settings
-        partition = settings.slurm_regions.get(spec.region)
-        if partition is None:
-            raise LaunchFailed(
-                f"Region {spec.region!r} has no partition. Add it to ECOLINK_SLURM_REGIONS."
-            )
+        here = spec.gpu_count // placement.nodes
         log = str(folder / LOG).replace("%", "%%")
         job: dict[str, Any] = {
             "name": folder.name,
             "comment": f"ecolink account {spec.account_id}",
-            "partition": partition,
+            "partition": placement.partition,
             "current_working_directory": str(folder),
             "environment": [f"{key}={value}" for key, value in self._environment().items()],
             "standard_output": log,
             "standard_error": log,
             "open_mode": ["APPEND"],
-            "nodes": "1",
-            "tasks": 1,
-            "tres_per_node": f"gres/gpu:{self._gres_type(spec, partition)}:{spec.gpu_count}",
+            "nodes": str(placement.nodes),
+            "tasks": placement.nodes,
+            "tasks_per_node": 1,
+            "tres_per_node": f"gres/gpu:{placement.gres_type}:{here}",
             "requeue": False,
             "dependency": "singleton",
             "kill_warning_signal": "TERM",
             "kill_warning_delay": _number(settings.grace_seconds + WARNING_SECONDS),
-            "kill_warning_flags": ["BATCH_JOB"],
         }
+        if placement.nodes == 1:
+            # On several nodes, the batch process is srun, which would kill its tasks.
+            job["kill_warning_flags"] = ["BATCH_JOB"]
         if settings.slurm_account is not None:
             job["account"] = settings.slurm_account
         if settings.slurm_qos is not None:
             job["qos"] = settings.slurm_qos
         if settings.slurm_cpus_per_gpu is not None:
-            job["cpus_per_task"] = settings.slurm_cpus_per_gpu * spec.gpu_count
+            job["cpus_per_task"] = settings.slurm_cpus_per_gpu * here
         if settings.slurm_memory_mib_per_gpu is not None:
-            memory = settings.slurm_memory_mib_per_gpu * spec.gpu_count
+            memory = settings.slurm_memory_mib_per_gpu * here
             job["memory_per_node"] = _number(memory)
         if settings.slurm_time_limit_minutes is not None:
             job["time_limit"] = _number(settings.slurm_time_limit_minutes)
         return job
 
-    def _gres_type(self, spec: SegmentSpec, partition: str) -> str:
-        """Return the gres type of a GPU type, as the nodes of the partition spell it."""
+    def _placement(self, spec: SegmentSpec) -> Placement:
+        """Return the partition of a segment, the gres type as its nodes spell it, and their number.
+
+        Use as few nodes as possible, with the same number of GPUs on each. Raise LaunchFailed if
+        the partition cannot run the segment.
+        """
+        partition = self._settings.slurm_regions.get(spec.region)
+        if partition is None:
+            raise LaunchFailed(
+                f"Region {spec.region!r} has no partition. Add it to ECOLINK_SLURM_REGIONS."
+            )
         self._gpu_types |= self._catalog().gpu_types
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
@@ -359,7 +383,16 @@ class SlurmLauncher:
                 f"Partition {partition!r} has no GPUs of type {kind.name}. Check its gres with "
                 "`sinfo -o '%N %G'`."
             )
-        return spelled.most_common(1)[0][0]
+        gres_type = spelled.most_common(1)[0][0]
+        sizes = [node.gpus.get(gres_type, 0) for node in self._nodes_of(partition)]
+        for nodes in range(1, len(sizes) + 1):
+            here, rest = divmod(spec.gpu_count, nodes)
+            if rest == 0 and sum(size >= here for size in sizes) >= nodes:
+                return Placement(partition, gres_type, nodes)
+        raise LaunchFailed(
+            f"Partition {partition!r} cannot place {spec.gpu_count} GPUs of type {kind.name} on "
+            "nodes with an equal number of GPUs."
+        )
 
     def _nodes_of(self, partition: str) -> list[SlurmNode]:
         return [node for node in self._rest.nodes() if partition in node.partitions]
@@ -374,10 +407,15 @@ class SlurmLauncher:
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
 
-    def _script(self, folder: Path) -> str:
+    def _script(self, folder: Path, placement: Placement) -> str:
         """Return the batch script: the prologue of the operator, and then the pod."""
         command = [self._python, "-m", "services.scheduler.launchers.slurm_pod", str(folder)]
-        command += [*self._program, str(folder / SPEC)]
+        if placement.nodes > 1:
+            nodes = str(placement.nodes)
+            command += ["srun", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1"]
+            command += [*self._program, "--nodes", nodes, str(folder / SPEC)]
+        else:
+            command += [*self._program, str(folder / SPEC)]
         return "\n".join(
             [
                 "#!/bin/sh",
@@ -420,18 +458,25 @@ class SlurmLauncher:
         return alive(states)
 
     def stop(self, name: PodName) -> None:
-        """Send SIGTERM to the batch process, whose shim forwards it to the trainer."""
-        if (job_id := self._started_job(name)) is not None:
-            self._rest.signal(job_id, "SIGTERM")
+        """Send SIGTERM to the batch process, whose shim forwards it to the trainer.
+
+        On several nodes, the batch process is srun, which would kill its tasks at once. There, a
+        file asks the trainer to stop.
+        """
+        if (started := self._started(name)) is not None and started.job_id is not None:
+            if started.nodes > 1:
+                (self._folder(name) / STOP).touch()
+            else:
+                self._rest.signal(started.job_id, "SIGTERM")
 
     def kill(self, name: PodName) -> None:
         """Cancel the job, which kills all its processes."""
-        if (job_id := self._started_job(name)) is not None:
-            self._rest.cancel(job_id)
+        if (started := self._started(name)) is not None and started.job_id is not None:
+            self._rest.cancel(started.job_id)
 
-    def _started_job(self, name: PodName) -> int | None:
+    def _started(self, name: PodName) -> Request | None:
         request = Request.of(self._folder(name))
-        return None if request is None or request.bound_at is None else request.job_id
+        return None if request is None or request.bound_at is None else request
 
     def pods(self) -> list[PodName]:
         """Return the pods of all folders, including those of queued jobs."""

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.scheduler.launchers import shim
-
-STARTED = "started"
-"""Directory in that of the pod. It exists once a batch process has started the pod."""
+from services.scheduler.launchers.pod_folder import EXIT, STARTED
 
 STARTED_ALREADY = 75
 """Exit code of a batch process that found the pod started by another one."""
@@ -32,7 +30,7 @@ def main(directory: Path, command: Sequence[str]) -> int:
         return STARTED_ALREADY
     if failed := shim.main(directory, list(command)):
         return failed
-    code: int = json.loads((directory / "exit.json").read_text())["exit_code"]
+    code: int = json.loads((directory / EXIT).read_text())["exit_code"]
     return code if code >= 0 else 128 - code
 
 

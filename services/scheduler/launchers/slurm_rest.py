@@ -66,6 +66,7 @@ class _JobRow(BaseModel):
     job_state: frozenset[str]
     state_reason: str
     nodes: str
+    node_count: _Number
     submit_time: _Number
     start_time: _Number
     exit_code: _ExitCode
@@ -118,6 +119,7 @@ class SlurmJob:
     states: frozenset[str]  # a base state and flags
     reason: str  # why it is queued or has ended
     nodes: str  # empty until it has nodes
+    node_count: int
     waited_seconds: int  # between its submission and its start, by the clock of Slurm
     exit_code: int  # of the batch script; 0 if a signal ended it
 
@@ -327,6 +329,7 @@ def _jobs(answer: dict[str, Any]) -> list[SlurmJob]:
             row.job_state,
             row.state_reason,
             row.nodes,
+            row.node_count.number,
             max(0, row.start_time.number - row.submit_time.number),
             row.exit_code.return_code.number,
         )

@@ -1,19 +1,25 @@
-"""A pod with several ranks, which torch's elastic agent starts and ends together."""
+"""A pod with several ranks, which torch's elastic agents start and end together."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+import platform
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
+from infrastructure.reports import STOP
 from services.model_libraries import lean_imports
 from services.trainer.context import rendezvous_path
 from services.trainer.processes.followers import describe_exit, exit_path, record_exit
@@ -29,8 +35,15 @@ START_POLL_SECONDS = 0.01
 ANSWER_SECONDS = 150  # for rank 0 to notice a lost rank, send its final report, and exit
 
 
-def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
-    """Run a segment in `count` processes on this machine. Return the exit code of rank 0.
+def launch(
+    spec_path: Path, count: int, grace_seconds: float, nodes: int = 1, peer: str | None = None
+) -> int:
+    """Run the ranks of a segment that are on this machine. Return the exit code of rank 0.
+
+    `count` is the number of ranks on all `nodes` together. Each node calls this function, and the
+    nodes share the directory of the spec. They find each other by c10d rendezvous. Where rank 0 is
+    on another node, return 0 when it has ended, or when a rank here fails. The ranks of different
+    nodes use the network interface that leads to the host `peer`, unless the environment names one.
 
     Unlike `torchrun --standalone --nproc-per-node COUNT`, this function sends a stop to rank 0
     alone, as SIGINT. When rank 0 ends, the agent kills the other ranks. When another rank is lost,
@@ -42,13 +55,18 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     lean_imports()
     import torch
 
-    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // count))
+    here = count // nodes
+    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // here))
     directory = spec_path.parent
-    for path in (rendezvous_path(directory), *(exit_path(directory, n) for n in range(count))):
-        path.unlink(missing_ok=True)
+    if nodes > 1:  # another node may have started already; such pods have a new directory
+        use_interface_to(peer)
+    else:
+        shutil.rmtree(_folder(spec_path), ignore_errors=True)
+        for path in (rendezvous_path(directory), *(exit_path(directory, n) for n in range(count))):
+            path.unlink(missing_ok=True)
     extend_agent_timeout(grace_seconds)
-    agent = _make_agent(spec_path, count)
-    ranks = RankProcesses(directory, agent.get_worker_group())
+    agent = _make_agent(spec_path, here, nodes)
+    ranks = RankProcesses(directory, agent.get_worker_group(), nodes)
     ranks.watch()
     result = agent.run()
     # A decorator hides the return type of `run`.
@@ -58,8 +76,13 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     return code if code >= 0 else 128 - code  # like a shell, for a signal
 
 
-def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
-    """Return the only agent of a segment. The ranks connect to each other without it."""
+def _folder(spec_path: Path) -> Path:
+    """Return the folder with the files of the agents."""
+    return spec_path.with_name("ranks")
+
+
+def _make_agent(spec_path: Path, here: int, nodes: int) -> LocalElasticAgent:
+    """Return the agent of this node. The ranks connect to each other without it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -69,29 +92,30 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Use files, because a TCP store would listen on every network interface.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    folder = spec_path.with_name("ranks")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = _folder(spec_path)
+    folder.mkdir(exist_ok=True)
+    address = "localhost" if nodes == 1 else platform.node()  # the agents need different names
     rendezvous = RendezvousParameters(
         backend="c10d",
         endpoint=str(folder / "rendezvous"),
         run_id="segment",
-        min_nodes=1,
-        max_nodes=1,
-        local_addr="localhost",
+        min_nodes=nodes,
+        max_nodes=nodes,
+        local_addr=address,
         store_type="file",
     )
     spec = WorkerSpec(
         role="rank",
-        local_world_size=count,
+        local_world_size=here,
         rdzv_handler=registry.get_rendezvous_handler(rendezvous),
         entrypoint=sys.executable,
         args=("-m", "services.trainer", str(spec_path), str(os.getpid())),
         max_restarts=0,  # the scheduler relaunches a segment from its last checkpoint
         monitor_interval=MONITOR_SECONDS,
-        local_addr="localhost",
+        local_addr=address,
     )
-    return LocalElasticAgent(spec, DefaultLogsSpecs(str(folder)))
+    # The other nodes end when rank 0 has ended, so its agent need not wait for them.
+    return LocalElasticAgent(spec, DefaultLogsSpecs(str(folder)), exit_barrier_timeout=1)
 
 
 def extend_agent_timeout(grace_seconds: float) -> None:
@@ -116,42 +140,95 @@ def extend_agent_timeout(grace_seconds: float) -> None:
 class RankProcesses:
     """Threads that forward stops to rank 0 and record how each rank ended."""
 
-    def __init__(self, directory: Path, group: WorkerGroup) -> None:
-        self._directory, self._group = directory, group
+    def __init__(self, directory: Path, group: WorkerGroup, nodes: int) -> None:
+        self._directory, self._group, self._nodes = directory, group, nodes
+        self._leader_ended = directory / "leader.ended"
         self.codes: dict[int, int] = {}  # by rank; negative: signal number
 
     def watch(self) -> None:
-        for rank in range(self._group.spec.local_world_size):
-            threading.Thread(target=self._await_end, args=(rank,), daemon=True).start()
+        for index in range(self._group.spec.local_world_size):
+            threading.Thread(target=self._await_end, args=(index,), daemon=True).start()
         threading.Thread(target=self._forward_stops, daemon=True).start()
+        if self._nodes > 1:
+            threading.Thread(target=self._watch_files, daemon=True).start()
 
-    def _handle(self, rank: int) -> int:
-        """Wait until the process of a rank starts. Return a file descriptor for it."""
-        while (pid := self._group.workers[rank].id) is None:
+    def _handle(self, index: int) -> int:
+        """Wait until the process of a rank starts. Return a file descriptor for it.
+
+        `index` counts the ranks of this node. The number of the rank is then known as well.
+        """
+        while (pid := self._group.workers[index].id) is None:
             time.sleep(START_POLL_SECONDS)
         return os.pidfd_open(pid)
 
-    def _await_end(self, rank: int) -> None:
+    def _await_end(self, index: int) -> None:
         """Record the exit code of a rank before the agent reaps the process."""
         try:
-            end = os.waitid(os.P_PIDFD, self._handle(rank), os.WEXITED | os.WNOWAIT)
+            end = os.waitid(os.P_PIDFD, self._handle(index), os.WEXITED | os.WNOWAIT)
         except (ProcessLookupError, ChildProcessError):
             return  # already reaped: the agent returns the failure to `launch`
         assert end is not None
         code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        rank = self._group.workers[index].global_rank
         self.codes[rank] = code
+        if self._leader_ended.exists():
+            return  # this process killed the rank
         if code != 0 and (rank == 0 or 0 not in self.codes):
             print(describe_exit(rank, code), flush=True)
         if rank == 0:
-            for other in range(1, self._group.spec.local_world_size):
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._handle(other), signal.SIGKILL)
+            if self._nodes > 1:
+                self._leader_ended.touch()
+            self._kill(range(1, self._group.spec.local_world_size))
         elif code != 0:
             record_exit(self._directory, rank, code)
 
+    def _kill(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle(index), signal.SIGKILL)
+
+    def _watch_files(self) -> None:
+        """Wait for the file of a stop, or for the end of rank 0 if it is on another node.
+
+        Then stop rank 0, or kill the ranks of this node.
+        """
+        first = self._handle(0)
+        leads = self._group.workers[0].global_rank == 0
+        awaited = self._directory / STOP if leads else self._leader_ended
+        while not awaited.exists():
+            time.sleep(MONITOR_SECONDS)
+        if leads:
+            self._stop_leader(first)
+        else:
+            self._kill(range(self._group.spec.local_world_size))
+
     def _forward_stops(self) -> None:
-        leader = self._handle(0)
+        first = self._handle(0)
         while True:
             signal.sigwait(STOPS)
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(leader, signal.SIGINT)
+            if self._group.workers[0].global_rank == 0:
+                self._stop_leader(first)
+
+    def _stop_leader(self, handle: int) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGINT)
+
+
+def use_interface_to(peer: str | None) -> None:
+    """Make gloo and NCCL use the network interface of the route to a host.
+
+    Otherwise they use the address that the host name resolves to, which is often loopback.
+    """
+    if peer is None:
+        return
+    try:
+        family, _, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [each.address for each in addresses]:
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", name)

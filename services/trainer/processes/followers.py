@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -78,7 +79,7 @@ class Followers:
     def lost(self) -> FollowerLost | None:
         """Return the follower that failed first, or None."""
         losses = [
-            FollowerLost(rank, int(path.read_text()), _read_error(rank))
+            FollowerLost(rank, int(path.read_text()), _read_error(self._directory, rank))
             for rank in range(1, self._count)
             if (path := exit_path(self._directory, rank)).exists()
         ]
@@ -123,10 +124,10 @@ class SilentReporter(ReporterPort):
 def follow(spec_path: Path, settings: Settings) -> int:
     """Run a segment as one of its followers. Return the exit code.
 
-    The lease of a follower never ends, because rank 0 decides. torch's agent ends the follower with
-    SIGTERM.
+    The lease of a follower never ends, because rank 0 decides. SIGTERM stays blocked: a cluster
+    that stops a pod sends it to all processes, and rank 0 needs the others to save. They are killed
+    when rank 0 has ended.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
     reporter = SilentReporter()
@@ -143,7 +144,9 @@ def follow(spec_path: Path, settings: Settings) -> int:
             failure=classify(error, reporter.phase),
             shortage=shortage_of(error),
         )
-        Path(os.environ[ERROR_FILE]).write_text(failed.model_dump_json())
+        # The second file is for rank 0 on another node.
+        for path in (Path(os.environ[ERROR_FILE]), shared_error_path(spec_path.parent)):
+            path.write_text(failed.model_dump_json())
         return 1
     return 0
 
@@ -152,6 +155,12 @@ def error_path(rank: int) -> Path:
     """Return the path of a rank's error file, next to that of this process."""
     own = Path(os.environ[ERROR_FILE])
     return own.parent.with_name(str(rank)) / own.name
+
+
+def shared_error_path(directory: Path, rank: int | None = None) -> Path:
+    """Return the path of a rank's error file in the pod's directory; by default, of this rank."""
+    number = os.environ.get("RANK", "0") if rank is None else rank
+    return directory / f"rank-{number}.error.json"
 
 
 def _class_of(exit_code: int) -> FailureClass:
@@ -163,11 +172,11 @@ def _class_of(exit_code: int) -> FailureClass:
     return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 
 
-def _read_error(rank: int) -> RankError | None:
-    try:
-        return RankError.model_validate_json(error_path(rank).read_text())
-    except (FileNotFoundError, ValueError):  # killed before or while it wrote the file
-        return None
+def _read_error(directory: Path, rank: int) -> RankError | None:
+    for path in (error_path(rank), shared_error_path(directory, rank)):
+        with suppress(FileNotFoundError, ValueError):  # killed before or while it wrote the file
+            return RankError.model_validate_json(path.read_text())
+    return None
 
 
 def describe_exit(rank: int, exit_code: int) -> str:

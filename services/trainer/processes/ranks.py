@@ -37,7 +37,9 @@ class EqualModels(DistributedDataParallelKwargs):
 
 
 class Ranks:
-    """One of `count` processes on this machine. Rank 0 leads: it reports, decides and writes.
+    """One of `count` processes, on one or several machines.
+
+    Rank 0 leads: it reports, decides and writes.
 
     torch's DistributedDataParallel averages the gradients in the backward pass of a step's last
     micro-batch. This class does all other communication.
@@ -61,22 +63,25 @@ class Ranks:
 
     @classmethod
     def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
-        """Connect to the other ranks over the loopback interface, each with its own GPU if any.
+        """Connect to the other ranks, each with its own GPU if any.
 
-        The rank and the number of ranks come from the environment variables of torch's launcher.
+        Ranks on one machine use the loopback interface. The rank and the number of ranks come from
+        the environment variables of torch's launcher.
         The rendezvous file must be new. Raise RuntimeError if there are too few GPUs.
         """
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+        index, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        if here == count:
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         on_gpus = torch.cuda.is_available()
         if on_gpus:
-            if torch.cuda.device_count() < count:
+            if torch.cuda.device_count() < here:
                 raise RuntimeError(
-                    f"The segment needs {count} GPUs, but the machine has "
+                    f"The segment needs {here} GPUs on this machine, but it has "
                     f"{torch.cuda.device_count()}."
                 )
-            torch.cuda.set_device(rank)
+            torch.cuda.set_device(index)
         # accelerate's store would listen on every network interface.
         store = dist.FileStore(str(rendezvous), count)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(

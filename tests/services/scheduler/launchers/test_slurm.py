@@ -203,7 +203,8 @@ def test_removing_a_launch_without_an_answer_cancels_its_job(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"gpu_count": GPUS + 1}, "Requested node configuration is not available"),
+        ({"gpu_count": ALL_GPUS + 1}, "cannot place 5 GPUs of type cpu"),
+        ({"gpu_count": GPUS + 1}, "cannot place 3 GPUs of type cpu"),
         ({"gpu_type": "l4"}, "has no GPUs of type l4"),
         ({"gpu_type": "abacus"}, "has no GPU type 'abacus'"),
         ({"region": "moon"}, "Add it to ECOLINK_SLURM_REGIONS"),

@@ -192,8 +192,17 @@ def test_ranks_agree_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rank(1, device=torch.device("cuda:1")).agree(False)
 
 
-def test_gpus_use_nccl_and_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("index", "here", "interface"), [(3, 4, "lo"), (1, 2, None)])
+def test_gpus_use_nccl_and_gloo(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    index: int,
+    here: int,
+    interface: str | None,
+) -> None:
+    """Each rank has a GPU of its node. Only the ranks of one node can use loopback."""
     backends: list[str] = []
+    chosen: list[int] = []
 
     def connect(backend: str, **_: object) -> None:
         backends.append(backend)
@@ -201,14 +210,19 @@ def test_gpus_use_nccl_and_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(dist, "init_process_group", connect)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda rank: None)
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.setenv(name, "lo")
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    interfaces = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in interfaces:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    own = {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": index, "LOCAL_WORLD_SIZE": here}
+    for name, value in own.items():
+        monkeypatch.setenv(name, str(value))
     with pytest.raises(InterruptedError):
         Ranks.join(tmp_path / "rendezvous", 1.0)
+    assert [os.environ.get(name) for name in interfaces] == [interface, interface]
+    assert chosen == [index]
     (backend,) = map(dist.Backend, backends)
     devices = dist.BackendConfig(backend).get_device_backend_map()
     assert devices == {"cpu": "gloo", "cuda": "nccl"}
