@@ -111,9 +111,9 @@ def test_it_is_healthy_after_up(installation: Installation, record_property: Mea
 
 def test_no_process_runs_as_root(running: Installation) -> None:
     for service in (*PROCESSES, *SERVERS):
-        listed = ["docker", "top", running.container(service), "-eo", "uid,args"]
+        listed = ["docker", "top", running.container(service), "-eo", "pid,uid,args"]
         shown = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
-        users = {line.split()[0] for line in shown.splitlines()[1:]}
+        users = {line.split()[1] for line in shown.splitlines()[1:]}
         assert "0" not in users, (service, shown)
 
 
