@@ -87,6 +87,8 @@ class FakeSlurm:
         """True: slurmrestd ends after it has passed on a submission."""
         self.waiting_seconds = 0
         """Time that the jobs that start now waited in the queue, by the clock of Slurm."""
+        self.refusal: int | None = None
+        """Error number with which slurmctld refuses submissions."""
         self.nodes = "nodes"
         """Recorded answer about the nodes."""
         self._lock = Lock()
@@ -136,6 +138,10 @@ class FakeSlurm:
                     return HTTPStatus.NOT_FOUND, "Unable find requested URL"
 
     def _submit(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.refusal is not None:
+            status, content = recorded("refused_gpus")
+            (error,) = content["errors"][:1]
+            return status, content | {"errors": [error | {"error_number": self.refusal}]}
         description = body["job"]
         if description["partition"] not in (PARTITION, URGENT):
             return recorded("refused_partition")

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Machine
@@ -51,6 +51,7 @@ from services.scheduler.launchers.pod_folder import (
 )
 from services.scheduler.launchers.recent_capacity import RecentCapacity
 from services.scheduler.launchers.slurm_rest import (
+    COMPLETING,
     SlurmJob,
     SlurmNode,
     SlurmRefused,
@@ -61,6 +62,9 @@ from services.scheduler.launchers.trainer_environment import trainer_environment
 
 STATES_SECONDS = 0.5
 """Seconds for which all pods share one answer about the states of the cluster's jobs."""
+
+COMPLETING_SECONDS = 120.0
+"""Time after which a job that is still completing counts as lost."""
 
 WARNING_SECONDS = 10
 """Seconds, in addition to the grace period, between SIGTERM and the end of a job's time limit."""
@@ -152,8 +156,6 @@ class SlurmLauncher:
     A pod is bound, and billing starts, when Slurm starts its job. A queued job is free of charge.
     """
 
-    host = None  # a scheduler on any machine sees the same pods
-
     def __init__(
         self,
         settings: Settings,
@@ -169,6 +171,8 @@ class SlurmLauncher:
         self._program = [python if each == sys.executable else each for each in program]
         self._rest = cluster.open()
         self._directory = cluster.directory.resolve()
+        # Schedulers on all machines see the same pods. Customers must not see the path.
+        self.host = f"slurm:{uuid5(NAMESPACE_URL, self._directory.as_uri())}"
         self._identity = settings.home.resolve() / "slurm-directory.identity"
         self._launching = threading.Lock()
         self._recent = RecentCapacity()
@@ -178,6 +182,7 @@ class SlurmLauncher:
         self._states: Mapping[int, frozenset[str]] = {}
         self._states_at = -STATES_SECONDS
         self._states_lock = threading.Lock()
+        self._completing: dict[int, float] = {}  # times, by the monotonic clock
         self._logger = logging.getLogger("launcher")
 
     def machine(self) -> Machine | None:
@@ -286,6 +291,8 @@ class SlurmLauncher:
             try:
                 job_id = self._rest.submit(job, script)
             except SlurmRefused as refused:
+                if refused.may_pass:
+                    raise PodPending(f"Slurm does not accept the job now. {refused}") from refused
                 raise LaunchFailed(f"Slurm refuses the job. {refused}") from refused
             request = Request(job_id, self._clock.now(), nodes=placement.nodes)
             request.save(folder)
@@ -448,14 +455,25 @@ class SlurmLauncher:
         return replace(ended, exit_code=_exit_code(self._rest.job(request.job_id)))
 
     def _alive(self, job_id: int) -> bool:
-        """Return True if processes of a job may run. All pods share one query of Slurm."""
+        """Return True if processes of a job may run. All pods share one query of Slurm.
+
+        A job whose processes cannot be killed is completing until an administrator acts. It does
+        not count after COMPLETING_SECONDS.
+        """
         with self._states_lock:
             recent = time.monotonic() - self._states_at < STATES_SECONDS
             if not recent or job_id not in self._states:
                 self._states = self._rest.states()
                 self._states_at = time.monotonic()
             states = self._states.get(job_id, frozenset())
-        return alive(states)
+            if COMPLETING not in states:
+                self._completing.pop(job_id, None)
+                return alive(states)
+            since = self._completing.setdefault(job_id, time.monotonic())
+        if time.monotonic() - since < COMPLETING_SECONDS:
+            return True
+        self._warn(f"Slurm job {job_id} does not end. Check its nodes; its segment has ended.")
+        return False
 
     def stop(self, name: PodName) -> None:
         """Send SIGTERM to the batch process, whose shim forwards it to the trainer.

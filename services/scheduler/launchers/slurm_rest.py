@@ -31,8 +31,20 @@ Smaller ones are of the communication with it: 11 try again, 1007 refused token,
 and -1 for a query of states while it is down.
 """
 UNKNOWN_JOB = 2017
+ENDED_JOB = 2021
 
-ALIVE = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "SIGNALING", "STAGE_OUT"})
+PASSING = frozenset({2002, 2016, 2037, 2040, 2045, 2050, 2055, 2068, 2070, 2074, 2101, 2105})
+"""Error numbers of a refused submission that is no fault of the job.
+
+They are a limit (2050, 2074), busy or unavailable nodes, licenses, reservations or partitions
+(2016, 2040, 2055, 2068, 2070, 2101), disabled submissions (2037, 2105), and an account or a right
+that an operator can add (2002, 2045).
+"""
+
+COMPLETING = "COMPLETING"
+"""Flag of a job whose processes Slurm ends."""
+
+ALIVE = frozenset({"RUNNING", "SUSPENDED", "STOPPED", COMPLETING, "SIGNALING", "STAGE_OUT"})
 """States and flags of a job whose processes may run."""
 
 QUEUED = frozenset({"PENDING", "CONFIGURING"})
@@ -49,6 +61,15 @@ UNUSABLE = frozenset(
 
 class SlurmRefused(Exception):
     """Slurm refuses a request. The text is Slurm's."""
+
+    def __init__(self, error: _Error) -> None:
+        super().__init__(_shown(error))
+        self.number = error.error_number
+
+    @property
+    def may_pass(self) -> bool:
+        """True if the same submission may be accepted later."""
+        return self.number in PASSING
 
 
 class _Number(BaseModel):
@@ -211,11 +232,20 @@ class SlurmRest:
 
     def signal(self, job_id: int, name: str) -> None:
         """Send a signal to the batch process of a running job, if it exists."""
-        self._ask("DELETE", f"/job/{job_id}", params={"signal": name, "flags": "BATCH_JOB"})
+        self._send_signal(job_id, {"signal": name, "flags": "BATCH_JOB"})
 
     def cancel(self, job_id: int) -> None:
         """End a job, if it exists: remove it from the queue, or kill all its processes."""
-        self._ask("DELETE", f"/job/{job_id}", params={"signal": "SIGKILL"})
+        self._send_signal(job_id, {"signal": "SIGKILL"})
+
+    def _send_signal(self, job_id: int, parameters: Mapping[str, str]) -> None:
+        try:
+            self._ask("DELETE", f"/job/{job_id}", params=parameters)
+        except SlurmRefused as refused:
+            if refused.number not in (UNKNOWN_JOB, ENDED_JOB):
+                raise LauncherUnavailable(
+                    f"Slurm does not signal job {job_id}: {refused}"
+                ) from refused
 
     def nodes(self) -> list[SlurmNode]:
         """Return all nodes."""
@@ -226,7 +256,7 @@ class SlurmRest:
         ]
 
     def partitions(self) -> dict[str, bool]:
-        """Return all partitions, and whether each starts jobs."""
+        """Return all partitions; True if it starts jobs."""
         rows = _rows(_PartitionRow, self._ask("GET", "/partitions/"), "partitions")
         return {row.name: "UP" in row.partition.state for row in rows}
 
@@ -251,7 +281,7 @@ class SlurmRest:
             raise
         self._note(None)
         if errors and not (unknown and errors[0].error_number == UNKNOWN_JOB):
-            raise SlurmRefused(_shown(errors[0]))
+            raise SlurmRefused(errors[0])
         return answer
 
     def _request(
@@ -346,7 +376,7 @@ def _parsed(kind: type[Row], value: Any) -> Row:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise LauncherUnavailable(f"slurmrestd gives an unknown answer: {error}") from error
+        raise LauncherUnavailable(f"slurmrestd gives an unknown response: {error}") from error
 
 
 def _shown(error: _Error) -> str:

@@ -218,6 +218,37 @@ def test_a_job_that_slurm_cannot_run_is_not_queued(
     assert (launcher.pods(), slurm.jobs) == ([], {})
 
 
+def test_a_job_that_a_limit_refuses_now_is_submitted_later(
+    launcher: SlurmLauncher, slurm: FakeSlurm
+) -> None:
+    slurm.refusal = 2050  # ESLURM_ACCOUNTING_POLICY
+    with pytest.raises(PodPending, match="does not accept the job now"):
+        launcher.launch(spec())
+    slurm.refusal = None
+    assert launched(launcher, spec()).alive
+
+
+def test_a_job_that_slurm_refuses_for_good_is_a_failed_launch(
+    launcher: SlurmLauncher, slurm: FakeSlurm
+) -> None:
+    slurm.refusal = 2066  # ESLURM_INVALID_QOS
+    with pytest.raises(LaunchFailed, match="2066"):
+        launcher.launch(spec())
+    assert launcher.pods() == []
+
+
+def test_a_job_whose_processes_cannot_be_killed_is_lost_after_a_while(
+    launcher: SlurmLauncher, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(launcher, spec())
+    slurm.lose(job_of(slurm), "COMPLETING")
+    pod = launcher.poll(NAME)
+    assert pod is not None
+    assert pod.alive
+    monkeypatch.setattr("services.scheduler.launchers.slurm.COMPLETING_SECONDS", 0.0)
+    eventually(lambda: (pod := launcher.poll(NAME)) is not None and not pod.alive)
+
+
 def test_a_job_that_ends_in_the_queue_is_a_failed_launch(
     launcher: SlurmLauncher, slurm: FakeSlurm
 ) -> None:
