@@ -237,6 +237,13 @@ def test_no_image_runs_as_root() -> None:
         assert users == ["10001:10001"]
 
 
+def test_the_database_is_in_the_named_volume_of_every_version() -> None:
+    data = SERVICES["postgres"]["environment"]["PGDATA"]
+    (volume,) = SERVICES["postgres"]["volumes"]
+    assert data.startswith(f"{volume.partition(':')[2]}/")
+    assert not data.startswith("/var/lib/postgresql/data")
+
+
 def test_every_package_is_pinned() -> None:
     commands = re.split(r"\n(?=[A-Z]+ )", DOCKERFILE)
     for command in (each for each in commands if each.startswith("RUN") and "pip" in each):
