@@ -193,8 +193,9 @@ def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | 
 def _answers(connection: Connection, datasets: Sequence[Mapping[str, Any]]) -> list[DatasetAnswer]:
     ids = [row["dataset_id"] for row in datasets]
     names = dataset_names(connection, ids)
-    tokens = _by_dataset(rows.token_counts(connection, ids))
+    # First what is missing: a count that arrives between the two queries is then in both answers.
     counting = _by_dataset(rows.uncounted_of(connection, ids))
+    tokens = _by_dataset(rows.token_counts(connection, ids))
     return [
         DatasetAnswer(
             **{name: row[name] for name in DatasetAnswer.model_fields if name in row},

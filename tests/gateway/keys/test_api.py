@@ -103,6 +103,7 @@ def test_an_expired_key_is_refused(client: TestClient, platform: Platform) -> No
     assert "expired at" in answer.json()["error"]["message"]
     signed_in = client.post("/sign-in", data={"api_key": expired.key}, follow_redirects=False)
     assert signed_in.status_code == 200
+    platform.project()
     listed = client.get("/api/keys", headers=person.headers).json()["data"]
     assert {each["id"]: each["expired"] for each in listed} == {
         str(person.key_id): False,
