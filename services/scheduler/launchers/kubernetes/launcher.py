@@ -101,7 +101,7 @@ class KubernetesLauncher:
         self._changes = 0  # counts our own changes, which make a view stale
         self._renewed: dict[PodName, float] = {}  # times of the Secrets, by the monotonic clock
         self._kept_logs: dict[PodName, bytes] = {}  # of killed pods, whose log the cluster deletes
-        self._report_refs: dict[PodName, str] = {}  # in case someone deletes a Job
+        self._report_refs: dict[PodName, str] = {}  # in case an operator deletes a Job
         self._warned: set[str] = set()  # names of devices, and pods whose end is logged
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
         self._recent = RecentCapacity()
