@@ -162,7 +162,7 @@ def _cluster(
 ) -> dict[str, Any]:
     """Return the connections of a server to its peers.
 
-    Whoever may connect as a peer can act for every account, so peers need a password.
+    A peer can act for every account, so peers need a password.
     """
     return {
         "name": CLUSTER,

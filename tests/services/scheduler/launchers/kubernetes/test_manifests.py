@@ -129,7 +129,7 @@ def test_cpu_segments_request_no_gpu(catalog: Catalog) -> None:
 
 
 def test_a_job_has_no_secret(catalog: Catalog) -> None:
-    """Whoever may read Jobs sees their environment."""
+    """A user who may read Jobs sees their environment."""
     manifest = job(catalog, spec())
     assert "secret@" not in str(manifest)
     environment = {each["name"]: each["value"] for each in container(manifest)["env"]}
