@@ -28,7 +28,7 @@ class ControlChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent: dict[tuple[UUID, int], Control] = {}
         self._answered: dict[tuple[UUID, int], None] = {}  # the newest last
-        self._sending = threading.Lock()  # each message repeats the flags of the last one
+        self._sending = threading.RLock()  # each message repeats the flags of the last one
 
     def bind(self) -> None:
         """Publish through the running event loop. Call this once, inside the loop."""
@@ -53,8 +53,7 @@ class ControlChannel:
 
     def segments(self) -> list[tuple[UUID, int]]:
         """Return the segments whose last message is known."""
-        with self._sending:
-            return list(self._sent)
+        return list(self._sent)
 
     def stop(self, job_id: UUID, segment: int) -> None:
         """Ask a segment to save a checkpoint and exit."""
@@ -72,9 +71,12 @@ class ControlChannel:
         return len(self._sent) + len(self._answered)
 
     def forget(self, job_id: UUID, segment: int) -> None:
-        """Drop the last message of a segment whose pod was removed."""
-        with self._sending:
-            self._sent.pop((job_id, segment), None)
+        """Drop the last message of a segment whose pod was removed.
+
+        The event loop calls this. It takes no lock, because a sender holds the lock while it waits
+        for the event loop.
+        """
+        self._sent.pop((job_id, segment), None)
 
     def _last(self, job_id: UUID, segment: int) -> Control:
         new = Control(job_id=job_id, segment=segment, paid_seconds=0)
