@@ -82,7 +82,7 @@ ACCESS: dict[str, Access] = {
     "sealer": Access(tables={"log_identity": READ, "invoices": "SELECT, UPDATE"}),
     "projector": Access(
         tables=_each(READ_MODELS, CHANGE)
-        | {"projection_positions": KEEP, "parked_events": READ}
+        | {"projection_positions": KEEP, "projection_shapes": READ, "parked_events": READ}
         | _each(MEASUREMENTS, ADD)
     ),
     "billing": Access(

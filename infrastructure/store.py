@@ -9,10 +9,12 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 
 import psycopg
 from eventsourcing.utils import get_topic, strtobool
+from psycopg.abc import Params, Query
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row, scalar_row
 from psycopg_pool import ConnectionPool
 
@@ -37,10 +39,42 @@ POOL_SECONDS = 10
 """Maximum wait for a connection of a pool."""
 
 
+class ReplanningCursor(psycopg.Cursor[Any]):
+    """A cursor that survives a migration which adds columns to a table.
+
+    psycopg prepares repeated queries. PostgreSQL refuses a prepared query if its result has other
+    columns than before. After that, the connection prepares no more queries, and the cursor repeats
+    the query unless it is part of a transaction, which has failed.
+    """
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        """Execute a query or command."""
+        try:
+            return super().execute(query, params, prepare=prepare, binary=binary)  # type: ignore[arg-type]
+        except psycopg.errors.FeatureNotSupported:
+            connection = self.connection
+            known = connection.prepare_threshold is None
+            connection.prepare_threshold = None
+            if known or connection.info.transaction_status is not TransactionStatus.IDLE:
+                raise
+            return super().execute(query, params, prepare=False, binary=binary)  # type: ignore[arg-type]
+
+
 class PooledConnection(Connection):
     """A connection of a pool."""
 
     returned_at = -math.inf  # monotonic time of its last use
+
+
+FACTORIES: dict[str, Any] = {"row_factory": dict_row, "cursor_factory": ReplanningCursor}
+"""Parameters of connections that return rows as dicts."""
 
 
 class _Pool(ConnectionPool[Connection]):
@@ -120,7 +154,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
     parameters = connection_parameters(settings.database_url)
     return _Pool(
         connection_class=PooledConnection,
-        kwargs=parameters | {"autocommit": True, "row_factory": dict_row},
+        kwargs=parameters | {"autocommit": True} | FACTORIES,
         min_size=1,
         max_size=max_size,
         timeout=POOL_SECONDS,
@@ -145,7 +179,7 @@ def connect_to(url: str, *, autocommit: bool = True) -> Generator[Connection]:
     """Like `connect`, to the database of a URL."""
     parameters = connection_parameters(url)
     with (
-        Connection.connect(autocommit=autocommit, row_factory=dict_row, **parameters) as connection,
+        Connection.connect(autocommit=autocommit, **parameters, **FACTORIES) as connection,
         writing(connection),
     ):
         yield connection

@@ -10,9 +10,11 @@ from statistics import median_low
 from domain.core.recorded import Recorded
 from projections.projection import (
     Connect,
+    ForeignShape,
     Projection,
     apply_batch,
     consumer_name,
+    foreign,
     lowest_position,
     positions_of,
 )
@@ -24,7 +26,8 @@ class ProjectionGroup:
     """An effect that applies each batch to all projections of a group in one transaction.
 
     A projection that fails leaves the group, so that it holds back no other one. The projector then
-    brings it up to date alone, and it joins the group again.
+    brings it up to date alone, and it joins the group again. A projection whose tables another
+    release has rebuilt leaves the group, too.
     """
 
     name = NAME
@@ -38,11 +41,16 @@ class ProjectionGroup:
         """Held while one of the three lists changes."""
 
     def leave_behind(self) -> None:
-        """Remove the projections that are further behind than most, as after a failure."""
+        """Remove the projections that are further behind than most, as after a failure.
+
+        Also remove those with tables of another release, unless all are.
+        """
         with self._connect() as connection:
             positions = positions_of(connection, self._members)
+            changed = foreign(connection, self._members)
         typical = median_low(positions.values())
-        self._leave([each for each in self._members if positions[each.name] < typical])
+        behind = [each for each in self._members if positions[each.name] < typical]
+        self._leave(list(dict.fromkeys([*behind, *changed])))
 
     def take_left(self) -> list[Projection]:
         """Return the projections that left the group since the last call."""
@@ -70,6 +78,11 @@ class ProjectionGroup:
         try:
             with self._connect() as connection:
                 apply_batch(connection, self._members, batch)
+        except ForeignShape as error:
+            if len(error.projections) == len(self._members):
+                raise
+            self._leave(error.projections)
+            self.apply(batch)
         except Exception:
             if len(self._members) == 1:
                 raise
@@ -100,6 +113,9 @@ class ProjectionGroup:
         self._leave(failed)
 
     def _leave(self, projections: Sequence[Projection]) -> None:
+        """Remove projections. Keep one if all would leave."""
+        if len(projections) == len(self._members):
+            projections = projections[1:]
         with self._lock:
             self._members = tuple(each for each in self._members if each not in projections)
             self._left += projections

@@ -115,6 +115,34 @@ def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> 
     return found.rowcount > 0
 
 
+class ForeignShape(Exception):
+    """The tables of some projections have the shape of another release of EcoLink."""
+
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        names = ", ".join(each.name for each in projections)
+        super().__init__(
+            f"The migration of another release rebuilt {names}. Run a projector of that release, "
+            "or `python -m deploy.migrate` of this one."
+        )
+        self.projections = tuple(projections)
+
+
+def foreign(connection: Connection, projections: Sequence[Projection]) -> list[Projection]:
+    """Return the projections whose tables the migration of another release has rebuilt."""
+    rows = connection.execute(
+        "SELECT name, ddl_sha256 FROM projection_shapes WHERE name = ANY(%s)",
+        [names_of(projections)],
+        prepare=False,
+    ).fetchall()
+    shapes = {row["name"]: row["ddl_sha256"] for row in rows}
+    return [each for each in projections if shapes.get(each.name, each.shape) != each.shape]
+
+
+def names_of(projections: Sequence[Projection]) -> list[str]:
+    """Return the names of projections."""
+    return [each.name for each in projections]
+
+
 def consumer_name(projection: Projection) -> str:
     """Return the name of the consumer that applies events to a projection."""
     return f"projection-{projection.name}"
@@ -147,10 +175,14 @@ def apply_batch(
 ) -> None:
     """Apply a batch of events to projections, with their positions, in one transaction.
 
-    Each projection skips the events that it has already applied.
+    Each projection skips the events that it has already applied. Raise ForeignShape, without any
+    effect, if another release has rebuilt some of the tables. The swap of a rebuild locks the
+    positions, so the shapes cannot change until the transaction ends.
     """
     with connection.pipeline(), connection.transaction(), connection.cursor() as cursor:
         positions = lock_positions(cursor, projections)
+        if changed := foreign(connection, projections):
+            raise ForeignShape(changed)
         for projection in projections:
             position = positions[projection.name]
             projection.take(cursor, [each for each in batch if each.id > position])
@@ -159,7 +191,7 @@ def apply_batch(
 
 def lock_positions(cursor: Cursor, projections: Sequence[Projection]) -> dict[str, int]:
     """Return the positions of projections by name, and lock them until the transaction ends."""
-    names = [projection.name for projection in projections]
+    names = names_of(projections)
     cursor.execute(
         "INSERT INTO projection_positions SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING",
         [names],
@@ -177,7 +209,7 @@ def set_positions(cursor: Cursor, projections: Sequence[Projection], position: i
     """Set the positions of projections, except for those that are already higher."""
     cursor.execute(
         "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = ANY(%s)",
-        [position, [projection.name for projection in projections]],
+        [position, names_of(projections)],
     )
 
 

@@ -6,7 +6,6 @@ from functools import partial
 
 from infrastructure.bus import TELEMETRY, Durable
 from infrastructure.consumer import subscribe_batches
-from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
@@ -14,6 +13,7 @@ from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.projector.following import Following, remove_retired
+from services.projector.handover import leading_projector
 from services.projector.measuring import store
 from services.projector.platform_metrics import register
 
@@ -28,7 +28,7 @@ STORES = {
 
 def run(settings: Settings) -> None:
     """Wait until no other projector runs, then apply events to the projections until SIGTERM."""
-    with leading(settings, "projector"):
+    with leading_projector(settings):
         _project(settings)
 
 

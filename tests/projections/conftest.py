@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.projection import Projection, ProjectionEffect
+from projections.rebuilding import rebuild
 
 Fold = Callable[..., Connection]
+
+
+@dataclass
+class OtherRelease:
+    """The migration of a release whose read models have one column more, and another fold."""
+
+    settings: Settings
+    log: EventLog
+
+    @staticmethod
+    def of(projection: Projection) -> Projection:
+        """Return the projection of that release."""
+        wider = f"{projection.ddl}; ALTER TABLE {projection.tables[0]} ADD COLUMN note text"
+        return replace(projection, ddl=wider, fold=projection.fold + 1)
+
+    def rebuild(self, projection: Projection) -> None:
+        """Rebuild the tables of a projection in the shape of that release."""
+        self._rebuild(self.of(projection))
+
+    def roll_back(self, projection: Projection) -> None:
+        """Rebuild the tables of a projection in the shape of this release."""
+        self._rebuild(projection)
+
+    def _rebuild(self, projection: Projection) -> None:
+        assert self.settings.owner_database_url is not None
+        rebuild(self.settings.owner_database_url, projection, self.log, lambda *_: None)
+
+
+@pytest.fixture
+def other_release(settings: Settings, log: EventLog) -> OtherRelease:
+    return OtherRelease(settings, log)
 
 
 @pytest.fixture

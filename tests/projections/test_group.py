@@ -16,10 +16,10 @@ from projections import ACCOUNTS, BILLING_LEDGER, MODELS
 from projections.accounts import all_accounts
 from projections.billing_ledger import postings_of
 from projections.group import ProjectionGroup
-from projections.projection import Cursor, Projection, lowest_position, one_by_one
+from projections.projection import Cursor, ForeignShape, Projection, lowest_position, one_by_one
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, ids
-from tests.projections.conftest import Fold
+from tests.projections.conftest import Fold, OtherRelease
 
 
 class Breakable:
@@ -141,3 +141,40 @@ def test_a_projection_that_is_ahead_of_the_others_stays(
     group.consumer.catch_up()
     (account,) = all_accounts(fold(ACCOUNTS))
     assert account["balance_micros"] == 2
+
+
+def test_tables_that_another_release_rebuilt_stay_unchanged(
+    group: Group, log: EventLog, fold: Fold, other_release: OtherRelease
+) -> None:
+    grow(log, 3)
+    group.consumer.catch_up()
+    other_release.rebuild(ACCOUNTS)
+    before = ids(log)[-1]
+    grow(log, 3)
+    group.consumer.catch_up()
+    connection = fold(MODELS)
+    assert all_accounts(connection)[0]["balance_micros"] == 2
+    assert lowest_position(connection, [ACCOUNTS]) == before
+    assert lowest_position(connection, [BILLING_LEDGER, MODELS]) == ids(log)[-1]
+    assert group.effect.take_left() == [ACCOUNTS]
+
+
+def test_a_projector_that_starts_on_tables_of_another_release_leaves_them_out(
+    group: Group, log: EventLog, other_release: OtherRelease
+) -> None:
+    other_release.rebuild(ACCOUNTS)
+    group.effect.leave_behind()
+    assert group.effect.take_left() == [ACCOUNTS]
+
+
+def test_if_another_release_rebuilt_all_tables_none_changes(
+    group: Group, log: EventLog, connection: Connection, other_release: OtherRelease
+) -> None:
+    grow(log, 3)
+    for each in (ACCOUNTS, BILLING_LEDGER, MODELS):
+        other_release.rebuild(each)
+    group.effect.leave_behind()
+    grow(log, 3)
+    with pytest.raises(ForeignShape):
+        group.consumer.catch_up()
+    assert all_accounts(connection)[0]["balance_micros"] == 2

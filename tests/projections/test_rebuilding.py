@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,10 +20,11 @@ from domain.core.recorded import Recorded
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
-from projections import ACCOUNTS, BILLING_LEDGER, DATASETS, PROJECTIONS
+from projections import ACCOUNTS, BILLING_LEDGER, DATASETS, PROJECTIONS, rebuilding
 from projections.accounts import all_accounts
 from projections.projection import (
     Cursor,
+    ForeignShape,
     Projection,
     ProjectionEffect,
     is_prepared,
@@ -34,7 +36,7 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
 from tests.logs import grow, ids, notifications
 from tests.polling import eventually
-from tests.projections.conftest import Fold
+from tests.projections.conftest import Fold, OtherRelease
 from tests.projections.test_projection import contents
 
 Rebuild = Callable[..., int]
@@ -249,6 +251,76 @@ def test_a_migration_rebuilds_only_tables_of_another_shape(
     assert (account["balance_micros"], account["note"]) == (2, None)
     assert lowest_position(connection, [wider]) == ids(log)[-1]
     assert is_prepared(connection, wider)
+
+
+def test_a_projector_that_waits_for_the_swap_of_another_release_changes_nothing(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    fold: Fold,
+    other_release: OtherRelease,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has locked no position yet when the swap begins, and decides after the swap."""
+    grow(log, 3)
+    connection = fold(ACCOUNTS)
+    outcomes: list[type[Exception] | None] = []
+    threads: list[threading.Thread] = []
+
+    def apply() -> None:
+        try:
+            OrderedConsumer(ProjectionEffect(ACCOUNTS, pool.connection), log).catch_up()
+        except Exception as error:  # noqa: BLE001  # compared below
+            outcomes.append(type(error))
+        else:
+            outcomes.append(None)
+
+    def waiting() -> bool:
+        query = "SELECT FROM pg_stat_activity WHERE datname = current_database() "
+        return connection.execute(f"{query} AND wait_event_type = 'Lock'").rowcount > 0  # type: ignore[arg-type]
+
+    record = rebuilding._Rebuild._record
+
+    def record_later(self: Any, position: int) -> None:
+        grow(log, 1)
+        threads.append(threading.Thread(target=apply))
+        threads[0].start()
+        eventually(waiting)
+        record(self, position)
+
+    monkeypatch.setattr(rebuilding._Rebuild, "_record", record_later)
+    other_release.rebuild(ACCOUNTS)
+    threads[0].join()
+    assert outcomes == [ForeignShape]
+    assert all_accounts(connection)[0]["balance_micros"] == 2
+
+
+def test_a_query_survives_a_new_column_of_its_table(
+    log: EventLog, fold: Fold, other_release: OtherRelease
+) -> None:
+    """PostgreSQL refuses a prepared query whose result has other columns than before."""
+    grow(log, 3)
+    connection = fold(ACCOUNTS)
+    for _ in range(10):  # a repeated query is prepared
+        all_accounts(connection)
+    other_release.rebuild(ACCOUNTS)
+    (account,) = all_accounts(connection)
+    assert (account["balance_micros"], account["note"]) == (2, None)
+    with connection.transaction():
+        assert len(all_accounts(connection)) == 1
+
+
+def test_a_transaction_that_met_a_new_column_succeeds_when_it_is_repeated(
+    log: EventLog, fold: Fold, other_release: OtherRelease
+) -> None:
+    grow(log, 3)
+    connection = fold(ACCOUNTS)
+    for _ in range(10):
+        all_accounts(connection)
+    other_release.rebuild(ACCOUNTS)
+    with pytest.raises(psycopg.errors.FeatureNotSupported), connection.transaction():
+        all_accounts(connection)
+    with connection.transaction():
+        assert len(all_accounts(connection)) == 1
 
 
 def test_a_changed_fold_needs_a_rebuild(log: EventLog, fold: Fold, rebuilt: Rebuild) -> None:

@@ -20,6 +20,7 @@ from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections import ACCOUNTS, BILLING_LEDGER, PROJECTIONS
+from projections.accounts import all_accounts
 from projections.billing_ledger import postings_of
 from projections.projection import Cursor, Projection, lowest_position
 from services.projector import following
@@ -28,6 +29,7 @@ from services.relay.publisher import Publisher
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, ids
 from tests.polling import eventually_async
+from tests.projections.conftest import OtherRelease
 
 
 @asynccontextmanager
@@ -83,6 +85,35 @@ async def test_a_projection_that_fails_holds_back_no_other_and_catches_up_later(
         await eventually_async(lambda: applied(ACCOUNTS, BILLING_LEDGER))
     with pool.connection() as connection:
         assert len(postings_of(connection, ACCOUNT_ID)) == 10  # one for each credit
+
+
+async def test_a_projection_whose_tables_another_release_rebuilt_waits_for_its_own_shape(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], nats: Client
+) -> None:
+    release, publisher = OtherRelease(settings, log), Publisher(log, nats, UUID(int=15))
+    others = [each for each in PROJECTIONS if each is not ACCOUNTS]
+
+    async def applied(*projections: Projection) -> bool:
+        with pool.connection() as connection:
+            return lowest_position(connection, projections) == ids(log)[-1]
+
+    async with followed(settings, log, pool, nats.jetstream()):
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(*PROJECTIONS))
+        await asyncio.to_thread(release.rebuild, ACCOUNTS)
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(*others))
+        assert not await applied(ACCOUNTS)
+        await asyncio.to_thread(release.roll_back, ACCOUNTS)
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: applied(*PROJECTIONS))
+    with pool.connection() as connection:
+        (account,) = all_accounts(connection)
+    assert account["balance_micros"] == 14
+    assert "note" not in account
 
 
 async def test_the_consumers_of_earlier_versions_are_removed(

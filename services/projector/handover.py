@@ -1,0 +1,150 @@
+"""Handover of the lead between projectors of two releases.
+
+The migration of a release rebuilds the read models that the release changed. From then on, a
+projector of the other release may no longer write to these tables. If it leads, it continues with
+the other read models until a projector that can write to all of them waits for the lead. It then
+ends, and its supervisor starts it again as a standby.
+
+A waiting projector that can write to all tables holds a shared advisory lock. PostgreSQL ends its
+session if the process hangs, as it does with a leader's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+
+import psycopg
+from psycopg.rows import dict_row
+
+from infrastructure import leadership
+from infrastructure.database_url import connection_parameters
+from infrastructure.leadership import Leadership, leading
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import PROJECTIONS
+from projections.projection import Projection, foreign
+
+LOCK_CLASS = 0xEC2
+"""First key of the advisory lock. The second key is the hash of the lead's name."""
+
+NAME = "projector"
+SESSION_NAME = f"ecolink {NAME} handover"
+POLL_SECONDS = 1.0
+
+SUITABLE_WAITS = """
+SELECT EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+    AND classid::bigint = %s AND objid::bigint = hashtext(%s)::bigint & 4294967295
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND pid <> pg_backend_pid()
+) AS waits
+"""
+
+
+@contextmanager
+def leading_projector(settings: Settings) -> Generator[Leadership]:
+    """Wait until this process leads as the projector, and lead until the block ends.
+
+    End the process if it cannot write to all tables and another projector that can waits.
+    """
+    handover = Handover(settings)
+    handover.wait_turn()
+    thread = threading.Thread(target=handover.keep, name="handover", daemon=True)
+    thread.start()
+    try:
+        with leading(settings, NAME) as led:
+            handover.lead(led)
+            yield led
+    finally:
+        handover.close()
+        thread.join(POLL_SECONDS)
+
+
+class Handover:
+    """The part of one projector in handovers. `keep` runs in a thread."""
+
+    def __init__(self, settings: Settings, release: Sequence[Projection] = PROJECTIONS) -> None:
+        self._settings, self._release = settings, release
+        self._connection: Connection | None = None
+        self._offers = False  # holds the lock
+        self._leadership: Leadership | None = None
+        self._closed = threading.Event()
+        self._logger = logging.getLogger("handover")
+
+    def wait_turn(self) -> None:
+        """Wait while this process cannot write to all tables, and one that can waits to lead."""
+        waiting = False
+        while not self._closed.is_set():
+            try:
+                connection = self._opened()
+                if not (foreign(connection, self._release) and _suitable_waits(connection)):
+                    return
+            except psycopg.Error as error:
+                self._drop()
+                self._logger.warning("cannot compare the read models, retrying: %s", error)
+            else:
+                if not waiting:
+                    self._logger.info("a projector of another release is about to lead")
+                waiting = True
+            self._closed.wait(POLL_SECONDS)
+
+    def lead(self, led: Leadership) -> None:
+        """Note that this process leads now."""
+        self._leadership = led
+
+    def keep(self) -> None:
+        """Offer to lead while this process can write to all tables. If it leads, hand over."""
+        while True:
+            try:
+                self.step()
+            except psycopg.Error as error:
+                self._drop()
+                self._logger.warning("cannot compare the read models, retrying: %s", error)
+            if self._closed.wait(POLL_SECONDS):
+                return
+
+    def step(self) -> None:
+        """Look once. Raise psycopg.Error if the database is unreachable."""
+        connection, led = self._opened(), self._leadership
+        changed = foreign(connection, self._release)
+        self._offer(connection, offers=led is None and not changed)
+        if led is not None and changed and _suitable_waits(connection):
+            names = ", ".join(each.name for each in changed)
+            led.lost(f"the tables of {names} belong to another release, whose projector waits")
+
+    def close(self) -> None:
+        """Withdraw the offer."""
+        self._closed.set()
+        self._drop()
+
+    def _offer(self, connection: Connection, *, offers: bool) -> None:
+        if offers != self._offers:
+            function = "pg_advisory_lock_shared" if offers else "pg_advisory_unlock_shared"
+            connection.execute(f"SELECT {function}(%s, hashtext(%s))".encode(), [LOCK_CLASS, NAME])
+            self._offers = offers
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            assert self._settings.database_url is not None
+            parameters = connection_parameters(self._settings.database_url)
+            parameters["application_name"] = SESSION_NAME
+            idle = int(1000 * leadership.IDLE_SECONDS)
+            parameters["options"] = f"-c idle_session_timeout={idle}"
+            self._connection = Connection.connect(
+                autocommit=True, row_factory=dict_row, **parameters
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection, self._offers = self._connection, None, False
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+
+def _suitable_waits(connection: Connection) -> bool:
+    row = connection.execute(SUITABLE_WAITS, [LOCK_CLASS, NAME]).fetchone()
+    return bool(row and row["waits"])
