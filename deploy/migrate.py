@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import uuid4
 
 import psycopg
@@ -34,6 +35,7 @@ from infrastructure import (
 from infrastructure.clock import Clock, clock_of
 from infrastructure.database_url import connection_parameters
 from infrastructure.event_handlers import PARKED_DDL
+from infrastructure.schema_change import change_schema
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
@@ -71,12 +73,12 @@ def migrate(settings: Settings) -> None:
             webhook_deliveries.DDL,
             alerts.DDL,
         ):
-            connection.execute(ddl.encode())
+            change_schema(connection, partial(connection.execute, ddl.encode()))
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
             for projection in PROJECTIONS:
                 if not is_prepared(connection, projection):
                     rebuild(url, projection, log, RebuildProgress())
-            grant_access(connection)
+            change_schema(connection, partial(grant_access, connection))
             seed_catalog(log, clock_of(settings), shipped_offers())
 
 

@@ -19,16 +19,10 @@ from psycopg import sql
 from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from infrastructure.consumer import BATCH_EVENTS, recorded
+from infrastructure.schema_change import LOCK_MILLISECONDS
 from infrastructure.store import Connection, connect_to
 from projections import PROJECTIONS
 from projections.projection import Cursor, Projection, lock_positions, set_positions
-
-LOCK_MILLISECONDS = 500
-"""Lock timeout of the swap.
-
-It is below PostgreSQL's deadlock timeout, so that the swap gives up in a deadlock, and not a
-reader.
-"""
 
 PAUSE_SECONDS = 0.2
 SWAP_SECONDS = 600.0

@@ -1,0 +1,69 @@
+"""The migration runs while services work, and never blocks them for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from deploy.migrate import migrate
+from domain.core.event_log import EventLog
+from infrastructure import schema_change
+from infrastructure.schema_change import SchemaLocked, change_schema
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.logs import grow, ids
+from tests.polling import eventually
+
+
+@contextmanager
+def reading(settings: Settings, *tables: str) -> Iterator[None]:
+    """Read tables in a transaction that stays open, as an audit or a backup does."""
+    with connect(settings, autocommit=False) as reader:
+        for table in tables:
+            reader.execute(f"SELECT count(*) FROM {table}".encode())
+        yield
+
+
+@pytest.mark.parametrize("table", ["ecolink_events", "ecolink_tracking", "step_measurements"])
+def test_a_migration_behind_a_long_reader_does_not_stop_writers(
+    settings: Settings, log: EventLog, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[None] = []
+
+    def pausing(seconds: float) -> None:
+        attempts.append(None)
+        time.sleep(0.05)
+
+    clock = SimpleNamespace(sleep=pausing, monotonic=time.monotonic)
+    monkeypatch.setattr(schema_change, "time", clock)
+    with reading(settings, table):
+        migrating = threading.Thread(target=migrate, args=(settings,))
+        migrating.start()
+        eventually(lambda: len(attempts) > 1)
+        before = len(ids(log))
+        grow(log, 5)
+        assert len(ids(log)) > before
+        assert migrating.is_alive()
+    migrating.join(timeout=60)
+    assert not migrating.is_alive()
+
+
+def test_a_migration_gives_up_and_names_the_transactions_in_its_way(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_change, "PATIENCE_SECONDS", 2.0)
+    with (
+        reading(settings, "profiles"),
+        connect(settings.model_copy(update={"database_url": settings.owner_database_url})) as owner,
+    ):
+        statement = b"ALTER TABLE profiles ADD COLUMN note text"
+        with pytest.raises(SchemaLocked, match="PostgreSQL process"):
+            change_schema(owner, lambda: owner.execute(statement))
+    with connect(settings) as connection, pytest.raises(psycopg.errors.UndefinedColumn):
+        connection.execute("SELECT note FROM profiles")
