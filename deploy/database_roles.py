@@ -6,6 +6,7 @@ truncate events.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,7 @@ ACCESS: dict[str, Access] = {
     "projector": Access(
         tables=_each(READ_MODELS, CHANGE)
         | {"projection_positions": KEEP, "projection_shapes": READ, "parked_events": READ}
+        | {"processes": READ}
         | _each(MEASUREMENTS, ADD)
     ),
     "billing": Access(
@@ -171,7 +173,7 @@ ACCESS: dict[str, Access] = {
         | {"webhook_secrets": HIDDEN_SECRETS}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
-        | _each(("leaderships", "alerts", "alert_notices"), READ)
+        | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)
         | {"alert_silences": CHANGE},
     ),
 }
@@ -182,8 +184,8 @@ OPERATOR = Access(
         *(GpuPool, Job, JobRequest, Meter, Payment),
     ),
     reads_snapshots=True,
-    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ}
-    | {"alert_silences": CHANGE},
+    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}
+    | {"alert_silences": CHANGE, "event_formats": ADD},
 )
 """Rights of operator commands, in addition to those of every service."""
 
@@ -212,7 +214,13 @@ LEADING = (
 SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, bigint, text)"
 """Database function for services that append events or store a position in the log."""
 
-FUNCTIONS = ", ".join((*LEADING, SAVING))
+PRESENCE = (
+    "process_runs(text, text, integer, text, integer, timestamptz)",
+    "process_ended(text, text, integer)",
+)
+"""Database functions with which every process records that it runs."""
+
+FUNCTIONS = ", ".join((*LEADING, SAVING, *PRESENCE))
 """All database functions that only some roles may call."""
 
 
@@ -241,10 +249,12 @@ def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, st
 def grant_access(connection: psycopg.Connection[Any]) -> None:
     """Grant exactly the rights in ACCESS to the roles that exist, in one transaction.
 
-    On a server without these roles, every process runs as the owner of the tables. Raise
-    RuntimeError if ACCESS lacks a table.
+    On a server without these roles, every process runs as the owner of the tables. No role gets
+    rights to a table that ACCESS lacks. After a return to this version, a newer one may have left
+    such tables.
     """
-    _require_named(connection)
+    if unnamed := unnamed_tables(connection):
+        logging.getLogger("migrate").warning("no role may use %s", ", ".join(sorted(unnamed)))
     connection.execute(FORWARD_ONLY)
     with connection.pipeline(), connection.transaction():
         roles = _present_roles(connection)
@@ -272,12 +282,10 @@ def known_tables() -> set[str]:
     return {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
 
 
-def _require_named(connection: psycopg.Connection[Any]) -> None:
+def unnamed_tables(connection: psycopg.Connection[Any]) -> set[str]:
+    """Return the tables of the database that ACCESS lacks."""
     rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    if missing := {name for (name,) in rows.fetchall()} - known_tables():
-        raise RuntimeError(
-            f"No role may use {', '.join(sorted(missing))}. Add rights to deploy/database_roles.py."
-        )
+    return {name for (name,) in rows.fetchall()} - known_tables()
 
 
 def _present_roles(connection: psycopg.Connection[Any]) -> list[str]:
@@ -292,6 +300,8 @@ def _grant_tables(
 ) -> None:
     _grant(connection, READ, "ecolink_events", role)
     _grant(connection, READ, "ecolink_tracking", role)
+    _grant(connection, READ, "event_formats", role)
+    _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(PRESENCE)} TO {{}}", role)
     if access.events:
         # MAINTAIN allows the table lock that keeps the event log in commit order.
         _grant(connection, "INSERT, MAINTAIN", "ecolink_events", role)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from uuid import uuid4
 
@@ -12,12 +13,14 @@ from deploy.progress import RebuildProgress
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Offers, shipped_offers
 from domain.core.aggregate import Cause, because
+from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from infrastructure import (
     alerts,
     drafts,
     event_recorder,
+    format_in_use,
     idempotency,
     invoice_requests,
     key_uses,
@@ -25,6 +28,7 @@ from infrastructure import (
     log_identity,
     measurements,
     notices,
+    presence,
     profiles,
     security_log,
     sessions,
@@ -39,23 +43,38 @@ from infrastructure.schema_change import change_schema
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
+from infrastructure.upgrade import finish_if_alone
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL, is_prepared
 from projections.rebuilding import rebuild
 
 ADVISORY_LOCK = 0xEC0
 
+MIGRATION = "service:migrate"
+"""Actor of the events that the migration saves."""
 
-def migrate(settings: Settings) -> None:
-    """Upgrade the database to the current schema. Idempotent; a lock excludes other runs."""
+
+SINGLE_MACHINE = "--single-machine"
+"""Argument that finishes the upgrade after the migration if no process of EcoLink runs."""
+
+
+def migrate(settings: Settings, *, single_machine: bool = False) -> None:
+    """Upgrade the database to the current schema. Idempotent; a lock excludes other runs.
+
+    On a `single_machine`, finish the upgrade if no process of EcoLink runs. Raise NewerFormat, and
+    change nothing, if this version of EcoLink cannot read the format in use.
+    """
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     with psycopg.connect(autocommit=True, **connection_parameters(url)) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+        format_in_use.require_readable(connection)
         create_event_tables(url)
         for ddl in (
             leadership.DDL,
             event_recorder.DDL,
+            format_in_use.DDL,
+            presence.DDL,
             log_identity.DDL,
             PARKED_DDL,
             POSITIONS_DDL,
@@ -74,12 +93,15 @@ def migrate(settings: Settings) -> None:
             alerts.DDL,
         ):
             change_schema(connection, partial(connection.execute, ddl.encode()))
+        format_in_use.begin_format(connection)
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
             for projection in PROJECTIONS:
                 if not is_prepared(connection, projection):
                     rebuild(url, projection, log, RebuildProgress())
             change_schema(connection, partial(grant_access, connection))
             seed_catalog(log, clock_of(settings), shipped_offers())
+        if single_machine:
+            finish_if_alone(connection, MIGRATION)
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
@@ -90,10 +112,13 @@ def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
         catalog.seed(offers)
         log.commit(catalog)
 
-    with because(Cause("service:migrate", f"seed:{uuid4()}", clock.now())):
+    with because(Cause(MIGRATION, f"seed:{uuid4()}", clock.now())):
         log.retrying(attempt)
 
 
 if __name__ == "__main__":
     load_secret_files()
-    migrate(Settings())
+    try:
+        migrate(Settings(), single_machine=SINGLE_MACHINE in sys.argv[1:])
+    except NewerFormat as error:
+        sys.exit(str(error))

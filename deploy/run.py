@@ -9,12 +9,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 from deploy.processes import PROCESSES
+from domain.core.event_format import NewerFormat
 from infrastructure import tracing
 from infrastructure.log_format import JsonLine, OneLine
 from infrastructure.metrics import serve_metrics
+from infrastructure.presence import EXIT_CODE, present
 from infrastructure.progress import watch
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
@@ -84,14 +87,24 @@ def main() -> None:
     tracing.start(arguments.name)
     if arguments.name in PROCESSES:
         serve_metrics(settings, list(PROCESSES).index(arguments.name))
-    module, _, function = target.partition(":")
     log.info("%s starts", arguments.name)
     try:
-        getattr(import_module(module), function)(settings)
+        with presence_of(arguments.name, settings):
+            module, _, function = target.partition(":")
+            getattr(import_module(module), function)(settings)
+    except NewerFormat as error:
+        log.critical("%s does not start: %s", arguments.name, error)
+        sys.exit(EXIT_CODE)
     except Exception:
         log.critical("%s failed", arguments.name, exc_info=True)
         sys.exit(1)
     log.info("%s ended", arguments.name)
+
+
+def presence_of(name: str, settings: Settings) -> AbstractContextManager[None]:
+    """Return the context in which a process of EcoLink is recorded as running."""
+    recorded = name in PROCESSES and settings.database_url is not None
+    return present(settings, name) if recorded else nullcontext()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from nats.errors import Error as NatsError
 from obstore.exceptions import BaseError
 
 from domain.core.aggregate import Aggregate, Cause, Event, because
-from domain.core.errors import VersionConflict
+from domain.core.errors import UpgradeUnfinished, VersionConflict
+from domain.core.event_format import NewerEvent
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import Kind, topics_of
@@ -73,8 +74,10 @@ seconds of the random pause after each.
 REPLAY_SECONDS = 2.0
 """Seconds between two checks for parked events with a requested replay."""
 
-STORE_PAUSE_SECONDS = 10.0
-"""Seconds before the next attempt for an event while the artifact store is unreachable."""
+WAITING_SECONDS = 10.0
+"""Seconds before the next attempt for an event that waits for the artifact store or the end of an
+upgrade.
+"""
 
 UNREACHABLE = (
     OperationalError,
@@ -86,8 +89,11 @@ UNREACHABLE = (
 )
 """Errors of an unreachable database or bus."""
 
-PASSING = (*UNREACHABLE, VersionConflict)
-"""Errors after which the consumer retries the event without parking it."""
+PASSING = (*UNREACHABLE, VersionConflict, NewerEvent)
+"""Errors after which the consumer retries the event without parking it.
+
+A process that cannot read an event is too old, and soon exits. See `infrastructure.presence`.
+"""
 
 BEHIND_PARKED = "An earlier event of this aggregate is parked."
 
@@ -110,8 +116,8 @@ class HandlerEffect:
 
     If a handler keeps failing, the effect parks its event and all later events of the same
     aggregate until an operator requests a replay. Other aggregates continue. If the artifact store
-    is unreachable, the effect parks the events too, but replays them automatically. Version
-    conflicts alone never park an event.
+    is unreachable, or the new events need a finished upgrade, the effect parks the events too, but
+    replays them automatically. Version conflicts alone never park an event.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class HandlerEffect:
         self._handlers = handlers
         self._connect = connect
         self._logger = logging.getLogger(f"handlers.{name}")
-        self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
+        self._paused_until: dict[UUID, float] = {}  # aggregates that wait to be replayed
 
     def position(self) -> int:
         """Return the notification ID of the last processed event."""
@@ -150,16 +156,16 @@ class HandlerEffect:
             except PASSING:
                 raise
             except Exception as error:
-                unreachable = _is_store_unreachable(error)
+                waits = _passes_later(error)
                 self._logger.error(
                     "PARKED %s %s and the later events of %s: %s; see `ecolink events parked`",
                     item.id,
                     item.topic,
                     item.originator_id,
-                    "it is retried automatically" if unreachable else "it needs an operator",
+                    "it is retried automatically" if waits else "it needs an operator",
                     exc_info=True,
                 )
-                self._park(item, _sentence(error), replay=unreachable)
+                self._park(item, _sentence(error), replay=waits)
                 parked.add(item.originator_id)
         if self.position() < batch[-1].id:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
@@ -181,8 +187,8 @@ class HandlerEffect:
                     raise
                 except Exception as error:
                     self._logger.exception("%s stays parked", row["notification_id"])
-                    if _is_store_unreachable(error):
-                        until = time.monotonic() + STORE_PAUSE_SECONDS
+                    if _passes_later(error):
+                        until = time.monotonic() + WAITING_SECONDS
                         self._paused_until[row["originator_id"]] = until
                         continue
                     failed.add(row["originator_id"])
@@ -244,8 +250,8 @@ class HandlerEffect:
     def _saved(self, item: Recorded, cause: Cause, tracking: Tracking | None) -> bool:
         """Handle an event, with retries. Return True if it caused new events.
 
-        Raise VersionConflict after CONFLICT_ATTEMPTS of them, an error of the artifact store at
-        once, and another error after ATTEMPTS.
+        Raise VersionConflict after CONFLICT_ATTEMPTS of them, an error of the artifact store or
+        UpgradeUnfinished at once, and another error after ATTEMPTS.
         """
         failures = conflicts = 0
         while True:
@@ -265,7 +271,7 @@ class HandlerEffect:
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, CONFLICT_PAUSE_SECONDS))
-            except (BaseError, S3Refused):
+            except (BaseError, S3Refused, UpgradeUnfinished):
                 raise  # the client of the artifact store has retried
             except Exception:
                 failures += 1
@@ -314,8 +320,10 @@ class HandlerEffect:
         return row is not None
 
 
-def _is_store_unreachable(error: Exception) -> bool:
-    return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
+def _passes_later(error: Exception) -> bool:
+    """Return True if the artifact store is unreachable, or the upgrade is not finished."""
+    passing = (*STORE_ERRORS, UpgradeUnfinished)
+    return isinstance(error, passing) and not isinstance(error, FileNotFoundError)
 
 
 def _sentence(error: Exception) -> str:

@@ -23,6 +23,7 @@ from infrastructure.database_url import connection_parameters, writing
 from infrastructure.event_datastore import PARAMETERS, EventStoreFactory
 from infrastructure.event_recorder import TIMELINE, EventRecorder
 from infrastructure.leadership import Leadership
+from infrastructure.presence import follow_format
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -111,16 +112,14 @@ def open_log(
     The log uses snapshots if the settings contain their secret. Only billing and the scheduler take
     snapshots. With `leadership`, saves fail as soon as another process leads.
 
-    Raise RuntimeError if the server's settings would lose or reorder events.
+    The log stores events in the format in use. Raise NewerFormat if this version of EcoLink cannot
+    read it, and RuntimeError if the server's settings would lose or reorder events.
     """
     assert settings.database_url is not None
     if strtobool(os.environ.get("POSTGRES_ENABLE_DB_FUNCTIONS", "no")):
         # These functions skip the table lock, so readers at the end of the log miss committed
         # events.
         raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
-    with connect(settings) as connection:
-        _require_durable(connection)
-        timeline = scalar(connection, TIMELINE)
     environment = _environment(settings.database_url, create=False, pool_size=pool_size)
     if settings.snapshot_secret:
         environment["IS_SNAPSHOTTING_ENABLED"] = "y"
@@ -128,7 +127,14 @@ def open_log(
         environment[TAKES_SNAPSHOTS] = "y" if takes_snapshots else "n"
     if cached:
         environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
-    log = EventLog(environment)
+    with connect(settings) as connection:
+        _require_durable(connection)
+        timeline, log = scalar(connection, TIMELINE), EventLog(environment)
+        try:
+            follow_format(log, connection)
+        except BaseException:
+            log.close()
+            raise
     assert isinstance(log.recorder, EventRecorder)
     log.recorder.leadership = leadership
     log.recorder.timeline, log.recorder.on_failover = timeline, log.forget_cached

@@ -42,7 +42,7 @@ SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 
 EPHEMERAL = {
     *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "verifications"),
-    "ecolink_snapshots",
+    *("ecolink_snapshots", "processes"),
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 

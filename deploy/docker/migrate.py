@@ -15,8 +15,9 @@ from pathlib import Path
 import psycopg
 
 from deploy.local import postgres
-from deploy.migrate import migrate
+from deploy.migrate import SINGLE_MACHINE, migrate
 from deploy.run import set_up_logging
+from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.machine_checks import Level, artifact_checks
 from infrastructure.secret_files import load_secret_files
@@ -32,15 +33,18 @@ class NotPrepared(Exception):
     """A server refuses what the migration needs. The message says what to do."""
 
 
-def prepare(settings: Settings, role_passwords: Path) -> None:
+def prepare(settings: Settings, role_passwords: Path, *, single_machine: bool = False) -> None:
     """Create the roles, upgrade the database, and create the bucket.
 
-    `role_passwords` is a JSON file with the password of each database role. Raise NotPrepared.
+    `role_passwords` is a JSON file with the password of each database role. On a `single_machine`,
+    finish the upgrade if no process of EcoLink runs. Raise NotPrepared.
     """
     assert settings.owner_database_url is not None
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
-        migrate(settings)
+        migrate(settings, single_machine=single_machine)
+    except NewerFormat as error:
+        raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise NotPrepared(f"PostgreSQL does not answer as its owner: {reason}") from error
@@ -57,7 +61,8 @@ def main() -> None:
     settings = Settings()
     set_up_logging(settings, "migrate")
     try:
-        prepare(settings, Path(sys.argv[1]))
+        single_machine = SINGLE_MACHINE in sys.argv[2:]
+        prepare(settings, Path(sys.argv[1]), single_machine=single_machine)
     except NotPrepared as error:
         log.error("%s", error)
         sys.exit(1)

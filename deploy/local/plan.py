@@ -19,6 +19,7 @@ from deploy.local.nats import NatsServer
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
+from deploy.migrate import SINGLE_MACHINE
 from deploy.processes import environment
 from infrastructure.settings import Settings
 
@@ -94,7 +95,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     filled = settings.model_copy(update=known)
     migration = Program(
         name="migrate",
-        argv=(sys.executable, "-P", "-m", "deploy.migrate"),
+        argv=(sys.executable, "-P", "-m", "deploy.migrate", SINGLE_MACHINE),
         environment=os.environ | environment(filled),
         restarts=False,
     )

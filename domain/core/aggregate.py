@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -72,6 +72,13 @@ class Event(Value, CanMutateAggregate[UUID]):
     TOPIC: ClassVar[str]
     class_version: ClassVar[int] = 1
     """Version of the class's fields. A class with a later one has functions that upcast a state."""
+    formats: ClassVar[Mapping[int, int]] = {}
+    """Formats of the log that added versions of the class. A version that is not listed has the
+    format of the version before it, and the first one has format 1.
+
+    A listed version above 1 needs a function that downcasts a state, such as `downcast_v1_v2` from
+    version 2 to version 1. See `domain.core.event_format`.
+    """
 
     originator_id: UUID
     originator_version: int

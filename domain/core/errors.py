@@ -91,3 +91,9 @@ class CommandReused(DomainError):
     """The idempotency key was used for another request."""
 
     code = "idempotency_key_reused"
+
+
+class UpgradeUnfinished(DomainError):
+    """Some processes still run an older version, which could not read the result. Try later."""
+
+    code = "upgrade_unfinished"

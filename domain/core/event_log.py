@@ -26,11 +26,12 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
-from eventsourcing.utils import get_topic, resolve_topic, strtobool
-from pydantic_core import from_json
+from eventsourcing.utils import TopicError, get_topic, resolve_topic, strtobool
+from pydantic_core import from_json, to_json
 
 from domain.core.aggregate import Aggregate, Event
-from domain.core.errors import NotFound, VersionConflict
+from domain.core.errors import NotFound, UpgradeUnfinished, VersionConflict
+from domain.core.event_format import FORMAT, NewerEvent, version_in
 from domain.core.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
@@ -55,19 +56,45 @@ T = TypeVar("T")
 
 
 class PydanticMapper(Mapper[UUID]):
-    """A mapper that stores events as the JSON of their models.
+    """A mapper that stores events as the JSON of their models, in a format of the log.
 
     The JSON omits the fields that have their own columns. The serializer, parser and validator of
     pydantic are called directly: each event passes here, and they take a quarter of the time.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._format = FORMAT
+        self._versions: dict[Any, int | None] = {}  # versions to store, by event class
+
+    @property
+    def format_in_use(self) -> int:
+        """Format of the events that the mapper stores."""
+        return self._format
+
+    @format_in_use.setter
+    def format_in_use(self, format: int) -> None:
+        # In this order, because another thread may store an event now.
+        self._format = format
+        self._versions = {}
+
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
-        """Return the database row for an event or a snapshot."""
+        """Return the database row for an event or a snapshot.
+
+        The row has an older version of the event if the format in use has no newer one. Raise
+        UpgradeUnfinished if the format has no version that can express the event.
+        """
         kind: Any = type(domain_event)
+        versions = self._versions
+        try:
+            version = versions[kind]
+        except KeyError:
+            version = versions[kind] = version_in(kind, self._format)
         state = kind.__pydantic_serializer__.to_json(domain_event, exclude=COLUMNS)
-        class_version = getattr(kind, "class_version", 1)
-        if class_version > 1:
-            state = b'%s,"class_version":%d}' % (state[:-1], class_version)
+        if version != getattr(kind, "class_version", 1):
+            state = _downcast(domain_event, state, version)
+        if version is not None and version > 1:
+            state = b'%s,"class_version":%d}' % (state[:-1], version)
         return StoredEvent(
             originator_id=domain_event.originator_id,
             originator_version=domain_event.originator_version,
@@ -76,7 +103,10 @@ class PydanticMapper(Mapper[UUID]):
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
-        """Return the event in a database row, upcast to the current version of its class."""
+        """Return the event in a database row, upcast to the current version of its class.
+
+        Raise NewerEvent if a newer version of EcoLink stored it.
+        """
         return event_of(
             stored_event.topic,
             stored_event.originator_id,
@@ -90,15 +120,47 @@ def event_of(
 ) -> Any:
     """Return the event with a stored state, upcast to the current version of its class.
 
-    This changes `state`. Raise ValidationError if the state is invalid.
+    This changes `state`. Raise ValidationError if the state is invalid, and NewerEvent if a newer
+    version of EcoLink stored it.
     """
-    event_class = resolve_topic(topic)
+    try:
+        event_class = resolve_topic(topic)
+    except TopicError as error:
+        raise NewerEvent(f"This version of EcoLink has no event {topic!r}. Upgrade it.") from error
     stored_version = state.pop("class_version", 1)
-    for version in range(stored_version, getattr(event_class, "class_version", 1)):
+    known_version = getattr(event_class, "class_version", 1)
+    if stored_version > known_version:
+        raise NewerEvent(
+            f"This version of EcoLink reads {topic} up to version {known_version}. The stored one "
+            f"has version {stored_version}. Upgrade EcoLink."
+        )
+    for version in range(stored_version, known_version):
         getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
     state["originator_id"] = originator_id
     state["originator_version"] = originator_version
     return event_class.__pydantic_validator__.validate_python(state)
+
+
+def _downcast(event: DomainEventProtocol[UUID], state: bytes, version: int | None) -> bytes:
+    """Return the JSON of an event in an older version of its class.
+
+    `state` is the JSON in the current version. Raise UpgradeUnfinished if the class has no older
+    version (`version` is None), or if a reader would not get the same event from it.
+    """
+    kind: Any = type(event)
+    if version is not None:
+        older = from_json(state)
+        for newer in range(kind.class_version, version, -1):
+            getattr(kind, f"downcast_v{newer - 1}_v{newer}")(older)
+        stored = to_json(older, inf_nan_mode="constants")
+        marked = from_json(stored) | {"class_version": version}
+        read = event_of(kind.TOPIC, event.originator_id, event.originator_version, marked)
+        if kind.__pydantic_serializer__.to_json(read, exclude=COLUMNS) == state:
+            return stored
+    raise UpgradeUnfinished(
+        "EcoLink is being upgraded. This request needs the new version on all machines. Try again "
+        f"when the operator has finished the upgrade. ({kind.TOPIC} is not in the format in use.)"
+    )
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
@@ -178,6 +240,17 @@ class EventLog(Application[UUID]):
             self.repository.cache = AggregateCache(self.repository.cache.maxsize)
 
     @property
+    def format_in_use(self) -> int:
+        """Format of the events that the log stores. It rises when an upgrade is finished."""
+        assert isinstance(self.mapper, PydanticMapper)
+        return self.mapper.format_in_use
+
+    @format_in_use.setter
+    def format_in_use(self, format: int) -> None:
+        assert isinstance(self.mapper, PydanticMapper)
+        self.mapper.format_in_use = format
+
+    @property
     def process_recorder(self) -> ProcessRecorder:
         """Recorder, with its concrete type."""
         assert isinstance(self.recorder, ProcessRecorder)
@@ -208,7 +281,8 @@ class EventLog(Application[UUID]):
         """Save all pending events of the aggregates, and a handler's position, in one transaction.
 
         Raise VersionConflict if another writer saved first. If the stored events come from the same
-        command, the save succeeds: the library repeated it after a lost acknowledgement.
+        command, the save succeeds: the library repeated it after a lost acknowledgement. Raise
+        UpgradeUnfinished if the format in use cannot express an event.
         """
         processing = _processing(aggregates, tracking)
         if not processing.events and tracking is None:

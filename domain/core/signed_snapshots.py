@@ -23,6 +23,8 @@ from eventsourcing.persistence import (
 )
 from pydantic import BaseModel, ValidationError
 
+from domain.core.event_format import NewerEvent
+
 
 class SignedState(BaseModel):
     """Contents of the state column of a snapshot's row."""
@@ -107,9 +109,14 @@ class SignedSnapshots(EventStore[UUID]):
             yield snapshot
 
     def current(self, genuine: StoredEvent) -> DomainEventProtocol[UUID]:
-        """Return a snapshot, upcast. Raise OutdatedSnapshot if EcoLink cannot use its state."""
+        """Return a snapshot, upcast. Raise OutdatedSnapshot if EcoLink cannot use its state.
+
+        During an upgrade, the state may be of a newer version of EcoLink.
+        """
         try:
             return self.mapper.to_domain_event(genuine)
+        except NewerEvent as error:
+            raise OutdatedSnapshot from error
         except ValidationError as error:
             if self._is_new(genuine):
                 logging.getLogger("event_log").error(
@@ -188,7 +195,7 @@ def _sha256(event: StoredEvent) -> str:
 
 
 class OutdatedSnapshot(Exception):
-    """An earlier version of EcoLink created the snapshot, and its state is incomplete or wrong."""
+    """Another version of EcoLink created the snapshot, and this one cannot use its state."""
 
 
 class ForgedSnapshot(Exception):

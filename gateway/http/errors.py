@@ -29,6 +29,7 @@ from domain.core.errors import (
     SpendingLimitReached,
     StaleSegment,
     Suspended,
+    UpgradeUnfinished,
     VersionConflict,
     WrongState,
 )
@@ -144,6 +145,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
     TookTooLong: HTTPStatus.SERVICE_UNAVAILABLE,
     ProviderUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    UpgradeUnfinished: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 FIGURES = TypeAdapter(dict[str, JsonValue])
@@ -152,6 +154,9 @@ STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
 
 LOADING_SECONDS = 5
 """Retry-After while a model is loading, in seconds."""
+
+UPGRADE_SECONDS = 60
+"""Retry-After while an upgrade is not finished, in seconds."""
 
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
@@ -348,6 +353,8 @@ def retry_after(error: DomainError) -> int | None:
             return error.retry_seconds
         case Overloaded():
             return 1
+        case UpgradeUnfinished():
+            return UPGRADE_SECONDS
         case _:
             pass
     named = HEADERS.get(status_of(error), {}).get("retry-after")

@@ -12,7 +12,14 @@ from fastapi.concurrency import run_in_threadpool
 
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Cause, because
-from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, VersionConflict
+from domain.core.errors import (
+    DomainError,
+    Invalid,
+    NotFound,
+    SeveralProblems,
+    UpgradeUnfinished,
+    VersionConflict,
+)
 from domain.core.identity import base_model_id, created_id, job_request_id
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.choices import Choices
@@ -160,7 +167,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
             loads = loads_now(backend)
             there = place(backend, account_id, choices, loads, request.order.max_cost_micros)
             backend.launching.approve_requested(job_id, there)
-        except (NotYetVisible, VersionConflict):
+        except (NotYetVisible, UpgradeUnfinished, VersionConflict):
             return  # temporary: the next poll retries
         except DomainError as refusal:
             backend.launching.refuse_requested(job_id, refusal)

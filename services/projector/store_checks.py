@@ -16,6 +16,7 @@ from domain.billing.meter import Meter, MeterState
 from domain.capacity.gpu_pool import GpuPool, GpuPoolState
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
+from domain.core.event_format import NewerEvent
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.core.money import exact_dollars
@@ -149,7 +150,7 @@ class SnapshotCheck:
             stored = self._log.mapper.to_domain_event(
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
-        except (OutdatedSnapshot, ValidationError):
+        except (OutdatedSnapshot, NewerEvent, ValidationError):
             self.outdated += genuine
             return
         except (ValueError, LookupError):

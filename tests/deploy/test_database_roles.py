@@ -23,6 +23,7 @@ from deploy.database_roles import (
     grant_access,
     role_of,
     topics_of,
+    unnamed_tables,
 )
 from deploy.local.home import Home
 from deploy.local.plan import make_plan
@@ -473,12 +474,24 @@ def test_a_migration_revokes_extra_rights(settings: Settings) -> None:
         refused(connection, SAVE_NOTHING)
 
 
-def test_a_table_without_any_grant_fails_the_migration(settings: Settings) -> None:
+def test_every_table_is_named_and_one_of_a_newer_version_is_left_alone(settings: Settings) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
-        owner.execute("CREATE TABLE forgotten (id int)")
-        with pytest.raises(RuntimeError, match="forgotten"):
-            grant_access(owner)
+        assert unnamed_tables(owner) == set(), "add rights to deploy/database_roles.py"
+        owner.execute("CREATE TABLE newer (id int)")
+        grant_access(owner)
+        assert unnamed_tables(owner) == {"newer"}
+    with logged_in(settings, "gateway") as connection:
+        refused(connection, "SELECT * FROM newer")
+
+
+def test_a_process_records_only_its_own_service(settings: Settings) -> None:
+    ended = "SELECT process_ended('{}', 'host', 1)"
+    with logged_in(settings, "gateway") as connection:
+        connection.execute(ended.format("gateway").encode())
+        refused(connection, ended.format("billing"))
+        refused(connection, "UPDATE processes SET format = 9")
+        refused(connection, "INSERT INTO event_formats VALUES (9, '9', 'gateway')")
 
 
 def test_every_event_has_a_service_that_may_append_it() -> None:

@@ -17,7 +17,8 @@ from domain import AGGREGATES
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Cause, Event, because, current_cause
-from domain.core.errors import VersionConflict
+from domain.core.errors import UpgradeUnfinished, VersionConflict
+from domain.core.event_format import NewerEvent
 from domain.core.event_log import EventLog
 from infrastructure import event_handlers, tracing
 from infrastructure.consumer import OrderedConsumer
@@ -43,7 +44,7 @@ OTHER_ID, MIRROR_ID = uuid4(), uuid4()
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_handlers, "ATTEMPT_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(event_handlers, "CONFLICT_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(event_handlers, "STORE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(event_handlers, "WAITING_SECONDS", 0.0)
 
 
 def test_a_topic_with_two_handlers_is_refused() -> None:
@@ -262,8 +263,11 @@ def test_a_replay_during_a_batch_frees_its_aggregate(log: EventLog, mirror: Mirr
     assert mirror.parked == []
 
 
-@pytest.mark.parametrize("error", [GenericError("unreachable"), OSError("no space left")])
-def test_an_unreachable_store_parks_events_that_replay_automatically(
+@pytest.mark.parametrize(
+    "error",
+    [GenericError("unreachable"), OSError("no space left"), UpgradeUnfinished("not in format 1")],
+)
+def test_an_error_that_passes_parks_events_that_replay_automatically(
     log: EventLog, mirror: Mirror, error: Exception
 ) -> None:
     grow(log, 2)
@@ -278,6 +282,16 @@ def test_an_unreachable_store_parks_events_that_replay_automatically(
     assert mirror.effect.replay_requested() == 2
     assert mirror.credits[1:] == credit_events(ACCOUNT_ID)
     assert mirror.parked == []
+
+
+def test_an_event_of_a_newer_version_is_neither_parked_nor_skipped(
+    log: EventLog, mirror: Mirror
+) -> None:
+    grow(log, 2)
+    mirror.failing = fail_for(ACCOUNT_ID, NewerEvent("It has version 9."))
+    with pytest.raises(NewerEvent):
+        mirror.catch_up()
+    assert (mirror.parked, mirror.credits) == ([], [])
 
 
 def test_a_failed_replay_stays_parked_until_the_next_request(log: EventLog, mirror: Mirror) -> None:

@@ -1,0 +1,206 @@
+"""The running processes of an installation, with their versions.
+
+Each process renews its row every few seconds, in a thread with its own database session. The reply
+is the format of the event log in use. So the process learns that an upgrade is finished, and a
+process that cannot read the new format exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakSet
+
+import psycopg
+from psycopg.rows import class_row
+
+from domain.core.event_format import FORMAT, NewerFormat
+from domain.core.event_log import EventLog
+from infrastructure.code_version import package_version
+from infrastructure.database_url import connection_parameters
+from infrastructure.format_in_use import format_in_use
+from infrastructure.settings import Settings
+
+BEAT_SECONDS = 5.0
+ALIVE_SECONDS = 30.0
+"""Seconds after which a process without a new beat no longer counts as running."""
+
+EXIT_CODE = 7
+"""Exit code of a process that cannot read the format in use."""
+
+FORGOTTEN = "1 day"
+"""Age at which the row of a process that did not end properly is deleted."""
+
+DDL = f"""
+CREATE TABLE IF NOT EXISTS processes (
+    service text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    version text NOT NULL,
+    format integer NOT NULL,
+    started timestamptz NOT NULL,
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (service, host, pid)
+);
+CREATE OR REPLACE FUNCTION process_runs(
+    of_service text, of_host text, of_pid integer, of_version text, of_format integer,
+    since timestamptz
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    PERFORM require_own_lead(of_service);
+    INSERT INTO processes VALUES (of_service, of_host, of_pid, of_version, of_format, since)
+    ON CONFLICT (service, host, pid) DO UPDATE SET version = excluded.version,
+        format = excluded.format, started = excluded.started, seen = excluded.seen;
+    DELETE FROM processes WHERE seen < clock_timestamp() - interval '{FORGOTTEN}';
+END $$;
+CREATE OR REPLACE FUNCTION process_ended(of_service text, of_host text, of_pid integer)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    PERFORM require_own_lead(of_service);
+    DELETE FROM processes WHERE service = of_service AND host = of_host AND pid = of_pid;
+END $$
+"""
+"""Table of processes, and functions with which a role changes only the rows of its own service."""
+
+RUNS = "SELECT process_runs(%s, %s, %s, %s, %s, %s)"
+ENDED = "SELECT process_ended(%s, %s, %s)"
+
+ALIVE = """
+SELECT service, host, pid, version, format, started, seen FROM processes
+WHERE seen > clock_timestamp() - make_interval(secs => %s)
+ORDER BY format, service, host, pid
+"""
+
+_logs: WeakSet[EventLog] = WeakSet()
+"""The open event logs of this process."""
+
+
+@dataclass(frozen=True)
+class RunningProcess:
+    """A process that was seen within ALIVE_SECONDS."""
+
+    service: str
+    host: str
+    pid: int
+    version: str
+    format: int
+    """Newest format of the event log that it reads."""
+    started: datetime
+    seen: datetime
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.version} on {self.host} (process {self.pid})"
+
+
+def running_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
+    """Return the running processes, those of the oldest format first."""
+    with connection.cursor(row_factory=class_row(RunningProcess)) as cursor:
+        return cursor.execute(ALIVE, [ALIVE_SECONDS]).fetchall()
+
+
+def follow_format(log: EventLog, connection: psycopg.Connection[Any]) -> None:
+    """Let a log store events in the format in use, and follow when the format rises.
+
+    Raise NewerFormat if this version of EcoLink cannot read the format in use.
+    """
+    _logs.add(log)
+    log.format_in_use = format_in_use(connection)
+
+
+class Presence:
+    """The row of this process. `beat` renews it."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        assert settings.database_url is not None
+        self.service = service
+        self._url = settings.database_url
+        self._started = datetime.now(UTC)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    @property
+    def _key(self) -> list[str | int]:
+        return [self.service, socket.gethostname(), os.getpid()]
+
+    def beat(self) -> None:
+        """Renew the row, and apply the format in use to the open logs.
+
+        Raise NewerFormat if this version of EcoLink cannot read the format, and psycopg.Error if
+        the database does not answer.
+        """
+        try:
+            connection = self._opened()
+            connection.execute(RUNS, [*self._key, package_version(), FORMAT, self._started])
+            in_use = format_in_use(connection)
+        except psycopg.Error:
+            self._drop()
+            raise
+        for log in list(_logs):
+            if log.format_in_use != in_use:
+                log.format_in_use = in_use
+
+    def end(self) -> None:
+        """Delete the row, if the database answers."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.execute(ENDED, self._key)
+        self._drop()
+
+    def _opened(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            parameters = connection_parameters(self._url)
+            parameters["application_name"] = f"ecolink {self.service}"
+            # A lost beat is repeated, so it does not wait for the disk or a standby.
+            parameters["options"] = "-c synchronous_commit=off"
+            self._connection = psycopg.connect(autocommit=True, **parameters)
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+
+@contextmanager
+def present(settings: Settings, service: str) -> Generator[None]:
+    """Keep the row of this process until the block ends.
+
+    Raise NewerFormat if this version of EcoLink cannot read the format in use. If the database does
+    not answer, a thread repeats the attempt.
+    """
+    presence, ended = Presence(settings, service), threading.Event()
+    _attempt(presence)
+    thread = threading.Thread(target=_keep, args=(presence, ended), name="presence", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(BEAT_SECONDS)
+        if not thread.is_alive():
+            presence.end()
+
+
+def _keep(presence: Presence, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        try:
+            _attempt(presence)
+        except NewerFormat as error:
+            logging.getLogger("presence").critical("%s exits: %s", presence.service, error)
+            os._exit(EXIT_CODE)
+
+
+def _attempt(presence: Presence) -> None:
+    try:
+        presence.beat()
+    except psycopg.Error as error:
+        logging.getLogger("presence").warning("cannot record this process, retrying: %s", error)
