@@ -27,6 +27,7 @@ class GenerationRequest(BaseModel):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_end: bool = False  # True: generate exactly max_tokens tokens, for benchmarks
+    keepalive: bool = False  # True: the gateway understands KeepAlive lines
 
 
 FinishReason = Literal["stop", "length"]
@@ -36,6 +37,14 @@ class PromptRead(BaseModel):
     """The first line of a response."""
 
     prompt_tokens: int
+    keepalive_seconds: float | None = None
+    """Longest pause between two lines of a process that works. None: no KeepAlive lines."""
+
+
+class KeepAlive(BaseModel):
+    """A line without text, which shows that the process works while the answer waits."""
+
+    keepalive: Literal[True]
 
 
 class TextDelta(BaseModel):

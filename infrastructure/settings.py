@@ -190,7 +190,9 @@ class Settings(BaseSettings):
         default=0, description="Port of the serving process. 0 selects a free port."
     )
     serving_url: str | None = Field(
-        default=None, description="URL at which the gateway reaches the serving process."
+        default=None,
+        description="URL at which the gateway reaches the serving process, or the URLs of several "
+        "serving processes, separated by commas.",
     )
     serving_secret: str | None = Field(
         default=None, description="Secret that the gateway sends to the serving process."

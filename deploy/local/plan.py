@@ -133,10 +133,13 @@ def _listening(
 ) -> dict[str, object]:
     """Return the ports and URLs of the services that serve HTTP."""
     known: dict[str, object] = {}
+    configured = settings.serving_url
     for name in (each for each in LISTENERS if each in services):
         host = getattr(settings, f"{name}_host")
         port = getattr(settings, f"{name}_port") or free_port(getattr(before, f"{name}_port"), host)
         known |= {f"{name}_port": port, f"{name}_url": f"http://{_reachable(host)}:{port}"}
+    if configured is not None:  # it may also name serving processes of other machines
+        known |= {"serving_url": configured}
     return known
 
 

@@ -1,9 +1,14 @@
-"""Client of the serving process."""
+"""Client of the serving process.
+
+Of several serving processes, one leads, and only the leader accepts connections. A process that
+froze or lost its network accepts connections but does not answer.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated
@@ -19,6 +24,7 @@ from infrastructure.generation import (
     GenerationFailed,
     GenerationRefused,
     GenerationRequest,
+    KeepAlive,
     PromptRead,
     TextDelta,
 )
@@ -28,10 +34,16 @@ from infrastructure.settings import Settings
 SILENT_SECONDS = 300.0
 """Maximum seconds of a generation without output. A generation can be queued for this long."""
 
+ACCEPT_SECONDS = 20.0
+"""Maximum seconds until a process accepts or refuses a generation, before its queue."""
+
+LATE_KEEPALIVES = 4
+"""Number of missing keep-alive lines after which a process counts as hung."""
+
 CONNECTIONS = 1000
 """Maximum concurrent generations. The serving process rejects requests well below it."""
 
-LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed)
+LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed | KeepAlive)
 
 REFUSALS: dict[int, type[DomainError]] = {
     HTTPStatus.BAD_REQUEST: Invalid,
@@ -45,6 +57,18 @@ MALFORMED = "The serving process sent an invalid response. Ask your operator to 
 ENDED_EARLY = "The serving process ended during the generation. Try again later."
 UNEXPECTED = "The serving process failed. Try again later, or ask your operator to read its log."
 UNREACHABLE = "The gateway cannot reach the serving process. Try again soon."
+HUNG = "The serving process stopped responding during the generation. Try again."
+OVERLOADED = (
+    f"The serving process sent nothing for {SILENT_SECONDS:.0f} s, because it is overloaded. "
+    "Try again later."
+)
+
+
+class Unreachable(NotServing):
+    """No process answers at a URL."""
+
+    def __init__(self) -> None:
+        super().__init__(UNREACHABLE)
 
 
 class GenerationInterrupted(NotServing):
@@ -59,11 +83,12 @@ class Generation:
     def __init__(
         self,
         response: httpx.Response,
-        prompt_tokens: int,
+        first: PromptRead,
         lines: AsyncIterator[bytes],
         choices: int,
     ) -> None:
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = first.prompt_tokens
+        self._keepalive_seconds = first.keepalive_seconds
         self._choices = choices
         self._response = response
         self._lines = lines
@@ -72,8 +97,7 @@ class Generation:
         """Yield the text deltas of all choices. Raise GenerationInterrupted if one does not end."""
         unfinished = set(range(self._choices))
         try:
-            async for line in self._lines:
-                piece = LINE.validate_json(line)
+            async for piece in self._output():
                 if isinstance(piece, GenerationFailed):
                     raise GenerationInterrupted(piece.failed)
                 if not isinstance(piece, TextDelta) or piece.choice not in unfinished:
@@ -84,15 +108,34 @@ class Generation:
         except ValidationError as error:
             log.exception("the serving process sent a malformed line")
             raise GenerationInterrupted(MALFORMED) from error
-        except httpx.ReadTimeout as error:
-            raise GenerationInterrupted(
-                f"The serving process sent nothing for {SILENT_SECONDS:.0f} s, because it is "
-                "overloaded. Try again later."
-            ) from error
         except httpx.HTTPError as error:
             raise GenerationInterrupted(ENDED_EARLY) from error
         if unfinished:
             raise GenerationInterrupted(ENDED_EARLY)
+
+    async def _output(self) -> AsyncIterator[PromptRead | TextDelta | GenerationFailed]:
+        """Yield the lines except keep-alive lines.
+
+        Raise GenerationInterrupted if there is no output for too long, or if the process hangs.
+        """
+        now = asyncio.get_running_loop().time
+        beat = self._keepalive_seconds
+        longest_pause = SILENT_SECONDS if beat is None else LATE_KEEPALIVES * beat
+        silent_at = now() + SILENT_SECONDS
+        while True:
+            hung_at = now() + longest_pause
+            try:
+                async with asyncio.timeout_at(min(hung_at, silent_at)):
+                    line = await anext(self._lines, None)
+            except TimeoutError as error:
+                why = HUNG if hung_at < silent_at else OVERLOADED
+                raise GenerationInterrupted(why) from error
+            if line is None:
+                return
+            piece = LINE.validate_json(line)
+            if not isinstance(piece, KeepAlive):
+                silent_at = now() + SILENT_SECONDS
+                yield piece
 
     async def close(self) -> None:
         """Stop the generation."""
@@ -100,43 +143,60 @@ class Generation:
 
 
 class Serving:
-    """A connection to the serving process."""
+    """A connection to the serving processes, at one URL each."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient, urls: Sequence[str]) -> None:
+        self._client, self._urls = client, tuple(urls)
 
     async def generate(self, asked: GenerationRequest) -> Generation:
-        """Start a generation. The caller must close it.
+        """Start a generation on the process that leads. The caller must close it.
 
-        Raise Invalid or Overloaded if serving rejects the request, and NotServing if serving or the
-        model is not available.
+        A process that cannot answer is followed by the next one, and later requests begin with the
+        one that answered. Raise Invalid or Overloaded if serving rejects the request, and
+        NotServing if no process or the model is available.
         """
-        content = asked.model_dump_json()
-        try:
-            request = self._client.build_request("POST", GENERATE_PATH, content=content)
-            response = await self._client.send(request, stream=True)
-            if response.status_code != HTTPStatus.OK:
-                raise _refusal(response.status_code, await _body(response))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise NotServing(UNREACHABLE) from error
-        try:
-            lines = lines_as_they_come(response.aiter_bytes())
-            first = PromptRead.model_validate_json(await anext(lines, b""))
-        except (httpx.HTTPError, ValidationError) as error:
-            await response.aclose()
-            log.warning("the serving process sent a malformed first line: %s", error)
-            raise NotServing(UNREACHABLE) from error
-        except BaseException:  # the client disconnected
-            await response.aclose()
-            raise
-        return Generation(response, first.prompt_tokens, lines, asked.choices)
+        refusals: list[NotServing] = []
+        for url in self._urls:
+            try:
+                generation = await self._start(url, asked)
+            except NotServing as refusal:
+                refusals.append(refusal)
+            else:
+                self._prefer(url)
+                return generation
+        answered = [each for each in refusals if not isinstance(each, Unreachable)]
+        raise (answered or refusals or [Unreachable()])[0]
 
+    def _prefer(self, url: str) -> None:
+        if self._urls[0] != url:
+            log.info("the serving process at %s answers chats now", url)
+            self._urls = (url, *(each for each in self._urls if each != url))
 
-async def _body(response: httpx.Response) -> bytes:
-    try:
-        return await response.aread()
-    finally:
-        await response.aclose()
+    async def _start(self, url: str, asked: GenerationRequest) -> Generation:
+        content = asked.model_copy(update={"keepalive": True}).model_dump_json()
+        response: httpx.Response | None = None
+        try:
+            async with asyncio.timeout(min(ACCEPT_SECONDS, SILENT_SECONDS)):
+                request = self._client.build_request("POST", url + GENERATE_PATH, content=content)
+                response = await self._client.send(request, stream=True)
+                if response.status_code != HTTPStatus.OK:
+                    raise _refusal(response.status_code, await response.aread())
+                lines = lines_as_they_come(response.aiter_bytes())
+                first = PromptRead.model_validate_json(await anext(lines, b""))
+        except BaseException as error:  # also if the client disconnected
+            if response is not None:
+                await response.aclose()
+            match error:
+                case ValidationError():
+                    log.warning("the serving process sent a malformed first line: %s", error)
+                case TimeoutError():
+                    log.warning("the serving process at %s accepts no chats", url)
+                case httpx.HTTPError() | httpx.InvalidURL():
+                    pass
+                case _:
+                    raise
+            raise Unreachable from error
+        return Generation(response, first, lines, asked.choices)
 
 
 def _refusal(status: int, body: bytes) -> DomainError:
@@ -147,7 +207,7 @@ def _refusal(status: int, body: bytes) -> DomainError:
     try:
         refused = GenerationRefused.model_validate_json(body)
     except ValidationError:
-        return NotServing(UNREACHABLE)
+        return Unreachable()
     refusal = kind(refused.message, field=refused.field)
     refusal.code = refused.code
     return refusal
@@ -158,16 +218,15 @@ async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
     """Open the connection pool for the lifetime of the gateway."""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the gateway already logs requests
     async with httpx.AsyncClient(
-        base_url=settings.serving_url or "",
         headers={
             "authorization": f"Bearer {settings.serving_secret}",
             "content-type": "application/json",
         },
-        timeout=httpx.Timeout(5.0, read=SILENT_SECONDS),
+        timeout=httpx.Timeout(5.0, read=None),  # Serving and Generation limit the time themselves
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
         trust_env=False,  # serving is on this network, so ignore proxy settings
     ) as client:
-        yield Serving(client)
+        yield Serving(client, (settings.serving_url or "").split(","))
 
 
 async def serving_of(request: Request) -> Serving:

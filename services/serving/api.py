@@ -22,6 +22,7 @@ from infrastructure.generation import (
     GenerationFailed,
     GenerationRefused,
     GenerationRequest,
+    KeepAlive,
     PromptRead,
     TextDelta,
 )
@@ -32,6 +33,9 @@ from services.serving.refusals import Refused
 log = logging.getLogger("serving")
 
 RETRY_SECONDS = 1
+
+KEEPALIVE_SECONDS = 5.0
+"""Pause between two lines that show a waiting client that this process works."""
 
 BODY_BYTES = 4 * 1024**2
 """Maximum size of a request body. The gateway accepts a quarter of this size."""
@@ -54,7 +58,7 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
         except ValidationError:
             log.exception("the gateway sent an invalid chat")
             return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
-        stream = AnswerStream(chat.choices)
+        stream = AnswerStream(chat.choices, KEEPALIVE_SECONDS if chat.keepalive else None)
         try:
             handle = await run_in_threadpool(engine.generate, chat, stream.listen)
         except Refused as refused:
@@ -84,8 +88,8 @@ def _refusal(refused: Refused) -> JSONResponse:
 class AnswerStream:
     """A stream that passes text from the engine's thread to the event loop that created it."""
 
-    def __init__(self, choices: int) -> None:
-        self._open = choices
+    def __init__(self, choices: int, keepalive_seconds: float | None = None) -> None:
+        self._open, self._keepalive_seconds = choices, keepalive_seconds
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
 
@@ -98,9 +102,15 @@ class AnswerStream:
 
     async def lines(self, prompt_tokens: int) -> AsyncIterator[str]:
         """Yield lines until all choices have ended. Merge pending text for a slow client."""
-        yield _line(PromptRead(prompt_tokens=prompt_tokens))
+        beat = self._keepalive_seconds
+        yield _line(PromptRead(prompt_tokens=prompt_tokens, keepalive_seconds=beat))
         while self._open:
-            pieces = [await self._queue.get()]
+            try:
+                async with asyncio.timeout(beat):
+                    pieces = [await self._queue.get()]
+            except TimeoutError:
+                yield _line(KeepAlive(keepalive=True))
+                continue
             while not self._queue.empty():
                 pieces.append(self._queue.get_nowait())
             merged: dict[int, TextDelta] = {}

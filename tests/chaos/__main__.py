@@ -14,7 +14,7 @@ from tests.chaos.breaks import BREAK
 from tests.chaos.campaign import RECORDS, Campaign, Outcome
 from tests.chaos.entry import IDLE_SECONDS, LEASE
 from tests.chaos.records import Records
-from tests.chaos.rig import Template
+from tests.chaos.rig import LEADERS, Template
 
 MEMORY = Path("/dev/shm")
 
@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--fault", type=int, help="repeat the round of this fault, up to it")
     parser.add_argument(
         "--failovers", action="store_true", help="let the leader of a service fail at each fault"
+    )
+    parser.add_argument(
+        "--leader", action="append", choices=LEADERS, help="let only this leader fail"
     )
     parser.add_argument(
         "--lease", type=float, default=IDLE_SECONDS, help="lease of a leader, in seconds"
@@ -55,6 +58,7 @@ def main() -> int:
             arguments.keep,
             _say,
             fails_over=arguments.failovers,
+            leaders=arguments.leader or LEADERS,
         )
         if arguments.fault:
             outcome = campaign.replay(arguments.fault)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import failovers, oracle, records
+from tests.chaos.chats import Chats
 from tests.chaos.entry import lease_seconds
 from tests.chaos.facts import REAL
 from tests.chaos.failovers import Failovers, Takeovers
 from tests.chaos.faults import Fault, Injector, planned
 from tests.chaos.records import Place, Records
-from tests.chaos.rig import Rig, Template
+from tests.chaos.rig import LEADERS, Rig, Template
 from tests.chaos.watcher import Watcher
 from tests.chaos.workload import Workload
 
@@ -69,10 +70,12 @@ class Campaign:
     settle_seconds: float = SETTLE_SECONDS
     fails_over: bool = False
     """True if the faults are failovers of leaders."""
+    leaders: Sequence[str] = LEADERS
+    """Services whose leaders fail over."""
 
     def _planned(self, numbers: range) -> list[Fault]:
         if self.fails_over:
-            return list(failovers.planned(self.seed, numbers, lease_seconds()))
+            return list(failovers.planned(self.seed, numbers, lease_seconds(), self.leaders))
         return list(planned(self.seed, numbers))
 
     def run(self, faults: int) -> Outcome:
@@ -117,13 +120,18 @@ class Campaign:
     def _inject(
         self, rig: Rig, faults: Sequence[Fault], taken: Takeovers
     ) -> tuple[Records, Counter[str]]:
-        injector, watcher = Injector(rig), Watcher(rig)
-        inject = Failovers(rig, injector, taken).inject if self.fails_over else injector.inject
+        injector, watcher, chats = Injector(rig), Watcher(rig), Chats.of(rig)
+        if self.fails_over:
+            inject = Failovers(rig, injector, taken, chats).inject
+        else:
+            inject = injector.inject
         workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}")
         losses: list[float] = []
         counted: Counter[str] = Counter()
 
         workload.start()
+        if self.fails_over:  # otherwise serving does not run
+            chats.start()
         try:
             injector.pause(WARM_UP_SECONDS, watcher.look)
             for fault in faults:
@@ -140,6 +148,10 @@ class Campaign:
         finally:
             injector.end_all()
             workload.abandon()
+            chats.end()
+        if self.fails_over:
+            self.say(chats.line())
+            taken.failed += chats.violations()
         return records.read(_place(rig), losses, unsettled), counted
 
     def _settle(self, injector: Injector, watcher: Watcher, workload: Workload) -> str:

@@ -43,6 +43,8 @@ def run(name: str, settings: Settings) -> None:
     settings = network.enter(name, settings)
     directory = control_directory()
     _adjust_delays()
+    if name in ("gateway", "serving"):
+        _adjust_chats()
     points = Failpoints(directory, name)
     seams.install(points, FactFile(directory / "writes" / f"{name}-{os.getpid()}.jsonl"))
     if name == "scheduler":
@@ -60,6 +62,15 @@ def run(name: str, settings: Settings) -> None:
 def lease_seconds() -> float:
     """Return the lease of a leader under test, in seconds."""
     return float(os.environ.get(LEASE, IDLE_SECONDS))
+
+
+def _adjust_chats() -> None:
+    """Notice a hung serving process after a lease, as the product does."""
+    import gateway.chat.serving
+    from services.serving import api
+
+    gateway.chat.serving.ACCEPT_SECONDS = lease_seconds()
+    api.KEEPALIVE_SECONDS = lease_seconds() / gateway.chat.serving.LATE_KEEPALIVES
 
 
 def _adjust_delays() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from infrastructure.leadership import SESSION_NAME
+from tests.chaos.chats import Chats, Seen
 from tests.chaos.entry import lease_seconds
 from tests.chaos.faults import Fault, Injector
 from tests.chaos.records import Connection, Row
@@ -28,19 +29,21 @@ WAYS = ("kill", "stop", "cut")
 SPAN_SECONDS = (3.0, 6.0)
 """Time by which a stop or a cut exceeds the lease, so that the former leader meets the new one."""
 
-STANDBY_SECONDS, TAKEOVER_SECONDS = 120.0, 120.0
-"""Longest waits for a standby and for its lead. The machine may be busy."""
+STANDBY_SECONDS, TAKEOVER_SECONDS, ANSWER_SECONDS = 120.0, 120.0, 240.0
+"""Longest waits for a standby, for its lead, and for its first chat. The machine may be busy."""
 
 SESSIONS = """
 SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = %s AND state = 'idle'
 """
 
 
-def planned(seed: int, numbers: range, lease_seconds: float) -> Iterator[Fault]:
+def planned(
+    seed: int, numbers: range, lease_seconds: float, leaders: Sequence[str] = LEADERS
+) -> Iterator[Fault]:
     """Yield the failovers of a seed in order. Each leader has its turn in each round of numbers."""
     for number in numbers:
-        turn, place = divmod(number - 1, len(LEADERS))
-        order = random.Random(f"{seed}/{turn}").sample(LEADERS, len(LEADERS))
+        turn, place = divmod(number - 1, len(leaders))
+        order = random.Random(f"{seed}/{turn}").sample(leaders, len(leaders))
         random_ = random.Random(f"{seed}/{number}")
         way, wait = random_.choice(WAYS), random_.uniform(0.1, 2.5)
         seconds = 0.0 if way == "kill" else lease_seconds + random_.uniform(*SPAN_SECONDS)
@@ -55,6 +58,8 @@ class Takeovers:
         default_factory=lambda: defaultdict[tuple[str, str], list[float]](list)
     )
     """Seconds from the fault to the new lead, by way and service."""
+    answered: list[float] = field(default_factory=list)
+    """Seconds from a fault of serving to the first answer of the new leader."""
     failed: list[str] = field(default_factory=list)
     """Sentences about takeovers that did not happen."""
 
@@ -62,6 +67,7 @@ class Takeovers:
         """Add the takeovers of a round."""
         for key, seconds in other.seconds.items():
             self.seconds[key] += seconds
+        self.answered += other.answered
         self.failed += other.failed
 
     def lines(self) -> Iterator[str]:
@@ -72,7 +78,9 @@ class Takeovers:
                 grouped[key[place]] += seconds
             yield f"{name:<12}{'takeovers':>10}{'median s':>10}{'worst s':>10}"
             for each, seconds in sorted(grouped.items()):
-                yield f"{each:<12}{len(seconds):>10}{median(seconds):>10.2f}{max(seconds):>10.2f}"
+                yield _line(each, seconds)
+        if self.answered:
+            yield _line("first answer", self.answered)
 
 
 @dataclass
@@ -82,6 +90,7 @@ class Failovers:
     rig: Rig
     injector: Injector
     taken: Takeovers
+    chats: Chats
     _waits_since: float | None = None
 
     def inject(self, fault: Fault) -> str:
@@ -100,7 +109,18 @@ class Failovers:
             return "no takeover"
         seconds = max(0.0, new["since"].timestamp() - began)
         self.taken.seconds[fault.kind, service].append(seconds)
-        return f"taken over after {seconds:.2f} s"
+        happened = f"taken over after {seconds:.2f} s"
+        return happened if service != "serving" else f"{happened}, {self._answers(fault, began)}"
+
+    def _answers(self, fault: Fault, began: float) -> str:
+        """Wait for an answer of the new leader of serving. Return the time."""
+        since = time.time()
+        answer = self.injector.pause(ANSWER_SECONDS, lambda: self.chats.answered_since(since))
+        if not isinstance(answer, Seen):
+            self.taken.failed.append(f"{fault.number}: no chat is answered after {fault}")
+            return "no answer"
+        self.taken.answered.append(answer.ended - began)
+        return f"first answer after {answer.ended - began:.2f} s"
 
     def _hit(self, fault: Fault, service: str, process: psutil.Process) -> None:
         match fault.kind:
@@ -148,6 +168,10 @@ class Failovers:
         url = self.rig.settings.database_url
         assert url is not None
         return Connection.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=2)
+
+
+def _line(name: str, seconds: list[float]) -> str:
+    return f"{name:<12}{len(seconds):>10}{median(seconds):>10.2f}{max(seconds):>10.2f}"
 
 
 def _lead(connection: Connection, service: str) -> Row | None:

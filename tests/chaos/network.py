@@ -24,7 +24,8 @@ from deploy.local.child import tethered
 from infrastructure.settings import Settings
 
 NETWORK = "CHAOS_NETWORK"
-"""Environment variable with the namespace and the host's address of each service, as JSON."""
+"""Environment variable with the namespace, the host's and the own address of each service, as JSON.
+"""
 
 STANDBY = "CHAOS_STANDBY"
 """Environment variable of a standby, which has a namespace of its own if there is one."""
@@ -41,31 +42,37 @@ class Network:
     def __init__(self, services: tuple[str, ...], ports: tuple[int, ...]) -> None:
         self._links: dict[str, str] = {}
         self._namespaces: dict[str, str] = {}
+        self._inside: dict[str, str] = {}
         self._forwarder: subprocess.Popen[bytes] | None = None
-        known: dict[str, tuple[str, str]] = {}
+        known: dict[str, tuple[str, str, str]] = {}
         _delete_stale()
         for number, service in enumerate(services):
             unique = next(NUMBERS)  # the kernel deletes the links of a namespace later
             namespace, link = f"chaos-{os.getpid()}-{unique}", f"c{os.getpid() % 10**6}n{unique}"
             subnet = f"10.{100 + os.getpid() % 100}.{number}"
+            self._inside[service] = f"{subnet}.2"
             self._links[service], self._namespaces[service] = link, namespace
-            known[service] = (namespace, f"{subnet}.1")
+            known[service] = (namespace, f"{subnet}.1", f"{subnet}.2")
             _ip("netns", "add", namespace)
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             _ip("addr", "add", f"{subnet}.1/24", "dev", link)
             _ip("link", "set", link, "up")
             inside = ("-n", namespace)
-            _ip(*inside, "addr", "add", f"{subnet}.2/24", "dev", "eth0")
+            _ip(*inside, "addr", "add", f"{self.inside(service)}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _ip(*inside, "link", "set", device, "up")
         os.environ[NETWORK] = json.dumps(known)
-        addresses = [address for _, address in known.values()]
+        addresses = [address for _, address, _ in known.values()]
         arguments = [*map(str, ports), "--", *addresses]
         argv = (sys.executable, "-m", "tests.chaos.network", *arguments)
         self._forwarder = subprocess.Popen(tethered(argv), stdin=subprocess.DEVNULL)
 
+    def inside(self, service: str) -> str:
+        """Return the address of a service in its namespace, which the host can reach."""
+        return self._inside[service]
+
     def cut(self, service: str) -> None:
-        """Lose all packets between a service and the servers."""
+        """Lose all packets between a service and the host."""
         _ip("link", "set", self._links[service], "down")
 
     def restore(self, service: str) -> None:
@@ -98,15 +105,15 @@ def is_possible() -> bool:
 def enter(service: str, settings: Settings) -> Settings:
     """Move this process into the namespace of a service, if there is one.
 
-    Return settings with the addresses of the servers inside it. Call this before the process has
-    connections. Threads that already run stay outside.
+    Return settings with the addresses of the servers, and of serving, inside it. Call this before
+    the process has connections. Threads that already run stay outside.
     """
     known = json.loads(os.environ.get(NETWORK, "{}"))
     if STANDBY in os.environ and f"standby-{service}" in known:
         service = f"standby-{service}"
     if service not in known:
         return settings
-    namespace, address = known[service]
+    namespace, address, own = known[service]
     with (NAMESPACES / namespace).open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
@@ -116,7 +123,7 @@ def enter(service: str, settings: Settings) -> Settings:
         for name in ("database_url", "nats_url")
         if (url := getattr(settings, name)) is not None
     }
-    return settings.model_copy(update=urls)
+    return settings.model_copy(update=urls | {"serving_host": own})
 
 
 def _delete_stale() -> None:

@@ -40,12 +40,12 @@ from tests.running import EcoLinkUnderTest, PatientClient
 ROOT = Path(__file__).parents[2]
 
 SERVICES = [name for name in PROCESSES if name != "serving"]
-"""Processes that take part in a job. Serving would import torch at each restart."""
+"""Processes that take part in a job. Serving runs only if leaders fail over."""
 
 STANDBYS = NETWORKED = ("relay", "projector", "billing", "scheduler")
 """Services with a standby, and with a network of their own, which their trainers share."""
 
-LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "alerts")
+LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "alerts", "serving")
 """Services whose leaders fail over. In this mode, each process has a network of its own."""
 
 HOME_MIB, ARTIFACTS_MIB = 1024, 128
@@ -175,6 +175,7 @@ class Rig:
     """
 
     def __init__(self, template: Template, directory: Path, *, fails_over: bool = False) -> None:
+        self._services = list(PROCESSES) if fails_over else SERVICES
         self._doubled = LEADERS if fails_over else STANDBYS
         self._networked = (*LEADERS, *map(standby_of, LEADERS)) if fails_over else NETWORKED
         self.control, self.customers = directory / "control", template.customers
@@ -210,6 +211,7 @@ class Rig:
             if self._isolated:
                 ports = (self._configured.postgres_port, self._configured.nats_port)
                 self.network = Network(self._networked, ports)
+            self._configured = self._with_serving(self._configured)
             self._start()
             Thread(target=self._witness, daemon=True).start()
             yield self
@@ -223,8 +225,17 @@ class Rig:
             for disk in reversed(self.disks.values()):
                 disk.unmount()
 
+    def _with_serving(self, settings: Settings) -> Settings:
+        """Return settings with the addresses of both serving processes, if they run."""
+        if self.network is None or "serving" not in self._doubled:
+            return settings
+        port = free_port()
+        hosts = [self.network.inside(each) for each in ("serving", standby_of("serving"))]
+        urls = ",".join(f"http://{host}:{port}" for host in hosts)
+        return settings.model_copy(update={"serving_port": port, "serving_url": urls})
+
     def _start(self) -> None:
-        services = {name: _target(name) for name in SERVICES}
+        services = {name: _target(name) for name in self._services}
         started = self._running.enter_context(stack.up(self._configured, services))
         self.settings, self._supervisor = started.settings, started.supervisor
 

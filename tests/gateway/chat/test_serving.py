@@ -1,4 +1,4 @@
-"""The client of a serving process that sends malformed or incomplete output."""
+"""The client of serving processes that fail, hang, or send malformed or incomplete output."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from uuid import UUID
 import httpx
 import pytest
 
-from gateway.chat.serving import UNEXPECTED, UNREACHABLE, GenerationInterrupted, Serving
+import gateway.chat.serving
+from domain.core.errors import DomainError, Invalid
+from gateway.chat.serving import (
+    HUNG,
+    OVERLOADED,
+    UNEXPECTED,
+    UNREACHABLE,
+    GenerationInterrupted,
+    Serving,
+)
 from gateway.http.errors import NotServing
-from infrastructure.generation import GenerationRequest, TextDelta
+from infrastructure.generation import GenerationRefused, GenerationRequest, TextDelta
 
 ASKED = GenerationRequest(deployment_id=UUID(int=1), account_id=UUID(int=2), messages=[], choices=2)
 BEGUN = b'{"prompt_tokens": 3}\n'
@@ -33,8 +42,8 @@ class Body(httpx.AsyncByteStream):
 
 async def generated(body: Body, status: int = 200) -> list[TextDelta]:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=body))
-    async with httpx.AsyncClient(base_url="http://serving", transport=transport) as client:
-        generation = await Serving(client).generate(ASKED)
+    async with httpx.AsyncClient(transport=transport) as client:
+        generation = await Serving(client, ["http://serving"]).generate(ASKED)
         try:
             return [piece async for piece in generation.pieces()]
         finally:
@@ -87,3 +96,117 @@ def test_an_unexpected_status_means_not_serving(status: int) -> None:
     with pytest.raises(NotServing, match=UNEXPECTED):
         asyncio.run(generated(body, status))
     assert body.closed
+
+
+BOTH_ENDED = ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1')
+BEATING = b'{"prompt_tokens": 3, "keepalive_seconds": 0.05}\n'
+BEAT = b'{"keepalive": true}\n'
+
+
+class Waiting(Body):
+    """Output that pauses after each of its lines, and then ends or hangs."""
+
+    def __init__(self, *lines: bytes, pause_seconds: float = 0.0, hangs: bool = True) -> None:
+        super().__init__(b"")
+        self._lines, self._pause_seconds, self._hangs = lines, pause_seconds, hangs
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for line in self._lines:
+            yield line
+            await asyncio.sleep(self._pause_seconds)
+        if self._hangs:
+            await asyncio.Event().wait()
+
+
+def test_keepalive_lines_are_no_output_and_keep_a_generation_alive() -> None:
+    beats = [BEAT] * 10  # together longer than the pause at which a process counts as hung
+    body = Waiting(BEATING, *beats, BOTH_ENDED, pause_seconds=0.03, hangs=False)
+    assert [piece.choice for piece in asyncio.run(generated(body))] == [0, 1]
+
+
+def test_a_process_that_hangs_during_a_generation_interrupts_it() -> None:
+    body = Waiting(BEATING, BEAT)
+    with pytest.raises(GenerationInterrupted, match=HUNG):
+        asyncio.run(generated(body))
+    assert body.closed
+
+
+@pytest.mark.parametrize("first", [BEATING, BEGUN])
+def test_a_generation_without_output_ends_although_the_process_works(
+    monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    monkeypatch.setattr(gateway.chat.serving, "SILENT_SECONDS", 0.4)
+    beats = [BEAT] * 1000 if first is BEATING else []
+    body = Waiting(first, *beats, pause_seconds=0.02)
+    with pytest.raises(GenerationInterrupted, match=OVERLOADED):
+        asyncio.run(generated(body))
+    assert body.closed
+
+
+ONE, TWO = "http://one", "http://two"
+
+
+class Processes:
+    """Two serving processes. Each entry is a status, an error, or None for one that hangs."""
+
+    def __init__(self, **answers: int | Exception | None) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def _handle(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.host)
+        assert GenerationRequest.model_validate_json(request.content).keepalive
+        match self.answers[request.url.host]:
+            case None:
+                await asyncio.Event().wait()
+                raise AssertionError
+            case 200:
+                return httpx.Response(200, stream=Body(BEGUN + BOTH_ENDED))
+            case int() as status:
+                body = GenerationRefused(code="model_loading", message="It is loading.")
+                return httpx.Response(status, content=body.model_dump_json())
+            case error:
+                raise error
+
+    async def chats(self, count: int) -> None:
+        """Send chats, one after another."""
+        transport = httpx.MockTransport(self._handle)
+        async with httpx.AsyncClient(transport=transport) as client:
+            serving = Serving(client, [ONE, TWO])
+            for _ in range(count):
+                generation = await serving.generate(ASKED)
+                assert len([each async for each in generation.pieces()]) == 2
+                await generation.close()
+
+
+@pytest.mark.parametrize("first", [httpx.ConnectError(""), httpx.ConnectTimeout(""), 503, 500])
+def test_the_next_process_answers_if_the_first_cannot(first: int | Exception) -> None:
+    found = Processes(one=first, two=200)
+    asyncio.run(found.chats(3))
+    assert found.asked == ["one", "two", "two", "two"], "later chats begin with the one that leads"
+
+
+def test_the_next_process_answers_if_the_first_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.chat.serving, "ACCEPT_SECONDS", 0.05)
+    found = Processes(one=None, two=200)
+    asyncio.run(found.chats(2))
+    assert found.asked == ["one", "two", "two"]
+
+
+@pytest.mark.parametrize("answers", [{"one": 503, "two": None}, {"one": None, "two": 503}])
+def test_a_refusal_says_more_than_a_process_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, int | None]
+) -> None:
+    monkeypatch.setattr(gateway.chat.serving, "ACCEPT_SECONDS", 0.05)
+    found = Processes(**answers)
+    with pytest.raises(DomainError) as refused:
+        asyncio.run(found.chats(1))
+    assert refused.value.code == "model_loading"
+    assert found.asked == ["one", "two"]
+
+
+def test_an_invalid_chat_is_not_sent_to_the_next_process() -> None:
+    found = Processes(one=400, two=200)
+    with pytest.raises(Invalid):
+        asyncio.run(found.chats(1))
+    assert found.asked == ["one"]

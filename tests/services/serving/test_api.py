@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -95,3 +96,20 @@ def test_a_failed_answer_ends_with_an_error_line(
     monkeypatch.setattr(answers.batch, "step", lambda: 1 / 0)
     response = client.post(GENERATE_PATH, json=chat())
     assert "failed" in json.loads(response.text.splitlines()[-1])
+
+
+def test_an_answer_that_waits_sends_keepalive_lines_on_request(
+    answers: Answers, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "KEEPALIVE_SECONDS", 0.02)
+    answers.attach()
+    step, may_step = answers.batch.step, Event()
+    monkeypatch.setattr(answers.batch, "step", lambda: (may_step.wait(30), step()))
+    body = chat(max_tokens=2, keepalive=True)
+    with client.stream("POST", GENERATE_PATH, json=body, timeout=30) as response:
+        lines = (json.loads(line) for line in response.iter_lines())
+        assert next(lines)["keepalive_seconds"] == 0.02
+        assert [next(lines) for _ in range(3)] == [{"keepalive": True}] * 3
+        may_step.set()
+        rest = [line for line in lines if "keepalive" not in line]
+    assert rest[-1]["finish_reason"] == "length"
