@@ -231,11 +231,24 @@ def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
 @contextmanager
 def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
     """Yield settings with a separate migrated database, no streams, and a home."""
-    name = f"test_{uuid4().hex}"
     with ThreadPoolExecutor(1) as thread:  # a separate event loop, whatever loop the test uses
         thread.submit(asyncio.run, _delete_streams(servers)).result()
+    with _database(servers, home, TEMPLATE) as own:
+        yield own
+
+
+@contextmanager
+def empty_database(servers: Settings, home: Path) -> Iterator[Settings]:
+    """Yield settings with a separate database without tables, and a home."""
+    with _database(servers, home, "template0") as own:
+        yield own
+
+
+@contextmanager
+def _database(servers: Settings, home: Path, template: str) -> Iterator[Settings]:
+    name = f"test_{uuid4().hex}"
     # Copying files takes half the time of copying pages through the WAL.
-    _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
     yield servers.model_copy(
         update={
             "home": home,

@@ -1,0 +1,1 @@
+"""Two releases of EcoLink side by side on one log."""
