@@ -59,6 +59,11 @@ class Installation:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def project(self) -> str:
+        """Name of the compose project, which no other installation of this machine has."""
+        return f"ecolink-test-{self.port}"
+
+    @property
     def secrets(self) -> Path:
         """Directory of the secrets."""
         return self.folder / "secrets"
@@ -75,7 +80,7 @@ class Installation:
     def compose(self, *arguments: str, seconds: float = UP_SECONDS) -> str:
         """Run `docker compose` and return its standard output. Raise CommandFailed."""
         files = ("--file", str(FOLDER / "compose.yaml"), "--file", str(self.folder / "build.yaml"))
-        command = ["docker", "compose", "--project-name", "ecolink-test", *files, *arguments]
+        command = ["docker", "compose", "--project-name", self.project, *files, *arguments]
         ran = subprocess.run(
             command,
             capture_output=True,
@@ -89,9 +94,22 @@ class Installation:
         return ran.stdout
 
     def up(self) -> float:
-        """Start everything, and return the seconds until all containers are healthy."""
+        """Start everything, and return the seconds until all containers are healthy.
+
+        Raise CommandFailed with the state and the last lines of each container.
+        """
         began = time.monotonic()
-        self.compose("up", "--detach", "--no-build", "--wait")
+        try:
+            self.compose("up", "--detach", "--no-build", "--wait")
+        except (CommandFailed, subprocess.TimeoutExpired) as error:
+            state, logs = self.compose("ps", "--all"), self.compose("logs", "--tail", "20")
+            raise CommandFailed(f"{error}\n{state}\n{logs}") from error
+        return time.monotonic() - began
+
+    def restart_killed(self, service: str) -> float:
+        """Start a killed container, and return the seconds until it is healthy."""
+        began = time.monotonic()
+        self.compose("up", "--detach", "--no-build", "--no-deps", "--wait", service)
         return time.monotonic() - began
 
     def operator(self, *arguments: str, mounts: Mapping[Path, str] | None = None) -> str:
@@ -122,7 +140,8 @@ class Installation:
 
     def remove(self) -> None:
         """Remove the containers, networks and volumes."""
-        self.compose("--profile", "tools", "down", "--volumes", "--timeout", "20")
+        down = ("down", "--volumes", "--remove-orphans", "--timeout", "20")
+        self.compose("--profile", "tools", *down)
 
     def _environment(self) -> dict[str, str]:
         images = {
@@ -165,8 +184,8 @@ def installed(
 ) -> Iterator[Installation]:
     """Build, start and in the end remove an installation."""
     installation = Installation(folder, port, settings or {})
-    installation.prepare()
     try:
+        installation.prepare()
         yield installation
     finally:
         installation.remove()

@@ -7,11 +7,10 @@ public ones; `python -m tests.deploy.docker.stand_ins` builds such images.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,17 @@ import pytest
 from openai import OpenAI
 
 from deploy.artifact_access import ARTIFACT_ACCESS
+from deploy.local.ports import free_port
 from deploy.processes import PROCESSES
 from domain.core.money import SECONDS_PER_HOUR
-from gateway.cli.client import Endpoint, Unreachable
+from gateway.cli.client import Endpoint, Refused, Unreachable
 from tests.builders.tiny_model import make_tiny_model
-from tests.deploy.docker.installation import CommandFailed, Installation, docker_answers, installed
+from tests.deploy.docker.installation import (
+    CommandFailed,
+    Installation,
+    docker_answers,
+    installed,
+)
 from tests.polling import eventually
 from tests.running import PatientClient
 
@@ -51,7 +56,7 @@ Measured = Callable[[str, object], None]
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("installation")
-    with installed(folder, own_port(), SETTINGS) as prepared:
+    with installed(folder, free_port(), SETTINGS) as prepared:
         yield prepared
 
 
@@ -80,12 +85,6 @@ def dataset(client: PatientClient, tmp_path_factory: pytest.TempPathFactory) -> 
     uploaded = client.upload(path, "chats")
     eventually(lambda: client.get(f"/datasets/{uploaded['id']}")["tokens"] != [], LONG_SECONDS)
     return uploaded["id"]
-
-
-def own_port() -> int:
-    """Return a port that no other test uses, because the build takes minutes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def chats(examples: int) -> str:
@@ -163,7 +162,7 @@ print(json.dumps(found))
 
 
 def test_only_the_gateway_is_reachable_from_the_host(running: Installation) -> None:
-    listing = ["docker", "ps", "--filter", "label=com.docker.compose.project=ecolink-test"]
+    listing = ["docker", "ps", "--filter", f"label=com.docker.compose.project={running.project}"]
     shown = subprocess.run([*listing, "--format", "{{.Ports}}"], capture_output=True, text=True)
     published = [line for line in shown.stdout.splitlines() if "->" in line]
     assert published == [f"127.0.0.1:{running.port}->8000/tcp"]
@@ -235,12 +234,12 @@ def test_a_killed_container_loses_nothing(
     path = approved(client, dataset)
     eventually(lambda: events(client, path, "CheckpointSaved"), LONG_SECONDS)
     running.compose("kill", service)
+    killed_at = datetime.now(UTC)
     assert running.state(service) == "exited"  # Docker does not restart what an operator kills
-    killed = time.monotonic()
-    running.compose("up", "--detach", "--no-build", "--no-deps", "--wait", service)
-    healthy = time.monotonic() - killed
+    healthy = running.restart_killed(service)
     job = awaited(client, path)
     assert job["status"] == "registered", job
+    assert last(client, path, "EvaluationStarted") > killed_at  # it trained at the time of the kill
     assert_billed(client, path, job)
     report = running.verify_log()
     assert report["verdict"] == "matches"
@@ -280,7 +279,7 @@ def test_a_stop_lets_the_trainer_store_a_checkpoint(
     eventually(lambda: events(client, path, "CheckpointSaved"), LONG_SECONDS)
     saved = len(events(client, path, "CheckpointSaved"))
     running.compose("stop", "scheduler")
-    running.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "scheduler")
+    running.restart_killed("scheduler")
     eventually(lambda: len(events(client, path, "SegmentEnded")) >= 1, LONG_SECONDS)
     (ended,) = events(client, path, "SegmentEnded")
     assert ended["kept_seconds"] == ended["elapsed_seconds"]  # no work is lost
@@ -306,19 +305,40 @@ def approved(client: PatientClient, dataset: str) -> str:
     return f"/jobs/{client.post('/jobs', body, idempotency_key=str(uuid4()))['id']}"
 
 
+def timeline(client: PatientClient, path: str, topic: str) -> list[dict[str, Any]]:
+    """Return the entries of a topic, or none while the gateway or its database is away."""
+    with away():
+        entries = client.get(f"{path}/timeline")["data"]
+        return [each for each in entries if each["topic"] == topic]
+    return []
+
+
 def events(client: PatientClient, path: str, topic: str) -> list[dict[str, Any]]:
+    return [each["fields"] for each in timeline(client, path, topic)]
+
+
+def last(client: PatientClient, path: str, topic: str) -> datetime:
+    entries = eventually(lambda: timeline(client, path, topic), LONG_SECONDS)
+    return datetime.fromisoformat(entries[-1]["happened_at"])
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Ignore that the gateway does not respond, or responds with an error of the server."""
     try:
-        timeline = client.get(f"{path}/timeline")["data"]
+        yield
     except Unreachable:
-        return []
-    return [each["fields"] for each in timeline if each["topic"] == topic]
+        pass
+    except Refused as refused:
+        if refused.status < httpx.codes.INTERNAL_SERVER_ERROR:
+            raise
 
 
 def awaited(client: PatientClient, path: str) -> dict[str, Any]:
     """Wait until a job has ended and all of its meters are closed."""
 
     def ended() -> dict[str, Any] | None:
-        with suppress(Unreachable):
+        with away():
             job = client.get(path)
             billed = [each["billed_seconds"] for each in events(client, path, "MeterClosed")]
             settled = len(billed) == job["segment"] and job["billed_seconds"] == sum(billed)
