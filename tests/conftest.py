@@ -81,9 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     If servers in containers are wanted, run only the tests that use them.
     """
     if os.environ.get(WANTED):
-        others = [each for each in items if "servers" not in getattr(each, "fixturenames", ())]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [each for each in items if each not in set(others)]
+        used = {each for each in items if "servers" in getattr(each, "fixturenames", ())}
+        config.hook.pytest_deselected(items=[each for each in items if each not in used])
+        items[:] = [each for each in items if each in used]
     for item in items:
         whole = item.path.parent.name in ("e2e", "browser")
         if whole and item.get_closest_marker("timeout") is None:

