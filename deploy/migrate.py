@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from uuid import uuid4
@@ -43,7 +44,7 @@ from infrastructure.schema_change import change_schema
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
-from infrastructure.upgrade import finish_if_alone
+from infrastructure.upgrade import finish_if_alone, newer_processes
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL, is_prepared
 from projections.rebuilding import rebuild
@@ -62,13 +63,22 @@ def migrate(settings: Settings, *, single_machine: bool = False) -> None:
     """Upgrade the database to the current schema. Idempotent; a lock excludes other runs.
 
     On a `single_machine`, finish the upgrade if no process of EcoLink runs. Raise NewerFormat, and
-    change nothing, if this version of EcoLink cannot read the format in use.
+    change nothing, if this version of EcoLink cannot read the format in use. While a newer version
+    runs, change nothing, because this version works on its schema.
     """
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     with psycopg.connect(autocommit=True, **connection_parameters(url)) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         format_in_use.require_readable(connection)
+        if newer := newer_processes(connection):
+            # It would rebuild read models that these processes write and read.
+            logging.getLogger("migrate").warning(
+                "the schema stays as it is, because a newer version of EcoLink runs: %s. To go "
+                "back to this version, stop these processes and migrate again.",
+                "; ".join(map(str, newer)),
+            )
+            return
         create_event_tables(url)
         for ddl in (
             leadership.DDL,

@@ -133,9 +133,17 @@ class TooFewServers(NatsError):
 
 
 async def provision(
-    js: JetStreamContext, durables: tuple[Durable, ...], replicas: int = 1
+    js: JetStreamContext,
+    durables: tuple[Durable, ...],
+    replicas: int = 1,
+    *,
+    updates_streams: bool = True,
 ) -> list[str]:
     """Make the server's streams and consumers match the declared ones. Idempotent.
+
+    A stream keeps subjects that another release has declared. Only a starting process updates
+    streams: during an upgrade, processes of two releases would otherwise change the same stream
+    again and again.
 
     `replicas` is the number of servers that hold a copy of each stream. A consumer has as many
     copies as its stream. Raise TooFewServers if the cluster is smaller.
@@ -149,7 +157,7 @@ async def provision(
         config = declared.evolve(num_replicas=replicas)
         assert config.name is not None
         try:
-            if (change := await _provision_stream(js, config)) is not None:
+            if (change := await _provision_stream(js, config, updates_streams)) is not None:
                 changes.append(f"stream {config.name} {change}")
         except APIError as error:
             if error.err_code not in TOO_FEW_SERVERS:
@@ -173,18 +181,28 @@ async def provision(
     return changes
 
 
-async def _provision_stream(js: JetStreamContext, config: api.StreamConfig) -> str | None:
+async def _provision_stream(
+    js: JetStreamContext, declared: api.StreamConfig, updates: bool
+) -> str | None:
     """Create or update a stream. Return what changed, or None."""
+    config = declared
     assert config.name is not None
     try:
         current = (await js.stream_info(config.name)).config
     except NotFoundError:
         await js.add_stream(config)
         return "created"
-    if not _differs(config, current):
+    config = declared.evolve(subjects=_joined(declared.subjects, current.subjects))
+    if not (updates and _differs(config, current)):
         return None
     await js.update_stream(config)
     return "updated"
+
+
+def _joined(declared: list[str] | None, current: list[str] | None) -> list[str]:
+    """Return the subjects that are declared, and those that another release has declared."""
+    own = declared or []
+    return [*own, *(each for each in current or [] if each not in own)]
 
 
 def _continuing(config: api.ConsumerConfig, earlier: api.ConsumerInfo) -> api.ConsumerConfig:

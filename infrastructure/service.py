@@ -147,7 +147,10 @@ async def _keep_provisioned(broker: LongPollingBroker, durables: tuple[Durable, 
         await asyncio.sleep(PROVISION_SECONDS)
         try:
             client = await broker.connect()
-            for change in await provision(client.jetstream(), durables, broker.replicas):
+            changes = await provision(
+                client.jetstream(), durables, broker.replicas, updates_streams=False
+            )
+            for change in changes:
                 logger.warning("%s", change)
         except (NatsError, TimeoutError, OSError) as error:
             logger.info("cannot provision now: %s", error or type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import psutil
 import psycopg
 
 from domain.core.event_format import FORMAT
+from infrastructure.code_version import package_version
 from infrastructure.format_in_use import format_in_use, raise_format
 from infrastructure.presence import RunningProcess, running_processes
 
@@ -76,6 +78,26 @@ def finish(connection: psycopg.Connection[Any], actor: str) -> bool:
 def finish_if_alone(connection: psycopg.Connection[Any], actor: str) -> bool:
     """Like `finish`, but return False and change nothing while any process runs."""
     return not _running(connection) and finish(connection, actor)
+
+
+def newer_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
+    """Return the running processes of a newer version of EcoLink than this one.
+
+    A database that has not been migrated has none.
+    """
+    found = connection.execute("SELECT to_regclass('public.processes')::text").fetchone()
+    if found is None or next(iter(found)) is None:
+        return []
+    own = _numbers(package_version())
+    return [
+        each
+        for each in _running(connection)
+        if each.format > FORMAT or _numbers(each.version) > own
+    ]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(each) for each in re.findall(r"\d+", version)]
 
 
 def _running(connection: psycopg.Connection[Any]) -> list[RunningProcess]:

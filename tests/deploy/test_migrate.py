@@ -6,17 +6,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
 import pytest
 
 from deploy.migrate import migrate
+from domain.core.event_format import FORMAT
 from domain.core.event_log import EventLog
 from infrastructure import schema_change
 from infrastructure.schema_change import SchemaLocked, change_schema
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.store import connect, connect_to
+from tests.conftest import empty_database
 from tests.logs import grow, ids
 from tests.polling import eventually
 
@@ -67,3 +70,42 @@ def test_a_migration_gives_up_and_names_the_transactions_in_its_way(
             change_schema(owner, lambda: owner.execute(statement))
     with connect(settings) as connection, pytest.raises(psycopg.errors.UndefinedColumn):
         connection.execute("SELECT note FROM profiles")
+
+
+def run_on_another_machine(settings: Settings, version: str, format: int) -> None:
+    """Record a process."""
+    assert settings.owner_database_url is not None
+    with connect_to(settings.owner_database_url) as owner:
+        owner.execute(
+            "INSERT INTO processes VALUES ('gateway', 'other', 7, %s, %s, now())",
+            [version, format],
+        )
+
+
+def changed(settings: Settings) -> bool:
+    """Return True if a migration creates a table that is missing."""
+    assert settings.owner_database_url is not None
+    with connect_to(settings.owner_database_url) as owner:
+        owner.execute("DROP TABLE IF EXISTS job_drafts")
+        migrate(settings)
+        return owner.execute("SELECT FROM pg_tables WHERE tablename = 'job_drafts'").rowcount > 0
+
+
+@pytest.mark.parametrize(("version", "format"), [("99.0.0", FORMAT), ("0.0.9", FORMAT + 1)])
+def test_a_migration_changes_nothing_while_a_newer_version_runs(
+    settings: Settings, caplog: pytest.LogCaptureFixture, version: str, format: int
+) -> None:
+    run_on_another_machine(settings, version, format)
+    assert not changed(settings)
+    assert f"gateway {version} on other (process 7)" in caplog.text
+
+
+def test_a_migration_changes_the_schema_while_older_versions_run(settings: Settings) -> None:
+    run_on_another_machine(settings, "0.0.9", FORMAT)
+    assert changed(settings)
+
+
+def test_a_new_database_has_no_processes(servers: Settings, tmp_path: Path) -> None:
+    with empty_database(servers, tmp_path) as settings:
+        migrate(settings)
+        migrate(settings)

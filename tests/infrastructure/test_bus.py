@@ -16,7 +16,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.jobs.job import Job
-from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision
+from infrastructure.bus import EVENTS, REPORTS, STREAMS, TELEMETRY, Durable, Envelope, provision
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
@@ -50,6 +50,27 @@ async def test_a_changed_stream_is_restored(js: JetStreamContext, config: api.St
     assert await provision(js, ()) == [f"stream {config.name} updated"]
     assert config.name is not None
     assert (await js.stream_info(config.name)).config.max_bytes == config.max_bytes
+
+
+async def test_a_stream_keeps_the_subjects_of_another_release(js: JetStreamContext) -> None:
+    await provision(js, ())
+    config = (await js.stream_info(TELEMETRY)).config
+    assert config.subjects is not None
+    newer = config.evolve(subjects=[*config.subjects, "weather.>"])
+    await js.update_stream(newer)
+    assert await provision(js, ()) == []
+    await js.publish("weather.today", b"sunny")
+    await js.update_stream(config.evolve(subjects=["weather.>"]))
+    assert await provision(js, ()) == [f"stream {TELEMETRY} updated"]
+    assert set((await js.stream_info(TELEMETRY)).config.subjects or ()) == set(newer.subjects or ())
+
+
+async def test_a_running_process_creates_streams_but_updates_none(js: JetStreamContext) -> None:
+    assert len(await provision(js, (), updates_streams=False)) == len(STREAMS)
+    config = (await js.stream_info(TELEMETRY)).config
+    await js.update_stream(config.evolve(max_bytes=1024**2))
+    assert await provision(js, (), updates_streams=False) == []
+    assert await provision(js, ()) == [f"stream {TELEMETRY} updated"]
 
 
 async def test_a_consumer_with_a_new_declaration_is_recreated(js: JetStreamContext) -> None:
