@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool.base import AttemptWithBackoff
+from psycopg_pool import ConnectionPool
 
 CONNECT_SECONDS = 5
 """Maximum time to connect to one host. psycopg would wait 130 s for a host without power."""
@@ -29,9 +29,15 @@ DEFAULTS = {
 
 RECONNECT_SECONDS = 0.5
 
-# The pause between two attempts of a pool would double each time, up to minutes after a failover.
-AttemptWithBackoff.INITIAL_DELAY = RECONNECT_SECONDS
-AttemptWithBackoff.DELAY_BACKOFF = 1.0
+RECONNECTING: dict[str, Any] = {
+    "reconnect_timeout": RECONNECT_SECONDS,
+    "reconnect_failed": ConnectionPool.check,
+}
+"""Parameters of a pool that tries to connect at least every half second.
+
+The pause between two attempts would double each time, up to minutes after a failover. The pool
+gives up its first series of attempts after this time instead, and `check` starts the next one.
+"""
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
@@ -47,14 +53,17 @@ def connection_parameters(url: str) -> dict[str, Any]:
 def each_server(url: str) -> list[dict[str, Any]]:
     """Return the parameters of a connection to each server of a URL, even if it is a standby."""
     parameters = connection_parameters(url) | {"target_session_attrs": "any"}
+    names = server_names(parameters)
+    return [parameters | {"host": host, "port": port} for host, port in names]
+
+
+def server_names(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the host and the port of each server that the parameters of a connection name."""
     hosts = str(parameters.get("host", "")).split(",")
     ports = str(parameters.get("port", "")).split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    return [
-        parameters | {"host": host, "port": port or "5432"}
-        for host, port in zip(hosts, ports, strict=True)
-    ]
+    return [(host, port or "5432") for host, port in zip(hosts, ports, strict=True)]
 
 
 @contextmanager

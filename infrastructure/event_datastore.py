@@ -14,12 +14,13 @@ from typing import Any
 
 import psycopg
 from eventsourcing.persistence import OperationalError
-from eventsourcing.postgres import PostgresDatastore
+from eventsourcing.postgres import ConnectionPool, PostgresDatastore
 from eventsourcing.postgres import PostgresFactory as LibraryFactory
 from eventsourcing.utils import Environment, EnvType
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, dict_row
 
-from infrastructure.database_url import writing
+from infrastructure.database_url import RECONNECTING, writing
+from infrastructure.primary import PrimaryConnection
 
 PARAMETERS = "POSTGRES_PARAMETERS"
 """Name of the variable with all parameters of a connection, as JSON."""
@@ -47,6 +48,17 @@ class EventStoreFactory(LibraryFactory):
         # The library has no setting for the class of the datastore.
         self.datastore.__class__ = EventDatastore
         parameters: dict[str, Any] = json.loads(self.env[PARAMETERS])
-        kwargs = self.datastore.pool.kwargs
-        assert isinstance(kwargs, dict)
-        kwargs.update(parameters)
+        library = self.datastore.pool  # not open yet
+        self.datastore.pool = ConnectionPool[psycopg.Connection[DictRow]](
+            connection_class=PrimaryConnection,
+            kwargs=parameters | {"row_factory": dict_row},
+            min_size=library.min_size,
+            max_size=library.max_size,
+            open=False,
+            configure=self.datastore.after_connect_func(),
+            check=ConnectionPool.check_connection,  # pyright: ignore[reportArgumentType]
+            timeout=library.timeout,
+            max_waiting=library.max_waiting,
+            max_lifetime=library.max_lifetime,
+            **RECONNECTING,
+        )

@@ -25,6 +25,7 @@ from eventsourcing.postgres import PostgresProcessRecorder
 from psycopg.rows import scalar_row
 
 from infrastructure.leadership import LOST, Leadership
+from infrastructure.primary import Timeline, timeline_of
 
 DDL = """
 CREATE OR REPLACE FUNCTION append_events(
@@ -129,6 +130,11 @@ class EventRecorder(PostgresProcessRecorder):
     def insert_tracking(self, tracking: Tracking) -> None:
         """Save only a position. Raise the same errors as `insert_events`."""
         self._saving((), tracking)
+
+    def server_timeline(self) -> Timeline | None:
+        """Return the timeline of the server that answers now, or None if it is a standby."""
+        with self.datastore.get_connection() as connection:
+            return timeline_of(connection)
 
     def _append(
         self, rows: Sequence[StoredEvent], tracking: Tracking | None, timeline: str | None

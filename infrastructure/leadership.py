@@ -17,8 +17,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from infrastructure.database_url import connection_parameters
+from infrastructure.primary import PrimaryConnection
 from infrastructure.settings import Settings
 
 DDL = """
@@ -110,7 +112,7 @@ class Leadership:
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
         self._settings, self._end = settings, end or _end_process
-        self._connection: psycopg.Connection | None = None
+        self._connection: psycopg.Connection[Any] | None = None
         self._locked = False
         self._closed = threading.Event()
         self._logger = logging.getLogger("leadership")
@@ -192,13 +194,15 @@ class Leadership:
             self._locked = row is not None and row[0]
         return self._locked
 
-    def _opened(self) -> psycopg.Connection:
+    def _opened(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             assert self._settings.database_url is not None
             parameters = connection_parameters(self._settings.database_url)
             parameters["application_name"] = SESSION_NAME % self.name
             parameters["options"] = f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}"
-            self._connection = psycopg.connect(autocommit=True, **parameters)
+            self._connection = PrimaryConnection.connect(
+                autocommit=True, row_factory=tuple_row, **parameters
+            )
         return self._connection
 
     def _drop(self) -> None:

@@ -19,11 +19,12 @@ from psycopg.rows import DictRow, dict_row, scalar_row
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
-from infrastructure.database_url import connection_parameters, writing
+from infrastructure.database_url import RECONNECTING, connection_parameters, writing
 from infrastructure.event_datastore import PARAMETERS, EventStoreFactory
 from infrastructure.event_recorder import TIMELINE, EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.presence import follow_format
+from infrastructure.primary import PrimaryConnection, connect_async
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -68,7 +69,7 @@ class ReplanningCursor(psycopg.Cursor[Any]):
             return super().execute(query, params, prepare=False, binary=binary)  # type: ignore[arg-type]
 
 
-class PooledConnection(Connection):
+class PooledConnection(PrimaryConnection):
     """A connection of a pool."""
 
     returned_at = -math.inf  # monotonic time of its last use
@@ -166,6 +167,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
         timeout=POOL_SECONDS,
         open=True,
         check=_check,
+        **RECONNECTING,
     )
 
 
@@ -185,7 +187,7 @@ def connect_to(url: str, *, autocommit: bool = True) -> Generator[Connection]:
     """Like `connect`, to the database of a URL."""
     parameters = connection_parameters(url)
     with (
-        Connection.connect(autocommit=autocommit, **parameters, **FACTORIES) as connection,
+        PrimaryConnection.connect(autocommit=autocommit, **parameters, **FACTORIES) as connection,
         writing(connection),
     ):
         yield connection
@@ -194,9 +196,7 @@ def connect_to(url: str, *, autocommit: bool = True) -> Generator[Connection]:
 async def connect_to_listen(settings: Settings) -> psycopg.AsyncConnection:
     """Open a connection that listens for commits of the event store."""
     assert settings.database_url is not None
-    connection = await psycopg.AsyncConnection.connect(
-        autocommit=True, **connection_parameters(settings.database_url)
-    )
+    connection = await connect_async(connection_parameters(settings.database_url))
     await connection.execute(f"LISTEN {CHANNEL}")
     return connection
 

@@ -7,6 +7,7 @@ import logging
 
 import psycopg
 
+from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
 from infrastructure.service import broker_of, serve
@@ -20,7 +21,8 @@ POLL_SECONDS = 0.25
 def run(settings: Settings) -> None:
     """Wait until no other relay runs, then publish the log until SIGTERM.
 
-    Raise ForeignStream if the stream is a copy of another log.
+    Raise ForeignStream if the stream is a copy of another log, and FormerPrimary if another server
+    of the database was promoted.
     """
     with leading(settings, "relay"):
         _relay(settings)
@@ -28,12 +30,14 @@ def run(settings: Settings) -> None:
 
 def _relay(settings: Settings) -> None:
     log = open_log(settings)
+    recorder = log.recorder
+    assert isinstance(recorder, EventRecorder)
     broker = broker_of(settings, "relay")
 
     async def follow() -> None:
         client = await broker.connect()
         with connect(settings) as store:
-            publisher = Publisher(log, client, log_identity(store))
+            publisher = Publisher(log, client, log_identity(store), recorder.server_timeline)
         # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
         # whose notification was lost with a broken connection.
         async with await connect_to_listen(settings) as connection:

@@ -13,8 +13,11 @@ from eventsourcing.persistence import Notification
 from nats.js.api import Header
 
 from infrastructure.bus import EVENTS, Envelope, event_content, event_subject
+from infrastructure.primary import Timeline
 
 ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
+TIMELINE_HEADER = "Ecolink-Timeline"
+"""Header with the timeline of the server from which an event was read."""
 
 BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
 """Headers of NATS's atomic batches (ADR-50), which nats-py has no names for."""
@@ -53,18 +56,25 @@ class Batch:
     events: Sequence[BatchedEvent]
     after: Tail
     log_id: str
+    timeline: Timeline | None = None
     id: str = field(default_factory=lambda: uuid4().hex)
     started_ns: int = field(default_factory=time_ns)
 
     @classmethod
-    def of(cls, notifications: Sequence[Notification], after: Tail, log_id: str) -> Batch:
+    def of(
+        cls,
+        notifications: Sequence[Notification],
+        after: Tail,
+        log_id: str,
+        timeline: Timeline | None = None,
+    ) -> Batch:
         """Return the batch of some notifications, at least one."""
         events: list[BatchedEvent] = []
         prev_id = 0 if after.last is None else after.last.id
         for each in notifications:
             events.append(BatchedEvent(each, prev_id, json.loads(each.state)))
             prev_id = each.id
-        return cls(events, after, log_id)
+        return cls(events, after, log_id, timeline)
 
     @property
     def tail(self) -> Tail:
@@ -89,6 +99,8 @@ class Batch:
                 LOG_HEADER: self.log_id,
                 "content-type": "application/json",
             }
+            if self.timeline is not None:
+                headers[TIMELINE_HEADER] = str(self.timeline)
             if (traceparent := event.state.get("traceparent")) is not None:
                 headers["traceparent"] = traceparent
             if number == 1:

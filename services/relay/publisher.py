@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from uuid import UUID
 
 from eventsourcing.persistence import PersistenceError
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope
-from services.relay.batch import LOG_HEADER, Batch, Tail
+from infrastructure.primary import Timeline
+from services.relay.batch import LOG_HEADER, TIMELINE_HEADER, Batch, Tail
 from services.relay.published import record_published
 
 BATCH = 500
@@ -40,6 +42,10 @@ class ForeignStream(Exception):
     """The stream is a copy of another log."""
 
 
+class FormerPrimary(Exception):
+    """The database is a former primary of the one whose events the stream has."""
+
+
 class OldServer(Exception):
     """The NATS server does not store batches as a whole."""
 
@@ -54,10 +60,22 @@ class Publisher:
     If the stream lost its end or was deleted, publishing resumes after the last remaining event. If
     the log lacks the last event of the stream, for example after a restore of the database, the
     publisher purges and refills the stream.
+
+    A former primary of PostgreSQL, which froze during a failover, may have events that the new one
+    lacks. Each message has the timeline of its server. The publisher therefore publishes nothing
+    from a server on an earlier timeline than the last message's.
     """
 
-    def __init__(self, log: EventLog, client: Client, log_id: UUID) -> None:
-        self._log = log
+    def __init__(
+        self,
+        log: EventLog,
+        client: Client,
+        log_id: UUID,
+        server_timeline: Callable[[], Timeline | None] = lambda: None,
+    ) -> None:
+        """`server_timeline` returns that of the server of the log, or None if it is unknown."""
+        self._log, self._server_timeline = log, server_timeline
+        self._latest: Timeline | None = None
         self._client = client
         self._js = client.jetstream()
         self._log_id = str(log_id)
@@ -67,8 +85,8 @@ class Publisher:
         """Publish all events that the stream lacks. Return their number.
 
         Each call reads the end of the stream, because the stream may have lost its end. Raise
-        ForeignStream if the stream is a copy of another log, and OldServer if the server is too
-        old.
+        ForeignStream if the stream is a copy of another log, FormerPrimary if it has events of a
+        later timeline, and OldServer if the NATS server is too old.
         """
         published = 0
         sent: deque[tuple[Batch, asyncio.Task[None]]] = deque()
@@ -108,6 +126,8 @@ class Publisher:
         Raise StreamDiverged if the log lacks the last event.
         """
         last = tail.last
+        timeline = self._server_timeline()
+        self._require_latest(timeline)
         found = list(
             self._log.recorder.select_notifications(
                 start=None if last is None else last.id, limit=BATCH + 1
@@ -117,7 +137,22 @@ class Publisher:
             if not found or not last.wraps(found[0]):
                 raise StreamDiverged(f"The log lacks event {last.id} ({last.topic}) of the stream.")
             found = found[1:]
-        return Batch.of(found[:BATCH], tail, self._log_id) if found else None
+        if found and self._server_timeline() != timeline:
+            raise StreamChanged("The database failed over meanwhile.")
+        return Batch.of(found[:BATCH], tail, self._log_id, timeline) if found else None
+
+    def _require_latest(self, timeline: Timeline | None) -> None:
+        """Raise FormerPrimary if a server on a later timeline has published events."""
+        if timeline is None:
+            return
+        if self._latest is not None and timeline.is_before(self._latest):
+            raise FormerPrimary(
+                f"The database is on timeline {timeline}, but the stream {EVENTS} has events of "
+                f"timeline {self._latest}: another server was promoted. Make this server a "
+                "standby, and correct ECOLINK_DATABASE_URL. If you restored the database on "
+                "purpose, run `ecolink events empty-stream`."
+            )
+        self._latest = timeline
 
     async def _tail(self) -> Tail:
         """Return the end of the stream.
@@ -137,7 +172,12 @@ class Publisher:
             return Tail(sequence, None)
         if message.seq is None or message.seq > sequence:
             raise StreamChanged("Another relay published meanwhile.")
-        log_id = (message.headers or {}).get(LOG_HEADER, self._log_id)
+        headers = message.headers or {}
+        if (timeline := headers.get(TIMELINE_HEADER)) is not None:
+            published = Timeline.parsed(timeline)
+            if self._latest is None or not published.is_before(self._latest):
+                self._latest = published
+        log_id = headers.get(LOG_HEADER, self._log_id)
         if log_id != self._log_id:
             raise ForeignStream(
                 f"The stream {EVENTS} is a copy of log {log_id}, but the database has log "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -46,6 +47,22 @@ class Node:
     def kill(self) -> None:
         """Kill all processes of the server, like a power cut."""
         self.server.clear()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze all processes of the server during the block."""
+        number = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = psutil.Process(number)
+        postmaster.suspend()  # first, so that it starts no more processes
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for each in processes:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in processes:
+                with suppress(psutil.NoSuchProcess):
+                    each.resume()
 
     def copy(self, primary: Node) -> None:
         """Make this server's data a copy of the primary's, which this server follows."""
@@ -119,6 +136,16 @@ class Pair:
         """Kill the primary, and promote the standby."""
         self.primary.kill()
         self.standby.promote()
+
+    def only(self, node: Node) -> Settings:
+        """Return settings that name only one of the servers."""
+        (other,) = {self.primary, self.standby} - {node}
+        urls = {
+            name: url.replace(f"127.0.0.1:{other.port}", "").replace("@,", "@").replace(",/", "/")
+            for name in ("database_url", "owner_database_url")
+            if (url := getattr(self.settings, name))
+        }
+        return self.settings.model_copy(update=urls)
 
     def stop(self) -> None:
         """Kill both servers."""

@@ -7,6 +7,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,23 +18,30 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from eventsourcing.persistence import OperationalError
+from nats.aio.client import Client
+from nats.js import JetStreamContext
 from psycopg import sql
 
 from deploy.processes import environment
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
 from infrastructure import event_recorder
+from infrastructure.bus import EVENTS, provision
+from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
+from infrastructure.log_identity import log_identity
 from infrastructure.machine_checks import Level
 from infrastructure.settings import Settings
 from infrastructure.standby_checks import standby_checks
 from infrastructure.store import connect, open_log, open_pool, scalar
+from services.relay.publisher import FormerPrimary, Publisher
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
-from tests.clusters.postgres_pair import STANDBY, Pair, postgres_pair
+from tests.clusters.postgres_pair import STANDBY, Node, Pair, postgres_pair
 from tests.clusters.writers import Writers
-from tests.logs import grow, notifications
+from tests.logs import grow, ids, notifications
 from tests.polling import eventually
 
 WRITERS = 4
@@ -88,11 +96,7 @@ def test_no_acknowledged_event_is_lost_with_a_synchronous_standby(
 
 def require_fenced(pair: Pair) -> None:
     """Require that the former primary, started again, acknowledges no save."""
-    url = pair.settings.database_url
-    assert url is not None
-    former = pair.settings.model_copy(
-        update={"database_url": url.replace(f",127.0.0.1:{pair.standby.port}", "")}
-    )
+    former = pair.only(pair.primary)
     saved: list[bool] = []
 
     def save() -> None:
@@ -215,11 +219,7 @@ def test_a_connection_that_reaches_a_standby_is_closed(
 ) -> None:
     """A proxy in front of the servers may keep a connection to a server that is now a standby."""
     with postgres_pair(home, synchronous=True) as pair:
-        url = pair.settings.database_url
-        assert url is not None
-        to_standby = pair.settings.model_copy(
-            update={"database_url": url.replace(f"127.0.0.1:{pair.primary.port},", "")}
-        )
+        to_standby = pair.only(pair.standby)
         refused = pytest.raises(psycopg.OperationalError, match="does not accept writes")
         with open_pool(to_standby, max_size=1) as pool:
             with refused, pool.connection() as first:
@@ -275,3 +275,66 @@ class Ended(Exception):
 
 def _raise(reason: str) -> None:
     raise Ended(reason)
+
+
+def test_a_frozen_primary_that_resumes_gets_no_save(home: Path, record_property: Record) -> None:
+    """The former primary accepts writes again, and is the first server of the URL."""
+    with postgres_pair(home, synchronous=False) as pair:
+        writers = Writers(pair.settings)
+        with open_pool(pair.settings, max_size=2) as pool, writers.running(WRITERS):
+            eventually(lambda: len(writers.acknowledged) >= BEFORE_KILL[0])
+            with pair.primary.frozen():
+                pair.standby.promote()
+                promoted = time.monotonic()
+                eventually(lambda: acknowledged_since(writers, promoted) >= AFTER_KILL)
+            resumed = time.monotonic()
+            require_writable(pair.primary)
+            eventually(lambda: acknowledged_since(writers, resumed) >= AFTER_KILL)
+            for connection in (pool.connection(), connect(pair.settings)):
+                with connection as current:
+                    assert current.info.port == pair.standby.port
+        late = {(e.account_id, e.version) for e in writers.acknowledged if e.at > promoted}
+        assert late <= versions(pair.only(pair.standby))
+        require_gapless(pair.only(pair.standby))
+    seconds = writers.longest_pause()
+    record_property("measured", f"frozen primary: {seconds:.2f} s without a saved event")
+
+
+def acknowledged_since(writers: Writers, moment: float) -> int:
+    return sum(each.at > moment for each in writers.acknowledged)
+
+
+def require_writable(node: Node) -> None:
+    node.execute(sql.SQL("CREATE TABLE written ()"), sql.SQL("DROP TABLE written"))
+
+
+async def test_the_relay_publishes_nothing_of_a_former_primary(
+    home: Path, nats: Client, js: JetStreamContext
+) -> None:
+    await provision(js, ())
+    with postgres_pair(home, synchronous=False) as pair:
+        former, current = pair.only(pair.primary), pair.only(pair.standby)
+        with open_log(former) as old, publisher_of(former, old, nats) as publisher:
+            grow(old, 3)
+            assert await publisher.publish_new() == len(ids(old))
+            pair.detach()
+            pair.standby.promote()
+            with open_log(current) as new, publisher_of(current, new, nats) as successor:
+                grow(new, 2)
+                grow(old, 4)  # the new primary never gets them
+                assert await successor.publish_new() == 2
+                with pytest.raises(FormerPrimary, match="empty-stream"):
+                    await publisher.publish_new()
+                with publisher_of(former, old, nats) as restarted:
+                    with pytest.raises(FormerPrimary):
+                        await restarted.publish_new()
+                grow(new, 1)
+                assert await successor.publish_new() == 1
+                assert (await js.stream_info(EVENTS)).state.messages == len(ids(new))
+
+
+@contextmanager
+def publisher_of(settings: Settings, log: EventLog, nats: Client) -> Iterator[Publisher]:
+    assert isinstance(log.recorder, EventRecorder)
+    with connect(settings) as connection:
+        yield Publisher(log, nats, log_identity(connection), log.recorder.server_timeline)
