@@ -24,7 +24,7 @@ ALGORITHM, DATE = "AWS4-HMAC-SHA256", "%Y%m%dT%H%M%SZ"
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 
 UNREACHABLE, NO_KEYS, NO_URL = "Unreachable", "NoKeys", "InvalidEndpoint"
-"""Codes of S3Refused without an answer from S3."""
+"""Codes of S3Refused without a response from S3."""
 
 
 class S3Refused(OSError):
@@ -36,26 +36,26 @@ class S3Refused(OSError):
 
 
 def s3_request(bucket: str, parameters: Mapping[str, str]) -> ET.Element:
-    """Send a GET request for a bucket. Return the root of the answer.
+    """Send a GET request for a bucket. Return the root of the response.
 
     Raise S3Refused.
     """
     endpoint = s3_endpoint() or f"https://s3.{s3_region()}.amazonaws.com"
     query = urlencode(sorted(parameters.items()), quote_via=quote)
-    return _answer("GET", "s3", f"{endpoint.rstrip('/')}/{bucket}?{query}", b"")
+    return _response("GET", "s3", f"{endpoint.rstrip('/')}/{bucket}?{query}", b"")
 
 
 def sts_request(parameters: Mapping[str, str]) -> ET.Element:
     """Send a request to STS, which has the endpoint of S3 unless `AWS_ENDPOINT_URL_STS` is set.
 
-    Return the root of the answer. Raise S3Refused.
+    Return the root of the response. Raise S3Refused.
     """
     own = os.environ.get("AWS_ENDPOINT_URL_STS") or s3_endpoint()
     endpoint = own or f"https://sts.{s3_region()}.amazonaws.com"
-    return _answer("POST", "sts", f"{endpoint.rstrip('/')}/", urlencode(parameters).encode())
+    return _response("POST", "sts", f"{endpoint.rstrip('/')}/", urlencode(parameters).encode())
 
 
-def _answer(method: str, service: str, url: str, body: bytes) -> ET.Element:
+def _response(method: str, service: str, url: str, body: bytes) -> ET.Element:
     try:
         key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     except KeyError as error:
@@ -70,7 +70,7 @@ def _answer(method: str, service: str, url: str, body: bytes) -> ET.Element:
     signer = Signer(key, secret, s3_region(), service)
     headers["authorization"] = signer.authorization(method, url, headers, body)
     try:
-        answer = httpx.request(
+        response = httpx.request(
             method, url, headers=headers, content=body or None, timeout=TIMEOUT_SECONDS
         )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -78,13 +78,13 @@ def _answer(method: str, service: str, url: str, body: bytes) -> ET.Element:
     except httpx.HTTPError as error:
         raise S3Refused(UNREACHABLE, str(error) or type(error).__name__) from error
     try:
-        root = ET.fromstring(answer.content)
+        root = ET.fromstring(response.content)
     except ET.ParseError:
-        raise S3Refused(str(answer.status_code), "the answer is not XML") from None
+        raise S3Refused(str(response.status_code), "the response is not XML") from None
     for each in root.iter():
         each.tag = each.tag.rpartition("}")[2]  # without the namespace
-    if not answer.is_success:
-        raise S3Refused(_text(root, "Code", str(answer.status_code)), _text(root, "Message", ""))
+    if not response.is_success:
+        raise S3Refused(_text(root, "Code", str(response.status_code)), _text(root, "Message", ""))
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import Mock
 
@@ -10,7 +11,7 @@ from domain.jobs import events
 from domain.jobs.lifecycle import SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Phase, Report
+from infrastructure.reports import Phase, Report, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.segments import Segments
@@ -62,6 +63,24 @@ def report(
         elapsed_seconds=elapsed_seconds,
         phase=phase,
         **(defaults | {"step": 0} | fields),
+    )
+
+
+def step_of(spec: SegmentSpec, step: int, total_steps: int) -> StepMeasured:
+    """A measured step of a segment."""
+    return StepMeasured(
+        account_id=spec.account_id,
+        job_id=spec.job_id,
+        segment=spec.segment,
+        step=step,
+        total_steps=total_steps,
+        train_loss=1.0,
+        smoothed_loss=1.0,
+        learning_rate=0.1,
+        tokens=10,
+        tokens_per_second=5.0,
+        elapsed_seconds=1.0,
+        measured_at=datetime.now(UTC),
     )
 
 

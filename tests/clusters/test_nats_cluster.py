@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,6 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from domain.core.event_log import EventLog
-from domain.core.recorded import Recorded
 from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, TooFewServers, connect, provision
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.log_identity import log_identity
@@ -27,6 +26,7 @@ from infrastructure.store import connect as connect_database
 from infrastructure.store import open_log
 from infrastructure.stream_checks import complete_copies, stream_checks
 from services.relay.publisher import Publisher
+from tests.builders.effects import KeptIds
 from tests.clusters.nats_cluster import NAMES, NatsCluster, leader, nats_cluster
 from tests.clusters.trainer import ReportingTrainer
 from tests.clusters.writers import Writers
@@ -125,21 +125,6 @@ async def test_copies_need_a_cluster(js: JetStreamContext) -> None:
         await provision(js, (), 3)
 
 
-class Kept:
-    """An effect that keeps the IDs of its events."""
-
-    name = "kept"
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-
-    def position(self) -> int:
-        return self.ids[-1] if self.ids else 0
-
-    def apply(self, batch: Sequence[Recorded]) -> None:
-        self.ids += [each.id for each in batch]
-
-
 class Relay:
     """A relay that records when the cluster acknowledged events."""
 
@@ -197,7 +182,7 @@ async def test_no_event_and_no_report_is_lost_when_servers_fail(
     reports: list[dict] = []
     pauses: dict[str, list[float]] = {fault: [] for fault in FAULTS}
     with open_log(own) as log:
-        relay, effect, broker = Relay(own, log), Kept(), broker_of(own, "test")
+        relay, effect, broker = Relay(own, log), KeptIds("kept"), broker_of(own, "test")
         consumer = OrderedConsumer(effect, log)
         async with jetstream(own) as js:
             durables = (consumer.durable, REPORTS_DURABLE)
@@ -241,5 +226,5 @@ async def ended(reports: list[dict]) -> bool:
     return any(each["ending"] for each in reports)
 
 
-async def consumed(effect: Kept, log: EventLog) -> bool:
+async def consumed(effect: KeptIds, log: EventLog) -> bool:
     return effect.ids == await asyncio.to_thread(ids, log)

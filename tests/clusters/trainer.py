@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.reports import SegmentSpec, StepMeasured
+from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
+from tests.builders.reports import step_of
 
 PAID_SECONDS = 3600
-STEP_SECONDS = 0.05
+STEP_SECONDS, TOTAL_STEPS = 0.05, 1_000_000
 
 
 class ReportingTrainer:
@@ -70,21 +70,5 @@ class ReportingTrainer:
         with Reporter(self.spec, lease, self._url, self._folder) as reporter:
             while not self._finished.wait(STEP_SECONDS):
                 self.steps += 1
-                reporter.measure(self._measured(self.steps))
+                reporter.measure(step_of(self.spec, self.steps, TOTAL_STEPS))
             reporter.finish(SegmentEnd.COMPLETED)
-
-    def _measured(self, step: int) -> StepMeasured:
-        return StepMeasured(
-            account_id=self.spec.account_id,
-            job_id=self.spec.job_id,
-            segment=1,
-            step=step,
-            total_steps=1_000_000,
-            train_loss=1.0,
-            smoothed_loss=1.0,
-            learning_rate=0.1,
-            tokens=10,
-            tokens_per_second=5.0,
-            elapsed_seconds=1.0,
-            measured_at=datetime.now(UTC),
-        )

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from nats.js import JetStreamContext
 from prometheus_client import REGISTRY, generate_latest
 
 from domain.core.event_log import EventLog
 from infrastructure.bus import provision
-from infrastructure.consumer import OrderedConsumer, Recorded
+from infrastructure.consumer import OrderedConsumer
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
+from tests.builders.effects import KeptIds
 from tests.builders.history import History
 from tests.logs import envelopes
 from tests.polling import eventually_async
-
-
-class Seen:
-    """An effect that only counts events."""
-
-    name = "measured"
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-
-    def position(self) -> int:
-        return self.ids[-1] if self.ids else 0
-
-    def apply(self, batch: Sequence[Recorded]) -> None:
-        self.ids += [each.id for each in batch]
 
 
 async def test_consumed_messages_are_counted_by_consumer(
     js: JetStreamContext, log: EventLog, settings: Settings
 ) -> None:
     History(log).run_with_a_crash()
-    sent, seen = envelopes(log), Seen()
+    sent, seen = envelopes(log), KeptIds("measured")
     consumer = OrderedConsumer(seen, log)
     await provision(js, (consumer.durable,))
     broker = broker_of(settings.model_copy(update={"metrics_port": 9400}), "measured")

@@ -186,3 +186,20 @@ class Launcher(Protocol):
 
 OpenLauncher = Callable[[Settings, Clock, ReadCatalog, Sequence[str]], Launcher]
 """A function that returns a ready launcher. Its last argument is the trainer's command."""
+
+
+class ClusterLauncher:
+    """The methods that the launchers of clusters share.
+
+    CPU-backed segments run on different nodes, which are not measured. Nothing starts in advance.
+    """
+
+    def machine(self) -> Machine | None:
+        """Return None, so that estimates use the speeds of the catalog."""
+        return None
+
+    def measure_machine(self) -> None:
+        """Do nothing."""
+
+    def prepare(self) -> None:
+        """Do nothing."""

@@ -23,12 +23,12 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from domain.catalog.catalog_entries import GpuType
-from domain.catalog.machine import Machine
 from infrastructure.clock import Clock
 from infrastructure.reports import STOP, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import (
     TRAINER,
+    ClusterLauncher,
     LauncherUnavailable,
     LaunchFailed,
     Pod,
@@ -150,7 +150,7 @@ class Placement:
     nodes: int
 
 
-class SlurmLauncher:
+class SlurmLauncher(ClusterLauncher):
     """A launcher whose pods are batch jobs, named after their pods.
 
     A pod is bound, and billing starts, when Slurm starts its job. A queued job is free of charge.
@@ -184,16 +184,6 @@ class SlurmLauncher:
         self._states_lock = threading.Lock()
         self._completing: dict[int, float] = {}  # times, by the monotonic clock
         self._logger = logging.getLogger("launcher")
-
-    def machine(self) -> Machine | None:
-        """Return None. The nodes are not measured, so estimates use the speeds of the catalog."""
-        return None
-
-    def measure_machine(self) -> None:
-        """Do nothing."""
-
-    def prepare(self) -> None:
-        """Do nothing. A cluster has no warm trainers."""
 
     def close(self) -> None:
         """Close the connections to slurmrestd."""

@@ -212,13 +212,13 @@ class SlurmRest:
 
     def submit(self, job: Mapping[str, Any], script: str) -> int:
         """Submit a batch job. Return its number. Raise SlurmRefused if Slurm does not accept it."""
-        answer = self._ask("POST", "/job/submit", json={"job": dict(job), "script": script})
-        return _parsed(_Submitted, answer).job_id
+        response = self._ask("POST", "/job/submit", json={"job": dict(job), "script": script})
+        return _parsed(_Submitted, response).job_id
 
     def job(self, job_id: int) -> SlurmJob | None:
         """Return a job, or None if Slurm does not know it, such as some minutes after its end."""
-        answer = self._ask("GET", f"/job/{job_id}", unknown=True)
-        return next(iter(_jobs(answer)), None)
+        response = self._ask("GET", f"/job/{job_id}", unknown=True)
+        return next(iter(_jobs(response)), None)
 
     def jobs_named(self, name: str) -> list[SlurmJob]:
         """Return the jobs of this name that Slurm knows, oldest first."""
@@ -269,10 +269,10 @@ class SlurmRest:
         json: Any = None,
         params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Return an answer as JSON. With `unknown`, an unknown job is no error."""
+        """Return a response as JSON. With `unknown`, an unknown job is no error."""
         try:
-            answer = self._request(method, path, json, params)
-            errors = _parsed(_Errors, answer).errors
+            response = self._request(method, path, json, params)
+            errors = _parsed(_Errors, response).errors
             for error in errors:
                 if error.error_number < FIRST_OF_SLURMCTLD:
                     raise LauncherUnavailable(f"Slurm does not answer: {_shown(error)}.")
@@ -282,29 +282,29 @@ class SlurmRest:
         self._note(None)
         if errors and not (unknown and errors[0].error_number == UNKNOWN_JOB):
             raise SlurmRefused(errors[0])
-        return answer
+        return response
 
     def _request(
         self, method: str, path: str, json: Any, params: Mapping[str, str] | None
     ) -> dict[str, Any]:
         """Send a request, again if slurmrestd refuses a token that was renewed meanwhile."""
         token = self._token()
-        answer = self._send(method, path, json, params, token)
-        if _refuses_token(answer) and (renewed := self._token()) != token:
-            answer = self._send(method, path, json, params, renewed)
-        if _refuses_token(answer):
+        response = self._send(method, path, json, params, token)
+        if _refuses_token(response) and (renewed := self._token()) != token:
+            response = self._send(method, path, json, params, renewed)
+        if _refuses_token(response):
             raise LauncherUnavailable(
                 f"slurmrestd refuses the token of user {self._user!r} in {self._token_file}. Write "
                 f"a new one with `scontrol token username={self._user} lifespan=SECONDS`."
             )
         try:
-            content = answer.json()
+            content = response.json()
         except ValueError:
             content = None
         if not isinstance(content, dict):
             raise LauncherUnavailable(
                 f"{self._client.base_url} is no slurmrestd, or has no API {API}: it answers "
-                f"{answer.status_code}, {answer.text[:100]!r}. Check ECOLINK_SLURM_URL."
+                f"{response.status_code}, {response.text[:100]!r}. Check ECOLINK_SLURM_URL."
             )
         return content
 
@@ -317,7 +317,7 @@ class SlurmRest:
         except httpx.HTTPError as error:
             raise LauncherUnavailable(
                 f"slurmrestd at {self._client.base_url.host}:{self._client.base_url.port} does not "
-                f"answer: {type(error).__name__}: {error}"
+                f"response: {type(error).__name__}: {error}"
             ) from error
 
     def _token(self) -> str:
@@ -330,7 +330,7 @@ class SlurmRest:
             ) from error
 
     def _note(self, failure: LauncherUnavailable | None) -> None:
-        """Log the first failure, and the first answer after it."""
+        """Log the first failure, and the first response after it."""
         with self._lock:
             changed, self._away = self._away != (failure is not None), failure is not None
         if changed and failure is not None:
@@ -339,19 +339,19 @@ class SlurmRest:
             self._logger.info("slurmrestd answers again")
 
 
-def _refuses_token(answer: httpx.Response) -> bool:
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
+def _refuses_token(response: httpx.Response) -> bool:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
         return True
-    if answer.is_success:
+    if response.is_success:
         return False
     try:
-        errors = _Errors.model_validate_json(answer.content).errors
+        errors = _Errors.model_validate_json(response.content).errors
     except ValidationError:
         return False
     return any(each.error_number == REFUSED_TOKEN for each in errors)
 
 
-def _jobs(answer: dict[str, Any]) -> list[SlurmJob]:
+def _jobs(response: dict[str, Any]) -> list[SlurmJob]:
     return [
         SlurmJob(
             row.job_id,
@@ -363,16 +363,16 @@ def _jobs(answer: dict[str, Any]) -> list[SlurmJob]:
             max(0, row.start_time.number - row.submit_time.number),
             row.exit_code.return_code.number,
         )
-        for row in _rows(_JobRow, answer, "jobs")
+        for row in _rows(_JobRow, response, "jobs")
     ]
 
 
-def _rows(kind: type[Row], answer: dict[str, Any], key: str) -> Sequence[Row]:
-    return [_parsed(kind, each) for each in answer.get(key) or ()]
+def _rows(kind: type[Row], response: dict[str, Any], key: str) -> Sequence[Row]:
+    return [_parsed(kind, each) for each in response.get(key) or ()]
 
 
 def _parsed(kind: type[Row], value: Any) -> Row:
-    """Parse a part of an answer. Raise LauncherUnavailable if it has another form."""
+    """Parse a part of a response. Raise LauncherUnavailable if it has another form."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:

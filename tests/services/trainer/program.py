@@ -27,6 +27,9 @@ from tests.polling import eventually
 
 T = TypeVar("T")
 
+WAIT_SECONDS = 300.0
+"""Longest wait for a line or the end of a program. The machine may be busy."""
+
 KEYS = NatsKeys()
 ISSUER = CredentialIssuer(KEYS.trainers, None, valid_seconds=3600)
 
@@ -151,7 +154,7 @@ class Program:
             assert enough or self.process.poll() is None, self.log
             return enough
 
-        eventually(found, 100)
+        eventually(found, WAIT_SECONDS)
 
     def await_training(self) -> None:
         """Wait until a report contains a step."""
@@ -159,7 +162,7 @@ class Program:
 
     def wait(self) -> int:
         """Wait for its exit code."""
-        return self.process.wait(100)
+        return self.process.wait(WAIT_SECONDS)
 
     def kill(self) -> None:
         """Kill it if it still runs."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
@@ -21,14 +20,13 @@ from infrastructure.reports import (
     FINAL_REPORT,
     Report,
     SegmentSpec,
-    StepMeasured,
     stored_report_ref,
 )
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
 from services.trainer.stored_report import StoredReport
-from tests.builders.reports import CHECKPOINT
+from tests.builders.reports import CHECKPOINT, step_of
 from tests.polling import eventually
 from tests.services.trainer.program import ISSUER, NatsServer
 from tests.services.trainer.segments import Trainer
@@ -57,22 +55,6 @@ class Reporting:
     @property
     def log_texts(self) -> list[str]:
         return [line["text"] for line in self.server.log_lines(self.spec)]
-
-    def measured(self, step: int) -> StepMeasured:
-        return StepMeasured(
-            account_id=self.spec.account_id,
-            job_id=self.spec.job_id,
-            segment=1,
-            step=step,
-            total_steps=9,
-            train_loss=1.0,
-            smoothed_loss=1.0,
-            learning_rate=0.1,
-            tokens=10,
-            tokens_per_second=5.0,
-            elapsed_seconds=1.0,
-            measured_at=datetime.now(UTC),
-        )
 
 
 @pytest.fixture
@@ -154,12 +136,12 @@ def test_nothing_is_lost_while_nats_is_down(reporting: Reporting) -> None:
     try:
         with reporting.reporter() as reporter:
             reporter.log("one")
-            reporter.measure(reporting.measured(1))
+            reporter.measure(step_of(reporting.spec, 1, 9))
             server.start()
             eventually(lambda: reporting.reports)
             server.stop()
             reporter.log("two\nthree", "ERROR")
-            reporter.measure(reporting.measured(2))
+            reporter.measure(step_of(reporting.spec, 2, 9))
             reporter.update(now=True, step=2)
             ending = finish(reporter)
             server.start()

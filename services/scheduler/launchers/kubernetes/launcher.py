@@ -14,7 +14,6 @@ from functools import cached_property
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
-from domain.catalog.machine import Machine
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.reports import SegmentSpec
@@ -25,6 +24,7 @@ from services.scheduler.launchers.kubernetes.manifests import BOUND_AT, BOUND_PO
 from services.scheduler.launchers.kubernetes.settings_check import require_usable
 from services.scheduler.launchers.launcher import (
     TRAINER,
+    ClusterLauncher,
     LauncherUnavailable,
     LaunchFailed,
     Pod,
@@ -73,7 +73,7 @@ class View:
         return next((each for each in pods if each["metadata"]["uid"] == uid), None)
 
 
-class KubernetesLauncher:
+class KubernetesLauncher(ClusterLauncher):
     """A launcher that reads all its Jobs and pods with two list calls per round of polls.
 
     The Job keeps what the scheduler must remember, so that any scheduler can continue: the pod that
@@ -106,16 +106,6 @@ class KubernetesLauncher:
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
         self._recent = RecentCapacity()
         self._logger = logging.getLogger("launcher")
-
-    def machine(self) -> Machine | None:
-        """Return None: CPU-backed segments run on different nodes."""
-        return None
-
-    def measure_machine(self) -> None:
-        """Do nothing: CPU-backed segments run on different nodes."""
-
-    def prepare(self) -> None:
-        """Do nothing: a cluster has no warm trainers."""
 
     def close(self) -> None:
         """Do nothing: the launcher has no processes."""
