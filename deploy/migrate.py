@@ -1,13 +1,15 @@
-"""The migration, which creates all tables and seeds the catalog before any service runs."""
+"""The migration, which creates all tables and streams before any service runs."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from functools import partial
 from uuid import uuid4
 
 import psycopg
+from nats.errors import Error as NatsError
 
 from deploy.database_roles import grant_access
 from deploy.progress import RebuildProgress
@@ -19,6 +21,7 @@ from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from infrastructure import (
     alerts,
+    bus,
     drafts,
     event_recorder,
     format_in_use,
@@ -42,6 +45,7 @@ from infrastructure.database_url import connection_parameters
 from infrastructure.event_handlers import PARKED_DDL
 from infrastructure.schema_change import change_schema
 from infrastructure.secret_files import load_secret_files
+from infrastructure.service import provision_patiently
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
 from infrastructure.upgrade import finish_if_alone, newer_processes
@@ -126,9 +130,41 @@ def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
         log.retrying(attempt)
 
 
-if __name__ == "__main__":
-    load_secret_files()
+def create_streams(settings: Settings) -> None:
+    """Create or update the streams of the bus. Raise BusUnavailable if NATS does not do it."""
+
+    async def create() -> None:
+        client = await bus.connect(settings, connect_timeout=5, max_reconnect_attempts=5)
+        try:
+            js, copies = client.jetstream(), settings.nats_replicas
+            await provision_patiently(partial(bus.provision, js, (), copies))
+        finally:
+            await client.close()
+
     try:
-        migrate(Settings(), single_machine=SINGLE_MACHINE in sys.argv[1:])
-    except NewerFormat as error:
+        asyncio.run(create())
+    except (NatsError, TimeoutError, OSError) as error:
+        raise BusUnavailable(
+            f"Cannot create the streams on NATS: {error or type(error).__name__}. Correct "
+            "ECOLINK_NATS_URL and ECOLINK_NATS_CREDENTIALS, which must be those of `operator`."
+        ) from error
+
+
+class BusUnavailable(Exception):
+    """NATS refuses the operator, or does not answer."""
+
+
+def main() -> None:
+    """Upgrade the database, and the bus if its address is known."""
+    load_secret_files()
+    settings = Settings()
+    try:
+        migrate(settings, single_machine=SINGLE_MACHINE in sys.argv[1:])
+        if settings.nats_url is not None:
+            create_streams(settings)
+    except (NewerFormat, BusUnavailable) as error:
         sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

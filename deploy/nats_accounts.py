@@ -1,14 +1,17 @@
-"""EcoLink's NATS accounts, and the configuration of a server that uses them.
+"""EcoLink's NATS accounts and users, and the configuration of a server that uses them.
 
-The services' account owns JetStream and its streams. Trainers have a separate account. It imports
-only what they need: publishing reports, metrics and log lines, and requesting Control messages. If
-a trainer makes up a reply subject, the subject therefore stays in the trainers' account.
+The account SERVICES owns JetStream and its streams. Each service has an account of its own, which
+imports only what deploy/bus_access.py lists, and one user. Trainers share an account, which imports
+publishing reports, metrics and log lines, and requesting Control messages. If a client makes up a
+reply subject, the subject therefore stays in the client's account.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -16,7 +19,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infrastructure.bus import CONTROL
+from deploy.bus_access import (
+    BUS_ACCESS,
+    EXPORTS,
+    SUBSCRIBER,
+    operator_subjects,
+    subscriber_imports,
+    subscriber_subjects,
+)
+from infrastructure.bus import CONTROL, OPERATOR
 from infrastructure.nats_keys import (
     UNLIMITED,
     KeyKind,
@@ -48,7 +59,7 @@ def _account_seed() -> str:
 
 
 class NatsKeys(BaseModel):
-    """The seeds of a server's operator, its accounts and the services' user."""
+    """The seeds of a server's operator and accounts. Those of services follow from `users`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,37 +68,91 @@ class NatsKeys(BaseModel):
     services: str = Field(default_factory=_account_seed)
     trainers: str = Field(default_factory=_account_seed)
     services_user: str = Field(default_factory=lambda: new_seed(KeyKind.USER))
+    """The user that the services of earlier versions shared. It may do everything."""
+    accepts_shared_user: bool = Field(default=False, exclude=True)
+    """True if servers accept the shared user, for a rolling upgrade."""
+    users: str = Field(default_factory=lambda: token_hex(32))
+    """Secret from which the keys of the services' accounts and of all users are derived."""
     routes: str = Field(default_factory=lambda: token_hex(32))
     """Password of the servers of a cluster for each other."""
 
-    @property
-    def services_jwt(self) -> str:
-        """JWT of the services' user, who may do everything in the services' account."""
-        return user_jwt(self.services, self.services_user, "services")
+    def credentials(self, user: str) -> str:
+        """Return the contents of the credentials file of a service, `operator` or `subscriber`.
 
-    @property
-    def services_credentials(self) -> str:
-        """Contents of the services' credentials file."""
-        return credentials_file(self.services_jwt, self.services_user)
+        Raise KeyError if the service does not use the bus.
+        """
+        return credentials_file(self.jwt(user), self.user_seed(user))
+
+    def jwt(self, user: str) -> str:
+        """Return the JWT of a user, which never expires."""
+        seed, issuer = self.user_seed(user), self._derived(KeyKind.ACCOUNT, user)
+        if user == OPERATOR:
+            return user_jwt(self.services, seed, user, operator_subjects())
+        allowed = subscriber_subjects() if user == SUBSCRIBER else BUS_ACCESS[user].allowed
+        return user_jwt(issuer, seed, user, allowed)
+
+    def user_seed(self, user: str) -> str:
+        """Return the seed of a user's key."""
+        return self._derived(KeyKind.USER, user)
 
     @property
     def accounts(self) -> dict[str, str]:
         """JWT of each account, by public key."""
         services = public_key(self.services)
-        exports = [
-            {"name": subject, "subject": subject, "type": "service"} for subject in FROM_TRAINERS
-        ]
-        imports = [each | {"account": services} for each in exports]
+        shared = public_key(self.services_user)
+        revoked = {} if self.accepts_shared_user else {shared: int(time.time())}
+        trainers = dict(zip(FROM_TRAINERS, FROM_TRAINERS, strict=True))
         return {
             public_key(self.system): self._account(self.system, "SYS", LIMITS),
-            services: self._account(self.services, "SERVICES", LIMITS | JETSTREAM, exports=exports),
-            public_key(self.trainers): self._account(
-                self.trainers, "TRAINERS", LIMITS, imports=imports
+            services: self._account(
+                self.services,
+                "SERVICES",
+                LIMITS | JETSTREAM,
+                exports=list(_exports()),
+                revocations=revoked,
             ),
+            public_key(self.trainers): self._client(self.trainers, "TRAINERS", trainers),
+            **dict(self._service_accounts()),
         }
+
+    def _service_accounts(self) -> Iterator[tuple[str, str]]:
+        imported = {name: access.imports for name, access in BUS_ACCESS.items()}
+        for name, imports in (imported | {SUBSCRIBER: subscriber_imports()}).items():
+            seed = self._derived(KeyKind.ACCOUNT, name)
+            yield public_key(seed), self._client(seed, name.upper(), imports)
+
+    def _client(self, seed: str, name: str, subjects: Mapping[str, str]) -> str:
+        """Return the JWT of an account that imports subjects, by their names in the account."""
+        services = public_key(self.services)
+        imports = [_import(services, local, subject) for local, subject in subjects.items()]
+        return self._account(seed, name, LIMITS, imports=imports)
+
+    def _derived(self, kind: KeyKind, name: str) -> str:
+        text = f"{kind.name.lower()} {name}".encode()
+        return new_seed(kind, hmac.digest(self.users.encode(), text, "sha256"))
 
     def _account(self, seed: str, name: str, limits: Mapping[str, object], **claims: object) -> str:
         return account_jwt(self.operator, seed, name, {"limits": dict(limits), **claims})
+
+
+USERS = (*BUS_ACCESS, OPERATOR, SUBSCRIBER)
+"""All users except those of trainers."""
+
+
+def _exports() -> Iterator[dict[str, Any]]:
+    for subject, several in EXPORTS.items():
+        kind = {"response_type": "Stream"} if several else {}
+        yield {"name": subject, "subject": subject, "type": "service", **kind}
+
+
+def _import(account: str, local: str, subject: str) -> dict[str, Any]:
+    """Return an import. A name that differs refers to the wildcards of the subject by number."""
+    found = {"name": local, "subject": subject, "type": "service", "account": account}
+    if local == subject:
+        return found
+    before, *after = local.split("*")
+    numbered = (f"${number}{part}" for number, part in enumerate(after, 1))
+    return found | {"local_subject": before + "".join(numbered)}
 
 
 CLUSTER = "ecolink"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +21,14 @@ from pydantic import BaseModel, ConfigDict
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import event_of
+from infrastructure.nats_keys import api_of_credentials
 from infrastructure.settings import Settings
+
+OPERATOR = "operator"
+"""User of operator commands."""
+
+SYSTEM_API = "$JS.API"
+"""Prefix of JetStream requests in the account that owns the streams."""
 
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
 
@@ -79,6 +88,9 @@ STREAMS: tuple[api.StreamConfig, ...] = (
 )
 
 
+STREAM_NAMES = tuple(each.name or "" for each in STREAMS)
+
+
 @dataclass(frozen=True)
 class Durable:
     """A durable pull consumer of one stream."""
@@ -103,14 +115,38 @@ class Durable:
 
 
 async def connect(settings: Settings, **options: Any) -> Client:
-    """Connect as the services' user. The caller must close the connection.
+    """Connect as the user of operator commands. The caller must close the connection.
 
     `options` are options of nats-py's `connect`.
     """
     assert settings.nats_url is not None
     return await nats.connect(
-        servers(settings.nats_url), user_credentials=settings.nats_credentials, **options
+        servers(settings.nats_url), user_credentials=credentials_of(settings, OPERATOR), **options
     )
+
+
+def credentials_of(settings: Settings, user: str) -> Path | None:
+    """Return the credentials file of a user. A directory in the settings has one for each user."""
+    path = settings.nats_credentials
+    return path / f"{user}.creds" if path is not None and path.is_dir() else path
+
+
+def jetstream_api(credentials: Path | None) -> str:
+    """Return the prefix of JetStream requests of the user with this credentials file.
+
+    Raise RuntimeError if the file cannot be read.
+    """
+    if credentials is None:
+        return SYSTEM_API
+    try:
+        text = credentials.read_text()
+    except OSError as error:
+        raise RuntimeError(
+            f"Cannot read the NATS credentials in {credentials}: {error.strerror}. Correct "
+            "ECOLINK_NATS_CREDENTIALS, or write the file again with `ecolink nats-config` or "
+            "`ecolink docker init`."
+        ) from error
+    return api_of_credentials(text) or SYSTEM_API
 
 
 def servers(urls: str) -> list[str]:
@@ -136,17 +172,20 @@ async def provision(
     js: JetStreamContext,
     durables: tuple[Durable, ...],
     replicas: int = 1,
+    streams: Collection[str] = STREAM_NAMES,
     *,
     updates_streams: bool = True,
 ) -> list[str]:
-    """Make the server's streams and consumers match the declared ones. Idempotent.
+    """Make these streams and durable consumers match the declared ones. Idempotent.
 
     A stream keeps subjects that another release has declared. Only a starting process updates
     streams: during an upgrade, processes of two releases would otherwise change the same stream
     again and again.
 
-    `replicas` is the number of servers that hold a copy of each stream. A consumer has as many
-    copies as its stream. Raise TooFewServers if the cluster is smaller.
+    `streams` are the names of the streams to create or update. Raise NotFoundError if another
+    stream of a consumer does not exist. `replicas` is the number of servers that hold a copy of
+    each stream. A consumer has as many copies as its stream. Raise TooFewServers if the cluster is
+    smaller.
 
     Return one line for each change. Recreate a changed consumer, because JetStream cannot update
     every field. It starts after the messages that are already acknowledged, unless its filter
@@ -154,6 +193,8 @@ async def provision(
     """
     changes: list[str] = []
     for declared in STREAMS:
+        if declared.name not in streams:
+            continue
         config = declared.evolve(num_replicas=replicas)
         assert config.name is not None
         try:
@@ -215,18 +256,17 @@ def _continuing(config: api.ConsumerConfig, earlier: api.ConsumerInfo) -> api.Co
     )
 
 
-async def remove_durables(js: JetStreamContext, stream: str, prefix: str) -> list[str]:
-    """Delete the durable consumers of a stream whose names start with a prefix. Return the names.
+async def remove_durables(js: JetStreamContext, stream: str, names: Iterable[str]) -> list[str]:
+    """Delete those durable consumers of a stream that exist. Return their names.
 
     They belong to an earlier version of EcoLink.
     """
-    found: list[str] = []
-    while page := await js.consumers_info(stream, offset=len(found)):
-        found += [each.name for each in page]
-    retired = [name for name in found if name.startswith(prefix)]
-    for name in retired:
-        await js.delete_consumer(stream, name)
-    return retired
+    removed: list[str] = []
+    for name in names:
+        with suppress(NotFoundError):
+            await js.delete_consumer(stream, name)
+            removed.append(name)
+    return removed
 
 
 def _differs(declared: api.Base, current: api.Base) -> bool:

@@ -17,6 +17,8 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
+from infrastructure.bus import SYSTEM_API
+
 POLL_SECONDS = 2.0
 """Maximum wait for a first message, in seconds.
 
@@ -32,6 +34,13 @@ class LongPollingBroker(NatsBroker):
 
     replicas = 1
     """Number of servers that hold a copy of each stream."""
+    api = SYSTEM_API
+    """Prefix of JetStream requests of the broker's user."""
+
+    async def jetstream(self) -> JetStreamContext:
+        """Connect, and return the client of JetStream."""
+        client = await self.connect()
+        return client.jetstream(prefix=self.api)
 
     async def start(self) -> None:
         """Connect and start consuming."""

@@ -20,6 +20,9 @@ import nkeys
 
 UNLIMITED = -1
 
+API_TAG = "jetstream-api:"
+"""Start of the tag in a user's JWT that names its prefix of JetStream requests."""
+
 
 class KeyKind(IntEnum):
     """The kinds of NATS keys that EcoLink generates.
@@ -66,6 +69,10 @@ class AllowedSubjects:
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    publish_denied: tuple[str, ...] = ()
+    """Subjects to which the user may not publish, although `publish` contains them."""
+    api: str | None = None
+    """Prefix of JetStream requests, if the user's account does not own the streams."""
 
 
 def user_jwt(
@@ -81,9 +88,10 @@ def user_jwt(
 
     It expires at `expires_at`, in seconds since 1970; None: never.
     """
+    publish = {"allow": allowed.publish, "deny": allowed.publish_denied}
     claims: dict[str, Any] = {
         "type": "user",
-        "pub": {"allow": allowed.publish} if allowed.publish else {},
+        "pub": {rule: subjects for rule, subjects in publish.items() if subjects},
         "sub": {"allow": allowed.subscribe} if allowed.subscribe else {},
         "subs": UNLIMITED,
         "data": UNLIMITED,
@@ -91,6 +99,8 @@ def user_jwt(
     }
     if account is not None:
         claims["issuer_account"] = account
+    if allowed.api is not None:
+        claims["tags"] = [f"{API_TAG}{allowed.api}"]
     return _signed(account_seed, public_key(user_seed), name, claims, expires_at)
 
 
@@ -100,6 +110,18 @@ def credentials_file(jwt: str, seed: str) -> str:
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
+
+
+def api_of_credentials(text: str) -> str | None:
+    """Return the prefix of JetStream requests that a credentials file names, or None."""
+    part = text.partition("-----BEGIN NATS USER JWT-----")[2].partition("-----")[0].strip()
+    try:
+        body = part.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        tags = claims["nats"].get("tags", [])
+    except (IndexError, KeyError, ValueError):
+        return None  # the server refuses such a user
+    return next((tag.removeprefix(API_TAG) for tag in tags if tag.startswith(API_TAG)), None)
 
 
 def signer(seed: str) -> Callable[[str], bytes]:

@@ -7,13 +7,16 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from faststream import FastStream
 from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
 
-from infrastructure.bus import Durable, provision, servers
+from infrastructure.bus import Durable, credentials_of, jetstream_api, provision, servers
 from infrastructure.bus_metrics import BusMetrics
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
@@ -31,11 +34,15 @@ Work = Callable[[], Awaitable[None]]
 
 
 def broker_of(settings: Settings, name: str) -> LongPollingBroker:
-    """Return a broker that reconnects without limit. `name` identifies it to the server."""
+    """Return a broker that reconnects without limit.
+
+    `name` identifies it to the server, and names its user if the settings have several.
+    """
     assert settings.nats_url is not None
-    file, logger = settings.nats_credentials, logging.getLogger("broker")
+    file, logger = credentials_of(settings, name), logging.getLogger("broker")
     measures = settings.metrics_port is not None
     logger.setLevel(logging.WARNING)
+    api = jetstream_api(file)
     broker = LongPollingBroker(
         servers(settings.nats_url),
         name=name,
@@ -45,19 +52,54 @@ def broker_of(settings: Settings, name: str) -> LongPollingBroker:
         reconnect_time_wait=1,
         logger=logger,
         log_level=logging.DEBUG,
+        js_options={"prefix": api},
     )
-    broker.replicas = settings.nats_replicas
+    broker.replicas, broker.api = settings.nats_replicas, api
     return broker
 
 
+@dataclass(frozen=True)
+class Provisioned:
+    """The streams and the durable consumers that a service creates and keeps up to date."""
+
+    broker: LongPollingBroker
+    durables: tuple[Durable, ...]
+    streams: tuple[str, ...] = ()
+
+    async def provision(self, *, updates_streams: bool = True) -> list[str]:
+        """Create or update them. Return one line for each change. Raise StreamMissing."""
+        js, copies = await self.broker.jetstream(), self.broker.replicas
+        try:
+            return await provision(
+                js, self.durables, copies, self.streams, updates_streams=updates_streams
+            )
+        except NotFoundError as error:
+            lacking = " or ".join(sorted({each.stream for each in self.durables}))
+            raise StreamMissing(
+                f"NATS lacks the stream {lacking}. Run `python -m deploy.migrate`, or start the "
+                "service that owns it: the relay (EVENTS), the scheduler (REPORTS) or the "
+                "projector (TELEMETRY)."
+            ) from error
+
+
+class StreamMissing(NatsError):
+    """A stream that another service owns does not exist."""
+
+
 def serve(
-    broker: LongPollingBroker, durables: Sequence[Durable], work: Sequence[Work] = ()
+    broker: LongPollingBroker,
+    durables: Sequence[Durable],
+    work: Sequence[Work] = (),
+    streams: Sequence[str] = (),
 ) -> None:
     """Provision the durables, consume them, and run the background work until SIGTERM.
 
+    `streams` are the names of the streams that this service owns: it creates them again if they
+    are deleted, and updates them.
+
     If work raises an error, the process ends with it, and the supervisor restarts the process.
     """
-    asyncio.run(_serve(broker, tuple(durables), work))
+    asyncio.run(_serve(Provisioned(broker, tuple(durables), tuple(streams)), work))
 
 
 def run_until_stopped(work: Work) -> None:
@@ -92,10 +134,8 @@ async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
         await asyncio.wait(pending, timeout=CANCEL_SECONDS)
 
 
-async def _serve(
-    broker: LongPollingBroker, durables: tuple[Durable, ...], work: Sequence[Work]
-) -> None:
-    app = FastStream(broker, logger=logging.getLogger("service"))
+async def _serve(provisioned: Provisioned, work: Sequence[Work]) -> None:
+    app = FastStream(provisioned.broker, logger=logging.getLogger("service"))
     tasks: list[asyncio.Task[None]] = []
     failures: list[BaseException] = []
 
@@ -106,11 +146,11 @@ async def _serve(
 
     @app.on_startup
     async def prepare() -> None:
-        await _provision_first(broker, durables)
+        await provision_patiently(provisioned.provision)
 
     @app.after_startup
     async def begin() -> None:
-        for each in (PROGRESS.beat, lambda: _keep_provisioned(broker, durables), *work):
+        for each in (PROGRESS.beat, partial(_keep_provisioned, provisioned), *work):
             task = asyncio.ensure_future(each())
             task.add_done_callback(ended)
             tasks.append(task)
@@ -124,13 +164,12 @@ async def _serve(
         raise failures[0]
 
 
-async def _provision_first(broker: LongPollingBroker, durables: tuple[Durable, ...]) -> None:
+async def provision_patiently(step: Callable[[], Awaitable[object]]) -> None:
     """Provision, with retries, because a cluster answers nothing while it elects a leader."""
-    client = await broker.connect()
     until = time.monotonic() + ELECTION_SECONDS
     while True:
         try:
-            await provision(client.jetstream(), durables, broker.replicas)
+            await step()
         except (NatsError, TimeoutError, OSError) as error:
             if time.monotonic() > until:
                 raise
@@ -140,17 +179,13 @@ async def _provision_first(broker: LongPollingBroker, durables: tuple[Durable, .
             return
 
 
-async def _keep_provisioned(broker: LongPollingBroker, durables: tuple[Durable, ...]) -> None:
+async def _keep_provisioned(provisioned: Provisioned) -> None:
     """Recreate deleted streams and consumers. The effects store the positions."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
         try:
-            client = await broker.connect()
-            changes = await provision(
-                client.jetstream(), durables, broker.replicas, updates_streams=False
-            )
-            for change in changes:
+            for change in await provisioned.provision(updates_streams=False):
                 logger.warning("%s", change)
         except (NatsError, TimeoutError, OSError) as error:
             logger.info("cannot provision now: %s", error or type(error).__name__)

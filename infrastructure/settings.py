@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         "cluster. A change applies when a service starts.",
     )
     nats_credentials: Path | None = Field(
-        default=None, description="File with the NATS credentials of the services (.creds)."
+        default=None,
+        description="File with the NATS credentials of the process (.creds), or a directory with a "
+        "file for each process, such as `relay.creds`. Operator commands use `operator.creds`.",
     )
     nats_trainer_seed: str | None = Field(
         default=None,

@@ -31,6 +31,7 @@ from infrastructure.store import Connection, open_log, open_pool
 from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.builders.traces import Collector
+from tests.bus_administrator import as_administrator
 from tests.containers import WANTED, containers
 from tests.gate import Gate, gate_to
 from tests.localstripe.process import LocalStripe, running_localstripe
@@ -187,6 +188,7 @@ def home() -> Iterator[Path]:
 def servers() -> Iterator[Settings]:
     """Run a PostgreSQL with a migrated database and a NATS with JetStream for the whole session.
 
+    Tests publish, create and delete anything, so they connect to NATS as an administrator.
     They are the embedded ones, or containers if ECOLINK_TEST_CONTAINERS is set.
     """
     with _home() as path:
@@ -198,7 +200,7 @@ def servers() -> Iterator[Settings]:
         else:
             with up(settings, {}) as stack:
                 _make_template(stack.settings)
-                yield stack.settings
+                yield as_administrator(stack.settings)
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from deploy.database_roles import OPERATOR_ROLE
 from deploy.local import postgres
-from deploy.local.home import Passwords
+from deploy.local.home import Passwords, write_private
 from deploy.migrate import migrate
 from deploy.nats_accounts import configuration
 from infrastructure.settings import Settings
+from tests.bus_administrator import administrator_credentials
 from tests.deploy.docker.images import image_of
 
 NATS_PORT = 4222
@@ -46,8 +47,9 @@ def containers(settings: Settings) -> Iterator[Settings]:
     )
     config = configuration(passwords.nats, Path("/data"), NATS_PORT, host="0.0.0.0")
     settings.home.mkdir(parents=True, exist_ok=True)
-    credentials = settings.home / "services.creds"
-    credentials.write_text(passwords.nats.services_credentials)
+    write_private(settings.home / "secrets.json", passwords.model_dump_json())
+    credentials = settings.home / "administrator.creds"
+    credentials.write_text(administrator_credentials(passwords.nats))
     bus = (
         DockerContainer(image_of("nats", "nats:2.15"))
         .with_copy_into_container(config.encode(), "/etc/nats/ecolink.conf")

@@ -1,7 +1,7 @@
-"""`python -m deploy.docker.migrate` prepares PostgreSQL and the artifact store, then ends.
+"""`python -m deploy.docker.migrate` prepares PostgreSQL, NATS and the artifact store, then ends.
 
-It creates the roles of the services, upgrades the database, and creates the bucket. It runs before
-the services start, and is safe to repeat.
+It creates the roles of the services, upgrades the database, and creates the streams and the bucket.
+It runs before the services start, and is safe to repeat.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from deploy.local import postgres
-from deploy.migrate import SINGLE_MACHINE, migrate
+from deploy.migrate import SINGLE_MACHINE, BusUnavailable, create_streams, migrate
 from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
@@ -34,7 +34,7 @@ class NotPrepared(Exception):
 
 
 def prepare(settings: Settings, role_passwords: Path, *, single_machine: bool = False) -> None:
-    """Create the roles, upgrade the database, and create the bucket.
+    """Create the roles, upgrade the database, and create the streams and the bucket.
 
     `role_passwords` is a JSON file with the password of each database role. On a `single_machine`,
     finish the upgrade if no process of EcoLink runs. Raise NotPrepared.
@@ -48,6 +48,10 @@ def prepare(settings: Settings, role_passwords: Path, *, single_machine: bool = 
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise NotPrepared(f"PostgreSQL does not answer as its owner: {reason}") from error
+    try:
+        create_streams(settings)
+    except BusUnavailable as error:
+        raise NotPrepared(str(error)) from error
     with suppress(*STORE_ERRORS):  # explained by the check
         Artifacts(settings.artifacts).put(CREATED, b"")  # SeaweedFS creates the bucket
     for check in artifact_checks(settings):
@@ -66,7 +70,7 @@ def main() -> None:
     except NotPrepared as error:
         log.error("%s", error)
         sys.exit(1)
-    log.info("the database and the artifact store are ready")
+    log.info("the database, the bus and the artifact store are ready")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from deploy.database_roles import OPERATOR_ROLE, role_of
 from deploy.local.errors import StackError
 from deploy.local.home import Passwords, write_private
 from deploy.local.postgres import DATABASE, OWNER
-from deploy.nats_accounts import configuration
+from deploy.nats_accounts import USERS, configuration
 from deploy.processes import PROCESSES
 
 OPERATOR = "operator"
@@ -87,7 +87,8 @@ def secret_files(keys: Keys) -> Iterator[tuple[str, str]]:
         role = OPERATOR_ROLE if service == OPERATOR else role_of(service)
         yield f"{service}-database-url", _database_url(role, roles[role])
     yield "nats.conf", _nats_configuration(keys)
-    yield "services.creds", keys.nats.services_credentials
+    for user in USERS:
+        yield f"{user}.creds", keys.nats.credentials(user)
     yield "nats-trainer-seed", keys.nats.trainers
     yield "snapshot-secret", keys.snapshots
     yield "serving-secret", keys.serving

@@ -57,13 +57,17 @@ class Home:
         self.postgres = root / "postgres"  # data directory
         self.nats = root / "nats"  # store directory of JetStream
         self.nats_config = root / "run" / "nats.conf"
-        self.nats_credentials = root / "run" / "services.creds"
+        self.shared_nats_credentials = root / "run" / "services.creds"  # of earlier versions
         self.pods = root / "pods"  # one folder for each local pod
 
     @classmethod
     def of(cls, settings: Settings) -> Home:
         """Return the home directory in the settings."""
         return cls(settings.home.expanduser().resolve())
+
+    def nats_credentials(self, user: str) -> Path:
+        """Return the credentials file of a NATS user. Its name is that of a service, mostly."""
+        return self.root / "run" / f"{user}.creds"
 
     def log(self, name: str) -> Path:
         """Return the log file of a process."""

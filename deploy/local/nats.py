@@ -15,7 +15,8 @@ from deploy.local.errors import StackError
 from deploy.local.hang_detection import Probe, healthz
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
-from deploy.nats_accounts import configuration
+from deploy.nats_accounts import USERS, configuration
+from infrastructure.bus import OPERATOR
 from infrastructure.nats_keys import signer
 
 STORING_SECONDS = 15.0
@@ -46,7 +47,8 @@ class NatsServer:
         self.port, self._monitoring_port = port, free_port()
         self._home = home
         self._keys, self._hung_seconds = passwords.nats, hung_seconds
-        self._jwt, self._sign = self._keys.services_jwt, signer(self._keys.services_user)
+        self._jwt = self._keys.jwt(OPERATOR)
+        self._sign = signer(self._keys.user_seed(OPERATOR))
 
     @property
     def url(self) -> str:
@@ -72,16 +74,18 @@ class NatsServer:
         )
 
     def initialize(self) -> None:
-        """Write the configuration file and the services' credentials."""
+        """Write the configuration file and the credentials of each user."""
         text = configuration(self._keys, self._home.nats, self.port)
         write_private(self._home.nats_config, text)
-        write_private(self._home.nats_credentials, self._keys.services_credentials)
+        for user in USERS:
+            write_private(self._home.nats_credentials(user), self._keys.credentials(user))
+        self._home.shared_nats_credentials.unlink(missing_ok=True)
 
     def provision(self) -> None:
         """Do nothing. infrastructure.bus creates streams and consumers on any server."""
 
     def ready(self) -> bool:
-        """Return True if the server replies to the services' user and has JetStream enabled."""
+        """Return True if the server replies to an operator and has JetStream enabled."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 lines = connection.makefile("rb")

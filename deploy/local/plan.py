@@ -11,6 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
+from deploy.bus_access import BUS_ACCESS
 from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.child import Program
 from deploy.local.hang_detection import Check, Heartbeat, Probe, healthz
@@ -20,7 +21,8 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
 from deploy.migrate import SINGLE_MACHINE
-from deploy.processes import environment
+from deploy.processes import PROCESSES, environment
+from infrastructure.bus import OPERATOR
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -83,7 +85,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         nats = NatsServer(home, port, passwords, settings.hung_seconds)
         servers.append(nats)
         known |= {"nats_port": port, "nats_url": nats.url}
-        known |= {"nats_credentials": home.nats_credentials}
+        known |= {"nats_credentials": home.nats_credentials(OPERATOR)}
         known |= {"nats_trainer_seed": passwords.nats.trainers, "nats_trainer_account": None}
     known |= _listening(settings, before, services)
     if "serving" in services:
@@ -93,6 +95,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
     known |= {"supervisor_pid": os.getpid()}
     filled = settings.model_copy(update=known)
+    bus = home if settings.nats_url is None else None
     migration = Program(
         name="migrate",
         argv=(sys.executable, "-P", "-m", "deploy.migrate", SINGLE_MACHINE),
@@ -104,15 +107,24 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         servers=tuple(servers),
         migration=migration,
         services=tuple(
-            _service(name, target, _own_settings(name, filled, postgres))
+            _service(name, target, _own_settings(name, filled, postgres, bus))
             for name, target in services.items()
         ),
     )
 
 
-def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None) -> Settings:
-    """Return the settings of a service: its own database role, and no secrets of other services."""
+def _own_settings(
+    name: str, settings: Settings, postgres: PostgresServer | None, bus: Home | None
+) -> Settings:
+    """Return the settings of a service: its own database role, and no secrets of other services.
+
+    `bus` is the home with the credentials of the embedded NATS server, or None without one.
+    """
     known: dict[str, object] = {"owner_database_url": None}
+    if bus is not None:
+        known["nats_credentials"] = bus.nats_credentials(name if name in BUS_ACCESS else OPERATOR)
+    if name in PROCESSES and name not in BUS_ACCESS:
+        known["nats_credentials"] = None
     if postgres is not None:
         known["database_url"] = postgres.url_of(role_of(name))
     if name in ACCESS and not ACCESS[name].reads_snapshots:

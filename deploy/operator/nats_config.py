@@ -11,6 +11,7 @@ import typer
 from deploy.local.home import write_private
 from deploy.nats_accounts import (
     CLUSTER_PORT,
+    USERS,
     Certificates,
     ClusterNode,
     NatsKeys,
@@ -51,18 +52,27 @@ def write_nats_config(
             help="Directory on the servers with server.pem, server-key.pem and ca.pem, for TLS."
         ),
     ] = None,
+    keep_shared_user: Annotated[
+        bool,
+        typer.Option(
+            "--keep-shared-user",
+            help="Accept services.creds of earlier versions too, during a rolling upgrade.",
+        ),
+    ] = False,
 ) -> None:
     """Write the configuration of external NATS servers with EcoLink's accounts.
 
     Without --node, the command writes nats.conf for one server. With it, it writes nats-NAME.conf
     for each server of a cluster. EcoLink generates the keys once and stores them in
-    DIRECTORY/keys.json. The command prints the settings that EcoLink needs.
+    DIRECTORY/keys.json, and the credentials of each process in DIRECTORY/users. The command prints
+    the settings that EcoLink needs.
     """
     nodes = _nodes(node or [])
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "keys.json"
     keys = NatsKeys.model_validate_json(path.read_text()) if path.exists() else NatsKeys()
     write_private(path, keys.model_dump_json(indent=1))
+    keys = keys.model_copy(update={"accepts_shared_user": keep_shared_user})
     certificates = None if tls is None else Certificates(tls)
     peers = tuple(f"{address}:{cluster_port}" for address in nodes.values())
     files: list[str] = []
@@ -71,8 +81,10 @@ def write_nats_config(
         text = configuration(keys, store, port, address, node=member, certificates=certificates)
         files.append(f"nats-{name}.conf" if name else "nats.conf")
         write_private(directory / files[-1], text)
-    credentials = directory.resolve() / "services.creds"
-    write_private(credentials, keys.services_credentials)
+    users = directory.resolve() / "users"
+    users.mkdir(mode=0o700, exist_ok=True)
+    for user in USERS:
+        write_private(users / f"{user}.creds", keys.credentials(user))
     scheme = "nats" if tls is None else "tls"
     addresses = nodes.values() or [host]
     for file in files:
@@ -80,7 +92,8 @@ def write_nats_config(
     print(f"ECOLINK_NATS_URL={','.join(f'{scheme}://{each}:{port}' for each in addresses)}")
     if nodes:
         print("ECOLINK_NATS_REPLICAS=3")
-    print(f"ECOLINK_NATS_CREDENTIALS={credentials}")
+    print("# A directory with a file for each process. Elsewhere, set the file of the process:")
+    print(f"ECOLINK_NATS_CREDENTIALS={users}")
     print("# Set this only for the scheduler:")
     print(f"ECOLINK_NATS_TRAINER_SEED={keys.trainers}")
 

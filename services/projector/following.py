@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Durable, remove_durables
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.jetstream_pull import LongPollingBroker
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 from projections.projection import (
@@ -19,14 +20,15 @@ from projections.projection import (
     ForeignShape,
     Projection,
     ProjectionEffect,
+    consumer_name,
     foreign,
 )
 
 POLL_SECONDS = 0.5
 """Seconds between two checks for projections that left the group."""
 
-RETIRED = "projection-"
-"""Start of the names of durable consumers of earlier versions, which had one per projection."""
+RETIRED = tuple(map(consumer_name, PROJECTIONS))
+"""Durable consumers of earlier versions, which had one for each projection."""
 
 
 class Following:
@@ -88,11 +90,10 @@ class Following:
             return True
 
 
-async def remove_retired(broker: NatsBroker) -> None:
+async def remove_retired(broker: LongPollingBroker) -> None:
     """Delete the durable consumers of earlier versions, which no process reads."""
     try:
-        client = await broker.connect()
-        removed = await remove_durables(client.jetstream(), EVENTS, RETIRED)
+        removed = await remove_durables(await broker.jetstream(), EVENTS, RETIRED)
     except (NatsError, TimeoutError) as error:
         logging.getLogger("bus").warning("old consumers stay until the next start: %s", error)
     else:

@@ -7,6 +7,7 @@ import logging
 
 import psycopg
 
+from infrastructure.bus import EVENTS
 from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
@@ -37,7 +38,9 @@ def _relay(settings: Settings) -> None:
     async def follow() -> None:
         client = await broker.connect()
         with connect(settings) as store:
-            publisher = Publisher(log, client, log_identity(store), recorder.server_timeline)
+            publisher = Publisher(
+                log, client, log_identity(store), recorder.server_timeline, broker.api
+            )
         # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
         # whose notification was lost with a broken connection.
         async with await connect_to_listen(settings) as connection:
@@ -54,4 +57,4 @@ def _relay(settings: Settings) -> None:
                 logging.getLogger("relay").warning("%s; reconnecting", error)
                 await asyncio.sleep(0.5)
 
-    serve(broker, (), [keep_following])
+    serve(broker, (), [keep_following], [EVENTS])

@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, Envelope
+from infrastructure.bus import EVENTS, SYSTEM_API, Envelope
 from infrastructure.primary import Timeline
 from services.relay.batch import LOG_HEADER, TIMELINE_HEADER, Batch, Tail
 from services.relay.published import record_published
@@ -72,12 +72,16 @@ class Publisher:
         client: Client,
         log_id: UUID,
         server_timeline: Callable[[], Timeline | None] = lambda: None,
+        api: str = SYSTEM_API,
     ) -> None:
-        """`server_timeline` returns that of the server of the log, or None if it is unknown."""
+        """Publish as `client`, whose prefix of JetStream requests is `api`.
+
+        `server_timeline` returns that of the server of the log, or None if it is unknown.
+        """
         self._log, self._server_timeline = log, server_timeline
         self._latest: Timeline | None = None
         self._client = client
-        self._js = client.jetstream()
+        self._js = client.jetstream(prefix=api)
         self._log_id = str(log_id)
         self._logger = logging.getLogger("relay")
 

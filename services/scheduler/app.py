@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from domain.catalog.catalog import Catalog
 from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
-from infrastructure.bus import REPORTS, Durable
+from infrastructure.bus import CONTROL, REPORTS, Durable
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import (
@@ -118,7 +118,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         renewals = StoreRenewals(log, control, issuer)
         work.append(every(RENEWAL_SECONDS, renewals.renew_due, "store keys"))
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], work)
+        serve(broker, [consumer.durable, REPORTS_DURABLE], work, [REPORTS, CONTROL])
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from faststream.nats import NatsBroker
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from domain.jobs.job import Job
 from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
+from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.reports import PodSeen, Report, report_subject
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 
@@ -19,7 +19,7 @@ from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 class PodReports:
     """Access to the last message of each segment on the REPORTS stream."""
 
-    def __init__(self, broker: NatsBroker, clock: Clock, launcher: Launcher) -> None:
+    def __init__(self, broker: LongPollingBroker, clock: Clock, launcher: Launcher) -> None:
         self._broker = broker
         self._clock = clock
         self._launcher = launcher
@@ -76,8 +76,8 @@ class PodReports:
         self._reporting.discard(name)
 
     async def _last(self, subject: str) -> bytes | None:
-        client = await self._broker.connect()
         try:
-            return (await client.jetstream().get_last_msg(REPORTS, subject)).data
+            js = await self._broker.jetstream()
+            return (await js.get_last_msg(REPORTS, subject)).data
         except NotFoundError:
             return None

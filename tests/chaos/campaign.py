@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bus_administrator import as_administrator
 from tests.chaos import failovers, oracle, records
 from tests.chaos.chats import Chats
 from tests.chaos.entry import lease_seconds
@@ -211,7 +212,7 @@ def _sort(fault: Fault, happened: str) -> str:
 
 
 def _place(rig: Rig) -> Place:
-    settings = rig.settings
+    settings = as_administrator(rig.settings)
     assert settings.database_url is not None
     assert settings.nats_url is not None
     assert settings.nats_credentials is not None

@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from infrastructure import bus
+from tests.bus_administrator import as_administrator
 from tests.chaos.failpoints import Armed
 from tests.chaos.rig import NETWORKED, SERVICES, STANDBYS, Rig, standby_of
 from tests.chaos.seams import POINTS
@@ -269,7 +270,9 @@ class Injector:
         return ""
 
     async def _damage(self, fault: Fault) -> None:
-        connection = await bus.connect(self.rig.settings, max_reconnect_attempts=1)
+        connection = await bus.connect(
+            as_administrator(self.rig.settings), max_reconnect_attempts=1
+        )
         try:
             await _damage_stream(connection.jetstream(timeout=3), fault)
         finally:

@@ -13,6 +13,7 @@ from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from deploy.nats_accounts import ClusterNode, NatsKeys, configuration
 from infrastructure.settings import Settings
+from tests.bus_administrator import administrator_credentials
 
 NAMES = ("n1", "n2", "n3")
 
@@ -30,8 +31,8 @@ class NatsCluster:
             node = ClusterNode(name, peers, cluster_port)
             text = configuration(self.keys, directory / name, port, node=node)
             self._config(name).write_text(text)
-        self.credentials = directory / "services.creds"
-        self.credentials.write_text(self.keys.services_credentials)
+        self.credentials = directory / "administrator.creds"
+        self.credentials.write_text(administrator_credentials(self.keys))
         self.url = ",".join(f"nats://127.0.0.1:{port}" for port, _ in ports.values())
 
     def settings(self, base: Settings) -> Settings:

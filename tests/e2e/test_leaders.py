@@ -14,6 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
+from deploy.local.home import Home
 from deploy.processes import environment
 from infrastructure.leadership import EXIT_CODE
 from infrastructure.store import connect
@@ -28,7 +29,12 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 def second_scheduler(ecolink: EcoLinkUnderTest, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A scheduler of another host, as its own home makes it, on the stack's database."""
     settings = ecolink.settings.model_copy(
-        update={"home": home, "artifacts_url": ecolink.settings.artifacts, "warm_trainers": 0}
+        update={
+            "home": home,
+            "artifacts_url": ecolink.settings.artifacts,
+            "nats_credentials": Home(ecolink.settings.home).nats_credentials("scheduler"),
+            "warm_trainers": 0,
+        }
     )
     with (home / "scheduler.log").open("wb") as log:
         process = subprocess.Popen(

@@ -13,6 +13,8 @@ import jsonschema_rs
 import pytest
 from nats.js import JetStreamContext
 
+from deploy.bus_access import SUBSCRIBER
+from deploy.local.home import Home
 from domain.core.event_log import EventLog
 from infrastructure.bus import AGGREGATE_OF, STREAMS, provision
 from infrastructure.bus_document import document
@@ -67,13 +69,14 @@ def test_every_subject_of_a_stream_is_documented() -> None:
 
 
 @pytest.fixture
-def access(settings: Settings) -> dict[str, str]:
-    """Environment variables with the address and the credentials of the bus."""
-    if settings.nats_url is None or settings.nats_credentials is None:
-        pytest.skip("this NATS server needs no credentials")
+def access(settings: Settings, servers: Settings, tmp_path: Path) -> dict[str, str]:
+    """Environment variables with the address and the credentials of a subscribing program."""
+    assert settings.nats_url is not None
+    file = tmp_path / "subscriber.creds"
+    file.write_text(Home(servers.home).passwords().nats.credentials(SUBSCRIBER))
     return {
         "ECOLINK_NATS_URL": settings.nats_url,
-        "ECOLINK_NATS_CREDENTIALS": str(settings.nats_credentials),
+        "ECOLINK_NATS_CREDENTIALS": str(file),
     }
 
 

@@ -11,6 +11,7 @@ import yaml
 from docker.utils.build import exclude_paths
 
 from deploy.artifact_access import ARTIFACT_ACCESS
+from deploy.bus_access import BUS_ACCESS, SUBSCRIBER
 from deploy.database_roles import ACCESS
 from deploy.docker.secrets import (
     KEYS,
@@ -31,9 +32,6 @@ DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 
 SERVERS = {"postgres", "nats", "s3"}
 ONE_SHOT = {"migrate", "init", OPERATOR}
-OFF_THE_BUS = {"sealer", "gateway"}
-"""Processes without a connection to NATS."""
-
 VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:-[^}]+\}")
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|SEED|_KEY|DATABASE_URL|CREDENTIALS")
 FILES = {"POSTGRES_PASSWORD_FILE", "ECOLINK_SECRETS_DIR", "ECOLINK_NATS_CREDENTIALS"}
@@ -147,15 +145,17 @@ def test_a_listener_is_asked_at_its_own_port() -> None:
 
 def test_each_secret_exists_and_is_written_by_the_command() -> None:
     written = set(dict(secret_files(Keys())))
-    assert set(COMPOSE["secrets"]) == written
-    assert {each for name in SERVICES for each in secrets_of(name).values()} == written
+    assert set(COMPOSE["secrets"]) == written - {f"{SUBSCRIBER}.creds"}  # not for a container
+    assert {each for name in SERVICES for each in secrets_of(name).values()} == set(
+        COMPOSE["secrets"]
+    )
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": f"${{ECOLINK_SECRETS:-./secrets}}/{name}"}
     assert KEYS not in written
 
 
 @every_service
-def test_a_service_has_only_its_own_database_role_and_artifact_key(name: str) -> None:
+def test_a_service_has_only_its_own_database_role_nats_user_and_artifact_key(name: str) -> None:
     found = secrets_of(name)
     owner = OPERATOR if name == "migrate" else name
     own = {}
@@ -164,7 +164,9 @@ def test_a_service_has_only_its_own_database_role_and_artifact_key(name: str) ->
     if owner in {*ARTIFACT_ACCESS, OPERATOR}:
         own["aws_access_key_id"] = f"{owner}-s3-access-key"
         own["aws_secret_access_key"] = f"{owner}-s3-secret-key"
-    specific = re.compile(r"(.+)-(database-url|s3-(access|secret)-key)")
+    if owner in {*BUS_ACCESS, OPERATOR}:
+        own["nats.creds"] = f"{owner}.creds"
+    specific = re.compile(r"(.+)(-(database-url|s3-(access|secret)-key)|\.creds)")
     matches = {target: source for target, source in found.items() if specific.fullmatch(source)}
     matches.pop("ecolink_owner_database_url", None)
     assert matches == own
@@ -175,16 +177,13 @@ def test_shared_secrets_are_only_where_they_are_needed() -> None:
     assert holders("snapshot-secret") == {*readers, OPERATOR}
     assert holders("nats-trainer-seed") == {"scheduler"}
     assert holders("serving-secret") == {"gateway", "serving"}
-    assert holders("services.creds") == {*PROCESSES, OPERATOR} - OFF_THE_BUS
     assert holders("owner-database-url") == holders("database-roles.json") == {"migrate"}
     assert holders("postgres-owner-password") == {"postgres"}
     assert holders("nats.conf") == {"nats"}
     assert holders("s3.json") == holders("iam.json") == {"s3"}
     assert SERVICES["scheduler"]["environment"]["ECOLINK_ARTIFACTS_ROLE"] == TRAINER_ROLE
     for name in PROCESSES:
-        assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == (
-            name not in OFF_THE_BUS
-        )
+        assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == (name in BUS_ACCESS)
 
 
 def test_only_the_sealer_can_reach_the_key_that_signs_seals() -> None:

@@ -130,7 +130,7 @@ def test_no_secret_is_in_the_configuration_of_a_container(running: Installation)
 
 def test_a_container_has_only_its_own_secrets(running: Installation) -> None:
     shown = running.compose("exec", "-T", "relay", "ls", "/run/secrets").split()
-    assert sorted(shown) == ["ecolink_database_url", "services.creds"]
+    assert sorted(shown) == ["ecolink_database_url", "nats.creds"]
 
 
 @pytest.mark.parametrize("service", ARTIFACT_ACCESS)

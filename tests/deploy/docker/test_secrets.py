@@ -16,6 +16,7 @@ from deploy.database_roles import OPERATOR_ROLE, role_of
 from deploy.docker.secrets import KEYS, OPERATOR, Keys, prepare, secret_files
 from deploy.local.errors import StackError
 from deploy.local.nats import binary
+from deploy.nats_accounts import USERS
 from deploy.processes import PROCESSES
 
 
@@ -40,7 +41,8 @@ def test_secrets_are_made_once(directory: Path) -> None:
     before = contents(directory)
     prepare(directory)
     after = contents(directory)
-    signed = {"nats.conf", "services.creds"}  # JWTs have the time of their signature
+    # JWTs have the time of their signature.
+    signed = {"nats.conf", *(f"{user}.creds" for user in USERS)}
     assert {k: v for k, v in before.items() if k not in signed} == {
         k: v for k, v in after.items() if k not in signed
     }

@@ -27,9 +27,6 @@ EXAMPLE = FOLDER / "overlays" / "example"
 Resource = dict[str, Any]
 
 MIGRATE = "migrate"
-SHARED = {"services.creds": "ecolink-nats"}
-"""Files that several processes mount, and the Secret that has them."""
-
 SECRET_NAME = re.compile(r"PASSWORD|SECRET$|TOKEN|SEED|_KEY|DATABASE_URL")
 
 
@@ -140,15 +137,17 @@ def test_no_secret_value_is_stored_here() -> None:
 def test_each_process_mounts_its_own_secrets(name: str) -> None:
     (volume,) = [each for each in pod(name)["volumes"] if each["name"] == "secrets"]
     names = [each["secret"]["name"] for each in volume["projected"]["sources"]]
-    shared = [secret for file, secret in SHARED.items() if file in secrets_of(name)]
-    assert names == [f"ecolink-{name}", *shared]
+    assert names == [f"ecolink-{name}"]
+    given = {each["name"]: each["value"] for each in container(name).get("env", [])}
+    uses = given.get("ECOLINK_NATS_CREDENTIALS") == "/run/secrets/ecolink/nats.creds"
+    assert uses == ("nats.creds" in secrets_of(name))
 
 
 @every_workload
 def test_the_page_lists_the_content_of_each_secret(name: str) -> None:
     """It is that of the containers, for which `ecolink docker init` makes the values."""
     page = (ROOT / "docs" / "kubernetes.md").read_text()
-    files = sorted(set(secrets_of(name)) - SHARED.keys())
+    files = sorted(secrets_of(name))
     row = f"| `ecolink-{name}` | {', '.join(f'`{each}`' for each in files)} |"
     assert row in page
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from deploy.bus_access import BUS_ACCESS
 from deploy.demo.account import DemoAccount
 from deploy.local import commands
 from deploy.local.home import Home
+from deploy.local.nats import NatsServer
 from deploy.local.plan import make_plan
+from deploy.nats_accounts import USERS
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 
@@ -35,6 +39,37 @@ def test_the_trainers_key_is_kept_and_given_only_to_the_scheduler(tmp_path: Path
         if "ECOLINK_NATS_TRAINER_SEED" in service.environment
     ]
     assert holders == ["scheduler"]
+
+
+def test_each_service_has_its_own_nats_user_or_none(tmp_path: Path) -> None:
+    plan = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
+    files = {each.name: each.environment.get("ECOLINK_NATS_CREDENTIALS") for each in plan.services}
+    assert files == {
+        name: str(tmp_path / "run" / f"{name}.creds") if name in BUS_ACCESS else None
+        for name in PROCESSES
+    }
+    operator = tmp_path / "run" / "operator.creds"
+    assert plan.settings.nats_credentials == operator
+    assert plan.migration.environment["ECOLINK_NATS_CREDENTIALS"] == str(operator)
+
+
+def test_a_home_with_a_shared_nats_user_is_upgraded(tmp_path: Path) -> None:
+    """The file of keys of an earlier version has no secret of users."""
+    home = Home(tmp_path)
+    home.prepare()
+    kept = json.loads(home.passwords().model_dump_json())
+    del kept["nats"]["users"]
+    (tmp_path / "secrets.json").write_text(json.dumps(kept))
+    home.shared_nats_credentials.write_text("the credentials of all services")
+    for server in make_plan(home, Settings(home=tmp_path), PROCESSES).servers:
+        if isinstance(server, NatsServer):
+            server.initialize()
+    upgraded = json.loads((tmp_path / "secrets.json").read_text())
+    assert upgraded["nats"].pop("users")
+    assert upgraded == kept
+    assert not home.shared_nats_credentials.exists()
+    for user in USERS:
+        assert home.nats_credentials(user).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("on", [True, False])

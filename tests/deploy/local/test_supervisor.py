@@ -92,7 +92,7 @@ def test_a_stack_runs_servers_and_services_and_leaves_no_process(home: Path) -> 
         assert {c.state for c in shown(home).children} == {ChildState.RUNNING}
         assert stack.running(home) == settings
         assert execute(settings.database_url, "SELECT 1") == [(1,)]
-        for secret in ("secrets.json", "run/stack.json", "run/nats.conf", "run/services.creds"):
+        for secret in ("secrets.json", "run/stack.json", "run/nats.conf", "run/relay.creds"):
             assert (home / secret).stat().st_mode & 0o777 == 0o600
         all_processes = processes(home)
         ports = [settings.postgres_port, settings.nats_port]

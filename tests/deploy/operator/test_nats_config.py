@@ -11,6 +11,7 @@ import pytest
 
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
+from deploy.nats_accounts import USERS
 from infrastructure.bus import REPORTS, connect, provision
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
@@ -57,7 +58,7 @@ async def test_services_and_a_segment_connect_to_the_server(
 def test_keys_are_private_and_kept_by_a_second_call(tmp_path: Path) -> None:
     first, second = printed(tmp_path, 4222), printed(tmp_path, 4222)
     assert first == second
-    for name in ("keys.json", "nats.conf", "services.creds"):
+    for name in ("keys.json", "nats.conf", *(f"users/{user}.creds" for user in USERS)):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     assert json.loads((tmp_path / "nats.conf").read_text())["port"] == 4222
 

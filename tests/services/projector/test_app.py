@@ -8,6 +8,7 @@ import sys
 
 from psycopg_pool import ConnectionPool
 
+from deploy.migrate import create_streams
 from deploy.processes import environment
 from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
@@ -29,6 +30,7 @@ def test_missing_rows_are_folded_without_a_new_event(
             return lowest_position(connection, PROJECTIONS) < ids(log)[-1]
 
     assert behind()
+    create_streams(settings)
     command = [sys.executable, "-P", "-m", "deploy.run", "projector"]
     process = subprocess.Popen(command, env=os.environ | environment(settings))
     try:

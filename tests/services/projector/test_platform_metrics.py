@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from psycopg_pool import ConnectionPool
 
 from deploy.local.ports import free_port
+from deploy.migrate import create_streams
 from deploy.processes import PROCESSES, environment
 from domain.core.event_log import EventLog
 from domain.jobs.failures import FailureClass
@@ -118,6 +119,7 @@ def test_a_process_serves_its_metrics(settings: Settings) -> None:
     place = list(PROCESSES).index("projector")
     port = free_port(0)
     configured = settings.model_copy(update={"metrics_port": port - place})
+    create_streams(settings)
     command = [sys.executable, "-P", "-m", "deploy.run", "projector"]
     process = subprocess.Popen(command, env=os.environ | environment(configured))
 

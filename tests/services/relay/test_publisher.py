@@ -209,8 +209,8 @@ class LossyClient:
     def __init__(self, client: Client, lost: int) -> None:
         self._client, self._left = client, lost
 
-    def jetstream(self) -> JetStreamContext:
-        return self._client.jetstream()
+    def jetstream(self, prefix: str) -> JetStreamContext:
+        return self._client.jetstream(prefix=prefix)
 
     async def publish(self, *args: Any, **options: Any) -> None:
         self._left -= 1

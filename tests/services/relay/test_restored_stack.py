@@ -16,6 +16,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log
 from services.projector.audit import audit
 from tests.builders.examples import ACCOUNT_ID
+from tests.bus_administrator import as_administrator
 from tests.logs import envelopes
 from tests.polling import eventually
 from tests.services.relay.test_publisher import contents
@@ -26,7 +27,7 @@ def streamed(settings: Settings) -> list[Envelope]:
     """All messages of the stream."""
 
     async def read() -> list[Envelope]:
-        client = await bus.connect(settings)
+        client = await bus.connect(as_administrator(settings))
         try:
             return await contents(client.jetstream())
         finally:

@@ -23,6 +23,7 @@ from deploy.nats_accounts import NatsKeys, configuration
 from infrastructure.bus import provision
 from infrastructure.reports import Control, SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
+from tests.bus_administrator import administrator_credentials
 from tests.polling import eventually
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class NatsServer:
         if self._process is None:
             config = self._directory / "nats.conf"
             config.write_text(configuration(KEYS, self._directory / "jetstream", self._port))
-            (self._directory / "services.creds").write_text(KEYS.services_credentials)
+            (self._directory / "bus.creds").write_text(administrator_credentials(KEYS))
             command, quiet = [binary(), "--config", config], subprocess.DEVNULL
             self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
             eventually(self._answers)
@@ -94,7 +95,7 @@ class NatsServer:
         """Send a request over a new connection."""
 
         async def run() -> T:
-            credentials = self._directory / "services.creds"
+            credentials = self._directory / "bus.creds"
             client = await nats.connect(self.url, user_credentials=credentials)
             try:
                 return await question(client.jetstream())

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from openai import OpenAI
 
+from deploy.migrate import create_streams
 from deploy.processes import environment
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
@@ -123,6 +124,7 @@ class Process:
 @contextmanager
 def running(settings: Settings, name: str) -> Iterator[Process]:
     """Run a process of the stack during the block."""
+    create_streams(settings)
     process = Process(settings, name)
     process.start()
     try:

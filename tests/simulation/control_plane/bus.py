@@ -14,7 +14,7 @@ from nats.js.api import Header
 from nats.js.errors import BadRequestError, NotFoundError
 from pydantic import BaseModel
 
-from infrastructure.bus import CONTROL, EVENTS, REPORTS, TELEMETRY
+from infrastructure.bus import CONTROL, EVENTS, REPORTS, SYSTEM_API, TELEMETRY
 from infrastructure.reports import PodSeen
 from services.relay.batch import BATCH_ID, BATCH_SEQUENCE, ID_HEADER
 from tests.simulation.control_plane.kernel import Kernel, Owner, Pause, Signal
@@ -209,7 +209,8 @@ class Client:
         self._bus = bus
         self._reach = reach
 
-    def jetstream(self) -> Client:
+    def jetstream(self, prefix: str) -> Client:
+        del prefix
         return self
 
     def is_behind(self, last_id: int | None) -> bool:
@@ -245,7 +246,8 @@ class RelayClient(Client):
         super().__init__(bus, reach)
         self._waiting: dict[str, list[tuple[str, bytes, dict[str, str]]]] = {}
 
-    def jetstream(self) -> Any:
+    def jetstream(self, prefix: str) -> Any:
+        del prefix
         return Committing(self)
 
     async def publish(self, subject: str, content: bytes, headers: dict[str, str]) -> None:
@@ -361,6 +363,10 @@ class Broker:
         await Pause(ACK_SECONDS)
         for name, messages in self._taken.items():
             self._bus.durables[name].redeliver(messages)
+
+    async def jetstream(self) -> Client:
+        """Return the client of JetStream."""
+        return (await self.connect()).jetstream(SYSTEM_API)
 
     async def connect(self) -> Client:
         return Client(self._bus, self._reach)

@@ -286,8 +286,8 @@ def replaced(world: Surroundings) -> Generator[Replace]:
 
 
 def _adapters(world: Surroundings, process: Process) -> Values:
-    def serve(broker: object, durables: object, work: Any = ()) -> None:
-        del broker, durables
+    def serve(broker: object, durables: object, work: Any = (), streams: object = ()) -> None:
+        del broker, durables, streams
         process.work = list(work)
 
     def open_log(settings: Settings, **options: Any) -> EventLog:
