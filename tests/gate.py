@@ -54,6 +54,10 @@ class Gate:
         for each in connections:
             _end(each)
 
+    def turn_to(self, port: int) -> None:
+        """Pass new connections to another port. The others stay."""
+        self._target = port
+
     def cut_next_after(self, count: int) -> None:
         """End the next connection that has returned this number of bytes."""
         self._cut_after = count

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import Protocol
 
 import psutil
 
@@ -133,6 +134,25 @@ def _customer(settings: Settings, directory: Path) -> Customer:
     with PatientClient(Endpoint(settings.gateway_url, account.key)) as client:
         dataset = EcoLinkUnderTest(settings, client, account).dataset(directory, examples=20)
     return Customer(str(account.account_id), account.key, dataset)
+
+
+class UnderTest(Protocol):
+    """A running product with accounts and a control directory."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of a process, with the addresses of all servers."""
+        ...
+
+    @property
+    def customers(self) -> tuple[Customer, ...]:
+        """The accounts."""
+        ...
+
+    @property
+    def control(self) -> Path:
+        """Directory with facts."""
+        ...
 
 
 class Standby:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from tests.chaos.records import Connection
-from tests.chaos.rig import Rig
+from tests.chaos.rig import UnderTest
 
 NEW_EVENTS = """
 SELECT notification_id, originator_id::text, topic, convert_from(state, 'UTF8') AS state
@@ -34,7 +34,7 @@ class JobView:
 class Watcher:
     """An incremental reader of the log. Every query may fail while PostgreSQL is down."""
 
-    rig: Rig
+    rig: UnderTest
     position: int = 0
     jobs: dict[str, JobView] = field(default_factory=dict)
     open_meters: set[str] = field(default_factory=set)

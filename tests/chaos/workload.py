@@ -14,7 +14,7 @@ from uuid import UUID
 import httpx
 
 from tests.chaos.facts import REAL, FactFile
-from tests.chaos.rig import Customer, Rig
+from tests.chaos.rig import Customer, UnderTest
 from tests.chaos.watcher import FINAL, JobView, Watcher
 
 KINDS = {
@@ -78,7 +78,7 @@ class Answer:
 class Workload:
     """One thread for each account. `finish` lets every job reach its end."""
 
-    def __init__(self, rig: Rig, watcher: Watcher, seed: str) -> None:
+    def __init__(self, rig: UnderTest, watcher: Watcher, seed: str) -> None:
         self._commands = FactFile(rig.control / "commands.jsonl")
         self._stopping, self._abandoned = threading.Event(), threading.Event()
         self._owners = [
@@ -138,7 +138,7 @@ class Owner:
     def __init__(
         self,
         workload: Workload,
-        rig: Rig,
+        rig: UnderTest,
         watcher: Watcher,
         customer: Customer,
         drawn: random.Random,

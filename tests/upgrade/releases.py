@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,7 +34,7 @@ PACKAGES = ("deploy", "domain", "gateway", "infrastructure", "projections", "ser
 COPIED = (*PACKAGES, "pyproject.toml")
 
 BUILT = "gateway/web/static/vendor"
-"""Folder of scripts and styles, which is no part of the repository. All trees share it."""
+"""Folder of scripts and styles, which is no part of the repository. All trees have the same."""
 
 
 class NoRelease(Exception):
@@ -190,7 +191,7 @@ def _prepared(name: str, folder: Path) -> Release:
     )
     vendor = folder / BUILT
     if not vendor.exists():
-        vendor.symlink_to(ROOT / BUILT)
+        shutil.copytree(ROOT / BUILT, vendor)
     folder.chmod(0o755)
     return Release(name, folder)
 

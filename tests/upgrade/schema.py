@@ -21,7 +21,7 @@ release no longer uses, and that this tree's migration removes. Empty it after e
 """
 
 READ_MODELS = frozenset(table for projection in PROJECTIONS for table in projection.tables)
-"""Tables that only a projector with the same shape writes, see decision 84."""
+"""Tables that only a projector with the same shape writes, see decision 86."""
 
 COLUMNS = """
 SELECT relname || '.' || attname, format_type(atttypid, atttypmod), attnotnull,
