@@ -22,7 +22,7 @@ import httpx
 import psutil
 from psycopg.rows import dict_row
 
-from deploy.database_roles import role_of
+from deploy.database_roles import ACCESS, role_of
 from deploy.local import stack
 from deploy.local.child import tethered
 from deploy.local.home import Home
@@ -328,6 +328,8 @@ class Installation:
         netloc = f"{role}:{self._passwords[role]}@{host}"
         known: dict[str, object] = {"owner_database_url": None}
         known["database_url"] = urlunsplit(parts._replace(netloc=netloc))
+        if not ACCESS[service].reads_snapshots:
+            known["snapshot_secret"] = None
         if service == "gateway":
             known["gateway_port"] = free_port()
         if service == "serving":
