@@ -22,6 +22,7 @@ import httpx
 import psutil
 from psycopg.rows import dict_row
 
+from deploy.bus_access import BUS_ACCESS
 from deploy.database_roles import ACCESS, role_of
 from deploy.local import stack
 from deploy.local.child import tethered
@@ -29,8 +30,10 @@ from deploy.local.home import Home
 from deploy.local.pods import living_pods
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, environment
+from infrastructure.bus import OPERATOR
 from infrastructure.leadership import SESSION_NAME
 from infrastructure.settings import Settings
+from tests.bus_administrator import as_administrator
 from tests.chaos.chats import Chats
 from tests.chaos.facts import FOLDER
 from tests.chaos.records import Connection, Place, Records, Row, read
@@ -326,7 +329,9 @@ class Installation:
         parts = urlsplit(self.settings.database_url)
         host = parts.netloc.rpartition("@")[2]
         netloc = f"{role}:{self._passwords[role]}@{host}"
+        user = service if service in BUS_ACCESS else OPERATOR
         known: dict[str, object] = {"owner_database_url": None}
+        known["nats_credentials"] = Home(self.home).nats_credentials(user)
         known["database_url"] = urlunsplit(parts._replace(netloc=netloc))
         if not ACCESS[service].reads_snapshots:
             known["snapshot_secret"] = None
@@ -369,7 +374,7 @@ class Installation:
 
     def records(self, unsettled: str) -> Records:
         """Read what the run left behind, for the oracle."""
-        settings = self.settings
+        settings = as_administrator(self.settings)
         assert settings.database_url is not None
         assert settings.nats_url is not None
         assert settings.nats_credentials is not None
