@@ -15,11 +15,23 @@ from domain.billing.account import Account
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog, replayed
 from domain.jobs.documents import CARD, PROVENANCE
-from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.artifacts import (
+    MANIFEST,
+    STORE_ERRORS,
+    ArtifactCorrupt,
+    Artifacts,
+    Manifest,
+)
 from infrastructure.personal_data import erased_accounts
 from infrastructure.seal_archive import HEADS
 from infrastructure.store import Connection
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
+
+NO_BUCKET = "NoSuchBucket"
+"""Code of the error of an S3 store without the bucket."""
+
+FIRST = "first"
+"""A file that is stored only to create the bucket."""
 
 SEALS = "seals"
 FOLDERS = ("datasets", "jobs", "invoices")
@@ -150,8 +162,16 @@ def _small(artifacts: Artifacts, ref: str, target: BackupTarget) -> ArtifactFile
 
 
 def require_empty_store(artifacts: Artifacts, address: str) -> None:
-    """Raise BackupError if the artifact store has a file."""
-    if found := artifacts.list(""):
+    """Raise BackupError if the artifact store has a file. Let the store create a missing bucket."""
+    try:
+        found = artifacts.list("")
+    except STORE_ERRORS as error:
+        if NO_BUCKET not in str(error):
+            raise
+        artifacts.put(FIRST, b"")  # SeaweedFS creates a bucket with its first file
+        artifacts.delete(FIRST)
+        found = artifacts.list("")
+    if found:
         raise BackupError(
             f"The artifact store {address} has {len(found):,} files, such as {found[0]}, and a "
             "restore replaces none. Set ECOLINK_ARTIFACTS_URL to an empty place."

@@ -31,7 +31,10 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 
 SERVERS = {"postgres", "nats", "s3"}
-ONE_SHOT = {"migrate", "init", OPERATOR}
+BACKUP = "backup"
+"""The container of backups, which acts as the owner of the database."""
+ONE_SHOT = {"migrate", "init", OPERATOR, BACKUP}
+
 VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:-[^}]+\}")
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|SEED|_KEY|DATABASE_URL|CREDENTIALS")
 FILES = {"POSTGRES_PASSWORD_FILE", "ECOLINK_SECRETS_DIR", "ECOLINK_NATS_CREDENTIALS"}
@@ -109,7 +112,9 @@ def test_only_the_gateway_is_open_to_the_host_and_only_to_it(name: str) -> None:
 def test_the_servers_and_the_trainers_have_no_way_out(name: str) -> None:
     outside = "outside" in SERVICES[name].get("networks", [])
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    assert outside == (name in {"sealer", "billing", "webhooks", "alerts", "gateway", OPERATOR})
+    assert outside == (
+        name in {"sealer", "billing", "webhooks", "alerts", "gateway", OPERATOR, BACKUP}
+    )
 
 
 @every_service
@@ -157,14 +162,16 @@ def test_each_secret_exists_and_is_written_by_the_command() -> None:
 @every_service
 def test_a_service_has_only_its_own_database_role_nats_user_and_artifact_key(name: str) -> None:
     found = secrets_of(name)
-    owner = OPERATOR if name == "migrate" else name
+    owner = OPERATOR if name in ("migrate", BACKUP) else name
     own = {}
-    if name in {*PROCESSES, OPERATOR, "migrate"}:
+    if name == BACKUP:
+        own = {"ecolink_database_url": "owner-database-url"}
+    elif name in {*PROCESSES, OPERATOR, "migrate"}:
         own = {"ecolink_database_url": f"{owner}-database-url"}
     if owner in {*ARTIFACT_ACCESS, OPERATOR}:
         own["aws_access_key_id"] = f"{owner}-s3-access-key"
         own["aws_secret_access_key"] = f"{owner}-s3-secret-key"
-    if owner in {*BUS_ACCESS, OPERATOR}:
+    if owner in {*BUS_ACCESS, OPERATOR} and name != BACKUP:
         own["nats.creds"] = f"{owner}.creds"
     specific = re.compile(r"(.+)(-(database-url|s3-(access|secret)-key)|\.creds)")
     matches = {target: source for target, source in found.items() if specific.fullmatch(source)}
@@ -174,10 +181,11 @@ def test_a_service_has_only_its_own_database_role_nats_user_and_artifact_key(nam
 
 def test_shared_secrets_are_only_where_they_are_needed() -> None:
     readers = {name for name, access in ACCESS.items() if access.reads_snapshots}
-    assert holders("snapshot-secret") == {*readers, OPERATOR}
+    assert holders("snapshot-secret") == {*readers, OPERATOR, BACKUP}
     assert holders("nats-trainer-seed") == {"scheduler"}
     assert holders("serving-secret") == {"gateway", "serving"}
-    assert holders("owner-database-url") == holders("database-roles.json") == {"migrate"}
+    assert holders("owner-database-url") == {"migrate", BACKUP}
+    assert holders("database-roles.json") == {"migrate"}
     assert holders("postgres-owner-password") == {"postgres"}
     assert holders("nats.conf") == {"nats"}
     assert holders("s3.json") == holders("iam.json") == {"s3"}
@@ -192,15 +200,16 @@ def test_only_the_sealer_can_reach_the_key_that_signs_seals() -> None:
         for name, service in SERVICES.items()
         if any(str(volume).startswith("sealer:") for volume in service.get("volumes", []))
     }
-    assert mounting == {"sealer"}
+    assert mounting == {"sealer", BACKUP}
 
 
 def test_every_volume_belongs_to_one_service() -> None:
+    """Backups are an exception, because they contain the key of the sealer."""
     mounted = [
         volume.split(":")[0]
         for name, service in SERVICES.items()
         for volume in service.get("volumes", [])
-        if name != "init"
+        if name not in ("init", BACKUP)
     ]
     assert sorted(mounted) == sorted(COMPOSE["volumes"])
 
