@@ -93,14 +93,14 @@ class Installation:
             raise CommandFailed(f"{' '.join(command)}\n{ran.stdout}\n{ran.stderr}")
         return ran.stdout
 
-    def up(self) -> float:
-        """Start everything, and return the seconds until all containers are healthy.
+    def up(self, *services: str) -> float:
+        """Start services (none: all), and return the seconds until their containers are healthy.
 
         Raise CommandFailed with the state and the last lines of each container.
         """
         began = time.monotonic()
         try:
-            self.compose("up", "--detach", "--no-build", "--wait")
+            self.compose("up", "--detach", "--no-build", "--wait", *services)
         except (CommandFailed, subprocess.TimeoutExpired) as error:
             state, logs = self.compose("ps", "--all"), self.compose("logs", "--tail", "20")
             raise CommandFailed(f"{error}\n{state}\n{logs}") from error
@@ -117,6 +117,15 @@ class Installation:
         volumes = [f"--volume={host}:{inside}:ro" for host, inside in (mounts or {}).items()]
         return self.compose("run", "--rm", "-T", *volumes, "operator", *arguments)
 
+    def backup(self, *arguments: str, mounts: Mapping[Path, str]) -> str:
+        """Run a command of `ecolink backup`, with folders of the host. Return its output."""
+        volumes = [f"--volume={host}:{inside}" for host, inside in mounts.items()]
+        return self.compose("run", "--rm", "-T", *volumes, "backup", *arguments)
+
+    def seal_key(self) -> str:
+        """Return the public key of the seals."""
+        return self.compose("exec", "-T", "sealer", "ecolink", "audit", "key").split()[-1]
+
     def account(self, name: str, dollars: str = "25.00") -> str:
         """Create an account with credit, and return an API key of it."""
         self.operator("accounts", "create", name)
@@ -125,8 +134,7 @@ class Installation:
 
     def verify_log(self, *options: str) -> dict[str, Any]:
         """Return the report of `ecolink audit verify`. Raise CommandFailed if anything differs."""
-        key = self.compose("exec", "-T", "sealer", "ecolink", "audit", "key").split()[-1]
-        given = ("--json", "--public-key", key, *options)
+        given = ("--json", "--public-key", self.seal_key(), *options)
         return json.loads(self.operator("audit", "verify", *given))
 
     def state(self, service: str) -> str:

@@ -54,21 +54,16 @@ Measured = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    folder = tmp_path_factory.mktemp("installation")
-    with installed(folder, free_port(), SETTINGS) as prepared:
-        yield prepared
-
-
-@pytest.fixture(scope="module")
-def running(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The installation with the tiny base model."""
-    installation.up()
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A running installation with the tiny base model."""
     model = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
     for path in model.iterdir():
         path.chmod(0o644)  # the container has another user
-    installation.operator("models", "import", "/model", "--name", "tiny", mounts={model: "/model"})
-    return installation
+    with installed(tmp_path_factory.mktemp("installation"), free_port(), SETTINGS) as installation:
+        installation.up()
+        given = ("/model", "--name", "tiny")
+        installation.operator("models", "import", *given, mounts={model: "/model"})
+        yield installation
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +95,10 @@ def chats(examples: int) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def test_it_is_healthy_after_up(installation: Installation, record_property: Measured) -> None:
-    seconds = installation.up()
-    record_property("measured", f"docker compose up to healthy: {seconds:.1f} s")
-    assert httpx.get(f"{installation.url}/healthz").json()["status"] == "ok"
+def test_it_is_healthy_after_up(running: Installation) -> None:
+    assert httpx.get(f"{running.url}/healthz").json()["status"] == "ok"
     for service in (*PROCESSES, *SERVERS):
-        assert installation.state(service) == "running"
+        assert running.state(service) == "running"
 
 
 def test_no_process_runs_as_root(running: Installation) -> None:
