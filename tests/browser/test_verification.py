@@ -14,7 +14,9 @@ from deploy.demo.account import DemoAccount, acting_for_the_demo
 from domain.access.role import Role
 from tests.browser.tabs import Tabs
 from tests.polling import eventually
-from tests.running import EcoLinkUnderTest
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
+
+pytestmark = pytest.mark.timeout(4 * TIMEOUT_SECONDS)
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def verified(page: Page) -> str | None:
     page.goto("/audit/verification")
     page.get_by_role("button", name="Start").press("Enter")
     page.wait_for_url(re.compile("/audit/verification/[0-9a-f-]{36}$"))
-    expect(page.locator("#verdict")).to_be_visible()
+    # A replay of the whole log takes minutes on a busy machine.
+    expect(page.locator("#verdict")).to_be_visible(timeout=TIMEOUT_SECONDS * 1000)
     return page.locator("#verdict").get_attribute("data-verdict")
 
 
@@ -44,7 +47,8 @@ def test_an_auditor_verifies_the_log_and_downloads_the_report(
     eventually(lambda: ecolink.artifacts.exists("seals/public-key"))
     auditor.get_by_role("button", name="Verify the log").click()
     expect(auditor.get_by_role("heading", name="Last verifications")).to_be_visible()
-    eventually(lambda: verified(auditor) == "matches")  # a service may be about to follow the log
+    # A service may be about to follow the log, and each try takes as long as a replay.
+    eventually(lambda: verified(auditor) == "matches", 2 * TIMEOUT_SECONDS)
     expect(auditor.locator("#verdict")).to_contain_text("equals a replay of the log.")
     with auditor.expect_download() as started:
         auditor.get_by_role("button", name="Download the report").click()

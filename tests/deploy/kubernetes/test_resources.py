@@ -31,10 +31,33 @@ SECRET_NAME = re.compile(r"PASSWORD|SECRET$|TOKEN|SEED|_KEY|DATABASE_URL")
 
 
 def resources_of(folder: Path) -> list[Resource]:
-    """Return the resources in the files that a kustomization lists."""
-    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
-    files = [folder / each for each in listed if (folder / each).is_file()]
-    return [each for file in files for each in yaml.safe_load_all(file.read_text())]
+    """Return the resources in the files that a kustomization lists, with its JSON patches."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    files = [folder / each for each in kustomization["resources"] if (folder / each).is_file()]
+    found = [each for file in files for each in yaml.safe_load_all(file.read_text())]
+    for patch in kustomization.get("patches", ()):
+        target = patch["target"]
+        for resource in found:
+            named = re.fullmatch(target.get("name", ".*"), resource["metadata"]["name"])
+            if resource["kind"] == target["kind"] and named:
+                apply(yaml.safe_load((folder / patch["path"]).read_text()), resource)
+    return found
+
+
+def apply(patch: list[dict[str, Any]], resource: Any) -> None:
+    """Add the values of a JSON patch (RFC 6902) to a resource."""
+    for operation in patch:
+        assert operation["op"] == "add"
+        *parents, last = operation["path"].removeprefix("/").split("/")
+        place = resource
+        for parent in parents:
+            place = place[int(parent) if isinstance(place, list) else parent]
+        if isinstance(place, list):
+            assert last == "-"
+            place.append(operation["value"])
+        else:
+            assert last not in place, f"{operation['path']} is in the file and in the patch"
+            place[last] = operation["value"]
 
 
 RESOURCES = resources_of(BASE)
@@ -78,6 +101,7 @@ def test_resources_match_the_published_schemas(folder: Path, version: str) -> No
 def test_every_file_is_used_and_no_resource_is_twice(folder: Path) -> None:
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     used = {*kustomization["resources"], "kustomization.yaml"}
+    used |= {each["path"] for each in kustomization.get("patches", ())}
     used |= {file for each in kustomization["configMapGenerator"] for file in each["envs"]}
     assert {each.name for each in folder.iterdir()} == used - {"../../base"}
     found = [identity(each) for each in resources_of(folder)]
@@ -226,6 +250,10 @@ def test_kustomize_renders_valid_resources(folder: Path) -> None:
     for resource in rendered:
         kubernetes_validate.validate(resource, "1.33", strict=True)
     (settings,) = [each for each in rendered if each["kind"] == "ConfigMap"]
+    if folder == BASE:
+        text = built.stdout.replace(settings["metadata"]["name"], "ecolink-settings")
+        by_identity = {identity(each): each for each in yaml.safe_load_all(text)}
+        assert [by_identity[identity(each)] for each in RESOURCES] == RESOURCES
     deployments = [each for each in rendered if each["kind"] == "Deployment"]
     assert len(deployments) == len(PROCESSES)
     for each in deployments:
