@@ -12,8 +12,11 @@ from uuid import UUID
 import httpx
 import pytest
 
+from deploy.demo.account import acting_for_the_demo
 from deploy.local.ports import free_port
+from domain.use_cases.catalog import Cataloging, gpu_type_change
 from infrastructure.settings import Settings
+from infrastructure.store import connect, scalar
 from services.projector.audit import audit
 from services.scheduler.launchers.launcher import PodName
 from tests.e2e.test_faults import assert_billed_as_the_trainer_logged
@@ -109,6 +112,41 @@ def test_a_job_survives_the_crash_of_its_node_at_a_random_step(
     print(f"{crashed} crashed, {other} resumed from step {resumed}; cost {job['cost']}")
     cluster.boot(crashed)
     eventually(lambda: "DOWN" not in cluster.node_states()[crashed], LOST_SECONDS)
+
+
+def test_a_job_on_two_nodes_survives_the_crash_of_one(
+    ecolink: EcoLinkUnderTest, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    count = len(NODES) * GPUS
+    with acting_for_the_demo(ecolink.settings) as use_cases:
+        catalog = Cataloging(use_cases.log)
+        catalog.change(gpu_type_change("cpu", {"max_per_job": count}))
+        catalog.change(lambda found: found.declare_capacity("local", "cpu", count))
+    eventually(lambda: pool_capacity(ecolink) == count)
+    dataset = ecolink.dataset(tmp_path, examples=40)
+    chosen = {"epochs": 8, "gradient_accumulation": 1, "save_steps": 5}
+    path = ecolink.approve(dataset, gpu_count=count, **chosen)
+    ecolink.await_events(path, "CheckpointSaved", 1)
+    assert node_of(cluster, path, 1) == "n[1-2]"
+    crashed = random.Random(path).choice(NODES)
+    cluster.crash(crashed)
+    (ended,) = eventually(lambda: ecolink.events(path, "SegmentEnded"), LOST_SECONDS)
+    assert (ended["reason"], ended["failure"]) == ("crashed", "node_lost")
+    cluster.boot(crashed)
+
+    ecolink.await_events(path, "TrainingStarted", 2)
+    assert node_of(cluster, path, 2) == "n[1-2]", "one node has too few GPUs"
+    job = ecolink.await_end(path)
+    assert (job["status"], job["segment"], job["gpu_count"]) == ("registered", 2, count)
+    assert_billed_as_the_trainer_logged(ecolink, path, job)
+    assert audit(ecolink.settings).differences == []
+    (resumed, *_) = ecolink.events(path, "ResumeCertified")
+    print(f"{crashed} crashed; both resumed from step {resumed['step']}; cost {job['cost']}")
+
+
+def pool_capacity(ecolink: EcoLinkUnderTest) -> int:
+    with connect(ecolink.settings) as connection:
+        return scalar(connection, "SELECT max(capacity) FROM gpu_pools WHERE region = 'local'")
 
 
 def test_a_preemption_is_a_stop_at_the_cost_of_the_platform(
