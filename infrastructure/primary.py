@@ -171,8 +171,16 @@ class Servers:
 _KNOWN: dict[frozenset[tuple[str, str]], Servers] = {}
 _LOCK = threading.Lock()
 
-OWN = ("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context")
-"""Parameters of psycopg, which are none of a server."""
+OWN = (
+    *("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context"),
+    *("application_name", "options"),
+)
+"""Parameters of one connection, which the watch of its servers must not have.
+
+The health page counts the sessions with the name of a lead.
+"""
+
+WATCH_NAME = "ecolink watch"
 
 
 def servers_of(parameters: dict[str, Any]) -> Servers | None:
@@ -181,7 +189,7 @@ def servers_of(parameters: dict[str, Any]) -> Servers | None:
     if len(names) < 2:
         return None
     plain = {name: value for name, value in parameters.items() if name not in OWN}
-    plain |= {"target_session_attrs": "any"}
+    plain |= {"target_session_attrs": "any", "application_name": WATCH_NAME}
     with _LOCK:
         each = [plain | {"host": host, "port": port} for host, port in names]
         return _KNOWN.setdefault(frozenset(names), Servers(each))

@@ -13,7 +13,9 @@ import psycopg
 import pytest
 
 from infrastructure.database_url import connection_parameters
+from infrastructure.leadership import SESSION_NAME
 from infrastructure.primary import (
+    WATCH_NAME,
     Primary,
     PrimaryConnection,
     Servers,
@@ -105,6 +107,17 @@ async def test_a_listening_connection_is_refused_by_a_former_primary(
             promote_another(known, other)
     with pytest.raises(psycopg.OperationalError, match="former primary"):
         await connect_async(parameters)
+
+
+def test_the_watch_has_no_session_that_counts_as_a_standby(parameters: dict[str, Any]) -> None:
+    lead = SESSION_NAME % "relay"
+    names = "SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = %s"
+    with (
+        PrimaryConnection.connect(autocommit=True, application_name=lead, **parameters),
+        psycopg.connect(autocommit=True, **parameters) as other,
+    ):
+        eventually(lambda: other.execute(names, [WATCH_NAME]).fetchone() != (0,))
+        assert other.execute(names, [lead]).fetchone() == (1,)
 
 
 def test_a_transaction_can_begin_on_a_new_connection(parameters: dict[str, Any]) -> None:
