@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from typer._click import Context
 
 from deploy.demo.commands import commands as demo_commands
 from deploy.docker.commands import commands as docker_commands
@@ -27,16 +28,32 @@ from deploy.operator.projections import commands as projections_commands
 from deploy.operator.replay import replay, show, why
 from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
+from deploy.operator.upgrade import commands as upgrade_commands
 from deploy.operator.what_if import what_if
+from domain.core.event_format import NewerFormat
 from gateway import cli as client
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import fail
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
 
+
+class Commands(client.Commands):
+    """Group of all commands. It reports a database that needs a newer version of EcoLink."""
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run the requested command."""
+        try:
+            return super().invoke(ctx)
+        except NewerFormat as error:
+            fail(str(error), ExitCode.FAILED)
+
+
 main = typer.Typer(
     name="ecolink",
-    cls=client.Commands,
+    cls=Commands,
     help="A self-hosted fine-tuning cloud.",
     no_args_is_help=True,
     epilog=client.epilog(),
@@ -69,6 +86,7 @@ for commands in (
     projections_commands,
     security_commands,
     trainer_log_commands,
+    upgrade_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)

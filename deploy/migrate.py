@@ -16,6 +16,7 @@ from deploy.progress import RebuildProgress
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Offers, shipped_offers
 from domain.core.aggregate import Cause, because
+from domain.core.errors import UpgradeUnfinished
 from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
@@ -113,9 +114,15 @@ def migrate(settings: Settings, *, single_machine: bool = False) -> None:
                 if not is_prepared(connection, projection):
                     rebuild(url, projection, log, RebuildProgress())
             change_schema(connection, partial(grant_access, connection))
-            seed_catalog(log, clock_of(settings), shipped_offers())
-        if single_machine:
-            finish_if_alone(connection, MIGRATION)
+            if single_machine and finish_if_alone(connection, MIGRATION):
+                presence.follow_format(log, connection)
+            try:
+                seed_catalog(log, clock_of(settings), shipped_offers())
+            except UpgradeUnfinished:
+                logging.getLogger("migrate").info(
+                    "the first migration after the upgrade is "
+                    "finished adds new entries to the catalog"
+                )
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:

@@ -35,7 +35,7 @@ ALIVE_SECONDS = 30.0
 EXIT_CODE = 7
 """Exit code of a process that cannot read the format in use."""
 
-FORGOTTEN = "1 day"
+FORGOTTEN_SECONDS = 86_400
 """Age at which the row of a process that did not end properly is deleted."""
 
 DDL = f"""
@@ -59,7 +59,8 @@ BEGIN
     INSERT INTO processes VALUES (of_service, of_host, of_pid, of_version, of_format, since)
     ON CONFLICT (service, host, pid) DO UPDATE SET version = excluded.version,
         format = excluded.format, started = excluded.started, seen = excluded.seen;
-    DELETE FROM processes WHERE seen < clock_timestamp() - interval '{FORGOTTEN}';
+    DELETE FROM processes
+    WHERE seen < clock_timestamp() - make_interval(secs => {FORGOTTEN_SECONDS});
 END $$;
 CREATE OR REPLACE FUNCTION process_ended(of_service text, of_host text, of_pid integer)
 RETURNS void
@@ -74,7 +75,7 @@ END $$
 RUNS = "SELECT process_runs(%s, %s, %s, %s, %s, %s)"
 ENDED = "SELECT process_ended(%s, %s, %s)"
 
-ALIVE = """
+SEEN = """
 SELECT service, host, pid, version, format, started, seen FROM processes
 WHERE seen > clock_timestamp() - make_interval(secs => %s)
 ORDER BY format, service, host, pid
@@ -86,7 +87,7 @@ _logs: WeakSet[EventLog] = WeakSet()
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """A process that was seen within ALIVE_SECONDS."""
+    """A process that was seen recently."""
 
     service: str
     host: str
@@ -101,10 +102,12 @@ class RunningProcess:
         return f"{self.service} {self.version} on {self.host} (process {self.pid})"
 
 
-def running_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
-    """Return the running processes, those of the oldest format first."""
+def running_processes(
+    connection: psycopg.Connection[Any], seconds: float = ALIVE_SECONDS
+) -> list[RunningProcess]:
+    """Return the processes seen within `seconds`, those of the oldest format first."""
     with connection.cursor(row_factory=class_row(RunningProcess)) as cursor:
-        return cursor.execute(ALIVE, [ALIVE_SECONDS]).fetchall()
+        return cursor.execute(SEEN, [seconds]).fetchall()
 
 
 def follow_format(log: EventLog, connection: psycopg.Connection[Any]) -> None:

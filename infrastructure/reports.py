@@ -10,7 +10,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from domain.core.counts import Count
 from domain.jobs.segments import SegmentEnding
@@ -43,8 +43,15 @@ Seconds = Annotated[float, Field(ge=0, lt=2**31)]
 """Seconds that fit into every read model."""
 
 
+SPEC_FORMAT = 1
+"""Newest format of a SegmentSpec that this trainer can follow."""
+
+
 class Message(BaseModel):
-    """Base class of all messages between a trainer and the services."""
+    """Base class of all messages between a trainer and the services.
+
+    Parse messages of other processes with `infrastructure.exchange.read`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -112,6 +119,8 @@ class StoreCredentials(Message):
 class SegmentSpec(Message):
     """The launch parameters of a trainer. All references are artifact refs, never host paths."""
 
+    # Lowest SPEC_FORMAT of a trainer that may ignore the fields that it does not know.
+    spec_format: int = 1
     account_id: UUID
     job_id: UUID
     segment: int
@@ -149,6 +158,16 @@ class SegmentSpec(Message):
     clock_speed: float = 1.0  # ratio of segment time to real time; 1 except in tests
     checkpoint_prefix: str  # artifact prefix of the checkpoints, which are step-<n>/ below it
     adapter_prefix: str  # artifact prefix of the finished adapter
+
+    @field_validator("spec_format")
+    @classmethod
+    def _known(cls, needed: int) -> int:
+        if needed > SPEC_FORMAT:
+            raise ValueError(
+                f"The segment needs a trainer of spec format {needed}, and this one has "
+                f"{SPEC_FORMAT}. Upgrade EcoLink where trainers run."
+            )
+        return needed
 
 
 def stored_report_ref(checkpoint_prefix: str) -> str:

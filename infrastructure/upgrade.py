@@ -13,7 +13,7 @@ import psycopg
 from domain.core.event_format import FORMAT
 from infrastructure.code_version import package_version
 from infrastructure.format_in_use import format_in_use, raise_format
-from infrastructure.presence import RunningProcess, running_processes
+from infrastructure.presence import FORGOTTEN_SECONDS, RunningProcess, running_processes
 
 
 class OlderProcesses(Exception):
@@ -76,8 +76,17 @@ def finish(connection: psycopg.Connection[Any], actor: str) -> bool:
 
 
 def finish_if_alone(connection: psycopg.Connection[Any], actor: str) -> bool:
-    """Like `finish`, but return False and change nothing while any process runs."""
-    return not _running(connection) and finish(connection, actor)
+    """Like `finish`, but return False and change nothing if this is not the only machine.
+
+    A process of another machine that did not end properly counts for a day: the machine may have
+    lost its power.
+    """
+    elsewhere = [
+        each
+        for each in running_processes(connection, FORGOTTEN_SECONDS)
+        if each.host != socket.gethostname()
+    ]
+    return not elsewhere and not _running(connection) and finish(connection, actor)
 
 
 def newer_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:

@@ -34,7 +34,9 @@ from deploy.backup.target import BackupError, BackupTarget
 from deploy.local.stack import stack, state, up
 from deploy.migrate import migrate
 from domain.audit.tree_head import LogKey
+from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.format_in_use import format_in_use
 from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
@@ -148,6 +150,7 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
             with stages.stage("Loading the database") as progress:
                 load(store, source.target, manifest, progress, read_models=copied)
                 load_secrets(store, source.keys.secrets if source.keys else {})
+                _require_readable(store, manifest)
                 continue_ids(store, manifest.last_event)
             sealed = _verify_seals(store, artifacts, key, stages)
             erased = erased_accounts(store)
@@ -188,6 +191,14 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
         has_seal_key=has_seal_key,
         erased_later=sorted(erased - still_erased),
     )
+
+
+def _require_readable(store: Connection, manifest: BackupManifest) -> None:
+    """Raise BackupError if the events of a backup need a newer version of EcoLink."""
+    try:
+        format_in_use(store)
+    except NewerFormat as error:
+        raise BackupError(f"The backup {manifest.id} is of a newer EcoLink. {error}") from error
 
 
 def _write_seal_key(path: Path, keys: Keys | None) -> bool:

@@ -12,7 +12,6 @@ from deploy.local.stack import stack
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Cause, because
 from domain.core.errors import DomainError, NotFound
-from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from domain.use_cases.accounts import EcoLink
@@ -60,13 +59,13 @@ class Store:
 def open_store() -> Generator[Store]:
     """Open the store of the running stack, or start its servers temporarily.
 
-    All events inside the block have the same cause. On a StackError, DomainError or NewerFormat,
-    print the message and exit with status 1.
+    All events inside the block have the same cause. On a StackError or DomainError, print the
+    message and exit with status 1.
     """
     try:
         with stack(Settings(), {}) as settings, open_log(settings) as log:
             cause = Cause("operator:host", str(uuid4()), clock_of(settings).now())
             with connect(settings) as connection, because(cause):
                 yield Store(settings, log, connection)
-    except (StackError, DomainError, NewerFormat) as error:
+    except (StackError, DomainError) as error:
         fail(str(error), ExitCode.FAILED)

@@ -18,6 +18,7 @@ from domain.training.phases import Phase
 from gateway.backend import Backend
 from gateway.catalog.pool_claims import PoolClaims
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
+from infrastructure.exchange import read
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, all_gpu_pools, claims
 from projections.job_detail import CANCELLING, PAUSING
@@ -167,7 +168,7 @@ def _seconds(row: Row) -> float:
 
 
 def _rest(row: Row, step: int) -> Estimate:
-    whole = Estimate.model_validate(row["estimate"])
+    whole = read(Estimate, row["estimate"])
     total_steps = row["total_steps"] or whole.total_steps
     return remaining(
         whole,

@@ -20,6 +20,7 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from infrastructure.artifacts import Artifacts
+from infrastructure.exchange import read
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
 from infrastructure.store import Connection
@@ -185,7 +186,7 @@ def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | 
     Return None if it was deleted, which the read models may not show yet.
     """
     try:
-        return ValidationReport.model_validate_json(artifacts.get(report_ref))
+        return read(ValidationReport, artifacts.get(report_ref))
     except FileNotFoundError:
         return None
 

@@ -13,6 +13,7 @@ from domain.estimating.estimate import Estimate
 from domain.estimating.overrun import Facts, Overrun, Reason, overrun
 from domain.jobs.lifecycle import JobStatus
 from gateway.schemas import Answer, Money
+from infrastructure.exchange import read
 
 
 class OverrunAnswer(Answer):
@@ -42,7 +43,7 @@ def overrun_of(
     began, bound = row["training_since"], row["bound_at"]
     start = (began - bound).total_seconds() if began and bound else None
     found = overrun(
-        Estimate.model_validate(row["estimate"]),
+        read(Estimate, row["estimate"]),
         Facts(
             billed_seconds=row["billed_seconds"],
             cost_micros=row["charged_micros"] - row["credited_micros"],

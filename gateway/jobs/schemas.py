@@ -24,6 +24,7 @@ from gateway.jobs.overruns import OverrunAnswer
 from gateway.launch.job_form import MaxCost
 from gateway.launch.schemas import EstimateAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
+from infrastructure.exchange import read
 
 
 class JobSummary(Answer):
@@ -90,7 +91,7 @@ class FailureAnswer(Answer):
             return None
         failure, shortage = FailureClass(row["failure"]), row["shortage"]
         known, ended = FAILURES[failure], row["status"] == JobStatus.FAILED
-        short = None if shortage is None else MemoryShortage.model_validate(shortage)
+        short = None if shortage is None else read(MemoryShortage, shortage)
         halved = row["halved_micro_batch_size"] is not None
         return cls(
             failure=failure,
@@ -497,7 +498,7 @@ def _kept(row: Mapping[str, Any]) -> str | None:
 
 
 def _estimate(frozen: object) -> EstimateAnswer | None:
-    return None if frozen is None else EstimateAnswer.of(Estimate.model_validate(frozen))
+    return None if frozen is None else EstimateAnswer.of(read(Estimate, frozen))
 
 
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -514,6 +515,6 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def warnings_of_job(row: Mapping[str, Any]) -> list[str]:
     """Return warnings about choices of a job that may be mistakes."""
-    truncation = Truncation.model_validate(row["truncation"]).warning
+    truncation = read(Truncation, row["truncation"]).warning
     chosen = Hyperparameters.model_construct(None, **row["hyperparameters"])
     return [*([truncation] if truncation else []), *cautions(chosen)]

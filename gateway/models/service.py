@@ -23,6 +23,7 @@ from gateway.http.errors import Forbidden, NotYetVisible
 from gateway.http.paging import LARGEST_PAGE, Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import BaseModelAnswer, KeptAdapter, ModelAnswer, Models
+from infrastructure.exchange import read
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployed_checkpoints, statuses
@@ -139,7 +140,7 @@ def delete_model(backend: Backend, caller: Caller, model: str) -> None:
 
 
 def _base_model(row: Row, catalog: Catalog, deployment: DeploymentStatus | None) -> BaseModelAnswer:
-    shape = None if row["shape"] is None else ModelShape.model_validate(row["shape"])
+    shape = None if row["shape"] is None else read(ModelShape, row["shape"])
     return BaseModelAnswer(
         **row,
         bytes_per_parameter_bf16=shape and bytes_per_parameter(shape, Precision.BF16),

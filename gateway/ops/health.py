@@ -20,6 +20,7 @@ from infrastructure.leads import Lead, leads
 from infrastructure.profiles import account_names
 from infrastructure.seal_archive import SealArchive, SealDamaged
 from infrastructure.store import Connection, scalar
+from infrastructure.upgrade import UpgradeStatus, upgrade_status
 from projections.consumers import (
     CONSUMERS,
     ConsumerLag,
@@ -101,6 +102,7 @@ class Health:
     problems: list[str]
     consumers: list[ConsumerHealth]
     leads: list[Lead]
+    upgrade: UpgradeStatus
     seals: Seals
     disk: DiskSpace
     pools: list[PoolHealth]
@@ -116,7 +118,7 @@ def health(backend: Backend) -> Health:
     now, disk = backend.clock.now(), disk_space(backend.settings)
     full = disk.problem(backend.settings.home)
     with backend.pool.connection() as connection:
-        found = leads(connection)
+        found, upgrade = leads(connection), upgrade_status(connection)
         started = {each.name for each in found}
         known = [each for name, own in CONSUMERS.items() if name in started for each in own]
         lags = {each.consumer: each for each in consumer_lags(connection, known)}
@@ -135,6 +137,7 @@ def health(backend: Backend) -> Health:
             for consumer in own
         ],
         leads=found,
+        upgrade=upgrade,
         seals=seals,
         disk=disk,
         pools=[_pool(load, rows, now) for load in pool_loads(backend)],

@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from domain.core.counts import Count
+from infrastructure.exchange import read
 from infrastructure.measurements import add_evidence_of_many
 from infrastructure.store import Connection
 
@@ -40,7 +41,7 @@ def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:
         try:
-            shown = Evidence.model_validate(message)
+            shown = read(Evidence, message)
         except ValidationError as error:
             logger.warning("dropping an invalid report: %s", error)
             continue

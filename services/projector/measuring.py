@@ -10,6 +10,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
+from infrastructure.exchange import read
 from infrastructure.reports import Message
 from infrastructure.store import Connection
 
@@ -31,7 +32,7 @@ def _valid(kind: type[M], messages: Sequence[object]) -> list[M]:
     found: list[M] = []
     for message in messages:
         try:
-            found.append(kind.model_validate(message))
+            found.append(read(kind, message))
         except ValidationError as error:
             logging.getLogger("measurements").warning("dropping an invalid message: %s", error)
     return found

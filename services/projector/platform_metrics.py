@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -10,10 +11,12 @@ import psycopg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 
+from domain.core.event_format import NewerFormat
 from infrastructure.disk_space import disk_space
 from infrastructure.event_handlers import HANDLERS
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
+from infrastructure.upgrade import upgrade_status
 from projections.consumers import consumer_lags
 from projections.gpu_pools import all_gpu_pools
 
@@ -41,8 +44,8 @@ class PlatformMetrics(Collector):
                 connection.execute("SET statement_timeout = '5s'")
                 yield from (*_jobs(connection), *_pools(connection), *_accounts(connection))
                 yield from _gpu_use(connection)
-                yield from _consumers(connection)
-        except psycopg.Error as error:
+                yield from (*_consumers(connection), *_upgrade(connection))
+        except (psycopg.Error, NewerFormat) as error:
             logging.getLogger("metrics").warning("cannot read the platform's metrics: %s", error)
 
 
@@ -105,6 +108,16 @@ def _consumers(connection: Connection) -> Iterator[Metric]:
     yield _gauge("consumer_lag_seconds", text, CONSUMER, ages.items())
     parked = {(each.consumer,): each.parked for each in lags if each.consumer in HANDLERS}
     yield _gauge("parked_events", "Events that a handler parked.", CONSUMER, parked.items())
+
+
+def _upgrade(connection: Connection) -> Iterator[Metric]:
+    status = upgrade_status(connection)
+    unfinished = {(): float(status.unfinished)}
+    text = "1 if the event log does not use the newest format of the running processes."
+    yield _gauge("upgrade_unfinished", text, (), unfinished.items())
+    running = Counter((each.service, each.version, str(each.format)) for each in status.processes)
+    labels = ("process", "version", "format")
+    yield _gauge("processes", "Running processes.", labels, running.items())
 
 
 def _gauge(

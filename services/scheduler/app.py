@@ -23,6 +23,7 @@ from infrastructure.event_handlers import (
     EventHandlers,
     HandlerEffect,
 )
+from infrastructure.exchange import read
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.reports import Report
@@ -130,7 +131,7 @@ def record_all(segments: Segments, messages: Sequence[object]) -> None:
     logger = logging.getLogger("reports")
     for message in messages:
         try:
-            report = Report.model_validate(message)
+            report = read(Report, message)
         except ValidationError as error:
             logger.warning("dropping an invalid report: %s", error)
             continue

@@ -17,6 +17,7 @@ from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.exchange import read
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import model_card
@@ -122,7 +123,7 @@ def _environment(artifacts: Artifacts, ref: str, stored: Manifest) -> TrainingEn
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise ArtifactCorrupt(f"{ref}/{ENVIRONMENT} differs from its manifest.")
     try:
-        return TrainingEnvironment.model_validate_json(content)
+        return read(TrainingEnvironment, content)
     except ValidationError as error:
         raise ArtifactCorrupt(
             f"{ref}/{ENVIRONMENT} is not a description of a training environment."

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from domain.jobs.job import Job
 from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
+from infrastructure.exchange import read
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.reports import PodSeen, Report, report_subject
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
@@ -36,7 +37,7 @@ class PodReports:
         reports: list[Report] = []
         for data in filter(None, (streamed, kept)):
             try:
-                report = Report.model_validate_json(data)
+                report = read(Report, data)
             except ValidationError as error:
                 logging.getLogger("pods").warning(
                     "ignoring an unreadable last report of job %s: %s", job.id, error
@@ -52,7 +53,7 @@ class PodReports:
         """Return the seconds for which the scheduler itself saw the pod alive; 0 if it did not."""
         seen = PodSeen(account_id=job.account_id, job_id=job.id, segment=segment, elapsed_seconds=0)
         data = await self._last(seen.subject)
-        return 0.0 if data is None else PodSeen.model_validate_json(data).elapsed_seconds
+        return 0.0 if data is None else read(PodSeen, data).elapsed_seconds
 
     async def publish_evidence(self, pod: Pod, job: Job) -> None:
         """Publish evidence that the pod is alive, until its trainer has sent a first report."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
+from infrastructure.exchange import read
 from infrastructure.generation import (
     GENERATE_PATH,
     GenerationFailed,
@@ -54,7 +55,7 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
         if body is None:
             return Response(status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
-            chat = GenerationRequest.model_validate_json(body)
+            chat = read(GenerationRequest, body)
         except ValidationError:
             log.exception("the gateway sent an invalid chat")
             return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)

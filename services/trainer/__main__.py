@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from domain.jobs.lifecycle import SegmentEnd
+from infrastructure.exchange import read
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.warm_start import WARM_FLAG
@@ -61,7 +62,7 @@ def main(
     segment. The time of the segment started `age_seconds` ago, or at the
     start of the pod's process if that is None.
     """
-    spec = SegmentSpec.model_validate_json(spec_path.read_text())
+    spec = read(SegmentSpec, spec_path.read_bytes())
     url = settings.trainer_nats_url or settings.nats_url
     if pod_pid is None and spec.gpu_count > 1:
         peer = None if url is None else urlsplit(url).hostname

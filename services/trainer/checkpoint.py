@@ -14,6 +14,7 @@ from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHa
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.exchange import read
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
@@ -67,7 +68,7 @@ class Position(Counters):
                 f"reads {SCHEMA_VERSION}. Use the EcoLink version that wrote the checkpoint."
             )
         try:
-            return cls.model_validate(content)
+            return read(cls, content)
         except ValidationError as error:
             raise CheckpointMismatch(
                 f"This trainer cannot read the checkpoint's {POSITION}: {error}"

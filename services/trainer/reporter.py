@@ -26,6 +26,7 @@ from domain.training.checkpoint import KEPT_NEWEST, SavedCheckpoint, superfluous
 from domain.training.phases import Phase
 from infrastructure.bus import CONTROL, servers
 from infrastructure.customer_log import without_paths
+from infrastructure.exchange import read
 from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     BEAT,
@@ -316,7 +317,7 @@ class Reporter:
             message = await js.get_last_msg(CONTROL, subject, direct=True)
         except NotFoundError:
             return
-        control = Control.model_validate_json(message.data or b"")
+        control = read(Control, message.data or b"")
         self._lease.apply(control)
         self._jwt = control.jwt or self._jwt
         if control.store is not None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infrastructure.exchange import read
 from infrastructure.reports import SegmentSpec, StoreCredentials
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class StoreKeys:
         newest = self._newest
         assert newest is not None, "the segment has no keys of its own"
         try:
-            renewed = StoreCredentials.model_validate_json(self._path.read_bytes())
+            renewed = read(StoreCredentials, self._path.read_bytes())
         except FileNotFoundError:
             renewed = newest
         return max(newest, renewed, key=lambda each: each.expires_at).for_obstore()

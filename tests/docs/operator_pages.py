@@ -96,6 +96,8 @@ COMMANDS: Mapping[str, Page | Host] = {
     "catalog bases undeploy": page_at("/models", "/models/bases/{model}/undeploy"),
     "doctor": page_at("/ops/checks", note="without the ports, secrets and seal key of the host"),
     "estimates report": page_at("/ops/estimates"),
+    "upgrade status": page_at("/ops"),
+    "upgrade finish": Host("It has no way back, so it needs a shell with the new version."),
     "events subscribe": page_at("/audit", note="recorded events, newest first, instead of live"),
     "events asyncapi": Host(
         "It prints a document of this version, [asyncapi.yaml](asyncapi.yaml)."

@@ -14,13 +14,14 @@ from deploy.migrate import migrate
 from deploy.processes import environment
 from domain.access.role import Role
 from domain.billing.account import Account
+from domain.catalog.catalog import Catalog
 from domain.core.errors import UpgradeUnfinished, VersionConflict
 from domain.core.event_format import FORMAT, NewerFormat
 from domain.core.event_log import EventLog
 from infrastructure import format_in_use, presence, upgrade
 from infrastructure.presence import EXIT_CODE, Presence, present, running_processes
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect_to, open_log
+from infrastructure.store import Connection, connect_to, open_log, scalar
 from infrastructure.upgrade import OlderProcesses, finish, finish_if_alone, upgrade_status
 from tests.builders.commands import command
 from tests.polling import eventually
@@ -210,11 +211,11 @@ def test_an_older_program_sees_that_the_upgrade_is_not_finished(
     assert [each.service for each in status.older] == ["billing"]
 
 
-def test_a_single_machine_finishes_when_no_process_runs(
+def test_a_single_machine_finishes_when_it_starts(
     owner: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_next_version(monkeypatch)
-    run_older(owner)
+    run_older(owner, seconds_ago=3600)  # its machine lost its power
     migrate(settings, single_machine=True)
     assert upgrade_status(owner).in_use == FORMAT
     owner.execute("DELETE FROM processes")
@@ -234,6 +235,19 @@ def test_a_killed_process_of_this_machine_does_not_count(
     ended.wait()
     owner.execute("UPDATE processes SET pid = %s", [ended.pid])
     assert finish_if_alone(owner, "service:migrate")
+
+
+def test_a_migration_leaves_new_catalog_entries_to_the_one_after_the_upgrade(
+    owner: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = "SELECT count(*) FROM ecolink_events WHERE topic = 'GpuTypeOffered'"
+    owner.execute("TRUNCATE ecolink_events")
+    as_next_version(monkeypatch)
+    monkeypatch.setattr(Catalog.GpuTypeOffered, "formats", {1: NEXT})
+    migrate(settings)
+    assert scalar(owner, counted) == 0
+    migrate(settings, single_machine=True)
+    assert scalar(owner, counted) > 0
 
 
 def test_events_of_a_process_that_wakes_after_the_end_are_readable(

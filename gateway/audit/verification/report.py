@@ -6,6 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
+from infrastructure.exchange import read
+
 
 class SealDifference(BaseModel):
     """A difference between the log and its seals."""
@@ -113,7 +115,7 @@ class Report(BaseModel):
 
 def read_report(text: str) -> Report:
     """Parse a report. The replay is at the top level of the JSON."""
-    report = Report.model_validate_json(text)
+    report = read(Report, text)
     if report.options.replay:
-        report.replay = ReplayReport.model_validate_json(text)
+        report.replay = read(ReplayReport, text)
     return report

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
+from infrastructure.exchange import read
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
@@ -128,7 +129,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
     that stops a pod sends it to all processes, and rank 0 needs the others to save. They are killed
     when rank 0 has ended.
     """
-    spec = SegmentSpec.model_validate_json(spec_path.read_text())
+    spec = read(SegmentSpec, spec_path.read_bytes())
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
     reporter = SilentReporter()
     try:
@@ -175,7 +176,7 @@ def _class_of(exit_code: int) -> FailureClass:
 def _read_error(directory: Path, rank: int) -> RankError | None:
     for path in (error_path(rank), shared_error_path(directory, rank)):
         with suppress(FileNotFoundError, ValueError):  # killed before or while it wrote the file
-            return RankError.model_validate_json(path.read_text())
+            return read(RankError, path.read_bytes())
     return None
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.code_version import revision
+from infrastructure.exchange import read
 from infrastructure.settings import Settings
 from infrastructure.warm_start import EXPECTED_BASE, READY, ExpectedBase, WarmStart
 from services.model_libraries import lean_imports
@@ -43,7 +44,7 @@ def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, Wa
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         sys.exit(0)
-    start = WarmStart.model_validate_json(line)
+    start = read(WarmStart, line)
     os.environ.update(start.environment)
     _redirect_output(start.directory / "trainer.log")
     return start, prepared[0]
@@ -59,7 +60,7 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     record_program_memory()
     revision()  # cached now, because the code on disk may change later
     try:
-        base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
+        base = read(ExpectedBase, (directory / EXPECTED_BASE).read_bytes())
         return load_expected(Artifacts(settings.artifacts), base)
     except FileNotFoundError:  # no base model is expected, or it was deleted
         return None

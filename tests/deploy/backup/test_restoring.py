@@ -16,11 +16,13 @@ from deploy.backup.keys import read_keys
 from deploy.backup.point_in_time import Moment
 from deploy.backup.restoring import ASIDE
 from deploy.backup.target import BackupError
+from domain.core.event_format import FORMAT
+from infrastructure import format_in_use
 from infrastructure.artifacts import Artifacts
 from infrastructure.log_identity import log_identity
 from infrastructure.seal_archive import LastHead
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log, scalar
+from infrastructure.store import Connection, connect, connect_to, open_log, scalar
 from services.projector.audit import audit
 from tests.builders.history import History
 from tests.deploy.backup.conftest import ADAPTER, CHECKPOINT, Backups
@@ -153,6 +155,19 @@ def test_a_restore_refuses_a_database_with_events(backups: Backups) -> None:
         History(log).open_account(1)
     with pytest.raises(BackupError, match="already has"):
         backups.restore(made)
+
+
+def test_a_restore_refuses_events_of_a_newer_format(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect_to(database.owner_url(backups.settings)) as store:
+        store.execute("INSERT INTO event_formats VALUES (%s, '9.0.0', 'test')", [FORMAT + 1])
+    with monkeypatch.context() as patch:
+        patch.setattr(format_in_use, "FORMAT", FORMAT + 1)
+        made = backups.create()
+    with pytest.raises(BackupError, match=r"Start EcoLink 9\.0\.0 or later"):
+        backups.restore(made)
+    assert rows(backups.elsewhere, EVENTS) != rows(backups.settings, EVENTS)
 
 
 def test_a_restore_refuses_an_artifact_store_with_files(backups: Backups) -> None:

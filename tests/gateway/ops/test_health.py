@@ -5,15 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.alerting.evaluation import Alert, Changes, Silence
 from domain.alerting.rule import Severity
-from infrastructure import alerts
+from infrastructure import alerts, presence, upgrade
+from infrastructure.code_version import package_version
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
+from infrastructure.presence import present
 from infrastructure.profiles import add_account_name
 from infrastructure.seal_archive import PUBLIC_KEY, SealArchive, origin_of
 from infrastructure.settings import Settings
@@ -45,6 +48,26 @@ def test_consumers_and_leaders_are_shown(
     assert f" {events} " in row(page, 'data-consumer="billing"')
     assert row(page, 'data-lead="billing"').startswith("billing leads ")
     assert "no leader" in row(shown(operator, "/ops"), 'data-lead="billing"')
+
+
+def test_the_versions_of_processes_and_an_unfinished_upgrade_are_shown(
+    operator: Browser, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = shown(operator, "/ops")
+    assert 'data-empty="processes"' in page
+    with present(settings, "billing"):
+        page = shown(operator, "/ops")
+        assert row(page, 'data-process="billing"').startswith(f"billing {package_version()} 1 ")
+        assert "data-upgrade" not in page
+        monkeypatch.setattr(upgrade, "FORMAT", 2)
+        page = shown(operator, "/ops")
+        assert "uses format 1 of 2" in page
+        assert "older" in row(page, 'data-process="billing"')
+        monkeypatch.setattr(upgrade, "FORMAT", 1)
+        monkeypatch.setattr(presence, "package_version", lambda: "0.9.0")
+        with present(settings, "gateway"):
+            page = shown(operator, "/ops")
+        assert f"Processes of several versions run: {package_version()}, 0.9.0" in page
 
 
 def test_parked_events_and_a_full_disk_are_problems(operator: Browser, settings: Settings) -> None:

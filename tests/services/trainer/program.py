@@ -23,6 +23,7 @@ from deploy.nats_accounts import NatsKeys, configuration
 from infrastructure.bus import provision
 from infrastructure.reports import Control, SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
+from tests.builders.next_version import from_next_version
 from tests.bus_administrator import administrator_credentials
 from tests.polling import eventually
 
@@ -69,7 +70,8 @@ class NatsServer:
         control = Control(
             job_id=spec.job_id, segment=spec.segment, **{"paid_seconds": 300} | fields
         )
-        self.ask(lambda js: js.publish(control.subject, control.model_dump_json().encode()))
+        content = json.dumps(from_next_version(control)).encode()  # trainers ignore unknown fields
+        self.ask(lambda js: js.publish(control.subject, content))
 
     def answer(self, spec: SegmentSpec) -> None:
         """Acknowledge a segment's final report."""

@@ -25,6 +25,7 @@ from services.trainer.failures import classify
 from services.trainer.plan import Plan, content_sha256, data_position_sha256
 from services.trainer.state import TrainingState
 from services.trainer.tensor_file import TensorFile
+from tests.builders.next_version import UNKNOWN
 from tests.services.trainer.segments import Run, Trainer, resuming
 
 pytestmark = pytest.mark.full
@@ -191,7 +192,7 @@ def position_with(**fields: object) -> Callable[[Path], object]:
     [
         other_optimizer,
         position_with(schema_version=checkpoint.SCHEMA_VERSION + 1),
-        position_with(sampler="new"),
+        position_with(step="many"),
     ],
 )
 def test_a_checkpoint_of_another_trainer_fails_the_job(
@@ -205,6 +206,15 @@ def test_a_checkpoint_of_another_trainer_fails_the_job(
         stopped.resume(other, stopped.older)
     assert classify(caught.value, Phase.DATASET_PREP) is FailureClass.CHECKPOINT_MISMATCH
     assert not rejections
+
+
+def test_a_checkpoint_with_fields_of_the_next_version_is_resumed(
+    trainer: Trainer, stopped: Stopped, rejections: list[str]
+) -> None:
+    """For example after a return to the older version."""
+    newer = trainer.rewritten(stopped.newest, position_with(**UNKNOWN))
+    resumed = stopped.resume(newer)
+    assert rejected(resumed) == rejections == []
 
 
 @pytest.mark.parametrize("rendered", [False, True], ids=["event log", "rendering"])

@@ -1,0 +1,53 @@
+"""`ecolink upgrade` shows the versions of processes and finishes an upgrade."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from deploy.operator import upgrade as commands
+from domain.core.event_format import FORMAT
+from infrastructure import format_in_use, presence, upgrade
+from infrastructure.presence import Presence
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from tests.deploy.operator.command_line import ecolink
+
+NEXT = FORMAT + 1
+
+
+def as_next_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run this process as the next version of EcoLink."""
+    for module in (commands, format_in_use, presence, upgrade):
+        monkeypatch.setattr(module, "FORMAT", NEXT)
+
+
+def test_without_an_upgrade_there_is_nothing_to_finish(settings: Settings) -> None:
+    assert "No process of EcoLink runs." in ecolink("upgrade", "status")
+    Presence(settings, "relay").beat()
+    assert "No upgrade is in progress." in ecolink("upgrade", "status")
+    assert "Nothing to finish" in ecolink("upgrade", "finish")
+
+
+def test_an_upgrade_is_finished_when_all_processes_are_upgraded(
+    settings: Settings, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Presence(settings, "relay")
+    process.beat()
+    as_next_version(monkeypatch)
+    assert "Some processes are older" in ecolink("upgrade", "status", exit_code=1)
+    assert "relay" in ecolink("upgrade", "finish", exit_code=1)
+    process.beat()
+    assert "Run `ecolink upgrade finish`" in ecolink("upgrade", "status", exit_code=1)
+    assert f"uses format {NEXT}" in ecolink("upgrade", "finish")
+    assert "No upgrade is in progress." in ecolink("upgrade", "status")
+    with pool.connection() as connection:
+        raised = connection.execute("SELECT format, raised_by FROM event_formats").fetchall()
+    assert raised[-1] == {"format": NEXT, "raised_by": "operator:host"}
+
+
+def test_an_older_command_refuses_a_newer_log(pool: ConnectionPool[Connection]) -> None:
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO event_formats VALUES (%s, '9.0.0', 'test')", [NEXT])
+    for command in (("upgrade", "status"), ("alerts", "list")):
+        assert "Start EcoLink 9.0.0 or later" in ecolink(*command, exit_code=1)
