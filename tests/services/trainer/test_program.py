@@ -81,6 +81,7 @@ def test_a_stop_before_the_interpreter_has_started_takes_effect(
         artifacts_url=trainer.url,
         nats_url=nats_server.url,
         warm_trainers=warm_trainers,
+        grace_seconds=int(WAIT_SECONDS),  # then the shim kills a trainer that still imports
     )
     spec = trainer.spec()
     name = PodName(spec.job_id, spec.segment)
@@ -118,7 +119,7 @@ def test_the_end_of_paid_time_saves_a_checkpoint_and_exits_within_the_grace(
 def test_a_control_message_extends_the_lease_and_stops(
     start, nats_server: NatsServer, trainer: Trainer
 ) -> None:
-    grace = START_SECONDS  # the program receives the message only after its imports
+    grace = int(WAIT_SECONDS)  # the program receives the message only after its imports
     spec = trainer.spec({"epochs": 100}, chats(2000), paid_seconds=1, grace_seconds=grace)
     nats_server.control(spec)
     program = start(spec)

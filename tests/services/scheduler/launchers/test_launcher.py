@@ -82,7 +82,7 @@ def await_ready(launcher: Launcher, settings: Settings) -> None:
         launcher.prepare()
         return len(list((settings.home / "warm").glob("*/ready"))) == settings.warm_trainers
 
-    eventually(ready)
+    eventually(ready, 300)  # it imports its libraries, which takes long on a busy machine
 
 
 @contextmanager
