@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ from pydantic import BaseModel, ConfigDict
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import event_of
+from infrastructure.bus_tls import (
+    UntrustedServer,
+    nats_authority,
+    tls_context,
+    tls_problem,
+)
 from infrastructure.nats_keys import api_of_credentials
 from infrastructure.settings import Settings
 
@@ -117,12 +124,27 @@ class Durable:
 async def connect(settings: Settings, **options: Any) -> Client:
     """Connect as the user of operator commands. The caller must close the connection.
 
-    `options` are options of nats-py's `connect`.
+    `options` are options of nats-py's `connect`. Raise UntrustedServer if TLS fails.
     """
     assert settings.nats_url is not None
-    return await nats.connect(
-        servers(settings.nats_url), user_credentials=credentials_of(settings, OPERATOR), **options
-    )
+    errors: list[Exception] = []
+
+    async def note(error: Exception) -> None:
+        errors.append(error)
+        logging.getLogger("bus").warning("NATS: %s", error or type(error).__name__)
+
+    try:
+        return await nats.connect(
+            servers(settings.nats_url),
+            user_credentials=credentials_of(settings, OPERATOR),
+            tls=tls_context(settings.nats_url, nats_authority(settings)),
+            **{"error_cb": note} | options,
+        )
+    except (NatsError, OSError, TimeoutError) as error:
+        for each in (error, *reversed(errors)):
+            if (problem := tls_problem(each)) is not None:
+                raise UntrustedServer(problem) from each
+        raise
 
 
 def credentials_of(settings: Settings, user: str) -> Path | None:

@@ -40,6 +40,22 @@ gives up its first series of attempts after this time instead, and `check` start
 """
 
 
+AUTHORITY = (
+    "Add sslrootcert=FILE with the certificate of the server's authority to ECOLINK_DATABASE_URL, "
+    "next to sslmode=verify-full."
+)
+TLS_FIXES = {
+    "does not match host name": "Use a host name of the certificate in ECOLINK_DATABASE_URL, or "
+    "issue a certificate for this host.",
+    "certificate verify failed": AUTHORITY,
+    "root certificate file": AUTHORITY,
+    "does not support SSL": "Turn on ssl in postgresql.conf, or remove sslmode from "
+    "ECOLINK_DATABASE_URL.",
+    "no encryption": "Add sslmode=verify-full and sslrootcert=FILE to ECOLINK_DATABASE_URL.",
+}
+"""Fixes by a part of the error of libpq."""
+
+
 def connection_parameters(url: str) -> dict[str, Any]:
     """Return the parameters of a connection to the server that accepts writes.
 
@@ -48,6 +64,12 @@ def connection_parameters(url: str) -> dict[str, Any]:
     given = conninfo_to_dict(url)
     several = {"target_session_attrs": "read-write"} if "," in str(given.get("host", "")) else {}
     return {**DEFAULTS, **several, **given}
+
+
+def tls_fix(error: psycopg.Error) -> str | None:
+    """Return the fix if a connection failed because of TLS, otherwise None."""
+    text = str(error)
+    return next((fix for part, fix in TLS_FIXES.items() if part in text), None)
 
 
 def each_server(url: str) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from infrastructure.database_url import connection_parameters
+from infrastructure.database_url import connection_parameters, tls_fix
 from infrastructure.primary import PrimaryConnection
 from infrastructure.settings import Settings
 
@@ -134,7 +134,8 @@ class Leadership:
                 waiting = True
             except psycopg.Error as error:
                 self._drop()
-                self._logger.warning("cannot ask for the lead, retrying: %s", error)
+                fix = tls_fix(error) or ""
+                self._logger.warning("cannot ask for the lead, retrying: %s %s", error, fix)
             time.sleep(STANDBY_SECONDS)
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 

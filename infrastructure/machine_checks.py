@@ -24,6 +24,8 @@ from packaging.requirements import Requirement
 
 from infrastructure import bus
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from infrastructure.bus_tls import UntrustedServer
+from infrastructure.database_url import tls_fix
 from infrastructure.disk_space import GIB, DiskLevel, disk_space
 from infrastructure.object_stores import is_s3
 from infrastructure.s3_bucket import Bucket
@@ -196,7 +198,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             difference = abs(database_time(connection) - sent)
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
-        fix = "Correct ECOLINK_DATABASE_URL, or start the server."
+        fix = tls_fix(error) or "Correct ECOLINK_DATABASE_URL, or start the server."
         yield Check("postgresql", Level.FAILED, f"Cannot connect: {reason} {fix}")
         return
     if number < OLDEST_POSTGRES:
@@ -229,6 +231,8 @@ def _nats(settings: Settings) -> Check:
 
     try:
         return Check("nats", Level.OK, f"Version {run(ask())} with JetStream")
+    except (UntrustedServer, RuntimeError) as error:
+        return Check("nats", Level.FAILED, str(error))
     except (NatsError, JetStreamError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         fix = "Correct ECOLINK_NATS_URL and ECOLINK_NATS_CREDENTIALS, and enable JetStream."

@@ -126,6 +126,8 @@ class SegmentSpec(Message):
     segment: int
     # NATS user of the trainer; None: the server requires no credentials.
     credentials: Credentials | None = None
+    # Certificates of authorities of the NATS server (PEM); None: those of the system.
+    nats_ca: str | None = None
     # Keys of the artifact store; None: a file store, or those of the environment.
     store: StoreCredentials | None = None
     dataset_ref: str  # artifact with the normalized chat JSONL, one example per line

@@ -9,15 +9,19 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from faststream import FastStream
-from faststream.nats.security import NatsCredentials
+from faststream.nats.security import NatsCredentials, NatsSecurity
+from faststream.security import BaseSecurity
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from infrastructure.bus import Durable, credentials_of, jetstream_api, provision, servers
 from infrastructure.bus_metrics import BusMetrics
+from infrastructure.bus_tls import nats_authority, tls_context, tls_problem
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
@@ -43,10 +47,12 @@ def broker_of(settings: Settings, name: str) -> LongPollingBroker:
     measures = settings.metrics_port is not None
     logger.setLevel(logging.WARNING)
     api = jetstream_api(file)
+    context = tls_context(settings.nats_url, nats_authority(settings))
     broker = LongPollingBroker(
         servers(settings.nats_url),
         name=name,
-        security=None if file is None else NatsCredentials(str(file)),
+        security=_security(file, context),
+        error_cb=_explain,
         middlewares=[BusMetrics()] if measures else [],
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
@@ -56,6 +62,18 @@ def broker_of(settings: Settings, name: str) -> LongPollingBroker:
     )
     broker.replicas, broker.api = settings.nats_replicas, api
     return broker
+
+
+def _security(credentials: Path | None, context: SSLContext | None) -> BaseSecurity | None:
+    if credentials is not None:
+        return NatsCredentials(str(credentials), ssl_context=context, use_ssl=context is not None)
+    return None if context is None else NatsSecurity(ssl_context=context, use_ssl=True)
+
+
+async def _explain(error: Exception) -> None:
+    """Log what to do if TLS to NATS fails. The broker tries again without end."""
+    if (problem := tls_problem(error)) is not None:
+        logging.getLogger("bus").error("%s", problem)
 
 
 @dataclass(frozen=True)

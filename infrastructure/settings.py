@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         description="URL of the NATS server, or the URLs of a cluster's servers, separated by "
         "commas. If unset, EcoLink starts an embedded server.",
     )
+    nats_ca: Path | None = Field(
+        default=None,
+        description="File with certificates of authorities (PEM), one of which signed the "
+        "certificates of the NATS servers. All URLs of NATS must then start with `tls://`. The "
+        "default is the authorities of the system. Trainers get a copy.",
+    )
     nats_replicas: int = Field(
         default=1,
         ge=1,

@@ -15,6 +15,7 @@ from domain.catalog.catalog import Catalog
 from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import CONTROL, REPORTS, Durable
+from infrastructure.bus_tls import nats_authority, tls_context
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import (
@@ -62,10 +63,12 @@ CACHED_AGGREGATES = 1000
 def run(settings: Settings) -> None:
     """Wait until no other scheduler runs, then schedule until SIGTERM.
 
-    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED, or, on S3, without
-    ECOLINK_ARTIFACTS_ROLE.
+    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED or, on S3, without
+    ECOLINK_ARTIFACTS_ROLE, and if ECOLINK_NATS_CA does not suit the URL of trainers.
     """
     required_issuer(settings)
+    if settings.trainer_nats_url is not None:
+        tls_context(settings.trainer_nats_url, nats_authority(settings))
     required_store_issuer(settings)
     with leading(settings, "scheduler") as leadership:
         _schedule(settings, leadership)

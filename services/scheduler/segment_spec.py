@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from domain.jobs.job import Job
+from infrastructure.bus_tls import nats_authority
 from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
@@ -24,6 +25,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         job_id=job.id,
         segment=job.segment,
         credentials=issuer and issuer.issue(job.account_id, job.id, job.segment),
+        nats_ca=nats_authority(settings),
         store=store_issuer and store_issuer.issue(job.id, job.segment, access),
         dataset_ref=plan.dataset_ref,
         dataset_sha256=plan.dataset_sha256,

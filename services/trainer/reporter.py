@@ -25,6 +25,7 @@ from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import KEPT_NEWEST, SavedCheckpoint, superfluous
 from domain.training.phases import Phase
 from infrastructure.bus import CONTROL, servers
+from infrastructure.bus_tls import tls_context, tls_problem
 from infrastructure.customer_log import without_paths
 from infrastructure.exchange import read
 from infrastructure.nats_keys import signer
@@ -84,6 +85,7 @@ class Reporter:
         stored: StoredReport | None = None,
     ) -> None:
         self._spec, self._clock, self._lease, self._url = spec, lease.clock, lease, url
+        self._tls_problem: str | None = None
         self._stored = stored  # None: the scheduler reads the file
         self._final_report, self._beat = directory / FINAL_REPORT, directory / BEAT
         self._key = {
@@ -256,13 +258,15 @@ class Reporter:
         while True:
             self._touch_beat()
             client, spec = Client(), self._spec
+            context = tls_context(self._url, spec.nats_ca)
             try:
                 await client.connect(
                     servers(self._url),
                     name=f"trainer {spec.job_id} {spec.segment}",
                     **self._user(),
                     inbox_prefix=inbox_prefix(spec.job_id, spec.segment),
-                    error_cb=_ignore,
+                    tls=context,
+                    error_cb=self._note_error,
                     max_reconnect_attempts=-1,
                     # Typed as int, but floats work.
                     reconnect_time_wait=RECONNECT_SECONDS,  # pyright: ignore[reportArgumentType]
@@ -275,6 +279,13 @@ class Reporter:
                 await asyncio.sleep(RECONNECT_SECONDS)
             finally:
                 await client.close()
+
+    async def _note_error(self, error: Exception) -> None:
+        """Print what to do if TLS fails, once. Other errors are repeated by a report."""
+        problem = tls_problem(error)
+        if problem is not None and problem != self._tls_problem:
+            self._tls_problem = problem
+            _print(f"WARNING nats: {problem}")
 
     def _user(self) -> dict[str, Any]:
         credentials = self._spec.credentials
@@ -375,7 +386,3 @@ def _now() -> datetime:
 def _print(line: str) -> None:
     with suppress(OSError):  # the disk may be full
         print(line, flush=True)
-
-
-async def _ignore(_: Exception) -> None:
-    """Ignore connection errors. The client reconnects, and `is_connected` has the state."""

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
+from infrastructure.bus_tls import nats_authority
 from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
@@ -46,6 +47,7 @@ class ReportingTrainer:
             checkpoint_prefix="checkpoints",
             adapter_prefix="adapter",
             credentials=issuer.issue(account_id, job_id, 1),
+            nats_ca=nats_authority(settings),
         )
         self.steps = 0
         self._finished = threading.Event()
