@@ -30,7 +30,7 @@ from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
 from deploy.operator.upgrade import commands as upgrade_commands
 from deploy.operator.what_if import what_if
-from domain.core.event_format import NewerFormat
+from domain.core.event_format import NewerEvent, NewerFormat
 from gateway import cli as client
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
@@ -41,13 +41,13 @@ ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
 
 
 class Commands(client.Commands):
-    """Group of all commands. It reports a database that needs a newer version of EcoLink."""
+    """Group of all commands. It reports data that needs a newer version of EcoLink."""
 
     def invoke(self, ctx: Context) -> Any:
         """Run the requested command."""
         try:
             return super().invoke(ctx)
-        except NewerFormat as error:
+        except (NewerEvent, NewerFormat) as error:
             fail(str(error), ExitCode.FAILED)
 
 

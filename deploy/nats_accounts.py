@@ -68,9 +68,7 @@ class NatsKeys(BaseModel):
     services: str = Field(default_factory=_account_seed)
     trainers: str = Field(default_factory=_account_seed)
     services_user: str = Field(default_factory=lambda: new_seed(KeyKind.USER))
-    """The user that the services of earlier versions shared. It may do everything."""
-    accepts_shared_user: bool = Field(default=False, exclude=True)
-    """True if servers accept the shared user, for a rolling upgrade."""
+    """The user that all services shared before version 0.1. It is revoked."""
     users: str = Field(default_factory=lambda: token_hex(32))
     """Secret from which the keys of the services' accounts and of all users are derived."""
     routes: str = Field(default_factory=lambda: token_hex(32))
@@ -100,7 +98,6 @@ class NatsKeys(BaseModel):
         """JWT of each account, by public key."""
         services = public_key(self.services)
         shared = public_key(self.services_user)
-        revoked = {} if self.accepts_shared_user else {shared: int(time.time())}
         trainers = dict(zip(FROM_TRAINERS, FROM_TRAINERS, strict=True))
         return {
             public_key(self.system): self._account(self.system, "SYS", LIMITS),
@@ -109,7 +106,7 @@ class NatsKeys(BaseModel):
                 "SERVICES",
                 LIMITS | JETSTREAM,
                 exports=list(_exports()),
-                revocations=revoked,
+                revocations={shared: int(time.time())},
             ),
             public_key(self.trainers): self._client(self.trainers, "TRAINERS", trainers),
             **dict(self._service_accounts()),

@@ -151,7 +151,10 @@ def _listening(
         port = getattr(settings, f"{name}_port") or free_port(getattr(before, f"{name}_port"), host)
         known |= {f"{name}_port": port, f"{name}_url": f"http://{_reachable(host)}:{port}"}
     if configured is not None:  # it may also name serving processes of other machines
-        known |= {"serving_url": configured}
+        own = known.get("serving_url")
+        # The configured URLs cannot contain a port that was chosen just now.
+        chosen = own is not None and not settings.serving_port
+        known |= {"serving_url": f"{own},{configured}" if chosen else configured}
     return known
 
 

@@ -52,13 +52,6 @@ def write_nats_config(
             help="Directory on the servers with server.pem, server-key.pem and ca.pem, for TLS."
         ),
     ] = None,
-    keep_shared_user: Annotated[
-        bool,
-        typer.Option(
-            "--keep-shared-user",
-            help="Accept services.creds of earlier versions too, during a rolling upgrade.",
-        ),
-    ] = False,
 ) -> None:
     """Write the configuration of external NATS servers with EcoLink's accounts.
 
@@ -72,7 +65,6 @@ def write_nats_config(
     path = directory / "keys.json"
     keys = NatsKeys.model_validate_json(path.read_text()) if path.exists() else NatsKeys()
     write_private(path, keys.model_dump_json(indent=1))
-    keys = keys.model_copy(update={"accepts_shared_user": keep_shared_user})
     certificates = None if tls is None else Certificates(tls)
     peers = tuple(f"{address}:{cluster_port}" for address in nodes.values())
     files: list[str] = []

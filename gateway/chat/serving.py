@@ -176,7 +176,7 @@ class Serving:
         content = asked.model_copy(update={"keepalive": True}).model_dump_json()
         response: httpx.Response | None = None
         try:
-            async with asyncio.timeout(min(ACCEPT_SECONDS, SILENT_SECONDS)):
+            async with asyncio.timeout(ACCEPT_SECONDS):
                 request = self._client.build_request("POST", url + GENERATE_PATH, content=content)
                 response = await self._client.send(request, stream=True)
                 if response.status_code != HTTPStatus.OK:
@@ -213,6 +213,15 @@ def _refusal(status: int, body: bytes) -> DomainError:
     return refusal
 
 
+def urls_of(text: str | None) -> list[str]:
+    """Return the URLs of the serving processes, which commas separate, without trailing slashes.
+
+    The list has one empty URL, which no process serves, if there is none.
+    """
+    found = [url for each in (text or "").split(",") if (url := each.strip().rstrip("/"))]
+    return found or [""]
+
+
 @asynccontextmanager
 async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
     """Open the connection pool for the lifetime of the gateway."""
@@ -226,7 +235,7 @@ async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
         trust_env=False,  # serving is on this network, so ignore proxy settings
     ) as client:
-        yield Serving(client, (settings.serving_url or "").split(","))
+        yield Serving(client, urls_of(settings.serving_url))
 
 
 async def serving_of(request: Request) -> Serving:

@@ -33,6 +33,7 @@ from domain.core.errors import (
     VersionConflict,
     WrongState,
 )
+from domain.core.event_format import NewerEvent
 from gateway.http.field_names import refused_fields
 from infrastructure.event_recorder import is_disk_full
 from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused
@@ -279,6 +280,14 @@ class Errors:
         app.add_exception_handler(HTTPException, self._http)
         for error in (*STORE_UNREACHABLE, BaseError):
             app.add_exception_handler(error, self._unavailable)
+        app.add_exception_handler(NewerEvent, self._outdated)
+
+    async def _outdated(self, request: Request, error: Exception) -> Response:
+        """Refuse a request that this process is too old for. It exits within seconds."""
+        log.warning("this gateway is too old: %s", error)
+        message = "EcoLink was just upgraded, and this process is ending. Try again soon."
+        problem = Problem(code="unavailable", message=message)
+        return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
     def answer(
         self,

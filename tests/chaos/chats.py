@@ -35,7 +35,7 @@ Kind = Literal["answered", "refused", "interrupted", "unclear"]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a client saw of a chat, with its Unix times."""
+    """Outcome of a chat as its client saw it, with its Unix times."""
 
     kind: Kind
     began: float

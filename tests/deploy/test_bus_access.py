@@ -415,17 +415,11 @@ def running_nats(keys: NatsKeys, folder: Path) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.parametrize("accepted", [False, True])
-async def test_the_user_of_earlier_versions_is_revoked(accepted: bool, tmp_path: Path) -> None:
-    keys = NatsKeys(accepts_shared_user=accepted)
+async def test_the_user_that_all_services_shared_is_revoked(tmp_path: Path) -> None:
+    keys = NatsKeys()
     shared = tmp_path / "services.creds"
     jwt = user_jwt(keys.services, keys.services_user, "services")
     shared.write_text(credentials_file(jwt, keys.services_user))
     with running_nats(keys, tmp_path) as url:
-        if accepted:
-            client = await nats.connect(url, user_credentials=shared)
-            await provision(client.jetstream(), ())
-            await client.close()
-        else:
-            with pytest.raises(NatsError):
-                await nats.connect(url, user_credentials=shared, allow_reconnect=False)
+        with pytest.raises(NatsError):
+            await nats.connect(url, user_credentials=shared, allow_reconnect=False)

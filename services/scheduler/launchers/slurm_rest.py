@@ -303,7 +303,7 @@ class SlurmRest:
             content = None
         if not isinstance(content, dict):
             raise LauncherUnavailable(
-                f"{self._client.base_url} is no slurmrestd, or has no API {API}: it answers "
+                f"{self._client.base_url} is no slurmrestd, or has no API {API}: it returns "
                 f"{response.status_code}, {response.text[:100]!r}. Check ECOLINK_SLURM_URL."
             )
         return content
@@ -317,7 +317,7 @@ class SlurmRest:
         except httpx.HTTPError as error:
             raise LauncherUnavailable(
                 f"slurmrestd at {self._client.base_url.host}:{self._client.base_url.port} does not "
-                f"response: {type(error).__name__}: {error}"
+                f"answer: {type(error).__name__}: {error}"
             ) from error
 
     def _token(self) -> str:

@@ -93,3 +93,12 @@ def test_up_without_a_demo_account_creates_none(
     monkeypatch.setattr(commands, "demo_account", lambda settings: pytest.fail("created"))
     commands.announce(Settings(), demo=False)
     assert "sign in" not in capsys.readouterr().out
+
+
+def test_the_local_serving_process_is_one_of_the_configured_ones(tmp_path: Path) -> None:
+    other = "http://gpu-2:8100"
+    chosen = make_plan(Home(tmp_path), Settings(home=tmp_path, serving_url=other), PROCESSES)
+    own = f"http://127.0.0.1:{chosen.settings.serving_port}"
+    assert chosen.settings.serving_url == f"{own},{other}"
+    named = Settings(home=tmp_path, serving_url=f"http://gpu-1:8100,{other}", serving_port=8100)
+    assert make_plan(Home(tmp_path), named, PROCESSES).settings.serving_url == named.serving_url

@@ -276,7 +276,8 @@ def test_a_silent_generation_is_abandoned(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(running, "step", lambda: time.sleep(0.01))
-        patch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)  # also before it begins
+        patch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)
+        patch.setattr(gateway.chat.serving, "ACCEPT_SECONDS", 2.0)
         with TestClient(create_app(settings)) as http:
             body = GREEDY | {"max_tokens": 9}
             answer = http.post("/v1/chat/completions", json=body, headers=person.headers)

@@ -18,6 +18,7 @@ from gateway.chat.serving import (
     UNREACHABLE,
     GenerationInterrupted,
     Serving,
+    urls_of,
 )
 from gateway.http.errors import NotServing
 from infrastructure.generation import GenerationRefused, GenerationRequest, TextDelta
@@ -210,3 +211,15 @@ def test_an_invalid_chat_is_not_sent_to_the_next_process() -> None:
     with pytest.raises(Invalid):
         asyncio.run(found.chats(1))
     assert found.asked == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        (None, [""]),
+        ("http://a:1/", ["http://a:1"]),
+        (" http://a:1 , http://b:1/,", ["http://a:1", "http://b:1"]),
+    ],
+)
+def test_urls_of_serving_may_have_spaces_and_slashes(text: str | None, urls: list[str]) -> None:
+    assert urls_of(text) == urls

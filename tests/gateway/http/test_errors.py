@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from domain.core import errors as domain_errors
 from domain.core.errors import DomainError
+from domain.core.event_format import NewerEvent
 from domain.use_cases.accounts import EcoLink
 from gateway.http.errors import STATUSES
 from gateway.http.field_names import refused_fields
@@ -113,6 +114,15 @@ def test_an_unreachable_store_is_named(client: TestClient, monkeypatch: pytest.M
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert words in answer.json()["error"]["message"]
         assert answer.headers["retry-after"]
+
+
+def test_a_gateway_that_is_too_old_asks_to_try_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EcoLink, "authenticate", Mock(side_effect=NewerEvent("JobApproved")))
+    answer = client.get("/api/account", headers={"authorization": "Bearer eco_x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"]
 
 
 def test_the_size_of_a_body_is_limited(client: TestClient, platform: Platform) -> None:
