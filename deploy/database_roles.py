@@ -215,8 +215,8 @@ SAVING = "append_events(uuid[], bigint[], text[], bytea[], text, bigint, text, b
 """Database function for services that append events or store a position in the log."""
 
 PRESENCE = (
-    "process_runs(text, text, integer, text, integer, timestamptz)",
-    "process_ended(text, text, integer)",
+    "process_runs(text, text, text, integer, text, integer, timestamptz)",
+    "process_ended(text, text, text, integer)",
 )
 """Database functions with which every process records that it runs."""
 

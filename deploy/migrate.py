@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from uuid import uuid4
 
-import psycopg
 from nats.errors import Error as NatsError
 
 from deploy.database_roles import grant_access
@@ -44,6 +43,7 @@ from infrastructure import (
 from infrastructure.clock import Clock, clock_of
 from infrastructure.database_url import connection_parameters
 from infrastructure.event_handlers import PARKED_DDL
+from infrastructure.primary import PrimaryConnection
 from infrastructure.schema_change import change_schema
 from infrastructure.secret_files import load_secret_files
 from infrastructure.service import provision_patiently
@@ -63,25 +63,31 @@ MIGRATION = "service:migrate"
 SINGLE_MACHINE = "--single-machine"
 """Argument that finishes the upgrade after the migration if no process of EcoLink runs."""
 
+FORCE = "--force"
+"""Argument that migrates even if a newer version of EcoLink runs."""
 
-def migrate(settings: Settings, *, single_machine: bool = False) -> None:
+
+def migrate(settings: Settings, *, single_machine: bool = False, force: bool = False) -> None:
     """Upgrade the database to the current schema. Idempotent; a lock excludes other runs.
 
     On a `single_machine`, finish the upgrade if no process of EcoLink runs. Raise NewerFormat, and
     change nothing, if this version of EcoLink cannot read the format in use. While a newer version
-    runs, change nothing, because this version works on its schema.
+    runs, change nothing, because this version works on its schema. With `force`, migrate anyway:
+    each process states its version itself, and a compromised one may lie.
     """
     url = settings.owner_database_url or settings.database_url
     assert url is not None
-    with psycopg.connect(autocommit=True, **connection_parameters(url)) as connection:
+    parameters = connection_parameters(url)
+    with PrimaryConnection.connect(autocommit=True, **parameters) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         format_in_use.require_readable(connection)
-        if newer := newer_processes(connection):
+        if not force and (newer := newer_processes(connection)):
             # It would rebuild read models that these processes write and read.
             logging.getLogger("migrate").warning(
                 "the schema stays as it is, because a newer version of EcoLink runs: %s. To go "
-                "back to this version, stop these processes and migrate again.",
-                "; ".join(map(str, newer)),
+                "back to this version, stop these processes and migrate again. If they do not "
+                "run, migrate with %s.",
+                *("; ".join(map(str, newer)), FORCE),
             )
             return
         create_event_tables(url)
@@ -166,7 +172,8 @@ def main() -> None:
     load_secret_files()
     settings = Settings()
     try:
-        migrate(settings, single_machine=SINGLE_MACHINE in sys.argv[1:])
+        arguments = sys.argv[1:]
+        migrate(settings, single_machine=SINGLE_MACHINE in arguments, force=FORCE in arguments)
         if settings.nats_url is not None:
             create_streams(settings)
     except (NewerFormat, BusUnavailable) as error:

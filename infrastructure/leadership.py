@@ -13,14 +13,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import tuple_row
+from psycopg.rows import scalar_row
 
-from infrastructure.database_url import connection_parameters, tls_fix
-from infrastructure.primary import PrimaryConnection
+from infrastructure.database_url import tls_fix
+from infrastructure.own_session import OwnSession
 from infrastructure.settings import Settings
 
 DDL = """
@@ -31,14 +31,14 @@ CREATE TABLE IF NOT EXISTS leaderships (
     pid integer NOT NULL,
     since timestamptz NOT NULL
 );
-CREATE OR REPLACE FUNCTION require_own_lead(leader text) RETURNS void
+CREATE OR REPLACE FUNCTION require_own_service(service text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     IF session_user LIKE 'ecolink\\_%'
-        AND session_user NOT IN ('ecolink_operator', 'ecolink_' || leader)
+        AND session_user NOT IN ('ecolink_operator', 'ecolink_' || service)
         AND NOT pg_has_role(session_user, current_user, 'MEMBER')
     THEN
-        RAISE EXCEPTION 'role % may not lead as %', session_user, leader
+        RAISE EXCEPTION 'role % may not act for the service %', session_user, service
             USING ERRCODE = 'insufficient_privilege';
     END IF;
 END $$;
@@ -46,7 +46,7 @@ CREATE OR REPLACE FUNCTION take_lead(leader text, of_host text, of_pid integer) 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE taken bigint;
 BEGIN
-    PERFORM require_own_lead(leader);
+    PERFORM require_own_service(leader);
     INSERT INTO leaderships AS led VALUES (leader, 1, of_host, of_pid, clock_timestamp())
     ON CONFLICT (name) DO UPDATE SET epoch = led.epoch + 1, host = excluded.host,
         pid = excluded.pid, since = excluded.since
@@ -56,7 +56,7 @@ END $$;
 CREATE OR REPLACE FUNCTION require_lead(leader text, in_epoch bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    PERFORM require_own_lead(leader);
+    PERFORM require_own_service(leader);
     PERFORM FROM leaderships WHERE name = leader AND epoch = in_epoch FOR SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another % leads', leader USING ERRCODE = 'EL001';
@@ -67,7 +67,7 @@ CREATE OR REPLACE FUNCTION confirm_lead(
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    PERFORM require_own_lead(leader);
+    PERFORM require_own_service(leader);
     PERFORM FROM leaderships
     WHERE name = leader AND epoch = in_epoch AND host = of_host AND pid = of_pid;
     IF NOT FOUND THEN
@@ -81,9 +81,9 @@ END $$
 last save of a leader is therefore committed before the next leader starts. `confirm_lead` also
 compares the process, because a failover of PostgreSQL may lose an epoch and give it out again.
 
-`require_own_lead` raises an error if the role of one service names another service. The functions'
-owner (the only role on some servers), superusers and the operator may name any service. pg_temp
-comes last in the path, so that a temporary table of the caller cannot replace `leaderships`.
+`require_own_service` raises an error if the role of one service names another service. The owner of
+the functions (the only role on some servers), superusers and the operator may name any service.
+pg_temp comes last in the path, so that a temporary table of the caller cannot replace the table.
 """
 
 LOST = "EL001"
@@ -111,9 +111,9 @@ class Leadership:
 
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
-        self._settings, self._end = settings, end or _end_process
-        self._connection: psycopg.Connection[Any] | None = None
-        self._locked = False
+        self._end = end or _end_process
+        idle = str(int(1000 * IDLE_SECONDS))
+        self._session = OwnSession(settings, SESSION_NAME % name, idle_session_timeout=idle)
         self._closed = threading.Event()
         self._logger = logging.getLogger("leadership")
 
@@ -133,16 +133,14 @@ class Leadership:
                     self._logger.info("another %s process leads; standing by", self.name)
                 waiting = True
             except psycopg.Error as error:
-                self._drop()
+                self._session.drop()
                 fix = tls_fix(error) or ""
                 self._logger.warning("cannot ask for the lead, retrying: %s %s", error, fix)
             time.sleep(STANDBY_SECONDS)
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 
     def _new_epoch(self) -> int:
-        row = self._opened().execute("SELECT take_lead(%s, %s, %s)", self._identity()).fetchone()
-        assert row is not None
-        return row[0]
+        return self._scalar("SELECT take_lead(%s, %s, %s)", self._identity())
 
     def _identity(self) -> list[str | int]:
         return [self.name, socket.gethostname(), os.getpid()]
@@ -157,12 +155,12 @@ class Leadership:
             try:
                 if not self._holds_lock():
                     self._logger.warning("the previous session still holds the lock")
-                self._opened().execute(CONFIRM, [*self._identity(), self.epoch])
+                self._session.opened().execute(CONFIRM, [*self._identity(), self.epoch])
             except psycopg.Error as error:
                 if error.sqlstate == LOST:
                     self.lost(str(error).partition("\n")[0])
                     break
-                self._drop()
+                self._session.drop()
                 self._logger.warning("cannot confirm the lead, retrying: %s", error)
 
     def confirm(self, connection: psycopg.Connection[Any]) -> None:
@@ -182,35 +180,20 @@ class Leadership:
     def close(self) -> None:
         """Release the leadership."""
         self._closed.set()
-        self._drop()
+        self._session.drop()
 
     def _holds_lock(self) -> bool:
         """Take the lock once per session, because PostgreSQL counts repeated locks in a session."""
-        if not self._locked:
-            row = (
-                self._opened()
-                .execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_CLASS, self.name])
-                .fetchone()
+        session = self._session
+        if not session.locked:
+            session.locked = self._scalar(
+                "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_CLASS, self.name]
             )
-            self._locked = row is not None and row[0]
-        return self._locked
+        return session.locked
 
-    def _opened(self) -> psycopg.Connection[Any]:
-        if self._connection is None:
-            assert self._settings.database_url is not None
-            parameters = connection_parameters(self._settings.database_url)
-            parameters["application_name"] = SESSION_NAME % self.name
-            parameters["options"] = f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}"
-            self._connection = PrimaryConnection.connect(
-                autocommit=True, row_factory=tuple_row, **parameters
-            )
-        return self._connection
-
-    def _drop(self) -> None:
-        connection, self._connection, self._locked = self._connection, None, False
-        if connection is not None:
-            with suppress(psycopg.Error):
-                connection.close()
+    def _scalar(self, query: LiteralString, parameters: list[str | int]) -> Any:
+        with self._session.opened().cursor(row_factory=scalar_row) as cursor:
+            return cursor.execute(query, parameters).fetchone()
 
 
 @contextmanager

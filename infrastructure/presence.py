@@ -24,8 +24,9 @@ from psycopg.rows import class_row
 from domain.core.event_format import FORMAT, NewerFormat
 from domain.core.event_log import EventLog
 from infrastructure.code_version import package_version
-from infrastructure.database_url import connection_parameters
 from infrastructure.format_in_use import format_in_use
+from infrastructure.machine import machine_id
+from infrastructure.own_session import OwnSession
 from infrastructure.settings import Settings
 
 BEAT_SECONDS = 5.0
@@ -42,47 +43,55 @@ DDL = f"""
 CREATE TABLE IF NOT EXISTS processes (
     service text NOT NULL,
     host text NOT NULL,
+    machine text NOT NULL,
     pid integer NOT NULL,
     version text NOT NULL,
     format integer NOT NULL,
     started timestamptz NOT NULL,
     seen timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (service, host, pid)
+    PRIMARY KEY (service, host, machine, pid)
 );
 CREATE OR REPLACE FUNCTION process_runs(
-    of_service text, of_host text, of_pid integer, of_version text, of_format integer,
-    since timestamptz
+    of_service text, of_host text, of_machine text, of_pid integer, of_version text,
+    of_format integer, since timestamptz
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    PERFORM require_own_lead(of_service);
-    INSERT INTO processes VALUES (of_service, of_host, of_pid, of_version, of_format, since)
-    ON CONFLICT (service, host, pid) DO UPDATE SET version = excluded.version,
+    PERFORM require_own_service(of_service);
+    INSERT INTO processes
+    VALUES (of_service, of_host, of_machine, of_pid, of_version, of_format, since)
+    ON CONFLICT (service, host, machine, pid) DO UPDATE SET version = excluded.version,
         format = excluded.format, started = excluded.started, seen = excluded.seen;
     DELETE FROM processes
     WHERE seen < clock_timestamp() - make_interval(secs => {FORGOTTEN_SECONDS});
 END $$;
-CREATE OR REPLACE FUNCTION process_ended(of_service text, of_host text, of_pid integer)
-RETURNS void
+CREATE OR REPLACE FUNCTION process_ended(
+    of_service text, of_host text, of_machine text, of_pid integer
+) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    PERFORM require_own_lead(of_service);
-    DELETE FROM processes WHERE service = of_service AND host = of_host AND pid = of_pid;
+    PERFORM require_own_service(of_service);
+    DELETE FROM processes
+    WHERE service = of_service AND host = of_host AND machine = of_machine AND pid = of_pid;
 END $$
 """
 """Table of processes, and functions with which a role changes only the rows of its own service."""
 
-RUNS = "SELECT process_runs(%s, %s, %s, %s, %s, %s)"
-ENDED = "SELECT process_ended(%s, %s, %s)"
+RUNS = "SELECT process_runs(%s, %s, %s, %s, %s, %s, %s)"
+ENDED = "SELECT process_ended(%s, %s, %s, %s)"
 
 SEEN = """
-SELECT service, host, pid, version, format, started, seen FROM processes
+SELECT service, host, machine, pid, version, format, started, seen FROM processes
 WHERE seen > clock_timestamp() - make_interval(secs => %s)
-ORDER BY format, service, host, pid
+ORDER BY format, service, host, machine, pid
 """
 
 _logs: WeakSet[EventLog] = WeakSet()
 """The open event logs of this process."""
+
+_logs_lock = threading.Lock()
+
+log = logging.getLogger("presence")
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class RunningProcess:
 
     service: str
     host: str
+    machine: str
     pid: int
     version: str
     format: int
@@ -115,7 +125,8 @@ def follow_format(log: EventLog, connection: psycopg.Connection[Any]) -> None:
 
     Raise NewerFormat if this version of EcoLink cannot read the format in use.
     """
-    _logs.add(log)
+    with _logs_lock:
+        _logs.add(log)
     log.format_in_use = format_in_use(connection)
 
 
@@ -123,54 +134,40 @@ class Presence:
     """The row of this process. `beat` renews it."""
 
     def __init__(self, settings: Settings, service: str) -> None:
-        assert settings.database_url is not None
         self.service = service
-        self._url = settings.database_url
         self._started = datetime.now(UTC)
-        self._connection: psycopg.Connection[Any] | None = None
+        # A lost beat is repeated, so it does not wait for the disk or a standby.
+        self._session = OwnSession(settings, f"ecolink {service}", synchronous_commit="off")
 
     @property
     def _key(self) -> list[str | int]:
-        return [self.service, socket.gethostname(), os.getpid()]
+        return [self.service, socket.gethostname(), machine_id(), os.getpid()]
 
     def beat(self) -> None:
         """Renew the row, and apply the format in use to the open logs.
 
-        Raise NewerFormat if this version of EcoLink cannot read the format, and psycopg.Error if
-        the database does not answer.
+        The format of a log never falls, because a failover can lose the end of an upgrade. Raise
+        NewerFormat if this version of EcoLink cannot read the format, and psycopg.Error if the
+        database does not answer.
         """
         try:
-            connection = self._opened()
+            connection = self._session.opened()
             connection.execute(RUNS, [*self._key, package_version(), FORMAT, self._started])
             in_use = format_in_use(connection)
         except psycopg.Error:
-            self._drop()
+            self._session.drop()
             raise
-        for log in list(_logs):
-            if log.format_in_use != in_use:
-                log.format_in_use = in_use
+        with _logs_lock:
+            logs = list(_logs)
+        for each in logs:
+            each.format_in_use = max(each.format_in_use, in_use)
 
     def end(self) -> None:
         """Delete the row, if the database answers."""
-        if self._connection is not None:
+        if self._session.is_open:
             with suppress(psycopg.Error):
-                self._connection.execute(ENDED, self._key)
-        self._drop()
-
-    def _opened(self) -> psycopg.Connection[Any]:
-        if self._connection is None:
-            parameters = connection_parameters(self._url)
-            parameters["application_name"] = f"ecolink {self.service}"
-            # A lost beat is repeated, so it does not wait for the disk or a standby.
-            parameters["options"] = "-c synchronous_commit=off"
-            self._connection = psycopg.connect(autocommit=True, **parameters)
-        return self._connection
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(psycopg.Error):
-                connection.close()
+                self._session.opened().execute(ENDED, self._key)
+        self._session.drop()
 
 
 @contextmanager
@@ -198,7 +195,7 @@ def _keep(presence: Presence, ended: threading.Event) -> None:
         try:
             _attempt(presence)
         except NewerFormat as error:
-            logging.getLogger("presence").critical("%s exits: %s", presence.service, error)
+            log.critical("%s exits: %s", presence.service, error)
             os._exit(EXIT_CODE)
 
 
@@ -206,4 +203,8 @@ def _attempt(presence: Presence) -> None:
     try:
         presence.beat()
     except psycopg.Error as error:
-        logging.getLogger("presence").warning("cannot record this process, retrying: %s", error)
+        log.warning("cannot record this process, retrying: %s", error)
+    except NewerFormat:
+        raise
+    except Exception:  # a dead thread would hide this process from `ecolink upgrade finish`
+        log.exception("cannot record this process, retrying")

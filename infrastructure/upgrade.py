@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import psycopg
+from packaging.version import InvalidVersion, Version
 
 from domain.core.event_format import FORMAT
 from infrastructure.code_version import package_version
 from infrastructure.format_in_use import format_in_use, raise_format
+from infrastructure.machine import machine_id
 from infrastructure.presence import FORGOTTEN_SECONDS, RunningProcess, running_processes
 
 
@@ -78,8 +79,8 @@ def finish(connection: psycopg.Connection[Any], actor: str) -> bool:
 def finish_if_alone(connection: psycopg.Connection[Any], actor: str) -> bool:
     """Like `finish`, but return False and change nothing if this is not the only machine.
 
-    A process of another machine that did not end properly counts for a day: the machine may have
-    lost its power.
+    A process of another host that did not end properly counts for a day, because the host may have
+    lost its power. Another machine with the same name as this one counts while its processes run.
     """
     elsewhere = [
         each
@@ -92,27 +93,31 @@ def finish_if_alone(connection: psycopg.Connection[Any], actor: str) -> bool:
 def newer_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
     """Return the running processes of a newer version of EcoLink than this one.
 
-    A database that has not been migrated has none.
+    Their versions are compared if both are known, otherwise only their formats. A database that has
+    not been migrated has none.
     """
     found = connection.execute("SELECT to_regclass('public.processes')::text").fetchone()
     if found is None or next(iter(found)) is None:
         return []
-    own = _numbers(package_version())
     return [
         each
         for each in _running(connection)
-        if each.format > FORMAT or _numbers(each.version) > own
+        if each.format > FORMAT or _is_newer(each.version, package_version())
     ]
 
 
-def _numbers(version: str) -> list[int]:
-    return [int(each) for each in re.findall(r"\d+", version)]
+def _is_newer(version: str, other: str) -> bool:
+    try:
+        return Version(version) > Version(other)
+    except InvalidVersion:  # such as "unknown"
+        return False
 
 
 def _running(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
     """Return the running processes without those that were killed on this machine."""
+    own = machine_id()
     return [
         each
         for each in running_processes(connection)
-        if each.host != socket.gethostname() or psutil.pid_exists(each.pid)
+        if not own or each.machine != own or psutil.pid_exists(each.pid)
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from deploy.local import postgres
-from deploy.migrate import SINGLE_MACHINE, BusUnavailable, create_streams, migrate
+from deploy.migrate import FORCE, SINGLE_MACHINE, BusUnavailable, create_streams, migrate
 from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
@@ -33,16 +33,19 @@ class NotPrepared(Exception):
     """A server refuses what the migration needs. The message says what to do."""
 
 
-def prepare(settings: Settings, role_passwords: Path, *, single_machine: bool = False) -> None:
+def prepare(
+    settings: Settings, role_passwords: Path, *, single_machine: bool = False, force: bool = False
+) -> None:
     """Create the roles, upgrade the database, and create the streams and the bucket.
 
     `role_passwords` is a JSON file with the password of each database role. On a `single_machine`,
-    finish the upgrade if no process of EcoLink runs. Raise NotPrepared.
+    finish the upgrade if no process of EcoLink runs. With `force`, upgrade the database even if a
+    newer version runs. Raise NotPrepared.
     """
     assert settings.owner_database_url is not None
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
-        migrate(settings, single_machine=single_machine)
+        migrate(settings, single_machine=single_machine, force=force)
     except NewerFormat as error:
         raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
@@ -65,8 +68,9 @@ def main() -> None:
     settings = Settings()
     set_up_logging(settings, "migrate")
     try:
-        single_machine = SINGLE_MACHINE in sys.argv[2:]
-        prepare(settings, Path(sys.argv[1]), single_machine=single_machine)
+        passwords, *options = sys.argv[1:]
+        single_machine, force = (each in options for each in (SINGLE_MACHINE, FORCE))
+        prepare(settings, Path(passwords), single_machine=single_machine, force=force)
     except NotPrepared as error:
         log.error("%s", error)
         sys.exit(1)

@@ -14,14 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psycopg
-from psycopg.rows import dict_row
 
 from infrastructure import leadership
-from infrastructure.database_url import connection_parameters
 from infrastructure.leadership import Leadership, leading
+from infrastructure.own_session import OwnSession
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections import PROJECTIONS
@@ -67,9 +66,9 @@ class Handover:
     """The part of one projector in handovers. `keep` runs in a thread."""
 
     def __init__(self, settings: Settings, release: Sequence[Projection] = PROJECTIONS) -> None:
-        self._settings, self._release = settings, release
-        self._connection: Connection | None = None
-        self._offers = False  # holds the lock
+        self._release = release
+        idle = str(int(1000 * leadership.IDLE_SECONDS))
+        self._session = OwnSession(settings, SESSION_NAME, idle_session_timeout=idle)
         self._leadership: Leadership | None = None
         self._closed = threading.Event()
         self._logger = logging.getLogger("handover")
@@ -79,11 +78,11 @@ class Handover:
         waiting = False
         while not self._closed.is_set():
             try:
-                connection = self._opened()
-                if not (foreign(connection, self._release) and _suitable_waits(connection)):
+                connection = self._session.opened()
+                if not (foreign(connection, self._release) and suitable_waits(connection)):
                     return
             except psycopg.Error as error:
-                self._drop()
+                self._session.drop()
                 self._logger.warning("cannot compare the read models, retrying: %s", error)
             else:
                 if not waiting:
@@ -101,50 +100,33 @@ class Handover:
             try:
                 self.step()
             except psycopg.Error as error:
-                self._drop()
+                self._session.drop()
                 self._logger.warning("cannot compare the read models, retrying: %s", error)
             if self._closed.wait(POLL_SECONDS):
                 return
 
     def step(self) -> None:
         """Look once. Raise psycopg.Error if the database is unreachable."""
-        connection, led = self._opened(), self._leadership
+        connection, led = self._session.opened(), self._leadership
         changed = foreign(connection, self._release)
         self._offer(connection, offers=led is None and not changed)
-        if led is not None and changed and _suitable_waits(connection):
+        if led is not None and changed and suitable_waits(connection):
             names = ", ".join(each.name for each in changed)
             led.lost(f"the tables of {names} belong to another release, whose projector waits")
 
     def close(self) -> None:
         """Withdraw the offer."""
         self._closed.set()
-        self._drop()
+        self._session.drop()
 
     def _offer(self, connection: Connection, *, offers: bool) -> None:
-        if offers != self._offers:
+        if offers != self._session.locked:
             function = "pg_advisory_lock_shared" if offers else "pg_advisory_unlock_shared"
             connection.execute(f"SELECT {function}(%s, hashtext(%s))".encode(), [LOCK_CLASS, NAME])
-            self._offers = offers
-
-    def _opened(self) -> Connection:
-        if self._connection is None:
-            assert self._settings.database_url is not None
-            parameters = connection_parameters(self._settings.database_url)
-            parameters["application_name"] = SESSION_NAME
-            idle = int(1000 * leadership.IDLE_SECONDS)
-            parameters["options"] = f"-c idle_session_timeout={idle}"
-            self._connection = Connection.connect(
-                autocommit=True, row_factory=dict_row, **parameters
-            )
-        return self._connection
-
-    def _drop(self) -> None:
-        connection, self._connection, self._offers = self._connection, None, False
-        if connection is not None:
-            with suppress(psycopg.Error):
-                connection.close()
+            self._session.locked = offers
 
 
-def _suitable_waits(connection: Connection) -> bool:
+def suitable_waits(connection: Connection) -> bool:
+    """Return True if a projector of another session offers to lead."""
     row = connection.execute(SUITABLE_WAITS, [LOCK_CLASS, NAME]).fetchone()
     return bool(row and row["waits"])

@@ -7,6 +7,7 @@ import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +23,24 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from psycopg import sql
 
+from deploy.migrate import migrate
 from deploy.processes import environment
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.errors import VersionConflict
+from domain.core.event_format import FORMAT
 from domain.core.event_log import EventLog
-from infrastructure import event_recorder
+from infrastructure import event_recorder, format_in_use, presence
 from infrastructure.bus import EVENTS, provision
 from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.log_identity import log_identity
 from infrastructure.machine_checks import Level
+from infrastructure.presence import present, running_processes
 from infrastructure.settings import Settings
 from infrastructure.standby_checks import standby_checks
 from infrastructure.store import connect, open_log, open_pool, scalar
+from services.projector.handover import Handover, suitable_waits
 from services.relay.publisher import FormerPrimary, Publisher
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
@@ -298,6 +303,60 @@ def test_a_frozen_primary_that_resumes_gets_no_save(home: Path, record_property:
         require_gapless(pair.only(pair.standby))
     seconds = writers.longest_pause()
     record_property("measured", f"frozen primary: {seconds:.2f} s without a saved event")
+
+
+def test_sessions_outside_the_pools_leave_a_frozen_primary(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former primary returns with the old format of the log, and is the first of the URL."""
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.2)
+    later = FORMAT + 1
+    with (
+        postgres_pair(home, synchronous=False) as pair,
+        open_log(pair.settings) as log,
+        present(pair.settings, "gateway"),
+        offering(pair.settings),
+        connect(as_owner(pair.only(pair.standby))) as standby,
+    ):
+        with pair.primary.frozen():
+            pair.standby.promote()
+            standby.execute("DELETE FROM processes")
+            eventually(lambda: running_processes(standby))
+            eventually(lambda: suitable_waits(standby))
+            for module in (format_in_use, presence):
+                monkeypatch.setattr(module, "FORMAT", later)
+            standby.execute("INSERT INTO event_formats VALUES (%s, '9.0.0', 'test')", [later])
+            eventually(lambda: log.format_in_use == later)
+        require_writable(pair.primary)
+        for _ in range(2):
+            standby.execute("DELETE FROM processes")
+            eventually(lambda: running_processes(standby))
+        assert log.format_in_use == later
+        for node in (pair.primary, pair.standby):
+            with connect(as_owner(pair.only(node))) as owner:
+                owner.execute("DROP FUNCTION process_ended")
+        migrate(pair.settings, force=True)
+        ended = "SELECT to_regproc('process_ended') IS NOT NULL"
+        assert scalar(standby, ended)
+        with connect(pair.only(pair.primary)) as former:
+            assert not scalar(former, ended)
+
+
+def as_owner(settings: Settings) -> Settings:
+    return settings.model_copy(update={"database_url": settings.owner_database_url})
+
+
+@contextmanager
+def offering(settings: Settings) -> Iterator[None]:
+    """Run the thread of a projector that waits to lead."""
+    handover = Handover(settings)
+    keeping = threading.Thread(target=handover.keep, daemon=True)
+    keeping.start()
+    try:
+        yield
+    finally:
+        handover.close()
+        keeping.join(60)
 
 
 def acknowledged_since(writers: Writers, moment: float) -> int:

@@ -426,7 +426,7 @@ def test_a_service_leads_only_under_its_own_name(settings: Settings, service: st
         for other in {*ACCESS, "another"} - {service}:
             with pytest.raises(
                 psycopg.errors.InsufficientPrivilege,
-                match=f"role {role_of(service)} may not lead as {other}",
+                match=f"role {role_of(service)} may not act for the service {other}",
             ):
                 connection.execute(TAKE_LEAD.encode(), [other])
             refused(connection, REQUIRE_LEAD, other, 1)  # otherwise it locks that leader's row
@@ -486,7 +486,7 @@ def test_every_table_is_named_and_one_of_a_newer_version_is_left_alone(settings:
 
 
 def test_a_process_records_only_its_own_service(settings: Settings) -> None:
-    ended = "SELECT process_ended('{}', 'host', 1)"
+    ended = "SELECT process_ended('{}', 'host', 'machine', 1)"
     with logged_in(settings, "gateway") as connection:
         connection.execute(ended.format("gateway").encode())
         refused(connection, ended.format("billing"))

@@ -77,7 +77,7 @@ def run_on_another_machine(settings: Settings, version: str, format: int) -> Non
     assert settings.owner_database_url is not None
     with connect_to(settings.owner_database_url) as owner:
         owner.execute(
-            "INSERT INTO processes VALUES ('gateway', 'other', 7, %s, %s, now())",
+            "INSERT INTO processes VALUES ('gateway', 'other', 'other', 7, %s, %s, now())",
             [version, format],
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -19,10 +20,17 @@ from domain.core.errors import UpgradeUnfinished, VersionConflict
 from domain.core.event_format import FORMAT, NewerFormat
 from domain.core.event_log import EventLog
 from infrastructure import format_in_use, presence, upgrade
+from infrastructure.machine import machine_id
 from infrastructure.presence import EXIT_CODE, Presence, present, running_processes
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect_to, open_log, scalar
-from infrastructure.upgrade import OlderProcesses, finish, finish_if_alone, upgrade_status
+from infrastructure.upgrade import (
+    OlderProcesses,
+    finish,
+    finish_if_alone,
+    newer_processes,
+    upgrade_status,
+)
 from tests.builders.commands import command
 from tests.polling import eventually
 
@@ -51,7 +59,7 @@ def as_next_version(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_older(owner: Connection, service: str = "billing", seconds_ago: int = 0) -> None:
     """Record a process of this version on another machine."""
     owner.execute(
-        "INSERT INTO processes VALUES (%s, 'other', 7, '0.1.0', %s, now(), "
+        "INSERT INTO processes VALUES (%s, 'other', 'other', 7, '0.1.0', %s, now(), "
         "clock_timestamp() - make_interval(secs => %s))",
         [service, FORMAT, seconds_ago],
     )
@@ -235,6 +243,86 @@ def test_a_killed_process_of_this_machine_does_not_count(
     ended.wait()
     owner.execute("UPDATE processes SET pid = %s", [ended.pid])
     assert finish_if_alone(owner, "service:migrate")
+
+
+def test_a_machine_with_the_same_name_counts(
+    owner: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cloned machine has the same host name, but its process IDs mean nothing here."""
+    Presence(settings, "relay").beat()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    owner.execute("UPDATE processes SET pid = %s, machine = 'clone'", [ended.pid])
+    Presence(settings, "relay").beat()
+    assert {each.machine for each in running_processes(owner)} == {"clone", machine_id()}
+    owner.execute("DELETE FROM processes WHERE machine <> 'clone'")
+    as_next_version(monkeypatch)
+    assert not finish_if_alone(owner, "service:migrate")
+    with pytest.raises(OlderProcesses):
+        finish(owner, "operator:host")
+
+
+@pytest.mark.parametrize(
+    ("own", "running", "is_newer"),
+    [
+        ("1.2.0", "1.2.0rc1", False),
+        ("1.2.0rc1", "1.2.0", True),
+        ("1.2.0", "1.10.0", True),
+        ("unknown", "1.2.0", False),
+        ("1.2.0", "unknown", False),
+    ],
+)
+def test_newer_processes_have_a_later_version(
+    owner: Connection, monkeypatch: pytest.MonkeyPatch, own: str, running: str, is_newer: bool
+) -> None:
+    run_older(owner)
+    owner.execute("UPDATE processes SET version = %s", [running])
+    monkeypatch.setattr(upgrade, "package_version", lambda: own)
+    assert bool(newer_processes(owner)) is is_newer
+
+
+def test_a_newer_format_counts_even_if_the_version_is_unknown(owner: Connection) -> None:
+    run_older(owner)
+    owner.execute("UPDATE processes SET version = 'unknown', format = %s", [NEXT])
+    assert newer_processes(owner)
+
+
+def test_a_forced_migration_ignores_a_process_that_claims_a_newer_version(
+    owner: Connection, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_older(owner, "gateway")
+    owner.execute("UPDATE processes SET version = '999', format = 99")
+    owner.execute("DROP FUNCTION process_ended")
+    migrate(settings)
+    assert "migrate with --force" in caplog.text
+    assert scalar(owner, "SELECT to_regproc('process_ended')::text") is None
+    migrate(settings, force=True)
+    assert scalar(owner, "SELECT to_regproc('process_ended')::text") == "process_ended"
+
+
+def test_an_unexpected_error_does_not_end_the_beats(
+    owner: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.05)
+    failed = threading.Event()
+
+    def fail() -> str:
+        failed.set()
+        raise RuntimeError("the set changed its size")
+
+    with present(settings, "sealer"):
+        with monkeypatch.context() as patch:
+            patch.setattr(presence, "package_version", fail)
+            assert failed.wait(60)
+        owner.execute("DELETE FROM processes")
+        eventually(lambda: running_processes(owner))
+
+
+def test_the_format_of_a_log_never_falls(owner: Connection, settings: Settings) -> None:
+    with open_log(settings) as log:
+        log.format_in_use = NEXT
+        Presence(settings, "sealer").beat()
+        assert log.format_in_use == NEXT
 
 
 def test_a_migration_leaves_new_catalog_entries_to_the_one_after_the_upgrade(

@@ -160,7 +160,7 @@ def test_a_lost_session_is_opened_again(settings: Settings, log: EventLog) -> No
             try:
                 old.looks()
             except Exception:  # noqa: BLE001  # its session was ended, too
-                old.handover._drop()
+                old.handover._session.drop()
             return old.handed_over
 
         eventually(handed_over)

@@ -1,0 +1,53 @@
+"""A database session outside the pools, for a thread that needs one of its own."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import psycopg
+from psycopg.rows import dict_row
+
+from infrastructure.database_url import connection_parameters
+from infrastructure.primary import PrimaryConnection
+from infrastructure.settings import Settings
+
+
+class OwnSession:
+    """A session with autocommit that is opened when it is needed, and again after `drop`.
+
+    It ends when another server is promoted, even if it waits for a response of the former primary.
+    Drop it after each psycopg.Error.
+    """
+
+    locked: bool
+    """True after the caller has taken its advisory lock. A new session has no lock."""
+
+    def __init__(self, settings: Settings, name: str, **parameters: str) -> None:
+        """Name the session. `parameters` are parameters of the server, such as timeouts."""
+        assert settings.database_url is not None
+        self._parameters = connection_parameters(settings.database_url)
+        self._parameters["application_name"] = name
+        options = [f"-c {key}={value}" for key, value in parameters.items()]
+        self._parameters["options"] = " ".join(options)
+        self._connection: PrimaryConnection | None = None
+        self.locked = False
+
+    @property
+    def is_open(self) -> bool:
+        """True after `opened`, until `drop`."""
+        return self._connection is not None
+
+    def opened(self) -> PrimaryConnection:
+        """Return the connection, which returns rows as dicts. Raise psycopg.Error."""
+        if self._connection is None:
+            self._connection = PrimaryConnection.connect(
+                autocommit=True, row_factory=dict_row, **self._parameters
+            )
+        return self._connection
+
+    def drop(self) -> None:
+        """Close the connection, which releases its lock."""
+        connection, self._connection, self.locked = self._connection, None, False
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
