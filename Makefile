@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo demo-autopause up test test-full test-containers screenshots fuzz simulate chaos docs check clean
+.PHONY: help demo demo-autopause up test test-full test-containers test-upgrade screenshots fuzz simulate chaos docs check clean
 
 help:
 	@echo "make demo             run a real fine-tuning job from upload to chat"
@@ -28,6 +28,7 @@ help:
 	@echo "make test             run the tests, with real servers and a real browser"
 	@echo "make test-full        run all tests, including slow ones"
 	@echo "make test-containers  run the tests of the database and the bus on servers in containers (needs Docker)"
+	@echo "make test-upgrade     replace each process by one of another release while jobs run"
 	@echo "make screenshots      save a picture of every page in every state to screenshots/"
 	@echo "make fuzz             send 3,000 or more random requests to the API, generated from its OpenAPI document"
 	@echo "make simulate         run LIFETIMES=1000 job lifetimes in simulated installations, from SEED=1"
@@ -60,6 +61,9 @@ test-containers: export ECOLINK_TEST_CONTAINERS = 1
 test-containers: export TESTCONTAINERS_RYUK_DISABLED = true
 test-containers: $(INSTALLED) $(CORPUS) $(MODEL)
 	$(BIN)/pytest $(WORKERS) -m "not full"
+
+test-upgrade: $(INSTALLED)
+	$(BIN)/pytest -q -s tests/upgrade
 
 screenshots: $(INSTALLED) $(AXE)
 	$(BIN)/pytest -q tests/browser/test_states.py --screenshots screenshots
