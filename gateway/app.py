@@ -45,6 +45,14 @@ from infrastructure.settings import Settings
 log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
+
+DRAIN_SECONDS = 1.0
+"""Seconds in which a stopping gateway still responds, and asks its clients to reconnect.
+
+A client that finds its idle connection closed while it sends a request cannot know whether the
+request was handled.
+"""
+
 SWITCH_SECONDS = 0.0005
 """Maximum seconds for which a thread holds the interpreter lock.
 
@@ -94,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
         secret_below=SECRET_BELOW,
     )
+    app.state.stops = False
     assets.assets()  # fail at startup if an asset is missing
     include_routes(app)
     declared_routes(app)  # fail at startup if a route declares no permission
@@ -182,14 +191,21 @@ async def _follow(feed: EventFeed) -> None:
 
 
 class Server(GuardedServer):
-    """An HTTP server that stops immediately, even while clients wait for events."""
+    """An HTTP server that stops soon, even while clients wait for events."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wake the waiting clients first, because uvicorn waits for their responses."""
+        """Close connections only after their clients had time to use other ones.
+
+        Wake the clients that wait for events first, because uvicorn waits for their responses.
+        """
         app = self.config.app
         assert isinstance(app, FastAPI)
+        app.state.stops = True  # each response closes its connection
         app.state.feed.close()
         await asyncio.sleep(FAREWELL_SECONDS)
+        for _ in range(round(DRAIN_SECONDS / FAREWELL_SECONDS)):
+            if self.server_state.connections:
+                await asyncio.sleep(FAREWELL_SECONDS)
         await super().shutdown(sockets)
 
 

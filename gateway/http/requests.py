@@ -55,6 +55,8 @@ class Requests:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if scope["app"].state.stops:
+                    headers["connection"] = "close"
                 for name, value in scope["state"].get("limit_headers", {}).items():
                     headers.setdefault(name, value)
                 if scope["path"].startswith(PRIVATE):

@@ -63,6 +63,13 @@ def test_uploads_are_streamed(
     assert [path.stat().st_size for path in _files(platform.settings)] == [UPLOAD_BYTES]
 
 
+def test_a_stopping_gateway_asks_its_clients_to_reconnect(gateway: Gateway) -> None:
+    with httpx.Client(base_url=gateway.url) as client:
+        assert "connection" not in client.get("/healthz").headers
+        gateway.process.terminate()
+        eventually(lambda: client.get("/healthz").headers.get("connection") == "close")
+
+
 @pytest.mark.full
 def test_downloads_are_streamed(gateway: Gateway, platform: Platform) -> None:
     process, person = gateway.process, platform.person()
