@@ -155,6 +155,6 @@ def sorted_out(ask: Callable[[], str]) -> tuple[Kind, str]:
     except openai.APIError as error:  # the error at the end of a stream
         if error.code == INTERRUPTED:
             return "interrupted", ""
-        return "unclear", repr(error)
+        return "unclear", f"{error!r} from {error.__cause__!r}"
     except (httpx.HTTPError, EOFError) as error:
         return "unclear", repr(error)

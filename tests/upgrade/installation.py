@@ -53,9 +53,6 @@ DEADLINE_SECONDS = 300.0
 END_SECONDS = 60.0
 """Time in which a process must end after SIGTERM."""
 
-DRAIN_SECONDS = 5.0
-"""Time around the end of a gateway in which it closes connections."""
-
 PAGES = ("/fine-tune", "/models", "/billing")
 """Pages that a browser reads all the time."""
 
@@ -158,8 +155,6 @@ class Installation:
         self.running: dict[str, Running] = {}
         self._waiting: dict[str, Running] = {}
         self.replaced: list[Replaced] = []
-        self.drained: list[float] = []
-        """Unix times at which gateways ended."""
         self.settings = settings_of(self.home)
         self._passwords: Mapping[str, str] = {}
 
@@ -221,7 +216,6 @@ class Installation:
         self._serve_through(new)
         began = time.time()
         old.end()
-        self.drained.append(time.time())
         self._note(new, began, began, time.time())
 
     def _replace_leader(self, old: Running, new: Running) -> None:
@@ -458,20 +452,6 @@ class Clients:
             self.workload.abandon()
             self._ended.set()
             self._watching.join()
-
-    def violations(self) -> list[str]:
-        """Return what breaks a rule of chats.
-
-        A client may send a request on an idle connection at the moment at which the old gateway
-        closes it. A reverse proxy would repeat the request. The proxy of the tests cannot.
-        """
-        for each in list(self.chats.seen):
-            drained = any(
-                abs(each.ended - end) < DRAIN_SECONDS for end in self.installation.drained
-            )
-            if drained and each.kind == "unclear" and "APIConnectionError" in each.text:
-                self.chats.seen.remove(each)
-        return list(self.chats.violations())
 
     def _settled(self) -> bool:
         return not self.watcher.open_meters and self.watcher.lag() == 0

@@ -121,7 +121,7 @@ def test_the_next_release_replaces_this_one_goes_back_and_comes_again(
             installation.wait(lambda: upgrade.set_budget("90000.00").is_success)
             installation.wait(lambda: installation.events(NEWER)[1:])
         found = installation.records("")
-        violations = [*oracle.violations(found), *clients.violations()]
+        violations = [*oracle.violations(found), *clients.chats.violations()]
         print(report(installation, clients, upgrade.met, violations))
         audit = installation.command(next_, "audit", "verify")
         assert audit.returncode == 0, audit.stdout + audit.stderr
@@ -154,7 +154,7 @@ def test_this_tree_replaces_the_last_release_and_goes_back(
             upgrade.roll(BACK, this, clients)
             status, text = upgrade.finish()
             assert status == 0, text
-        violations = [*oracle.violations(installation.records("")), *clients.violations()]
+        violations = [*oracle.violations(installation.records("")), *clients.chats.violations()]
         print(report(installation, clients, upgrade.met, violations))
         audit = installation.command(this, "audit", "verify")
         assert audit.returncode == 0, audit.stdout + audit.stderr
