@@ -22,8 +22,6 @@ from infrastructure.bus import (
     TELEMETRY,
 )
 from infrastructure.nats_keys import AllowedSubjects
-from projections import PROJECTIONS
-from projections.projection import consumer_name
 
 API = "ECOLINK.API"
 """Prefix of JetStream requests in the account of a service. `$JS.API` stays that of the account."""
@@ -49,8 +47,6 @@ class BusAccess:
     """Streams of which the service reads single messages."""
     consumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Durable consumers by stream. The service creates, reads, acknowledges and deletes them."""
-    retires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Durable consumers of earlier versions by stream, which the service deletes."""
 
     @property
     def requests(self) -> tuple[str, ...]:
@@ -65,7 +61,7 @@ class BusAccess:
             *(f"CONSUMER.INFO.{name}" for name in names),
             *(f"CONSUMER.DURABLE.CREATE.{name}" for name in names),
             *(f"CONSUMER.MSG.NEXT.{name}" for name in names),
-            *(f"CONSUMER.DELETE.{name}" for name in (*names, *self._names(self.retires))),
+            *(f"CONSUMER.DELETE.{name}" for name in names),
         )
 
     @property
@@ -98,7 +94,6 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
             EVENTS: ("projections",),
             TELEMETRY: ("measurements-steps", "measurements-evaluations", "measurements-logs"),
         },
-        retires={EVENTS: tuple(map(consumer_name, PROJECTIONS))},
     ),
     "billing": BusAccess(consumes={EVENTS: ("billing",), REPORTS: ("billing-evidence",)}),
     "scheduler": BusAccess(

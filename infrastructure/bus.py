@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -276,19 +275,6 @@ def _continuing(config: api.ConsumerConfig, earlier: api.ConsumerInfo) -> api.Co
         deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
         opt_start_seq=earlier.ack_floor.stream_seq + 1,
     )
-
-
-async def remove_durables(js: JetStreamContext, stream: str, names: Iterable[str]) -> list[str]:
-    """Delete those durable consumers of a stream that exist. Return their names.
-
-    They belong to an earlier version of EcoLink.
-    """
-    removed: list[str] = []
-    for name in names:
-        with suppress(NotFoundError):
-            await js.delete_consumer(stream, name)
-            removed.append(name)
-    return removed
 
 
 def _differs(declared: api.Base, current: api.Base) -> bool:

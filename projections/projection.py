@@ -129,12 +129,19 @@ class ForeignShape(Exception):
 
 def foreign(connection: Connection, projections: Sequence[Projection]) -> list[Projection]:
     """Return the projections whose tables the migration of another release has rebuilt."""
-    rows = connection.execute(
+    return _foreign(_ask_shapes(connection, projections), projections)
+
+
+def _ask_shapes(connection: Connection, projections: Sequence[Projection]) -> Cursor:
+    return connection.execute(
         "SELECT name, ddl_sha256 FROM projection_shapes WHERE name = ANY(%s)",
         [names_of(projections)],
         prepare=False,
-    ).fetchall()
-    shapes = {row["name"]: row["ddl_sha256"] for row in rows}
+    )
+
+
+def _foreign(found: Cursor, projections: Sequence[Projection]) -> list[Projection]:
+    shapes = {row["name"]: row["ddl_sha256"] for row in found.fetchall()}
     return [each for each in projections if shapes.get(each.name, each.shape) != each.shape]
 
 
@@ -180,8 +187,12 @@ def apply_batch(
     positions, so the shapes cannot change until the transaction ends.
     """
     with connection.pipeline(), connection.transaction(), connection.cursor() as cursor:
-        positions = lock_positions(cursor, projections)
-        if changed := foreign(connection, projections):
+        # A join would see the shapes of before the wait for the lock. Both queries are sent before
+        # the first result is read, so the second one costs no round trip.
+        locked = _ask_positions(cursor, projections)
+        shapes = _ask_shapes(connection, projections)
+        positions = _positions(locked)
+        if changed := _foreign(shapes, projections):
             raise ForeignShape(changed)
         for projection in projections:
             position = positions[projection.name]
@@ -191,18 +202,25 @@ def apply_batch(
 
 def lock_positions(cursor: Cursor, projections: Sequence[Projection]) -> dict[str, int]:
     """Return the positions of projections by name, and lock them until the transaction ends."""
+    return _positions(_ask_positions(cursor, projections))
+
+
+def _ask_positions(cursor: Cursor, projections: Sequence[Projection]) -> Cursor:
     names = names_of(projections)
     cursor.execute(
         "INSERT INTO projection_positions SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING",
         [names],
     )
-    rows = select(
-        cursor,
+    return cursor.connection.cursor(row_factory=dict_row).execute(
         "SELECT name, position FROM projection_positions WHERE name = ANY(%s) "
         "ORDER BY name FOR UPDATE",
-        names,
+        [names],
+        prepare=False,
     )
-    return {row["name"]: row["position"] for row in rows}
+
+
+def _positions(locked: Cursor) -> dict[str, int]:
+    return {row["name"]: row["position"] for row in locked.fetchall()}
 
 
 def set_positions(cursor: Cursor, projections: Sequence[Projection], position: int) -> None:

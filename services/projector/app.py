@@ -12,7 +12,7 @@ from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
-from services.projector.following import Following, remove_retired
+from services.projector.following import Following
 from services.projector.handover import leading_projector
 from services.projector.measuring import store
 from services.projector.platform_metrics import register
@@ -40,5 +40,5 @@ def _project(settings: Settings) -> None:
     following.subscribe(broker)
     for durable, keep in STORES.items():
         subscribe_batches(broker, durable, partial(keep, pool))
-    work = [following.run, partial(remove_retired, broker), partial(watch_log, log)]
+    work = [following.run, partial(watch_log, log)]
     serve(broker, [following.durable, *STORES], work, [TELEMETRY])

@@ -7,12 +7,10 @@ import logging
 
 import psycopg
 from faststream.nats import NatsBroker
-from nats.errors import Error as NatsError
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, Durable, remove_durables
+from infrastructure.bus import Durable
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.jetstream_pull import LongPollingBroker
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 from projections.projection import (
@@ -20,15 +18,11 @@ from projections.projection import (
     ForeignShape,
     Projection,
     ProjectionEffect,
-    consumer_name,
     foreign,
 )
 
 POLL_SECONDS = 0.5
 """Seconds between two checks for projections that left the group."""
-
-RETIRED = tuple(map(consumer_name, PROJECTIONS))
-"""Durable consumers of earlier versions, which had one for each projection."""
 
 
 class Following:
@@ -88,13 +82,3 @@ class Following:
         except psycopg.Error as error:
             self._logger.warning("cannot read the shape of %s: %s", projection.name, error)
             return True
-
-
-async def remove_retired(broker: LongPollingBroker) -> None:
-    """Delete the durable consumers of earlier versions, which no process reads."""
-    try:
-        removed = await remove_durables(await broker.jetstream(), EVENTS, RETIRED)
-    except (NatsError, TimeoutError) as error:
-        logging.getLogger("bus").warning("old consumers stay until the next start: %s", error)
-    else:
-        logging.getLogger("bus").info("removed %d old consumers", len(removed))

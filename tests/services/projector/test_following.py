@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
-from infrastructure.bus import EVENTS, Durable, provision
+from infrastructure.bus import provision
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -24,7 +24,7 @@ from projections.accounts import all_accounts
 from projections.billing_ledger import postings_of
 from projections.projection import Cursor, Projection, lowest_position
 from services.projector import following
-from services.projector.following import Following, remove_retired
+from services.projector.following import Following
 from services.relay.publisher import Publisher
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, ids
@@ -114,15 +114,3 @@ async def test_a_projection_whose_tables_another_release_rebuilt_waits_for_its_o
         (account,) = all_accounts(connection)
     assert account["balance_micros"] == 14
     assert "note" not in account
-
-
-async def test_the_consumers_of_earlier_versions_are_removed(
-    settings: Settings, js: JetStreamContext
-) -> None:
-    names = ["projection-accounts", "projection-models", "projections", "billing"]
-    await provision(js, tuple(Durable(name, EVENTS, "events.>") for name in names))
-    broker = broker_of(settings, "test")
-    await remove_retired(broker)
-    await broker.stop()
-    left = {each.name for each in await js.consumers_info(EVENTS)}
-    assert left == {"projections", "billing"}

@@ -330,7 +330,6 @@ def _adapters(world: Surroundings, process: Process) -> Values:
                 {
                     **shared,
                     "STORES": {},
-                    "remove_retired": _idle,
                     "register": _nothing,
                 },
             ),
