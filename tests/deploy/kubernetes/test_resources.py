@@ -26,7 +26,7 @@ EXAMPLE = FOLDER / "overlays" / "example"
 
 Resource = dict[str, Any]
 
-MIGRATE = "migrate"
+MIGRATE, FINISH = "migrate", "finish-upgrade"
 SECRET_NAME = re.compile(r"PASSWORD|SECRET$|TOKEN|SEED|_KEY|DATABASE_URL")
 
 
@@ -39,7 +39,7 @@ def resources_of(folder: Path) -> list[Resource]:
         target = patch["target"]
         for resource in found:
             named = re.fullmatch(target.get("name", ".*"), resource["metadata"]["name"])
-            if resource["kind"] == target["kind"] and named:
+            if re.fullmatch(target["kind"], resource["kind"]) and named:
                 apply(yaml.safe_load((folder / patch["path"]).read_text()), resource)
     return found
 
@@ -109,7 +109,7 @@ def test_every_file_is_used_and_no_resource_is_twice(folder: Path) -> None:
 
 
 def test_every_process_is_a_deployment() -> None:
-    assert set(WORKLOADS) == {*PROCESSES, MIGRATE}
+    assert set(WORKLOADS) == {*PROCESSES, MIGRATE, FINISH}
     for name in PROCESSES:
         assert container(name)["command"] == ["python", "-m", "deploy.run", name]
 
@@ -133,7 +133,7 @@ def test_every_process_has_limits_and_probes(name: str) -> None:
     resources = container(name)["resources"]
     assert {"cpu", "memory"} <= resources["requests"].keys()
     assert "memory" in resources["limits"]
-    if name != MIGRATE:
+    if name in PROCESSES:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             command = container(name)[probe]["exec"]["command"]
             ports = [str(each["containerPort"]) for each in container(name).get("ports", [])]
@@ -157,6 +157,16 @@ def test_no_secret_value_is_stored_here() -> None:
     assert not any("@" in value for value in settings.values())
 
 
+def test_the_end_of_an_upgrade_waits_and_has_only_the_role_of_the_operator() -> None:
+    assert WORKLOADS[FINISH]["spec"]["suspend"] is True
+    assert files_of(FINISH) == {"ecolink_database_url"}
+
+
+def files_of(name: str) -> set[str]:
+    """Return the names of the secret files of a workload."""
+    return {"ecolink_database_url"} if name == FINISH else secrets_of(name)
+
+
 @every_workload
 def test_each_process_mounts_its_own_secrets(name: str) -> None:
     (volume,) = [each for each in pod(name)["volumes"] if each["name"] == "secrets"]
@@ -164,14 +174,14 @@ def test_each_process_mounts_its_own_secrets(name: str) -> None:
     assert names == [f"ecolink-{name}"]
     given = {each["name"]: each["value"] for each in container(name).get("env", [])}
     uses = given.get("ECOLINK_NATS_CREDENTIALS") == "/run/secrets/ecolink/nats.creds"
-    assert uses == ("nats.creds" in secrets_of(name))
+    assert uses == ("nats.creds" in files_of(name))
 
 
 @every_workload
 def test_the_page_lists_the_content_of_each_secret(name: str) -> None:
     """It is that of the containers, for which `ecolink docker init` makes the values."""
     page = (ROOT / "docs" / "kubernetes.md").read_text()
-    files = sorted(secrets_of(name))
+    files = sorted(files_of(name))
     row = f"| `ecolink-{name}` | {', '.join(f'`{each}`' for each in files)} |"
     assert row in page
 
