@@ -185,7 +185,7 @@ OPERATOR = Access(
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}
-    | {"alert_silences": CHANGE, "event_formats": ADD},
+    | {"alert_silences": CHANGE, "event_formats": ADD, "schema_revisions": READ},
 )
 """Rights of operator commands, in addition to those of every service."""
 
@@ -301,6 +301,7 @@ def _grant_tables(
     _grant(connection, READ, "ecolink_events", role)
     _grant(connection, READ, "ecolink_tracking", role)
     _grant(connection, READ, "event_formats", role)
+    _grant(connection, READ, "schema_revisions", role)
     _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(PRESENCE)} TO {{}}", role)
     if access.events:
         # MAINTAIN allows the table lock that keeps the event log in commit order.

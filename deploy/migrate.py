@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 
 from deploy.database_roles import grant_access
 from deploy.progress import RebuildProgress
+from deploy.schema import REVISION, TABLES
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Offers, shipped_offers
 from domain.core.aggregate import Cause, because
@@ -19,39 +20,19 @@ from domain.core.errors import UpgradeUnfinished
 from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
-from infrastructure import (
-    alerts,
-    bus,
-    drafts,
-    event_recorder,
-    format_in_use,
-    idempotency,
-    invoice_requests,
-    key_uses,
-    leadership,
-    log_identity,
-    measurements,
-    notices,
-    presence,
-    profiles,
-    security_log,
-    sessions,
-    verifications,
-    webhook_deliveries,
-    webhook_endpoints,
-)
+from infrastructure import bus, format_in_use, presence
 from infrastructure.clock import Clock, clock_of
 from infrastructure.database_url import connection_parameters
-from infrastructure.event_handlers import PARKED_DDL
 from infrastructure.primary import PrimaryConnection
-from infrastructure.schema_change import change_schema
+from infrastructure.schema_change import SchemaLocked, change_schema
+from infrastructure.schema_revision import store_revision
 from infrastructure.secret_files import load_secret_files
 from infrastructure.service import provision_patiently
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
 from infrastructure.upgrade import finish_if_alone, newer_processes
 from projections import PROJECTIONS
-from projections.projection import POSITIONS_DDL, is_prepared
+from projections.projection import is_prepared
 from projections.rebuilding import rebuild
 
 ADVISORY_LOCK = 0xEC0
@@ -67,13 +48,14 @@ FORCE = "--force"
 """Argument that migrates even if a newer version of EcoLink runs."""
 
 
-def migrate(settings: Settings, *, single_machine: bool = False, force: bool = False) -> None:
+def migrate(settings: Settings, *, single_machine: bool = False, force: bool = False) -> bool:
     """Upgrade the database to the current schema. Idempotent; a lock excludes other runs.
 
     On a `single_machine`, finish the upgrade if no process of EcoLink runs. Raise NewerFormat, and
     change nothing, if this version of EcoLink cannot read the format in use. While a newer version
-    runs, change nothing, because this version works on its schema. With `force`, migrate anyway:
-    each process states its version itself, and a compromised one may lie.
+    runs, change nothing and return False, because this version works on its schema. With `force`,
+    migrate anyway: each process states its version itself, and a compromised one may lie. Raise
+    SchemaLocked if other transactions use the tables for too long.
     """
     url = settings.owner_database_url or settings.database_url
     assert url is not None
@@ -89,30 +71,9 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
                 "run, migrate with %s.",
                 *("; ".join(map(str, newer)), FORCE),
             )
-            return
+            return False
         create_event_tables(url)
-        for ddl in (
-            leadership.DDL,
-            event_recorder.DDL,
-            format_in_use.DDL,
-            presence.DDL,
-            log_identity.DDL,
-            PARKED_DDL,
-            POSITIONS_DDL,
-            measurements.DDL,
-            profiles.DDL,
-            drafts.DDL,
-            idempotency.DDL,
-            sessions.DDL,
-            key_uses.DDL,
-            security_log.DDL,
-            verifications.DDL,
-            invoice_requests.DDL,
-            notices.DDL,
-            webhook_endpoints.DDL,
-            webhook_deliveries.DDL,
-            alerts.DDL,
-        ):
+        for ddl in TABLES:
             change_schema(connection, partial(connection.execute, ddl.encode()))
         format_in_use.begin_format(connection)
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
@@ -120,15 +81,16 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
                 if not is_prepared(connection, projection):
                     rebuild(url, projection, log, RebuildProgress())
             change_schema(connection, partial(grant_access, connection))
+            store_revision(connection, REVISION)
             if single_machine and finish_if_alone(connection, MIGRATION):
                 presence.follow_format(log, connection)
             try:
                 seed_catalog(log, clock_of(settings), shipped_offers())
             except UpgradeUnfinished:
                 logging.getLogger("migrate").info(
-                    "the first migration after the upgrade is "
-                    "finished adds new entries to the catalog"
+                    "`ecolink upgrade finish` will add the new entries to the catalog"
                 )
+    return True
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
@@ -173,10 +135,12 @@ def main() -> None:
     settings = Settings()
     try:
         arguments = sys.argv[1:]
-        migrate(settings, single_machine=SINGLE_MACHINE in arguments, force=FORCE in arguments)
-        if settings.nats_url is not None:
+        migrated = migrate(
+            settings, single_machine=SINGLE_MACHINE in arguments, force=FORCE in arguments
+        )
+        if migrated and settings.nats_url is not None:
             create_streams(settings)
-    except (NewerFormat, BusUnavailable) as error:
+    except (NewerFormat, SchemaLocked, BusUnavailable) as error:
         sys.exit(str(error))
 
 

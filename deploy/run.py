@@ -9,16 +9,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 
 from deploy.processes import PROCESSES
+from deploy.schema import REVISION
 from domain.core.event_format import NewerFormat
 from infrastructure import tracing
 from infrastructure.log_format import JsonLine, OneLine
 from infrastructure.metrics import serve_metrics
 from infrastructure.presence import EXIT_CODE, present
 from infrastructure.progress import watch
+from infrastructure.schema_revision import await_revision
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
@@ -83,13 +85,16 @@ def main() -> None:
     settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, arguments.name)
-    watch(settings)
     tracing.start(arguments.name)
     if arguments.name in PROCESSES:
         serve_metrics(settings, list(PROCESSES).index(arguments.name))
     log.info("%s starts", arguments.name)
+    recorded = arguments.name in PROCESSES and settings.database_url is not None
     try:
-        with presence_of(arguments.name, settings):
+        if recorded:
+            await_revision(settings, REVISION)
+        watch(settings)  # a process that waits for a migration has no beat, so it is not ready
+        with present(settings, arguments.name) if recorded else nullcontext():
             module, _, function = target.partition(":")
             getattr(import_module(module), function)(settings)
     except NewerFormat as error:
@@ -99,12 +104,6 @@ def main() -> None:
         log.critical("%s failed", arguments.name, exc_info=True)
         sys.exit(1)
     log.info("%s ended", arguments.name)
-
-
-def presence_of(name: str, settings: Settings) -> AbstractContextManager[None]:
-    """Return the context in which a process of EcoLink is recorded as running."""
-    recorded = name in PROCESSES and settings.database_url is not None
-    return present(settings, name) if recorded else nullcontext()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.machine_checks import Level, artifact_checks
+from infrastructure.schema_change import SchemaLocked
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
@@ -45,14 +46,15 @@ def prepare(
     assert settings.owner_database_url is not None
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
-        migrate(settings, single_machine=single_machine, force=force)
-    except NewerFormat as error:
+        migrated = migrate(settings, single_machine=single_machine, force=force)
+    except (NewerFormat, SchemaLocked) as error:
         raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise NotPrepared(f"PostgreSQL does not answer as its owner: {reason}") from error
     try:
-        create_streams(settings)
+        if migrated:
+            create_streams(settings)
     except BusUnavailable as error:
         raise NotPrepared(str(error)) from error
     with suppress(*STORE_ERRORS):  # explained by the check

@@ -8,13 +8,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.migrate import seed_catalog
 from deploy.operator.store import open_store
+from domain.catalog.catalog_entries import shipped_offers
 from domain.core.aggregate import current_cause
 from domain.core.durations import spoken
 from domain.core.event_format import FORMAT
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
+from infrastructure.clock import clock_of
 from infrastructure.code_version import package_version
+from infrastructure.presence import follow_format
 from infrastructure.upgrade import OlderProcesses, UpgradeStatus, upgrade_status
 from infrastructure.upgrade import finish as finish_upgrade
 
@@ -61,6 +65,8 @@ def finish() -> None:
             raised = finish_upgrade(store.connection, current_cause().actor)
         except OlderProcesses as error:
             fail(str(error), ExitCode.FAILED)
+        follow_format(store.log, store.connection)
+        seed_catalog(store.log, clock_of(store.settings), shipped_offers())
     if raised:
         console.print(f"The upgrade is finished. The event log uses format {FORMAT}.")
     else:

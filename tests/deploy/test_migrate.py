@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+import deploy.migrate
+from deploy.docker.migrate import NotPrepared, prepare
 from deploy.migrate import migrate
 from domain.core.event_format import FORMAT
 from domain.core.event_log import EventLog
@@ -103,6 +105,38 @@ def test_a_migration_changes_nothing_while_a_newer_version_runs(
 def test_a_migration_changes_the_schema_while_older_versions_run(settings: Settings) -> None:
     run_on_another_machine(settings, "0.0.9", FORMAT)
     assert changed(settings)
+
+
+def run_main(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Run the program of the migration. Return the settings for each creation of streams."""
+    created: list[Settings] = []
+    monkeypatch.setattr(deploy.migrate, "Settings", lambda: settings)
+    monkeypatch.setattr(deploy.migrate, "create_streams", created.append)
+    monkeypatch.setattr("sys.argv", ["migrate"])
+    deploy.migrate.main()
+    return created
+
+
+def test_a_migration_leaves_the_streams_of_a_newer_version_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_bus = settings.model_copy(update={"nats_url": "nats://127.0.0.1:4222"})
+    assert run_main(with_bus, monkeypatch) == [with_bus]
+    run_on_another_machine(settings, "99.0.0", FORMAT)
+    assert run_main(with_bus, monkeypatch) == []
+
+
+def test_the_programs_say_which_transactions_are_in_the_way(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_change, "PATIENCE_SECONDS", 0.0)
+    passwords = tmp_path / "roles.json"
+    passwords.write_text("{}")
+    with reading(settings, "ecolink_events"):
+        with pytest.raises(SystemExit, match="Other transactions used tables"):
+            run_main(settings, monkeypatch)
+        with pytest.raises(NotPrepared, match="Other transactions used tables"):
+            prepare(settings, passwords)
 
 
 def test_a_new_database_has_no_processes(servers: Settings, tmp_path: Path) -> None:

@@ -113,11 +113,11 @@ TABLE = (
         "",
         f'DDL = "CREATE TABLE IF NOT EXISTS {NEW_TABLE} (version text PRIMARY KEY)"\n',
     ),
-    Edit("deploy/migrate.py", "    profiles,\n", f"    profiles,\n    {NEW_TABLE},\n"),
+    Edit("deploy/schema.py", "    profiles,\n", f"    profiles,\n    {NEW_TABLE},\n"),
     Edit(
-        "deploy/migrate.py",
-        "            profiles.DDL,\n",
-        f"            profiles.DDL,\n            {NEW_TABLE}.DDL,\n",
+        "deploy/schema.py",
+        "    profiles.DDL,\n",
+        f"    profiles.DDL,\n    {NEW_TABLE}.DDL,\n",
     ),
     Edit(
         "deploy/database_roles.py",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from psycopg_pool import ConnectionPool
 
+from deploy.migrate import migrate
 from deploy.operator import upgrade as commands
+from domain.catalog.catalog import Catalog
 from domain.core.event_format import FORMAT
 from infrastructure import format_in_use, presence, upgrade
 from infrastructure.presence import Presence
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.store import Connection, connect_to
 from tests.deploy.operator.command_line import ecolink
 
 NEXT = FORMAT + 1
@@ -44,6 +46,22 @@ def test_an_upgrade_is_finished_when_all_processes_are_upgraded(
     with pool.connection() as connection:
         raised = connection.execute("SELECT format, raised_by FROM event_formats").fetchall()
     assert raised[-1] == {"format": NEXT, "raised_by": "operator:host"}
+
+
+def test_the_end_of_an_upgrade_adds_the_new_entries_of_the_catalog(
+    settings: Settings, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = "SELECT FROM ecolink_events WHERE topic = 'GpuTypeOffered'"
+    assert settings.owner_database_url is not None
+    with connect_to(settings.owner_database_url) as owner:
+        owner.execute("TRUNCATE ecolink_events")
+    as_next_version(monkeypatch)
+    monkeypatch.setattr(Catalog.GpuTypeOffered, "formats", {1: NEXT})
+    migrate(settings)
+    with pool.connection() as connection:
+        assert connection.execute(counted).rowcount == 0
+        ecolink("upgrade", "finish")
+        assert connection.execute(counted).rowcount > 0
 
 
 def test_an_older_command_refuses_a_newer_log(pool: ConnectionPool[Connection]) -> None:

@@ -1,0 +1,99 @@
+"""The revisions of the database schema that migrations have completed.
+
+A revision is a hash of the tables, functions and rights that a version of EcoLink needs. A process
+starts only if the database has its revision, because a migration may still be under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from infrastructure.code_version import package_version
+from infrastructure.database_url import connection_parameters
+from infrastructure.format_in_use import require_readable
+from infrastructure.primary import PrimaryConnection
+from infrastructure.settings import Settings
+
+DDL = """
+CREATE TABLE IF NOT EXISTS schema_revisions (
+    number integer PRIMARY KEY,
+    revision text NOT NULL UNIQUE,
+    version text NOT NULL,
+    migrated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)
+"""
+"""Table of the revisions that the database has, in the order of their migrations.
+
+During an upgrade, it has those of the old and of the new version.
+"""
+
+STORE = """
+WITH own AS (
+    INSERT INTO schema_revisions (number, revision, version)
+    SELECT coalesce(max(number), 0) + 1, %(revision)s, %(version)s FROM schema_revisions
+    ON CONFLICT (revision) DO UPDATE
+        SET version = excluded.version, migrated_at = clock_timestamp()
+    RETURNING number
+)
+DELETE FROM schema_revisions USING own WHERE schema_revisions.number > own.number
+"""
+
+FOUND = "SELECT FROM schema_revisions WHERE revision = %s"
+
+POLL_SECONDS = 1.0
+
+
+def store_revision(connection: psycopg.Connection[Any], revision: str) -> None:
+    """Record that the database has a revision.
+
+    If it had the revision before, remove the later ones. The migration of an older version has then
+    undone what they need, such as the read models of a newer version.
+    """
+    connection.execute(STORE, {"revision": revision, "version": package_version()})
+
+
+def has_revision(connection: psycopg.Connection[Any], revision: str) -> bool:
+    """Return True if the database has a revision."""
+    try:
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            return cursor.execute(FOUND, [revision]).fetchone() is not None
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return False  # the migration has not created it, or has not granted access to it
+
+
+def await_revision(settings: Settings, revision: str) -> None:
+    """Wait until a migration has given the database a revision.
+
+    Raise NewerFormat if this version of EcoLink cannot read the format in use.
+    """
+    log, reported = logging.getLogger("schema"), ""
+    while problem := _problem(settings, revision):
+        if problem != reported:
+            log.warning("%s", problem)
+        reported = problem
+        time.sleep(POLL_SECONDS)
+    if reported:
+        log.info("the database has the schema of this version")
+
+
+def _problem(settings: Settings, revision: str) -> str | None:
+    assert settings.database_url is not None
+    parameters = connection_parameters(settings.database_url)
+    try:
+        with PrimaryConnection.connect(autocommit=True, **parameters) as connection:
+            require_readable(connection)
+            if has_revision(connection, revision):
+                return None
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split())
+        return f"cannot read the revision of the database's schema, retrying: {reason}"
+    return (
+        f"the database does not have the schema of EcoLink {package_version()}; this process waits "
+        "until a migration of this version has ended: `python -m deploy.migrate`, or the service "
+        "or Job `migrate`"
+    )
