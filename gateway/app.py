@@ -45,6 +45,10 @@ from infrastructure.settings import Settings
 log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
+"""Seconds in which requests may end, and in which clients that wait for events leave."""
+
+INTERRUPT_SECONDS = 5.0
+"""Seconds after which a stopping gateway ends the remaining chats with a clear error."""
 
 DRAIN_SECONDS = 1.0
 """Seconds in which a stopping gateway still responds, and asks its clients to reconnect.
@@ -200,6 +204,8 @@ class Server(GuardedServer):
         """
         app = self.config.app
         assert isinstance(app, FastAPI)
+        loop = asyncio.get_running_loop()
+        loop.call_later(INTERRUPT_SECONDS, app.state.serving.interrupt)
         app.state.stops = True  # each response closes its connection
         app.state.feed.close()
         await asyncio.sleep(FAREWELL_SECONDS)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated
+from weakref import WeakSet
 
 import httpx
 from fastapi import Depends, Request
@@ -57,6 +58,7 @@ MALFORMED = "The serving process sent an invalid response. Ask your operator to 
 ENDED_EARLY = "The serving process ended during the generation. Try again later."
 UNEXPECTED = "The serving process failed. Try again later, or ask your operator to read its log."
 UNREACHABLE = "The gateway cannot reach the serving process. Try again soon."
+STOPPING = "The gateway stopped during the generation. Try again."
 HUNG = "The serving process stopped responding during the generation. Try again."
 OVERLOADED = (
     f"The serving process sent nothing for {SILENT_SECONDS:.0f} s, because it is overloaded. "
@@ -92,6 +94,8 @@ class Generation:
         self._choices = choices
         self._response = response
         self._lines = lines
+        self._waiting: asyncio.Timeout | None = None
+        self._interrupted = False
 
     async def pieces(self) -> AsyncIterator[TextDelta]:
         """Yield the text deltas of all choices. Raise GenerationInterrupted if one does not end."""
@@ -124,18 +128,27 @@ class Generation:
         silent_at = now() + SILENT_SECONDS
         while True:
             hung_at = now() + longest_pause
+            until = now() if self._interrupted else min(hung_at, silent_at)
             try:
-                async with asyncio.timeout_at(min(hung_at, silent_at)):
+                async with asyncio.timeout_at(until) as self._waiting:
                     line = await anext(self._lines, None)
             except TimeoutError as error:
                 why = HUNG if hung_at < silent_at else OVERLOADED
-                raise GenerationInterrupted(why) from error
+                raise GenerationInterrupted(STOPPING if self._interrupted else why) from error
+            finally:
+                self._waiting = None
             if line is None:
                 return
             piece = LINE.validate_json(line)
             if not isinstance(piece, KeepAlive):
                 silent_at = now() + SILENT_SECONDS
                 yield piece
+
+    def interrupt(self) -> None:
+        """Let `pieces` raise GenerationInterrupted, because the gateway stops."""
+        self._interrupted = True
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         """Stop the generation."""
@@ -147,6 +160,7 @@ class Serving:
 
     def __init__(self, client: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self._client, self._urls = client, tuple(urls)
+        self._generations: WeakSet[Generation] = WeakSet()
 
     async def generate(self, asked: GenerationRequest) -> Generation:
         """Start a generation on the process that leads. The caller must close it.
@@ -163,9 +177,15 @@ class Serving:
                 refusals.append(refusal)
             else:
                 self._prefer(url)
+                self._generations.add(generation)
                 return generation
         answered = [each for each in refusals if not isinstance(each, Unreachable)]
         raise (answered or refusals or [Unreachable()])[0]
+
+    def interrupt(self) -> None:
+        """Interrupt all generations, so that their clients get a clear error."""
+        for each in list(self._generations):
+            each.interrupt()
 
     def _prefer(self, url: str) -> None:
         if self._urls[0] != url:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
+from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -31,6 +31,9 @@ GOING_AWAY, TOO_SLOW = 1012, 4408
 """Close codes: the gateway is stopping, or the client reads too slowly."""
 
 T = TypeVar("T")
+
+AppStatus.disable_automatic_graceful_drain()
+# The library would cut off all streams when the gateway receives SIGTERM, without an error.
 
 
 async def while_connected(client: Request | WebSocket, work: Coroutine[Any, Any, T]) -> T:

@@ -14,6 +14,7 @@ from domain.core.errors import DomainError, Invalid
 from gateway.chat.serving import (
     HUNG,
     OVERLOADED,
+    STOPPING,
     UNEXPECTED,
     UNREACHABLE,
     GenerationInterrupted,
@@ -130,6 +131,23 @@ def test_a_process_that_hangs_during_a_generation_interrupts_it() -> None:
     with pytest.raises(GenerationInterrupted, match=HUNG):
         asyncio.run(generated(body))
     assert body.closed
+
+
+def test_a_gateway_that_stops_interrupts_its_generations() -> None:
+    async def interrupted(body: Body) -> None:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+        async with httpx.AsyncClient(transport=transport) as client:
+            serving = Serving(client, ["http://serving"])
+            generation = await serving.generate(ASKED)
+            pieces = generation.pieces()
+            assert (await anext(pieces)).text == "a"
+            waiting = asyncio.ensure_future(anext(pieces))
+            await asyncio.sleep(0)
+            serving.interrupt()
+            await waiting
+
+    with pytest.raises(GenerationInterrupted, match=STOPPING):
+        asyncio.run(interrupted(Waiting(BEGUN, ENDED)))
 
 
 @pytest.mark.parametrize("first", [BEATING, BEGUN])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sse_starlette.sse import AppStatus
 from starlette.requests import ClientDisconnect
 
 from gateway.http import streaming
@@ -44,6 +45,26 @@ def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyP
     with pytest.raises(ClientDisconnect):
         asyncio.run(EventStream(endless(), close)(SCOPE, never, reads_the_start))
     assert close.count == 1
+
+
+def test_a_stream_ends_completely_after_the_process_is_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(AppStatus, "original_handler", None)
+    monkeypatch.setattr(AppStatus, "should_exit", False)
+    AppStatus.handle_exit()  # what the library does on SIGTERM
+    sent = list[bytes]()
+
+    async def data() -> AsyncIterator[str]:
+        for each in ("first", "second"):
+            yield each
+            await asyncio.sleep(0.01)
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    asyncio.run(EventStream(data(), Closes())(SCOPE, never, send))
+    assert b"second" in sent[-2]
 
 
 def test_a_silent_stream_sends_pings(monkeypatch: pytest.MonkeyPatch) -> None:
