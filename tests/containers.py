@@ -24,11 +24,10 @@ NATS_PORT = 4222
 WANTED = "ECOLINK_TEST_CONTAINERS"
 """Environment variable that makes all tests use servers in containers, if it is set."""
 
-# The embedded server has its data in memory. No test needs the data of a machine that stopped.
-CONFIGURATION = {
-    "fsync": "off",
-    **{name: postgres.CONFIGURATION[name] for name in ("max_connections", "timezone")},
-}
+MEMORY = "/memory"
+"""Mount point in memory, where the database is. The embedded server has its data in memory, too."""
+
+CONFIGURATION = {name: postgres.CONFIGURATION[name] for name in ("max_connections", "timezone")}
 
 
 @contextmanager
@@ -42,6 +41,8 @@ def containers(settings: Settings) -> Iterator[Settings]:
             password=passwords.postgres_owner,
             driver=None,
         )
+        .with_tmpfs_mount(MEMORY)
+        .with_env("PGDATA", f"{MEMORY}/data")
         .with_env("POSTGRES_INITDB_ARGS", " ".join(postgres.DATA_OPTIONS))
         .with_command(" ".join(f"--{name}={value}" for name, value in CONFIGURATION.items()))
     )

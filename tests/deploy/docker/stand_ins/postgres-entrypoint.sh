@@ -3,7 +3,7 @@
 set -eu
 case "${1:-}" in -*) set -- postgres "$@" ;; esac
 if [ "$(id -u)" = 0 ]; then
-    mkdir -p "$PGDATA" && chown -R postgres:postgres /var/lib/postgresql
+    mkdir -p "$PGDATA" && chown -R postgres:postgres "$PGDATA"
     exec setpriv --reuid postgres --regid postgres --init-groups "$0" "$@"
 fi
 user=${POSTGRES_USER:-postgres}
