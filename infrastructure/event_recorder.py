@@ -16,6 +16,7 @@ import psycopg
 from eventsourcing.persistence import (
     IntegrityError,
     InterfaceError,
+    Notification,
     OperationalError,
     PersistenceError,
     StoredEvent,
@@ -25,7 +26,7 @@ from eventsourcing.postgres import PostgresProcessRecorder
 from psycopg.rows import scalar_row
 
 from infrastructure.leadership import LOST, Leadership
-from infrastructure.primary import Timeline, timeline_of
+from infrastructure.primary import TIMELINE, Timeline, primary_timeline
 
 DDL = """
 CREATE OR REPLACE FUNCTION append_events(
@@ -85,8 +86,15 @@ lacks the version before a saved one. It returns the notification IDs in the ord
 FAILED_OVER = "EL002"
 """SQLSTATE of a save whose events follow from events that a failover of PostgreSQL lost."""
 
-TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
-"""Query of the timeline, which PostgreSQL increases when it promotes a standby."""
+READ = f"""
+SELECT timeline, notification_id, originator_id, originator_version, topic, state
+FROM ({TIMELINE}) AS server LEFT JOIN (
+    SELECT * FROM ecolink_events WHERE notification_id >= %s
+    ORDER BY notification_id LIMIT %s
+) AS read ON true
+ORDER BY notification_id
+"""
+"""Query of events and of their server's timeline. Without events, one row has the timeline."""
 
 APPEND = (
     "SELECT append_events(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[], "
@@ -113,7 +121,7 @@ class EventRecorder(PostgresProcessRecorder):
     """
 
     leadership: Leadership | None = None
-    timeline: str | None = None
+    timeline: Timeline | None = None
     on_failover: Callable[[], None] = staticmethod(lambda: None)
 
     def insert_events(
@@ -131,13 +139,31 @@ class EventRecorder(PostgresProcessRecorder):
         """Save only a position. Raise the same errors as `insert_events`."""
         self._saving((), tracking)
 
-    def server_timeline(self) -> Timeline | None:
-        """Return the timeline of the server that answers now, or None if it is a standby."""
+    def select_with_timeline(
+        self, start: int | None, limit: int
+    ) -> tuple[Sequence[Notification], Timeline | None]:
+        """Return events from `start` on, and the timeline of their server (None: a standby).
+
+        One query reads both, so that no failover can happen in between. Raise PersistenceError.
+        """
         with self.datastore.get_connection() as connection:
-            return timeline_of(connection)
+            rows = connection.execute(READ, [start or 0, limit], prepare=True).fetchall()
+        timeline = rows[0].pop("timeline")
+        found = [
+            Notification(
+                id=row["notification_id"],
+                originator_id=row["originator_id"],
+                originator_version=row["originator_version"],
+                topic=row["topic"],
+                state=bytes(row["state"]),
+            )
+            for row in rows
+            if row["notification_id"] is not None
+        ]
+        return found, None if timeline is None else Timeline.parsed(timeline)
 
     def _append(
-        self, rows: Sequence[StoredEvent], tracking: Tracking | None, timeline: str | None
+        self, rows: Sequence[StoredEvent], tracking: Tracking | None, timeline: Timeline | None
     ) -> list[int]:
         """Save rows, as one binary array for each column, and a position."""
         lead, read = self.leadership, tracking
@@ -148,7 +174,7 @@ class EventRecorder(PostgresProcessRecorder):
             [row.state for row in rows],
             *((None, None) if lead is None else (lead.name, lead.epoch)),
             *((None, None) if read is None else (read.application_name, read.notification_id)),
-            timeline,
+            None if timeline is None else timeline.file_prefix,
         ]
         with (
             self.datastore.get_connection() as connection,
@@ -180,10 +206,9 @@ class EventRecorder(PostgresProcessRecorder):
         with self.datastore.get_connection() as connection:
             if self.leadership is not None:
                 self.leadership.confirm(connection)
-            row = connection.execute(TIMELINE).fetchone()
-        assert row is not None
+            timeline = primary_timeline(connection)
         self.on_failover()
-        (self.timeline,) = row.values()
+        self.timeline = timeline
 
 
 def is_disk_full(error: BaseException) -> bool:

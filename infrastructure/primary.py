@@ -28,10 +28,10 @@ from psycopg.rows import DictRow, scalar_row
 
 from infrastructure.database_url import server_names
 
-QUERY = """
+TIMELINE = """
 SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE
     (SELECT system_identifier FROM pg_control_system()) || '/'
-    || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END
+    || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END AS timeline
 """
 """Query of a server's timeline as text. NULL: a standby."""
 
@@ -58,7 +58,12 @@ class Timeline:
         return cls(system, int(number, 16))
 
     def __str__(self) -> str:
-        return f"{self.system}/{self.number:08X}"
+        return f"{self.system}/{self.file_prefix}"
+
+    @property
+    def file_prefix(self) -> str:
+        """The first eight characters of the names of its WAL files."""
+        return f"{self.number:08X}"
 
     def is_before(self, other: Timeline) -> bool:
         """Return True if a promotion ended this timeline. Other clusters cannot be compared."""
@@ -81,6 +86,7 @@ class Servers:
         self._servers = servers
         self._primary: Primary | None = None
         self._connections = WeakKeyDictionary[psycopg.BaseConnection[Any], Primary]()
+        self._new = WeakKeyDictionary[psycopg.BaseConnection[Any], tuple[str, str]]()
         self._lock = threading.Lock()
         self._watched = False
 
@@ -95,11 +101,23 @@ class Servers:
         hosts, ports = (",".join(each) for each in zip(*names, strict=True))
         return parameters | {"host": hosts, "port": ports}
 
+    def expect(self, connection: psycopg.BaseConnection[Any]) -> None:
+        """Register a new connection before its server is asked for the timeline.
+
+        It ends if another server is promoted before the response, which a frozen server never
+        sends.
+        """
+        info = connection.info
+        with self._lock:
+            self._new[connection] = info.host, str(info.port)
+
     def accept(self, connection: psycopg.BaseConnection[Any], text: str | None) -> None:
         """Register a new connection to a server with this timeline.
 
         Close it and raise OperationalError if another server was promoted since.
         """
+        with self._lock:
+            self._new.pop(connection, None)
         if text is None:
             return  # a standby, which the URL permits
         info = connection.info
@@ -133,10 +151,13 @@ class Servers:
     def _leave(self, current: Primary) -> None:
         """End the connections to servers on earlier timelines, also those that wait."""
         with self._lock:
-            open_ = list(self._connections.items())
+            open_, new = list(self._connections.items()), list(self._new.items())
         for connection, primary in open_:
             if primary.timeline.is_before(current.timeline):
-                _shut_down(connection, primary)
+                _shut_down(connection, primary.port)
+        for connection, server in new:
+            if server != (current.host, current.port):
+                _shut_down(connection, server[1])
 
     def _watch(self) -> None:
         """Start the threads, unless they run. At first, wait until all servers have answered."""
@@ -153,17 +174,17 @@ class Servers:
             event.wait(max(0.0, until - time.monotonic()))
 
     def _follow(self, server: dict[str, Any], asked: threading.Event) -> None:
-        """Ask a server for its timeline until the process ends."""
+        """Ask a server for its timeline until the process ends, if possible in one session."""
         while True:
             try:
                 with psycopg.connect(autocommit=True, **server) as connection:
-                    text = _timeline(connection)
+                    while True:
+                        if (timeline := timeline_of(connection)) is not None:
+                            self._note(Primary(timeline, server["host"], server["port"]))
+                        asked.set()
+                        time.sleep(WATCH_SECONDS)
             except psycopg.Error as error:
                 log.debug("cannot ask %s:%s: %s", server["host"], server["port"], error)
-            else:
-                if text is not None:
-                    timeline = Timeline.parsed(text)
-                    self._note(Primary(timeline, server["host"], server["port"]))
             asked.set()
             time.sleep(WATCH_SECONDS)
 
@@ -205,6 +226,7 @@ class PrimaryConnection(psycopg.Connection[DictRow]):
         if servers is None:
             return super().connect(conninfo, **parameters)
         connection = super().connect(conninfo, **servers.primary_first(parameters))
+        servers.expect(connection)
         servers.accept(connection, _timeline(connection))
         if not connection.autocommit:
             connection.rollback()
@@ -218,8 +240,9 @@ async def connect_async(parameters: dict[str, Any]) -> psycopg.AsyncConnection:
         return await psycopg.AsyncConnection.connect(autocommit=True, **parameters)
     ordered = await asyncio.to_thread(servers.primary_first, parameters)
     connection = await psycopg.AsyncConnection.connect(autocommit=True, **ordered)
+    servers.expect(connection)
     async with psycopg.AsyncCursor(connection, row_factory=scalar_row) as cursor:
-        text = await (await cursor.execute(QUERY)).fetchone()
+        text = await (await cursor.execute(TIMELINE)).fetchone()
     servers.accept(connection, text)
     return connection
 
@@ -230,17 +253,25 @@ def timeline_of(connection: psycopg.Connection[Any]) -> Timeline | None:
     return None if text is None else Timeline.parsed(text)
 
 
+def primary_timeline(connection: psycopg.Connection[Any]) -> Timeline:
+    """Like `timeline_of`, but raise OperationalError if the server is a standby."""
+    timeline = timeline_of(connection)
+    if timeline is None:
+        raise psycopg.OperationalError("The PostgreSQL server does not accept writes: a standby.")
+    return timeline
+
+
 def _timeline(connection: psycopg.Connection[Any]) -> str | None:
     with psycopg.Cursor(connection, row_factory=scalar_row) as cursor:
-        return cursor.execute(QUERY).fetchone()
+        return cursor.execute(TIMELINE).fetchone()
 
 
-def _shut_down(connection: psycopg.BaseConnection[Any], primary: Primary) -> None:
+def _shut_down(connection: psycopg.BaseConnection[Any], port: str) -> None:
     """End the TCP connection, so that a thread that waits for a response continues with an error.
 
     Another thread may close the connection, and the system may give its number to another socket.
     The number is therefore duplicated, and compared with the server.
     """
     with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        if str(end.getpeername()[1]) == primary.port:
+        if str(end.getpeername()[1]) == port:
             end.shutdown(socket.SHUT_RDWR)

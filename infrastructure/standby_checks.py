@@ -11,14 +11,14 @@ from psycopg.rows import dict_row
 
 from infrastructure.database_url import each_server
 from infrastructure.machine_checks import Check, Level
+from infrastructure.primary import Timeline, timeline_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 
 NAME = "standbys"
 
-PRIMARY = """
-SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
-    current_setting('synchronous_commit') AS commit,
+COMMITS = """
+SELECT current_setting('synchronous_commit') AS commit,
     current_setting('synchronous_standby_names') AS wanted
 """
 
@@ -34,7 +34,7 @@ class Primary:
     """A server that accepts writes, and the standbys that follow it."""
 
     address: str
-    timeline: str
+    timeline: Timeline
     commit: str
     wanted: str
     attached: list[dict[str, Any]]
@@ -70,13 +70,12 @@ def standby_checks(settings: Settings) -> Iterator[Check]:
 
 def _primary(server: Connection, address: str) -> Primary | None:
     """Return the server, or None if it is a standby."""
-    recovering = server.execute("SELECT pg_is_in_recovery() AS is_standby").fetchone()
-    assert recovering is not None
-    if recovering["is_standby"]:
+    timeline = timeline_of(server)
+    if timeline is None:
         return None
-    row = server.execute(PRIMARY).fetchone()
+    row = server.execute(COMMITS).fetchone()
     assert row is not None
-    return Primary(address=address, attached=server.execute(ATTACHED).fetchall(), **row)
+    return Primary(address, timeline, attached=server.execute(ATTACHED).fetchall(), **row)
 
 
 def _roles(primaries: list[Primary], standbys: int) -> Check:
@@ -84,9 +83,11 @@ def _roles(primaries: list[Primary], standbys: int) -> Check:
         fix = "Promote one with `pg_ctl promote`."
         text = f"None of the {standbys} reachable servers accepts writes. {fix}"
         return Check(NAME, Level.FAILED, text)
-    newest = max(primaries, key=lambda each: each.timeline)
+    newest = max(primaries, key=lambda each: each.timeline.number)
     if len(primaries) > 1:
-        shown = ", ".join(f"{each.address} (timeline {each.timeline})" for each in primaries)
+        shown = ", ".join(
+            f"{each.address} (timeline {each.timeline.file_prefix})" for each in primaries
+        )
         former = ", ".join(each.address for each in primaries if each is not newest)
         fix = f"Stop {former}, and make it a standby of {newest.address}. Its last events are lost."
         return Check(NAME, Level.FAILED, f"Several servers accept writes: {shown}. {fix}")

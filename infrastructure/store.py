@@ -21,10 +21,10 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
 from infrastructure.database_url import RECONNECTING, connection_parameters, writing
 from infrastructure.event_datastore import PARAMETERS, EventStoreFactory
-from infrastructure.event_recorder import TIMELINE, EventRecorder
+from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.presence import follow_format
-from infrastructure.primary import PrimaryConnection, connect_async
+from infrastructure.primary import PrimaryConnection, connect_async, primary_timeline
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -130,7 +130,7 @@ def open_log(
         environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
     with connect(settings) as connection:
         _require_durable(connection)
-        timeline, log = scalar(connection, TIMELINE), EventLog(environment)
+        timeline, log = primary_timeline(connection), EventLog(environment)
         try:
             follow_format(log, connection)
         except BaseException:

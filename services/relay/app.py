@@ -39,7 +39,7 @@ def _relay(settings: Settings) -> None:
         client = await broker.connect()
         with connect(settings) as store:
             publisher = Publisher(
-                log, client, log_identity(store), recorder.server_timeline, broker.api
+                log, client, log_identity(store), recorder.select_with_timeline, broker.api
             )
         # LISTEN comes before the first read, so that no commit is missed. Polling finds commits
         # whose notification was lost with a broken connection.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
+from eventsourcing.persistence import Notification, PersistenceError
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -28,6 +28,9 @@ IN_FLIGHT = 3
 
 PUBLISH_SECONDS = 5.0
 """Maximum wait for an acknowledgement. Messages to a leader that was killed get none."""
+
+
+Read = Callable[[int | None, int], tuple[Sequence[Notification], Timeline | None]]
 
 
 class StreamChanged(Exception):
@@ -71,14 +74,19 @@ class Publisher:
         log: EventLog,
         client: Client,
         log_id: UUID,
-        server_timeline: Callable[[], Timeline | None] = lambda: None,
+        read: Read | None = None,
         api: str = SYSTEM_API,
     ) -> None:
         """Publish as `client`, whose prefix of JetStream requests is `api`.
 
-        `server_timeline` returns that of the server of the log, or None if it is unknown.
+        `read` returns up to a number of events from a position on, and the timeline of their
+        server. Without it, the timeline is unknown.
         """
-        self._log, self._server_timeline = log, server_timeline
+
+        def select(start: int | None, limit: int) -> tuple[Sequence[Notification], None]:
+            return log.recorder.select_notifications(start=start, limit=limit), None
+
+        self._read = read or select
         self._latest: Timeline | None = None
         self._client = client
         self._js = client.jetstream(prefix=api)
@@ -126,23 +134,16 @@ class Publisher:
     def _next(self, tail: Tail) -> Batch | None:
         """Return the batch after the tail, or None at the end of the log.
 
-        One query reads the batch and the last event, so that no restore can happen in between.
-        Raise StreamDiverged if the log lacks the last event.
+        One query reads the batch, the last event and the timeline, so that no restore or failover
+        can happen in between. Raise StreamDiverged if the log lacks the last event.
         """
         last = tail.last
-        timeline = self._server_timeline()
+        found, timeline = self._read(None if last is None else last.id, BATCH + 1)
         self._require_latest(timeline)
-        found = list(
-            self._log.recorder.select_notifications(
-                start=None if last is None else last.id, limit=BATCH + 1
-            )
-        )
         if last is not None:
             if not found or not last.wraps(found[0]):
                 raise StreamDiverged(f"The log lacks event {last.id} ({last.topic}) of the stream.")
             found = found[1:]
-        if found and self._server_timeline() != timeline:
-            raise StreamChanged("The database failed over meanwhile.")
         return Batch.of(found[:BATCH], tail, self._log_id, timeline) if found else None
 
     def _require_latest(self, timeline: Timeline | None) -> None:

@@ -396,4 +396,4 @@ async def test_the_relay_publishes_nothing_of_a_former_primary(
 def publisher_of(settings: Settings, log: EventLog, nats: Client) -> Iterator[Publisher]:
     assert isinstance(log.recorder, EventRecorder)
     with connect(settings) as connection:
-        yield Publisher(log, nats, log_identity(connection), log.recorder.server_timeline)
+        yield Publisher(log, nats, log_identity(connection), log.recorder.select_with_timeline)

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from infrastructure import primary
 from infrastructure.database_url import connection_parameters
 from infrastructure.leadership import SESSION_NAME
 from infrastructure.primary import (
@@ -99,6 +100,26 @@ def test_a_connection_that_waits_ends_when_another_server_is_promoted(
             PrimaryConnection.connect(**parameters)
 
 
+def test_a_new_connection_ends_if_its_server_freezes_before_it_states_its_timeline(
+    parameters: dict[str, Any], known: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = "SELECT pg_sleep(600)::text"
+    busy = "SELECT FROM pg_stat_activity WHERE query = %s AND application_name <> %s"
+    PrimaryConnection.connect(**parameters).close()
+    with (
+        psycopg.connect(autocommit=True, **parameters) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        timeline = timeline_of(other)
+        assert timeline is not None
+        monkeypatch.setattr(primary, "TIMELINE", never)
+        opening = thread.submit(PrimaryConnection.connect, **parameters)
+        eventually(lambda: other.execute(busy, [never, WATCH_NAME]).rowcount)
+        known._note(Primary(replace(timeline, number=timeline.number + 1), "127.0.0.1", "1"))
+        with pytest.raises(psycopg.OperationalError):
+            opening.result(60)
+
+
 async def test_a_listening_connection_is_refused_by_a_former_primary(
     parameters: dict[str, Any], known: Servers
 ) -> None:
@@ -118,6 +139,34 @@ def test_the_watch_has_no_session_that_counts_as_a_standby(parameters: dict[str,
     ):
         eventually(lambda: other.execute(names, [WATCH_NAME]).fetchone() != (0,))
         assert other.execute(names, [lead]).fetchone() == (1,)
+
+
+def test_the_watch_keeps_its_session_until_an_error(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(primary, "WATCH_SECONDS", 0.05)
+    sessions = (
+        "SELECT pid, query_start FROM pg_stat_activity "
+        "WHERE application_name = %s AND datname = current_database()"
+    )
+    with (
+        PrimaryConnection.connect(autocommit=True, **parameters),
+        psycopg.connect(autocommit=True, **parameters) as other,
+    ):
+
+        def watch() -> tuple[int, Any]:
+            eventually(lambda: other.execute(sessions, [WATCH_NAME]).rowcount == 1)
+            ((pid, asked),) = other.execute(sessions, [WATCH_NAME]).fetchall()
+            return pid, asked
+
+        first, began = watch()
+        for _ in range(3):
+            eventually(lambda: watch()[1] > began)  # noqa: B023
+            pid, began = watch()
+            assert pid == first
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [first])
+        eventually(lambda: other.execute(sessions, [WATCH_NAME]).rowcount == 1)
+        assert watch()[0] != first
 
 
 def test_a_transaction_can_begin_on_a_new_connection(parameters: dict[str, Any]) -> None:
