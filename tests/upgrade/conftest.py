@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,25 +12,39 @@ from infrastructure.settings import Settings
 from tests.conftest import empty_database
 from tests.upgrade import releases
 from tests.upgrade.next_release import next_release
-from tests.upgrade.releases import Release
+from tests.upgrade.releases import NoHistory, Release
 
 
 @pytest.fixture(scope="session")
-def last(tmp_path_factory: pytest.TempPathFactory) -> Release:
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the trees."""
+    return tmp_path_factory.mktemp("trees")
+
+
+@pytest.fixture(scope="session")
+def last(trees: Path) -> Release:
     """The last release."""
-    return releases.last_release(tmp_path_factory.mktemp("last") / "tree")
+    return _of_history(lambda: releases.last_release(trees / "last"))
 
 
 @pytest.fixture(scope="session")
-def this(tmp_path_factory: pytest.TempPathFactory) -> Release:
+def this(trees: Path) -> Release:
     """The working tree."""
-    return releases.working_copy(tmp_path_factory.mktemp("this") / "tree")
+    return _of_history(lambda: releases.working_copy(trees / "this"))
 
 
 @pytest.fixture(scope="session")
-def next_(tmp_path_factory: pytest.TempPathFactory) -> Release:
+def next_(trees: Path) -> Release:
     """The next release."""
-    return next_release(tmp_path_factory.mktemp("next") / "tree")
+    return _of_history(lambda: next_release(trees / "next"))
+
+
+def _of_history(tree: Callable[[], Release]) -> Release:
+    """Return a tree. Skip the test in a source archive or a shallow clone."""
+    try:
+        return tree()
+    except NoHistory as lacking:
+        pytest.skip(str(lacking))
 
 
 class Migrated:

@@ -41,6 +41,10 @@ class NoRelease(Exception):
     """The history has no commit of a release."""
 
 
+class NoHistory(NoRelease):
+    """The source has no Git history, or only a part of it."""
+
+
 @dataclass(frozen=True)
 class Release:
     """A release whose source is in a folder."""
@@ -110,19 +114,24 @@ def release_commit(repository: Path = ROOT) -> str:
     """
     if wanted := os.environ.get(COMMIT):
         return wanted
-    if not (repository / ".git").exists():
-        raise NoRelease(f"{repository} is no clone of the Git repository. Clone it.")
+    require_clone(repository)
     for line in _git(repository, "log", "--format=%H %s").splitlines():
         commit, _, subject = line.partition(" ")
         if SUBJECT.fullmatch(subject):
             return commit
     if _git(repository, "rev-parse", "--is-shallow-repository").strip() == "true":
-        raise NoRelease(
+        raise NoHistory(
             "The clone is shallow and has no commit `release: X.Y.Z`. Run `git fetch --unshallow`."
         )
     if version_of(repository) == FIRST:
         return "HEAD"
     raise NoRelease(f"The history has no commit `release: X.Y.Z`. Set {COMMIT} to a commit.")
+
+
+def require_clone(repository: Path) -> None:
+    """Raise NoHistory if a folder is not a clone of the repository, such as a source archive."""
+    if not (repository / ".git").exists():
+        raise NoHistory(f"{repository} is no clone of the Git repository. Clone it.")
 
 
 def last_release(folder: Path, repository: Path = ROOT) -> Release:
@@ -142,6 +151,7 @@ def last_release(folder: Path, repository: Path = ROOT) -> Release:
 
 def working_copy(folder: Path, name: str = "this") -> Release:
     """Copy the working tree, with its uncommitted changes, into a new folder."""
+    require_clone(ROOT)
     folder.mkdir()
     listed = _git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", *COPIED)
     for file in filter(None, listed.split("\0")):
