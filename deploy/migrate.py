@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from uuid import uuid4
 
+import psycopg
 from nats.errors import Error as NatsError
 
 from deploy.database_roles import grant_access
@@ -21,8 +22,14 @@ from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from infrastructure import bus, format_in_use, presence
+from infrastructure.bus_tls import UntrustedServer
 from infrastructure.clock import Clock, clock_of
-from infrastructure.database_url import connection_parameters
+from infrastructure.database_url import (
+    OldServer,
+    connection_parameters,
+    connection_problem,
+    require_supported,
+)
 from infrastructure.primary import PrimaryConnection
 from infrastructure.schema_change import SchemaLocked, change_schema
 from infrastructure.schema_revision import store_revision
@@ -52,15 +59,17 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
     """Upgrade the database to the current schema. Idempotent; a lock excludes other runs.
 
     On a `single_machine`, finish the upgrade if no process of EcoLink runs. Raise NewerFormat, and
-    change nothing, if this version of EcoLink cannot read the format in use. While a newer version
-    runs, change nothing and return False, because this version works on its schema. With `force`,
-    migrate anyway: each process states its version itself, and a compromised one may lie. Raise
-    SchemaLocked if other transactions use the tables for too long.
+    change nothing, if this version of EcoLink cannot read the format in use. Raise OldServer if
+    PostgreSQL is too old. While a newer version runs, change nothing and return False, because this
+    version works on its schema. With `force`, migrate anyway: each process states its version
+    itself, and a compromised one may lie. Raise SchemaLocked if other transactions use the tables
+    for too long.
     """
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     parameters = connection_parameters(url)
     with PrimaryConnection.connect(autocommit=True, **parameters) as connection:
+        require_supported(connection)
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         format_in_use.require_readable(connection)
         if not force and (newer := newer_processes(connection)):
@@ -118,6 +127,8 @@ def create_streams(settings: Settings) -> None:
 
     try:
         asyncio.run(create())
+    except (UntrustedServer, RuntimeError) as error:  # the message names the setting
+        raise BusUnavailable(f"Cannot create the streams. {error}") from error
     except (NatsError, TimeoutError, OSError) as error:
         raise BusUnavailable(
             f"Cannot create the streams on NATS: {error or type(error).__name__}. Correct "
@@ -140,8 +151,10 @@ def main() -> None:
         )
         if migrated and settings.nats_url is not None:
             create_streams(settings)
-    except (NewerFormat, SchemaLocked, BusUnavailable) as error:
+    except (NewerFormat, OldServer, SchemaLocked, BusUnavailable) as error:
         sys.exit(str(error))
+    except psycopg.OperationalError as error:
+        sys.exit(f"PostgreSQL: {connection_problem(error)}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ DEFAULTS = {
 }
 """Parameters of every connection, unless the URL sets them."""
 
+OLDEST_POSTGRES = 170_000
+"""Oldest supported version of PostgreSQL, as `server_version_num`.
+
+The roles of services need the right MAINTAIN, to lock the table of events.
+"""
 
 RECONNECT_SECONDS = 0.5
 
@@ -64,6 +69,29 @@ def connection_parameters(url: str) -> dict[str, Any]:
     given = conninfo_to_dict(url)
     several = {"target_session_attrs": "read-write"} if "," in str(given.get("host", "")) else {}
     return {**DEFAULTS, **several, **given}
+
+
+class OldServer(Exception):
+    """The version of PostgreSQL is too old. The message says which one is needed."""
+
+
+def version_problem(number: int) -> str | None:
+    """Return what is wrong with a `server_version_num` and the fix, or None."""
+    if number >= OLDEST_POSTGRES:
+        return None
+    return f"Version {number // 10_000}. Upgrade to {OLDEST_POSTGRES // 10_000} or later."
+
+
+def require_supported(connection: psycopg.Connection[Any]) -> None:
+    """Raise OldServer if the version of the server is too old."""
+    if (problem := version_problem(connection.info.server_version)) is not None:
+        raise OldServer(f"PostgreSQL in ECOLINK_DATABASE_URL: {problem}")
+
+
+def connection_problem(error: psycopg.Error) -> str:
+    """Return why PostgreSQL does not accept a connection, and the fix."""
+    fix = tls_fix(error) or "Correct ECOLINK_DATABASE_URL, or start the server."
+    return f"Cannot connect: {' '.join(str(error).split())} {fix}"
 
 
 def tls_fix(error: psycopg.Error) -> str | None:

@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from infrastructure import bus
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.bus_tls import UntrustedServer
-from infrastructure.database_url import tls_fix
+from infrastructure.database_url import connection_problem, version_problem
 from infrastructure.disk_space import GIB, DiskLevel, disk_space
 from infrastructure.object_stores import is_s3
 from infrastructure.s3_bucket import Bucket
@@ -35,9 +35,6 @@ from infrastructure.store import connect, database_time, scalar
 from infrastructure.store_credentials import StoreAccess, required_store_issuer
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_POSTGRES = 150_000
-"""Oldest supported version of PostgreSQL, as `server_version_num`."""
-
 LEAST_MEMORY_GIB = 4
 DRIVER_SECONDS = 10.0
 """Seconds that nvidia-smi may take. A driver can hang after a hardware error."""
@@ -197,13 +194,10 @@ def _database(settings: Settings) -> Iterator[Check]:
             sent = datetime.now(UTC)
             difference = abs(database_time(connection) - sent)
     except psycopg.Error as error:
-        reason = " ".join(str(error).split())
-        fix = tls_fix(error) or "Correct ECOLINK_DATABASE_URL, or start the server."
-        yield Check("postgresql", Level.FAILED, f"Cannot connect: {reason} {fix}")
+        yield Check("postgresql", Level.FAILED, connection_problem(error))
         return
-    if number < OLDEST_POSTGRES:
-        text = f"Version {number // 10_000}. Upgrade to {OLDEST_POSTGRES // 10_000} or later."
-        yield Check("postgresql", Level.FAILED, text)
+    if (problem := version_problem(number)) is not None:
+        yield Check("postgresql", Level.FAILED, problem)
     elif commit == "off":
         text = "synchronous_commit is off, so a crash would lose events. Turn it on."
         yield Check("postgresql", Level.FAILED, text)

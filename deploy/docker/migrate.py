@@ -19,6 +19,7 @@ from deploy.migrate import FORCE, SINGLE_MACHINE, BusUnavailable, create_streams
 from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from infrastructure.database_url import OldServer
 from infrastructure.machine_checks import Level, artifact_checks
 from infrastructure.schema_change import SchemaLocked
 from infrastructure.secret_files import load_secret_files
@@ -47,7 +48,7 @@ def prepare(
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
         migrated = migrate(settings, single_machine=single_machine, force=force)
-    except (NewerFormat, SchemaLocked) as error:
+    except (NewerFormat, OldServer, SchemaLocked) as error:
         raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())

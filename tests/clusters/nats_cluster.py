@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
-from deploy.nats_accounts import ClusterNode, NatsKeys, configuration
+from deploy.nats_accounts import Certificates, ClusterNode, NatsKeys, configuration
 from infrastructure.settings import Settings
 from tests.bus_administrator import administrator_credentials
 
@@ -21,23 +21,29 @@ NAMES = ("n1", "n2", "n3")
 class NatsCluster:
     """Servers that keep their ports and their data when they are killed and started again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificates: Path | None = None) -> None:
         self.keys = NatsKeys()
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        tls = None if certificates is None else Certificates(certificates)
+        self._authority = None if certificates is None else certificates / "ca.pem"
         ports = {name: (free_port(), free_port()) for name in NAMES}
         peers = tuple(f"127.0.0.1:{cluster_port}" for _, cluster_port in ports.values())
         for name, (port, cluster_port) in ports.items():
             node = ClusterNode(name, peers, cluster_port)
-            text = configuration(self.keys, directory / name, port, node=node)
+            store = directory / name
+            text = configuration(self.keys, store, port, node=node, certificates=tls)
             self._config(name).write_text(text)
+        self.route_ports = {name: cluster_port for name, (_, cluster_port) in ports.items()}
         self.credentials = directory / "administrator.creds"
         self.credentials.write_text(administrator_credentials(self.keys))
-        self.url = ",".join(f"nats://127.0.0.1:{port}" for port, _ in ports.values())
+        scheme = "nats" if certificates is None else "tls"
+        self.url = ",".join(f"{scheme}://127.0.0.1:{port}" for port, _ in ports.values())
 
     def settings(self, base: Settings) -> Settings:
         """Return settings that use this cluster."""
-        known = {"nats_url": self.url, "nats_credentials": self.credentials, "nats_replicas": 3}
+        known: dict[str, object] = {"nats_url": self.url, "nats_credentials": self.credentials}
+        known |= {"nats_replicas": len(NAMES), "nats_ca": self._authority}
         return base.model_copy(update=known | {"nats_trainer_seed": self.keys.trainers})
 
     def start(self, *names: str) -> None:
@@ -68,9 +74,9 @@ async def leader(js: JetStreamContext, stream: str) -> str:
 
 
 @contextmanager
-def nats_cluster(directory: Path) -> Iterator[NatsCluster]:
-    """Run a cluster in a directory."""
-    cluster = NatsCluster(directory)
+def nats_cluster(directory: Path, certificates: Path | None = None) -> Iterator[NatsCluster]:
+    """Run a cluster in a directory, with TLS for clients and routes if it has certificates."""
+    cluster = NatsCluster(directory, certificates)
     try:
         cluster.start()
         yield cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +28,8 @@ from infrastructure.store import open_log
 from infrastructure.stream_checks import complete_copies, stream_checks
 from services.relay.publisher import Publisher
 from tests.builders.effects import KeptIds
+from tests.builders.history import History
+from tests.certificates import Authority
 from tests.clusters.nats_cluster import NAMES, NatsCluster, leader, nats_cluster
 from tests.clusters.trainer import ReportingTrainer
 from tests.clusters.writers import Writers
@@ -123,6 +126,39 @@ async def test_the_number_of_copies_follows_the_setting(
 async def test_copies_need_a_cluster(js: JetStreamContext) -> None:
     with pytest.raises(TooFewServers, match="ECOLINK_NATS_REPLICAS is 3"):
         await provision(js, (), 3)
+
+
+async def test_events_arrive_in_a_cluster_with_tls(
+    settings: Settings, history: History, log: EventLog, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    certificates = authority.issue(tmp_path / "certificates", "127.0.0.1")
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    history.run_until("launched")
+    with nats_cluster(folder, certificates) as cluster:
+        own = cluster.settings(settings)
+        async with jetstream(own) as js:
+            await patiently(lambda: provision(js, (), own.nats_replicas))
+            await eventually_async(lambda: copied(js))
+            broker = broker_of(own, "relay")
+            with connect_database(own) as store:
+                publisher = Publisher(log, await broker.connect(), log_identity(store))
+            await publisher.publish_new()
+            await broker.stop()
+            assert await contents(js) == envelopes(log)
+        for port in cluster.route_ports.values():
+            assert "certificate required" in await refusal_without_a_certificate(port, authority)
+
+
+async def refusal_without_a_certificate(port: int, authority: Authority) -> str:
+    """Return why a server ends a route of a peer that has no certificate."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    with pytest.raises(ssl.SSLError) as refused:
+        await reader.read()
+    writer.close()
+    return str(refused.value).replace("_", " ").lower()
 
 
 class Relay:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from infrastructure.database_url import CONNECT_SECONDS, connection_parameters, each_server
+from infrastructure.database_url import (
+    CONNECT_SECONDS,
+    connection_parameters,
+    each_server,
+    version_problem,
+)
 
 
 def test_one_server_gets_timeouts() -> None:
@@ -31,3 +36,8 @@ def test_each_server_has_its_own_port() -> None:
     assert ports("postgresql://user@one:5433,two/ecolink") == expected
     assert ports("postgresql://user@one:6000,two:6000/x")[1] == ("two", "6000", "any")
     assert ports("host=one,two port=7000 dbname=x user=u")[1] == ("two", "7000", "any")
+
+
+def test_an_old_server_is_refused_with_the_version_to_install() -> None:
+    assert version_problem(170_000) is None
+    assert version_problem(160_009) == "Version 16. Upgrade to 17 or later."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socketserver
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from deploy.local.nats import binary
-from deploy.local.ports import free_port
-from deploy.nats_accounts import Certificates, NatsKeys, configuration
+from deploy.processes import environment
 from infrastructure import bus
 from infrastructure.bus_tls import UntrustedServer, tls_context
 from infrastructure.database_url import tls_fix
@@ -28,8 +28,7 @@ from infrastructure.settings import Settings
 from tests.certificates import Authority
 from tests.clusters.trainer import PAID_SECONDS, ReportingTrainer
 from tests.polling import eventually, eventually_async
-
-HOST = "127.0.0.1"
+from tests.tls_servers import HOST, running_nats
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +47,11 @@ def other(folder: Path) -> Authority:
     return Authority(folder / "other", "another authority")
 
 
-@contextmanager
-def running_nats(folder: Path, certificates: Path | None) -> Iterator[Settings]:
-    """Run a server. Yield settings with a directory of credentials, without an authority."""
-    folder.mkdir()
-    keys, port, log = NatsKeys(), free_port(), folder / "log"
-    config = folder / "nats.conf"
-    tls = None if certificates is None else Certificates(certificates)
-    config.write_text(configuration(keys, folder / "jetstream", port, certificates=tls))
-    for user in ("operator", "relay", "scheduler"):
-        (folder / f"{user}.creds").write_text(keys.credentials(user))
-    process = subprocess.Popen([str(binary()), "--config", str(config), "--log", str(log)])
-    try:
-        eventually(lambda: log.exists() and "Server is ready" in log.read_text())
-        yield Settings(
-            home=folder,
-            nats_url=f"tls://{HOST}:{port}",
-            nats_credentials=folder,
-            nats_trainer_seed=keys.trainers,
-        )
-    finally:
-        process.terminate()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def nats(folder: Path, authority: Authority) -> Iterator[Settings]:
     certificates = authority.issue(folder / "nats-certificates", HOST)
-    with running_nats(folder / "nats", certificates) as settings:
-        yield settings.model_copy(update={"nats_ca": authority.file})
+    with running_nats(folder / "nats", certificates) as server:
+        yield server.settings.model_copy(update={"nats_ca": authority.file})
 
 
 async def refusal(settings: Settings) -> str:
@@ -107,16 +82,16 @@ async def test_a_certificate_of_another_authority_is_refused(
 
 async def test_a_certificate_of_another_host_is_refused(folder: Path, authority: Authority) -> None:
     certificates = authority.issue(folder / "elsewhere", "nats.example.org")
-    with running_nats(folder / "nats-elsewhere", certificates) as settings:
-        found = await refusal(settings.model_copy(update={"nats_ca": authority.file}))
+    with running_nats(folder / "nats-elsewhere", certificates) as server:
+        found = await refusal(server.settings.model_copy(update={"nats_ca": authority.file}))
     assert "another host" in found
     assert "ECOLINK_NATS_URL" in found
 
 
 async def test_a_server_without_tls_gets_no_credentials(folder: Path, authority: Authority) -> None:
     """It could be anybody between the client and the server."""
-    with running_nats(folder / "plain", None) as settings:
-        found = await refusal(settings.model_copy(update={"nats_ca": authority.file}))
+    with running_nats(folder / "plain", None) as server:
+        found = await refusal(server.settings.model_copy(update={"nats_ca": authority.file}))
     assert "offers no TLS" in found
     assert "ECOLINK_NATS_URL" in found
 
@@ -253,6 +228,24 @@ def test_postgresql_of_another_authority_or_host_is_refused(
 def test_a_postgresql_without_tls_is_refused(authority: Authority, tmp_path: Path) -> None:
     with handshaking(None) as url:
         assert "Turn on ssl in postgresql.conf" in refused(url, authority.file, tmp_path)
+
+
+def test_a_migration_without_a_connection_names_the_fix(
+    authority: Authority, other: Authority, tmp_path: Path
+) -> None:
+    with handshaking(authority.issue(tmp_path / "tls", HOST)) as url:
+        verified = f"{url}?sslmode=verify-full&sslrootcert={quote(str(other.file))}"
+        settings = Settings(home=tmp_path, database_url=verified)
+        migration = subprocess.run(
+            (sys.executable, "-P", "-m", "deploy.migrate"),
+            env=os.environ | environment(settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert migration.returncode == 1
+    assert "Add sslrootcert=FILE" in migration.stderr
+    assert "Traceback" not in migration.stderr
 
 
 def test_a_refused_connection_without_tls_names_the_parameters() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from ssl import SSLContext
+from urllib.parse import SplitResult, urlsplit
 
 from domain.alerting.cause import Finding
 from domain.alerting.parameters import Parameters, ProcessParameters, RestartParameters
 from domain.core.durations import spoken
 from infrastructure import alerts
+from infrastructure.bus_tls import SCHEME, nats_authority, tls_context
 from infrastructure.leadership import LOCK_CLASS
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -100,15 +102,24 @@ def _gateway(settings: Settings) -> bool | None:
 
 
 def _nats(settings: Settings) -> bool | None:
-    """Return True if a NATS server accepts connections."""
+    """Return True if a NATS server greets a client; None if no URL is known."""
     if settings.nats_url is None:
         return None
-    for server in settings.nats_url.split(","):
-        url = urlsplit(server.strip())
-        try:
-            address = (url.hostname or "", url.port or NATS_PORT)
-            socket.create_connection(address, REPLY_SECONDS).close()
-        except OSError:
-            continue
-        return True
-    return False
+    context = tls_context(settings.nats_url, nats_authority(settings))
+    return any(_greets(urlsplit(each.strip()), context) for each in settings.nats_url.split(","))
+
+
+def _greets(url: SplitResult, context: SSLContext | None) -> bool:
+    """Return True if a server sends its greeting, and shakes hands if its URL asks for TLS.
+
+    A server logs an error for each connection that ends before the handshake.
+    """
+    host = url.hostname or ""
+    try:
+        with socket.create_connection((host, url.port or NATS_PORT), REPLY_SECONDS) as connection:
+            greeting = connection.makefile("rb", buffering=0).readline()
+            if url.scheme == SCHEME and context is not None:
+                context.wrap_socket(connection, server_hostname=host).close()
+            return greeting.startswith(b"INFO ")
+    except OSError:
+        return False

@@ -39,8 +39,10 @@ from projections.projection import ProjectionEffect
 from services.sealer.sealer import Sealer
 from tests.builders.commands import FixedClock, command
 from tests.builders.history import History
+from tests.certificates import Authority
 from tests.services.alerts.process import AlertsProcess, only
 from tests.services.alerts.webhook import Webhook
+from tests.tls_servers import HOST, running_nats
 
 
 class Platform:
@@ -416,6 +418,24 @@ async def test_the_gateway_and_nats_are_checked_by_their_addresses(platform: Pla
         "process=gateway",
         "process=nats",
     ]
+
+
+async def test_nats_with_tls_is_checked_with_a_handshake(
+    platform: Platform, tmp_path: Path
+) -> None:
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    certificates = authority.issue(tmp_path / "certificates", HOST)
+    with running_nats(tmp_path / "nats", certificates) as server:
+        known = {"nats_url": server.settings.nats_url, "nats_ca": authority.file}
+        platform.settings = platform.settings.model_copy(update=known)
+        platform.watch("process-down")
+        await platform.expect()
+        found = server.connections()
+        assert found, "the check connects"
+        assert {each.get("tls_version") for each in found} == {"1.3"}
+        platform.settings = platform.settings.model_copy(update={"nats_ca": other.file})
+        platform.watch("process-down")
+        await platform.expect("[critical] Process is down")
 
 
 class Proxy(BaseHTTPRequestHandler):
