@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from infrastructure.chat_template import plain_message
+from infrastructure.chat_template import plain_message, with_tools_as_text
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
 from infrastructure.text_encoder import Span, TextEncoder, Tokens, readable
 
@@ -63,6 +64,7 @@ class ChatRenderer:
         self.encoder = encoder
         self._prompts = "add_generation_prompt" in template.source
         self._calls_tools = "tool_calls" in template.source
+        self.takes_tools = re.search(r"\btools\b", template.source) is not None
 
     def encode(self, text: str) -> Tokens:
         """Return the tokens of a rendered text, without additional special tokens."""
@@ -80,9 +82,19 @@ class ChatRenderer:
         except ChatRefused as refusal:
             raise Unrenderable(readable(str(refusal))) from refusal
 
-    def plain(self, conversation: dict[str, Any]) -> list[Message]:
-        """Return the messages of a conversation in the form that the template expects."""
-        return [plain_message(message, self._calls_tools) for message in conversation["messages"]]
+    def plain(self, conversation: dict[str, Any]) -> tuple[list[Message], Any]:
+        """Return the messages and tools of a conversation in the form that the template expects.
+
+        If the template does not support tools, they become part of the system message, which
+        precedes the other messages.
+        """
+        messages = [
+            plain_message(message, self._calls_tools) for message in conversation["messages"]
+        ]
+        tools = conversation.get("tools") or None
+        if tools is None or self.takes_tools:
+            return messages, tools
+        return with_tools_as_text(messages, tools), None
 
     def render(self, conversation: dict[str, Any]) -> list[Example]:
         """Return the examples of a conversation (`messages`, optional `tools`), not truncated.
@@ -97,13 +109,13 @@ class ChatRenderer:
 
         Raise Unrenderable if the template rejects the conversation.
         """
-        messages = self.plain(conversation)
+        messages, tools = self.plain(conversation)
+        added = len(messages) - len(conversation["messages"])
         trained = [
             index
-            for index, message in enumerate(conversation["messages"])
+            for index, message in enumerate(conversation["messages"], added)
             if message["role"] == "assistant" and message.get("weight", 1) != 0
         ]
-        tools = conversation.get("tools")
         text = self.text(messages, tools)
         spans = [
             # The last answer usually ends the conversation, whose text is already rendered.
@@ -119,10 +131,11 @@ class ChatRenderer:
 
         Raise Unrenderable if the template rejects the conversation.
         """
-        messages = self.plain(conversation)
+        messages, tools = self.plain(conversation)
+        added = len(messages) - len(conversation["messages"])
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        text, start = self.answer(messages[: last + 1], conversation.get("tools"))
-        return conversation["messages"][:last], text[:start]
+        text, start = self.answer(messages[: last + 1], tools)
+        return conversation["messages"][: last - added], text[:start]
 
     def answer(
         self, messages: list[Message], tools: Any, text: str | None = None
@@ -140,10 +153,11 @@ class ChatRenderer:
                 prompt = None  # some templates reject a prompt after a message with this role
             if prompt is not None and text.startswith(prompt):
                 return text, len(prompt)
-        # If another answer is rendered, the text differs only in the answer.
-        content = messages[-1]["content"]
-        other = "\u2402" if not content.lstrip().startswith("\u2402") else "\u2403"
-        probe = self.text([*messages[:-1], {**messages[-1], "content": other}], tools)
+        # If another answer is rendered, the text differs only in the answer. Some templates omit
+        # the content of an answer that has tool calls.
+        answer = {key: value for key, value in messages[-1].items() if key != "tool_calls"}
+        other = "\u2402" if not answer["content"].lstrip().startswith("\u2402") else "\u2403"
+        probe = self.text([*messages[:-1], {**answer, "content": other}], tools)
         shared = _shared_characters(text, probe)
         # A space before the first word belongs to the word's token, so the model must predict it.
         return text, len(text[:shared].rstrip(" "))

@@ -24,6 +24,35 @@ FALLBACK_CHAT_TEMPLATE = """\
 {%- endif %}
 """
 
+TOOLS_PROMPT = """\
+You may call one or more of the following functions to answer the user. Their signatures are \
+within <tools></tools> tags:
+<tools>
+{tools}
+</tools>
+
+To call a function, write a JSON object with its name and arguments within <tool_call></tool_call> \
+tags:
+<tool_call>
+{{"name": <name of the function>, "arguments": <object with the arguments>}}
+</tool_call>"""
+"""System message that defines tools in the Hermes format, for templates without tools."""
+
+
+def with_tools_as_text(
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the messages with the tool definitions at the end of the system message.
+
+    If the first message is not from the system, a system message precedes it.
+    """
+    signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = TOOLS_PROMPT.format(tools=signatures)
+    if messages and messages[0]["role"] == "system":
+        system, *rest = messages
+        return [{**system, "content": f"{system['content']}\n\n{text}"}, *rest]
+    return [{"role": "system", "content": text}, *messages]
+
 
 def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
     """Return a message as templates expect it: with text content and parsed tool arguments.

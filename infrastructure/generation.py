@@ -20,6 +20,7 @@ class GenerationRequest(BaseModel):
     deployment_id: UUID
     account_id: UUID  # for the fair queue
     messages: list[dict[str, Any]]  # role, text content, and tool calls in OpenAI's format
+    tools: list[dict[str, Any]] | None = None  # definitions in OpenAI's format
     choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # number of independent answers
     max_tokens: int | None = None  # of each answer; None: up to the context length
     temperature: float = 1.0  # 0: always the most likely token
@@ -30,7 +31,15 @@ class GenerationRequest(BaseModel):
     keepalive: bool = False  # True: the gateway understands KeepAlive lines
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class ToolCall(BaseModel):
+    """A call of a tool. `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class PromptRead(BaseModel):
@@ -48,12 +57,16 @@ class KeepAlive(BaseModel):
 
 
 class TextDelta(BaseModel):
-    """New text of an answer. The last one has the finish reason and the number of tokens."""
+    """New text of an answer.
+
+    The last one has the finish reason, the number of tokens, and the tool calls if there are any.
+    """
 
     choice: int
     text: str
     finish_reason: FinishReason | None = None
     completion_tokens: int | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class GenerationFailed(BaseModel):

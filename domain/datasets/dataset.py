@@ -31,7 +31,7 @@ class DatasetStatus(StrEnum):
 class UploadOptions:
     """Options of an upload.
 
-    By default, EcoLink removes duplicate lines, and rejects jobs on files that define tools.
+    By default, EcoLink removes duplicate lines, and keeps the tool definitions of the examples.
     """
 
     keep_duplicates: bool = False
@@ -40,7 +40,11 @@ class UploadOptions:
 
 @dataclass(frozen=True)
 class Trainability:
-    """The facts that decide whether jobs may train on a valid dataset."""
+    """The facts that decide whether jobs may train on a valid dataset.
+
+    `tool_lines` is the number of lines without the tool definitions that the upload had. Version
+    0.1 removed them from all files, and its users confirmed this before they trained.
+    """
 
     examples: int
     duplicates: int
@@ -54,13 +58,11 @@ class Trainability:
         examples.
         """
         if self.tool_lines and not self.tools_ignored:
-            lines = (
-                "1 line defines" if self.tool_lines == 1 else f"{self.tool_lines:,} lines define"
-            )
+            lines = "1 line" if self.tool_lines == 1 else f"{self.tool_lines:,} lines"
             return (
-                f"{lines} tools. Training ignores tool definitions, so the model would not "
-                "learn to call the tools. Confirm that training ignores them, or remove them "
-                "and upload the file again."
+                f"EcoLink 0.1 removed the tool definitions of {lines}, so the model would not "
+                "learn to call the tools. Upload the file again to keep them, or confirm that "
+                "training ignores them."
             )
         if self.examples + has_validation < LEAST_EXAMPLES:
             count = "1 example" if self.examples == 1 else f"{self.examples} examples"
@@ -141,7 +143,7 @@ class Dataset(Aggregate):
         sha256: str
         examples: int
         duplicates: int
-        tool_lines: int  # number of lines with tool definitions, which training ignores
+        tool_lines: int  # number of lines whose tool definitions training ignores
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):

@@ -52,6 +52,7 @@ class ValidationReport(BaseModel):
     status: DatasetStatus
     examples: int = Field(examples=[1200])
     duplicates: int
+    examples_with_tools: int = Field(default=0, description="Examples that define tools.")
     lines: int
     bytes: int = Field(examples=[19_600_000])
     warnings: tuple[Notice, ...]

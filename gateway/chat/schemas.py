@@ -19,6 +19,8 @@ MAX_DEPTH = 32
 
 MAX_STOPS = 16
 
+MOST_TOOLS = 128
+
 IGNORED = frozenset(
     {
         "metadata",
@@ -36,8 +38,6 @@ IGNORED = frozenset(
 """Fields that EcoLink accepts and ignores."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
@@ -72,6 +72,25 @@ class Message(BaseModel):
     tool_call_id: str | None = None
 
 
+class Function(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", examples=["get_weather"])
+    description: str | None = Field(default=None, examples=["Return the weather of a city."])
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="JSON schema of the arguments."
+    )
+
+
+class Tool(BaseModel):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class StreamOptions(BaseModel):
     """Options of a streamed completion."""
 
@@ -94,6 +113,10 @@ class ChatRequest(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto"] | None = Field(
+        default=None, description="`none` hides the tools from the model."
+    )
 
     def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationRequest:
         """Return the request for the serving process. Raise Invalid for unsupported fields."""
@@ -112,7 +135,27 @@ class ChatRequest(BaseModel):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=None if self.seed is None else self.seed % SEEDS,
             stop=stop,
+            tools=self._tools(),
         )
+
+    def _tools(self) -> list[dict[str, Any]] | None:
+        """Return the tools that the model may call. Raise Invalid if two have the same name."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        names: set[str] = set()
+        for place, tool in enumerate(self.tools):
+            if _is_too_deep(tool.model_dump()):
+                raise Invalid(
+                    f"A tool has more than {MAX_DEPTH} levels. Use fewer levels.",
+                    field=f"tools.{place}",
+                )
+            if tool.function.name in names:
+                raise Invalid(
+                    f"Two tools have the name {tool.function.name!r}. Rename one of them.",
+                    field=f"tools.{place}.function.name",
+                )
+            names.add(tool.function.name)
+        return [tool.model_dump(exclude_unset=True) for tool in self.tools]
 
     @property
     def shows_usage(self) -> bool:
@@ -120,12 +163,33 @@ class ChatRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
+class CalledFunction(Answer):
+    """The function of a tool call."""
+
+    name: str = Field(examples=["get_weather"])
+    arguments: str = Field(
+        examples=['{"city": "Paris"}'],
+        description="The arguments as JSON. They may not match the schema of the tool.",
+    )
+
+
+class AnswerCall(Answer):
+    """A tool call in an answer."""
+
+    id: str = Field(examples=["call_0b0f8f5c3a4e5d0c9a4d0e6b"])
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(Answer):
-    """The message that the model generated."""
+    """The message that the model generated. `content` is null if it only calls tools."""
 
     role: Literal["assistant"]
-    content: str = Field(examples=["Hello!"])
+    content: str | None = Field(examples=["Hello!"])
     refusal: None
+    tool_calls: list[AnswerCall] | None = Field(
+        default=None, description="Tool calls. Absent if there are none."
+    )
 
 
 class AnswerChoice(Answer):
@@ -134,7 +198,7 @@ class AnswerChoice(Answer):
     index: int = Field(examples=[0])
     message: AnswerMessage
     logprobs: None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class Usage(Answer):

@@ -30,7 +30,7 @@ from gateway.http.errors import (
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
 from gateway.http.streaming import while_connected
-from infrastructure.generation import TextDelta
+from infrastructure.generation import TextDelta, ToolCall
 from projections import DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployment_named
@@ -88,7 +88,7 @@ class Frame:
             **more,
         }
 
-    def chunk(self, choice: int, delta: dict[str, str], reason: str | None) -> Object:
+    def chunk(self, choice: int, delta: Object, reason: str | None) -> Object:
         """Return a chunk of one choice."""
         return self.object(
             "chat.completion.chunk",
@@ -103,18 +103,24 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     tokens: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
 
     def add(self, piece: TextDelta) -> None:
         """Append a text delta."""
         self.texts.append(piece.text)
         self.finish_reason = piece.finish_reason
         self.tokens = piece.completion_tokens or 0
+        self.calls = piece.tool_calls or []
 
     def object(self, index: int) -> Object:
         """Return the finished choice as OpenAI's object."""
+        content = "".join(self.texts)
+        message: Object = {"role": "assistant", "content": content, "refusal": None}
+        if self.calls:
+            message |= {"content": content or None, "tool_calls": _called(self.calls)}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": "".join(self.texts), "refusal": None},
+            "message": message,
             "logprobs": None,
             "finish_reason": self.finish_reason,
         }
@@ -159,6 +165,12 @@ class Chat:
                 tokens += piece.completion_tokens or 0
                 if piece.text:
                     yield _json(frame.chunk(piece.choice, {"content": piece.text}, None) | more)
+                if piece.tool_calls:
+                    calls = [
+                        {"index": number, **call}
+                        for number, call in enumerate(_called(piece.tool_calls))
+                    ]
+                    yield _json(frame.chunk(piece.choice, {"tool_calls": calls}, None) | more)
                 if piece.finish_reason is not None:
                     yield _json(frame.chunk(piece.choice, {}, piece.finish_reason) | more)
         except GenerationInterrupted as error:
@@ -175,6 +187,18 @@ class Chat:
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
         }
+
+
+def _called(calls: list[ToolCall]) -> list[Object]:
+    """Return tool calls as OpenAI's objects."""
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in calls
+    ]
 
 
 async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:

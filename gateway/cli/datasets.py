@@ -52,7 +52,7 @@ def upload(
     ] = False,
     ignore_tools: Annotated[
         bool,
-        typer.Option("--ignore-tools", help="Confirm that jobs ignore tool definitions."),
+        typer.Option("--ignore-tools", help="Remove tool definitions from the examples."),
     ] = False,
 ) -> None:
     """Upload a file, and wait for its validation."""

@@ -34,7 +34,7 @@ def _options(
         bool, Query(description="Keep repeated lines instead of removing them.")
     ] = False,
     ignore_tools: Annotated[
-        bool, Query(description="Confirm that training ignores tool definitions.")
+        bool, Query(description="Remove tool definitions from the examples.")
     ] = False,
 ) -> UploadOptions:
     return UploadOptions(keep_duplicates, ignore_tools)

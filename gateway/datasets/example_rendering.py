@@ -119,17 +119,17 @@ def _conversation(
     renderer: ChatRenderer, number: int, line: bytes, context: int
 ) -> ShownConversation:
     whole = json.loads(line)
-    conversation = _shortened(whole["messages"]) if _is_long(line, whole) else whole
+    conversation = _shortened(whole) if _is_long(line, whole) else whole
     kept = conversation["messages"]
     try:
         examples = renderer.marked(conversation) if kept else []
-        messages = renderer.plain(conversation)
+        messages, tools = renderer.plain(conversation)
     except Unrenderable as refusal:
         return ShownConversation(number, [], str(refusal)[:REFUSAL_CHARACTERS])
     return ShownConversation(
         number,
         [
-            shown_example(renderer, marked, messages, context)
+            shown_example(renderer, marked, (messages, tools), context)
             for marked in examples[:EXAMPLES_OF_CONVERSATION]
         ],
         characters_left_out=_characters(whole["messages"]) - _characters(kept),
@@ -142,14 +142,20 @@ def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
     return len(line) > WHOLE_BYTES or len(conversation["messages"]) > WHOLE_MESSAGES
 
 
-def _shortened(messages: list[Message]) -> dict[str, Any]:
+def _shortened(whole: dict[str, Any]) -> dict[str, Any]:
     """Return the beginning of a conversation, up to a limit of messages and characters.
 
-    If the last message exceeds the limit, cut its text or omit its tool calls.
+    If the last message exceeds the limit, cut its text or omit its tool calls. Omit tool
+    definitions that exceed the limit.
     """
     kept: list[Message] = []
     left = CHARACTERS_SHOWN
-    for message in messages[:TURNS_TOLD_APART]:
+    tools = whole.get("tools", [])
+    if (size := len(json.dumps(tools))) > left:
+        tools = []
+    else:
+        left -= size
+    for message in whole["messages"][:TURNS_TOLD_APART]:
         beside = len(json.dumps(message)) - len(json.dumps(message["content"]))
         if beside > left:
             break
@@ -158,7 +164,7 @@ def _shortened(messages: list[Message]) -> dict[str, Any]:
         left -= beside + len(text)
         if text != message["content"]:
             break
-    return {"messages": kept}
+    return {"messages": kept, "tools": tools}
 
 
 def _characters(messages: list[Message]) -> int:
@@ -166,9 +172,12 @@ def _characters(messages: list[Message]) -> int:
 
 
 def shown_example(
-    renderer: ChatRenderer, marked: Marked, messages: list[Message], context: int
+    renderer: ChatRenderer, marked: Marked, chat: tuple[list[Message], Any], context: int
 ) -> ShownExample:
-    """Return the context, trainable and truncated parts of a text, by turn."""
+    """Return the context, trainable and truncated parts of a text, by turn.
+
+    `chat` are the messages and tools from which the text was rendered.
+    """
     tokens = renderer.encode(marked.text)
     example = labeled(tokens, marked)
     shown = marked.text[:CHARACTERS_SHOWN]
@@ -176,7 +185,7 @@ def shown_example(
     return ShownExample(
         turns=[
             Turn(role, _pieces(shown, kinds, start, end))
-            for role, start, end in _turns(renderer, shown, messages)
+            for role, start, end in _turns(renderer, shown, *chat)
         ],
         tokens=len(tokens.ids),
         learnt=example.truncated(context).label_tokens,
@@ -202,7 +211,7 @@ def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, st
 
 
 def _turns(
-    renderer: ChatRenderer, text: str, messages: list[Message]
+    renderer: ChatRenderer, text: str, messages: list[Message], tools: Any
 ) -> list[tuple[str | None, int, int]]:
     """Return the role of each message, with its start and end in the text.
 
@@ -213,7 +222,7 @@ def _turns(
     for number, message in enumerate(messages[:TURNS_TOLD_APART], 1):
         roles.append(message["role"])
         try:
-            until = renderer.text(messages[:number], None)
+            until = renderer.text(messages[:number], tools)
         except Unrenderable:
             continue
         end = min(len(until), len(text))

@@ -37,10 +37,10 @@ class DatasetAnswer(Answer):
     examples: int | None = Field(default=None, examples=[1200])
     duplicates: int | None = None
     tool_lines: int | None = Field(
-        default=None, description="Lines with tool definitions, which training ignores."
+        default=None, description="Lines whose tool definitions training ignores."
     )
     tools_ignored: bool = Field(
-        default=False, description="True if you confirmed that training ignores tool definitions."
+        default=False, description="True if you chose that training ignores tool definitions."
     )
     obstacle: str | None = Field(
         default=None,

@@ -42,8 +42,7 @@ FORM_SCHEMA: dict[str, Any] = {
                     },
                     "ignore_tools": {
                         "type": "boolean",
-                        "description": "EcoLink only: confirm that training ignores tool "
-                        "definitions.",
+                        "description": "EcoLink only: remove tool definitions from the examples.",
                     },
                 },
             }

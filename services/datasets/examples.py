@@ -8,22 +8,35 @@ from typing import Any
 from services.datasets.json_line import parse
 from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
+from services.datasets.tools import check_calls, read_tools
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 TOOL_KEYS = {"tools", "functions"}
+USELESS_KEYS = {"parallel_tool_calls"}
+"""Keys of OpenAI's format that have no effect on training."""
 
 
-def read_example(text: str, notes: Notes) -> list[Message]:
-    """Return the normalized messages of a line. Append its warnings to `notes`.
+def read_example(text: str, notes: Notes, *, ignore_tools: bool = False) -> dict[str, Any]:
+    """Return the normalized example of a line: its `messages`, and its `tools` if it defines some.
 
     The line has either `messages`, or `prompt` and `completion`. Prompt and completion are strings
-    or lists of messages. Raise Refused if the line is not a valid example.
+    or lists of messages. Append the warnings of the line to `notes`. If `ignore_tools` is true, the
+    example has no tools, and a warning tells so. Raise Refused if the line is not a valid example.
     """
     messages = plain_messages(text)
-    if messages is None:
-        messages = _messages(parse(text), notes)
+    if messages is not None:
+        _check_conversation(messages, notes)
+        return {"messages": messages}
+    value = parse(text)
+    messages = _messages(value, notes)
     _check_conversation(messages, notes)
-    return messages
+    if ignore_tools:
+        if any(value.get(key) for key in TOOL_KEYS):
+            notes.append((Code.TOOL_DEFINITIONS, ()))
+        return {"messages": messages}
+    tools, checks = read_tools(value)
+    check_calls(messages, checks, notes)
+    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
 def _messages(value: Any, notes: Notes) -> list[Message]:
@@ -49,9 +62,7 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
     """Return the raw messages of an object that has keys other than `messages`."""
     present = {key for key in value if value[key] is not None}
-    if any(value[key] for key in TOOL_KEYS & present):
-        notes.append((Code.TOOL_DEFINITIONS, ()))
-    known = TOP_LEVEL_KEYS | TOOL_KEYS
+    known = TOP_LEVEL_KEYS | TOOL_KEYS | USELESS_KEYS
     if unused := [key for key in value if key in present and key not in known]:
         notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
     if "messages" in present:

@@ -20,8 +20,16 @@ SENTENCES: dict[Code, str] = {
     ),
     Code.UNUSED_KEYS: "{count:,} {lines} {have} keys that training ignores: {names}.",
     Code.TOOL_DEFINITIONS: (
-        "{count:,} {lines} {define} tools. Training ignores tool definitions, so the model "
-        "does not learn to call the tools."
+        "{count:,} {lines} {define} tools. EcoLink removed the definitions, as you chose, so the "
+        "model does not learn to read them."
+    ),
+    Code.CALLS_WITHOUT_TOOLS: (
+        '{count:,} {lines} {call} tools without a definition in "tools", so the model does not '
+        "learn to read definitions (first {lines}: {first})."
+    ),
+    Code.ARGUMENTS_DIFFER: (
+        "{count:,} {lines} {have} a tool call whose arguments do not match the schema of the tool: "
+        "{names} (first {lines}: {first})."
     ),
     Code.UNUSED_MESSAGE_KEYS: (
         "{count:,} {lines} {have} messages with keys that training ignores: {names}."
@@ -41,6 +49,7 @@ SINGULAR = {
     "repeat": "repeats",
     "have": "has",
     "define": "defines",
+    "call": "calls",
     "do": "does",
 }
 

@@ -19,11 +19,12 @@ ROLES = {
     "user": "user",
     "assistant": "assistant",
     "tool": "tool",
+    "function": "tool",  # with `function_call`, OpenAI's form before it had tools
 }
 HONOURED_KEYS = {
     "system": {"role", "content", "name"},
     "user": {"role", "content", "name"},
-    "assistant": {"role", "content", "name", "weight", "tool_calls"},
+    "assistant": {"role", "content", "name", "weight", "tool_calls", "function_call"},
     "tool": {"role", "content", "name", "tool_call_id"},
 }
 TEXT_PARTS = {"text", "input_text", "output_text"}
@@ -41,7 +42,7 @@ def normalized(raw: Any, position: int, notes: Notes) -> Message:
             f'Message {position} is {quoted(raw)}. Write an object with "role" and "content".',
         )
     role, content = _role(raw, position), raw.get("content")
-    calls = raw.get("tool_calls") if role == "assistant" else None
+    calls = _calls(raw, position) if role == "assistant" else None
     message: Message = {"role": role, "content": _content(content, role, position, bool(calls))}
     if calls is not None and calls != []:
         message["tool_calls"] = normalized_calls(calls, position)
@@ -52,6 +53,20 @@ def normalized(raw: Any, position: int, notes: Notes) -> Message:
     if unused:
         notes.append((Code.UNUSED_MESSAGE_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
     return message
+
+
+def _calls(raw: dict[str, Any], position: int) -> Any:
+    """Return the raw tool calls of an assistant message. One `function_call` becomes a list."""
+    calls, call = raw.get("tool_calls"), raw.get("function_call")
+    if call is None:
+        return calls
+    if calls:
+        raise Refused(
+            Code.BAD_TOOL_CALLS,
+            f'Message {position} has "tool_calls" together with "function_call". Keep one of them.',
+            position=position,
+        )
+    return [{"type": "function", "function": call}]
 
 
 def _role(raw: dict[str, Any], position: int) -> str:

@@ -43,6 +43,7 @@ class Code(StrEnum):
     FIRST_MESSAGE = "first_message"
     NO_ASSISTANT = "no_assistant"
     NOTHING_TO_LEARN = "nothing_to_learn"
+    BAD_TOOLS = "bad_tools"
     # Errors of a message
     MESSAGE_NOT_OBJECT = "message_not_object"
     MISSING_ROLE = "missing_role"
@@ -56,12 +57,16 @@ class Code(StrEnum):
     BAD_TOOL_ARGUMENTS = "bad_tool_arguments"
     BAD_TOOL_CALL_ID = "bad_tool_call_id"
     ORPHAN_TOOL_MESSAGE = "orphan_tool_message"
+    UNKNOWN_TOOL = "unknown_tool"
+    UNANSWERED_CALL = "unanswered_call"
     # Warnings
     BYTE_ORDER_MARK = "byte_order_mark"
     BLANK_LINES = "blank_lines"
     DUPLICATE_LINES = "duplicate_lines"
     UNUSED_KEYS = "unused_keys"
     TOOL_DEFINITIONS = "tool_definitions"
+    CALLS_WITHOUT_TOOLS = "calls_without_tools"
+    ARGUMENTS_DIFFER = "arguments_differ"
     UNUSED_MESSAGE_KEYS = "unused_message_keys"
     SYSTEM_NOT_FIRST = "system_not_first"
     ENDS_WITHOUT_ASSISTANT = "ends_without_assistant"
@@ -94,8 +99,8 @@ class Report(ValidationReport):
     """The stored report of a validation.
 
     `lines` and `bytes` count the input that was read, including blank lines. `tool_lines` counts
-    the valid lines that define tools. `sha256` and `normalized_bytes` describe the normalized
-    output. They are None if the file is rejected.
+    the valid lines whose tool definitions training ignores. `sha256` and `normalized_bytes`
+    describe the normalized output. They are None if the file is rejected.
     """
 
     tool_lines: int = 0

@@ -78,7 +78,7 @@ def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_
 
 
 def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversation:
-    text = base.text(base.plain(conversation), None)
+    text = base.text(*base.plain(conversation))
     try:
         return _Conversation(text, base.marked(conversation))
     # Some turns cannot be rendered alone; the trainer drops the conversation too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -96,7 +97,7 @@ class Validating:
             "upload": str(upload),
             "examples": str(examples),
             "max_bytes": self._max_bytes,
-            "keep_duplicates": dataset.options.keep_duplicates,
+            "options": asdict(dataset.options),
         }
         limits = self._limits or Limits.for_file(
             dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB

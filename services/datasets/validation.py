@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from domain.datasets.dataset import DatasetStatus
+from domain.datasets.dataset import DatasetStatus, UploadOptions
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example
@@ -35,18 +35,19 @@ def validate(
     on_progress: Callable[[Progress], None],
     max_bytes: int,
     max_line_bytes: int = MAX_LINE_BYTES,
-    keep_duplicates: bool = False,
+    options: UploadOptions = UploadOptions(),
 ) -> Report:
     """Validate a chat dataset and write its normalized examples to `sink`.
 
     `sink` is a function such as a buffered file's `write`. The output is JSONL with one
-    `{"messages": [...]}` per line, in file order. Each distinct example is written once, unless
-    `keep_duplicates` is true. After the first error, validation continues but writes nothing more,
-    so the output is complete only if the status is `ready_for_training`. `on_progress` is called
-    about every 4 MiB of input and at the end. Raise only the errors that `chunks`, `sink` and
+    `{"messages": [...]}` per line, in file order. An example that defines tools also has `tools`,
+    unless `options` ignore them. Each distinct example is written once, unless `options` keep
+    duplicates. After the first error, validation continues but writes nothing more, so the output
+    is complete only if the status is `ready_for_training`. `on_progress` is called about every
+    4 MiB of input and at the end. Raise only the errors that `chunks`, `sink` and
     `on_progress` raise. Call this only from the main thread.
     """
-    validation = _Validation(sink, max_line_bytes, keep_duplicates)
+    validation = _Validation(sink, max_line_bytes, options)
     reported = 0
     try:
         for content, size in split_lines(limited(chunks, max_bytes), max_line_bytes):
@@ -66,15 +67,16 @@ class _Validation:
     """The state of a validation. It raises Refused only for errors of the whole file."""
 
     def __init__(
-        self, sink: Callable[[bytes], object], max_line_bytes: int, keep_duplicates: bool
+        self, sink: Callable[[bytes], object], max_line_bytes: int, options: UploadOptions
     ) -> None:
         self.findings = Findings()
         self.lines = 0
         self.bytes = 0
         self._max_line_bytes = max_line_bytes
-        self._examples = 0
+        self._ignore_tools = options.ignore_tools
+        self._examples = self._with_tools = 0
         self._duplicates = 0
-        self._seen = None if keep_duplicates else DigestSet()
+        self._seen = None if options.keep_duplicates else DigestSet()
         self._format = FormatCheck()
         self._sink = sink
         self._digest = hashlib.sha256()
@@ -98,31 +100,35 @@ class _Validation:
                     f"The line has {in_words(size)}; the limit is "
                     f"{in_words(self._max_line_bytes)}. Shorten it or remove it.",
                 )
-            example = self._example_in_time(content, notes)
+            example = self._line_in_time(content, notes)
         except Refused as error:
             if self.lines == 1:
                 content = content.removeprefix(BYTE_ORDER_MARK)
             self.findings.refuse(self.lines, content, error)
         else:
             if example is not None:
-                self._keep(example)
+                self._keep(*example)
         for code, names in notes:
             self.findings.warn(self.lines, code, names)
 
-    def _example_in_time(self, content: bytes, notes: Notes) -> bytes | None:
-        """Return the normalized example. Raise Refused if it is invalid or exceeds a limit."""
+    def _line_in_time(self, content: bytes, notes: Notes) -> tuple[bytes, bool] | None:
+        """Read a line like `_line`. Raise Refused also if it exceeds a limit."""
         if len(content) < LONG_LINE_BYTES:
-            return self._example(content, notes)
+            return self._line(content, notes)
         try:
             with cpu_limit(LINE_CPU_SECONDS):
-                return self._example(content, notes)
+                return self._line(content, notes)
         except (CpuTimeExceeded, MemoryError) as error:
             what = "memory" if isinstance(error, MemoryError) else "computing time"
             raise Refused(
                 Code.TOO_COMPLEX, f"Reading the line takes too much {what}. Simplify or remove it."
             ) from None
 
-    def _example(self, content: bytes, notes: Notes) -> bytes | None:
+    def _line(self, content: bytes, notes: Notes) -> tuple[bytes, bool] | None:
+        """Return a line's normalized example, and whether it defines tools; None without one.
+
+        Raise Refused if the line is invalid.
+        """
         text = decode(content)
         if self.lines == 1 and text.startswith("\ufeff"):
             notes.append((Code.BYTE_ORDER_MARK, ()))
@@ -130,22 +136,22 @@ class _Validation:
         if not text or text.isspace():
             notes.append((Code.BLANK_LINES, ()))
             return None
-        messages = read_example(text, notes)
+        example = read_example(text, notes, ignore_tools=self._ignore_tools)
         try:
-            example = to_json({"messages": messages})
+            written = to_json(example)
         except PydanticSerializationError:
             raise Refused(
                 Code.LONE_SURROGATE,
                 "A \\ud... escape is one half of a surrogate pair. Write both halves, or the "
                 "character itself.",
             ) from None
-        if b"\\u0000" in example and has_null(messages):
+        if b"\\u0000" in written and has_null(example):
             raise Refused(
                 Code.NULL_CHARACTER, "A string contains the null character \\u0000. Remove it."
             )
-        return example
+        return written, "tools" in example
 
-    def _keep(self, example: bytes) -> None:
+    def _keep(self, example: bytes, has_tools: bool) -> None:
         if self._seen is not None and not self._seen.add(
             hashlib.blake2b(example, digest_size=DIGEST_BYTES).digest()
         ):
@@ -153,6 +159,7 @@ class _Validation:
             self.findings.warn(self.lines, Code.DUPLICATE_LINES)
             return
         self._examples += 1
+        self._with_tools += has_tools
         if not self.findings.error_count:
             line = example + b"\n"
             self._digest.update(line)
@@ -174,6 +181,7 @@ class _Validation:
             examples=self._examples,
             duplicates=self._duplicates,
             tool_lines=findings.count(Code.TOOL_DEFINITIONS),
+            examples_with_tools=self._with_tools,
             lines=self.lines,
             bytes=self.bytes,
             sha256=None if rejected else self._digest.hexdigest(),

@@ -24,6 +24,7 @@ def handle(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
 
 def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    from domain.datasets.dataset import UploadOptions
     from services.datasets.validation import validate
 
     with Path(request["examples"]).open("wb") as examples:
@@ -32,7 +33,7 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
             examples.write,
             on_progress=lambda progress: on_progress(progress._asdict()),
             max_bytes=request["max_bytes"],
-            keep_duplicates=request["keep_duplicates"],
+            options=UploadOptions(**request["options"]),
         )
     return report.model_dump(mode="json")
 

@@ -13,6 +13,7 @@ from infrastructure.limited_rendering import LimitedTemplate
 from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
+from services.serving.tool_calls import CallFormat, CallReader
 
 MARKS = ("\u2402", "\u2403")  # placeholders for the text of a message
 
@@ -29,22 +30,34 @@ class Chat:
         self._renderer = ChatRenderer(LimitedTemplate(source, tokens), encoder)
         self._prompts = "add_generation_prompt" in source
         self.end_tokens, self.stops = self._ends()
+        self._calls = CallFormat.of(
+            self._renderer, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+        )
 
-    def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Return the token IDs of the prompt.
+    def tokens(self, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
+        """Return the token IDs of the prompt for the answer to `messages`, which may call `tools`.
 
         Raise TemplateRefused if the template rejects the chat.
         """
-        return self._renderer.encode(self.text(messages)).ids
+        return self._renderer.encode(self.text(messages, tools)).ids
 
-    def text(self, messages: list[dict[str, Any]]) -> str:
+    def text(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
         """Return the text of the prompt. Raise TemplateRefused if the template rejects the chat."""
-        plain = self._renderer.plain({"messages": messages})
+        plain, tools = self._renderer.plain({"messages": messages, "tools": tools})
         if self._prompts:
-            return self._render(plain, prompt=True)
-        text = self._render([*plain, {"role": "assistant", "content": MARKS[0]}])
+            return self._render(plain, tools, prompt=True)
+        text = self._render([*plain, {"role": "assistant", "content": MARKS[0]}], tools)
         # A space before the first word belongs to the word's token, which the model generates.
         return text[: text.rindex(MARKS[0])].rstrip(" ")
+
+    def reader(self, tools: list[dict[str, Any]] | None) -> CallReader | None:
+        """Return a reader of the calls of `tools` in one answer; None without tools.
+
+        Calls stay text if the template does not write them as JSON.
+        """
+        if not tools or self._calls is None:
+            return None
+        return CallReader(self._calls, frozenset(tool["function"]["name"] for tool in tools))
 
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
         """Return the tokens and strings that end an answer, from the tokenizer and the template."""
@@ -60,9 +73,11 @@ class Chat:
             return frozenset(tokens | {ids[0]}), ()
         return frozenset(tokens), (after,) if after else ()
 
-    def _render(self, messages: list[dict[str, Any]], *, prompt: bool = False) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
+    ) -> str:
         try:
-            return self._renderer.text(messages, None, prompt=prompt)
+            return self._renderer.text(messages, tools, prompt=prompt)
         except Unrenderable as error:
             raise TemplateRefused(str(error)) from error
 

@@ -131,7 +131,7 @@ class Engine:
         attached = self._attached.get(request.deployment_id)
         if attached is None:
             raise NotLoaded
-        tokens = attached.chat.tokens(request.messages)
+        tokens = attached.chat.tokens(request.messages, request.tools)
         context = attached.batch.base.context
         if len(tokens) >= context:
             raise ContextExceeded(len(tokens), context)
@@ -190,6 +190,7 @@ class Engine:
             text=AnswerText(base.tokenizer, stops),
             sampler=Sampler(request.temperature, request.top_p, seed),
             listener=listener,
+            calls=chat.reader(request.tools),
         )
 
     def _load(self, served: Served) -> Batch:

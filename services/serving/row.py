@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from infrastructure.generation import FinishReason, TextDelta
+from infrastructure.generation import FinishReason, TextDelta, ToolCall
 from services.serving.answer_text import AnswerText
 from services.serving.sampler import Sampler
+from services.serving.tool_calls import CallReader
 
 log = logging.getLogger("engine")
 
@@ -37,6 +38,7 @@ class Row:
     text: AnswerText
     sampler: Sampler
     listener: Listener
+    calls: CallReader | None = None  # None: the request defines no tools
     read: int = 0  # number of tokens in the KV cache
     stepped: int = 0  # number of the last step that processed the row
     cancelled: bool = False
@@ -73,13 +75,27 @@ class Row:
         elif self.answered >= self.max_tokens:
             reason = "length"
         if reason is not None:
-            text += self.text.end()
-        ended = reason is not None
-        if text or ended:
-            count = self.answered if ended else None
-            self.listener(
-                TextDelta(
-                    choice=self.choice, text=text, finish_reason=reason, completion_tokens=count
-                )
+            self._end(text + self.text.end(), reason)
+            return True
+        if self.calls is not None:
+            text = self.calls.add(text)
+        if text:
+            self.listener(TextDelta(choice=self.choice, text=text))
+        return False
+
+    def _end(self, text: str, reason: FinishReason) -> None:
+        """Pass the last text, which may complete tool calls, to the listener."""
+        calls: list[ToolCall] = []
+        if self.calls is not None:
+            text = self.calls.add(text)
+            rest, calls = self.calls.end()
+            text += rest
+        self.listener(
+            TextDelta(
+                choice=self.choice,
+                text=text,
+                finish_reason="tool_calls" if calls else reason,
+                completion_tokens=self.answered,
+                tool_calls=calls or None,
             )
-        return ended
+        )

@@ -136,13 +136,17 @@ class Platform:
             self.log.commit(Dataset.uploaded(dataset_id, account_id, ref, sha256, len(content)))
         return dataset_id
 
-    def validate_upload(self, dataset_id: UUID) -> None:
-        """Validate a stored file, like the datasets service."""
+    def validate_upload(self, dataset_id: UUID, tool_lines: int = 0) -> None:
+        """Validate a stored file, like the datasets service.
+
+        `tool_lines` is the number of lines that lose their tool definitions.
+        """
         with because(self.cause):
             dataset, examples = self.log.load(Dataset, dataset_id), bytearray()
             content, artifacts = self.artifacts.get(dataset.upload_ref), self.artifacts
             report = validate([content], examples.extend, on_progress=id, max_bytes=10**9)
             report_ref, examples_ref = refs_of(dataset)
+            report = report.model_copy(update={"tool_lines": tool_lines})
             artifacts.put(report_ref, report.model_dump_json().encode())
             artifacts.put(examples_ref, bytes(examples))
             conclude(dataset, report)

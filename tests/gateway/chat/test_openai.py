@@ -9,24 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
 from openai import OpenAI
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageFunctionToolCall
 
 import gateway.chat.serving
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.app import create_app
+from gateway.chat.serving import Serving
 from gateway.http import streaming
 from gateway.http.read_your_writes import caught_up
+from infrastructure.generation import GenerationRequest, PromptRead, TextDelta, ToolCall
 from infrastructure.settings import Settings
 from projections import DEPLOYMENTS
 from services.serving.batch import Batch
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.serving import SECRET, listening, serving_base
+from tests.builders.tool_templates import CLOCK, WEATHER
 from tests.gateway.conftest import ClientOf
 from tests.gateway.models.conftest import Deployer
 from tests.openai_objects import whole
@@ -35,6 +39,7 @@ from tests.services.datasets.uploads import nested
 
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature": 0}
+DEEP: Any = {"type": "function", "function": {"name": "f", "parameters": nested(40)}}
 LONG: Any = [{"role": "user", "content": "the fox " * 200}]
 
 Create = Callable[..., Any]
@@ -133,6 +138,52 @@ def test_a_stream_includes_usage_on_request(create: Create) -> None:
     assert whole(last).usage.completion_tokens == 5
 
 
+def test_tools_are_part_of_the_prompt_unless_the_choice_is_none(create: Create) -> None:
+    answer = create(max_tokens=1, tools=[CLOCK], tool_choice="none")
+    assert answer.usage == create(max_tokens=1).usage
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(max_tokens=1, tools=[CLOCK, WEATHER])  # more than the context of the tiny model
+    assert refused.value.code == "context_length_exceeded"
+
+
+CALLS = [ToolCall(id="call_1", name="get_weather", arguments='{"city": "Zürich"}')]
+
+
+def test_tool_calls_have_the_shape_of_openai(
+    create: Create, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[GenerationRequest] = []
+    lines = [
+        PromptRead(prompt_tokens=3),
+        TextDelta(choice=0, text="Let me look."),
+        TextDelta(
+            choice=0, text="", finish_reason="tool_calls", completion_tokens=9, tool_calls=CALLS
+        ),
+    ]
+    content = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in lines)
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(GenerationRequest.model_validate_json(request.content))
+        return httpx.Response(200, content=content)
+
+    transport = httpx.AsyncClient(base_url="http://x", transport=httpx.MockTransport(serve))
+    monkeypatch.setattr(client.app.state, "serving", Serving(transport))  # type: ignore[attr-defined]
+    (choice,) = whole(create(tools=[WEATHER, CLOCK])).choices
+    assert asked[0].tools == [WEATHER, CLOCK]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+    (called,) = choice.message.tool_calls or ()
+    assert (called.id, called.type) == ("call_1", "function")
+    assert isinstance(called, ChatCompletionMessageFunctionToolCall)
+    assert (called.function.name, called.function.arguments) == (CALLS[0].name, CALLS[0].arguments)
+    chunks = [each.choices[0] for each in create(tools=[WEATHER], stream=True) if each.choices]
+    (delta,) = [call for each in chunks for call in each.delta.tool_calls or ()]
+    assert (delta.index, delta.id, delta.type) == (0, "call_1", "function")
+    assert chunks[-1].finish_reason == "tool_calls"
+    conversation = [*HELLO, choice.message.model_dump(exclude_none=True)]
+    create(messages=[*conversation, {"role": "tool", "tool_call_id": "call_1", "content": "rain"}])
+    assert asked[-1].messages[1]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
 def test_a_stream_has_pings_and_ends_with_done(
     chat: OpenAI, create: Create, running: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +239,12 @@ def test_content_may_be_parts_and_roles_have_newer_names(create: Create) -> None
         ({"logprobs": True}, "logprobs"),
         ({"extra_body": {"top_k": 5}}, "top_k"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "retrieval"}]}, "tools.0.type"),
+        ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name"),
+        ({"tools": [CLOCK] * 129}, "tools"),
+        ({"tools": [DEEP]}, "tools.0"),
+        ({"tools": [CLOCK], "tool_choice": "required"}, "tool_choice"),
     ],
 )
 def test_an_invalid_parameter_is_named(create: Create, options: Any, param: str) -> None:

@@ -6,12 +6,16 @@ import re
 from html import unescape
 from typing import Any
 
+import pytest
+
 from domain.catalog.base_model import BaseModel
 from gateway.datasets.example_rendering import CHARACTERS_SHOWN
 from infrastructure.chat_labels import IGNORED
 from services.trainer.examples import Renderer
 from tests.builders.platform import Platform
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.builders.tool_templates import CHAT as TOOL_CHAT
+from tests.builders.tool_templates import TAGGED
 from tests.gateway.datasets.conftest import ASSISTANT, CHAT, CONTEXT, SHORT, USER, Pages
 
 
@@ -49,6 +53,21 @@ def test_highlighted_text_is_what_the_trainer_learns(pages: Pages, base: BaseMod
     whole = "".join(unescape(re.sub(r"<[^>]+>", "", turn)) for turn in turns)
     texts = [tokenizer.apply_chat_template(without_weight(chat), tokenize=False) for chat in chats]
     assert whole == "".join(map(str, texts))
+
+
+@pytest.mark.parametrize("template", [TAGGED, CHAT_TEMPLATE], ids=["tools", "no tools"])
+def test_tools_are_shown_as_the_model_sees_them(
+    pages: Pages, platform: Platform, template: str
+) -> None:
+    platform.store_base(template=template, context=1000)
+    html = pages.examples(pages.upload(TOOL_CHAT))
+    text = unescape(re.sub(r"<[^>]+>", "", html))
+    assert "Return the weather of a city." in text
+    assert text.index("Return the weather of a city.") < text.index("Is it raining")
+    assert "<tool_call>" in learnt(html)[0]
+    assert "umbrella" in learnt(html)[-1]
+    roles = re.findall(r'class="turn is-(\w+)"', html)
+    assert roles[-4:] == ["user", "assistant", "tool", "assistant"]
 
 
 def test_an_example_without_tokens_to_train_on_is_marked(pages: Pages, base: BaseModel) -> None:

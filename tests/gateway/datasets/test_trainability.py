@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from domain.datasets.dataset import Dataset
 from tests.builders.platform import BASE_MODEL, Person, Platform
+from tests.builders.tool_templates import WEATHER
 from tests.gateway.conftest import ClientOf
 from tests.services.datasets.uploads import GOOD, VALID, jsonl
 
@@ -24,13 +25,28 @@ def job_on(dataset_id: UUID, **more: Any) -> dict[str, Any]:
     return {"dataset": str(dataset_id), "base_model": BASE_MODEL, **more}
 
 
-def test_tool_definitions_are_refused_until_the_owner_confirms_that_they_are_ignored(
+def test_jobs_train_on_examples_with_tools(client: TestClient, platform: Platform) -> None:
+    person = platform.person(dollars=10)
+    platform.base_model()
+    dataset_id = dataset(platform, person, jsonl(GOOD | {"tools": [WEATHER]}) + VALID)
+    path = f"/api/datasets/{dataset_id}"
+    assert client.get(path, headers=person.headers).json()["obstacle"] is None
+    report = client.get(f"{path}/report", headers=person.headers).json()
+    assert report["examples_with_tools"] == 1
+    page = client.get(f"/datasets/{dataset_id}", headers=person.headers).text
+    assert "Examples with tools" in page
+    assert client.post("/api/jobs", json=job_on(dataset_id), headers=person.headers).is_success
+
+
+def test_examples_without_their_tools_are_refused_until_the_owner_confirms(
     client: TestClient, platform: Platform
 ) -> None:
+    """Version 0.1 removed tool definitions from the examples."""
     person, stranger = platform.person(dollars=10), platform.person()
     platform.base_model()
-    tools = {"tools": [{"type": "function", "function": {"name": "look"}}]}
-    dataset_id = dataset(platform, person, jsonl(GOOD | tools) + VALID)
+    dataset_id = platform.upload(person.account_id, VALID)
+    platform.validate_upload(dataset_id, tool_lines=1)
+    platform.count(dataset_id)
     path, job = f"/api/datasets/{dataset_id}", job_on(dataset_id)
     refused = client.post("/api/jobs", json=job, headers=person.headers)
     error = refused.json()["error"]

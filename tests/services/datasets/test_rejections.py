@@ -34,6 +34,20 @@ def malformed(reason: str, column: int) -> tuple[str, ...]:
     return f"column {column}", REASONS[reason]
 
 
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
+def defining(tools: object) -> dict[str, Any]:
+    """Return an example with these tool definitions."""
+    return {**GOOD, "tools": tools}
+
+
+TWO_CALLS = {**CALLING, "tool_calls": [CALL, {**CALL, "id": "c2"}]}
+UNNAMED_CALLS = {**CALLING, "tool_calls": [{"function": CALL["function"]}] * 2}
+RESULT = {"role": "tool", "content": "Sunny."}
+REMOTE = "http://127.0.0.1:9/schema.json"
+
 LINE_ERRORS: list[tuple[Any, Code, tuple[str, ...]]] = [
     (b'{"messages": [}', Code.MALFORMED_JSON, malformed("Expecting value", 15)),
     (b'{"messages" []}', Code.MALFORMED_JSON, malformed("Expecting ':' delimiter", 13)),
@@ -109,6 +123,30 @@ LINE_ERRORS: list[tuple[Any, Code, tuple[str, ...]]] = [
     (chat(USER, ASSISTANT, ANSWER), Code.ORPHAN_TOOL_MESSAGE, ("3",)),
     (chat(ANSWER, USER, ASSISTANT), Code.ORPHAN_TOOL_MESSAGE, ("1",)),
     (chat(USER, CALLING, USER, ANSWER), Code.ORPHAN_TOOL_MESSAGE, ("4",)),
+    (chat(USER, CALLING, USER, ASSISTANT), Code.UNANSWERED_CALL, ("2", '"c1"')),
+    (chat(USER, CALLING, ASSISTANT), Code.UNANSWERED_CALL, ("2", '"c1"')),
+    (chat(USER, TWO_CALLS, ANSWER, ASSISTANT), Code.UNANSWERED_CALL, ("2", '"c2"')),
+    (chat(USER, UNNAMED_CALLS, RESULT, ASSISTANT), Code.UNANSWERED_CALL, ("1 of its 2",)),
+    (chat(USER, {**CALLING, "function_call": {}}), Code.BAD_TOOL_CALLS, ("2", "function_call")),
+    (defining("look"), Code.BAD_TOOLS, ('"tools"', '"look"')),
+    (defining([5]), Code.BAD_TOOLS, ("Tool 1",)),
+    (defining([{"name": "look"}]), Code.BAD_TOOLS, ("Tool 1", '"type"')),
+    (defining([{"type": "function"}]), Code.BAD_TOOLS, ("Tool 1", '"function"')),
+    (defining([tool(name=None)]), Code.BAD_TOOLS, ("tool 1", "null")),
+    (defining([tool(name="a b")]), Code.BAD_TOOLS, ("tool 1", '"a b"')),
+    (defining([tool(name="look", description=5)]), Code.BAD_TOOLS, ('"look"', "5")),
+    (defining([tool(name="look", parameters=[])]), Code.BAD_TOOLS, ('"look"', "a list")),
+    (defining([tool(name="a"), tool(name="a")]), Code.BAD_TOOLS, ('"a"',)),
+    (defining([tool(name="look", parameters={"type": "text"})]), Code.BAD_TOOLS, ('"text"',)),
+    (defining([tool(name="look", parameters={"$ref": REMOTE})]), Code.BAD_TOOLS, ('"look"',)),
+    (defining([tool(name=f"f{n}") for n in range(129)]), Code.BAD_TOOLS, ("129", "128")),
+    (defining([tool(name="look", parameters=nested(33))]), Code.TOO_DEEP, ("32",)),
+    ({**defining([tool(name="look")]), "functions": [{}]}, Code.BAD_TOOLS, ('"functions"',)),
+    (
+        {**chat(USER, CALLING), "tools": [tool(name="other")]},
+        Code.UNKNOWN_TOOL,
+        ("Message 2", '"look"'),
+    ),
 ]
 ROWS = b"Where is it?,On its way.\nWhen?,Tomorrow.\n"
 

@@ -21,6 +21,8 @@ from services.datasets import tokens
 from services.datasets.tokens import count_tokens
 from services.trainer.examples import Renderer
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.builders.tool_templates import CHAT as TOOL_CHAT
+from tests.builders.tool_templates import TEMPLATES as TOOL_TEMPLATES
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
@@ -53,6 +55,7 @@ LLAMA_LIKE = """{{- bos_token }}
 {%- endif %}
 {{- "<|start_header_id|>system<|end_header_id|>\n\nYear: " + strftime_now("%Y") + "\n" }}
 {{- ns.system }}
+{%- if tools is not none %}{{ tools | tojson(indent=2) }}{% endif %}
 {%- for message in messages %}
     {%- if message.role not in ['user', 'assistant', 'tool'] %}{% continue %}{% endif %}
     {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
@@ -65,7 +68,6 @@ LLAMA_LIKE = """{{- bos_token }}
     {%- endif %}
     {{- eos_token }}
 {%- endfor %}
-{%- if tools is not none %}{{ tools | tojson(indent=2) }}{% endif %}
 """
 REWRITES = (
     "{% for message in messages %}"
@@ -80,6 +82,7 @@ TEMPLATES = {
     "llama-like": LLAMA_LIKE,
     "prints-all": "{% for message in messages %}{{ message | tojson }}{% endfor %}",
     "fallback": FALLBACK_CHAT_TEMPLATE,
+    **TOOL_TEMPLATES,
 }
 
 EXAMPLES = [
@@ -92,6 +95,7 @@ EXAMPLES = [
     ),
     chat(USER, CALLING, ANSWER, ASSISTANT),
     chat(USER, {"role": "assistant", "content": "word " * 300}),
+    TOOL_CHAT,
 ]
 
 
@@ -133,11 +137,11 @@ def test_texts_and_counts_equal_the_training_librarys(
     renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), 10_000)
     chats: list[dict[str, Any]] = [json.loads(line) for line in lines]
     for each in chats:
-        messages = base.plain(each)
-        assert messages == renderer.plain(each)
+        messages, tools = base.plain(each)
+        assert (messages, tools) == renderer.plain(each)
         for prompt in (False, True):
-            text = base.text(messages, None, prompt=prompt)
-            assert text == renderer.text(messages, None, prompt=prompt)
+            text = base.text(messages, tools, prompt=prompt)
+            assert text == renderer.text(messages, tools, prompt=prompt)
         assert base.marked(each) == renderer.marked(each)
         assert base.render(each) == renderer.render(each)
     sizes = [len(example.input_ids) for each in chats for example in renderer.render(each)]

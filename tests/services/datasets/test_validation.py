@@ -13,6 +13,7 @@ from services.datasets.validation import PROGRESS_BYTES
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
+    CALL,
     CALLING,
     GOOD,
     USER,
@@ -93,17 +94,55 @@ def test_unused_keys_are_ignored_with_a_warning_that_names_them() -> None:
     assert '"refusal"' in message_keys
 
 
-def test_lines_that_define_tools_are_counted() -> None:
-    tool = {"type": "function", "function": {"name": "look"}}
-    report, _, _ = validated(
-        jsonl(
-            GOOD | {"tools": [tool]},
-            chat(USER, ASSISTANT, USER, ASSISTANT) | {"functions": [tool["function"]]},
-            chat(user("Hi"), ASSISTANT) | {"tools": []},
-        )
-    )
-    assert report.tool_lines == 2
+LOOK = {"type": "function", "function": {"name": "look", "strict": True}}
+
+
+def test_tool_definitions_stay_in_the_examples_as_written() -> None:
+    with_functions = chat(user("Where?"), ASSISTANT) | {"functions": [LOOK["function"]]}
+    lines = [GOOD | {"tools": [LOOK]}, with_functions, chat(user("Hi"), ASSISTANT) | {"tools": []}]
+    report, output, _ = validated(jsonl(*lines))
+    assert (report.examples_with_tools, report.tool_lines) == (2, 0)
+    assert warnings(report) == []
+    examples = [json.loads(line) for line in output.splitlines()]
+    assert [example.get("tools") for example in examples] == [[LOOK], [LOOK], None]
+
+
+def test_tool_definitions_are_left_out_if_the_upload_ignores_them() -> None:
+    malformed = chat(user("Hi"), ASSISTANT) | {"tools": [5]}
+    report, output, _ = validated(jsonl(GOOD | {"tools": [LOOK]}, malformed), ignore_tools=True)
+    assert (report.examples_with_tools, report.tool_lines) == (0, 2)
     assert warnings(report) == [(Code.TOOL_DEFINITIONS, 2, (1, 2))]
+    assert b"tools" not in output
+
+
+def test_calls_that_do_not_match_the_tools_are_warned_about() -> None:
+    parameters = {"type": "object", "properties": {"at": {"type": "string"}}}
+    strict = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    calls = [USER, CALLING, ANSWER, ASSISTANT]
+    other = [user("Hi"), *calls[1:]]
+    report, _, _ = validated(jsonl(chat(*calls) | {"tools": [strict]}, chat(*other)))
+    assert warnings(report) == [
+        (Code.ARGUMENTS_DIFFER, 1, (1,)),
+        (Code.CALLS_WITHOUT_TOOLS, 1, (2,)),
+    ]
+    assert '"look"' in report.warnings[0].message
+
+
+def test_openais_older_form_of_calls_becomes_tool_calls() -> None:
+    calling = {"role": "assistant", "content": None, "function_call": CALL["function"]}
+    answer = {"role": "function", "name": "look", "content": "Sunny."}
+    assert normalized(chat(USER, calling, answer, ASSISTANT)) == [
+        USER,
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "function": {"name": "look", "arguments": {"at": 1}}}
+            ],
+        },
+        {"role": "tool", "content": "Sunny.", "name": "look"},
+        ASSISTANT,
+    ]
 
 
 def test_late_system_and_trailing_user_messages_are_warned_about() -> None:

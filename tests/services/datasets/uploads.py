@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from domain.datasets.dataset import UploadOptions
 from services.datasets.report import Progress, Report
 from services.datasets.validation import validate
 
@@ -57,9 +58,12 @@ def validated(
     *chunks: bytes,
     max_bytes: int = 10**6,
     max_line_bytes: int = 10**5,
-    keep_duplicates: bool = False,
+    **options: bool,
 ) -> tuple[Report, bytes, list[Progress]]:
-    """Return the report, the normalized output and the progress of an upload."""
+    """Return the report, the normalized output and the progress of an upload.
+
+    `options` are those of UploadOptions.
+    """
     output: list[bytes] = []
     progress: list[Progress] = []
     report = validate(
@@ -68,7 +72,7 @@ def validated(
         on_progress=progress.append,
         max_bytes=max_bytes,
         max_line_bytes=max_line_bytes,
-        keep_duplicates=keep_duplicates,
+        options=UploadOptions(**options),
     )
     return report, b"".join(output), progress
 

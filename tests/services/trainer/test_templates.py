@@ -157,5 +157,5 @@ def test_the_prompt_and_the_labels_on_pages_are_those_of_training(
     trained = Renderer(tokenizer, 1000)
     for messages in (chat, [QUESTION, THOUGHT, MORE, {**ROME, "weight": 0}, MORE, ROME]):
         assert shown.render({"messages": messages}) == trained.render({"messages": messages})
-        plain = trained.plain({"messages": messages})
+        plain, _ = trained.plain({"messages": messages})
         assert trained.text(plain, None) == tokenizer.apply_chat_template(plain, tokenize=False)
