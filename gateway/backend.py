@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Request
 from psycopg_pool import ConnectionPool
@@ -32,6 +33,8 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from infrastructure.stripe_provider import stripe_provider
 from projections.estimates import calibration
+from projections.job_detail import job_named
+from projections.models import model_of
 
 CACHED_AGGREGATES = 500
 """Number of cached aggregates. Many calls read the pools, the catalog and the keys.
@@ -58,7 +61,7 @@ class Backend:
 
     @property
     def quoting(self) -> Quoting:
-        return Quoting(self.log, self._calibration, load_of)
+        return Quoting(self.log, self._calibration, load_of, self._job_of_model)
 
     @property
     def launching(self) -> Launching:
@@ -84,6 +87,13 @@ class Backend:
         """Refunds and disputes, or None if payments by card are disabled."""
         payments = self.card_payments
         return None if payments is None else CardReturns(Returning(self.log), payments)
+
+    def _job_of_model(self, account_id: UUID, model: str) -> UUID | None:
+        with self.pool.connection() as connection:
+            row = model_of(connection, account_id, model)
+            if row is not None:
+                return row["job_id"]
+            return job_named(connection, account_id, model)
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

@@ -137,6 +137,10 @@ class SegmentSpec(Message):
     base_model: str
     base_ref: str  # artifact prefix of the base model, with its manifest
     base_manifest_sha256: str | None = None  # required hash; None: any
+    # Artifact prefix of the adapter that the job continues, and the hash of its manifest.
+    # None: the job starts with a new adapter.
+    start_ref: str | None = None
+    start_manifest_sha256: str | None = None
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
     dtype: Dtype | None = None  # dtype of computations; None: the fastest of this machine

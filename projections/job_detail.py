@@ -43,6 +43,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     dataset_id uuid NOT NULL,
     validation_dataset_id uuid,
     base_model text NOT NULL,
+    continued_from text,
+    continued_job_id uuid,
     region text NOT NULL,
     gpu_type text NOT NULL,
     gpu_count integer NOT NULL,
@@ -380,6 +382,8 @@ def _insert(jobs: _Jobs, event: events.JobApproved) -> None:
         dataset_id=plan.dataset_id,
         validation_dataset_id=plan.validation.dataset_id if plan.validation else None,
         base_model=plan.base_model,
+        continued_from=plan.start.model if plan.start else None,
+        continued_job_id=plan.start.job_id if plan.start else None,
         region=plan.region,
         gpu_type=plan.gpu_type,
         gpu_count=plan.gpu_count,
@@ -609,6 +613,29 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
         "ORDER BY approved_at, job_id",
         *(account_id, FINAL, dataset_id),
     )
+
+
+def unfinished_from(connection: Connection, account_id: UUID, job_id: UUID) -> list[UUID]:
+    """Return the IDs of an account's unfinished jobs that continue the model of a job."""
+    return _job_ids(
+        connection,
+        "account_id = %s AND status <> ALL(%s) AND continued_job_id = %s "
+        "ORDER BY approved_at, job_id",
+        *(account_id, FINAL, job_id),
+    )
+
+
+def job_named(connection: Connection, account_id: UUID, model: str) -> UUID | None:
+    """Return the job whose model has or would have this name, or None.
+
+    The name ends with twelve digits of the job's ID. Compare it with the job's `model_name`.
+    """
+    digits = model.rpartition(":")[2]
+    if len(digits) != 12 or not set(digits) <= set("0123456789abcdef"):
+        return None
+    first, last = UUID(digits + "0" * 20), UUID(digits + "f" * 20)
+    condition = "account_id = %s AND job_id BETWEEN %s AND %s ORDER BY approved_at, job_id LIMIT 1"
+    return next(iter(_job_ids(connection, condition, account_id, first, last)), None)
 
 
 def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:

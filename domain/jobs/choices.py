@@ -13,7 +13,7 @@ class Choices:
     """A user's choices for a job."""
 
     dataset_id: UUID
-    base_model: str
+    base_model: str  # or the name of a fine-tuned model or checkpoint to continue from
     region: str
     gpu_type: str
     gpu_count: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
@@ -14,7 +15,13 @@ from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from domain.training.training_plan import Order, TrainingPlan, add_no_max_cost
+from domain.training.training_plan import (
+    Order,
+    TrainingPlan,
+    add_no_max_cost,
+    add_no_start,
+    remove_start,
+)
 
 
 class JobEvent(Event):
@@ -32,11 +39,14 @@ def job_of(event: Event) -> UUID | None:
 class JobApproved(Order, JobEvent, Created):
     """The owner approved the plan and its rate. The job is queued for GPUs."""
 
-    class_version: ClassVar[int] = 2
+    class_version: ClassVar[int] = 3
+    formats: ClassVar[Mapping[int, int]] = {3: 2}
     plan: TrainingPlan
     estimate: Estimate
 
     upcast_v1_v2 = staticmethod(add_no_max_cost)
+    upcast_v2_v3 = staticmethod(add_no_start)
+    downcast_v2_v3 = staticmethod(remove_start)
 
 
 class MaxCostChanged(JobEvent):

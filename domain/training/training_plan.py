@@ -11,6 +11,7 @@ from domain.core.value import Value
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
+from domain.training.start import Start
 from domain.training.truncation import Truncation
 
 
@@ -37,6 +38,16 @@ def add_no_max_cost(state: dict[str, Any]) -> None:
     state["max_cost_micros"] = None
 
 
+def add_no_start(state: dict[str, Any]) -> None:
+    """Add to a stored approval that the job starts with a new adapter."""
+    state["plan"]["start"] = None
+
+
+def remove_start(state: dict[str, Any]) -> None:
+    """Remove the start of a job from an approval."""
+    del state["plan"]["start"]
+
+
 class TrainingPlan(Value):
     """The data, base model, GPUs, hyperparameters and rate of an approved job."""
 
@@ -48,6 +59,7 @@ class TrainingPlan(Value):
     base_model: str
     base_ref: str
     base_manifest_sha256: str
+    start: Start | None = None  # None: the job starts with a new adapter
     region: str
     gpu_type: str
     gpu_count: int
@@ -70,7 +82,7 @@ class TrainingPlan(Value):
         return (
             self.dataset_id,
             self.validation.dataset_id if self.validation else None,
-            self.base_model,
+            self.start.model if self.start else self.base_model,
             self.region,
             self.gpu_type,
             self.gpu_count,

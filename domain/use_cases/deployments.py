@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -94,7 +94,7 @@ class Deploying:
         """
         self.log.load(Account, account_id).require_active()
         job = self._own_job(account_id, job_id)
-        saved = _checkpoint(job, step)
+        saved = checkpoint_of(job, step)
         require_base(self.log, job)
         deployment = _wanted(
             self.log,
@@ -106,9 +106,23 @@ class Deploying:
         return deployment
 
     @retrying
-    def delete_model(self, account_id: UUID, job_id: UUID) -> None:
-        """Undeploy and delete the model and all checkpoints of a job."""
+    def delete_model(
+        self, account_id: UUID, job_id: UUID, continued_by: Collection[UUID] = ()
+    ) -> None:
+        """Undeploy and delete the model and all checkpoints of a job.
+
+        `continued_by` has the IDs of the unfinished jobs that continue the model. Raise WrongState
+        if there are any.
+        """
         job = self._own_job(account_id, job_id)
+        if continued_by:
+            one = len(continued_by) == 1
+            raise WrongState(
+                f"{len(continued_by):,} unfinished {'job continues' if one else 'jobs continue'} "
+                f"this model. Wait for {'it' if one else 'them'} to finish, or cancel "
+                f"{'it' if one else 'them'}.",
+                figures={"jobs": [str(each) for each in continued_by]},
+            )
         names = [job.model_name, *_checkpoint_names(job)]
         job.delete_model()
         known = [self.log.find(Deployment, deployment_id(account_id, each)) for each in names]
@@ -234,7 +248,7 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
     )
 
 
-def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
+def checkpoint_of(job: Job, step: int) -> SavedCheckpoint:
     """Return the newest checkpoint at a step.
 
     Raise NotFound if the job has none, and WrongState if the retention time has ended.

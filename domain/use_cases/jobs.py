@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal
 from uuid import UUID
@@ -15,6 +16,7 @@ from domain.core.errors import (
     CommandReused,
     DomainError,
     InsufficientBalance,
+    Invalid,
     NotFound,
     WrongState,
 )
@@ -24,6 +26,7 @@ from domain.core.money import Toward, dollars
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job, maximum_of
 from domain.jobs.job_request import JobRequest, RequestStatus
+from domain.training.start import inherited
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
 from domain.use_cases.spending_limits import CostRange, SpendingLimits
@@ -73,6 +76,7 @@ class Launching:
         if existing is not None:
             _require_same(existing, choices, order)
             return existing
+        choices = self._quoting.inherited(account_id, choices)
         if request is not None:
             request.approve()
         job = self._gated(job_id, account_id, choices, order, None if wait else loads)
@@ -105,6 +109,7 @@ class Launching:
         job_id = created_id(account_id, "job", command_key)
         if self.made_before(account_id, command_key, order.request_sha256) is None:
             self.log.load(Account, account_id).require_active()
+            choices = self._quoting.inherited(account_id, choices)
             self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
 
     @retrying
@@ -266,6 +271,18 @@ class Launching:
         require_capacity(suitable, plan.region, plan.gpu_type, plan.gpu_count, names)
 
 
+def _like_start(existing: Job, choices: Choices) -> Choices:
+    """Return the choices with the adapter shape of the start of an approved job, if it has one."""
+    start, tuned = existing.plan.start, choices.hyperparameters
+    if start is None:
+        return choices
+    try:
+        tuned = inherited(tuned, existing.plan.lora, start.model)
+    except Invalid:
+        return choices  # they differ from those of the job
+    return replace(choices, hyperparameters=tuned)
+
+
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """Raise CommandReused if the job was approved with other choices or another order.
 
@@ -274,6 +291,6 @@ def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """
     same = existing.order == order
     if order.request_sha256 is None:
-        same = same and existing.plan.choices == choices.recorded
+        same = same and existing.plan.choices == _like_start(existing, choices).recorded
     if not same:
         raise CommandReused(REUSED)

@@ -32,10 +32,11 @@ from domain.estimating.memory import Fit, decide, fits
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
 from domain.training.hyperparameters import Hyperparameters
+from domain.training.start import JobOfModel, Start, inherited, is_fine_tuned, split_checkpoint
 from domain.training.token_lengths import TokenLengths
 from domain.training.training_plan import TrainingPlan, ValidationFile
 from domain.training.truncation import Truncation, require_trainable
-from domain.use_cases.deployments import why_not_served
+from domain.use_cases.deployments import checkpoint_of, why_not_served
 
 T = TypeVar("T")
 
@@ -77,11 +78,16 @@ class Quoting:
     """
 
     def __init__(
-        self, log: EventLog, calibrations: Calibrations, load_of: LoadOf = lambda _: None
+        self,
+        log: EventLog,
+        calibrations: Calibrations,
+        load_of: LoadOf = lambda _: None,
+        job_of_model: JobOfModel = lambda _account_id, _model: None,
     ) -> None:
         self._log = log
         self._load_of = load_of
         self._calibrations = calibrations
+        self._job_of_model = job_of_model
         self._pools: dict[tuple[str, str], GpuPool | None] = {}
 
     @property
@@ -97,7 +103,7 @@ class Quoting:
             if dataset_id is not None:
                 _attempt(problems, partial(self._dataset, account_id, dataset_id, field))
         if (base_model := draft.base_model) is not None:
-            _attempt(problems, lambda: self._served_base(base_model))
+            _attempt(problems, lambda: self.base_of(account_id, base_model))
         self._check_gpus(problems, draft.region, draft.gpu_type, draft.gpu_count)
         return problems
 
@@ -115,15 +121,87 @@ class Quoting:
         else:
             dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
         validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
-        # An approved job can continue even if its base model is no longer served.
-        find_base = self._base if approved else self._served_base
-        base = _attempt(problems, lambda: find_base(choices.base_model))
+        start = approved.start if approved else None
+        if approved is not None:
+            # An approved job can continue even if its base model is no longer served.
+            base = _attempt(problems, lambda: self._base(approved.base_model))
+        elif is_fine_tuned(choices.base_model):
+            continued = _attempt(problems, lambda: self._continued(account_id, choices))
+            start, base, choices = continued or (None, None, choices)
+        else:
+            base = _attempt(problems, lambda: self._served_base(choices.base_model))
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
         assert dataset is not None
         assert base is not None
-        return self._price(dataset, validation, base, choices, approved)
+        quote = self._price(dataset, validation, base, choices, approved)
+        return replace(quote, plan=quote.plan.model_copy(update={"start": start}))
+
+    def inherited(self, account_id: UUID, choices: Choices) -> Choices:
+        """Return the choices with the adapter shape of the model that the job continues from.
+
+        If the job starts with a new adapter, return them unchanged. Raise NotFound if there is no
+        such model, and Invalid if the choices set another shape.
+        """
+        name = choices.base_model
+        if not is_fine_tuned(name):
+            return choices
+        parent = self.parent(account_id, name)
+        fields = inherited(choices.hyperparameters, parent.plan.lora, name)
+        return replace(choices, hyperparameters=fields)
+
+    def base_of(self, account_id: UUID, name: str) -> BaseModel:
+        """Return the served base model with a name, or that of a fine-tuned model with the name.
+
+        Raise NotFound, Invalid or WrongState if no job can use it.
+        """
+        if not is_fine_tuned(name):
+            return self._served_base(name)
+        plan = self.parent(account_id, name).plan
+        base = self._served_base(plan.base_model)
+        if base.manifest_sha256 != plan.base_manifest_sha256:
+            raise WrongState(
+                f"{name} was trained on another import of {base.name}. Choose {base.name} to start "
+                "with a new adapter.",
+                field="base_model",
+            )
+        return base
+
+    def parent(self, account_id: UUID, name: str) -> Job:
+        """Return the job that made a fine-tuned model or checkpoint. Raise NotFound without one."""
+        model, _ = split_checkpoint(name)
+        job_id = self._job_of_model(account_id, model)
+        job = None if job_id is None else self._log.find(Job, job_id)
+        if job is None or job.account_id != account_id or job.model_name != model:
+            raise NotFound(
+                f"Unknown model {name!r}. See `ecolink models list`.", field="base_model"
+            )
+        return job
+
+    def _continued(self, account_id: UUID, choices: Choices) -> tuple[Start, BaseModel, Choices]:
+        """Return the start of a job that continues a model, its base model, and its choices."""
+        start = self._start(account_id, choices.base_model)
+        base = self.base_of(account_id, choices.base_model)
+        return start, base, self.inherited(account_id, choices)
+
+    def _start(self, account_id: UUID, name: str) -> Start:
+        """Return the adapter with a name. Raise WrongState if its job still changes or lost it."""
+        job, (_, step) = self.parent(account_id, name), split_checkpoint(name)
+        if step is None:
+            if job.model is None:
+                raise WrongState(f"{name} was deleted. Choose another model.", field="base_model")
+            ref, sha256 = job.model.adapter_ref, job.model.manifest_sha256
+        else:
+            if not job.status.is_final:
+                raise WrongState(
+                    f"The job of {name} is {job.status} and may still delete checkpoints. Wait "
+                    "until it has ended, or cancel it.",
+                    field="base_model",
+                )
+            saved = checkpoint_of(job, step)
+            ref, sha256 = saved.ref, saved.manifest_sha256
+        return Start(model=name, job_id=job.id, step=step, ref=ref, manifest_sha256=sha256)
 
     def _price(
         self,
@@ -201,7 +279,7 @@ class Quoting:
         plan = job.plan
         choices = Choices(
             plan.dataset_id,
-            plan.base_model,
+            plan.start.model if plan.start else plan.base_model,
             plan.region,
             plan.gpu_type,
             job.gpu_count if gpu_count is None else gpu_count,

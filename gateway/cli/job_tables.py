@@ -99,6 +99,7 @@ def job(answer: JobSummary) -> RenderableType:
             "job": Text(job_name(answer.id), style="bold"),
             "state": Text(_state(answer), style=STYLES.get(answer.status, "cyan")),
             "base model": answer.base_model,
+            "continued from": answer.continued_from,
             "dataset": answer.dataset_id,
             "GPUs": f"{answer.gpu_count} x {answer.gpu_type} in {answer.region}, "
             f"{answer.rate_per_hour.text} an hour",

@@ -53,7 +53,11 @@ def launch(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
     base_model: Annotated[
-        str, typer.Option(help="Name of the base model. See `ecolink models list`.")
+        str,
+        typer.Option(
+            help="Name of a base model, or of your model (ft:...) or checkpoint to continue from. "
+            "See `ecolink models list`."
+        ),
     ],
     validation_dataset: Annotated[
         str | None,

@@ -107,8 +107,9 @@ def _job(event: events.JobEvent) -> str | None:
     match event:
         # Commands, and pauses because the balance or GPUs ran out
         case events.JobApproved(plan=plan):
+            model = plan.start.model if plan.start else plan.base_model
             approved = (
-                f"Approved: {plan.base_model} on {plan.gpu_count} × {plan.gpu_type} in "
+                f"Approved: {model} on {plan.gpu_count} × {plan.gpu_type} in "
                 f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
                 "job waits for GPUs, free of charge."
             )

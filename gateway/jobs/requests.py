@@ -10,7 +10,6 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 from fastapi.concurrency import run_in_threadpool
 
-from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Cause, because
 from domain.core.errors import (
     DomainError,
@@ -20,7 +19,7 @@ from domain.core.errors import (
     UpgradeUnfinished,
     VersionConflict,
 )
-from domain.core.identity import base_model_id, created_id, job_request_id
+from domain.core.identity import created_id, job_request_id
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest
@@ -122,7 +121,7 @@ def _is_ready(
         return False
     if backend.quoting.problems(account_id, Draft(base_model=base_model)):
         return True  # the approval rejects this base model, for which tokens may never be counted
-    base = backend.log.load(BaseModel, base_model_id(base_model))
+    base = backend.quoting.base_of(account_id, base_model)
     content = (base.name, base.manifest_sha256)
     return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
 

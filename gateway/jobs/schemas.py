@@ -39,6 +39,12 @@ class JobSummary(Answer):
         "dataset."
     )
     base_model: str = Field(examples=["smollm2-135m-instruct"])
+    continued_from: str | None = Field(
+        default=None,
+        examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
+        description="Model or checkpoint whose adapter the job continues, or null for a new one.",
+    )
+    continued_job_id: JobId | None = Field(default=None, description="Job that trained it.")
     region: str = Field(examples=["local"])
     gpu_type: str = Field(examples=["cpu"])
     gpu_count: int

@@ -111,10 +111,12 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
 
 def _new_row(job: Job) -> dict[str, Any]:
     """Return the row that the projection will have, for use while it lags behind."""
-    validation = job.plan.validation
+    validation, start = job.plan.validation, job.plan.start
     return job.plan.model_dump() | {
         "job_id": job.id,
         "validation_dataset_id": validation and validation.dataset_id,
+        "continued_from": start and start.model,
+        "continued_job_id": start and start.job_id,
         "status": job.status,
         "phase": WAITING_FOR_GPU,
         "approved_at": job.created_on,

@@ -78,7 +78,12 @@ class JobRequest(BaseModel):
         description="Another dataset to evaluate on. By default, EcoLink holds out a part of the "
         "dataset.",
     )
-    base_model: str = Field(min_length=1, max_length=200, title="Base model")
+    base_model: str = Field(
+        min_length=1,
+        max_length=200,
+        title="Base model",
+        description="Name of a base model, or of your model or checkpoint to continue from.",
+    )
     region: str | None = Field(default=None, max_length=100, title="Region")
     gpu_type: str | None = Field(default=None, max_length=100, title="GPU type")
     gpu_count: GpuCount = Field(default=1, strict=True, title="GPU count")

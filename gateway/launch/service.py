@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad
+from domain.core.errors import NotFound
 from domain.jobs.choices import Choices
 from domain.jobs.job import maximum_of
 from domain.training.cautions import cautions
+from domain.training.start import is_fine_tuned
+from domain.training.training_plan import TrainingPlan
 from domain.use_cases.placement import cheapest
 from domain.use_cases.spending_limits import CostRange, Outlook
 from gateway.backend import Backend
@@ -75,6 +79,15 @@ def quote(
             *(each.text for each in notices),
         ],
     )
+
+
+def parent_of(backend: Backend, caller: Caller, name: str) -> TrainingPlan | None:
+    """Return the plan of the job that made a model or checkpoint; None for any other name."""
+    if not is_fine_tuned(name):
+        return None
+    with suppress(NotFound):
+        return backend.quoting.parent(caller.account_id, name).plan
+    return None
 
 
 def size_warnings(examples: int) -> list[str]:

@@ -27,7 +27,7 @@ from infrastructure.exchange import read
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployed_checkpoints, statuses
-from projections.job_detail import jobs_with_ids, kept_adapters
+from projections.job_detail import jobs_with_ids, kept_adapters, unfinished_from
 from projections.models import model_of, models_of
 from projections.projection import Row
 
@@ -132,10 +132,15 @@ def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
 
 
 def delete_model(backend: Backend, caller: Caller, model: str) -> None:
-    """Delete a model and the checkpoints of its job. Raise NotFound if there is no such model."""
+    """Delete a model and the checkpoints of its job.
+
+    Raise NotFound if there is no such model, and WrongState while an unfinished job continues it.
+    """
     row = own_model(backend, caller, model)
+    with backend.pool.connection() as connection:
+        continued_by = unfinished_from(connection, caller.account_id, row["job_id"])
     with because(caller.cause(backend)):
-        backend.deploying.delete_model(caller.account_id, row["job_id"])
+        backend.deploying.delete_model(caller.account_id, row["job_id"], continued_by)
     caught_up(backend, MODELS, JOB_DETAIL, DEPLOYMENTS)
 
 

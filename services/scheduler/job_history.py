@@ -25,6 +25,7 @@ from services.scheduler.provenance import (
     Provenance,
     ResumeFacts,
     SegmentFacts,
+    StartFacts,
 )
 
 
@@ -172,6 +173,7 @@ def _planned(
         "base": BaseFacts(
             name=plan.base_model, manifest_sha256=plan.base_manifest_sha256, repository=repository
         ),
+        "start": plan.start and StartFacts(**_shared_fields(plan.start, StartFacts)),
         "hyperparameters": plan.hyperparameters,
         "seed": plan.lora.seed,
         "precision": plan.precision,

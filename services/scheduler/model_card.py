@@ -185,6 +185,9 @@ def _origin(provenance: Provenance) -> list[Row]:
         ("Base model's manifest (sha256)", _code(provenance.base.manifest_sha256)),
         ("Base precision", provenance.precision.value),
     ]
+    if (start := provenance.start) is not None:
+        rows.insert(4, ("Continued from", start.model))
+        rows.insert(5, ("Continued adapter's manifest (sha256)", _code(start.manifest_sha256)))
     if (validation := provenance.validation) is not None:
         rows.insert(2, ("Validation dataset (sha256)", _code(validation.sha256)))
     if dataset.uploaded_sha256 is not None:

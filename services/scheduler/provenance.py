@@ -35,6 +35,15 @@ class BaseFacts(Facts):
     repository: str | None  # None: not in the catalog
 
 
+class StartFacts(Facts):
+    """The adapter with which the training started."""
+
+    model: str
+    job_id: UUID  # job that trained it
+    step: int | None  # step of the checkpoint; None: the registered model
+    manifest_sha256: str
+
+
 class HardwareFacts(Facts):
     """The region and GPU type of the training."""
 
@@ -107,6 +116,7 @@ class Provenance(Facts):
     dataset: DatasetFacts
     validation: DatasetFacts | None  # None: a split of the training dataset
     base: BaseFacts
+    start: StartFacts | None = None  # None: a new adapter
     hyperparameters: dict[str, JsonValue]
     seed: int
     precision: Precision

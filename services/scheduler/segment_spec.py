@@ -34,6 +34,8 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         base_model=plan.base_model,
         base_ref=plan.base_ref,
         base_manifest_sha256=plan.base_manifest_sha256,
+        start_ref=plan.start.ref if plan.start else None,
+        start_manifest_sha256=plan.start.manifest_sha256 if plan.start else None,
         hyperparameters=plan.lora,
         precision=plan.precision,
         dtype=plan.dtype,
@@ -61,9 +63,10 @@ def store_access(job: Job) -> StoreAccess:
     """Return the refs that the running segment of a job may use: it writes only its own folders."""
     plan, home = job.plan, job_prefix(job)
     validation = [plan.validation.ref] if plan.validation else []
+    start = [plan.start.ref] if plan.start else []
     return StoreAccess(
         read_files=[plan.dataset_ref, *validation],
-        read_folders=[plan.base_ref, f"{home}/checkpoints"],
+        read_folders=[plan.base_ref, f"{home}/checkpoints", *start],
         written_folders=[
             f"{home}/checkpoints/segment-{job.segment}",
             f"{home}/adapter/segment-{job.segment}",

@@ -18,7 +18,9 @@ from domain.core.identity import CATALOG_ID, base_model_id
 from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
+from domain.jobs.events import AdapterPromoted, CheckpointSaved, Registered
 from domain.jobs.job import Job
+from domain.training.start import Start
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
@@ -261,9 +263,23 @@ def _sources(log: EventLog, job: Job) -> Iterator[Check]:
         for event in log.events.get(base_model_id(plan.base_model))
         if isinstance(event, Base.BaseModelImported | Base.BaseModelRevised)
     ]
+    if plan.start is not None:
+        yield _stored(log, plan.start)
     approved = plan.base_manifest_sha256
     found = approved if approved in revisions else next(reversed(revisions), NOWHERE)
     yield Check("base model was imported", approved, found)
+
+
+def _stored(log: EventLog, start: Start) -> Check:
+    """Return the check that an earlier job stored the adapter with which the job started."""
+    hashes = {
+        event.manifest_sha256
+        for event in log.events.get(start.job_id)
+        if (isinstance(event, Registered | AdapterPromoted) and event.adapter_ref == start.ref)
+        or (isinstance(event, CheckpointSaved) and event.ref == start.ref)
+    }
+    found = start.manifest_sha256 if start.manifest_sha256 in hashes else NOWHERE
+    return Check("continued adapter was stored", start.manifest_sha256, found)
 
 
 def _validated(log: EventLog, name: str, dataset_id: UUID, sha256: str) -> Check:

@@ -6,7 +6,14 @@ from copy import copy
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -19,18 +26,24 @@ from transformers.utils import logging
 
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.reports import SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT
 from services.model_libraries import UNTRUSTED
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
 from services.trainer.kernels.lora import LoraLinear
+from services.trainer.state import WEIGHTS
 
 CPU = torch.device("cpu")
 
 
 class BaseChanged(Exception):
     """The stored base model is not the approved one."""
+
+
+class StartLost(BadData):
+    """The adapter that the job continues is missing, changed, or does not fit."""
 
 
 class TargetModulesNotFound(BadData):
@@ -145,6 +158,31 @@ def attach_adapter(
     config.base_model_name_or_path = base_name
     config.target_modules = sorted(hyperparameters.target_modules)
     return model
+
+
+def load_start(model: PeftModel, artifacts: Artifacts, spec: SegmentSpec, scratch: Path) -> None:
+    """Give the adapter the weights of the adapter that the job continues.
+
+    The optimizer starts anew. Raise StartLost if the adapter is not the approved one.
+    """
+    assert spec.start_ref is not None
+    directory = scratch / "start"
+    try:
+        manifest = artifacts.manifest(spec.start_ref)
+        if manifest.sha256 != spec.start_manifest_sha256:
+            raise ArtifactCorrupt(f"the manifest of {spec.start_ref} has another hash")
+        artifacts.get_directory(spec.start_ref, directory)
+        weights = load_file(directory / WEIGHTS)
+    except (FileNotFoundError, ArtifactCorrupt) as error:
+        raise StartLost(
+            "The model that the job continues was deleted or damaged after the approval. Start a "
+            "job from another model."
+        ) from error
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != {name: tensor.shape for name, tensor in expected.items()}:
+        raise StartLost("The model that the job continues has an adapter of another shape.")
+    set_peft_model_state_dict(model, weights)
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

@@ -40,6 +40,7 @@ from services.trainer.model import (
     checkpoint_activations,
     context_length,
     load_base,
+    load_start,
     load_tokenizer,
     require_base,
     save_adapter,
@@ -131,6 +132,9 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
     # Gives every rank the same adapter. Dropout then differs between ranks.
     torch.manual_seed(hyperparameters.seed)
     model = attach_adapter(base, hyperparameters, spec.base_model)
+    if spec.start_ref is not None and checkpoints.progress.step == 0:
+        load_start(model, context.artifacts, spec, context.scratch / "continued")
+        context.reporter.log("the adapter starts with the weights of an earlier model")
     reset_peak()
     peak_memory = PeakMemory(ranks.device)
     if not ranks.leads:

@@ -128,7 +128,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
                 fine_tuned_model=row["model"],
                 finished_at=None if end is None else int(end.timestamp()),
                 hyperparameters=numbers,
-                model=row["base_model"],
+                model=row["continued_from"] or row["base_model"],
                 organization_id=vocabulary.organization(caller.account_id),
                 result_files=[vocabulary.result_name(job_id)] if has_results(row) else [],
                 seed=row["hyperparameters"]["seed"],

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from domain.core.money import exact_dollars
 from domain.training import hyperparameters
 from domain.training.hyperparameters import Affects, Group, Hyperparameters, title_of, use_of
+from domain.training.start import SHAPE
 from domain.training.training_plan import Order, TrainingPlan
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
 from infrastructure.drafts import Revision
@@ -127,7 +128,7 @@ class Entries(_Hyperparameters):
         return cls(
             dataset=str(plan.dataset_id),
             validation_dataset=str(plan.validation.dataset_id) if plan.validation else "",
-            base_model=plan.base_model,
+            base_model=plan.start.model if plan.start else plan.base_model,
             suffix=order.suffix or "",
             region=plan.region,
             gpu_type=plan.gpu_type,
@@ -139,6 +140,13 @@ class Entries(_Hyperparameters):
             command_key=str(uuid4()),
             **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
         )
+
+    def continuing(self, parent: Hyperparameters) -> Entries:
+        """Return the entries with the shape of the adapter that the job continues."""
+        tuned = typed(parent)
+        follows = tuned["lora_alpha"] if parent.lora_alpha == 2 * parent.lora_r else ""
+        shape = {name: tuned[name] for name in SHAPE}
+        return self.model_copy(update={**shape, "alpha_followed": follows})
 
     def followed(self) -> Entries:
         """Return the entries with alpha set to 2 x r, unless the user chose another alpha."""

@@ -10,18 +10,20 @@ from uuid import UUID
 
 from domain.datasets.dataset import DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
+from domain.training.start import is_fine_tuned, split_checkpoint
 from gateway.backend import Backend
 from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
 from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
 from gateway.launch.pages.entries import GONE_DATASET, Entries
-from gateway.models.schemas import BaseModelAnswer
-from gateway.models.service import base_models
+from gateway.models.schemas import BaseModelAnswer, ModelAnswer
+from gateway.models.service import list_models
 from gateway.schemas import Money
 from infrastructure.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200
+MOST_MODELS = 50
 FIRST_CHOICE = ("local", "cpu")
 """Default region and GPU type of a new form. If unavailable, the form gets the cheapest."""
 
@@ -58,6 +60,8 @@ class Lists:
     unready: dict[str, DatasetStatus]
     """Status of each selected dataset that is not valid."""
     all_bases: list[BaseModelAnswer]
+    models: list[ModelAnswer]
+    """The user's newest models, which a job can continue."""
     gpu_types: list[GpuTypeAnswer]
     regions: list[RegionAnswer]
     places: dict[tuple[str, str], Offer]
@@ -75,12 +79,14 @@ class Lists:
             if pool.capacity and pool.region in regions and pool.gpu_type in kinds
         }
         offered = [kinds[name] for name in {gpu_type for _, gpu_type in places}]
+        offered_models = list_models(backend, caller, limit=MOST_MODELS)
         datasets, more_datasets, unready = _datasets(backend, caller, {*_ids(named)})
         return cls(
             datasets=datasets,
             more_datasets=more_datasets,
             unready=unready,
-            all_bases=base_models(backend, caller),
+            all_bases=offered_models.base_models,
+            models=offered_models.models,
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
             regions=[each for each in catalog.regions if each.gpu_types],
             places=places,
@@ -91,6 +97,13 @@ class Lists:
         """Base models that are eligible for fine-tuning and have an active deployment."""
         active = DeploymentStatus.ACTIVE
         return [each for each in self.all_bases if each.eligible and each.deployment == active]
+
+    def base_of(self, name: str) -> str | None:
+        """Return the name of the base model with a name, or of the listed model with the name."""
+        if not is_fine_tuned(name):
+            return name
+        model, _ = split_checkpoint(name)
+        return next((each.base_model for each in self.models if each.model == model), None)
 
     def fresh(self) -> Entries:
         bases, places = self.bases, self.places
@@ -123,6 +136,8 @@ class Lists:
         return f"This dataset is {status}. Choose one that is ready to train."
 
     def _base_gone(self, chosen: str) -> str | None:
+        if is_fine_tuned(chosen):
+            return None  # the quote has the reason
         if not chosen or any(each.name == chosen for each in self.bases):
             return None
         if any(each.name == chosen and each.eligible for each in self.all_bases):

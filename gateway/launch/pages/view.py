@@ -17,6 +17,7 @@ from domain.estimating.memory import FEW_GIB
 from domain.training.hyperparameters import Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
+from domain.training.start import is_fine_tuned
 from domain.use_cases.spending_limits import Outlook
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -100,7 +101,13 @@ class View:
 
     @classmethod
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
-        """Read the form. If it is complete, quote the job."""
+        """Read the form. If it is complete, quote the job.
+
+        If the job continues an adapter, the form has the shape of that adapter.
+        """
+        parent = service.parent_of(backend, caller, entries.base_model)
+        if parent is not None:
+            entries = entries.continuing(parent.lora)
         reading = read(entries)
         problems = dict(reading.problems)
         quote, refusal = None, None
@@ -124,8 +131,13 @@ class View:
 
     @property
     def base(self) -> BaseModelAnswer | None:
-        wanted = self.entries.base_model
+        wanted = self.lists.base_of(self.entries.base_model)
         return next((each for each in self.lists.bases if each.name == wanted), None)
+
+    @property
+    def continues(self) -> bool:
+        """True if the job continues an adapter of the user."""
+        return is_fine_tuned(self.entries.base_model)
 
     @property
     def place(self) -> Offer | None:

@@ -40,6 +40,7 @@ def show_wizard(
     backend: BackendOf,
     dataset: Annotated[str, Query(max_length=100)] = "",
     like: JobId | None = None,
+    continue_from: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """Show the draft, or the form that the URL requests. Editing that form replaces the draft."""
     draft = _draft(backend, caller)
@@ -48,6 +49,8 @@ def show_wizard(
         jobs.own_job(backend, caller, like)
         job = backend.log.load(Job, like)
         entries = Entries.like(job.plan, job.plan.gpu_count, job.order)
+    if continue_from:
+        entries = entries.model_copy(update={"base_model": continue_from})
     if dataset:
         entries = entries.model_copy(update={"dataset": dataset.strip()})
     if other := draft is not None and not entries.same_as(draft):
