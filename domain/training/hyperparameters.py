@@ -9,16 +9,23 @@ and the model card. To add a hyperparameter, declare it here and make the traine
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 Schedule = Literal["cosine", "linear"]
-ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
+ALL_LINEAR = "all-linear"
+"""Target modules that mean all linear layers of the base model, as in PEFT."""
+
+ModuleName = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.]{1,100}|all-linear)$")]
+
+
+def _listed(value: object) -> object:
+    return (value,) if value == ALL_LINEAR else value
 
 
 class Group(StrEnum):
@@ -98,13 +105,16 @@ class Hyperparameters(BaseModel):
         title="Rank-stabilized LoRA",
         description="Scale the adapter by alpha/√r instead of alpha/r, which suits high ranks.",
     )
-    target_modules: Annotated[tuple[ModuleName, ...], Use(Group.ADVANCED)] = Field(
+    target_modules: Annotated[
+        tuple[ModuleName, ...], BeforeValidator(_listed), Use(Group.ADVANCED)
+    ] = Field(
         default=("q_proj", "v_proj"),
         min_length=1,
         max_length=32,
         strict=False,
         title="Target modules",
-        description="Projection layers that the adapter modifies.",
+        description="Projection layers that the adapter modifies. `all-linear` means all linear "
+        "layers of the base model.",
     )
     gradient_accumulation: Annotated[int, Use(Group.ADVANCED, Affects.PRICE)] = Field(
         default=4,
@@ -180,6 +190,12 @@ class Hyperparameters(BaseModel):
         modules = values["target_modules"]
         assert isinstance(modules, list)
         return cls.model_construct(None, **dict(values) | {"target_modules": tuple(modules)})
+
+    def with_modules_of(self, linear_modules: Iterable[str]) -> Hyperparameters:
+        """Return a copy that names all linear layers of the base model instead of `all-linear`."""
+        if ALL_LINEAR not in self.target_modules:
+            return self
+        return self.model_copy(update={"target_modules": tuple(linear_modules)})
 
     @property
     def adapter_scale(self) -> float:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.core.errors import Invalid
 from domain.core.value import Value
-from domain.training.hyperparameters import Hyperparameters, written
+from domain.training.hyperparameters import ALL_LINEAR, Hyperparameters, written
 
 SHAPE = ("lora_r", "lora_alpha", "use_rslora", "target_modules")
 """Hyperparameters that determine the shape and scale of an adapter. A job cannot change them."""
@@ -47,7 +47,9 @@ def inherited(own: Hyperparameters, parent: Hyperparameters, name: str) -> Hyper
     """
     for field in SHAPE:
         wanted, given = getattr(parent, field), getattr(own, field)
-        same = sorted(wanted) == sorted(given) if field == "target_modules" else wanted == given
+        same = given in (wanted, (ALL_LINEAR,)) or (
+            field == "target_modules" and sorted(wanted) == sorted(given)
+        )
         if field in own.model_fields_set and not same:
             shown = written(wanted)
             raise Invalid(

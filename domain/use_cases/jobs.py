@@ -16,7 +16,6 @@ from domain.core.errors import (
     CommandReused,
     DomainError,
     InsufficientBalance,
-    Invalid,
     NotFound,
     WrongState,
 )
@@ -74,9 +73,9 @@ class Launching:
         if request is not None and request.order != order:
             raise CommandReused(REUSED)
         if existing is not None:
-            _require_same(existing, choices, order)
+            _require_same(existing, self._resolved(existing, choices), order)
             return existing
-        choices = self._quoting.inherited(account_id, choices)
+        choices = self._quoting.resolved(account_id, choices)
         if request is not None:
             request.approve()
         job = self._gated(job_id, account_id, choices, order, None if wait else loads)
@@ -109,7 +108,7 @@ class Launching:
         job_id = created_id(account_id, "job", command_key)
         if self.made_before(account_id, command_key, order.request_sha256) is None:
             self.log.load(Account, account_id).require_active()
-            choices = self._quoting.inherited(account_id, choices)
+            choices = self._quoting.resolved(account_id, choices)
             self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
 
     @retrying
@@ -227,6 +226,16 @@ class Launching:
         self.log.commit(job)
         return job
 
+    def _resolved(self, existing: Job, choices: Choices) -> Choices:
+        """Resolve the choices of a repeated command. The model that it continues may be deleted."""
+        plan, tuned = existing.plan, choices.hyperparameters
+        try:
+            if plan.start is None:
+                return self._quoting.resolved(existing.account_id, choices)
+            return replace(choices, hyperparameters=inherited(tuned, plan.lora, plan.start.model))
+        except DomainError:
+            return choices
+
     def _request_for(self, job_id: UUID) -> JobRequest | None:
         return self.log.find(JobRequest, job_request_id(job_id))
 
@@ -271,18 +280,6 @@ class Launching:
         require_capacity(suitable, plan.region, plan.gpu_type, plan.gpu_count, names)
 
 
-def _like_start(existing: Job, choices: Choices) -> Choices:
-    """Return the choices with the adapter shape of the start of an approved job, if it has one."""
-    start, tuned = existing.plan.start, choices.hyperparameters
-    if start is None:
-        return choices
-    try:
-        tuned = inherited(tuned, existing.plan.lora, start.model)
-    except Invalid:
-        return choices  # they differ from those of the job
-    return replace(choices, hyperparameters=tuned)
-
-
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """Raise CommandReused if the job was approved with other choices or another order.
 
@@ -291,6 +288,6 @@ def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """
     same = existing.order == order
     if order.request_sha256 is None:
-        same = same and existing.plan.choices == _like_start(existing, choices).recorded
+        same = same and existing.plan.choices == choices.recorded
     if not same:
         raise CommandReused(REUSED)

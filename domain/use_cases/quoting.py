@@ -31,7 +31,7 @@ from domain.estimating.footprint import Layout
 from domain.estimating.memory import Fit, decide, fits
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import ALL_LINEAR, Hyperparameters
 from domain.training.start import JobOfModel, Start, inherited, is_fine_tuned, split_checkpoint
 from domain.training.token_lengths import TokenLengths
 from domain.training.training_plan import TrainingPlan, ValidationFile
@@ -130,6 +130,7 @@ class Quoting:
             start, base, choices = continued or (None, None, choices)
         else:
             base = _attempt(problems, lambda: self._served_base(choices.base_model))
+            choices = self.resolved(account_id, choices) if base else choices
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
@@ -138,17 +139,17 @@ class Quoting:
         quote = self._price(dataset, validation, base, choices, approved)
         return replace(quote, plan=quote.plan.model_copy(update={"start": start}))
 
-    def inherited(self, account_id: UUID, choices: Choices) -> Choices:
-        """Return the choices with the adapter shape of the model that the job continues from.
+    def resolved(self, account_id: UUID, choices: Choices) -> Choices:
+        """Return the choices with all target modules and the shape of a continued adapter.
 
-        If the job starts with a new adapter, return them unchanged. Raise NotFound if there is no
-        such model, and Invalid if the choices set another shape.
+        Raise NotFound if the job continues an unknown model, Invalid if the choices set another
+        shape than its adapter has, and Invalid or WrongState if no job can use the base model.
         """
-        name = choices.base_model
-        if not is_fine_tuned(name):
-            return choices
-        parent = self.parent(account_id, name)
-        fields = inherited(choices.hyperparameters, parent.plan.lora, name)
+        fields, name = choices.hyperparameters, choices.base_model
+        if is_fine_tuned(name):
+            fields = inherited(fields, self.parent(account_id, name).plan.lora, name)
+        elif ALL_LINEAR in fields.target_modules:
+            fields = fields.with_modules_of(self._served_base(name).revision.shape.linears)
         return replace(choices, hyperparameters=fields)
 
     def base_of(self, account_id: UUID, name: str) -> BaseModel:
@@ -183,7 +184,7 @@ class Quoting:
         """Return the start of a job that continues a model, its base model, and its choices."""
         start = self._start(account_id, choices.base_model)
         base = self.base_of(account_id, choices.base_model)
-        return start, base, self.inherited(account_id, choices)
+        return start, base, self.resolved(account_id, choices)
 
     def _start(self, account_id: UUID, name: str) -> Start:
         """Return the adapter with a name. Raise WrongState if its job still changes or lost it."""

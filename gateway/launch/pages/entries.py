@@ -159,7 +159,10 @@ class Entries(_Hyperparameters):
         given = dict(parse_qsl(choice[:500]))
         if given.pop("lora_alpha", None) == FOLLOW:
             return self._following()
-        return self.model_copy(update={name: given[name] for name in given if name in FIELDS})
+        update: dict[str, Any] = {name: given[name] for name in given if name in FIELDS}
+        if modules := update.get("target_modules"):
+            update["target_modules"] = modules.split(",")
+        return self.model_copy(update=update)
 
     def renewed(self, made: str = "") -> Entries:
         """Return the same entries with a new command key, for another job after `made`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -26,7 +26,7 @@ from gateway.launch.job_form import JobRequest
 from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
 from gateway.launch.pages.lists import ListedDataset, Lists, Offer
 from gateway.launch.pages.snippets import command_line, python
-from gateway.launch.schemas import FitAnswer, QuoteAnswer
+from gateway.launch.schemas import EstimateAnswer, FitAnswer, QuoteAnswer
 from gateway.models.schemas import BaseModelAnswer
 from gateway.web.amounts import written_amount, written_range
 from gateway.web.rendering import NO_BREAK, sentence
@@ -81,6 +81,17 @@ class ParameterBytes(NamedTuple):
     four_bits: float | None
 
 
+class Preset(NamedTuple):
+    """A usual choice of target modules."""
+
+    title: str
+    choice: str
+    """Query string with the entry that selects it."""
+    chosen: bool
+    cost: str | None
+    """Range of the cost; None if the form is incomplete or the job would not fit."""
+
+
 class Gate(NamedTuple):
     """A check that must pass before a job starts."""
 
@@ -98,6 +109,7 @@ class View:
     quote: QuoteAnswer | None
     refusal: DomainError | None
     """The reason why a complete form has no quote."""
+    presets: list[Preset] = field(default_factory=list)
 
     @classmethod
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
@@ -122,7 +134,39 @@ class View:
         lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
         if quote is None:  # with a quote, the choices exist even if the lists lag behind
             problems |= lists.gone(entries)
-        return cls(entries, lists, reading.request, reading.missing, problems, quote, refusal)
+        view = cls(entries, lists, reading.request, reading.missing, problems, quote, refusal)
+        return replace(view, presets=view.priced_presets(backend, caller))
+
+    def priced_presets(self, backend: Backend, caller: Caller) -> list[Preset]:
+        """Return the usual choices of target modules, with their prices if the form is complete."""
+        if self.base is None or self.continues:
+            return []
+        linear = sorted(self.base.linear_modules, key=_module_order)
+        attention = [name for name in Hyperparameters().target_modules if name in linear]
+        return [
+            Preset(
+                title,
+                urlencode({"target_modules": ",".join(names)}),
+                set(names) == set(self.entries.target_modules),
+                self._cost_with(backend, caller, tuple(names)),
+            )
+            for title, names in (("Attention only", attention), ("All linear layers", linear))
+            if names
+        ]
+
+    def _cost_with(
+        self, backend: Backend, caller: Caller, target_modules: tuple[str, ...]
+    ) -> str | None:
+        if self.request is None or self.quote is None:
+            return None
+        tuned = self.request.hyperparameters.model_copy(update={"target_modules": target_modules})
+        choices = replace(self.request.choices, hyperparameters=tuned)
+        try:
+            estimate = backend.quoting.quote(caller.account_id, choices).estimate
+        except DomainError:
+            return None
+        quoted = EstimateAnswer.of(estimate)
+        return written_range(quoted.low, quoted.high)
 
     @property
     def dataset(self) -> ListedDataset | None:
