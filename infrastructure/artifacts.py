@@ -228,6 +228,14 @@ class Artifacts:
             return False
         return True
 
+    def copy(self, ref: str, copied_ref: str) -> None:
+        """Copy the content of a ref within the store.
+
+        Raise FileNotFoundError if the ref does not exist.
+        """
+        obstore.copy(self._store, ref, copied_ref)
+        self._sync(copied_ref)
+
     def delete(self, ref: str) -> None:
         """Delete a ref, if it exists."""
         with suppress(FileNotFoundError):

@@ -37,6 +37,7 @@ STDERR_BYTES = 2000  # maximum size of the standard error that is logged
 THREADS = "2"  # for tokenizers
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of address space
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # pyarrow's own one reserves 1 GiB of address space
     "RAYON_NUM_THREADS": THREADS,
     "TOKENIZERS_PARALLELISM": "true",
     "PYTHONUNBUFFERED": "1",

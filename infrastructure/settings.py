@@ -244,6 +244,10 @@ class Settings(BaseSettings):
     dataset_max_bytes: int = Field(
         default=512 * 1024**2, description="Maximum size of a dataset upload, in bytes."
     )
+    dataset_max_unpacked_bytes: int = Field(
+        default=4 * 1024**3,
+        description="Maximum size of a compressed dataset when it is unpacked, in bytes.",
+    )
     heartbeat_seconds: float = Field(
         default=1.0, gt=0, description="Seconds between two reports of a trainer."
     )

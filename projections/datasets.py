@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS datasets (
     errors bigint,
     report_ref text,
     sha256 text NOT NULL,
+    parent uuid,
     uploaded_at timestamptz NOT NULL,
     validated_at timestamptz
 );
@@ -69,6 +70,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 sha256=event.sha256,
                 uploaded_at=event.timestamp,
                 tools_ignored=event.ignore_tools,
+                parent=event.parent,
             )
         case Dataset.DatasetValidated():
             update(

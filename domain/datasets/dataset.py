@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
@@ -31,11 +31,16 @@ class DatasetStatus(StrEnum):
 class UploadOptions:
     """Options of an upload.
 
-    By default, EcoLink removes duplicate lines, and keeps the tool definitions of the examples.
+    By default, EcoLink removes duplicate lines, keeps the tool definitions of the examples, and
+    guesses the columns. `columns_sha256` is the hash of the columns that the owner chose instead.
+    Their names are in an artifact, because users wrote them. `parent` is the dataset whose upload
+    this one reads with other columns.
     """
 
     keep_duplicates: bool = False
     ignore_tools: bool = False
+    columns_sha256: str | None = None
+    parent: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ class TokensRefused:
                 return f"Example {example:,} needs too much memory."
 
 
+def columns_ref(account_id: UUID, dataset_id: UUID, sha256: str) -> str:
+    """Return the artifact of the chosen columns of a dataset."""
+    return f"datasets/{account_id}/{dataset_id}/columns-{sha256}.json"
+
+
 class Dataset(Aggregate):
     """A file of chat examples. Events contain only a reference to the file and its hash."""
 
@@ -128,13 +138,29 @@ class Dataset(Aggregate):
         """Base class of the events of a dataset."""
 
     class DatasetUploaded(Event, Created):
-        """A file was uploaded. It is queued for validation."""
+        """A file was uploaded, or copied from another dataset. It is queued for validation."""
+
+        class_version: ClassVar[int] = 2
+        formats: ClassVar[Mapping[int, int]] = {2: 2}
 
         ref: str
         sha256: str
         total_bytes: int
         keep_duplicates: bool
         ignore_tools: bool
+        columns_sha256: str | None  # hash of the columns that the owner chose, if any
+        parent: UUID | None  # dataset whose upload was read again with other columns, if any
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Add no chosen columns, and no parent."""
+            state["columns_sha256"] = None
+            state["parent"] = None
+
+        @staticmethod
+        def downcast_v1_v2(state: dict[str, Any]) -> None:
+            """Remove the columns and the parent."""
+            del state["columns_sha256"], state["parent"]
 
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
@@ -150,7 +176,7 @@ class Dataset(Aggregate):
         """The owner confirmed that jobs may ignore the tool definitions in the file."""
 
     class DatasetRejected(Event):
-        """The file is invalid, and EcoLink deleted it. The validation report lists the errors."""
+        """The file is invalid. The validation report lists the errors."""
 
         errors: int
         report_ref: str
@@ -203,10 +229,23 @@ class Dataset(Aggregate):
         self.sha256 = self.upload_sha256 = event.sha256
         self.total_bytes = event.total_bytes
         self.status = DatasetStatus.VALIDATING
-        self.options = UploadOptions(event.keep_duplicates, event.ignore_tools)
+        self.options = UploadOptions(
+            event.keep_duplicates, event.ignore_tools, event.columns_sha256, event.parent
+        )
         self.trainability = Trainability(0, 0, 0, event.ignore_tools)
         self.counted: dict[str, Counted] = {}
         self.uncountable: dict[str, TokensRefused] = {}
+
+    @property
+    def home(self) -> str:
+        """Artifact prefix of all files of the dataset except the upload."""
+        return f"datasets/{self.account_id}/{self.id}"
+
+    @property
+    def columns_ref(self) -> str | None:
+        """Reference of the columns that the owner chose; None if EcoLink guesses them."""
+        sha256 = self.options.columns_sha256
+        return None if sha256 is None else columns_ref(self.account_id, self.id, sha256)
 
     @property
     def examples(self) -> int:

@@ -23,11 +23,11 @@ class Excerpt(BaseModel):
 
 
 class LineProblem(BaseModel):
-    """A validation error. `line` counts from 1. It is null if the error concerns the whole file."""
+    """A validation error. `line` is null if the error concerns the whole file."""
 
     model_config = ConfigDict(frozen=True)
 
-    line: int | None
+    line: int | None = Field(description="Number of the line or row, from 1.")
     code: str
     message: str = Field(examples=["`messages` is missing."])
     excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
@@ -50,6 +50,26 @@ class ValidationReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: DatasetStatus
+    format: str = Field(
+        default="JSONL",
+        description="Format of the file, such as `JSONL in gzip`, `CSV` or `Parquet`.",
+        examples=["JSONL"],
+    )
+    shape: str | None = Field(
+        default=None,
+        description="Form of its examples, such as `ShareGPT` or `Alpaca`; null if unknown.",
+        examples=["OpenAI messages"],
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Column or key of each role, as EcoLink guessed it or you chose it.",
+        examples=[{"messages": "messages"}],
+    )
+    columns_chosen: bool = Field(default=False, description="True if you chose the columns.")
+    unit: str = Field(
+        default="line",
+        description="`row` if the numbers of errors and warnings count rows, otherwise `line`.",
+    )
     examples: int = Field(examples=[1200])
     duplicates: int
     examples_with_tools: int = Field(default=0, description="Examples that define tools.")

@@ -173,14 +173,14 @@ class Client:
         path: Path,
         name: str,
         sent: Callable[[int], object] = lambda size: None,
-        **options: bool,
+        **options: bool | str,
     ) -> dict[str, Any]:
         """Upload a dataset file as a stream. Raise OSError if the file cannot be read.
 
         `sent` is called with the number of bytes of each chunk. `options` are query parameters.
         """
         headers = {
-            "content-type": "application/jsonl",
+            "content-type": "application/octet-stream",
             "content-length": str(path.stat().st_size),
             "idempotency-key": str(uuid4()),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.tables import fields, listing_of, pairs
 from gateway.cli.terminal import CommandGroup, bar, interrupted, show
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import ColumnsAnswer, DatasetAnswer
 from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5
@@ -26,6 +27,35 @@ COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 datasets = CommandGroup(no_args_is_help=True, help="Upload, list and delete datasets.")
 
 DatasetId = Annotated[str, typer.Argument(help="ID of the dataset.", show_default=False)]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        help="Wait for the validation. The exit code is 1 if EcoLink rejects the dataset."
+    ),
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ROLE=COLUMN",
+        help="Column of a role, such as `user=question`. Repeat it for each role. The roles are "
+        "messages, or user and assistant, and system, input, history, tools and weight.  "
+        "\\[default: guessed]",
+    ),
+]
+
+
+def _chosen(given: list[str] | None) -> dict[str, str]:
+    """Return the columns of `ROLE=COLUMN` options."""
+    columns: dict[str, str] = {}
+    for each in given or []:
+        role, equals, name = each.partition("=")
+        if not equals or not name or role in columns:
+            raise typer.BadParameter(
+                f"{each!r} is not ROLE=COLUMN, or repeats a role. Write, for example, "
+                "--column user=question --column assistant=answer."
+            )
+        columns[role] = name
+    return columns
 
 
 @datasets.command()
@@ -33,17 +63,17 @@ def upload(
     client: Client,
     file: Annotated[
         Path,
-        typer.Argument(exists=True, dir_okay=False, readable=True, help="Chats in JSONL."),
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Chats in JSONL, a JSON array, CSV, Parquet or a transcript, also in gzip or zip.",
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="Name of the dataset.  \\[default: the name of the file]")
     ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            help="Wait for the validation. The exit code is 1 if EcoLink rejects the dataset."
-        ),
-    ] = True,
+    follow: Follow = True,
     keep_duplicates: Annotated[
         bool,
         typer.Option(
@@ -54,8 +84,10 @@ def upload(
         bool,
         typer.Option("--ignore-tools", help="Remove tool definitions from the examples."),
     ] = False,
+    column: ColumnsOption = None,
 ) -> None:
     """Upload a file, and wait for its validation."""
+    columns = _chosen(column)
     with bar(f"uploading {file.name}", file.stat().st_size) as sent:
         document = client.upload(
             file,
@@ -63,8 +95,14 @@ def upload(
             sent,
             keep_duplicates=keep_duplicates,
             ignore_tools=ignore_tools,
+            **({"columns": json.dumps(columns)} if columns else {}),
         )
     dataset = Reply.of(DatasetAnswer, document)
+    _finish(client, dataset, follow)
+
+
+def _finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None:
+    """Wait for the validation of a new dataset, and print it. Exit with 1 if it is rejected."""
     if not follow:
         show(dataset, fields)
         return
@@ -134,16 +172,64 @@ def report(client: Client, dataset: DatasetId) -> None:
 def _report(found: ValidationReport) -> RenderableType:
     counts = f"examples {found.examples:,}, duplicates {found.duplicates:,}"
     lines = [Text(f"{found.status}: {counts}, errors {found.error_count:,}")]
+    lines.append(Text(_format(found)))
     lines += [Text(f"warning: {notice.message}", style="yellow") for notice in found.warnings]
     for problem in found.errors:
-        where = "file" if problem.line is None else f"line {problem.line:,}"
+        where = "file" if problem.line is None else f"{found.unit} {problem.line:,}"
         lines.append(Text(f"{where}: {problem.message}", style="red"))
         if problem.excerpt and problem.excerpt.text:
             lines.append(_excerpt(problem.excerpt))
     if (more := found.error_count - len(found.errors)) > 0:
         lines.append(
-            Text(f"and {more:,} more {'line' if more == 1 else 'lines'} with errors", style="red")
+            Text(
+                f"and {more:,} more {found.unit}{'' if more == 1 else 's'} with errors", style="red"
+            )
         )
+    return Group(*lines)
+
+
+def _format(found: ValidationReport | ColumnsAnswer) -> str:
+    """Return the format and columns of an upload as one line."""
+    chosen = found.columns_chosen if isinstance(found, ValidationReport) else found.chosen
+    columns = ", ".join(f"{role}={name}" for role, name in found.columns.items())
+    kind = f"{found.format}, {found.shape}" if found.shape else found.format
+    how = "chosen" if chosen else "guessed"
+    return f"format: {kind}; columns: {columns} ({how})" if columns else f"format: {kind}"
+
+
+@datasets.command()
+def columns(
+    client: Client,
+    dataset: DatasetId,
+    column: ColumnsOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the new dataset.  \\[default: that of the existing one]"),
+    ] = None,
+    follow: Follow = True,
+) -> None:
+    """Show the columns and first rows, or create a new dataset with other columns.
+
+    With `--column`, EcoLink reads the same upload again. The existing dataset does not change.
+    """
+    path = f"/datasets/{dataset}/columns"
+    chosen = _chosen(column)
+    if not chosen:
+        show(client.read(ColumnsAnswer, path), _columns)
+        return
+    body = {"columns": chosen} | ({"name": name} if name else {})
+    _finish(client, client.send(DatasetAnswer, path, body), follow)
+
+
+def _columns(found: ColumnsAnswer) -> RenderableType:
+    lines = [Text(_format(found))]
+    if found.names:
+        lines.append(Text(f"columns of the file: {', '.join(found.names)}"))
+    for row in found.rows:
+        lines.append(Text(f"{found.unit} {row.row:,}", style="bold"))
+        if row.problem:
+            lines.append(Text(f"  {row.problem}", style="red"))
+        lines += [Text(f"  {each.role}: {each.content}") for each in row.messages]
     return Group(*lines)
 
 

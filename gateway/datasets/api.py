@@ -15,8 +15,20 @@ from domain.datasets.dataset import UploadOptions
 from domain.datasets.validation_report import ValidationReport
 from gateway.backend import BackendOf
 from gateway.datasets import service
-from gateway.datasets.schemas import DatasetAnswer
-from gateway.datasets.uploads import StoredFile, record_upload, upload_ref, upload_slot
+from gateway.datasets.columns import (
+    MAX_COLUMNS_TEXT,
+    columns_of,
+    read_again,
+    shown_columns,
+)
+from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, DatasetAnswer
+from gateway.datasets.uploads import (
+    Choices,
+    StoredFile,
+    record_upload,
+    upload_ref,
+    upload_slot,
+)
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -36,11 +48,20 @@ def _options(
     ignore_tools: Annotated[
         bool, Query(description="Remove tool definitions from the examples.")
     ] = False,
-) -> UploadOptions:
-    return UploadOptions(keep_duplicates, ignore_tools)
+    columns: Annotated[
+        str | None,
+        Query(
+            description="Column or key of each role, as a JSON object. By default, EcoLink guesses "
+            "them.",
+            examples=['{"user": "question", "assistant": "answer"}'],
+            max_length=MAX_COLUMNS_TEXT,
+        ),
+    ] = None,
+) -> Choices:
+    return Choices.of(UploadOptions(keep_duplicates, ignore_tools), columns_of(columns))
 
 
-OptionsOf = Annotated[UploadOptions, Depends(_options)]
+ChoicesOf = Annotated[Choices, Depends(_options)]
 
 
 @router.post(
@@ -50,7 +71,8 @@ OptionsOf = Annotated[UploadOptions, Depends(_options)]
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "Chats in JSONL, one example per line.",
+            "description": "Chats in a format of the user guide, such as JSONL, CSV or Parquet. "
+            "EcoLink detects the format from the content.",
             "content": {
                 "application/jsonl": {
                     "schema": {"type": "string", "format": "binary"},
@@ -66,7 +88,7 @@ async def upload_dataset(
     name: Annotated[DatasetName, Query(description="Display name of the dataset.")],
     caller: MayTrain,
     backend: BackendOf,
-    options: OptionsOf,
+    choices: ChoicesOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> DatasetAnswer:
     """Upload a file and start its validation.
@@ -80,7 +102,7 @@ async def upload_dataset(
     file = StoredFile(ref, sha256, size)
 
     def record() -> DatasetAnswer:
-        row = record_upload(backend, caller, dataset_id, name, file, options)
+        row = record_upload(backend, caller, dataset_id, name, file, choices)
         return service.dataset_answer(backend, row)
 
     return await run_in_threadpool(record)
@@ -111,6 +133,31 @@ def ignore_tool_definitions(
 ) -> DatasetAnswer:
     """Confirm that jobs ignore the tool definitions of a dataset."""
     return service.ignore_tools(backend, caller, dataset_id)
+
+
+@router.get("/{dataset_id}/columns", responses=refusals(404, 409))
+def show_columns(dataset_id: UUID, caller: MayDownload, backend: BackendOf) -> ColumnsAnswer:
+    """Show the format and columns of a dataset, and its first rows as messages."""
+    return shown_columns(backend, caller, dataset_id)
+
+
+@router.post("/{dataset_id}/columns", status_code=202, responses=refusals(404, 409))
+def change_columns(
+    dataset_id: UUID,
+    wanted: ColumnsRequest,
+    caller: MayTrain,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> DatasetAnswer:
+    """Create a new dataset from the same upload with other columns.
+
+    The existing dataset does not change. Repeating a request with the same `Idempotency-Key`
+    returns the existing new dataset.
+    """
+    key = idempotency_key or str(uuid4())
+    new_id = created_id(caller.account_id, "dataset", key)
+    row = read_again(backend, caller, dataset_id, new_id, wanted)
+    return service.dataset_answer(backend, row)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=refusals(404, 409))

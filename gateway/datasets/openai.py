@@ -86,15 +86,16 @@ async def create_file(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> FileObject:
-    """Upload a JSONL file of chat examples and start its validation."""
-    name, file, options = await receive_upload(request, backend, caller)
+    """Upload a file of chat examples and start its validation."""
+    name, file, choices = await receive_upload(request, backend, caller)
 
     def record() -> FileObject:
-        request_sha256 = fingerprint(FILES_PATH, [name, file.sha256, *astuple(options)])
+        chosen = [value for value in astuple(choices.options) if value is not None]
+        request_sha256 = fingerprint(FILES_PATH, [name, file.sha256, *chosen])
         with dropped_on(Exception, backend, file.ref):
             key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         dataset_id = created_id(caller.account_id, "dataset", key)
-        row = record_upload(backend, caller, dataset_id, name, file, options)
+        row = record_upload(backend, caller, dataset_id, name, file, choices)
         return _dataset_file(row, _name_of(backend, dataset_id), backend.artifacts)
 
     return await run_in_threadpool(record)
@@ -146,7 +147,7 @@ def retrieve_file(file_id: str, caller: MayRead, backend: BackendOf) -> FileObje
 @router.get(
     "/{file_id}/content",
     response_class=Response,
-    responses={**file_answers(JSON_LINES, "text/csv"), **refusals(409)},
+    responses={**file_answers(JSON_LINES, "application/octet-stream", "text/csv"), **refusals(409)},
 )
 def file_content(
     file_id: str, wanted: ConditionsOf, caller: MayDownload, backend: BackendOf
@@ -157,18 +158,15 @@ def file_content(
         disposition = f'attachment; filename="{METRICS_NAME}"'
         return Response(content, 200, {"content-disposition": disposition}, "text/csv")
     row = own_dataset(backend, caller, dataset_of(file_id))
-    if row["status"] == DatasetStatus.REJECTED:
-        raise WrongState(
-            f"EcoLink rejected and deleted {file_id}. Its status_details list the errors."
-        )
     dataset = backend.log.load(Dataset, row["dataset_id"])
+    name = _name_of(backend, dataset.id) or UNNAMED
     return download(
         backend.artifacts,
         dataset.upload_ref,
         dataset.upload_sha256,
         wanted,
-        name=_name_of(backend, dataset.id) or UNNAMED,
-        media_type=JSON_LINES,
+        name=name,
+        media_type=JSON_LINES if name.endswith(".jsonl") else "application/octet-stream",
     )
 
 

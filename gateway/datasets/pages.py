@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from domain.core.errors import WrongState
+from domain.core.errors import Invalid, WrongState
+from domain.core.identity import created_id
+from domain.datasets.columns import TITLES, Role, chosen_columns
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import service
+from gateway.datasets.columns import read_again, shown_columns
 from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import ColumnsRequest, DatasetAnswer
 from gateway.datasets.service import BaseView, base_views, show_dataset
 from gateway.datasets.uploads import NATIVE_PATH
 from gateway.http.access import Caller
@@ -25,6 +28,7 @@ from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.web.rendering import fragment, is_htmx, page
 
 PAGE_SIZE, EXAMPLES_SHOWN = 50, 5
+MAX_NAME, MOST_FIELDS = 200, 20
 
 STATUSES: dict[DatasetStatus, tuple[str, str]] = {
     DatasetStatus.VALIDATING: ("validating", "calm is-live"),
@@ -70,6 +74,7 @@ def show_datasets(
         "datasets/list.html",
         upload_path=NATIVE_PATH,
         upload_limit=backend.settings.dataset_max_bytes,
+        titles=TITLES,
         **shown,
     )
 
@@ -83,6 +88,7 @@ def show_one(dataset_id: UUID, request: Request, caller: MayRead, backend: Backe
         "statuses": STATUSES,
         "report": None,
         "bases": [],
+        "titles": TITLES,
         "moving": _is_changing(dataset),
     }
     if dataset.status is not DatasetStatus.VALIDATING:
@@ -131,6 +137,52 @@ async def show_examples(
         first=first,
         shown=EXAMPLES_SHOWN,
     )
+
+
+@router.get("/{dataset_id}/columns")
+def show_columns(
+    dataset_id: UUID, request: Request, caller: MayDownload, backend: BackendOf
+) -> Response:
+    """Show the form that creates a new dataset with other columns, or its preview of rows."""
+    if not is_htmx(request):
+        dataset = show_dataset(backend, caller, dataset_id)
+        found = shown_columns(backend, caller, dataset_id)
+        return page(
+            *(request, backend, caller, "datasets/columns.html"),
+            dataset=dataset,
+            found=found,
+            problem=None,
+            titles=TITLES,
+            key=str(uuid4()),
+        )
+    problem, chosen = None, None
+    try:
+        chosen = chosen_columns(_entered(dict(request.query_params)))
+    except Invalid as error:
+        problem = str(error)
+    found = shown_columns(backend, caller, dataset_id, chosen)
+    return fragment("datasets/column_preview.html", found=found, problem=problem)
+
+
+@router.post("/{dataset_id}/columns")
+async def change_columns(
+    dataset_id: UUID, request: Request, caller: MayTrain, backend: BackendOf
+) -> Response:
+    """Create a new dataset from the same upload with other columns, and open it."""
+    form = await request.form(max_files=0, max_fields=MOST_FIELDS)
+    entered = {name: value for name, value in form.items() if isinstance(value, str)}
+    key = entered.get("key") or str(uuid4())
+    wanted = ColumnsRequest(
+        columns=_entered(entered), name=entered.get("name", "").strip()[:MAX_NAME] or None
+    )
+    new_id = created_id(caller.account_id, "dataset", key)
+    await run_in_threadpool(read_again, backend, caller, dataset_id, new_id, wanted)
+    return Response(headers={"hx-redirect": f"/datasets/{new_id}"})
+
+
+def _entered(fields: dict[str, str]) -> dict[str, str]:
+    """Return the column of each role in a form. Roles without a column are empty."""
+    return {role: fields[role] for role in Role if fields.get(role)}
 
 
 @router.post("/{dataset_id}/ignore-tools")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from domain.datasets.dataset import DatasetStatus
 from gateway.schemas import Answer
@@ -47,6 +47,10 @@ class DatasetAnswer(Answer):
         description="Sentence that explains why no job can train on this dataset alone, or null.",
     )
     errors: int | None = None
+    parent: UUID | None = Field(
+        default=None,
+        description="Dataset whose upload this one reads with other columns, or null.",
+    )
     uploaded_at: datetime
     validated_at: datetime | None = None
     progress: Progress | None = Field(
@@ -57,3 +61,54 @@ class DatasetAnswer(Answer):
         examples=[["smollm2-135m-instruct"]],
         description="Base models whose token count is not known yet.",
     )
+
+
+class ColumnsRequest(BaseModel, extra="forbid"):
+    """Columns of a new dataset from the same upload."""
+
+    columns: dict[str, str] = Field(
+        description="Column or key of each role: `messages`, or `user` and `assistant`, and "
+        "optionally `system`, `input`, `history`, `tools` and `weight`.",
+        examples=[{"user": "question", "assistant": "answer"}],
+        max_length=20,
+    )
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Display name of the new dataset. By default, that of the existing one.",
+    )
+
+
+class PreviewMessage(Answer):
+    """A message of a preview. Tool calls are shown as JSON after the text."""
+
+    role: str
+    content: str
+
+
+class PreviewRow(Answer):
+    """A row of an upload as messages, or the reason why it has none."""
+
+    row: int = Field(description="Number of the line or row, from 1.")
+    messages: list[PreviewMessage]
+    tools: int = Field(description="Number of defined tools.")
+    problem: str | None = None
+
+
+class ColumnsAnswer(Answer):
+    """The format and columns of an upload, and its first rows as messages."""
+
+    format: str = Field(examples=["CSV"])
+    shape: str | None = Field(default=None, examples=["question and answer columns"])
+    unit: str = Field(examples=["row"])
+    names: list[str] = Field(
+        description="Columns or keys of the upload.", examples=[["id", "question", "answer"]]
+    )
+    columns: dict[str, str] = Field(
+        description="Column of each role.", examples=[{"user": "question", "assistant": "answer"}]
+    )
+    chosen: bool = Field(
+        description="True if you chose the columns, false if EcoLink guessed them."
+    )
+    rows: list[PreviewRow] = Field(description="The first rows, at most three.")

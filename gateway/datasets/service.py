@@ -125,7 +125,7 @@ def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
         )
     if dataset.status is DatasetStatus.REJECTED:
         raise WrongState(
-            "EcoLink rejected the dataset and deleted its file. Upload a corrected file."
+            "EcoLink rejected the dataset. Upload a corrected file, or choose other columns."
         )
     return dataset
 
@@ -136,7 +136,7 @@ def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
     if report is None:
         return None
     errors = [
-        f"{'file' if error.line is None else f'line {error.line:,}'}: {error.message}"
+        f"{'file' if error.line is None else f'{report.unit} {error.line:,}'}: {error.message}"
         for error in report.errors[:SUMMARY_ERRORS]
     ]
     further = report.error_count - len(errors)

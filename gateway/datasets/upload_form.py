@@ -9,9 +9,11 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from domain.core.errors import Invalid
+from domain.datasets.columns import chosen_columns
 from domain.datasets.dataset import UploadOptions
 from gateway.backend import Backend
-from gateway.datasets.uploads import StoredFile, upload_ref, upload_slot
+from gateway.datasets.columns import columns_of
+from gateway.datasets.uploads import Choices, StoredFile, upload_ref, upload_slot
 from gateway.http.access import Caller
 from gateway.http.multipart import Form
 from gateway.http.openai_vocabulary import FINE_TUNE
@@ -21,6 +23,7 @@ from gateway.http.uploads import FORM_BYTES, refuse_declared, store_stream
 UNNAMED = "dataset.jsonl"
 OPTIONS = ("keep_duplicates", "ignore_tools")
 MAX_NAME = 200
+MOST_COLUMNS = 20
 
 FORM_SCHEMA: dict[str, Any] = {
     "required": True,
@@ -34,7 +37,7 @@ FORM_SCHEMA: dict[str, Any] = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "Chats in JSONL.",
+                        "description": "Chats in a format of the user guide.",
                     },
                     "keep_duplicates": {
                         "type": "boolean",
@@ -43,6 +46,12 @@ FORM_SCHEMA: dict[str, Any] = {
                     "ignore_tools": {
                         "type": "boolean",
                         "description": "EcoLink only: remove tool definitions from the examples.",
+                    },
+                    "columns": {
+                        "type": "object",
+                        "additionalProperties": {"type": "string"},
+                        "description": "EcoLink only: column or key of each role, such as `user` "
+                        "and `assistant`. Send it as JSON, or as `columns[user]`.",
                     },
                 },
             }
@@ -61,6 +70,14 @@ class Upload:
     filename: str = UNNAMED
     purpose: str | None = None
     options: dict[str, bool] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    columns_text: str | None = None
+
+    def choices(self) -> Choices:
+        """Return the chosen options and columns. Raise Invalid if the columns are unusable."""
+        columns = chosen_columns(self.columns) if self.columns else columns_of(self.columns_text)
+        keep, ignore = (self.options.get(name, False) for name in OPTIONS)
+        return Choices.of(UploadOptions(keep, ignore), columns)
 
     def require_purpose(self) -> None:
         """Raise Invalid if the purpose is not fine-tuning."""
@@ -70,8 +87,8 @@ class Upload:
 
 async def receive_upload(
     request: Request, backend: Backend, caller: Caller
-) -> tuple[str, StoredFile, UploadOptions]:
-    """Store the file of a form. Return its name, the stored file and the options.
+) -> tuple[str, StoredFile, Choices]:
+    """Store the file of a form. Return its name, the stored file and the choices.
 
     If an error occurs, delete the file. Raise Invalid if the form is malformed, TooLarge or
     NoDiskSpace if the file cannot be stored, and RateLimited or QuotaExceeded at a limit of the
@@ -85,11 +102,12 @@ async def receive_upload(
         upload.require_purpose()
         if upload.file is None:
             raise Invalid("The form has no file. Send one in the field `file`.", field="file")
+        choices = upload.choices()
     except BaseException:
         if upload.file is not None:
             await run_in_threadpool(backend.artifacts.delete, upload.ref)
         raise
-    return upload.filename, upload.file, UploadOptions(**upload.options)
+    return upload.filename, upload.file, choices
 
 
 async def _receive(request: Request, backend: Backend, upload: Upload, most_bytes: int) -> None:
@@ -107,13 +125,17 @@ async def _receive(request: Request, backend: Backend, upload: Upload, most_byte
             upload.purpose = await part.text()
         elif part.name in OPTIONS:
             upload.options[part.name] = _boolean(part.name, await part.text())
+        elif part.name == "columns":
+            upload.columns_text = await part.text()
+        elif part.name.startswith("columns[") and len(upload.columns) < MOST_COLUMNS:
+            upload.columns[part.name[8:].removesuffix("]")] = await part.text()
         else:
             name, _, _ = part.name.partition("[")  # clients send objects as name[key]
             if name == "expires_after":
                 raise Invalid("Files do not expire. Remove `expires_after`.", field=name)
             raise Invalid(
                 f"Unknown or repeated field {name!r}. Send `file` and `purpose` once each. "
-                "`keep_duplicates` and `ignore_tools` are optional.",
+                "`keep_duplicates`, `ignore_tools` and `columns` are optional.",
                 field=name,
             )
 

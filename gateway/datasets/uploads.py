@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from domain.core.aggregate import because
 from domain.core.errors import DomainError
-from domain.datasets.dataset import Dataset, UploadOptions
+from domain.datasets.columns import Columns, columns_document, columns_sha256
+from domain.datasets.dataset import Dataset, UploadOptions, columns_ref
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
@@ -42,15 +44,16 @@ async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
     """
     quotas = backend.quotas
     with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
-        count, size = await run_in_threadpool(_stored, backend, caller)
-        quotas.require_room("datasets", count)
-        room = quotas.require_room("dataset_gib", size, GIB)
+        room = await run_in_threadpool(room_for_upload, backend, caller)
         yield min(room, backend.settings.dataset_max_bytes)
 
 
-def _stored(backend: Backend, caller: Caller) -> tuple[int, int]:
+def room_for_upload(backend: Backend, caller: Caller) -> int:
+    """Return the bytes that the account may still store. Raise QuotaExceeded if none are left."""
     with backend.pool.connection() as connection:
-        return rows.stored(connection, caller.account_id)
+        count, size = rows.stored(connection, caller.account_id)
+    backend.quotas.require_room("datasets", count)
+    return backend.quotas.require_room("dataset_gib", size, GIB)
 
 
 @contextmanager
@@ -71,13 +74,27 @@ class StoredFile(NamedTuple):
     size: int
 
 
+class Choices(NamedTuple):
+    """The options of an upload, and the columns that the user chose, if any."""
+
+    options: UploadOptions
+    columns: Columns | None = None
+
+    @classmethod
+    def of(cls, options: UploadOptions, columns: Columns | None) -> Choices:
+        """Return choices whose options have the hash of the columns."""
+        if columns is None:
+            return cls(options)
+        return cls(replace(options, columns_sha256=columns_sha256(columns)), columns)
+
+
 def record_upload(
     backend: Backend,
     caller: Caller,
     dataset_id: UUID,
     name: str,
     file: StoredFile,
-    options: UploadOptions,
+    choices: Choices,
 ) -> Mapping[str, Any]:
     """Create a dataset from a stored file, start its validation, and return its row.
 
@@ -85,10 +102,14 @@ def record_upload(
     if the database does not have the dataset.
     """
     with dropped_on(Exception, backend, file.ref):
-        backend.log.find(Dataset, dataset_id)
+        existing = backend.log.find(Dataset, dataset_id)
+        if choices.columns is not None and existing is None:
+            _store_columns(backend, caller, dataset_id, choices.columns)
     # Any other error may occur after a successful commit, so the file must stay.
     with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
-        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
+        dataset = backend.ecolink.upload_dataset(
+            caller.account_id, dataset_id, *file, choices.options
+        )
     if dataset.upload_ref != file.ref:
         backend.artifacts.delete(file.ref)
     with backend.pool.connection() as connection:
@@ -101,4 +122,11 @@ def record_upload(
         "status": dataset.status,
         "total_bytes": dataset.total_bytes,
         "uploaded_at": dataset.created_on,
+        "parent": dataset.options.parent,
     }
+
+
+def _store_columns(backend: Backend, caller: Caller, dataset_id: UUID, columns: Columns) -> None:
+    """Store chosen columns. The name of the artifact is their hash, so equal requests agree."""
+    ref = columns_ref(caller.account_id, dataset_id, columns_sha256(columns))
+    backend.artifacts.put(ref, columns_document(columns))

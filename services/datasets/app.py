@@ -17,6 +17,7 @@ from infrastructure.store import open_log, open_pool
 from services.datasets.counting import Counting
 from services.datasets.fair_work import FairWork
 from services.datasets.handlers import Cleaning
+from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
 
 POLL_SECONDS = 0.5
@@ -37,7 +38,8 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     effect = HandlerEffect("datasets", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)
-    validating = Validating(log, clock, artifacts, pool, settings.dataset_max_bytes)
+    sizes = Sizes(settings.dataset_max_bytes, settings.dataset_max_unpacked_bytes)
+    validating = Validating(log, clock, artifacts, pool, sizes)
     counting = Counting(log, clock, artifacts, pool)
     work = [
         _polling(validating.validate_waiting, validating.work, "validating"),

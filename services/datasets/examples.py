@@ -1,10 +1,12 @@
-"""Reader of examples, which turns each line into a conversation."""
+"""Reader of examples, which turns each line or row into a conversation."""
 
 from __future__ import annotations
 
 from itertools import dropwhile
 from typing import Any
 
+from domain.datasets.columns import Columns, Role
+from infrastructure.chat_columns import BadColumn, to_example
 from services.datasets.json_line import parse
 from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
@@ -16,18 +18,53 @@ USELESS_KEYS = {"parallel_tool_calls"}
 """Keys of OpenAI's format that have no effect on training."""
 
 
-def read_example(text: str, notes: Notes, *, ignore_tools: bool = False) -> dict[str, Any]:
-    """Return the normalized example of a line: its `messages`, and its `tools` if it defines some.
+def read_example(
+    text: str, notes: Notes, *, ignore_tools: bool = False, columns: Columns | None = None
+) -> dict[str, Any]:
+    """Return the normalized example of a JSON text: `messages`, and `tools` if it defines some.
 
-    The line has either `messages`, or `prompt` and `completion`. Prompt and completion are strings
-    or lists of messages. Append the warnings of the line to `notes`. If `ignore_tools` is true, the
-    example has no tools, and a warning tells so. Raise Refused if the line is not a valid example.
+    Without `columns`, the object has either `messages`, or `prompt` and `completion`. Prompt and
+    completion are strings or lists of messages. Append the warnings of the example to `notes`. If
+    `ignore_tools` is true, the example has no tools, and a warning says so. Raise Refused if the
+    text is not a valid example.
     """
-    messages = plain_messages(text)
-    if messages is not None:
-        _check_conversation(messages, notes)
-        return {"messages": messages}
+    if columns is None:
+        messages = plain_messages(text)
+        if messages is not None:
+            _check_conversation(messages, notes)
+            return {"messages": messages}
+        return _normalized(parse(text), notes, ignore_tools)
     value = parse(text)
+    if not isinstance(value, dict):
+        raise _not_object(value)
+    return read_row(value, notes, columns, ignore_tools=ignore_tools)
+
+
+def read_row(
+    row: dict[str, Any], notes: Notes, columns: Columns, *, ignore_tools: bool = False
+) -> dict[str, Any]:
+    """Return the normalized example of a row, like `read_example`. Errors name the column."""
+    try:
+        value = to_example(row, columns, _cell)
+    except BadColumn as error:
+        raise Refused(Code(error.code), error.message) from None
+    try:
+        return _normalized(value, notes, ignore_tools)
+    except Refused as error:
+        if Role.MESSAGES in columns:
+            error.message = f"Column {quoted(columns[Role.MESSAGES])}: {error.message}"
+        raise
+
+
+def _cell(text: str) -> Any:
+    """Return the JSON value of a cell. Raise ValueError if it is malformed."""
+    try:
+        return parse(text)
+    except Refused as error:
+        raise ValueError(error.message) from None
+
+
+def _normalized(value: Any, notes: Notes, ignore_tools: bool) -> dict[str, Any]:
     messages = _messages(value, notes)
     _check_conversation(messages, notes)
     if ignore_tools:
@@ -41,14 +78,13 @@ def read_example(text: str, notes: Notes, *, ignore_tools: bool = False) -> dict
 
 def _messages(value: Any, notes: Notes) -> list[Message]:
     if not isinstance(value, dict):
-        what = "a list" if isinstance(value, list) else quoted(value)
-        raise Refused(Code.NOT_OBJECT, f"The line is {what}. Write one JSON object on each line.")
+        raise _not_object(value)
     plain = len(value) == 1 and "messages" in value
     raw = value["messages"] if plain else _raw_messages(value, notes)
     if not isinstance(raw, list):
         raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list. Write a list of messages.')
     if not raw:
-        raise Refused(Code.NO_MESSAGES, '"messages" is empty. Add messages or remove the line.')
+        raise Refused(Code.NO_MESSAGES, '"messages" is empty. Add messages or remove the example.')
     messages: list[Message] = []
     for position, message in enumerate(raw, 1):
         try:
@@ -57,6 +93,10 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
             error.position = position
             raise
     return messages
+
+
+def _not_object(value: Any) -> Refused:
+    return Refused(Code.NOT_OBJECT, f"The example is {quoted(value)}. Write a JSON object.")
 
 
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
@@ -69,7 +109,7 @@ def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
         if present & {"prompt", "completion"}:
             raise Refused(
                 Code.AMBIGUOUS_EXAMPLE,
-                'The line has "messages" together with "prompt" or "completion". Keep one of '
+                'The example has "messages" together with "prompt" or "completion". Keep one of '
                 "the two forms.",
             )
         return value["messages"]
@@ -77,7 +117,8 @@ def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
         keys = ", ".join(quoted(key) for key in list(value)[:5]) or "no keys"
         raise Refused(
             Code.MISSING_MESSAGES,
-            f'The line has {keys}. Add "messages", or "prompt" and "completion".',
+            f'The example has {keys}. Add "messages", or "prompt" and "completion", or choose the '
+            "columns of the dataset.",
         )
     return _prompt(value.get("prompt")) + _completion(value.get("completion"))
 
@@ -129,7 +170,7 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
     if all(each.get("weight") == 0 for each in messages if each["role"] == "assistant"):
         raise Refused(
             Code.NOTHING_TO_LEARN,
-            "Every assistant message has weight 0. Set a weight to 1, or remove the line.",
+            "Every assistant message has weight 0. Set a weight to 1, or remove the example.",
         )
     if "system" in roles[1:] and "system" in dropwhile(lambda role: role == "system", roles):
         notes.append((Code.SYSTEM_NOT_FIRST, ()))

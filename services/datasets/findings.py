@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from domain.datasets.validation_report import LineProblem, Notice
 from services.datasets.excerpts import excerpt_of
 from services.datasets.report import NAMES_SHOWN, Code, Refused
+from services.datasets.rows import LINE
 
 ERRORS_SHOWN = 100
 LINES_SHOWN = 10
@@ -44,7 +45,6 @@ SENTENCES: dict[Code, str] = {
     ),
 }
 SINGULAR = {
-    "lines": "line",
     "repeats": "repeat",
     "repeat": "repeats",
     "have": "has",
@@ -67,6 +67,7 @@ class Findings:
     """The first errors and warnings of a validation, and the total number of each."""
 
     def __init__(self) -> None:
+        self.unit = LINE
         self.errors: list[LineProblem] = []
         self.error_count = 0
         self._kinds: dict[Code, _Kind] = {}
@@ -112,6 +113,7 @@ class Findings:
     def _notice(self, code: Code, kind: _Kind) -> Notice:
         message = SENTENCES[code].format(
             **SINGULAR if kind.count == 1 else {many: many for many in SINGULAR},
+            lines=self.unit if kind.count == 1 else f"{self.unit}s",
             count=kind.count,
             first=", ".join(f"{line:,}" for line in kind.lines),
             names=", ".join(kind.names),

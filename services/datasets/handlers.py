@@ -29,15 +29,7 @@ class Cleaning:
     @property
     def handlers(self) -> Handlers:
         """Event handlers, by event."""
-        return {
-            Dataset.DatasetRejected: self.on_rejected,
-            Dataset.DatasetDeleted: self.on_deleted,
-        }
-
-    def on_rejected(self, event: Dataset.DatasetRejected) -> Sequence[Aggregate]:
-        """Delete the upload of a rejected dataset. Keep its report."""
-        self._artifacts.delete(self._log.load(Dataset, event.originator_id).upload_ref)
-        return []
+        return {Dataset.DatasetDeleted: self.on_deleted}
 
     def on_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
         """Delete the files and the name of a deleted dataset."""

@@ -22,6 +22,10 @@ class Code(StrEnum):
     UNSUPPORTED_FILE = "unsupported_file"
     TOO_MANY_LINES = "too_many_lines"
     NOT_READABLE = "not_readable"
+    DAMAGED_FILE = "damaged_file"
+    COMPRESSED_TOO_MUCH = "compressed_too_much"
+    UNKNOWN_COLUMNS = "unknown_columns"
+    MISSING_COLUMN = "missing_column"
     # Errors of the encoding and the JSON of a line
     LINE_TOO_LONG = "line_too_long"
     BAD_UTF8 = "bad_utf8"
@@ -33,6 +37,8 @@ class Code(StrEnum):
     NOT_OBJECT = "not_object"
     LONE_SURROGATE = "lone_surrogate"
     NULL_CHARACTER = "null_character"
+    MALFORMED_TABLE = "malformed_table"
+    MALFORMED_TRANSCRIPT = "malformed_transcript"
     # Errors of an example
     MISSING_MESSAGES = "missing_messages"
     AMBIGUOUS_EXAMPLE = "ambiguous_example"
@@ -121,8 +127,8 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
     `lines` and `bytes` count the input that was read until then.
     """
     message = (
-        f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the "
-        "following lines, or split the file."
+        f"The validation {STOPPED[exceeded]} after line or row {lines:,}. Shorten or remove the "
+        "following ones, or split the file."
     )
     return Report(
         status=DatasetStatus.REJECTED,

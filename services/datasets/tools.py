@@ -36,7 +36,7 @@ def read_tools(value: dict[str, Any]) -> tuple[list[dict[str, Any]], Tools]:
     raw, key = value.get("tools"), "tools"
     if functions := value.get("functions"):
         if raw:
-            raise _bad('The line has "tools" together with "functions". Keep one of the two.')
+            raise _bad('The example has "tools" together with "functions". Keep one of the two.')
         raw, key = functions, "functions"
     if not raw:
         return [], {}
@@ -114,7 +114,7 @@ def check_calls(messages: list[Message], tools: Tools, notes: Notes) -> None:
             if tools and name not in tools:
                 raise Refused(
                     Code.UNKNOWN_TOOL,
-                    f"Message {position} calls {quoted(name)}, which the line does not define. "
+                    f"Message {position} calls {quoted(name)}, which the example does not define. "
                     'Add this tool to "tools", or correct the name.',
                     position=position,
                 )

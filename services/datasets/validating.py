@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import tempfile
 from dataclasses import asdict
@@ -14,7 +16,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from infrastructure.measurements import set_progress
@@ -22,10 +24,18 @@ from infrastructure.store import Connection
 from projections.datasets import unvalidated
 from services.datasets.fair_work import FairWork
 from services.datasets.report import Progress, Report, stopped
+from services.datasets.unpacking import Sizes
+from services.datasets.validation import SAMPLE
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
 """Number of failures, other than exceeded limits, after which EcoLink rejects a file."""
+
+PACKED = (b"\x1f\x8b", b"PK", b"PAR1")
+"""First bytes of files that are compressed."""
+
+PACKED_TIMES = 8
+"""Computing time for a byte of a compressed file, as a multiple of that for another one."""
 
 MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
@@ -40,18 +50,15 @@ class Validating:
         clock: Clock,
         artifacts: Artifacts,
         pool: ConnectionPool[Connection],
-        max_bytes: int,
+        sizes: Sizes,
         limits: Limits | None = None,
     ) -> None:
-        """Create the validator.
-
-        `max_bytes` limits the size of a file. By default, `limits` grow with the size of the file.
-        """
+        """Create the validator. By default, `limits` grow with the size of the file."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
-        self._max_bytes = max_bytes
+        self._sizes = sizes
         self._limits = limits
         self._logger = logging.getLogger("validating")
         self.work = FairWork[UUID]("validating", clock)
@@ -79,6 +86,8 @@ class Validating:
             report = self._report(dataset, Path(directory), examples)
             if report.status is DatasetStatus.READY_FOR_TRAINING:
                 self._artifacts.put_file(examples_ref, examples)
+            if (sample := Path(directory) / SAMPLE).exists():
+                self._artifacts.put_file(f"{home(dataset)}/{SAMPLE}", sample)
         self._artifacts.put(report_ref, report.model_dump_json(indent=1).encode())
         return report
 
@@ -96,11 +105,15 @@ class Validating:
             "task": "validate",
             "upload": str(upload),
             "examples": str(examples),
-            "max_bytes": self._max_bytes,
+            "max_bytes": self._sizes.upload,
+            "max_unpacked_bytes": self._sizes.unpacked,
             "options": asdict(dataset.options),
+            "columns": self._columns(dataset),
         }
+        with upload.open("rb") as file:
+            times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
         limits = self._limits or Limits.for_file(
-            dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
+            times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
         )
         try:
             return Report(**run(WORKER, request, limits, on_progress))
@@ -112,6 +125,15 @@ class Validating:
                 raise
             self._logger.exception("rejecting dataset %s after several failures", dataset.id)
             return stopped(None, *read)
+
+    def _columns(self, dataset: Dataset) -> dict[str, str] | None:
+        """Return the columns that the owner chose, if any. Raise ArtifactCorrupt if they differ."""
+        if dataset.columns_ref is None:
+            return None
+        content = self._artifacts.get(dataset.columns_ref)
+        if hashlib.sha256(content).hexdigest() != dataset.options.columns_sha256:
+            raise ArtifactCorrupt(f"{dataset.columns_ref} differs from its hash.")
+        return json.loads(content)
 
     def _record(self, dataset: Dataset, report: Report) -> None:
         """Record the result once. If the dataset was deleted, delete its files."""
@@ -147,7 +169,7 @@ def conclude(dataset: Dataset, report: Report) -> None:
 
 def home(dataset: Dataset) -> str:
     """Return the artifact prefix of all files that a validation stores."""
-    return f"datasets/{dataset.account_id}/{dataset.id}"
+    return dataset.home
 
 
 def refs_of(dataset: Dataset) -> tuple[str, str]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from domain.datasets.columns import Columns
 from domain.datasets.dataset import DatasetStatus, UploadOptions
+from infrastructure.chat_columns import Shape, guess_columns, is_openai, shape_of
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
-from services.datasets.examples import read_example
-from services.datasets.file_format import FormatCheck
+from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
-from services.datasets.report import Code, Progress, Refused, Report
+from services.datasets.report import NAMES_SHOWN, Code, Progress, Refused, Report, quoted
+from services.datasets.rows import ROW, Row, Table
+from services.datasets.sample import Sample, first_lines, looked_at
+from services.datasets.structure import JSONL, Head, table_of
+from services.datasets.unpacking import Sizes, unpack
 
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
@@ -27,116 +34,297 @@ LONG_LINE_BYTES = 64 * 1024
 """Size in bytes from which a line has its own CPU limit. Shorter lines cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
+SAMPLE = "sample.json"
+"""Name of the file with the first rows."""
+
+Sink = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The choices of the owner at the upload. Without `columns`, EcoLink guesses them."""
+
+    options: UploadOptions = field(default_factory=UploadOptions)
+    columns: Columns | None = None
+
+
+@dataclass
+class _Upload:
+    """The content of an upload: the lines of JSONL with their sizes, or the rows of a table."""
+
+    format: str
+    sample: Sample
+    lines: Iterator[tuple[bytes, int]] | None = None
+    table: Table | None = None
+    position: Callable[[], int] | None = None
+    """Bytes of the upload that were read. None: the sizes of the lines."""
+
+    choose: Callable[[Columns], None] = field(default=lambda _: None)
+    """Called with the columns before the rows are read."""
+
 
 def validate(
     chunks: Iterable[bytes],
-    sink: Callable[[bytes], object],
+    sink: Sink,
     *,
     on_progress: Callable[[Progress], None],
     max_bytes: int,
     max_line_bytes: int = MAX_LINE_BYTES,
-    options: UploadOptions = UploadOptions(),
+    choices: Choices = Choices(),
 ) -> Report:
-    """Validate a chat dataset and write its normalized examples to `sink`.
+    """Validate a chat dataset in text and write its normalized examples to `sink`.
 
     `sink` is a function such as a buffered file's `write`. The output is JSONL with one
     `{"messages": [...]}` per line, in file order. An example that defines tools also has `tools`,
-    unless `options` ignore them. Each distinct example is written once, unless `options` keep
-    duplicates. After the first error, validation continues but writes nothing more, so the output
-    is complete only if the status is `ready_for_training`. `on_progress` is called about every
-    4 MiB of input and at the end. Raise only the errors that `chunks`, `sink` and
-    `on_progress` raise. Call this only from the main thread.
+    unless `choices` ignore them. Each distinct example is written once, unless `choices` keep
+    duplicates. After the first error,
+    validation continues but writes nothing more, so the output is complete only if the status is
+    `ready_for_training`. `on_progress` is called about every 4 MiB of input and at the end. Raise
+    only the errors that `chunks`, `sink` and `on_progress` raise. Call this only from the main
+    thread.
     """
-    validation = _Validation(sink, max_line_bytes, options)
-    reported = 0
-    try:
-        for content, size in split_lines(limited(chunks, max_bytes), max_line_bytes):
-            validation.take(content, size)
-            if validation.bytes - reported >= PROGRESS_BYTES:
-                reported = validation.bytes
-                on_progress(Progress(validation.lines, validation.bytes))
-    except Refused as error:
-        is_verdict = error.code is Code.UNSUPPORTED_FILE
-        validation.findings.refuse_file(error.code, error.message, only=is_verdict)
-    report = validation.report()
-    on_progress(Progress(report.lines, report.bytes))
-    return report
+    validation = _Validation(sink, max_line_bytes, choices)
+    return validation.run(lambda: _text(limited(chunks, max_bytes), max_line_bytes), on_progress)
+
+
+def validate_file(
+    path: Path,
+    sink: Sink,
+    *,
+    directory: Path,
+    on_progress: Callable[[Progress], None],
+    sizes: Sizes,
+    choices: Choices = Choices(),
+) -> Report:
+    """Validate an upload in any format like `validate`.
+
+    Write the first rows to the file SAMPLE in `directory` before reading the others. The directory
+    also gets temporary files. The progress counts bytes of the upload, even if it is packed.
+    """
+
+    def opened() -> _Upload:
+        unpacked = unpack(path, directory, sizes)
+        if unpacked.chunks is not None:
+            upload = _text(unpacked.chunks, MAX_LINE_BYTES)
+            if unpacked.packing or upload.table is not None:
+                upload.position = unpacked.position
+        else:
+            assert unpacked.parquet is not None
+            upload = _parquet(unpacked.parquet, path.stat().st_size, sizes.unpacked)
+        upload.format += unpacked.packing
+        (directory / SAMPLE).write_bytes(upload.sample.document())
+        return upload
+
+    return _Validation(sink, MAX_LINE_BYTES, choices).run(opened, on_progress)
+
+
+def _text(chunks: Iterable[bytes], max_line_bytes: int) -> _Upload:
+    """Return the content of a text file. Raise Refused if its format is not supported."""
+    counted = _Counted(chunks)
+    head = Head(counted)
+    table = table_of(head, max_line_bytes)
+    if table is None:
+        sample = Sample.of(first_lines(head.content, is_whole=head.is_whole), ())
+        return _Upload(JSONL, sample, split_lines(head.all_chunks(), max_line_bytes))
+    values, table.rows = looked_at(table.rows)
+    sample = Sample.of(values, table.names)
+    return _Upload(table.format, sample, table=table, position=lambda: counted.bytes)
+
+
+def _parquet(path: Path, size: int, max_bytes: int) -> _Upload:
+    from services.datasets.parquet import ParquetTable
+
+    file = ParquetTable(path, max_bytes)
+    sample = Sample.of(list(enumerate(file.head(), 1)), file.names)
+    table = Table("Parquet", ROW, iter(()), file.names, positional=True)
+    unpacked_size = path.stat().st_size or 1
+
+    def choose(columns: Columns) -> None:
+        table.rows = file.rows(list(columns.values()))
+
+    def position() -> int:
+        return size * file.position() // unpacked_size
+
+    return _Upload("Parquet", sample, table=table, position=position, choose=choose)
+
+
+class _Counted:
+    """Chunks whose bytes are counted."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = next(self._chunks)
+        self.bytes += len(chunk)
+        return chunk
 
 
 class _Validation:
     """The state of a validation. It raises Refused only for errors of the whole file."""
 
-    def __init__(
-        self, sink: Callable[[bytes], object], max_line_bytes: int, options: UploadOptions
-    ) -> None:
+    def __init__(self, sink: Sink, max_line_bytes: int, choices: Choices) -> None:
         self.findings = Findings()
         self.lines = 0
-        self.bytes = 0
+        self._read_bytes = 0
+        self._position: Callable[[], int] | None = None
         self._max_line_bytes = max_line_bytes
-        self._ignore_tools = options.ignore_tools
+        self._ignore_tools = choices.options.ignore_tools
+        self._chosen = self._columns = choices.columns
+        self._shown: Columns = choices.columns or {}
+        self._format = JSONL
+        self._shape: Shape | None = None
         self._examples = self._with_tools = 0
         self._duplicates = 0
-        self._seen = None if options.keep_duplicates else DigestSet()
-        self._format = FormatCheck()
+        self._seen = None if choices.options.keep_duplicates else DigestSet()
         self._sink = sink
         self._digest = hashlib.sha256()
         self._written_bytes = 0
 
-    def take(self, content: bytes, size: int) -> None:
-        """Check the next line. `size` is its size in the file in bytes, including the newline."""
-        self.lines += 1
-        self.bytes += size
+    @property
+    def bytes(self) -> int:
+        """Bytes of the upload that were read."""
+        return self._read_bytes if self._position is None else self._position()
+
+    def run(self, open: Callable[[], _Upload], on_progress: Callable[[Progress], None]) -> Report:
+        """Validate an upload and return the report."""
+        reported = 0
+        try:
+            for row, size in self._rows(open()):
+                self._take(row, size)
+                if self.bytes - reported >= PROGRESS_BYTES:
+                    reported = self.bytes
+                    on_progress(Progress(self.lines, reported))
+        except Refused as error:
+            only = error.code in (Code.UNSUPPORTED_FILE, Code.MISSING_COLUMN, Code.UNKNOWN_COLUMNS)
+            self.findings.refuse_file(error.code, error.message, only=only)
+        report = self.report()
+        on_progress(Progress(report.lines, report.bytes))
+        return report
+
+    def _rows(self, upload: _Upload) -> Iterator[tuple[Row, int]]:
+        """Yield the rows of an upload with their sizes in bytes, where the size is known."""
+        self._format, self._position = upload.format, upload.position
+        if upload.table is not None:
+            self.findings.unit = upload.table.unit
+        self._choose_columns(upload)
+        if upload.lines is not None:
+            for content, size in upload.lines:
+                yield Row(text=content), size
+            return
+        assert upload.table is not None
+        for row in upload.table.rows:
+            yield row, 0
+
+    def _choose_columns(self, upload: _Upload) -> None:
+        """Choose the columns of the examples. Raise Refused if tables have unknown ones."""
+        names, values = upload.sample.names, upload.sample.values
+        is_table = upload.table is not None and bool(upload.table.names)
+        if self._chosen is not None:
+            missing = [name for name in self._chosen.values() if name not in names]
+            if missing and names:
+                raise Refused(
+                    Code.MISSING_COLUMN,
+                    f"The column {quoted(missing[0])} is not in the file. It has "
+                    f"{_listed(names)}. Choose one of them.",
+                )
+            columns = self._chosen
+        else:
+            positional = upload.table is not None and upload.table.positional
+            columns = guess_columns(names, values, by_position=positional)
+        if columns is None:
+            if is_table and values:
+                raise Refused(
+                    Code.UNKNOWN_COLUMNS,
+                    f"The file has the columns {_listed(names)}. It is not clear which of them has "
+                    "the user's text and which has the answer. Choose the columns.",
+                )
+            if is_table:
+                upload.choose({})
+            return
+        self._shape = shape_of(columns, values)
+        self._shown = columns
+        if is_table or self._chosen is not None or not is_openai(columns, values):
+            self._columns = columns
+        upload.choose(columns)
+
+    def _take(self, row: Row, size: int) -> None:
+        """Check the next row. `size` is that of a line in bytes, including the newline."""
+        self.lines = self.lines + 1 if row.number is None else row.number
+        self._read_bytes += size
         if self.lines > MOST_LINES:
             raise Refused(
                 Code.TOO_MANY_LINES,
-                f"The file has more than {MOST_LINES:,} lines. Remove blank lines or split it.",
+                f"The file has more than {MOST_LINES:,} {self.findings.unit}s. Split it.",
             )
-        self._format.take(content)
         notes: Notes = []
         try:
-            if size > self._max_line_bytes:
-                raise Refused(
-                    Code.LINE_TOO_LONG,
-                    f"The line has {in_words(size)}; the limit is "
-                    f"{in_words(self._max_line_bytes)}. Shorten it or remove it.",
-                )
-            example = self._line_in_time(content, notes)
+            if row.error is not None:
+                raise row.error
+            self._require_length(max(size, len(row.text or b"")))
+            example = self._example_in_time(row, notes)
         except Refused as error:
-            if self.lines == 1:
-                content = content.removeprefix(BYTE_ORDER_MARK)
-            self.findings.refuse(self.lines, content, error)
+            self.findings.refuse(self.lines, self._content(row), error)
         else:
             if example is not None:
                 self._keep(*example)
         for code, names in notes:
             self.findings.warn(self.lines, code, names)
 
-    def _line_in_time(self, content: bytes, notes: Notes) -> tuple[bytes, bool] | None:
-        """Read a line like `_line`. Raise Refused also if it exceeds a limit."""
-        if len(content) < LONG_LINE_BYTES:
-            return self._line(content, notes)
+    def _require_length(self, size: int) -> None:
+        """Raise Refused if a row has too many bytes."""
+        if size > self._max_line_bytes:
+            raise Refused(
+                Code.LINE_TOO_LONG,
+                f"The {self.findings.unit} has {in_words(size)}; the limit is "
+                f"{in_words(self._max_line_bytes)}. Shorten it or remove it.",
+            )
+
+    def _content(self, row: Row) -> bytes:
+        """Return the text of a row for an excerpt."""
+        if row.text is not None:
+            return row.text.removeprefix(BYTE_ORDER_MARK) if self.lines == 1 else row.text
+        try:
+            return b"" if row.value is None else to_json(row.value)
+        except PydanticSerializationError:
+            return b""
+
+    def _example_in_time(self, row: Row, notes: Notes) -> tuple[bytes, bool] | None:
+        """Read a row like `_example`. Raise Refused also if it exceeds a limit."""
+        if row.text is not None and len(row.text) < LONG_LINE_BYTES:
+            return self._example(row, notes)
         try:
             with cpu_limit(LINE_CPU_SECONDS):
-                return self._line(content, notes)
+                return self._example(row, notes)
         except (CpuTimeExceeded, MemoryError) as error:
             what = "memory" if isinstance(error, MemoryError) else "computing time"
             raise Refused(
-                Code.TOO_COMPLEX, f"Reading the line takes too much {what}. Simplify or remove it."
+                Code.TOO_COMPLEX,
+                f"Reading the {self.findings.unit} takes too much {what}. Simplify or remove it.",
             ) from None
 
-    def _line(self, content: bytes, notes: Notes) -> tuple[bytes, bool] | None:
-        """Return a line's normalized example, and whether it defines tools; None without one.
+    def _example(self, row: Row, notes: Notes) -> tuple[bytes, bool] | None:
+        """Return a row's normalized example, and whether it defines tools; None without one.
 
-        Raise Refused if the line is invalid.
+        Raise Refused if the row is invalid.
         """
-        text = decode(content)
-        if self.lines == 1 and text.startswith("\ufeff"):
-            notes.append((Code.BYTE_ORDER_MARK, ()))
-            text = text[1:]
-        if not text or text.isspace():
-            notes.append((Code.BLANK_LINES, ()))
-            return None
-        example = read_example(text, notes, ignore_tools=self._ignore_tools)
+        ignore = self._ignore_tools
+        if row.value is not None:
+            assert self._columns is not None
+            example = read_row(row.value, notes, self._columns, ignore_tools=ignore)
+        else:
+            text = decode(row.text or b"")
+            if self.lines == 1 and text.startswith("\ufeff"):
+                notes.append((Code.BYTE_ORDER_MARK, ()))
+                text = text[1:]
+            if not text or text.isspace():
+                notes.append((Code.BLANK_LINES, ()))
+                return None
+            example = read_example(text, notes, ignore_tools=ignore, columns=self._columns)
         try:
             written = to_json(example)
         except PydanticSerializationError:
@@ -149,6 +337,8 @@ class _Validation:
             raise Refused(
                 Code.NULL_CHARACTER, "A string contains the null character \\u0000. Remove it."
             )
+        if row.value is not None:
+            self._require_length(len(written))
         return written, "tools" in example
 
     def _keep(self, example: bytes, has_tools: bool) -> None:
@@ -169,15 +359,16 @@ class _Validation:
     def report(self) -> Report:
         """Return the report. Call this after the last line."""
         findings = self.findings
-        try:
-            self._format.finish()
-        except Refused as verdict:
-            findings.refuse_file(verdict.code, verdict.message, only=True)
         if not self._examples and not findings.error_count:
-            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples. Write one per line.")
+            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples. Add some.")
         rejected = findings.error_count > 0
         return Report(
             status=DatasetStatus.REJECTED if rejected else DatasetStatus.READY_FOR_TRAINING,
+            format=self._format,
+            shape=self._shape,
+            columns={str(role): name for role, name in self._shown.items()},
+            columns_chosen=self._chosen is not None,
+            unit=findings.unit,
             examples=self._examples,
             duplicates=self._duplicates,
             tool_lines=findings.count(Code.TOOL_DEFINITIONS),
@@ -190,6 +381,12 @@ class _Validation:
             errors=tuple(findings.errors),
             error_count=findings.error_count,
         )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - NAMES_SHOWN
+    shown = ", ".join(map(quoted, names[:NAMES_SHOWN]))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def has_null(value: Any) -> bool:

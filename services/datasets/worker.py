@@ -24,16 +24,21 @@ def handle(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
 
 def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    from domain.datasets.columns import Role
     from domain.datasets.dataset import UploadOptions
-    from services.datasets.validation import validate
+    from services.datasets.unpacking import Sizes
+    from services.datasets.validation import Choices, validate_file
 
+    chosen = request["columns"]
+    columns = None if chosen is None else {Role(role): name for role, name in chosen.items()}
     with Path(request["examples"]).open("wb") as examples:
-        report = validate(
-            _chunks(Path(request["upload"])),
+        report = validate_file(
+            Path(request["upload"]),
             examples.write,
+            directory=Path(request["examples"]).parent,
             on_progress=lambda progress: on_progress(progress._asdict()),
-            max_bytes=request["max_bytes"],
-            options=UploadOptions(**request["options"]),
+            sizes=Sizes(request["max_bytes"], request["max_unpacked_bytes"]),
+            choices=Choices(UploadOptions(**request["options"]), columns),
         )
     return report.model_dump(mode="json")
 

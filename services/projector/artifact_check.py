@@ -86,12 +86,9 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
         case Dataset() | Job() if aggregate.account_id in erased:
             return []
         case Dataset(status=DatasetStatus.VALIDATING):
-            return [Kept(aggregate.upload_ref, aggregate.upload_sha256, False)]
+            return _uploaded(aggregate)
         case Dataset(status=DatasetStatus.READY_FOR_TRAINING):
-            return [
-                Kept(aggregate.upload_ref, aggregate.upload_sha256, False),
-                Kept(aggregate.ref, aggregate.sha256, False),
-            ]
+            return [*_uploaded(aggregate), Kept(aggregate.ref, aggregate.sha256, False)]
         case BaseModel(deleted=False):
             return [Kept(ref, sha256, True) for ref, sha256 in aggregate.manifests.items()]
         case Job(expired=False):
@@ -102,6 +99,17 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             return list(dict.fromkeys(saved))
         case _:
             return []
+
+
+def _uploaded(dataset: Dataset) -> list[Kept]:
+    """Return the upload of a dataset, and the columns that its owner chose.
+
+    Of a rejected dataset, EcoLink 0.1 kept neither.
+    """
+    kept = [Kept(dataset.upload_ref, dataset.upload_sha256, False)]
+    if dataset.columns_ref is not None and dataset.options.columns_sha256 is not None:
+        kept.append(Kept(dataset.columns_ref, dataset.options.columns_sha256, False))
+    return kept
 
 
 def _name(kind: type[Aggregate]) -> str:

@@ -44,6 +44,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.verifications import Options, Outcome, Stage, Verdict
 from services.auditor.verifying import Request, run
+from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
@@ -389,6 +390,7 @@ class Samples:
                 person, dataset_id, ref, dataset_id.hex * 2, len(content)
             )
         self.sample.paths[f"dataset {name}"] = f"/datasets/{dataset_id}"
+        self.sample.paths[f"columns {name}"] = f"/datasets/{dataset_id}/columns"
         return dataset
 
     def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
@@ -399,7 +401,7 @@ class Samples:
             clock,
             backend.artifacts,
             backend.pool,
-            backend.settings.dataset_max_bytes,
+            Sizes(backend.settings.dataset_max_bytes, 10**9),
         ).validate(dataset.id)
 
     def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:

@@ -123,6 +123,7 @@ STATES = (
     State("session-ended", "/datasets", prepare=end_session, dark=True, phone=True),
     State("dataset-ready", "dataset support-chats", prepare=await_examples, dark=True, phone=True),
     State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
+    State("dataset-columns", "columns support-chats", dark=True, phone=True),
     State("dataset-tools", "dataset agent-calls", person="mary", phone=True),
     State("datasets-untrainable", "/datasets", person="mary", phone=True),
     State("dataset-validating", "dataset all-tickets-2026"),

@@ -19,6 +19,7 @@ from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id
+from domain.datasets.columns import columns_from
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.training.token_lengths import LabelTokens, TokenLengths
@@ -27,8 +28,9 @@ from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from services.datasets.unpacking import Sizes
 from services.datasets.validating import conclude, refs_of
-from services.datasets.validation import validate
+from services.datasets.validation import SAMPLE, Choices, validate_file
 from tests.builders.examples import revision
 from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.projecting import project
@@ -143,8 +145,24 @@ class Platform:
         """
         with because(self.cause):
             dataset, examples = self.log.load(Dataset, dataset_id), bytearray()
-            content, artifacts = self.artifacts.get(dataset.upload_ref), self.artifacts
-            report = validate([content], examples.extend, on_progress=id, max_bytes=10**9)
+            artifacts = self.artifacts
+            with TemporaryDirectory() as directory:
+                report = validate_file(
+                    artifacts.local_file(dataset.upload_ref, Path(directory)),
+                    examples.extend,
+                    directory=Path(directory),
+                    on_progress=id,
+                    sizes=Sizes(10**9, 10**9),
+                    choices=Choices(
+                        dataset.options,
+                        columns_from(artifacts.get(dataset.columns_ref))
+                        if dataset.columns_ref
+                        else None,
+                    ),
+                )
+                sample = Path(directory) / SAMPLE
+                if sample.exists():
+                    artifacts.put_file(f"{dataset.home}/{SAMPLE}", sample)
             report_ref, examples_ref = refs_of(dataset)
             report = report.model_copy(update={"tool_lines": tool_lines})
             artifacts.put(report_ref, report.model_dump_json().encode())

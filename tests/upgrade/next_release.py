@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from domain.core.event_format import FORMAT
 from tests.upgrade.releases import Edit, Release, edited
 
 VERSION = "99.0.0"
@@ -29,7 +30,9 @@ NEW_TABLE = "release_notes"
 REPORT_FIELD = "gpu_celsius"
 """Field of the reports of the trainers of the next release."""
 
-FORMAT = (Edit("domain/core/event_format.py", "\nFORMAT = 1\n", "\nFORMAT = 2\n"),)
+NEXT = FORMAT + 1
+
+RAISED = (Edit("domain/core/event_format.py", f"\nFORMAT = {FORMAT}\n", f"\nFORMAT = {NEXT}\n"),)
 
 EVENT = (
     Edit(
@@ -38,7 +41,7 @@ EVENT = (
         f'''    class {NEW_EVENT}(Event):
         """The account holder was reminded of a budget."""
 
-        formats: ClassVar[dict[int, int]] = {{1: 2}}
+        formats: ClassVar[dict[int, int]] = {{1: {NEXT}}}
         limit_micros: int
 
     class BudgetRemoved(Event):
@@ -78,7 +81,7 @@ class CheckpointSaved(""",
     {NEW_FIELD}: str = "trainer"
 
     class_version: ClassVar[int] = 2
-    formats: ClassVar[dict[int, int]] = {{2: 2}}
+    formats: ClassVar[dict[int, int]] = {{2: {NEXT}}}
 
     @staticmethod
     def upcast_v1_v2(state: dict[str, object]) -> None:
@@ -140,7 +143,7 @@ REPORT = (
     ),
 )
 
-EDITS = (*FORMAT, *EVENT, *EVENT_VERSION, *READ_MODEL, *TABLE, *REPORT)
+EDITS = (*RAISED, *EVENT, *EVENT_VERSION, *READ_MODEL, *TABLE, *REPORT)
 
 
 def next_release(folder: Path) -> Release:

@@ -26,6 +26,18 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
 }
 
+// The columns that the user entered, as JSON, or null. Without them, EcoLink guesses.
+function chosenColumns() {
+  const entered = [...form.querySelectorAll("[data-column]")].map((each) => [each.dataset.column, each.value.trim()]);
+  const columns = entered.filter(([, name]) => name);
+  return columns.length ? JSON.stringify(Object.fromEntries(columns)) : null;
+}
+
+// Another choice of columns makes another dataset, so a failed upload gets a new key.
+form.addEventListener("input", (event) => {
+  if (event.target.dataset.column) for (const upload of uploads) upload.key = newKey();
+});
+
 // One file. Its state is waiting, sending, sent, refused, failed or cancelled. The user can send only a failed file again.
 class Upload {
   constructor(file) {
@@ -93,8 +105,11 @@ class Upload {
     return new Promise((resolve) => {
       const request = this.request = new XMLHttpRequest();
       const keep = document.getElementById("keep-duplicates").checked;
-      request.open("POST", `${place.dataset.path}?name=${encodeURIComponent(name)}&keep_duplicates=${keep}`);
-      request.setRequestHeader("content-type", "application/jsonl");
+      const query = new URLSearchParams({ name, keep_duplicates: keep });
+      const columns = chosenColumns();
+      if (columns) query.set("columns", columns);
+      request.open("POST", `${place.dataset.path}?${query}`);
+      request.setRequestHeader("content-type", "application/octet-stream");
       request.setRequestHeader("idempotency-key", this.key);
       request.setRequestHeader("x-csrf-token", csrfToken());
       request.upload.onprogress = (event) => this.show(event.loaded);

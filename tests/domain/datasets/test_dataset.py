@@ -5,13 +5,15 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from eventsourcing.persistence import JSONTranscoder
 
 from domain.access.api_key import ApiKey, new_secret
 from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
-from domain.core.errors import WrongState
-from domain.datasets.dataset import Counted, Dataset, DatasetStatus
+from domain.core.errors import UpgradeUnfinished, WrongState
+from domain.core.event_log import PydanticMapper
+from domain.datasets.dataset import Counted, Dataset, DatasetStatus, UploadOptions
 from domain.training.token_lengths import TokenLengths
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
@@ -77,3 +79,17 @@ def test_a_key_is_revoked_once_and_its_secret_is_nowhere() -> None:
     assert [type(event).__name__ for event in events] == ["ApiKeyIssued", "ApiKeyRevoked"]
     assert secret not in repr(events)
     assert isinstance(given.id, UUID)
+
+
+def test_an_upload_without_columns_is_stored_in_the_format_of_version_0_1() -> None:
+    mapper = PydanticMapper(JSONTranscoder())
+    mapper.format_in_use = 1
+    arguments = (DATASET_ID, ACCOUNT_ID, "uploads/x", "s" * 64, 100)
+    plain = Dataset.uploaded(*arguments).collect_events()[0]
+    chosen = UploadOptions(columns_sha256="c" * 64)
+    other = Dataset.uploaded(*arguments, chosen).collect_events()[0]
+    stored = mapper.to_stored_event(plain)
+    assert b"columns_sha256" not in stored.state
+    assert mapper.to_domain_event(stored) == plain
+    with pytest.raises(UpgradeUnfinished):
+        mapper.to_stored_event(other)

@@ -13,6 +13,7 @@ from domain.access.role import Role
 from gateway.cli.exits import ExitCode
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine, meanwhile
+from tests.services.datasets.formats import table
 
 
 @pytest.fixture
@@ -50,6 +51,26 @@ def test_a_rejected_upload_prints_the_lines_and_exits_with_1(
     assert "line 3: no JSON" in shown
     missing = me.refused("datasets", "upload", str(tmp_path / "none.jsonl"), code=2)
     assert "'file'" in missing
+
+
+def test_columns_are_shown_and_changed(me: CommandLine, platform: Platform, tmp_path: Path) -> None:
+    faq = tmp_path / "faq.csv"
+    faq.write_bytes(table([{"id": "1", "q": "Hi?", "a": "Yes.", "n": "x"}] * 2))
+    validating = while_it_validates(me, platform.validate_upload)
+    assert "unknown_columns" in me.run("datasets", "upload", str(faq), "--json", code=1)
+    validating.join()
+    (rejected,) = me.read("datasets", "list")["data"]
+    shown = me.run("datasets", "columns", rejected["id"])
+    assert "columns of the file: id, q, a, n" in shown
+    chosen = ("--column", "user=q", "--column", "assistant=a")
+    new = me.read("datasets", "columns", rejected["id"], *chosen, "--no-follow")
+    assert new["parent"] == rejected["id"]
+    platform.validate_upload(UUID(new["id"]))
+    platform.project()
+    shown = me.run("datasets", "columns", new["id"])
+    assert "user=q, assistant=a (chosen)" in shown
+    assert "assistant: Yes." in shown
+    assert me.refused("datasets", "columns", new["id"], "--column", "user", code=2)
 
 
 def test_only_an_operator_confirms_a_payment(me: CommandLine, platform: Platform) -> None:

@@ -19,6 +19,7 @@ from infrastructure.store import Connection
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.report import Report
+from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating, home, refs_of
 from tests.builders.commands import FixedClock
 from tests.builders.examples import ACCOUNT_ID
@@ -40,7 +41,7 @@ class Service:
     def limit(self, limits: Limits | None = None, max_bytes: int = 10**9) -> None:
         """Start validation and counting with other limits."""
         common = self.platform.log, self.clock, self.platform.artifacts, self.pool
-        self.validating = Validating(*common, max_bytes, limits)
+        self.validating = Validating(*common, Sizes(max_bytes, 10**10), limits)
         self.counting = Counting(*common, limits)
 
     def upload(self, content: bytes = VALID, account_id: UUID = ACCOUNT_ID) -> UUID:

@@ -22,6 +22,7 @@ from services.datasets.report import Code
 from services.datasets.validating import MOST_FAILURES
 from tests.builders.platform import Platform
 from tests.services.datasets.conftest import Service
+from tests.services.datasets.formats import CORPUS, parquet
 from tests.services.datasets.uploads import GROWING, LOOPING, VALID
 
 
@@ -44,15 +45,23 @@ def test_an_upload_becomes_a_dataset_with_a_report(
         }  # fmt: skip
 
 
-def test_a_rejected_upload_leaves_only_its_report(artifacts: Artifacts, service: Service) -> None:
+def test_a_rejected_upload_is_kept_with_its_report(artifacts: Artifacts, service: Service) -> None:
     dataset_id = service.upload(VALID + b'{"messages": []}\n')
     service.catch_up()
     assert service.dataset(dataset_id).status is DatasetStatus.REJECTED
-    (file,) = service.files(dataset_id)
-    assert file.endswith("report.json")
-    assert artifacts.list("uploads") == []
+    report_file, sample = sorted(service.files(dataset_id))
+    assert (Path(report_file).name, Path(sample).name) == ("report.json", "sample.json")
+    assert artifacts.exists(service.dataset(dataset_id).upload_ref)
     report = service.report(dataset_id)
     assert [(error.line, error.code) for error in report.errors] == [(3, Code.NO_MESSAGES)]
+
+
+def test_a_parquet_file_is_validated_within_the_limits(service: Service) -> None:
+    dataset_id = service.upload(parquet(CORPUS))
+    service.catch_up()
+    assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
+    report = service.report(dataset_id)
+    assert (report.format, report.examples) == ("Parquet", len(CORPUS))
 
 
 def test_a_file_beyond_the_limit_is_rejected(service: Service) -> None:
@@ -127,9 +136,11 @@ def test_a_deleted_dataset_leaves_no_file_and_no_name(
     with pool.connection() as connection:
         set_dataset_name(connection, dataset_id, "chats")
     service.catch_up()
+    upload_ref = service.dataset(dataset_id).upload_ref
     service.delete(dataset_id)
     service.catch_up()
     assert service.files(dataset_id) == []
+    assert not service.platform.artifacts.exists(upload_ref)
     assert service.files(other) != []
     with pool.connection() as connection:
         assert dataset_names(connection, [dataset_id]) == {}

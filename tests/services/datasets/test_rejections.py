@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from domain.datasets.dataset import DatasetStatus
-from services.datasets.file_format import ARRAY, SPREAD, TABLE, UNSUPPORTED
 from services.datasets.findings import ERRORS_SHOWN
 from services.datasets.json_line import REASONS
 from services.datasets.report import Code, Progress
+from services.datasets.structure import SPREAD, UNSUPPORTED
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
@@ -148,7 +148,6 @@ LINE_ERRORS: list[tuple[Any, Code, tuple[str, ...]]] = [
         ("Message 2", '"look"'),
     ),
 ]
-ROWS = b"Where is it?,On its way.\nWhen?,Tomorrow.\n"
 
 
 @pytest.mark.parametrize(("line", "code", "shown"), LINE_ERRORS)
@@ -168,12 +167,6 @@ def test_an_invalid_line_is_reported(line: Any, code: Code, shown: tuple[str, ..
     [
         *[(content, Code.EMPTY_FILE, "") for content in (b"", b"\r\n \n", b"\xef\xbb\xbf")],
         *[(magic + b"a\n\n\n", Code.UNSUPPORTED_FILE, kind) for magic, kind in UNSUPPORTED.items()],
-        (b"prompt,completion\n" + ROWS, Code.UNSUPPORTED_FILE, TABLE),
-        (b"\xef\xbb\xbfprompt;completion\na;b\nc;d\n", Code.UNSUPPORTED_FILE, TABLE),
-        (b'"question"\t"answer"\n"a"\t"b"\n', Code.UNSUPPORTED_FILE, TABLE),
-        (json.dumps([GOOD] * 50).encode(), Code.UNSUPPORTED_FILE, ARRAY),
-        (json.dumps([GOOD] * 50, indent=1).encode(), Code.UNSUPPORTED_FILE, ARRAY),
-        (b"\n\n[\n" + jsonl(GOOD, GOOD), Code.UNSUPPORTED_FILE, ARRAY),
         (json.dumps(GOOD, indent=2).encode(), Code.UNSUPPORTED_FILE, SPREAD),
         (jsonl(*[chat(user("x" * 99_000), ASSISTANT)] * 11), Code.FILE_TOO_LARGE, "976.6 KB"),
     ],

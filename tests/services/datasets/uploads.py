@@ -7,7 +7,7 @@ from typing import Any
 
 from domain.datasets.dataset import UploadOptions
 from services.datasets.report import Progress, Report
-from services.datasets.validation import validate
+from services.datasets.validation import Choices, validate
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 ASSISTANT = {"role": "assistant", "content": "Paris."}
@@ -72,7 +72,7 @@ def validated(
         on_progress=progress.append,
         max_bytes=max_bytes,
         max_line_bytes=max_line_bytes,
-        options=UploadOptions(**options),
+        choices=Choices(UploadOptions(**options)),
     )
     return report, b"".join(output), progress
 

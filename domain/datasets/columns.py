@@ -1,0 +1,100 @@
+"""The columns of a dataset: which one has the system prompt, the user's text, the answer, etc.
+
+A column is a key of a JSON object, or a column of a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from domain.core.errors import Invalid
+
+MAX_COLUMN_NAME = 200
+"""Maximum length of the name of a chosen column, in characters."""
+
+
+class Role(StrEnum):
+    """Roles of a column in an example."""
+
+    MESSAGES = "messages"
+    SYSTEM = "system"
+    USER = "user"
+    INPUT = "input"
+    ASSISTANT = "assistant"
+    HISTORY = "history"
+    TOOLS = "tools"
+    WEIGHT = "weight"
+
+
+Columns = Mapping[Role, str]
+"""The name of the column of each role that the dataset has."""
+
+TITLES: Mapping[Role, str] = {
+    Role.MESSAGES: "Messages",
+    Role.SYSTEM: "System prompt",
+    Role.USER: "User's text",
+    Role.INPUT: "More of the user's text",
+    Role.ASSISTANT: "Answer",
+    Role.HISTORY: "Earlier turns",
+    Role.TOOLS: "Tools",
+    Role.WEIGHT: "Weight of the answer",
+}
+
+OF_TURNS = (Role.USER, Role.INPUT, Role.ASSISTANT, Role.HISTORY)
+"""Roles that a column of messages replaces."""
+
+
+def chosen_columns(raw: Mapping[str, str]) -> dict[Role, str]:
+    """Return the columns that a user chose, in the order of Role.
+
+    Raise Invalid if a role is unknown, a name is empty or too long, a column has two roles, or the
+    columns do not make a chat.
+    """
+    for role, name in raw.items():
+        if role not in set(Role):
+            raise _invalid(f"Unknown role {role!r}. Use {_words(Role)}.")
+        if not 0 < len(name) <= MAX_COLUMN_NAME or "\0" in name:
+            raise _invalid(
+                f"The column of {role!r} is {name[:40]!r}. Give the name of a column, with at "
+                f"most {MAX_COLUMN_NAME} characters."
+            )
+    columns = {role: raw[role] for role in Role if role in raw}
+    roles: dict[str, Role] = {}
+    for role, name in columns.items():
+        if (other := roles.setdefault(name, role)) is not role:
+            raise _invalid(f"The column {name!r} has the roles {other} and {role}. Choose one.")
+    if Role.MESSAGES in columns:
+        if turns := [role for role in OF_TURNS if role in columns]:
+            raise _invalid(f"Choose either a column for messages, or for {_words(turns)}.")
+    elif missing := [role for role in (Role.USER, Role.ASSISTANT) if role not in columns]:
+        raise _invalid(
+            f"No column has the role {_words(missing)}. Choose columns for user and assistant, or "
+            "one for messages."
+        )
+    return columns
+
+
+def columns_document(columns: Columns) -> bytes:
+    """Return chosen columns as JSON. Equal columns give equal bytes."""
+    return json.dumps({str(role): columns[role] for role in Role if role in columns}).encode()
+
+
+def columns_from(document: bytes) -> dict[Role, str]:
+    """Return chosen columns from their JSON."""
+    return {Role(role): name for role, name in json.loads(document).items()}
+
+
+def columns_sha256(columns: Columns) -> str:
+    """Return the hash of chosen columns."""
+    return hashlib.sha256(columns_document(columns)).hexdigest()
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names))
+
+
+def _invalid(message: str) -> Invalid:
+    return Invalid(message, field="columns")

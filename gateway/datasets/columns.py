@@ -1,0 +1,154 @@
+"""Columns of datasets: the choice of a user, a preview, and a new dataset with other columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypedDict
+from uuid import UUID
+
+from domain.core.errors import Invalid, WrongState
+from domain.datasets.columns import Columns, chosen_columns
+from domain.datasets.dataset import Dataset, DatasetStatus
+from gateway.backend import Backend
+from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, PreviewMessage, PreviewRow
+from gateway.datasets.service import own_dataset, report_of
+from gateway.datasets.uploads import (
+    Choices,
+    StoredFile,
+    record_upload,
+    room_for_upload,
+    upload_ref,
+)
+from gateway.http.access import Caller
+from gateway.http.errors import QuotaExceeded
+from infrastructure.chat_columns import BadColumn, to_example
+from infrastructure.profiles import dataset_names
+
+MAX_COLUMNS_TEXT = 4_000
+SHOWN_CHARACTERS = 600
+SHOWN_MESSAGES = 12
+UNNAMED = "dataset"
+
+
+class _Sample(TypedDict):
+    """The stored columns and first rows of an upload."""
+
+    names: list[str]
+    rows: list[dict[str, Any]]
+
+
+def columns_of(text: str | None) -> Columns | None:
+    """Return the columns in a JSON object, or None for None. Raise Invalid if they are unusable."""
+    if text is None:
+        return None
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raw = None
+    if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw.values()):
+        raise Invalid(
+            f"The columns are {text[:60]!r}. Send a JSON object with the column of each role, such "
+            'as {"user": "question", "assistant": "answer"}.',
+            field="columns",
+        )
+    return chosen_columns(raw)
+
+
+def shown_columns(
+    backend: Backend, caller: Caller, dataset_id: UUID, columns: Columns | None = None
+) -> ColumnsAnswer:
+    """Return the columns of a dataset, and its first rows as messages.
+
+    With `columns`, the messages are those that the given columns would make. Raise NotFound if the
+    account has no such dataset, and WrongState until it is validated.
+    """
+    report = report_of(backend, caller, dataset_id)
+    sample = _sample(backend, dataset_id)
+    known = report.columns if columns is None else {str(role): columns[role] for role in columns}
+    return ColumnsAnswer(
+        format=report.format,
+        shape=report.shape if columns is None else None,
+        unit=report.unit,
+        names=sample["names"],
+        columns=known,
+        chosen=report.columns_chosen if columns is None else True,
+        rows=[_preview(row, known) for row in sample["rows"]],
+    )
+
+
+def read_again(
+    backend: Backend, caller: Caller, dataset_id: UUID, new_id: UUID, wanted: ColumnsRequest
+) -> Mapping[str, Any]:
+    """Create a dataset from the upload of another one with other columns. Return its row.
+
+    Raise NotFound if the account has no such dataset, Invalid if the columns do not suit its file,
+    WrongState until it is validated or if its file was deleted, and QuotaExceeded at a quota.
+    """
+    columns = chosen_columns(wanted.columns)
+    own_dataset(backend, caller, dataset_id)
+    dataset = backend.log.load(Dataset, dataset_id)
+    if dataset.status is DatasetStatus.VALIDATING:
+        raise WrongState(
+            "EcoLink is still validating the dataset. Try again when the validation is complete."
+        )
+    names = _sample(backend, dataset_id)["names"]
+    if names and (missing := [each for each in columns.values() if each not in names]):
+        raise Invalid(
+            f"The file has no column {missing[0]!r}. It has {', '.join(names[:10])}.",
+            field="columns",
+        )
+    if dataset.total_bytes > room_for_upload(backend, caller):
+        raise QuotaExceeded(
+            "The copy of the upload does not fit into your quota for datasets. Delete datasets.", {}
+        )
+    file = StoredFile(upload_ref(caller), dataset.upload_sha256, dataset.total_bytes)
+    try:
+        backend.artifacts.copy(dataset.upload_ref, file.ref)
+    except FileNotFoundError:
+        raise WrongState(
+            "EcoLink no longer has the file of this dataset. EcoLink 0.1 deleted rejected files. "
+            "Upload the file again."
+        ) from None
+    with backend.pool.connection() as connection:
+        name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
+    options = replace(dataset.options, parent=dataset_id)
+    return record_upload(backend, caller, new_id, name, file, Choices.of(options, columns))
+
+
+def _sample(backend: Backend, dataset_id: UUID) -> _Sample:
+    """Return the first rows of an upload. Datasets of EcoLink 0.1 have none."""
+    dataset = backend.log.load(Dataset, dataset_id)
+    try:
+        return json.loads(backend.artifacts.get(f"{dataset.home}/sample.json"))
+    except FileNotFoundError:
+        return {"names": [], "rows": []}
+
+
+def _preview(row: dict[str, Any], columns: Mapping[str, str]) -> PreviewRow:
+    try:
+        example = to_example(row["value"], chosen_columns(columns))
+    except (BadColumn, Invalid) as error:
+        return PreviewRow(row=row["number"], messages=[], tools=0, problem=str(error))
+    messages = [_message(each) for each in example["messages"][:SHOWN_MESSAGES]]
+    tools = example.get("tools")
+    return PreviewRow(
+        row=row["number"], messages=messages, tools=len(tools) if isinstance(tools, list) else 0
+    )
+
+
+def _message(raw: Any) -> PreviewMessage:
+    """Return a message for a reader. Its parts need not be valid."""
+    if not isinstance(raw, dict):
+        return PreviewMessage(role="?", content=_short(raw))
+    content = raw.get("content")
+    parts = [] if content is None else [_short(content)]
+    if calls := raw.get("tool_calls") or raw.get("function_call"):
+        parts.append(_short(calls))
+    return PreviewMessage(role=_short(raw.get("role")), content="\n".join(parts))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

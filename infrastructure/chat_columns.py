@@ -1,0 +1,424 @@
+"""Guessing of columns, and conversion of rows to examples in OpenAI's format.
+
+Nothing here reads files. The datasets service converts the rows of an upload, and the gateway
+converts a few of them for a preview.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from domain.datasets.columns import OF_TURNS, Columns, Role
+
+NAMES: Mapping[Role, tuple[str, ...]] = {
+    Role.MESSAGES: (
+        *("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"),
+    ),
+    Role.SYSTEM: ("system", "system_prompt", "system_message"),
+    Role.USER: (
+        *("prompt", "instruction", "question", "user", "query", "user_prompt", "user_message"),
+        *("human", "problem", "request", "input"),
+    ),
+    Role.ASSISTANT: (
+        *("completion", "output", "answer", "response", "assistant", "assistant_message", "reply"),
+        *("solution", "target", "gpt"),
+    ),
+    Role.HISTORY: ("history",),
+    Role.TOOLS: ("tools", "functions"),
+    Role.WEIGHT: ("weight",),
+}
+"""Names of columns by role, the most telling first, in lower case with underscores."""
+
+KNOWN_NAMES = {name for names in NAMES.values() for name in names}
+
+SHAREGPT_ROLES: Mapping[str, str] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "assistant",
+}
+"""Roles of OpenAI's format for the senders of ShareGPT's."""
+
+
+class Shape(StrEnum):
+    """Shapes of the rows of a dataset."""
+
+    OPENAI = "OpenAI messages"
+    PROMPT_COMPLETION = "prompt and completion"
+    SHAREGPT = "ShareGPT"
+    ALPACA = "Alpaca"
+    PAIRS = "question and answer columns"
+
+
+class BadColumn(Exception):
+    """A row does not have what its columns need. `code` is that of a validation error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def guess_columns(
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, by_position: bool = False
+) -> dict[Role, str] | None:
+    """Guess the columns from their names and from the values of some rows; None without a guess.
+
+    With `by_position`, two columns of text with unknown names are the user's text and the answer.
+    """
+    named = {plain_name(name): name for name in reversed(names)}
+    found: dict[Role, str] = {}
+    for role in Role:
+        for each in NAMES.get(role, ()):
+            if each in named and _suits(role, [row.get(named[each]) for row in rows]):
+                found[role] = named[each]
+                break
+    if (messages := found.get(Role.MESSAGES)) is not None:
+        system = found.get(Role.SYSTEM)
+        if system and any(_has_system(row.get(messages)) and row.get(system) for row in rows):
+            del found[Role.SYSTEM]  # the messages have their own
+        return {role: name for role, name in found.items() if role not in OF_TURNS}
+    if Role.USER in found and Role.ASSISTANT in found and named.get("input") != found[Role.USER]:
+        more = named.get("input")
+        if more is not None and _suits(Role.INPUT, [row.get(more) for row in rows]):
+            found[Role.INPUT] = more
+    if by_position and not (Role.USER in found and Role.ASSISTANT in found):
+        free = [
+            name
+            for name in names
+            if name not in found.values()
+            and _suits(Role.USER, [row.get(name) for row in rows])
+            and any(isinstance(row.get(name), str) for row in rows)
+        ]
+        missing = [role for role in (Role.USER, Role.ASSISTANT) if role not in found]
+        if len(free) == len(missing):
+            found |= dict(zip(missing, free, strict=True))
+    if Role.USER not in found or Role.ASSISTANT not in found:
+        return None
+    return {role: found[role] for role in Role if role in found}
+
+
+def shape_of(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> Shape:
+    """Return the shape of rows with these columns."""
+    if (name := columns.get(Role.MESSAGES)) is not None:
+        values = (_listed(row.get(name)) for row in rows)
+        senders = any(
+            isinstance(each, dict) and "from" in each for value in values for each in value or ()
+        )
+        conversations = plain_name(name) in ("conversations", "conversation")
+        return Shape.SHAREGPT if senders or conversations else Shape.OPENAI
+    user, assistant = (plain_name(columns[role]) for role in (Role.USER, Role.ASSISTANT))
+    if (user, assistant) == ("prompt", "completion"):
+        return Shape.PROMPT_COMPLETION
+    return Shape.ALPACA if (user, assistant) == ("instruction", "output") else Shape.PAIRS
+
+
+def is_openai(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if the rows already have the form of OpenAI's examples."""
+    shape = shape_of(columns, rows)
+    names = {role: {str(role)} for role in Role} | {
+        Role.TOOLS: {"tools", "functions"},
+        Role.USER: {"prompt"},
+        Role.ASSISTANT: {"completion"},
+    }
+    forms = {Role.MESSAGES, Role.USER, Role.ASSISTANT, Role.TOOLS}
+    return shape in (Shape.OPENAI, Shape.PROMPT_COMPLETION) and all(
+        role in forms and name in names[role] for role, name in columns.items()
+    )
+
+
+def to_example(
+    row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any] = json.loads
+) -> dict[str, Any]:
+    """Return a row as an example in OpenAI's format, with raw `messages`, and `tools` if any.
+
+    `parse` reads JSON in a cell, and raises ValueError or BadColumn. Raise BadColumn if a cell
+    cannot be used. The messages themselves are not checked.
+    """
+    weight = _weight(row, columns)
+    if Role.MESSAGES in columns:
+        messages = _conversation(row, columns[Role.MESSAGES], parse)
+        messages = _weighted(messages, weight)
+    else:
+        messages = [
+            *_history(row, columns, parse),
+            *_prompt(row, columns),
+            *_weighted(_turn(row, columns, Role.ASSISTANT), weight),
+        ]
+    if system := _optional_text(row, columns, Role.SYSTEM):
+        first = messages[0] if messages else None
+        if isinstance(first, dict) and first.get("role") in ("system", "developer"):
+            if first.get("content") != system:
+                raise BadColumn(
+                    "ambiguous_example",
+                    "The messages have a system message, but so has the column "
+                    f"{_name(columns, 'system')}. Keep one of them.",
+                )
+        else:
+            messages = [{"role": "system", "content": system}, *messages]
+    tools = _tools(row, columns, parse)
+    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+
+
+def _conversation(row: Mapping[str, Any], name: str, parse: Callable[[str], Any]) -> list[Any]:
+    value = row.get(name)
+    if isinstance(value, str):
+        value = _parsed(value, name, parse)
+    if not isinstance(value, list):
+        raise BadColumn(
+            "messages_not_list",
+            f"The column {_quoted(name)} is {_quoted(value)}. Write a list of messages.",
+        )
+    return [_message(each, name, position, parse) for position, each in enumerate(value, 1)]
+
+
+def _message(raw: Any, name: str, position: int, parse: Callable[[str], Any]) -> Any:
+    """Return a message of a conversation, with the keys of OpenAI's format."""
+    if not isinstance(raw, dict):
+        return raw
+    sender = raw.get("from", raw.get("role"))
+    if not isinstance(sender, str) or sender not in SHAREGPT_ROLES:
+        if "from" not in raw:
+            return raw
+        raise BadColumn(
+            "wrong_role",
+            f"Message {position} in the column {_quoted(name)} is from {_quoted(sender)}. Use "
+            "human, gpt, system, tool, function_call or observation.",
+        )
+    text = raw["value"] if "value" in raw else raw.get("content")
+    rest = {
+        each: value
+        for each, value in raw.items()
+        if each not in ("from", "role", "value", "content")
+    }
+    if sender == "function_call":
+        calls = _calls(text, name, position, parse)
+        return {"role": "assistant", "content": None, "tool_calls": calls, **rest}
+    return {"role": SHAREGPT_ROLES[sender], "content": text, **rest}
+
+
+def _calls(text: Any, name: str, position: int, parse: Callable[[str], Any]) -> list[Any]:
+    """Return the tool calls of a ShareGPT message from `function_call`."""
+    value = _parsed(text, name, parse) if isinstance(text, str) else text
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(each, dict) and "name" in each for each in calls):
+        raise BadColumn(
+            "bad_tool_calls",
+            f"Message {position} in the column {_quoted(name)} is {_quoted(text)}. Write the call "
+            'as JSON with "name" and "arguments".',
+        )
+    return [
+        {
+            "type": "function",
+            "function": {"name": each["name"], "arguments": each.get("arguments") or {}},
+        }
+        for each in calls
+    ]
+
+
+def _prompt(row: Mapping[str, Any], columns: Columns) -> list[Any]:
+    turns = _turn(row, columns, Role.USER)
+    more = _optional_text(row, columns, Role.INPUT)
+    if more and turns and isinstance(row.get(columns[Role.USER]), str):
+        turns[-1]["content"] += "\n\n" + more
+    # The loss covers only the completion. Assistant messages of the prompt are context.
+    return [
+        {**each, "weight": 0}
+        if isinstance(each, dict) and each.get("role") == "assistant" and each.get("weight") is None
+        else each
+        for each in turns
+    ]
+
+
+def _turn(row: Mapping[str, Any], columns: Columns, role: Role) -> list[Any]:
+    """Return the messages of a column, which has text or a list of messages."""
+    name = columns[role]
+    value = row.get(name)
+    if isinstance(value, list) and value:
+        return list(value)
+    if not isinstance(value, str) and value is not None:
+        raise BadColumn(
+            "content_not_text",
+            f"The column {_quoted(name)} ({role}) is {_quoted(value)}. Write text or messages.",
+        )
+    if value is None or not value or value.isspace():
+        found = "missing" if value is None else "empty"
+        raise BadColumn(
+            "empty_content",
+            f"The column {_quoted(name)} ({role}) is {found}. Add text, or remove the row.",
+        )
+    return [{"role": "user" if role is Role.USER else "assistant", "content": value}]
+
+
+def _history(
+    row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any]
+) -> list[dict[str, Any]]:
+    """Return the earlier turns, which are pairs of a user's text and its answer."""
+    if Role.HISTORY not in columns:
+        return []
+    name = columns[Role.HISTORY]
+    value = row.get(name)
+    if isinstance(value, str) and value.strip():
+        value = _parsed(value, name, parse)
+    turns: list[dict[str, Any]] = []
+    for pair in value if isinstance(value, list) else [value] if value else []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadColumn(
+                "messages_not_list",
+                f"The column {_quoted(name)} (history) has {_quoted(pair)}. Write a list of pairs "
+                "of a user's text and its answer.",
+            )
+        turns += [
+            {"role": "user", "content": pair[0]},
+            {"role": "assistant", "content": pair[1]},
+        ]
+    return turns
+
+
+def _optional_text(row: Mapping[str, Any], columns: Columns, role: Role) -> str | None:
+    """Return the text of a column, or None if the cell is empty."""
+    value = row.get(columns[role]) if role in columns else None
+    if value is not None and not isinstance(value, str):
+        raise BadColumn(
+            "content_not_text",
+            f"The column {_quoted(columns[role])} ({role}) is {_quoted(value)}. Write text.",
+        )
+    return value if value and not value.isspace() else None
+
+
+def _tools(row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any]) -> Any:
+    """Return the tool definitions of a row. ShareGPT has them as JSON, and without their type."""
+    if Role.TOOLS not in columns:
+        return None
+    name = columns[Role.TOOLS]
+    value = row.get(name)
+    if isinstance(value, str):
+        value = _parsed(value, name, parse) if value.strip() else None
+    if not isinstance(value, list):
+        return value
+    return [
+        {"type": "function", "function": each}
+        if isinstance(each, dict) and "name" in each and "function" not in each
+        else each
+        for each in value
+    ]
+
+
+def _weight(row: Mapping[str, Any], columns: Columns) -> int | None:
+    value = row.get(columns[Role.WEIGHT]) if Role.WEIGHT in columns else None
+    if value is None or value == "":
+        return None
+    if type(value) not in (int, float, str) or value not in WEIGHTS:
+        raise BadColumn(
+            "bad_weight",
+            f"The column {_name(columns, 'weight')} is {_quoted(value)}. Use 1, or 0 to exclude "
+            "the answer from the loss.",
+        )
+    return WEIGHTS[value]
+
+
+WEIGHTS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1}
+"""Values of a column for the weight. Floating-point numbers equal integers."""
+
+
+def _weighted(messages: list[Any], weight: int | None) -> list[Any]:
+    """Give assistant messages without a weight this one."""
+    if weight is None:
+        return messages
+    return [
+        {**each, "weight": weight}
+        if isinstance(each, dict) and each.get("role") == "assistant" and each.get("weight") is None
+        else each
+        for each in messages
+    ]
+
+
+def _parsed(text: str, name: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text)
+    except (ValueError, RecursionError):
+        raise BadColumn(
+            "malformed_json",
+            f"The column {_quoted(name)} is {_quoted(text)}, which is not JSON. Write JSON.",
+        ) from None
+
+
+def _suits(role: Role, values: Sequence[Any]) -> bool:
+    """Return True if some values suit the role, or all are empty."""
+    given = [value for value in values if value is not None and value != ""]
+    match role:
+        case Role.MESSAGES:
+            return any(_is_conversation(_listed(value)) for value in given)
+        case Role.WEIGHT:
+            return (
+                bool(given)
+                and all(type(value) in (int, float, str) for value in given)
+                and all(value in WEIGHTS for value in given)
+            )
+        case Role.HISTORY:
+            return any(_listed(value) is not None for value in given)
+        case Role.TOOLS:
+            return not given or any(_listed(value) is not None for value in given)
+        case Role.SYSTEM | Role.INPUT:
+            return all(isinstance(value, str) for value in given)
+        case _:
+            return all(isinstance(value, str | list) for value in given)
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """Return a list, which may be JSON in a cell of a table; None for other values."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
+
+
+def _is_conversation(value: list[Any] | None) -> bool:
+    return bool(value) and any(
+        isinstance(each, dict) and ("role" in each or "from" in each) for each in value or ()
+    )
+
+
+def _has_system(value: Any) -> bool:
+    messages = _listed(value)
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) == "system"
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column in lower case, with underscores between words."""
+    return re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_")
+
+
+def _name(columns: Columns, role: str) -> str:
+    return f"{_quoted(columns[Role(role)])} ({role})"
+
+
+def _quoted(value: object, limit: int = 40) -> str:
+    """Return a value as one short line, for use in a message."""
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    text = str(value)
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+    return f'"{shown}"' if isinstance(value, str) else shown
