@@ -36,9 +36,9 @@ FIRST = "first"
 SEALS = "seals"
 FOLDERS = ("datasets", "jobs", "invoices")
 DOCUMENTS = re.compile(
-    r"datasets/[^/]+/[^/]+/report\.json|jobs/[^/]+/[^/]+/logs/.+|invoices/.+", re.ASCII
+    r"datasets/[^/]+/[^/]+/(report|sample)\.json|jobs/[^/]+/[^/]+/logs/.+|invoices/.+", re.ASCII
 )
-"""Files that no event names: reports of validations, logs of trainers, and invoices."""
+"""Files that no event names: reports and first rows of datasets, logs of trainers, and invoices."""
 
 
 class Named(NamedTuple):

@@ -125,8 +125,8 @@ class TokensRefused:
 
 
 def columns_ref(account_id: UUID, dataset_id: UUID, sha256: str) -> str:
-    """Return the artifact of the chosen columns of a dataset."""
-    return f"datasets/{account_id}/{dataset_id}/columns-{sha256}.json"
+    """Return the artifact of the chosen columns of a dataset. The gateway writes only uploads."""
+    return f"uploads/{account_id}/{dataset_id}.{sha256}.json"
 
 
 class Dataset(Aggregate):
@@ -238,7 +238,7 @@ class Dataset(Aggregate):
 
     @property
     def home(self) -> str:
-        """Artifact prefix of all files of the dataset except the upload."""
+        """Artifact prefix of all files that the validation stores."""
         return f"datasets/{self.account_id}/{self.id}"
 
     @property

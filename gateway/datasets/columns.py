@@ -108,8 +108,8 @@ def read_again(
         backend.artifacts.copy(dataset.upload_ref, file.ref)
     except FileNotFoundError:
         raise WrongState(
-            "EcoLink no longer has the file of this dataset. EcoLink 0.1 deleted rejected files. "
-            "Upload the file again."
+            "EcoLink no longer has the file of this dataset. EcoLink 0.1 deleted rejected files, "
+            "and backups do not contain them. Upload the file again."
         ) from None
     with backend.pool.connection() as connection:
         name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED

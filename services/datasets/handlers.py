@@ -35,6 +35,8 @@ class Cleaning:
         """Delete the files and the name of a deleted dataset."""
         dataset = self._log.load(Dataset, event.originator_id)
         self._artifacts.delete(dataset.upload_ref)
+        if dataset.columns_ref is not None:
+            self._artifacts.delete(dataset.columns_ref)
         self._artifacts.delete_directory(home(dataset))
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)

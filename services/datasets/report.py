@@ -11,6 +11,7 @@ from domain.datasets.validation_report import LineProblem, ValidationReport
 from infrastructure.limited_process import Exceeded
 
 NAMES_SHOWN = 5  # number of keys that a warning lists
+UNKNOWN_FORMAT = "unknown"
 
 
 class Code(StrEnum):
@@ -132,6 +133,7 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
     )
     return Report(
         status=DatasetStatus.REJECTED,
+        format=UNKNOWN_FORMAT,
         examples=0,
         duplicates=0,
         lines=lines,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from services.datasets.report import Refused
 from services.datasets.rows import Row
 
 ROWS_READ, BYTES_READ = 50, 1024**2
@@ -59,20 +60,28 @@ class Sample:
 def looked_at(rows: Iterator[Row]) -> tuple[list[tuple[int, dict[str, Any]]], Iterator[Row]]:
     """Read the first rows. Return their numbers and values, and an iterator over all rows.
 
-    Rows with errors have no value.
+    Rows with errors have no value. If reading a row raises Refused, the iterator raises it later.
     """
     first: list[Row] = []
     values: list[tuple[int, dict[str, Any]]] = []
     size = 0
-    for number, row in enumerate(rows, 1):
-        first.append(row)
-        value = row.value if row.text is None else _object(row.text)
-        if value is not None:
-            values.append((row.number or number, value))
-        size += len(row.text) if row.text is not None else _characters(row.value)
-        if number == ROWS_READ or size > BYTES_READ:
-            break
+    try:
+        for number, row in enumerate(rows, 1):
+            first.append(row)
+            value = row.value if row.text is None else _object(row.text)
+            if value is not None:
+                values.append((row.number or number, value))
+            size += len(row.text) if row.text is not None else _characters(row.value)
+            if number == ROWS_READ or size > BYTES_READ:
+                break
+    except Refused as error:
+        return values, _then(first, error)
     return values, chain(first, rows)
+
+
+def _then(rows: Iterable[Row], error: Refused) -> Iterator[Row]:
+    yield from rows
+    raise error
 
 
 def first_lines(content: bytes, *, is_whole: bool) -> list[tuple[int, dict[str, Any]]]:

@@ -74,8 +74,6 @@ def table_of(head: Head, max_row_bytes: int) -> Table | None:
     for magic, what in UNSUPPORTED.items():
         if content.startswith(magic):
             raise _unsupported(f"The file seems to be {what}.")
-    if content[257:262] == TAR:
-        raise _unsupported("The file is a tar archive. Upload the file in it.")
     text = content[:HEAD_BYTES].removeprefix(BYTE_ORDER_MARK)
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line), b"")
@@ -93,6 +91,8 @@ def table_of(head: Head, max_row_bytes: int) -> Table | None:
         if first == b"{" and second.startswith(b'"'):
             raise _unsupported(SPREAD)
         return None
+    if content[257:262] == TAR:
+        raise _unsupported("The file is a tar archive. Upload the file in it.")
     shown = text.decode("utf-8", errors="replace")
     if starts_message(first.decode("utf-8", errors="replace")):
         return Table("transcript", LINE, transcript_rows(chunks, max_row_bytes), ("messages",))

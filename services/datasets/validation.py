@@ -20,7 +20,15 @@ from services.datasets.findings import Findings
 from services.datasets.json_line import decode
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
-from services.datasets.report import NAMES_SHOWN, Code, Progress, Refused, Report, quoted
+from services.datasets.report import (
+    NAMES_SHOWN,
+    UNKNOWN_FORMAT,
+    Code,
+    Progress,
+    Refused,
+    Report,
+    quoted,
+)
 from services.datasets.rows import ROW, Row, Table
 from services.datasets.sample import Sample, first_lines, looked_at
 from services.datasets.structure import JSONL, Head, table_of
@@ -176,7 +184,7 @@ class _Validation:
         self._ignore_tools = choices.options.ignore_tools
         self._chosen = self._columns = choices.columns
         self._shown: Columns = choices.columns or {}
-        self._format = JSONL
+        self._format = UNKNOWN_FORMAT
         self._shape: Shape | None = None
         self._examples = self._with_tools = 0
         self._duplicates = 0

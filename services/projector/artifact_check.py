@@ -104,7 +104,7 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
 def _uploaded(dataset: Dataset) -> list[Kept]:
     """Return the upload of a dataset, and the columns that its owner chose.
 
-    Of a rejected dataset, EcoLink 0.1 kept neither.
+    Of a rejected dataset, neither must be stored: EcoLink 0.1 deleted them.
     """
     kept = [Kept(dataset.upload_ref, dataset.upload_sha256, False)]
     if dataset.columns_ref is not None and dataset.options.columns_sha256 is not None:

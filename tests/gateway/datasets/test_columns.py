@@ -105,7 +105,7 @@ def test_other_columns_make_a_new_dataset(call: Call, rejected: UUID, platform: 
     status, new = call("POST", f"/{rejected}/columns", key="once", json=wanted)
     assert (status, new["parent"], new["status"]) == (202, str(rejected), "validating")
     assert call("POST", f"/{rejected}/columns", key="once", json=wanted)[1]["id"] == new["id"]
-    assert len(platform.artifacts.list("uploads")) == 2
+    assert len(platform.artifacts.list("uploads")) == 3, "two uploads, and the chosen columns"
     other = {"columns": CHOSEN | {"system": "note"}}
     assert call("POST", f"/{rejected}/columns", key="once", json=other)[0] == 409
     assert examples(platform, UUID(new["id"])) == [messages(row) for row in ROWS]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.datasets.dataset import DatasetStatus, Uncountable
+from domain.core.aggregate import because
+from domain.datasets.columns import Role, columns_document, columns_sha256
+from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable, UploadOptions
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
@@ -20,6 +24,7 @@ from infrastructure.store import Connection
 from services.datasets import counting, validating
 from services.datasets.report import Code
 from services.datasets.validating import MOST_FAILURES
+from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
 from tests.services.datasets.conftest import Service
 from tests.services.datasets.formats import CORPUS, parquet
@@ -144,6 +149,29 @@ def test_a_deleted_dataset_leaves_no_file_and_no_name(
     assert service.files(other) != []
     with pool.connection() as connection:
         assert dataset_names(connection, [dataset_id]) == {}
+
+
+def test_chosen_columns_are_used_and_deleted_with_their_dataset(
+    artifacts: Artifacts, service: Service
+) -> None:
+    columns = {Role.USER: "q", Role.ASSISTANT: "a"}
+    content, document = b"id,q,a,n\n1,Hi?,Yes.,x\n", columns_document(columns)
+    dataset_id, ref = uuid4(), "uploads/faq"
+    artifacts.put(ref, content)
+    options = UploadOptions(columns_sha256=columns_sha256(columns))
+    with because(replace(service.platform.cause, now=datetime.now(UTC))):
+        sha256 = hashlib.sha256(content).hexdigest()
+        uploaded = Dataset.uploaded(dataset_id, ACCOUNT_ID, ref, sha256, len(content), options)
+        assert uploaded.columns_ref is not None
+        artifacts.put(uploaded.columns_ref, document)
+        service.platform.log.commit(uploaded)
+    service.catch_up()
+    assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
+    report = service.report(dataset_id)
+    assert (report.columns, report.columns_chosen) == ({"user": "q", "assistant": "a"}, True)
+    service.delete(dataset_id)
+    service.catch_up()
+    assert artifacts.list("uploads") == []
 
 
 def test_new_datasets_and_new_bases_are_counted_once(

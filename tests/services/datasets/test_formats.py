@@ -235,6 +235,14 @@ def test_a_bad_file_is_rejected(content: bytes, errors: list[tuple[int | None, C
     assert _errors(content) == errors
 
 
+def test_the_rows_before_a_damaged_one_are_counted() -> None:
+    report, _, sample = validated_file(gzip.compress(array(CORPUS)[:-30]))
+    assert (report.format, report.examples) == ("JSON array in gzip", len(CORPUS) - 1)
+    assert len(sample["rows"]) == 3
+    report, _, _ = validated_file(parquet(CORPUS)[:-20])
+    assert report.format == "unknown"
+
+
 def test_a_chosen_column_that_the_file_lacks_is_reported() -> None:
     chosen = {Role.USER: "question", Role.ASSISTANT: "anwser"}
     content = table([{"question": "a", "answer": "b"}])
