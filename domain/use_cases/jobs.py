@@ -228,11 +228,12 @@ class Launching:
 
     def _resolved(self, existing: Job, choices: Choices) -> Choices:
         """Resolve the choices of a repeated command. The model that it continues may be deleted."""
-        plan, tuned = existing.plan, choices.hyperparameters
+        plan = existing.plan
         try:
             if plan.start is None:
                 return self._quoting.resolved(existing.account_id, choices)
-            return replace(choices, hyperparameters=inherited(tuned, plan.lora, plan.start.model))
+            tuned = inherited(choices.hyperparameters, plan.lora, plan.start.model)
+            return replace(choices, hyperparameters=tuned)
         except DomainError:
             return choices
 

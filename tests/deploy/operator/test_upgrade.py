@@ -40,7 +40,8 @@ def test_an_upgrade_is_finished_when_all_processes_are_upgraded(
     assert "Some processes are older" in ecolink("upgrade", "status", exit_code=1)
     assert "relay" in ecolink("upgrade", "finish", exit_code=1)
     process.beat()
-    assert "Run `ecolink upgrade finish`" in ecolink("upgrade", "status", exit_code=1)
+    shown = ecolink("upgrade", "status", exit_code=1)
+    assert "Run `ecolink upgrade finish`" in " ".join(shown.split())  # the console wraps lines
     assert f"uses format {NEXT}" in ecolink("upgrade", "finish")
     assert "No upgrade is in progress." in ecolink("upgrade", "status")
     with pool.connection() as connection:

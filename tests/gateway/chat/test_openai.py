@@ -166,8 +166,8 @@ def test_tool_calls_have_the_shape_of_openai(
         asked.append(GenerationRequest.model_validate_json(request.content))
         return httpx.Response(200, content=content)
 
-    transport = httpx.AsyncClient(base_url="http://x", transport=httpx.MockTransport(serve))
-    monkeypatch.setattr(client.app.state, "serving", Serving(transport))  # type: ignore[attr-defined]
+    transport = httpx.AsyncClient(transport=httpx.MockTransport(serve))
+    monkeypatch.setattr(client.app.state, "serving", Serving(transport, ["http://x"]))  # type: ignore[attr-defined]
     (choice,) = whole(create(tools=[WEATHER, CLOCK])).choices
     assert asked[0].tools == [WEATHER, CLOCK]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")

@@ -36,6 +36,7 @@ def test_an_auditor_reads_what_the_owner_reads(
     owner = Owner(client, platform)
     owner.train()
     job = owner.path.rpartition("/")[2]
+    platform.project()
     headers = reading(auditor, owner.person.account_id)
     for path in ("account", "jobs", f"jobs/{job}", f"jobs/{job}/timeline", "ledger", "events"):
         assert data(client, path, headers) == data(client, path, owner.person.headers), path

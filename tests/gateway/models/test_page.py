@@ -248,5 +248,5 @@ def test_the_playground_streams_refusals(browser: Browser, owner: Deployer) -> N
     loading = said(owner.model)
     assert (loading["passing"], loading["retry_after"]) == (True, LOADING_SECONDS)
     assert said(BASE_MODEL)["message"] == UNREACHABLE  # this test has no serving process
-    assert said(BASE_MODEL, tools=[{}])["passing"] is False
+    assert said(BASE_MODEL, logprobs=True)["passing"] is False
     assert browser.client.post(path, json={"model": BASE_MODEL, "messages": []}).status_code == 403

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from domain.alerting.evaluation import Alert, Changes, Silence
 from domain.alerting.rule import Severity
+from domain.core.event_format import FORMAT
 from infrastructure import alerts, presence, upgrade
 from infrastructure.code_version import package_version
 from infrastructure.leadership import leading
@@ -57,13 +58,15 @@ def test_the_versions_of_processes_and_an_unfinished_upgrade_are_shown(
     assert 'data-empty="processes"' in page
     with present(settings, "billing"):
         page = shown(operator, "/ops")
-        assert row(page, 'data-process="billing"').startswith(f"billing {package_version()} 1 ")
+        assert row(page, 'data-process="billing"').startswith(
+            f"billing {package_version()} {FORMAT} "
+        )
         assert "data-upgrade" not in page
-        monkeypatch.setattr(upgrade, "FORMAT", 2)
+        monkeypatch.setattr(upgrade, "FORMAT", FORMAT + 1)
         page = shown(operator, "/ops")
-        assert "uses format 1 of 2" in page
+        assert f"uses format {FORMAT} of {FORMAT + 1}" in page
         assert "older" in row(page, 'data-process="billing"')
-        monkeypatch.setattr(upgrade, "FORMAT", 1)
+        monkeypatch.setattr(upgrade, "FORMAT", FORMAT)
         monkeypatch.setattr(presence, "package_version", lambda: "0.9.0")
         with present(settings, "gateway"):
             page = shown(operator, "/ops")

@@ -379,10 +379,15 @@ class Connection:
         """The connection of a cursor."""
         return self
 
-    @contextmanager
-    def cursor(self, row_factory: Any = dict_row, **options: Any) -> Generator[Connection]:
+    def cursor(self, row_factory: Any = dict_row, **options: Any) -> Connection:
         del options
-        yield CURSORS[row_factory](self._database, self._reach)
+        return CURSORS[row_factory](self._database, self._reach)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the use of a cursor."""
 
     def pipeline(self) -> Any:
         return nullcontext()
