@@ -21,7 +21,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written. Without a header, its columns are `column 1`, `column 2`, etc."""
+    """Format of a table. Without a header, its columns are `column 1`, `column 2`, etc."""
 
     delimiter: str
     header: bool
