@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, LiteralString
+from typing import Any, LiteralString, get_args
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from domain.core.aggregate import Created, Event
@@ -91,19 +92,36 @@ class Projection:
 def fields_of(*kinds: type[Event]) -> str:
     """Return the names of the fields of all events of some kinds, by topic, as JSON.
 
-    The fields that all events have are not among them.
+    They include the fields of the values in an event, but not those that all events have.
 
     An event that was stored before it had a field is read with the field's default. So a table that
     stores whole events has other rows after a rebuild.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
     open_kinds = list(kinds)
     while open_kinds:
         kind = open_kinds.pop()
         open_kinds += kind.__subclasses__()
         if topic := getattr(kind, "TOPIC", None):
-            found[topic] = sorted(kind.model_fields.keys() - Created.model_fields.keys())
+            names = _names_in(kind)
+            found[topic] = {
+                name: names[name] for name in names.keys() - Created.model_fields.keys()
+            }
     return json.dumps(found, sort_keys=True)
+
+
+def _names_in(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the names of a model's fields, each with the names in its values."""
+    return {name: _names_of(field.annotation) for name, field in model.model_fields.items()}
+
+
+def _names_of(annotation: Any) -> dict[str, Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _names_in(annotation)
+    names: dict[str, Any] = {}
+    for part in get_args(annotation):
+        names |= _names_of(part)
+    return names
 
 
 def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:

@@ -17,6 +17,7 @@ from domain.core.aggregate import Event
 from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
+from domain.core.value import Value
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
@@ -27,6 +28,7 @@ from projections.projection import (
     ForeignShape,
     Projection,
     ProjectionEffect,
+    fields_of,
     is_prepared,
     lowest_position,
     one_by_one,
@@ -331,3 +333,31 @@ def test_a_changed_fold_needs_a_rebuild(log: EventLog, fold: Fold, rebuilt: Rebu
     assert not is_prepared(connection, corrected)
     rebuilt(corrected)
     assert is_prepared(connection, corrected)
+
+
+class Part(Value):
+    """A value in an event."""
+
+    size: int
+
+
+class WiderPart(Part):
+    """The same value after a release added a field to it."""
+
+    color: str | None = None
+
+
+class Packed(Event):
+    TOPIC = "Packed"
+    parts: tuple[Part, ...] | None
+
+
+class WiderPacked(Event):
+    TOPIC = "Packed"
+    parts: tuple[WiderPart, ...] | None
+
+
+def test_a_new_field_in_a_value_of_an_event_changes_the_shape() -> None:
+    assert "size" in fields_of(Packed)
+    assert "color" in fields_of(WiderPacked)
+    assert fields_of(Packed) != fields_of(WiderPacked)
