@@ -163,7 +163,7 @@ def attach_adapter(
 def load_start(model: PeftModel, artifacts: Artifacts, spec: SegmentSpec, scratch: Path) -> None:
     """Give the adapter the weights of the adapter that the job continues.
 
-    The optimizer starts anew. Raise StartLost if the adapter is not the approved one.
+    The optimizer starts without state. Raise StartLost if the adapter is not the approved one.
     """
     assert spec.start_ref is not None
     directory = scratch / "start"
