@@ -196,41 +196,62 @@ def test_errors_name_the_row_the_column_and_the_value() -> None:
     assert '"conversations"' in error.message
 
 
-@pytest.mark.parametrize(
-    ("content", "errors"),
-    [
-        (b"question,answer\na,b\nc\nd,e\n", [(2, Code.MALFORMED_TABLE)]),
-        (b'question,answer\na,b\nc,"d"x\ne,f\n', [(2, Code.MALFORMED_TABLE)]),
-        (b'question,answer\na,b\nc,"d\n', [(2, Code.MALFORMED_TABLE)]),
-        (b"question,answer\na,b\nc,\xe9\nd,\n", [(2, Code.BAD_UTF8), (3, Code.EMPTY_CONTENT)]),
-        (b"question,answer\n", [(None, Code.EMPTY_FILE)]),
-        (b"id,date,note\n1,2020,x\n2,2021,y\n", [(None, Code.UNKNOWN_COLUMNS)]),
-        (array(CORPUS)[:-30], [(None, Code.MALFORMED_JSON)]),
-        (array(CORPUS) + b"x", [(None, Code.MALFORMED_JSON)]),
-        (array([*CORPUS, 5]), [(5, Code.NOT_OBJECT)]),
-        (b"[", [(None, Code.MALFORMED_JSON)]),
-        (b"[]", [(None, Code.EMPTY_FILE)]),
-        (b'[{"a": 1,, }]', [(None, Code.MALFORMED_JSON)]),
-        (b'[\n{"messages": [], "messages": []}]', [(1, Code.DUPLICATE_KEY)]),
-        (gzip.compress(jsonl(CORPUS))[:-9], [(None, Code.DAMAGED_FILE)]),
-        (gzip.compress(jsonl(CORPUS))[:12], [(None, Code.DAMAGED_FILE)]),
-        (b"\x1f\x8bxxxxxxxxxxxxxxxxxxxx", [(None, Code.DAMAGED_FILE)]),
-        (b"PK\x03\x04" + b"x" * 100, [(None, Code.DAMAGED_FILE)]),
-        (zipped(("a.jsonl", jsonl(CORPUS)), ("b.jsonl", b"")), [(None, Code.UNSUPPORTED_FILE)]),
-        (zipped(), [(None, Code.UNSUPPORTED_FILE)]),
-        (zipped(("[Content_Types].xml", b""), ("b", b"")), [(None, Code.UNSUPPORTED_FILE)]),
-        (zipped(("a.zip", zipped(("b", b"")))), [(None, Code.UNSUPPORTED_FILE)]),
-        (gzip.compress(gzip.compress(gzip.compress(b"{}"))), [(None, Code.UNSUPPORTED_FILE)]),
-        (parquet(CORPUS)[:-20], [(None, Code.DAMAGED_FILE)]),
-        (b"PAR1" + b"x" * 50, [(None, Code.DAMAGED_FILE)]),
-        (parquet([{"a": 1, "b": 2}]), [(None, Code.UNKNOWN_COLUMNS)]),
-        (
-            transcript(CORPUS) + b"\n---\nhello\n---\nUser: x\n",
-            [(20, Code.MALFORMED_TRANSCRIPT), (22, Code.NO_ASSISTANT)],
-        ),
-        (b"User: \n---\nUser: x\nAssistant: \xff\n", [(1, Code.EMPTY_CONTENT), (3, Code.BAD_UTF8)]),
-    ],
-)  # fmt: skip
+BAD_FILES = {
+    "a row with too few values": (b"question,answer\na,b\nc\nd,e\n", [(2, Code.MALFORMED_TABLE)]),
+    "text after a closing quote": (
+        b'question,answer\na,b\nc,"d"x\ne,f\n',
+        [(2, Code.MALFORMED_TABLE)],
+    ),
+    "an open quote": (b'question,answer\na,b\nc,"d\n', [(2, Code.MALFORMED_TABLE)]),
+    "bytes that are not UTF-8": (
+        b"question,answer\na,b\nc,\xe9\nd,\n",
+        [(2, Code.BAD_UTF8), (3, Code.EMPTY_CONTENT)],
+    ),
+    "a table without rows": (b"question,answer\n", [(None, Code.EMPTY_FILE)]),
+    "columns without a known meaning": (
+        b"id,date,note\n1,2020,x\n2,2021,y\n",
+        [(None, Code.UNKNOWN_COLUMNS)],
+    ),
+    "an array without its end": (array(CORPUS)[:-30], [(None, Code.MALFORMED_JSON)]),
+    "text after the array": (array(CORPUS) + b"x", [(None, Code.MALFORMED_JSON)]),
+    "an array with a number": (array([*CORPUS, 5]), [(5, Code.NOT_OBJECT)]),
+    "an open bracket": (b"[", [(None, Code.MALFORMED_JSON)]),
+    "an empty array": (b"[]", [(None, Code.EMPTY_FILE)]),
+    "an array with a stray comma": (b'[{"a": 1,, }]', [(None, Code.MALFORMED_JSON)]),
+    "a key given twice": (b'[\n{"messages": [], "messages": []}]', [(1, Code.DUPLICATE_KEY)]),
+    "gzip without its end": (gzip.compress(jsonl(CORPUS))[:-9], [(None, Code.DAMAGED_FILE)]),
+    "gzip with a header only": (gzip.compress(jsonl(CORPUS))[:12], [(None, Code.DAMAGED_FILE)]),
+    "gzip with damaged data": (b"\x1f\x8bxxxxxxxxxxxxxxxxxxxx", [(None, Code.DAMAGED_FILE)]),
+    "zip with damaged data": (b"PK\x03\x04" + b"x" * 100, [(None, Code.DAMAGED_FILE)]),
+    "zip with two files": (
+        zipped(("a.jsonl", jsonl(CORPUS)), ("b.jsonl", b"")),
+        [(None, Code.UNSUPPORTED_FILE)],
+    ),
+    "zip without files": (zipped(), [(None, Code.UNSUPPORTED_FILE)]),
+    "a document of an office program": (
+        zipped(("[Content_Types].xml", b""), ("b", b"")),
+        [(None, Code.UNSUPPORTED_FILE)],
+    ),
+    "zip inside zip": (zipped(("a.zip", zipped(("b", b"")))), [(None, Code.UNSUPPORTED_FILE)]),
+    "gzip three times": (
+        gzip.compress(gzip.compress(gzip.compress(b"{}"))),
+        [(None, Code.UNSUPPORTED_FILE)],
+    ),
+    "Parquet without its end": (parquet(CORPUS)[:-20], [(None, Code.DAMAGED_FILE)]),
+    "Parquet with damaged data": (b"PAR1" + b"x" * 50, [(None, Code.DAMAGED_FILE)]),
+    "Parquet without known columns": (parquet([{"a": 1, "b": 2}]), [(None, Code.UNKNOWN_COLUMNS)]),
+    "a transcript without speakers": (
+        transcript(CORPUS) + b"\n---\nhello\n---\nUser: x\n",
+        [(20, Code.MALFORMED_TRANSCRIPT), (22, Code.NO_ASSISTANT)],
+    ),
+    "a transcript that is not UTF-8": (
+        b"User: \n---\nUser: x\nAssistant: \xff\n",
+        [(1, Code.EMPTY_CONTENT), (3, Code.BAD_UTF8)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "errors"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_rejected(content: bytes, errors: list[tuple[int | None, Code]]) -> None:
     assert _errors(content) == errors
 
