@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from domain.datasets.columns import OF_TURNS, Columns, Role
+from domain.datasets.columns import OF_PAIRS, OF_TURNS, Columns, Role
 
 NAMES: Mapping[Role, tuple[str, ...]] = {
     Role.MESSAGES: (
@@ -26,6 +26,11 @@ NAMES: Mapping[Role, tuple[str, ...]] = {
     Role.ASSISTANT: (
         *("completion", "output", "answer", "response", "assistant", "assistant_message", "reply"),
         *("solution", "target", "gpt"),
+    ),
+    Role.CHOSEN: ("chosen", "preferred_output", "preferred", "chosen_response", "response_chosen"),
+    Role.REJECTED: (
+        *("rejected", "non_preferred_output", "rejected_response", "response_rejected"),
+        "dispreferred",
     ),
     Role.HISTORY: ("history",),
     Role.TOOLS: ("tools", "functions"),
@@ -61,6 +66,8 @@ class Shape(StrEnum):
     SHAREGPT = "ShareGPT"
     ALPACA = "Alpaca"
     PAIRS = "question and answer columns"
+    OPENAI_PREFERENCES = "OpenAI preference pairs"
+    CHOSEN_REJECTED = "chosen and rejected answers"
 
 
 class BadColumn(Exception):
@@ -86,6 +93,10 @@ def guess_columns(
             if each in named and _suits(role, [row.get(named[each]) for row in rows]):
                 found[role] = named[each]
                 break
+    if all(role in found for role in OF_PAIRS):
+        return _of_pairs(found, rows)
+    for role in OF_PAIRS:
+        found.pop(role, None)
     if (messages := found.get(Role.MESSAGES)) is not None:
         system = found.get(Role.SYSTEM)
         if system and any(_has_system(row.get(messages)) and row.get(system) for row in rows):
@@ -111,8 +122,22 @@ def guess_columns(
     return {role: found[role] for role in Role if role in found}
 
 
+def _of_pairs(found: Columns, rows: Sequence[Mapping[str, Any]]) -> dict[Role, str]:
+    """Return the columns of preference pairs. Messages are the prompt if nothing else is."""
+    columns = dict(found)
+    if Role.USER not in columns and Role.MESSAGES in columns:
+        chosen = (row.get(columns[Role.CHOSEN]) for row in rows)
+        if not any(isinstance(each, list) and len(each) > 1 for each in chosen):
+            columns[Role.USER] = columns[Role.MESSAGES]
+    wanted = (Role.SYSTEM, Role.USER, *OF_PAIRS, Role.HISTORY, Role.TOOLS)
+    return {role: columns[role] for role in wanted if role in columns}
+
+
 def shape_of(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> Shape:
     """Return the shape of rows with these columns."""
+    if Role.CHOSEN in columns:
+        openai = plain_name(columns[Role.CHOSEN]) == "preferred_output"
+        return Shape.OPENAI_PREFERENCES if openai else Shape.CHOSEN_REJECTED
     if (name := columns.get(Role.MESSAGES)) is not None:
         values = (_listed(row.get(name)) for row in rows)
         senders = any(
@@ -127,7 +152,9 @@ def shape_of(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> Shape:
 
 
 def is_openai(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return True if the rows already have the form of OpenAI's examples."""
+    """Return True if the rows already are chats in OpenAI's format."""
+    if Role.CHOSEN in columns:
+        return False
     shape = shape_of(columns, rows)
     names = {role: {str(role)} for role in Role} | {
         Role.TOOLS: {"tools", "functions"},
@@ -154,11 +181,11 @@ def to_example(
         messages = _weighted(messages, weight)
     else:
         messages = [
-            *_history(row, columns, parse),
+            *history_of(row, columns, parse),
             *_prompt(row, columns),
             *_weighted(_turn(row, columns, Role.ASSISTANT), weight),
         ]
-    if system := _optional_text(row, columns, Role.SYSTEM):
+    if system := optional_text(row, columns, Role.SYSTEM):
         first = messages[0] if messages else None
         if isinstance(first, dict) and first.get("role") in ("system", "developer"):
             if first.get("content") != system:
@@ -169,7 +196,7 @@ def to_example(
                 )
         else:
             messages = [{"role": "system", "content": system}, *messages]
-    tools = _tools(row, columns, parse)
+    tools = tools_of(row, columns, parse)
     return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
@@ -180,12 +207,12 @@ def _conversation(row: Mapping[str, Any], name: str, parse: Callable[[str], Any]
     if not isinstance(value, list):
         raise BadColumn(
             "messages_not_list",
-            f"The column {_quoted(name)} is {_quoted(value)}. Write a list of messages.",
+            f"The column {shown(name)} is {shown(value)}. Write a list of messages.",
         )
-    return [_message(each, name, position, parse) for position, each in enumerate(value, 1)]
+    return [message_of(each, name, position, parse) for position, each in enumerate(value, 1)]
 
 
-def _message(raw: Any, name: str, position: int, parse: Callable[[str], Any]) -> Any:
+def message_of(raw: Any, name: str, position: int, parse: Callable[[str], Any]) -> Any:
     """Return a message of a conversation, with the keys of OpenAI's format."""
     if not isinstance(raw, dict):
         return raw
@@ -195,7 +222,7 @@ def _message(raw: Any, name: str, position: int, parse: Callable[[str], Any]) ->
             return raw
         raise BadColumn(
             "wrong_role",
-            f"Message {position} in the column {_quoted(name)} is from {_quoted(sender)}. Use "
+            f"Message {position} in the column {shown(name)} is from {shown(sender)}. Use "
             "human, gpt, system, tool, function_call or observation.",
         )
     text = raw["value"] if "value" in raw else raw.get("content")
@@ -217,7 +244,7 @@ def _calls(text: Any, name: str, position: int, parse: Callable[[str], Any]) -> 
     if not calls or not all(isinstance(each, dict) and "name" in each for each in calls):
         raise BadColumn(
             "bad_tool_calls",
-            f"Message {position} in the column {_quoted(name)} is {_quoted(text)}. Write the call "
+            f"Message {position} in the column {shown(name)} is {shown(text)}. Write the call "
             'as JSON with "name" and "arguments".',
         )
     return [
@@ -231,7 +258,7 @@ def _calls(text: Any, name: str, position: int, parse: Callable[[str], Any]) -> 
 
 def _prompt(row: Mapping[str, Any], columns: Columns) -> list[Any]:
     turns = _turn(row, columns, Role.USER)
-    more = _optional_text(row, columns, Role.INPUT)
+    more = optional_text(row, columns, Role.INPUT)
     if more and turns and isinstance(row.get(columns[Role.USER]), str):
         turns[-1]["content"] += "\n\n" + more
     # The loss covers only the completion. Assistant messages of the prompt are context.
@@ -252,18 +279,18 @@ def _turn(row: Mapping[str, Any], columns: Columns, role: Role) -> list[Any]:
     if not isinstance(value, str) and value is not None:
         raise BadColumn(
             "content_not_text",
-            f"The column {_quoted(name)} ({role}) is {_quoted(value)}. Write text or messages.",
+            f"The column {shown(name)} ({role}) is {shown(value)}. Write text or messages.",
         )
     if value is None or not value or value.isspace():
         found = "missing" if value is None else "empty"
         raise BadColumn(
             "empty_content",
-            f"The column {_quoted(name)} ({role}) is {found}. Add text, or remove the row.",
+            f"The column {shown(name)} ({role}) is {found}. Add text, or remove the row.",
         )
     return [{"role": "user" if role is Role.USER else "assistant", "content": value}]
 
 
-def _history(
+def history_of(
     row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any]
 ) -> list[dict[str, Any]]:
     """Return the earlier turns, which are pairs of a user's text and its answer."""
@@ -278,7 +305,7 @@ def _history(
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadColumn(
                 "messages_not_list",
-                f"The column {_quoted(name)} (history) has {_quoted(pair)}. Write a list of pairs "
+                f"The column {shown(name)} (history) has {shown(pair)}. Write a list of pairs "
                 "of a user's text and its answer.",
             )
         turns += [
@@ -288,18 +315,18 @@ def _history(
     return turns
 
 
-def _optional_text(row: Mapping[str, Any], columns: Columns, role: Role) -> str | None:
+def optional_text(row: Mapping[str, Any], columns: Columns, role: Role) -> str | None:
     """Return the text of a column, or None if the cell is empty."""
     value = row.get(columns[role]) if role in columns else None
     if value is not None and not isinstance(value, str):
         raise BadColumn(
             "content_not_text",
-            f"The column {_quoted(columns[role])} ({role}) is {_quoted(value)}. Write text.",
+            f"The column {shown(columns[role])} ({role}) is {shown(value)}. Write text.",
         )
     return value if value and not value.isspace() else None
 
 
-def _tools(row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any]) -> Any:
+def tools_of(row: Mapping[str, Any], columns: Columns, parse: Callable[[str], Any]) -> Any:
     """Return the tool definitions of a row. ShareGPT has them as JSON, and without their type."""
     if Role.TOOLS not in columns:
         return None
@@ -324,7 +351,7 @@ def _weight(row: Mapping[str, Any], columns: Columns) -> int | None:
     if type(value) not in (int, float, str) or value not in WEIGHTS:
         raise BadColumn(
             "bad_weight",
-            f"The column {_name(columns, 'weight')} is {_quoted(value)}. Use 1, or 0 to exclude "
+            f"The column {_name(columns, 'weight')} is {shown(value)}. Use 1, or 0 to exclude "
             "the answer from the loss.",
         )
     return WEIGHTS[value]
@@ -352,7 +379,7 @@ def _parsed(text: str, name: str, parse: Callable[[str], Any]) -> Any:
     except (ValueError, RecursionError):
         raise BadColumn(
             "malformed_json",
-            f"The column {_quoted(name)} is {_quoted(text)}, which is not JSON. Write JSON.",
+            f"The column {shown(name)} is {shown(text)}, which is not JSON. Write JSON.",
         ) from None
 
 
@@ -372,10 +399,23 @@ def _suits(role: Role, values: Sequence[Any]) -> bool:
             return any(_listed(value) is not None for value in given)
         case Role.TOOLS:
             return not given or any(_listed(value) is not None for value in given)
+        case Role.CHOSEN | Role.REJECTED:
+            return bool(given) and all(isinstance(value, str | list | dict) for value in given)
         case Role.SYSTEM | Role.INPUT:
             return all(isinstance(value, str) for value in given)
         case _:
-            return all(isinstance(value, str | list) for value in given)
+            return all(isinstance(value, str | list) or _is_openai_input(value) for value in given)
+
+
+def _is_openai_input(value: Any) -> bool:
+    """Return True for the prompt of OpenAI's preference format."""
+    return isinstance(value, dict) and isinstance(value.get("messages"), list)
+
+
+def conversation_in(text: str) -> list[Any] | None:
+    """Return the messages in a cell with JSON; None for other texts."""
+    found = _listed(text)
+    return found if _is_conversation(found) else None
 
 
 def _listed(value: Any) -> list[Any] | None:
@@ -406,10 +446,10 @@ def plain_name(name: str) -> str:
 
 
 def _name(columns: Columns, role: str) -> str:
-    return f"{_quoted(columns[Role(role)])} ({role})"
+    return f"{shown(columns[Role(role)])} ({role})"
 
 
-def _quoted(value: object, limit: int = 40) -> str:
+def shown(value: object, limit: int = 40) -> str:
     """Return a value as one short line, for use in a message."""
     if isinstance(value, list):
         return "a list"

@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS datasets (
     sha256 text NOT NULL,
     parent uuid,
     uploaded_at timestamptz NOT NULL,
-    validated_at timestamptz
+    validated_at timestamptz,
+    kind text
 );
 CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
 CREATE INDEX IF NOT EXISTS datasets_validating ON datasets (account_id, uploaded_at)
@@ -85,6 +86,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 report_ref=event.report_ref,
                 sha256=event.sha256,
                 validated_at=event.timestamp,
+                kind=event.kind,
             )
         case Dataset.DatasetRejected():
             update(
@@ -132,7 +134,7 @@ NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
     """Return the IDs and numbers of examples of an account's valid datasets, newest first."""
     return connection.execute(
-        "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
+        "SELECT dataset_id, examples, kind FROM datasets WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
         [account_id, DatasetStatus.READY_FOR_TRAINING, limit],
     ).fetchall()

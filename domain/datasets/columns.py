@@ -24,6 +24,8 @@ class Role(StrEnum):
     USER = "user"
     INPUT = "input"
     ASSISTANT = "assistant"
+    CHOSEN = "chosen"
+    REJECTED = "rejected"
     HISTORY = "history"
     TOOLS = "tools"
     WEIGHT = "weight"
@@ -38,6 +40,8 @@ TITLES: Mapping[Role, str] = {
     Role.USER: "User's text",
     Role.INPUT: "More of the user's text",
     Role.ASSISTANT: "Answer",
+    Role.CHOSEN: "Preferred answer",
+    Role.REJECTED: "Rejected answer",
     Role.HISTORY: "Earlier turns",
     Role.TOOLS: "Tools",
     Role.WEIGHT: "Weight of the answer",
@@ -45,6 +49,9 @@ TITLES: Mapping[Role, str] = {
 
 OF_TURNS = (Role.USER, Role.INPUT, Role.ASSISTANT, Role.HISTORY)
 """Roles that a column of messages replaces."""
+
+OF_PAIRS = (Role.CHOSEN, Role.REJECTED)
+"""Roles that make a preference pair."""
 
 
 def chosen_columns(raw: Mapping[str, str]) -> dict[Role, str]:
@@ -66,15 +73,32 @@ def chosen_columns(raw: Mapping[str, str]) -> dict[Role, str]:
     for role, name in columns.items():
         if (other := roles.setdefault(name, role)) is not role:
             raise _invalid(f"The column {name!r} has the roles {other} and {role}. Choose one.")
-    if Role.MESSAGES in columns:
+    if pair := [role for role in OF_PAIRS if role in columns]:
+        _check_pair(columns, pair)
+    elif Role.MESSAGES in columns:
         if turns := [role for role in OF_TURNS if role in columns]:
             raise _invalid(f"Choose either a column for messages, or for {_words(turns)}.")
     elif missing := [role for role in (Role.USER, Role.ASSISTANT) if role not in columns]:
         raise _invalid(
             f"No column has the role {_words(missing)}. Choose columns for user and assistant, or "
-            "one for messages."
+            "one for messages, or columns for chosen and rejected."
         )
     return columns
+
+
+def _check_pair(columns: Columns, pair: list[Role]) -> None:
+    """Raise Invalid unless the columns make preference pairs."""
+    if missing := [role for role in OF_PAIRS if role not in pair]:
+        raise _invalid(
+            f"The role {_words(pair)} needs the role {_words(missing)}, too. Choose columns for "
+            "chosen and rejected."
+        )
+    others = (Role.MESSAGES, Role.ASSISTANT, Role.WEIGHT)
+    if wrong := [role for role in others if role in columns]:
+        raise _invalid(
+            f"Preference pairs have no column for {_words(wrong)}. Choose columns for chosen and "
+            "rejected, and for the prompt with the role user."
+        )
 
 
 def columns_document(columns: Columns) -> bytes:

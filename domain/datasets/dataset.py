@@ -1,4 +1,4 @@
-"""An uploaded file of chat examples, from its upload to its deletion."""
+"""An uploaded file of examples, from its upload to its deletion."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ class DatasetStatus(StrEnum):
     DELETED = "deleted"
 
 
+class DatasetKind(StrEnum):
+    """Kinds of datasets. All examples of a dataset are of the same kind."""
+
+    CHATS = "chats"
+    PREFERENCES = "preferences"  # pairs of a preferred and a rejected answer to the same prompt
+
+    @property
+    def sequences(self) -> int:
+        """Number of token sequences of an example: one for each answer to train on."""
+        return 2 if self is DatasetKind.PREFERENCES else 1
+
+
 @dataclass(frozen=True)
 class UploadOptions:
     """Options of an upload.
@@ -41,6 +53,19 @@ class UploadOptions:
     ignore_tools: bool = False
     columns_sha256: str | None = None
     parent: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The examples that a validation found, and the duplicates that it removed.
+
+    `tool_lines` is the number of lines whose tool definitions training ignores.
+    """
+
+    examples: int
+    duplicates: int = 0
+    tool_lines: int = 0
+    kind: DatasetKind = DatasetKind.CHATS
 
 
 @dataclass(frozen=True)
@@ -94,7 +119,10 @@ class Uncountable(StrEnum):
 
 @dataclass(frozen=True)
 class Counted:
-    """Token lengths of the examples under one revision of a base model."""
+    """Token lengths of the examples under one revision of a base model.
+
+    They are the lengths of sequences, of which a preference pair has two.
+    """
 
     base_manifest_sha256: str
     lengths: TokenLengths
@@ -130,7 +158,7 @@ def columns_ref(account_id: UUID, dataset_id: UUID, sha256: str) -> str:
 
 
 class Dataset(Aggregate):
-    """A file of chat examples. Events contain only a reference to the file and its hash."""
+    """A file of chats or preference pairs. Events contain only its reference and its hash."""
 
     TOPIC: ClassVar[str] = "Dataset"
 
@@ -165,12 +193,26 @@ class Dataset(Aggregate):
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
 
+        class_version: ClassVar[int] = 2
+        formats: ClassVar[Mapping[int, int]] = {2: 2}
+
         ref: str
         sha256: str
         examples: int
         duplicates: int
         tool_lines: int  # number of lines whose tool definitions training ignores
         report_ref: str
+        kind: DatasetKind
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Add that the examples are chats."""
+            state["kind"] = DatasetKind.CHATS
+
+        @staticmethod
+        def downcast_v1_v2(state: dict[str, Any]) -> None:
+            """Remove the kind."""
+            del state["kind"]
 
     class ToolDefinitionsIgnored(Event):
         """The owner confirmed that jobs may ignore the tool definitions in the file."""
@@ -233,6 +275,7 @@ class Dataset(Aggregate):
             event.keep_duplicates, event.ignore_tools, event.columns_sha256, event.parent
         )
         self.trainability = Trainability(0, 0, 0, event.ignore_tools)
+        self.kind = DatasetKind.CHATS
         self.counted: dict[str, Counted] = {}
         self.uncountable: dict[str, TokensRefused] = {}
 
@@ -252,36 +295,33 @@ class Dataset(Aggregate):
         """Number of examples; 0 before validation."""
         return self.trainability.examples
 
-    def validate(
-        self,
-        ref: str,
-        sha256: str,
-        examples: int,
-        duplicates: int,
-        report_ref: str,
-        tool_lines: int = 0,
-    ) -> None:
+    def validate(self, ref: str, sha256: str, contents: Contents, report_ref: str) -> None:
         """Record that the file is valid, and its normalized form.
 
         Raise WrongState unless the dataset is being validated.
         """
         self._require(DatasetStatus.VALIDATING)
-        assert examples > 0
+        assert contents.examples > 0
         self.trigger_event(
             self.DatasetValidated,
             ref=ref,
             sha256=sha256,
-            examples=examples,
-            duplicates=duplicates,
-            tool_lines=tool_lines,
             report_ref=report_ref,
+            **asdict(contents),
         )
 
     @event(DatasetValidated)
     def _dataset_validated(
-        self, ref: str, sha256: str, examples: int, duplicates: int, tool_lines: int
+        self,
+        ref: str,
+        sha256: str,
+        examples: int,
+        duplicates: int,
+        tool_lines: int,
+        kind: DatasetKind,
     ) -> None:
         self.status = DatasetStatus.READY_FOR_TRAINING
+        self.kind = kind
         self.ref = ref
         self.sha256 = sha256
         ignored = self.options.ignore_tools

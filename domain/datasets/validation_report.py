@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.datasets.dataset import DatasetStatus
+from domain.datasets.dataset import DatasetKind, DatasetStatus
 
 
 class Excerpt(BaseModel):
@@ -59,6 +59,11 @@ class ValidationReport(BaseModel):
         default=None,
         description="Form of its examples, such as `ShareGPT` or `Alpaca`; null if unknown.",
         examples=["OpenAI messages"],
+    )
+    kind: DatasetKind = Field(
+        default=DatasetKind.CHATS,
+        description="`chats`, or `preferences` if each example has a preferred and a rejected "
+        "answer.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,

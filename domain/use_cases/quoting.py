@@ -17,7 +17,7 @@ from domain.catalog.machine import Conditions, Machine
 from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id, gpu_pool_id
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus
 from domain.estimating.estimate import (
     Calibration,
     Estimate,
@@ -321,6 +321,11 @@ class Quoting:
         obstacle = dataset.trainability.obstacle(has_validation=has_validation)
         if obstacle is not None:
             raise Invalid(obstacle, field="dataset")
+        if dataset.kind is DatasetKind.PREFERENCES:
+            raise Invalid(
+                "The dataset has preference pairs, and jobs train on chats. Choose another one.",
+                field="dataset",
+            )
         return dataset
 
     def _validation(

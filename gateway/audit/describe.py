@@ -12,7 +12,7 @@ from domain.capacity.gpu_pool import ClaimEvent, GpuPool
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import exact_dollars
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job_request import RequestEvent
@@ -185,8 +185,9 @@ def _dataset(event: Event) -> str | None:
     match event:
         case Dataset.DatasetUploaded(total_bytes=size):
             return f"File of {size:,} bytes uploaded."
-        case Dataset.DatasetValidated(examples=examples):
-            return f"The file is valid, with {examples:,} examples."
+        case Dataset.DatasetValidated(examples=examples, kind=kind):
+            what = "preference pairs" if kind is DatasetKind.PREFERENCES else "examples"
+            return f"The file is valid, with {examples:,} {what}."
         case Dataset.DatasetRejected(errors=errors):
             return f"The file is invalid, with {errors:,} errors."
         case Dataset.TokensCounted():

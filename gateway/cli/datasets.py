@@ -38,7 +38,8 @@ ColumnsOption = Annotated[
     typer.Option(
         metavar="ROLE=COLUMN",
         help="Column of a role, such as `user=question`. Repeat it for each role. The roles are "
-        "messages, or user and assistant, and system, input, history, tools and weight.  "
+        "messages, or user and assistant, or user, chosen and rejected, and system, input, "
+        "history, tools and weight.  "
         "\\[default: guessed]",
     ),
 ]
@@ -67,7 +68,8 @@ def upload(
             exists=True,
             dir_okay=False,
             readable=True,
-            help="Chats in JSONL, a JSON array, CSV, Parquet or a transcript, also in gzip or zip.",
+            help="Chats or preference pairs in JSONL, a JSON array, CSV, Parquet or a transcript, "
+            "also in gzip or zip.",
         ),
     ],
     name: Annotated[
@@ -152,7 +154,7 @@ def list_datasets(client: Client) -> None:
 
 
 def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
-    names = ("id", "name", "status", "examples", "errors", "uploaded_at", "duplicates")
+    names = ("id", "name", "status", "kind", "examples", "errors", "uploaded_at", "duplicates")
     empty = "You have no datasets. `ecolink datasets upload FILE` uploads one."
     return listing_of(answer.data, *names, empty=empty)
 
@@ -230,6 +232,8 @@ def _columns(found: ColumnsAnswer) -> RenderableType:
         if row.problem:
             lines.append(Text(f"  {row.problem}", style="red"))
         lines += [Text(f"  {each.role}: {each.content}") for each in row.messages]
+        lines += [Text(f"  preferred: {each.content}", style="green") for each in row.chosen]
+        lines += [Text(f"  rejected: {each.content}", style="red") for each in row.rejected]
     return Group(*lines)
 
 

@@ -71,8 +71,8 @@ ChoicesOf = Annotated[Choices, Depends(_options)]
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "Chats in a format of the user guide, such as JSONL, CSV or Parquet. "
-            "EcoLink detects the format from the content.",
+            "description": "Chats or preference pairs in a format of the user guide, such as "
+            "JSONL, CSV or Parquet. EcoLink detects the format from the content.",
             "content": {
                 "application/jsonl": {
                     "schema": {"type": "string", "format": "binary"},

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from domain.core.errors import Invalid, WrongState
-from domain.datasets.columns import Columns, chosen_columns
+from domain.datasets.columns import Columns, Role, chosen_columns
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend
 from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, PreviewMessage, PreviewRow
@@ -24,6 +24,7 @@ from gateway.datasets.uploads import (
 from gateway.http.access import Caller
 from gateway.http.errors import QuotaExceeded
 from infrastructure.chat_columns import BadColumn, to_example
+from infrastructure.preference_columns import INPUT, PREFERRED, REJECTED, to_pair
 from infrastructure.profiles import dataset_names
 
 MAX_COLUMNS_TEXT = 4_000
@@ -128,14 +129,34 @@ def _sample(backend: Backend, dataset_id: UUID) -> _Sample:
 
 def _preview(row: dict[str, Any], columns: Mapping[str, str]) -> PreviewRow:
     try:
-        example = to_example(row["value"], chosen_columns(columns))
+        roles = chosen_columns(columns)
+        if Role.CHOSEN in roles:
+            return _pair_preview(row["number"], to_pair(row["value"], roles))
+        example = to_example(row["value"], roles)
     except (BadColumn, Invalid) as error:
         return PreviewRow(row=row["number"], messages=[], tools=0, problem=str(error))
-    messages = [_message(each) for each in example["messages"][:SHOWN_MESSAGES]]
-    tools = example.get("tools")
     return PreviewRow(
-        row=row["number"], messages=messages, tools=len(tools) if isinstance(tools, list) else 0
+        row=row["number"], messages=_messages(example["messages"]), tools=_tools(example)
     )
+
+
+def _pair_preview(number: int, pair: dict[str, Any]) -> PreviewRow:
+    return PreviewRow(
+        row=number,
+        messages=_messages(pair[INPUT]["messages"]),
+        chosen=_messages(pair[PREFERRED]),
+        rejected=_messages(pair[REJECTED]),
+        tools=_tools(pair[INPUT]),
+    )
+
+
+def _messages(raw: list[Any]) -> list[PreviewMessage]:
+    return [_message(each) for each in raw[:SHOWN_MESSAGES]]
+
+
+def _tools(example: dict[str, Any]) -> int:
+    tools = example.get("tools")
+    return len(tools) if isinstance(tools, list) else 0
 
 
 def _message(raw: Any) -> PreviewMessage:

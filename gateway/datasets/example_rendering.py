@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from infrastructure.chat_labels import (
     Unrenderable,
     labeled,
 )
+from infrastructure.preference_columns import conversations_of, is_pair
 from infrastructure.text_encoder import Tokens, readable
 
 CHARACTERS_SHOWN = 20_000  # characters per example
@@ -40,6 +41,8 @@ Longer lines are cut before rendering, so their tokens are not counted.
 """
 
 READ, LEARNT, CUT = "read", "learnt", "cut"
+
+PREFERRED, REJECTED = "preferred", "rejected"
 
 
 class Piece(NamedTuple):
@@ -65,12 +68,14 @@ class ShownExample:
     learnt: int  # trainable tokens; training drops an example without any
     cut: int  # tokens beyond the base model's context
     characters_left_out: int  # characters beyond CHARACTERS_SHOWN
+    answer: str | None = None  # PREFERRED or REJECTED; None: the example of a chat
 
 
 @dataclass(frozen=True)
 class ShownConversation:
     """A line of a dataset, counted from 1: its examples, or the template's error message.
 
+    The examples of a preference pair have the preferred answer, and then the rejected one.
     EcoLink cuts a very long line before rendering. `characters_left_out` and `messages_left_out`
     are the parts that the examples and their counts omit.
     """
@@ -118,7 +123,31 @@ def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[by
 def _conversation(
     renderer: ChatRenderer, number: int, line: bytes, context: int
 ) -> ShownConversation:
-    whole = json.loads(line)
+    row = json.loads(line)
+    answers = (PREFERRED, REJECTED) if is_pair(row) else (None,)
+    shown = [
+        _shown(renderer, (number, line), whole, context, answer)
+        for answer, whole in zip(answers, conversations_of(row), strict=True)
+    ]
+    refused = next((each for each in shown if each.refusal), None)
+    return refused or ShownConversation(
+        number,
+        [example for each in shown for example in each.examples],
+        characters_left_out=sum(each.characters_left_out for each in shown),
+        messages_left_out=sum(each.messages_left_out for each in shown),
+        examples_left_out=sum(each.examples_left_out for each in shown),
+    )
+
+
+def _shown(
+    renderer: ChatRenderer,
+    numbered: tuple[int, bytes],
+    whole: dict[str, Any],
+    context: int,
+    answer: str | None,
+) -> ShownConversation:
+    """Return a conversation of a line, which has more than one if it is a preference pair."""
+    number, line = numbered
     conversation = _shortened(whole) if _is_long(line, whole) else whole
     kept = conversation["messages"]
     try:
@@ -129,7 +158,7 @@ def _conversation(
     return ShownConversation(
         number,
         [
-            shown_example(renderer, marked, (messages, tools), context)
+            replace(shown_example(renderer, marked, (messages, tools), context), answer=answer)
             for marked in examples[:EXAMPLES_OF_CONVERSATION]
         ],
         characters_left_out=_characters(whole["messages"]) - _characters(kept),

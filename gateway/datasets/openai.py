@@ -15,7 +15,7 @@ from pydantic import Field
 
 from domain.core.errors import Invalid, NotFound, WrongState
 from domain.core.identity import created_id
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus
 from gateway.backend import Backend, BackendOf
 from gateway.datasets.metrics_file import (
     METRICS_NAME,
@@ -68,6 +68,9 @@ class FileObject(Answer):
     purpose: str
     status: str
     status_details: str | None = None
+    kind: DatasetKind | None = Field(
+        default=None, description="EcoLink only: kind of a processed upload."
+    )
 
 
 class FileDeleted(Answer):
@@ -86,7 +89,7 @@ async def create_file(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> FileObject:
-    """Upload a file of chat examples and start its validation."""
+    """Upload a file of chats or preference pairs and start its validation."""
     name, file, choices = await receive_upload(request, backend, caller)
 
     def record() -> FileObject:
@@ -235,6 +238,7 @@ def _dataset_file(row: Mapping[str, Any], name: str | None, artifacts: Artifacts
         purpose=FINE_TUNE,
         status=FILE_STATUSES[row["status"]],
         status_details=details,
+        kind=row["kind"],
     )
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from domain.datasets.dataset import DatasetStatus
+from domain.datasets.dataset import DatasetKind, DatasetStatus
 from gateway.schemas import Answer
 
 
@@ -35,6 +35,11 @@ class DatasetAnswer(Answer):
     status: DatasetStatus
     total_bytes: int = Field(examples=[812_340])
     examples: int | None = Field(default=None, examples=[1200])
+    kind: DatasetKind | None = Field(
+        default=None,
+        description="`chats`, or `preferences` if each example has a preferred and a rejected "
+        "answer.",
+    )
     duplicates: int | None = None
     tool_lines: int | None = Field(
         default=None, description="Lines whose tool definitions training ignores."
@@ -68,7 +73,8 @@ class ColumnsRequest(BaseModel, extra="forbid"):
 
     columns: dict[str, str] = Field(
         description="Column or key of each role: `messages`, or `user` and `assistant`, and "
-        "optionally `system`, `input`, `history`, `tools` and `weight`.",
+        "optionally `system`, `input`, `history`, `tools` and `weight`. Preference pairs have "
+        "`chosen` and `rejected`, and optionally `user` for the prompt.",
         examples=[{"user": "question", "assistant": "answer"}],
         max_length=20,
     )
@@ -91,7 +97,15 @@ class PreviewRow(Answer):
     """A row of an upload as messages, or the reason why it has none."""
 
     row: int = Field(description="Number of the line or row, from 1.")
-    messages: list[PreviewMessage]
+    messages: list[PreviewMessage] = Field(
+        description="Messages of the chat, or of the prompt of a preference pair."
+    )
+    chosen: list[PreviewMessage] = Field(
+        default_factory=list, description="Preferred answer of a preference pair."
+    )
+    rejected: list[PreviewMessage] = Field(
+        default_factory=list, description="Rejected answer of a preference pair."
+    )
     tools: int = Field(description="Number of defined tools.")
     problem: str | None = None
 

@@ -37,7 +37,7 @@ FORM_SCHEMA: dict[str, Any] = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "Chats in a format of the user guide.",
+                        "description": "Chats or preference pairs in a format of the user guide.",
                     },
                     "keep_duplicates": {
                         "type": "boolean",

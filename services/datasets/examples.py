@@ -7,13 +7,22 @@ from typing import Any
 
 from domain.datasets.columns import Columns, Role
 from infrastructure.chat_columns import BadColumn, to_example
+from infrastructure.preference_columns import (
+    INPUT,
+    PREFERRED,
+    REJECTED,
+    conversations_of,
+    equal_answers,
+    to_pair,
+)
 from services.datasets.json_line import parse
 from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
-from services.datasets.tools import check_calls, read_tools
+from services.datasets.tools import Tools, check_calls, read_tools
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 TOOL_KEYS = {"tools", "functions"}
+PAIR_KEYS = {PREFERRED, REJECTED}
 USELESS_KEYS = {"parallel_tool_calls"}
 """Keys of OpenAI's format that have no effect on training."""
 
@@ -33,7 +42,9 @@ def read_example(
         if messages is not None:
             _check_conversation(messages, notes)
             return {"messages": messages}
-        return _normalized(parse(text), notes, ignore_tools)
+        value = parse(text)
+        _require_chat(value)
+        return _normalized(value, notes, ignore_tools)
     value = parse(text)
     if not isinstance(value, dict):
         raise _not_object(value)
@@ -43,8 +54,16 @@ def read_example(
 def read_row(
     row: dict[str, Any], notes: Notes, columns: Columns, *, ignore_tools: bool = False
 ) -> dict[str, Any]:
-    """Return the normalized example of a row, like `read_example`. Errors name the column."""
+    """Return the normalized example of a row, like `read_example`. Errors name the column.
+
+    With columns for a preferred and a rejected answer, the example is a preference pair in OpenAI's
+    format: `input` with `messages` and `tools` if it defines some, `preferred_output` and
+    `non_preferred_output`.
+    """
     try:
+        if Role.CHOSEN in columns:
+            return _pair(row, columns, notes, ignore_tools)
+        _require_chat(row)
         value = to_example(row, columns, _cell)
     except BadColumn as error:
         raise Refused(Code(error.code), error.message) from None
@@ -54,6 +73,80 @@ def read_row(
         if Role.MESSAGES in columns:
             error.message = f"Column {quoted(columns[Role.MESSAGES])}: {error.message}"
         raise
+
+
+def _pair(
+    row: dict[str, Any], columns: Columns, notes: Notes, ignore_tools: bool
+) -> dict[str, Any]:
+    """Return the normalized pair of a row. Raise BadColumn or Refused if it is invalid."""
+    names = {
+        INPUT: quoted(columns.get(Role.USER, columns[Role.CHOSEN])),
+        PREFERRED: quoted(columns[Role.CHOSEN]),
+        REJECTED: quoted(columns[Role.REJECTED]),
+    }
+    answers = (columns[Role.CHOSEN], columns[Role.REJECTED])
+    if "messages" in row and all(row.get(name) is None for name in answers):
+        raise Refused(
+            Code.MIXED_KINDS,
+            "The example is a chat, but the file has preference pairs. Upload chats and preference "
+            "pairs in separate files.",
+        )
+    raw = to_pair(row, columns, _cell)
+    prompt = _named_messages(raw[INPUT]["messages"], names[INPUT], notes)
+    if prompt[-1]["role"] == "assistant":
+        raise Refused(
+            Code.BAD_PROMPT,
+            f"Column {names[INPUT]}: The prompt ends with an assistant message. End it with a user "
+            "message.",
+        )
+    pair: dict[str, Any] = {INPUT: {"messages": prompt}}
+    for key in (PREFERRED, REJECTED):
+        pair[key] = _named_messages(raw[key], names[key], notes)
+        if not any(message["role"] == "assistant" for message in pair[key]):
+            raise Refused(
+                Code.NO_ASSISTANT,
+                f"Column {names[key]}: The answer has no assistant message. Add one.",
+            )
+    if pair[PREFERRED] == pair[REJECTED]:
+        raise equal_answers(names[PREFERRED], names[REJECTED])
+    checks: Tools = {}
+    if ignore_tools:
+        if raw[INPUT].get("tools"):
+            notes.append((Code.TOOL_DEFINITIONS, ()))
+    else:
+        tools, checks = read_tools(raw[INPUT])
+        if tools:
+            pair[INPUT]["tools"] = tools
+    for key, conversation in zip((PREFERRED, REJECTED), conversations_of(pair), strict=True):
+        try:
+            _check_conversation(conversation["messages"], notes)
+            if not ignore_tools:
+                check_calls(conversation["messages"], checks, notes)
+        except Refused as error:
+            error.message = f"Prompt with column {names[key]}: {error.message}"
+            error.position = None
+            raise
+    return pair
+
+
+def _named_messages(raw: list[Any], name: str, notes: Notes) -> list[Message]:
+    """Return the normalized messages of a column. Errors name it."""
+    try:
+        return [normalized(message, position, notes) for position, message in enumerate(raw, 1)]
+    except Refused as error:
+        error.message = f"Column {name}: {error.message}"
+        error.position = None
+        raise
+
+
+def _require_chat(value: Any) -> None:
+    """Raise Refused if a value of a file of chats is a preference pair."""
+    if isinstance(value, dict) and any(value.get(key) is not None for key in PAIR_KEYS):
+        raise Refused(
+            Code.MIXED_KINDS,
+            "The example is a preference pair, but the file starts with chats. Upload chats and "
+            "preference pairs in separate files.",
+        )
 
 
 def _cell(text: str) -> Any:

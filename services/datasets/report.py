@@ -51,6 +51,10 @@ class Code(StrEnum):
     NO_ASSISTANT = "no_assistant"
     NOTHING_TO_LEARN = "nothing_to_learn"
     BAD_TOOLS = "bad_tools"
+    MIXED_KINDS = "mixed_kinds"
+    MISSING_ANSWER = "missing_answer"
+    EQUAL_ANSWERS = "equal_answers"
+    PROMPT_DIFFERS = "prompt_differs"
     # Errors of a message
     MESSAGE_NOT_OBJECT = "message_not_object"
     MISSING_ROLE = "missing_role"
@@ -142,6 +146,18 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
         errors=(LineProblem(line=None, code=Code.NOT_READABLE, message=message),),
         error_count=1,
     )
+
+
+def refused_file(report: Report, message: str) -> Report:
+    """Return the report of a readable file that EcoLink does not accept."""
+    changed = {
+        "status": DatasetStatus.REJECTED,
+        "sha256": None,
+        "normalized_bytes": None,
+        "errors": (LineProblem(line=None, code=Code.UNSUPPORTED_FILE, message=message),),
+        "error_count": 1,
+    }
+    return report.model_copy(update=changed)
 
 
 def quoted(value: object, limit: int = 40) -> str:

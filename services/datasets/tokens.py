@@ -11,6 +11,7 @@ from domain.training.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import Marked, Unrenderable, labeled
 from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
+from infrastructure.preference_columns import conversations_of
 from infrastructure.template_rendering import ChatRefused
 
 BATCH_CHARACTERS = 1_000_000
@@ -37,7 +38,10 @@ class _Conversation(NamedTuple):
 
 
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
-    """Count the tokens and the trainable tokens of each conversation, without truncation.
+    """Count the tokens and the trainable tokens of each sequence, without truncation.
+
+    A chat is one sequence. A preference pair is two: the prompt with each of its answers. Both must
+    keep a trainable token to train on the pair, so its first one is that of the later answer.
 
     `examples` are the lines of a normalized dataset. The function reads them in batches. Raise
     ChatRefused, with the number of the example, if the chat template rejects it. Raise Costly if
@@ -46,28 +50,39 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):
         texts = dict.fromkeys(
-            text for each in batch for text in (each.text, *(part.text for part in each.marked))
+            text
+            for example in batch
+            for each in example
+            for text in (each.text, *(part.text for part in each.marked))
         )
         encoded = dict(zip(texts, base.encoder.encode(list(texts)), strict=True))
-        for each in batch:
-            lengths[len(encoded[each.text].ids)] += 1
-            trained = [
-                position
-                for part in each.marked
-                for position in labeled(encoded[part.text], part).label_positions
-            ]
-            positions.update(trained)
-            if trained:
-                first[min(trained)] += 1
+        for example in batch:
+            starts: list[int] = []
+            for each in example:
+                lengths[len(encoded[each.text].ids)] += 1
+                trained = [
+                    position
+                    for part in each.marked
+                    for position in labeled(encoded[part.text], part).label_positions
+                ]
+                positions.update(trained)
+                if trained:
+                    starts.append(min(trained))
+            if len(starts) == len(example):
+                first[max(starts)] += 1
     labels = LabelTokens.of_counts(positions, first)
     return TokenLengths.of_counts(lengths).model_copy(update={"labels": labels})
 
 
-def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_Conversation]:
+_Example = list[_Conversation]
+"""The conversations of an example, one for each sequence."""
+
+
+def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_Example]:
     for number, example in enumerate(examples, 1):
         try:
             with cpu_limit(RENDER_CPU_SECONDS):
-                rendered = _rendered(json.loads(example), base)
+                rendered = [_rendered(each, base) for each in conversations_of(json.loads(example))]
         except Unrenderable as error:
             raise ChatRefused(f"Example {number:,}: {error}", number) from error
         except CpuTimeExceeded:
@@ -86,12 +101,12 @@ def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversatio
         return _Conversation(text, [])
 
 
-def _batches(conversations: Iterable[_Conversation]) -> Iterator[list[_Conversation]]:
-    batch: list[_Conversation] = []
+def _batches(examples: Iterable[_Example]) -> Iterator[list[_Example]]:
+    batch: list[_Example] = []
     characters = 0
-    for each in conversations:
-        batch.append(each)
-        characters += len(each.text)
+    for example in examples:
+        batch.append(example)
+        characters += sum(len(each.text) for each in example)
         if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_EXAMPLES:
             yield batch
             batch, characters = [], 0

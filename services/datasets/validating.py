@@ -14,8 +14,9 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
+from domain.core.event_format import format_of
 from domain.core.event_log import EventLog
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.dataset import Contents, Dataset, DatasetKind, DatasetStatus
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
@@ -23,7 +24,7 @@ from infrastructure.measurements import set_progress
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
 from services.datasets.fair_work import FairWork
-from services.datasets.report import Progress, Report, stopped
+from services.datasets.report import Progress, Report, refused_file, stopped
 from services.datasets.unpacking import Sizes
 from services.datasets.validation import SAMPLE
 
@@ -84,12 +85,27 @@ class Validating:
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
             report = self._report(dataset, Path(directory), examples)
+            report = self._as_storable(report)
             if report.status is DatasetStatus.READY_FOR_TRAINING:
                 self._artifacts.put_file(examples_ref, examples)
             if (sample := Path(directory) / SAMPLE).exists():
                 self._artifacts.put_file(f"{home(dataset)}/{SAMPLE}", sample)
         self._artifacts.put(report_ref, report.model_dump_json(indent=1).encode())
         return report
+
+    def _as_storable(self, report: Report) -> Report:
+        """Reject preference pairs until the upgrade from EcoLink 0.1, which had none, is finished.
+
+        The processes of EcoLink 0.1 would train on them as chats.
+        """
+        added = format_of(Dataset.DatasetValidated, 2)
+        if report.kind is DatasetKind.CHATS or self._log.format_in_use >= added:
+            return report
+        return refused_file(
+            report,
+            "The file has preference pairs, which EcoLink accepts after the end of its upgrade. "
+            "Upload the file again when the operator has finished the upgrade.",
+        )
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:
         upload = self._artifacts.local_file(dataset.upload_ref, directory)
@@ -160,10 +176,8 @@ def conclude(dataset: Dataset, report: Report) -> None:
     dataset.validate(
         examples_ref,
         report.sha256,
-        report.examples,
-        report.duplicates,
+        Contents(report.examples, report.duplicates, report.tool_lines, report.kind),
         report_ref,
-        report.tool_lines,
     )
 
 

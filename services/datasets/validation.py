@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from domain.datasets.columns import Columns
-from domain.datasets.dataset import DatasetStatus, UploadOptions
+from domain.datasets.columns import Columns, Role
+from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
 from infrastructure.chat_columns import Shape, guess_columns, is_openai, shape_of
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
@@ -80,13 +80,13 @@ def validate(
     max_line_bytes: int = MAX_LINE_BYTES,
     choices: Choices = Choices(),
 ) -> Report:
-    """Validate a chat dataset in text and write its normalized examples to `sink`.
+    """Validate a dataset in text and write its normalized examples to `sink`.
 
     `sink` is a function such as a buffered file's `write`. The output is JSONL with one
     `{"messages": [...]}` per line, in file order. An example that defines tools also has `tools`,
-    unless `choices` ignore them. Each distinct example is written once, unless `choices` keep
-    duplicates. After the first error,
-    validation continues but writes nothing more, so the output is complete only if the status is
+    unless `choices` ignore them. Preference pairs are written in OpenAI's format. Each distinct
+    example is written once, unless `choices` keep duplicates. After the first error, validation
+    continues but writes nothing more, so the output is complete only if the status is
     `ready_for_training`. `on_progress` is called about every 4 MiB of input and at the end. Raise
     only the errors that `chunks`, `sink` and `on_progress` raise. Call this only from the main
     thread.
@@ -194,6 +194,12 @@ class _Validation:
         self._written_bytes = 0
 
     @property
+    def _kind(self) -> DatasetKind:
+        """Kind of the dataset, which its columns decide."""
+        pairs = self._columns is not None and Role.CHOSEN in self._columns
+        return DatasetKind.PREFERENCES if pairs else DatasetKind.CHATS
+
+    @property
     def bytes(self) -> int:
         """Bytes of the upload that were read."""
         return self._read_bytes if self._position is None else self._position()
@@ -249,7 +255,8 @@ class _Validation:
                 raise Refused(
                     Code.UNKNOWN_COLUMNS,
                     f"The file has the columns {_listed(names)}. It is not clear which of them has "
-                    "the user's text and which has the answer. Choose the columns.",
+                    "the user's text and which has the answer, or which has the preferred and "
+                    "which the rejected answer. Choose the columns.",
                 )
             if is_table:
                 upload.choose({})
@@ -347,7 +354,7 @@ class _Validation:
             )
         if row.value is not None:
             self._require_length(len(written))
-        return written, "tools" in example
+        return written, "tools" in example.get("input", example)
 
     def _keep(self, example: bytes, has_tools: bool) -> None:
         if self._seen is not None and not self._seen.add(
@@ -374,6 +381,7 @@ class _Validation:
             status=DatasetStatus.REJECTED if rejected else DatasetStatus.READY_FOR_TRAINING,
             format=self._format,
             shape=self._shape,
+            kind=self._kind,
             columns={str(role): name for role, name in self._shown.items()},
             columns_chosen=self._chosen is not None,
             unit=findings.unit,

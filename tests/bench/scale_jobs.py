@@ -23,7 +23,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import NAMESPACE, gpu_pool_id, meter_id
 from domain.core.money import MICROS_PER_DOLLAR
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Contents, Dataset
 from domain.training.token_lengths import TokenLengths
 from infrastructure.event_handlers import HANDLERS
 from infrastructure.store import scalar
@@ -107,7 +107,9 @@ class Jobs:
         first.open_account(BALANCE_MICROS)
         with command("upload"):
             dataset = Dataset.uploaded(dataset_id, account_id, "uploads/a", "a" * 64, 1000)
-            dataset.validate(plan.dataset_ref, plan.dataset_sha256, 100, 3, "datasets/a/report")
+            dataset.validate(
+                plan.dataset_ref, plan.dataset_sha256, Contents(100, 3), "datasets/a/report"
+            )
             lengths = TokenLengths.of([40] * 100)
             dataset.record_tokens(plan.base_model, plan.base_manifest_sha256, lengths)
             log.commit(dataset)

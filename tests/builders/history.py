@@ -22,7 +22,7 @@ from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Contents, Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
@@ -213,7 +213,9 @@ class History:
         """Upload and validate a dataset."""
         with self._command("upload"):
             dataset = Dataset.uploaded(DATASET_ID, self.account_id, "uploads/a", "a" * 64, 1000)
-            dataset.validate(PLAN.dataset_ref, PLAN.dataset_sha256, 100, 3, "datasets/a/report")
+            dataset.validate(
+                PLAN.dataset_ref, PLAN.dataset_sha256, Contents(100, 3), "datasets/a/report"
+            )
             self.log.commit(dataset)
 
     def open_pool(self, capacity: int = 1) -> None:

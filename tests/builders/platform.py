@@ -20,7 +20,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id
 from domain.datasets.columns import columns_from
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Contents, Dataset
 from domain.deployments.deployment import Deployment
 from domain.training.token_lengths import LabelTokens, TokenLengths
 from domain.use_cases.accounts import EcoLink
@@ -175,7 +175,7 @@ class Platform:
         with because(self.cause):
             dataset = self.log.load(Dataset, dataset_id)
             content, report = dataset_id.hex * 2, "datasets/x/report.json"
-            dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
+            dataset.validate("datasets/x/examples.jsonl", content, Contents(10, 1), report)
             self.log.commit(dataset)
         if counted:
             self.count(dataset_id)

@@ -13,7 +13,7 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.errors import UpgradeUnfinished, WrongState
 from domain.core.event_log import PydanticMapper
-from domain.datasets.dataset import Counted, Dataset, DatasetStatus, UploadOptions
+from domain.datasets.dataset import Contents, Counted, Dataset, DatasetStatus, UploadOptions
 from domain.training.token_lengths import TokenLengths
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
@@ -26,7 +26,7 @@ def uploaded() -> Dataset:
 
 def test_a_valid_file_becomes_ready_in_its_normalized_form() -> None:
     given = uploaded()
-    given.validate("datasets/x", "n" * 64, examples=9, duplicates=1, report_ref="report")
+    given.validate("datasets/x", "n" * 64, Contents(9, 1), report_ref="report")
     assert given.status is DatasetStatus.READY_FOR_TRAINING
     assert (given.ref, given.sha256) == ("datasets/x", "n" * 64)
 
@@ -35,7 +35,7 @@ def test_a_file_is_judged_once() -> None:
     given = uploaded()
     given.reject(errors=3, report_ref="report")
     with pytest.raises(WrongState):
-        given.validate("datasets/x", "n" * 64, examples=9, duplicates=0, report_ref="report")
+        given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
     with pytest.raises(WrongState):
         given.reject(errors=3, report_ref="report")
 
@@ -45,7 +45,7 @@ def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     lengths, longer = TokenLengths.of([20, 40]), TokenLengths.of([22, 44])
     with pytest.raises(WrongState):
         given.record_tokens("tiny", "r1", lengths)
-    given.validate("datasets/x", "n" * 64, examples=9, duplicates=0, report_ref="report")
+    given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
     given.record_tokens("tiny", "r1", lengths)
     given.record_tokens("tiny", "r1", lengths)
     assert given.counted == {"tiny": Counted("r1", lengths)}

@@ -13,6 +13,7 @@ from domain.core.errors import Invalid
 from domain.datasets.columns import Role, chosen_columns, columns_document, columns_from
 from domain.datasets.dataset import DatasetStatus
 from infrastructure.chat_columns import NAMES, BadColumn, guess_columns, plain_name, to_example
+from infrastructure.preference_columns import messages_of, to_pair
 from services.datasets.report import Report
 from tests.services.datasets.formats import CORPUS, FORMATS, chat_of, validated_file
 
@@ -47,10 +48,13 @@ def test_any_guess_can_be_chosen_and_used(sample: list[dict[str, Any]], by_posit
     assert columns_from(columns_document(found)) == found
     for row in sample:
         try:
-            example = to_example(row, found)
+            example = to_pair(row, found) if Role.CHOSEN in found else to_example(row, found)
         except BadColumn:
             continue
-        assert isinstance(example["messages"], list)
+        if Role.CHOSEN in found:
+            assert [name for name, each in messages_of(example) if not each] == []
+        else:
+            assert isinstance(example["messages"], list)
 
 
 @given(
