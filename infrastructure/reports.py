@@ -43,8 +43,11 @@ Seconds = Annotated[float, Field(ge=0, lt=2**31)]
 """Seconds that fit into every read model."""
 
 
-SPEC_FORMAT = 1
-"""Newest format of a SegmentSpec that this trainer can follow."""
+SPEC_FORMAT = 2
+"""Newest format of a SegmentSpec that this trainer can follow.
+
+Format 2 added the adapter that a job continues, and the hyperparameters of format 2 of the log.
+"""
 
 
 class Message(BaseModel):

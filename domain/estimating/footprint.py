@@ -77,7 +77,8 @@ def memory_items(
     """Return the bytes of each item at the memory peak of a rank.
 
     The adapter and AdamW's two moments are in float32. The adapter has r x (inputs + outputs)
-    parameters for each target module (Hu et al., LoRA (2021)), and only these have gradients. Data
+    parameters for each target module (Hu et al., LoRA (2021)), DoRA also has one for each of its
+    outputs (Liu et al., DoRA (2024)), and only these have gradients. Data
     parallelism keeps a second copy of the gradients, in the flat tensor that the ranks reduce.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
@@ -89,14 +90,16 @@ def memory_items(
         "gradients": adapter * (2 if layout.gpu_count > 1 else 1),
         "optimizer": 2 * adapter,
         "activations": activations,
-        "overhead": _overhead_bytes(layout.shape, precision, activations, gpu),
+        "overhead": _overhead_bytes(layout, precision, activations, gpu),
     }
 
 
 def adapter_parameters(shape: ModelShape, hyperparameters: Hyperparameters) -> int:
     """Return the number of trainable parameters of the adapter."""
-    inputs_and_outputs = sum(sum(shape.linears[name]) for name in hyperparameters.target_modules)
-    return hyperparameters.lora_r * inputs_and_outputs * shape.layers
+    linears = [shape.linears[name] for name in hyperparameters.target_modules]
+    matrices = hyperparameters.lora_r * sum(map(sum, linears))
+    magnitudes = sum(outputs for _, outputs in linears) if hyperparameters.use_dora else 0
+    return (matrices + magnitudes) * shape.layers
 
 
 def linear_parameters(shape: ModelShape) -> int:
@@ -152,7 +155,8 @@ def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
     except that frozen linear modules keep no input. Both norms keep their input in float32 (8 h).
     Fused attention keeps q, k, v and its output, and no scores (Dao et al., FlashAttention (2022)).
     The gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted module
-    keeps its input in float32, the mask of its dropout, and the r numbers between A and B.
+    keeps its input in float32, the mask of its dropout, and the r numbers between A and B. With
+    DoRA, it also keeps its output.
     """
     shape, hyperparameters = layout.shape, layout.hyperparameters
     queries = shape.attention_heads * shape.head_dim
@@ -161,9 +165,11 @@ def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
     if on_cpu and layout.sequence_length <= SHORT_ROW:
         attention += element * shape.attention_heads * layout.sequence_length
     mask = 1 if hyperparameters.dropout > 0 else 0
+    kept_output = element if hyperparameters.use_dora else 0
+    linears = [shape.linears[name] for name in hyperparameters.target_modules]
     adapted = sum(
-        (4 + mask) * shape.linears[name][0] + 4 * hyperparameters.lora_r
-        for name in hyperparameters.target_modules
+        (4 + mask) * inputs + 4 * hyperparameters.lora_r + kept_output * outputs
+        for inputs, outputs in linears
     )
     return 8 * shape.hidden_size + attention + 3 * element * shape.intermediate_size + adapted
 
@@ -179,14 +185,18 @@ def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
     return vocabulary * shape.vocab_size + 6 * shape.hidden_size
 
 
-def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
-    """Return the bytes of the CUDA context, the libraries and the 4-bit workspace.
+def _overhead_bytes(layout: Layout, precision: Precision, activations: int, gpu: GpuType) -> int:
+    """Return the bytes of the CUDA context, the libraries and the workspaces of large modules.
 
     bitsandbytes dequantizes a 4-bit module before each product, so the largest module briefly
-    exists twice. A CPU-backed type has neither a CUDA context nor a caching allocator.
+    exists twice. DoRA converts an adapted module to float32 to compute its norms. A CPU-backed type
+    has neither a CUDA context nor a caching allocator.
     """
-    largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
+    linears, chosen = layout.shape.linears, layout.hyperparameters
+    largest = max(inputs * outputs for inputs, outputs in linears.values())
     workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0
+    if chosen.use_dora:
+        workspace += FLOAT32 * max(math.prod(linears[name]) for name in chosen.target_modules)
     if gpu.backing == "cpu":
         return CPU_RUNTIME_BYTES + workspace
     if precision is Precision.NF4:

@@ -54,6 +54,9 @@ class Speed:
     module_seconds: float  # seconds to launch the kernels of an adapted module in a layer
     # Seconds of memory-bound work per token and per input or output of an adapted module.
     adapted_seconds: float
+    # Seconds of DoRA: per adapted weight and pass, for its norms, and per token and adapted output.
+    norm_seconds: float
+    magnitude_seconds: float
     overlaps: bool  # True: the hardware launches kernels while earlier ones compute
     compiled: float | None  # ratio of compiled to eager time per layer; None: never compiled
     compiling_seconds: float
@@ -76,7 +79,8 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         # with 32, which is 4.0 and 4.4 ms per layer (tutorials/resource-tables.md of
         # Lightning-AI/litgpt). Scaling: near-linear (Li et al., PyTorch Distributed (2020)). Start:
         # an assumption of 1 Gbit/s for an image of about 8 GB, and 10 s of imports. It was not
-        # measured.
+        # measured. DoRA: 10 bytes per adapted weight and 30 per token and output, at 2 TB/s. It was
+        # not measured either.
         "nvidia": Speed(
             utilisation=0.42,
             dequantized_per_second=150e9,
@@ -84,6 +88,8 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             layer_seconds=0.004,
             module_seconds=0.0,
             adapted_seconds=0.0,
+            norm_seconds=5e-12,
+            magnitude_seconds=1.5e-11,
             overlaps=True,
             compiled=None,
             compiling_seconds=0.0,
@@ -101,13 +107,15 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         # products take about twice as long. The constants include the 40% of the time that the
         # platform's own processes take. The catalog's bf16_tflops was measured on 1024 x 1024
         # matrices. A checkpoint of 59 MB paused training for 0.04 to 0.19 s. Its upload runs during
-        # training.
+        # training. DoRA was measured on single layers of this model.
         "cpu": Speed(
             utilisation=2.7,
             dequantized_per_second=2e9,
             layer_seconds=0.0045,
             module_seconds=0.00075,
             adapted_seconds=1.5e-9,
+            norm_seconds=3.5e-10,
+            magnitude_seconds=3e-9,
             overlaps=False,
             compiled=0.73,
             compiling_seconds=5.0,  # with cached kernels; 20 to 45 s without

@@ -179,6 +179,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
     """Return the ratio of compiled to eager time, and the seconds of compilation."""
     eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
+    eager = eager or work.hyperparameters.use_dora
     long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
     if speed.compiled is None or eager or not long:
         return 1.0, 0.0
@@ -190,7 +191,13 @@ def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spee
     dequantizing = _dequantizing_seconds(work, fit, speed)
     seconds = sum(
         each.number
-        * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantizing, launching, speed)
+        * _elapsed(
+            _computing(_forward(work, each), gpu, speed)
+            + dequantizing
+            + _dora_seconds(work, fit, speed, each, 1),
+            launching,
+            speed,
+        )
         for each in work.evaluation_batches()
     )
     return seconds / _speed_up(ranks, speed)
@@ -208,6 +215,7 @@ def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batc
         work, fit, speed
     )
     computing += batch.rows * batch.length * _adapted_elements(work) * speed.adapted_seconds
+    computing += _dora_seconds(work, fit, speed, batch, passes - 1)
     return _elapsed(computing, launching, speed)
 
 
@@ -221,6 +229,20 @@ def _adapted_elements(work: Work) -> int:
     return work.shape.layers * sum(
         sum(linears[name]) for name in work.hyperparameters.target_modules
     )
+
+
+def _dora_seconds(work: Work, fit: Fit, speed: Speed, batch: Batch, forward_passes: int) -> float:
+    """Return the seconds of DoRA's norms in the forward passes, and of its magnitudes."""
+    if not work.hyperparameters.use_dora:
+        return 0.0
+    linears = [work.shape.linears[name] for name in work.hyperparameters.target_modules]
+    weights = work.shape.layers * sum(map(math.prod, linears))
+    outputs = work.shape.layers * sum(outputs for _, outputs in linears)
+    norm = speed.norm_seconds
+    if fit.precision is Precision.NF4:
+        norm += 1 / speed.dequantized_per_second
+    tokens = batch.rows * batch.length
+    return forward_passes * weights * norm + tokens * outputs * speed.magnitude_seconds
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:

@@ -50,6 +50,7 @@ class Use:
 
     group: Group
     affects: Affects = Affects.MEMORY
+    format: int = 1  # format of the event log that added it; see `Hyperparameters.stored`
 
 
 class Hyperparameters(BaseModel):
@@ -104,6 +105,12 @@ class Hyperparameters(BaseModel):
         default=False,
         title="Rank-stabilized LoRA",
         description="Scale the adapter by alpha/√r instead of alpha/r, which suits high ranks.",
+    )
+    use_dora: Annotated[bool, Use(Group.ADVANCED, format=2)] = Field(
+        default=False,
+        title="DoRA",
+        description="Also train the magnitude of each adapted weight. It can learn more at a low "
+        "rank, and takes longer.",
     )
     target_modules: Annotated[
         tuple[ModuleName, ...], BeforeValidator(_listed), Use(Group.ADVANCED)
@@ -191,6 +198,15 @@ class Hyperparameters(BaseModel):
         assert isinstance(modules, list)
         return cls.model_construct(None, **dict(values) | {"target_modules": tuple(modules)})
 
+    @property
+    def stored(self) -> dict[str, JsonValue]:
+        """Values to store in events.
+
+        A hyperparameter that an earlier release does not know is stored only if it is set.
+        """
+        values = self.model_dump(mode="json")
+        return {n: v for n, v in values.items() if use_of(n).format == 1 or v != FIELDS[n].default}
+
     def with_modules_of(self, linear_modules: Iterable[str]) -> Hyperparameters:
         """Return a copy that names all linear layers of the base model instead of `all-linear`."""
         if ALL_LINEAR not in self.target_modules:
@@ -224,6 +240,12 @@ FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
 def use_of(name: str) -> Use:
     """Return the role of a hyperparameter in forms and quotes."""
     return next(each for each in FIELDS[name].metadata if isinstance(each, Use))
+
+
+def remove_added(values: dict[str, JsonValue], format: int) -> None:
+    """Remove the stored hyperparameters that a format of the event log does not have."""
+    for name in [name for name in values if name in FIELDS and use_of(name).format > format]:
+        del values[name]
 
 
 def names_in(*groups: Group) -> tuple[str, ...]:

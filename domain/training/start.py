@@ -9,7 +9,7 @@ from domain.core.errors import Invalid
 from domain.core.value import Value
 from domain.training.hyperparameters import ALL_LINEAR, Hyperparameters, written
 
-SHAPE = ("lora_r", "lora_alpha", "use_rslora", "target_modules")
+SHAPE = ("lora_r", "lora_alpha", "use_rslora", "use_dora", "target_modules")
 """Hyperparameters that determine the shape and scale of an adapter. A job cannot change them."""
 
 PREFIX, CHECKPOINT = "ft:", ":ckpt-step-"

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from domain.core.value import Value
 from domain.training.cautions import cautions
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters, remove_added
 from domain.training.precision import Dtype, Precision
 from domain.training.start import Start
 from domain.training.truncation import Truncation
@@ -44,8 +44,9 @@ def add_no_start(state: dict[str, Any]) -> None:
 
 
 def remove_start(state: dict[str, Any]) -> None:
-    """Remove the start of a job from an approval."""
+    """Remove the start of a job, and its new hyperparameters, from an approval."""
     del state["plan"]["start"]
+    remove_added(state["plan"]["hyperparameters"], 1)
 
 
 class TrainingPlan(Value):

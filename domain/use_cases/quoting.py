@@ -243,7 +243,7 @@ class Quoting:
                 gpu_count=count,
                 rate_micros_per_hour=rate,
                 catalog_version=catalog.version_text,
-                hyperparameters=fields.model_dump(mode="json"),
+                hyperparameters=fields.stored,
                 precision=fit.precision,
                 gradient_checkpointing=fit.gradient_checkpointing,
                 dtype=fit.dtype,

@@ -20,7 +20,6 @@ from services.serving.resource_exhaustion import is_resource_exhaustion
 
 CONFIG = "adapter_config.json"
 PLAIN = {
-    "use_dora": False,
     "lora_bias": False,
     "modules_to_save": None,
     "trainable_token_indices": None,
@@ -82,10 +81,17 @@ def add_adapter(
             raise CannotServe("adapter_mismatch", f"The base model has no module for {unknown}.")
         for layer in layers:
             weight = weight_of(layer.get_base_layer())
-            for part in (layer.lora_A[name], layer.lora_B[name]):
-                if part.weight.is_meta:
-                    raise CannotServe("adapter_mismatch", "It lacks the weights of a layer.")
-                part.to(device=weight.device, dtype=weight.dtype)
+            parts = [layer.lora_A[name], layer.lora_B[name]]
+            if has_magnitudes := name in layer.lora_magnitude_vector:
+                parts.append(layer.lora_magnitude_vector[name])
+            if any(part.weight.is_meta for part in parts):
+                raise CannotServe("adapter_mismatch", "It lacks the weights of a layer.")
+            for part in parts:
+                part.to(device=weight.device)
+            if has_magnitudes:  # from unrounded matrices, like the trainer
+                layer.divide_magnitudes(name)
+            for part in parts[:2]:
+                part.to(dtype=weight.dtype)
             _require_numbers(layer, name)
     except Exception as error:
         remove_adapter(base, name, token_adapters)
@@ -120,7 +126,10 @@ def _forget_stacked(base: nn.Module, token_adapters: TokenAdapters) -> None:
 def _require_numbers(layer: MultiLoraLinear, name: str) -> None:
     """Raise CannotServe for non-finite weights, which would corrupt other answers in a step."""
     a, b = weight_of(layer.lora_A[name]), weight_of(layer.lora_B[name])
-    if not (a.isfinite().all() and (b * layer.scaling[name]).isfinite().all()):
+    tensors = [a, b * layer.scaling[name]]
+    if name in layer.lora_magnitude_vector:
+        tensors.append(weight_of(layer.lora_magnitude_vector[name]))
+    if not all(each.isfinite().all() for each in tensors):
         raise CannotServe("adapter_not_finite")
 
 

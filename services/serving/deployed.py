@@ -34,7 +34,7 @@ REASONS = {
     "adapter_unreadable": "Serving cannot read the files of the adapter.",
     "adapter_mismatch": "The adapter does not fit its base model.",
     "adapter_not_finite": "The adapter has weights that are NaN or infinite.",
-    "unsupported_adapter": "EcoLink serves only plain LoRA adapters of linear layers.",
+    "unsupported_adapter": "EcoLink serves only LoRA and DoRA adapters of linear layers.",
     "base_unreadable": "Serving cannot read the files of the base model.",
     "unsupported_tokenizer": "The base model has no fast tokenizer, which serving needs.",
     "unsupported_architecture": "Serving does not support this base model's kind of attention.",

@@ -9,11 +9,13 @@ longer than this arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
+
+from services.dora import adapted_norms
 
 SPARE = 2
 """Number of unused adapters that may stay stacked, ready for their next use."""
@@ -61,16 +63,31 @@ class TokenAdapters:
             self._masks[ranks] = foreign if bool(foreign.any()) else None
         return self._masks[ranks]
 
+    def rows_of(self, table: Tensor) -> Tensor:
+        """Return the row of each token's adapter, or the last row for the base model alone."""
+        return table[self._tokens[:, 0]]
+
+
+class Stack(NamedTuple):
+    """The matrices of the stacked adapters in a module."""
+
+    a: Tensor  # (inputs, sum of ranks)
+    b: Tensor  # scaled, (sum of ranks, outputs)
+    ranks: tuple[int, ...]
+    magnitudes: Tensor | None  # (adapters + 1, outputs); the last row, of ones, is the base's
+
 
 class MultiLoraLinear(Linear):
     """PEFT's LoRA layer over a linear module, with several adapters in one step.
 
     y = x W^T + bias + sum over adapters of (alpha / r) [own] x A^T B^T. Sources: Hu et al., LoRA
-    (2021); Chen et al., Punica (2023), which gathers matrices instead.
+    (2021); Chen et al., Punica (2023), which gathers matrices instead. The outputs of a token with
+    a DoRA adapter, without the bias, are multiplied by magnitude / norm. Source: Liu et al., DoRA
+    (2024).
     """
 
     token_adapters = TokenAdapters()  # replaced when an adapter is added
-    _stacked: tuple[int, tuple[Tensor, Tensor, tuple[int, ...]] | None] = (-1, None)
+    _stacked: tuple[int, Stack | None] = (-1, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
@@ -84,14 +101,15 @@ class MultiLoraLinear(Linear):
             self._stacked = (token_adapters.version, stacked)
         if stacked is None:
             return nn.functional.linear(x, base.weight, base.bias)
-        a, b, ranks = stacked
         flat = x.view(-1, x.shape[-1])
-        inner = torch.mm(flat, a)
-        foreign = token_adapters.foreign(ranks, inner.device)
+        inner = torch.mm(flat, stacked.a)
+        foreign = token_adapters.foreign(stacked.ranks, inner.device)
         if foreign is not None:
             inner.masked_fill_(foreign, 0)  # multiplying by zero would keep NaN
         # The sum is rounded once, inside the base layer's product, as in the trainer.
-        y = torch.addmm(torch.mm(inner, b), flat, base.weight.t())
+        y = torch.addmm(torch.mm(inner, stacked.b), flat, base.weight.t())
+        if stacked.magnitudes is not None:
+            y = (y * token_adapters.rows_of(stacked.magnitudes)).to(x.dtype)
         y = y if base.bias is None else y + base.bias
         return y.view(*x.shape[:-1], -1)
 
@@ -99,20 +117,30 @@ class MultiLoraLinear(Linear):
         """Free the stacked weights. The next step that needs them stacks them again."""
         self._stacked = (-1, None)
 
-    def _stack(
-        self, names: tuple[str, ...], x: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[int, ...]] | None:
-        """Return A (inputs, sum of ranks), scaled B (sum of ranks, outputs), and the ranks.
-
-        Return None if no adapter adapts this module.
-        """
+    def _stack(self, names: tuple[str, ...], x: Tensor) -> Stack | None:
+        """Return the matrices of these adapters, or None if no adapter adapts this module."""
         ranks = tuple(self.r[name] if name in self.lora_A else 0 for name in names)
         mine = [name for name, rank in zip(names, ranks, strict=True) if rank]
         if not mine:
             return None
         a = torch.cat([weight_of(self.lora_A[name]) for name in mine])
         b = torch.cat([weight_of(self.lora_B[name]).t() * self.scaling[name] for name in mine])
-        return a.t().contiguous().to(x.dtype), b.to(x.dtype), ranks
+        magnitudes = None
+        if any(name in self.lora_magnitude_vector for name in mine):
+            ones = torch.ones(len(weight_of(self.base_layer)), device=x.device)
+            magnitudes = torch.stack([*(self._magnitudes(name, ones) for name in names), ones])
+        return Stack(a.t().contiguous().to(x.dtype), b.to(x.dtype), ranks, magnitudes)
+
+    def _magnitudes(self, name: str, ones: Tensor) -> Tensor:
+        vectors = self.lora_magnitude_vector
+        return weight_of(vectors[name]) if name in vectors else ones
+
+    def divide_magnitudes(self, name: str) -> None:
+        """Replace the magnitudes of a DoRA adapter by magnitude / norm, once after loading."""
+        magnitude, weight = weight_of(self.lora_magnitude_vector[name]), weight_of(self.base_layer)
+        a, b = weight_of(self.lora_A[name]), weight_of(self.lora_B[name])
+        norms = adapted_norms(weight, a, b, self.scaling[name])
+        magnitude.data = magnitude.data.to(norms) / norms
 
 
 def weight_of(linear: nn.Module) -> Tensor:

@@ -131,8 +131,8 @@ def attach_adapter(
     """Attach a new LoRA adapter to the base model, in float32 whatever the model's precision is.
 
     B starts at zero, so the adapted model starts as the base model. Source: Hu et al., LoRA (2021).
-    A is drawn from torch's random state. Raise TargetModulesNotFound if a target module is not a
-    linear layer.
+    The magnitudes of DoRA start as the norms of the base model's weights. A is drawn from torch's
+    random state. Raise TargetModulesNotFound if a target module is not a linear layer.
     """
     # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
@@ -148,16 +148,27 @@ def attach_adapter(
         lora_alpha=hyperparameters.lora_alpha,
         lora_dropout=hyperparameters.dropout,
         use_rslora=hyperparameters.use_rslora,
+        use_dora=hyperparameters.use_dora,
         target_modules=list(hyperparameters.target_modules),
     )
     # Not saved with the adapter, so any version of PEFT can load it.
     config._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
+    if hyperparameters.use_dora:
+        _start_magnitudes(model)
     # EcoLink's name of the base model instead of a path, and a fixed order of modules.
     config.base_model_name_or_path = base_name
     config.target_modules = sorted(hyperparameters.target_modules)
     return model
+
+
+def _start_magnitudes(model: PeftModel) -> None:
+    """Set the magnitudes of DoRA to the norms. PEFT rounds both to the base model's dtype."""
+    (adapter,) = model.active_adapters
+    for layer in model.modules():
+        if isinstance(layer, LoraLinear):
+            layer.magnitude(adapter).data = layer.norms(adapter)
 
 
 def load_start(model: PeftModel, artifacts: Artifacts, spec: SegmentSpec, scratch: Path) -> None:

@@ -47,7 +47,7 @@ PLAN = TrainingPlan(
     gpu_count=1,
     rate_micros_per_hour=3_600_000,
     catalog_version="test",
-    hyperparameters=Hyperparameters().model_dump(mode="json"),
+    hyperparameters=Hyperparameters().stored,
     precision=Precision.BF16,
     gradient_checkpointing=False,
     dtype=Dtype.BF16,

@@ -40,6 +40,8 @@ def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
         return "several ranks share the cores"
     if spec.precision is Precision.NF4 or spec.gradient_checkpointing:
         return "4-bit weights or gradient checkpointing"
+    if spec.hyperparameters.use_dora:
+        return "DoRA computes the norms of all weights in each pass"
     if shutil.which("g++") is None:
         return "this machine has no g++"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():

@@ -15,6 +15,8 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from services.dora import adapted_norms
+
 DROPOUT_STEPS = 256  # one random byte per element, so dropout is a multiple of 1 / 256
 SHIFTS = 1 << 16  # range of a module's mask offset, in elements
 
@@ -25,6 +27,9 @@ class LoraLinear(Linear):
     y = x W^T + bias + scaling dropout(x) A^T B^T. Source: Hu et al., LoRA (2021). A and B are
     stored in float32 and multiplied in the dtype of x. With adapters disabled, only the base layer
     runs.
+
+    With DoRA, each output except the bias is multiplied by magnitude / norm. Source: Liu et al.,
+    DoRA (2024). In contrast to PEFT, dropout applies only to the input of A.
     """
 
     keep: Tensor | None = None  # dropout mask of the current micro-batch; see `Dropout`
@@ -47,8 +52,22 @@ class LoraLinear(Linear):
             keep = keep.view(-1, x.shape[-1])
             scaling *= DROPOUT_STEPS / (DROPOUT_STEPS - dropped_steps(self.lora_dropout[adapter]))
         y = Adapted.apply(x.reshape(-1, x.shape[-1]), base.weight, a, b * scaling, keep)
+        if adapter in self.lora_magnitude_vector:
+            y = (y * (self.magnitude(adapter) / self.norms(adapter))).to(x.dtype)
         y = y if base.bias is None else y + base.bias
         return y.view(*x.shape[:-1], -1)
+
+    def magnitude(self, adapter: str) -> nn.Parameter:
+        """Return the trained magnitudes of DoRA, (outputs,)."""
+        magnitude = self.lora_magnitude_vector[adapter].weight
+        assert isinstance(magnitude, nn.Parameter)
+        return magnitude
+
+    def norms(self, adapter: str) -> Tensor:
+        """Return the norms of the adapted weight's rows, (outputs,)."""
+        layers = (self.base_layer, self.lora_A[adapter], self.lora_B[adapter])
+        weight, a, b = (each.weight for each in layers if isinstance(each.weight, Tensor))
+        return adapted_norms(dense(weight, torch.float32), a, b, self.scaling[adapter])
 
 
 def dropped_steps(dropout: nn.Module) -> int:

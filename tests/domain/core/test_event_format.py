@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -14,7 +15,13 @@ from domain.core.aggregate import Event
 from domain.core.errors import UpgradeUnfinished
 from domain.core.event_format import FORMAT, NewerEvent, format_of, version_in
 from domain.core.event_log import PydanticMapper
-from tests.builders.commands import NOW
+from domain.jobs.choices import Choices
+from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order
+from tests.builders.commands import NOW, command
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
 
 
 class TableLaid(Event):
@@ -109,6 +116,24 @@ def test_a_value_that_the_older_version_cannot_express_is_refused(
 ) -> None:
     with pytest.raises(UpgradeUnfinished):
         mapper(format).to_stored_event(of(TableLaid, weight=1, room=room, lamps=lamps))
+
+
+def test_a_job_with_a_new_hyperparameter_waits_for_the_end_of_the_upgrade() -> None:
+    choices = Choices(DATASET_ID, "tiny", "local", "cpu", 1, Hyperparameters())
+    dora = replace(choices, hyperparameters=Hyperparameters(use_dora=True))
+    plan = PLAN.model_copy(update={"hyperparameters": dora.hyperparameters.stored})
+    with command():
+        requests = [
+            JobRequest.ordered(JOB_ID, ACCOUNT_ID, each, Order()) for each in (choices, dora)
+        ]
+        jobs = [Job.approve(JOB_ID, ACCOUNT_ID, each, ESTIMATE) for each in (PLAN, plan)]
+    for known, new in (requests, jobs):
+        (event,) = known.collect_events()
+        assert mapper(1).to_domain_event(mapper(1).to_stored_event(event)) == event
+        (event,) = new.collect_events()
+        with pytest.raises(UpgradeUnfinished):
+            mapper(1).to_stored_event(event)
+        assert mapper(2).to_domain_event(mapper(2).to_stored_event(event)) == event
 
 
 def test_an_event_of_a_newer_format_is_refused_until_the_format_rises() -> None:

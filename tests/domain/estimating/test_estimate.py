@@ -309,6 +309,16 @@ def test_checkpointing_and_4_bits_take_longer() -> None:
     assert 1.1 < training(Precision.NF4, False) / plain < 1.4
 
 
+@pytest.mark.parametrize("precision", Precision)
+def test_dora_takes_longer(precision: Precision) -> None:
+    plain, dora = (
+        estimate(work(use_dora=on), CPU, 1, fit(precision, False, 512), Calibration(), RATE)
+        for on in (False, True)
+    )
+    for phase in (Phase.TRAINING, Phase.EVALUATION):
+        assert seconds(plain, phase) < seconds(dora, phase) < 4 * seconds(plain, phase)
+
+
 def test_an_estimate_is_stored_and_read_as_it_is() -> None:
     of = priced(work())
     assert Estimate.model_validate_json(of.model_dump_json()) == of

@@ -171,6 +171,20 @@ def test_ranks_keep_a_second_copy_of_the_gradients() -> None:
     assert {**two, "gradients": 0} == {**alone, "gradients": 0}
 
 
+def test_dora_adds_a_magnitude_per_output_and_a_float32_copy_of_a_module() -> None:
+    plain, dora = lora(8), lora(8).model_copy(update={"use_dora": True})
+    outputs = 32 * (4096 + 4096)  # of q and v
+    assert adapter_parameters(LLAMA2_7B, dora) - adapter_parameters(LLAMA2_7B, plain) == outputs
+    without, there = (
+        memory_items(Layout(LLAMA2_7B, fields, 512), BF16, False, gpu(80.0))
+        for fields in (plain, dora)
+    )
+    assert there["optimizer"] - without["optimizer"] == 8 * outputs
+    kept = Layout(LLAMA2_7B, dora, 512).tokens * 2 * outputs  # in bf16
+    assert there["activations"] - without["activations"] == kept
+    assert there["overhead"] - without["overhead"] >= 4 * 4096 * 4096
+
+
 def test_cpu_memory_has_no_cuda_context() -> None:
     layout = Layout(SMOLLM2, DEFAULTS, 64)
     assert memory_items(layout, BF16, False, CPU)["overhead"] == CPU_RUNTIME_BYTES

@@ -7,7 +7,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters, remove_added
 from tests.builders.examples import PLAN
 
 
@@ -20,6 +20,7 @@ def test_the_defaults_of_the_wizard() -> None:
         "micro_batch_size": 4,
         "dropout": 0.05,
         "use_rslora": False,
+        "use_dora": False,
         "target_modules": ("q_proj", "v_proj"),
         "gradient_accumulation": 4,
         "max_sequence_length": None,
@@ -66,6 +67,18 @@ def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     with pytest.raises(ValidationError) as refusal:
         Hyperparameters.model_validate({field: value})
     assert refusal.value.errors()[0]["loc"][0] == field
+
+
+def test_events_name_a_new_hyperparameter_only_if_it_is_set() -> None:
+    """Release 0.1.0 reads jobs without it. The provenance of its models does not name it."""
+    assert "use_dora" not in Hyperparameters().stored
+    assert Hyperparameters().stored.keys() >= {"use_rslora", "eval_steps"}
+    stored = Hyperparameters(use_dora=True).stored
+    assert stored["use_dora"] is True
+    assert Hyperparameters.recorded(stored).use_dora
+    assert not Hyperparameters.recorded(Hyperparameters().stored).use_dora
+    remove_added(stored, 1)
+    assert stored == Hyperparameters().stored
 
 
 def test_the_scale_of_the_adapter_is_alpha_over_r_or_over_its_root() -> None:

@@ -28,6 +28,7 @@ def test_a_job_inherits_the_shape_that_it_does_not_set() -> None:
     ("given", "shown"),
     [
         ({"lora_r": 16}, "lora_r 8"),
+        ({"use_dora": True}, "use_dora no"),
         ({"lora_alpha": 16}, "lora_alpha 64"),
         ({"use_rslora": False}, "use_rslora yes"),
         ({"target_modules": ("q_proj",)}, "target_modules q_proj, k_proj"),

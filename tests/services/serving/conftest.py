@@ -76,6 +76,15 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     )
 
 
+@pytest.fixture(scope="session")
+def dora_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DoRA adapter of all linear layers, with changed magnitudes."""
+    config = LoraConfig(
+        task_type="CAUSAL_LM", lora_alpha=16, r=4, target_modules="all-linear", use_dora=True
+    )
+    return make_adapter(tiny_model, tmp_path_factory.mktemp("dora") / "third", 3, config)
+
+
 def make_adapter(base: Path, directory: Path, seed: int, config: LoraConfig) -> Path:
     """Save an adapter whose B is not zero."""
     torch.manual_seed(seed)
@@ -84,6 +93,8 @@ def make_adapter(base: Path, directory: Path, seed: int, config: LoraConfig) -> 
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
+            if "magnitude" in name:
+                parameter *= torch.empty_like(parameter).uniform_(0.5, 1.5)
     model.save_pretrained(str(directory), save_embedding_layers=False)
     return directory
 

@@ -59,9 +59,11 @@ def generated(base: Path, adapter: Path | None, question: str, new_tokens: int) 
     return output[0, prompt["input_ids"].shape[1] :].tolist()
 
 
-def test_mixed_requests_are_answered_as_by_peft(answers: Answers, adapters: Adapters) -> None:
-    """The base and two adapters in one batch. Prompts of several lengths join one by one."""
-    models = {"base": None, "first": adapters[0], "second": adapters[1]}
+def test_mixed_requests_are_answered_as_by_peft(
+    answers: Answers, adapters: Adapters, dora_adapter: Path
+) -> None:
+    """The base and three adapters in one batch. Prompts of several lengths join one by one."""
+    models = {"base": None, "first": adapters[0], "second": adapters[1], "dora": dora_adapter}
     for name, adapter in models.items():
         answers.attach(name, adapter)
     begun = []
@@ -71,7 +73,7 @@ def test_mixed_requests_are_answered_as_by_peft(answers: Answers, adapters: Adap
         begun[-1][2].begun.wait(60)
     said = []
     for number, (name, question, answer) in enumerate(begun):
-        expected = generated(answers.base, models[name], question, 24 + number // 3)
+        expected = generated(answers.base, models[name], question, 24 + number // len(models))
         assert answer.wait().tokens == expected, (name, question)
         said.append(tuple(expected))
     assert len(set(said)) > len(QUESTIONS)  # the adapters change the answers
@@ -321,7 +323,7 @@ def test_exhausted_memory_does_not_refuse_an_adapter_or_change_the_base(
     ("change", "code"),
     [
         ({"peft_type": "LOHA"}, "unsupported_adapter"),
-        ({"use_dora": True}, "unsupported_adapter"),
+        ({"use_dora": True}, "adapter_mismatch"),
         ({"r": 9}, "adapter_mismatch"),
         ({"target_modules": ["embed_tokens"]}, "unsupported_adapter"),
     ],

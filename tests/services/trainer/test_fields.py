@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[Any, Callable[[Run], Any], Any]] = {
     "lora_alpha": (5, config("lora_alpha"), 5),
     "micro_batch_size": (3, total_steps, 4),
     "dropout": (0.5, config("lora_dropout"), 0.5),
+    "use_dora": (True, config("use_dora"), True),
     "use_rslora": (True, config("use_rslora"), True),
     "target_modules": (("up_proj", "k_proj"), config("target_modules"), ["k_proj", "up_proj"]),
     "gradient_accumulation": (3, total_steps, 4),

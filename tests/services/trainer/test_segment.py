@@ -83,12 +83,18 @@ CHECKPOINTING = {"precision": "nf4", "gradient_checkpointing": True}
         ),
         pytest.param({"stop_after": 3}, 3, {"precision": "nf4"}, marks=pytest.mark.full),
         ({"stop_after": 3}, 3, CHECKPOINTING),
+        ({"stop_in": 4}, 1, {"use_dora": True}),
+        pytest.param(
+            {"stop_after": 3}, 3, {"use_dora": True, **CHECKPOINTING}, marks=pytest.mark.full
+        ),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_run(
     trainer: Trainer, stop: dict[str, int], steps_done: int, fields: dict[str, Any]
 ) -> None:
     chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 4}
+    tuned = {name: fields[name] for name in fields if name in Hyperparameters.model_fields}
+    chosen, fields = chosen | tuned, {n: fields[n] for n in fields if n not in tuned}
     whole, spec = trainer.spec(chosen, **fields), trainer.spec(chosen, **fields)
     expected, stopped = trainer.run(whole), trainer.run(spec, **stop)
     assert stopped.outcome is SegmentEnd.STOPPED

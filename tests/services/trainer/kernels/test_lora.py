@@ -19,15 +19,19 @@ from services.trainer.model import CPU, attach_adapter, load_base, save_adapter
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def adapted(directory: Path, dtype=torch.float32, dropout=0.0, precision=Precision.BF16):
+def adapted(
+    directory: Path, dtype=torch.float32, dropout=0.0, precision=Precision.BF16, *, dora=False
+):
     """The tiny model with an adapter whose B is not zero."""
     torch.manual_seed(0)
-    fields = Hyperparameters(dropout=dropout, target_modules=ALL_LINEAR)
+    fields = Hyperparameters(dropout=dropout, target_modules=ALL_LINEAR, use_dora=dora)
     model = attach_adapter(load_base(directory, dtype, CPU, precision), fields, "tiny")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
+            if "magnitude" in name:
+                parameter *= torch.empty_like(parameter).uniform_(0.8, 1.2)
     return model
 
 
@@ -35,6 +39,7 @@ def layers(model: nn.Module) -> list[LoraLinear]:
     return [module for module in model.modules() if isinstance(module, LoraLinear)]
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "precision", "tolerance"),
     [
@@ -44,9 +49,14 @@ def layers(model: nn.Module) -> list[LoraLinear]:
     ],
 )
 def test_plain_peft_gives_the_same_answers(
-    tiny_model: Path, tmp_path: Path, dtype: torch.dtype, precision: Precision, tolerance: float
+    tiny_model: Path,
+    tmp_path: Path,
+    dtype: torch.dtype,
+    precision: Precision,
+    tolerance: float,
+    dora: bool,
 ):
-    model = adapted(tiny_model, dtype, dropout=0.3, precision=precision).eval()
+    model = adapted(tiny_model, dtype, dropout=0.3, precision=precision, dora=dora).eval()
     save_adapter(model, tmp_path)
     plain = PeftModel.from_pretrained(load_base(tiny_model, dtype, CPU, precision), str(tmp_path))
     assert not layers(plain)
@@ -83,6 +93,36 @@ def test_gradients_equal_those_of_the_definition(tiny_model: Path):
     gradient = torch.randn_like(y)
     found = torch.autograd.grad(y, (x, a, b), gradient)
     torch.testing.assert_close(found, torch.autograd.grad(expected, (x, a, b), gradient))
+
+
+def test_gradients_of_dora_equal_those_of_peft(tiny_model: Path):
+    model = adapted(tiny_model, dora=True)
+    layer = layers(model)[0]
+    trained = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    x = torch.randn(2, 8, layer.in_features, requires_grad=True)
+    y, expected = layer(x), super(LoraLinear, layer).forward(x)
+    torch.testing.assert_close(y, expected)
+    gradient, inputs = torch.randn_like(y), (x, *trained, layer.magnitude("default"))
+    found = torch.autograd.grad(y, inputs, gradient)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, inputs, gradient))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.NF4])
+def test_a_new_dora_adapter_changes_nothing(
+    tiny_model: Path, dtype: torch.dtype, precision: Precision
+):
+    fields = Hyperparameters(target_modules=ALL_LINEAR, use_dora=True)
+    model = attach_adapter(load_base(tiny_model, dtype, CPU, precision), fields, "tiny")
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        found = model(input_ids=ids).logits
+        with model.disable_adapter():
+            expected = model(input_ids=ids).logits
+    assert (found - expected).abs().max() <= 0.01 * expected.abs().max()
+    for layer in layers(model):
+        assert torch.equal(layer.magnitude("default"), layer.norms("default"))
 
 
 def test_a_small_part_of_the_adapter_survives_bfloat16(tiny_model: Path):
