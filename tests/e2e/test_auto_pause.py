@@ -18,7 +18,7 @@ from tests.running import GPUS, EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(1500)
 
-HYPERPARAMETERS = {"epochs": 30, "gradient_accumulation": 1, "save_steps": 200}
+HYPERPARAMETERS = {"epochs": 120, "gradient_accumulation": 1, "save_steps": 200}
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def ecolink(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
         home=home,
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
-        lease_seconds=5,
-        lease_extension_seconds=1,
+        lease_seconds=20,
+        lease_extension_seconds=5,
     )
     with running_ecolink(tmp_path, settings) as under_test:
         yield under_test

@@ -130,7 +130,9 @@ def test_a_job_uses_tls_for_every_connection(
     trainer = f"trainer {UUID(path.rpartition('-')[2])} 1"
     names = {each.get("name") for each in found}
     assert {*BUS_ACCESS, trainer} <= names
-    assert [each for each in found if not each.get("tls_version")] == []
+    # A connection has a name when the server has read its first line, which follows the handshake.
+    # A client on a busy machine may end the connection before that, and try again.
+    assert [each for each in found if each.get("name") and not each.get("tls_version")] == []
     for name, value in environment(ecolink.settings).items():
         monkeypatch.setenv(name, value)
     assert "Nothing differs" in command("audit", "verify", "--artifacts")

@@ -42,6 +42,7 @@ def test_a_suspended_account_may_call_only_routes_that_read(
 def test_the_error_names_the_reason_and_what_to_do(client: TestClient, platform: Platform) -> None:
     user = ApiUser(client, platform.person())
     platform.suspend(user.person)
+    platform.project()
     error = user.post("/api/estimates", {}).json()["error"]
     assert error["code"] == "account_suspended"
     assert error["figures"] == {"reason": "payment"}
