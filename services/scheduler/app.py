@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from asyncio import to_thread
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -95,9 +94,6 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         control.bind()
         await watch.run()
 
-    async def probe() -> None:
-        await to_thread(measure_machine, log, clock, launcher)
-
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
@@ -105,7 +101,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     kept_security = timedelta(days=settings.security_days)
     work = [
         begin,
-        probe,
+        partial(measure_machine, log, clock, launcher),
         partial(watch_log, log),
         every(LAUNCH_SECONDS, launches.launch_due, "launching"),
         every(RELAUNCH_SECONDS, partial(claim_due, log, clock, pool, scheduling.claim), "due"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import to_thread
 from collections.abc import Sequence
 from itertools import product
 
@@ -58,7 +59,7 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
     log.retrying(attempt)
 
 
-def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
+async def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
     """Measure the speed of CPU-backed segments. Record it in their pools."""
-    launcher.measure_machine()
-    offer_capacity(log, clock, launcher)
+    await launcher.measure_machine()
+    await to_thread(offer_capacity, log, clock, launcher)

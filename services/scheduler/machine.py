@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import platform
 import re
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
 from pathlib import Path
 
 from domain.catalog.machine import Machine
@@ -48,17 +50,34 @@ def this_machine() -> Machine | None:
     )
 
 
-def measured(machine: Machine) -> Machine:
+async def measured(machine: Machine) -> Machine:
     """Measure the speed of a machine for a few seconds. Return the machine with its TFLOPS.
 
-    Raise ProbeFailed if the measurement fails.
+    Raise ProbeFailed if the measurement fails. If the caller is cancelled, the measurement ends.
     """
-    command = list(PROBE)
+    command = " ".join(PROBE)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
-        )
-        speeds = json.loads(done.stdout)
-        return Machine.model_validate(machine.model_dump() | {"tflops": speeds})
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise ProbeFailed(f"{' '.join(command)}: {error}") from error
+        async with asyncio.timeout(PROBE_SECONDS):
+            status, output, errors = await _run(*PROBE)
+    except (OSError, TimeoutError) as error:
+        raise ProbeFailed(f"{command}: {error or 'it takes too long'}") from error
+    if status != 0:
+        raise ProbeFailed(f"{command} ended with status {status}: {errors.decode().strip()}")
+    try:
+        return Machine.model_validate(machine.model_dump() | {"tflops": json.loads(output)})
+    except ValueError as error:
+        raise ProbeFailed(f"{command}: {error}") from error
+
+
+async def _run(*command: str) -> tuple[int, bytes, bytes]:
+    """Return the exit status and the outputs of a command. Kill it if the caller is cancelled."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    try:
+        output, errors = await process.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, output, errors

@@ -18,7 +18,7 @@ from tests.running import GPUS, EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(1500)
 
-HYPERPARAMETERS = {"epochs": 120, "gradient_accumulation": 1, "save_steps": 200}
+HYPERPARAMETERS = {"epochs": 100, "gradient_accumulation": 1, "save_steps": 200}
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ class Launcher(Protocol):
         """
         ...
 
-    def measure_machine(self) -> None:
+    async def measure_machine(self) -> None:
         """Measure the speed of that machine for a few seconds. The scheduler calls this at start.
 
         If this fails, log the error. `machine` then has no speed.
@@ -198,7 +198,7 @@ class ClusterLauncher:
         """Return None, so that estimates use the speeds of the catalog."""
         return None
 
-    def measure_machine(self) -> None:
+    async def measure_machine(self) -> None:
         """Do nothing."""
 
     def prepare(self) -> None:

@@ -92,12 +92,12 @@ class LocalLauncher:
         """Return this machine. It has no speed until it is measured."""
         return self._machine
 
-    def measure_machine(self) -> None:
+    async def measure_machine(self) -> None:
         """Measure the speed of this machine. If that fails, estimates use the catalog's speed."""
         if self._machine is None:
             return
         try:
-            self._machine = measured(self._machine)
+            self._machine = await measured(self._machine)
         except ProbeFailed as failure:
             logging.getLogger("launcher").warning(
                 "cannot measure the speed of this machine: %s", failure

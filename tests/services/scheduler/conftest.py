@@ -73,7 +73,7 @@ class FakeLauncher(Launcher):
     def machine(self) -> Machine | None:
         return self.machine_found
 
-    def measure_machine(self) -> None:
+    async def measure_machine(self) -> None:
         assert self.machine_found is not None
         self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
 

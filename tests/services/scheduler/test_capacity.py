@@ -104,11 +104,13 @@ def test_base_models_do_not_change_capacity(
     assert pools(log) == {"cpu": 2, "cpu-small": 1}
 
 
-def test_the_machine_is_recorded_with_the_cpu_pools(log: EventLog, launcher: FakeLauncher) -> None:
+async def test_the_machine_is_recorded_with_the_cpu_pools(
+    log: EventLog, launcher: FakeLauncher
+) -> None:
     launcher.machine_found = MACHINE
     offer_capacity(log, FixedClock(), launcher)
     assert machine_of(log, "cpu") == machine_of(log, "cpu-small") == MACHINE
-    measure_machine(log, FixedClock(), launcher)
+    await measure_machine(log, FixedClock(), launcher)
     fast = MACHINE.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
     assert machine_of(log, "cpu") == fast
     for unchanged in (fast.model_copy(update={"tflops": {Dtype.BF16: 1.1}}), MACHINE):

@@ -8,11 +8,11 @@ from domain.training.precision import Dtype
 from services.scheduler.machine import measured, this_machine
 
 
-def test_the_probe_measures_the_speed_of_the_machine() -> None:
+async def test_the_probe_measures_the_speed_of_the_machine() -> None:
     machine = this_machine()
     assert (machine.host, machine.tflops) == (platform.node(), {})
     assert machine.cores >= 1
-    found = measured(machine)
+    found = await measured(machine)
     assert set(found.tflops) == set(Dtype)
     assert all(speed > 0 for speed in found.tflops.values())
     assert found.differs(machine)

@@ -381,7 +381,7 @@ class Cluster:
     def machine(self) -> None:
         return None
 
-    def measure_machine(self) -> None:
+    async def measure_machine(self) -> None:
         """Measure nothing: there is no CPU-backed pool."""
 
     def prepare(self) -> None:

@@ -27,6 +27,7 @@ import services.projector.app
 import services.projector.following
 import services.relay.publisher
 import services.scheduler.app
+import services.scheduler.capacity
 import services.scheduler.control
 import services.scheduler.launching
 import services.scheduler.pod_reports
@@ -267,7 +268,7 @@ def replaced(world: Surroundings) -> Generator[Replace]:
         (services.billing.ticker, "uuid4", numbered),
         (services.billing.ticker, "ThreadPoolExecutor", InlineExecutor),
         (services.relay.publisher, "record_published", _nothing),
-        (services.scheduler.app, "to_thread", asyncio.to_thread),
+        (services.scheduler.capacity, "to_thread", asyncio.to_thread),
         (services.scheduler.app, "LaunchRetries", partial(LaunchRetries, machine=TrueClock(world))),
         (services.scheduler.pod_watch, "Silences", lambda: Silences(time.monotonic)),
         (services.scheduler.app, "LAUNCH_SECONDS", 2.0),
