@@ -16,7 +16,7 @@ class ArtifactAccess:
     writes: tuple[str, ...] = ()
 
 
-STORED = ("uploads", "datasets", "models", "jobs", "seals", "invoices")
+STORED = ("uploads", "datasets", "models", "jobs", "exports", "seals", "invoices")
 """All folders of the artifact store."""
 
 ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
@@ -25,9 +25,10 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "scheduler": ArtifactAccess(writes=(*FOLDERS, "models")),
     "datasets": ArtifactAccess(reads=("models",), writes=("uploads", "datasets")),
     "serving": ArtifactAccess(reads=("models", "jobs")),
+    "exporter": ArtifactAccess(reads=("models", "jobs"), writes=("exports",)),
     "alerts": ArtifactAccess(reads=("seals",)),
     "gateway": ArtifactAccess(
-        reads=("datasets", "models", "jobs", "seals", "invoices"), writes=("uploads",)
+        reads=("datasets", "models", "jobs", "exports", "seals", "invoices"), writes=("uploads",)
     ),
 }
 """Rights by service. A service that is not listed does not use the artifact store."""

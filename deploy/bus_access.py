@@ -105,6 +105,7 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
     "datasets": BusAccess(consumes={EVENTS: ("datasets",)}),
     "webhooks": BusAccess(consumes={EVENTS: ("webhooks",)}),
     "serving": BusAccess(consumes={EVENTS: ("serving",)}),
+    "exporter": BusAccess(consumes={EVENTS: ("exporter",)}),
     "alerts": BusAccess(consumes={EVENTS: ("alerts",)}),
 }
 """Rights by service. A service that is not listed has no NATS user."""

@@ -28,6 +28,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind, topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
+from domain.exports.export import Export
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
@@ -134,6 +135,14 @@ ACCESS: dict[str, Access] = {
         },
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
+    "exporter": Access(
+        events=(
+            *(Export.ExportCompleted, Export.ExportFailed),
+            *(Export.ExportExpired, Export.ExportDeleted),
+        ),
+        handles_events=True,
+        tables={"exports": READ, "export_progress": CHANGE},
+    ),
     "alerts": Access(
         handles_events=True,
         tables=_each(alerts.TABLES, CHANGE)
@@ -156,6 +165,7 @@ ACCESS: dict[str, Access] = {
             *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
+            *(Export.ExportRequested, Export.ExportRenewed, Export.ExportDeleted),
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Catalog.BaseModelListed, Catalog.BaseModelDelisted, BaseModel.BaseModelDeleted),
@@ -164,7 +174,10 @@ ACCESS: dict[str, Access] = {
         leads=False,
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
-        | _each(("projection_positions", "segment_evidence", "dataset_progress"), READ)
+        | _each(
+            ("projection_positions", "segment_evidence", "dataset_progress", "export_progress"),
+            READ,
+        )
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
@@ -181,7 +194,7 @@ ACCESS: dict[str, Access] = {
 OPERATOR = Access(
     events=(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(GpuPool, Job, JobRequest, Meter, Payment),
+        *(Export, GpuPool, Job, JobRequest, Meter, Payment),
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}

@@ -18,6 +18,7 @@ PROCESSES: dict[str, str] = {
     "serving": "services.serving.app:run",
     "alerts": "services.alerts.app:run",
     "gateway": "gateway.app:run",
+    "exporter": "services.exporter.app:run",  # last, because ports of metrics follow this order
 }
 
 

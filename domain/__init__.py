@@ -11,6 +11,7 @@ from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
+from domain.exports.export import Export
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 
@@ -23,6 +24,7 @@ AGGREGATES = (
     Catalog,
     Dataset,
     Deployment,
+    Export,
     GpuPool,
     Job,
     JobRequest,

@@ -18,6 +18,7 @@ from gateway.datasets import api as datasets
 from gateway.datasets import openai as openai_files
 from gateway.datasets import pages as dataset_pages
 from gateway.events import api as events
+from gateway.exports import api as exports
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
@@ -54,6 +55,7 @@ NATIVE = (
     catalog,
     datasets,
     models,
+    exports,
     estimates,
     jobs,
     events,

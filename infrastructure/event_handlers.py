@@ -59,7 +59,7 @@ class EventHandlers:
         return [] if handle is None else handle(event)
 
 
-HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "alerts")
+HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "exporter", "alerts")
 """Services that handle events. Each stores its position under its own name."""
 
 ATTEMPTS = 5

@@ -174,6 +174,15 @@ TABLE = (
         "upload ends.",
     ),
     Limit(
+        "exports",
+        10,
+        Scope.ACCOUNT,
+        "Exports of models that are stored or pending.",
+        header="exports",
+        refusal="Your account has the maximum of {limit} exports. Delete some, or ask your "
+        "operator for a higher quota.",
+    ),
+    Limit(
         "audits",
         4,  # the slider of a job sends several requests per second
         Scope.ACCOUNT,

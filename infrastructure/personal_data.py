@@ -57,6 +57,7 @@ KEPT: dict[str, str] = {
     "step_measurements": "Numbers of a job, which audits compare with its events.",
     "evaluation_measurements": "Numbers of a job, which audits compare with its events.",
     "segment_evidence": "Durations that prove the charges.",
+    "export_progress": "Bytes of running exports, which are deleted when they end.",
     "invoices": "Requests for invoices, with the account's ID and amounts.",
     "security_events": "Addresses of clients without an account. They are deleted by age.",
     "verifications": "Results of verifications, of which the newest are kept.",
@@ -68,7 +69,7 @@ KEPT: dict[str, str] = {
 }
 """All other tables except read models, and the reason why an erasure keeps their rows."""
 
-FOLDERS = ("uploads", "datasets", "jobs")
+FOLDERS = ("uploads", "datasets", "jobs", "exports")
 """Folders of the artifact store in which each account has a folder."""
 
 FIRST = {

@@ -436,6 +436,15 @@ class Settings(BaseSettings):
         ge=1,
         description="Days for which EcoLink keeps the checkpoint of a cancelled job.",
     )
+    export_days: int = Field(
+        default=7,
+        ge=1,
+        description="Days for which EcoLink keeps the files of an exported model. It can be "
+        "exported again.",
+    )
+    exports_at_once: int = Field(
+        default=1, ge=1, description="Number of models that are exported at the same time."
+    )
     log_days: int = Field(
         default=90,
         ge=1,

@@ -13,6 +13,7 @@ from projections.card_payments import CARD_PAYMENTS
 from projections.datasets import DATASETS
 from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
+from projections.exports import EXPORTS
 from projections.gpu_pools import GPU_POOLS
 from projections.job_detail import JOB_DETAIL
 from projections.job_requests import JOB_REQUESTS
@@ -32,6 +33,7 @@ PROJECTIONS = (
     DATASETS,
     DEPLOYMENTS,
     ESTIMATES,
+    EXPORTS,
     GPU_POOLS,
     JOB_DETAIL,
     JOB_REQUESTS,

@@ -41,8 +41,8 @@ SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 """Rows among the positions in which the event store keeps the version of its own tables."""
 
 EPHEMERAL = {
-    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "verifications"),
-    *("ecolink_snapshots", "processes"),
+    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "export_progress"),
+    *("ecolink_snapshots", "processes", "verifications"),
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 

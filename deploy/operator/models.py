@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from deploy.operator.exports import completed, verify_export
 from deploy.operator.model_import import default_name, offer_model
 from deploy.operator.store import Store, open_store
+from domain.exports.export import ExportFormat
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
@@ -66,6 +68,12 @@ def verify_model(
             help="Directory of a downloaded copy. Default: the copy in the artifact store.",
         ),
     ] = None,
+    export: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            help="Verify the export in this format instead of the adapter.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a model's files with its manifest, and its provenance with the event log.
@@ -78,7 +86,10 @@ def verify_model(
         job_id = job_of_model(store.connection, name)
         if job_id is None:
             fail(f"Unknown model {name!r}. See `ecolink models list`.", ExitCode.NOT_FOUND)
-        checks = _verify(store, job_id, directory)
+        if export is None:
+            checks = _verify(store, job_id, directory)
+        else:
+            checks = _verify_export(store, job_id, export, directory)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
     else:
@@ -119,6 +130,17 @@ def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
     artifacts = Artifacts(store.settings.artifacts)
     copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, event.adapter_ref)
     return verify(store.log, artifacts, job, event, copy)
+
+
+def _verify_export(
+    store: Store, job_id: UUID, format: ExportFormat, directory: Path | None
+) -> list[Check]:
+    event = completed(store.log, job_id, format)
+    if event is None:
+        fail(f"The model was never exported as {format}.", ExitCode.NOT_FOUND)
+    artifacts = Artifacts(store.settings.artifacts)
+    copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, event.files.ref)
+    return verify_export(store.log, artifacts, event, copy)
 
 
 def _answer(name: str, checks: Sequence[Check]) -> dict[str, object]:

@@ -16,6 +16,7 @@ from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
+from domain.exports.export import Export
 from domain.jobs import events
 from domain.jobs.public_id import job_name
 
@@ -62,6 +63,10 @@ class WebhookType(StrEnum):
     """The model is loaded and serves requests."""
     DEPLOYMENT_FAILED = "deployment.failed"
     """The model cannot be served. `code` is the reason."""
+    EXPORT_COMPLETED = "export.completed"
+    """The files of an exported model are ready to download."""
+    EXPORT_FAILED = "export.failed"
+    """The model cannot be exported. `code` is the reason."""
     WEBHOOK_DISABLED = "webhook.disabled"
     """EcoLink disabled another webhook of the account. `reason` is `failing` if it accepted nothing
     for about a day, or `gone` if it responded with the status 410."""
@@ -128,6 +133,8 @@ MESSAGES = (
     Account.AccountReinstated,
     Deployment.DeploymentActivated,
     Deployment.DeploymentFailed,
+    Export.ExportCompleted,
+    Export.ExportFailed,
 )
 """Events that cause messages."""
 
@@ -180,6 +187,10 @@ def message_of(
         case Deployment.DeploymentFailed(code=code):
             data = _deployment(event, model_of) | {"code": code}
             return _message(recorded, WebhookType.DEPLOYMENT_FAILED, data)
+        case Export.ExportCompleted():
+            return _message(recorded, WebhookType.EXPORT_COMPLETED, _export(event))
+        case Export.ExportFailed(code=code):
+            return _message(recorded, WebhookType.EXPORT_FAILED, _export(event) | {"code": code})
         case _:
             return None
 
@@ -228,6 +239,10 @@ def _message(recorded: Recorded, type: WebhookType, data: Data) -> Message:
 
 def _job(event: Event) -> Data:
     return {"id": job_name(event.originator_id)}
+
+
+def _export(event: Export.ExportCompleted | Export.ExportFailed) -> Data:
+    return {"id": str(event.originator_id), "model": event.model, "format": event.format.value}
 
 
 def _deployment(event: Event, model_of: Callable[[UUID], str]) -> Data:

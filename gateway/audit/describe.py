@@ -14,6 +14,7 @@ from domain.core.durations import spoken
 from domain.core.money import exact_dollars
 from domain.datasets.dataset import Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
+from domain.exports.export import Export
 from domain.jobs import events
 from domain.jobs.job_request import RequestEvent
 from domain.jobs.lifecycle import PauseReason
@@ -35,6 +36,8 @@ def describe_any(event: Event, model: str | None = None) -> str:
             return _account(event) or documented(event)
         case Dataset.Event():
             return _dataset(event) or documented(event)
+        case Export.Event():
+            return _export(event) or documented(event)
         case ApiKey.ApiKeyIssued(hint=hint, role=role, scopes=scopes):
             return f"API key …{hint} issued with the role {role} and scopes {', '.join(scopes)}."
         case Payment.PaymentReceived() as paid:
@@ -179,6 +182,20 @@ def _settled(event: Account.UsageSettled) -> str:
     if event.reserved_micros < 0:
         parts.append(f"{exact_dollars(-event.reserved_micros)} released")
     return f"{', '.join(parts) or 'Nothing changed'}."
+
+
+def _export(event: Event) -> str | None:
+    match event:
+        case Export.ExportRequested(model=model, format=format):
+            return f"Export of {model} as {format} requested."
+        case Export.ExportRenewed(attempt=attempt):
+            return f"Export requested again, attempt {attempt:,}."
+        case Export.ExportCompleted(model=model, format=format, files=files):
+            return f"{model} exported as {format}: {files.total_bytes:,} bytes."
+        case Export.ExportFailed(model=model, format=format, code=code):
+            return f"Export of {model} as {format} failed: {code.replace('_', ' ')}."
+        case _:
+            return None
 
 
 def _dataset(event: Event) -> str | None:

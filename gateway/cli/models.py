@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -13,12 +14,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.deployments.deployment import DeploymentStatus
-from gateway.cli.client import Client
+from domain.exports.export import ExportFormat, ExportStatus
+from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
 from gateway.cli.tables import listing, listing_of, pairs, selected, tame
-from gateway.cli.terminal import CommandGroup, client_of, for_programs, interrupted, note, show
+from gateway.cli.terminal import CommandGroup, bar, client_of, for_programs, interrupted, note, show
+from gateway.exports.schemas import ExportAnswer
 from gateway.models.schemas import DeploymentAnswer, Models
 from gateway.schemas import Listed
 
@@ -208,3 +211,91 @@ def _deployments(answer: Listed[DeploymentAnswer]) -> RenderableType:
     names = ("model", "status", "base_model", "changed_at", "job_id")
     empty = "Nothing is deployed. `ecolink models deploy MODEL` deploys a model."
     return listing_of(answer.data, *names, empty=empty)
+
+
+@models.command()
+def export(
+    client: Client,
+    model: ModelName,
+    format: Annotated[
+        ExportFormat,
+        typer.Option(
+            help="safetensors for transformers and vLLM, a GGUF file for llama.cpp and Ollama."
+        ),
+    ] = ExportFormat.SAFETENSORS,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--to",
+            file_okay=False,
+            help="Target directory.  \\[default: the name of the model and the format]",
+            show_default=False,
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option(help="Wait until the export is ready, and download it.")
+    ] = True,
+) -> None:
+    """Merge a model into its base model, write it in a format, and download it.
+
+    Repeat the command to resume an interrupted download.
+    """
+    path = f"/models/{quote(model)}/exports"
+    answer = client.send(ExportAnswer, path, {"format": format})
+    if not download:
+        show(answer, _export)
+        return
+    answer = _exported(client, f"{path}/{format}", answer)
+    if answer.model.status is not ExportStatus.READY:
+        show(answer, _export)
+        raise typer.Exit(ExitCode.FAILED)
+    fetch(client, f"{path}/{format}", f"{model}-{format}", to)
+
+
+def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[ExportAnswer]:
+    """Wait until an export ends. Show its progress."""
+    try:
+        with bar("exporting", 100) as advance:
+            shown = 0
+            while answer.model.status is ExportStatus.PENDING:
+                done = round(100 * (answer.model.progress or 0))
+                advance(done - shown)
+                shown = done
+                breathe()
+                answer = patiently(lambda: client.read(ExportAnswer, path))
+    except KeyboardInterrupt:
+        interrupted("\nThe export continues. `ecolink models exports` shows it.")
+    return answer
+
+
+@models.command("exports")
+def list_exports(client: Client, model: ModelName) -> None:
+    """List the exports of a model."""
+    path = f"/models/{quote(model)}/exports"
+    show(client.read(Listed[ExportAnswer], path), _exports)
+
+
+@models.command("delete-export")
+def delete_export(client: Client, model: ModelName, format: ExportFormat) -> None:
+    """Delete an export and its files, or stop it."""
+    path = f"/models/{quote(model)}/exports/{format}"
+    client.delete(path)
+    deleted = {"model": model, "format": format.value, "deleted": True}
+    show(Reply(deleted, deleted), pairs)
+
+
+def _exports(answer: Listed[ExportAnswer]) -> RenderableType:
+    names = ("format", "status", "total_bytes", "ended_at", "expires_at")
+    empty = "There are no exports. `ecolink models export MODEL` requests one."
+    return listing_of(answer.data, *names, empty=empty)
+
+
+def _export(answer: ExportAnswer) -> RenderableType:
+    """Render an export with one field per line."""
+    names = ("model", "format", "status", "requested_at", "ended_at", "expires_at", "total_bytes")
+    failure = answer.failure
+    return pairs(
+        selected(answer, *names)
+        | {"failure": failure and failure.message, "advice": failure and failure.advice}
+    )

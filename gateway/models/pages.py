@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from domain.core.errors import DomainError
+from domain.exports.export import ExportFormat
 from gateway.backend import Backend, BackendOf
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.service import events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
+from gateway.exports import service as exports
 from gateway.http.access import Caller
 from gateway.http.errors import retry_after
 from gateway.http.permissions import MayDeploy, MayRead, MayTrain, OperatorDeploys
@@ -128,6 +130,22 @@ def deploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
 def undeploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
     """Undeploy a model of the account."""
     deployments.undeploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/exports/{format}")
+def export(model: str, format: ExportFormat, caller: MayDeploy, backend: BackendOf) -> Response:
+    """Export a model of the account."""
+    exports.request_export(backend, caller, model, format)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/exports/{format}/delete")
+def delete_export(
+    model: str, format: ExportFormat, caller: MayDeploy, backend: BackendOf
+) -> Response:
+    """Delete an export of a model, or stop it."""
+    exports.delete_export(backend, caller, model, format)
     return _lists(backend, caller)
 
 

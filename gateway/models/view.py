@@ -10,7 +10,10 @@ from uuid import UUID
 from domain.access.role import Role
 from domain.core.durations import spoken
 from domain.deployments.deployment import DeploymentStatus
+from domain.exports.export import ExportFormat, ExportStatus
 from gateway.backend import Backend
+from gateway.exports.schemas import ExportAnswer
+from gateway.exports.service import exports_by_job
 from gateway.http.access import Caller
 from gateway.jobs.names import JobNames, names_by_id
 from gateway.models.deployments import list_deployments
@@ -46,6 +49,7 @@ class ModelsView:
     bases: list[BaseModelAnswer]
     deployments: dict[str, DeploymentAnswer]
     jobs: dict[UUID, JobNames]
+    exports: dict[UUID, list[ExportAnswer]]
     operator: bool
     now: datetime
 
@@ -63,8 +67,24 @@ class ModelsView:
 
     @property
     def moving(self) -> bool:
+        """True if a deployment or an export is in progress."""
+        return self.deploying or any(
+            each.status is ExportStatus.PENDING for some in self.exports.values() for each in some
+        )
+
+    @property
+    def deploying(self) -> bool:
         """True if a deployment is in progress."""
         return any(each.status is DeploymentStatus.DEPLOYING for each in self.deployments.values())
+
+    def exports_of(self, model: ModelAnswer) -> list[ExportAnswer]:
+        """Return the exports of a model, newest first."""
+        return self.exports.get(model.job_id, [])
+
+    def formats_left(self, model: ModelAnswer) -> list[ExportFormat]:
+        """Return the formats in which a model has no export that is pending or ready."""
+        known = {each.format for each in self.exports_of(model) if each.status.is_wanted}
+        return [each for each in ExportFormat if each not in known]
 
     @property
     def named(self) -> list[Named]:
@@ -126,6 +146,7 @@ def models_view(backend: Backend, caller: Caller) -> ModelsView:
         kept=models.kept,
         bases=models.base_models,
         deployments={each.model: each for each in deployments},
+        exports=exports_by_job(backend, caller),
         jobs=names_by_id(backend, [each for each in made if each is not None]),
         operator=caller.role is Role.OPERATOR,
         now=backend.clock.now(),

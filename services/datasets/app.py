@@ -9,13 +9,13 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.fair_work import FairWork
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.datasets.counting import Counting
-from services.datasets.fair_work import FairWork
 from services.datasets.handlers import Cleaning
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating

@@ -19,10 +19,10 @@ from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from infrastructure.base_tokenizer import stored_files
 from infrastructure.clock import Clock
+from infrastructure.fair_work import REMEMBERED_KEYS, FairWork
 from infrastructure.limited_process import LimitExceeded, Limits, run
 from infrastructure.store import Connection
 from projections.datasets import Pair, uncounted
-from services.datasets.fair_work import REMEMBERED_KEYS, FairWork
 from services.datasets.validating import WORKER
 
 MEMORY_MIB = 4096

@@ -19,11 +19,11 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Contents, Dataset, DatasetKind, DatasetStatus
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
+from infrastructure.fair_work import FairWork
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from infrastructure.measurements import set_progress
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
-from services.datasets.fair_work import FairWork
 from services.datasets.report import Progress, Report, refused_file, stopped
 from services.datasets.unpacking import Sizes
 from services.datasets.validation import SAMPLE

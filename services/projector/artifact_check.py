@@ -12,6 +12,7 @@ from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.exports.export import Export
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
@@ -23,6 +24,7 @@ OWNERS: dict[str, type[Aggregate]] = {
     "DatasetUploaded": Dataset,
     "BaseModelImported": BaseModel,
     "JobApproved": Job,
+    "ExportRequested": Export,
 }
 """The first events of the aggregates whose events contain hashes of artifacts."""
 
@@ -55,9 +57,9 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, all revisions of base models, checkpoints and adapters, except those of erased
-    accounts. Services may run meanwhile: an artifact that EcoLink deletes during the comparison is
-    no difference.
+    Covers datasets, all revisions of base models, checkpoints, adapters and exports, except those
+    of erased accounts. Services may run meanwhile: an artifact that EcoLink deletes during the
+    comparison is no difference.
     """
     findings, erased = ArtifactFindings(), erased_accounts(store)
     rows = store.execute(
@@ -78,12 +80,12 @@ def check_artifacts(
 
 
 def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]:
-    """Return the artifacts of a dataset, base model or job that must be stored.
+    """Return the artifacts of a dataset, base model, job or export that must be stored.
 
     Of a base model, this is the current revision. The files of `erased` accounts are deleted.
     """
     match aggregate:
-        case Dataset() | Job() if aggregate.account_id in erased:
+        case Dataset() | Job() | Export() if aggregate.account_id in erased:
             return []
         case Dataset(status=DatasetStatus.VALIDATING):
             return _uploaded(aggregate)
@@ -97,6 +99,8 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             if model is not None:
                 saved.append(Kept(model.adapter_ref, model.manifest_sha256, True))
             return list(dict.fromkeys(saved))
+        case Export(files=files) if files is not None:
+            return [Kept(files.ref, files.manifest_sha256, True)]
         case _:
             return []
 
@@ -113,7 +117,7 @@ def _uploaded(dataset: Dataset) -> list[Kept]:
 
 
 def _name(kind: type[Aggregate]) -> str:
-    return {Dataset: "Dataset", BaseModel: "Base model", Job: "Job"}[kind]
+    return {Dataset: "Dataset", BaseModel: "Base model", Job: "Job", Export: "Export"}[kind]
 
 
 def _problem(artifacts: Artifacts, kept: Kept, findings: ArtifactFindings) -> str | None:

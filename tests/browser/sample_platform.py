@@ -25,6 +25,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.identity import CATALOG_ID
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
+from domain.exports.export import ExportedFiles, ExportFormat
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job
 from domain.training.token_lengths import TokenLengths
@@ -36,7 +37,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
-from infrastructure.measurements import set_progress
+from infrastructure.measurements import set_export_progress, set_progress
 from infrastructure.profiles import add_account_name, set_dataset_name
 from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.sessions import add_sign_in_link
@@ -327,6 +328,7 @@ class Samples:
         self._deploy(deploying, activates=False)
         self._deploy_checkpoint(deploying)
         self._show("deploying", deploying)
+        self._exports(failed)
 
     def _open_platform(self) -> None:
         with self._minutes_ago(60 * 24 * 40):
@@ -456,6 +458,22 @@ class Samples:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
             self._serve(deployment, activates, fails)
+
+    def _exports(self, job: PastJob) -> None:
+        """Add exports that are ready, running and failed."""
+        exporting, now = self.backend.exporting, self.backend.clock.now()
+        with because(Cause("service:exporter", "export", now)):
+            ready, running, failed = (
+                exporting.request(job.account_id, job.id, format) for format in ExportFormat
+            )
+            files = ExportedFiles(ref=ready.ref, manifest_sha256="d" * 64, total_bytes=273_456_789)
+            ready.complete(files, {}, now + timedelta(days=7))
+            failed.fail(
+                "no_space", "The export needs 15.0 GiB of disk space, and 3.2 GiB are free."
+            )
+            self.backend.log.commit(ready, failed)
+        with self.backend.pool.connection() as connection:
+            set_export_progress(connection, running.id, 42, 100)
 
     def _deploy_checkpoint(self, job: PastJob, fails: tuple[str, str] | None = None) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):

@@ -46,7 +46,16 @@ SECONDS = 60.0
 
 DURABLES = {
     EVENTS: (
-        *("projections", "billing", "scheduler", "datasets", "webhooks", "serving", "alerts"),
+        *(
+            "projections",
+            "billing",
+            "scheduler",
+            "datasets",
+            "webhooks",
+            "serving",
+            "exporter",
+            "alerts",
+        ),
         "someone-else",
     ),
     REPORTS: ("billing-evidence", "scheduler-reports"),
@@ -101,7 +110,10 @@ EXPECTED: dict[str, set[str]] = {
     | owned(REPORTS, CONTROL)
     | durable(EVENTS, "scheduler")
     | durable(REPORTS, "scheduler-reports"),
-    **{name: durable(EVENTS, name) for name in ("datasets", "webhooks", "serving", "alerts")},
+    **{
+        name: durable(EVENTS, name)
+        for name in ("datasets", "webhooks", "serving", "exporter", "alerts")
+    },
     SUBSCRIBER: (durable(EVENTS, "someone-else") | {f"CONSUMER.CREATE.{EVENTS}.someone-else"})
     - {f"CONSUMER.DURABLE.CREATE.{EVENTS}.someone-else"},
     OPERATOR: {

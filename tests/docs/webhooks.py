@@ -37,7 +37,7 @@ def page() -> str:
         "Events of webhooks",
         "This page lists the events that EcoLink sends to [webhooks](../webhooks.md), each with an "
         "example of the request's body. `data.id` is the ID of the job, the account, the "
-        "deployment or the webhook. The examples are the messages of "
+        "deployment, the export or the webhook. The examples are the messages of "
         "[stored events](stored-events.ndjson). Those of `auto_top_up.disabled` and "
         "`payment.disputed` differ from the stored event in `reason` and `kind`.",
         markdown.table(

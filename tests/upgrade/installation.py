@@ -56,7 +56,7 @@ END_SECONDS = 60.0
 PAGES = ("/fine-tune", "/models", "/billing")
 """Pages that a browser reads all the time."""
 
-HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "alerts")
+HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "exporter", "alerts")
 """Services with a position in the log."""
 
 READ_TO = """

@@ -7,7 +7,7 @@ from threading import Event
 from uuid import UUID, uuid4
 
 from infrastructure.backoff import MAX_PAUSE
-from services.datasets.fair_work import FairWork
+from infrastructure.fair_work import FairWork
 from tests.builders.commands import FixedClock
 from tests.polling import TIMEOUT_SECONDS, eventually
 

@@ -1,0 +1,63 @@
+"""The exporter process, which writes models in other formats and deletes expired exports."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import clock_of
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.leadership import Leadership, leading
+from infrastructure.log_identity import watch_log
+from infrastructure.service import broker_of, every, serve
+from infrastructure.settings import Settings
+from infrastructure.store import open_log, open_pool
+from services.exporter.exporting import Exports, Options
+from services.exporter.handlers import Cleaning
+
+POLL_SECONDS = 1.0
+"""Maximum seconds between two queries for new work."""
+
+EXPIRY_SECONDS = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Wait until no other exporter runs, then export until SIGTERM."""
+    with leading(settings, "exporter") as leadership:
+        _export(settings, leadership)
+
+
+def _export(settings: Settings, leadership: Leadership) -> None:
+    clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
+    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
+    broker = broker_of(settings, "exporter")
+    handlers = EventHandlers(Cleaning(log, artifacts).handlers)
+    effect = HandlerEffect("exporter", log, clock, handlers, pool.connection)
+    consumer = OrderedConsumer(effect, log)
+    consumer.subscribe(broker)
+    exports = Exports(
+        log,
+        clock,
+        artifacts,
+        pool,
+        Options(
+            scratch=settings.home / "exporter",
+            cache=settings.cache,
+            kept_free_gib=settings.disk_critical_gib,
+            kept_for=timedelta(days=settings.export_days),
+            at_once=settings.exports_at_once,
+        ),
+    )
+
+    def poll() -> None:
+        exports.start_pending()
+        exports.work.wait_for_any(POLL_SECONDS)
+
+    work = [
+        every(0, poll, "exports"),
+        every(EXPIRY_SECONDS, exports.expire, "expiry"),
+        every(REPLAY_SECONDS, effect.replay_requested, "replay"),
+    ]
+    serve(broker, [consumer.durable], [*work, partial(watch_log, log)])

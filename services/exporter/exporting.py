@@ -1,0 +1,252 @@
+"""Exports that the read model lists as pending, in processes with resource limits."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.exports.export import Export, ExportedFiles, ExportSource, ExportStatus
+from domain.jobs.documents import CARD, PROVENANCE
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.clock import Clock
+from infrastructure.disk_cache import GIB, MODELS
+from infrastructure.fair_work import FairWork
+from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.measurements import delete_export_progress, set_export_progress
+from infrastructure.store import Connection
+from projections.exports import Attempt, expired_exports, pending_exports
+
+WORKER = "services.exporter.worker"
+
+MOST_FAILURES = 3
+"""Number of failed processes after which an export fails."""
+
+MIB = 1024**2
+MEMORY_MIB = 8192
+"""Memory limit, in addition to the files of the base model, which are mapped into memory."""
+
+CPU_SECONDS, CPU_SECONDS_PER_MIB = 300, 1
+
+
+class CannotExport(Exception):
+    """The export fails, with a code and a message for the account holder."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Options:
+    """Folders and limits of the exporter."""
+
+    scratch: Path
+    """Folder of running exports."""
+    cache: Path
+    """Cache of this machine, with copies of base models."""
+    kept_free_gib: float
+    """Disk space to leave free."""
+    kept_for: timedelta
+    """Retention time of a finished export."""
+    at_once: int = 1
+    """Number of exports that run at the same time."""
+    limits: Limits | None = None
+    """Limits of the process that writes the files. By default, they grow with the base model."""
+
+
+class Exports:
+    """Runs the pending exports. Each writes to a folder of its own and then stores its files.
+
+    After a crash, the next process deletes the folder and starts again. The same export gives the
+    same files.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        artifacts: Artifacts,
+        pool: ConnectionPool[Connection],
+        options: Options,
+    ) -> None:
+        """Create the service. Delete what a killed process left in the scratch folder."""
+        self._log = log
+        self._clock = clock
+        self._artifacts = artifacts
+        self._pool = pool
+        self._options = options
+        self._logger = logging.getLogger("exports")
+        self.work = FairWork[Attempt]("exports", clock, options.at_once)
+        shutil.rmtree(options.scratch, ignore_errors=True)
+
+    def start_pending(self) -> None:
+        """Start the oldest export of each account while threads are free."""
+        with self._pool.connection() as connection:
+            rows = pending_exports(connection, self.work.excluded)
+        self.work.start_in_turn(
+            {
+                row["account_id"]: (
+                    (row["export_id"], row["attempt"]),
+                    partial(self.export, row["export_id"]),
+                )
+                for row in rows
+            }
+        )
+
+    def expire(self) -> None:
+        """End the exports whose retention time has ended."""
+        now = self._clock.now()
+        with self._pool.connection() as connection:
+            ids = expired_exports(connection, now)
+        for id in ids:
+            self._change(id, "expire", lambda export: export.expire(now))
+
+    def export(self, id: UUID) -> None:
+        """Run an export. Record its files, or why there are none."""
+        export = self._log.load(Export, id)
+        if export.status is not ExportStatus.PENDING:
+            return
+        scratch = self._options.scratch / str(id)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            self._run(export, scratch)
+        except CannotExport as error:
+            code, message = error.code, str(error)
+            self._logger.warning("export %s fails: %s %s", id, code, message)
+            self._change(id, "fail", lambda found: self._fail(found, export, code, message))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            with self._pool.connection() as connection:
+                delete_export_progress(connection, id)
+
+    def _run(self, export: Export, scratch: Path) -> None:
+        source = export.source
+        base_manifest = self._require(source.base_ref, source.base_manifest_sha256, "base")
+        manifest = self._require(source.adapter_ref, source.adapter_manifest_sha256, "adapter")
+        self._require_space(base_manifest.total_bytes + manifest.total_bytes)
+        adapter, out = scratch / "adapter", scratch / "out"
+        out.mkdir()
+        self._fetch_adapter(source, manifest, adapter)
+        base = self._artifacts.local_directory(source.base_ref, self._options.cache / MODELS)
+        try:
+            answer = self._written(export, base_manifest, base, adapter, out)
+        finally:
+            self._artifacts.release_directory(base)
+        if "code" in answer:
+            raise CannotExport(answer["code"], answer["message"])
+        stored = self._artifacts.take_directory(export.ref, out, answer["hashes"])
+        files = ExportedFiles(
+            ref=export.ref, manifest_sha256=stored.sha256, total_bytes=stored.total_bytes
+        )
+        expires_at = self._clock.now() + self._options.kept_for
+        self._change(
+            export.id,
+            "complete",
+            lambda found: found.complete(files, answer["libraries"], expires_at),
+        )
+        self._drop_unwanted(export.id, export.ref)
+
+    def _written(
+        self, export: Export, manifest: Manifest, base: Path, adapter: Path, out: Path
+    ) -> dict[str, Any]:
+        """Run the process that writes the files. Return its answer."""
+        total = 2 * manifest.total_bytes  # read once to verify, and once to merge
+        request = {
+            "base": str(base),
+            "base_files": [each.model_dump() for each in manifest.files],
+            "adapter": str(adapter),
+            "out": str(out),
+            "format": export.format,
+            "model": export.model,
+            "job_id": str(export.job_id),
+            "source": export.source.model_dump(),
+        }
+        memory_mib = MEMORY_MIB + manifest.total_bytes // MIB
+        limits = self._options.limits or Limits.for_file(
+            manifest.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, memory_mib
+        )
+        try:
+            return run(WORKER, request, limits, partial(self._report, export, total))
+        except LimitExceeded as error:
+            raise CannotExport("limit_exceeded", str(error)) from error
+        except ProcessFailed as error:
+            if self.work.failures((export.id, export.attempt)) + 1 < MOST_FAILURES:
+                raise
+            self._logger.exception("export %s fails after several failures", export.id)
+            raise CannotExport("failed", "The process that writes the files failed.") from error
+
+    def _report(self, export: Export, total: int, progress: dict[str, int]) -> None:
+        """Store the progress. Raise CannotExport if the export was deleted meanwhile."""
+        with self._pool.connection() as connection:
+            done = min(progress["bytes"], total)
+            set_export_progress(connection, export.id, done, total)
+        if self._log.load(Export, export.id).status is not ExportStatus.PENDING:
+            raise CannotExport("deleted", "The export was deleted.")
+
+    def _fetch_adapter(self, source: ExportSource, manifest: Manifest, target: Path) -> None:
+        """Copy the adapter, with its model card and provenance.
+
+        The manifest of a promoted checkpoint does not have the latter two.
+        """
+        try:
+            self._artifacts.get_directory(source.adapter_ref, target)
+        except ArtifactCorrupt as error:
+            raise CannotExport("adapter_damaged", "The adapter is damaged.") from error
+        for name in (CARD, PROVENANCE):
+            ref = f"{source.adapter_ref}/{name}"
+            if not (target / name).exists() and self._artifacts.exists(ref):
+                (target / name).write_bytes(self._artifacts.get(ref))
+
+    def _require(self, ref: str, manifest_sha256: str, what: str) -> Manifest:
+        """Return a manifest. Raise CannotExport if it is missing or differs from the log."""
+        try:
+            manifest = self._artifacts.manifest(ref)
+        except FileNotFoundError as error:
+            raise CannotExport(f"{what}_missing", f"The {what} is missing: {ref}") from error
+        except ArtifactCorrupt as error:
+            raise CannotExport(f"{what}_damaged", f"The {what} is damaged: {ref}") from error
+        if manifest.sha256 != manifest_sha256:
+            raise CannotExport(f"{what}_damaged", f"The {what} is damaged: {ref}")
+        return manifest
+
+    def _require_space(self, needed: int) -> None:
+        """Raise CannotExport if the disk lacks space for a copy of the model."""
+        free = shutil.disk_usage(self._options.scratch).free - self._options.kept_free_gib * GIB
+        if free < needed:
+            raise CannotExport(
+                "no_space",
+                f"The export needs {needed / GIB:.1f} GiB of disk space, and "
+                f"{max(0, free) / GIB:.1f} GiB are free.",
+            )
+
+    def _fail(self, found: Export, export: Export, code: str, message: str) -> None:
+        if found.attempt == export.attempt:
+            found.fail(code, message)
+
+    def _drop_unwanted(self, id: UUID, ref: str) -> None:
+        """Delete files that no event names, because the export was deleted meanwhile."""
+        export = self._log.load(Export, id)
+        if export.files is None or export.files.ref != ref:
+            self._artifacts.delete_directory(ref)
+
+    def _change(self, id: UUID, what: str, change: Callable[[Export], None]) -> None:
+        def attempt() -> None:
+            export = self._log.load(Export, id)
+            command_id = f"{what}:{id}:{export.attempt}"
+            with because(Cause("service:exporter", command_id, self._clock.now())):
+                change(export)
+                self._log.commit(export)
+
+        self._log.retrying(attempt)

@@ -1,0 +1,164 @@
+"""Exports as a model's owner, another account and the exporter."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from domain.core.aggregate import because
+from domain.core.identity import export_id
+from domain.exports.export import Export, ExportedFiles, ExportFormat
+from domain.jobs.job import Job
+from infrastructure.measurements import set_export_progress
+from infrastructure.store import connect
+from tests.builders.platform import Platform
+from tests.gateway.models.conftest import Deployer, text
+from tests.gateway.web.signed_in import signed_in
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "rope_theta": 10_000.0}
+TOKENIZER = {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}
+
+
+EXPIRY = datetime(2030, 1, 2, tzinfo=UTC)
+
+
+class Exporter(Deployer):
+    """A person with a model, whose base model is stored, and the exporter."""
+
+    def store_base(self, config: dict[str, object] = CONFIG) -> None:
+        ref = self.platform.log.load(Job, self.job_id).plan.base_ref
+        self.platform.artifacts.put(f"{ref}/config.json", json.dumps(config).encode())
+        self.platform.artifacts.put(f"{ref}/tokenizer.json", json.dumps(TOKENIZER).encode())
+
+    @property
+    def exports(self) -> str:
+        return f"/api/models/{self.model}/exports"
+
+    def request(self, format: str = "safetensors"):
+        return self.client.post(self.exports, json={"format": format}, headers=self.person.headers)
+
+    def complete(self, folder: Path, format: ExportFormat = ExportFormat.SAFETENSORS) -> None:
+        (folder / "model.safetensors").write_bytes(b"weights")
+        with because(self.platform.cause):
+            export = self.find(format)
+            stored = self.platform.artifacts.put_directory(export.ref, folder)
+            files = ExportedFiles(
+                ref=export.ref, manifest_sha256=stored.sha256, total_bytes=stored.total_bytes
+            )
+            export.complete(files, {"torch": "2"}, EXPIRY)
+            self.platform.log.commit(export)
+        self.platform.project()
+
+    def find(self, format: ExportFormat = ExportFormat.SAFETENSORS) -> Export:
+        return self.platform.log.load(Export, export_id(self.job_id, format))
+
+
+@pytest.fixture
+def owner(client, platform: Platform) -> Exporter:  # type: ignore[no-untyped-def]
+    return Exporter(client, platform)
+
+
+def test_an_export_is_requested_followed_and_downloaded(owner: Exporter, tmp_path: Path) -> None:
+    first, second = owner.request().json(), owner.request().json()
+    assert (first["status"], first["progress"], first["model"]) == ("pending", None, owner.model)
+    assert second == first
+    with connect(owner.platform.settings) as connection:
+        set_export_progress(connection, owner.find().id, 1, 4)
+    assert owner.get(f"/models/{owner.model}/exports/safetensors").json()["progress"] == 0.25
+    waiting = owner.get(f"/models/{owner.model}/exports/safetensors/files")
+    assert (waiting.status_code, waiting.json()["error"]["code"]) == (409, "wrong_state")
+    owner.complete(tmp_path)
+    (ready,) = owner.get(f"/models/{owner.model}/exports").json()["data"]
+    assert (ready["status"], ready["total_bytes"]) == ("ready", 7)
+    path = f"/models/{owner.model}/exports/safetensors"
+    listed = owner.get(f"{path}/files").json()["data"]
+    assert [each["path"] for each in listed] == ["model.safetensors", "manifest.json"]
+    assert listed[1]["sha256"] == ready["manifest_sha256"]
+    part = owner.client.get(
+        f"/api{path}/files/model.safetensors", headers=owner.person.headers | {"range": "bytes=2-"}
+    )
+    assert (part.status_code, part.content) == (206, b"ights")
+    assert owner.get(f"{path}/archive").status_code == 200
+    assert owner.get(f"{path}/files/none").status_code == 404
+
+
+def test_an_export_is_deleted(owner: Exporter, tmp_path: Path) -> None:
+    owner.request()
+    owner.complete(tmp_path)
+    deleted = owner.client.delete(f"{owner.exports}/safetensors", headers=owner.person.headers)
+    assert deleted.status_code == 204
+    assert owner.get(f"/models/{owner.model}/exports").json()["data"] == []
+    again = owner.client.delete(f"{owner.exports}/safetensors", headers=owner.person.headers)
+    assert again.status_code == 404
+    assert owner.request().json()["status"] == "pending"
+
+
+def test_other_accounts_see_no_export(owner: Exporter) -> None:
+    owner.request()
+    other = owner.platform.person()
+    for path in ("", "/safetensors", "/safetensors/files", "/safetensors/archive"):
+        assert owner.get(f"/models/{owner.model}/exports{path}", other).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        (CONFIG | {"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+    ],
+)
+def test_an_architecture_without_gguf_is_refused_before_anything_is_stored(
+    owner: Exporter, config: dict[str, object], reason: str
+) -> None:
+    owner.store_base(config)
+    refused = owner.request("gguf-q8_0")
+    assert refused.status_code == 422
+    error = refused.json()["error"]
+    assert reason in error["message"]
+    assert "ExportRequested" not in owner.platform.topics()
+    assert owner.request("safetensors").status_code == 200
+
+
+def test_a_known_architecture_is_exported_as_gguf(owner: Exporter) -> None:
+    owner.store_base()
+    assert owner.request("gguf-f16").json()["format"] == "gguf-f16"
+
+
+def test_an_account_has_a_quota_of_exports(
+    owner: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner.store_base()
+    quotas = owner.client.app.state.backend.quotas  # type: ignore[attr-defined]
+    monkeypatch.setitem(quotas.limits._values, "exports", 1)
+    assert owner.request().status_code == 200
+    assert owner.request().status_code == 200  # the existing export
+    assert owner.request("gguf-f16").json()["error"]["code"] == "quota_exceeded"
+
+
+def test_the_page_shows_progress_failures_and_downloads(owner: Exporter, tmp_path: Path) -> None:
+    owner.platform.project()
+    browser = signed_in(owner.client, owner.person)
+    page = f"/models/{owner.model}/exports/safetensors"
+
+    def give(path: str) -> str:
+        return text(browser.client.post(path, headers=browser.htmx).text)
+
+    shown = give(page)
+    assert 'data-export="safetensors" data-status="pending"' in shown
+    assert "exporting" in shown
+    with because(owner.platform.cause):
+        export = owner.find()
+        export.fail("no_space", "The disk is full.")
+        owner.platform.log.commit(export)
+    owner.platform.project()
+    shown = text(browser.client.get("/models/list").text)
+    assert 'data-failure="no_space"' in shown
+    assert "Export again" in shown
+    give(page)
+    owner.complete(tmp_path)
+    shown = text(browser.client.get("/models/list").text)
+    assert f"/api/models/{owner.model.replace(':', '%3A')}/exports/safetensors/archive" in shown
+    assert "data-export" not in give(f"{page}/delete")

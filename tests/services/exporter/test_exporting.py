@@ -1,0 +1,255 @@
+"""Exports as a service: files, provenance, failures, crashes, deletion and retention."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from deploy.operator.exports import completed, verify_export
+from domain.core.aggregate import because
+from domain.exports.export import ExportStatus
+from infrastructure.limited_process import Limits, ProcessFailed
+from infrastructure.measurements import export_progress
+from services.exporter import exporting
+from services.exporter.documents import Origin
+from services.exporter.worker import handle
+from services.scheduler.verification import DirectoryCopy, StoredCopy
+from tests.services.exporter.conftest import KEPT, MODEL, Service
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write the files in the process of the test, which is faster."""
+
+    def run(_module: str, asked: dict[str, Any], _limits: Limits, report: Any) -> dict[str, Any]:
+        return handle(json.loads(json.dumps(asked)), report)
+
+    monkeypatch.setattr(exporting, "run", run)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
+TEXT = "<|im_start|>user\nWhat is 2 and 3?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_merged_weights_answer_as_the_model_and_name_their_origin(
+    service: Service, tiny_base: Path, tmp_path: Path
+) -> None:
+    export = service.request()
+    service.run()
+    found = service.find(export)
+    assert (found.status, found.expires_at) == (
+        ExportStatus.READY,
+        service.clock.now() + KEPT,
+    )
+    folder = service.download(export, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(TEXT, return_tensors="pt").input_ids
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    expected = PeftModel.from_pretrained(base, str(tmp_path / "trained")).merge_and_unload()
+    assert torch.equal(merged(tokens).logits, expected(tokens).logits)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_base).chat_template
+    origin = Origin.model_validate_json((folder / "export.json").read_text())
+    assert (origin.model, origin.source) == (MODEL, service.source)
+    assert {"torch", "peft", "transformers"} <= origin.libraries.keys()
+    for file in origin.files:
+        assert hashlib.sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256
+    card = (folder / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "## Result\n\nGood." in card
+
+
+def test_the_same_request_gives_the_same_export_and_the_same_bytes(service: Service) -> None:
+    export = service.request()
+    service.run()
+    first = service.find(export)
+    assert service.request().version == first.version
+    service.delete(export)
+    service.run()
+    assert service.artifacts.list(first.home) == []
+    service.request()
+    service.run()
+    second = service.find(export)
+    assert first.files is not None
+    assert second.files is not None
+    assert second.files.ref != first.files.ref
+    assert second.files.manifest_sha256 == first.files.manifest_sha256
+
+
+def test_a_killed_exporter_starts_again(service: Service, tmp_path: Path) -> None:
+    export = service.request()
+    left = tmp_path / "scratch" / str(export.id) / "out"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    service.artifacts.put(f"{export.ref}/model.safetensors", b"half")
+    service.start()
+    assert not left.exists()
+    service.run()
+    service.download(export, tmp_path / "out")
+    assert not left.exists()
+
+
+def test_progress_is_stored_while_it_runs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = service.request()
+    seen: list[Any] = []
+
+    def run(_module: str, _request: Any, _limits: Any, on_progress: Any) -> dict[str, Any]:
+        on_progress({"bytes": 5})
+        with service.pool.connection() as connection:
+            seen.append(export_progress(connection, [export.id])[export.id][0])
+        return {"code": "cannot_convert", "message": "It has no name."}
+
+    monkeypatch.setattr(exporting, "run", run)
+    service.run()
+    assert seen == [5]
+    assert service.find(export).status is ExportStatus.FAILED
+    with service.pool.connection() as connection:
+        assert export_progress(connection, [export.id]) == {}
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ("base manifest", "base_damaged"),
+        ("base file", "base_damaged"),
+        ("adapter file", "adapter_damaged"),
+        ("adapter gone", "adapter_missing"),
+    ],
+)
+def test_damaged_weights_fail_the_export(service: Service, damage: str, code: str) -> None:
+    artifacts = service.artifacts
+    source: dict[str, str] = {}
+    match damage:
+        case "base manifest":
+            source["base_manifest_sha256"] = "0" * 64
+        case "base file":
+            path = f"{service.base_ref}/model.safetensors"
+            content = bytearray(artifacts.get(path))
+            content[-1] ^= 1
+            artifacts.put(path, bytes(content))
+        case "adapter file":
+            artifacts.put(f"{service.adapter_ref}/adapter_model.safetensors", b"other")
+        case _:
+            source["adapter_ref"] = "jobs/a/b/none"
+    export = service.request(**source)
+    service.run()
+    service.platform.project()
+    assert service.find(export).status is ExportStatus.FAILED
+    with service.pool.connection() as connection:
+        row = connection.execute("SELECT failure_code FROM exports").fetchone()
+    assert row == {"failure_code": code}
+    assert service.artifacts.list(export.home) == []
+
+
+def test_too_little_disk_space_fails_the_export(service: Service) -> None:
+    service.start(kept_free_gib=1e9)
+    export = service.request()
+    service.run()
+    assert service.find(export).status is ExportStatus.FAILED
+    service.start()
+    service.request()
+    service.run()
+    assert service.find(export).status is ExportStatus.READY
+
+
+def test_a_process_that_fails_is_repeated(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> NoReturn:
+        raise ProcessFailed("It ended.")
+
+    monkeypatch.setattr(exporting, "run", fail)
+    export = service.request()
+    for number in range(exporting.MOST_FAILURES):
+        assert service.find(export).status is ExportStatus.PENDING, number
+        service.clock.time += timedelta(minutes=10)
+        service.run()
+    assert service.find(export).status is ExportStatus.FAILED
+
+
+def test_expired_exports_are_deleted(service: Service) -> None:
+    export = service.request()
+    service.run()
+    service.exports.expire()
+    assert service.find(export).status is ExportStatus.READY
+    service.clock.time += KEPT
+    service.exports.expire()
+    service.consumer.catch_up()
+    assert service.find(export).status is ExportStatus.EXPIRED
+    assert service.artifacts.list(export.home) == []
+
+
+def test_an_export_that_is_deleted_while_it_runs_leaves_no_files(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = service.request()
+    run = exporting.run
+
+    def deleting(*arguments: Any) -> dict[str, Any]:
+        answer = run(*arguments)
+        service.delete(export)
+        return answer
+
+    monkeypatch.setattr(exporting, "run", deleting)
+    service.run()
+    assert service.find(export).status is ExportStatus.DELETED
+    assert service.artifacts.list(export.home) == []
+
+
+def test_the_exports_of_a_deleted_model_are_deleted(service: Service) -> None:
+    from services.exporter.handlers import Cleaning
+    from tests.builders.stored_examples import EXAMPLES
+
+    export = service.request()
+    service.run()
+    event = next(each.event for each in EXAMPLES if type(each.event).__name__ == "ModelDeleted")
+    deleted = event.model_copy(update={"originator_id": export.job_id})
+    with because(service.platform.cause):
+        changed = Cleaning(service.platform.log, service.artifacts).on_model_deleted(deleted)
+        service.platform.log.commit(*changed)
+    service.consumer.catch_up()
+    assert service.find(export).status is ExportStatus.DELETED
+    assert service.artifacts.list(export.home) == []
+
+
+def test_the_origin_has_no_times(service: Service, tmp_path: Path) -> None:
+    export = service.request()
+    service.run()
+    origin = json.loads((service.download(export, tmp_path / "out") / "export.json").read_text())
+    assert set(origin) == {
+        *("schema_version", "model", "job_id", "format", "source", "libraries", "files")
+    }
+
+
+def test_an_export_is_verified_against_the_log(service: Service, tmp_path: Path) -> None:
+    export = service.request()
+    service.run()
+    folder = service.download(export, tmp_path / "out")
+    log, artifacts = service.platform.log, service.artifacts
+    event = completed(log, export.job_id, export.format)
+    assert event is not None
+    stored = StoredCopy(artifacts, event.files.ref)
+    for copy in (stored, DirectoryCopy(folder)):
+        checks = verify_export(log, artifacts, event, copy)
+        assert len(checks) > 12
+        assert all(check.ok for check in checks)
+    (folder / "model.safetensors").write_bytes(b"other")
+    (folder / "more.txt").write_text("more")
+    checks = verify_export(log, artifacts, event, DirectoryCopy(folder))
+    assert [check.name for check in checks if not check.ok] == [
+        "file model.safetensors",
+        "file more.txt",
+    ]

@@ -1,0 +1,224 @@
+"""A GGUF file, read again by transformers, answers as the merged model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from infrastructure.gguf_support import NoGguf, require_gguf_of
+from services.exporter.gguf_file import CannotConvert, write_gguf
+from services.exporter.merged_weights import MergedWeights
+from services.exporter.safetensors_files import write_safetensors
+from tests.builders.tiny_model import CORPUS, make_tiny_tokenizer
+from tests.services.exporter.conftest import make_adapter, widened
+
+F16, Q8_0 = GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0
+FACTS = {"general.name": "ft:tiny:0b0f8f5c3a4e", "ecolink.job_id": "0b0f8f5c"}
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 380,  # more than the tokenizer has
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama-untied": LlamaConfig(**SIZES, tie_word_embeddings=False, rope_theta=20_000.0),
+    "mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=None),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=128),
+    "gemma2": Gemma2Config(**SIZES, head_dim=16, sliding_window=32),
+    "phi3": Phi3Config(**SIZES),
+}
+TARGETS = {"phi3": ["qkv_proj", "down_proj"]}
+
+ATOL = {F16: 1e-2, Q8_0: 0.2}
+"""Largest difference of logits, which have a range of about 5."""
+
+
+def make_base(directory: Path, config: PretrainedConfig) -> Path:
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    make_tiny_tokenizer().save_pretrained(directory)
+    return widened(directory, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [F16, Q8_0], ids=["f16", "q8_0"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_answers_as_the_merged_model(
+    name: str, kind: GGMLQuantizationType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base", CONFIGS[name])
+    options = {"target_modules": TARGETS[name]} if name in TARGETS else {}
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter", **options))
+    merged = load_merged(weights, base, tmp_path / "merged")
+    file = written(weights, base, tmp_path, kind)
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = load_gguf(file)
+    text = "<|im_start|>user\nWhat is 2 and 3?<|im_end|>\n<|im_start|>assistant\n"
+    own = AutoTokenizer.from_pretrained(base)
+    assert tokenizer(text).input_ids == own(text).input_ids
+    tokens = own(text, return_tensors="pt").input_ids
+    chosen = merged.generate(tokens, max_new_tokens=24, do_sample=False, eos_token_id=None)
+    with torch.no_grad():
+        expected, found = merged(chosen).logits, model(chosen).logits
+    difference = float((found - expected).abs().max())
+    with capsys.disabled():
+        print(f"\n{name} {kind.name}: logits differ by at most {difference:.2g}", end="")
+    assert difference < ATOL[kind]
+    best, second = expected.topk(2).values.unbind(-1)
+    clear = best - second > 2 * difference  # otherwise, rounding may choose the other one
+    assert clear.float().mean() > (0.6 if kind is F16 else 0.1)
+    assert torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+def test_keeps_the_tokens_of_sentencepiece(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", CONFIGS["mistral"])
+    own = make_sentencepiece(base)
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter"))
+    file = written(weights, base, tmp_path, F16)
+    fields = GGUFReader(file).fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is True
+    assert fields["tokenizer.ggml.add_space_prefix"].contents() is True
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for text in ("The capital of France", "quick brown fox jumps", "über 12", "a  b"):
+        assert tokenizer(text).input_ids == own(text).input_ids
+
+
+def test_the_same_input_gives_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
+    weights = MergedWeights(tiny_base, make_adapter(tiny_base, tmp_path / "adapter"))
+    first = written(weights, tiny_base, tmp_path, Q8_0).read_bytes()
+    assert written(weights, tiny_base, tmp_path, Q8_0).read_bytes() == first
+
+
+def test_has_the_origin_template_and_special_tokens(tiny_base: Path, tmp_path: Path) -> None:
+    weights = MergedWeights(tiny_base, make_adapter(tiny_base, tmp_path / "adapter"))
+    fields = GGUFReader(written(weights, tiny_base, tmp_path, F16)).fields
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    assert {key: fields[key].contents() for key in FACTS} == FACTS
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is False
+
+
+def test_long_contexts_of_llama_3_have_their_frequencies(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", LlamaConfig(**SIZES, rope_parameters=LLAMA3))
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter"))
+    reader = GGUFReader(written(weights, base, tmp_path, F16))
+    (found,) = [each.data for each in reader.tensors if each.name == "rope_freqs.weight"]
+    model = AutoModelForCausalLM.from_pretrained(base)
+    plain = 1 / (500_000.0 ** (torch.arange(0, 16, 2) / 16))
+    torch.testing.assert_close(plain / torch.tensor(found), model.model.rotary_emb.inv_freq)
+
+
+def test_refuses_values_beyond_the_range_of_its_types(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", CONFIGS["llama"])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[3, 5] = 1e8
+    model.save_pretrained(base)
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter"))
+    for kind in (F16, Q8_0):
+        with pytest.raises(CannotConvert, match="up_proj"):
+            written(weights, base, tmp_path, kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        ({"sliding_window": 64}, "sliding window"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
+    ],
+)
+def test_unsupported_bases_are_refused(
+    change: dict[str, Any], reason: str, tiny_base: Path
+) -> None:
+    config = json.loads((tiny_base / "config.json").read_text())
+    tokenizer = (tiny_base / "tokenizer.json").read_bytes()
+    require_gguf_of(json.dumps(config).encode(), tokenizer)
+    with pytest.raises(NoGguf, match=reason):
+        require_gguf_of(json.dumps(config | change).encode(), tokenizer)
+
+
+def written(weights: MergedWeights, base: Path, folder: Path, kind: GGMLQuantizationType) -> Path:
+    file = folder / f"model-{kind.name}.gguf"
+    write_gguf(weights, base, file, kind, FACTS, lambda _: None)
+    return file
+
+
+def load_merged(weights: MergedWeights, base: Path, directory: Path) -> Any:
+    directory.mkdir()
+    write_safetensors(weights, directory, lambda _: None)
+    copyfile(base / "config.json", directory / "config.json")
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+def load_gguf(file: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
+
+
+def make_sentencepiece(directory: Path) -> Any:
+    """Replace the tokenizer of a base model by one of Llama 2's kind."""
+    core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("▁", " ")])
+    special = ["<unk>", "<s>", "</s>"]
+    bytes = [f"<0x{each:02X}>" for each in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special + bytes, show_progress=False
+    )
+    core.train_from_iterator(CORPUS, trainer)
+    saved = json.loads(core.to_str())
+    saved["added_tokens"] = [each for each in saved["added_tokens"] if each["content"] in special]
+    core = Tokenizer.from_str(json.dumps(saved))
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(directory)
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    return tokenizer
