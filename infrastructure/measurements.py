@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS step_measurements (
 );
 ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS gpu_utilization double precision;
 ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS gpu_memory_bytes bigint;
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS accuracy double precision;
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS chosen_reward double precision;
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS rejected_reward double precision;
 CREATE INDEX IF NOT EXISTS step_measurements_moment
 ON step_measurements (job_id, measured_at, step, segment);
 CREATE TABLE IF NOT EXISTS evaluation_measurements (
@@ -43,6 +46,8 @@ CREATE TABLE IF NOT EXISTS evaluation_measurements (
     measured_at timestamptz NOT NULL,
     PRIMARY KEY (job_id, segment, step)
 );
+ALTER TABLE evaluation_measurements ADD COLUMN IF NOT EXISTS chosen_reward double precision;
+ALTER TABLE evaluation_measurements ADD COLUMN IF NOT EXISTS rejected_reward double precision;
 CREATE TABLE IF NOT EXISTS log_lines (
     job_id uuid NOT NULL,
     segment integer NOT NULL,
@@ -137,12 +142,15 @@ def _rows_of(
 
 
 class MeasuredStep(NamedTuple):
-    """The loss of one optimizer step, and its segment."""
+    """The loss of one optimizer step, its segment, and with DPO its rewards and accuracy."""
 
     step: int
     segment: int
     loss: float
     smoothed: float
+    chosen: float | None = None
+    rejected: float | None = None
+    accuracy: float | None = None
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
@@ -153,7 +161,8 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
     standing: list[MeasuredStep] = []
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         cursor.execute(
-            "SELECT step, segment, train_loss, smoothed_loss FROM step_measurements "
+            "SELECT step, segment, train_loss, smoothed_loss, chosen_reward, rejected_reward, "
+            "accuracy FROM step_measurements "
             "WHERE job_id = %s ORDER BY segment, step",
             [job_id],
         )
@@ -219,7 +228,8 @@ Place = tuple[int, int]
 """Position of a measurement: its segment, and its step or line number."""
 
 NEWEST: dict[str, LiteralString] = {
-    "step_measurements": "step, train_loss AS loss, smoothed_loss AS smoothed",
+    "step_measurements": "step, train_loss AS loss, smoothed_loss AS smoothed, "
+    "chosen_reward AS chosen, rejected_reward AS rejected, accuracy",
     "evaluation_measurements": "step, eval_loss AS loss",
     "log_lines": "n, level, text",
 }

@@ -249,7 +249,12 @@ class StepMeasured(SegmentMessage):
 
     step: int
     total_steps: int
-    train_loss: float  # loss of this step, in nats per trainable token
+    train_loss: float  # loss of this step, in nats per trainable token, or per pair with DPO
+    # DPO only: share of the step's pairs whose preferred answer has the higher reward, and the mean
+    # rewards of preferred and rejected answers.
+    accuracy: float | None = None
+    chosen_reward: float | None = None
+    rejected_reward: float | None = None
     smoothed_loss: float  # debiased exponential moving average up to this step
     learning_rate: float
     tokens: int
@@ -268,8 +273,12 @@ class EvaluationMeasured(SegmentMessage):
     KIND = "evaluations"
 
     step: int  # number of completed optimizer steps
-    eval_loss: float  # in nats per trainable token
-    accuracy: float  # share of trainable tokens that the model ranked first
+    eval_loss: float  # in nats per trainable token, or per pair with DPO
+    # Share of trainable tokens that the model ranked first, or of correct pairs with DPO.
+    accuracy: float
+    # DPO only: mean rewards of preferred and rejected answers.
+    chosen_reward: float | None = None
+    rejected_reward: float | None = None
     examples: int
     label_tokens: int
     seconds: float  # duration of the evaluation

@@ -100,7 +100,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     shortage jsonb,
     halved_micro_batch_size integer,
     error_class text,
-    log_ref text
+    log_ref text,
+    reward_margin double precision
 );
 CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
 CREATE INDEX IF NOT EXISTS job_detail_status ON job_detail (account_id, status);
@@ -256,6 +257,7 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 loss_after=event.loss_after,
                 accuracy_before=event.accuracy_before,
                 accuracy_after=event.accuracy_after,
+                reward_margin=event.reward_margin,
                 peak_memory_bytes=event.peak_memory_bytes,
             )
             values = {"loss": event.loss_after, "job": event.originator_id}

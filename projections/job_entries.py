@@ -34,12 +34,20 @@ ENTRIES: dict[EntryKind, LiteralString] = {
     EntryKind.STEP: """
         SELECT measured_at AS happened_at, 1 AS kind, step AS n, segment, NULL AS event_id,
             jsonb_build_object('train_loss', train_loss, 'learning_rate', learning_rate,
-            'tokens', tokens) AS fields
+            'tokens', tokens, 'train_reward_accuracy', accuracy,
+            'train_chosen_reward', chosen_reward, 'train_rejected_reward', rejected_reward,
+            'train_reward_margin', chosen_reward - rejected_reward) AS fields
         FROM step_measurements WHERE job_id = %(job)s""",
     EntryKind.EVALUATION: """
         SELECT scored.measured_at AS happened_at, 2 AS kind, step AS n, segment, NULL AS event_id,
             jsonb_build_object('train_loss', train_loss, 'valid_loss', eval_loss,
-            'valid_mean_token_accuracy', accuracy) AS fields
+            'valid_mean_token_accuracy',
+            CASE WHEN scored.chosen_reward IS NULL THEN scored.accuracy END,
+            'valid_reward_accuracy',
+            CASE WHEN scored.chosen_reward IS NOT NULL THEN scored.accuracy END,
+            'valid_chosen_reward', scored.chosen_reward,
+            'valid_rejected_reward', scored.rejected_reward,
+            'valid_reward_margin', scored.chosen_reward - scored.rejected_reward) AS fields
         FROM evaluation_measurements AS scored
         LEFT JOIN step_measurements USING (job_id, step, segment)
         WHERE job_id = %(job)s AND step > 0""",

@@ -152,7 +152,7 @@ def estimate(
     Invalid if the dataset is too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
-        count = work.lengths.examples
+        count = work.examples
         raise Invalid(
             f"The dataset has {count} {'example' if count == 1 else 'examples'}. Add examples "
             "until it has at least 2, or choose a validation dataset.",
@@ -165,6 +165,7 @@ def estimate(
     phases = tuple(
         _ranged(phase, seconds[phase], factors.get(phase, 1.0), max(1.0, slowdown))
         for phase in Phase
+        if phase in seconds
     )
     priced = Estimate(
         rate_micros_per_hour=rate_micros_per_hour,
@@ -195,8 +196,8 @@ def _probed(
     catalog, measured = (phase_seconds(work, each, gpu_count, fit) for each in (gpu, here))
     return {
         phase: measured[phase] / catalog[phase]
-        for phase in (Phase.TRAINING, Phase.EVALUATION)
-        if catalog[phase] > 0
+        for phase in (Phase.REFERENCE, Phase.TRAINING, Phase.EVALUATION)
+        if catalog.get(phase, 0) > 0
     }
 
 
@@ -217,10 +218,12 @@ def remaining(
     """Estimate the remaining work of a job that resumes after `step`, at the current rate.
 
     The job starts up, trains the remaining steps (none if `trained` is true), evaluates the model
-    and registers it. `whole` is the estimate of the whole job.
+    and registers it. Checkpoints have the log-probabilities of the reference, so only a job that
+    starts over computes them. `whole` is the estimate of the whole job.
     """
     left = 0 if trained else max(0, total_steps - step)
     share = left / total_steps if total_steps > 0 else 0.0
+    shares = {Phase.TRAINING: share, Phase.REFERENCE: 0.0 if step or trained else 1.0}
     return Estimate(
         rate_micros_per_hour=rate_micros_per_hour,
         tokens=round(whole.tokens * share),
@@ -228,6 +231,7 @@ def remaining(
         calibrated_from=whole.calibrated_from,
         conditions=whole.conditions,
         phases=tuple(
-            each.scaled(share) if each.phase is Phase.TRAINING else each for each in whole.phases
+            each.scaled(shares[each.phase]) if each.phase in shares else each
+            for each in whole.phases
         ),
     )

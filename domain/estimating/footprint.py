@@ -61,14 +61,15 @@ class Layout:
 
     shape: ModelShape
     hyperparameters: Hyperparameters
-    sequence_length: int  # length in tokens of the longest example, after truncation
+    sequence_length: int  # length in tokens of the longest sequence, after truncation
     gpu_count: int = 1
 
     @property
     def tokens(self) -> int:
         """Tokens of a full micro-batch of the longest examples, including padding."""
         rows = math.ceil(self.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
-        return self.hyperparameters.micro_batch_size * rows
+        chosen = self.hyperparameters
+        return chosen.micro_batch_size * chosen.sequences_per_example * rows
 
 
 def memory_items(

@@ -9,6 +9,7 @@ from enum import StrEnum
 from domain.core.durations import spoken
 from domain.core.value import Value
 from domain.estimating.estimate import Estimate
+from domain.estimating.progress import START_UP
 from domain.training.phases import Phase
 
 SLOWER = 1.15
@@ -78,10 +79,7 @@ def _reasons(estimate: Estimate, facts: Facts) -> Iterator[Reason]:
                 sentence=f"Steps take {_seconds(facts.step_seconds)} each, {ratio:.1f} times the "
                 f"estimated {_seconds(expected)}.",
             )
-    start = sum(
-        estimate.typical_seconds(each)
-        for each in (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP)
-    )
+    start = sum(estimate.typical_seconds(each) for each in START_UP)
     least = max(SLOWER * start, start + LEAST_START_SECONDS)
     if facts.start_seconds is not None and facts.start_seconds > least:
         yield Reason(

@@ -14,7 +14,7 @@ OVERTIME_SHARE = 0.1
 PRIOR_SHARE = 0.1
 """Share of the steps after which the measured pace weighs as much as the estimated pace."""
 
-START_UP = (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP)
+START_UP = (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP, Phase.REFERENCE)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from domain.estimating.pricing import (
     Speed,
     held_out_examples,
 )
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import DPO, Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Precision
 from domain.training.token_lengths import TokenLengths
@@ -43,16 +43,19 @@ class Batch(NamedTuple):
     """Batches of the same size, and their number."""
 
     number: float
-    rows: int  # number of examples in each
-    length: float  # mean length of an example in tokens
+    rows: int  # number of sequences in each
+    length: float  # mean length of a sequence in tokens
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a job: its examples, base model and hyperparameters."""
+    """The work of a job: its examples, base model and hyperparameters.
+
+    A chat is one sequence, and a preference pair is two.
+    """
 
     shape: ModelShape
-    lengths: TokenLengths
+    lengths: TokenLengths  # of sequences
     hyperparameters: Hyperparameters
     sequence_length: int  # maximum length of an example in tokens; longer ones are truncated
     # Lengths of the validation dataset; None: no validation dataset.
@@ -61,11 +64,21 @@ class Work:
     approved_ranks: int | None = None
 
     @property
+    def sequences(self) -> int:
+        """Number of sequences of an example."""
+        return self.hyperparameters.sequences_per_example
+
+    @property
+    def examples(self) -> int:
+        """Number of examples of the training dataset."""
+        return self.lengths.examples // self.sequences
+
+    @property
     def held_out(self) -> int:
         """Number of held-out examples, which are evaluated and never trained on."""
         if self.validation is not None:
-            return min(VALIDATION_MAXIMUM, self.validation.examples)
-        return held_out_examples(self.lengths.examples)
+            return min(VALIDATION_MAXIMUM, self.validation.examples // self.sequences)
+        return held_out_examples(self.examples)
 
     @property
     def trained_on(self) -> int:
@@ -73,21 +86,21 @@ class Work:
 
         With a validation dataset, jobs train on the whole training dataset.
         """
-        return self.lengths.examples - (self.held_out if self.validation is None else 0)
+        return self.examples - (self.held_out if self.validation is None else 0)
 
     @property
     def rendered(self) -> tuple[float, float]:
-        """Numbers of examples and tokens to render and tokenize."""
+        """Numbers of sequences and tokens to render and tokenize."""
         examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
         if (own := self.validation) is not None:
-            examples += self.held_out
-            tokens += self.held_out * own.tokens / own.examples
+            examples += self.held_out * self.sequences
+            tokens += self.held_out * self.sequences * own.tokens / own.examples
         return examples, tokens
 
     @property
     def mean_tokens(self) -> float:
-        """Mean length of an example in tokens, after truncation."""
-        return self.lengths.after_truncation(self.sequence_length) / self.lengths.examples
+        """Mean tokens of an example, after truncation."""
+        return self.lengths.after_truncation(self.sequence_length) / self.examples
 
     @property
     def trained_tokens(self) -> int:
@@ -119,10 +132,10 @@ class Work:
         The number of each batch is its total over all steps and ranks of the job.
         """
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
-        kinds = min(examples, KINDS_OF_EXAMPLES)
+        kinds = min(examples * self.sequences, KINDS_OF_EXAMPLES)
         shares = [(kind + 0.5) / kinds for kind in range(kinds)]
         lengths = self.lengths.quantiles(shares, self.sequence_length)
-        steps = self.hyperparameters.epochs * self.trained_on / kinds
+        steps = self.hyperparameters.epochs * self.trained_on * self.sequences / kinds
         return [
             Batch(steps, len(batch), fmean(lengths[each] for each in batch))
             for batch in fill(lengths, budget)
@@ -135,7 +148,7 @@ class Work:
         rows = [min(size, self.held_out - start) for start in starts]
         shares = [(start + r / 2) / self.held_out for start, r in zip(starts, rows, strict=True)]
         means = lengths.quantiles(shares, self.sequence_length)
-        return [Batch(1, r, tokens) for r, tokens in zip(rows, means, strict=True)]
+        return [Batch(1, self.sequences * r, tokens) for r, tokens in zip(rows, means, strict=True)]
 
 
 def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
@@ -147,17 +160,38 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
     load = speed.load_seconds + weights / speed.load_bytes_per_second
     if fit.precision is Precision.NF4:
         load += weights / speed.quantize_bytes_per_second
+    scoring = _scoring_seconds(work, gpu, ranks, fit, speed)
+    # With DPO, the rewards before training are zero by definition.
+    passes = 1 if work.hyperparameters.method == DPO else 2
     return {
         Phase.IMAGE_PULL: speed.image_pull_seconds,
         Phase.MODEL_LOAD: load,
         Phase.DATASET_PREP: PREP_SECONDS
         + PREP_EXAMPLE_SECONDS * examples
         + PREP_TOKEN_SECONDS * tokens,
+        **_reference_seconds(work, gpu, ranks, fit, speed),
         Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
         # One pass without the adapter and one with it.
-        Phase.EVALUATION: EVALUATION_SECONDS + 2 * _scoring_seconds(work, gpu, ranks, fit, speed),
+        Phase.EVALUATION: EVALUATION_SECONDS + passes * scoring,
         Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
     }
+
+
+def _reference_seconds(
+    work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed
+) -> dict[Phase, float]:
+    """Return the seconds of the reference of DPO: a forward pass over all examples; else nothing.
+
+    Only the first segment computes it.
+    """
+    if work.hyperparameters.method != DPO:
+        return {}
+    trained = [
+        each._replace(number=each.number / work.hyperparameters.epochs)
+        for each in work.step_batches(ranks, fit.batch_tokens)
+    ]
+    seconds = _forward_seconds(work, gpu, fit, speed, [*trained, *work.evaluation_batches()])
+    return {Phase.REFERENCE: seconds / _speed_up(ranks, speed)}
 
 
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
@@ -187,9 +221,16 @@ def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, fl
 
 
 def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    seconds = _forward_seconds(work, gpu, fit, speed, work.evaluation_batches())
+    return seconds / _speed_up(ranks, speed)
+
+
+def _forward_seconds(
+    work: Work, gpu: GpuType, fit: Fit, speed: Speed, batches: list[Batch]
+) -> float:
     launching = _launching_seconds(work, speed) / 3
     dequantizing = _dequantizing_seconds(work, fit, speed)
-    seconds = sum(
+    return sum(
         each.number
         * _elapsed(
             _computing(_forward(work, each), gpu, speed)
@@ -198,9 +239,8 @@ def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spee
             launching,
             speed,
         )
-        for each in work.evaluation_batches()
+        for each in batches
     )
-    return seconds / _speed_up(ranks, speed)
 
 
 def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.core.aggregate import Created, Event
@@ -28,6 +28,25 @@ class JobEvent(Event):
     """Base class of all job events."""
 
 
+def add_nothing(state: dict[str, Any]) -> None:
+    """Change nothing. Version 2 of an event may have the phase of DPO's reference."""
+
+
+def remove_reference(state: dict[str, Any]) -> None:
+    """Remove the phase of DPO's reference from an estimate or from the seconds by phase."""
+    if "estimate" in state:
+        phases = state["estimate"]["phases"]
+        state["estimate"]["phases"] = [p for p in phases if p["phase"] != Phase.REFERENCE]
+    if "phase_seconds" in state:
+        state["phase_seconds"].pop(Phase.REFERENCE, None)
+
+
+def remove_new_plan(state: dict[str, Any]) -> None:
+    """Remove from an approval what version 2 did not have."""
+    remove_start(state)
+    remove_reference(state)
+
+
 def job_of(event: Event) -> UUID | None:
     """Return the job of any event, or None.
 
@@ -46,7 +65,7 @@ class JobApproved(Order, JobEvent, Created):
 
     upcast_v1_v2 = staticmethod(add_no_max_cost)
     upcast_v2_v3 = staticmethod(add_no_start)
-    downcast_v2_v3 = staticmethod(remove_start)
+    downcast_v2_v3 = staticmethod(remove_new_plan)
 
 
 class MaxCostChanged(JobEvent):
@@ -130,10 +149,22 @@ class EvaluationStarted(JobEvent):
 class EvaluationCompleted(EvaluationResult, JobEvent):
     """The evaluation on the held-out examples is done, and the adapter can be registered."""
 
+    class_version: ClassVar[int] = 2
+    formats: ClassVar[Mapping[int, int]] = {2: 2}
     segment: int
     perplexity_before: float
     perplexity_after: float
     peak_memory_bytes: int | None  # peak of the rank that used the most memory; None: not measured
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        """Add no reward margin."""
+        state["reward_margin"] = None
+
+    @staticmethod
+    def downcast_v1_v2(state: dict[str, Any]) -> None:
+        """Remove the reward margin."""
+        del state["reward_margin"]
 
 
 class Registered(JobEvent):
@@ -148,8 +179,13 @@ class Registered(JobEvent):
 class SegmentEnded(SegmentEnding, JobEvent):
     """The segment's process ended. Billing stops."""
 
+    class_version: ClassVar[int] = 2
+    formats: ClassVar[Mapping[int, int]] = {2: 2}
     segment: int
     kept_seconds: int  # seconds that the user pays for; the platform pays for the rest
+
+    upcast_v1_v2 = staticmethod(add_nothing)
+    downcast_v1_v2 = staticmethod(remove_reference)
 
 
 class MicroBatchHalved(JobEvent):
@@ -181,10 +217,15 @@ class JobPaused(JobEvent):
 class JobResumed(JobEvent):
     """The owner approved a quote for the remaining work. The job is queued for GPUs."""
 
+    class_version: ClassVar[int] = 2
+    formats: ClassVar[Mapping[int, int]] = {2: 2}
     rate_micros_per_hour: int  # of all GPUs of the job
     catalog_version: str
     estimate: Estimate  # of the remaining work
     gpu_count: int  # of the next segments
+
+    upcast_v1_v2 = staticmethod(add_nothing)
+    downcast_v1_v2 = staticmethod(remove_reference)
 
 
 class CancelRequested(JobEvent):
@@ -214,6 +255,8 @@ class JobFailed(JobEvent):
 class EstimateScored(JobEvent):
     """The job's actual time and cost were compared with the approved range."""
 
+    class_version: ClassVar[int] = 2
+    formats: ClassVar[Mapping[int, int]] = {2: 2}
     low_seconds: int
     high_seconds: int
     low_micros: int
@@ -226,6 +269,9 @@ class EstimateScored(JobEvent):
     base_model: str
     gpu_type: str
     gpu_count: int  # of the last segment
+
+    upcast_v1_v2 = staticmethod(add_nothing)
+    downcast_v1_v2 = staticmethod(remove_reference)
 
 
 class AdapterPromoted(JobEvent):

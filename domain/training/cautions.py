@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import DPO, DPO_DEFAULTS, Hyperparameters
 
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
 LEAST_MULTIPLE = 0.01
@@ -12,26 +12,46 @@ A rate that a user entered as a `learning_rate_multiplier` is far below it.
 """
 
 HIGHEST_LEARNING_RATE = 5e-3
+HIGHEST_DPO_LEARNING_RATE = 2e-4
+"""Learning rate above which DPO usually makes even preferred answers unlikely."""
+
+BETAS = (0.005, 1.0)
+"""Bounds of usual values of beta."""
+
 HIGHEST_DROPOUT = 0.5
 HIGHEST_SCALE = 16
+
+
+def default_learning_rate(chosen: Hyperparameters) -> float:
+    """Return the default learning rate of the method of a job."""
+    return DPO_DEFAULTS["learning_rate"] if chosen.method == DPO else DEFAULT_LEARNING_RATE
 
 
 def cautions(chosen: Hyperparameters) -> list[str]:
     """Return warnings about unusual values, for the owner of a job."""
     rate, dropout, scale = chosen.learning_rate, chosen.dropout, chosen.adapter_scale
-    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # the rounding removes floating-point errors
+    default, highest = default_learning_rate(chosen), HIGHEST_LEARNING_RATE
+    if chosen.method == DPO:
+        highest = HIGHEST_DPO_LEARNING_RATE
+    multiple = round(rate / default, 12)  # the rounding removes floating-point errors
     found: list[str] = []
     if multiple < LEAST_MULTIPLE:
         found.append(
             f"The learning rate {rate:g} is {multiple:.3g} times the default of "
-            f"{DEFAULT_LEARNING_RATE:g}. Below {LEAST_MULTIPLE:g} times the default, training "
+            f"{default:g}. Below {LEAST_MULTIPLE:g} times the default, training "
             "changes almost nothing but still costs money. `learning_rate_multiplier` is a "
             "multiple of the default, not a rate."
         )
-    if rate > HIGHEST_LEARNING_RATE:
+    if rate > highest:
         found.append(
-            f"The learning rate {rate:g} is above {HIGHEST_LEARNING_RATE:g}, where training "
-            f"usually diverges. The default is {DEFAULT_LEARNING_RATE:g}."
+            f"The learning rate {rate:g} is above {highest:g}, where training "
+            f"{'with DPO ' if chosen.method == DPO else ''}usually diverges. The default is "
+            f"{default:g}."
+        )
+    if chosen.beta is not None and not BETAS[0] <= chosen.beta <= BETAS[1]:
+        found.append(
+            f"A beta of {chosen.beta:g} is unusual. Usual values are 0.01 to 0.5: with a smaller "
+            "one, the model may forget what it knows, and with a larger one, it hardly changes."
         )
     if dropout > HIGHEST_DROPOUT:
         found.append(

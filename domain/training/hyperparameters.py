@@ -12,12 +12,31 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 Schedule = Literal["cosine", "linear"]
+Method = Literal["supervised", "dpo"]
+SUPERVISED: Method = "supervised"
+DPO: Method = "dpo"
+DPO_DEFAULTS: Mapping[str, float] = {"learning_rate": 2e-5, "beta": 0.1}
+"""Defaults of jobs with DPO, whose loss needs smaller steps than cross entropy.
+
+The beta is that of Rafailov et al., Direct Preference Optimization (2023), appendix B, and of TRL.
+"""
+
 ALL_LINEAR = "all-linear"
 """Target modules that mean all linear layers of the base model, as in PEFT."""
 
@@ -62,6 +81,12 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    method: Annotated[Method, Use(Group.API, format=2)] = Field(
+        default=SUPERVISED,
+        title="Method",
+        description="`supervised` trains on chats, and `dpo` (direct preference optimization) on "
+        "preference pairs.",
+    )
     epochs: Annotated[int, Use(Group.BASIC, Affects.PRICE)] = Field(
         default=3, ge=1, le=100, title="Epochs", description="Number of passes over the dataset."
     )
@@ -71,7 +96,15 @@ class Hyperparameters(BaseModel):
         le=1,
         title="Learning rate",
         description="Peak step size during training. 10× a full fine-tuning learning rate is "
-        "typical for LoRA SFT.",
+        "typical for LoRA SFT. DPO needs a tenth of it, 2e-5 by default.",
+    )
+    beta: Annotated[float | None, Use(Group.BASIC, Affects.NEITHER, format=2)] = Field(
+        default=None,
+        gt=0,
+        le=10,
+        title="Beta",
+        description="DPO only: how strongly the model stays close to the one it starts from. "
+        "Usual values are 0.01 to 0.5. The default is 0.1.",
     )
     lora_r: Annotated[int, Use(Group.BASIC)] = Field(
         default=16,
@@ -188,6 +221,23 @@ class Hyperparameters(BaseModel):
         description="Seed of the data order, dropout and initialization, for reproducibility.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_method(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        values: dict[str, Any] = {n: v for n, v in given.items() if n != "beta" or v is not None}  # pyright: ignore[reportUnknownVariableType]
+        return {**DPO_DEFAULTS, **values} if values.get("method") == DPO else values
+
+    @field_validator("beta")
+    @classmethod
+    def _only_with_dpo(cls, beta: float | None, info: ValidationInfo) -> float | None:
+        if beta is not None and info.data.get("method", DPO) != DPO:
+            raise PydanticCustomError(
+                "beta_without_dpo", "Beta needs the method dpo. Set the method to dpo, or omit beta"
+            )
+        return beta
+
     @classmethod
     def recorded(cls, values: Mapping[str, JsonValue]) -> Hyperparameters:
         """Return the hyperparameters of a stored job, without validation.
@@ -212,6 +262,11 @@ class Hyperparameters(BaseModel):
         if ALL_LINEAR not in self.target_modules:
             return self
         return self.model_copy(update={"target_modules": tuple(linear_modules)})
+
+    @property
+    def sequences_per_example(self) -> int:
+        """Number of token sequences of an example. DPO trains on both answers of a pair."""
+        return 2 if self.method == DPO else 1
 
     @property
     def adapter_scale(self) -> float:

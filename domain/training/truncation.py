@@ -14,6 +14,8 @@ class Truncation(Value):
     """The effect of truncating each example of a dataset to its first `limit` tokens.
 
     The numbers come from histograms. They are exact, except for the bucket that contains the limit.
+    Both answers of a preference pair are truncated, each with the prompt. `truncated` is then an
+    upper bound, because the histogram does not show which two answers belong together.
     """
 
     limit: int
@@ -24,13 +26,17 @@ class Truncation(Value):
     teaching: int | None  # number of examples that keep a trainable token; the job drops the others
 
     @classmethod
-    def of(cls, lengths: TokenLengths, limit: int) -> Truncation:
-        """Return the effect of truncating a dataset to `limit` tokens."""
+    def of(cls, lengths: TokenLengths, limit: int, sequences: int = 1) -> Truncation:
+        """Return the effect of truncating a dataset to `limit` tokens.
+
+        `lengths` are those of sequences, of which each example has `sequences`.
+        """
         labels = lengths.labels
+        examples = lengths.examples // sequences
         return cls(
             limit=limit,
-            examples=lengths.examples,
-            truncated=lengths.longer_than(limit),
+            examples=examples,
+            truncated=min(examples, lengths.longer_than(limit)),
             trainable_tokens=labels and labels.tokens,
             kept_tokens=labels and labels.kept(limit),
             teaching=labels and labels.teaching(limit),
@@ -95,7 +101,7 @@ def _nothing_left(
     name: str,
 ) -> Invalid:
     left = (
-        f"If EcoLink truncates the {name}'s {lengths.examples:,} examples to {limit:,} tokens, "
+        f"If EcoLink truncates the examples of the {name} to {limit:,} tokens, "
         f"they keep {labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
     )
     if found := labels.teaching(limit):

@@ -31,7 +31,7 @@ from domain.estimating.footprint import Layout
 from domain.estimating.memory import Fit, decide, fits
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job
-from domain.training.hyperparameters import ALL_LINEAR, Hyperparameters
+from domain.training.hyperparameters import ALL_LINEAR, DPO, Hyperparameters
 from domain.training.start import JobOfModel, Start, inherited, is_fine_tuned, split_checkpoint
 from domain.training.token_lengths import TokenLengths
 from domain.training.training_plan import TrainingPlan, ValidationFile
@@ -250,7 +250,7 @@ class Quoting:
                 sequence_length=work.sequence_length,
                 batch_tokens=fit.batch_tokens,
                 required_bytes=fit.required_bytes,
-                truncation=Truncation.of(work.lengths, work.sequence_length),
+                truncation=Truncation.of(work.lengths, work.sequence_length, work.sequences),
             ),
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
@@ -321,11 +321,7 @@ class Quoting:
         obstacle = dataset.trainability.obstacle(has_validation=has_validation)
         if obstacle is not None:
             raise Invalid(obstacle, field="dataset")
-        if dataset.kind is DatasetKind.PREFERENCES:
-            raise Invalid(
-                "The dataset has preference pairs, and jobs train on chats. Choose another one.",
-                field="dataset",
-            )
+        _require_method(dataset, choices.hyperparameters, "dataset")
         return dataset
 
     def _validation(
@@ -340,6 +336,7 @@ class Quoting:
         found = self._dataset(account_id, validation_id, "validation_dataset")
         if (obstacle := found.trainability.obstacle(has_validation=True)) is not None:
             raise Invalid(obstacle, field="validation_dataset")
+        _require_method(found, choices.hyperparameters, "validation_dataset")
         if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
             raise Invalid(
                 "The validation dataset is also the training dataset. Choose another one, or "
@@ -457,6 +454,23 @@ def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
         return fit
     kept = {"precision", "gradient_checkpointing", "batch_tokens"}
     return fit.model_copy(update={name: getattr(approved, name) for name in kept})
+
+
+def _require_method(dataset: Dataset, fields: Hyperparameters, field: str) -> None:
+    """Raise Invalid if the method of a job cannot train or evaluate on a dataset."""
+    name = field.replace("_", " ")
+    if dataset.kind is DatasetKind.PREFERENCES and fields.method != DPO:
+        raise Invalid(
+            f"The {name} has preference pairs, but the method is {fields.method}, which needs "
+            "chats. Set the method to dpo, or choose a dataset of chats.",
+            field=field,
+        )
+    if dataset.kind is DatasetKind.CHATS and fields.method == DPO:
+        raise Invalid(
+            f"The {name} has chats, but the method is dpo, which needs preference pairs. Set the "
+            "method to supervised, or choose a dataset of preference pairs.",
+            field=field,
+        )
 
 
 def _work(

@@ -134,6 +134,7 @@ def _details(job: JobDetail) -> dict[str, object]:
         "held-out loss": _change(job.loss_before, job.loss_after, ".4f"),
         "perplexity": _change(job.perplexity_before, job.perplexity_after, ".4g"),
         "accuracy": _change(job.accuracy_before, job.accuracy_after, ".1%"),
+        "reward margin": None if job.reward_margin is None else f"{job.reward_margin:.4f}",
         "best": job.best_note,
         "last checkpoint": None if job.checkpoint_step is None else f"step {job.checkpoint_step:,}",
         "time left": None if job.remaining_seconds is None else spoken(job.remaining_seconds),
@@ -308,13 +309,26 @@ def evaluations(answer: Listed[Evaluation]) -> RenderableType:
         {
             "step": each.step,
             "eval loss": _loss(each.eval_loss),
-            "perplexity": number(f"{each.perplexity:.4g}"),
+            "perplexity": None if each.perplexity is None else number(f"{each.perplexity:.4g}"),
             "accuracy": number(f"{each.accuracy:.1%}"),
         }
+        | _rewards(each)
         | selected(each, "examples", "measured_at")
         for each in answer.data
     )
     return listing(rows, empty="The job has no evaluations yet.")
+
+
+def _rewards(each: Evaluation) -> dict[str, Text]:
+    """Return the rewards of an evaluation with DPO."""
+    if each.chosen_reward is None or each.rejected_reward is None:
+        return {}
+    rewards = {
+        "preferred reward": each.chosen_reward,
+        "rejected reward": each.rejected_reward,
+        "margin": each.chosen_reward - each.rejected_reward,
+    }
+    return {name: number(f"{reward:.4f}") for name, reward in rewards.items()}
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:

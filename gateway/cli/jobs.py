@@ -129,7 +129,10 @@ def show_events(
 
 @jobs.command("evaluations")
 def show_evaluations(client: Client, job: JobName) -> None:
-    """Show held-out loss, perplexity and token accuracy by step. Step 0 is the base model."""
+    """Show held-out loss, and perplexity and token accuracy or rewards, by step.
+
+    Step 0 is the base model.
+    """
     path = f"/jobs/{job}/evaluations"
     show(client.read(Listed[Evaluation], path), job_tables.evaluations)
 

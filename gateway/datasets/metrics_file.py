@@ -19,6 +19,10 @@ from projections.projection import Row
 METRICS_NAME = "step_metrics.csv"
 LINE_END = "\r\n"
 HEAD = "step,train_loss,valid_loss,valid_mean_token_accuracy,learning_rate,tokens" + LINE_END
+DPO_HEAD = (
+    "step,train_loss,train_reward_accuracy,train_chosen_reward,train_rejected_reward,valid_loss,"
+    "valid_reward_accuracy,valid_chosen_reward,valid_rejected_reward,learning_rate,tokens"
+) + LINE_END
 
 SQL = """
 WITH steps AS (
@@ -28,8 +32,16 @@ WITH steps AS (
     SELECT DISTINCT ON (job_id, step) * FROM evaluation_measurements
     WHERE job_id = ANY(%(jobs)s) AND step > 0 ORDER BY job_id, step, segment DESC
 ), lines AS (
-    SELECT job_id, step, concat(step, ',', train_loss, ',', eval_loss, ',', accuracy, ',',
-        learning_rate, ',', tokens, %(end)s::text) AS line
+    SELECT job_id, step, steps.chosen_reward IS NOT NULL AS dpo,
+        CASE WHEN steps.chosen_reward IS NULL THEN
+            concat(step, ',', train_loss, ',', eval_loss, ',', scored.accuracy, ',',
+            learning_rate, ',', tokens, %(end)s::text)
+        ELSE
+            concat(step, ',', train_loss, ',', steps.accuracy, ',', steps.chosen_reward, ',',
+            steps.rejected_reward, ',', eval_loss, ',', scored.accuracy, ',',
+            scored.chosen_reward, ',', scored.rejected_reward, ',', learning_rate, ',', tokens,
+            %(end)s::text)
+        END AS line
     FROM steps FULL JOIN scored USING (job_id, step)
 )
 """
@@ -39,12 +51,16 @@ WITH steps AS (
 def metrics_sizes(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Return the sizes in bytes of the metrics files of the given jobs, by job ID."""
     rows = connection.execute(
-        f"{SQL} SELECT job_id, sum(length(line))::bigint AS size "  # type: ignore[arg-type]
+        f"{SQL} SELECT job_id, sum(length(line))::bigint AS size, bool_or(dpo) AS dpo "  # type: ignore[arg-type]
         "FROM lines GROUP BY job_id",
         {"jobs": list(job_ids), "end": LINE_END},
     ).fetchall()
-    known = {row["job_id"]: row["size"] for row in rows}
-    return {job_id: len(HEAD) + known.get(job_id, 0) for job_id in job_ids}
+    known = {row["job_id"]: len(_head(row["dpo"])) + row["size"] for row in rows}
+    return {job_id: known.get(job_id, len(HEAD)) for job_id in job_ids}
+
+
+def _head(dpo: bool | None) -> str:
+    return DPO_HEAD if dpo else HEAD
 
 
 def job_with_metrics(backend: Backend, caller: Caller, file_id: str) -> Row:
@@ -71,13 +87,14 @@ def metrics_end(backend: Backend, job: Row) -> datetime:
 def metrics_csv(backend: Backend, job: Row) -> bytes:
     """Return a CSV line for each measured or evaluated step, after the last ones have arrived.
 
-    Losses are in nats per trainable token. The file omits step 0, which is the base model, and
-    measurements past their retention.
+    Losses are in nats per trainable token, or with DPO per preference pair. The file omits step 0,
+    which is the base model, and measurements past their retention.
     """
     metrics_end(backend, job)
     with backend.pool.connection() as connection:
         rows = connection.execute(
-            f"{SQL} SELECT line FROM lines ORDER BY step",  # type: ignore[arg-type]
+            f"{SQL} SELECT line, dpo FROM lines ORDER BY step",  # type: ignore[arg-type]
             {"jobs": [job["job_id"]], "end": LINE_END},
         ).fetchall()
-    return "".join([HEAD, *(row["line"] for row in rows)]).encode()
+    head = _head(any(row["dpo"] for row in rows))
+    return "".join([head, *(row["line"] for row in rows)]).encode()

@@ -12,7 +12,7 @@ from annotated_types import Le
 from domain.core.errors import Invalid, NotFound
 from domain.datasets.dataset import DatasetStatus
 from domain.jobs.lifecycle import JobStatus
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import DPO, DPO_DEFAULTS, SUPERVISED, Hyperparameters
 from gateway.schemas import JOB_PREFIX
 from projections.job_detail import WAITING_FOR_GPU, WAITING_FOR_LEASE, WAITING_TO_RETRY
 
@@ -98,14 +98,20 @@ def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
     return micro * often * gpu_count
 
 
-def learning_rate(multiplier: float) -> float:
-    """Return the peak learning rate for OpenAI's multiplier of the default.
+def default_learning_rate(method: str) -> float:
+    """Return the default learning rate of a method."""
+    return DPO_DEFAULTS["learning_rate"] if method == DPO else DEFAULT_LEARNING_RATE
+
+
+def learning_rate(multiplier: float, method: str) -> float:
+    """Return the peak learning rate for OpenAI's multiplier of the default of a method.
 
     Raise Invalid if the rate is out of range.
     """
-    rate = DEFAULT_LEARNING_RATE * multiplier
+    default = default_learning_rate(method)
+    rate = default * multiplier
     if rate > HIGHEST_LEARNING_RATE:
-        most = HIGHEST_LEARNING_RATE / DEFAULT_LEARNING_RATE
+        most = HIGHEST_LEARNING_RATE / default
         raise Invalid(
             f"The multiplier {multiplier:,g} is too large. Choose at most {most:,g}.",
             field="learning_rate_multiplier",
@@ -115,7 +121,8 @@ def learning_rate(multiplier: float) -> float:
 
 def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
     """Return the multiplier for a peak learning rate, without floating-point noise."""
-    multiplier = hyperparameters["learning_rate"] / DEFAULT_LEARNING_RATE
+    default = default_learning_rate(hyperparameters.get("method", SUPERVISED))
+    multiplier = hyperparameters["learning_rate"] / default
     return float(f"{multiplier:.{SIGNIFICANT_DIGITS}g}")
 
 

@@ -20,7 +20,9 @@ class Curve(Answer):
     """Losses by step, in columns.
 
     `smoothed` is the debiased moving average. `segments` has the segment of each point. `last` is
-    the segment and step of the newest measurement. `measured` is the number of measured steps.
+    the segment and step of the newest measurement. `measured` is the number of measured steps. With
+    DPO, `chosen`, `rejected` and `accuracies` have the rewards and the accuracy of each step; they
+    are otherwise empty.
     """
 
     steps: list[int]
@@ -31,6 +33,9 @@ class Curve(Answer):
     eval_losses: list[float]
     last: tuple[int, int]
     measured: int
+    chosen: list[float]
+    rejected: list[float]
+    accuracies: list[float]
 
 
 def curve_of(connection: Connection, job_id: UUID) -> Curve:
@@ -51,6 +56,9 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
         eval_losses=[each["eval_loss"] for each in evaluations],
         last=max(((each.segment, each.step) for each in measured), default=(0, 0)),
         measured=len(measured),
+        chosen=[point.chosen for point in points if point.chosen is not None],
+        rejected=[point.rejected for point in points if point.rejected is not None],
+        accuracies=[point.accuracy for point in points if point.accuracy is not None],
     )
 
 

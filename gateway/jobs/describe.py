@@ -152,6 +152,12 @@ def _job(event: events.JobEvent) -> str | None:
             return f"Training continues after step {event.step:,} of {event.total_steps:,}."
         case events.EvaluationStarted(step=step):
             return f"Training ended after {_counted(step, 'step')}. The evaluation is running."
+        case events.EvaluationCompleted(reward_margin=float(margin), accuracy_after=correct):
+            return (
+                f"The held-out loss is {event.loss_after:.4f}, and was {event.loss_before:.4f} "
+                f"before training. The reward margin is {margin:.4f}, and {correct or 0:.1%} of "
+                "the pairs are correct. EcoLink registers the adapter."
+            )
         case events.EvaluationCompleted():
             return (
                 f"The held-out loss is {event.loss_after:.4f}. The base model's is "

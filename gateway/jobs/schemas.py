@@ -16,7 +16,7 @@ from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer, 
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.cautions import cautions
 from domain.training.checkpoint import best
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import SUPERVISED, Hyperparameters, Method
 from domain.training.perplexity import perplexity
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
@@ -125,7 +125,10 @@ class ResumeGate(Answer):
 
 
 class JobDetail(JobSummary):
-    """All details of a job. Losses are in nats per trainable token."""
+    """All details of a job.
+
+    Losses are in nats per trainable token, or per preference pair if the method is `dpo`.
+    """
 
     deployment: DeploymentStatus | None = Field(
         description="Status of the model's deployment, or null if the model was never deployed."
@@ -134,6 +137,7 @@ class JobDetail(JobSummary):
         description="Sequence of the last event in this response. To follow the job, pass it "
         "as `after` to `/api/events`."
     )
+    method: Method
     hyperparameters: dict[str, JsonValue]
     precision: Precision
     dtype: Dtype | None = Field(
@@ -218,15 +222,25 @@ class JobDetail(JobSummary):
         examples=[2.71], description="Held-out loss of the base model."
     )
     loss_after: float | None = Field(examples=[1.94], description="Held-out loss of the adapter.")
-    perplexity_before: float | None = Field(description="exp(loss) of the base model.")
-    perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
+    perplexity_before: float | None = Field(
+        description="exp(loss) of the base model; null if the method is `dpo`."
+    )
+    perplexity_after: float | None = Field(
+        description="exp(loss) of the adapter; null if the method is `dpo`."
+    )
     accuracy_before: float | None = Field(
         description="Share of the held-out examples' trainable tokens that the base model "
-        "predicts correctly."
+        "predicts correctly. With `dpo`, 0.5, because all rewards are zero before training."
     )
     accuracy_after: float | None = Field(
         description="Share of the held-out examples' trainable tokens that the adapter predicts "
-        "correctly."
+        "correctly. With `dpo`, share of the held-out pairs whose preferred answer has the higher "
+        "reward."
+    )
+    reward_margin: float | None = Field(
+        default=None,
+        description="With `dpo`, mean difference between the rewards of the preferred and the "
+        "rejected answers of the held-out pairs.",
     )
     adapter_ref: str | None = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     billed_seconds: int
@@ -245,6 +259,17 @@ class Step(Answer):
     segment: int
     train_loss: float = Field(examples=[1.92])
     smoothed_loss: float
+    accuracy: float | None = Field(
+        default=None,
+        description="With `dpo`, share of the step's pairs whose preferred answer has the higher "
+        "reward.",
+    )
+    chosen_reward: float | None = Field(
+        default=None, description="With `dpo`, mean reward of the preferred answers."
+    )
+    rejected_reward: float | None = Field(
+        default=None, description="With `dpo`, mean reward of the rejected answers."
+    )
     learning_rate: float
     tokens: int = Field(examples=[184_000])
     tokens_per_second: float = Field(examples=[905.0])
@@ -265,9 +290,17 @@ class Evaluation(Answer):
     step: int = Field(examples=[40])
     segment: int
     eval_loss: float = Field(examples=[2.05])
-    perplexity: float = Field(examples=[7.8])
+    perplexity: float | None = Field(examples=[7.8], description="Null if the method is `dpo`.")
     accuracy: float = Field(
-        examples=[0.52], description="Share of trainable tokens that the model predicts correctly."
+        examples=[0.52],
+        description="Share of trainable tokens that the model predicts correctly. With `dpo`, "
+        "share of pairs whose preferred answer has the higher reward.",
+    )
+    chosen_reward: float | None = Field(
+        default=None, description="With `dpo`, mean reward of the preferred answers."
+    )
+    rejected_reward: float | None = Field(
+        default=None, description="With `dpo`, mean reward of the rejected answers."
     )
     examples: int = Field(examples=[1200])
     label_tokens: int
@@ -279,7 +312,8 @@ class Evaluation(Answer):
     def of(cls, row: Mapping[str, Any]) -> Evaluation:
         """Return the schema of an evaluation's row."""
         shown = {name: row[name] for name in cls.model_fields if name in row}
-        return cls(**shown, perplexity=perplexity(row["eval_loss"]))
+        is_dpo = row["chosen_reward"] is not None
+        return cls(**shown, perplexity=None if is_dpo else perplexity(row["eval_loss"]))
 
 
 class TimelineEntry(Answer):
@@ -418,8 +452,9 @@ def detail(
         | _described_best(row)
         | vars(computed)
         | {
-            "perplexity_before": _perplexity(row["loss_before"]),
-            "perplexity_after": _perplexity(row["loss_after"]),
+            "method": row["hyperparameters"].get("method", SUPERVISED),
+            "perplexity_before": _perplexity(row, row["loss_before"]),
+            "perplexity_after": _perplexity(row, row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
             "estimate": _estimate(row["estimate"]),
@@ -481,8 +516,9 @@ def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"best_step": step, "best_eval_loss": loss, "best_note": note}
 
 
-def _perplexity(loss: float | None) -> float | None:
-    return None if loss is None else perplexity(loss)
+def _perplexity(row: Mapping[str, Any], loss: float | None) -> float | None:
+    """Return the perplexity of a loss per token; None with DPO, whose loss is per pair."""
+    return None if loss is None or row["reward_margin"] is not None else perplexity(loss)
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ import yaml
 
 from domain.core.money import dollars
 from domain.jobs.documents import PROVENANCE
+from domain.training.hyperparameters import DPO
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SAMPLE
 from services.scheduler.provenance import Provenance
@@ -19,6 +20,7 @@ RESUME_FILES = (
     "optimizer.safetensors",
     "random.safetensors",
     "position.json",
+    "reference.safetensors",
     SAMPLE,
 )
 """Files that the trainer needs to resume from a checkpoint. The model works without them."""
@@ -43,7 +45,7 @@ model = PeftModel.from_pretrained(base, "path/of/this/directory")
 Load it in float32. In bfloat16, PEFT rounds the base's output before it adds the adapter's, which
 loses much of a small adapter. The loss below was measured with a single rounding.
 
-The loss covers the assistant's messages only. {chat_template}
+{method} {chat_template}
 {resume_files}
 ## Result
 
@@ -76,6 +78,7 @@ def model_card(provenance: Provenance) -> str:
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),
         model=provenance.model,
         base=base,
+        method=_method(provenance),
         chat_template=_chat_template(provenance),
         resume_files=_resume_files(provenance),
         result=_table(_result(provenance)),
@@ -97,6 +100,16 @@ def _metadata(base: str) -> dict[str, Any]:
         "pipeline_tag": "text-generation",
         "tags": ["lora", "ecolink", "base_model:adapter:" + base],
     }
+
+
+def _method(provenance: Provenance) -> str:
+    if provenance.hyperparameters.get("method") != DPO:
+        return "The loss covers the assistant's messages only."
+    start = "the continued adapter" if provenance.start else "the base model"
+    return (
+        "It was trained on preference pairs with direct preference optimization (DPO), and with "
+        f"{start} as the reference. The loss covers the assistant's messages of the answers only."
+    )
 
 
 def _chat_template(provenance: Provenance) -> str:
@@ -131,8 +144,20 @@ def _result(provenance: Provenance) -> list[Row]:
     scored = provenance.evaluation
     if scored is None:
         return [("Held-out loss", "not evaluated: the job was stopped early")]
+    held_out = (
+        "Held-out examples",
+        f"{scored.examples:,} ({scored.label_tokens:,} trainable tokens)",
+    )
+    if scored.reward_margin is not None:
+        return [
+            held_out,
+            ("Held-out DPO loss before", f"{scored.loss_before:.4f} nats per preference pair"),
+            ("Held-out DPO loss after", f"{scored.loss_after:.4f} nats per preference pair"),
+            ("Reward margin", f"{scored.reward_margin:.4f}"),
+            ("Preferred answers with the higher reward", f"{scored.accuracy_after or 0:.1%}"),
+        ]
     rows = [
-        ("Held-out examples", f"{scored.examples:,} ({scored.label_tokens:,} trainable tokens)"),
+        held_out,
         ("Held-out loss before", f"{scored.loss_before:.4f} nats per trainable token"),
         ("Held-out loss after", f"{scored.loss_after:.4f} nats per trainable token"),
         (

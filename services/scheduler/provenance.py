@@ -95,6 +95,7 @@ class EvaluationFacts(Facts):
     accuracy_after: float | None
     examples: int
     label_tokens: int
+    reward_margin: float | None = None  # None: not DPO
 
 
 class CostFacts(Facts):

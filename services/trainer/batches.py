@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from domain.estimating.batching import padded
 from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.kernels.attention import attends_packed
-from services.trainer.kernels.cross_entropy import CrossEntropy
+from services.trainer.kernels.cross_entropy import CrossEntropy, TokenLosses
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Batch:
     places: Tensor  # (tokens): index in the flattened layout
     predicting: Tensor  # (trainable tokens): index of the token before each trainable token
     targets: Tensor  # (trainable tokens): token ID of each trainable token
+    rows: Tensor  # (trainable tokens): example of each trainable token
 
     @property
     def tokens(self) -> int:
@@ -65,6 +66,7 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
         real.flatten().nonzero().squeeze(1),
         predicting,
         following[predicting],
+        torch.arange(rows).repeat_interleave(sizes)[predicting],
     )
     if device.type == "cpu":
         return Batch(*parts)
@@ -82,6 +84,16 @@ def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     loss = CrossEntropy.apply(logits_of(model, batch), batch.targets)
     assert isinstance(loss, Tensor)
     return loss
+
+
+def log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the log-probability of each example's trainable tokens, in nats: float32 (examples).
+
+    It is the sum over the tokens of the example.
+    """
+    losses = TokenLosses.apply(logits_of(model, batch), batch.targets)
+    assert isinstance(losses, Tensor)
+    return losses.new_zeros(batch.shape[0]).index_add(0, batch.rows, -losses)
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:

@@ -20,6 +20,7 @@ from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
 from services.trainer.model import describe_adapter
 from services.trainer.progress import Counters
+from services.trainer.reference import Reference
 from services.trainer.sampling import Sample
 from services.trainer.state import TrainingState
 
@@ -88,8 +89,9 @@ def write(
     state: TrainingState,
     position: Position,
     sample: Sample | None = None,
+    reference: Reference | None = None,
 ) -> dict[str, str]:
-    """Write a checkpoint with its adapter in PEFT's format.
+    """Write a checkpoint with its adapter in PEFT's format, and the reference of DPO.
 
     Return the SHA-256 hashes of its large files.
     """
@@ -100,6 +102,8 @@ def write(
     (directory / POSITION).write_text(position.model_dump_json(indent=1))
     if sample is not None:
         (directory / SAMPLE).write_text(sample.model_dump_json(indent=1))
+    if reference is not None:
+        reference.write(directory)
     return written
 
 

@@ -13,7 +13,9 @@ from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, Position
 from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
+from services.trainer.objectives import PreferenceLoss
 from services.trainer.plan import data_position_sha256
+from services.trainer.reference import Reference
 from services.trainer.state import TrainingState, reseed
 from services.trainer.training import Training
 
@@ -30,6 +32,7 @@ class CheckpointLoader:
         self._rejected: list[RejectedCheckpoint] = []
         self._directory = context.scratch
         self._position: Position | None = None
+        self._held_out = 0
 
     def fetch(self) -> Position | None:
         """Fetch the newest checkpoint with intact files. Return its position, or None.
@@ -52,12 +55,16 @@ class CheckpointLoader:
             self._position.require_job(self._context.spec)
         return self._position
 
-    def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
+    def restore(
+        self, training: Training, mode: ExecutionMode, held_out: int = 0
+    ) -> Position | None:
         """Restore and certify the fetched checkpoint. If it is damaged, try the next intact one.
 
+        `held_out` is the number of held-out preference pairs, if the job has a reference of them.
         Return the position, or None if nothing was restored. Raise CheckpointMismatch if the
         checkpoint does not fit this job.
         """
+        self._held_out = held_out
         model, optimizer, plan = training.adapted, training.optimizer, training.plan
         fresh = TrainingState.of(model, optimizer, self._ranks)
         while (position := self._position) is not None:
@@ -72,6 +79,8 @@ class CheckpointLoader:
                 return position
             self._reject(saved, damage)
             fresh.restore(model, optimizer, self._ranks)
+            if isinstance(training.objective, PreferenceLoss):
+                training.objective.reference = None
             self.fetch()
         return None
 
@@ -83,6 +92,9 @@ class CheckpointLoader:
         try:
             state = TrainingState.read(self._directory)
             state.restore(training.adapted, training.optimizer, self._ranks)
+            if isinstance(training.objective, PreferenceLoss):
+                reference = Reference.read(self._directory, training.plan, self._held_out)
+                training.objective.reference = reference
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointMismatch(
                 f"The saved state does not fit this trainer: {error!r}"

@@ -76,9 +76,12 @@ class Checkpoints:
         self.progress = Progress.resumed(position)
         return own if position is None else own.continuing(position.mode)
 
-    def restore(self, training: Training, mode: ExecutionMode) -> None:
-        """Restore the fetched checkpoint, if any. Raise CheckpointMismatch if it does not fit."""
-        self.progress = Progress.resumed(self._loader.restore(training, mode))
+    def restore(self, training: Training, mode: ExecutionMode, held_out: int = 0) -> None:
+        """Restore the fetched checkpoint, if any. Raise CheckpointMismatch if it does not fit.
+
+        `held_out` is the number of held-out preference pairs, if the job has a reference of them.
+        """
+        self.progress = Progress.resumed(self._loader.restore(training, mode, held_out))
 
     @property
     def due(self) -> bool:
@@ -180,7 +183,9 @@ class Checkpoints:
         try:
             hashes = state.hashes(data_position_sha256(training.plan, position.step))
             position = position.model_copy(update={"state": hashes})
-            written = checkpoint.write(directory, training.adapted, state, position, copied.sample)
+            written = checkpoint.write(
+                directory, training.adapted, state, position, copied.sample, training.reference
+            )
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)

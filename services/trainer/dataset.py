@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.chat_labels import Example
+from infrastructure.preference_columns import conversations_of
 from infrastructure.reports import SegmentSpec
 from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
+from services.trainer.pairs import Item
 from services.trainer.plan import held_out, validated
 
 
@@ -23,9 +24,9 @@ class DatasetTooSmall(BadData):
 
 @dataclass(frozen=True)
 class Dataset:
-    train: list[Example]
-    held_out: list[Example]
-    question: dict[str, Any]  # the first held-out conversation
+    train: list[Item]
+    held_out: list[Item]
+    question: dict[str, Any]  # first held-out conversation; of a pair, that of the preferred answer
 
 
 def read(
@@ -50,10 +51,14 @@ def read(
 
 
 def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the conversations of a JSONL file with the chosen row numbers (from 0); None: all."""
+    """Yield the rows of a JSONL file with the chosen numbers (from 0); None: all."""
     for number, line in enumerate(_lines(path)):
         if chosen is None or number in chosen:
             yield json.loads(line)
+
+
+def _question(path: Path, row: int) -> dict[str, Any]:
+    return conversations_of(next(_rows(path, {row})))[0]
 
 
 def _split(
@@ -73,7 +78,7 @@ def _split(
     train, kept = [], []
     for index, examples in enumerate(conversations):
         (kept if index in held_out_indices else train).extend(examples)
-    question = next(_rows(path, {rendered.rows[min(held_out_indices)]}))
+    question = _question(path, rendered.rows[min(held_out_indices)])
     return Dataset(train, kept, question), str(rendered)
 
 
@@ -85,7 +90,7 @@ def _with_validation(
     count = sum(1 for _ in _lines(validation_path))
     chosen = validated(count, seed)
     validation = renderer.render_all(_rows(validation_path, frozenset(chosen)), check)
-    question = next(_rows(validation_path, {chosen[validation.rows[0]]})) if validation.rows else {}
+    question = _question(validation_path, chosen[validation.rows[0]]) if validation.rows else {}
     dataset = Dataset(
         _examples(rendered, "dataset"), _examples(validation, "validation dataset"), question
     )
@@ -107,7 +112,7 @@ def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
         )
 
 
-def _examples(rendered: Rendered, name: str) -> list[Example]:
+def _examples(rendered: Rendered, name: str) -> list[Item]:
     if not rendered.conversations:
         raise DatasetTooSmall(
             f"The {name} has no conversation with a trainable token after the trainer applies "

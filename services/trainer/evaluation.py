@@ -14,13 +14,14 @@ from torch import nn
 
 from domain.training.evaluation import EvaluationResult
 from domain.training.perplexity import perplexity
-from infrastructure.chat_labels import Example
 from infrastructure.reports import EvaluationMeasured
-from services.trainer.batches import collate, scored
+from services.trainer.batches import collate
 from services.trainer.context import Context
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
+from services.trainer.objectives import Objective, PreferenceLoss, Rewards
 from services.trainer.oom import reporting_out_of_memory
+from services.trainer.pairs import Item, all_sequences, length_of
 from services.trainer.plan import Plan, cut
 from services.trainer.processes.ranks import Ranks
 from services.trainer.progress import Progress
@@ -28,11 +29,19 @@ from services.trainer.progress import Progress
 
 @dataclass(frozen=True)
 class Score:
-    loss: float  # mean, in nats per trainable token
-    accuracy: float  # share of trainable tokens that the model ranked first
+    """Means over the held-out examples: over trainable tokens, or with DPO over pairs."""
+
+    loss: float  # in nats per trainable token or pair
+    accuracy: float  # share of trainable tokens that the model ranked first, or of correct pairs
     label_tokens: int
+    rewards: Rewards | None = None  # None: not DPO
 
     def __str__(self) -> str:
+        if self.rewards is not None:
+            return (
+                f"{self.loss:.4f} nats per pair, {self.accuracy:.1%} of the pairs correct, reward "
+                f"margin {self.rewards.margin:.4f}"
+            )
         return (
             f"{self.loss:.4f} nats per token, perplexity {perplexity(self.loss):.4g}, "
             f"{self.accuracy:.1%} of the tokens correct"
@@ -46,14 +55,14 @@ class HeldOut:
     ranks divide the batches, and all ranks get the same result.
     """
 
-    def __init__(self, examples: Sequence[Example], plan: Plan, ranks: Ranks) -> None:
-        self.examples = len(examples)
-        by_length = sorted(examples, key=lambda example: -len(example.input_ids))
-        self._batches = [
-            [by_length[index] for index in indices]
-            for indices in cut(range(len(by_length)), plan.largest_micro_batch)
-        ]
-        self._plan, self._ranks = plan, ranks
+    def __init__(
+        self, examples: Sequence[Item], plan: Plan, ranks: Ranks, objective: Objective
+    ) -> None:
+        self.examples, self._items = len(examples), examples
+        self.label_tokens = sum(each.label_tokens for each in all_sequences(examples))
+        by_length = sorted(range(len(examples)), key=lambda index: -length_of(examples[index]))
+        self._batches = cut(by_length, plan.largest_micro_batch)
+        self._plan, self._ranks, self.objective = plan, ranks, objective
 
     def score(self, model: nn.Module, lease: Lease) -> Score | None:
         """Score a model without dropout, and leave it in evaluation mode.
@@ -62,7 +71,7 @@ class HeldOut:
         if the loss is not finite, and MicroBatchTooLarge if a batch runs out of memory.
         """
         model.eval()
-        loss, correct, label_tokens = 0.0, 0, 0
+        sums = [0.0, 0.0, 0.0, 0.0]
         mine = self._batches[self._ranks.rank :: self._ranks.count]
         # Not inference mode: a module may keep its tensors and fail in a later backward pass.
         with torch.no_grad():
@@ -70,16 +79,19 @@ class HeldOut:
                 if self._ranks.agree(lease.must_end()):
                     return None
                 if turn < len(mine):  # the last round may have no batch for this rank
-                    with reporting_out_of_memory(mine[turn], self._plan, self._ranks.device):
-                        batch = collate(mine[turn], self._ranks.device)
-                        batch_loss, batch_correct = scored(model, batch)
-                    loss += batch_loss
-                    correct += batch_correct
-                    label_tokens += batch.label_tokens
-        loss, correct, label_tokens = self._ranks.sum(loss, correct, label_tokens)
-        if not math.isfinite(loss):
-            raise LossDiverged(f"The held-out loss is {loss}.")
-        return Score(loss / label_tokens, correct / label_tokens, int(label_tokens))
+                    items = [self._items[index] for index in mine[turn]]
+                    with reporting_out_of_memory(items, self._plan, self._ranks.device):
+                        batch = collate(all_sequences(items), self._ranks.device)
+                        found = self.objective.score(model, batch, mine[turn])
+                    sums = [sum(both) for both in zip(sums, found, strict=True)]
+        sums = self._ranks.sum(*sums)
+        if not math.isfinite(sums[0]):
+            raise LossDiverged(f"The held-out loss is {sums[0]}.")
+        units = self.objective.units(self._items)
+        loss, accuracy, *rewards = (each / units for each in sums)
+        if not isinstance(self.objective, PreferenceLoss):
+            return Score(loss, accuracy, self.label_tokens)
+        return Score(loss, accuracy, self.label_tokens, Rewards(accuracy, *rewards))
 
 
 class Evaluations:
@@ -105,10 +117,17 @@ class Evaluations:
     def conclude(self, model: PeftModel) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
+        With DPO, the rewards before training are zero by definition, so only the adapter is scored.
         Raise SegmentStopped in rank 0 if the segment has to end.
         """
-        with model.disable_adapter():
-            before = self._score(model, 0)
+        if isinstance(self._held_out.objective, PreferenceLoss):
+            nothing = Rewards(accuracy=0.5, chosen=0.0, rejected=0.0)
+            tokens = self._held_out.label_tokens
+            before = Score(PreferenceLoss.LOSS_BEFORE, nothing.accuracy, tokens, nothing)
+            self._report(0, before, time.monotonic())
+        else:
+            with model.disable_adapter():
+                before = self._score(model, 0)
         after = self._score(model, self._progress.step)
         self._reporter.log(f"held-out loss before training: {before}")
         self._reporter.log(f"held-out loss after training: {after}")
@@ -119,6 +138,7 @@ class Evaluations:
             accuracy_after=after.accuracy,
             examples=self._held_out.examples,
             label_tokens=after.label_tokens,
+            reward_margin=after.rewards and after.rewards.margin,
         )
 
     def _score(self, model: nn.Module, step: int) -> Score:
@@ -140,6 +160,8 @@ class Evaluations:
                 accuracy=score.accuracy,
                 examples=self._held_out.examples,
                 label_tokens=score.label_tokens,
+                chosen_reward=score.rewards and score.rewards.chosen,
+                rejected_reward=score.rewards and score.rewards.rejected,
                 seconds=time.monotonic() - began,
                 elapsed_seconds=self._lease.clock.elapsed(),
                 measured_at=datetime.now(UTC),

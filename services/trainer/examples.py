@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labeled
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.preference_columns import conversations_of, is_pair
 from infrastructure.template_rendering import ChatTemplate
 from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
+from services.trainer.pairs import Item, Pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,23 +25,40 @@ ROWS_AT_ONCE = 64
 
 @dataclass
 class Rendered:
-    """The examples of each conversation, and the numbers of dropped ones."""
+    """The examples of each row, and the numbers of dropped ones.
 
-    conversations: list[list[Example]] = field(default_factory=list)
+    A chat has one example, or several if the template rewrites earlier messages. A preference pair
+    is one example.
+    """
+
+    conversations: list[list[Item]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # row number of each conversation, from 0
     truncated: int = 0
     without_labels: int = 0
     unrenderable: int = 0
 
     def take(self, row: int, examples: list[Example], max_tokens: int) -> None:
-        """Truncate and add the examples of a row. Drop those without a trainable token."""
+        """Truncate and add the examples of a chat. Drop those without a trainable token."""
         self.truncated += any(len(example.input_ids) > max_tokens for example in examples)
         cut = [example.truncated(max_tokens) for example in examples]
         if taught := [example for example in cut if example.label_tokens > 0]:
-            self.conversations.append(taught)
-            self.rows.append(row)
+            self._add(row, list(taught))
         else:
             self.without_labels += 1
+
+    def take_pair(self, row: int, pair: Pair, max_tokens: int) -> None:
+        """Truncate and add a pair. Drop it if one of its answers keeps no trainable token."""
+        both = (pair.chosen, pair.rejected)
+        self.truncated += any(len(each.input_ids) > max_tokens for each in both)
+        cut = Pair(*(each.truncated(max_tokens) for each in both))
+        if all(each.label_tokens > 0 for each in (cut.chosen, cut.rejected)):
+            self._add(row, [cut])
+        else:
+            self.without_labels += 1
+
+    def _add(self, row: int, examples: list[Item]) -> None:
+        self.conversations.append(examples)
+        self.rows.append(row)
 
     def __str__(self) -> str:
         count = len(self.conversations)
@@ -88,9 +107,13 @@ class Renderer(ChatRenderer):
             marked = [self._marked(conversation, check) for _, conversation in several]
             texts = [each.text for parts in marked for each in parts or ()]
             tokens = iter(self.encoder.encode(texts))
-            for (row, _), parts in zip(several, marked, strict=True):
+            rows_of = dict(several)
+            for row, parts in zip(rows_of, marked, strict=True):
                 if parts is None:
                     rendered.unrenderable += 1
+                elif is_pair(rows_of[row]):
+                    both = [labeled(next(tokens), each) for each in parts]
+                    rendered.take_pair(row, Pair(*both), self.max_tokens)
                 else:
                     examples = [labeled(next(tokens), each) for each in parts]
                     rendered.take(row, examples, self.max_tokens)
@@ -99,8 +122,14 @@ class Renderer(ChatRenderer):
     def _marked(
         self, conversation: dict[str, Any], check: Callable[[], None]
     ) -> list[Marked] | None:
+        """Return the texts of a row's sequences, or None if the template rejects one.
+
+        If the template rewrites earlier messages, only the last message of an answer is compared.
+        """
         check()
         try:
+            if is_pair(conversation):
+                return [self.marked(each)[-1] for each in conversations_of(conversation)]
             return self.marked(conversation)
         except Unrenderable:
             return None

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from domain.jobs.failures import FailureClass, MemoryShortage
-from infrastructure.chat_labels import Example
 from services.trainer.failures import SegmentFailure, is_out_of_memory
+from services.trainer.pairs import Item, all_sequences, length_of
 from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan
 
@@ -31,7 +31,7 @@ class MicroBatchTooLarge(SegmentFailure):
 
 @contextmanager
 def reporting_out_of_memory(
-    examples: Sequence[Example], plan: Plan, device: torch.device
+    examples: Sequence[Item], plan: Plan, device: torch.device
 ) -> Iterator[None]:
     """Raise MicroBatchTooLarge if a forward or backward pass in the block runs out of memory."""
     try:
@@ -41,8 +41,8 @@ def reporting_out_of_memory(
             raise
         parts = min(plan.split, plan.micro_batch_size)
         shortage = MemoryShortage(
-            rows=len(examples),
-            tokens=max(len(example.input_ids) for example in examples),
+            rows=len(all_sequences(examples)),
+            tokens=max(map(length_of, examples)),
             micro_batch_size=plan.largest_micro_batch,
             gradient_accumulation=parts * plan.gradient_accumulation,
             peak_bytes=PeakMemory(device).bytes,

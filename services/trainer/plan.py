@@ -16,6 +16,7 @@ from domain.estimating.pricing import VALIDATION_MAXIMUM, held_out_examples
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from infrastructure.reports import SegmentSpec
+from services.trainer.pairs import Item, all_sequences, length_of
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
@@ -42,7 +43,7 @@ class Plan:
     share the same micro-batches, whatever their number is.
     """
 
-    lengths: tuple[int, ...]  # of the examples, in tokens
+    lengths: tuple[int, ...]  # of the longest sequence of each example, in tokens
     epochs: int
     micro_batch_size: int
     gradient_accumulation: int
@@ -51,12 +52,14 @@ class Plan:
     split: int = 1  # number of parts into which each micro-batch is split
     batch_tokens: int = 0  # tokens that fit into memory at once; 0: those of one micro-batch
     content_sha256: str = ""  # hash of the examples' tokens and labels
+    sequences: int = 1  # number of sequences of an example: 2 for preference pairs
+    example_tokens: int | None = None  # tokens of all sequences; None: those of `lengths`
 
     @classmethod
-    def of(cls, spec: SegmentSpec, examples: Sequence[Example]) -> Plan:
-        hyperparameters = spec.hyperparameters
+    def of(cls, spec: SegmentSpec, examples: Sequence[Item]) -> Plan:
+        hyperparameters, sequences = spec.hyperparameters, all_sequences(examples)
         return cls(
-            lengths=tuple(len(example.input_ids) for example in examples),
+            lengths=tuple(map(length_of, examples)),
             epochs=hyperparameters.epochs,
             micro_batch_size=hyperparameters.micro_batch_size,
             gradient_accumulation=hyperparameters.gradient_accumulation,
@@ -64,7 +67,9 @@ class Plan:
             ranks=spec.approved_gpu_count or spec.gpu_count,
             split=spec.micro_batch_split,
             batch_tokens=spec.batch_tokens or 0,
-            content_sha256=content_sha256(examples),
+            content_sha256=content_sha256(sequences),
+            sequences=hyperparameters.sequences_per_example,
+            example_tokens=sum(len(sequence.input_ids) for sequence in sequences),
         )
 
     @property
@@ -83,7 +88,8 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Number of tokens in the whole job, without padding."""
-        return self.epochs * sum(self.lengths)
+        known = self.example_tokens
+        return self.epochs * (sum(self.lengths) if known is None else known)
 
     @property
     def total_steps(self) -> int:
@@ -120,16 +126,19 @@ class Plan:
         return [
             [
                 [share[position] for position in positions]
-                for positions in fill([self.lengths[i] for i in share], self._budget)
+                for positions in fill([self.lengths[i] for i in share], self.budget)
             ]
             for share in shares
         ]
 
     @cached_property
-    def _budget(self) -> int:
-        """Maximum number of tokens, including padding, in a batch of several examples."""
-        whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
-        return whole // self.split
+    def budget(self) -> int:
+        """Maximum number of tokens, including padding, in a batch of several examples.
+
+        It counts one sequence of each example.
+        """
+        most = self.batch_tokens // self.sequences
+        return max(self.micro_batch_size * padded(max(self.lengths)), most) // self.split
 
     def _padded_tokens(self, batch: list[int]) -> int:
         return len(batch) * max(self.lengths[index] for index in batch)
@@ -174,7 +183,7 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
 
 
 def content_sha256(examples: Iterable[Example]) -> str:
-    """Return a hash of the examples' tokens and labels, in order.
+    """Return a hash of the tokens and labels of sequences, in order.
 
     It changes if the template inserts another date, or if a new release labels other tokens.
     """

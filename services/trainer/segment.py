@@ -1,5 +1,7 @@
 """The phases of a segment, in order: load, prepare, train, evaluate, register.
 
+With DPO, `prepare` also computes the reference.
+
 In each step, `train` calls `Training.step`, which cuts the plan's micro-batches into tensors
 (`batches.collate`), adds their gradients and runs the optimizer.
 """
@@ -28,7 +30,7 @@ from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.context import Context
-from services.trainer.dataset import read
+from services.trainer.dataset import Dataset, read
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
@@ -45,11 +47,14 @@ from services.trainer.model import (
     require_base,
     save_adapter,
 )
+from services.trainer.objectives import PreferenceLoss
 from services.trainer.packing import pack_if_able
+from services.trainer.pairs import Pair, all_sequences
 from services.trainer.peak_memory import PeakMemory, record_program_memory, reset_peak
 from services.trainer.plan import Plan
 from services.trainer.processes.warm_base import WarmBase
 from services.trainer.progress import Progress
+from services.trainer.reference import Referee
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
 
@@ -210,15 +215,20 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     training = Training(loaded.model, plan, dataset.train, hyperparameters, ranks, context.lease)
     mode = _compile_if_long(context, loaded, training, begins=checkpoints.progress.step == 0)
     mode = _make_deterministic(context, training, mode)
-    checkpoints.restore(training, mode)
+    checkpoints.restore(training, mode, len(dataset.held_out))
+    _refer(context, loaded, training, dataset)
     progress = checkpoints.progress
     prepared = Prepared(
         renderer=renderer,
         training=training,
         mode=mode,
         divergence=Divergence(loaded.vocabulary_size, progress),
-        evaluations=Evaluations(context, HeldOut(dataset.held_out, plan, ranks), progress),
-        sampling=Sampling(renderer, dataset.question, dataset.held_out, ranks.device),
+        evaluations=Evaluations(
+            context, HeldOut(dataset.held_out, plan, ranks, training.objective), progress
+        ),
+        sampling=Sampling(
+            renderer, dataset.question, all_sequences(dataset.held_out), ranks.device
+        ),
     )
     reporter.update(
         total_steps=plan.total_steps,
@@ -234,6 +244,26 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     if loaded.base_files is not None:
         loaded.base_files.require()
     return prepared
+
+
+def _refer(context: Context, loaded: Loaded, training: Training, dataset: Dataset) -> None:
+    """Compute the reference of DPO, unless a checkpoint had it."""
+    objective, spec = training.objective, context.spec
+    if not isinstance(objective, PreferenceLoss) or objective.reference is not None:
+        return
+    context.enter(Phase.REFERENCE)
+    began, continues = time.monotonic(), spec.start_ref is not None
+    referee = Referee(
+        loaded.model, continues, training.plan, context.ranks, context.lease, context.reporter.log
+    )
+    train = [each for each in dataset.train if isinstance(each, Pair)]
+    held_out = [each for each in dataset.held_out if isinstance(each, Pair)]
+    objective.reference = referee.reference(train, held_out)
+    policy = "the adapter that the job continues" if continues else "the base model"
+    context.reporter.log(
+        f"scored {len(train) + len(held_out):,} pairs with {policy} as the reference in "
+        f"{time.monotonic() - began:.1f} s"
+    )
 
 
 def _compile_if_long(
@@ -324,6 +354,9 @@ def _report_step(
             step=progress.step,
             total_steps=total_steps,
             train_loss=step.loss,
+            accuracy=step.rewards and step.rewards.accuracy,
+            chosen_reward=step.rewards and step.rewards.chosen,
+            rejected_reward=step.rewards and step.rewards.rejected,
             smoothed_loss=progress.smoothed_loss.value,
             learning_rate=step.learning_rate,
             tokens=step.tokens,

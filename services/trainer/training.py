@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from domain.estimating.batching import padded
@@ -22,9 +21,12 @@ from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.kernels.compiling import Compiled, common_kinds
 from services.trainer.kernels.lora import Dropout
 from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.objectives import Loss, PreferenceLoss, Rewards, objective_of
 from services.trainer.oom import reporting_out_of_memory
+from services.trainer.pairs import Item, all_sequences, sequences_of
 from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
+from services.trainer.reference import Reference
 from services.trainer.state import RandomState
 
 SAMPLED_STEPS = 32  # four of the plan's windows, in which examples are sorted by length
@@ -34,10 +36,11 @@ SAMPLED_STEPS = 32  # four of the plan's windows, in which examples are sorted b
 class Step:
     """The metrics of one optimizer step, over all ranks."""
 
-    loss: float  # before the step, in nats per trainable token
+    loss: float  # before the step, in nats per trainable token, or per pair with DPO
     tokens: int  # without padding
     learning_rate: float
     seconds: float
+    rewards: Rewards | None = None  # None: not DPO
 
 
 class Training:
@@ -47,7 +50,7 @@ class Training:
         self,
         model: PeftModel,
         plan: Plan,
-        examples: list[Example],
+        examples: Sequence[Item],
         hyperparameters: Hyperparameters,
         ranks: Ranks,
         lease: Lease,
@@ -60,30 +63,36 @@ class Training:
             weight_decay=hyperparameters.weight_decay,
         )
         self.model, self.plan, self.examples = ranks.prepare(model), plan, examples
-        self.hyperparameters = hyperparameters
+        self.hyperparameters, self.objective = hyperparameters, objective_of(hyperparameters)
         self.ranks, self.lease = ranks, lease
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
         self.compiled, self.compile_seconds = None, 0.0
         if ranks.count > 1:
             self._exchange_once()
 
+    @property
+    def reference(self) -> Reference | None:
+        """Reference of DPO; None for other methods, and before it is computed."""
+        return self.objective.reference if isinstance(self.objective, PreferenceLoss) else None
+
     def step(self, number: int) -> Step | None:
         """Run one optimizer step (from 0) and return its metrics.
 
-        The gradient is that of the mean loss over all trainable tokens of the step, regardless of
-        their division into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). If the
-        segment has to end first, return None and leave the model, optimizer and random state
-        unchanged. Raise LossDiverged in all ranks if the loss or gradient is not finite, and
-        MicroBatchTooLarge if a batch runs out of memory.
+        The gradient is that of the mean loss over all trainable tokens of the step, or with DPO
+        over its pairs, regardless of their division into micro-batches and ranks. AdamW: Loshchilov
+        and Hutter (2019). If the segment has to end first, return None and leave model, optimizer
+        and random state unchanged. Raise LossDiverged in all ranks if the loss or gradient is not
+        finite, and MicroBatchTooLarge if a batch runs out of memory.
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
         work = self.plan.work(number, self.ranks.count)
         # Every rank knows all of the step's examples, so their count needs no exchange.
         examples = [self.examples[index] for share in work for batch in share for index in batch]
-        label_tokens = sum(example.label_tokens for example in examples)
-        # A tensor, because reading a number from a GPU synchronizes with it.
+        units = self.objective.units(examples)
+        # Tensors, because reading a number from a GPU synchronizes with it.
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        rewards = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         # Each rank runs one batch per turn. In the last turns, some ranks may have none.
         mine, turns = work[self.ranks.rank], max(map(len, work))
         for turn in range(turns):
@@ -94,10 +103,13 @@ class Training:
                 return None
             with self.ranks.accumulating(self.model, last=turn == turns - 1):
                 if turn < len(mine):
-                    total += self._accumulate(mine[turn], label_tokens)
+                    found = self._accumulate(mine[turn], units)
+                    total += found.total
+                    if found.rewards is not None:
+                        rewards += found.rewards
                 else:
                     self._add_nothing(work[0][0][0])
-        (loss,) = self.ranks.sum(total.item())
+        loss, *sums = self.ranks.sum(total.item(), *rewards.tolist())
         norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise LossDiverged(f"Step {number + 1:,} has loss {loss} and gradient norm {norm}.")
@@ -106,20 +118,24 @@ class Training:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tokens = sum(len(example.input_ids) for example in examples)
-        return Step(loss, tokens, learning_rate, time.monotonic() - started)
+        tokens = sum(len(sequence.input_ids) for sequence in all_sequences(examples))
+        measured = None
+        if isinstance(self.objective, PreferenceLoss):
+            measured = Rewards(*(each / units for each in sums))
+        return Step(loss, tokens, learning_rate, time.monotonic() - started, measured)
 
-    def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
-        """Add the gradient of one batch. Return its share of the loss."""
+    def _accumulate(self, indices: list[int], units: int) -> Loss:
+        """Add the gradient of one batch. Return its share of the loss, and the sums of rewards."""
         examples = [self.examples[index] for index in indices]
         with reporting_out_of_memory(examples, self.plan, self.ranks.device):
-            batch = collate(examples, self.ranks.device)
+            batch = collate(all_sequences(examples), self.ranks.device)
             kernels = self.compiled.running(*batch.shape) if self.compiled else nullcontext()
             with kernels, self._drawn_dropout(batch):
-                loss = loss_sum(self.model, batch) / label_tokens
+                found = self.objective.loss(self.model, batch, indices)
+                loss = found.total / units
                 # The gradients of the ranks are averaged, but the step needs their sum.
                 (loss * self.ranks.count).backward()
-        return loss.detach()
+        return Loss(loss.detach(), found.rewards)
 
     def _drawn_dropout(self, batch: Batch) -> AbstractContextManager[None]:
         tokens = processed_tokens(self.base, batch)
@@ -127,7 +143,8 @@ class Training:
 
     def _add_nothing(self, index: int) -> None:
         """Add a zero gradient, so that this rank runs a backward pass like the others."""
-        ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
+        sequence = sequences_of(self.examples[index])[0]
+        ids = torch.tensor([sequence.input_ids[:PAD_MULTIPLE]])
         output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
         (0.0 * output.logits.float().sum()).backward()
 
@@ -157,7 +174,10 @@ class Training:
         """Yield (rows, tokens) of the first steps' batches, as a sample of all steps."""
         for number in range(min(self.plan.total_steps, SAMPLED_STEPS)):
             for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
-                yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
+                yield (
+                    self.plan.sequences * len(batch),
+                    padded(max(self.plan.lengths[index] for index in batch)),
+                )
 
     def rehearse(self, rows: int, tokens: int) -> None:
         """Run a micro-batch (rows, tokens) forward and backward without changing any state."""

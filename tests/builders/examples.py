@@ -22,7 +22,7 @@ from domain.training.checkpoint import (
 )
 from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
-from domain.training.phases import Phase
+from domain.training.phases import SUPERVISED_PHASES
 from domain.training.precision import Dtype
 from domain.training.token_lengths import TokenLengths
 from domain.training.training_plan import TrainingPlan
@@ -65,7 +65,7 @@ ESTIMATE = Estimate(
     calibrated_from=0,
     phases=tuple(
         PhaseEstimate(phase=phase, model_seconds=20.0, low_seconds=20.0, high_seconds=26.0)
-        for phase in Phase
+        for phase in SUPERVISED_PHASES
     ),
 )
 """120 to 156 seconds, all phases alike."""

@@ -20,7 +20,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id
 from domain.datasets.columns import columns_from
-from domain.datasets.dataset import Contents, Dataset
+from domain.datasets.dataset import Contents, Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
 from domain.training.token_lengths import LabelTokens, TokenLengths
 from domain.use_cases.accounts import EcoLink
@@ -120,13 +120,15 @@ class Platform:
         with because(self.cause):
             self.ecolink.reinstate(person.account_id)
 
-    def dataset(self, person: Person, *, ready: bool = True) -> UUID:
+    def dataset(
+        self, person: Person, *, ready: bool = True, kind: DatasetKind = DatasetKind.CHATS
+    ) -> UUID:
         dataset_id = uuid4()
         with because(self.cause):
             dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
             self.log.commit(dataset)
         if ready:
-            self.validate(dataset_id)
+            self.validate(dataset_id, kind=kind)
         return dataset_id
 
     def upload(self, account_id: UUID, content: bytes) -> UUID:
@@ -170,12 +172,16 @@ class Platform:
             conclude(dataset, report)
             self.log.commit(dataset)
 
-    def validate(self, dataset_id: UUID, *, counted: bool = True) -> None:
+    def validate(
+        self, dataset_id: UUID, *, counted: bool = True, kind: DatasetKind = DatasetKind.CHATS
+    ) -> None:
         """Validate a dataset with ten examples, and count its tokens for the base model."""
         with because(self.cause):
             dataset = self.log.load(Dataset, dataset_id)
             content, report = dataset_id.hex * 2, "datasets/x/report.json"
-            dataset.validate("datasets/x/examples.jsonl", content, Contents(10, 1), report)
+            dataset.validate(
+                "datasets/x/examples.jsonl", content, Contents(10, 1, kind=kind), report
+            )
             self.log.commit(dataset)
         if counted:
             self.count(dataset_id)

@@ -17,7 +17,7 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.estimating.estimate import Estimate, PhaseEstimate
 from domain.estimating.pricing import HEADROOM
 from domain.estimating.progress import Steps, seconds_left
-from domain.training.phases import Phase
+from domain.training.phases import SUPERVISED_PHASES, Phase
 
 CAPACITY, JOBS, SEED = 8, 200, 2026
 LOAD = 0.95
@@ -76,7 +76,7 @@ class SimulatedJob:
         assert self.started_at is not None
         elapsed = now - self.started_at
         rest = elapsed
-        for phase in Phase:
+        for phase in SUPERVISED_PHASES:
             spent = self.true_seconds[phase]
             if rest < spent:
                 if phase is not Phase.TRAINING:
@@ -206,11 +206,11 @@ def _job(random: Random, number: int, noise: float) -> SimulatedJob:
         tokens=0,
         total_steps=STEPS,
         calibrated_from=0,
-        phases=tuple(_phase(phase, typical * shares[phase]) for phase in Phase),
+        phases=tuple(_phase(phase, typical * shares[phase]) for phase in SUPERVISED_PHASES),
     )
     true_seconds = {
         phase: estimate.typical_seconds(phase) * random.lognormvariate(0.0, noise)
-        for phase in Phase
+        for phase in SUPERVISED_PHASES
     }
     return SimulatedJob(
         number=number,

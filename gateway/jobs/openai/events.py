@@ -52,7 +52,7 @@ class EventObject(Answer):
 
 
 class Metrics(Answer):
-    """Metrics of a checkpoint. Losses are in nats per trainable token.
+    """Metrics of a checkpoint. Losses are in nats per trainable token, or per pair with `dpo`.
 
     Metrics of an evaluation are null if the step was not evaluated.
     """
@@ -61,6 +61,14 @@ class Metrics(Answer):
     train_loss: float = Field(examples=[1.92])
     valid_loss: float | None
     valid_mean_token_accuracy: float | None
+    valid_reward_accuracy: float | None = Field(
+        default=None,
+        description="With `dpo`, share of pairs whose preferred answer has the higher reward.",
+    )
+    valid_reward_margin: float | None = Field(
+        default=None,
+        description="With `dpo`, mean reward of preferred answers minus that of rejected ones.",
+    )
     full_valid_loss: float | None
     full_valid_mean_token_accuracy: float | None
 
@@ -118,7 +126,12 @@ def _event(
     else:
         type_ = "metrics"
         level, fields = "info", entry["fields"]
-        losses = (("training loss", "train_loss"), ("validation loss", "valid_loss"))
+        losses = (
+            ("training loss", "train_loss"),
+            ("training reward margin", "train_reward_margin"),
+            ("validation loss", "valid_loss"),
+            ("validation reward margin", "valid_reward_margin"),
+        )
         message = f"Step {entry['n']}/{total_steps}: " + ", ".join(
             f"{name}={fields[of]:.4f}" for name, of in losses if fields.get(of) is not None
         )
@@ -203,12 +216,18 @@ def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
 def _metrics(saved: Fields, evaluation: Row | None) -> Metrics:
     """Return a checkpoint's metrics. Every evaluation covers all held-out examples."""
     loss = saved["eval_loss"]
-    accuracy = evaluation["accuracy"] if evaluation and loss is not None else None
+    scored = evaluation if evaluation and loss is not None else None
+    accuracy, margin = (scored["accuracy"], None) if scored else (None, None)
+    if scored and scored["chosen_reward"] is not None:
+        margin = scored["chosen_reward"] - scored["rejected_reward"]
+    tokens = accuracy if margin is None else None
     return Metrics(
         step=saved["step"],
         train_loss=saved["train_loss"],
         valid_loss=loss,
-        valid_mean_token_accuracy=accuracy,
+        valid_mean_token_accuracy=tokens,
+        valid_reward_accuracy=None if margin is None else accuracy,
+        valid_reward_margin=margin,
         full_valid_loss=loss,
-        full_valid_mean_token_accuracy=accuracy,
+        full_valid_mean_token_accuracy=tokens,
     )

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from domain.core.errors import Invalid
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.launch.job_form import ModelSuffix
 
@@ -19,7 +20,7 @@ AUTO: Auto = "auto"
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
-OURS = frozenset(Hyperparameters.model_fields) - {"seed"}
+OURS = frozenset(Hyperparameters.model_fields) - {"seed", "method"}
 """Hyperparameters under EcoLink's names. Clients send them in `extra_body`."""
 
 
@@ -31,17 +32,47 @@ class OpenAIHyperparameters(BaseModel, extra="forbid", strict=True, allow_inf_na
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0)] = AUTO
 
 
+class DPOHyperparameters(OpenAIHyperparameters):
+    """OpenAI's hyperparameters of DPO."""
+
+    beta: Auto | Annotated[float, Field(gt=0)] = AUTO
+
+
 class Supervised(BaseModel, extra="forbid"):
-    """Supervised fine-tuning, the only supported method."""
+    """Supervised fine-tuning on chats."""
 
     hyperparameters: OpenAIHyperparameters | None = None
 
 
-class Method(BaseModel, extra="forbid"):
-    """The training method."""
+class Preferences(BaseModel, extra="forbid"):
+    """Direct preference optimization on preference pairs."""
 
-    type: Literal["supervised"]
+    hyperparameters: DPOHyperparameters | None = None
+
+
+class Method(BaseModel, extra="forbid"):
+    """The training method, with its settings under the name of the type."""
+
+    type: Literal["supervised", "dpo"]
     supervised: Supervised | None = None
+    dpo: Preferences | None = None
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Method:
+        other = {"supervised": self.dpo, "dpo": self.supervised}[self.type]
+        if other is not None:
+            raise PydanticCustomError(
+                "settings_of_another_method",
+                "The type is {type}. Send only the settings of this method",
+                {"type": self.type},
+            )
+        return self
+
+    @property
+    def settings(self) -> OpenAIHyperparameters | None:
+        """Hyperparameters of the method."""
+        own = self.supervised if self.type == "supervised" else self.dpo
+        return None if own is None else own.hyperparameters
 
 
 class CreateJob(BaseModel, extra="allow", strict=True):
@@ -69,8 +100,11 @@ class CreateJob(BaseModel, extra="allow", strict=True):
         given = dict(self.model_extra or {})
         _require_none(given.keys() - OURS, "Unknown field.")
         called: dict[str, str] = {}
+        if self.method is not None:
+            given["method"] = self.method.type
+        method = given.get("method", SUPERVISED)
         for name, value in self._numbers().items():
-            for ours, translated in _ours(name, value, self.gpu_count).items():
+            for ours, translated in _ours(name, value, self.gpu_count, method).items():
                 if ours in given:
                     raise Invalid(
                         f"This field means the same as {ours}. Send only one of the two.",
@@ -87,8 +121,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
 
     def _numbers(self) -> Mapping[str, float]:
         """Return the values that are not `auto`, from either of OpenAI's two fields."""
-        supervised = self.method.supervised if self.method else None
-        places = (self.hyperparameters, supervised.hyperparameters if supervised else None)
+        places = (self.hyperparameters, self.method.settings if self.method else None)
         numbers: dict[str, float] = {}
         for place in filter(None, places):
             for name, value in place.model_dump().items():
@@ -122,13 +155,15 @@ def _require_none(fields: Iterable[str], message: str) -> None:
         raise RequestValidationError(problems)
 
 
-def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
+def _ours(name: str, value: Any, gpu_count: int, method: str) -> dict[str, Any]:
     """Translate one of OpenAI's hyperparameters to EcoLink's names."""
     if name == "n_epochs":
         return {"epochs": value}
     if name == "batch_size":
         return vocabulary.batch(value, gpu_count)
-    return {"learning_rate": vocabulary.learning_rate(value)}
+    if name == "beta":
+        return {"beta": value}
+    return {"learning_rate": vocabulary.learning_rate(value, method)}
 
 
 def _named(error: ValidationError, called: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from math import ceil
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 from domain.jobs.failures import FailureClass
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.jobs.lifecycle import JobStatus
+from domain.training.hyperparameters import DPO, SUPERVISED, Method
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
 from gateway.datasets.service import rejection_summary
@@ -51,11 +52,32 @@ class SupervisedObject(Answer):
     hyperparameters: HyperparametersObject
 
 
-class MethodObject(Answer):
-    """The training method of a job."""
+class DPOHyperparametersObject(HyperparametersObject):
+    """The hyperparameters of DPO in use."""
 
-    type: Literal["supervised"] = "supervised"
-    supervised: SupervisedObject
+    beta: float
+
+
+class DPOObject(Answer):
+    """Settings of direct preference optimization."""
+
+    hyperparameters: DPOHyperparametersObject
+
+
+class MethodObject(Answer):
+    """The training method of a job, with its settings under the name of the type."""
+
+    type: Method = SUPERVISED
+    supervised: SupervisedObject | None = None
+    dpo: DPOObject | None = None
+
+    @classmethod
+    def of(cls, numbers: HyperparametersObject, recorded: Mapping[str, Any]) -> MethodObject:
+        """Return the method of a job from its recorded hyperparameters."""
+        if recorded.get("method") != DPO:
+            return cls(supervised=SupervisedObject(hyperparameters=numbers))
+        own = DPOHyperparametersObject(**numbers.model_dump(), beta=recorded["beta"])
+        return cls(type=DPO, dpo=DPOObject(hyperparameters=own))
 
 
 class ErrorObject(Answer):
@@ -139,7 +161,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
                 estimated_finish=_estimated_finish(row, steps.get(job_id), waits.get(job_id), now),
                 integrations=[],
                 metadata=noted.get(job_id, {}),
-                method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
+                method=MethodObject.of(numbers, row["hyperparameters"]),
                 ecolink=_ours(row),
             )
         )
@@ -209,7 +231,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
         estimated_finish=None,
         integrations=[],
         metadata=noted.get(request.job_id, {}),
-        method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
+        method=MethodObject.of(numbers, request.hyperparameters),
         ecolink=EcoLinkObject(
             status=status,
             phase=status,

@@ -226,7 +226,9 @@ class WatchedJob:
             frame["curve"] = None
         elif steps or evaluations:
             frame["curve"] = {
-                "steps": [[*place, row["loss"], row["smoothed"]] for place, row in steps],
+                "steps": [
+                    [*place, row["loss"], row["smoothed"], *_rewards(row)] for place, row in steps
+                ],
                 "evaluations": [[*place, row["loss"]] for place, row in evaluations],
             }
         if lines is None or events.JobFailed.TOPIC in ended:
@@ -240,6 +242,13 @@ class WatchedJob:
             del self._frames[next(iter(self._frames))]
         text = self._frames[key] = json.dumps(frame, separators=(",", ":"))
         return text
+
+
+def _rewards(row: Mapping[str, Any]) -> list[float]:
+    """Return the rewards and the accuracy of a step with DPO; nothing for other methods."""
+    if row.get("chosen") is None:
+        return []
+    return [row["chosen"], row["rejected"], row["accuracy"]]
 
 
 def entry_html(entry: Entry) -> Markup:

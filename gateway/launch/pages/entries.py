@@ -19,8 +19,17 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from domain.core.money import exact_dollars
+from domain.datasets.dataset import DatasetKind
 from domain.training import hyperparameters
-from domain.training.hyperparameters import Affects, Group, Hyperparameters, title_of, use_of
+from domain.training.hyperparameters import (
+    DPO,
+    SUPERVISED,
+    Affects,
+    Group,
+    Hyperparameters,
+    title_of,
+    use_of,
+)
 from domain.training.start import SHAPE
 from domain.training.training_plan import Order, TrainingPlan
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
@@ -141,6 +150,23 @@ class Entries(_Hyperparameters):
             **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
         )
 
+    def training_on(self, kind: DatasetKind) -> Entries:
+        """Return the entries with the method for a kind of dataset.
+
+        If the method changes, the learning rate follows, unless the user has changed it.
+        """
+        method = DPO if kind is DatasetKind.PREFERENCES else ""
+        if method == self.method:
+            return self
+        before, now = (
+            typed(Hyperparameters(method=each or SUPERVISED)) for each in (self.method, method)
+        )
+        unchanged = self.learning_rate == before["learning_rate"]
+        rate = now["learning_rate"] if unchanged else self.learning_rate
+        return self.model_copy(
+            update={"method": method, "beta": now["beta"], "learning_rate": rate}
+        )
+
     def continuing(self, parent: Hyperparameters) -> Entries:
         """Return the entries with the shape of the adapter that the job continues."""
         tuned = typed(parent)
@@ -194,7 +220,11 @@ class Entries(_Hyperparameters):
     @property
     def carried(self) -> dict[str, str]:
         """Entries that were copied from another job and have no input on the page, by title."""
-        kept = {title_of(n): getattr(self, n) for n in ONLY_IN_API if getattr(self, n)}
+        kept = {
+            title_of(n): getattr(self, n)
+            for n in ONLY_IN_API
+            if getattr(self, n) and n != "method"  # which follows the dataset
+        }
         return kept | ({"Deploy the model after registration": ""} if self.deploy else {})
 
 

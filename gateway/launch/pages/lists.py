@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from domain.datasets.dataset import DatasetStatus
+from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from domain.training.start import is_fine_tuned, split_checkpoint
 from gateway.backend import Backend
@@ -50,6 +50,14 @@ class ListedDataset(NamedTuple):
     id: UUID
     name: str | None
     examples: int
+    kind: DatasetKind
+
+    @property
+    def counted(self) -> str:
+        """Number of examples, in words."""
+        pairs = self.kind is DatasetKind.PREFERENCES
+        what = "preference pair" if pairs else "example"
+        return f"{self.examples:,} {what}{'' if self.examples == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,10 @@ class Lists:
             regions=[each for each in catalog.regions if each.gpu_types],
             places=places,
         )
+
+    def dataset(self, chosen: str) -> ListedDataset | None:
+        """Return the listed dataset with an ID, or None."""
+        return next((each for each in self.datasets if str(each.id) == chosen), None)
 
     @property
     def bases(self) -> list[BaseModelAnswer]:
@@ -189,7 +201,12 @@ def _datasets(
                 unready[str(each)] = DatasetStatus(found["status"])
         names = dataset_names(connection, [row["dataset_id"] for row in rows])
     listed = [
-        ListedDataset(row["dataset_id"], names.get(row["dataset_id"]), row["examples"])
+        ListedDataset(
+            row["dataset_id"],
+            names.get(row["dataset_id"]),
+            row["examples"],
+            DatasetKind(row["kind"]),
+        )
         for row in rows
     ]
     return listed, more, unready

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.training.hyperparameters import Group, Hyperparameters, use_of
+from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import JobRequest
 
@@ -58,6 +58,7 @@ def python(wanted: JobRequest, base_url: str) -> str:
         and file_name(wanted.validation_dataset),
         "suffix": wanted.suffix,
         "seed": seed,
+        "method": _method(tuned),
     }
     ours = {
         "gpu_type": wanted.gpu_type,
@@ -84,13 +85,21 @@ def python(wanted: JobRequest, base_url: str) -> str:
     )
 
 
+def _method(tuned: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the method in OpenAI's form, removed from the hyperparameters; None if supervised."""
+    method, beta = tuned.pop("method", SUPERVISED), tuned.pop("beta", None)
+    if method == SUPERVISED:
+        return None
+    return {"type": method, method: {"hyperparameters": {"beta": beta}}}
+
+
 def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
     """Return the basic hyperparameters, and others that differ from their defaults."""
     default = Hyperparameters().model_dump()
     return {
         name: value
         for name, value in tuned.model_dump().items()
-        if use_of(name).group is Group.BASIC or value != default[name]
+        if value is not None and (use_of(name).group is Group.BASIC or value != default[name])
     }
 
 
@@ -100,4 +109,6 @@ def _text(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {_text(value[key])}" for key in value) + "}"
     return repr(value)

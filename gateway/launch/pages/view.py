@@ -14,7 +14,7 @@ from markupsafe import Markup
 from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
 from domain.estimating.memory import FEW_GIB
-from domain.training.hyperparameters import Group, Hyperparameters, names_in
+from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from domain.training.start import is_fine_tuned
@@ -43,6 +43,7 @@ PHASES = {
     Phase.IMAGE_PULL: "Image pull",
     Phase.MODEL_LOAD: "Model load",
     Phase.DATASET_PREP: "Dataset prep",
+    Phase.REFERENCE: "Reference",
     Phase.TRAINING: "Training",
     Phase.EVALUATION: "Evaluation",
     Phase.REGISTER: "Register",
@@ -115,8 +116,12 @@ class View:
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
         """Read the form. If it is complete, quote the job.
 
-        If the job continues an adapter, the form has the shape of that adapter.
+        If the job continues an adapter, the form has the shape of that adapter. The kind of the
+        dataset determines the method.
         """
+        lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
+        if (chosen := lists.dataset(entries.dataset)) is not None:
+            entries = entries.training_on(chosen.kind)
         parent = service.parent_of(backend, caller, entries.base_model)
         if parent is not None:
             entries = entries.continuing(parent.lora)
@@ -131,7 +136,6 @@ class View:
             except DomainError as error:
                 refusal = error
                 problems |= _by_field(error)
-        lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
         if quote is None:  # with a quote, the choices exist even if the lists lag behind
             problems |= lists.gone(entries)
         view = cls(entries, lists, reading.request, reading.missing, problems, quote, refusal)
@@ -170,8 +174,12 @@ class View:
 
     @property
     def dataset(self) -> ListedDataset | None:
-        wanted = self.entries.dataset
-        return next((each for each in self.lists.datasets if str(each.id) == wanted), None)
+        return self.lists.dataset(self.entries.dataset)
+
+    @property
+    def is_dpo(self) -> bool:
+        """True if the job trains on preference pairs."""
+        return self.entries.method == DPO
 
     @property
     def base(self) -> BaseModelAnswer | None:

@@ -44,7 +44,7 @@ export class Chart {
   }
 
   clear() {
-    Object.assign(this, { steps: [], losses: [], smoothed: [], segments: [], evaluations: new Map(), measured: 0 });
+    Object.assign(this, { steps: [], losses: [], smoothed: [], segments: [], evaluations: new Map(), measured: 0, chosen: [], rejected: [], accuracies: [] });
   }
 
   // Retry until the load succeeds, then add the points received meanwhile.
@@ -77,6 +77,7 @@ export class Chart {
     this.smoothed = curve.smoothed;
     this.segments = curve.segments;
     this.measured = curve.measured;
+    for (const name of ["chosen", "rejected", "accuracies"]) this[name] = curve[name];
     this.evaluations = new Map(curve.eval_steps.map((step, n) => [step, curve.eval_losses[n]]));
     this.lastStep = curve.last.join(".");
     this.draw(false);
@@ -89,18 +90,19 @@ export class Chart {
     }
     const [lastSegment, lastStep] = this.lastStep.split(".").map(Number);
     const steps = curve.steps.filter(([segment, step]) => segment > lastSegment || (segment === lastSegment && step > lastStep));
-    for (const [segment, step, loss, smoothed] of steps) {
+    for (const [segment, step, loss, smoothed, ...rewards] of steps) {
       // A launch that starts before the last step discards the later points.
       if (this.steps.at(-1) >= step)
         for (const evaluated of [...this.evaluations.keys()]) if (evaluated >= step) this.evaluations.delete(evaluated);
       while (this.steps.length && this.steps.at(-1) >= step) {
-        for (const column of [this.steps, this.losses, this.smoothed, this.segments]) column.pop();
+        for (const column of [this.steps, this.losses, this.smoothed, this.segments, this.chosen, this.rejected, this.accuracies]) column.pop();
         this.measured -= 1;
       }
       this.steps.push(step);
       this.losses.push(loss);
       this.smoothed.push(smoothed);
       this.segments.push(segment);
+      rewards.forEach((value, n) => [this.chosen, this.rejected, this.accuracies][n].push(value));
       this.measured += 1;
       this.lastStep = `${segment}.${step}`;
     }
@@ -144,6 +146,7 @@ export class Chart {
     } else this.plot.setData(this.data, !this.zoomed);
     if (this.zoomed) this.plot.setScale("x", { min, max });
     this.tell();
+    this.rewards?.draw(this, rebuild);
   }
 
   // Keep the zoomed range while points are added.

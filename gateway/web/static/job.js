@@ -1,12 +1,15 @@
 // The page of a job: its position in the events, its connection, its log and its curve.
 
 import { Chart } from "./chart.js";
+import { Rewards } from "./rewards.js";
 
 const job = document.getElementById("job");
 const status = document.getElementById("connection");
 const log = document.getElementById("log-lines");
 const follow = document.getElementById("follow-log");
 const chart = new Chart(document.getElementById("chart"), job.dataset.path);
+const rewards = document.getElementById("rewards");
+if (rewards) chart.rewards = new Rewards(rewards);
 const seen = { sequence: Number(job.dataset.sequence), line: job.dataset.line };
 
 const SIGNED_OUT = 4401, TOO_OLD = 4422, MOST_LINES = 2000;

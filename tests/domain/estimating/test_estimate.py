@@ -28,7 +28,7 @@ from domain.estimating.estimate import (
 from domain.estimating.footprint import Layout
 from domain.estimating.memory import Fit, decide
 from domain.training.hyperparameters import Hyperparameters
-from domain.training.phases import Phase
+from domain.training.phases import SUPERVISED_PHASES, Phase
 from domain.training.precision import Dtype, Precision
 from domain.training.token_lengths import TokenLengths
 from services.trainer import plan
@@ -264,7 +264,7 @@ def test_the_upper_bound_is_30_percent_above_the_lower_for_every_phase_but_regis
     examples: int, factors: dict[Phase, float]
 ) -> None:
     of = priced(work(TokenLengths.of([40] * examples)), calibration=Calibration(factors=factors))
-    assert [each.phase for each in of.phases] == list(Phase)
+    assert [each.phase for each in of.phases] == list(SUPERVISED_PHASES)
     for each in of.phases:
         typical = each.model_seconds * factors.get(each.phase, 1.0)
         headroom = 1.0 if each.phase is Phase.REGISTER else 1.3
@@ -380,7 +380,7 @@ def test_the_rest_starts_up_anew_and_trains_what_is_left() -> None:
     left = whole.total_steps - whole.total_steps // 4
     assert rest.total_steps == left
     assert rest.rate_micros_per_hour == 2 * RATE
-    for phase in Phase:
+    for phase in SUPERVISED_PHASES:
         share = left / whole.total_steps if phase is Phase.TRAINING else 1.0
         expected = share * whole.typical_seconds(phase)
         assert rest.typical_seconds(phase) == pytest.approx(expected)

@@ -13,8 +13,10 @@ from tests.builders.examples import PLAN
 
 def test_the_defaults_of_the_wizard() -> None:
     assert Hyperparameters().model_dump() == {
+        "method": "supervised",
         "epochs": 3,
         "learning_rate": 2e-4,
+        "beta": None,
         "lora_r": 16,
         "lora_alpha": 32,
         "micro_batch_size": 4,

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from domain.core.errors import Invalid
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import DPO, SUPERVISED, Hyperparameters
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.jobs.openai.form import CreateJob
 
@@ -43,6 +43,36 @@ def test_numbers_are_accepted_in_either_place() -> None:
         assert (found.micro_batch_size, found.gradient_accumulation) == (4, 2)
 
 
+@pytest.mark.parametrize(("beta", "expected"), [("auto", 0.1), (0.3, 0.3), (1, 1.0)])
+def test_dpo_has_its_own_hyperparameters(beta: Any, expected: float) -> None:
+    numbers = {"beta": beta, "n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    found = form(method={"type": DPO, DPO: {"hyperparameters": numbers}}).translated()
+    assert (found.method, found.beta, found.epochs) == (DPO, expected, 2)
+    assert found.learning_rate == pytest.approx(1e-5)
+    assert vocabulary.learning_rate_multiplier(found.stored) == 0.5
+
+
+def test_dpo_without_settings_has_its_defaults() -> None:
+    found = form(method={"type": DPO}).translated()
+    assert found == Hyperparameters(method=DPO)
+    assert (found.learning_rate, found.beta) == (2e-5, 0.1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"type": "dpo", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        {"type": "supervised", "dpo": {"hyperparameters": {"beta": 0.2}}},
+        {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.2}}},
+        {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}},
+        {"type": "reinforcement"},
+    ],
+)
+def test_settings_of_another_method_are_refused(method: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        form(method=method)
+
+
 @pytest.mark.parametrize("gpus", [1, 2, 3])
 @pytest.mark.parametrize("each", [1, 2, 3, 5, 6, 7, 12, 64, 100])
 def test_the_response_has_the_sent_batch_size(each: int, gpus: int) -> None:
@@ -71,7 +101,7 @@ def test_a_number_that_is_refused_has_the_sent_name(
 
 @pytest.mark.parametrize("multiplier", [0.1, 0.3, 1, 1.7, 2, 10, 0.123456789])
 def test_the_response_has_the_sent_multiplier(multiplier: float) -> None:
-    rate = vocabulary.learning_rate(multiplier)
+    rate = vocabulary.learning_rate(multiplier, SUPERVISED)
     assert vocabulary.learning_rate_multiplier({"learning_rate": rate}) == multiplier
 
 
@@ -88,6 +118,7 @@ def test_our_own_fields_are_at_the_top_level() -> None:
         ({"target_modules": ["q proj"]}, "target_modules"),
         ({"hyperparameters": {"n_epochs": 0}}, "n_epochs"),
         ({"seed": -1}, "seed"),
+        ({"beta": 0.2}, "beta"),
     ],
 )
 def test_problems_have_the_sent_field_names(fields: dict[str, Any], named: str) -> None:
@@ -112,7 +143,7 @@ def test_a_number_that_is_given_twice_is_refused(fields: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "fields",
     [
-        {"method": {"type": "dpo"}},
+        {"method": {"type": "reinforcement"}},
         {"suffix": "not:this"},
         {"suffix": "x" * 65},
         {"metadata": {"k" * 65: "v"}},

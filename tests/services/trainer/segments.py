@@ -137,8 +137,10 @@ class Segment:
         lease = Lease(SegmentClock(age_seconds), spec.paid_seconds, spec.grace_seconds)
         run: Any = Run(lease, self.stop if ranks.leads else None)
         if ranks.leads and self.stop.stop_in is not None:
-            interrupted = before_call(training.loss_sum, self.stop.stop_in, lease.request_stop)
-            patch(training, "loss_sum", interrupted)
+            interrupted = before_call(
+                training.Training._accumulate, self.stop.stop_in, lease.request_stop
+            )
+            patch(training.Training, "_accumulate", interrupted)
         context = Context(spec, Artifacts(self.store), self.directory, cache, run, lease, ranks)
         try:
             segment.run(context, Checkpoints(context), warm_base)

@@ -14,7 +14,7 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.training.perplexity import perplexity
 from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import SegmentSpec
-from services.trainer import evaluation, segment
+from services.trainer import objectives, segment
 from services.trainer.batches import collate, loss_sum, scored
 from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
@@ -22,6 +22,7 @@ from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.model import CPU, load_base
+from services.trainer.objectives import CrossEntropy
 from services.trainer.oom import MicroBatchTooLarge
 from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
@@ -176,7 +177,7 @@ def test_the_evaluation_has_perplexity_and_accuracy(trainer: Trainer) -> None:
 def test_a_nan_held_out_loss_ends_the_run(tiny_model) -> None:
     model = load_base(tiny_model, torch.float32)
     torch.nn.init.constant_(model.get_input_embeddings().weight, math.nan)
-    held_out = HeldOut([Example((5, 6), (IGNORED, 6))], PLAN, Ranks.alone())
+    held_out = HeldOut([Example((5, 6), (IGNORED, 6))], PLAN, Ranks.alone(), CrossEntropy())
     with pytest.raises(LossDiverged, match="nan"):
         held_out.score(model, RUNNING)
 
@@ -187,8 +188,8 @@ def test_out_of_memory_in_evaluation_names_the_batch(
     def scarce(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
-    monkeypatch.setattr(evaluation, "scored", scarce)
-    held_out = HeldOut([Example((5, 6), (IGNORED, 6))] * 9, PLAN, Ranks.alone())
+    monkeypatch.setattr(objectives, "scored", scarce)
+    held_out = HeldOut([Example((5, 6), (IGNORED, 6))] * 9, PLAN, Ranks.alone(), CrossEntropy())
     with pytest.raises(MicroBatchTooLarge) as caught:
         held_out.score(load_base(tiny_model, torch.float32), RUNNING)
     assert (caught.value.shortage.rows, caught.value.shortage.tokens) == (4, 2)

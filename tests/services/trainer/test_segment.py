@@ -13,13 +13,13 @@ from peft import PeftModel
 from domain.estimating.memory import gib
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
-from domain.training.phases import Phase
+from domain.training.phases import SUPERVISED_PHASES
 from domain.training.precision import Dtype, Precision
 from infrastructure.artifacts import ArtifactCorrupt
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.model_libraries import choose_dtype
-from services.trainer import checkpoint, segment, training
+from services.trainer import checkpoint, objectives, segment
 from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
@@ -34,7 +34,7 @@ def test_a_whole_run_reports_learns_and_registers_plain_peft(
 ) -> None:
     spec = trainer.spec({"epochs": 4, "save_steps": 8})
     run = trainer.run(spec)
-    assert run.phases == [phase.value for phase in list(Phase)[1:]]
+    assert run.phases == [phase.value for phase in SUPERVISED_PHASES[1:]]
     # 20 chats, one held out, four examples per step.
     assert (run.fields["train_examples"], run.fields["eval_examples"]) == (19, 1)
     assert run.fields["step"] == run.fields["total_steps"] == 20
@@ -175,8 +175,8 @@ def test_accumulation_does_not_change_a_step(trainer: Trainer) -> None:
 
 
 def test_a_nan_loss_ends_the_run_as_diverged(trainer: Trainer) -> None:
-    real = training.loss_sum
-    trainer.patch.setattr(training, "loss_sum", lambda *a: real(*a) * float("nan"))
+    real = objectives.loss_sum
+    trainer.patch.setattr(objectives, "loss_sum", lambda *a: real(*a) * float("nan"))
     with pytest.raises(LossDiverged, match="nan"):
         trainer.train()
 
