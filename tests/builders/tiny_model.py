@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from domain.catalog.model_shape import ModelShape, separate_linears
 from services.model_libraries import lean_imports
@@ -90,6 +91,21 @@ def make_tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE):
         pad_token="<|endoftext|>",
         chat_template=chat_template,
     )
+
+
+def preference_pairs(count: int) -> list[dict[str, Any]]:
+    """Return preference pairs in OpenAI's format, in which the longer answer is preferred."""
+    words = ("yes", "no", "maybe", "soon", "later", "never", "today", "tomorrow")
+    return [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Question {n}: {words[n % 8]}?"}]},
+            "preferred_output": [
+                {"role": "assistant", "content": " ".join(words[: 2 + n % 6]) + f" {n}"}
+            ],
+            "non_preferred_output": [{"role": "assistant", "content": words[-1 - n % 8]}],
+        }
+        for n in range(count)
+    ]
 
 
 def chats(count: int) -> list[dict]:

@@ -17,23 +17,8 @@ from infrastructure.reports import SegmentSpec
 from services.trainer import reference
 from services.trainer.checkpoint import CheckpointMismatch
 from services.trainer.kernels.cross_entropy import CrossEntropy, TokenLosses
+from tests.builders.tiny_model import preference_pairs
 from tests.services.trainer.segments import Run, Trainer, resuming
-
-WORDS = ["yes", "no", "maybe", "soon", "later", "never", "today", "tomorrow"]
-
-
-def pairs(count: int) -> list[dict[str, Any]]:
-    """Return preference pairs in which the longer answer is preferred."""
-    return [
-        {
-            "input": {"messages": [{"role": "user", "content": f"Question {n}: {WORDS[n % 8]}?"}]},
-            "preferred_output": [
-                {"role": "assistant", "content": " ".join(WORDS[: 2 + n % 6]) + f" {n}"}
-            ],
-            "non_preferred_output": [{"role": "assistant", "content": WORDS[-1 - n % 8]}],
-        }
-        for n in range(count)
-    ]
 
 
 def spec_of(
@@ -41,7 +26,7 @@ def spec_of(
 ) -> SegmentSpec:
     """Return the first segment of a job with DPO: 19 pairs to train on, and one held out."""
     chosen = {"method": DPO, "beta": 0.2, **hyperparameters}
-    return trainer.spec(chosen, pairs(20), **{"dtype": Dtype.FLOAT32, **fields})
+    return trainer.spec(chosen, preference_pairs(20), **{"dtype": Dtype.FLOAT32, **fields})
 
 
 def test_the_loss_of_each_token_sums_to_the_cross_entropy() -> None:
