@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,6 +14,7 @@ from psycopg.rows import class_row, tuple_row
 
 from domain.webhooks.message import Message, WebhookType, message_of_disabled
 from domain.webhooks.retry_schedule import MAX_DELAY, delay_after
+from infrastructure.dispatcher import Busy
 from infrastructure.notices import add_notices
 from infrastructure.store import Connection, scalar
 from infrastructure.webhook_endpoints import (
@@ -126,15 +127,6 @@ class Due:
     def receiver_id(self) -> UUID:
         """The endpoint."""
         return self.endpoint_id
-
-
-@dataclass(frozen=True)
-class Busy:
-    """Messages, receivers and accounts for which no further attempt may start now."""
-
-    messages: Collection[Any] = ()
-    receivers: Collection[UUID] = ()
-    accounts: Collection[UUID] = ()
 
 
 def add_deliveries(

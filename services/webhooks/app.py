@@ -8,6 +8,7 @@ from functools import partial
 
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.dispatcher import Concurrency, Dispatcher
 from infrastructure.leadership import leading
 from infrastructure.log_identity import watch_log
 from infrastructure.notices import delete_old_notices
@@ -16,7 +17,6 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from infrastructure.webhook_deliveries import delete_old
 from services.webhooks.deliveries import DeliveryQueue
-from services.webhooks.dispatcher import Concurrency, Dispatcher
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import MOST, NoticeQueue
 from services.webhooks.recording import RecordingEffect

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from psycopg_pool import ConnectionPool
 
 from infrastructure.clock import Clock
+from infrastructure.dispatcher import Busy
 from infrastructure.metrics import WEBHOOK_ATTEMPT_SECONDS
 from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import Attempt, Busy, Due, due_deliveries, record_attempt
+from infrastructure.webhook_deliveries import Attempt, Due, due_deliveries, record_attempt
 
 log = logging.getLogger("webhooks")
 

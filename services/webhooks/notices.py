@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from psycopg_pool import ConnectionPool
 
 from infrastructure.clock import Clock
+from infrastructure.dispatcher import UNAVAILABLE, Busy, Concurrency
 from infrastructure.metrics import NOTICE_MAILS
 from infrastructure.notices import (
     DueMail,
@@ -22,8 +23,6 @@ from infrastructure.notices import (
     end_mail,
 )
 from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import Busy
-from services.webhooks.dispatcher import UNAVAILABLE, Concurrency
 from services.webhooks.mail import Letterhead
 
 log = logging.getLogger("webhooks")

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import ssl
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from ipaddress import ip_address
-from typing import Protocol
 
 import httpx
 
 from domain.core.errors import Invalid
 from domain.webhooks.signature import signed_headers
-from domain.webhooks.target import Address, TargetPolicy
+from domain.webhooks.target import TargetPolicy
 from infrastructure.code_version import package_version
+from infrastructure.guarded_http import GuardedTransport, Refused, Resolve, printable
 from infrastructure.webhook_deliveries import Attempt, Due
 
 log = logging.getLogger("webhooks")
 
 TOTAL_SECONDS = 15.0
 """Time of one attempt, from the look-up of the host name to the end of the response."""
-
-CONNECT_SECONDS = 5.0
-"""Time to connect to one address."""
-
-ADDRESSES = 3
-"""Addresses of a host name that one attempt tries."""
 
 EXCERPT_BYTES = 500
 """Stored part of a response. EcoLink reads no more of it."""
@@ -42,30 +32,12 @@ DELAYING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 SECOND_DIGITS = 9
 """Digits of a requested delay that EcoLink reads. They are enough for 30 years."""
 
-LOOKUPS = 256
-"""Threads that look up host names. A name server can keep each of them waiting for long."""
-
-
-class Resolve(Protocol):
-    """Looks up the addresses of a host name. Raises OSError."""
-
-    async def __call__(self, host: str, port: int) -> list[Address]: ...
-
-
-class Refused(Exception):
-    """EcoLink does not connect to the endpoint. The message is for the endpoint's owner."""
-
 
 class Sender:
     """Sends webhooks. Each attempt opens its own connection, to an address that it has checked."""
 
     def __init__(self, policy: TargetPolicy, resolve: Resolve | None = None) -> None:
-        self._policy = policy
-        self._resolve = resolve or _Resolver()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = httpx.AsyncHTTPTransport(
-            verify=ssl.create_default_context(), limits=limits, trust_env=False
-        )
+        self._policy, self._transport = policy, GuardedTransport(policy, resolve)
         self._agent = f"EcoLink/{package_version()} (webhooks)"
 
     async def send(self, due: Due) -> Attempt:
@@ -83,7 +55,7 @@ class Sender:
         except TimeoutError:
             error = f"No response within {TOTAL_SECONDS:.0f} seconds."
         except (Refused, OSError, httpx.HTTPError) as failure:
-            error = _printable(str(failure) or type(failure).__name__)
+            error = printable(str(failure) or type(failure).__name__, EXCERPT_BYTES)
         except Exception as failure:
             log.exception("delivery %d failed unexpectedly", due.id)
             error = f"EcoLink could not send the request ({type(failure).__name__})."
@@ -107,8 +79,6 @@ class Sender:
             # Keys that read this error may not see the URL, which the message contains.
             raise Refused("The operator no longer permits this URL. Change it.") from None
         url = httpx.URL(due.url)
-        port = url.port or (443 if url.scheme == "https" else 80)
-        body = due.body.encode()
         headers = {
             "host": url.netloc.decode(),
             "content-type": "application/json",
@@ -116,57 +86,12 @@ class Sender:
             "accept-encoding": "identity",
             **signed_headers(due.secrets, due.message_id, sent_at, due.body),
         }
-        addresses = await self._addresses(url.host, port)
-        for number, address in enumerate(addresses, 1):
-            request = httpx.Request(
-                "POST",
-                url.copy_with(host=str(address), port=port),
-                headers=headers,
-                content=body,
-                # The certificate must be that of the host name, not of the address.
-                extensions={
-                    "sni_hostname": url.host,
-                    "timeout": {"connect": CONNECT_SECONDS, "read": None, "write": None},
-                },
-            )
-            try:
-                response = await self._transport.handle_async_request(request)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                if number == len(addresses):
-                    raise
-                continue
-            try:
-                return response, await _excerpt(response)
-            finally:
-                await response.aclose()
-        raise Refused(f"The host name {url.host!r} has no address.")
-
-    async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Return addresses of a host name. Raise Refused unless all of them are permitted."""
+        request = httpx.Request("POST", url, headers=headers, content=due.body.encode())
+        response = await self._transport.handle_async_request(request)
         try:
-            found = await self._resolve(host, port)
-        except (OSError, UnicodeError) as error:
-            raise Refused(f"The host name {host!r} cannot be resolved: {error}.") from error
-        for address in found:
-            if not self._policy.permits(address):
-                raise Refused(
-                    f"{host!r} has the address {address}, which is not public. EcoLink did not "
-                    "connect."
-                )
-        return found[:ADDRESSES]
-
-
-class _Resolver:
-    """Looks up names with the system's resolver, in threads of its own."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(LOOKUPS, "webhook-names")
-
-    async def __call__(self, host: str, port: int) -> list[Address]:
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return list(dict.fromkeys(ip_address(each[4][0]) for each in found))
+            return response, await _excerpt(response)
+        finally:
+            await response.aclose()
 
 
 def problem_of(status: int) -> str | None:
@@ -205,10 +130,4 @@ async def _excerpt(response: httpx.Response) -> str:
         content += chunk
         if len(content) >= EXCERPT_BYTES:
             break
-    return _printable(content[:EXCERPT_BYTES].decode(errors="replace"))
-
-
-def _printable(text: str) -> str:
-    """Return a text without control characters, which could change how a terminal shows it."""
-    shown = "".join(each if each.isprintable() else " " for each in text)
-    return shown[:EXCERPT_BYTES].strip()
+    return printable(content[:EXCERPT_BYTES].decode(errors="replace"), EXCERPT_BYTES)

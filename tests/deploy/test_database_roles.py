@@ -47,6 +47,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import SystemClock
+from infrastructure.dispatcher import Busy
 from infrastructure.leads import leads
 from infrastructure.measurements import add_evidence
 from infrastructure.notices import MailResult, Outcome
@@ -57,7 +58,6 @@ from infrastructure.stripe_provider import stripe_provider
 from infrastructure.verifications import Options
 from infrastructure.webhook_deliveries import (
     Attempt,
-    Busy,
     add_deliveries,
     add_delivery,
     delete_old,

@@ -8,10 +8,10 @@ from email.message import EmailMessage
 import pytest
 
 from infrastructure.clock import SystemClock
+from infrastructure.dispatcher import Busy
 from infrastructure.notices import MailResult, Outcome
 from infrastructure.settings import Settings
 from infrastructure.store import open_pool
-from infrastructure.webhook_deliveries import Busy
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import NoticeQueue
 

@@ -11,11 +11,11 @@ from fastapi.testclient import TestClient
 
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS
+from infrastructure.dispatcher import Busy
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from infrastructure.webhook_deliveries import (
     Attempt,
-    Busy,
     add_delivery,
     due_deliveries,
     record_attempt,

@@ -13,9 +13,9 @@ import pytest
 
 from domain.webhooks.message import WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS, MAX_DELAY
+from infrastructure.dispatcher import Busy, Concurrency, Dispatcher
 from infrastructure.webhook_deliveries import (
     Attempt,
-    Busy,
     DeliveryStatus,
     Due,
     delete_old,
@@ -32,7 +32,6 @@ from infrastructure.webhook_endpoints import (
     rotate_secret,
 )
 from services.webhooks.deliveries import DeliveryQueue
-from services.webhooks.dispatcher import Concurrency, Dispatcher
 from tests.polling import eventually_async
 from tests.services.webhooks.conftest import Hooks
 

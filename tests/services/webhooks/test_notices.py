@@ -20,6 +20,7 @@ from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS
 from infrastructure import notices
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.dispatcher import Busy
 from infrastructure.notices import (
     COLLECTING,
     HOUR,
@@ -35,7 +36,7 @@ from infrastructure.notices import (
 )
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, scalar
-from infrastructure.webhook_deliveries import Attempt, Busy, record_attempt
+from infrastructure.webhook_deliveries import Attempt, record_attempt
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import NoticeQueue
 from services.webhooks.recording import RecordingEffect

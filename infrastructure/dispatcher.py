@@ -1,11 +1,11 @@
-"""Dispatching of due messages, so that a slow receiver delays no other one."""
+"""Dispatching of due work for servers of customers, so that a slow server delays no other one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,9 +15,6 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from infrastructure.progress import PROGRESS
-from infrastructure.webhook_deliveries import Busy
-
-log = logging.getLogger("webhooks")
 
 POLL_SECONDS = 0.5
 """Longest time between two queries for due messages."""
@@ -30,6 +27,15 @@ STOP_SECONDS = 3.0
 
 UNAVAILABLE = (psycopg.Error, PoolTimeout)
 """Errors of a database that does not respond, or not in time."""
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Messages, receivers and accounts for which no further attempt may start now."""
+
+    messages: Collection[Any] = ()
+    receivers: Collection[UUID] = ()
+    accounts: Collection[UUID] = ()
 
 
 class DueMessage(Protocol):
@@ -79,11 +85,12 @@ class Concurrency:
 class Dispatcher(Generic[D, R]):
     """Starts the due messages of a queue, and stores the results.
 
-    Only one process dispatches.
+    Only one process dispatches. `name` is that of its log.
     """
 
-    def __init__(self, queue: Queue[D, R], most: Concurrency) -> None:
+    def __init__(self, queue: Queue[D, R], most: Concurrency, name: str = "webhooks") -> None:
         self._queue, self._most = queue, most
+        self._name, self._log = name, logging.getLogger(name)
         self._running: dict[Any, tuple[D, asyncio.Task[None]]] = {}
         self._ended = asyncio.Event()
 
@@ -102,10 +109,10 @@ class Dispatcher(Generic[D, R]):
         if len(self._running) >= self._most.process:
             return
         try:
-            with PROGRESS.step("webhooks"):
+            with PROGRESS.step(self._name):
                 found = await asyncio.to_thread(self._queue.due, self._busy())
         except UNAVAILABLE as error:
-            log.warning("cannot read due messages, retrying: %s", error)
+            self._log.warning("cannot read due messages, retrying: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
             return
         receivers, accounts = self._counts()
@@ -145,7 +152,7 @@ class Dispatcher(Generic[D, R]):
                     await asyncio.to_thread(self._queue.record, due, result)
                     break
                 except UNAVAILABLE as error:
-                    log.warning("cannot store an attempt, retrying: %s", error)
+                    self._log.warning("cannot store an attempt, retrying: %s", error)
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             del self._running[due.id]
