@@ -54,6 +54,15 @@ REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
 PACED = "confirmed_at, requested_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
 """Columns of the address of an account that the result of a mail changes."""
 
+SENDING = (
+    "status, run_id, url, sent, turns, failures, failing_since, error, sent_at, next_attempt_at, "
+    "finished_at"
+)
+"""Columns of a run that the trackers process changes."""
+
+RESTARTED = "status, run_id, url, sent, turns, failures, failing_since, next_attempt_at"
+"""Columns of a run that its owner changes by a retry, or by another connection."""
+
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
 """Rights to store and replace the secrets of webhooks, without reading any."""
 
@@ -134,6 +143,16 @@ ACCESS: dict[str, Access] = {
             "notices": CHANGE,
         },
     ),
+    "trackers": Access(
+        tables=_each(
+            ("job_detail", "profiles", "step_measurements", "evaluation_measurements"), READ
+        )
+        | {
+            "tracker_connections": "SELECT, UPDATE (test_requested_at, tested_at, test_error)",
+            "tracker_secrets": READ,
+            "tracked_runs": f"SELECT, UPDATE ({SENDING})",
+        },
+    ),
     "serving": Access(events=(Deployment,), handles_events=True),
     "exporter": Access(
         events=(
@@ -184,6 +203,8 @@ ACCESS: dict[str, Access] = {
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
+        | {"tracker_connections": CHANGE, "tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
+        | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)

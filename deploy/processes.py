@@ -18,7 +18,9 @@ PROCESSES: dict[str, str] = {
     "serving": "services.serving.app:run",
     "alerts": "services.alerts.app:run",
     "gateway": "gateway.app:run",
-    "exporter": "services.exporter.app:run",  # last, because ports of metrics follow this order
+    # New ones come last, because ports of metrics follow this order.
+    "exporter": "services.exporter.app:run",
+    "trackers": "services.trackers.app:run",
 }
 
 

@@ -24,6 +24,8 @@ from infrastructure import (
     schema_revision,
     security_log,
     sessions,
+    tracked_runs,
+    tracker_connections,
     verifications,
     webhook_deliveries,
     webhook_endpoints,
@@ -53,6 +55,8 @@ TABLES = (
     notices.DDL,
     webhook_endpoints.DDL,
     webhook_deliveries.DDL,
+    tracker_connections.DDL,
+    tracked_runs.DDL,
     alerts.DDL,
 )
 """Statements that create tables and functions, without those of read models."""

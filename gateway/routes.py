@@ -41,6 +41,8 @@ from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
 from gateway.ops.inspection import pages as ops_inspection_pages
+from gateway.trackers import api as trackers
+from gateway.trackers import pages as tracker_pages
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
 from gateway.webhooks import pages as webhook_pages
@@ -51,6 +53,7 @@ NATIVE = (
     invoices,
     keys,
     webhooks,
+    trackers,
     notices,
     catalog,
     datasets,
@@ -73,6 +76,7 @@ PAGES = (
     key_pages,
     model_pages,
     webhook_pages,
+    tracker_pages,
     notice_pages,
     billing_page,
     invoice_pages,

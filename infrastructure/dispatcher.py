@@ -34,7 +34,7 @@ class Busy:
     """Messages, receivers and accounts for which no further attempt may start now."""
 
     messages: Collection[Any] = ()
-    receivers: Collection[UUID] = ()
+    receivers: Collection[Any] = ()
     accounts: Collection[UUID] = ()
 
 
@@ -45,8 +45,8 @@ class DueMessage(Protocol):
     def id(self) -> Hashable: ...
 
     @property
-    def receiver_id(self) -> UUID:
-        """The endpoint or the address that receives it."""
+    def receiver_id(self) -> Hashable:
+        """The endpoint, the address or the server that receives it."""
         ...
 
     @property
@@ -127,7 +127,7 @@ class Dispatcher(Generic[D, R]):
                 accounts[due.account_id] += 1
                 self._running[due.id] = (due, asyncio.create_task(self._deliver(due)))
 
-    def _counts(self) -> tuple[Counter[UUID], Counter[UUID]]:
+    def _counts(self) -> tuple[Counter[Hashable], Counter[UUID]]:
         """Return the numbers of running attempts by receiver and by account."""
         running = [due for due, _ in self._running.values()]
         return (

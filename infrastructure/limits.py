@@ -228,6 +228,15 @@ TABLE = (
         "Your account can request at most {limit} tests and replays of webhooks in 10 minutes.",
     ),
     Limit(
+        "tracker_tests",
+        60,
+        Scope.ACCOUNT,
+        "Tests of connections to trackers.",
+        600,
+        "trackers",
+        "Your account can request at most {limit} tests of trackers in 10 minutes.",
+    ),
+    Limit(
         "notice_mails",
         5,
         Scope.ACCOUNT,

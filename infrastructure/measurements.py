@@ -331,3 +331,53 @@ def export_progress(
         "SELECT * FROM export_progress WHERE export_id = ANY(%s)", [list(export_ids)]
     ).fetchall()
     return {row["export_id"]: (row["done_bytes"], row["total_bytes"]) for row in rows}
+
+
+Evaluated = tuple[int, float, int]
+"""Position of an evaluation in time: its segment, elapsed seconds and step."""
+
+
+def steps_after(
+    connection: Connection, job_id: UUID, after: Place, limit: int
+) -> list[dict[str, Any]]:
+    """Return the rows of steps after a position, in order. Steps of a crash come again later."""
+    return connection.execute(
+        "SELECT * FROM step_measurements WHERE job_id = %s AND (segment, step) > (%s, %s) "
+        "ORDER BY segment, step LIMIT %s",
+        [job_id, *after, limit],
+    ).fetchall()
+
+
+def earlier_steps(
+    connection: Connection, job_id: UUID, segment: int, first: int, last: int
+) -> dict[int, dict[str, Any]]:
+    """Return the measurements of steps by the newest segment before a given one, by step."""
+    rows = connection.execute(
+        "SELECT DISTINCT ON (step) * FROM step_measurements WHERE job_id = %s "
+        "AND segment = ANY(%s) AND step BETWEEN %s AND %s ORDER BY step, segment DESC",
+        [job_id, list(range(segment)), first, last],
+    ).fetchall()
+    return {row["step"]: row for row in rows}
+
+
+def evaluations_after(
+    connection: Connection, job_id: UUID, after: Evaluated, limit: int
+) -> list[dict[str, Any]]:
+    """Return the rows of evaluations after a position, in the order in which they were made."""
+    return connection.execute(
+        "SELECT * FROM evaluation_measurements WHERE job_id = %s "
+        "AND (segment, elapsed_seconds, step) > (%s, %s, %s) "
+        "ORDER BY segment, elapsed_seconds, step LIMIT %s",
+        [job_id, *after, limit],
+    ).fetchall()
+
+
+def measured_rows(connection: Connection, job_id: UUID) -> int:
+    """Return the number of rows of steps and evaluations of a job, repeated steps included."""
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM step_measurements WHERE job_id = %(job)s) "
+        "+ (SELECT count(*) FROM evaluation_measurements WHERE job_id = %(job)s) AS rows",
+        {"job": job_id},
+    ).fetchone()
+    assert row is not None
+    return row["rows"]

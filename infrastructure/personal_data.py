@@ -34,12 +34,16 @@ PERSONAL: dict[str, str] = {
     "profiles": "account_id",
     "request_keys": "account_id",
     "sign_in_links": "key_id",
+    "tracked_runs": "account_id",
+    "tracker_connections": "account_id",
     "web_sessions": "key_id",
     "webhook_endpoints": "account_id",
 }
 """Tables with personal data, and the column with the account, key, dataset or job."""
 
-CASCADED = frozenset({"notices", "webhook_secrets", "webhook_deliveries", "webhook_attempts"})
+CASCADED = frozenset(
+    {"notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries", "webhook_attempts"}
+)
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
 KEPT: dict[str, str] = {

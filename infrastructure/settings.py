@@ -163,15 +163,29 @@ class Settings(BaseSettings):
     webhook_networks: Annotated[str, AfterValidator(_networks)] = Field(
         default="",
         description="Comma-separated networks, such as `10.0.0.0/8`, to which EcoLink may send "
-        "webhooks although their addresses are not public.",
+        "webhooks, and metrics of jobs to trackers, although their addresses are not public.",
     )
     webhook_http: bool = Field(
-        default=False, description="Allow webhooks to URLs without TLS (`http://`)."
+        default=False, description="Allow webhooks and trackers at URLs without TLS (`http://`)."
     )
     webhook_days: int = Field(
         default=30,
         ge=2,
         description="Days for which EcoLink keeps ended deliveries of webhooks and notices.",
+    )
+    mlflow_url: str | None = Field(
+        default=None,
+        description="URL of an MLflow tracking server that every account may use. Accounts can "
+        "connect to a server of their own. Names of experiments start with the account's name.",
+    )
+    mlflow_user: str | None = Field(
+        default=None,
+        description="User name at that MLflow server. If unset, the password is a token.",
+    )
+    mlflow_password: str | None = Field(
+        default=None,
+        repr=False,
+        description="Password or token at that MLflow server. Only the trackers process gets it.",
     )
     smtp_port: int = Field(default=587, ge=1, le=65_535, description="Port of the mail server.")
     smtp_security: Literal["starttls", "tls", "none"] = Field(
@@ -561,6 +575,13 @@ class Settings(BaseSettings):
     def webhook_policy(self) -> TargetPolicy:
         """The targets to which EcoLink may send webhooks."""
         return TargetPolicy(parsed_networks(self.webhook_networks), self.webhook_http)
+
+    @property
+    def mlflow_server(self) -> tuple[str, str | None, str | None] | None:
+        """URL, user name and secret of the MLflow server of all accounts, or None."""
+        if self.mlflow_url is None:
+            return None
+        return self.mlflow_url, self.mlflow_user, self.mlflow_password
 
     @property
     def proxies(self) -> frozenset[str]:

@@ -46,7 +46,7 @@ EPHEMERAL = {
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 
-SECRETS = {"webhook_secrets"}
+SECRETS = {"webhook_secrets", "tracker_secrets"}
 """Tables with secrets, which are stored with the keys."""
 
 NEVER = EPHEMERAL | SECRETS | OWN

@@ -31,6 +31,8 @@ CREATED: dict[str, LiteralString] = {
     "log_lines": "logged_at",
     "invoices": "coalesce(answered_at, requested_at)",
     "webhook_endpoints": "created_at",
+    "tracker_connections": "created_at",
+    "tracked_runs": "created_at",
     "notice_addresses": "requested_at",
     "alerts": "first_seen",
     "alert_causes": "since",

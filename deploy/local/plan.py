@@ -137,6 +137,8 @@ def _own_settings(
         known["stripe_webhook_secret"] = None
     if name != "webhooks":
         known["smtp_password"] = None
+    if name != "trackers":
+        known["mlflow_password"] = None
     return settings.model_copy(update=known)
 
 

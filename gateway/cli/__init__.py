@@ -10,6 +10,7 @@ from gateway.cli.models import models
 from gateway.cli.notices import notices
 from gateway.cli.session import session
 from gateway.cli.terminal import Commands
+from gateway.cli.trackers import trackers
 from gateway.cli.webhooks import webhooks
 
 GROUPS = {
@@ -20,6 +21,7 @@ GROUPS = {
     "invoices": invoices,
     "keys": keys,
     "webhooks": webhooks,
+    "trackers": trackers,
     "notices": notices,
 }
 

@@ -125,6 +125,10 @@ class Client:
         """PATCH a path under /api with JSON, and parse the response as a schema."""
         return Reply.of(schema, self._answer(self._send("PATCH", path, json=body)))
 
+    def replace(self, schema: type[M], path: str, body: dict[str, Any]) -> Reply[M]:
+        """PUT a document and validate the response."""
+        return Reply.of(schema, self._answer(self._send("PUT", path, json=body)))
+
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         """GET a path under /api."""
         return self._answer(self._get(path, params))

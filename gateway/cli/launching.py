@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter
 from typing import Annotated, Any, get_origin
 from uuid import uuid4
@@ -11,6 +11,8 @@ from uuid import uuid4
 import typer
 from pydantic.fields import FieldInfo
 
+from domain.core.errors import Invalid
+from domain.trackers.integrations import integration_of
 from domain.training.hyperparameters import FIELDS, Group, use_of, written
 from gateway.cli import job_tables
 from gateway.cli.client import Client, Reply, Unreachable
@@ -94,6 +96,13 @@ def launch(
             "of the estimate (`estimate`).  \\[default: only the balance limits it]"
         ),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tracker of the metrics: mlflow:EXPERIMENT, wandb:PROJECT, wandb:TEAM/PROJECT or "
+            "tensorboard. Repeat for several. See `ecolink trackers`."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")
     ] = False,
@@ -126,6 +135,7 @@ def launch(
         "deploy": deploy,
         "wait": wait,
         "max_cost": max_cost,
+        **({"integrations": _integrations(track)} if track else {}),
     }
     with client_of(ctx) as client:
         if dry_run:
@@ -144,6 +154,14 @@ def launch(
             for warning in job.model.warnings:
                 note(f"warning: {warning}")
         raise typer.Exit(follow(client, name))
+
+
+def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the integrations that options name. Raise BadParameter."""
+    try:
+        return [integration_of(each).model_dump(mode="json") for each in named]
+    except Invalid as error:
+        raise typer.BadParameter(error.message) from None
 
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:

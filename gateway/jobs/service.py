@@ -51,6 +51,7 @@ from gateway.jobs.schemas import (
 from gateway.launch.job_form import JobRequest, max_cost_micros
 from gateway.launch.service import place
 from gateway.schemas import Money, job_name
+from gateway.trackers.service import require_trackable, track
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import recorded
 from infrastructure.measurements import (
@@ -84,10 +85,12 @@ class Approval(NamedTuple):
 def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
     """Approve a job. A repeated key returns the existing job. Without a key, each call creates one.
 
-    Raise SpendingLimitReached if a budget is used up. Raise InsufficientBalance if the balance is
+    Raise Invalid if the account has no connection to a tracker that the form names. Raise
+    SpendingLimitReached if a budget is used up. Raise InsufficientBalance if the balance is
     below the estimate's upper bound and the maximum cost. Raise NoCapacity if too few GPUs are free
     and the form does not set `wait`.
     """
+    require_trackable(backend, caller, form.integrations)
     command_key = key or str(uuid4())
     choices = form.choices
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
@@ -103,6 +106,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
             loads=partial(loads_now, backend),
             order=form.order,
         )
+    track(backend, caller, job.id, form.integrations)
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
         row = job_row(connection, caller.account_id, job.id)

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from domain.core.errors import Invalid
 from domain.core.money import micros_of
 from domain.jobs.choices import Choices
+from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Draft
@@ -112,6 +113,14 @@ class JobRequest(BaseModel):
         examples=["12.50"],
     )
 
+    integrations: Integrations = Field(
+        default=[],
+        title="Trackers",
+        description="Trackers that receive the metrics of the job, in the form of OpenAI's "
+        "`integrations`. Your account needs a connection to each.",
+        examples=[[{"type": "mlflow", "mlflow": {"experiment_name": "support-bot"}}]],
+    )
+
     @property
     def leaves_gpus_open(self) -> bool:
         """True if EcoLink must choose the region or the GPU type."""
@@ -138,7 +147,8 @@ class JobRequest(BaseModel):
         such a repetition.
         """
         # The order itself has the maximum cost.
-        asked = self.model_dump_json(exclude={"wait", "max_cost"}).encode()
+        left_out = {"wait", "max_cost", *(() if self.integrations else ("integrations",))}
+        asked = self.model_dump_json(exclude=left_out).encode()
         request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
         return Order(
             suffix=self.suffix,

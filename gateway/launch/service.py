@@ -31,6 +31,7 @@ from gateway.launch.schemas import (
     FitAnswer,
     QuoteAnswer,
 )
+from gateway.trackers.service import require_trackable
 from projections import GPU_POOLS
 
 RECOMMENDED_EXAMPLES = 1000
@@ -44,6 +45,7 @@ def quote(
     `patience_seconds` is the maximum wait for the number of free GPUs to catch up with the log.
     Raise the DomainError that prevents the job.
     """
+    require_trackable(backend, caller, form.integrations)
     loads = loads_now(backend, patience_seconds=patience_seconds)
     most = form.order.max_cost_micros
     choices = place(backend, caller.account_id, form.choices, loads, most)

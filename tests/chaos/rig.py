@@ -46,7 +46,7 @@ SERVICES = [name for name in PROCESSES if name != "serving"]
 STANDBYS = NETWORKED = ("relay", "projector", "billing", "scheduler")
 """Services with a standby, and with a network of their own, which their trainers share."""
 
-LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "alerts", "serving")
+LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "trackers", "alerts", "serving")
 """Services whose leaders fail over. In this mode, each process has a network of its own."""
 
 HOME_MIB, ARTIFACTS_MIB = 1024, 128

@@ -45,7 +45,11 @@ from tests.upgrade.releases import Release
 
 T = TypeVar("T")
 
-LEADERS = tuple(name for name in PROCESSES if name != "gateway")
+NEW = frozenset({"exporter", "trackers"})
+"""Processes that the last release does not have. They do not take part."""
+
+SERVICES = tuple(name for name in PROCESSES if name not in NEW)
+LEADERS = tuple(name for name in SERVICES if name != "gateway")
 
 DEADLINE_SECONDS = 300.0
 """Longest wait for anything. The machine may be busy."""
@@ -172,7 +176,7 @@ class Installation:
             known |= {"gateway_url": self.gate.url, "public_url": None}
             self.settings = started.settings.model_copy(update=known)
             running.callback(self._end_all)
-            for service in PROCESSES:
+            for service in SERVICES:
                 self.running[service] = self._started(service, release)
             for service in LEADERS:
                 self._await_lead(self.running[service])

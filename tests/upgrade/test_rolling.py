@@ -11,19 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.processes import PROCESSES
 from tests.chaos import oracle
-from tests.upgrade.installation import Clients, Installation, template_of
+from tests.upgrade.installation import SERVICES, Clients, Installation, template_of
 from tests.upgrade.next_release import CHANGED_EVENT, NEW_COLUMN, NEW_EVENT, NEW_FIELD
 from tests.upgrade.releases import Release
 
-FORTH = ("projector", *(name for name in PROCESSES if name != "projector"))
+FORTH = ("projector", *(name for name in SERVICES if name != "projector"))
 """Order of the replacements: the gateway comes last, so old gateways meet new services."""
 
 BACK = (
     "gateway",
     "scheduler",
-    *(name for name in PROCESSES if name not in ("gateway", "scheduler")),
+    *(name for name in SERVICES if name not in ("gateway", "scheduler")),
 )
 """Order of the way back: old gateways and schedulers meet new services."""
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from pydantic_core import PydanticCustomError
 
 from domain.core.errors import Invalid
+from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.launch.job_form import ModelSuffix
@@ -86,7 +87,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     suffix: ModelSuffix | None = Field(default=None, examples=["support"])
     seed: int | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: Integrations | None = None
     region: str | None = Field(default=None, max_length=100, examples=["local"])
     gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
     gpu_count: int = Field(default=1, ge=1, le=64)

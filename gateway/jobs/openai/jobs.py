@@ -36,6 +36,7 @@ from gateway.jobs.requests import (
 )
 from gateway.jobs.service import own_job
 from gateway.schemas import job_name
+from gateway.trackers.service import require_trackable, track
 from infrastructure.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
 from projections.job_detail import jobs_with_ids
@@ -61,15 +62,17 @@ async def create_job(
     is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. EcoLink
     deploys the model as soon as it is registered.
     """
-    choices = _choices(wanted)
+    choices, integrations = _choices(wanted), wanted.integrations or []
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
 
     def create() -> JobObject:
+        require_trackable(backend, caller, integrations)
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         order = Order(suffix=wanted.suffix, deploy=True, request_sha256=request_sha256)
         job_id = _ordered(backend, caller, key, choices, order)
         with backend.pool.connection() as connection:
             set_job_metadata(connection, job_id, wanted.metadata or {})
+        track(backend, caller, job_id, integrations)
         caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
         return job_object(backend, caller, job_id)
 

@@ -25,6 +25,7 @@ from gateway.jobs.schemas import FailureAnswer, warnings_of_job
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
+from infrastructure.tracked_runs import TrackedRun, runs_of
 from projections import datasets as dataset_rows
 from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
@@ -132,6 +133,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
+        tracked = runs_of(connection, job_ids)
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
         steps = last_steps_of(connection, unfinished)
@@ -159,13 +161,18 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
                 training_file=vocabulary.file_name(row["dataset_id"]),
                 validation_file=vocabulary.file_name(validation) if validation else None,
                 estimated_finish=_estimated_finish(row, steps.get(job_id), waits.get(job_id), now),
-                integrations=[],
+                integrations=_integrations(tracked.get(job_id, [])),
                 metadata=noted.get(job_id, {}),
                 method=MethodObject.of(numbers, row["hyperparameters"]),
                 ecolink=_ours(row),
             )
         )
     return objects
+
+
+def _integrations(runs: Sequence[TrackedRun]) -> list[JsonValue]:
+    """Return the integrations of a job as they were requested."""
+    return [each.integration.model_dump(mode="json") for each in runs]
 
 
 def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
@@ -210,6 +217,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
     choices, status = request.choices, PHASES[request.status]
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
+        tracked = runs_of(connection, [request.job_id])
     numbers = hyperparameters_object(request.hyperparameters, choices.gpu_count)
     validation = choices.validation_dataset_id
     ended = status is not RequestStatus.VALIDATING_FILES
@@ -229,7 +237,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
         training_file=vocabulary.file_name(choices.dataset_id),
         validation_file=vocabulary.file_name(validation) if validation else None,
         estimated_finish=None,
-        integrations=[],
+        integrations=_integrations(tracked.get(request.job_id, [])),
         metadata=noted.get(request.job_id, {}),
         method=MethodObject.of(numbers, request.hyperparameters),
         ecolink=EcoLinkObject(

@@ -29,6 +29,7 @@ from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
 from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name
+from gateway.trackers.service import runs_of_job
 from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
 from infrastructure.measurements import last_steps_of
 from projections.account_events import newest_events
@@ -63,6 +64,8 @@ def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: Bac
         log_days=log.deleted_after_days,
         line=place_text(max(numbered, default=(0, 0))),
         reconnecting=RECONNECTING,
+        runs=runs_of_job(backend, job_id),
+        job_id=job_id,
     )
 
 

@@ -18,8 +18,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from domain.core.errors import Invalid
 from domain.core.money import exact_dollars
 from domain.datasets.dataset import DatasetKind
+from domain.trackers.integrations import REMOTE, Integration, Tracker, integration_of
 from domain.training import hyperparameters
 from domain.training.hyperparameters import (
     DPO,
@@ -37,8 +39,21 @@ from infrastructure.drafts import Revision
 
 FIELDS: Mapping[str, FieldInfo] = {
     name: field
-    for name, field in {**JobRequest.model_fields, **hyperparameters.FIELDS}.items()
-    if name != "hyperparameters"
+    for name, field in {
+        **JobRequest.model_fields,
+        **hyperparameters.FIELDS,
+        Tracker.MLFLOW: FieldInfo(
+            default="",
+            title="MLflow experiment",
+            description="Optional: gets the metrics of the job.",
+        ),
+        Tracker.WANDB: FieldInfo(
+            default="",
+            title="Weights & Biases project",
+            description="Optional: gets the metrics of the job. Enter project or team/project.",
+        ),
+    }.items()
+    if name not in ("hyperparameters", "integrations")
 }
 """The fields of the form, with their titles and descriptions."""
 
@@ -56,7 +71,14 @@ MESSAGES = {
 }
 """Messages for invalid values of fields without numeric bounds."""
 
-UNPRICED = {"suffix", "max_cost"} | {
+TRACKED = {
+    Tracker.MLFLOW: "Enter at most 250 characters.",
+    Tracker.WANDB: "Enter a project, or a team and a project such as team/project: letters, "
+    "digits, dots, hyphens or underscores.",
+}
+"""Messages for invalid names of experiments and projects."""
+
+UNPRICED = {"suffix", "max_cost", *REMOTE} | {
     n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER
 }
 """Fields that do not affect the price. The page shows the price even if they are invalid."""
@@ -94,6 +116,10 @@ class Entries(_Hyperparameters):
     region: Entry = ""
     deploy: Entry = ""
     wait: Entry = ""
+    mlflow: Entry = ""
+    """Experiment of MLflow that gets the metrics."""
+    wandb: Entry = ""
+    """Project of Weights & Biases that gets the metrics, or `team/project`."""
     capped: Entry = ""
     """Not empty if the job has a maximum cost."""
     max_cost: Entry = ""
@@ -207,6 +233,11 @@ class Entries(_Hyperparameters):
         return own == others
 
     @property
+    def tracked(self) -> dict[Tracker, str]:
+        """The names of experiments and projects by tracker."""
+        return {each: name for each in REMOTE if (name := getattr(self, each))}
+
+    @property
     def wanted_max_cost(self) -> str:
         """The maximum cost as the API names it; empty: none."""
         return (self.max_cost or ESTIMATE) if self.capped else ""
@@ -275,10 +306,22 @@ def read(entries: Entries) -> Reading:
     given["max_cost"] = entries.wanted_max_cost
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
     tuned = {n: given[n] for n in hyperparameters.FIELDS if given[n] or not _may_be_empty(n)}
+    body["integrations"], untracked = _integrations(entries)
     request, problems = _parsed(body, tuned)
     if problems and not missing and problems.keys() <= WEIGHTLESS:
         request, _ = _parsed(_without(body, problems), _without(tuned, problems))
-    return Reading(request, missing, problems)
+    return Reading(request, missing, problems | untracked)
+
+
+def _integrations(entries: Entries) -> tuple[list[Integration], dict[str, str]]:
+    """Return the integrations of the form, and the errors of invalid names."""
+    found, problems = list[Integration](), dict[str, str]()
+    for tracker, name in entries.tracked.items():
+        try:
+            found.append(integration_of(f"{tracker}:{name}"))
+        except Invalid:
+            problems[tracker] = TRACKED[tracker]
+    return found, problems
 
 
 def _may_be_empty(name: str) -> bool:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
+from domain.trackers.integrations import Tracker
 from domain.training.start import is_fine_tuned, split_checkpoint
 from gateway.backend import Backend
 from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
@@ -19,6 +20,7 @@ from gateway.launch.pages.entries import GONE_DATASET, Entries
 from gateway.models.schemas import BaseModelAnswer, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import Money
+from gateway.trackers.service import connections
 from infrastructure.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
 
@@ -74,6 +76,8 @@ class Lists:
     regions: list[RegionAnswer]
     places: dict[tuple[str, str], Offer]
     """The offers by region and GPU type."""
+    trackers: list[Tracker]
+    """Trackers to which the account has a connection."""
 
     @classmethod
     def now(cls, backend: Backend, caller: Caller, named: Sequence[str] = ()) -> Lists:
@@ -98,6 +102,7 @@ class Lists:
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
             regions=[each for each in catalog.regions if each.gpu_types],
             places=places,
+            trackers=[each.tracker for each in connections(backend, caller)],
         )
 
     def dataset(self, chosen: str) -> ListedDataset | None:

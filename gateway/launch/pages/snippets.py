@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from domain.trackers.integrations import Integration, MlflowIntegration, WandbIntegration
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import JobRequest
@@ -25,6 +26,7 @@ def command_line(wanted: JobRequest) -> str:
         "deploy": wanted.deploy or None,
         "wait": wanted.wait or None,
         "max_cost": wanted.max_cost,
+        "track": tuple(map(_named, wanted.integrations)) or None,
     }
     options = (each for name, value in choices.items() for each in _options(name, value))
     return " \\\n  ".join(["ecolink jobs launch", *options])
@@ -59,6 +61,7 @@ def python(wanted: JobRequest, base_url: str) -> str:
         "suffix": wanted.suffix,
         "seed": seed,
         "method": _method(tuned),
+        "integrations": [_sent(each) for each in wanted.integrations] or None,
     }
     ours = {
         "gpu_type": wanted.gpu_type,
@@ -93,6 +96,23 @@ def _method(tuned: dict[str, Any]) -> dict[str, Any] | None:
     return {"type": method, method: {"hyperparameters": {"beta": beta}}}
 
 
+def _named(integration: Integration) -> str:
+    """Return an integration as an option names it."""
+    match integration:
+        case MlflowIntegration(mlflow=run):
+            return f"{integration.type}:{run.experiment_name}"
+        case WandbIntegration(wandb=run):
+            owner = f"{run.entity}/" if run.entity else ""
+            return f"{integration.type}:{owner}{run.project}"
+        case _:
+            return str(integration.type)
+
+
+def _sent(integration: Integration) -> dict[str, Any]:
+    """Return an integration as a request has it, without defaults."""
+    return integration.model_dump(mode="json", exclude_defaults=True)
+
+
 def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
     """Return the basic hyperparameters, and others that differ from their defaults."""
     default = Hyperparameters().model_dump()
@@ -109,6 +129,8 @@ def _text(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_text, value)) + "]"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(key)}: {_text(value[key])}" for key in value) + "}"
+        return "{" + ", ".join(f"{_text(k)}: {_text(each)}" for k, each in value.items()) + "}"
     return repr(value)

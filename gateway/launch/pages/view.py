@@ -365,7 +365,8 @@ class View:
         if self.request is None or self.priced is None:
             return ""
         priced = self.priced.estimate
-        choices = self.request.model_dump(mode="json", exclude={"wait", "suffix", "max_cost"})
+        left_out = {"wait", "suffix", "max_cost", "integrations"}
+        choices = self.request.model_dump(mode="json", exclude=left_out)
         whole = json.dumps([choices, priced.low.micros, priced.high.micros], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()
 

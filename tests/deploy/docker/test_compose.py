@@ -113,7 +113,8 @@ def test_the_servers_and_the_trainers_have_no_way_out(name: str) -> None:
     outside = "outside" in SERVICES[name].get("networks", [])
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     assert outside == (
-        name in {"sealer", "billing", "webhooks", "alerts", "gateway", OPERATOR, BACKUP}
+        name
+        in {*("sealer", "billing", "webhooks", "trackers", "alerts", "gateway"), OPERATOR, BACKUP}
     )
 
 

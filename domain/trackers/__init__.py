@@ -1,0 +1,1 @@
+"""Experiment trackers, to which EcoLink sends the metrics of a job."""

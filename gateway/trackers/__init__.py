@@ -1,0 +1,1 @@
+"""Connections of accounts to experiment trackers, and the runs of their jobs."""

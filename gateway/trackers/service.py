@@ -1,0 +1,203 @@
+"""Use cases and queries of trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from domain.access.scope import Scope
+from domain.core.errors import Invalid, NotFound, WrongState
+from domain.trackers.integrations import REMOTE, Integration, Tracker, require_different
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.trackers.schemas import (
+    WANDB_URL,
+    ConnectionAnswer,
+    ConnectionForm,
+    ConnectionStatus,
+    RunAnswer,
+)
+from infrastructure import tracked_runs, tracker_connections
+from infrastructure.store import Connection
+from infrastructure.tracked_runs import RunStatus
+from infrastructure.tracker_connections import Server, TrackerConnection
+
+CONNECT = "on the page Trackers, with `ecolink trackers connect`, or with PUT /api/trackers"
+
+
+def connections(backend: Backend, caller: Caller) -> list[ConnectionAnswer]:
+    """Return the connections of the account. They include the operator's MLflow server."""
+    with backend.pool.connection() as connection:
+        found = tracker_connections.connections_of(connection, caller.account_id)
+    answers = [_answer(caller, each) for each in found.values()]
+    if Tracker.MLFLOW not in found and backend.settings.mlflow_url is not None:
+        answers.append(_of_operator())
+    return sorted(answers, key=lambda each: REMOTE.index(each.tracker))
+
+
+def connection_of(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionAnswer:
+    """Return one connection. Raise NotFound."""
+    for each in connections(backend, caller):
+        if each.tracker is tracker:
+            return each
+    raise _unknown(tracker)
+
+
+def connect(
+    backend: Backend, caller: Caller, tracker: Tracker, form: ConnectionForm
+) -> ConnectionAnswer:
+    """Store or replace a connection with its credentials. Raise Invalid.
+
+    With another URL, the runs of unfinished jobs start again at the new server.
+    """
+    server = _server(tracker, form)
+    backend.settings.webhook_policy.require_url(server.url)
+    if urlsplit(server.url).query:
+        raise Invalid("The URL contains a query (?). Remove it.", field="url")
+    now = backend.clock.now()
+    with backend.pool.connection() as connection, connection.transaction():
+        known = tracker_connections.connections_of(connection, caller.account_id).get(tracker)
+        tracker_connections.set_connection(connection, caller.account_id, tracker, server, now)
+        if known is None or known.url != server.url:
+            tracked_runs.restart_runs(connection, caller.account_id, tracker, now)
+        tracked_runs.retry_runs(connection, caller.account_id, tracker, now)
+    return connection_of(backend, caller, tracker)
+
+
+def disconnect(backend: Backend, caller: Caller, tracker: Tracker) -> None:
+    """Delete a connection with its credentials. Raise NotFound."""
+    with backend.pool.connection() as connection:
+        if not tracker_connections.delete_connection(connection, caller.account_id, tracker):
+            raise _unknown(tracker)
+
+
+def request_test(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionAnswer:
+    """Ask for a test of a connection. Raise NotFound or RateLimited."""
+    with backend.pool.connection() as connection:
+        _own(connection, caller, tracker)
+        backend.quotas.rates.take("tracker_tests", caller.account_id)
+        now = backend.clock.now()
+        tracker_connections.request_test(connection, caller.account_id, tracker, now)
+    return connection_of(backend, caller, tracker)
+
+
+def require_trackable(
+    backend: Backend, caller: Caller, integrations: Sequence[Integration]
+) -> None:
+    """Raise Invalid unless the account has a connection for each integration."""
+    require_different(integrations)
+    wanted = [each.type for each in integrations if each.type.is_remote]
+    if not wanted:
+        return
+    known = {each.tracker for each in connections(backend, caller)}
+    for tracker in wanted:
+        if tracker not in known:
+            raise Invalid(
+                f"Your account has no connection to {tracker.product}. Set it up {CONNECT}.",
+                field="integrations",
+            )
+
+
+def track(
+    backend: Backend, caller: Caller, job_id: UUID, integrations: Sequence[Integration]
+) -> None:
+    """Track a job, unless it is tracked already."""
+    if integrations:
+        now = backend.clock.now()
+        with backend.pool.connection() as connection:
+            tracked_runs.add_runs(connection, caller.account_id, job_id, integrations, now)
+
+
+def runs_of_job(backend: Backend, job_id: UUID) -> list[RunAnswer]:
+    """Return the runs of a job, which must be the caller's."""
+    with backend.pool.connection() as connection:
+        found = tracked_runs.runs_of(connection, [job_id]).get(job_id, [])
+    return [RunAnswer.of(each) for each in found]
+
+
+def retry(backend: Backend, job_id: UUID, tracker: Tracker) -> RunAnswer:
+    """Send to a failing or stopped run immediately. Raise NotFound or WrongState."""
+    with backend.pool.connection() as connection:
+        run = tracked_runs.run_of(connection, job_id, tracker)
+        if run is None:
+            raise NotFound(f"The job has no run in {tracker.product}.")
+        if run.status in (RunStatus.FINISHED, RunStatus.FILES):
+            raise WrongState(f"The run in {tracker.product} is {run.status}. It needs no retry.")
+        tracked_runs.retry_run(connection, job_id, tracker, backend.clock.now())
+        changed = tracked_runs.run_of(connection, job_id, tracker)
+    assert changed is not None
+    return RunAnswer.of(changed)
+
+
+def _server(tracker: Tracker, form: ConnectionForm) -> Server:
+    if tracker is Tracker.TENSORBOARD:
+        raise Invalid(
+            "TensorBoard needs no connection. Download the files of a job with `ecolink jobs "
+            "tensorboard`.",
+            field="tracker",
+        )
+    if tracker is Tracker.WANDB:
+        if form.username is not None:
+            raise Invalid("Weights & Biases has no user name. Remove it.", field="username")
+        if form.secret is None:
+            raise Invalid("Enter the API key of Weights & Biases.", field="secret")
+        # The user name of all API keys.
+        return Server(form.url or WANDB_URL, "api", form.secret)
+    if form.url is None:
+        raise Invalid("Enter the tracking URI, which begins with https://.", field="url")
+    if form.username is not None and form.secret is None:
+        raise Invalid("The user name has no password. Enter both, or none.", field="secret")
+    return Server(form.url, form.username, form.secret)
+
+
+def _own(connection: Connection, caller: Caller, tracker: Tracker) -> TrackerConnection:
+    found = tracker_connections.connections_of(connection, caller.account_id).get(tracker)
+    if found is None:
+        raise _unknown(tracker)
+    return found
+
+
+def _unknown(tracker: Tracker) -> NotFound:
+    return NotFound(f"Your account has no connection to {tracker.product}. Set it up {CONNECT}.")
+
+
+def _answer(caller: Caller, found: TrackerConnection) -> ConnectionAnswer:
+    manages = Scope.KEYS in caller.rights.scopes
+    if found.test_requested_at is not None:
+        status = ConnectionStatus.TESTING
+    elif found.tested_at is None:
+        status = ConnectionStatus.UNTESTED
+    else:
+        status = ConnectionStatus.FAILING if found.test_error else ConnectionStatus.WORKING
+    shown = found.username if found.tracker is Tracker.MLFLOW else None
+    return ConnectionAnswer(
+        tracker=found.tracker,
+        url=found.url if manages else _origin(found.url),
+        username=shown if manages else None,
+        has_secret=found.has_secret,
+        of_operator=False,
+        status=status,
+        error=found.test_error if manages else None,
+        tested_at=found.tested_at,
+        created_at=found.created_at,
+    )
+
+
+def _of_operator() -> ConnectionAnswer:
+    return ConnectionAnswer(
+        tracker=Tracker.MLFLOW,
+        url=None,
+        username=None,
+        has_secret=False,
+        of_operator=True,
+        status=ConnectionStatus.UNTESTED,
+        error=None,
+        tested_at=None,
+        created_at=None,
+    )
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"

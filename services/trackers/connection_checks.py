@@ -1,0 +1,69 @@
+"""The queue of requested tests of connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.trackers.integrations import Tracker
+from infrastructure.clock import Clock
+from infrastructure.dispatcher import Busy
+from infrastructure.store import Connection
+from infrastructure.tracker_connections import TrackerConnection, end_test, requested_tests
+from services.trackers.servers import Servers
+from services.trackers.tracker import TrackerFailure
+
+LISTED = 64
+
+
+@dataclass(frozen=True)
+class DueCheck:
+    """A connection whose test is requested."""
+
+    tested: TrackerConnection
+
+    @property
+    def id(self) -> tuple[UUID, Tracker]:
+        """Key of the connection."""
+        return self.tested.account_id, self.tested.tracker
+
+    @property
+    def receiver_id(self) -> tuple[UUID, Tracker]:
+        """The server."""
+        return self.id
+
+    @property
+    def account_id(self) -> UUID:
+        return self.tested.account_id
+
+
+class CheckQueue:
+    """Requested tests. Each is made once."""
+
+    def __init__(self, pool: ConnectionPool[Connection], clock: Clock, servers: Servers) -> None:
+        self._pool, self._clock, self._servers = pool, clock, servers
+
+    def due(self, busy: Busy) -> list[DueCheck]:
+        """Return the requested tests, except running ones."""
+        with self._pool.connection() as connection:
+            found = map(DueCheck, requested_tests(connection, LISTED + len(busy.messages)))
+            return [each for each in found if each.id not in busy.messages]
+
+    async def send(self, due: DueCheck) -> str | None:
+        """Test a connection. Return its error, or None."""
+        with self._pool.connection() as connection:
+            client = self._servers.client_for_test(connection, due.tested)
+        if client is None:
+            return None
+        try:
+            await client.check()
+        except TrackerFailure as failure:
+            return failure.message
+        return None
+
+    def record(self, due: DueCheck, result: str | None) -> None:
+        """Store the result of a test."""
+        with self._pool.connection() as connection:
+            end_test(connection, due.tested, result, self._clock.now())

@@ -1,0 +1,224 @@
+"""Connections to trackers, and the trackers of a job, over the API."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from fastapi.testclient import TestClient
+from openai import OpenAI
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from domain.access.rights import KeyRequest
+from domain.access.scope import Scope
+from domain.trackers.integrations import Tracker
+from gateway.http.openai_vocabulary import file_name, job_of
+from infrastructure.measurements import add_evaluation, add_step
+from infrastructure.personal_data import PERSONAL
+from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from infrastructure.tracker_connections import connections_of, end_test
+from tests.builders.platform import BASE_MODEL, Person, Platform
+from tests.gateway.api_user import ApiUser
+from tests.gateway.conftest import application
+from tests.gateway.trackers.conftest import MLFLOW, TO_MLFLOW, WANDB, Tracking
+
+
+def test_a_connection_is_made_shown_replaced_and_deleted(user: Tracking) -> None:
+    made = user.connect()
+    assert (made["tracker"], made["url"]) == ("mlflow", MLFLOW["url"])
+    assert (made["has_secret"], made["status"]) == (True, "untested")
+    assert "secret" not in made
+    assert user.get("/api/trackers/mlflow").json() == made
+    wandb = user.connect("wandb", **WANDB)
+    assert (wandb["url"], wandb["username"]) == ("https://api.wandb.ai", None)
+    assert [each["tracker"] for each in user.list("/api/trackers")] == ["mlflow", "wandb"]
+    other = user.connect(url="https://other.example.com", username="ada", secret="x")
+    assert (other["url"], other["username"]) == ("https://other.example.com", "ada")
+    headers = user.person.headers
+    assert user.client.delete("/api/trackers/mlflow", headers=headers).status_code == 204
+    assert user.client.delete("/api/trackers/mlflow", headers=headers).status_code == 404
+    assert user.get("/api/trackers/mlflow").status_code == 404
+
+
+WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("mlflow", {}, "url"),
+    ("mlflow", {"url": "http://mlflow.example.com"}, "url"),
+    ("mlflow", {"url": "https://10.0.0.1"}, "url"),
+    ("mlflow", {"url": "https://ada:x@mlflow.example.com"}, "url"),
+    ("mlflow", {"url": "https://mlflow.example.com?x=1"}, "url"),
+    ("mlflow", {"url": "https://mlflow.example.com", "username": "ada"}, "secret"),
+    ("mlflow", {"url": "https://mlflow.example.com", "username": "a:b", "secret": "x"}, "username"),
+    ("mlflow", {"url": "https://mlflow.example.com", "secret": "a\nb"}, "secret"),
+    ("wandb", {}, "secret"),
+    ("wandb", {"username": "ada", "secret": "x"}, "username"),
+    ("tensorboard", {"url": "https://example.com"}, "tracker"),
+)
+
+
+def test_a_wrong_connection_is_refused_with_its_field(user: Tracking) -> None:
+    for tracker, form, field in WRONG:
+        answer = user.put(tracker, form)
+        assert answer.status_code == 422, (form, answer.text)
+        assert field in answer.text, form
+    assert user.list("/api/trackers") == []
+
+
+def test_only_the_scope_keys_manages_connections(
+    user: Tracking, client: TestClient, platform: Platform
+) -> None:
+    user.connect()
+    wanted = KeyRequest(scopes=[Scope.READ, Scope.TRAIN])
+    reader = ApiUser(client, platform.key(user.person.account_id, wanted))
+    shown = reader.get("/api/trackers/mlflow").json()
+    assert (shown["url"], shown["username"]) == ("https://mlflow.example.com/…", None)
+    headers = reader.person.headers
+    assert client.put("/api/trackers/mlflow", json=MLFLOW, headers=headers).status_code == 403
+    assert reader.post("/api/trackers/mlflow/test").status_code == 403
+
+
+def test_the_gateway_cannot_read_a_secret(user: Tracking, settings: Settings) -> None:
+    user.connect()
+    with connect(settings) as connection:
+        rows = connection.execute("SELECT secret FROM tracker_secrets").fetchall()
+    assert [row["secret"] for row in rows] == ["token-1"]
+    assert "token-1" not in user.get("/api/trackers").text
+    assert {"tracker_connections", "tracked_runs"} <= PERSONAL.keys()
+
+
+def test_a_test_ends_with_the_result_of_the_process(user: Tracking, settings: Settings) -> None:
+    assert user.post("/api/trackers/mlflow/test").status_code == 404
+    user.connect()
+    assert user.post("/api/trackers/mlflow/test").json()["status"] == "testing"
+    with connect(settings) as connection:
+        found = connections_of(connection, user.person.account_id)[Tracker.MLFLOW]
+        end_test(connection, found, "MLflow refuses the credentials.", datetime.now(UTC))
+    shown = user.get("/api/trackers/mlflow").json()
+    assert (shown["status"], shown["error"]) == ("failing", "MLflow refuses the credentials.")
+    user.connect()
+    assert user.get("/api/trackers/mlflow").json()["status"] == "untested"
+
+
+def test_a_job_is_tracked_if_the_account_has_a_connection(user: Tracking) -> None:
+    form = user.form | {"integrations": [TO_MLFLOW]}
+    for path in ("/api/estimates", "/api/jobs"):
+        refused = user.post(path, form)
+        assert refused.status_code == 422, refused.text
+        assert "integrations" in refused.text
+        assert "no connection to MLflow" in refused.text
+    assert user.list("/api/jobs") == []
+
+    user.connect()
+    job = user.post("/api/jobs", form).json()["id"]
+    (run,) = user.list(f"/api/jobs/{job}/trackers")
+    assert (run["tracker"], run["status"], run["last_step"]) == ("mlflow", "waiting", None)
+    assert run["integration"] == TO_MLFLOW
+    retried = user.post(f"/api/jobs/{job}/trackers/mlflow/retry")
+    assert (retried.status_code, retried.json()["status"]) == (202, "waiting")
+    assert user.post(f"/api/jobs/{job}/trackers/wandb/retry").status_code == 404
+
+
+def test_a_repeated_approval_keeps_the_run(user: Tracking) -> None:
+    user.connect()
+    form = user.form | {"integrations": [TO_MLFLOW, {"type": "tensorboard"}]}
+    job = user.post("/api/jobs", form, **{"idempotency-key": "k"}).json()["id"]
+    assert user.post("/api/jobs", form, **{"idempotency-key": "k"}).json()["id"] == job
+    runs = user.list(f"/api/jobs/{job}/trackers")
+    assert [each["tracker"] for each in runs] == ["mlflow", "tensorboard"]
+    assert user.post(f"/api/jobs/{job}/trackers/tensorboard/retry").status_code == 409
+
+
+def test_the_operators_server_needs_no_connection(
+    settings: Settings, platform: Platform, projecting: None
+) -> None:
+    provided = settings.model_copy(update={"mlflow_url": "http://mlflow.internal:5000"})
+    with TestClient(application(provided)) as client:
+        user = Tracking(client, platform)
+        (shown,) = user.list("/api/trackers")
+        assert (shown["of_operator"], shown["url"]) == (True, None)
+        answer = user.post("/api/jobs", user.form | {"integrations": [TO_MLFLOW]})
+        assert answer.status_code == 201, answer.text
+        assert user.put("mlflow", {"url": "http://mlflow.internal:5000"}).status_code == 422
+
+
+def test_openai_clients_send_and_receive_integrations(
+    user: Tracking, client_of: Any, platform: Platform
+) -> None:
+    client: OpenAI = client_of(user.person)
+    user.connect("wandb", **WANDB)
+    made = client.fine_tuning.jobs.create(
+        model=BASE_MODEL,
+        training_file=file_name(UUID(user.form["dataset"])),
+        integrations=[{"type": "wandb", "wandb": {"project": "bot", "tags": ["a"]}}],
+    )
+    assert made.integrations is not None
+    (found,) = made.integrations
+    assert (found.type, found.wandb.project, found.wandb.tags) == ("wandb", "bot", ["a"])
+    platform.project()
+    again = client.fine_tuning.jobs.retrieve(made.id)
+    assert again.integrations == made.integrations
+    (run,) = user.list(f"/api/jobs/{job_of(made.id)}/trackers")
+    assert run["status"] == "waiting"
+
+
+def measure(settings: Settings, person: Person, job: str, segment: int, *steps: int) -> None:
+    now, key = datetime.now(UTC), {"account_id": person.account_id, "job_id": job_of(job)}
+    with connect(settings) as connection:
+        for step in steps:
+            add_step(
+                connection,
+                StepMeasured(
+                    **key,
+                    segment=segment,
+                    step=step,
+                    total_steps=30,
+                    train_loss=segment + 1 / step,
+                    smoothed_loss=1.0,
+                    learning_rate=1e-4,
+                    tokens=100,
+                    tokens_per_second=900.0,
+                    elapsed_seconds=step,
+                    measured_at=now,
+                ),
+            )
+        add_evaluation(
+            connection,
+            EvaluationMeasured(
+                **key,
+                segment=segment,
+                step=0,
+                eval_loss=3.0,
+                accuracy=0.5,
+                examples=5,
+                label_tokens=9,
+                seconds=1.0,
+                elapsed_seconds=9.0,
+                measured_at=now,
+            ),
+        )
+
+
+def test_the_files_of_tensorboard_have_the_standing_steps(
+    user: Tracking, settings: Settings, tmp_path: Path
+) -> None:
+    job = user.post("/api/jobs", user.form).json()["id"]
+    measure(settings, user.person, job, 1, *range(1, 9))
+    measure(settings, user.person, job, 2, 5, 6)  # steps 7 and 8 are lost, and not repeated yet
+    answer = user.get(f"/api/jobs/{job}/tensorboard")
+    assert answer.headers["content-type"] == "application/zip"
+    assert answer.content == user.get(f"/api/jobs/{job}/tensorboard").content
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        packed.extractall(tmp_path / "files")
+    (folder,) = (tmp_path / "files").iterdir()
+    assert folder.name == job
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    reader.Reload()
+    losses = [(each.step, each.value) for each in reader.Scalars("train/loss")]
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    assert [round(value, 3) for _, value in losses[-3:]] == [1.25, 2.2, 2.167]
+    assert [each.value for each in reader.Scalars("eval/loss")] == [3.0]
