@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.datasets.columns import Role
 from domain.datasets.dataset import Dataset, DatasetStatus
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf
@@ -165,7 +166,7 @@ def test_the_page_changes_columns_after_a_preview(pages: Pages, platform: Platfo
     assert f'href="/datasets/{dataset_id}/columns"' in html
     assert 'data-code="unknown_columns"' in html
     html = pages.open(f"/{dataset_id}/columns")
-    assert html.count("<option>note</option>") == 8
+    assert html.count("<option>note</option>") == len(Role)
     preview = pages.open(f"/{dataset_id}/columns?user=q&assistant=a&system=", part=True)
     assert "Answer 2." in preview
     assert "Answer 3." not in preview

@@ -136,6 +136,38 @@ def test_a_succeeded_job_has_a_model_tokens_and_results(trained: Trained) -> Non
         files.delete(result)
 
 
+def test_dpo_has_rewards_in_its_events_checkpoints_and_results(trained: Trained) -> None:
+    with psycopg.connect(trained.platform.settings.owner_database_url or "") as owner:
+        owner.execute(
+            "UPDATE step_measurements SET accuracy = 0.75, chosen_reward = 0.5, "
+            "rejected_reward = -0.25"
+        )
+        owner.execute(
+            "UPDATE evaluation_measurements SET accuracy = 1, chosen_reward = 1, "
+            "rejected_reward = -1"
+        )
+    jobs = trained.client.fine_tuning.jobs
+    events = [each for each in jobs.list_events(trained.name) if each.type == "metrics"]
+    assert all(
+        dict(each.data or {})["train_reward_margin"] == 0.75
+        for each in events
+        if "learning_rate" in dict(each.data or {})
+    )
+    assert any("reward margin=0.7500" in each.message for each in events)
+    (saved,) = jobs.checkpoints.list(trained.name)
+    metrics = saved.metrics.model_dump()
+    assert (metrics["valid_reward_margin"], metrics["valid_reward_accuracy"]) == (2, 1)
+    assert metrics["valid_mean_token_accuracy"] is None
+    finish(trained)
+    (result,) = jobs.retrieve(trained.name).result_files
+    content = trained.client.files.content(result).content
+    assert trained.client.files.retrieve(result).bytes == len(content)
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
+    assert rows[0]["train_chosen_reward"] == "0.5"
+    assert rows[0]["train_rejected_reward"] == "-0.25"
+    assert rows[3]["valid_reward_accuracy"] == "1"
+
+
 def test_trained_tokens_appear_with_the_last_step(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import because
+from domain.core.event_format import FORMAT
 from domain.datasets.columns import Role, columns_document, columns_sha256
-from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable, UploadOptions
+from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus, Uncountable, UploadOptions
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
@@ -26,8 +27,9 @@ from services.datasets.report import Code
 from services.datasets.validating import MOST_FAILURES
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
+from tests.builders.tiny_model import preference_pairs
 from tests.services.datasets.conftest import Service
-from tests.services.datasets.formats import CORPUS, parquet
+from tests.services.datasets.formats import CORPUS, jsonl, parquet
 from tests.services.datasets.uploads import GROWING, LOOPING, VALID
 
 
@@ -67,6 +69,22 @@ def test_a_parquet_file_is_validated_within_the_limits(service: Service) -> None
     assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
     report = service.report(dataset_id)
     assert (report.format, report.examples) == ("Parquet", len(CORPUS))
+
+
+def test_preference_pairs_wait_for_the_end_of_the_upgrade(service: Service) -> None:
+    content = jsonl(preference_pairs(3))
+    service.platform.log.format_in_use = 1
+    early = service.upload(content)
+    service.catch_up()
+    assert service.dataset(early).status is DatasetStatus.REJECTED
+    (error,) = service.report(early).errors
+    assert (error.line, error.code) == (None, Code.UNSUPPORTED_FILE)
+    service.platform.log.format_in_use = FORMAT
+    later = service.upload(content)
+    service.catch_up()
+    assert service.dataset(later).status is DatasetStatus.READY_FOR_TRAINING
+    assert service.dataset(later).kind is DatasetKind.PREFERENCES
+    assert service.report(later).kind is DatasetKind.PREFERENCES
 
 
 def test_a_file_beyond_the_limit_is_rejected(service: Service) -> None:

@@ -129,7 +129,7 @@ class Segment:
         patch: Callable[..., None] = setattr,
     ) -> Run:
         """Run one rank of the segment until it completes or stops."""
-        from services.trainer import segment, training
+        from services.trainer import objectives, segment, training
         from services.trainer.checkpoint_writer import Checkpoints
         from services.trainer.context import Context
 
@@ -137,10 +137,13 @@ class Segment:
         lease = Lease(SegmentClock(age_seconds), spec.paid_seconds, spec.grace_seconds)
         run: Any = Run(lease, self.stop if ranks.leads else None)
         if ranks.leads and self.stop.stop_in is not None:
-            interrupted = before_call(
-                training.Training._accumulate, self.stop.stop_in, lease.request_stop
-            )
-            patch(training.Training, "_accumulate", interrupted)
+            arrive = before_call(lambda: None, self.stop.stop_in, lease.request_stop)
+            for module, name in (
+                (training, "loss_sum"),  # in a rehearsal
+                (objectives, "loss_sum"),
+                (objectives, "log_probabilities"),
+            ):
+                patch(module, name, after(arrive, getattr(module, name)))
         context = Context(spec, Artifacts(self.store), self.directory, cache, run, lease, ranks)
         try:
             segment.run(context, Checkpoints(context), warm_base)
@@ -161,6 +164,16 @@ def before_call(function: Callable, number: int, act: Callable[[], object]) -> C
         return function(*arguments)
 
     return counting
+
+
+def after(act: Callable[[], object], function: Callable) -> Callable:
+    """Return a function that calls `act` before each of its calls."""
+
+    def acting(*arguments: Any) -> Any:
+        act()
+        return function(*arguments)
+
+    return acting
 
 
 class SegmentStore:

@@ -14,7 +14,7 @@ import torch
 from domain.jobs.failures import FailureClass
 from domain.training.phases import Phase
 from infrastructure.reports import SegmentSpec
-from services.trainer import training
+from services.trainer import objectives
 from services.trainer.checkpoint import POSITION
 from services.trainer.divergence import DIVERGED_NATS, PATIENCE_STEPS, Divergence
 from services.trainer.evaluation import HeldOut, Score
@@ -129,13 +129,13 @@ def run_worsening(
     trainer: Trainer, spec: SegmentSpec, good_steps: int, factor: float = 5, **stop: int
 ) -> Run:
     """Run a segment whose loss is halved for some steps, then multiplied by a factor."""
-    real, numbers = training.loss_sum, count(1)
+    real, numbers = objectives.loss_sum, count(1)
 
     def loss_sum(*arguments: Any) -> torch.Tensor:
         return real(*arguments) * (0.5 if next(numbers) <= good_steps else factor)
 
     with trainer.patch.context() as patch:
-        patch.setattr(training, "loss_sum", loss_sum)
+        patch.setattr(objectives, "loss_sum", loss_sum)
         return trainer.run(spec, **stop)
 
 
