@@ -101,10 +101,26 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
         ("Held-out loss, base model", lambda job: _loss(job.loss_before)),
         ("Held-out loss, last", lambda job: _loss(_last_loss(job))),
         ("Held-out loss, best", _best),
+        *_rewards(jobs),
         ("Cost", lambda job: written_amount(job.cost)),
         ("Billed time", lambda job: spoken(job.billed_seconds)),
     ):
         yield Line.of(label, jobs, value_of)
+
+
+def _rewards(
+    jobs: Sequence[JobDetail],
+) -> Iterator[tuple[str, Callable[[JobDetail], str | None]]]:
+    """Yield the held-out metrics of DPO, if a job has them."""
+    if any(job.reward_margin is not None for job in jobs):
+        yield "Reward margin, held-out", lambda job: _loss(job.reward_margin)
+        yield "Pairs correct, held-out", _correct
+
+
+def _correct(job: JobDetail) -> str | None:
+    if job.reward_margin is None or job.accuracy_after is None:
+        return None
+    return f"{job.accuracy_after:.1%}"
 
 
 def _choices(
